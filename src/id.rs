@@ -56,7 +56,10 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
         return Err(IdError::Empty);
     }
     if text.len() > length_max {
-        return Err(IdError::TooLong { length: text.len(), length_max });
+        return Err(IdError::TooLong {
+            length: text.len(),
+            length_max,
+        });
     }
     match text.char_indices().find(|(_, character)| !is_allowed(*character)) {
         None => Ok(()),
@@ -82,9 +85,33 @@ mod tests {
     #[test]
     fn names_what_is_wrong() {
         assert_eq!(check_id(""), Err(IdError::Empty));
-        assert_eq!(check_id(&"x".repeat(65)), Err(IdError::TooLong { length: 65, length_max: 64 }));
-        assert_eq!(check_asset(&"x".repeat(17)), Err(IdError::TooLong { length: 17, length_max: 16 }));
-        assert_eq!(check_id("a b"), Err(IdError::Character { character: ' ', offset: 1 }));
-        assert_eq!(check_id("né"), Err(IdError::Character { character: 'é', offset: 1 }));
+        assert_eq!(
+            check_id(&"x".repeat(65)),
+            Err(IdError::TooLong {
+                length: 65,
+                length_max: 64
+            })
+        );
+        assert_eq!(
+            check_asset(&"x".repeat(17)),
+            Err(IdError::TooLong {
+                length: 17,
+                length_max: 16
+            })
+        );
+        assert_eq!(
+            check_id("a b"),
+            Err(IdError::Character {
+                character: ' ',
+                offset: 1
+            })
+        );
+        assert_eq!(
+            check_id("né"),
+            Err(IdError::Character {
+                character: 'é',
+                offset: 1
+            })
+        );
     }
 }

@@ -17,5 +17,4 @@ pub mod bench {
 }
 
 /// The encoded `FileDescriptorSet` of the API, for reflection and for the JSON form.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/tally_v1_descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tally_v1_descriptor.bin"));

@@ -29,7 +29,7 @@ impl Timestamp {
     /// Whole seconds since the epoch, and the nanoseconds of the last, broken one.
     #[must_use]
     pub const fn seconds_and_nanos(self) -> (u64, u32) {
-        #[expect(clippy::cast_possible_truncation, reason = "a remainder by 10^9 fits 30 bits")]
+        // A remainder by 10^9 fits 30 bits.
         let nanos = (self.0 % NANOS_PER_SECOND) as u32;
         (self.0 / NANOS_PER_SECOND, nanos)
     }

@@ -1,0 +1,105 @@
+//! The caller's future: the answer, or the deadline, whichever comes first.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    Answer, Slot,
+    error::BatchError,
+    slot::{Lost, Receiver},
+    stats::Counters,
+};
+
+pin_project! {
+    /// Waits for the answer to one request. Dropping it while the request is queued withdraws the request.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<R> {
+        #[pin]
+        state: State<R>,
+        counters: Arc<Counters>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<R> {
+        Refused { error: BatchError },
+        Waiting { receiver: Receiver<Slot<R>> },
+        // The timer is made only for callers that have a deadline.
+        WaitingUntil { receiver: Receiver<Slot<R>>, #[pin] deadline: Sleep },
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<R> ResponseFuture<R> {
+    pub(super) const fn refused(error: BatchError, counters: Arc<Counters>) -> Self {
+        ResponseFuture {
+            state: State::Refused { error },
+            counters,
+        }
+    }
+
+    pub(super) fn waiting(
+        receiver: Receiver<Slot<R>>,
+        deadline: Option<Instant>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let state = match deadline {
+            None => State::Waiting { receiver },
+            Some(deadline) => State::WaitingUntil {
+                receiver,
+                deadline: sleep_until(deadline),
+            },
+        };
+        ResponseFuture { state, counters }
+    }
+}
+
+impl<R> Future for ResponseFuture<R> {
+    type Output = Result<Answer<R>, BatchError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let flatten = |answer: Result<Slot<R>, Lost>| {
+            answer.unwrap_or_else(|Lost| {
+                this.counters.replies_missing();
+                Err(BatchError::Lost)
+            })
+        };
+        match this.state.project() {
+            StateProjection::Refused { error } => Poll::Ready(Err(*error)),
+            StateProjection::Waiting { receiver } => receiver.poll_answer(context).map(flatten),
+            StateProjection::WaitingUntil { receiver, deadline } => {
+                if let Poll::Ready(answer) = receiver.poll_answer(context) {
+                    return Poll::Ready(flatten(answer));
+                }
+                if deadline.poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                if receiver.withdraw() {
+                    this.counters.expired();
+                    return Poll::Ready(Err(BatchError::ExpiredInQueue));
+                }
+                // Claimed: the answer may have come since the look above; else nobody can say.
+                match receiver.poll_answer(context) {
+                    Poll::Ready(answer) => Poll::Ready(flatten(answer)),
+                    Poll::Pending => Poll::Ready(Err(BatchError::ExpiredInExecution)),
+                }
+            }
+        }
+    }
+}
+
+impl<R> std::fmt::Debug for ResponseFuture<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,151 @@
+//! The reply slot: where the executor leaves an answer and the caller finds it. It can't be dropped silently.
+//!
+//! ```text
+//! QUEUED --claim--> CLAIMED --answer--> ANSWERED
+//!    \--withdraw--> WITHDRAWN
+//! ```
+//!
+//! The step out of `QUEUED` is one compare-and-swap that either side may win: the executor, by claiming the request
+//! (from then on it may have been executed), or the caller, by withdrawing it (then it never is). So *not executed*
+//! and *unknown* are never mixed up.
+
+use std::task::{Context, Poll};
+
+use super::sync::{Arc, AtomicU8, AtomicWaker, Mutex, Ordering};
+
+const QUEUED: u8 = 0;
+const CLAIMED: u8 = 1;
+const ANSWERED: u8 = 2;
+const WITHDRAWN: u8 = 3;
+
+/// Makes the two ends of a slot.
+#[must_use]
+pub(crate) fn slot<R>() -> (Responder<R>, Receiver<R>) {
+    let shared = Arc::new(Shared {
+        state: AtomicU8::new(QUEUED),
+        answer: Mutex::new(None),
+        waker: AtomicWaker::new(),
+    });
+    (
+        Responder {
+            shared: Arc::clone(&shared),
+            answered: false,
+        },
+        Receiver { shared },
+    )
+}
+
+/// The executor's end. Dropping it unanswered answers [`Lost`], so a caller never waits for ever.
+pub(crate) struct Responder<R> {
+    shared: Arc<Shared<R>>,
+    answered: bool,
+}
+
+/// The caller's end. Dropping it while the request is queued withdraws the request.
+pub(crate) struct Receiver<R> {
+    shared: Arc<Shared<R>>,
+}
+
+/// The executor dropped the request after claiming it: whether it was executed is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost;
+
+struct Shared<R> {
+    state: AtomicU8,
+    /// Written by the responder before `state` becomes `ANSWERED`, taken by the receiver after. The lock is never
+    /// contended; it is there because that order is not visible to the compiler.
+    answer: Mutex<Option<R>>,
+    waker: AtomicWaker,
+}
+
+// ===== impl Responder =====
+
+impl<R> Responder<R> {
+    /// Takes the request for execution. `false` if its caller has withdrawn it: then it must not be executed.
+    #[must_use]
+    pub(crate) fn claim(&self) -> bool {
+        // Release is not needed: the caller learns nothing from CLAIMED but that it is too late.
+        self.shared
+            .state
+            .compare_exchange(QUEUED, CLAIMED, Ordering::Acquire, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Whether the caller has withdrawn the request. Nobody waits for an answer then.
+    #[must_use]
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// Gives the answer and wakes the caller.
+    pub(crate) fn answer(mut self, answer: R) {
+        self.finish(Some(answer));
+    }
+
+    fn finish(&mut self, answer: Option<R>) {
+        self.answered = true;
+        *self.shared.answer.lock() = answer;
+        // Release: whoever sees ANSWERED sees the answer.
+        self.shared.state.store(ANSWERED, Ordering::Release);
+        self.shared.waker.wake();
+    }
+}
+
+impl<R> Drop for Responder<R> {
+    fn drop(&mut self) {
+        if !self.answered && !self.is_withdrawn() {
+            self.finish(None);
+        }
+    }
+}
+
+impl<R> std::fmt::Debug for Responder<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Responder")
+            .field("answered", &self.answered)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Receiver =====
+
+impl<R> Receiver<R> {
+    /// Takes the request back. `false` if it was claimed or answered before: then it may have been executed.
+    #[must_use]
+    pub(crate) fn withdraw(&self) -> bool {
+        self.shared
+            .state
+            .compare_exchange(QUEUED, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`Lost`] if there will be none.
+    pub(crate) fn poll_answer(&self, context: &Context<'_>) -> Poll<Result<R, Lost>> {
+        if let Some(answer) = self.take() {
+            return Poll::Ready(answer);
+        }
+        self.shared.waker.register(context.waker());
+        // The answer may have come between the look and the registration.
+        self.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn take(&self) -> Option<Result<R, Lost>> {
+        let answered = self.shared.state.load(Ordering::Acquire) == ANSWERED;
+        answered.then(|| self.shared.answer.lock().take().ok_or(Lost))
+    }
+}
+
+impl<R> Drop for Receiver<R> {
+    fn drop(&mut self) {
+        let _too_late = self.withdraw();
+    }
+}
+
+impl<R> std::fmt::Debug for Receiver<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}

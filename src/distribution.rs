@@ -1,0 +1,127 @@
+//! Distributions of durations and sizes, with percentiles that are off by at most one part in a hundred.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+/// Largest value that is told apart from larger ones: 2^40, or 18 minutes in nanoseconds.
+const VALUE_MAX: u64 = 1 << 40;
+/// Digits of precision.
+const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// Counts values since the process started. Recording takes an uncontended lock: one thread records, readers are rare.
+#[derive(Debug)]
+pub struct Distribution(Mutex<Histogram<u64>>);
+
+/// What a distribution looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Summary {
+    /// Half of the values are no larger.
+    pub p50: u64,
+    /// 90 % are no larger.
+    pub p90: u64,
+    /// 99 % are no larger.
+    pub p99: u64,
+    /// 99.9 % are no larger.
+    pub p999: u64,
+    /// The largest.
+    pub max: u64,
+    /// The mean.
+    pub mean: f64,
+    /// How many there are.
+    pub count: u64,
+}
+
+// ===== impl Distribution =====
+
+impl Distribution {
+    /// Without values.
+    ///
+    /// # Panics
+    /// Never: the bounds are constants that the histogram accepts.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "constants")]
+    pub fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, VALUE_MAX, SIGNIFICANT_DIGITS);
+        Distribution(Mutex::new(histogram.expect("bounds are valid")))
+    }
+
+    /// Counts one value.
+    pub fn record(&self, value: u64) {
+        self.0.lock().saturating_record(value);
+    }
+
+    /// Counts one duration, in nanoseconds.
+    pub fn record_duration(&self, duration: Duration) {
+        self.record(nanos(duration));
+    }
+
+    /// Counts many durations under one lock.
+    pub fn record_durations(&self, durations: impl IntoIterator<Item = Duration>) {
+        let mut histogram = self.0.lock();
+        for duration in durations {
+            histogram.saturating_record(nanos(duration));
+        }
+    }
+
+    /// What it looks like now.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let histogram = self.0.lock();
+        if histogram.is_empty() {
+            return Summary::default();
+        }
+        Summary {
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+            mean: histogram.mean(),
+            count: histogram.len(),
+        }
+    }
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_percentiles_within_a_hundredth() {
+        let distribution = Distribution::new();
+        assert_eq!(distribution.summary(), Summary::default());
+        distribution.record_durations((1..=1000).map(Duration::from_micros));
+        let summary = distribution.summary();
+        assert_eq!(summary.count, 1000);
+        for (value, expected) in [
+            (summary.p50, 500_000),
+            (summary.p99, 990_000),
+            (summary.max, 1_000_000),
+        ] {
+            assert!(
+                value.abs_diff(expected) <= expected / 100,
+                "{value} instead of {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_beyond_the_bound_are_counted_at_the_bound() {
+        let distribution = Distribution::new();
+        distribution.record_duration(Duration::MAX);
+        assert_eq!(distribution.summary().count, 1);
+        assert!(distribution.summary().max >= VALUE_MAX);
+    }
+}

@@ -1,0 +1,271 @@
+//! The account table: dense, found by name, never moved as a whole.
+
+use super::{
+    account::{Account, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount},
+    tag_index::TagIndex,
+};
+use crate::time::Timestamp;
+
+/// Accounts in a page. Pages never move, so that adding the next account never copies the others.
+const PAGE_ACCOUNTS: usize = 4096;
+
+/// Most accounts of a ledger: their numbers have 32 bits.
+pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
+
+/// All accounts, in the order of their creation.
+#[derive(Debug)]
+pub struct AccountTable {
+    /// What transfers touch.
+    hot: Pages<Account>,
+    /// What only readers and the name index touch.
+    cold: Pages<Details>,
+    by_name: TagIndex,
+    assets: Vec<Box<str>>,
+    /// Keys the hash of names, so that nobody outside can choose names that collide.
+    seed: u64,
+    heap_bytes: usize,
+}
+
+/// The part of an account that a transfer does not touch.
+#[derive(Debug)]
+struct Details {
+    id: Box<str>,
+    metadata: Option<Box<Metadata>>,
+    create_time: Timestamp,
+}
+
+/// A vector in pages of fixed capacity.
+#[derive(Debug)]
+struct Pages<T> {
+    pages: Vec<Vec<T>>,
+    len: usize,
+}
+
+// ===== impl AccountTable =====
+
+impl AccountTable {
+    /// Without accounts. `seed` keys the hash of their names.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        AccountTable {
+            hot: Pages::new(),
+            cold: Pages::new(),
+            by_name: TagIndex::new(),
+            assets: Vec::new(),
+            seed,
+            heap_bytes: 0,
+        }
+    }
+
+    /// How many accounts there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.hot.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.hot.len == 0
+    }
+
+    /// The number of the account named `id`.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<AccountIndex> {
+        let found = self.by_name.find(self.tag(id), |value| {
+            index_of(value)
+                .and_then(|index| self.cold.get(index))
+                .is_some_and(|details| &*details.id == id)
+        });
+        found.and_then(index_of)
+    }
+
+    /// What transfers touch of the account.
+    #[must_use]
+    pub fn get(&self, index: AccountIndex) -> Option<&Account> {
+        self.hot.get(index)
+    }
+
+    /// What transfers touch of the account, to be changed.
+    pub fn get_mut(&mut self, index: AccountIndex) -> Option<&mut Account> {
+        self.hot.get_mut(index)
+    }
+
+    /// The account's name.
+    #[must_use]
+    pub fn id(&self, index: AccountIndex) -> Option<&str> {
+        self.cold.get(index).map(|details| &*details.id)
+    }
+
+    /// The account as a reader sees it.
+    #[must_use]
+    pub fn snapshot(&self, index: AccountIndex) -> Option<AccountSnapshot> {
+        let hot = self.hot.get(index)?;
+        let cold = self.cold.get(index)?;
+        Some(AccountSnapshot {
+            account: NewAccount {
+                id: cold.id.to_string(),
+                asset: self.asset(hot.asset)?.to_owned(),
+                rule: hot.rule,
+                overdraft_limit: hot.overdraft_limit,
+                status: hot.status,
+                metadata: cold.metadata.as_deref().cloned().unwrap_or_default(),
+            },
+            balances: hot.balances,
+            create_time: cold.create_time,
+        })
+    }
+
+    /// The name of an asset.
+    #[must_use]
+    pub fn asset(&self, asset: AssetIndex) -> Option<&str> {
+        let index = usize::try_from(asset.0).ok()?;
+        self.assets.get(index).map(|name| &**name)
+    }
+
+    /// Adds an account whose name is not there yet, and returns its number; `None` if the table is full.
+    pub fn push(&mut self, new: NewAccount, version: u64, create_time: Timestamp) -> Option<AccountIndex> {
+        let index = AccountIndex(u32::try_from(self.len()).ok().filter(|index| *index < u32::MAX)?);
+        let asset = self.intern_asset(new.asset)?;
+        let id = new.id.into_boxed_str();
+        self.by_name.insert(self.tag(&id), u64::from(index.0));
+        self.heap_bytes += id.len()
+            + new
+                .metadata
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum::<usize>();
+        self.hot.push(Account {
+            balances: Balances::default(),
+            overdraft_limit: new.overdraft_limit,
+            version,
+            asset,
+            rule: new.rule,
+            status: new.status,
+        });
+        let metadata = (!new.metadata.is_empty()).then(|| Box::new(new.metadata));
+        self.cold.push(Details {
+            id,
+            metadata,
+            create_time,
+        });
+        Some(index)
+    }
+
+    /// Memory taken, in bytes: the pages, the name index and the names.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.hot.memory_bytes() + self.cold.memory_bytes() + self.by_name.memory_bytes() + self.heap_bytes
+    }
+
+    /// Every account in the order of creation, from `from` on.
+    pub fn indexes_from(&self, from: AccountIndex) -> impl Iterator<Item = AccountIndex> + use<> {
+        let len = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        (from.0..len).map(AccountIndex)
+    }
+
+    fn tag(&self, id: &str) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), self.seed)
+    }
+
+    /// Assets are few (currencies, tokens), so a scan of them beats a hash, and it happens once for each new account.
+    fn intern_asset(&mut self, name: String) -> Option<AssetIndex> {
+        let index = match self.assets.iter().position(|asset| **asset == *name) {
+            Some(index) => index,
+            None => {
+                self.assets.push(name.into_boxed_str());
+                self.assets.len() - 1
+            }
+        };
+        u32::try_from(index).ok().map(AssetIndex)
+    }
+}
+
+fn index_of(value: u64) -> Option<AccountIndex> {
+    u32::try_from(value).ok().map(AccountIndex)
+}
+
+// ===== impl Pages =====
+
+impl<T> Pages<T> {
+    const fn new() -> Self {
+        Pages {
+            pages: Vec::new(),
+            len: 0,
+        }
+    }
+
+    fn get(&self, index: AccountIndex) -> Option<&T> {
+        let (page, place) = place_of(index);
+        self.pages.get(page)?.get(place)
+    }
+
+    fn get_mut(&mut self, index: AccountIndex) -> Option<&mut T> {
+        let (page, place) = place_of(index);
+        self.pages.get_mut(page)?.get_mut(place)
+    }
+
+    fn push(&mut self, value: T) {
+        if self.len.is_multiple_of(PAGE_ACCOUNTS) {
+            self.pages.push(Vec::with_capacity(PAGE_ACCOUNTS));
+        }
+        if let Some(page) = self.pages.last_mut() {
+            page.push(value);
+            self.len += 1;
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.pages.len() * PAGE_ACCOUNTS * size_of::<T>() + self.pages.capacity() * size_of::<Vec<T>>()
+    }
+}
+
+const fn place_of(index: AccountIndex) -> (usize, usize) {
+    let index = index.0 as usize;
+    (index / PAGE_ACCOUNTS, index % PAGE_ACCOUNTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ledger::account::{AccountStatus, BalanceRule},
+        money::Amount,
+    };
+
+    fn new(id: &str, asset: &str) -> NewAccount {
+        NewAccount {
+            id: id.to_owned(),
+            asset: asset.to_owned(),
+            rule: BalanceRule::CreditBalance,
+            overdraft_limit: Amount::from(3),
+            status: AccountStatus::Open,
+            metadata: Metadata::from([("k".to_owned(), "v".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn finds_accounts_by_name_across_pages() {
+        let mut table = AccountTable::new(7);
+        let count = PAGE_ACCOUNTS * 2 + 1;
+        for number in 0..count {
+            let index = table.push(
+                new(&format!("a{number}"), ["EUR", "USD"][number % 2]),
+                1,
+                Timestamp::default(),
+            );
+            assert_eq!(index, Some(AccountIndex(u32::try_from(number).unwrap())));
+        }
+        assert_eq!(table.len(), count);
+        for number in (0..count).step_by(97) {
+            let index = table.find(&format!("a{number}")).unwrap();
+            assert_eq!(
+                table.snapshot(index).unwrap().account,
+                new(&format!("a{number}"), ["EUR", "USD"][number % 2])
+            );
+        }
+        assert_eq!(table.find("b"), None);
+        assert_eq!(table.get(AccountIndex(u32::MAX)), None);
+        assert_eq!(table.indexes_from(AccountIndex(5)).count(), count - 5);
+    }
+}

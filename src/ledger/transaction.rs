@@ -1,0 +1,373 @@
+//! A transaction as bytes: encoded once on NET, executed by EXEC, journalled, and compared byte for byte.
+//!
+//! The same layout exists in two forms that differ only in how an account is written: by **name** in a request
+//! (`&str`), by **number** in the journal ([`AccountIndex`]). [`AccountRef`] is that difference.
+//!
+//! ```text
+//! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata] | transfers...
+//! transfer: debit account | credit account | amount: varint | code: varint
+//! ```
+
+use std::{fmt, marker::PhantomData};
+
+use super::{
+    account::{AccountIndex, Metadata, put_metadata, skip_metadata, take_metadata},
+    codec::{Malformed, Reader, put_short_str, put_varint},
+};
+use crate::money::Amount;
+
+/// Most transfers of a transaction.
+pub const TRANSFERS_MAX: usize = 256;
+
+const FLAG_EFFECTIVE_TIME: u8 = 1;
+const FLAG_METADATA: u8 = 2;
+
+/// What a transaction does with its transfers. The numbers are written to the journal and never change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Phase {
+    /// Posts them at once.
+    #[default]
+    Posted = 1,
+}
+
+/// The client's business time. It is kept and given back, and means nothing to the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EffectiveTime {
+    /// Seconds since the Unix epoch, negative before it.
+    pub seconds: i64,
+    /// Nanoseconds after that second, below 10^9.
+    pub nanos: u32,
+}
+
+/// How a form of the encoding writes an account.
+pub trait AccountRef<'a>: Copy + PartialEq + fmt::Debug {
+    /// Appends it.
+    fn put(self, out: &mut Vec<u8>);
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is none.
+    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed>;
+}
+
+/// One movement of an amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer<A> {
+    /// The account that is debited.
+    pub debit: A,
+    /// The account that is credited.
+    pub credit: A,
+    /// How much; more than zero.
+    pub amount: Amount,
+    /// The client's reason code.
+    pub code: u32,
+}
+
+/// Everything of a transaction but its transfers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heading<'a> {
+    /// The client's idempotency key.
+    pub id: &'a str,
+    /// What to do with the transfers.
+    pub phase: Phase,
+    /// Business time.
+    pub effective_time: Option<EffectiveTime>,
+    /// Free text.
+    pub metadata: &'a Metadata,
+}
+
+/// A transaction read in place.
+#[derive(Debug, Clone, Copy)]
+pub struct TransactionView<'a, A> {
+    encoded: &'a [u8],
+    /// Where the transfers start in `encoded`.
+    transfers_at: usize,
+    transfer_count: usize,
+    id: &'a str,
+    phase: Phase,
+    effective_time: Option<EffectiveTime>,
+    form: PhantomData<A>,
+}
+
+/// The transfers of a transaction, read one after the other.
+#[derive(Debug, Clone)]
+pub struct Transfers<'a, A> {
+    reader: Reader<'a>,
+    left: usize,
+    form: PhantomData<A>,
+}
+
+// ===== impl AccountRef =====
+
+impl<'a> AccountRef<'a> for &'a str {
+    fn put(self, out: &mut Vec<u8>) {
+        put_short_str(out, self);
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        reader.short_str()
+    }
+}
+
+impl<'a> AccountRef<'a> for AccountIndex {
+    fn put(self, out: &mut Vec<u8>) {
+        put_varint(out, u128::from(self.0));
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        reader.varint_u32().map(AccountIndex)
+    }
+}
+
+// ===== impl Phase =====
+
+impl Phase {
+    fn from_code(code: u8) -> Result<Self, Malformed> {
+        match code {
+            1 => Ok(Phase::Posted),
+            _ => Err(Malformed { what: "a phase" }),
+        }
+    }
+}
+
+// ===== encoding =====
+
+/// Appends a transaction of 1 to [`TRANSFERS_MAX`] transfers.
+///
+/// The bounds were checked where the request came in; here they are asserted, because the journal must never hold
+/// what it can't give back.
+///
+/// # Panics
+/// If there is no transfer, or more than [`TRANSFERS_MAX`].
+pub fn put_transaction<'a, A: AccountRef<'a>>(
+    out: &mut Vec<u8>,
+    heading: &Heading<'_>,
+    transfers: impl ExactSizeIterator<Item = Transfer<A>>,
+) {
+    assert!(
+        (1..=TRANSFERS_MAX).contains(&transfers.len()),
+        "{} transfers",
+        transfers.len()
+    );
+    put_short_str(out, heading.id);
+    out.push(heading.phase as u8);
+    out.push(u8::try_from(transfers.len() - 1).unwrap_or(u8::MAX));
+    let mut flags = 0;
+    if heading.effective_time.is_some() {
+        flags |= FLAG_EFFECTIVE_TIME;
+    }
+    if !heading.metadata.is_empty() {
+        flags |= FLAG_METADATA;
+    }
+    out.push(flags);
+    if let Some(time) = heading.effective_time {
+        out.extend_from_slice(&time.seconds.to_le_bytes());
+        out.extend_from_slice(&time.nanos.to_le_bytes());
+    }
+    if !heading.metadata.is_empty() {
+        put_metadata(out, heading.metadata);
+    }
+    put_transfers(out, transfers);
+}
+
+/// Appends the transfers behind the heading.
+pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl Iterator<Item = Transfer<A>>) {
+    for transfer in transfers {
+        transfer.debit.put(out);
+        transfer.credit.put(out);
+        put_varint(out, transfer.amount.minor_units());
+        put_varint(out, u128::from(transfer.code));
+    }
+}
+
+// ===== impl TransactionView =====
+
+impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
+    /// Reads a transaction that takes up all of `encoded`.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the part before the transfers is no transaction. The transfers are checked as they are read.
+    pub fn parse(encoded: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(encoded);
+        let id = reader.short_str()?;
+        let phase = Phase::from_code(reader.u8()?)?;
+        let transfer_count = usize::from(reader.u8()?) + 1;
+        let flags = reader.u8()?;
+        let effective_time = if flags & FLAG_EFFECTIVE_TIME == 0 {
+            None
+        } else {
+            Some(take_effective_time(&mut reader)?)
+        };
+        if flags & FLAG_METADATA != 0 {
+            skip_metadata(&mut reader)?;
+        }
+        let transfers_at = encoded.len() - reader.rest().len();
+        Ok(TransactionView {
+            encoded,
+            transfers_at,
+            transfer_count,
+            id,
+            phase,
+            effective_time,
+            form: PhantomData,
+        })
+    }
+
+    /// The client's idempotency key.
+    #[must_use]
+    pub const fn id(&self) -> &'a str {
+        self.id
+    }
+
+    /// What it does with its transfers.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Business time.
+    #[must_use]
+    pub const fn effective_time(&self) -> Option<EffectiveTime> {
+        self.effective_time
+    }
+
+    /// How many transfers there are, 1 to [`TRANSFERS_MAX`].
+    #[must_use]
+    pub const fn transfer_count(&self) -> usize {
+        self.transfer_count
+    }
+
+    /// All of its bytes.
+    #[must_use]
+    pub const fn encoded(&self) -> &'a [u8] {
+        self.encoded
+    }
+
+    /// The bytes before the transfers: the same in both forms.
+    #[must_use]
+    pub fn heading_bytes(&self) -> &'a [u8] {
+        self.encoded.get(..self.transfers_at).unwrap_or_default()
+    }
+
+    /// The transfers in their order.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers<'a, A> {
+        let reader = Reader::new(self.encoded.get(self.transfers_at..).unwrap_or_default());
+        Transfers {
+            reader,
+            left: self.transfer_count,
+            form: PhantomData,
+        }
+    }
+
+    /// Free text.
+    ///
+    /// # Errors
+    /// [`Malformed`] never for a view that was parsed; the type says so because it is read again.
+    pub fn metadata(&self) -> Result<Metadata, Malformed> {
+        let mut reader = Reader::new(self.encoded);
+        reader.short_str()?;
+        let [_phase, _count, flags] = reader.bytes(3)? else {
+            return Err(Malformed { what: "a heading" });
+        };
+        if flags & FLAG_EFFECTIVE_TIME != 0 {
+            take_effective_time(&mut reader)?;
+        }
+        if flags & FLAG_METADATA == 0 {
+            Ok(Metadata::new())
+        } else {
+            take_metadata(&mut reader)
+        }
+    }
+}
+
+fn take_effective_time(reader: &mut Reader<'_>) -> Result<EffectiveTime, Malformed> {
+    let too_short = Malformed {
+        what: "an effective time",
+    };
+    let seconds = reader.bytes(8)?.try_into().map_err(|_| too_short)?;
+    let nanos = reader.bytes(4)?.try_into().map_err(|_| too_short)?;
+    Ok(EffectiveTime {
+        seconds: i64::from_le_bytes(seconds),
+        nanos: u32::from_le_bytes(nanos),
+    })
+}
+
+// ===== impl Transfers =====
+
+impl<'a, A: AccountRef<'a>> Iterator for Transfers<'a, A> {
+    type Item = Result<Transfer<A>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let transfer = take_transfer(&mut self.reader);
+        if transfer.is_err() {
+            self.left = 0;
+        }
+        Some(transfer)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.left))
+    }
+}
+
+fn take_transfer<'a, A: AccountRef<'a>>(reader: &mut Reader<'a>) -> Result<Transfer<A>, Malformed> {
+    Ok(Transfer {
+        debit: A::take(reader)?,
+        credit: A::take(reader)?,
+        amount: Amount::new(reader.varint_u128()?),
+        code: reader.varint_u32()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_forms_come_back(
+            id in "[a-z]{1,64}",
+            effective in proptest::option::of((any::<i64>(), 0..1_000_000_000_u32)),
+            metadata in proptest::collection::btree_map("[a-z]{1,8}", ".{0,20}", 0..4),
+            transfers in proptest::collection::vec(("[a-z]{1,20}", "[a-z]{1,20}", any::<u128>(), any::<u32>()), 1..5),
+        ) {
+            let effective_time = effective.map(|(seconds, nanos)| EffectiveTime { seconds, nanos });
+            let heading = Heading { id: &id, phase: Phase::Posted, effective_time, metadata: &metadata };
+            let named: Vec<Transfer<&str>> = transfers.iter().map(|(debit, credit, amount, code)| Transfer {
+                debit: debit.as_str(), credit: credit.as_str(), amount: Amount::new(*amount), code: *code,
+            }).collect();
+
+            let mut bytes = Vec::new();
+            put_transaction(&mut bytes, &heading, named.iter().copied());
+            let view = TransactionView::<&str>::parse(&bytes).unwrap();
+            prop_assert_eq!(view.id(), id.as_str());
+            prop_assert_eq!(view.effective_time(), effective_time);
+            prop_assert_eq!(view.metadata().unwrap(), metadata.clone());
+            prop_assert_eq!(view.transfers().collect::<Result<Vec<_>, _>>().unwrap(), named);
+
+            let numbered = transfers.iter().zip(0..).map(|((_, _, amount, code), number)| Transfer {
+                debit: AccountIndex(number), credit: AccountIndex(u32::MAX - number), amount: Amount::new(*amount), code: *code,
+            }).collect::<Vec<_>>();
+            let mut journal = Vec::new();
+            put_transaction(&mut journal, &heading, numbered.iter().copied());
+            let view_of_journal = TransactionView::<AccountIndex>::parse(&journal).unwrap();
+            prop_assert_eq!(view_of_journal.heading_bytes(), view.heading_bytes());
+            prop_assert_eq!(view_of_journal.transfers().collect::<Result<Vec<_>, _>>().unwrap(), numbered);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(view) = TransactionView::<AccountIndex>::parse(&bytes) {
+                prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
+            }
+            if let Ok(view) = TransactionView::<&str>::parse(&bytes) {
+                prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
+            }
+        }
+    }
+}
