@@ -25,6 +25,20 @@ pin_project! {
         state: State<R>,
         counters: Arc<Counters>,
     }
+
+    impl<R> PinnedDrop for ResponseFuture<R> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let StateProjection::Waiting { receiver } | StateProjection::WaitingUntil { receiver, .. } =
+                this.state.project()
+            {
+                // Counted here and not where the claim fails: a request withdrawn by its timer is not a cancelled one.
+                if receiver.withdraw() {
+                    this.counters.cancelled();
+                }
+            }
+        }
+    }
 }
 
 pin_project! {

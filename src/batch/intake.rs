@@ -99,8 +99,8 @@ impl<T: BatchItem, R> Intake<T, R> {
             queued_at,
             deadline,
         } = queued;
+        // Withdrawn: cancelled or expired, and counted as such by the caller's future.
         if !responder.claim() {
-            self.shared.counters.cancelled();
             return None;
         }
         if deadline.is_some_and(|deadline| now >= deadline) {
@@ -145,9 +145,9 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     /// Sleeps until `wake_at` requests wait, somebody calls [`Notifier::notify`](super::Notifier::notify), or the ring
-    /// is closed; at once if one of them has happened already. It may wake for no reason.
+    /// is closed; at once if so many wait already or the ring is drained. It may wake for no reason.
     pub fn sleep(&self, wake_at: usize) {
-        if self.shared.ring.wake_at(wake_at) {
+        if self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
             return;
         }
         self.parker.park();

@@ -304,6 +304,9 @@ impl<T: BatchItem, R> Shared<T, R> {
             Err(refused) => {
                 let (Refused::Full(queued) | Refused::Closed(queued)) = &refused;
                 self.left_queue(&queued.item);
+                if self.ring.is_closed() {
+                    self.unparker.unpark();
+                }
                 Err(self.refusal(&refused))
             }
         }

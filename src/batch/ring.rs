@@ -53,8 +53,15 @@ impl<T> Ring<T> {
             Err(Refused::Closed(item))
         };
         self.door.fetch_sub(1, Ordering::SeqCst);
+        pushed.map(|()| self.wants_wake())
+    }
+
+    /// Whether the executor wants to be woken by a caller who has just left the door, with or without success: it may
+    /// have gone to sleep because somebody stood in the door of a closed ring.
+    #[must_use]
+    pub(crate) fn wants_wake(&self) -> bool {
         // SeqCst, as with `wake_at`: either this load sees the executor's wish, or the executor sees the item.
-        pushed.map(|()| self.queue.len() >= self.wake_at.load(Ordering::SeqCst))
+        self.queue.len() >= self.wake_at.load(Ordering::SeqCst) || self.is_closed()
     }
 
     /// Takes the oldest item out.

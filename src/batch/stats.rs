@@ -22,7 +22,7 @@ pub enum FlushReason {
 
 /// Counters and distributions since the process started.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     full: AtomicU64,
     expired: AtomicU64,
     cancelled: AtomicU64,
@@ -119,7 +119,7 @@ impl Counters {
     }
 
     /// Counts a batch that was closed.
-    pub fn flushed(&self, reason: FlushReason, items: usize, bytes: usize) {
+    pub(super) fn flushed(&self, reason: FlushReason, items: usize, bytes: usize) {
         let counter = match reason {
             FlushReason::Idle => &self.flush_idle,
             FlushReason::Items => &self.flush_items,

@@ -1,1 +1,621 @@
+//! What the batch processor promises, by the numbers of the conformance tests of its design. Time stands still unless a
+//! test moves it, and nearly all tests play the executor themselves, step by step.
 
+use std::{
+    panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use tokio::time::advance;
+use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+const MS: Duration = Duration::from_millis(1);
+
+/// A request or an answer that counts how often it is dropped.
+#[derive(Debug)]
+struct Counted {
+    number: usize,
+    items: usize,
+    bytes: usize,
+    _drops: DropCount,
+}
+
+#[derive(Debug, Default)]
+struct DropCount(Arc<AtomicUsize>);
+
+type TestSides = Sides<Counted, usize>;
+type TestFuture = task::Spawn<ResponseFuture<usize>>;
+
+// ===== impl Counted =====
+
+impl Counted {
+    fn new(number: usize) -> Self {
+        Counted {
+            number,
+            items: 1,
+            bytes: 100,
+            _drops: DropCount::default(),
+        }
+    }
+
+    fn counting(number: usize, drops: &Arc<AtomicUsize>) -> Self {
+        Counted {
+            _drops: DropCount(Arc::clone(drops)),
+            ..Counted::new(number)
+        }
+    }
+
+    fn of_bytes(bytes: usize) -> Self {
+        Counted {
+            bytes,
+            ..Counted::new(0)
+        }
+    }
+}
+
+impl BatchItem for Counted {
+    fn items(&self) -> usize {
+        self.items
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for DropCount {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn sides<R>(queue_requests_max: usize) -> Sides<Counted, R> {
+    let config = BatchConfig {
+        queue_requests_max,
+        queue_bytes_max: MIB,
+    };
+    batch(&config).unwrap()
+}
+
+fn submit<R>(
+    processor: &BatchProcessor<Counted, R>,
+    item: Counted,
+    deadline: Option<Duration>,
+) -> task::Spawn<ResponseFuture<R>> {
+    let deadline = deadline.map(|after| Instant::now() + after);
+    task::spawn(processor.submit(Submission { item, deadline }))
+}
+
+fn submit_number((processor, _): &TestSides, number: usize) -> TestFuture {
+    submit(processor, Counted::new(number), None)
+}
+
+/// Takes all that waits.
+fn take<R>(intake: &mut Intake<Counted, R>) -> Vec<Claimed<Counted, R>> {
+    let mut claimed = Vec::new();
+    let items = intake.take(usize::MAX, &mut claimed);
+    assert_eq!(items, claimed.iter().map(|one| one.item.items).sum::<usize>());
+    claimed
+}
+
+/// Answers every request with its own number.
+fn answer(intake: &Intake<Counted, usize>, claimed: Vec<Claimed<Counted, usize>>) {
+    let mut answers = claimed
+        .into_iter()
+        .map(|Claimed { item, reply }| (reply, item.number))
+        .collect::<Vec<_>>();
+    intake.answerer().answer_all(&mut answers);
+    assert!(answers.is_empty());
+}
+
+fn numbers(claimed: &[Claimed<Counted, usize>]) -> Vec<usize> {
+    claimed.iter().map(|one| one.item.number).collect()
+}
+
+fn value(future: &mut TestFuture) -> usize {
+    assert_ready!(future.poll()).unwrap().value
+}
+
+// ===== 21: the guard =====
+
+#[test]
+fn conformance_21_answers_find_their_callers_in_any_order() {
+    let mut both = sides(8);
+    let mut futures = (0..5).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    for future in &mut futures {
+        assert_pending!(future.poll());
+    }
+    let mut claimed = take(&mut both.1);
+    claimed.reverse();
+    claimed.swap(1, 3);
+    answer(&both.1, claimed);
+    for (number, future) in futures.iter_mut().enumerate() {
+        assert!(future.is_woken());
+        assert_eq!(value(future), number);
+    }
+}
+
+#[test]
+fn conformance_21_an_executor_that_returns_early_answers_lost() {
+    fn fails_half_way(intake: &mut Intake<Counted, usize>) -> Option<()> {
+        let mut claimed = take(intake);
+        let unanswered = claimed.split_off(1);
+        answer(intake, claimed);
+        assert_eq!(unanswered.len(), 1);
+        None
+    }
+
+    let mut both = sides(8);
+    let (mut first, mut second) = (submit_number(&both, 1), submit_number(&both, 2));
+    assert_pending!(second.poll());
+    assert_eq!(fails_half_way(&mut both.1), None);
+    assert_eq!(value(&mut first), 1);
+    assert!(second.is_woken());
+    assert_ready_eq!(second.poll(), Err(BatchError::Lost));
+    assert!(!BatchError::Lost.is_not_executed());
+    assert_eq!(both.0.stats().replies_missing, 1);
+}
+
+#[test]
+fn conformance_21_an_executor_that_panics_answers_everybody() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut claimed = submit(&processor, Counted::new(1), None);
+    let mut queued = submit(&processor, Counted::new(2), None);
+    assert_pending!(claimed.poll());
+    assert_pending!(queued.poll());
+    let executor = thread::spawn(move || {
+        let mut in_hand = Vec::new();
+        assert_eq!(intake.take(1, &mut in_hand), 1);
+        // Unwinds as a panic does, without a message on standard error.
+        resume_unwind(Box::new("torn state"));
+    });
+    assert!(executor.join().is_err());
+
+    assert!(claimed.is_woken() && queued.is_woken());
+    assert_ready_eq!(claimed.poll(), Err(BatchError::Lost));
+    assert_ready_eq!(queued.poll(), Err(BatchError::Closed));
+    assert!(processor.is_closed());
+    let mut late = submit(&processor, Counted::new(3), None);
+    assert_ready_eq!(late.poll(), Err(BatchError::Closed));
+    assert!(BatchError::Closed.is_not_executed());
+    let stats = processor.stats();
+    assert_eq!((stats.replies_missing, stats.queue_depth), (1, 0));
+}
+
+// ===== 22: nothing is dropped twice, nothing is kept =====
+
+#[tokio::test(start_paused = true)]
+async fn conformance_22_ten_items_are_dropped_ten_times() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let (processor, mut intake) = sides::<usize>(6);
+    let send = |number, deadline| submit(&processor, Counted::counting(number, &drops), deadline);
+
+    let mut executed = (0..3).map(|number| send(number, None)).collect::<Vec<_>>();
+    let withdrawn = send(3, None);
+    let mut expired = send(4, Some(MS));
+    let mut lost = send(5, None);
+    let mut full = send(6, None);
+    assert!(matches!(assert_ready!(full.poll()), Err(BatchError::Full { .. })));
+    let mut too_late = send(7, Some(Duration::ZERO));
+    assert_ready_eq!(too_late.poll(), Err(BatchError::ExpiredInQueue));
+    drop(withdrawn);
+    advance(MS).await;
+    let mut claimed = take(&mut intake);
+    assert_eq!(numbers(&claimed), [0, 1, 2, 5]);
+    assert_eq!(drops.load(Ordering::SeqCst), 4);
+
+    drop(claimed.pop());
+    answer(&intake, claimed);
+    let mut queued = send(8, None);
+    drop(intake);
+    let mut closed = send(9, None);
+    for (number, future) in executed.iter_mut().enumerate() {
+        assert_eq!(value(future), number);
+    }
+    assert_ready_eq!(expired.poll(), Err(BatchError::ExpiredInQueue));
+    assert_ready_eq!(lost.poll(), Err(BatchError::Lost));
+    assert_ready_eq!(queued.poll(), Err(BatchError::Closed));
+    assert_ready_eq!(closed.poll(), Err(BatchError::Closed));
+    assert_eq!(drops.load(Ordering::SeqCst), 10);
+}
+
+#[test]
+fn conformance_22_ten_answers_are_dropped_ten_times() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let (processor, mut intake) = sides::<Counted>(16);
+    let mut futures = (0..10)
+        .map(|number| submit(&processor, Counted::new(number), None))
+        .collect::<Vec<_>>();
+    let claimed = take(&mut intake);
+    // Half of the callers leave while their requests are executed.
+    futures.truncate(5);
+    let mut answers = claimed
+        .into_iter()
+        .map(|one| (one.reply, Counted::counting(one.item.number, &drops)))
+        .collect();
+    intake.answerer().answer_all(&mut answers);
+    assert_eq!(drops.load(Ordering::SeqCst), 5);
+    for (number, future) in futures.iter_mut().enumerate() {
+        let answer = assert_ready!(future.poll()).unwrap();
+        assert_eq!(answer.value.number, number);
+    }
+    assert_eq!(drops.load(Ordering::SeqCst), 10);
+    drop(futures);
+    assert_eq!(drops.load(Ordering::SeqCst), 10);
+}
+
+// ===== 23, 24: nobody waits for a timer =====
+
+/// The runtime has no timer, so anything that waited for one would panic.
+#[test]
+fn conformance_23_a_lone_item_is_taken_at_once() {
+    let (processor, mut intake) = sides(8);
+    let executor = thread::spawn(move || {
+        while !intake.is_drained() {
+            intake.sleep(1);
+            let claimed = take(&mut intake);
+            answer(&intake, claimed);
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for number in 0..100 {
+        let item = Counted::new(number);
+        let answer = runtime.block_on(processor.submit(Submission { item, deadline: None }));
+        assert_eq!(answer.unwrap().value, number);
+    }
+    processor.close();
+    executor.join().unwrap();
+}
+
+/// Arrivals that come at a steady pace put nothing off: a debounce would let them wait for ever.
+#[tokio::test(start_paused = true)]
+async fn conformance_24_steady_arrivals_do_not_delay_one_another() {
+    let mut both = sides(8);
+    for number in 0..100 {
+        let mut future = submit_number(&both, number);
+        assert_pending!(future.poll());
+        both.1.sleep(1);
+        let claimed = take(&mut both.1);
+        assert_eq!(numbers(&claimed), [number]);
+        answer(&both.1, claimed);
+        let answer = assert_ready!(future.poll()).unwrap();
+        assert_eq!(answer.timing, Timing::default());
+        advance(9 * MS).await;
+    }
+}
+
+#[test]
+fn conformance_24_a_batch_is_what_waits_and_no_more_than_asked_for() {
+    let mut both = sides(8);
+    let futures = (0..3).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    let pair = Counted {
+        items: 2,
+        ..Counted::new(3)
+    };
+    let _pair = submit(&both.0, pair, None);
+    assert_eq!(both.1.waiting(), 4);
+    // Two items that belong together are not split: the second batch has one more than asked for.
+    let mut claimed = Vec::new();
+    assert_eq!(both.1.take(2, &mut claimed), 2);
+    assert_eq!(numbers(&claimed), [0, 1]);
+    assert_eq!(both.1.take(2, &mut claimed), 3);
+    assert_eq!(numbers(&claimed), [0, 1, 2, 3]);
+    assert_eq!(both.1.take(2, &mut claimed), 0);
+    drop((futures, claimed));
+}
+
+// ===== 25: shutdown =====
+
+#[test]
+fn conformance_25_a_closed_ring_is_emptied_and_lets_nobody_in() {
+    let mut both = sides(8);
+    let mut futures = (0..3).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    both.0.close();
+    let mut late = submit_number(&both, 9);
+    assert_ready_eq!(late.poll(), Err(BatchError::Closed));
+    assert!(!both.1.is_drained());
+
+    let claimed = take(&mut both.1);
+    assert_eq!(numbers(&claimed), [0, 1, 2]);
+    assert!(both.1.is_drained());
+    // Nothing more will come, so there is nothing to sleep for, however often it is tried.
+    both.1.sleep(1);
+    both.1.sleep(1);
+    answer(&both.1, claimed);
+    for (number, future) in futures.iter_mut().enumerate() {
+        assert_eq!(value(future), number);
+    }
+    assert_eq!(both.0.stats().full, 0);
+}
+
+#[test]
+fn conformance_25_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
+    const CALLERS: usize = 3;
+    let (processor, mut intake) = sides::<usize>(4);
+    let executor = thread::spawn(move || {
+        let mut executed = 0;
+        while !intake.is_drained() {
+            intake.sleep(1);
+            let claimed = take(&mut intake);
+            executed += claimed.len();
+            answer(&intake, claimed);
+        }
+        executed
+    });
+    let callers = (0..CALLERS)
+        .map(|_| {
+            let processor = processor.clone();
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let mut answered = 0;
+                loop {
+                    let item = Counted::new(answered);
+                    match runtime.block_on(processor.submit(Submission { item, deadline: None })) {
+                        Ok(answer) => assert_eq!(answer.value, answered),
+                        Err(error) => return (answered, error),
+                    }
+                    answered += 1;
+                }
+            })
+        })
+        .collect::<Vec<_>>();
+    // Closes once the callers are under way.
+    while processor.stats().commit.count < 100 {
+        thread::yield_now();
+    }
+    processor.close();
+    let mut answered = 0;
+    for caller in callers {
+        let (count, error) = caller.join().unwrap();
+        assert_eq!(error, BatchError::Closed);
+        answered += count;
+    }
+    assert_eq!(executor.join().unwrap(), answered);
+}
+
+// ===== 26: callers who leave =====
+
+#[test]
+fn conformance_26_cancelled_in_the_queue_is_never_executed() {
+    let mut both = sides(8);
+    let (mut polled, unpolled, mut stays) =
+        (submit_number(&both, 0), submit_number(&both, 1), submit_number(&both, 2));
+    assert_pending!(polled.poll());
+    drop((polled, unpolled));
+    let claimed = take(&mut both.1);
+    assert_eq!(numbers(&claimed), [2]);
+    answer(&both.1, claimed);
+    assert_eq!(value(&mut stays), 2);
+    let stats = both.0.stats();
+    assert_eq!((stats.cancelled, stats.expired, stats.replies_missing), (2, 0, 0));
+}
+
+#[test]
+fn conformance_26_cancelled_after_the_claim_is_executed() {
+    let mut both = sides(8);
+    let future = submit_number(&both, 0);
+    let claimed = take(&mut both.1);
+    drop(future);
+    assert_eq!(numbers(&claimed), [0]);
+    answer(&both.1, claimed);
+    let stats = both.0.stats();
+    assert_eq!((stats.cancelled, stats.replies_missing, stats.commit.count), (0, 0, 1));
+}
+
+// ===== 27: deadlines =====
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_the_callers_timer_sees_the_expiry_first() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    assert_pending!(future.poll());
+    advance(4 * MS).await;
+    assert_pending!(future.poll());
+    advance(MS).await;
+    assert!(future.is_woken());
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    drop(future);
+    assert!(take(&mut intake).is_empty());
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.queue_depth), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_the_executor_sees_the_expiry_first() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    let mut patient = submit(&processor, Counted::new(1), Some(6 * MS));
+    advance(5 * MS).await;
+    let claimed = take(&mut intake);
+    assert_eq!(numbers(&claimed), [1]);
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    answer(&intake, claimed);
+    assert_eq!(value(&mut patient), 1);
+    drop(future);
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_expired_before_the_queue_takes_no_room() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
+    assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    assert!(take(&mut intake).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_expired_after_the_claim_is_unknown() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    assert_pending!(future.poll());
+    let claimed = take(&mut intake);
+    advance(5 * MS).await;
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInExecution));
+    drop(future);
+    assert!(!BatchError::ExpiredInExecution.is_not_executed());
+    assert!(BatchError::ExpiredInQueue.is_not_executed());
+    // The executor answers all the same, and nobody minds.
+    answer(&intake, claimed);
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_an_answer_that_came_beats_the_deadline() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
+    assert_pending!(future.poll());
+    advance(3 * MS).await;
+    let claimed = take(&mut intake);
+    advance(4 * MS).await;
+    answer(&intake, claimed);
+    let answer = assert_ready!(future.poll()).unwrap();
+    assert_eq!(answer.value, 7);
+    assert_eq!(
+        answer.timing,
+        Timing {
+            queue_wait: 3 * MS,
+            commit: 4 * MS
+        }
+    );
+}
+
+// ===== 28: limits =====
+
+#[test]
+fn conformance_28_a_queue_full_of_requests_refuses_with_a_hint() {
+    let mut both = sides(2);
+    let waiting = [submit_number(&both, 0), submit_number(&both, 1)];
+    let mut refused = submit_number(&both, 2);
+    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(refused.poll()) else {
+        panic!("not full");
+    };
+    assert!(error.is_not_executed());
+    assert!(retry_after > Duration::ZERO);
+    assert_eq!((both.0.stats().full, both.0.stats().queue_depth), (1, 2));
+    assert_eq!(numbers(&take(&mut both.1)), [0, 1]);
+    // There is room again.
+    let mut later = submit_number(&both, 3);
+    assert_pending!(later.poll());
+    drop(waiting);
+}
+
+#[test]
+fn conformance_28_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
+    assert_pending!(lone.poll());
+    let mut refused = submit(&processor, Counted::of_bytes(1), None);
+    assert!(
+        matches!(assert_ready!(refused.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
+    );
+    assert_eq!(take(&mut intake).len(), 1);
+
+    // What was refused or taken weighs nothing any more: the bound is met to the byte.
+    let mut fits = submit(&processor, Counted::of_bytes(MIB - 1), None);
+    let mut just_fits = submit(&processor, Counted::of_bytes(1), None);
+    let mut beyond = submit(&processor, Counted::of_bytes(1), None);
+    assert_pending!(fits.poll());
+    assert_pending!(just_fits.poll());
+    assert!(matches!(assert_ready!(beyond.poll()), Err(BatchError::Full { .. })));
+    assert_eq!(processor.stats().full, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hint_is_what_waits_by_the_rate_at_which_it_was_taken() {
+    let (processor, mut intake) = sides::<usize>(2);
+    let ten = || Counted {
+        items: 10,
+        ..Counted::new(0)
+    };
+    let _taken = submit(&processor, ten(), None);
+    advance(100 * MS).await;
+    assert_eq!(take(&mut intake).len(), 1);
+    // 10 items in 100 ms; 20 of them wait.
+    let _waiting = [submit(&processor, ten(), None), submit(&processor, ten(), None)];
+    let mut refused = submit(&processor, ten(), None);
+    let retry_after = 200 * MS;
+    assert_ready_eq!(refused.poll(), Err(BatchError::Full { retry_after }));
+}
+
+#[test]
+fn bounds_out_of_bounds_are_named() {
+    let good = BatchConfig::default();
+    assert_eq!(good.validate(), Ok(()));
+    let bad = BatchConfig {
+        queue_requests_max: 1,
+        ..good
+    };
+    let error = batch::<Counted, ()>(&bad).unwrap_err();
+    assert_eq!((error.field, error.value), ("queue_requests_max", 1));
+    let bad = BatchConfig {
+        queue_bytes_max: MIB - 1,
+        ..good
+    };
+    assert_eq!(bad.validate().unwrap_err().field, "queue_bytes_max");
+}
+
+// ===== counts =====
+
+#[tokio::test(start_paused = true)]
+async fn stats_are_exact() {
+    let (processor, mut intake) = sides::<usize>(4);
+    let mut futures = (0..3)
+        .map(|number| submit(&processor, Counted::new(number), None))
+        .collect::<Vec<_>>();
+    let expires = submit(&processor, Counted::new(3), Some(2 * MS));
+    let full = submit(&processor, Counted::new(4), None);
+    drop(futures.pop());
+    assert_eq!((processor.stats().queue_depth, processor.stats().queue_capacity), (4, 4));
+    advance(2 * MS).await;
+    let mut claimed = take(&mut intake);
+    assert_eq!(claimed.len(), 2);
+    drop(claimed.pop());
+    advance(3 * MS).await;
+    answer(&intake, claimed);
+    for (reason, times) in [
+        (FlushReason::Idle, 1),
+        (FlushReason::Items, 2),
+        (FlushReason::Bytes, 3),
+        (FlushReason::Drain, 4),
+    ] {
+        (0..times).for_each(|_| intake.flushed(reason, 5, 500));
+    }
+    assert_eq!(value(&mut futures[0]), 0);
+    assert_ready_eq!(futures[1].poll(), Err(BatchError::Lost));
+    drop((futures, expires, full));
+
+    let stats = processor.stats();
+    assert_eq!((stats.full, stats.expired, stats.cancelled, stats.replies_missing), (1, 1, 1, 1));
+    let flushes = [stats.flush_idle, stats.flush_items, stats.flush_bytes, stats.flush_drain];
+    assert_eq!(flushes, [1, 2, 3, 4]);
+    assert_eq!((stats.items.count, stats.items.max, stats.bytes.count), (10, 5, 10));
+    assert_eq!((stats.queue_wait.count, stats.commit.count), (1, 1));
+    assert!(stats.queue_wait.max.abs_diff(2_000_000) < 20_000, "{:?}", stats.queue_wait);
+    assert!(stats.commit.max.abs_diff(3_000_000) < 30_000, "{:?}", stats.commit);
+}
+
+#[test]
+fn it_is_a_service_that_is_always_ready() {
+    let (mut processor, mut intake) = sides::<usize>(2);
+    let waiting = [0, 1].map(|number| submit(&processor, Counted::new(number), None));
+    // Ready even when it is full: `call` decides.
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
+    let mut refused = task::spawn(processor.call(Submission {
+        item: Counted::new(2),
+        deadline: None,
+    }));
+    assert!(matches!(assert_ready!(refused.poll()), Err(BatchError::Full { .. })));
+    // A notification that came before keeps the executor awake once, with nothing to do.
+    assert_eq!(take(&mut intake).len(), 2);
+    processor.notifier().notify();
+    intake.sleep(1);
+    drop(waiting);
+}

@@ -1,0 +1,237 @@
+//! EXEC: the one thread that changes the ledger. No async, no lock on the way of a transaction, no I/O but reading back
+//! an old record that a repeated id asks for.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    command::{Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TransactionBatch, account_bytes_max},
+    counters::EngineCounters,
+    fault::StoreFault,
+    handoff::{EngineReply, Handoff, PendingAnswer, Progress, Work},
+    health::{Condition, Health},
+};
+use crate::{
+    batch::{Answerer, Claimed, FlushReason, Intake},
+    ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, TransactionView},
+    store::{
+        embedded::{Book, BookError, checkpoint::put_accounts},
+        journal::BlockBuffer,
+    },
+};
+
+/// Items taken from the ring in one go.
+const TAKE_ITEMS: usize = 8192;
+/// Requests that must wait before callers wake EXEC while the journal is busy: until then they can as well wait for the
+/// block under way, which wakes it anyway, and callers are spared a system call each.
+const BUSY_WAKE_REQUESTS: usize = 64;
+/// From so many records on, a block is handed over while another is still being synced.
+const LARGE_BLOCK_RECORDS: u32 = 4096;
+/// No block has more records.
+const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
+/// No block has more answers waiting for it.
+const BLOCK_ANSWERS_MAX: usize = 16 * 1024;
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct Exec {
+    book: Book,
+    intake: Intake<Command, EngineReply>,
+    answerer: Answerer,
+    handoff: Arc<Handoff>,
+    health: Arc<Health>,
+    counters: Arc<EngineCounters>,
+    /// Answers that wait for the open block, or for the blocks before it.
+    answers: Vec<PendingAnswer>,
+    claimed: Vec<Claimed<Command, EngineReply>>,
+    spare: Option<BlockBuffer>,
+    /// The sequence of the open block.
+    open_block: u64,
+    failed: bool,
+}
+
+// ===== impl Exec =====
+
+impl Exec {
+    pub(super) fn new(
+        book: Book,
+        intake: Intake<Command, EngineReply>,
+        handoff: Arc<Handoff>,
+        health: Arc<Health>,
+        counters: Arc<EngineCounters>,
+    ) -> Self {
+        let open_block = handoff.progress().durable.chain.block_sequence;
+        Exec {
+            answerer: intake.answerer(),
+            book,
+            intake,
+            handoff,
+            health,
+            counters,
+            answers: Vec::new(),
+            claimed: Vec::new(),
+            spare: None,
+            open_block,
+            failed: false,
+        }
+    }
+
+    /// Executes commands until the ring is closed and empty.
+    pub(super) fn run(mut self) {
+        loop {
+            let mut claimed = std::mem::take(&mut self.claimed);
+            let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
+            for Claimed { item, reply } in claimed.drain(..) {
+                let result = self.execute(item);
+                self.answers.push((reply, EngineReply { result, block: self.open_block }));
+                if self.answers.len() >= BLOCK_ANSWERS_MAX {
+                    self.flush(FlushReason::Items);
+                }
+            }
+            self.claimed = claimed;
+
+            let progress = self.catch_up();
+            let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
+            if !self.answers.is_empty() && (progress.idle || (large && progress.has_room)) {
+                self.flush(if progress.idle { FlushReason::Idle } else { FlushReason::Items });
+            } else if taken == 0 {
+                if self.intake.is_drained() {
+                    break;
+                }
+                self.counters.publish(&self.book);
+                self.intake.sleep(if progress.idle { 1 } else { BUSY_WAKE_REQUESTS });
+            }
+        }
+        self.flush(FlushReason::Drain);
+        self.handoff.wait_idle();
+    }
+
+    fn execute(&mut self, command: Command) -> Result<Reply, StoreFault> {
+        if self.failed {
+            return Err(StoreFault::Failed);
+        }
+        match command {
+            Command::Transactions(batch) => self.transactions(&batch).map(Reply::Transactions),
+            Command::CreateAccounts(accounts) => Ok(Reply::CreateAccounts(self.create_accounts(accounts))),
+            Command::Account(id) => Ok(Reply::Account(self.book.ledger().account(&id).map(Box::new))),
+            Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
+            Command::Locate(id) => Ok(Reply::Located(self.book.candidates(&id))),
+            Command::AccountIds(indexes) => {
+                let name = |index: &AccountIndex| self.book.ledger().accounts().id(*index).unwrap_or_default().to_owned();
+                Ok(Reply::AccountIds(indexes.iter().map(name).collect()))
+            }
+            Command::CheckpointChunk(from) => {
+                let mut bytes = Vec::new();
+                let next = put_accounts(self.book.ledger(), from, &mut bytes);
+                Ok(Reply::CheckpointChunk { bytes, next })
+            }
+        }
+    }
+
+    fn transactions(&mut self, batch: &TransactionBatch) -> Result<Outcomes, StoreFault> {
+        let mut outcomes = SmallVec::with_capacity(batch.len());
+        for transaction in batch.iter() {
+            outcomes.push(self.transaction(&transaction)?);
+        }
+        self.counters.outcomes(&outcomes);
+        Ok(outcomes)
+    }
+
+    fn transaction(&mut self, transaction: &TransactionView<'_, &str>) -> Result<Outcome, StoreFault> {
+        if !self.book.has_room(1) {
+            self.flush(FlushReason::Bytes);
+        } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
+            self.flush(FlushReason::Items);
+        }
+        loop {
+            match self.book.process(transaction) {
+                Ok(outcome) => return Ok(outcome),
+                // The id was used a moment ago and its block is under way. Its fate must be known first, and nothing
+                // else could be made durable before that either.
+                Err(BookError::NotYetDurable(_)) => {
+                    self.handoff.wait_idle();
+                    if self.catch_up().failed {
+                        return Err(StoreFault::Failed);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a record could not be read back");
+                    return Err(StoreFault::ReadFailed);
+                }
+            }
+        }
+    }
+
+    fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> CreatedAccounts {
+        // All in one block, so that a crash leaves all or none.
+        if !self.book.has_room_for_bytes(accounts.iter().map(account_bytes_max).sum()) {
+            self.flush(FlushReason::Bytes);
+        }
+        match self.book.create_accounts(accounts) {
+            AccountOutcome::Created(indexes) => {
+                let snapshot = |index| self.book.ledger().accounts().snapshot(index);
+                CreatedAccounts::All(indexes.into_iter().filter_map(snapshot).collect())
+            }
+            AccountOutcome::Reused { place } => CreatedAccounts::Reused { place },
+            AccountOutcome::Full => CreatedAccounts::Full,
+        }
+    }
+
+    fn accounts(&self, from: AccountIndex, limit: usize) -> Reply {
+        let table = self.book.ledger().accounts();
+        let mut indexes = table.indexes_from(from);
+        let limit = limit.min(PAGE_ACCOUNTS_MAX);
+        let accounts = indexes.by_ref().take(limit).filter_map(|index| table.snapshot(index)).collect();
+        Reply::Accounts { accounts, next: indexes.next() }
+    }
+
+    /// Looks how far WAL has come.
+    fn catch_up(&mut self) -> Progress {
+        let progress = self.handoff.progress();
+        self.book.durable_to(progress.durable.chain.position);
+        if progress.failed && !self.failed {
+            // What is in memory will never be durable: nothing of it may be shown.
+            self.failed = true;
+            for (_, answer) in &mut self.answers {
+                answer.result = Err(StoreFault::Failed);
+            }
+        }
+        progress
+    }
+
+    /// Hands the open block over with the answers that wait for it. With nothing to write and nothing under way, the
+    /// answers go out from here.
+    fn flush(&mut self, reason: FlushReason) {
+        let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
+        let spare = self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0));
+        let block = if self.failed { None } else { self.book.seal(spare) };
+        if block.is_some() {
+            self.open_block += 1;
+            self.intake.flushed(reason, records as usize, bytes);
+        } else if self.answers.is_empty() {
+            return;
+        } else if self.failed || self.handoff.progress().idle {
+            self.answerer.answer_all(&mut self.answers);
+            return;
+        }
+        let answers = std::mem::take(&mut self.answers);
+        let recycled = self.handoff.submit(Work { block, answers });
+        self.answers = recycled.answers;
+        self.spare = recycled.buffer;
+        if reason != FlushReason::Idle {
+            // Otherwise it is done before EXEC sleeps.
+            self.counters.publish(&self.book);
+        }
+    }
+}
+
+impl Drop for Exec {
+    /// However the thread ends, WAL must not wait for it.
+    fn drop(&mut self) {
+        self.handoff.close();
+        if std::thread::panicking() {
+            self.health.fail(Condition::Panicked);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Faults of the engine, as opposed to outcomes of transactions.
+
+use thiserror::Error;
+
+use crate::{batch::BatchError, breaker::Rejection};
+
+/// Why a command was not answered. Business refusals are not here: they are outcomes.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The circuit breaker did not let it through. Not executed.
+    #[error("the circuit is open")]
+    CircuitOpen(Rejection),
+    /// The queue, the deadline, or the shutdown.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+}
+
+/// What the store did to a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StoreFault {
+    /// A write or a sync of the journal failed while the command's block was under way: it may or may not be durable.
+    #[error("the journal could not be written; whether the transaction is durable is unknown until the next start")]
+    WriteFailed,
+    /// The journal had failed before, and nothing is executed any more until the next start.
+    #[error("the journal has failed; nothing is executed until the service is started again")]
+    Failed,
+    /// A record of the journal could not be read.
+    #[error("a record of the journal could not be read")]
+    ReadFailed,
+}
+
+impl EngineError {
+    /// Whether the command was certainly not executed.
+    #[must_use]
+    pub const fn is_not_executed(&self) -> bool {
+        match self {
+            EngineError::CircuitOpen(_) => true,
+            EngineError::Batch(error) => error.is_not_executed(),
+            EngineError::Store(fault) => match fault {
+                StoreFault::WriteFailed => false,
+                StoreFault::Failed | StoreFault::ReadFailed => true,
+            },
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! AUX work: the next segment, the id files, the checkpoints. None of it is on the way of a transaction, and all of it
+//! may fail without harm: opening takes longer then.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_utils::sync::{Parker, Unparker};
+
+use super::{
+    command::{Command, Reply},
+    fault::{EngineError, StoreFault},
+    handoff::{EngineReply, Handoff},
+};
+use crate::{
+    batch::{BatchProcessor, Submission},
+    ledger::AccountIndex,
+    store::{
+        embedded::{
+            BookError, DurablePoint,
+            checkpoint::{CheckpointWriter, KEEP},
+            id_files::BlockWalk,
+        },
+        journal::{ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
+    },
+};
+use thiserror::Error;
+
+/// How often it looks whether there is something to do.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Tells the thread to stop.
+#[derive(Debug, Clone)]
+pub(super) struct Stop {
+    stopped: Arc<AtomicBool>,
+    unparker: Unparker,
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    pub(super) batch: BatchProcessor<Command, EngineReply>,
+    pub(super) handoff: Arc<Handoff>,
+    pub(super) preparer: SegmentPreparer,
+    pub(super) walk: BlockWalk,
+    pub(super) checkpoints: ChunkedFiles,
+    pub(super) id_files: ChunkedFiles,
+    pub(super) directory: Arc<DataDirectory>,
+    /// A checkpoint is made after so many bytes of journal.
+    pub(super) checkpoint_bytes: u64,
+    /// Where the newest checkpoint starts.
+    pub(super) last_checkpoint: Position,
+    /// The first segment that may have no id file yet.
+    pub(super) next_id_file: u32,
+    pub(super) parker: Parker,
+    pub(super) stop: Stop,
+}
+
+/// Why a checkpoint was not made.
+#[derive(Debug, Error)]
+enum CheckpointError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("EXEC answered something else")]
+    UnexpectedReply,
+}
+
+// ===== impl Stop =====
+
+impl Stop {
+    pub(super) fn new(parker: &Parker) -> Self {
+        Stop { stopped: Arc::new(AtomicBool::new(false)), unparker: parker.unparker().clone() }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.unparker.unpark();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+// ===== impl Maintenance =====
+
+impl Maintenance {
+    pub(super) fn run(mut self) {
+        while !self.stop.is_stopped() {
+            self.prepare_segment();
+            let durable = self.handoff.progress().durable;
+            self.write_id_files(durable.chain.position);
+            self.checkpoint_if_due(&durable);
+            self.parker.park_timeout(INTERVAL);
+        }
+    }
+
+    fn prepare_segment(&mut self) {
+        if !self.preparer.is_needed() {
+            return;
+        }
+        if let Err(error) = self.preparer.prepare_next() {
+            tracing::warn!(%error, "the next segment could not be prepared; it will be made when it is needed");
+            self.pause();
+        }
+    }
+
+    fn write_id_files(&mut self, durable: Position) {
+        while self.next_id_file < durable.segment() && !self.stop.is_stopped() {
+            match self.write_id_file() {
+                Ok(ids) => tracing::debug!(segment = self.next_id_file, ids, "wrote an id file"),
+                Err(error) => {
+                    tracing::warn!(%error, segment = self.next_id_file, "the id file could not be written");
+                    self.pause();
+                    return;
+                }
+            }
+            self.next_id_file += 1;
+        }
+    }
+
+    fn write_id_file(&self) -> Result<usize, BookError> {
+        let segment = self.next_id_file;
+        if self.id_files.open_number(u64::from(segment)).is_ok() {
+            return Ok(0);
+        }
+        self.walk.write(&self.id_files, segment, self.directory.hash_seed())
+    }
+
+    fn checkpoint_if_due(&mut self, durable: &DurablePoint) {
+        let segment_bytes = u64::from(self.directory.geometry().segment_bytes());
+        let bytes = |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
+        let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
+        if grown < self.checkpoint_bytes {
+            return;
+        }
+        match self.checkpoint(durable) {
+            Ok(bytes) => {
+                tracing::info!(block = durable.chain.block_sequence, bytes, "checkpoint");
+                self.last_checkpoint = durable.chain.position;
+            }
+            Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
+                // Shutting down, overloaded, or failed: there will be another time.
+                self.pause();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the checkpoint could not be written");
+                self.pause();
+            }
+        }
+    }
+
+    fn checkpoint(&self, start: &DurablePoint) -> Result<u64, CheckpointError> {
+        let mut writer = CheckpointWriter::begin(&self.checkpoints, start)?;
+        let mut from = Some(AccountIndex(0));
+        while let Some(index) = from {
+            let reply = self.ask(Command::CheckpointChunk(index))?;
+            let Reply::CheckpointChunk { bytes, next } = reply else {
+                return Err(CheckpointError::UnexpectedReply);
+            };
+            if !bytes.is_empty() {
+                writer.accounts(&bytes)?;
+            }
+            from = next;
+        }
+        // The last answer waited for every block whose effects the accounts show.
+        let durable_through = self.handoff.progress().durable.chain.block_sequence.saturating_sub(1);
+        let bytes = writer.finish(durable_through)?;
+        self.checkpoints.prune(KEEP)?;
+        Ok(bytes)
+    }
+
+    fn ask(&self, command: Command) -> Result<Reply, EngineError> {
+        let future = self.batch.submit(Submission { item: command, deadline: None });
+        let answer = futures_executor::block_on(future)?;
+        Ok(answer.value.result?)
+    }
+
+    /// After a failure: not again at once.
+    fn pause(&self) {
+        if !self.stop.is_stopped() {
+            self.parker.park_timeout(INTERVAL * 50);
+        }
+    }
+}

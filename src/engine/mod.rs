@@ -1,0 +1,406 @@
+//! The engine: breaker → batch processor → EXEC → WAL → replies, on pinned threads.
+//!
+//! [`TallyEngine::start`] opens the store and starts the threads; [`TallyEngine`] is what the gRPC services call.
+//!
+//! ```text
+//! NET ──▶ breaker ──▶ ring ──▶ EXEC ──▶ handoff ──▶ WAL ──▶ reply slots ──▶ NET
+//!   └────── readings ───▲                             └─▶ disk
+//! ```
+//!
+//! Writes pass the breaker. Readings do not, but they ride the same ring and their answers wait for the same disk: so
+//! they are linearizable, and never show what a crash could take back.
+
+mod classify;
+mod command;
+mod counters;
+mod exec;
+mod fault;
+mod handoff;
+mod health;
+mod maintenance;
+mod wal;
+
+use std::{path::Path, sync::Arc};
+
+use crossbeam_utils::sync::Parker;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::time::Instant;
+use tower::ServiceBuilder;
+use tower_service::Service;
+
+use self::{
+    classify::EngineClassifier, counters::EngineCounters, exec::Exec, handoff::Handoff, maintenance::{Maintenance, Stop}, wal::Wal,
+};
+pub use self::{
+    command::{
+        CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TRANSACTIONS_MAX,
+        TransactionBatch,
+    },
+    counters::LedgerFigures,
+    fault::{EngineError, StoreFault},
+    handoff::EngineReply,
+    health::{Condition, Health},
+};
+use crate::{
+    batch::{BatchConfig, BatchConfigError, BatchProcessor, BatchStats, Submission, batch},
+    breaker::{
+        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerLayer, CircuitBreakerStats, ConfigError,
+        LatencyCircuitBreaker,
+    },
+    distribution::{Distribution, Summary},
+    ledger::{AccountIndex, AccountSnapshot, NewAccount},
+    store::{
+        embedded::{self, FoundTransaction, OpenError, OpenStore, RecordReader, RecoveryReport, StoreConfig},
+        journal::{Disk, Position},
+    },
+    time::WallClock,
+    topology::{AffinityError, CpuAffinityManager, Role, RoleHandle},
+};
+
+/// What the engine is made of.
+#[derive(Debug, Clone, Default)]
+pub struct EngineConfig {
+    /// The queue.
+    pub batch: BatchConfig,
+    /// The breaker.
+    pub breaker: CircuitBreakerConfig,
+    /// The journal, if it has yet to be made.
+    pub store: StoreConfig,
+    /// Bytes of journal between two checkpoints.
+    pub checkpoint: CheckpointInterval,
+}
+
+/// Bytes of journal between two checkpoints: what a start has to replay at most, about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointInterval(pub u64);
+
+/// Why the engine could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A setting of the queue.
+    #[error(transparent)]
+    Batch(#[from] BatchConfigError),
+    /// A setting of the breaker.
+    #[error(transparent)]
+    Breaker(#[from] ConfigError),
+    /// A thread could not be started, or not placed where the operator insists.
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+}
+
+/// The service behind the breaker.
+type Guarded = CircuitBreaker<BatchProcessor<Command, EngineReply>, EngineClassifier>;
+
+/// The engine. Clones are cheap and share everything.
+#[derive(Debug, Clone)]
+pub struct TallyEngine {
+    shared: Arc<Shared>,
+    guarded: Guarded,
+}
+
+#[derive(Debug)]
+struct Shared {
+    batch: BatchProcessor<Command, EngineReply>,
+    breaker: LatencyCircuitBreaker,
+    affinity: CpuAffinityManager,
+    records: RecordReader,
+    handoff: Arc<Handoff>,
+    health: Arc<Health>,
+    counters: Arc<EngineCounters>,
+    sync_times: Arc<Distribution>,
+    recovery: RecoveryReport,
+    segment_bytes: u32,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// The engine's threads, until they are joined.
+#[derive(Debug)]
+struct Threads {
+    exec: RoleHandle<()>,
+    wal: RoleHandle<()>,
+    maintenance: RoleHandle<()>,
+    stop: Stop,
+}
+
+/// What GetBatchStats shows.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineStats {
+    /// The queue and the batches.
+    pub batch: BatchStats,
+    /// Writing and syncing a block, in nanoseconds.
+    pub sync: Summary,
+    /// The ledger.
+    pub ledger: LedgerFigures,
+    /// Bytes of journal on the disk.
+    pub journal_bytes: u64,
+    /// The last block that is durable; 0 if there is none.
+    pub durable_block: u64,
+}
+
+/// An answer of the ledger to a request that passed the breaker.
+type Answered = Result<Reply, EngineError>;
+
+// ===== impl CheckpointInterval =====
+
+impl Default for CheckpointInterval {
+    fn default() -> Self {
+        CheckpointInterval(256 << 20)
+    }
+}
+
+// ===== impl TallyEngine =====
+
+impl TallyEngine {
+    /// Opens the data directory `dir` and starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`]. Nothing runs then.
+    pub fn start(
+        config: &EngineConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn WallClock>,
+        affinity: &CpuAffinityManager,
+    ) -> Result<Self, StartError> {
+        let breaker = LatencyCircuitBreaker::new(config.breaker.clone())?;
+        let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
+        let OpenStore { book, writer, preparer, records, walk, checkpoints, id_files, directory, durable, report } =
+            embedded::open(disk, dir, &config.store, clock)?;
+        let handoff = Arc::new(Handoff::new(durable));
+        let health = Arc::new(Health::new());
+        let counters = Arc::new(EngineCounters::default());
+        counters.publish(&book);
+        let sync_times = Arc::new(Distribution::new());
+        let segment_bytes = directory.geometry().segment_bytes();
+        let parker = Parker::new();
+        let stop = Stop::new(&parker);
+
+        let wal = Wal {
+            handoff: Arc::clone(&handoff),
+            writer,
+            answerer: intake.answerer(),
+            exec: processor.notifier(),
+            health: Arc::clone(&health),
+            sync_times: Arc::clone(&sync_times),
+            durable,
+            failed: false,
+        };
+        let exec =
+            Exec::new(book, intake, Arc::clone(&handoff), Arc::clone(&health), Arc::clone(&counters));
+        let maintenance = Maintenance {
+            batch: processor.clone(),
+            handoff: Arc::clone(&handoff),
+            preparer,
+            walk,
+            checkpoints,
+            id_files,
+            directory,
+            checkpoint_bytes: config.checkpoint.0,
+            last_checkpoint: report.checkpoint_position.unwrap_or(Position::START),
+            next_id_file: 0,
+            parker,
+            stop: stop.clone(),
+        };
+        let threads = Threads {
+            wal: affinity.spawn(Role::Wal, 0, "tally-wal", move || wal.run())?,
+            exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
+            maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
+            stop,
+        };
+        let guarded = ServiceBuilder::new()
+            .layer(CircuitBreakerLayer::with_classifier(breaker.clone(), EngineClassifier))
+            .service(processor.clone());
+        let shared = Shared {
+            batch: processor,
+            breaker,
+            affinity: affinity.clone(),
+            records,
+            handoff,
+            health,
+            counters,
+            sync_times,
+            recovery: report,
+            segment_bytes,
+            threads: Mutex::new(Some(threads)),
+        };
+        Ok(TallyEngine { shared: Arc::new(shared), guarded })
+    }
+
+    /// Processes transactions, in their order, each for itself.
+    ///
+    /// # Errors
+    /// [`EngineError`], which says whether they were executed.
+    pub async fn process(
+        &self,
+        transactions: TransactionBatch,
+        deadline: Option<Instant>,
+    ) -> Result<Outcomes, EngineError> {
+        match self.write(Command::Transactions(transactions), deadline).await? {
+            Reply::Transactions(outcomes) => Ok(outcomes),
+            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// Creates accounts, all or none.
+    ///
+    /// # Errors
+    /// [`EngineError`], which says whether they were created.
+    pub async fn create_accounts(
+        &self,
+        accounts: Vec<NewAccount>,
+        deadline: Option<Instant>,
+    ) -> Result<CreatedAccounts, EngineError> {
+        match self.write(Command::CreateAccounts(accounts), deadline).await? {
+            Reply::CreateAccounts(created) => Ok(created),
+            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// Reads an account.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn account(
+        &self,
+        id: String,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Box<AccountSnapshot>>, EngineError> {
+        match self.read(Command::Account(id), deadline).await? {
+            Reply::Account(account) => Ok(account),
+            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// Reads up to `limit` accounts from `from` on, and says where the next page begins.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn accounts(
+        &self,
+        from: AccountIndex,
+        limit: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(Vec<AccountSnapshot>, Option<AccountIndex>), EngineError> {
+        match self.read(Command::Accounts { from, limit }, deadline).await? {
+            Reply::Accounts { accounts, next } => Ok((accounts, next)),
+            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// Finds a transaction by its id. The record is read on a blocking thread: an old one may be far down a cold disk,
+    /// and neither EXEC nor NET waits for that.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn transaction(
+        &self,
+        id: String,
+        deadline: Option<Instant>,
+    ) -> Result<Option<FoundTransaction>, EngineError> {
+        let Reply::Located(candidates) = self.read(Command::Locate(id.clone()), deadline).await? else {
+            return Err(EngineError::Store(StoreFault::ReadFailed));
+        };
+        let records = self.shared.records.clone();
+        let search = tokio::task::spawn_blocking(move || {
+            candidates.into_iter().find_map(|position| records.find(position, &id).transpose()).transpose()
+        });
+        match search.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a record could not be read back");
+                Err(EngineError::Store(StoreFault::ReadFailed))
+            }
+            Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// The names of accounts, in the order asked for.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn account_ids(
+        &self,
+        indexes: Vec<AccountIndex>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<String>, EngineError> {
+        match self.read(Command::AccountIds(indexes), deadline).await? {
+            Reply::AccountIds(ids) => Ok(ids),
+            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
+        }
+    }
+
+    /// The breaker, one coherent snapshot.
+    #[must_use]
+    pub fn circuit_stats(&self) -> CircuitBreakerStats {
+        self.shared.breaker.stats()
+    }
+
+    /// The breaker, for the operator and for the ticker.
+    #[must_use]
+    pub fn breaker(&self) -> &LatencyCircuitBreaker {
+        &self.shared.breaker
+    }
+
+    /// Where threads run.
+    #[must_use]
+    pub fn affinity(&self) -> &CpuAffinityManager {
+        &self.shared.affinity
+    }
+
+    /// Whether the engine can go on.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
+    /// What opening the store found.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.shared.recovery
+    }
+
+    /// The queue, the batches, the journal and the ledger.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        let durable = self.shared.handoff.progress().durable.chain;
+        EngineStats {
+            batch: self.shared.batch.stats(),
+            sync: self.shared.sync_times.summary(),
+            ledger: self.shared.counters.read(),
+            journal_bytes: u64::from(durable.position.segment()) * u64::from(self.shared.segment_bytes)
+                + u64::from(durable.position.offset()),
+            durable_block: durable.block_sequence.saturating_sub(1),
+        }
+    }
+
+    /// Lets no command in any more, and waits until all that are in are done, durable and answered, and the threads have
+    /// ended. Call it from a thread that may block. A second call does nothing.
+    pub fn drain(&self) {
+        self.shared.batch.close();
+        let Some(Threads { exec, wal, maintenance, stop }) = self.shared.threads.lock().take() else { return };
+        stop.stop();
+        // A thread that panicked has said so through `Health`.
+        let _ = maintenance.join();
+        let _ = exec.join();
+        let _ = wal.join();
+    }
+
+    async fn write(&self, command: Command, deadline: Option<Instant>) -> Answered {
+        let mut guarded = self.guarded.clone();
+        match guarded.call(Submission { item: command, deadline }).await {
+            Ok(answer) => Ok(answer.value.result?),
+            Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
+            Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
+        }
+    }
+
+    async fn read(&self, command: Command, deadline: Option<Instant>) -> Answered {
+        let answer = self.shared.batch.submit(Submission { item: command, deadline }).await?;
+        Ok(answer.value.result?)
+    }
+}

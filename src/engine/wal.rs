@@ -1,0 +1,99 @@
+//! WAL: the thread that makes blocks durable and gives the answers that waited for them.
+
+use std::sync::Arc;
+
+use super::{
+    fault::StoreFault,
+    handoff::{Handoff, PendingAnswer, Spare, Work},
+    health::{Condition, Health},
+};
+use crate::{
+    batch::{Answerer, Notifier},
+    distribution::Distribution,
+    store::{
+        embedded::{DurablePoint, SealedBlock},
+        journal::{BlockBuffer, JournalWriter},
+    },
+};
+
+/// Buffers larger than this are not kept for the next block.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct Wal {
+    pub(super) handoff: Arc<Handoff>,
+    pub(super) writer: JournalWriter,
+    pub(super) answerer: Answerer,
+    /// Wakes EXEC when a block is done.
+    pub(super) exec: Notifier,
+    pub(super) health: Arc<Health>,
+    pub(super) sync_times: Arc<Distribution>,
+    pub(super) durable: DurablePoint,
+    pub(super) failed: bool,
+}
+
+// ===== impl Wal =====
+
+impl Wal {
+    /// Writes blocks until EXEC says that there are no more.
+    pub(super) fn run(mut self) {
+        while let Some(Work { mut block, mut answers }) = self.handoff.next() {
+            let result = block.as_mut().map_or(Ok(()), |block| self.write(block));
+            let result = if self.failed { Err(result.err().unwrap_or(StoreFault::Failed)) } else { Ok(self.durable) };
+            self.handoff.finished(result);
+            // EXEC first: it closes the next block while the answers go out.
+            self.exec.notify();
+            if let Err(fault) = result {
+                refuse(&mut answers, fault);
+            }
+            self.answerer.answer_all(&mut answers);
+            self.handoff.recycle(Spare { buffer: block.and_then(spare_buffer), answers });
+        }
+    }
+
+    /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
+    /// kernel may have dropped the pages that it could not write.
+    fn write(&mut self, block: &mut SealedBlock) -> Result<(), StoreFault> {
+        if self.failed {
+            return Err(StoreFault::Failed);
+        }
+        match self.writer.append(&block.meta, &mut block.buffer) {
+            Ok(receipt) => {
+                self.sync_times.record_duration(receipt.write_duration + receipt.sync_duration);
+                self.durable = DurablePoint { chain: receipt.end, order: block.end };
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal could not be written: no more transactions until the next start");
+                self.failed = true;
+                self.health.fail(Condition::StoreFailed);
+                Err(StoreFault::WriteFailed)
+            }
+        }
+    }
+}
+
+impl Drop for Wal {
+    /// However the thread ends, EXEC must not wait for it.
+    fn drop(&mut self) {
+        self.handoff.abandon();
+        self.exec.notify();
+        if std::thread::panicking() {
+            self.health.fail(Condition::Panicked);
+        }
+    }
+}
+
+/// What was promised can't be kept: every answer that waited for the block is replaced by the fault.
+fn refuse(answers: &mut [PendingAnswer], fault: StoreFault) {
+    for (_, answer) in answers {
+        answer.result = Err(fault);
+    }
+}
+
+fn spare_buffer(block: SealedBlock) -> Option<BlockBuffer> {
+    let mut buffer = block.buffer;
+    buffer.clear();
+    (buffer.capacity() <= SPARE_BYTES_MAX).then_some(buffer)
+}

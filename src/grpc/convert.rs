@@ -1,0 +1,340 @@
+//! From the wire to the ledger and back: shapes and bounds are checked here, before anything is queued.
+
+use tonic_types::FieldViolation;
+
+use crate::{
+    engine::TransactionBatch,
+    id::{check_asset, check_id},
+    ledger::{
+        AccountSnapshot, AccountStatus, BalanceRule, Committed, EffectiveTime, Heading, Metadata, NewAccount, Phase,
+        TRANSFERS_MAX, Transfer,
+        account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
+    },
+    money::Amount,
+    proto::{self, amount, transfer},
+    time::Timestamp,
+};
+
+/// Violations that are told of one request; more would help nobody.
+const VIOLATIONS_MAX: usize = 16;
+/// `google.protobuf.Timestamp`: 0001-01-01 to 9999-12-31.
+const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// Why a request was refused before it was queued.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Fields are malformed.
+    Invalid(Vec<FieldViolation>),
+    /// The phase is not part of this release.
+    PhaseNotSupported(&'static str),
+}
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<FieldViolation>);
+
+// ===== impl Violations =====
+
+impl Violations {
+    /// Adds a violation. `field` is only made into text if something is wrong.
+    pub fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
+        if self.0.len() < VIOLATIONS_MAX {
+            self.0.push(FieldViolation::new(field.to_string(), description.to_string()));
+        }
+    }
+
+    fn check(&mut self, field: impl std::fmt::Display, result: Result<(), impl std::fmt::Display>) {
+        if let Err(error) = result {
+            self.add(field, error);
+        }
+    }
+
+    /// Nothing, or what is wrong.
+    ///
+    /// # Errors
+    /// The violations, if there are any.
+    pub fn finish(self) -> Result<(), Vec<FieldViolation>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+    }
+}
+
+/// Checks a transaction and adds it to `batch`.
+///
+/// # Errors
+/// [`Refusal`]. `batch` is unchanged then.
+pub fn push_transaction(
+    batch: &mut TransactionBatch,
+    request: &proto::ProcessTransactionRequest,
+) -> Result<(), Refusal> {
+    let mut violations = Violations::default();
+    violations.check("transaction_id", check_id(&request.transaction_id));
+    let unsupported = match proto::TransactionPhase::try_from(request.phase) {
+        Ok(proto::TransactionPhase::Unspecified | proto::TransactionPhase::Posted) => None,
+        Ok(phase) => Some(phase.as_str_name()),
+        Err(_) => {
+            violations.add("phase", format_args!("{} is not a phase", request.phase));
+            None
+        }
+    };
+    if unsupported.is_none() {
+        if !request.pending_transaction_id.is_empty() {
+            violations.add("pending_transaction_id", "must be unset unless a pending transaction is posted or voided");
+        }
+        if request.pending_timeout.is_some() {
+            violations.add("pending_timeout", "must be unset unless the phase is TRANSACTION_PHASE_PENDING");
+        }
+    }
+    if request.transfers.is_empty() || request.transfers.len() > TRANSFERS_MAX {
+        let count = request.transfers.len();
+        violations.add("transfers", format_args!("has {count} transfers, 1 to {TRANSFERS_MAX} are allowed"));
+    }
+    for (place, transfer) in request.transfers.iter().enumerate().take(TRANSFERS_MAX) {
+        check_transfer(&mut violations, place, transfer);
+    }
+    let effective_time =
+        request.effective_time.as_ref().and_then(|time| effective_time(&mut violations, "effective_time", time));
+    check_metadata(&mut violations, "metadata", &request.metadata);
+    violations.finish().map_err(Refusal::Invalid)?;
+    if let Some(phase) = unsupported {
+        return Err(Refusal::PhaseNotSupported(phase));
+    }
+    let heading = Heading {
+        id: &request.transaction_id,
+        phase: Phase::Posted,
+        effective_time,
+        metadata: &request.metadata,
+    };
+    batch.push(&heading, request.transfers.iter().map(to_transfer));
+    Ok(())
+}
+
+fn check_transfer(violations: &mut Violations, place: usize, transfer: &proto::Transfer) {
+    violations.check(
+        format_args!("transfers[{place}].debit_account_id"),
+        check_id(&transfer.debit_account_id),
+    );
+    violations.check(
+        format_args!("transfers[{place}].credit_account_id"),
+        check_id(&transfer.credit_account_id),
+    );
+    match &transfer.amount {
+        Some(transfer::Amount::MinorUnits(units)) if *units > 0 => {}
+        Some(transfer::Amount::MinorUnits(units)) => {
+            violations.add(
+                format_args!("transfers[{place}].minor_units"),
+                format_args!("is {units}, must be 1 to {}", i64::MAX),
+            );
+        }
+        Some(transfer::Amount::WideMinorUnits(wide)) if wide.high > 0 || wide.low > 0 => {}
+        Some(transfer::Amount::WideMinorUnits(_)) => {
+            violations
+                .add(format_args!("transfers[{place}].wide_minor_units"), "is 0, must be 1 to 2^128 - 1");
+        }
+        None => violations.add(format_args!("transfers[{place}].amount"), "must be set"),
+    }
+    if transfer.code < 0 {
+        violations.add(
+            format_args!("transfers[{place}].code"),
+            format_args!("is {}, must be 0 to {}", transfer.code, i32::MAX),
+        );
+    }
+}
+
+fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata) {
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        let count = metadata.len();
+        violations.add(field, format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed"));
+    }
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > METADATA_BYTES_MAX {
+        violations.add(field, format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed"));
+    }
+    if let Some(key) = metadata.keys().find(|key| key.is_empty() || key.len() > METADATA_KEY_BYTES_MAX) {
+        let length = key.len();
+        violations.add(field, format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed"));
+    }
+}
+
+fn effective_time(
+    violations: &mut Violations,
+    field: &str,
+    time: &prost_types::Timestamp,
+) -> Option<EffectiveTime> {
+    let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    if !SECONDS.contains(&time.seconds) {
+        violations.add(format_args!("{field}.seconds"), format_args!("is {}, outside the years 1 to 9999", time.seconds));
+    }
+    if nanos.is_none() {
+        violations.add(format_args!("{field}.nanos"), format_args!("is {}, must be 0 to 999999999", time.nanos));
+    }
+    nanos.map(|nanos| EffectiveTime { seconds: time.seconds, nanos })
+}
+
+/// After [`check_transfer`].
+fn to_transfer(transfer: &proto::Transfer) -> Transfer<&str> {
+    let amount = match &transfer.amount {
+        Some(transfer::Amount::MinorUnits(units)) => Amount::from(u64::try_from(*units).unwrap_or_default()),
+        Some(transfer::Amount::WideMinorUnits(wide)) => from_wide(wide),
+        None => Amount::ZERO,
+    };
+    Transfer {
+        debit: &transfer.debit_account_id,
+        credit: &transfer.credit_account_id,
+        amount,
+        code: u32::try_from(transfer.code).unwrap_or_default(),
+    }
+}
+
+/// A transfer of the journal, as a client sent it.
+#[must_use]
+pub fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
+    let amount = match i64::try_from(amount.minor_units()) {
+        Ok(units) => transfer::Amount::MinorUnits(units),
+        Err(_) => transfer::Amount::WideMinorUnits(to_wide(amount)),
+    };
+    proto::Transfer {
+        debit_account_id: debit,
+        credit_account_id: credit,
+        code: i32::try_from(code).unwrap_or(i32::MAX),
+        amount: Some(amount),
+    }
+}
+
+fn from_wide(wide: &proto::Uint128) -> Amount {
+    Amount::new(u128::from(wide.high) << 64 | u128::from(wide.low))
+}
+
+fn to_wide(amount: Amount) -> proto::Uint128 {
+    let units = amount.minor_units();
+    let half = |units: u128| u64::try_from(units & u128::from(u64::MAX)).unwrap_or_default();
+    proto::Uint128 { high: half(units >> 64), low: half(units) }
+}
+
+fn from_amount(amount: Amount) -> proto::Amount {
+    let value = match i64::try_from(amount.minor_units()) {
+        Ok(units) => amount::Value::MinorUnits(units),
+        Err(_) => amount::Value::WideMinorUnits(to_wide(amount)),
+    };
+    proto::Amount { value: Some(value) }
+}
+
+/// Checks an account that is to be created. `prefix` is its path in the request.
+pub fn to_new_account(
+    violations: &mut Violations,
+    prefix: &str,
+    account: Option<proto::Account>,
+) -> Option<NewAccount> {
+    let Some(account) = account else {
+        violations.add(prefix, "must be set");
+        return None;
+    };
+    violations.check(format_args!("{prefix}.id"), check_id(&account.id));
+    violations.check(format_args!("{prefix}.asset"), check_asset(&account.asset));
+    let rule = match proto::BalanceRule::try_from(account.balance_rule) {
+        Ok(proto::BalanceRule::Unspecified | proto::BalanceRule::Unlimited) => BalanceRule::Unlimited,
+        Ok(proto::BalanceRule::CreditBalance) => BalanceRule::CreditBalance,
+        Ok(proto::BalanceRule::DebitBalance) => BalanceRule::DebitBalance,
+        Err(_) => {
+            violations.add(format_args!("{prefix}.balance_rule"), format_args!("{} is not a rule", account.balance_rule));
+            BalanceRule::Unlimited
+        }
+    };
+    let status = match proto::AccountStatus::try_from(account.status) {
+        Ok(proto::AccountStatus::Unspecified | proto::AccountStatus::Open) => AccountStatus::Open,
+        Ok(proto::AccountStatus::Frozen) => AccountStatus::Frozen,
+        Ok(proto::AccountStatus::Closed) => AccountStatus::Closed,
+        Err(_) => {
+            violations.add(format_args!("{prefix}.status"), format_args!("{} is not a status", account.status));
+            AccountStatus::Open
+        }
+    };
+    let overdraft_limit = overdraft_limit(violations, prefix, account.overdraft_limit.as_ref());
+    if rule == BalanceRule::Unlimited && !overdraft_limit.is_zero() {
+        violations.add(
+            format_args!("{prefix}.overdraft_limit"),
+            "must be unset with BALANCE_RULE_UNLIMITED, which has no bound to move",
+        );
+    }
+    if account.balances.is_some() {
+        violations.add(format_args!("{prefix}.balances"), "is output only, must be unset");
+    }
+    if account.create_time.is_some() {
+        violations.add(format_args!("{prefix}.create_time"), "is output only, must be unset");
+    }
+    check_metadata(violations, &format!("{prefix}.metadata"), &account.metadata);
+    let proto::Account { id, asset, metadata, .. } = account;
+    Some(NewAccount { id, asset, rule, overdraft_limit, status, metadata })
+}
+
+fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&proto::Amount>) -> Amount {
+    match limit.and_then(|limit| limit.value.as_ref()) {
+        None => Amount::ZERO,
+        Some(amount::Value::WideMinorUnits(wide)) => from_wide(wide),
+        Some(amount::Value::MinorUnits(units)) => match u64::try_from(*units) {
+            Ok(units) => Amount::from(units),
+            Err(_) => {
+                violations.add(
+                    format_args!("{prefix}.overdraft_limit.minor_units"),
+                    format_args!("is {units}, must be 0 to {}", i64::MAX),
+                );
+                Amount::ZERO
+            }
+        },
+    }
+}
+
+/// An account as a client sees it.
+#[must_use]
+pub fn from_account(snapshot: AccountSnapshot) -> proto::Account {
+    let AccountSnapshot { account, balances, create_time } = snapshot;
+    let rule = match account.rule {
+        BalanceRule::Unlimited => proto::BalanceRule::Unlimited,
+        BalanceRule::CreditBalance => proto::BalanceRule::CreditBalance,
+        BalanceRule::DebitBalance => proto::BalanceRule::DebitBalance,
+    };
+    let status = match account.status {
+        AccountStatus::Open => proto::AccountStatus::Open,
+        AccountStatus::Frozen => proto::AccountStatus::Frozen,
+        AccountStatus::Closed => proto::AccountStatus::Closed,
+    };
+    proto::Account {
+        id: account.id,
+        asset: account.asset,
+        balance_rule: rule.into(),
+        overdraft_limit: Some(from_amount(account.overdraft_limit)),
+        status: status.into(),
+        metadata: account.metadata,
+        balances: Some(proto::Balances {
+            debits_pending: Some(from_amount(balances.debits_pending)),
+            debits_posted: Some(from_amount(balances.debits_posted)),
+            credits_pending: Some(from_amount(balances.credits_pending)),
+            credits_posted: Some(from_amount(balances.credits_posted)),
+        }),
+        create_time: Some(from_time(create_time)),
+    }
+}
+
+/// A committed transaction as a client sees it.
+#[must_use]
+pub fn from_committed(
+    transaction_id: String,
+    committed: Committed,
+    replayed: bool,
+) -> proto::ProcessTransactionResponse {
+    proto::ProcessTransactionResponse {
+        transaction_id,
+        sequence: i64::try_from(committed.sequence).unwrap_or(i64::MAX),
+        commit_time: Some(from_time(committed.time)),
+        replayed,
+    }
+}
+
+/// The ledger's time as a client sees it.
+#[must_use]
+pub fn from_time(time: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = time.seconds_and_nanos();
+    prost_types::Timestamp {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}

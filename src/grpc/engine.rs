@@ -1,0 +1,129 @@
+//! `tally.v1.EngineService`: the engine's own state. Nothing here passes the breaker or the queue.
+
+use std::time::{Duration, SystemTime};
+
+use tonic::{Request, Response, Status};
+
+use super::{circuit, topology};
+use crate::{
+    distribution::Summary,
+    engine::{EngineStats, TallyEngine},
+    proto::{
+        self, FlushReasons, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
+        GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary, LedgerStats, SizeSummary,
+        engine_service_server,
+    },
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct EngineService {
+    engine: TallyEngine,
+}
+
+// ===== impl EngineService =====
+
+impl EngineService {
+    /// Shows `engine`.
+    #[must_use]
+    pub const fn new(engine: TallyEngine) -> Self {
+        EngineService { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl engine_service_server::EngineService for EngineService {
+    async fn get_circuit_stats(
+        &self,
+        _: Request<GetCircuitStatsRequest>,
+    ) -> Result<Response<GetCircuitStatsResponse>, Status> {
+        Ok(Response::new(GetCircuitStatsResponse {
+            circuits: vec![circuit::from_stats(&self.engine.circuit_stats())],
+            snapshot_time: Some(SystemTime::now().into()),
+        }))
+    }
+
+    async fn get_topology(&self, _: Request<GetTopologyRequest>) -> Result<Response<GetTopologyResponse>, Status> {
+        // It reads a few files of /proc for each thread, which do not block on a disk.
+        Ok(Response::new(topology::from_info(&self.engine.affinity().topology())))
+    }
+
+    async fn get_batch_stats(
+        &self,
+        _: Request<GetBatchStatsRequest>,
+    ) -> Result<Response<GetBatchStatsResponse>, Status> {
+        Ok(Response::new(from_stats(&self.engine.stats())))
+    }
+}
+
+fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
+    let EngineStats { batch, sync, ledger, journal_bytes, durable_block, unknown_outcomes } = stats;
+    GetBatchStatsResponse {
+        queue_depth: count(batch.queue_depth as u64),
+        queue_capacity: count(batch.queue_capacity as u64),
+        flush_reasons: Some(FlushReasons {
+            idle: count(batch.flush_idle),
+            items: count(batch.flush_items),
+            bytes: count(batch.flush_bytes),
+            drain: count(batch.flush_drain),
+        }),
+        batch_transactions: Some(sizes(&batch.items)),
+        batch_bytes: Some(sizes(&batch.bytes)),
+        queue_wait: Some(latencies(&batch.queue_wait)),
+        commit: Some(latencies(&batch.commit)),
+        sync: Some(latencies(sync)),
+        expired: count(batch.expired),
+        cancelled: count(batch.cancelled),
+        full: count(batch.full),
+        replies_missing: count(batch.replies_missing),
+        unknown_outcomes: count(*unknown_outcomes),
+        ledger: Some(LedgerStats {
+            accounts: count(ledger.accounts),
+            last_sequence: count(ledger.last_sequence),
+            transaction_ids: count(ledger.ids),
+            transaction_id_bytes: count(ledger.id_bytes),
+            bytes_per_transaction_id: if ledger.ids == 0 { 0.0 } else { ledger.id_bytes as f64 / ledger.ids as f64 },
+            account_bytes: count(ledger.account_bytes),
+            journal_bytes: count(*journal_bytes),
+            durable_block: count(*durable_block),
+            committed: count(ledger.committed),
+            rejected: count(ledger.rejected),
+            replayed: count(ledger.replayed),
+        }),
+    }
+}
+
+/// A count as the wire has it.
+pub(super) fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A duration as the wire has it.
+pub(super) fn duration(value: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(value.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+fn latencies(summary: &Summary) -> LatencySummary {
+    let nanos = |value| Some(duration(Duration::from_nanos(value)));
+    LatencySummary {
+        p50: nanos(summary.p50),
+        p90: nanos(summary.p90),
+        p99: nanos(summary.p99),
+        p999: nanos(summary.p999),
+        max: nanos(summary.max),
+        count: count(summary.count),
+    }
+}
+
+fn sizes(summary: &Summary) -> proto::SizeSummary {
+    SizeSummary {
+        p50: count(summary.p50),
+        p99: count(summary.p99),
+        max: count(summary.max),
+        mean: summary.mean,
+        count: count(summary.count),
+    }
+}

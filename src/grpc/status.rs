@@ -1,0 +1,262 @@
+//! The one place where the domain's answers become gRPC statuses.
+//!
+//! Every error carries a `google.rpc.ErrorInfo` of domain [`DOMAIN`], with a reason that programs can rely on and the
+//! word whether the call was `executed`: `false`, or `unknown`.
+
+use std::{collections::HashMap, time::Duration};
+
+use prost::Message;
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{
+    batch::BatchError,
+    breaker::{BreakerMode, CircuitState},
+    engine::{EngineError, StoreFault},
+    ledger::{ContentField, Reason, Rejection, Side},
+};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "tally.v1";
+
+/// The metadata by which gRPC clients are told when to try again (gRFC A6): milliseconds, in decimal.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// How long to wait for a service that is shutting down: another one should be up by then.
+const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
+
+/// Whether the call was executed, as far as anybody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executed {
+    /// It was not, and will not be.
+    No,
+    /// It may have been, or may yet be. The same id tells.
+    Unknown,
+}
+
+/// A status in the making.
+struct Draft {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    executed: Executed,
+    retry_after: Option<Duration>,
+    metadata: Vec<(&'static str, String)>,
+    violations: Vec<FieldViolation>,
+}
+
+// ===== impl Draft =====
+
+impl Draft {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Draft {
+            code,
+            reason,
+            message: message.into(),
+            executed: Executed::No,
+            retry_after: None,
+            metadata: Vec::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.metadata.push((key, value.into()));
+        self
+    }
+
+    fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    fn executed(mut self, executed: Executed) -> Self {
+        self.executed = executed;
+        self
+    }
+
+    fn build(self) -> Status {
+        let executed = match self.executed {
+            Executed::No => "false",
+            Executed::Unknown => "unknown",
+        };
+        let mut metadata: HashMap<String, String> =
+            self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        metadata.insert("executed".to_owned(), executed.to_owned());
+        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, metadata);
+        if !self.violations.is_empty() {
+            details.set_bad_request(self.violations);
+        }
+        if let Some(delay) = self.retry_after {
+            details.set_retry_info(Some(delay));
+        }
+        let mut status = Status::with_error_details(self.code, self.message, details);
+        if let Some(delay) = self.retry_after {
+            // At least one: zero would mean "at once", and a negative number "never".
+            let millis = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX).max(1);
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from(millis));
+        }
+        status
+    }
+}
+
+/// The request is malformed: every field that is, up to a bound, with what is wrong with it.
+#[must_use]
+pub fn invalid(violations: Vec<FieldViolation>) -> Status {
+    let message = violations.first().map_or_else(
+        || "the request is malformed".to_owned(),
+        |first| match violations.len() {
+            1 => format!("{}: {}", first.field, first.description),
+            count => format!("{}: {} (and {} more)", first.field, first.description, count - 1),
+        },
+    );
+    let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELD", message);
+    draft.violations = violations;
+    draft.build()
+}
+
+/// One field is malformed.
+#[must_use]
+pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -> Status {
+    invalid(vec![FieldViolation::new(field, description)])
+}
+
+/// The phase is part of the contract but not of this release.
+#[must_use]
+pub fn phase_not_supported(phase: &str) -> Status {
+    let message = format!("phase {phase} is not supported by this release; TRANSACTION_PHASE_POSTED is");
+    Draft::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message).with("phase", phase).build()
+}
+
+/// The ledger refused a transaction. `account_id` is the account that the reason is about.
+#[must_use]
+pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Status {
+    let Rejection { reason, transfer, side } = rejection;
+    let side = match side {
+        Side::Debit => "debit_account_id",
+        Side::Credit => "credit_account_id",
+    };
+    let (code, words) = match reason {
+        Reason::AccountNotFound => (Code::NotFound, "does not exist"),
+        Reason::SameAccount => (Code::FailedPrecondition, "is on both sides of the transfer"),
+        Reason::AssetMismatch => (Code::FailedPrecondition, "has another asset than the debit account"),
+        Reason::AccountFrozen => (Code::FailedPrecondition, "is frozen"),
+        Reason::AccountClosed => (Code::FailedPrecondition, "is closed"),
+        Reason::InsufficientFunds => (Code::FailedPrecondition, "has insufficient funds under its balance rule"),
+        Reason::BalanceOverflow => (Code::OutOfRange, "would exceed 2^128 - 1 minor units"),
+    };
+    let message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
+    Draft::new(code, reason_name(reason), message)
+        .with("transfer", transfer.to_string())
+        .with("field", format!("transfers[{transfer}].{side}"))
+        .with("account_id", account_id)
+        .with("replayed", replayed.to_string())
+        .build()
+}
+
+const fn reason_name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::AccountNotFound => "ACCOUNT_NOT_FOUND",
+        Reason::SameAccount => "SAME_ACCOUNT",
+        Reason::AssetMismatch => "ASSET_MISMATCH",
+        Reason::AccountFrozen => "ACCOUNT_FROZEN",
+        Reason::AccountClosed => "ACCOUNT_CLOSED",
+        Reason::InsufficientFunds => "INSUFFICIENT_FUNDS",
+        Reason::BalanceOverflow => "BALANCE_OVERFLOW",
+    }
+}
+
+/// The id belongs to a transaction with other content.
+#[must_use]
+pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
+    let message = format!("transaction_id {transaction_id:?} was used before with another {field}");
+    Draft::new(Code::AlreadyExists, "TRANSACTION_ID_REUSED", message)
+        .with("transaction_id", transaction_id)
+        .with("field", field.to_string())
+        .build()
+}
+
+/// The id belongs to an account with other content.
+#[must_use]
+pub fn account_id_reused(account_id: &str) -> Status {
+    let message = format!("account {account_id:?} exists with other content");
+    Draft::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message).with("account_id", account_id).build()
+}
+
+/// There is no such account.
+#[must_use]
+pub fn account_not_found(account_id: &str) -> Status {
+    let message = format!("account {account_id:?} does not exist");
+    Draft::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message).with("account_id", account_id).build()
+}
+
+/// There is no such transaction.
+#[must_use]
+pub fn transaction_not_found(transaction_id: &str) -> Status {
+    let message = format!("transaction {transaction_id:?} is not known");
+    Draft::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message).with("transaction_id", transaction_id).build()
+}
+
+/// The ledger has as many accounts as it can number.
+#[must_use]
+pub fn accounts_full() -> Status {
+    Draft::new(Code::ResourceExhausted, "ACCOUNTS_FULL", "the ledger can't number any more accounts").build()
+}
+
+/// The service is going down, and a stream is ended for it.
+#[must_use]
+pub fn shutting_down() -> Status {
+    Draft::new(Code::Unavailable, "SHUTTING_DOWN", "the service is shutting down")
+        .retry_after(SHUTDOWN_RETRY)
+        .build()
+}
+
+/// A command was not answered.
+#[must_use]
+pub fn engine(error: &EngineError) -> Status {
+    match error {
+        EngineError::CircuitOpen(rejection) => {
+            let why = match (rejection.mode, rejection.state) {
+                (BreakerMode::ForcedOpen, _) => "an operator holds the circuit open",
+                (_, CircuitState::HalfOpen) => "the circuit is half open and its probes are under way",
+                (_, CircuitState::Ramp) => "the circuit is ramping up",
+                _ => "the circuit is open",
+            };
+            Draft::new(Code::Unavailable, "CIRCUIT_OPEN", why).retry_after(rejection.retry_after).build()
+        }
+        EngineError::Batch(error) => batch(*error),
+        EngineError::Store(fault) => {
+            let (code, executed) = match fault {
+                StoreFault::WriteFailed => (Code::Unavailable, Executed::Unknown),
+                StoreFault::Failed => (Code::Unavailable, Executed::No),
+                StoreFault::ReadFailed => (Code::Internal, Executed::Unknown),
+            };
+            Draft::new(code, "STORE_FAILED", fault.to_string()).executed(executed).build()
+        }
+    }
+}
+
+fn batch(error: BatchError) -> Status {
+    let executed = if error.is_not_executed() { Executed::No } else { Executed::Unknown };
+    let message = error.to_string();
+    let draft = match error {
+        BatchError::Full { retry_after } => {
+            Draft::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_after(retry_after)
+        }
+        BatchError::Closed => return shutting_down(),
+        BatchError::ExpiredInQueue => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
+        BatchError::ExpiredInExecution => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message),
+        BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
+    };
+    draft.executed(executed).build()
+}
+
+/// The status as a value, for the results of many transactions.
+#[must_use]
+pub fn to_value(status: &Status) -> tonic_types::Status {
+    tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}

@@ -1,0 +1,334 @@
+//! EXEC's half of the store: the ledger, the ids it knows, and the block that is being filled.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    OrderPoint,
+    error::BookError,
+    recall::{RecordReader, parse_record, recalled},
+};
+use crate::{
+    ledger::{
+        AccountOutcome, Committed, Journal, Ledger, NewAccount, Outcome, Recalled, TransactionView,
+        record::{Entry, RECORD_BYTES_MAX, put_record},
+        tag_index::TagIndex,
+    },
+    store::journal::{BlockBuffer, BlockMeta, HEADER_BYTES, Placement, Position},
+    time::{Timestamp, WallClock},
+};
+
+/// Records that an id might name: nearly always none or one.
+pub type Candidates = SmallVec<[Position; 1]>;
+
+/// The ledger and its journal, as the one thread sees them that may change them.
+#[derive(Debug)]
+pub struct Book {
+    ledger: Ledger,
+    pages: Pages,
+}
+
+/// A block on its way to the disk.
+#[derive(Debug)]
+pub struct SealedBlock {
+    /// Its place and numbers.
+    pub meta: BlockMeta,
+    /// Its bytes.
+    pub buffer: BlockBuffer,
+    /// Where the order stands behind it.
+    pub end: OrderPoint,
+}
+
+/// The ledger's memory of transactions.
+#[derive(Debug)]
+struct Pages {
+    ids: TagIndex,
+    seed: u64,
+    reader: RecordReader,
+    placement: Placement,
+    /// Blocks before this position can be read from the disk.
+    durable: Position,
+    block: OpenBlock,
+    order: OrderPoint,
+    clock: Arc<dyn WallClock>,
+    /// Where a record is put together. Kept to be filled again.
+    scratch: Vec<u8>,
+    /// Where a record is read back. Kept to be filled again.
+    read_buffer: Vec<u8>,
+}
+
+/// The block that is being filled.
+#[derive(Debug)]
+struct OpenBlock {
+    buffer: BlockBuffer,
+    records: u32,
+    committed: u32,
+    base_time: Timestamp,
+    /// Where the order stood before it.
+    start: OrderPoint,
+}
+
+// ===== impl Book =====
+
+impl Book {
+    /// A book that goes on with `ledger` where `order` and `placement` stand.
+    #[must_use]
+    pub fn new(
+        ledger: Ledger,
+        ids: TagIndex,
+        seed: u64,
+        reader: RecordReader,
+        placement: Placement,
+        order: OrderPoint,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
+        let buffer = BlockBuffer::with_capacity(0);
+        let pages = Pages {
+            ids,
+            seed,
+            reader,
+            placement,
+            durable: placement.next_block_position(),
+            block: OpenBlock { buffer, records: 0, committed: 0, base_time: order.last_time, start: order },
+            order,
+            clock,
+            scratch: Vec::new(),
+            read_buffer: Vec::new(),
+        };
+        Book { ledger, pages }
+    }
+
+    /// The accounts.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Where the order stands.
+    #[must_use]
+    pub const fn order(&self) -> OrderPoint {
+        self.pages.order
+    }
+
+    /// Processes a transaction. The caller has made sure that there [is room](Book::has_room).
+    ///
+    /// # Errors
+    /// [`BookError`] if what is recorded under its id can't be read (yet). Nothing has changed then.
+    pub fn process(&mut self, transaction: &TransactionView<'_, &str>) -> Result<Outcome, BookError> {
+        self.ledger.process(transaction, &mut self.pages)
+    }
+
+    /// Creates accounts, all or none. The caller has made sure that there [is room](Book::has_room).
+    pub fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> AccountOutcome {
+        self.ledger.create_accounts(accounts, &mut self.pages)
+    }
+
+    /// Where the record of transaction `id` is, if there is one. The hash alone decides, so each candidate has to be
+    /// read and its id compared, once it is durable.
+    #[must_use]
+    pub fn candidates(&self, id: &str) -> Candidates {
+        let mut candidates = Candidates::new();
+        let tag = self.pages.tag(id);
+        let _none = self.pages.ids.find(tag, |value| {
+            candidates.push(Position::from_u64(value));
+            false
+        });
+        candidates
+    }
+
+    /// Whether `records` more records fit the open block, whatever they hold.
+    #[must_use]
+    pub fn has_room(&self, records: usize) -> bool {
+        let used = self.pages.block.buffer.body_bytes();
+        let room = (self.pages.placement.block_bytes_max() as usize).saturating_sub(used);
+        room / RECORD_BYTES_MAX >= records
+    }
+
+    /// Whether `bytes` more bytes fit the open block.
+    #[must_use]
+    pub fn has_room_for_bytes(&self, bytes: usize) -> bool {
+        let used = self.pages.block.buffer.body_bytes();
+        used.saturating_add(bytes) <= self.pages.placement.block_bytes_max() as usize
+    }
+
+    /// Records in the open block.
+    #[must_use]
+    pub const fn open_records(&self) -> u32 {
+        self.pages.block.records
+    }
+
+    /// Bytes in the open block.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.pages.block.buffer.body_bytes()
+    }
+
+    /// Closes the open block and opens the next one in `spare`. `None` if there is no record in it.
+    pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
+        self.pages.seal(spare)
+    }
+
+    /// Says that all blocks before `position` are durable.
+    pub fn durable_to(&mut self, position: Position) {
+        self.pages.durable = position;
+    }
+
+    /// How many transaction ids are known, and the bytes of memory they take.
+    #[must_use]
+    pub fn id_memory(&self) -> (usize, usize) {
+        (self.pages.ids.len(), self.pages.ids.memory_bytes())
+    }
+}
+
+// ===== impl Pages =====
+
+impl Pages {
+    fn tag(&self, id: &str) -> u64 {
+        id_tag(id, self.seed)
+    }
+
+    /// The body of the open block will stand here.
+    fn open_body_position(&self) -> Position {
+        body_position(self.placement.next_block_position())
+    }
+
+    fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
+        if self.block.records == 0 {
+            return None;
+        }
+        let position = self.placement.next_block_position();
+        let next = OpenBlock {
+            buffer: spare,
+            records: 0,
+            committed: 0,
+            base_time: self.order.last_time,
+            start: self.order,
+        };
+        let OpenBlock { buffer, records, base_time, start, .. } = std::mem::replace(&mut self.block, next);
+        // A block's body is at most `block_bytes_max`, which is a u32.
+        let body_bytes = u32::try_from(buffer.body_bytes()).unwrap_or(u32::MAX);
+        self.placement.advance(body_bytes);
+        let meta = BlockMeta {
+            position,
+            first_entry: start.next_entry,
+            first_sequence: start.next_sequence,
+            base_time_ns: base_time.as_nanos(),
+            record_count: records,
+        };
+        Some(SealedBlock { meta, buffer, end: self.order })
+    }
+
+    /// Opens the block's time with its first record: by the clock, but never before what was given out.
+    fn begin_block(&mut self) {
+        if self.block.records == 0 {
+            self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));
+            self.order.last_time = self.block.base_time;
+        }
+    }
+
+    /// Reads the record at `position` into `buffer` if it is on the disk.
+    fn read<'a>(&'a self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], BookError> {
+        let open = self.open_body_position();
+        if position >= open {
+            let offset = (position.offset() - open.offset()) as usize;
+            return Ok(self.block.buffer.body().get(offset..).unwrap_or_default());
+        }
+        if position >= self.durable {
+            return Err(BookError::NotYetDurable(position));
+        }
+        self.reader.read(position, buffer)
+    }
+}
+
+impl Journal for Pages {
+    type Error = BookError;
+
+    fn recall(&mut self, id: &str) -> Result<Option<Recalled<'_>>, BookError> {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let mut failure = None;
+        let found = self.ids.find(self.tag(id), |value| {
+            let position = Position::from_u64(value);
+            let matches = self
+                .read(position, &mut buffer)
+                .and_then(|bytes| parse_record(position, bytes))
+                .map(|framed| recalled(&framed).is_some_and(|(transaction, _)| transaction.id() == id));
+            matches.unwrap_or_else(|error| {
+                failure = Some(error);
+                true
+            })
+        });
+        self.read_buffer = buffer;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let Some(position) = found.map(Position::from_u64) else { return Ok(None) };
+        self.recall_at(position)
+    }
+
+    fn next_entry(&self) -> u64 {
+        self.order.next_entry
+    }
+
+    fn append(&mut self, id: Option<&str>, entry: Entry<'_>) -> Committed {
+        self.begin_block();
+        let body = self.open_body_position();
+        let offset = u32::try_from(self.block.buffer.body_bytes()).unwrap_or(u32::MAX);
+        let ordinal = self.block.committed;
+        let committed =
+            Committed { sequence: self.order.next_sequence, time: self.block.base_time.plus_nanos(u64::from(ordinal)) };
+        let scratch = &mut self.scratch;
+        self.block.buffer.append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
+        if let Some(id) = id {
+            let position = Position::new(body.segment(), body.offset() + offset);
+            self.ids.insert(id_tag(id, self.seed), position.as_u64());
+        }
+        self.block.records += 1;
+        self.order.next_entry += 1;
+        if matches!(entry, Entry::Committed { .. }) {
+            self.block.committed += 1;
+            self.order.next_sequence += 1;
+            self.order.last_time = committed.time;
+        }
+        committed
+    }
+}
+
+impl Pages {
+    /// The record at `position`, which was found readable a moment ago.
+    fn recall_at(&mut self, position: Position) -> Result<Option<Recalled<'_>>, BookError> {
+        let open = self.open_body_position();
+        let (bytes, origin) = if position >= open {
+            let offset = (position.offset() - open.offset()) as usize;
+            let start = Committed { sequence: self.block.start.next_sequence, time: self.block.base_time };
+            (self.block.buffer.body().get(offset..).unwrap_or_default(), Some(start))
+        } else {
+            (self.read_buffer.as_slice(), None)
+        };
+        let framed = parse_record(position, bytes)?;
+        let origin = match origin {
+            Some(origin) => origin,
+            None => self.reader.origin(position, framed.back)?,
+        };
+        let place = Committed {
+            sequence: origin.sequence + u64::from(framed.ordinal),
+            time: origin.time.plus_nanos(u64::from(framed.ordinal)),
+        };
+        Ok(recalled(&framed).map(|(transaction, rejection)| Recalled {
+            transaction,
+            outcome: rejection.map_or(Ok(place), Err),
+        }))
+    }
+}
+
+/// Where the body of a block stands whose header stands at `block`.
+pub(super) fn body_position(block: Position) -> Position {
+    #[expect(clippy::cast_possible_truncation, reason = "128")]
+    const HEADER: u32 = HEADER_BYTES as u32;
+    Position::new(block.segment(), block.offset() + HEADER)
+}
+
+/// The hash of a transaction id, by which it is found. `seed` is the data directory's secret.
+pub(super) fn id_tag(id: &str, seed: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed)
+}

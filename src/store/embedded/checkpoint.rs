@@ -1,0 +1,207 @@
+//! Checkpoints of the accounts, copied a few at a time while transactions go on.
+//!
+//! A checkpoint is *fuzzy*: its accounts were copied at different times, all of them after its start point. Each carries
+//! the number of the entry that changed it last, and replaying from the start point leaves an account alone until the
+//! entries are newer than that. So EXEC is never stopped, and nothing has to be locked or copied twice.
+//!
+//! It is published only when everything that it shows is durable: its chunks are read through the batch processor like
+//! any other reading, whose answers wait for the blocks that they depend on.
+//!
+//! ```text
+//! chunk 0:    version | start point of the chain | order
+//! chunk 1..n: accounts, in the order of creation
+//! last chunk: the sequence of the last block that was durable when the last account had been copied
+//! ```
+
+use super::{BookError, DurablePoint, OrderPoint};
+use crate::{
+    ledger::{
+        AccountIndex, Balances, Ledger, Malformed, NewAccount,
+        codec::{Reader, put_varint},
+    },
+    money::Amount,
+    store::journal::{ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError},
+    time::Timestamp,
+};
+
+/// Version of the layout above.
+const VERSION: u8 = 1;
+/// Accounts that are copied in one go: about 50 microseconds of EXEC's time.
+pub const CHUNK_ACCOUNTS: usize = 256;
+/// Checkpoints that are kept: the newest, and one in case it is damaged.
+pub const KEEP: usize = 2;
+
+/// A checkpoint that is being written.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    file: ChunkedWriter,
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The accounts.
+    pub ledger: Ledger,
+    /// From where the journal is to be replayed.
+    pub start: DurablePoint,
+    /// The journal must reach at least to this block.
+    pub durable_through: u64,
+}
+
+/// The family of checkpoint files of a data directory, numbered by the block sequence they start from.
+///
+/// # Errors
+/// If the directory can't be made or read.
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+    ChunkedFiles::open(directory, "checkpoint", "", "ckpt")
+}
+
+// ===== impl CheckpointWriter =====
+
+impl CheckpointWriter {
+    /// Begins a checkpoint from which the journal is to be replayed from `start` on.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, StoreError> {
+        let mut file = files.create(start.chain.block_sequence)?;
+        let mut meta = vec![VERSION];
+        meta.extend_from_slice(&start.chain.to_bytes());
+        put_varint(&mut meta, u128::from(start.order.next_entry));
+        put_varint(&mut meta, u128::from(start.order.next_sequence));
+        put_varint(&mut meta, u128::from(start.order.last_time.as_nanos()));
+        file.write_chunk(&meta)?;
+        Ok(CheckpointWriter { file })
+    }
+
+    /// Adds accounts as [`put_accounts`] wrote them.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        self.file.write_chunk(chunk)
+    }
+
+    /// Publishes the checkpoint.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn finish(mut self, durable_through: u64) -> Result<u64, StoreError> {
+        let mut last = Vec::new();
+        put_varint(&mut last, u128::from(durable_through));
+        self.file.write_chunk(&last)?;
+        self.file.finish()
+    }
+}
+
+/// Writes up to [`CHUNK_ACCOUNTS`] accounts from `from` on, and returns the next one to write; `None` behind the last.
+pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Option<AccountIndex> {
+    let accounts = ledger.accounts();
+    let mut indexes = accounts.indexes_from(from);
+    for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
+        let (Some(hot), Some(snapshot)) = (accounts.get(index), accounts.snapshot(index)) else { continue };
+        snapshot.account.put(out);
+        let Balances { debits_pending, debits_posted, credits_pending, credits_posted } = snapshot.balances;
+        for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
+            put_varint(out, column.minor_units());
+        }
+        put_varint(out, u128::from(hot.version));
+        put_varint(out, u128::from(snapshot.create_time.as_nanos()));
+    }
+    indexes.next()
+}
+
+/// The newest checkpoint that is whole, if there is one. A damaged one is passed over: the journal holds everything.
+///
+/// # Errors
+/// If the disk can't be read.
+pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, StoreError> {
+    let Some((number, file)) = files.open_newest_valid()? else { return Ok(None) };
+    match read(&file, seed) {
+        Ok(loaded) => Ok(Some(loaded)),
+        Err(ReadError::Store(error)) => Err(error),
+        Err(ReadError::Malformed(error)) => {
+            tracing::warn!(checkpoint = number, %error, "the checkpoint can't be read; replaying the whole journal");
+            Ok(None)
+        }
+    }
+}
+
+enum ReadError {
+    Store(StoreError),
+    Malformed(Malformed),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        ReadError::Store(error)
+    }
+}
+
+impl From<Malformed> for ReadError {
+    fn from(error: Malformed) -> Self {
+        ReadError::Malformed(error)
+    }
+}
+
+fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, ReadError> {
+    let last = file.chunks().checked_sub(1).ok_or(Malformed { what: "chunks" })?;
+    let mut chunk = Vec::new();
+    file.read_chunk(0, &mut chunk)?;
+    let start = read_start(&chunk)?;
+    let mut ledger = Ledger::new(seed);
+    for number in 1..last {
+        file.read_chunk(number, &mut chunk)?;
+        let mut reader = Reader::new(&chunk);
+        while !reader.is_empty() {
+            read_account(&mut reader, &mut ledger)?;
+        }
+    }
+    file.read_chunk(last, &mut chunk)?;
+    let durable_through = Reader::new(&chunk).varint_u64()?;
+    Ok(Loaded { ledger, start, durable_through })
+}
+
+fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
+    let mut reader = Reader::new(chunk);
+    if reader.u8()? != VERSION {
+        return Err(Malformed { what: "a checkpoint of a known version" });
+    }
+    let chain = reader.bytes(56)?.try_into().map_err(|_| Malformed { what: "a point of the chain" })?;
+    let chain = ChainPoint::from_bytes(chain);
+    let order = OrderPoint {
+        next_entry: reader.varint_u64()?,
+        next_sequence: reader.varint_u64()?,
+        last_time: Timestamp::from_nanos(reader.varint_u64()?),
+    };
+    Ok(DurablePoint { chain, order })
+}
+
+fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malformed> {
+    let account = NewAccount::take(reader)?;
+    let mut column = || reader.varint_u128().map(Amount::new);
+    let balances = Balances {
+        debits_pending: column()?,
+        debits_posted: column()?,
+        credits_pending: column()?,
+        credits_posted: column()?,
+    };
+    let version = reader.varint_u64()?;
+    let create_time = Timestamp::from_nanos(reader.varint_u64()?);
+    let accounts = ledger.accounts_mut();
+    let index = accounts.push(account, version, create_time).ok_or(Malformed { what: "fewer accounts" })?;
+    if let Some(account) = accounts.get_mut(index) {
+        account.balances = balances;
+    }
+    Ok(())
+}
+
+/// The position at which the segment of a point begins, for those who need the ids before it.
+pub(super) fn segment_start(point: &DurablePoint) -> Position {
+    Position::new(point.chain.position.segment(), 0)
+}
+
+/// So that a reader's error and a record's error meet in one type.
+pub(super) fn malformed_at(position: Position) -> impl Fn(Malformed) -> BookError {
+    move |source| BookError::Malformed { position, source }
+}

@@ -1,0 +1,62 @@
+//! What can go wrong with the embedded store.
+
+use thiserror::Error;
+
+use crate::{
+    ledger::{Malformed, ReplayError},
+    store::journal::{Position, StoreError},
+};
+
+/// Why a transaction could not be processed, or a record not read back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BookError {
+    /// The answer is in a block that is on its way to the disk. Ask again when it is durable.
+    #[error("the block at {0} is not durable yet")]
+    NotYetDurable(Position),
+    /// The journal could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal holds a record that no version of Tally wrote.
+    #[error("the record at {position}: {source}")]
+    Malformed {
+        /// Where.
+        position: Position,
+        /// What was expected.
+        source: Malformed,
+    },
+}
+
+/// Why a data directory could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The directory, the journal or a checkpoint.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record can't be read.
+    #[error(transparent)]
+    Book(#[from] BookError),
+    /// A record does not follow from those before it.
+    #[error("block {block_sequence}, entry {entry}: {source}")]
+    Replay {
+        /// The block.
+        block_sequence: u64,
+        /// The entry.
+        entry: u64,
+        /// What is wrong.
+        source: ReplayError,
+    },
+    /// A block does not go on where the one before it ended.
+    #[error("block {block_sequence}: {field} is {found}, the block before it calls for {expected}")]
+    Order {
+        /// The block.
+        block_sequence: u64,
+        /// Which number.
+        field: &'static str,
+        /// What the block says.
+        found: u64,
+        /// What it should say.
+        expected: u64,
+    },
+}

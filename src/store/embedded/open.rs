@@ -1,0 +1,208 @@
+//! Opens a data directory: the newest checkpoint, the ids, and the blocks after it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    DurablePoint, OrderPoint,
+    book::{Book, body_position, id_tag},
+    checkpoint::{self, Loaded, malformed_at, segment_start},
+    error::OpenError,
+    id_files::{self, BlockWalk},
+    recall::{RecordReader, recalled},
+};
+use crate::{
+    ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
+    store::journal::{
+        BlockHeader, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, ScanError,
+        SegmentPreparer,
+    },
+    time::{Timestamp, WallClock},
+};
+
+/// How a data directory is made if there is none. An existing one keeps the sizes it was made with.
+pub type StoreConfig = JournalConfig;
+
+/// An opened data directory, in the parts that the threads take.
+#[derive(Debug)]
+pub struct OpenStore {
+    /// EXEC's.
+    pub book: Book,
+    /// WAL's.
+    pub writer: JournalWriter,
+    /// AUX's: keeps the next segment ready.
+    pub preparer: SegmentPreparer,
+    /// For readers of single records.
+    pub records: RecordReader,
+    /// For the id files.
+    pub walk: BlockWalk,
+    /// AUX's: the checkpoints.
+    pub checkpoints: ChunkedFiles,
+    /// AUX's: the id files.
+    pub id_files: ChunkedFiles,
+    /// The directory and its lock, which is held as long as this lives.
+    pub directory: Arc<DataDirectory>,
+    /// Where the journal ends.
+    pub durable: DurablePoint,
+    /// What was found.
+    pub report: RecoveryReport,
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the directory was made.
+    pub created: bool,
+    /// The block sequence that the checkpoint starts from, if there was one.
+    pub checkpoint: Option<u64>,
+    /// Where the checkpoint starts.
+    pub checkpoint_position: Option<Position>,
+    /// Blocks that were replayed.
+    pub blocks_replayed: u64,
+    /// Entries that were replayed.
+    pub entries_replayed: u64,
+    /// Whether a block that was not completely written was cut off. It was never acknowledged.
+    pub torn_tail: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What grows while the journal is replayed.
+struct Replay {
+    ledger: Ledger,
+    ids: TagIndex,
+    order: OrderPoint,
+    seed: u64,
+    entries: u64,
+}
+
+/// Opens the data directory `dir`, or makes it.
+///
+/// # Errors
+/// [`OpenError`]: it is locked by another process, was written by a version that is not known, is damaged before its
+/// end, or the disk can't be read. Nothing is changed then.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    config: &StoreConfig,
+    clock: Arc<dyn WallClock>,
+) -> Result<OpenStore, OpenError> {
+    let started = Instant::now();
+    let journal = Journal::open(disk, dir, config)?;
+    let seed = journal.directory().hash_seed();
+    let checkpoints = checkpoint::files(journal.directory())?;
+    let id_files = id_files::files(journal.directory())?;
+    let geometry = journal.directory().geometry();
+    let walk = BlockWalk::new(journal.reader(), geometry);
+
+    let loaded = checkpoint::load(&checkpoints, seed)?;
+    let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain.block_sequence);
+    let checkpoint_position = loaded.as_ref().map(|loaded| loaded.start.chain.position);
+    let Loaded { ledger, start, durable_through } = loaded.unwrap_or_else(|| Loaded {
+        ledger: Ledger::new(seed),
+        start: DurablePoint { chain: journal.start(), order: OrderPoint::START },
+        durable_through: 0,
+    });
+    let ids = ids_before(&walk, &id_files, &start, seed)?;
+
+    let mut replay = Replay { ledger, ids, order: start.order, seed, entries: 0 };
+    let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
+        replay.block(header, position, body)
+    });
+    let tail = scanned.map_err(|error| match error {
+        ScanError::Store(error) => OpenError::Store(error),
+        ScanError::Visitor(error) => error,
+    })?;
+    let created = journal.directory().created();
+    let (blocks_replayed, torn_tail) = (tail.blocks, tail.torn.is_some());
+    let opened = journal.resume(tail)?;
+
+    let Replay { ledger, ids, order, entries, .. } = replay;
+    let durable = DurablePoint { chain: opened.writer.end(), order };
+    let records = RecordReader::new(opened.reader, geometry);
+    let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
+    let report = RecoveryReport {
+        created,
+        checkpoint,
+        checkpoint_position,
+        blocks_replayed,
+        entries_replayed: entries,
+        torn_tail,
+        elapsed: started.elapsed(),
+    };
+    Ok(OpenStore {
+        book,
+        writer: opened.writer,
+        preparer: opened.preparer,
+        records,
+        walk,
+        checkpoints,
+        id_files,
+        directory: opened.directory,
+        durable,
+        report,
+    })
+}
+
+/// The ids of all transactions before `start`: full segments from their files, the rest from the blocks.
+fn ids_before(
+    walk: &BlockWalk,
+    files: &ChunkedFiles,
+    start: &DurablePoint,
+    seed: u64,
+) -> Result<TagIndex, OpenError> {
+    let mut ids = TagIndex::new();
+    for segment in 0..start.chain.position.segment() {
+        walk.load(files, segment, seed, &mut ids)?;
+    }
+    walk.ids(segment_start(start), start.chain.position, seed, |tag, position| ids.insert(tag, position.as_u64()))?;
+    Ok(ids)
+}
+
+// ===== impl Replay =====
+
+impl Replay {
+    fn block(&mut self, header: &BlockHeader, position: Position, body: &[u8]) -> Result<(), OpenError> {
+        let expect = |field, found, expected| {
+            let block_sequence = header.block_sequence;
+            if found == expected {
+                Ok(())
+            } else {
+                Err(OpenError::Order { block_sequence, field, found, expected })
+            }
+        };
+        expect("first_entry", header.first_entry, self.order.next_entry)?;
+        expect("first_sequence", header.first_sequence, self.order.next_sequence)?;
+        let base = Timestamp::from_nanos(header.base_time_ns);
+        expect("base_time", base.max(self.order.last_time.plus_nanos(1)).as_nanos(), base.as_nanos())?;
+        self.order.last_time = base;
+
+        let body_start = body_position(position);
+        let mut reader = Reader::new(body);
+        let mut records = 0_u32;
+        while !reader.is_empty() {
+            let offset = u32::try_from(body.len() - reader.rest().len()).unwrap_or(u32::MAX);
+            let at = Position::new(body_start.segment(), body_start.offset() + offset);
+            let framed = take_record(&mut reader).map_err(malformed_at(at))?;
+            let time = base.plus_nanos(u64::from(framed.ordinal));
+            if let Some((transaction, rejection)) = recalled(&framed) {
+                self.ids.insert(id_tag(transaction.id(), self.seed), at.as_u64());
+                if rejection.is_none() {
+                    self.order.next_sequence += 1;
+                    self.order.last_time = time;
+                }
+            }
+            let entry = self.order.next_entry;
+            self.ledger.replay(framed.record, entry, time).map_err(|source| OpenError::Replay {
+                block_sequence: header.block_sequence,
+                entry,
+                source,
+            })?;
+            self.order.next_entry += 1;
+            self.entries += 1;
+            records += 1;
+        }
+        expect("record_count", u64::from(records), u64::from(header.record_count))
+    }
+}

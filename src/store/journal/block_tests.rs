@@ -1,0 +1,129 @@
+//! Tests of the block format.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn header() -> BlockHeader {
+    BlockHeader {
+        position: Position::new(2, 0x0102_0304),
+        block_sequence: 0x1122_3344_5566_7788,
+        first_entry: 1001,
+        first_sequence: 2002,
+        base_time_ns: 1_700_000_000_000_000_007,
+        record_count: 3,
+        body_bytes: 5,
+        data_id: DataId::from_bytes(*b"0123456789abcdef"),
+        previous_hash: BlockHash([0xee; 32]),
+        body_crc: crc32c::crc32c(b"hello"),
+    }
+}
+
+#[test]
+fn header_of_version_1_keeps_its_bytes() {
+    let mut golden = Vec::new();
+    golden.extend_from_slice(b"TLYB");
+    golden.extend_from_slice(&[1, 0, 128, 0]);
+    golden.extend_from_slice(&[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+    golden.extend_from_slice(&[0xe9, 0x03, 0, 0, 0, 0, 0, 0]);
+    golden.extend_from_slice(&[0xd2, 0x07, 0, 0, 0, 0, 0, 0]);
+    golden.extend_from_slice(&[0x07, 0x00, 0x2a, 0x36, 0xfe, 0x9c, 0x97, 0x17]);
+    golden.extend_from_slice(&[3, 0, 0, 0, 5, 0, 0, 0]);
+    golden.extend_from_slice(&[4, 3, 2, 1, 2, 0, 0, 0]);
+    golden.extend_from_slice(b"0123456789abcdef");
+    golden.extend_from_slice(&[0xee; 32]);
+    // CRC-32C of "hello".
+    golden.extend_from_slice(&[0x4c, 0xbb, 0x71, 0x9a]);
+    golden.extend_from_slice(&[0; 16]);
+    golden.extend_from_slice(&[0x60, 0xe4, 0x49, 0x0a]);
+    assert_eq!(header().encode().to_vec(), golden);
+    assert_eq!(BlockHeader::decode(&golden.try_into().unwrap()), Ok(header()));
+}
+
+#[test]
+fn every_flipped_bit_of_a_header_is_noticed() {
+    let whole = header().encode();
+    for bit in 0..HEADER_BYTES * 8 {
+        let mut damaged = whole;
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let defect = BlockHeader::decode(&damaged).unwrap_err();
+        let expected = if bit < 32 {
+            HeaderDefect::Magic
+        } else {
+            HeaderDefect::Checksum
+        };
+        assert_eq!(defect, expected, "bit {bit}");
+    }
+    assert_eq!(BlockHeader::decode(&[0; HEADER_BYTES]), Err(HeaderDefect::Absent));
+}
+
+#[test]
+fn a_whole_header_of_a_newer_version_is_told_apart_from_damage() {
+    let mut bytes = header().encode();
+    put::<4, 2, _>(&mut bytes, 2u16.to_le_bytes());
+    let checksum = checksum_before_last_field(&bytes);
+    put::<124, 4, _>(&mut bytes, checksum.to_le_bytes());
+    assert_eq!(BlockHeader::decode(&bytes), Err(HeaderDefect::Version(2)));
+}
+
+#[test]
+fn a_header_belongs_to_one_directory_and_one_place() {
+    let header = header();
+    assert_eq!(header.check_place(header.data_id, header.position, 5), Ok(()));
+    let elsewhere = Position::new(2, 8);
+    let defect = |data_id, position, max| header.check_place(data_id, position, max).unwrap_err();
+    assert_eq!(
+        defect(DataId::from_bytes([0; 16]), header.position, 5),
+        HeaderDefect::DataId
+    );
+    assert_eq!(
+        defect(header.data_id, elsewhere, 5),
+        HeaderDefect::Misplaced(header.position)
+    );
+    assert_eq!(
+        defect(header.data_id, header.position, 4),
+        HeaderDefect::BodyTooLong(5)
+    );
+}
+
+#[test]
+fn a_buffer_is_filled_sealed_and_used_again_without_new_memory() {
+    let mut block = BlockBuffer::with_capacity(64);
+    let capacity = block.capacity();
+    block.push(b"he");
+    block.append_with(|bytes| bytes.extend_from_slice(b"lloxx"));
+    block.truncate(5);
+    block.body_mut()[0] = b'H';
+    assert_eq!(
+        (block.body(), block.body_bytes(), block.is_empty()),
+        (&b"Hello"[..], 5, false)
+    );
+
+    let hash = block.seal(&header());
+    let mut whole = header().encode().to_vec();
+    whole.extend_from_slice(b"Hello");
+    assert_eq!(hash, BlockHash(*blake3::hash(&whole).as_bytes()));
+    whole.extend_from_slice(&[0; 3]);
+    block.with_padding(|bytes| assert_eq!(bytes, whole));
+    assert_eq!(block.body(), b"Hello");
+
+    block.clear();
+    block.write_all(&[7; 64]).unwrap();
+    assert_eq!((block.body_bytes(), block.capacity()), (64, capacity));
+}
+
+#[test]
+#[should_panic(expected = "may only append")]
+fn an_encoder_cannot_cut_into_the_block() {
+    BlockBuffer::default().append_with(Vec::clear);
+}
+
+#[test]
+fn the_chain_starts_differently_in_every_directory() {
+    let one = BlockHash::genesis(DataId::from_bytes([1; 16]));
+    assert_ne!(one, BlockHash::genesis(DataId::from_bytes([2; 16])));
+    assert_eq!(
+        one.to_string(),
+        "cbf7f039e59130dfa1fa2a72aea14a4c9cf7d5a6690c0c9a125d823a76949460"
+    );
+}

@@ -1,0 +1,329 @@
+//! The data directory: who may use it (`LOCK`) and how it was made (`FORMAT`).
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    block::DataId,
+    disk::{Access, Disk, DiskFile, DiskLock},
+    error::{FormatDefect, StoreError},
+    segment::{Geometry, JournalConfig, list_segments},
+};
+
+/// An open data directory. While it lives, no other process can open it.
+#[derive(Debug)]
+pub struct DataDirectory {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    format: DirectoryFormat,
+    created: bool,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// What `FORMAT` says: everything that was decided for ever when the directory was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DirectoryFormat {
+    pub(super) data_id: DataId,
+    pub(super) hash_seed: u64,
+    pub(super) geometry: Geometry,
+}
+
+/// Version of the layout of a data directory.
+pub const DIRECTORY_FORMAT_VERSION: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const LOCK_FILE: &str = "LOCK";
+const JOURNAL_DIR: &str = "journal";
+/// What a file is called that is not finished yet. Such files are removed at the start.
+pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
+/// First line of `FORMAT`. The file is text, so that a person with a damaged directory can read it.
+const FORMAT_TITLE: &str = "tally data directory";
+/// Far longer than a `FORMAT` file can be.
+const FORMAT_BYTES_MAX: usize = 4096;
+
+// ===== impl DataDirectory =====
+
+impl DataDirectory {
+    /// Locks the directory at `path`, and makes it with the sizes in `config` if there is none yet. An older
+    /// directory keeps its own sizes.
+    pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, StoreError> {
+        let configured = config.validate()?;
+        disk.create_dir_all(path)?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = disk
+            .try_lock(&lock_path)?
+            .ok_or(StoreError::Locked { path: lock_path })?;
+        let (format, created) = match DirectoryFormat::load(&*disk, path)? {
+            Some(format) => (format, false),
+            None => (DirectoryFormat::create(&*disk, path, configured)?, true),
+        };
+        if format.geometry != configured {
+            tracing::warn!(
+                directory = %path.display(),
+                segment_bytes = format.geometry.segment_bytes(),
+                block_bytes_max = format.geometry.block_bytes_max(),
+                "the data directory was made with other sizes than configured and keeps them"
+            );
+        }
+        let directory = DataDirectory {
+            disk,
+            path: path.to_path_buf(),
+            format,
+            created,
+            _lock: lock,
+        };
+        directory.disk.create_dir_all(&directory.journal_path())?;
+        remove_unfinished(&*directory.disk, &directory.journal_path())?;
+        Ok(directory)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the segments of the journal are.
+    #[must_use]
+    pub fn journal_path(&self) -> PathBuf {
+        journal_path(&self.path)
+    }
+
+    /// Its random name, given when it was made.
+    #[must_use]
+    pub fn data_id(&self) -> DataId {
+        self.format.data_id
+    }
+
+    /// A random seed for hash tables and filters, given when it was made: indexes on disk depend on it.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.format.hash_seed
+    }
+
+    /// The sizes of its journal.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.format.geometry
+    }
+
+    /// The disk it is on.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    pub(super) fn format(&self) -> &DirectoryFormat {
+        &self.format
+    }
+
+    /// Whether this opening made it.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.created
+    }
+}
+
+// ===== impl DirectoryFormat =====
+
+impl DirectoryFormat {
+    /// Reads `FORMAT`. `None` when there is neither a `FORMAT` nor a journal.
+    pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, StoreError> {
+        let path = directory.join(FORMAT_FILE);
+        let file = match disk.open(&path, Access::Read) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => {
+                // Making a new one would turn every block of that journal into a foreign one.
+                let journal = journal_path(directory);
+                let has_journal = match list_segments(disk, &journal) {
+                    Ok(segments) => !segments.is_empty(),
+                    Err(StoreError::Disk(error)) if error.is_not_found() => false,
+                    Err(error) => return Err(error),
+                };
+                let missing = StoreError::Format {
+                    path,
+                    defect: FormatDefect::Missing,
+                };
+                return if has_journal { Err(missing) } else { Ok(None) };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut bytes = vec![0; FORMAT_BYTES_MAX];
+        let length = file.read_at(0, &mut bytes)?;
+        bytes.truncate(length);
+        DirectoryFormat::parse(&path, &bytes).map(Some)
+    }
+
+    fn create(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<Self, StoreError> {
+        let mut data_id = [0; 16];
+        let mut hash_seed = [0; 8];
+        disk.fill_random(&mut data_id)?;
+        disk.fill_random(&mut hash_seed)?;
+        let format = DirectoryFormat {
+            data_id: DataId::from_bytes(data_id),
+            hash_seed: u64::from_le_bytes(hash_seed),
+            geometry,
+        };
+        let path = directory.join(FORMAT_FILE);
+        let unfinished = directory.join(format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}"));
+        let file = create_unfinished(disk, &unfinished)?;
+        file.write_at(0, format.render().as_bytes())?;
+        file.sync_all()?;
+        disk.rename(&unfinished, &path)?;
+        disk.sync_dir(directory)?;
+        Ok(format)
+    }
+
+    fn render(&self) -> String {
+        let mut text = format!(
+            "{FORMAT_TITLE}\nformat_version = {DIRECTORY_FORMAT_VERSION}\ndata_id = {}\nhash_seed = {:016x}\n\
+             segment_bytes = {}\nblock_bytes_max = {}\n",
+            self.data_id,
+            self.hash_seed,
+            self.geometry.segment_bytes(),
+            self.geometry.block_bytes_max(),
+        );
+        let checksum = crc32c::crc32c(text.as_bytes());
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "crc32c = {checksum:08x}");
+        text
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
+        let malformed = || StoreError::Format {
+            path: path.to_path_buf(),
+            defect: FormatDefect::Malformed,
+        };
+        let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+        let mut lines = text.lines();
+        if lines.next() != Some(FORMAT_TITLE) {
+            return Err(malformed());
+        }
+        let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(" = ");
+        let version: u32 = value("format_version")
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(malformed)?;
+        if version != DIRECTORY_FORMAT_VERSION {
+            let supported = DIRECTORY_FORMAT_VERSION;
+            return Err(StoreError::UnsupportedVersion {
+                path: path.to_path_buf(),
+                found: version,
+                supported,
+            });
+        }
+        let mut parse = || {
+            let data_id = u128::from_str_radix(value("data_id")?, 16).ok()?;
+            let hash_seed = u64::from_str_radix(value("hash_seed")?, 16).ok()?;
+            let segment_bytes = value("segment_bytes")?.parse().ok()?;
+            let block_bytes_max = value("block_bytes_max")?.parse().ok()?;
+            let geometry = JournalConfig {
+                segment_bytes,
+                block_bytes_max,
+            }
+            .validate()
+            .ok()?;
+            Some(DirectoryFormat {
+                data_id: DataId::from_bytes(data_id.to_be_bytes()),
+                hash_seed,
+                geometry,
+            })
+        };
+        let format = parse().ok_or_else(malformed)?;
+        // The text follows from the values, so comparing it checks the checksum and everything else at once.
+        if format.render() == text {
+            Ok(format)
+        } else {
+            Err(malformed())
+        }
+    }
+}
+
+// ===== files =====
+
+/// Where a data directory has the segments of its journal.
+pub(super) fn journal_path(directory: &Path) -> PathBuf {
+    directory.join(JOURNAL_DIR)
+}
+
+/// Makes a file that is to be renamed when it is complete, in place of the remains of an earlier attempt.
+pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
+    match disk.remove(path) {
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    Ok(disk.create_new(path)?)
+}
+
+/// Removes what earlier processes did not finish.
+pub(super) fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), StoreError> {
+    for name in disk.list(directory)? {
+        if name.ends_with(UNFINISHED_SUFFIX) {
+            disk.remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format() -> DirectoryFormat {
+        let config = JournalConfig {
+            segment_bytes: 8192,
+            block_bytes_max: 1024,
+        };
+        DirectoryFormat {
+            data_id: DataId::from_bytes([0x0a; 16]),
+            hash_seed: 0x1234,
+            geometry: config.validate().unwrap(),
+        }
+    }
+
+    #[test]
+    fn format_file_of_version_1_stays_readable() {
+        let text = "tally data directory\nformat_version = 1\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = f8f3d1c0\n";
+        assert_eq!(format().render(), text);
+        assert_eq!(
+            DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
+            format()
+        );
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_format_file_is_noticed() {
+        let text = format().render();
+        for index in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[index] ^= 1;
+            assert!(
+                DirectoryFormat::parse(Path::new("FORMAT"), &bytes).is_err(),
+                "byte {index}"
+            );
+        }
+        assert!(DirectoryFormat::parse(Path::new("FORMAT"), &text.as_bytes()[..text.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_newer_version_is_told_apart_from_damage() {
+        let text = format()
+            .render()
+            .replace("format_version = 1", "format_version = 2");
+        let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::UnsupportedVersion {
+                    found: 2,
+                    supported: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}

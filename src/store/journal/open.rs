@@ -1,0 +1,133 @@
+//! The journal as a whole: opened, scanned, resumed.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    block::BlockHeader,
+    directory::DataDirectory,
+    disk::Disk,
+    error::StoreError,
+    prepare::{SegmentPool, SegmentPreparer},
+    reader::JournalReader,
+    recover::{ChainPoint, ScanError, Scanner, Tail, repair},
+    segment::{JournalConfig, Placement, Position},
+    writer::JournalWriter,
+};
+
+/// A journal that is opened and locked, and not yet written to.
+///
+/// The way to a running journal: [`Journal::open`], load the newest checkpoint, [`Journal::scan`] what came after it,
+/// [`Journal::resume`] at the end that the scan found.
+#[derive(Debug)]
+pub struct Journal {
+    directory: DataDirectory,
+    reader: JournalReader,
+}
+
+/// The parts of a running journal, one for each thread that has to do with it.
+#[derive(Debug)]
+pub struct OpenJournal {
+    /// Holds the lock on the directory: to be kept until the writer is gone.
+    pub directory: Arc<DataDirectory>,
+    /// For whoever builds blocks.
+    pub placement: Placement,
+    /// For the thread that writes them.
+    pub writer: JournalWriter,
+    /// For a thread that has time.
+    pub preparer: SegmentPreparer,
+    /// For all.
+    pub reader: JournalReader,
+}
+
+// ===== impl Journal =====
+
+impl Journal {
+    /// Locks the data directory at `path` and opens its journal; makes both, with the sizes in `config`, if there are
+    /// none. Files that an earlier process did not finish are removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has the directory, [`StoreError::Config`] for sizes out of bounds,
+    /// [`StoreError::Format`] and [`StoreError::UnsupportedVersion`] for a directory that cannot be understood,
+    /// [`StoreError::Disk`] when the disk fails.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, StoreError> {
+        let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
+        let reader = JournalReader::new(disk, path, directory.format());
+        Ok(Journal { directory, reader })
+    }
+
+    /// The directory it is in.
+    #[must_use]
+    pub fn directory(&self) -> &DataDirectory {
+        &self.directory
+    }
+
+    /// A reader of its blocks.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        self.reader.clone()
+    }
+
+    /// The start of the journal, for a scan of everything.
+    #[must_use]
+    pub fn start(&self) -> ChainPoint {
+        ChainPoint::start(self.directory.data_id())
+    }
+
+    /// Shows `visitor` every block from `from` to the end of the journal (header, position, body), and finds the end.
+    /// Changes nothing.
+    ///
+    /// The journal ends at the last block that is whole and follows from the ones before. If what stands behind it
+    /// can be the remains of one write that did not complete, the end is torn and that is in order: no such block was
+    /// acknowledged. `durable_through` is the highest block sequence that is known to have been durable, 0 if none is:
+    /// a journal that ends before it is damaged.
+    ///
+    /// # Errors
+    /// [`ScanError::Store`] with [`StoreError::Corrupt`] for damage that no crash explains, or another fault of the
+    /// store; [`ScanError::Visitor`] with what `visitor` returned.
+    pub fn scan<E>(
+        &self,
+        from: ChainPoint,
+        durable_through: u64,
+        visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
+    ) -> Result<Tail, ScanError<E>> {
+        Scanner::new(
+            &**self.directory.disk(),
+            self.directory.path(),
+            self.directory.format(),
+        )
+        .scan(from, durable_through, visitor)
+    }
+
+    /// Clears away what stands behind the end that [`Journal::scan`] found, makes the last block durable once more,
+    /// and opens the journal for appending.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] when the disk fails; another try is as good as the first.
+    pub fn resume(self, tail: Tail) -> Result<OpenJournal, StoreError> {
+        let Journal { directory, reader } = self;
+        let geometry = directory.geometry();
+        let end = tail.end;
+        let active_segment = end.position.segment();
+        let active_exists = tail.active_exists;
+        let pool = SegmentPool::new(
+            Arc::clone(directory.disk()),
+            directory.journal_path(),
+            geometry,
+            active_segment,
+            tail.spare_ready,
+        );
+        repair(&directory, tail)?;
+        if !active_exists {
+            pool.create_prepared(active_segment)?;
+        }
+        let pool = Arc::new(pool);
+        let writer = JournalWriter::new(&directory, Arc::clone(&pool), end)?;
+        Ok(OpenJournal {
+            directory: Arc::new(directory),
+            placement: Placement::new(geometry, end.position),
+            writer,
+            preparer: SegmentPreparer::new(pool),
+            reader,
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Reading the journal at positions, from any thread.
+
+use std::{path::PathBuf, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{
+    block::{BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32},
+    directory::{DirectoryFormat, journal_path},
+    disk::{Access, Disk, DiskFile},
+    error::{BlockDefect, Corruption, CorruptionKind, StoreError},
+    segment::{Geometry, Position, segment_name},
+};
+
+/// Reads blocks and parts of them. Clones share their open files; any thread may have one.
+///
+/// What it gives back behind the last durable block is undefined: whoever asks knows which blocks are durable.
+#[derive(Debug, Clone)]
+pub struct JournalReader {
+    shared: Arc<ReaderShared>,
+}
+
+#[derive(Debug)]
+struct ReaderShared {
+    disk: Arc<dyn Disk>,
+    journal: PathBuf,
+    data_id: DataId,
+    geometry: Geometry,
+    /// Written by whichever reader opens a segment; held for the look-up only, never during I/O on a segment's bytes.
+    open: Mutex<OpenSegments>,
+}
+
+/// The segments that were read last, most recent last. A linear search over this few beats a map.
+#[derive(Debug, Default)]
+struct OpenSegments {
+    recent_last: Vec<(u32, Arc<dyn DiskFile>)>,
+}
+
+/// How many segment files readers keep open.
+pub const OPEN_SEGMENTS_MAX: usize = 64;
+
+// ===== impl JournalReader =====
+
+impl JournalReader {
+    pub(super) fn new(disk: Arc<dyn Disk>, directory: &std::path::Path, format: &DirectoryFormat) -> Self {
+        let shared = ReaderShared {
+            disk,
+            journal: journal_path(directory),
+            data_id: format.data_id,
+            geometry: format.geometry,
+            open: Mutex::default(),
+        };
+        JournalReader {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Fills `bytes` with what stands at `position`. What was never written reads as zeros up to the end of the
+    /// segment, whether the segment was prepared or is still growing.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadPastEnd`] when that reaches beyond the end of the segment, or there is no such segment;
+    /// [`StoreError::Disk`] when the disk fails.
+    pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), StoreError> {
+        let length = bytes.len();
+        let past_end = StoreError::ReadPastEnd { position, length };
+        let rest = self
+            .shared
+            .geometry
+            .segment_bytes()
+            .saturating_sub(position.offset());
+        if length > rest as usize {
+            return Err(past_end);
+        }
+        let file = match self.segment(position.segment()) {
+            Err(StoreError::Disk(error)) if error.is_not_found() => return Err(past_end),
+            other => other?,
+        };
+        let bytes_read = file.read_at(u64::from(position.offset()), bytes)?;
+        if let Some(unwritten) = bytes.get_mut(bytes_read..) {
+            unwritten.fill(0);
+        }
+        Ok(())
+    }
+
+    /// The header of the block at `position`, checked.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    pub fn read_header(&self, position: Position) -> Result<BlockHeader, StoreError> {
+        let mut bytes = [0; HEADER_BYTES];
+        self.read_at(position, &mut bytes)?;
+        let header = BlockHeader::decode(&bytes)
+            .and_then(|header| {
+                let body_bytes_max = self.shared.geometry.block_bytes_max();
+                header
+                    .check_place(self.shared.data_id, position, body_bytes_max)
+                    .map(|()| header)
+            })
+            .map_err(|defect| self.corrupt(position, 0, BlockDefect::Header(defect)))?;
+        Ok(header)
+    }
+
+    /// The header and the body of the block at `position`, checked; `body` is replaced. Whether the block belongs to
+    /// the chain is not looked at.
+    ///
+    /// # Errors
+    /// As [`JournalReader::read_header`].
+    pub fn read_block(&self, position: Position, body: &mut Vec<u8>) -> Result<BlockHeader, StoreError> {
+        let header = self.read_header(position)?;
+        body.clear();
+        body.resize(header.body_bytes as usize, 0);
+        let Some(start) = position.checked_add(HEADER_BYTES_U32) else {
+            return Err(StoreError::ReadPastEnd {
+                position,
+                length: body.len(),
+            });
+        };
+        self.read_at(start, body)?;
+        if crc32c::crc32c(body) == header.body_crc {
+            Ok(header)
+        } else {
+            Err(self.corrupt(position, header.block_sequence, BlockDefect::BodyChecksum))
+        }
+    }
+
+    fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> StoreError {
+        let kind = CorruptionKind::NoBlock { defect };
+        Corruption::new(&self.shared.journal, position, block_sequence, kind).into()
+    }
+
+    fn segment(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+        if let Some(file) = self.shared.open.lock().get(number) {
+            return Ok(file);
+        }
+        let path = self.shared.journal.join(segment_name(number));
+        let file = self.shared.disk.open(&path, Access::Read)?;
+        self.shared.open.lock().insert(number, Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+// ===== impl OpenSegments =====
+
+impl OpenSegments {
+    fn get(&mut self, number: u32) -> Option<Arc<dyn DiskFile>> {
+        let index = self.recent_last.iter().rposition(|(open, _)| *open == number)?;
+        let entry = self.recent_last.remove(index);
+        let file = Arc::clone(&entry.1);
+        self.recent_last.push(entry);
+        Some(file)
+    }
+
+    /// Two readers may have opened the same segment at once: the later one takes the place of the earlier.
+    fn insert(&mut self, number: u32, file: Arc<dyn DiskFile>) {
+        self.recent_last.retain(|(open, _)| *open != number);
+        if self.recent_last.len() >= OPEN_SEGMENTS_MAX {
+            self.recent_last.remove(0);
+        }
+        self.recent_last.push((number, file));
+    }
+}

@@ -1,0 +1,128 @@
+//! Checking a whole journal without touching it.
+
+use std::{convert::Infallible, path::Path, sync::Arc};
+
+use super::{
+    block::BlockHeader,
+    directory::DirectoryFormat,
+    disk::Disk,
+    error::{Corruption, CorruptionKind, FormatDefect, StoreError},
+    recover::{ChainPoint, ScanError, Scanner, TornTail},
+    segment::{Position, block_span_bytes},
+};
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Whole blocks.
+    pub blocks: u64,
+    /// Bytes that they take up.
+    pub bytes: u64,
+    /// Records in them, as their headers tell.
+    pub records: u64,
+    /// The first whole block.
+    pub first: Option<BlockHeader>,
+    /// The last whole block.
+    pub last: Option<BlockHeader>,
+    /// Where the journal ends; `None` when damage hides the end.
+    pub end: Option<ChainPoint>,
+    /// What is left of a write that did not complete. It is in order, and cleared at the next start.
+    pub torn: Option<TornTail>,
+    /// The first damage.
+    pub corruption: Option<Corruption>,
+    /// Damage behind the first, in the order of the journal, up to [`FURTHER_DAMAGES_MAX`].
+    pub further_damages: Vec<Corruption>,
+}
+
+/// After so much damage [`verify`] looks no further.
+pub const FURTHER_DAMAGES_MAX: usize = 64;
+
+// ===== impl VerifyReport =====
+
+impl VerifyReport {
+    /// Whether the journal is in order.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.corruption.is_none()
+    }
+
+    fn note(&mut self, corruption: Corruption) {
+        if self.corruption.is_none() {
+            self.corruption = Some(corruption);
+        } else {
+            self.further_damages.push(corruption);
+        }
+    }
+
+    fn count(&mut self, header: &BlockHeader) {
+        self.blocks = self.blocks.saturating_add(1);
+        self.bytes = self
+            .bytes
+            .saturating_add(u64::from(block_span_bytes(header.body_bytes)));
+        self.records = self.records.saturating_add(u64::from(header.record_count));
+        self.first.get_or_insert(*header);
+        self.last = Some(*header);
+    }
+}
+
+/// Checks every block of the journal in the data directory at `path`, and the chain. Changes nothing and takes no
+/// lock: of a journal that is being written to, the last block may look torn.
+///
+/// Behind damage it goes on with the next whole block, so that the report tells the extent.
+///
+/// # Errors
+/// [`StoreError::Format`] when there is no data directory, [`StoreError::UnsupportedVersion`] when a newer program wrote
+/// it, [`StoreError::Disk`] when the disk fails. Damage is no error but in the report.
+pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<VerifyReport, StoreError> {
+    let format = DirectoryFormat::load(&**disk, path)?.ok_or_else(|| StoreError::Format {
+        path: path.to_path_buf(),
+        defect: FormatDefect::Missing,
+    })?;
+    let scanner = Scanner::new(&**disk, path, &format);
+    let mut report = VerifyReport::default();
+    let mut from = ChainPoint::start(format.data_id);
+    loop {
+        let count = |header: &BlockHeader, _: Position, _: &[u8]| -> Result<(), Infallible> {
+            report.count(header);
+            Ok(())
+        };
+        let corruption = match scanner.walk_from(from, count) {
+            Ok(tail) => {
+                report.end = Some(tail.end);
+                report.torn = tail.torn;
+                return Ok(report);
+            }
+            Err(ScanError::Visitor(never)) => match never {},
+            Err(ScanError::Store(StoreError::Corrupt(corruption))) => corruption,
+            Err(ScanError::Store(error)) => return Err(error),
+        };
+        let next = whole_block_after(&scanner, &corruption)?;
+        report.note(corruption);
+        match next {
+            Some(next) if report.further_damages.len() < FURTHER_DAMAGES_MAX => from = next,
+            Some(_) | None => return Ok(report),
+        }
+    }
+}
+
+/// The place of the first whole block behind the damage, believing what its header says of the block before it.
+fn whole_block_after(
+    scanner: &Scanner<'_>,
+    corruption: &Corruption,
+) -> Result<Option<ChainPoint>, StoreError> {
+    let position = match corruption.kind {
+        CorruptionKind::DamagedBlock { later, .. } => later,
+        CorruptionKind::ChainBroken => corruption.position,
+        CorruptionKind::NoBlock { .. }
+        | CorruptionKind::StrayBytes { .. }
+        | CorruptionKind::TooShort { .. }
+        | CorruptionKind::NotTheCheckpointsBlock => return Ok(None),
+    };
+    let header = scanner.header_at(position)?.ok();
+    Ok(header.map(|header| ChainPoint {
+        position,
+        block_sequence: header.block_sequence,
+        previous_hash: header.previous_hash,
+        previous_position: position,
+    }))
+}

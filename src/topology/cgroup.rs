@@ -1,0 +1,289 @@
+//! CPU limits of the control group that the process lives in, version 1, 2 or both side by side.
+//!
+//! `/proc/self/cgroup` names the group per controller, `/proc/self/mountinfo` tells where the hierarchy
+//! is mounted and which part of it is visible. Inside a container the two often disagree (another
+//! cgroup namespace), so a group that cannot be found below the mount point is taken to be the mount
+//! point itself. Limits of parents hold too, so the tightest quota on the way up counts.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::{CpuSet, detect::Sources};
+
+/// Parents that are asked for limits; Kubernetes nests about six levels.
+const LEVELS_MAX: usize = 32;
+
+/// `cpu.cfs_period_us` when it cannot be read: the kernel's default.
+const PERIOD_US_DEFAULT: u64 = 100_000;
+
+/// Interface generation of the CPU controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// One hierarchy per controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// CPU bandwidth: `quota_us` of CPU time in each `period_us` of wall time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuQuota {
+    /// CPU time per period, µs.
+    pub quota_us: u64,
+    /// Length of a period, µs.
+    pub period_us: u64,
+}
+
+/// How often the quota stopped this group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuStat {
+    /// Periods in which the group was runnable.
+    pub periods: u64,
+    /// Periods in which it ran into the quota.
+    pub throttled_periods: u64,
+    /// Time that its threads were stopped, µs.
+    pub throttled_us: u64,
+}
+
+/// What the control group says about CPUs; `None` is unknown, except for `quota`: no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Interface of the cpu controller (of the cpuset controller if only that is found).
+    pub version: Option<CgroupVersion>,
+    /// Path of the group in the hierarchy of that controller.
+    pub path: Option<String>,
+    /// CPUs asked for (`cpuset.cpus`); empty means "as the parent".
+    pub cpuset: Option<CpuSet>,
+    /// CPUs granted (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
+    pub cpuset_effective: Option<CpuSet>,
+    /// `cpuset.cpus.partition`: member, root or isolated.
+    pub partition: Option<String>,
+    /// The tightest quota of the group and its parents.
+    pub quota: Option<CpuQuota>,
+    /// Throttling counters of the group.
+    pub stat: Option<CpuStat>,
+    /// Version 1 with `CONFIG_RT_GROUP_SCHED`: real-time budget per period, µs. 0 forbids `SCHED_FIFO`
+    /// to everybody in the group, root included.
+    pub rt_runtime_us: Option<i64>,
+}
+
+/// A controller's directories from the group of the process up to the mount point.
+struct Hierarchy {
+    version: CgroupVersion,
+    path: String,
+    levels: Vec<PathBuf>,
+}
+
+// ===== impl CgroupVersion =====
+
+impl CgroupVersion {
+    /// 1 or 2.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+}
+
+// ===== impl CpuQuota =====
+
+impl CpuQuota {
+    /// The limit in thousandths of a CPU.
+    #[must_use]
+    pub fn millicpus(&self) -> u64 {
+        self.quota_us
+            .saturating_mul(1000)
+            .checked_div(self.period_us)
+            .unwrap_or(u64::MAX)
+    }
+
+    /// `cpu.max`: `max 100000` or `150000 100000`.
+    fn from_v2(text: &str) -> Option<Self> {
+        let mut fields = text.split_ascii_whitespace();
+        Some(Self {
+            quota_us: fields.next()?.parse().ok()?,
+            period_us: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
+// ===== impl Cgroup =====
+
+impl Cgroup {
+    /// Reads the group of the calling process below the root of `sources`.
+    #[must_use]
+    pub fn read(sources: &Sources) -> Self {
+        let groups = sources.text("proc/self/cgroup").unwrap_or_default();
+        let mounts = sources.text("proc/self/mountinfo").unwrap_or_default();
+        let find = |controller| Hierarchy::find(sources, &groups, &mounts, controller);
+        let (cpu, cpuset) = (find("cpu"), find("cpuset"));
+        let mut cgroup = Self::default();
+        if let Some(hierarchy) = cpu.as_ref().or(cpuset.as_ref()) {
+            cgroup.version = Some(hierarchy.version);
+            cgroup.path = Some(hierarchy.path.clone());
+        }
+        if let Some(hierarchy) = &cpu {
+            cgroup.quota = hierarchy.quota(sources);
+            cgroup.stat = hierarchy.stat(sources);
+            cgroup.rt_runtime_us = hierarchy.nearest(sources, "cpu.rt_runtime_us");
+        }
+        if let Some(hierarchy) = &cpuset {
+            let effective = match hierarchy.version {
+                CgroupVersion::V1 => "cpuset.effective_cpus",
+                CgroupVersion::V2 => "cpuset.cpus.effective",
+            };
+            cgroup.cpuset = hierarchy.nearest(sources, "cpuset.cpus");
+            cgroup.cpuset_effective = hierarchy.nearest(sources, effective);
+            cgroup.partition = hierarchy.nearest(sources, "cpuset.cpus.partition");
+        }
+        cgroup
+    }
+
+    /// Whether `other` grants the same CPUs and the same bandwidth; counters may differ.
+    pub(super) fn same_limits(&self, other: &Self) -> bool {
+        self.quota == other.quota
+            && self.cpuset_effective == other.cpuset_effective
+            && self.partition == other.partition
+    }
+}
+
+// ===== impl Hierarchy =====
+
+impl Hierarchy {
+    /// The hierarchy that carries `controller`: a version 1 mount wins, for on a hybrid machine the
+    /// controller is there and the unified hierarchy is empty.
+    fn find(sources: &Sources, groups: &str, mounts: &str, controller: &str) -> Option<Self> {
+        let mut unified = None;
+        let mut legacy = None;
+        for line in groups.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            if controllers.is_empty() {
+                unified = Some(path);
+            } else if controllers.split(',').any(|name| name == controller) {
+                legacy = Some(path);
+            }
+        }
+        let (version, path) = match (legacy, unified) {
+            (Some(path), _) => (CgroupVersion::V1, path),
+            (None, Some(path)) => (CgroupVersion::V2, path),
+            (None, None) => return None,
+        };
+        let (visible, mount) = mount_of(mounts, version, controller);
+        let inner = path.strip_prefix(visible.trim_end_matches('/')).unwrap_or("");
+        Some(Self {
+            version,
+            path: path.to_owned(),
+            levels: levels(sources, &mount, inner),
+        })
+    }
+
+    /// The value of `file` at the lowest level that has the file.
+    fn nearest<T: FromStr>(&self, sources: &Sources, file: &str) -> Option<T> {
+        self.levels
+            .iter()
+            .find_map(|level| sources.text(level.join(file)))
+            .and_then(|text| text.trim().parse().ok())
+    }
+
+    fn quota(&self, sources: &Sources) -> Option<CpuQuota> {
+        let at = |level: &PathBuf| match self.version {
+            CgroupVersion::V2 => CpuQuota::from_v2(&sources.text(level.join("cpu.max"))?),
+            CgroupVersion::V1 => Some(CpuQuota {
+                // -1 is "no limit" and does not parse as unsigned.
+                quota_us: sources.value(level.join("cpu.cfs_quota_us"))?,
+                period_us: sources
+                    .value(level.join("cpu.cfs_period_us"))
+                    .unwrap_or(PERIOD_US_DEFAULT),
+            }),
+        };
+        self.levels.iter().filter_map(at).min_by_key(CpuQuota::millicpus)
+    }
+
+    fn stat(&self, sources: &Sources) -> Option<CpuStat> {
+        let text = self
+            .levels
+            .iter()
+            .find_map(|level| sources.text(level.join("cpu.stat")))?;
+        let mut stat = None;
+        for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+            let Ok(value) = value.trim().parse::<u64>() else {
+                continue;
+            };
+            // A version 2 root group has a cpu.stat without these lines: that stays unknown.
+            let known = || stat.unwrap_or_default();
+            stat = match key {
+                "nr_periods" => Some(CpuStat {
+                    periods: value,
+                    ..known()
+                }),
+                "nr_throttled" => Some(CpuStat {
+                    throttled_periods: value,
+                    ..known()
+                }),
+                "throttled_usec" => Some(CpuStat {
+                    throttled_us: value,
+                    ..known()
+                }),
+                // Version 1 counts nanoseconds.
+                "throttled_time" => Some(CpuStat {
+                    throttled_us: value / 1000,
+                    ..known()
+                }),
+                _ => stat,
+            };
+        }
+        stat
+    }
+}
+
+// ===== helpers =====
+
+/// Which part of the hierarchy is mounted, and where; the customary place if nothing says so.
+///
+/// See proc_pid_mountinfo(5): field 4 is the root within the file system, field 5 the mount point, and
+/// after a lone `-` follow the type, the source and the options, where version 1 lists controllers.
+fn mount_of(mounts: &str, version: CgroupVersion, controller: &str) -> (String, String) {
+    let carries = |kind: &str, options: &str| match version {
+        CgroupVersion::V2 => kind == "cgroup2",
+        CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|name| name == controller),
+    };
+    let found = mounts.lines().find_map(|line| {
+        let (place, system) = line.split_once(" - ")?;
+        let mut system = system.split(' ');
+        let (kind, _, options) = (system.next()?, system.next()?, system.next()?);
+        let mut place = place.split(' ').skip(3);
+        let (visible, mount) = (place.next()?, place.next()?);
+        carries(kind, options).then(|| (visible.to_owned(), mount.to_owned()))
+    });
+    found.unwrap_or_else(|| {
+        let mount = match version {
+            CgroupVersion::V1 => format!("/sys/fs/cgroup/{controller}"),
+            CgroupVersion::V2 => "/sys/fs/cgroup".to_owned(),
+        };
+        ("/".to_owned(), mount)
+    })
+}
+
+/// The directory of the group and its parents up to the mount point, relative to the root of `sources`.
+fn levels(sources: &Sources, mount: &str, inner: &str) -> Vec<PathBuf> {
+    let mount = Path::new(mount.trim_start_matches('/'));
+    let inner = inner.trim_matches('/');
+    let outside = inner.split('/').any(|part| part == "..");
+    let group = mount.join(inner);
+    let lowest = if outside || !sources.is_directory(&group) {
+        mount
+    } else {
+        group.as_path()
+    };
+    lowest
+        .ancestors()
+        .take_while(|level| level.starts_with(mount))
+        .take(LEVELS_MAX)
+        .map(Path::to_path_buf)
+        .collect()
+}

@@ -1,0 +1,238 @@
+//! What an operator may ask of the placement of threads, and what each bound is.
+
+use super::{AffinityError, CpuSet, Role};
+
+/// NET threads at most by default: one writer cannot use more feeders.
+pub const NET_THREADS_MAX_DEFAULT: usize = 8;
+
+/// Bound on the configurable number of NET threads.
+pub const NET_THREADS_LIMIT: usize = 64;
+
+/// Bounds of the FIFO priority. Threaded interrupts of real-time kernels run at 50, so we stay far below.
+pub const FIFO_PRIORITY_MAX: u8 = 10;
+
+/// Bounds of the real-time fuse, µs.
+pub const RTTIME_US_MIN: u64 = 100_000;
+/// Bounds of the real-time fuse, µs.
+pub const RTTIME_US_MAX: u64 = 60_000_000;
+
+/// How far the service goes in placing its threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Pin where the CPUs look like ours, fence where they are shared with strangers.
+    #[default]
+    Auto,
+    /// Touch no mask at all.
+    Off,
+    /// Keep every thread inside the allowed CPUs, pin none to a single one.
+    Fence,
+    /// Pin by the table even under a quota.
+    Pin,
+    /// As `Pin`, and whatever cannot be had is an error instead of a warning.
+    Strict,
+}
+
+/// Wishes for the placement of threads. The default is `auto` without any wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AffinityConfig {
+    /// How far to go.
+    pub mode: Mode,
+    /// CPUs by role; a role without a list is placed by the table.
+    pub cpus: RoleCpus,
+    /// Most NET threads, 1 to [`NET_THREADS_LIMIT`].
+    pub net_threads_max: usize,
+    /// Real-time scheduling of EXEC and WAL.
+    pub fifo: FifoConfig,
+}
+
+/// Explicit CPU lists. EXEC, WAL and NET threads get one CPU of their list each, by thread index.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoleCpus {
+    /// For the single writer.
+    pub exec: Option<CpuSet>,
+    /// For the log thread.
+    pub wal: Option<CpuSet>,
+    /// For the network threads.
+    pub net: Option<CpuSet>,
+    /// For everything else.
+    pub aux: Option<CpuSet>,
+}
+
+/// `SCHED_FIFO` for EXEC and WAL. Off by default: a spinning real-time thread starves its CPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FifoConfig {
+    /// Whether to ask for it.
+    pub enabled: bool,
+    /// Priority 1 to [`FIFO_PRIORITY_MAX`].
+    pub priority: u8,
+    /// Whether a refusal is an error instead of a warning.
+    pub required: bool,
+    /// Fuse (`RLIMIT_RTTIME`), µs, [`RTTIME_US_MIN`] to [`RTTIME_US_MAX`]: a real-time thread that runs
+    /// this long without blocking gets `SIGXCPU`, which ends the process.
+    pub rttime_us_max: u64,
+}
+
+// ===== impl Mode =====
+
+impl Mode {
+    /// The word of the configuration file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Fence => "fence",
+            Self::Pin => "pin",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+// ===== impl AffinityConfig =====
+
+impl Default for AffinityConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Auto,
+            cpus: RoleCpus::default(),
+            net_threads_max: NET_THREADS_MAX_DEFAULT,
+            fifo: FifoConfig::default(),
+        }
+    }
+}
+
+impl AffinityConfig {
+    /// Checks every bound that does not depend on the machine.
+    ///
+    /// # Errors
+    /// [`AffinityError::InvalidConfig`] with the field, its value and the bound.
+    pub fn validate(&self) -> Result<(), AffinityError> {
+        check(
+            (1..=NET_THREADS_LIMIT).contains(&self.net_threads_max),
+            "affinity.net_threads_max",
+            &self.net_threads_max,
+            "1 to 64",
+        )?;
+        check(
+            (1..=FIFO_PRIORITY_MAX).contains(&self.fifo.priority),
+            "affinity.fifo.priority",
+            &self.fifo.priority,
+            "1 to 10",
+        )?;
+        check(
+            (RTTIME_US_MIN..=RTTIME_US_MAX).contains(&self.fifo.rttime_us_max),
+            "affinity.fifo.rttime_us_max",
+            &self.fifo.rttime_us_max,
+            "100000 to 60000000",
+        )?;
+        check(
+            self.fifo.enabled || !self.fifo.required,
+            "affinity.fifo.required",
+            &self.fifo.required,
+            "false unless affinity.fifo.enabled is true",
+        )?;
+        for role in Role::ALL {
+            let empty = self.cpus.get(role).is_some_and(CpuSet::is_empty);
+            check(!empty, role.cpus_field(), &"", "at least one CPU id")?;
+        }
+        Ok(())
+    }
+}
+
+// ===== impl RoleCpus =====
+
+impl RoleCpus {
+    /// The list of `role`, if there is one.
+    #[must_use]
+    pub const fn get(&self, role: Role) -> Option<&CpuSet> {
+        match role {
+            Role::Exec => self.exec.as_ref(),
+            Role::Wal => self.wal.as_ref(),
+            Role::Net => self.net.as_ref(),
+            Role::Aux => self.aux.as_ref(),
+        }
+    }
+
+    /// Whether no role has a list.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        Role::ALL.into_iter().all(|role| self.get(role).is_none())
+    }
+}
+
+// ===== impl FifoConfig =====
+
+impl Default for FifoConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            priority: 1,
+            required: false,
+            rttime_us_max: 5_000_000,
+        }
+    }
+}
+
+fn check(
+    holds: bool,
+    field: &'static str,
+    value: &dyn std::fmt::Display,
+    bound: &'static str,
+) -> Result<(), AffinityError> {
+    if holds {
+        return Ok(());
+    }
+    Err(AffinityError::InvalidConfig {
+        field,
+        value: value.to_string(),
+        bound,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut AffinityConfig)) -> String {
+        let mut config = AffinityConfig::default();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_is_valid() {
+        AffinityConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn refusals_name_field_value_and_bound() {
+        assert_eq!(
+            refusal(|config| config.fifo.priority = 50),
+            "affinity.fifo.priority = `50` is out of bounds: 1 to 10"
+        );
+        assert_eq!(
+            refusal(|config| config.fifo.priority = 0),
+            "affinity.fifo.priority = `0` is out of bounds: 1 to 10"
+        );
+        assert_eq!(
+            refusal(|config| config.net_threads_max = 0),
+            "affinity.net_threads_max = `0` is out of bounds: 1 to 64"
+        );
+        assert_eq!(
+            refusal(|config| config.net_threads_max = 65),
+            "affinity.net_threads_max = `65` is out of bounds: 1 to 64"
+        );
+        assert_eq!(
+            refusal(|config| config.fifo.rttime_us_max = 99_999),
+            "affinity.fifo.rttime_us_max = `99999` is out of bounds: 100000 to 60000000"
+        );
+        assert_eq!(
+            refusal(|config| config.fifo.required = true),
+            "affinity.fifo.required = `true` is out of bounds: false unless affinity.fifo.enabled is true"
+        );
+        assert_eq!(
+            refusal(|config| config.cpus.wal = Some(CpuSet::new())),
+            "affinity.cpus.wal = `` is out of bounds: at least one CPU id"
+        );
+    }
+}

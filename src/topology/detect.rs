@@ -1,0 +1,489 @@
+//! Reads what the kernel tells about CPUs, cores, caches, memory nodes and limits.
+//!
+//! Nothing here fails: what cannot be read is `None` or empty, plus a [`Warning`]. Every file is read
+//! below a root directory, so that tests lay out machines as trees of small files.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::{Cgroup, CpuSet, Warning, WarningCode, cpuset::CPU_ID_LIMIT};
+use crate::sys::{affinity, proc};
+
+/// Memory nodes that are looked at (`MAX_NUMNODES` is 1024 on x86-64).
+const NODE_ID_LIMIT: u32 = 1024;
+
+/// Cache directories of one CPU that are looked at; machines have three to five.
+const CACHES_MAX: u32 = 10;
+
+/// Devices of one class that are asked for their memory node.
+const DEVICES_MAX: usize = 256;
+
+/// CPU limit of the container in thousandths, for the downward API (`resourceFieldRef`, divisor `1m`).
+pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
+/// CPU request of the container in thousandths, for the downward API.
+pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
+/// QoS class of the pod as the chart knows it: `Guaranteed`, `Burstable` or `BestEffort`.
+pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
+/// Set by the kubelet in every container.
+const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Where facts come from: the root of a file tree, and the environment.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    root: PathBuf,
+    pod: PodHints,
+}
+
+/// What Kubernetes tells about the pod; `None` is "not told".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodHints {
+    /// Whether the process runs in a pod at all.
+    pub kubernetes: bool,
+    /// QoS class, [`ENV_QOS_CLASS`].
+    pub qos_class: Option<String>,
+    /// CPU request, thousandths of a CPU, [`ENV_CPU_REQUEST`].
+    pub cpu_request_milli: Option<u64>,
+    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`].
+    pub cpu_limit_milli: Option<u64>,
+}
+
+/// A physical core, as far as this process may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Core {
+    /// Its allowed CPUs (hardware threads).
+    pub cpus: CpuSet,
+    /// All of its online CPUs.
+    pub siblings: CpuSet,
+    /// Memory node.
+    pub node: Option<u32>,
+    /// Index into [`Machine::caches`].
+    pub cache: Option<usize>,
+}
+
+/// CPUs that share their last-level cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheGroup {
+    /// Its allowed CPUs.
+    pub cpus: CpuSet,
+    /// Its cores that are wholly ours and not that of CPU 0.
+    pub quiet_cores: usize,
+}
+
+/// A memory (NUMA) node with allowed CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Number of the node.
+    pub id: u32,
+    /// Its allowed CPUs.
+    pub cpus: CpuSet,
+    /// NVMe drives and network cards attached to it, as far as the kernel tells.
+    pub devices: usize,
+}
+
+/// Facts about the kernel that decide what real-time scheduling can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Release, such as `6.18.0`.
+    pub release: Option<String>,
+    /// `CONFIG_RT_GROUP_SCHED`: real-time threads need a budget from their control group.
+    pub rt_group_sched: Option<bool>,
+    /// Real-time threads may use this much of each period, µs; -1 is all of it.
+    pub sched_rt_runtime_us: Option<i64>,
+    /// Length of that period, µs.
+    pub sched_rt_period_us: Option<i64>,
+    /// Clock source, such as `tsc` or `kvm-clock`.
+    pub clock_source: Option<String>,
+}
+
+/// The machine as this process may use it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// CPUs on which the process may run: its mask at start, of those online.
+    pub allowed: CpuSet,
+    /// CPUs that are switched on.
+    pub online: Option<CpuSet>,
+    /// CPUs that could be plugged in.
+    pub possible: Option<CpuSet>,
+    /// CPUs without load balancing (`isolcpus`).
+    pub isolated: Option<CpuSet>,
+    /// CPUs without periodic tick (`nohz_full`).
+    pub nohz_full: Option<CpuSet>,
+    /// Memory nodes from which the process may allocate.
+    pub mems_allowed: Option<CpuSet>,
+    /// Physical cores with an allowed CPU, ascending by first CPU.
+    pub cores: Vec<Core>,
+    /// Last-level caches with an allowed CPU, ascending by first CPU.
+    pub caches: Vec<CacheGroup>,
+    /// Memory nodes with an allowed CPU, ascending.
+    pub nodes: Vec<Node>,
+    /// Allowed CPUs whose neighbour on the core is not allowed, so belongs to a stranger.
+    pub foreign_siblings: CpuSet,
+    /// Limits of the control group.
+    pub cgroup: Cgroup,
+    /// Kernel facts.
+    pub kernel: Kernel,
+    /// Kubernetes' own words.
+    pub pod: PodHints,
+    /// What could not be read.
+    pub warnings: Vec<Warning>,
+}
+
+// ===== impl Sources =====
+
+impl Sources {
+    /// The machine that the process runs on.
+    #[must_use]
+    pub fn host() -> Self {
+        let number = |name| env::var(name).ok().and_then(|text| text.trim().parse().ok());
+        Self {
+            root: PathBuf::from("/"),
+            pod: PodHints {
+                kubernetes: env::var_os(ENV_KUBERNETES).is_some(),
+                qos_class: env::var(ENV_QOS_CLASS).ok().filter(|class| !class.is_empty()),
+                cpu_request_milli: number(ENV_CPU_REQUEST),
+                cpu_limit_milli: number(ENV_CPU_LIMIT),
+            },
+        }
+    }
+
+    /// A made-up machine: files below `root`, and what Kubernetes would have told.
+    #[must_use]
+    pub fn below(root: impl Into<PathBuf>, pod: PodHints) -> Self {
+        Self {
+            root: root.into(),
+            pod,
+        }
+    }
+
+    /// The directory that stands for `/proc`.
+    #[must_use]
+    pub fn proc(&self) -> PathBuf {
+        self.root.join("proc")
+    }
+
+    /// The text of a file, if it can be read. `path` is relative to the root.
+    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        proc::read_bounded(&self.root.join(path)).ok()
+    }
+
+    /// The content of a file, trimmed and parsed.
+    pub(super) fn value<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
+        self.text(path)?.trim().parse().ok()
+    }
+
+    /// CPUs that are switched on at this moment.
+    pub(super) fn online(&self) -> Option<CpuSet> {
+        self.cpus("online")
+    }
+
+    pub(super) fn is_directory(&self, path: &Path) -> bool {
+        self.root.join(path).is_dir()
+    }
+
+    /// The CPU list in `sys/devices/system/cpu/<file>`.
+    fn cpus(&self, file: &str) -> Option<CpuSet> {
+        self.value(Path::new("sys/devices/system/cpu").join(file))
+    }
+
+    /// A line `key:<tab>list` of the status of the calling thread.
+    fn status_list(&self, key: &str) -> Option<CpuSet> {
+        self.text("proc/thread-self/status")?
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| *name == key)
+            .and_then(|(_, list)| list.parse().ok())
+    }
+}
+
+// ===== impl Core =====
+
+impl Core {
+    /// Whether a CPU of the core is not allowed, so may run a stranger.
+    #[must_use]
+    pub fn is_lone(&self) -> bool {
+        self.cpus != self.siblings
+    }
+}
+
+// ===== impl Machine =====
+
+impl Machine {
+    /// Reads the machine for a process whose mask is `mask` (see [`startup_mask`]).
+    #[must_use]
+    pub fn detect(sources: &Sources, mask: Option<CpuSet>) -> Self {
+        let mut machine = Self {
+            online: sources.online(),
+            possible: sources.cpus("possible"),
+            isolated: sources.cpus("isolated"),
+            nohz_full: sources.cpus("nohz_full"),
+            mems_allowed: sources.status_list("Mems_allowed_list"),
+            cgroup: Cgroup::read(sources),
+            kernel: Kernel::read(sources),
+            pod: sources.pod.clone(),
+            ..Self::default()
+        };
+        machine.pod.learn_from_path(machine.cgroup.path.as_deref());
+        machine.allowed = machine.usable(mask.or_else(|| sources.status_list("Cpus_allowed_list")));
+        machine.read_cores(sources);
+        machine.read_nodes(sources);
+        machine
+    }
+
+    /// Whether the process may use every CPU that is online; `true` when that is unknown.
+    #[must_use]
+    pub fn is_whole_machine(&self) -> bool {
+        self.online
+            .as_ref()
+            .is_none_or(|online| online.is_subset(&self.allowed))
+    }
+
+    /// Whether the allowed CPUs seem to be ours alone. Inferred, for the kernel does not tell:
+    /// a part of the machine, granted by a cpuset, not cut by a quota, not of a pod that shares.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        let partition = self.cgroup.partition.as_deref();
+        if matches!(partition, Some("root" | "isolated")) {
+            return true;
+        }
+        let granted = self.cgroup.cpuset_effective.as_ref().unwrap_or(&self.allowed);
+        let part = self
+            .online
+            .as_ref()
+            .is_some_and(|online| !online.is_subset(granted));
+        let limit_fits = self
+            .pod
+            .cpu_limit_milli
+            .is_none_or(|limit| limit == self.allowed_millicpus());
+        part && !self.quota_binds() && limit_fits && self.pod.may_be_guaranteed()
+    }
+
+    /// Whether a quota is below what the allowed CPUs could do.
+    #[must_use]
+    pub fn quota_binds(&self) -> bool {
+        self.cgroup
+            .quota
+            .is_some_and(|quota| quota.millicpus() < self.allowed_millicpus())
+    }
+
+    /// The memory node of an allowed CPU.
+    #[must_use]
+    pub fn node_of(&self, cpu: u32) -> Option<u32> {
+        let node = self.nodes.iter().find(|node| node.cpus.contains(cpu))?;
+        Some(node.id)
+    }
+
+    fn allowed_millicpus(&self) -> u64 {
+        u64::try_from(self.allowed.len()).map_or(u64::MAX, |cpus| cpus.saturating_mul(1000))
+    }
+
+    /// Quiet cores of the cache group with this index.
+    pub(super) fn quiet_cores(&self, cache: usize) -> usize {
+        self.caches.get(cache).map_or(0, |group| group.quiet_cores)
+    }
+
+    /// The mask without CPUs that are offline; falls back to what is online, then to CPU 0.
+    fn usable(&mut self, mask: Option<CpuSet>) -> CpuSet {
+        let online = self.online.clone();
+        if online.is_none() {
+            self.unreadable("sys/devices/system/cpu/online");
+        }
+        let allowed = match (mask, online) {
+            (Some(mask), Some(online)) if mask.intersects(&online) => mask.intersection(&online),
+            (Some(mask), _) if !mask.is_empty() => mask,
+            (_, Some(online)) => online,
+            (_, None) => CpuSet::new(),
+        };
+        if allowed.is_empty() {
+            self.unreadable("the CPU mask of the process");
+            return CpuSet::single(0);
+        }
+        allowed
+    }
+
+    fn unreadable(&mut self, what: &str) {
+        self.warnings.push(Warning::new(
+            WarningCode::Unreadable,
+            format!("cannot read {what}"),
+        ));
+    }
+
+    /// Groups the allowed CPUs to cores and last-level caches.
+    fn read_cores(&mut self, sources: &Sources) {
+        let mut unknown = CpuSet::new();
+        let mut grouped = CpuSet::new();
+        for cpu in self.allowed.iter() {
+            if grouped.contains(cpu) {
+                continue;
+            }
+            let siblings = sources
+                .cpus(&format!("cpu{cpu}/topology/thread_siblings_list"))
+                .filter(|siblings| siblings.contains(cpu))
+                .unwrap_or_else(|| {
+                    unknown.insert(cpu);
+                    CpuSet::single(cpu)
+                });
+            let cpus = siblings.intersection(&self.allowed);
+            grouped = grouped.union(&cpus);
+            if cpus != siblings {
+                self.foreign_siblings = self.foreign_siblings.union(&cpus);
+            }
+            let cache = last_level_cache(sources, cpu)
+                .map(|shared| shared.intersection(&self.allowed).union(&cpus))
+                .map(|group| index_of(&mut self.caches, group));
+            let core = Core {
+                cpus,
+                siblings,
+                node: None,
+                cache,
+            };
+            let group = cache.and_then(|index| self.caches.get_mut(index));
+            if let Some(group) = group.filter(|_| !core.is_lone() && !core.cpus.contains(0)) {
+                group.quiet_cores = group.quiet_cores.saturating_add(1);
+            }
+            self.cores.push(core);
+        }
+        if !unknown.is_empty() {
+            self.unreadable(&format!("the core of CPU {unknown}: each counts as a core"));
+        }
+    }
+
+    /// Finds the memory node of each core.
+    fn read_nodes(&mut self, sources: &Sources) {
+        let directory = Path::new("sys/devices/system/node");
+        let online: CpuSet = sources.value(directory.join("online")).unwrap_or_default();
+        let devices = device_nodes(sources);
+        for id in online.iter().take_while(|id| *id < NODE_ID_LIMIT) {
+            let cpus: CpuSet = sources
+                .value(directory.join(format!("node{id}/cpulist")))
+                .unwrap_or_default();
+            let cpus = cpus.intersection(&self.allowed);
+            if cpus.is_empty() {
+                continue;
+            }
+            for core in &mut self.cores {
+                if core.cpus.first().is_some_and(|cpu| cpus.contains(cpu)) {
+                    core.node = Some(id);
+                }
+            }
+            self.nodes.push(Node {
+                id,
+                cpus,
+                devices: devices.iter().filter(|node| **node == id).count(),
+            });
+        }
+    }
+}
+
+// ===== impl PodHints =====
+
+impl PodHints {
+    /// `false` when it is known that the pod is not of the class that gets CPUs of its own.
+    #[must_use]
+    pub fn may_be_guaranteed(&self) -> bool {
+        self.qos_class
+            .as_deref()
+            .is_none_or(|class| class.eq_ignore_ascii_case("guaranteed"))
+    }
+
+    /// The kubelet puts pods below `kubepods`, and all but Guaranteed ones below their class. Only seen
+    /// from a container that shares the host's cgroup namespace.
+    fn learn_from_path(&mut self, path: Option<&str>) {
+        let Some(path) = path.filter(|path| path.contains("kubepods")) else {
+            return;
+        };
+        self.kubernetes = true;
+        if self.qos_class.is_none() {
+            let class = if path.contains("besteffort") {
+                "BestEffort"
+            } else if path.contains("burstable") {
+                "Burstable"
+            } else {
+                "Guaranteed"
+            };
+            self.qos_class = Some(class.to_owned());
+        }
+    }
+}
+
+// ===== impl Kernel =====
+
+impl Kernel {
+    fn read(sources: &Sources) -> Self {
+        let kernel = Path::new("proc/sys/kernel");
+        let line = |path: &Path| sources.text(path).map(|text| text.trim().to_owned());
+        let release = line(&kernel.join("osrelease"));
+        let options = release
+            .as_deref()
+            .and_then(|release| read_options(sources, release));
+        Self {
+            rt_group_sched: options.map(|text| text.contains("\nCONFIG_RT_GROUP_SCHED=y")),
+            release,
+            sched_rt_runtime_us: sources.value(kernel.join("sched_rt_runtime_us")),
+            sched_rt_period_us: sources.value(kernel.join("sched_rt_period_us")),
+            clock_source: line(Path::new(
+                "sys/devices/system/clocksource/clocksource0/current_clocksource",
+            )),
+        }
+    }
+}
+
+// ===== helpers =====
+
+/// The mask of the calling thread. To be taken in `main` before any thread exists: a thread started by
+/// a pinned one inherits a single CPU and would see that as the whole machine.
+#[must_use]
+pub fn startup_mask() -> Option<CpuSet> {
+    affinity::get_affinity(affinity::THIS_THREAD)
+        .map(CpuSet::from_words)
+        .ok()
+}
+
+/// The build options of the running kernel, where a distribution leaves them as plain text.
+/// `/proc/config.gz` is not tried: one flag is not worth a decompressor.
+fn read_options(sources: &Sources, release: &str) -> Option<String> {
+    /// Real files have about 300 KiB.
+    const OPTIONS_BYTES_MAX: u64 = 1024 * 1024;
+    let path = sources.root.join(format!("boot/config-{release}"));
+    let size = fs::metadata(&path).ok()?.len();
+    (size <= OPTIONS_BYTES_MAX).then_some(())?;
+    fs::read_to_string(path).ok()
+}
+
+/// CPUs that share the cache of the highest level with `cpu`.
+fn last_level_cache(sources: &Sources, cpu: u32) -> Option<CpuSet> {
+    let cache = |index: u32| {
+        let directory = PathBuf::from(format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}"));
+        let level: u32 = sources.value(directory.join("level"))?;
+        let shared: CpuSet = sources.value(directory.join("shared_cpu_list"))?;
+        Some((level, shared))
+    };
+    (0..CACHES_MAX)
+        .map_while(cache)
+        .filter(|(level, _)| *level >= 2)
+        .max_by_key(|(level, _)| *level)
+        .map(|(_, shared)| shared)
+}
+
+/// Position of the group of `cpus` in `groups`, which gets it at the end if it is new.
+fn index_of(groups: &mut Vec<CacheGroup>, cpus: CpuSet) -> usize {
+    if let Some(index) = groups.iter().position(|known| known.cpus == cpus) {
+        return index;
+    }
+    groups.push(CacheGroup { cpus, quiet_cores: 0 });
+    groups.len().saturating_sub(1)
+}
+
+/// Memory nodes of NVMe drives and network cards, one entry per device.
+fn device_nodes(sources: &Sources) -> Vec<u32> {
+    ["sys/class/nvme", "sys/class/net"]
+        .into_iter()
+        .filter_map(|class| fs::read_dir(sources.root.join(class)).ok())
+        .flat_map(|entries| entries.take(DEVICES_MAX).flatten())
+        // -1 means "no node" and does not parse as unsigned.
+        .filter_map(|entry| sources.value(entry.path().join("device/numa_node")))
+        .filter(|node| *node < CPU_ID_LIMIT)
+        .collect()
+}

@@ -1,0 +1,343 @@
+//! The table of role placement: which CPUs EXEC, WAL, NET and AUX get on a machine of any shape.
+//!
+//! | allowed CPUs | EXEC | WAL | NET | AUX |
+//! |---|---|---|---|---|
+//! | 2 | last | with NET | first | with NET |
+//! | 3 | last | with AUX | middle | first |
+//! | 4 cores | last | next | the other two | with NET's last |
+//! | 2 cores of 2 | last core, thread 0 | thread 1 | first core | with NET |
+//! | 8 cores | last | next | 5 | the first |
+//! | 4 cores of 2 | last core, thread 0 | thread 1 | 2 cores | first core |
+//! | more | as 8 | | capped | 1 core per 16 |
+//!
+//! Cores are ranked once, best for EXEC first; EXEC and WAL are served from the front and AUX from the
+//! back. WAL on EXEC's own core is on purpose: it sleeps in fsync most of the time and finds the log
+//! buffer in the shared L2 cache.
+
+use std::cmp::Reverse;
+
+use super::{CpuSet, Machine, Role, detect::Core};
+
+/// A memory node with fewer allowed CPUs than this is not worth staying within.
+const HOME_CPUS_MIN: usize = 4;
+
+/// Cores per core of AUX, from the interrupt-core rule of Seastar's perftune.
+const CORES_PER_AUX_CORE: usize = 16;
+
+/// AUX gets cores of its own only if NET keeps this many CPUs.
+const NET_CPUS_MIN: usize = 3;
+
+/// Why a role without a list is where it is when others have one.
+const LEFT_OVER: &str = "what explicit lists leave";
+
+/// CPUs of one role and the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Assignment {
+    /// Where.
+    pub(super) cpus: CpuSet,
+    /// Why.
+    pub(super) why: &'static str,
+}
+
+/// The table's answer for one machine.
+#[derive(Debug)]
+pub(super) struct Layout {
+    exec: Assignment,
+    wal: Assignment,
+    net: Assignment,
+    aux: Assignment,
+}
+
+/// Cores that are still free, best first; a core is the list of its free CPUs.
+struct Pool {
+    cores: Vec<Vec<u32>>,
+}
+
+/// What makes a core better for EXEC, most important first; lower is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// A stranger on the other hyper-thread can take half the core at any time.
+    lone: bool,
+    /// Interrupts and housekeeping like CPU 0.
+    has_cpu_0: bool,
+    /// Position of the memory node.
+    node: usize,
+    /// A core of two also has a place for WAL, next to the log buffer.
+    threads: Reverse<usize>,
+    /// The larger the quiet group around a cache, the more of NET shares the cache with EXEC.
+    quiet_cores_of_cache: Reverse<usize>,
+    /// Keeps groups together.
+    cache: Reverse<Option<usize>>,
+    /// Away from CPU 0.
+    first_cpu: Reverse<Option<u32>>,
+}
+
+// ===== impl Layout =====
+
+impl Layout {
+    /// Places the roles. Needs at least two allowed CPUs to tell roles apart.
+    pub(super) fn of(machine: &Machine, net_threads_max: usize) -> Self {
+        let mut pool = Pool::ranked(machine);
+        match (pool.cpus(), pool.cores.len()) {
+            (2, 1) => Self::one_core_of_two(&mut pool),
+            (0..=2, _) => Self::two(&mut pool),
+            (3, _) => Self::three(&mut pool),
+            _ => Self::many(&mut pool, net_threads_max),
+        }
+    }
+
+    /// Places the roles without an explicit list on the CPUs that the `lists` leave, by the same
+    /// ranking: EXEC and WAL in front, NET and AUX on the rest. Too few CPUs are shared.
+    pub(super) fn beside(lists: &[(Role, CpuSet)], machine: &Machine, net_threads_max: usize) -> Self {
+        let listed = |role: Role| {
+            let list = lists.iter().find(|(owner, _)| *owner == role);
+            list.map(|(_, cpus)| assign(cpus.clone(), "explicit list"))
+        };
+        let taken = lists.iter().fold(CpuSet::new(), |all, (_, list)| all.union(list));
+        let mut pool = Pool::ranked(machine).without(&taken);
+        if pool.cpus() == 0 {
+            return Self::without_free_cpus(listed, &machine.allowed);
+        }
+        let behind = |roles: &[Role]| roles.iter().any(|role| listed(*role).is_none());
+        let mut single =
+            |role, behind| listed(role).unwrap_or_else(|| assign(pool.take_or_share(behind), LEFT_OVER));
+        let exec = single(Role::Exec, behind(&[Role::Wal, Role::Net, Role::Aux]));
+        let wal = single(Role::Wal, behind(&[Role::Net, Role::Aux]));
+        let aux_cores = machine.cores.len().div_ceil(CORES_PER_AUX_CORE);
+        let aux = match (listed(Role::Aux), listed(Role::Net)) {
+            (Some(aux), _) => aux,
+            (None, Some(_)) => assign(pool.take_rest(), LEFT_OVER),
+            (None, None) => {
+                let (cpus, why) = pool.take_aux(aux_cores);
+                assign(cpus, why)
+            }
+        };
+        let net = listed(Role::Net).unwrap_or_else(|| {
+            let rest = pool.take_rest_ordered().into_iter().take(net_threads_max);
+            assign(rest.collect(), LEFT_OVER)
+        });
+        Self { exec, wal, net, aux }
+    }
+
+    /// The lists name every CPU: the other roles share them all, except EXEC's if it has a list.
+    fn without_free_cpus(listed: impl Fn(Role) -> Option<Assignment>, allowed: &CpuSet) -> Self {
+        let exec = listed(Role::Exec).map(|exec| exec.cpus).unwrap_or_default();
+        let beside_exec = allowed.difference(&exec);
+        let shared = if beside_exec.is_empty() {
+            allowed
+        } else {
+            &beside_exec
+        };
+        let of = |role| listed(role).unwrap_or_else(|| assign(shared.clone(), "shared: lists leave no CPU"));
+        Self {
+            exec: of(Role::Exec),
+            wal: of(Role::Wal),
+            net: of(Role::Net),
+            aux: of(Role::Aux),
+        }
+    }
+
+    /// The assignment of `role`.
+    pub(super) const fn role(&self, role: Role) -> &Assignment {
+        match role {
+            Role::Exec => &self.exec,
+            Role::Wal => &self.wal,
+            Role::Net => &self.net,
+            Role::Aux => &self.aux,
+        }
+    }
+
+    /// Two hyper-threads of one core: the second for EXEC, because CPU 0 also serves interrupts.
+    fn one_core_of_two(pool: &mut Pool) -> Self {
+        let first = pool.take_cpu();
+        let exec = pool.take_rest();
+        Self::with_rest(exec, "second thread of the only core", &first)
+    }
+
+    /// Two cores (or a single CPU, where the plan does not pin).
+    fn two(pool: &mut Pool) -> Self {
+        let exec = pool.take_cpu();
+        let rest = pool.take_rest();
+        let rest = if rest.is_empty() { exec.clone() } else { rest };
+        Self::with_rest(exec, "own core", &rest)
+    }
+
+    fn with_rest(exec: CpuSet, why: &'static str, rest: &CpuSet) -> Self {
+        let shared = |why| assign(rest.clone(), why);
+        Self {
+            exec: assign(exec, why),
+            wal: shared("with net and aux"),
+            net: shared("with wal and aux"),
+            aux: shared("with wal and net"),
+        }
+    }
+
+    /// EXEC, NET and {WAL, AUX}; beside a hyper-thread sibling, EXEC rather has the sleepy WAL.
+    fn three(pool: &mut Pool) -> Self {
+        let split = pool.front_has_sibling();
+        let exec = pool.take_cpu();
+        let second = pool.take_cpu();
+        let third = pool.take_rest();
+        let (wal, net) = if split { (second, third) } else { (third, second) };
+        let why = if split {
+            "sibling of exec, with aux"
+        } else {
+            "with aux"
+        };
+        Self {
+            exec: assign(exec, "own CPU"),
+            wal: assign(wal.clone(), why),
+            net: assign(net, "own CPU"),
+            aux: assign(wal, "with wal"),
+        }
+    }
+
+    fn many(pool: &mut Pool, net_threads_max: usize) -> Self {
+        let cores = pool.cores.len();
+        let (exec, wal, split) = pool.take_writers();
+        let (aux, aux_why) = pool.take_aux(cores.div_ceil(CORES_PER_AUX_CORE));
+        let net = pool.take_rest_ordered().into_iter().take(net_threads_max);
+        let (exec_why, wal_why) = if split {
+            ("thread 0 of its core", "sibling of exec")
+        } else {
+            ("own core", "own core")
+        };
+        Self {
+            exec: assign(exec, exec_why),
+            wal: assign(wal, wal_why),
+            net: assign(net.collect(), "the other cores, nearest to exec first"),
+            aux: assign(aux, aux_why),
+        }
+    }
+}
+
+// ===== impl Pool =====
+
+impl Pool {
+    /// The cores of the home node, or all without one, by [`Rank`].
+    fn ranked(machine: &Machine) -> Self {
+        let node_ranks = node_ranks(machine);
+        let home = home_node(machine, &node_ranks);
+        let mut ranked: Vec<_> = machine
+            .cores
+            .iter()
+            .filter(|core| home.is_none() || core.node == home)
+            .map(|core| (rank(core, machine, &node_ranks), core))
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        Self {
+            cores: ranked
+                .into_iter()
+                .map(|(_, core)| core.cpus.iter().collect())
+                .collect(),
+        }
+    }
+
+    /// The pool without the CPUs of explicit lists.
+    fn without(mut self, taken: &CpuSet) -> Self {
+        for core in &mut self.cores {
+            core.retain(|cpu| !taken.contains(*cpu));
+        }
+        self.cores.retain(|core| !core.is_empty());
+        self
+    }
+
+    /// The first CPU; it stays in the pool if it is the last one and `others` still need a place.
+    fn take_or_share(&mut self, others: bool) -> CpuSet {
+        let last = self.cpus() == 1 && others;
+        if last {
+            return self.cores.iter().flatten().copied().collect();
+        }
+        self.take_cpu()
+    }
+
+    fn cpus(&self) -> usize {
+        self.cores.iter().map(Vec::len).sum()
+    }
+
+    fn front_has_sibling(&self) -> bool {
+        self.cores.first().is_some_and(|core| core.len() > 1)
+    }
+
+    /// The first CPU of the first core; its siblings stay in front. Empty if nothing is left.
+    fn take_cpu(&mut self) -> CpuSet {
+        let Some(core) = self.cores.first_mut() else {
+            return CpuSet::new();
+        };
+        let taken: CpuSet = core.drain(..1.min(core.len())).collect();
+        if core.is_empty() {
+            self.cores.remove(0);
+        }
+        taken
+    }
+
+    /// CPUs for EXEC and WAL, and whether they are siblings. The third and later threads of their core
+    /// stay idle unless there is no other core.
+    fn take_writers(&mut self) -> (CpuSet, CpuSet, bool) {
+        if !self.front_has_sibling() {
+            return (self.take_cpu(), self.take_cpu(), false);
+        }
+        let mut core = self.cores.remove(0).into_iter().map(CpuSet::single);
+        let exec = core.next().unwrap_or_default();
+        let wal = core.next().unwrap_or_default();
+        if self.cores.is_empty() {
+            self.cores = core.map(|cpu| cpu.iter().collect()).collect();
+        }
+        (exec, wal, true)
+    }
+
+    /// Cores from the back for AUX, or a place beside NET if NET would keep too few CPUs.
+    fn take_aux(&mut self, cores: usize) -> (CpuSet, &'static str) {
+        let keep = self.cores.len().saturating_sub(cores);
+        let net_cpus: usize = self.cores.iter().take(keep).map(Vec::len).sum();
+        if net_cpus >= NET_CPUS_MIN {
+            let aux = self.cores.drain(keep..).flatten().collect();
+            return (aux, "one core per 16, from the least quiet");
+        }
+        let last = self.cores.last().into_iter().flatten().copied().collect();
+        (last, "with net's last core")
+    }
+
+    fn take_rest(&mut self) -> CpuSet {
+        self.take_rest_ordered().into_iter().collect()
+    }
+
+    fn take_rest_ordered(&mut self) -> Vec<u32> {
+        self.cores.drain(..).flatten().collect()
+    }
+}
+
+// ===== helpers =====
+
+/// Sort key of a core, the lowest for EXEC.
+fn rank(core: &Core, machine: &Machine, node_ranks: &[u32]) -> Rank {
+    let node = node_ranks.iter().position(|id| Some(*id) == core.node);
+    Rank {
+        lone: core.is_lone(),
+        has_cpu_0: core.cpus.contains(0),
+        node: node.unwrap_or(usize::MAX),
+        threads: Reverse(core.cpus.len()),
+        quiet_cores_of_cache: Reverse(core.cache.map_or(0, |cache| machine.quiet_cores(cache))),
+        cache: Reverse(core.cache),
+        first_cpu: Reverse(core.cpus.first()),
+    }
+}
+
+const fn assign(cpus: CpuSet, why: &'static str) -> Assignment {
+    Assignment { cpus, why }
+}
+
+/// Memory nodes, best first: with storage and network attached, then with many allowed CPUs.
+fn node_ranks(machine: &Machine) -> Vec<u32> {
+    let mut nodes: Vec<_> = machine.nodes.iter().collect();
+    nodes.sort_by_key(|node| (Reverse((node.devices, node.cpus.len())), node.id));
+    nodes.into_iter().map(|node| node.id).collect()
+}
+
+/// The node that holds all roles, if there are several nodes and one is large enough.
+fn home_node(machine: &Machine, node_ranks: &[u32]) -> Option<u32> {
+    let home = *node_ranks.first()?;
+    let node = machine.nodes.iter().find(|node| node.id == home)?;
+    let several = node_ranks.len() > 1;
+    (several && node.cpus.len() >= HOME_CPUS_MIN).then_some(home)
+}

@@ -1,0 +1,163 @@
+//! Applies a mask or a scheduling class to a thread and reads back what came of it.
+
+use std::io;
+
+use core_affinity::CoreId;
+
+use super::{CpuSet, config::FifoConfig};
+use crate::sys::affinity::{self, THIS_THREAD, Tid};
+
+/// `core_affinity` works on a fixed `cpu_set_t` of this many CPUs.
+const PACKAGED_CPUS: u32 = 1024;
+
+/// What came of a wish for a mask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PinOutcome {
+    /// The wish; `None` when masks are not touched.
+    pub wanted: Option<CpuSet>,
+    /// The mask read back from the kernel.
+    pub actual: Option<CpuSet>,
+    /// Error number of the failed call.
+    pub errno: Option<i32>,
+}
+
+// ===== impl PinOutcome =====
+
+impl PinOutcome {
+    /// Whether the thread has the mask it should have.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.wanted.is_none() || self.wanted == self.actual
+    }
+
+    /// The failed call as an error with text.
+    #[must_use]
+    pub fn error(&self) -> Option<io::Error> {
+        self.errno.map(io::Error::from_raw_os_error)
+    }
+}
+
+/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets `fallback` instead: it must
+/// not stay on the single CPU that it may have inherited from the thread that started it.
+#[must_use]
+pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
+    let errno = match apply(tid, wanted) {
+        Ok(()) => None,
+        Err(error) => {
+            // Its failure shows in the mask that is read back.
+            let _ = affinity::set_affinity(tid, fallback.words());
+            error.raw_os_error()
+        }
+    };
+    PinOutcome {
+        wanted: Some(wanted.clone()),
+        actual: mask_of(tid).ok(),
+        errno,
+    }
+}
+
+/// The mask of thread `tid`.
+///
+/// # Errors
+/// `ESRCH` when the thread has ended.
+pub(super) fn mask_of(tid: Tid) -> io::Result<CpuSet> {
+    affinity::get_affinity(tid).map(CpuSet::from_words)
+}
+
+/// Puts the calling thread under `SCHED_FIFO`, with the fuse in place before.
+///
+/// # Errors
+/// Mostly `EPERM`: no `CAP_SYS_NICE`, `RLIMIT_RTPRIO` too low, or no real-time budget in the group.
+pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
+    affinity::lower_rttime_limit(config.rttime_us_max)?;
+    affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, i32::from(config.priority)))
+}
+
+/// The name of a scheduling policy number.
+#[must_use]
+pub const fn policy_name(policy: i32) -> &'static str {
+    match policy {
+        0 => "other",
+        1 => "fifo",
+        2 => "round_robin",
+        3 => "batch",
+        5 => "idle",
+        6 => "deadline",
+        7 => "ext",
+        _ => "unknown",
+    }
+}
+
+/// Sets the mask; for one CPU of the calling thread through the packaged crate, which however keeps
+/// the reason of a refusal to itself, so the system call is asked for it.
+fn apply(tid: Tid, wanted: &CpuSet) -> io::Result<()> {
+    let packaged = (tid == THIS_THREAD).then(|| single(wanted)).flatten();
+    if packaged.is_some_and(set_for_current) {
+        return Ok(());
+    }
+    affinity::set_affinity(tid, wanted.words())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the module that the rule points to: a refusal is asked again for its errno"
+)]
+fn set_for_current(core: CoreId) -> bool {
+    core_affinity::set_for_current(core)
+}
+
+/// The only CPU of the set, if `core_affinity` can express it.
+fn single(set: &CpuSet) -> Option<CoreId> {
+    let id = set.first().filter(|id| *id < PACKAGED_CPUS)?;
+    (set.len() == 1).then_some(CoreId { id: id as usize })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_cpu_that_does_not_exist_is_refused_with_errno_and_the_fallback_holds() {
+        thread::spawn(|| {
+            let before = mask_of(THIS_THREAD).unwrap();
+            let outcome = pin(THIS_THREAD, &CpuSet::single(8000), &before);
+            assert!(!outcome.is_ok());
+            assert_eq!(outcome.errno, Some(libc::EINVAL));
+            assert_eq!(outcome.actual, Some(before));
+            assert!(outcome.error().unwrap().to_string().contains("22"));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_refused_thread_does_not_keep_an_inherited_single_cpu() {
+        thread::spawn(|| {
+            let all = mask_of(THIS_THREAD).unwrap();
+            let first = CpuSet::single(all.first().unwrap());
+            assert!(pin(THIS_THREAD, &first, &all).is_ok());
+            let inherited = thread::spawn(move || {
+                assert_eq!(mask_of(THIS_THREAD).unwrap(), first);
+                pin(THIS_THREAD, &CpuSet::single(8000), &all).actual == Some(all)
+            });
+            assert!(inherited.join().unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn one_cpu_goes_through_the_packaged_crate_only_below_its_limit() {
+        assert_eq!(single(&CpuSet::single(3)), Some(CoreId { id: 3 }));
+        assert_eq!(single(&CpuSet::single(1024)), None);
+        assert_eq!(single(&"1-2".parse().unwrap()), None);
+        assert_eq!(single(&CpuSet::new()), None);
+    }
+
+    #[test]
+    fn no_wish_is_always_fulfilled() {
+        assert!(PinOutcome::default().is_ok());
+    }
+}

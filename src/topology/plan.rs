@@ -1,0 +1,448 @@
+//! Decides which CPUs each role gets. A pure function: the same machine and wishes, the same plan.
+
+use std::fmt;
+
+use super::{
+    AffinityConfig, AffinityError, CpuSet, Machine, Mode, Role, Warning, WarningCode,
+    layout::{Assignment, Layout},
+};
+
+/// CPUs that `strict` needs to keep EXEC apart from everything else.
+pub const STRICT_CPUS_MIN: usize = 2;
+
+/// What is done to the masks of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Nothing.
+    Off,
+    /// Every thread gets all allowed CPUs.
+    Fence,
+    /// EXEC, WAL and NET threads get one CPU each, AUX threads a few.
+    Pin,
+}
+
+/// CPUs of one role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolePlan {
+    /// The role.
+    pub role: Role,
+    /// Where its threads run.
+    pub cpus: CpuSet,
+    /// Why there.
+    pub why: &'static str,
+}
+
+/// Where every thread shall run, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The wish.
+    pub requested: Mode,
+    /// What is done.
+    pub placement: Placement,
+    /// Why this placement.
+    pub why: String,
+    /// CPUs that the process may use.
+    pub allowed: CpuSet,
+    /// The roles in the order of [`Role::ALL`].
+    pub roles: [RolePlan; 4],
+    /// Allowed CPUs without a role.
+    pub spare: CpuSet,
+    /// Memory node of EXEC, where the ledger's memory should be touched first.
+    pub home_node: Option<u32>,
+    /// NET threads to start.
+    pub net_threads: usize,
+    /// Whether NET or AUX runs on the physical core of EXEC.
+    pub shared_core: bool,
+    /// Whether EXEC may poll instead of blocking: its core is its own and nothing throttles it.
+    pub spin_allowed: bool,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    /// AUX threads need single CPUs: on isolated ones the kernel would pile them up on the first.
+    aux_singly: bool,
+}
+
+// ===== impl Placement =====
+
+impl Placement {
+    /// A stable word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Fence => "fence",
+            Self::Pin => "pin",
+        }
+    }
+}
+
+// ===== impl Plan =====
+
+impl Plan {
+    /// Plans for `machine` as `config` wishes.
+    ///
+    /// # Errors
+    /// [`AffinityError::InvalidConfig`] for values out of bounds, and in mode `strict`
+    /// [`AffinityError::CpusNotAllowed`] and [`AffinityError::InsufficientCpus`]. In any other mode a
+    /// machine that is too small or another one than expected leads to warnings only.
+    pub fn new(machine: &Machine, config: &AffinityConfig) -> Result<Self, AffinityError> {
+        config.validate()?;
+        let allowed = machine.allowed.len();
+        if config.mode == Mode::Strict && allowed < STRICT_CPUS_MIN {
+            return Err(AffinityError::InsufficientCpus {
+                allowed,
+                needed: STRICT_CPUS_MIN,
+            });
+        }
+        let (placement, why) = decide(machine, config);
+        let mut plan = Self::unpinned(machine, config, placement, why);
+        if placement == Placement::Pin {
+            plan.pin(machine, config)?;
+        } else if !config.cpus.is_empty() {
+            plan.warn(
+                WarningCode::ListIgnored,
+                format!("explicit CPU lists are not used: {}", plan.why),
+            );
+        }
+        plan.judge(machine, config);
+        Ok(plan)
+    }
+
+    /// The plan of `role`.
+    #[must_use]
+    pub const fn role(&self, role: Role) -> &RolePlan {
+        let [exec, wal, net, aux] = &self.roles;
+        match role {
+            Role::Exec => exec,
+            Role::Wal => wal,
+            Role::Net => net,
+            Role::Aux => aux,
+        }
+    }
+
+    /// The mask for thread `index` of `role`; `None` if masks are not touched.
+    ///
+    /// More threads than CPUs wrap around: they share, and the report says so.
+    #[must_use]
+    pub fn mask(&self, role: Role, index: usize) -> Option<CpuSet> {
+        let cpus = &self.role(role).cpus;
+        let one_each = match role {
+            Role::Exec | Role::Wal | Role::Net => true,
+            Role::Aux => self.aux_singly,
+        };
+        match self.placement {
+            Placement::Off => None,
+            Placement::Fence => Some(self.allowed.clone()),
+            Placement::Pin if one_each => {
+                let nth = index.checked_rem(cpus.len())?;
+                cpus.iter().nth(nth).map(CpuSet::single)
+            }
+            Placement::Pin => Some(cpus.clone()),
+        }
+    }
+
+    /// The plan in one line, such as `pin exec=3 wal=2 net=0-1(2) aux=0 spare=`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let [exec, wal, net, aux] = &self.roles;
+        let mut line = format!(
+            "{} exec={} wal={} net={}({}) aux={} spare={}",
+            self.placement.as_str(),
+            exec.cpus,
+            wal.cpus,
+            net.cpus,
+            self.net_threads,
+            aux.cpus,
+            self.spare
+        );
+        if self.shared_core {
+            line.push_str(" shared_core");
+        }
+        if self.spin_allowed {
+            line.push_str(" spin");
+        }
+        line
+    }
+
+    /// This plan, although the machine is another one by now and `strict` has no plan for it.
+    pub(super) fn kept_because(&self, error: &AffinityError) -> Self {
+        tracing::warn!(%error, "the machine has changed, the plan cannot follow");
+        let mut plan = self.clone();
+        plan.warnings
+            .retain(|warning| warning.code != WarningCode::PlanKept);
+        plan.warn(WarningCode::PlanKept, error.to_string());
+        plan
+    }
+
+    /// Every role on all allowed CPUs.
+    fn unpinned(machine: &Machine, config: &AffinityConfig, placement: Placement, why: String) -> Self {
+        let roles = Role::ALL.map(|role| RolePlan {
+            role,
+            cpus: machine.allowed.clone(),
+            why: "all allowed CPUs",
+        });
+        Self {
+            requested: config.mode,
+            placement,
+            why,
+            allowed: machine.allowed.clone(),
+            roles,
+            spare: CpuSet::new(),
+            home_node: None,
+            net_threads: feeders(machine).min(config.net_threads_max),
+            shared_core: false,
+            spin_allowed: false,
+            warnings: Vec::new(),
+            aux_singly: false,
+        }
+    }
+
+    /// Places the roles by the table, then by the explicit lists.
+    fn pin(&mut self, machine: &Machine, config: &AffinityConfig) -> Result<(), AffinityError> {
+        let lists = self.usable_lists(config)?;
+        let layout = if lists.is_empty() {
+            Layout::of(machine, config.net_threads_max)
+        } else {
+            Layout::beside(&lists, machine, config.net_threads_max)
+        };
+        for entry in &mut self.roles {
+            let Assignment { cpus, why } = layout.role(entry.role).clone();
+            (entry.cpus, entry.why) = (cpus, why);
+        }
+        self.warn_of_overlaps(&lists);
+        self.cap_net(config.net_threads_max);
+        let used = self
+            .roles
+            .iter()
+            .fold(CpuSet::new(), |all, role| all.union(&role.cpus));
+        self.spare = machine.allowed.difference(&used);
+        self.aux_singly = machine
+            .isolated
+            .as_ref()
+            .is_some_and(|isolated| isolated.intersects(&self.role(Role::Aux).cpus));
+        Ok(())
+    }
+
+    /// The explicit lists within the allowed CPUs; others are an error in `strict` and dropped else.
+    fn usable_lists(&mut self, config: &AffinityConfig) -> Result<Vec<(Role, CpuSet)>, AffinityError> {
+        let mut lists = Vec::new();
+        for role in Role::ALL {
+            let Some(list) = config.cpus.get(role) else {
+                continue;
+            };
+            let offending = list.difference(&self.allowed);
+            if offending.is_empty() {
+                lists.push((role, list.clone()));
+            } else if config.mode == Mode::Strict {
+                return Err(AffinityError::CpusNotAllowed {
+                    field: role.cpus_field(),
+                    offending,
+                    allowed: self.allowed.clone(),
+                });
+            } else {
+                self.warn(
+                    WarningCode::ListIgnored,
+                    format!(
+                        "{} = {list}: CPUs {offending} are not allowed (allowed: {}), placed by the table",
+                        role.cpus_field(),
+                        self.allowed
+                    ),
+                );
+            }
+        }
+        Ok(lists)
+    }
+
+    fn warn_of_overlaps(&mut self, lists: &[(Role, CpuSet)]) {
+        for (index, (role, list)) in lists.iter().enumerate() {
+            for (other, other_list) in lists.iter().skip(index.saturating_add(1)) {
+                let common = list.intersection(other_list);
+                if !common.is_empty() {
+                    self.warn(
+                        WarningCode::Overlap,
+                        format!("{role} and {other} both list CPU {common}"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// One NET thread per CPU, up to the cap; an explicit list beyond it is cut.
+    fn cap_net(&mut self, threads_max: usize) {
+        let [_, _, net, _] = &mut self.roles;
+        let wanted = net.cpus.len();
+        net.cpus = net.cpus.iter().take(threads_max).collect();
+        self.net_threads = net.cpus.len();
+        if wanted > threads_max {
+            self.warn(
+                WarningCode::ListIgnored,
+                format!("affinity.cpus.net has {wanted} CPUs, affinity.net_threads_max allows {threads_max}"),
+            );
+        }
+    }
+
+    /// Derives the flags and warns of what the finished placement costs.
+    fn judge(&mut self, machine: &Machine, config: &AffinityConfig) {
+        if machine.allowed.len() == 1 {
+            self.warn(
+                WarningCode::SingleCpu,
+                "all roles share one CPU; latency under load depends on the scheduler",
+            );
+        }
+        if self.placement == Placement::Fence && config.mode == Mode::Auto && machine.allowed.len() > 1 {
+            self.warn(WarningCode::SharedCpus, self.why.clone());
+        }
+        self.judge_fifo(machine, config);
+        let isolated = machine
+            .isolated
+            .as_ref()
+            .map(|isolated| isolated.intersection(&machine.allowed))
+            .unwrap_or_default();
+        if self.placement != Placement::Pin {
+            if !isolated.is_empty() {
+                self.warn(
+                    WarningCode::Isolated,
+                    format!(
+                        "CPUs {isolated} are isolated: threads that are not pinned pile up on one of them"
+                    ),
+                );
+            }
+            return;
+        }
+        self.judge_pins(machine, config);
+    }
+
+    fn judge_fifo(&mut self, machine: &Machine, config: &AffinityConfig) {
+        if !config.fifo.enabled {
+            return;
+        }
+        if machine.cgroup.rt_runtime_us == Some(0) {
+            self.warn(
+                WarningCode::FifoRefused,
+                "the control group has no real-time budget (cpu.rt_runtime_us = 0)",
+            );
+        }
+        let kernel = &machine.kernel;
+        if let (Some(runtime), Some(period)) = (kernel.sched_rt_runtime_us, kernel.sched_rt_period_us)
+            && (0..period).contains(&runtime)
+        {
+            self.warn(
+                WarningCode::RtThrottling,
+                format!("a busy real-time thread gets {runtime} µs of each {period} µs"),
+            );
+        }
+    }
+
+    fn judge_pins(&mut self, machine: &Machine, config: &AffinityConfig) {
+        let exec = self.role(Role::Exec).cpus.clone();
+        let on_exec_core = |core: &&super::detect::Core| core.cpus.intersects(&exec);
+        let exec_cores = machine
+            .cores
+            .iter()
+            .filter(on_exec_core)
+            .fold(CpuSet::new(), |all, core| all.union(&core.cpus));
+        let busy = self.role(Role::Net).cpus.union(&self.role(Role::Aux).cpus);
+        self.home_node = machine.cores.iter().find(on_exec_core).and_then(|core| core.node);
+        self.shared_core = busy.intersects(&exec_cores);
+        if self.shared_core {
+            self.warn(
+                WarningCode::SharedCore,
+                format!("network or background threads share the core of exec (CPUs {exec_cores})"),
+            );
+        }
+        let foreign = machine.foreign_siblings.intersection(&exec);
+        if !foreign.is_empty() {
+            self.warn(
+                WarningCode::ForeignSibling,
+                format!("the other hyper-thread of exec's CPU {foreign} is not ours"),
+            );
+        }
+        if let Some(quota) = machine.cgroup.quota {
+            self.warn(
+                WarningCode::Quota,
+                format!(
+                    "a quota of {} µs per {} µs can stop pinned threads",
+                    quota.quota_us, quota.period_us
+                ),
+            );
+        }
+        self.spin_allowed = !self.shared_core
+            && foreign.is_empty()
+            && machine.cgroup.quota.is_none()
+            && !config.fifo.enabled
+            && !self.role(Role::Wal).cpus.intersects(&exec);
+    }
+
+    fn warn(&mut self, code: WarningCode, detail: impl Into<String>) {
+        self.warnings.push(Warning::new(code, detail));
+    }
+}
+
+impl fmt::Display for Plan {
+    /// The decision, a line per role, then the warnings: what `tally topology` prints.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (placement, requested) = (self.placement.as_str(), self.requested.as_str());
+        writeln!(f, "{placement} (affinity.mode = {requested}): {}", self.why)?;
+        for entry in &self.roles {
+            let RolePlan { role, cpus, why } = entry;
+            writeln!(f, "  {role:<5} {:<12} {why}", cpus.to_string())?;
+        }
+        if !self.spare.is_empty() {
+            writeln!(f, "  spare {}", self.spare)?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  ! {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+// ===== helpers =====
+
+/// Chooses the placement and says why.
+fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
+    let allowed = machine.allowed.len();
+    let because = |placement, why: &str| (placement, why.to_owned());
+    match config.mode {
+        Mode::Off => because(Placement::Off, "switched off"),
+        _ if allowed == 1 => because(Placement::Fence, "degraded: single_cpu"),
+        Mode::Fence => because(Placement::Fence, "as configured"),
+        Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
+        Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
+        Mode::Auto => match shared_because(machine) {
+            Some(why) => (Placement::Fence, why),
+            None if machine.is_whole_machine() => because(Placement::Pin, "the whole machine, no quota"),
+            None => because(Placement::Pin, "a part of the machine, no binding quota"),
+        },
+    }
+}
+
+/// Why the allowed CPUs must be taken for shared with strangers, who would pin to the same ones.
+fn shared_because(machine: &Machine) -> Option<String> {
+    let whole = machine.is_whole_machine();
+    if let Some(quota) = machine.cgroup.quota
+        && (whole || machine.quota_binds())
+    {
+        return Some(format!(
+            "a quota of {} thousandths of a CPU over {} allowed CPUs: they are shared",
+            quota.millicpus(),
+            machine.allowed.len()
+        ));
+    }
+    if let Some(class) = &machine.pod.qos_class
+        && !machine.pod.may_be_guaranteed()
+    {
+        return Some(format!("the pod is {class}, not Guaranteed: its CPUs are shared"));
+    }
+    if machine.pod.kubernetes && whole {
+        return Some("a pod without CPU limit on the whole machine: its CPUs are shared".to_owned());
+    }
+    None
+}
+
+/// NET threads when nothing is pinned: leave a CPU each to EXEC and WAL, and stay within the quota.
+fn feeders(machine: &Machine) -> usize {
+    let budget = machine.cgroup.quota.map_or(usize::MAX, |quota| {
+        usize::try_from(quota.millicpus().div_ceil(1000)).unwrap_or(usize::MAX)
+    });
+    machine.allowed.len().min(budget).saturating_sub(2).max(1)
+}

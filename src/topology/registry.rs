@@ -1,0 +1,129 @@
+//! The running threads that asked for a place.
+
+use parking_lot::Mutex;
+
+use super::{Role, pin::PinOutcome};
+use crate::sys::affinity::Tid;
+
+/// Registered threads at most; further ones run where they are put but are neither checked nor shown.
+pub const THREADS_MAX: usize = 1024;
+
+/// One registered thread.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Never used twice, unlike the thread id.
+    pub(super) ticket: u64,
+    pub(super) role: Role,
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) tid: Tid,
+    pub(super) pin: PinOutcome,
+    /// FIFO priority that was asked for.
+    pub(super) fifo_priority: Option<u8>,
+    /// Why it was refused.
+    pub(super) fifo_errno: Option<i32>,
+}
+
+/// All registered threads in the order of role, index and start.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Vec<Entry>,
+    last_ticket: u64,
+    /// Threads turned away because of [`THREADS_MAX`].
+    overflow: u64,
+}
+
+// ===== impl Registry =====
+
+impl Registry {
+    /// Adds a thread and returns its ticket; `None` if there are too many.
+    pub(super) fn add(&self, mut entry: Entry) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        if inner.entries.len() >= THREADS_MAX {
+            inner.overflow = inner.overflow.saturating_add(1);
+            return None;
+        }
+        inner.last_ticket = inner.last_ticket.saturating_add(1);
+        let ticket = inner.last_ticket;
+        entry.ticket = ticket;
+        inner.entries.push(entry);
+        inner
+            .entries
+            .sort_by_key(|entry| (entry.role, entry.index, entry.ticket));
+        Some(ticket)
+    }
+
+    /// Forgets the thread with `ticket`.
+    pub(super) fn remove(&self, ticket: u64) {
+        self.inner.lock().entries.retain(|entry| entry.ticket != ticket);
+    }
+
+    /// Records a later outcome for the thread with `ticket`, if it is still there.
+    pub(super) fn set_pin(&self, ticket: u64, pin: PinOutcome) {
+        let mut inner = self.inner.lock();
+        let entry = inner.entries.iter_mut().find(|entry| entry.ticket == ticket);
+        if let Some(entry) = entry {
+            entry.pin = pin;
+        }
+    }
+
+    /// A copy of all entries.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.inner.lock().entries.clone()
+    }
+
+    /// Threads turned away so far.
+    pub(super) fn overflow(&self) -> u64 {
+        self.inner.lock().overflow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(role: Role, index: usize) -> Entry {
+        Entry {
+            ticket: 0,
+            role,
+            index,
+            name: format!("tally-{role}-{index}"),
+            tid: 1,
+            pin: PinOutcome::default(),
+            fifo_priority: None,
+            fifo_errno: None,
+        }
+    }
+
+    #[test]
+    fn entries_are_ordered_by_role_and_index_whatever_the_order_of_arrival() {
+        let registry = Registry::default();
+        for (role, index) in [(Role::Aux, 0), (Role::Net, 1), (Role::Net, 0), (Role::Exec, 0)] {
+            registry.add(entry(role, index));
+        }
+        let names: Vec<_> = registry.entries().into_iter().map(|entry| entry.name).collect();
+        assert_eq!(
+            names,
+            ["tally-exec-0", "tally-net-0", "tally-net-1", "tally-aux-0"]
+        );
+    }
+
+    #[test]
+    fn the_bound_holds_and_a_leaver_makes_room() {
+        let registry = Registry::default();
+        let first = registry.add(entry(Role::Aux, 0)).unwrap();
+        for index in 1..THREADS_MAX {
+            registry.add(entry(Role::Aux, index)).unwrap();
+        }
+        assert_eq!(registry.add(entry(Role::Aux, 0)), None);
+        assert_eq!(registry.overflow(), 1);
+        registry.remove(first);
+        assert!(registry.add(entry(Role::Aux, 0)).is_some());
+        assert_eq!(registry.entries().len(), THREADS_MAX);
+    }
+}

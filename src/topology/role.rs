@@ -1,0 +1,57 @@
+//! The four kinds of threads.
+
+use std::fmt;
+
+/// What a thread is for, which decides where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The single writer of the ledger: one thread per shard.
+    Exec,
+    /// The log: waits for the disk most of the time.
+    Wal,
+    /// Connections: one single-threaded runtime per thread.
+    Net,
+    /// Everything else: metrics, health, blocking calls, checkpoints, signals.
+    Aux,
+}
+
+// ===== impl Role =====
+
+impl Role {
+    /// All roles in the order of every report.
+    pub const ALL: [Self; 4] = [Self::Exec, Self::Wal, Self::Net, Self::Aux];
+
+    /// The lower-case word of configuration, metrics and thread names.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Wal => "wal",
+            Self::Net => "net",
+            Self::Aux => "aux",
+        }
+    }
+
+    /// The configuration field with the explicit CPU list of the role.
+    #[must_use]
+    pub const fn cpus_field(self) -> &'static str {
+        match self {
+            Self::Exec => "affinity.cpus.exec",
+            Self::Wal => "affinity.cpus.wal",
+            Self::Net => "affinity.cpus.net",
+            Self::Aux => "affinity.cpus.aux",
+        }
+    }
+
+    /// Whether the role may run under `SCHED_FIFO`: only threads that block between bursts.
+    #[must_use]
+    pub const fn may_be_fifo(self) -> bool {
+        matches!(self, Self::Exec | Self::Wal)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

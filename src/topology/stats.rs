@@ -1,0 +1,223 @@
+//! What `GetTopology` shows: the machine, the plan and every thread, measured at the time of asking.
+
+use std::{io, sync::atomic::Ordering};
+
+use super::{
+    Cgroup, CpuAffinityManager, CpuSet, Machine, Plan, Role, Warning, WarningCode, pin, registry::Entry,
+};
+use crate::sys::{
+    affinity::{self, Limit, Tid},
+    proc,
+};
+
+/// A snapshot of placement. Lists are in a fixed order: roles as [`Role::ALL`], threads by role and index.
+#[derive(Debug, Clone)]
+pub struct TopologyInfo {
+    /// Number of the plan in force: 1 at start, one more for each change of the machine.
+    pub layout_version: u64,
+    /// The machine, with the limits and throttling counters of this moment.
+    pub machine: Machine,
+    /// Whether the allowed CPUs seem to be ours alone (inferred).
+    pub exclusive: bool,
+    /// The plan in force and its reasons.
+    pub plan: Plan,
+    /// Sums by role.
+    pub roles: [RoleInfo; 4],
+    /// Registered threads.
+    pub threads: Vec<ThreadInfo>,
+    /// Threads of the process that are not registered: those of libraries, and the main thread unless
+    /// the host registers it.
+    pub unregistered_threads: usize,
+    /// Threads that were not registered because there were too many.
+    pub register_overflow: u64,
+    /// Times that a thread was found with another mask than it had been given.
+    pub affinity_lost: u64,
+    /// Times that a mask was set right.
+    pub affinity_reapplied: u64,
+    /// `RLIMIT_RTPRIO` of the process.
+    pub rtprio_limit: Option<Limit>,
+    /// All warnings: of detection, of the plan, and of the threads.
+    pub warnings: Vec<Warning>,
+}
+
+/// The threads of one role together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleInfo {
+    /// The role.
+    pub role: Role,
+    /// CPUs of the role.
+    pub cpus: CpuSet,
+    /// Why these.
+    pub why: &'static str,
+    /// Registered threads.
+    pub threads: usize,
+    /// Whether there are more threads than CPUs, so that some share.
+    pub oversubscribed: bool,
+    /// Whether every thread has its mask; `true` without threads.
+    pub pinned_ok: bool,
+}
+
+/// One thread. `None` is "the kernel does not tell", mostly because the thread has just ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadInfo {
+    /// Its role.
+    pub role: Role,
+    /// Its number within the role.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// Its kernel id.
+    pub tid: Tid,
+    /// The mask it should have; `None` when masks are not touched.
+    pub wanted: Option<CpuSet>,
+    /// The mask it has.
+    pub actual: Option<CpuSet>,
+    /// CPU on which it last ran.
+    pub last_cpu: Option<u32>,
+    /// Memory node of that CPU.
+    pub node: Option<u32>,
+    /// Whether it has the mask it should have.
+    pub pinned_ok: bool,
+    /// Error number of the last failed attempt to set its mask.
+    pub errno: Option<i32>,
+    /// Scheduling policy it has: `other`, `fifo`, ...
+    pub policy: &'static str,
+    /// Whether its children start under `other`.
+    pub reset_on_fork: bool,
+    /// Real-time priority it has, 0 without.
+    pub priority: i32,
+    /// FIFO priority it asked for.
+    pub fifo_requested: Option<u8>,
+    /// Error number of the refusal.
+    pub fifo_errno: Option<i32>,
+    /// Times it gave up the CPU.
+    pub voluntary_switches: Option<u64>,
+    /// Times it was preempted.
+    pub involuntary_switches: Option<u64>,
+    /// Times it moved to another CPU.
+    pub migrations: Option<u64>,
+}
+
+// ===== impl CpuAffinityManager =====
+
+impl CpuAffinityManager {
+    /// Measures everything now. Costs a few small reads from `/proc` per thread.
+    #[must_use]
+    pub fn topology(&self) -> TopologyInfo {
+        let shared = &self.shared;
+        let layout = self.in_force();
+        let mut machine = layout.machine.clone();
+        machine.cgroup = Cgroup::read(&shared.sources);
+        let threads: Vec<ThreadInfo> = shared
+            .registry
+            .entries()
+            .into_iter()
+            .map(|entry| self.observe(entry, &machine))
+            .collect();
+        let roles = Role::ALL.map(|role| RoleInfo::of(role, &layout.plan, &threads));
+        let mut warnings = machine.warnings.clone();
+        warnings.extend(layout.plan.warnings.iter().cloned());
+        warnings.extend(threads.iter().flat_map(ThreadInfo::warnings));
+        TopologyInfo {
+            layout_version: layout.version,
+            exclusive: machine.is_exclusive(),
+            machine,
+            plan: layout.plan.clone(),
+            roles,
+            unregistered_threads: self.unregistered(&threads),
+            threads,
+            register_overflow: shared.registry.overflow(),
+            affinity_lost: shared.affinity_lost.load(Ordering::Relaxed),
+            affinity_reapplied: shared.affinity_reapplied.load(Ordering::Relaxed),
+            rtprio_limit: affinity::rtprio_limit().ok(),
+            warnings,
+        }
+    }
+
+    /// Measures one thread.
+    fn observe(&self, entry: Entry, machine: &Machine) -> ThreadInfo {
+        let sample = proc::read_thread(&self.shared.own_proc, entry.tid).unwrap_or_default();
+        let scheduler = affinity::get_scheduler(entry.tid).ok();
+        let actual = pin::mask_of(entry.tid).ok();
+        let pinned_ok = entry.pin.wanted.is_none() || entry.pin.wanted == actual;
+        ThreadInfo {
+            role: entry.role,
+            index: entry.index,
+            name: entry.name,
+            tid: entry.tid,
+            pinned_ok,
+            wanted: entry.pin.wanted,
+            actual,
+            last_cpu: sample.last_cpu,
+            node: sample.last_cpu.and_then(|cpu| machine.node_of(cpu)),
+            errno: entry.pin.errno,
+            policy: scheduler.map_or("unknown", |scheduler| pin::policy_name(scheduler.policy)),
+            reset_on_fork: scheduler.is_some_and(|scheduler| scheduler.reset_on_fork),
+            priority: scheduler.map_or(0, |scheduler| scheduler.priority),
+            fifo_requested: entry.fifo_priority,
+            fifo_errno: entry.fifo_errno,
+            voluntary_switches: sample.voluntary_switches,
+            involuntary_switches: sample.involuntary_switches,
+            migrations: sample.migrations,
+        }
+    }
+
+    fn unregistered(&self, threads: &[ThreadInfo]) -> usize {
+        let registered = |tid: &Tid| threads.iter().any(|thread| thread.tid == *tid);
+        proc::thread_ids(&self.shared.own_proc)
+            .map_or(0, |ids| ids.iter().filter(|tid| !registered(tid)).count())
+    }
+}
+
+// ===== impl RoleInfo =====
+
+impl RoleInfo {
+    fn of(role: Role, plan: &Plan, threads: &[ThreadInfo]) -> Self {
+        let place = plan.role(role);
+        let own = || threads.iter().filter(|thread| thread.role == role);
+        let count = own().count();
+        Self {
+            role,
+            cpus: place.cpus.clone(),
+            why: place.why,
+            threads: count,
+            oversubscribed: count > place.cpus.len(),
+            pinned_ok: own().all(|thread| thread.pinned_ok),
+        }
+    }
+}
+
+// ===== impl ThreadInfo =====
+
+impl ThreadInfo {
+    fn warnings(&self) -> Vec<Warning> {
+        let reason = |errno: Option<i32>| {
+            errno.map_or_else(
+                || "no error".to_owned(),
+                |errno| io::Error::from_raw_os_error(errno).to_string(),
+            )
+        };
+        let list = |set: &Option<CpuSet>| set.clone().unwrap_or_default();
+        let mut warnings = Vec::new();
+        if !self.pinned_ok {
+            let detail = format!(
+                "{} should run on CPUs {} and runs on {} ({})",
+                self.name,
+                list(&self.wanted),
+                list(&self.actual),
+                reason(self.errno)
+            );
+            warnings.push(Warning::new(WarningCode::PinFailed, detail));
+        }
+        if self.fifo_requested.is_some() && self.policy != "fifo" {
+            let detail = format!(
+                "{} runs under {}: {}",
+                self.name,
+                self.policy,
+                reason(self.fifo_errno)
+            );
+            warnings.push(Warning::new(WarningCode::FifoRefused, detail));
+        }
+        warnings
+    }
+}

@@ -1,0 +1,396 @@
+//! Models of the batch processor's reply slot and ring.
+//!
+//! What they can't show: loom takes `SeqCst` accesses for `AcqRel` ones, and the queue inside the ring is a mutex
+//! here. So they prove the protocols of [`slot`] and [`ring`] for a linearizable queue, and rest on crossbeam's queue
+//! being one.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
+
+use loom::{future::block_on, model::Builder, sync::Notify, thread};
+use ring::{Refused, Ring};
+use slot::{Lost, Receiver, slot};
+use sync::{Arc, AtomicUsize, Ordering};
+
+#[path = "../../src/batch/ring.rs"]
+mod ring;
+#[path = "../../src/batch/slot.rs"]
+mod slot;
+
+/// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
+const PREEMPTIONS_MAX: usize = 3;
+
+/// The names that `src/batch/sync.rs` offers, made of loom's types.
+mod sync {
+    use std::{collections::VecDeque, task::Waker};
+
+    pub(crate) use loom::sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    };
+
+    /// loom's mutex with `parking_lot`'s signature.
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// loom's waker cell with `atomic_waker`'s signature.
+    pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+
+    /// A bounded queue with `crossbeam_queue`'s signature.
+    pub(crate) struct ArrayQueue<T> {
+        items: Mutex<VecDeque<T>>,
+        capacity: usize,
+    }
+
+    // ===== impl Mutex =====
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("a panic ends the model")
+        }
+    }
+
+    // ===== impl AtomicWaker =====
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            AtomicWaker(loom::future::AtomicWaker::new())
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
+        }
+    }
+
+    // ===== impl ArrayQueue =====
+
+    impl<T> ArrayQueue<T> {
+        pub(crate) fn new(capacity: usize) -> Self {
+            ArrayQueue {
+                items: Mutex::new(VecDeque::new()),
+                capacity,
+            }
+        }
+
+        pub(crate) fn push(&self, item: T) -> Result<(), T> {
+            let mut items = self.items.lock();
+            if items.len() == self.capacity {
+                return Err(item);
+            }
+            items.push_back(item);
+            Ok(())
+        }
+
+        pub(crate) fn pop(&self) -> Option<T> {
+            self.items.lock().pop_front()
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            self.items.lock().len()
+        }
+
+        pub(crate) fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+
+        pub(crate) fn capacity(&self) -> usize {
+            self.capacity
+        }
+    }
+}
+
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    builder.check(model);
+}
+
+fn wait_for<R>(receiver: &Receiver<R>) -> Result<R, Lost> {
+    block_on(poll_fn(|context| receiver.poll_answer(context)))
+}
+
+// ===== the slot =====
+
+#[test]
+fn either_the_claim_or_the_withdrawal_wins() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            let claimed = responder.claim();
+            if claimed {
+                responder.answer(7);
+            }
+            claimed
+        });
+        let withdrawn = receiver.withdraw();
+        if !withdrawn {
+            assert_eq!(wait_for(&receiver), Ok(7));
+        }
+        let executed = executor.join().unwrap();
+        assert_ne!(withdrawn, executed);
+    });
+}
+
+#[test]
+fn a_caller_that_leaves_withdraws_or_is_too_late() {
+    check(|| {
+        let executions = Arc::new(AtomicUsize::new(0));
+        let (responder, receiver) = slot();
+        let executor = {
+            let executions = Arc::clone(&executions);
+            thread::spawn(move || {
+                if responder.claim() {
+                    executions.fetch_add(1, Ordering::Relaxed);
+                    responder.answer(7);
+                }
+            })
+        };
+        let caller = thread::spawn(move || {
+            let withdrawn = receiver.withdraw();
+            drop(receiver);
+            withdrawn
+        });
+        executor.join().unwrap();
+        let withdrawn = caller.join().unwrap();
+        assert_eq!(executions.load(Ordering::Relaxed), usize::from(!withdrawn));
+    });
+}
+
+#[test]
+fn an_answer_wakes_the_caller_and_is_seen() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            assert!(responder.claim());
+            responder.answer(7);
+        });
+        assert_eq!(wait_for(&receiver), Ok(7));
+        executor.join().unwrap();
+    });
+}
+
+/// A future may be polled by one task and then by another; only the last one's waker counts.
+#[test]
+fn an_answer_wakes_the_caller_that_polled_last() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            assert!(responder.claim());
+            responder.answer(7);
+        });
+        let answer = match receiver.poll_answer(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => wait_for(&receiver),
+        };
+        assert_eq!(answer, Ok(7));
+        executor.join().unwrap();
+    });
+}
+
+#[test]
+fn a_responder_that_is_dropped_answers_lost() {
+    for claims in [false, true] {
+        check(move || {
+            let (responder, receiver) = slot::<u8>();
+            let executor = thread::spawn(move || {
+                if claims {
+                    assert!(responder.claim());
+                }
+                drop(responder);
+            });
+            assert_eq!(wait_for(&receiver), Err(Lost));
+            executor.join().unwrap();
+        });
+    }
+}
+
+/// What a caller's future does when its timer fires: look, withdraw, look again.
+#[test]
+fn a_deadline_never_mixes_up_not_executed_and_unknown() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            let claimed = responder.claim();
+            if claimed {
+                responder.answer(7);
+            }
+            claimed
+        });
+        let context = Context::from_waker(Waker::noop());
+        let withdrawn = match receiver.poll_answer(&context) {
+            Poll::Ready(answer) => {
+                assert_eq!(answer, Ok(7));
+                false
+            }
+            Poll::Pending if receiver.withdraw() => true,
+            Poll::Pending => {
+                let again = receiver.poll_answer(&context);
+                assert!(matches!(again, Poll::Pending | Poll::Ready(Ok(7))));
+                false
+            }
+        };
+        assert_eq!(executor.join().unwrap(), !withdrawn);
+    });
+}
+
+// ===== the ring =====
+
+#[test]
+fn a_push_wakes_an_executor_that_went_to_sleep() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let executor = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || !ring.wake_at(1))
+        };
+        let wakes = ring.push('a').unwrap();
+        let sleeps = executor.join().unwrap();
+        assert!(wakes || !sleeps, "asleep, with an item in the ring");
+    });
+}
+
+/// A busy executor raises the mark, then lowers it before it sleeps: the mark that counts is the last one.
+#[test]
+fn a_push_goes_by_the_mark_that_was_set_last() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let executor = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || {
+                assert!(!ring.wake_at(2));
+                !ring.wake_at(1)
+            })
+        };
+        let wakes = ring.push('a').unwrap();
+        let sleeps = executor.join().unwrap();
+        assert!(wakes || !sleeps, "asleep, with an item in the ring");
+    });
+}
+
+#[test]
+fn one_of_two_pushes_wakes_an_executor_that_waits_for_two() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let push = |item| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.push(item).unwrap())
+        };
+        let (first, second) = (push('a'), push('b'));
+        let sleeps = !ring.wake_at(2);
+        let wakes = first.join().unwrap() | second.join().unwrap();
+        assert!(wakes || !sleeps, "asleep, with two items in the ring");
+    });
+}
+
+#[test]
+fn a_full_ring_gives_the_item_back() {
+    check(|| {
+        let ring = Arc::new(Ring::new(1));
+        let pusher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.push('a').is_ok())
+        };
+        let mine = match ring.push('b') {
+            Ok(_) => true,
+            Err(Refused::Full('b')) => false,
+            Err(refused) => panic!("{refused:?}"),
+        };
+        assert_ne!(pusher.join().unwrap(), mine);
+        assert_eq!(ring.pop(), Some(if mine { 'b' } else { 'a' }));
+        assert_eq!(ring.pop(), None);
+    });
+}
+
+#[test]
+fn what_was_let_in_is_taken_before_the_ring_is_drained() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let push = |item| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || usize::from(ring.push(item).is_ok()))
+        };
+        let (first, second) = (push('a'), push('b'));
+        ring.close();
+        let mut taken = 0;
+        while !ring.is_drained() {
+            match ring.pop() {
+                Some(_) => taken += 1,
+                None => thread::yield_now(),
+            }
+        }
+        let let_in = first.join().unwrap() + second.join().unwrap();
+        assert_eq!(taken, let_in);
+        assert_eq!(ring.len(), 0);
+        assert!(ring.is_closed());
+        assert!(matches!(ring.push('c'), Err(Refused::Closed('c'))));
+    });
+}
+
+/// The executor's whole loop against a caller and a shutdown: it takes all that was let in, and it ends. Were a wake-up
+/// lost, loom would report the deadlock.
+fn check_shutdown(capacity: usize, callers: usize) {
+    check(move || {
+        let ring = Arc::new(Ring::new(capacity));
+        let parker = Arc::new(Notify::new());
+        let executor = {
+            let (ring, parker) = (Arc::clone(&ring), Arc::clone(&parker));
+            thread::spawn(move || {
+                let mut taken = 0;
+                while !ring.is_drained() {
+                    while ring.pop().is_some() {
+                        taken += 1;
+                    }
+                    // As `Intake::sleep`.
+                    if !ring.wake_at(1) && !ring.is_drained() {
+                        parker.wait();
+                    }
+                }
+                taken
+            })
+        };
+        let callers = (0..callers)
+            .map(|item| {
+                let (ring, parker) = (Arc::clone(&ring), Arc::clone(&parker));
+                thread::spawn(move || push_and_wake(&ring, &parker, item))
+            })
+            .collect::<Vec<_>>();
+        ring.close();
+        parker.notify();
+        let let_in = callers
+            .into_iter()
+            .map(|caller| usize::from(caller.join().unwrap()))
+            .sum::<usize>();
+        assert_eq!(executor.join().unwrap(), let_in);
+    });
+}
+
+/// What `Shared::push` does around the ring. Says whether the item was let in.
+fn push_and_wake(ring: &Ring<usize>, parker: &Notify, item: usize) -> bool {
+    let (let_in, wake) = match ring.push(item) {
+        Ok(wake) => (true, wake),
+        Err(_) => (false, ring.is_closed()),
+    };
+    if wake {
+        parker.notify();
+    }
+    let_in
+}
+
+#[test]
+fn an_executor_that_is_shut_down_takes_all_and_ends() {
+    check_shutdown(2, 1);
+}
+
+#[test]
+fn an_executor_that_is_shut_down_with_a_full_ring_takes_all_and_ends() {
+    check_shutdown(1, 2);
+}
