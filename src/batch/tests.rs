@@ -1,6 +1,9 @@
 //! What the batch processor promises, by the numbers of the conformance tests of its design. Time stands still unless a
 //! test moves it, and nearly all tests play the executor themselves, step by step.
 
+mod leaving;
+mod limits;
+
 use std::{
     panic::resume_unwind,
     sync::atomic::{AtomicUsize, Ordering},
@@ -125,7 +128,9 @@ fn value(future: &mut TestFuture) -> usize {
 #[test]
 fn conformance_21_answers_find_their_callers_in_any_order() {
     let mut both = sides(8);
-    let mut futures = (0..5).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    let mut futures = (0..5)
+        .map(|number| submit_number(&both, number))
+        .collect::<Vec<_>>();
     for future in &mut futures {
         assert_pending!(future.poll());
     }
@@ -291,7 +296,9 @@ async fn conformance_24_steady_arrivals_do_not_delay_one_another() {
 #[test]
 fn conformance_24_a_batch_is_what_waits_and_no_more_than_asked_for() {
     let mut both = sides(8);
-    let futures = (0..3).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    let futures = (0..3)
+        .map(|number| submit_number(&both, number))
+        .collect::<Vec<_>>();
     let pair = Counted {
         items: 2,
         ..Counted::new(3)
@@ -313,7 +320,9 @@ fn conformance_24_a_batch_is_what_waits_and_no_more_than_asked_for() {
 #[test]
 fn conformance_25_a_closed_ring_is_emptied_and_lets_nobody_in() {
     let mut both = sides(8);
-    let mut futures = (0..3).map(|number| submit_number(&both, number)).collect::<Vec<_>>();
+    let mut futures = (0..3)
+        .map(|number| submit_number(&both, number))
+        .collect::<Vec<_>>();
     both.0.close();
     let mut late = submit_number(&both, 9);
     assert_ready_eq!(late.poll(), Err(BatchError::Closed));
@@ -375,247 +384,4 @@ fn conformance_25_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
         answered += count;
     }
     assert_eq!(executor.join().unwrap(), answered);
-}
-
-// ===== 26: callers who leave =====
-
-#[test]
-fn conformance_26_cancelled_in_the_queue_is_never_executed() {
-    let mut both = sides(8);
-    let (mut polled, unpolled, mut stays) =
-        (submit_number(&both, 0), submit_number(&both, 1), submit_number(&both, 2));
-    assert_pending!(polled.poll());
-    drop((polled, unpolled));
-    let claimed = take(&mut both.1);
-    assert_eq!(numbers(&claimed), [2]);
-    answer(&both.1, claimed);
-    assert_eq!(value(&mut stays), 2);
-    let stats = both.0.stats();
-    assert_eq!((stats.cancelled, stats.expired, stats.replies_missing), (2, 0, 0));
-}
-
-#[test]
-fn conformance_26_cancelled_after_the_claim_is_executed() {
-    let mut both = sides(8);
-    let future = submit_number(&both, 0);
-    let claimed = take(&mut both.1);
-    drop(future);
-    assert_eq!(numbers(&claimed), [0]);
-    answer(&both.1, claimed);
-    let stats = both.0.stats();
-    assert_eq!((stats.cancelled, stats.replies_missing, stats.commit.count), (0, 0, 1));
-}
-
-// ===== 27: deadlines =====
-
-#[tokio::test(start_paused = true)]
-async fn conformance_27_the_callers_timer_sees_the_expiry_first() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
-    assert_pending!(future.poll());
-    advance(4 * MS).await;
-    assert_pending!(future.poll());
-    advance(MS).await;
-    assert!(future.is_woken());
-    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
-    drop(future);
-    assert!(take(&mut intake).is_empty());
-    let stats = processor.stats();
-    assert_eq!((stats.expired, stats.cancelled, stats.queue_depth), (1, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn conformance_27_the_executor_sees_the_expiry_first() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
-    let mut patient = submit(&processor, Counted::new(1), Some(6 * MS));
-    advance(5 * MS).await;
-    let claimed = take(&mut intake);
-    assert_eq!(numbers(&claimed), [1]);
-    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
-    answer(&intake, claimed);
-    assert_eq!(value(&mut patient), 1);
-    drop(future);
-    let stats = processor.stats();
-    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (1, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn conformance_27_expired_before_the_queue_takes_no_room() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
-    assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
-    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
-    assert!(take(&mut intake).is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn conformance_27_expired_after_the_claim_is_unknown() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
-    assert_pending!(future.poll());
-    let claimed = take(&mut intake);
-    advance(5 * MS).await;
-    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInExecution));
-    drop(future);
-    assert!(!BatchError::ExpiredInExecution.is_not_executed());
-    assert!(BatchError::ExpiredInQueue.is_not_executed());
-    // The executor answers all the same, and nobody minds.
-    answer(&intake, claimed);
-    let stats = processor.stats();
-    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (0, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn conformance_27_an_answer_that_came_beats_the_deadline() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
-    assert_pending!(future.poll());
-    advance(3 * MS).await;
-    let claimed = take(&mut intake);
-    advance(4 * MS).await;
-    answer(&intake, claimed);
-    let answer = assert_ready!(future.poll()).unwrap();
-    assert_eq!(answer.value, 7);
-    assert_eq!(
-        answer.timing,
-        Timing {
-            queue_wait: 3 * MS,
-            commit: 4 * MS
-        }
-    );
-}
-
-// ===== 28: limits =====
-
-#[test]
-fn conformance_28_a_queue_full_of_requests_refuses_with_a_hint() {
-    let mut both = sides(2);
-    let waiting = [submit_number(&both, 0), submit_number(&both, 1)];
-    let mut refused = submit_number(&both, 2);
-    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(refused.poll()) else {
-        panic!("not full");
-    };
-    assert!(error.is_not_executed());
-    assert!(retry_after > Duration::ZERO);
-    assert_eq!((both.0.stats().full, both.0.stats().queue_depth), (1, 2));
-    assert_eq!(numbers(&take(&mut both.1)), [0, 1]);
-    // There is room again.
-    let mut later = submit_number(&both, 3);
-    assert_pending!(later.poll());
-    drop(waiting);
-}
-
-#[test]
-fn conformance_28_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
-    let (processor, mut intake) = sides::<usize>(8);
-    let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
-    assert_pending!(lone.poll());
-    let mut refused = submit(&processor, Counted::of_bytes(1), None);
-    assert!(
-        matches!(assert_ready!(refused.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
-    );
-    assert_eq!(take(&mut intake).len(), 1);
-
-    // What was refused or taken weighs nothing any more: the bound is met to the byte.
-    let mut fits = submit(&processor, Counted::of_bytes(MIB - 1), None);
-    let mut just_fits = submit(&processor, Counted::of_bytes(1), None);
-    let mut beyond = submit(&processor, Counted::of_bytes(1), None);
-    assert_pending!(fits.poll());
-    assert_pending!(just_fits.poll());
-    assert!(matches!(assert_ready!(beyond.poll()), Err(BatchError::Full { .. })));
-    assert_eq!(processor.stats().full, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_hint_is_what_waits_by_the_rate_at_which_it_was_taken() {
-    let (processor, mut intake) = sides::<usize>(2);
-    let ten = || Counted {
-        items: 10,
-        ..Counted::new(0)
-    };
-    let _taken = submit(&processor, ten(), None);
-    advance(100 * MS).await;
-    assert_eq!(take(&mut intake).len(), 1);
-    // 10 items in 100 ms; 20 of them wait.
-    let _waiting = [submit(&processor, ten(), None), submit(&processor, ten(), None)];
-    let mut refused = submit(&processor, ten(), None);
-    let retry_after = 200 * MS;
-    assert_ready_eq!(refused.poll(), Err(BatchError::Full { retry_after }));
-}
-
-#[test]
-fn bounds_out_of_bounds_are_named() {
-    let good = BatchConfig::default();
-    assert_eq!(good.validate(), Ok(()));
-    let bad = BatchConfig {
-        queue_requests_max: 1,
-        ..good
-    };
-    let error = batch::<Counted, ()>(&bad).unwrap_err();
-    assert_eq!((error.field, error.value), ("queue_requests_max", 1));
-    let bad = BatchConfig {
-        queue_bytes_max: MIB - 1,
-        ..good
-    };
-    assert_eq!(bad.validate().unwrap_err().field, "queue_bytes_max");
-}
-
-// ===== counts =====
-
-#[tokio::test(start_paused = true)]
-async fn stats_are_exact() {
-    let (processor, mut intake) = sides::<usize>(4);
-    let mut futures = (0..3)
-        .map(|number| submit(&processor, Counted::new(number), None))
-        .collect::<Vec<_>>();
-    let expires = submit(&processor, Counted::new(3), Some(2 * MS));
-    let full = submit(&processor, Counted::new(4), None);
-    drop(futures.pop());
-    assert_eq!((processor.stats().queue_depth, processor.stats().queue_capacity), (4, 4));
-    advance(2 * MS).await;
-    let mut claimed = take(&mut intake);
-    assert_eq!(claimed.len(), 2);
-    drop(claimed.pop());
-    advance(3 * MS).await;
-    answer(&intake, claimed);
-    for (reason, times) in [
-        (FlushReason::Idle, 1),
-        (FlushReason::Items, 2),
-        (FlushReason::Bytes, 3),
-        (FlushReason::Drain, 4),
-    ] {
-        (0..times).for_each(|_| intake.flushed(reason, 5, 500));
-    }
-    assert_eq!(value(&mut futures[0]), 0);
-    assert_ready_eq!(futures[1].poll(), Err(BatchError::Lost));
-    drop((futures, expires, full));
-
-    let stats = processor.stats();
-    assert_eq!((stats.full, stats.expired, stats.cancelled, stats.replies_missing), (1, 1, 1, 1));
-    let flushes = [stats.flush_idle, stats.flush_items, stats.flush_bytes, stats.flush_drain];
-    assert_eq!(flushes, [1, 2, 3, 4]);
-    assert_eq!((stats.items.count, stats.items.max, stats.bytes.count), (10, 5, 10));
-    assert_eq!((stats.queue_wait.count, stats.commit.count), (1, 1));
-    assert!(stats.queue_wait.max.abs_diff(2_000_000) < 20_000, "{:?}", stats.queue_wait);
-    assert!(stats.commit.max.abs_diff(3_000_000) < 30_000, "{:?}", stats.commit);
-}
-
-#[test]
-fn it_is_a_service_that_is_always_ready() {
-    let (mut processor, mut intake) = sides::<usize>(2);
-    let waiting = [0, 1].map(|number| submit(&processor, Counted::new(number), None));
-    // Ready even when it is full: `call` decides.
-    let mut context = Context::from_waker(std::task::Waker::noop());
-    assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
-    let mut refused = task::spawn(processor.call(Submission {
-        item: Counted::new(2),
-        deadline: None,
-    }));
-    assert!(matches!(assert_ready!(refused.poll()), Err(BatchError::Full { .. })));
-    // A notification that came before keeps the executor awake once, with nothing to do.
-    assert_eq!(take(&mut intake).len(), 2);
-    processor.notifier().notify();
-    intake.sleep(1);
-    drop(waiting);
 }

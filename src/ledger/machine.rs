@@ -344,15 +344,18 @@ impl Ledger {
         self.transfers.clear();
         let mut unknown = Ok(());
         for (place, transfer) in (0_u8..=u8::MAX).zip(transaction.transfers()) {
-            // A request is encoded by this process itself; a malformed one resolves to nothing, hence to a refusal.
-            let Ok(transfer) = transfer else { break };
-            let number = |id: &str, side| {
-                self.accounts.find(id).ok_or(Rejection {
-                    reason: Reason::AccountNotFound,
-                    transfer: place,
-                    side,
-                })
+            let not_found = |side| Rejection {
+                reason: Reason::AccountNotFound,
+                transfer: place,
+                side,
             };
+            // A request is encoded by this process itself. Should a transfer be malformed all the same, its accounts
+            // are not found, so that nothing of it reaches the journal.
+            let Ok(transfer) = transfer else {
+                unknown = Err(not_found(Side::Debit));
+                break;
+            };
+            let number = |id: &str, side| self.accounts.find(id).ok_or(not_found(side));
             match (
                 number(transfer.debit, Side::Debit),
                 number(transfer.credit, Side::Credit),

@@ -1,0 +1,118 @@
+//! Callers who leave, or whose time is up.
+
+use super::*;
+
+// ===== 26: callers who leave =====
+
+#[test]
+fn conformance_26_cancelled_in_the_queue_is_never_executed() {
+    let mut both = sides(8);
+    let (mut polled, unpolled, mut stays) = (
+        submit_number(&both, 0),
+        submit_number(&both, 1),
+        submit_number(&both, 2),
+    );
+    assert_pending!(polled.poll());
+    drop((polled, unpolled));
+    let claimed = take(&mut both.1);
+    assert_eq!(numbers(&claimed), [2]);
+    answer(&both.1, claimed);
+    assert_eq!(value(&mut stays), 2);
+    let stats = both.0.stats();
+    assert_eq!((stats.cancelled, stats.expired, stats.replies_missing), (2, 0, 0));
+}
+
+#[test]
+fn conformance_26_cancelled_after_the_claim_is_executed() {
+    let mut both = sides(8);
+    let future = submit_number(&both, 0);
+    let claimed = take(&mut both.1);
+    drop(future);
+    assert_eq!(numbers(&claimed), [0]);
+    answer(&both.1, claimed);
+    let stats = both.0.stats();
+    assert_eq!(
+        (stats.cancelled, stats.replies_missing, stats.commit.count),
+        (0, 0, 1)
+    );
+}
+
+// ===== 27: deadlines =====
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_the_callers_timer_sees_the_expiry_first() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    assert_pending!(future.poll());
+    advance(4 * MS).await;
+    assert_pending!(future.poll());
+    advance(MS).await;
+    assert!(future.is_woken());
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    drop(future);
+    assert!(take(&mut intake).is_empty());
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.queue_depth), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_the_executor_sees_the_expiry_first() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    let mut patient = submit(&processor, Counted::new(1), Some(6 * MS));
+    advance(5 * MS).await;
+    let claimed = take(&mut intake);
+    assert_eq!(numbers(&claimed), [1]);
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    answer(&intake, claimed);
+    assert_eq!(value(&mut patient), 1);
+    drop(future);
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_expired_before_the_queue_takes_no_room() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
+    assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInQueue));
+    assert!(take(&mut intake).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_expired_after_the_claim_is_unknown() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
+    assert_pending!(future.poll());
+    let claimed = take(&mut intake);
+    advance(5 * MS).await;
+    assert_ready_eq!(future.poll(), Err(BatchError::ExpiredInExecution));
+    drop(future);
+    assert!(!BatchError::ExpiredInExecution.is_not_executed());
+    assert!(BatchError::ExpiredInQueue.is_not_executed());
+    // The executor answers all the same, and nobody minds.
+    answer(&intake, claimed);
+    let stats = processor.stats();
+    assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn conformance_27_an_answer_that_came_beats_the_deadline() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
+    assert_pending!(future.poll());
+    advance(3 * MS).await;
+    let claimed = take(&mut intake);
+    advance(4 * MS).await;
+    answer(&intake, claimed);
+    let answer = assert_ready!(future.poll()).unwrap();
+    assert_eq!(answer.value, 7);
+    assert_eq!(
+        answer.timing,
+        Timing {
+            queue_wait: 3 * MS,
+            commit: 4 * MS
+        }
+    );
+}

@@ -1,0 +1,96 @@
+//! The command line: one binary, subcommands.
+//!
+//! Exit codes: 0 done, 1 a check failed, 64 usage, 69 the service is not there, 70 a bug, 74 the disk, 78 the
+//! configuration.
+
+mod client_args;
+mod health;
+mod serve;
+mod show;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::client_args::{ClientArgs, OutputFormat};
+
+/// The build that this is: version and commit.
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLY_COMMIT"), ")");
+
+/// `sysexits.h`, as far as it is used.
+pub mod exit {
+    /// A check failed.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// The service is not there.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A bug.
+    pub const SOFTWARE: u8 = 70;
+    /// The disk.
+    pub const IO: u8 = 74;
+    /// The configuration.
+    pub const CONFIG: u8 = 78;
+}
+
+/// A double-entry ledger behind gRPC that keeps its latency promise.
+#[derive(Debug, Parser)]
+#[command(name = "tally", version, long_version = LONG_VERSION, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the service. With no options: on 127.0.0.1:50051, data in ./tally-data.
+    Serve(serve::ServeArgs),
+    /// Ask a service whether it is serving: exit code 0 if it is.
+    Health(health::HealthArgs),
+    /// Show what pinning would do on this machine, and why; or, with --endpoint, what a service did.
+    Topology(show::TopologyArgs),
+    /// Show a service's breaker, batches and ledger.
+    Stats(show::StatsArgs),
+    /// Check a data directory from the first block to the last. No service may have it open.
+    Verify(verify::VerifyArgs),
+}
+
+// ===== impl Cli =====
+
+impl Cli {
+    /// Does it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(args) => serve::run(&args),
+            Command::Health(args) => health::run(&args),
+            Command::Topology(args) => show::topology(&args),
+            Command::Stats(args) => show::stats(&args),
+            Command::Verify(args) => verify::run(&args),
+        }
+    }
+}
+
+/// Reports an error and its causes on standard error, and says with which code to exit.
+#[expect(clippy::print_stderr, reason = "the command line's own channel for errors")]
+pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprint!("tally: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprint!(": {cause}");
+        source = cause.source();
+    }
+    eprintln!();
+    ExitCode::from(code)
+}
+
+/// Runs a client's future to its end.
+pub(crate) fn block_on<F: Future<Output = ExitCode>>(future: F) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(error) => fail(exit::SOFTWARE, &error),
+    }
+}

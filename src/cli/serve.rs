@@ -1,0 +1,217 @@
+//! `tally serve`: start, wait for a reason to stop, stop in order.
+//!
+//! The order of stopping: tell the health checks, take no new connections and calls, let the calls under way finish, let
+//! the engine commit and answer everything that is in its queue, end the threads, exit.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Args;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{exit, fail};
+use crate::{
+    config::{self, Config},
+    engine::{Condition, StartError, TallyEngine},
+    grpc,
+    store::journal::RealDisk,
+    telemetry,
+    time::SystemWallClock,
+    topology::{AffinityError, CpuAffinityManager, Role},
+};
+
+/// How often thread placement is checked.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Options of `tally serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The data directory; it is made if there is none. [default: ./tally-data]
+    #[arg(long, value_name = "DIR", env = "TALLY_DATA")]
+    data: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// A TOML file with more settings.
+    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Why the service could not be started.
+#[derive(Debug, Error)]
+enum ServeError {
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Net(#[from] grpc::NetError),
+    #[error("the API's descriptors: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+pub(super) fn run(args: &ServeArgs) -> ExitCode {
+    match serve(args) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = match &error {
+                ServeError::Config(_) | ServeError::Telemetry(_) => exit::CONFIG,
+                ServeError::Start(StartError::Open(_)) => exit::IO,
+                ServeError::Net(_) => exit::UNAVAILABLE,
+                _ => exit::SOFTWARE,
+            };
+            fail(code, &error)
+        }
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
+    let config = load(args)?;
+    let (engine_config, net_config) = (config.engine()?, config.net()?);
+    // Before any thread is started: what a thread inherits, and what the machine seems to have, depends on it.
+    let affinity = CpuAffinityManager::detect(config.affinity()?)?;
+    if args.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _place = affinity.enter(Role::Aux, 2, "tally")?;
+    let runtime = affinity.current_thread_runtime()?;
+    runtime.block_on(async {
+        let _telemetry = telemetry::init(&config.telemetry)?;
+        log_placement(&affinity);
+        let mut stop = Stop::listen()?;
+        let engine = TallyEngine::start(
+            &engine_config,
+            Arc::new(RealDisk),
+            &config.store.data,
+            Arc::new(SystemWallClock),
+            &affinity,
+        )?;
+        tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
+        let draining = CancellationToken::new();
+        let (routes, reporter) = grpc::routes(&engine, &draining).await?;
+        let net = match grpc::serve(config.server.listen, net_config, &routes, &affinity, &draining) {
+            Ok(net) => net,
+            Err(error) => {
+                engine.drain();
+                return Err(error.into());
+            }
+        };
+        announce(net.address());
+
+        let why = stop.wait(&engine).await;
+        tracing::info!(?why, "stopping");
+        grpc::not_serving(&reporter).await;
+        draining.cancel();
+        drop(routes);
+        let finished = tokio::task::spawn_blocking({
+            let engine = engine.clone();
+            move || {
+                net.join();
+                engine.drain();
+            }
+        });
+        // NET keeps to its own limit; what comes after it is one group commit.
+        let limit = config.server.drain.saturating_mul(2);
+        if tokio::time::timeout(limit, finished).await.is_err() {
+            tracing::error!(?limit, "the journal did not finish in time; calls under way have an unknown outcome");
+            // Waiting for a hung disk would keep the process for ever.
+            std::process::exit(exit::IO.into());
+        }
+        tracing::info!("stopped");
+        Ok(why.exit_code())
+    })
+}
+
+fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
+    let mut overrides = Vec::new();
+    if let Some(data) = &args.data {
+        overrides.push(("store.data", data.display().to_string()));
+    }
+    if let Some(listen) = args.listen {
+        overrides.push(("server.listen", listen.to_string()));
+    }
+    config::load(args.config.as_deref(), &overrides)
+}
+
+fn log_placement(affinity: &CpuAffinityManager) {
+    let plan = affinity.plan();
+    tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// On standard output, for scripts that start the service with port 0.
+#[expect(clippy::print_stdout, reason = "the one line that others read")]
+fn announce(address: SocketAddr) {
+    println!("listening on {address}");
+    tracing::info!(%address, version = super::LONG_VERSION, "serving");
+}
+
+/// Why the service stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Signal,
+    StoreFailed,
+    Panicked,
+}
+
+impl Why {
+    fn exit_code(self) -> ExitCode {
+        match self {
+            Why::Signal => ExitCode::SUCCESS,
+            Why::StoreFailed => ExitCode::from(exit::IO),
+            Why::Panicked => ExitCode::from(exit::SOFTWARE),
+        }
+    }
+}
+
+/// The reasons to stop, and the work of the thread that waits for them.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, ServeError> {
+        let listen = |kind| signal(kind).map_err(ServeError::Signals);
+        Ok(Stop { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Ticks the breaker and checks the placement until there is a reason to stop.
+    async fn wait(&mut self, engine: &TallyEngine) -> Why {
+        let mut tick = interval(engine.breaker().config().tick_interval);
+        let mut verify = interval(VERIFY_INTERVAL);
+        // After a pause of the whole process, one tick tells the breaker all that it has to know.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Why::Signal,
+                _ = self.interrupt.recv() => return Why::Signal,
+                condition = engine.health().failed() => return match condition {
+                    Condition::Panicked => Why::Panicked,
+                    Condition::StoreFailed | Condition::Running => Why::StoreFailed,
+                },
+                _ = tick.tick() => engine.breaker().tick(),
+                _ = verify.tick() => {
+                    let report = engine.affinity().verify_now();
+                    tracing::debug!(?report, "placement checked");
+                }
+            }
+        }
+    }
+}

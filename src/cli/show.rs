@@ -1,0 +1,220 @@
+//! `tally topology` and `tally stats`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use prost::Message;
+use tonic::transport::Channel;
+
+use super::{ClientArgs, OutputFormat, block_on, exit, fail};
+use crate::{
+    grpc,
+    json,
+    proto::{
+        CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse,
+        GetTopologyRequest, GetTopologyResponse, LatencySummary, engine_service_client::EngineServiceClient,
+    },
+    topology::{AffinityConfig, CpuAffinityManager},
+};
+
+/// Options of `tally topology`.
+#[derive(Debug, Args)]
+pub struct TopologyArgs {
+    /// Ask this service what it did, instead of planning for this machine.
+    #[arg(long, env = "TALLY_ENDPOINT")]
+    endpoint: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Options of `tally stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub(super) fn topology(args: &TopologyArgs) -> ExitCode {
+    match &args.endpoint {
+        None => match CpuAffinityManager::detect(AffinityConfig::default()) {
+            Ok(affinity) => {
+                print_topology(&grpc::topology_response(&affinity.topology()), args.output)
+            }
+            Err(error) => fail(exit::CONFIG, &error),
+        },
+        Some(endpoint) => block_on(async {
+            let mut client = match connect(endpoint).await {
+                Ok(client) => client,
+                Err(code) => return code,
+            };
+            match client.get_topology(GetTopologyRequest {}).await {
+                Ok(response) => print_topology(&response.into_inner(), args.output),
+                Err(status) => fail(exit::UNAVAILABLE, &status),
+            }
+        }),
+    }
+}
+
+pub(super) fn stats(args: &StatsArgs) -> ExitCode {
+    block_on(async {
+        let mut client = match connect(&args.client.endpoint).await {
+            Ok(client) => client,
+            Err(code) => return code,
+        };
+        let circuits = client.get_circuit_stats(GetCircuitStatsRequest {}).await;
+        let batches = client.get_batch_stats(GetBatchStatsRequest {}).await;
+        match (circuits, batches) {
+            (Ok(circuits), Ok(batches)) => print_stats(&circuits.into_inner(), &batches.into_inner(), args.output),
+            (Err(status), _) | (_, Err(status)) => fail(exit::UNAVAILABLE, &status),
+        }
+    })
+}
+
+async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
+    EngineServiceClient::connect(endpoint.to_owned()).await.map_err(|error| fail(exit::UNAVAILABLE, &error))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
+    match json::to_json(name, message) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(exit::SOFTWARE, &error),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_topology(topology: &GetTopologyResponse, output: OutputFormat) -> ExitCode {
+    if output == OutputFormat::Json {
+        return print_json("GetTopologyResponse", topology);
+    }
+    let decision = topology.decision.clone().unwrap_or_default();
+    println!("allowed CPUs  {} (online {})", topology.allowed_cpus, topology.online_cpus);
+    println!("cores         {}", join(topology.cores.iter().map(|core| core.cpus.clone()), " | "));
+    println!("mode          {}: {}", decision.mode, decision.effect);
+    println!("why           {}", decision.why);
+    let mut roles = table(&["role", "CPUs"]);
+    for role in &decision.roles {
+        roles.add_row([&role.role, &role.cpus]);
+    }
+    println!("{roles}");
+    if !topology.threads.is_empty() {
+        let mut threads = table(&["thread", "role", "tid", "wanted", "actual", "on CPU", "policy", "preempted"]);
+        for thread in &topology.threads {
+            threads.add_row([
+                thread.name.clone(),
+                thread.role.clone(),
+                thread.tid.to_string(),
+                thread.wanted_cpus.clone(),
+                thread.actual_cpus.clone(),
+                thread.last_cpu.to_string(),
+                thread.policy.clone(),
+                thread.involuntary_switches.to_string(),
+            ]);
+        }
+        println!("{threads}");
+    }
+    for warning in &decision.warnings {
+        println!("warning       {warning}");
+    }
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_stats(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsResponse, output: OutputFormat) -> ExitCode {
+    if output == OutputFormat::Json {
+        let code = print_json("GetCircuitStatsResponse", circuits);
+        return if code == ExitCode::SUCCESS { print_json("GetBatchStatsResponse", batches) } else { code };
+    }
+    for circuit in &circuits.circuits {
+        print_circuit(circuit);
+    }
+    let ledger = batches.ledger.unwrap_or_default();
+    println!("queue         {} of {}", batches.queue_depth, batches.queue_capacity);
+    println!(
+        "blocks        durable up to {}, {} bytes of journal",
+        ledger.durable_block, ledger.journal_bytes
+    );
+    println!(
+        "transactions  last sequence {}; since the start: {} committed, {} refused, {} replayed",
+        ledger.last_sequence, ledger.committed, ledger.rejected, ledger.replayed
+    );
+    println!("accounts      {} ({} bytes)", ledger.accounts, ledger.account_bytes);
+    println!(
+        "ids           {} ({} bytes, {:.1} bytes each)",
+        ledger.transaction_ids, ledger.transaction_id_bytes, ledger.bytes_per_transaction_id
+    );
+    println!(
+        "not executed  {} expired, {} cancelled, {} refused by a full queue; {} replies missing",
+        batches.expired, batches.cancelled, batches.full, batches.replies_missing
+    );
+    let mut times = table(&["", "p50", "p90", "p99", "p99.9", "max", "count"]);
+    for (name, summary) in
+        [("queue wait", &batches.queue_wait), ("commit", &batches.commit), ("write + sync", &batches.sync)]
+    {
+        times.add_row(latency_row(name, summary.as_ref()));
+    }
+    println!("{times}");
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_circuit(circuit: &CircuitStats) {
+    let name = |text: &str| text.trim_start_matches("CIRCUIT_STATE_").trim_start_matches("CIRCUIT_MODE_").to_owned();
+    println!(
+        "circuit       {} {} (mode {}), generation {}",
+        circuit.key,
+        name(circuit.effective_state().as_str_name()),
+        name(circuit.mode().as_str_name()),
+        circuit.generation
+    );
+    let window = circuit.window.unwrap_or_default();
+    let totals = circuit.totals.unwrap_or_default();
+    println!(
+        "window        {} calls in {} blocks, {:.1} % slow, {:.1} % failed; {} in flight, {} overdue",
+        window.calls,
+        window.batches,
+        window.slow_rate * 100.0,
+        window.failure_rate * 100.0,
+        circuit.in_flight,
+        circuit.overdue_in_flight
+    );
+    println!(
+        "calls         {} admitted, {} refused, opened {} times",
+        totals.admitted,
+        totals.rejected_open + totals.rejected_half_open + totals.rejected_ramp,
+        totals.opens
+    );
+}
+
+fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
+    let summary = summary.copied().unwrap_or_default();
+    let text = |duration: Option<prost_types::Duration>| {
+        let duration = duration.unwrap_or_default();
+        let nanos = duration.seconds.saturating_mul(1_000_000_000).saturating_add(duration.nanos.into());
+        // A tenth of a microsecond is as much as anybody wants to read.
+        format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
+    };
+    let LatencySummary { p50, p90, p99, p999, max, count } = summary;
+    let mut row = vec![name.to_owned()];
+    row.extend([p50, p90, p99, p999, max].map(text));
+    row.push(count.to_string());
+    row
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header(header.iter().copied());
+    table
+}
+
+fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    parts.collect::<Vec<_>>().join(separator)
+}

@@ -1,0 +1,49 @@
+//! `tally verify`.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::{exit, fail};
+use crate::store::{embedded, journal::RealDisk};
+
+/// Options of `tally verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The data directory.
+    #[arg(default_value = "./tally-data")]
+    data: PathBuf,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+pub(super) fn run(args: &VerifyArgs) -> ExitCode {
+    let report = match embedded::verify(Arc::new(RealDisk), &args.data) {
+        Ok(report) => report,
+        Err(error) => return fail(exit::IO, &error),
+    };
+    println!("blocks           {}", report.journal.blocks);
+    println!("bytes            {}", report.journal.bytes);
+    println!("records          {}", report.journal.records);
+    println!("transactions     {}", report.last_sequence);
+    println!("accounts         {}", report.accounts);
+    for (asset, totals) in &report.assets {
+        let balanced = if totals.debits == totals.credits { "balanced" } else { "NOT BALANCED" };
+        let amount = |sum: Option<u128>| sum.map_or_else(|| "beyond 128 bits".to_owned(), |sum| sum.to_string());
+        println!("asset {asset:<10} debits {} credits {}: {balanced}", amount(totals.debits), amount(totals.credits));
+    }
+    if let Some(torn) = &report.journal.torn {
+        println!("torn tail        {torn:?} (a write that a crash cut short; never acknowledged)");
+    }
+    if let Some(corruption) = &report.journal.corruption {
+        println!("CORRUPT          {corruption}");
+    }
+    for difference in &report.differences {
+        println!("DIFFERS          {difference}");
+    }
+    if report.is_sound() {
+        println!("sound");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FAILED)
+    }
+}

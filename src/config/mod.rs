@@ -1,0 +1,301 @@
+//! The configuration: defaults, then one TOML file, then `TALLY__SECTION__KEY`, then flags. Each overrides the one before.
+//!
+//! Values carry their units (`"2ms"`, `"64MiB"`). Unknown keys are errors. An error names the key, the value and the
+//! place that it came from.
+
+mod breaker;
+mod load;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    breaker::{BreakerSection, Preset},
+    load::{ConfigError, load},
+};
+use crate::{
+    batch::BatchConfig,
+    engine::{CheckpointInterval, EngineConfig},
+    grpc::NetConfig,
+    store::embedded::StoreConfig,
+    topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus},
+};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The gRPC server.
+    pub server: ServerSection,
+    /// The data directory.
+    pub store: StoreSection,
+    /// The queue.
+    pub batch: BatchSection,
+    /// The latency circuit breaker.
+    pub breaker: BreakerSection,
+    /// Which thread runs where.
+    pub affinity: AffinitySection,
+    /// Logs and traces.
+    pub telemetry: TelemetrySection,
+}
+
+/// The gRPC server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSection {
+    /// Where it listens. Port 0 takes a free one, which is printed.
+    pub listen: SocketAddr,
+    /// How long calls may take to finish when the service goes down.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// Most calls under way on one connection, 1 to 2^20.
+    pub streams_per_connection_max: u32,
+}
+
+/// The data directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Where it is. It is made if there is none.
+    pub data: PathBuf,
+    /// Size of a journal segment, 8 MiB to 1 GiB. Only for a new directory.
+    pub segment_bytes: ByteSize,
+    /// Largest block, 2 MiB to a quarter of a segment. Only for a new directory.
+    pub block_bytes_max: ByteSize,
+    /// Journal between two checkpoints: about what a start has to replay at most. At least 1 MiB.
+    pub checkpoint_bytes: ByteSize,
+}
+
+/// The queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchSection {
+    /// Most requests that wait, 2 to 2^20.
+    pub queue_requests_max: usize,
+    /// Most bytes that wait, at least 1 MiB.
+    pub queue_bytes_max: ByteSize,
+}
+
+/// Which thread runs where.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AffinitySection {
+    /// `auto`, `off`, `fence`, `pin` or `strict`.
+    pub mode: AffinityMode,
+    /// Explicit CPUs, in the list syntax of cpusets: `0-3,7`.
+    pub cpus: RoleLists,
+    /// Most NET threads, 1 to 64.
+    pub net_threads_max: Option<usize>,
+    /// The real-time class for EXEC and WAL.
+    pub fifo: FifoSection,
+}
+
+/// How threads are placed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AffinityMode {
+    /// Pinned where it helps, by what the machine looks like.
+    #[default]
+    Auto,
+    /// Masks are not touched.
+    Off,
+    /// Every thread on all allowed CPUs.
+    Fence,
+    /// Pinned.
+    Pin,
+    /// Pinned, or the service does not start.
+    Strict,
+}
+
+/// Explicit CPUs of the roles.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleLists {
+    /// Of EXEC.
+    pub exec: Option<String>,
+    /// Of WAL.
+    pub wal: Option<String>,
+    /// Of NET.
+    pub net: Option<String>,
+    /// Of AUX.
+    pub aux: Option<String>,
+}
+
+/// The real-time class for EXEC and WAL.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FifoSection {
+    /// Whether to ask for it.
+    pub enabled: bool,
+    /// Its priority, 1 to 10.
+    pub priority: Option<u8>,
+    /// Whether the service must not start without it.
+    pub required: bool,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetrySection {
+    /// What is logged: `info`, `tally=debug,warn`, ...
+    pub log: String,
+    /// `auto` is text on a terminal and JSON elsewhere.
+    pub format: LogFormat,
+    /// Where traces go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Unset: nowhere, at no cost.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+// ===== defaults =====
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        let net = NetConfig::default();
+        ServerSection {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            drain: net.drain,
+            streams_per_connection_max: net.streams_per_connection_max,
+        }
+    }
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        let store = StoreConfig::default();
+        StoreSection {
+            data: PathBuf::from("./tally-data"),
+            segment_bytes: ByteSize(store.segment_bytes.into()),
+            block_bytes_max: ByteSize(store.block_bytes_max.into()),
+            checkpoint_bytes: ByteSize(CheckpointInterval::default().0),
+        }
+    }
+}
+
+impl Default for BatchSection {
+    fn default() -> Self {
+        let batch = BatchConfig::default();
+        BatchSection {
+            queue_requests_max: batch.queue_requests_max,
+            queue_bytes_max: ByteSize(batch.queue_bytes_max as u64),
+        }
+    }
+}
+
+impl Default for TelemetrySection {
+    fn default() -> Self {
+        TelemetrySection { log: "info".to_owned(), format: LogFormat::Auto, otlp_endpoint: None }
+    }
+}
+
+// ===== impl Config =====
+
+/// Smallest block: a request for the most accounts, with the most metadata, must fit one.
+const BLOCK_BYTES_MIN: u64 = 2 << 20;
+/// Smallest distance between checkpoints.
+const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+/// Most calls on one connection.
+const STREAMS_MAX: u32 = 1 << 20;
+
+impl Config {
+    /// The engine's part.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, the value and the bound.
+    pub fn engine(&self) -> Result<EngineConfig, ConfigError> {
+        let store = &self.store;
+        if store.block_bytes_max.0 < BLOCK_BYTES_MIN {
+            return Err(ConfigError::bound("store.block_bytes_max", store.block_bytes_max, "at least 2 MiB"));
+        }
+        if store.checkpoint_bytes.0 < CHECKPOINT_BYTES_MIN {
+            return Err(ConfigError::bound("store.checkpoint_bytes", store.checkpoint_bytes, "at least 1 MiB"));
+        }
+        let segment = |key, size: ByteSize| {
+            u32::try_from(size.0).map_err(|_| ConfigError::bound(key, size, "at most 1 GiB"))
+        };
+        let engine = EngineConfig {
+            batch: BatchConfig {
+                queue_requests_max: self.batch.queue_requests_max,
+                queue_bytes_max: usize::try_from(self.batch.queue_bytes_max.0).unwrap_or(usize::MAX),
+            },
+            breaker: self.breaker.config()?,
+            store: StoreConfig {
+                segment_bytes: segment("store.segment_bytes", store.segment_bytes)?,
+                block_bytes_max: segment("store.block_bytes_max", store.block_bytes_max)?,
+            },
+            checkpoint: CheckpointInterval(store.checkpoint_bytes.0),
+        };
+        engine.batch.validate().map_err(|error| ConfigError::Part(error.to_string()))?;
+        engine.store.validate().map_err(|error| ConfigError::Part(error.to_string()))?;
+        Ok(engine)
+    }
+
+    /// The server's part.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, the value and the bound.
+    pub fn net(&self) -> Result<NetConfig, ConfigError> {
+        let streams = self.server.streams_per_connection_max;
+        if !(1..=STREAMS_MAX).contains(&streams) {
+            return Err(ConfigError::bound("server.streams_per_connection_max", streams, "1 to 1048576"));
+        }
+        Ok(NetConfig { streams_per_connection_max: streams, drain: self.server.drain })
+    }
+
+    /// The placement's part.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, the value and the bound.
+    pub fn affinity(&self) -> Result<AffinityConfig, ConfigError> {
+        let section = &self.affinity;
+        let list = |key: &str, list: &Option<String>| match list {
+            None => Ok(None),
+            Some(text) => match text.parse::<CpuSet>() {
+                Ok(cpus) => Ok(Some(cpus)),
+                Err(error) => Err(ConfigError::bound(key, text, &error.to_string())),
+            },
+        };
+        let mut config = AffinityConfig {
+            mode: match section.mode {
+                AffinityMode::Auto => Mode::Auto,
+                AffinityMode::Off => Mode::Off,
+                AffinityMode::Fence => Mode::Fence,
+                AffinityMode::Pin => Mode::Pin,
+                AffinityMode::Strict => Mode::Strict,
+            },
+            cpus: RoleCpus {
+                exec: list("affinity.cpus.exec", &section.cpus.exec)?,
+                wal: list("affinity.cpus.wal", &section.cpus.wal)?,
+                net: list("affinity.cpus.net", &section.cpus.net)?,
+                aux: list("affinity.cpus.aux", &section.cpus.aux)?,
+            },
+            ..AffinityConfig::default()
+        };
+        if let Some(threads) = section.net_threads_max {
+            config.net_threads_max = threads;
+        }
+        config.fifo = FifoConfig {
+            enabled: section.fifo.enabled,
+            required: section.fifo.required,
+            priority: section.fifo.priority.unwrap_or(config.fifo.priority),
+            ..config.fifo
+        };
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests;
