@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // For reflection and for the JSON form; `compile_fds` does not write it.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
+        // Sorted maps: equal content has equal bytes, which idempotency compares.
+        .btree_map(".")
         // tonic-types already has the generated type; one type means one set of conversions.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(descriptors)?;

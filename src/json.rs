@@ -32,7 +32,9 @@ static POOL: LazyLock<Option<DescriptorPool>> =
 /// If there is none.
 pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
     let full = format!("tally.v1.{name}");
-    POOL.as_ref().and_then(|pool| pool.get_message_by_name(&full)).ok_or(JsonError::UnknownMessage(full))
+    POOL.as_ref()
+        .and_then(|pool| pool.get_message_by_name(&full))
+        .ok_or(JsonError::UnknownMessage(full))
 }
 
 /// Message `name` of package `tally.v1` as indented JSON, fields named as in the `.proto` files, zeros included.
@@ -43,7 +45,9 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let mut out = Vec::new();
     let mut serializer = serde_json::Serializer::pretty(&mut out);
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let options = SerializeOptions::new()
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
     dynamic.serialize_with_options(&mut serializer, &options)?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
@@ -72,13 +76,17 @@ mod tests {
         let message: ProcessTransactionRequest = from_json("ProcessTransactionRequest", text).unwrap();
         assert_eq!(message.transfers.len(), 1);
         let again = to_json("ProcessTransactionRequest", &message).unwrap();
-        assert_eq!(from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", &again).unwrap(), message);
+        assert_eq!(
+            from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", &again).unwrap(),
+            message
+        );
         assert!(again.contains("\"transaction_id\": \"t1\""), "{again}");
     }
 
     #[test]
     fn errors_say_where() {
-        let wrong = from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", r#"{"nope":1}"#).unwrap_err();
+        let wrong =
+            from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", r#"{"nope":1}"#).unwrap_err();
         assert!(wrong.to_string().contains("nope"), "{wrong}");
         assert!(to_json("Nope", &ProcessTransactionRequest::default()).is_err());
     }

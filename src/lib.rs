@@ -1,14 +1,28 @@
 //! Tally: a double-entry ledger behind gRPC that keeps its latency promise.
+//!
+//! `ARCHITECTURE.md` is the map. In brief, from the wire to the disk:
+//!
+//! - [`grpc`] decodes and checks, and is the only place that knows statuses;
+//! - [`engine`] puts the breaker in front of the queue, and runs EXEC and WAL on pinned threads;
+//! - [`breaker`], [`batch`] and [`topology`] are generic machinery that knows nothing of ledgers;
+//! - [`ledger`] is the pure state machine; [`store`] makes its history durable.
+//!
+//! Layers import downwards only; `tests/it/tidy.rs` holds them to it.
+
 pub mod batch;
-//pub mod breaker;
+pub mod breaker;
+pub mod cli;
+pub mod config;
 pub mod distribution;
-//pub mod engine;
-//pub mod grpc;
+pub mod engine;
+pub mod grpc;
 pub mod id;
+pub mod json;
 pub mod ledger;
 pub mod money;
 pub mod proto;
 pub mod store;
 pub mod sys;
+pub mod telemetry;
 pub mod time;
 pub mod topology;

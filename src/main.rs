@@ -12,7 +12,11 @@ fn main() -> ExitCode {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // A closed pipe is no error worth a word.
             let _closed = error.print();
-            if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) }
+            if asked {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::USAGE)
+            }
         }
     }
 }

@@ -37,12 +37,18 @@ async fn check(args: &HealthArgs) -> ExitCode {
         Ok(channel) => channel,
         Err(error) => return fail(exit::UNAVAILABLE, &error),
     };
-    let request = HealthCheckRequest { service: args.service.clone() };
+    let request = HealthCheckRequest {
+        service: args.service.clone(),
+    };
     match HealthClient::new(channel).check(request).await {
         Ok(response) => {
             let status = response.into_inner().status();
             println!("{}", status.as_str_name());
-            if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
+            if status == ServingStatus::Serving {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::FAILED)
+            }
         }
         Err(status) => fail(exit::UNAVAILABLE, &status),
     }

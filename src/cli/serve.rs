@@ -71,7 +71,10 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 ServeError::Config(_) | ServeError::Telemetry(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
                 ServeError::Net(_) => exit::UNAVAILABLE,
-                _ => exit::SOFTWARE,
+                ServeError::Affinity(_)
+                | ServeError::Start(_)
+                | ServeError::Reflection(_)
+                | ServeError::Signals(_) => exit::SOFTWARE,
             };
             fail(code, &error)
         }
@@ -126,7 +129,10 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         // NET keeps to its own limit; what comes after it is one group commit.
         let limit = config.server.drain.saturating_mul(2);
         if tokio::time::timeout(limit, finished).await.is_err() {
-            tracing::error!(?limit, "the journal did not finish in time; calls under way have an unknown outcome");
+            tracing::error!(
+                ?limit,
+                "the journal did not finish in time; calls under way have an unknown outcome"
+            );
             // Waiting for a hung disk would keep the process for ever.
             std::process::exit(exit::IO.into());
         }
@@ -188,7 +194,10 @@ struct Stop {
 impl Stop {
     fn listen() -> Result<Self, ServeError> {
         let listen = |kind| signal(kind).map_err(ServeError::Signals);
-        Ok(Stop { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Stop {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     /// Ticks the breaker and checks the placement until there is a reason to stop.

@@ -9,11 +9,11 @@ use tonic::transport::Channel;
 
 use super::{ClientArgs, OutputFormat, block_on, exit, fail};
 use crate::{
-    grpc,
-    json,
+    grpc, json,
     proto::{
-        CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse,
-        GetTopologyRequest, GetTopologyResponse, LatencySummary, engine_service_client::EngineServiceClient,
+        CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
+        GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary,
+        engine_service_client::EngineServiceClient,
     },
     topology::{AffinityConfig, CpuAffinityManager},
 };
@@ -42,9 +42,7 @@ pub struct StatsArgs {
 pub(super) fn topology(args: &TopologyArgs) -> ExitCode {
     match &args.endpoint {
         None => match CpuAffinityManager::detect(AffinityConfig::default()) {
-            Ok(affinity) => {
-                print_topology(&grpc::topology_response(&affinity.topology()), args.output)
-            }
+            Ok(affinity) => print_topology(&grpc::topology_response(&affinity.topology()), args.output),
             Err(error) => fail(exit::CONFIG, &error),
         },
         Some(endpoint) => block_on(async {
@@ -69,14 +67,18 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
         let circuits = client.get_circuit_stats(GetCircuitStatsRequest {}).await;
         let batches = client.get_batch_stats(GetBatchStatsRequest {}).await;
         match (circuits, batches) {
-            (Ok(circuits), Ok(batches)) => print_stats(&circuits.into_inner(), &batches.into_inner(), args.output),
+            (Ok(circuits), Ok(batches)) => {
+                print_stats(&circuits.into_inner(), &batches.into_inner(), args.output)
+            }
             (Err(status), _) | (_, Err(status)) => fail(exit::UNAVAILABLE, &status),
         }
     })
 }
 
 async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
-    EngineServiceClient::connect(endpoint.to_owned()).await.map_err(|error| fail(exit::UNAVAILABLE, &error))
+    EngineServiceClient::connect(endpoint.to_owned())
+        .await
+        .map_err(|error| fail(exit::UNAVAILABLE, &error))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -96,8 +98,14 @@ fn print_topology(topology: &GetTopologyResponse, output: OutputFormat) -> ExitC
         return print_json("GetTopologyResponse", topology);
     }
     let decision = topology.decision.clone().unwrap_or_default();
-    println!("allowed CPUs  {} (online {})", topology.allowed_cpus, topology.online_cpus);
-    println!("cores         {}", join(topology.cores.iter().map(|core| core.cpus.clone()), " | "));
+    println!(
+        "allowed CPUs  {} (online {})",
+        topology.allowed_cpus, topology.online_cpus
+    );
+    println!(
+        "cores         {}",
+        join(topology.cores.iter().map(|core| core.cpus.clone()), " | ")
+    );
     println!("mode          {}: {}", decision.mode, decision.effect);
     println!("why           {}", decision.why);
     let mut roles = table(&["role", "CPUs"]);
@@ -106,7 +114,16 @@ fn print_topology(topology: &GetTopologyResponse, output: OutputFormat) -> ExitC
     }
     println!("{roles}");
     if !topology.threads.is_empty() {
-        let mut threads = table(&["thread", "role", "tid", "wanted", "actual", "on CPU", "policy", "preempted"]);
+        let mut threads = table(&[
+            "thread",
+            "role",
+            "tid",
+            "wanted",
+            "actual",
+            "on CPU",
+            "policy",
+            "preempted",
+        ]);
         for thread in &topology.threads {
             threads.add_row([
                 thread.name.clone(),
@@ -128,16 +145,27 @@ fn print_topology(topology: &GetTopologyResponse, output: OutputFormat) -> ExitC
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_stats(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsResponse, output: OutputFormat) -> ExitCode {
+fn print_stats(
+    circuits: &GetCircuitStatsResponse,
+    batches: &GetBatchStatsResponse,
+    output: OutputFormat,
+) -> ExitCode {
     if output == OutputFormat::Json {
         let code = print_json("GetCircuitStatsResponse", circuits);
-        return if code == ExitCode::SUCCESS { print_json("GetBatchStatsResponse", batches) } else { code };
+        return if code == ExitCode::SUCCESS {
+            print_json("GetBatchStatsResponse", batches)
+        } else {
+            code
+        };
     }
     for circuit in &circuits.circuits {
         print_circuit(circuit);
     }
     let ledger = batches.ledger.unwrap_or_default();
-    println!("queue         {} of {}", batches.queue_depth, batches.queue_capacity);
+    println!(
+        "queue         {} of {}",
+        batches.queue_depth, batches.queue_capacity
+    );
     println!(
         "blocks        durable up to {}, {} bytes of journal",
         ledger.durable_block, ledger.journal_bytes
@@ -146,7 +174,10 @@ fn print_stats(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
         "transactions  last sequence {}; since the start: {} committed, {} refused, {} replayed",
         ledger.last_sequence, ledger.committed, ledger.rejected, ledger.replayed
     );
-    println!("accounts      {} ({} bytes)", ledger.accounts, ledger.account_bytes);
+    println!(
+        "accounts      {} ({} bytes)",
+        ledger.accounts, ledger.account_bytes
+    );
     println!(
         "ids           {} ({} bytes, {:.1} bytes each)",
         ledger.transaction_ids, ledger.transaction_id_bytes, ledger.bytes_per_transaction_id
@@ -156,9 +187,11 @@ fn print_stats(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
         batches.expired, batches.cancelled, batches.full, batches.replies_missing
     );
     let mut times = table(&["", "p50", "p90", "p99", "p99.9", "max", "count"]);
-    for (name, summary) in
-        [("queue wait", &batches.queue_wait), ("commit", &batches.commit), ("write + sync", &batches.sync)]
-    {
+    for (name, summary) in [
+        ("queue wait", &batches.queue_wait),
+        ("commit", &batches.commit),
+        ("write + sync", &batches.sync),
+    ] {
         times.add_row(latency_row(name, summary.as_ref()));
     }
     println!("{times}");
@@ -167,7 +200,11 @@ fn print_stats(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_circuit(circuit: &CircuitStats) {
-    let name = |text: &str| text.trim_start_matches("CIRCUIT_STATE_").trim_start_matches("CIRCUIT_MODE_").to_owned();
+    let name = |text: &str| {
+        text.trim_start_matches("CIRCUIT_STATE_")
+            .trim_start_matches("CIRCUIT_MODE_")
+            .to_owned()
+    };
     println!(
         "circuit       {} {} (mode {}), generation {}",
         circuit.key,
@@ -198,11 +235,21 @@ fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
     let summary = summary.copied().unwrap_or_default();
     let text = |duration: Option<prost_types::Duration>| {
         let duration = duration.unwrap_or_default();
-        let nanos = duration.seconds.saturating_mul(1_000_000_000).saturating_add(duration.nanos.into());
+        let nanos = duration
+            .seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(duration.nanos.into());
         // A tenth of a microsecond is as much as anybody wants to read.
         format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
     };
-    let LatencySummary { p50, p90, p99, p999, max, count } = summary;
+    let LatencySummary {
+        p50,
+        p90,
+        p99,
+        p999,
+        max,
+        count,
+    } = summary;
     let mut row = vec![name.to_owned()];
     row.extend([p50, p90, p99, p999, max].map(text));
     row.push(count.to_string());
@@ -211,7 +258,9 @@ fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header.iter().copied());
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_header(header.iter().copied());
     table
 }
 

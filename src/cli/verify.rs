@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::Args;
 
 use super::{exit, fail};
-use crate::store::{embedded, journal::RealDisk};
+use crate::store::{
+    embedded,
+    journal::{Disk, RealDisk},
+};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]
@@ -17,7 +20,8 @@ pub struct VerifyArgs {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
-    let report = match embedded::verify(Arc::new(RealDisk), &args.data) {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let report = match embedded::verify(&disk, &args.data) {
         Ok(report) => report,
         Err(error) => return fail(exit::IO, &error),
     };
@@ -27,9 +31,18 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     println!("transactions     {}", report.last_sequence);
     println!("accounts         {}", report.accounts);
     for (asset, totals) in &report.assets {
-        let balanced = if totals.debits == totals.credits { "balanced" } else { "NOT BALANCED" };
-        let amount = |sum: Option<u128>| sum.map_or_else(|| "beyond 128 bits".to_owned(), |sum| sum.to_string());
-        println!("asset {asset:<10} debits {} credits {}: {balanced}", amount(totals.debits), amount(totals.credits));
+        let balanced = if totals.debits == totals.credits {
+            "balanced"
+        } else {
+            "NOT BALANCED"
+        };
+        let amount =
+            |sum: Option<u128>| sum.map_or_else(|| "beyond 128 bits".to_owned(), |sum| sum.to_string());
+        println!(
+            "asset {asset:<10} debits {} credits {}: {balanced}",
+            amount(totals.debits),
+            amount(totals.credits)
+        );
     }
     if let Some(torn) = &report.journal.torn {
         println!("torn tail        {torn:?} (a write that a crash cut short; never acknowledged)");

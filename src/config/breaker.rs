@@ -65,11 +65,8 @@ impl BreakerSection {
             Preset::Default => CircuitBreakerConfig::default(),
             Preset::Seed => CircuitBreakerConfig::seed(),
         };
-        let slow_threshold = self.slow_threshold.unwrap_or(base.slow_threshold);
         let config = CircuitBreakerConfig {
-            slow_threshold,
-            // A probe that takes twice as long as a slow call is not waited for.
-            probe_timeout: self.slow_threshold.map_or(base.probe_timeout, |slow| slow * 2),
+            slow_threshold: self.slow_threshold.unwrap_or(base.slow_threshold),
             slow_rate: self.slow_rate.unwrap_or(base.slow_rate),
             failure_rate: self.failure_rate.unwrap_or(base.failure_rate),
             min_calls: self.min_calls.unwrap_or(base.min_calls),
@@ -82,7 +79,9 @@ impl BreakerSection {
             ramp: self.ramp.unwrap_or(base.ramp),
             ..base
         };
-        config.validate().map_err(|error| ConfigError::Part(error.to_string()))?;
+        config
+            .validate()
+            .map_err(|error| ConfigError::Part(error.to_string()))?;
         Ok(config)
     }
 }

@@ -49,7 +49,11 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(super) fn bound(key: &str, value: impl fmt::Display, bound: &str) -> Self {
-        ConfigError::Bound { key: key.to_owned(), value: value.to_string(), bound: bound.to_owned() }
+        ConfigError::Bound {
+            key: key.to_owned(),
+            value: value.to_string(),
+            bound: bound.to_owned(),
+        }
     }
 }
 
@@ -61,13 +65,17 @@ pub fn load(file: Option<&Path>, overrides: &[(&str, String)]) -> Result<Config,
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     if let Some(path) = file {
         // figment takes a missing file for an empty one.
-        std::fs::metadata(path)
-            .map_err(|source| ConfigError::File { path: path.display().to_string(), source })?;
+        std::fs::metadata(path).map_err(|source| ConfigError::File {
+            path: path.display().to_string(),
+            source,
+        })?;
         figment = figment.merge(Toml::file_exact(path));
     }
     figment = figment.merge(Env::prefixed(ENV_PREFIX).split(ENV_SEPARATOR));
     for (key, value) in overrides {
         figment = figment.merge(Serialized::global(key, value));
     }
-    figment.extract().map_err(|error| ConfigError::Form(Box::new(error)))
+    figment
+        .extract()
+        .map_err(|error| ConfigError::Form(Box::new(error)))
 }

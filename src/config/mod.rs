@@ -197,7 +197,11 @@ impl Default for BatchSection {
 
 impl Default for TelemetrySection {
     fn default() -> Self {
-        TelemetrySection { log: "info".to_owned(), format: LogFormat::Auto, otlp_endpoint: None }
+        TelemetrySection {
+            log: "info".to_owned(),
+            format: LogFormat::Auto,
+            otlp_endpoint: None,
+        }
     }
 }
 
@@ -218,10 +222,18 @@ impl Config {
     pub fn engine(&self) -> Result<EngineConfig, ConfigError> {
         let store = &self.store;
         if store.block_bytes_max.0 < BLOCK_BYTES_MIN {
-            return Err(ConfigError::bound("store.block_bytes_max", store.block_bytes_max, "at least 2 MiB"));
+            return Err(ConfigError::bound(
+                "store.block_bytes_max",
+                store.block_bytes_max,
+                "at least 2 MiB",
+            ));
         }
         if store.checkpoint_bytes.0 < CHECKPOINT_BYTES_MIN {
-            return Err(ConfigError::bound("store.checkpoint_bytes", store.checkpoint_bytes, "at least 1 MiB"));
+            return Err(ConfigError::bound(
+                "store.checkpoint_bytes",
+                store.checkpoint_bytes,
+                "at least 1 MiB",
+            ));
         }
         let segment = |key, size: ByteSize| {
             u32::try_from(size.0).map_err(|_| ConfigError::bound(key, size, "at most 1 GiB"))
@@ -238,8 +250,14 @@ impl Config {
             },
             checkpoint: CheckpointInterval(store.checkpoint_bytes.0),
         };
-        engine.batch.validate().map_err(|error| ConfigError::Part(error.to_string()))?;
-        engine.store.validate().map_err(|error| ConfigError::Part(error.to_string()))?;
+        engine
+            .batch
+            .validate()
+            .map_err(|error| ConfigError::Part(error.to_string()))?;
+        engine
+            .store
+            .validate()
+            .map_err(|error| ConfigError::Part(error.to_string()))?;
         Ok(engine)
     }
 
@@ -250,9 +268,16 @@ impl Config {
     pub fn net(&self) -> Result<NetConfig, ConfigError> {
         let streams = self.server.streams_per_connection_max;
         if !(1..=STREAMS_MAX).contains(&streams) {
-            return Err(ConfigError::bound("server.streams_per_connection_max", streams, "1 to 1048576"));
+            return Err(ConfigError::bound(
+                "server.streams_per_connection_max",
+                streams,
+                "1 to 1048576",
+            ));
         }
-        Ok(NetConfig { streams_per_connection_max: streams, drain: self.server.drain })
+        Ok(NetConfig {
+            streams_per_connection_max: streams,
+            drain: self.server.drain,
+        })
     }
 
     /// The placement's part.

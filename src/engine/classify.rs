@@ -9,14 +9,20 @@ use crate::{
 /// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.
 /// What never reached the executor says nothing about it. Store faults are failures.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct EngineClassifier;
+pub(super) struct EngineClassifier;
 
 impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
     fn classify(&self, result: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
         match result {
             Ok(Answer { value, timing }) => {
-                let verdict = if value.result.is_ok() { Verdict::success() } else { Verdict::failure() };
-                verdict.timed(timing.queue_wait, timing.commit).in_batch(value.block)
+                let verdict = if value.result.is_ok() {
+                    Verdict::success()
+                } else {
+                    Verdict::failure()
+                };
+                verdict
+                    .timed(timing.queue_wait, timing.commit)
+                    .in_batch(value.block)
             }
             Err(BatchError::Lost) => Verdict::failure(),
             // The caller's deadline says as much about the caller as about the engine. While the call was hanging, it

@@ -5,7 +5,8 @@ use smallvec::SmallVec;
 use crate::{
     batch::BatchItem,
     ledger::{
-        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TransactionView, Transfer, transaction::put_transaction,
+        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TransactionView, Transfer,
+        transaction::put_transaction,
     },
     store::embedded::Candidates,
 };
@@ -104,11 +105,19 @@ impl TransactionBatch {
     /// Room for about `transactions` short ones.
     #[must_use]
     pub fn with_capacity(transactions: usize) -> Self {
-        TransactionBatch { bytes: Vec::with_capacity(transactions.saturating_mul(96)), count: 0, transfers: 0 }
+        TransactionBatch {
+            bytes: Vec::with_capacity(transactions.saturating_mul(96)),
+            count: 0,
+            transfers: 0,
+        }
     }
 
     /// Adds a transaction. Its bounds have been checked.
-    pub fn push<'a>(&mut self, heading: &Heading<'_>, transfers: impl ExactSizeIterator<Item = Transfer<&'a str>>) {
+    pub fn push<'a>(
+        &mut self,
+        heading: &Heading<'_>,
+        transfers: impl ExactSizeIterator<Item = Transfer<&'a str>>,
+    ) {
         let length_at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
         self.transfers += transfers.len();
@@ -172,6 +181,10 @@ impl BatchItem for Command {
 
 /// No less than what the account takes in the journal.
 pub(super) fn account_bytes_max(account: &NewAccount) -> usize {
-    let metadata: usize = account.metadata.iter().map(|(key, value)| key.len() + value.len() + 4).sum();
+    let metadata: usize = account
+        .metadata
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 4)
+        .sum();
     account.id.len() + account.asset.len() + metadata + 64
 }

@@ -7,7 +7,7 @@ use crate::{ledger::Outcome, store::embedded::Book};
 
 /// Figures of the ledger since the process started, or as they are now.
 #[derive(Debug, Default)]
-pub struct EngineCounters {
+pub(super) struct EngineCounters {
     committed: AtomicU64,
     rejected: AtomicU64,
     replayed: AtomicU64,
@@ -16,6 +16,8 @@ pub struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
+    /// Written by WAL.
+    unknown_outcomes: AtomicU64,
 }
 
 /// A reading of the figures.
@@ -46,7 +48,9 @@ impl EngineCounters {
         let (mut committed, mut rejected, mut replayed) = (0, 0, 0);
         for outcome in outcomes {
             match outcome {
-                Outcome::Committed { replayed: true, .. } | Outcome::Rejected { replayed: true, .. } => replayed += 1,
+                Outcome::Committed { replayed: true, .. } | Outcome::Rejected { replayed: true, .. } => {
+                    replayed += 1
+                }
                 Outcome::Committed { .. } => committed += 1,
                 Outcome::Rejected { .. } | Outcome::Reused { .. } => rejected += 1,
             }
@@ -56,20 +60,34 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
+    /// So many requests waited for a block that could not be written.
+    pub(super) fn unknown(&self, requests: usize) {
+        self.unknown_outcomes
+            .fetch_add(requests as u64, Ordering::Relaxed);
+    }
+
+    /// Requests whose outcome is unknown because their block could not be written.
+    #[must_use]
+    pub(super) fn unknown_outcomes(&self) -> u64 {
+        self.unknown_outcomes.load(Ordering::Relaxed)
+    }
+
     /// Once for each block, and before EXEC sleeps.
     pub(super) fn publish(&self, book: &Book) {
         let (ids, id_bytes) = book.id_memory();
         let accounts = book.ledger().accounts();
         self.accounts.store(accounts.len() as u64, Ordering::Relaxed);
-        self.account_bytes.store(accounts.memory_bytes() as u64, Ordering::Relaxed);
+        self.account_bytes
+            .store(accounts.memory_bytes() as u64, Ordering::Relaxed);
         self.ids.store(ids as u64, Ordering::Relaxed);
         self.id_bytes.store(id_bytes as u64, Ordering::Relaxed);
-        self.last_sequence.store(book.order().next_sequence - 1, Ordering::Relaxed);
+        self.last_sequence
+            .store(book.order().next_sequence - 1, Ordering::Relaxed);
     }
 
     /// The figures now.
     #[must_use]
-    pub fn read(&self) -> LedgerFigures {
+    pub(super) fn read(&self) -> LedgerFigures {
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         LedgerFigures {
             committed: read(&self.committed),

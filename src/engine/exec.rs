@@ -6,7 +6,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    command::{Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TransactionBatch, account_bytes_max},
+    command::{
+        Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TransactionBatch, account_bytes_max,
+    },
     counters::EngineCounters,
     fault::StoreFault,
     handoff::{EngineReply, Handoff, PendingAnswer, Progress, Work},
@@ -84,7 +86,13 @@ impl Exec {
             let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
             for Claimed { item, reply } in claimed.drain(..) {
                 let result = self.execute(item);
-                self.answers.push((reply, EngineReply { result, block: self.open_block }));
+                self.answers.push((
+                    reply,
+                    EngineReply {
+                        result,
+                        block: self.open_block,
+                    },
+                ));
                 if self.answers.len() >= BLOCK_ANSWERS_MAX {
                     self.flush(FlushReason::Items);
                 }
@@ -94,13 +102,18 @@ impl Exec {
             let progress = self.catch_up();
             let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
             if !self.answers.is_empty() && (progress.idle || (large && progress.has_room)) {
-                self.flush(if progress.idle { FlushReason::Idle } else { FlushReason::Items });
+                self.flush(if progress.idle {
+                    FlushReason::Idle
+                } else {
+                    FlushReason::Items
+                });
             } else if taken == 0 {
                 if self.intake.is_drained() {
                     break;
                 }
                 self.counters.publish(&self.book);
-                self.intake.sleep(if progress.idle { 1 } else { BUSY_WAKE_REQUESTS });
+                self.intake
+                    .sleep(if progress.idle { 1 } else { BUSY_WAKE_REQUESTS });
             }
         }
         self.flush(FlushReason::Drain);
@@ -118,7 +131,14 @@ impl Exec {
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
             Command::Locate(id) => Ok(Reply::Located(self.book.candidates(&id))),
             Command::AccountIds(indexes) => {
-                let name = |index: &AccountIndex| self.book.ledger().accounts().id(*index).unwrap_or_default().to_owned();
+                let name = |index: &AccountIndex| {
+                    self.book
+                        .ledger()
+                        .accounts()
+                        .id(*index)
+                        .unwrap_or_default()
+                        .to_owned()
+                };
                 Ok(Reply::AccountIds(indexes.iter().map(name).collect()))
             }
             Command::CheckpointChunk(from) => {
@@ -165,7 +185,10 @@ impl Exec {
 
     fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> CreatedAccounts {
         // All in one block, so that a crash leaves all or none.
-        if !self.book.has_room_for_bytes(accounts.iter().map(account_bytes_max).sum()) {
+        if !self
+            .book
+            .has_room_for_bytes(accounts.iter().map(account_bytes_max).sum())
+        {
             self.flush(FlushReason::Bytes);
         }
         match self.book.create_accounts(accounts) {
@@ -182,8 +205,15 @@ impl Exec {
         let table = self.book.ledger().accounts();
         let mut indexes = table.indexes_from(from);
         let limit = limit.min(PAGE_ACCOUNTS_MAX);
-        let accounts = indexes.by_ref().take(limit).filter_map(|index| table.snapshot(index)).collect();
-        Reply::Accounts { accounts, next: indexes.next() }
+        let accounts = indexes
+            .by_ref()
+            .take(limit)
+            .filter_map(|index| table.snapshot(index))
+            .collect();
+        Reply::Accounts {
+            accounts,
+            next: indexes.next(),
+        }
     }
 
     /// Looks how far WAL has come.

@@ -24,7 +24,9 @@ pub enum EngineError {
 #[non_exhaustive]
 pub enum StoreFault {
     /// A write or a sync of the journal failed while the command's block was under way: it may or may not be durable.
-    #[error("the journal could not be written; whether the transaction is durable is unknown until the next start")]
+    #[error(
+        "the journal could not be written; whether the transaction is durable is unknown until the next start"
+    )]
     WriteFailed,
     /// The journal had failed before, and nothing is executed any more until the next start.
     #[error("the journal has failed; nothing is executed until the service is started again")]

@@ -45,7 +45,10 @@ impl Health {
     /// Waits until the engine can't go on, and says why.
     pub async fn failed(&self) -> Condition {
         let mut receiver = self.0.subscribe();
-        match receiver.wait_for(|condition| *condition != Condition::Running).await {
+        match receiver
+            .wait_for(|condition| *condition != Condition::Running)
+            .await
+        {
             Ok(condition) => *condition,
             // The sender is `self`, so this does not happen while anybody asks.
             Err(_) => self.condition(),

@@ -75,7 +75,10 @@ enum CheckpointError {
 
 impl Stop {
     pub(super) fn new(parker: &Parker) -> Self {
-        Stop { stopped: Arc::new(AtomicBool::new(false)), unparker: parker.unparker().clone() }
+        Stop {
+            stopped: Arc::new(AtomicBool::new(false)),
+            unparker: parker.unparker().clone(),
+        }
     }
 
     pub(super) fn stop(&self) {
@@ -130,12 +133,14 @@ impl Maintenance {
         if self.id_files.open_number(u64::from(segment)).is_ok() {
             return Ok(0);
         }
-        self.walk.write(&self.id_files, segment, self.directory.hash_seed())
+        self.walk
+            .write(&self.id_files, segment, self.directory.hash_seed())
     }
 
     fn checkpoint_if_due(&mut self, durable: &DurablePoint) {
         let segment_bytes = u64::from(self.directory.geometry().segment_bytes());
-        let bytes = |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
+        let bytes =
+            |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
         let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
         if grown < self.checkpoint_bytes {
             return;
@@ -170,14 +175,23 @@ impl Maintenance {
             from = next;
         }
         // The last answer waited for every block whose effects the accounts show.
-        let durable_through = self.handoff.progress().durable.chain.block_sequence.saturating_sub(1);
+        let durable_through = self
+            .handoff
+            .progress()
+            .durable
+            .chain
+            .block_sequence
+            .saturating_sub(1);
         let bytes = writer.finish(durable_through)?;
         self.checkpoints.prune(KEEP)?;
         Ok(bytes)
     }
 
     fn ask(&self, command: Command) -> Result<Reply, EngineError> {
-        let future = self.batch.submit(Submission { item: command, deadline: None });
+        let future = self.batch.submit(Submission {
+            item: command,
+            deadline: None,
+        });
         let answer = futures_executor::block_on(future)?;
         Ok(answer.value.result?)
     }

@@ -30,7 +30,12 @@ use tower::ServiceBuilder;
 use tower_service::Service;
 
 use self::{
-    classify::EngineClassifier, counters::EngineCounters, exec::Exec, handoff::Handoff, maintenance::{Maintenance, Stop}, wal::Wal,
+    classify::EngineClassifier,
+    counters::EngineCounters,
+    exec::Exec,
+    handoff::Handoff,
+    maintenance::{Maintenance, Stop},
+    wal::Wal,
 };
 pub use self::{
     command::{
@@ -43,10 +48,10 @@ pub use self::{
     health::{Condition, Health},
 };
 use crate::{
-    batch::{BatchConfig, BatchConfigError, BatchProcessor, BatchStats, Submission, batch},
+    batch::{BatchConfig, BatchConfigError, BatchError, BatchProcessor, BatchStats, Submission, batch},
     breaker::{
-        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerLayer, CircuitBreakerStats, ConfigError,
-        LatencyCircuitBreaker,
+        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerLayer, CircuitBreakerStats,
+        ConfigError, LatencyCircuitBreaker,
     },
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
@@ -140,6 +145,8 @@ pub struct EngineStats {
     pub journal_bytes: u64,
     /// The last block that is durable; 0 if there is none.
     pub durable_block: u64,
+    /// Requests whose outcome is unknown because their block could not be written.
+    pub unknown_outcomes: u64,
 }
 
 /// An answer of the ledger to a request that passed the breaker.
@@ -169,8 +176,18 @@ impl TallyEngine {
     ) -> Result<Self, StartError> {
         let breaker = LatencyCircuitBreaker::new(config.breaker.clone())?;
         let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
-        let OpenStore { book, writer, preparer, records, walk, checkpoints, id_files, directory, durable, report } =
-            embedded::open(disk, dir, &config.store, clock)?;
+        let OpenStore {
+            book,
+            writer,
+            preparer,
+            records,
+            walk,
+            checkpoints,
+            id_files,
+            directory,
+            durable,
+            report,
+        } = embedded::open(disk, dir, &config.store, clock)?;
         let handoff = Arc::new(Handoff::new(durable));
         let health = Arc::new(Health::new());
         let counters = Arc::new(EngineCounters::default());
@@ -187,11 +204,17 @@ impl TallyEngine {
             exec: processor.notifier(),
             health: Arc::clone(&health),
             sync_times: Arc::clone(&sync_times),
+            counters: Arc::clone(&counters),
             durable,
             failed: false,
         };
-        let exec =
-            Exec::new(book, intake, Arc::clone(&handoff), Arc::clone(&health), Arc::clone(&counters));
+        let exec = Exec::new(
+            book,
+            intake,
+            Arc::clone(&handoff),
+            Arc::clone(&health),
+            Arc::clone(&counters),
+        );
         let maintenance = Maintenance {
             batch: processor.clone(),
             handoff: Arc::clone(&handoff),
@@ -213,7 +236,10 @@ impl TallyEngine {
             stop,
         };
         let guarded = ServiceBuilder::new()
-            .layer(CircuitBreakerLayer::with_classifier(breaker.clone(), EngineClassifier))
+            .layer(CircuitBreakerLayer::with_classifier(
+                breaker.clone(),
+                EngineClassifier,
+            ))
             .service(processor.clone());
         let shared = Shared {
             batch: processor,
@@ -228,7 +254,10 @@ impl TallyEngine {
             segment_bytes,
             threads: Mutex::new(Some(threads)),
         };
-        Ok(TallyEngine { shared: Arc::new(shared), guarded })
+        Ok(TallyEngine {
+            shared: Arc::new(shared),
+            guarded,
+        })
     }
 
     /// Processes transactions, in their order, each for itself.
@@ -240,10 +269,11 @@ impl TallyEngine {
         transactions: TransactionBatch,
         deadline: Option<Instant>,
     ) -> Result<Outcomes, EngineError> {
-        match self.write(Command::Transactions(transactions), deadline).await? {
-            Reply::Transactions(outcomes) => Ok(outcomes),
-            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
-        }
+        let Reply::Transactions(outcomes) = self.write(Command::Transactions(transactions), deadline).await?
+        else {
+            return Err(unexpected());
+        };
+        Ok(outcomes)
     }
 
     /// Creates accounts, all or none.
@@ -255,10 +285,11 @@ impl TallyEngine {
         accounts: Vec<NewAccount>,
         deadline: Option<Instant>,
     ) -> Result<CreatedAccounts, EngineError> {
-        match self.write(Command::CreateAccounts(accounts), deadline).await? {
-            Reply::CreateAccounts(created) => Ok(created),
-            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
-        }
+        let Reply::CreateAccounts(created) = self.write(Command::CreateAccounts(accounts), deadline).await?
+        else {
+            return Err(unexpected());
+        };
+        Ok(created)
     }
 
     /// Reads an account.
@@ -270,10 +301,10 @@ impl TallyEngine {
         id: String,
         deadline: Option<Instant>,
     ) -> Result<Option<Box<AccountSnapshot>>, EngineError> {
-        match self.read(Command::Account(id), deadline).await? {
-            Reply::Account(account) => Ok(account),
-            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
-        }
+        let Reply::Account(account) = self.read(Command::Account(id), deadline).await? else {
+            return Err(unexpected());
+        };
+        Ok(account)
     }
 
     /// Reads up to `limit` accounts from `from` on, and says where the next page begins.
@@ -286,10 +317,12 @@ impl TallyEngine {
         limit: usize,
         deadline: Option<Instant>,
     ) -> Result<(Vec<AccountSnapshot>, Option<AccountIndex>), EngineError> {
-        match self.read(Command::Accounts { from, limit }, deadline).await? {
-            Reply::Accounts { accounts, next } => Ok((accounts, next)),
-            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
-        }
+        let Reply::Accounts { accounts, next } =
+            self.read(Command::Accounts { from, limit }, deadline).await?
+        else {
+            return Err(unexpected());
+        };
+        Ok((accounts, next))
     }
 
     /// Finds a transaction by its id. The record is read on a blocking thread: an old one may be far down a cold disk,
@@ -303,11 +336,14 @@ impl TallyEngine {
         deadline: Option<Instant>,
     ) -> Result<Option<FoundTransaction>, EngineError> {
         let Reply::Located(candidates) = self.read(Command::Locate(id.clone()), deadline).await? else {
-            return Err(EngineError::Store(StoreFault::ReadFailed));
+            return Err(unexpected());
         };
         let records = self.shared.records.clone();
         let search = tokio::task::spawn_blocking(move || {
-            candidates.into_iter().find_map(|position| records.find(position, &id).transpose()).transpose()
+            candidates
+                .into_iter()
+                .find_map(|position| records.find(position, &id).transpose())
+                .transpose()
         });
         match search.await {
             Ok(Ok(found)) => Ok(found),
@@ -328,10 +364,10 @@ impl TallyEngine {
         indexes: Vec<AccountIndex>,
         deadline: Option<Instant>,
     ) -> Result<Vec<String>, EngineError> {
-        match self.read(Command::AccountIds(indexes), deadline).await? {
-            Reply::AccountIds(ids) => Ok(ids),
-            _ => Err(EngineError::Store(StoreFault::ReadFailed)),
-        }
+        let Reply::AccountIds(ids) = self.read(Command::AccountIds(indexes), deadline).await? else {
+            return Err(unexpected());
+        };
+        Ok(ids)
     }
 
     /// The breaker, one coherent snapshot.
@@ -375,6 +411,7 @@ impl TallyEngine {
             journal_bytes: u64::from(durable.position.segment()) * u64::from(self.shared.segment_bytes)
                 + u64::from(durable.position.offset()),
             durable_block: durable.block_sequence.saturating_sub(1),
+            unknown_outcomes: self.shared.counters.unknown_outcomes(),
         }
     }
 
@@ -382,7 +419,15 @@ impl TallyEngine {
     /// ended. Call it from a thread that may block. A second call does nothing.
     pub fn drain(&self) {
         self.shared.batch.close();
-        let Some(Threads { exec, wal, maintenance, stop }) = self.shared.threads.lock().take() else { return };
+        let Some(Threads {
+            exec,
+            wal,
+            maintenance,
+            stop,
+        }) = self.shared.threads.lock().take()
+        else {
+            return;
+        };
         stop.stop();
         // A thread that panicked has said so through `Health`.
         let _ = maintenance.join();
@@ -392,7 +437,13 @@ impl TallyEngine {
 
     async fn write(&self, command: Command, deadline: Option<Instant>) -> Answered {
         let mut guarded = self.guarded.clone();
-        match guarded.call(Submission { item: command, deadline }).await {
+        match guarded
+            .call(Submission {
+                item: command,
+                deadline,
+            })
+            .await
+        {
             Ok(answer) => Ok(answer.value.result?),
             Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
             Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
@@ -400,7 +451,19 @@ impl TallyEngine {
     }
 
     async fn read(&self, command: Command, deadline: Option<Instant>) -> Answered {
-        let answer = self.shared.batch.submit(Submission { item: command, deadline }).await?;
+        let answer = self
+            .shared
+            .batch
+            .submit(Submission {
+                item: command,
+                deadline,
+            })
+            .await?;
         Ok(answer.value.result?)
     }
+}
+
+/// EXEC answered something else than what it was asked: a bug, and nobody can say what was done.
+const fn unexpected() -> EngineError {
+    EngineError::Batch(BatchError::Lost)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    counters::EngineCounters,
     fault::StoreFault,
     handoff::{Handoff, PendingAnswer, Spare, Work},
     health::{Condition, Health},
@@ -29,6 +30,7 @@ pub(super) struct Wal {
     pub(super) exec: Notifier,
     pub(super) health: Arc<Health>,
     pub(super) sync_times: Arc<Distribution>,
+    pub(super) counters: Arc<EngineCounters>,
     pub(super) durable: DurablePoint,
     pub(super) failed: bool,
 }
@@ -38,17 +40,31 @@ pub(super) struct Wal {
 impl Wal {
     /// Writes blocks until EXEC says that there are no more.
     pub(super) fn run(mut self) {
-        while let Some(Work { mut block, mut answers }) = self.handoff.next() {
+        while let Some(Work {
+            mut block,
+            mut answers,
+        }) = self.handoff.next()
+        {
             let result = block.as_mut().map_or(Ok(()), |block| self.write(block));
-            let result = if self.failed { Err(result.err().unwrap_or(StoreFault::Failed)) } else { Ok(self.durable) };
+            let result = if self.failed {
+                Err(result.err().unwrap_or(StoreFault::Failed))
+            } else {
+                Ok(self.durable)
+            };
             self.handoff.finished(result);
             // EXEC first: it closes the next block while the answers go out.
             self.exec.notify();
             if let Err(fault) = result {
+                if fault == StoreFault::WriteFailed {
+                    self.counters.unknown(answers.len());
+                }
                 refuse(&mut answers, fault);
             }
             self.answerer.answer_all(&mut answers);
-            self.handoff.recycle(Spare { buffer: block.and_then(spare_buffer), answers });
+            self.handoff.recycle(Spare {
+                buffer: block.and_then(spare_buffer),
+                answers,
+            });
         }
     }
 
@@ -60,8 +76,12 @@ impl Wal {
         }
         match self.writer.append(&block.meta, &mut block.buffer) {
             Ok(receipt) => {
-                self.sync_times.record_duration(receipt.write_duration + receipt.sync_duration);
-                self.durable = DurablePoint { chain: receipt.end, order: block.end };
+                self.sync_times
+                    .record_duration(receipt.write_duration + receipt.sync_duration);
+                self.durable = DurablePoint {
+                    chain: receipt.end,
+                    order: block.end,
+                };
                 Ok(())
             }
             Err(error) => {

@@ -6,8 +6,8 @@ use crate::{
     engine::TransactionBatch,
     id::{check_asset, check_id},
     ledger::{
-        AccountSnapshot, AccountStatus, BalanceRule, Committed, EffectiveTime, Heading, Metadata, NewAccount, Phase,
-        TRANSFERS_MAX, Transfer,
+        AccountSnapshot, AccountStatus, BalanceRule, Committed, EffectiveTime, Heading, Metadata, NewAccount,
+        Phase, TRANSFERS_MAX, Transfer,
         account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     },
     money::Amount,
@@ -22,7 +22,7 @@ const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799
 
 /// Why a request was refused before it was queued.
 #[derive(Debug)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// Fields are malformed.
     Invalid(Vec<FieldViolation>),
     /// The phase is not part of this release.
@@ -31,15 +31,16 @@ pub enum Refusal {
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<FieldViolation>);
+pub(super) struct Violations(Vec<FieldViolation>);
 
 // ===== impl Violations =====
 
 impl Violations {
     /// Adds a violation. `field` is only made into text if something is wrong.
-    pub fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
+    pub(super) fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
         if self.0.len() < VIOLATIONS_MAX {
-            self.0.push(FieldViolation::new(field.to_string(), description.to_string()));
+            self.0
+                .push(FieldViolation::new(field.to_string(), description.to_string()));
         }
     }
 
@@ -53,7 +54,7 @@ impl Violations {
     ///
     /// # Errors
     /// The violations, if there are any.
-    pub fn finish(self) -> Result<(), Vec<FieldViolation>> {
+    pub(super) fn finish(self) -> Result<(), Vec<FieldViolation>> {
         if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
 }
@@ -62,7 +63,7 @@ impl Violations {
 ///
 /// # Errors
 /// [`Refusal`]. `batch` is unchanged then.
-pub fn push_transaction(
+pub(super) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &proto::ProcessTransactionRequest,
 ) -> Result<(), Refusal> {
@@ -78,21 +79,32 @@ pub fn push_transaction(
     };
     if unsupported.is_none() {
         if !request.pending_transaction_id.is_empty() {
-            violations.add("pending_transaction_id", "must be unset unless a pending transaction is posted or voided");
+            violations.add(
+                "pending_transaction_id",
+                "must be unset unless a pending transaction is posted or voided",
+            );
         }
         if request.pending_timeout.is_some() {
-            violations.add("pending_timeout", "must be unset unless the phase is TRANSACTION_PHASE_PENDING");
+            violations.add(
+                "pending_timeout",
+                "must be unset unless the phase is TRANSACTION_PHASE_PENDING",
+            );
         }
     }
     if request.transfers.is_empty() || request.transfers.len() > TRANSFERS_MAX {
         let count = request.transfers.len();
-        violations.add("transfers", format_args!("has {count} transfers, 1 to {TRANSFERS_MAX} are allowed"));
+        violations.add(
+            "transfers",
+            format_args!("has {count} transfers, 1 to {TRANSFERS_MAX} are allowed"),
+        );
     }
     for (place, transfer) in request.transfers.iter().enumerate().take(TRANSFERS_MAX) {
         check_transfer(&mut violations, place, transfer);
     }
-    let effective_time =
-        request.effective_time.as_ref().and_then(|time| effective_time(&mut violations, "effective_time", time));
+    let effective_time = request
+        .effective_time
+        .as_ref()
+        .and_then(|time| effective_time(&mut violations, "effective_time", time));
     check_metadata(&mut violations, "metadata", &request.metadata);
     violations.finish().map_err(Refusal::Invalid)?;
     if let Some(phase) = unsupported {
@@ -127,8 +139,10 @@ fn check_transfer(violations: &mut Violations, place: usize, transfer: &proto::T
         }
         Some(transfer::Amount::WideMinorUnits(wide)) if wide.high > 0 || wide.low > 0 => {}
         Some(transfer::Amount::WideMinorUnits(_)) => {
-            violations
-                .add(format_args!("transfers[{place}].wide_minor_units"), "is 0, must be 1 to 2^128 - 1");
+            violations.add(
+                format_args!("transfers[{place}].wide_minor_units"),
+                "is 0, must be 1 to 2^128 - 1",
+            );
         }
         None => violations.add(format_args!("transfers[{place}].amount"), "must be set"),
     }
@@ -143,15 +157,27 @@ fn check_transfer(violations: &mut Violations, place: usize, transfer: &proto::T
 fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata) {
     if metadata.len() > METADATA_ENTRIES_MAX {
         let count = metadata.len();
-        violations.add(field, format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed"));
+        violations.add(
+            field,
+            format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed"),
+        );
     }
     let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > METADATA_BYTES_MAX {
-        violations.add(field, format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed"));
+        violations.add(
+            field,
+            format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed"),
+        );
     }
-    if let Some(key) = metadata.keys().find(|key| key.is_empty() || key.len() > METADATA_KEY_BYTES_MAX) {
+    if let Some(key) = metadata
+        .keys()
+        .find(|key| key.is_empty() || key.len() > METADATA_KEY_BYTES_MAX)
+    {
         let length = key.len();
-        violations.add(field, format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed"));
+        violations.add(
+            field,
+            format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed"),
+        );
     }
 }
 
@@ -160,14 +186,25 @@ fn effective_time(
     field: &str,
     time: &prost_types::Timestamp,
 ) -> Option<EffectiveTime> {
-    let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let nanos = u32::try_from(time.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
     if !SECONDS.contains(&time.seconds) {
-        violations.add(format_args!("{field}.seconds"), format_args!("is {}, outside the years 1 to 9999", time.seconds));
+        violations.add(
+            format_args!("{field}.seconds"),
+            format_args!("is {}, outside the years 1 to 9999", time.seconds),
+        );
     }
     if nanos.is_none() {
-        violations.add(format_args!("{field}.nanos"), format_args!("is {}, must be 0 to 999999999", time.nanos));
+        violations.add(
+            format_args!("{field}.nanos"),
+            format_args!("is {}, must be 0 to 999999999", time.nanos),
+        );
     }
-    nanos.map(|nanos| EffectiveTime { seconds: time.seconds, nanos })
+    nanos.map(|nanos| EffectiveTime {
+        seconds: time.seconds,
+        nanos,
+    })
 }
 
 /// After [`check_transfer`].
@@ -187,7 +224,7 @@ fn to_transfer(transfer: &proto::Transfer) -> Transfer<&str> {
 
 /// A transfer of the journal, as a client sent it.
 #[must_use]
-pub fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
+pub(super) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
     let amount = match i64::try_from(amount.minor_units()) {
         Ok(units) => transfer::Amount::MinorUnits(units),
         Err(_) => transfer::Amount::WideMinorUnits(to_wide(amount)),
@@ -207,7 +244,10 @@ fn from_wide(wide: &proto::Uint128) -> Amount {
 fn to_wide(amount: Amount) -> proto::Uint128 {
     let units = amount.minor_units();
     let half = |units: u128| u64::try_from(units & u128::from(u64::MAX)).unwrap_or_default();
-    proto::Uint128 { high: half(units >> 64), low: half(units) }
+    proto::Uint128 {
+        high: half(units >> 64),
+        low: half(units),
+    }
 }
 
 fn from_amount(amount: Amount) -> proto::Amount {
@@ -219,7 +259,7 @@ fn from_amount(amount: Amount) -> proto::Amount {
 }
 
 /// Checks an account that is to be created. `prefix` is its path in the request.
-pub fn to_new_account(
+pub(super) fn to_new_account(
     violations: &mut Violations,
     prefix: &str,
     account: Option<proto::Account>,
@@ -235,7 +275,10 @@ pub fn to_new_account(
         Ok(proto::BalanceRule::CreditBalance) => BalanceRule::CreditBalance,
         Ok(proto::BalanceRule::DebitBalance) => BalanceRule::DebitBalance,
         Err(_) => {
-            violations.add(format_args!("{prefix}.balance_rule"), format_args!("{} is not a rule", account.balance_rule));
+            violations.add(
+                format_args!("{prefix}.balance_rule"),
+                format_args!("{} is not a rule", account.balance_rule),
+            );
             BalanceRule::Unlimited
         }
     };
@@ -244,7 +287,10 @@ pub fn to_new_account(
         Ok(proto::AccountStatus::Frozen) => AccountStatus::Frozen,
         Ok(proto::AccountStatus::Closed) => AccountStatus::Closed,
         Err(_) => {
-            violations.add(format_args!("{prefix}.status"), format_args!("{} is not a status", account.status));
+            violations.add(
+                format_args!("{prefix}.status"),
+                format_args!("{} is not a status", account.status),
+            );
             AccountStatus::Open
         }
     };
@@ -259,11 +305,23 @@ pub fn to_new_account(
         violations.add(format_args!("{prefix}.balances"), "is output only, must be unset");
     }
     if account.create_time.is_some() {
-        violations.add(format_args!("{prefix}.create_time"), "is output only, must be unset");
+        violations.add(
+            format_args!("{prefix}.create_time"),
+            "is output only, must be unset",
+        );
     }
     check_metadata(violations, &format!("{prefix}.metadata"), &account.metadata);
-    let proto::Account { id, asset, metadata, .. } = account;
-    Some(NewAccount { id, asset, rule, overdraft_limit, status, metadata })
+    let proto::Account {
+        id, asset, metadata, ..
+    } = account;
+    Some(NewAccount {
+        id,
+        asset,
+        rule,
+        overdraft_limit,
+        status,
+        metadata,
+    })
 }
 
 fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&proto::Amount>) -> Amount {
@@ -285,8 +343,12 @@ fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&pro
 
 /// An account as a client sees it.
 #[must_use]
-pub fn from_account(snapshot: AccountSnapshot) -> proto::Account {
-    let AccountSnapshot { account, balances, create_time } = snapshot;
+pub(super) fn from_account(snapshot: AccountSnapshot) -> proto::Account {
+    let AccountSnapshot {
+        account,
+        balances,
+        create_time,
+    } = snapshot;
     let rule = match account.rule {
         BalanceRule::Unlimited => proto::BalanceRule::Unlimited,
         BalanceRule::CreditBalance => proto::BalanceRule::CreditBalance,
@@ -316,7 +378,7 @@ pub fn from_account(snapshot: AccountSnapshot) -> proto::Account {
 
 /// A committed transaction as a client sees it.
 #[must_use]
-pub fn from_committed(
+pub(super) fn from_committed(
     transaction_id: String,
     committed: Committed,
     replayed: bool,
@@ -331,7 +393,7 @@ pub fn from_committed(
 
 /// The ledger's time as a client sees it.
 #[must_use]
-pub fn from_time(time: Timestamp) -> prost_types::Timestamp {
+pub(super) fn from_time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.seconds_and_nanos();
     prost_types::Timestamp {
         seconds: i64::try_from(seconds).unwrap_or(i64::MAX),

@@ -19,11 +19,16 @@ const DIGITS_MAX: usize = 8;
 ///
 /// # Errors
 /// INVALID_ARGUMENT if it said so in a way that the gRPC specification does not know.
-pub fn of(metadata: &MetadataMap) -> Result<Option<Instant>, Status> {
-    let Some(value) = metadata.get(HEADER) else { return Ok(None) };
+pub(super) fn of(metadata: &MetadataMap) -> Result<Option<Instant>, Status> {
+    let Some(value) = metadata.get(HEADER) else {
+        return Ok(None);
+    };
     let timeout = value.to_str().ok().and_then(parse);
     let timeout = timeout.ok_or_else(|| {
-        status::invalid_field(HEADER, "must be one to eight digits and a unit of H, M, S, m, u or n")
+        status::invalid_field(
+            HEADER,
+            "must be one to eight digits and a unit of H, M, S, m, u or n",
+        )
     })?;
     // A time beyond what the clock can tell is no deadline.
     Ok(Instant::now().checked_add(timeout))

@@ -10,14 +10,14 @@ use crate::{
     engine::{EngineStats, TallyEngine},
     proto::{
         self, FlushReasons, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
-        GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary, LedgerStats, SizeSummary,
-        engine_service_server,
+        GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary, LedgerStats,
+        SizeSummary, engine_service_server,
     },
 };
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct EngineService {
+pub(super) struct EngineService {
     engine: TallyEngine,
 }
 
@@ -26,7 +26,7 @@ pub struct EngineService {
 impl EngineService {
     /// Shows `engine`.
     #[must_use]
-    pub const fn new(engine: TallyEngine) -> Self {
+    pub(super) const fn new(engine: TallyEngine) -> Self {
         EngineService { engine }
     }
 }
@@ -43,9 +43,14 @@ impl engine_service_server::EngineService for EngineService {
         }))
     }
 
-    async fn get_topology(&self, _: Request<GetTopologyRequest>) -> Result<Response<GetTopologyResponse>, Status> {
+    async fn get_topology(
+        &self,
+        _: Request<GetTopologyRequest>,
+    ) -> Result<Response<GetTopologyResponse>, Status> {
         // It reads a few files of /proc for each thread, which do not block on a disk.
-        Ok(Response::new(topology::from_info(&self.engine.affinity().topology())))
+        Ok(Response::new(topology::from_info(
+            &self.engine.affinity().topology(),
+        )))
     }
 
     async fn get_batch_stats(
@@ -57,7 +62,14 @@ impl engine_service_server::EngineService for EngineService {
 }
 
 fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
-    let EngineStats { batch, sync, ledger, journal_bytes, durable_block, unknown_outcomes } = stats;
+    let EngineStats {
+        batch,
+        sync,
+        ledger,
+        journal_bytes,
+        durable_block,
+        unknown_outcomes,
+    } = stats;
     GetBatchStatsResponse {
         queue_depth: count(batch.queue_depth as u64),
         queue_capacity: count(batch.queue_capacity as u64),
@@ -82,7 +94,11 @@ fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
             last_sequence: count(ledger.last_sequence),
             transaction_ids: count(ledger.ids),
             transaction_id_bytes: count(ledger.id_bytes),
-            bytes_per_transaction_id: if ledger.ids == 0 { 0.0 } else { ledger.id_bytes as f64 / ledger.ids as f64 },
+            bytes_per_transaction_id: if ledger.ids == 0 {
+                0.0
+            } else {
+                ledger.id_bytes as f64 / ledger.ids as f64
+            },
             account_bytes: count(ledger.account_bytes),
             journal_bytes: count(*journal_bytes),
             durable_block: count(*durable_block),

@@ -4,9 +4,9 @@
 //! out in turn, so that a few heavy clients don't end up on one thread.
 
 mod accounts;
+mod circuit;
 mod convert;
 mod deadline;
-mod circuit;
 mod engine;
 mod net;
 pub mod status;
@@ -14,6 +14,7 @@ mod topology;
 mod transactions;
 
 pub use net::{NetConfig, NetError, NetHandle, serve};
+pub use topology::from_info as topology_response;
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -23,8 +24,8 @@ use self::{accounts::AccountService, engine::EngineService, transactions::Transa
 use crate::{
     engine::TallyEngine,
     proto::{
-        FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer, engine_service_server::EngineServiceServer,
-        transaction_service_server::TransactionServiceServer,
+        FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
+        engine_service_server::EngineServiceServer, transaction_service_server::TransactionServiceServer,
     },
 };
 
@@ -66,7 +67,14 @@ pub async fn routes(
 
 /// Tells the world that no more requests should be sent here.
 pub async fn not_serving(reporter: &HealthReporter) {
-    for service in ["", "tally.v1.TransactionService", "tally.v1.AccountService", "tally.v1.EngineService"] {
-        reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+    for service in [
+        "",
+        "tally.v1.TransactionService",
+        "tally.v1.AccountService",
+        "tally.v1.EngineService",
+    ] {
+        reporter
+            .set_service_status(service, tonic_health::ServingStatus::NotServing)
+            .await;
     }
 }

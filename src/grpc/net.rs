@@ -72,7 +72,10 @@ pub struct NetHandle {
 
 impl Default for NetConfig {
     fn default() -> Self {
-        NetConfig { streams_per_connection_max: 4096, drain: Duration::from_secs(10) }
+        NetConfig {
+            streams_per_connection_max: 4096,
+            drain: Duration::from_secs(10),
+        }
     }
 }
 
@@ -124,12 +127,14 @@ pub fn serve(
         })?);
     }
     let draining = draining.clone();
-    threads.push(affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => deal_out(listener, inlets, draining).await,
-            Err(error) => tracing::error!(%error, "can't accept connections"),
-        }
-    })?);
+    threads.push(
+        affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => deal_out(listener, inlets, draining).await,
+                Err(error) => tracing::error!(%error, "can't accept connections"),
+            }
+        })?,
+    );
     Ok(NetHandle { address, threads })
 }
 
@@ -184,12 +189,7 @@ async fn serve_connections(
     }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    config: NetConfig,
-    routes: Routes,
-    draining: CancellationToken,
-) {
+async fn serve_connection(stream: TcpStream, config: NetConfig, routes: Routes, draining: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }

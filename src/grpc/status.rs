@@ -80,8 +80,11 @@ impl Draft {
             Executed::No => "false",
             Executed::Unknown => "unknown",
         };
-        let mut metadata: HashMap<String, String> =
-            self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut metadata: HashMap<String, String> = self
+            .metadata
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         metadata.insert("executed".to_owned(), executed.to_owned());
         let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, metadata);
         if !self.violations.is_empty() {
@@ -94,7 +97,9 @@ impl Draft {
         if let Some(delay) = self.retry_after {
             // At least one: zero would mean "at once", and a negative number "never".
             let millis = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX).max(1);
-            status.metadata_mut().insert(PUSHBACK, MetadataValue::from(millis));
+            status
+                .metadata_mut()
+                .insert(PUSHBACK, MetadataValue::from(millis));
         }
         status
     }
@@ -125,13 +130,19 @@ pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -
 #[must_use]
 pub fn phase_not_supported(phase: &str) -> Status {
     let message = format!("phase {phase} is not supported by this release; TRANSACTION_PHASE_POSTED is");
-    Draft::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message).with("phase", phase).build()
+    Draft::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message)
+        .with("phase", phase)
+        .build()
 }
 
 /// The ledger refused a transaction. `account_id` is the account that the reason is about.
 #[must_use]
 pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Status {
-    let Rejection { reason, transfer, side } = rejection;
+    let Rejection {
+        reason,
+        transfer,
+        side,
+    } = rejection;
     let side = match side {
         Side::Debit => "debit_account_id",
         Side::Credit => "credit_account_id",
@@ -139,10 +150,16 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
     let (code, words) = match reason {
         Reason::AccountNotFound => (Code::NotFound, "does not exist"),
         Reason::SameAccount => (Code::FailedPrecondition, "is on both sides of the transfer"),
-        Reason::AssetMismatch => (Code::FailedPrecondition, "has another asset than the debit account"),
+        Reason::AssetMismatch => (
+            Code::FailedPrecondition,
+            "has another asset than the debit account",
+        ),
         Reason::AccountFrozen => (Code::FailedPrecondition, "is frozen"),
         Reason::AccountClosed => (Code::FailedPrecondition, "is closed"),
-        Reason::InsufficientFunds => (Code::FailedPrecondition, "has insufficient funds under its balance rule"),
+        Reason::InsufficientFunds => (
+            Code::FailedPrecondition,
+            "has insufficient funds under its balance rule",
+        ),
         Reason::BalanceOverflow => (Code::OutOfRange, "would exceed 2^128 - 1 minor units"),
     };
     let message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
@@ -180,27 +197,38 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
     let message = format!("account {account_id:?} exists with other content");
-    Draft::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message).with("account_id", account_id).build()
+    Draft::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message)
+        .with("account_id", account_id)
+        .build()
 }
 
 /// There is no such account.
 #[must_use]
 pub fn account_not_found(account_id: &str) -> Status {
     let message = format!("account {account_id:?} does not exist");
-    Draft::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message).with("account_id", account_id).build()
+    Draft::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message)
+        .with("account_id", account_id)
+        .build()
 }
 
 /// There is no such transaction.
 #[must_use]
 pub fn transaction_not_found(transaction_id: &str) -> Status {
     let message = format!("transaction {transaction_id:?} is not known");
-    Draft::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message).with("transaction_id", transaction_id).build()
+    Draft::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message)
+        .with("transaction_id", transaction_id)
+        .build()
 }
 
 /// The ledger has as many accounts as it can number.
 #[must_use]
 pub fn accounts_full() -> Status {
-    Draft::new(Code::ResourceExhausted, "ACCOUNTS_FULL", "the ledger can't number any more accounts").build()
+    Draft::new(
+        Code::ResourceExhausted,
+        "ACCOUNTS_FULL",
+        "the ledger can't number any more accounts",
+    )
+    .build()
 }
 
 /// The service is going down, and a stream is ended for it.
@@ -222,7 +250,9 @@ pub fn engine(error: &EngineError) -> Status {
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
-            Draft::new(Code::Unavailable, "CIRCUIT_OPEN", why).retry_after(rejection.retry_after).build()
+            Draft::new(Code::Unavailable, "CIRCUIT_OPEN", why)
+                .retry_after(rejection.retry_after)
+                .build()
         }
         EngineError::Batch(error) => batch(*error),
         EngineError::Store(fault) => {
@@ -231,13 +261,19 @@ pub fn engine(error: &EngineError) -> Status {
                 StoreFault::Failed => (Code::Unavailable, Executed::No),
                 StoreFault::ReadFailed => (Code::Internal, Executed::Unknown),
             };
-            Draft::new(code, "STORE_FAILED", fault.to_string()).executed(executed).build()
+            Draft::new(code, "STORE_FAILED", fault.to_string())
+                .executed(executed)
+                .build()
         }
     }
 }
 
 fn batch(error: BatchError) -> Status {
-    let executed = if error.is_not_executed() { Executed::No } else { Executed::Unknown };
+    let executed = if error.is_not_executed() {
+        Executed::No
+    } else {
+        Executed::Unknown
+    };
     let message = error.to_string();
     let draft = match error {
         BatchError::Full { retry_after } => {

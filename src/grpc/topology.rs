@@ -22,7 +22,10 @@ pub fn from_info(info: &TopologyInfo) -> GetTopologyResponse {
         nodes: machine
             .nodes
             .iter()
-            .map(|node| TopologyNode { node: small(node.id), cpus: node.cpus.to_string() })
+            .map(|node| TopologyNode {
+                node: small(node.id),
+                cpus: node.cpus.to_string(),
+            })
             .collect(),
         cgroup: Some(cgroup(&machine.cgroup)),
         isolated_cpus: text(machine.isolated.as_ref()),
@@ -44,7 +47,9 @@ fn cores(machine: &Machine) -> Vec<TopologyCore> {
         .map(|core| TopologyCore {
             cpus: core.cpus.to_string(),
             foreign_siblings: core.siblings.difference(&core.cpus).to_string(),
-            last_level_cache_cpus: cache_of(core.cache).map(|cache| cache.cpus.to_string()).unwrap_or_default(),
+            last_level_cache_cpus: cache_of(core.cache)
+                .map(|cache| cache.cpus.to_string())
+                .unwrap_or_default(),
             node: core.node.map(small).unwrap_or_default(),
         })
         .collect()
@@ -60,7 +65,10 @@ fn cgroup(cgroup: &Cgroup) -> TopologyCgroup {
         },
         path: cgroup.path.clone().unwrap_or_default(),
         cpuset_cpus: text(cgroup.cpuset_effective.as_ref()),
-        quota_cpus: cgroup.quota.map(|quota| quota.cpus()).unwrap_or_default(),
+        quota_cpus: cgroup
+            .quota
+            .map(|quota| quota.millicpus() as f64 / 1000.0)
+            .unwrap_or_default(),
         periods: count(stat.periods),
         throttled_periods: count(stat.throttled_periods),
         throttled: Some(duration(Duration::from_micros(stat.throttled_us))),
@@ -75,7 +83,10 @@ fn decision(plan: &Plan, info: &TopologyInfo) -> TopologyDecision {
         roles: plan
             .roles
             .iter()
-            .map(|role| TopologyRole { role: role.role.to_string(), cpus: role.cpus.to_string() })
+            .map(|role| TopologyRole {
+                role: role.role.to_string(),
+                cpus: role.cpus.to_string(),
+            })
             .collect(),
         warnings: info.warnings.iter().map(ToString::to_string).collect(),
     }
@@ -90,7 +101,10 @@ fn thread(thread: &ThreadInfo) -> TopologyThread {
         actual_cpus: text(thread.actual.as_ref()),
         last_cpu: thread.last_cpu.map(small).unwrap_or(-1),
         pinned: thread.pinned_ok && thread.wanted.is_some(),
-        error: thread.errno.map(|errno| io::Error::from_raw_os_error(errno).to_string()).unwrap_or_default(),
+        error: thread
+            .errno
+            .map(|errno| io::Error::from_raw_os_error(errno).to_string())
+            .unwrap_or_default(),
         policy: thread.policy.to_owned(),
         priority: thread.priority,
         voluntary_switches: thread.voluntary_switches.map(count).unwrap_or_default(),

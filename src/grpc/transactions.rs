@@ -16,9 +16,10 @@ use crate::{
     id::check_id,
     ledger::{Outcome, Phase, Rejection, Side},
     proto::{
-        self, GetTransactionRequest, GetTransactionResponse, ProcessTransactionRequest, ProcessTransactionResponse,
-        ProcessTransactionsRequest, ProcessTransactionsResponse, StreamTransactionsRequest,
-        StreamTransactionsResponse, TransactionResult, transaction_result, transaction_service_server,
+        self, GetTransactionRequest, GetTransactionResponse, ProcessTransactionRequest,
+        ProcessTransactionResponse, ProcessTransactionsRequest, ProcessTransactionsResponse,
+        StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult, transaction_result,
+        transaction_service_server,
     },
     store::embedded::FoundTransaction,
 };
@@ -30,7 +31,7 @@ const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct TransactionService {
+pub(super) struct TransactionService {
     engine: TallyEngine,
     /// Ends streams when the service goes down.
     draining: CancellationToken,
@@ -44,7 +45,7 @@ type Answers = Pin<Box<dyn Stream<Item = Result<StreamTransactionsResponse, Stat
 impl TransactionService {
     /// Serves `engine` until `draining`.
     #[must_use]
-    pub const fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+    pub(super) const fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
         TransactionService { engine, draining }
     }
 }
@@ -61,7 +62,11 @@ impl transaction_service_server::TransactionService for TransactionService {
         let request = request.into_inner();
         let mut batch = TransactionBatch::with_capacity(1);
         convert::push_transaction(&mut batch, &request).map_err(refused)?;
-        let outcomes = self.engine.process(batch, deadline).await.map_err(|error| status::engine(&error))?;
+        let outcomes = self
+            .engine
+            .process(batch, deadline)
+            .await
+            .map_err(|error| status::engine(&error))?;
         match outcomes.first() {
             Some(outcome) => committed_or_error(request, *outcome).map(Response::new),
             None => Err(Status::internal("an outcome is missing")),
@@ -91,9 +96,12 @@ impl transaction_service_server::TransactionService for TransactionService {
         let engine = self.engine.clone();
         let draining = self.draining.clone();
         // What was read is answered; then the stream ends, and says why if it was not the client who ended it.
-        let inbound = request.into_inner().take_until(draining.clone().cancelled_owned());
-        let goodbye = stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
-            .filter_map(std::future::ready);
+        let inbound = request
+            .into_inner()
+            .take_until(draining.clone().cancelled_owned());
+        let goodbye =
+            stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
+                .filter_map(std::future::ready);
         let answers = inbound
             .ready_chunks(STREAM_CHUNK_MAX)
             .map(move |chunk| answer_chunk(engine.clone(), chunk, deadline))
@@ -110,11 +118,16 @@ impl transaction_service_server::TransactionService for TransactionService {
         let deadline = deadline::of(request.metadata())?;
         let id = request.into_inner().transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
-        let found =
-            self.engine.transaction(id.clone(), deadline).await.map_err(|error| status::engine(&error))?;
+        let found = self
+            .engine
+            .transaction(id.clone(), deadline)
+            .await
+            .map_err(|error| status::engine(&error))?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
         let transaction = self.describe(id, &found, deadline).await?;
-        Ok(Response::new(GetTransactionResponse { transaction: Some(transaction) }))
+        Ok(Response::new(GetTransactionResponse {
+            transaction: Some(transaction),
+        }))
     }
 }
 
@@ -127,11 +140,22 @@ impl TransactionService {
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
         let unreadable = |_| Status::internal("the record can't be read");
-        let (view, outcome) = found.view().map_err(|_| Status::internal("the record can't be read"))?;
-        let numbered = view.transfers().collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-        let indexes = numbered.iter().flat_map(|transfer| [transfer.debit, transfer.credit]).collect();
-        let names =
-            self.engine.account_ids(indexes, deadline).await.map_err(|error| status::engine(&error))?;
+        let (view, outcome) = found
+            .view()
+            .map_err(|_| Status::internal("the record can't be read"))?;
+        let numbered = view
+            .transfers()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unreadable)?;
+        let indexes = numbered
+            .iter()
+            .flat_map(|transfer| [transfer.debit, transfer.credit])
+            .collect();
+        let names = self
+            .engine
+            .account_ids(indexes, deadline)
+            .await
+            .map_err(|error| status::engine(&error))?;
         let mut names = names.into_iter();
         let transfers: Vec<proto::Transfer> = numbered
             .iter()
@@ -180,15 +204,23 @@ async fn answer_chunk(
             Err(status) => broken = broken.or(Some(status)),
         }
     }
-    let ids: Vec<String> = transactions.iter().map(|transaction| transaction.transaction_id.clone()).collect();
+    let ids: Vec<String> = transactions
+        .iter()
+        .map(|transaction| transaction.transaction_id.clone())
+        .collect();
     let mut answers: Vec<_> = match process_all(&engine, transactions, deadline).await {
-        Ok(results) => {
-            results.into_iter().map(|result| Ok(StreamTransactionsResponse { result: Some(result) })).collect()
-        }
+        Ok(results) => results
+            .into_iter()
+            .map(|result| Ok(StreamTransactionsResponse { result: Some(result) }))
+            .collect(),
         // Each of them gets the answer that it would have got by itself.
         Err(status) => ids
             .into_iter()
-            .map(|id| Ok(StreamTransactionsResponse { result: Some(error_result(id, &status)) }))
+            .map(|id| {
+                Ok(StreamTransactionsResponse {
+                    result: Some(error_result(id, &status)),
+                })
+            })
             .collect(),
     };
     answers.extend(broken.map(Err));
@@ -204,61 +236,87 @@ async fn process_all(
     let mut batch = TransactionBatch::with_capacity(transactions.len());
     let refusals: Vec<Option<Status>> = transactions
         .iter()
-        .map(|transaction| convert::push_transaction(&mut batch, transaction).err().map(refused))
+        .map(|transaction| {
+            convert::push_transaction(&mut batch, transaction)
+                .err()
+                .map(refused)
+        })
         .collect();
     let outcomes = if batch.is_empty() {
         Outcomes::new()
     } else {
-        engine.process(batch, deadline).await.map_err(|error| status::engine(&error))?
+        engine
+            .process(batch, deadline)
+            .await
+            .map_err(|error| status::engine(&error))?
     };
     let mut outcomes = outcomes.into_iter();
-    let results = transactions.into_iter().zip(refusals).map(|(transaction, refusal)| match refusal {
-        Some(status) => error_result(transaction.transaction_id, &status),
-        None => match outcomes.next() {
-            Some(outcome) => to_result(transaction, outcome),
-            None => error_result(transaction.transaction_id, &Status::internal("an outcome is missing")),
-        },
-    });
+    let results = transactions
+        .into_iter()
+        .zip(refusals)
+        .map(|(transaction, refusal)| match refusal {
+            Some(status) => error_result(transaction.transaction_id, &status),
+            None => match outcomes.next() {
+                Some(outcome) => to_result(transaction, outcome),
+                None => error_result(
+                    transaction.transaction_id,
+                    &Status::internal("an outcome is missing"),
+                ),
+            },
+        });
     Ok(results.collect())
 }
 
 fn to_result(request: ProcessTransactionRequest, outcome: Outcome) -> TransactionResult {
     let transaction_id = request.transaction_id.clone();
     match committed_or_error(request, outcome) {
-        Ok(committed) => {
-            TransactionResult { transaction_id, outcome: Some(transaction_result::Outcome::Committed(committed)) }
-        }
+        Ok(committed) => TransactionResult {
+            transaction_id,
+            outcome: Some(transaction_result::Outcome::Committed(committed)),
+        },
         Err(status) => error_result(transaction_id, &status),
     }
 }
 
 fn error_result(transaction_id: String, status: &Status) -> TransactionResult {
     let error = status::to_value(status);
-    TransactionResult { transaction_id, outcome: Some(transaction_result::Outcome::Error(error)) }
+    TransactionResult {
+        transaction_id,
+        outcome: Some(transaction_result::Outcome::Error(error)),
+    }
 }
 
-#[expect(clippy::result_large_err, reason = "a gRPC status is what the handler answers with")]
+#[expect(
+    clippy::result_large_err,
+    reason = "a gRPC status is what the handler answers with"
+)]
 fn committed_or_error(
     request: ProcessTransactionRequest,
     outcome: Outcome,
 ) -> Result<ProcessTransactionResponse, Status> {
     match outcome {
-        Outcome::Committed { committed, replayed } => {
-            Ok(convert::from_committed(request.transaction_id, committed, replayed))
-        }
-        Outcome::Rejected { rejection, replayed } => {
-            Err(status::rejection(rejection, account_of(&request.transfers, rejection), replayed))
-        }
+        Outcome::Committed { committed, replayed } => Ok(convert::from_committed(
+            request.transaction_id,
+            committed,
+            replayed,
+        )),
+        Outcome::Rejected { rejection, replayed } => Err(status::rejection(
+            rejection,
+            account_of(&request.transfers, rejection),
+            replayed,
+        )),
         Outcome::Reused { field } => Err(status::transaction_id_reused(&request.transaction_id, field)),
     }
 }
 
 /// The account that a rejection is about.
 fn account_of(transfers: &[proto::Transfer], rejection: Rejection) -> &str {
-    transfers.get(usize::from(rejection.transfer)).map_or("", |transfer| match rejection.side {
-        Side::Debit => transfer.debit_account_id.as_str(),
-        Side::Credit => transfer.credit_account_id.as_str(),
-    })
+    transfers
+        .get(usize::from(rejection.transfer))
+        .map_or("", |transfer| match rejection.side {
+            Side::Debit => transfer.debit_account_id.as_str(),
+            Side::Credit => transfer.credit_account_id.as_str(),
+        })
 }
 
 fn refused(refusal: Refusal) -> Status {

@@ -54,8 +54,10 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// # Errors
 /// [`TelemetryError`].
 pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|source| TelemetryError::Filter { value: config.log.clone(), source })?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|source| TelemetryError::Filter {
+        value: config.log.clone(),
+        source,
+    })?;
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -64,7 +66,11 @@ pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
     // The spans of calls are for the exporter; as context of log lines they would cost every call.
-    let logs = logs.with_filter(filter).with_filter(Targets::new().with_default(tracing::Level::TRACE).with_target(RPC_TARGET, None));
+    let logs = logs.with_filter(filter).with_filter(
+        Targets::new()
+            .with_default(tracing::Level::TRACE)
+            .with_target(RPC_TARGET, None),
+    );
     let provider = config.otlp_endpoint.as_deref().map(provider).transpose()?;
     let traces = provider.as_ref().map(|provider| {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tally"));
@@ -73,7 +79,10 @@ pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
     if provider.is_some() {
         propagation::install();
     }
-    tracing_subscriber::registry().with(logs).with(traces).try_init()?;
+    tracing_subscriber::registry()
+        .with(logs)
+        .with(traces)
+        .try_init()?;
     Ok(Telemetry(provider))
 }
 
@@ -83,13 +92,22 @@ fn provider(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
         .with_endpoint(endpoint)
         .with_timeout(EXPORT_TIMEOUT)
         .build()
-        .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.to_owned(), source })?;
+        .map_err(|source| TelemetryError::Exporter {
+            endpoint: endpoint.to_owned(),
+            source,
+        })?;
     let resource = Resource::builder()
         .with_service_name("tally")
-        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(opentelemetry::KeyValue::new(
+            "service.version",
+            env!("CARGO_PKG_VERSION"),
+        ))
         .build();
     // The batch exporter has a bounded queue and a thread of its own: what does not fit is dropped.
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 impl Drop for Telemetry {

@@ -122,7 +122,7 @@ impl World {
                 (committed(next, false), true)
             }
             Verdict::First(Err(rejection)) => {
-                let recorded = rejection.reason.is_recorded();
+                let recorded = model::is_recorded(rejection.reason);
                 if recorded {
                     self.model.remember(content, Err(rejection));
                 }

@@ -90,7 +90,13 @@ impl Book {
             reader,
             placement,
             durable: placement.next_block_position(),
-            block: OpenBlock { buffer, records: 0, committed: 0, base_time: order.last_time, start: order },
+            block: OpenBlock {
+                buffer,
+                records: 0,
+                committed: 0,
+                base_time: order.last_time,
+                start: order,
+            },
             order,
             clock,
             scratch: Vec::new(),
@@ -205,7 +211,13 @@ impl Pages {
             base_time: self.order.last_time,
             start: self.order,
         };
-        let OpenBlock { buffer, records, base_time, start, .. } = std::mem::replace(&mut self.block, next);
+        let OpenBlock {
+            buffer,
+            records,
+            base_time,
+            start,
+            ..
+        } = std::mem::replace(&mut self.block, next);
         // A block's body is at most `block_bytes_max`, which is a u32.
         let body_bytes = u32::try_from(buffer.body_bytes()).unwrap_or(u32::MAX);
         self.placement.advance(body_bytes);
@@ -216,7 +228,11 @@ impl Pages {
             base_time_ns: base_time.as_nanos(),
             record_count: records,
         };
-        Some(SealedBlock { meta, buffer, end: self.order })
+        Some(SealedBlock {
+            meta,
+            buffer,
+            end: self.order,
+        })
     }
 
     /// Opens the block's time with its first record: by the clock, but never before what was given out.
@@ -262,7 +278,9 @@ impl Journal for Pages {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        let Some(position) = found.map(Position::from_u64) else { return Ok(None) };
+        let Some(position) = found.map(Position::from_u64) else {
+            return Ok(None);
+        };
         self.recall_at(position)
     }
 
@@ -275,10 +293,14 @@ impl Journal for Pages {
         let body = self.open_body_position();
         let offset = u32::try_from(self.block.buffer.body_bytes()).unwrap_or(u32::MAX);
         let ordinal = self.block.committed;
-        let committed =
-            Committed { sequence: self.order.next_sequence, time: self.block.base_time.plus_nanos(u64::from(ordinal)) };
+        let committed = Committed {
+            sequence: self.order.next_sequence,
+            time: self.block.base_time.plus_nanos(u64::from(ordinal)),
+        };
         let scratch = &mut self.scratch;
-        self.block.buffer.append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
+        self.block
+            .buffer
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
         if let Some(id) = id {
             let position = Position::new(body.segment(), body.offset() + offset);
             self.ids.insert(id_tag(id, self.seed), position.as_u64());
@@ -300,8 +322,14 @@ impl Pages {
         let open = self.open_body_position();
         let (bytes, origin) = if position >= open {
             let offset = (position.offset() - open.offset()) as usize;
-            let start = Committed { sequence: self.block.start.next_sequence, time: self.block.base_time };
-            (self.block.buffer.body().get(offset..).unwrap_or_default(), Some(start))
+            let start = Committed {
+                sequence: self.block.start.next_sequence,
+                time: self.block.base_time,
+            };
+            (
+                self.block.buffer.body().get(offset..).unwrap_or_default(),
+                Some(start),
+            )
         } else {
             (self.read_buffer.as_slice(), None)
         };

@@ -20,7 +20,9 @@ use crate::{
         codec::{Reader, put_varint},
     },
     money::Amount,
-    store::journal::{ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError},
+    store::journal::{
+        ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError,
+    },
     time::Timestamp,
 };
 
@@ -99,9 +101,16 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
     let accounts = ledger.accounts();
     let mut indexes = accounts.indexes_from(from);
     for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
-        let (Some(hot), Some(snapshot)) = (accounts.get(index), accounts.snapshot(index)) else { continue };
+        let (Some(hot), Some(snapshot)) = (accounts.get(index), accounts.snapshot(index)) else {
+            continue;
+        };
         snapshot.account.put(out);
-        let Balances { debits_pending, debits_posted, credits_pending, credits_posted } = snapshot.balances;
+        let Balances {
+            debits_pending,
+            debits_posted,
+            credits_pending,
+            credits_posted,
+        } = snapshot.balances;
         for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
             put_varint(out, column.minor_units());
         }
@@ -116,7 +125,9 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
 /// # Errors
 /// If the disk can't be read.
 pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, StoreError> {
-    let Some((number, file)) = files.open_newest_valid()? else { return Ok(None) };
+    let Some((number, file)) = files.open_newest_valid()? else {
+        return Ok(None);
+    };
     match read(&file, seed) {
         Ok(loaded) => Ok(Some(loaded)),
         Err(ReadError::Store(error)) => Err(error),
@@ -159,15 +170,23 @@ fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, ReadError> {
     }
     file.read_chunk(last, &mut chunk)?;
     let durable_through = Reader::new(&chunk).varint_u64()?;
-    Ok(Loaded { ledger, start, durable_through })
+    Ok(Loaded {
+        ledger,
+        start,
+        durable_through,
+    })
 }
 
 fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
     let mut reader = Reader::new(chunk);
     if reader.u8()? != VERSION {
-        return Err(Malformed { what: "a checkpoint of a known version" });
+        return Err(Malformed {
+            what: "a checkpoint of a known version",
+        });
     }
-    let chain = reader.bytes(56)?.try_into().map_err(|_| Malformed { what: "a point of the chain" })?;
+    let chain = reader.bytes(56)?.try_into().map_err(|_| Malformed {
+        what: "a point of the chain",
+    })?;
     let chain = ChainPoint::from_bytes(chain);
     let order = OrderPoint {
         next_entry: reader.varint_u64()?,
@@ -189,7 +208,9 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
     let version = reader.varint_u64()?;
     let create_time = Timestamp::from_nanos(reader.varint_u64()?);
     let accounts = ledger.accounts_mut();
-    let index = accounts.push(account, version, create_time).ok_or(Malformed { what: "fewer accounts" })?;
+    let index = accounts.push(account, version, create_time).ok_or(Malformed {
+        what: "fewer accounts",
+    })?;
     if let Some(account) = accounts.get_mut(index) {
         account.balances = balances;
     }

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     ledger::{Malformed, codec::Reader, record::take_record, tag_index::TagIndex},
-    store::journal::{ChunkedFiles, ChunkedReader, DataDirectory, Geometry, JournalReader, Position, StoreError},
+    store::journal::{
+        ChunkedFiles, ChunkedReader, DataDirectory, Geometry, JournalReader, Position, StoreError,
+    },
 };
 
 /// Bytes of an entry: the tag and the offset, little endian.
@@ -72,7 +74,9 @@ impl BlockWalk {
     pub fn write(&self, files: &ChunkedFiles, segment: u32, seed: u64) -> Result<usize, BookError> {
         let mut entries = Vec::new();
         let end = Position::new(segment.saturating_add(1), 0);
-        self.ids(Position::new(segment, 0), end, seed, |tag, position| entries.push((tag, position.offset())))?;
+        self.ids(Position::new(segment, 0), end, seed, |tag, position| {
+            entries.push((tag, position.offset()))
+        })?;
         let mut file = files.create(u64::from(segment))?;
         let mut chunk = Vec::with_capacity(CHUNK_ENTRIES * ENTRY_BYTES);
         for part in entries.chunks(CHUNK_ENTRIES) {
@@ -98,12 +102,17 @@ impl BlockWalk {
         seed: u64,
         ids: &mut TagIndex,
     ) -> Result<(), BookError> {
-        if let Ok(file) = files.open_number(u64::from(segment)).and_then(|file| file.verify().map(|()| file)) {
+        if let Ok(file) = files
+            .open_number(u64::from(segment))
+            .and_then(|file| file.verify().map(|()| file))
+        {
             return load_file(&file, segment, ids);
         }
         tracing::debug!(segment, "no id file; reading the segment");
         let end = Position::new(segment.saturating_add(1), 0);
-        self.ids(Position::new(segment, 0), end, seed, |tag, position| ids.insert(tag, position.as_u64()))
+        self.ids(Position::new(segment, 0), end, seed, |tag, position| {
+            ids.insert(tag, position.as_u64())
+        })
     }
 }
 

@@ -35,8 +35,11 @@ pub struct OrderPoint {
 
 impl OrderPoint {
     /// Before the first entry.
-    pub const START: OrderPoint =
-        OrderPoint { next_entry: 1, next_sequence: 1, last_time: Timestamp::from_nanos(0) };
+    pub const START: OrderPoint = OrderPoint {
+        next_entry: 1,
+        next_sequence: 1,
+        last_time: Timestamp::from_nanos(0),
+    };
 }
 
 /// A boundary between two blocks, up to which everything is durable.

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
-        BlockHeader, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, ScanError,
-        SegmentPreparer,
+        BlockHeader, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position,
+        ScanError, SegmentPreparer,
     },
     time::{Timestamp, WallClock},
 };
@@ -88,6 +88,25 @@ pub fn open(
     config: &StoreConfig,
     clock: Arc<dyn WallClock>,
 ) -> Result<OpenStore, OpenError> {
+    open_from(Origin::Checkpoint, disk, dir, config, clock)
+}
+
+/// From where the ledger is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The newest checkpoint.
+    Checkpoint,
+    /// The first block, whatever checkpoints there are.
+    FirstBlock,
+}
+
+pub(super) fn open_from(
+    origin: Origin,
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    config: &StoreConfig,
+    clock: Arc<dyn WallClock>,
+) -> Result<OpenStore, OpenError> {
     let started = Instant::now();
     let journal = Journal::open(disk, dir, config)?;
     let seed = journal.directory().hash_seed();
@@ -96,17 +115,33 @@ pub fn open(
     let geometry = journal.directory().geometry();
     let walk = BlockWalk::new(journal.reader(), geometry);
 
-    let loaded = checkpoint::load(&checkpoints, seed)?;
+    let loaded = match origin {
+        Origin::Checkpoint => checkpoint::load(&checkpoints, seed)?,
+        Origin::FirstBlock => None,
+    };
     let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain.block_sequence);
     let checkpoint_position = loaded.as_ref().map(|loaded| loaded.start.chain.position);
-    let Loaded { ledger, start, durable_through } = loaded.unwrap_or_else(|| Loaded {
+    let Loaded {
+        ledger,
+        start,
+        durable_through,
+    } = loaded.unwrap_or_else(|| Loaded {
         ledger: Ledger::new(seed),
-        start: DurablePoint { chain: journal.start(), order: OrderPoint::START },
+        start: DurablePoint {
+            chain: journal.start(),
+            order: OrderPoint::START,
+        },
         durable_through: 0,
     });
     let ids = ids_before(&walk, &id_files, &start, seed)?;
 
-    let mut replay = Replay { ledger, ids, order: start.order, seed, entries: 0 };
+    let mut replay = Replay {
+        ledger,
+        ids,
+        order: start.order,
+        seed,
+        entries: 0,
+    };
     let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
         replay.block(header, position, body)
     });
@@ -118,8 +153,17 @@ pub fn open(
     let (blocks_replayed, torn_tail) = (tail.blocks, tail.torn.is_some());
     let opened = journal.resume(tail)?;
 
-    let Replay { ledger, ids, order, entries, .. } = replay;
-    let durable = DurablePoint { chain: opened.writer.end(), order };
+    let Replay {
+        ledger,
+        ids,
+        order,
+        entries,
+        ..
+    } = replay;
+    let durable = DurablePoint {
+        chain: opened.writer.end(),
+        order,
+    };
     let records = RecordReader::new(opened.reader, geometry);
     let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
     let report = RecoveryReport {
@@ -156,7 +200,12 @@ fn ids_before(
     for segment in 0..start.chain.position.segment() {
         walk.load(files, segment, seed, &mut ids)?;
     }
-    walk.ids(segment_start(start), start.chain.position, seed, |tag, position| ids.insert(tag, position.as_u64()))?;
+    walk.ids(
+        segment_start(start),
+        start.chain.position,
+        seed,
+        |tag, position| ids.insert(tag, position.as_u64()),
+    )?;
     Ok(ids)
 }
 
@@ -169,13 +218,22 @@ impl Replay {
             if found == expected {
                 Ok(())
             } else {
-                Err(OpenError::Order { block_sequence, field, found, expected })
+                Err(OpenError::Order {
+                    block_sequence,
+                    field,
+                    found,
+                    expected,
+                })
             }
         };
         expect("first_entry", header.first_entry, self.order.next_entry)?;
         expect("first_sequence", header.first_sequence, self.order.next_sequence)?;
         let base = Timestamp::from_nanos(header.base_time_ns);
-        expect("base_time", base.max(self.order.last_time.plus_nanos(1)).as_nanos(), base.as_nanos())?;
+        expect(
+            "base_time",
+            base.max(self.order.last_time.plus_nanos(1)).as_nanos(),
+            base.as_nanos(),
+        )?;
         self.order.last_time = base;
 
         let body_start = body_position(position);
@@ -194,11 +252,13 @@ impl Replay {
                 }
             }
             let entry = self.order.next_entry;
-            self.ledger.replay(framed.record, entry, time).map_err(|source| OpenError::Replay {
-                block_sequence: header.block_sequence,
-                entry,
-                source,
-            })?;
+            self.ledger
+                .replay(framed.record, entry, time)
+                .map_err(|source| OpenError::Replay {
+                    block_sequence: header.block_sequence,
+                    entry,
+                    source,
+                })?;
             self.order.next_entry += 1;
             self.entries += 1;
             records += 1;

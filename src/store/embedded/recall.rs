@@ -50,7 +50,10 @@ impl RecordReader {
         buffer.resize(FIRST_READ_BYTES.min(to_segment_end), 0);
         self.journal.read_at(position, buffer)?;
         // The length is behind at most four bytes of its own.
-        if Reader::new(buffer).varint_u64().is_ok_and(|length| length.saturating_add(4) > buffer.len() as u64) {
+        if Reader::new(buffer)
+            .varint_u64()
+            .is_ok_and(|length| length.saturating_add(4) > buffer.len() as u64)
+        {
             buffer.resize(RECORD_BYTES_MAX.min(to_segment_end), 0);
             self.journal.read_at(position, buffer)?;
         }
@@ -63,9 +66,19 @@ impl RecordReader {
         const HEADER: u32 = HEADER_BYTES as u32;
         let distance = back.saturating_add(HEADER);
         let offset = position.offset().checked_sub(distance);
-        let offset = offset.ok_or(BookError::Malformed { position, source: Malformed { what: "a place in a block" } })?;
-        let header = self.journal.read_header(Position::new(position.segment(), offset))?;
-        Ok(Committed { sequence: header.first_sequence, time: Timestamp::from_nanos(header.base_time_ns) })
+        let offset = offset.ok_or(BookError::Malformed {
+            position,
+            source: Malformed {
+                what: "a place in a block",
+            },
+        })?;
+        let header = self
+            .journal
+            .read_header(Position::new(position.segment(), offset))?;
+        Ok(Committed {
+            sequence: header.first_sequence,
+            time: Timestamp::from_nanos(header.base_time_ns),
+        })
     }
 
     /// The transaction `id`, if the durable record at `position` is its.
@@ -81,8 +94,15 @@ impl RecordReader {
         }
         let origin = self.origin(position, framed.back)?;
         let ordinal = u64::from(framed.ordinal);
-        let place = Committed { sequence: origin.sequence + ordinal, time: origin.time.plus_nanos(ordinal) };
-        Ok(Some(FoundTransaction { bytes, position, place }))
+        let place = Committed {
+            sequence: origin.sequence + ordinal,
+            time: origin.time.plus_nanos(ordinal),
+        };
+        Ok(Some(FoundTransaction {
+            bytes,
+            position,
+            place,
+        }))
     }
 }
 
@@ -93,11 +113,17 @@ impl FoundTransaction {
     ///
     /// # Errors
     /// Never: the record was read before.
-    pub fn view(&self) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), BookError> {
+    pub fn view(
+        &self,
+    ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), BookError> {
         let framed = parse_record(self.position, &self.bytes)?;
-        let source = Malformed { what: "a transaction" };
-        let (transaction, rejection) =
-            recalled(&framed).ok_or(BookError::Malformed { position: self.position, source })?;
+        let source = Malformed {
+            what: "a transaction",
+        };
+        let (transaction, rejection) = recalled(&framed).ok_or(BookError::Malformed {
+            position: self.position,
+            source,
+        })?;
         Ok((transaction, rejection.map_or(Ok(self.place), Err)))
     }
 }
@@ -114,6 +140,9 @@ pub(super) fn recalled<'a>(
     match framed.record {
         Record::AccountCreated { .. } => None,
         Record::Committed { transaction } => Some((transaction, None)),
-        Record::Rejected { transaction, rejection } => Some((transaction, Some(rejection))),
+        Record::Rejected {
+            transaction,
+            rejection,
+        } => Some((transaction, Some(rejection))),
     }
 }

@@ -116,6 +116,7 @@ impl Journal {
             active_segment,
             tail.spare_ready,
         );
+        reader.close_segments();
         repair(&directory, tail)?;
         if !active_exists {
             pool.create_prepared(active_segment)?;

@@ -124,6 +124,11 @@ impl JournalReader {
         }
     }
 
+    /// Closes all files, before some of them are removed and made anew.
+    pub(super) fn close_segments(&self) {
+        self.shared.open.lock().recent_last.clear();
+    }
+
     fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> StoreError {
         let kind = CorruptionKind::NoBlock { defect };
         Corruption::new(&self.shared.journal, position, block_sequence, kind).into()

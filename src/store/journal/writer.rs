@@ -46,7 +46,7 @@ pub struct AppendReceipt {
     pub write_duration: Duration,
     /// How long the sync took.
     pub sync_duration: Duration,
-    /// Whether the block is the first of a segment: time to wake the [`SegmentPreparer`].
+    /// Whether the block is the first of a segment: time to wake the [`super::SegmentPreparer`].
     pub segment_started: bool,
 }
 

@@ -238,6 +238,17 @@ fn apply_transfer(
     Ok(())
 }
 
+/// Whether a refusal depended on the state of the ledger, so that it is answered again to every repetition.
+pub(super) const fn is_recorded(reason: Reason) -> bool {
+    match reason {
+        Reason::AccountFrozen
+        | Reason::AccountClosed
+        | Reason::InsufficientFunds
+        | Reason::BalanceOverflow => true,
+        Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch => false,
+    }
+}
+
 const fn rejection(reason: Reason, transfer: u8, side: Side) -> Rejection {
     Rejection {
         reason,

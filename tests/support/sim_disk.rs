@@ -1,0 +1,707 @@
+//! A disk in memory that does what disks do at their worst, the same way again under the same seed.
+//!
+//! - Bytes are durable after a sync of their file, names after a sync of their directory, and nothing sooner: a crash
+//!   keeps any part of the rest, in sectors of 512 bytes and in any order, and of the names of a directory any prefix
+//!   of the changes.
+//! - A failed sync forgets what it should have written, as Linux does: it can still be read, a later sync succeeds, and
+//!   it is not on the disk.
+//! - It fills up, loses power after a number of operations, flips bits, and holds up syncs until it is told to go on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tally::store::journal::{Access, Disk, DiskError, DiskFile, DiskLock, Operation};
+
+/// The simulated disk. Clones are the same disk.
+#[derive(Clone)]
+pub(crate) struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+/// What happened on the disk, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TraceEvent {
+    Created(PathBuf),
+    Wrote {
+        path: PathBuf,
+        offset: u64,
+        length: usize,
+    },
+    SyncBegan(PathBuf),
+    Synced(PathBuf),
+    SyncedDir(PathBuf),
+    Renamed(PathBuf, PathBuf),
+    Removed(PathBuf),
+    /// Put there by the test: see [`SimDisk::mark`].
+    Mark(String),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Told when stalled syncs may go on, and when one more waits.
+    changed: Condvar,
+}
+
+struct State {
+    random: SplitMix64,
+    /// One more with every crash and restart: handles of an earlier life are dead.
+    life: u64,
+    directories: BTreeSet<PathBuf>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    unsynced_names: Vec<NameChange>,
+    files: BTreeMap<u64, SimContents>,
+    next_file: u64,
+    locked: BTreeSet<PathBuf>,
+    faults: Faults,
+    trace: VecDeque<TraceEvent>,
+}
+
+#[derive(Default)]
+struct Faults {
+    free_bytes: Option<u64>,
+    syncs_before_failure: Option<u64>,
+    operations_before_power_off: Option<u64>,
+    powered_off: bool,
+    stalled: Option<Stall>,
+    waiting_syncs: usize,
+}
+
+/// Which syncs are held up.
+enum Stall {
+    All,
+    Of(PathBuf),
+}
+
+#[derive(Default)]
+struct SimContents {
+    /// What a process reads.
+    view: Vec<u8>,
+    /// What a crash leaves for certain.
+    durable: Vec<u8>,
+    unsynced: Vec<(u64, Vec<u8>)>,
+}
+
+/// A change of one name; `None` takes it away.
+struct NameChange {
+    directory: PathBuf,
+    changes: Vec<(PathBuf, Option<u64>)>,
+}
+
+struct SimFile {
+    disk: SimDisk,
+    path: PathBuf,
+    file: u64,
+    life: u64,
+}
+
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+    life: u64,
+}
+
+struct SplitMix64(u64);
+
+const SECTOR_BYTES: usize = 512;
+/// Older events are forgotten.
+const TRACE_EVENTS_MAX: usize = 100_000;
+/// A test that waits so long for a stalled sync has failed.
+const STALL_PATIENCE: Duration = Duration::from_secs(30);
+/// The number of Linux and others for an input/output error.
+const EIO: i32 = 5;
+
+// ===== impl SimDisk: what tests do to it =====
+
+impl SimDisk {
+    pub(crate) fn new(seed: u64) -> Self {
+        let state = State {
+            random: SplitMix64(seed),
+            life: 0,
+            directories: BTreeSet::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            unsynced_names: Vec::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            locked: BTreeSet::new(),
+            faults: Faults::default(),
+            trace: VecDeque::new(),
+        };
+        SimDisk {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// As what the code under test takes.
+    pub(crate) fn handle(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    /// Power fails and comes back: what was not synced is kept, lost or torn. All faults are gone.
+    pub(crate) fn crash(&self) {
+        let mut state = self.shared.state.lock();
+        state.keep_some_names();
+        let State {
+            files, names, random, ..
+        } = &mut *state;
+        let kept: BTreeSet<u64> = names.values().copied().collect();
+        files.retain(|file, _| kept.contains(file));
+        for contents in files.values_mut() {
+            contents.lose(random);
+        }
+        state.begin_life();
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// The process is killed and another one starts: files are as they were seen, and what was not synced is still
+    /// not durable. All faults are gone.
+    pub(crate) fn restart(&self) {
+        self.shared.state.lock().begin_life();
+        self.shared.changed.notify_all();
+    }
+
+    /// From now on files can grow by `bytes` together.
+    pub(crate) fn set_free_bytes(&self, bytes: u64) {
+        self.shared.state.lock().faults.free_bytes = Some(bytes);
+    }
+
+    /// The sync after the next `syncs` ones fails.
+    pub(crate) fn fail_sync_after(&self, syncs: u64) {
+        self.shared.state.lock().faults.syncs_before_failure = Some(syncs);
+    }
+
+    /// The power goes in the course of the operation after the next `operations` ones that change something.
+    pub(crate) fn power_off_after(&self, operations: u64) {
+        self.shared.state.lock().faults.operations_before_power_off = Some(operations);
+    }
+
+    /// Holds up every sync of a file until [`SimDisk::release_syncs`].
+    pub(crate) fn stall_syncs(&self) {
+        self.shared.state.lock().faults.stalled = Some(Stall::All);
+    }
+
+    /// Holds up the syncs of one file until [`SimDisk::release_syncs`].
+    pub(crate) fn stall_syncs_of(&self, path: &Path) {
+        self.shared.state.lock().faults.stalled = Some(Stall::Of(path.to_path_buf()));
+    }
+
+    /// Lets held-up syncs go on.
+    pub(crate) fn release_syncs(&self) {
+        self.shared.state.lock().faults.stalled = None;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until a sync is held up.
+    pub(crate) fn wait_for_stalled_sync(&self) {
+        let mut state = self.shared.state.lock();
+        let waiting = self.shared.changed.wait_while_for(
+            &mut state,
+            |state| state.faults.waiting_syncs == 0,
+            STALL_PATIENCE,
+        );
+        assert!(!waiting.timed_out(), "no sync was held up");
+    }
+
+    /// Flips a bit of a file, counted from its start.
+    pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
+        self.change(path, |contents| {
+            let byte = usize::try_from(bit / 8).unwrap();
+            contents[byte] ^= 1 << (bit % 8);
+        });
+    }
+
+    /// Changes the durable bytes of a file behind everybody's back.
+    pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.shared.state.lock();
+        let file = state.names[path];
+        let contents = state.files.get_mut(&file).unwrap();
+        assert!(
+            contents.unsynced.is_empty(),
+            "there are unsynced writes to {}",
+            path.display()
+        );
+        change(&mut contents.durable);
+        contents.view = contents.durable.clone();
+    }
+
+    /// What a process reads from a file.
+    pub(crate) fn contents(&self, path: &Path) -> Vec<u8> {
+        let state = self.shared.state.lock();
+        state.files[&state.names[path]].view.clone()
+    }
+
+    /// All files and their contents, as a process sees them.
+    pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = self.shared.state.lock();
+        state
+            .names
+            .iter()
+            .map(|(path, file)| (path.clone(), state.files[file].view.clone()))
+            .collect()
+    }
+
+    /// What happened so far.
+    pub(crate) fn trace(&self) -> Vec<TraceEvent> {
+        self.shared.state.lock().trace.iter().cloned().collect()
+    }
+
+    /// Notes in the trace that the test has seen something, so that the order can be asserted.
+    pub(crate) fn mark(&self, text: &str) {
+        self.shared.state.lock().note(TraceEvent::Mark(text.to_owned()));
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").finish_non_exhaustive()
+    }
+}
+
+// ===== impl Disk for SimDisk =====
+
+impl Disk for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::CreateDir, dir)?;
+        state.directories.extend(dir.ancestors().map(Path::to_path_buf));
+        Ok(())
+    }
+
+    fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut state = self.begin_change(Operation::Create, path)?;
+        if state.names.contains_key(path) {
+            return Err(DiskError::new(
+                Operation::Create,
+                path,
+                io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
+        let file = state.next_file;
+        state.next_file += 1;
+        state.files.insert(file, SimContents::default());
+        state.change_names(path, vec![(path.to_path_buf(), Some(file))]);
+        state.note(TraceEvent::Created(path.to_path_buf()));
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_path_buf(),
+            file,
+            life: state.life,
+        }))
+    }
+
+    fn open(&self, path: &Path, _: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let state = self.begin(Operation::Open, path)?;
+        let file = state.find(Operation::Open, path)?;
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_path_buf(),
+            file,
+            life: state.life,
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        assert_eq!(from.parent(), to.parent(), "renames stay in their directory");
+        let mut state = self.begin_change(Operation::Rename, from)?;
+        let file = state.find(Operation::Rename, from)?;
+        state.change_names(
+            from,
+            vec![(from.to_path_buf(), None), (to.to_path_buf(), Some(file))],
+        );
+        state.note(TraceEvent::Renamed(from.to_path_buf(), to.to_path_buf()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin_change(Operation::Remove, path)?;
+        let file = state.find(Operation::Remove, path)?;
+        let freed = state.files[&file].view.len() as u64;
+        state.change_names(path, vec![(path.to_path_buf(), None)]);
+        state.faults.free_bytes = state.faults.free_bytes.map(|free| free + freed);
+        state.note(TraceEvent::Removed(path.to_path_buf()));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let state = self.begin(Operation::List, dir)?;
+        if !state.directories.contains(dir) {
+            return Err(DiskError::new(
+                Operation::List,
+                dir,
+                io::ErrorKind::NotFound.into(),
+            ));
+        }
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin_change(Operation::SyncDir, dir)?;
+        if state.sync_fails() {
+            // Unlike data, names are kept in a file system's own journal: they are written later, or it shuts down.
+            return Err(DiskError::new(
+                Operation::SyncDir,
+                dir,
+                io::Error::from_raw_os_error(EIO),
+            ));
+        }
+        state.settle_names(dir, usize::MAX);
+        state.note(TraceEvent::SyncedDir(dir.to_path_buf()));
+        Ok(())
+    }
+
+    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
+        let mut state = self.begin(Operation::Lock, path)?;
+        let life = state.life;
+        let free = state.locked.insert(path.to_path_buf());
+        Ok(free.then(|| -> Box<dyn DiskLock> {
+            Box::new(SimLock {
+                disk: self.clone(),
+                path: path.to_path_buf(),
+                life,
+            })
+        }))
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Random, Path::new("random"))?;
+        bytes.fill_with(|| state.random.next().to_le_bytes()[0]);
+        Ok(())
+    }
+}
+
+impl SimDisk {
+    fn begin(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.shared.state.lock();
+        if state.faults.powered_off {
+            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
+        }
+        Ok(state)
+    }
+
+    fn begin_change(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
+        let mut state = self.begin(operation, path)?;
+        if state.power_goes() {
+            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
+        }
+        Ok(state)
+    }
+}
+
+// ===== impl SimFile =====
+
+impl DiskFile for SimFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError> {
+        let state = self.begin(Operation::Read)?;
+        let view = &state.files[&self.file].view;
+        let start = usize::try_from(offset).unwrap().min(view.len());
+        let length = bytes.len().min(view.len() - start);
+        bytes[..length].copy_from_slice(&view[start..start + length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Write)?;
+        let length_before = state.files[&self.file].view.len() as u64;
+        let growth = (offset + bytes.len() as u64).saturating_sub(length_before);
+        let missing = state
+            .faults
+            .free_bytes
+            .map_or(0, |free| growth.saturating_sub(free));
+        let fitting = bytes.len() - usize::try_from(missing).unwrap().min(bytes.len());
+        state.faults.free_bytes = state.faults.free_bytes.map(|free| free.saturating_sub(growth));
+        state
+            .files
+            .get_mut(&self.file)
+            .unwrap()
+            .write(offset, &bytes[..fitting]);
+        state.note(TraceEvent::Wrote {
+            path: self.path.clone(),
+            offset,
+            length: fitting,
+        });
+        if state.power_goes() {
+            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EIO)));
+        }
+        if missing > 0 {
+            return Err(self.failed(Operation::Write, io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Sync)?;
+        state.note(TraceEvent::SyncBegan(self.path.clone()));
+        if state.faults.holds_up(&self.path) {
+            state.faults.waiting_syncs += 1;
+            self.disk.shared.changed.notify_all();
+            self.disk
+                .shared
+                .changed
+                .wait_while(&mut state, |state| state.faults.holds_up(&self.path));
+            state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
+        }
+        if state.life != self.life || state.power_goes() {
+            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
+        }
+        let fails = state.sync_fails();
+        let State { files, random, .. } = &mut *state;
+        let contents = files.get_mut(&self.file).unwrap();
+        if fails {
+            contents.forget(random);
+            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
+        }
+        contents.settle();
+        state.note(TraceEvent::Synced(self.path.clone()));
+        Ok(())
+    }
+
+    fn sync_all(&self) -> Result<(), DiskError> {
+        self.sync_data()
+    }
+
+    fn size_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.begin(Operation::Size)?.files[&self.file].view.len() as u64)
+    }
+}
+
+impl SimFile {
+    fn begin(&self, operation: Operation) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.disk.begin(operation, &self.path)?;
+        if state.life != self.life {
+            return Err(self.failed(
+                operation,
+                io::Error::other("the file was opened before the crash"),
+            ));
+        }
+        Ok(state)
+    }
+
+    fn failed(&self, operation: Operation, source: io::Error) -> DiskError {
+        DiskError::new(operation, &self.path, source)
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl SimLock =====
+
+impl DiskLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.disk.shared.state.lock();
+        if state.life == self.life {
+            state.locked.remove(&self.path);
+        }
+    }
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimLock")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl State =====
+
+impl State {
+    fn begin_life(&mut self) {
+        self.life += 1;
+        self.locked.clear();
+        self.faults = Faults::default();
+    }
+
+    fn find(&self, operation: Operation, path: &Path) -> Result<u64, DiskError> {
+        let not_found = || DiskError::new(operation, path, io::ErrorKind::NotFound.into());
+        self.names.get(path).copied().ok_or_else(not_found)
+    }
+
+    fn change_names(&mut self, path: &Path, changes: Vec<(PathBuf, Option<u64>)>) {
+        apply(&mut self.names, &changes);
+        let directory = path.parent().unwrap().to_path_buf();
+        assert!(
+            self.directories.contains(&directory),
+            "there is no directory {}",
+            directory.display()
+        );
+        self.unsynced_names.push(NameChange { directory, changes });
+    }
+
+    /// Makes the first `count` unsynced changes in a directory durable.
+    fn settle_names(&mut self, directory: &Path, count: usize) {
+        let mut left = count;
+        let durable = &mut self.durable_names;
+        self.unsynced_names.retain(|change| {
+            if change.directory != directory || left == 0 {
+                return true;
+            }
+            left -= 1;
+            apply(durable, &change.changes);
+            false
+        });
+    }
+
+    /// Of the unsynced changes in every directory, keeps the first few.
+    fn keep_some_names(&mut self) {
+        let directories: BTreeSet<PathBuf> = self
+            .unsynced_names
+            .iter()
+            .map(|change| change.directory.clone())
+            .collect();
+        for directory in directories {
+            let changes = self
+                .unsynced_names
+                .iter()
+                .filter(|change| change.directory == directory)
+                .count();
+            let kept = self.random.below(changes as u64 + 1);
+            self.settle_names(&directory, usize::try_from(kept).unwrap());
+        }
+        self.unsynced_names.clear();
+        self.names = self.durable_names.clone();
+    }
+
+    fn power_goes(&mut self) -> bool {
+        match &mut self.faults.operations_before_power_off {
+            None => {}
+            Some(0) => self.faults.powered_off = true,
+            Some(operations) => *operations -= 1,
+        }
+        self.faults.powered_off
+    }
+
+    fn sync_fails(&mut self) -> bool {
+        match self.faults.syncs_before_failure {
+            None => false,
+            Some(0) => {
+                self.faults.syncs_before_failure = None;
+                true
+            }
+            Some(syncs) => {
+                self.faults.syncs_before_failure = Some(syncs - 1);
+                false
+            }
+        }
+    }
+
+    fn note(&mut self, event: TraceEvent) {
+        if self.trace.len() == TRACE_EVENTS_MAX {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(event);
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, u64>, changes: &[(PathBuf, Option<u64>)]) {
+    for (path, file) in changes {
+        match file {
+            Some(file) => names.insert(path.clone(), *file),
+            None => names.remove(path),
+        };
+    }
+}
+
+// ===== impl Faults =====
+
+impl Faults {
+    fn holds_up(&self, path: &Path) -> bool {
+        match &self.stalled {
+            None => false,
+            Some(Stall::All) => true,
+            Some(Stall::Of(stalled)) => stalled == path,
+        }
+    }
+}
+
+// ===== impl SimContents =====
+
+impl SimContents {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        put(&mut self.view, offset, bytes);
+        self.unsynced.push((offset, bytes.to_vec()));
+    }
+
+    fn settle(&mut self) {
+        for (offset, bytes) in self.unsynced.drain(..) {
+            put(&mut self.durable, offset, &bytes);
+        }
+    }
+
+    /// A failed sync: some of it reached the disk, none of it will be written again.
+    fn forget(&mut self, random: &mut SplitMix64) {
+        self.settle_some(random);
+    }
+
+    /// A crash.
+    fn lose(&mut self, random: &mut SplitMix64) {
+        self.settle_some(random);
+        self.view = self.durable.clone();
+    }
+
+    /// Keeps any of the sectors of what is not synced: all, none, or each with one probability.
+    fn settle_some(&mut self, random: &mut SplitMix64) {
+        let kept_of_8 = random.below(9);
+        for (offset, bytes) in std::mem::take(&mut self.unsynced) {
+            let to_boundary = SECTOR_BYTES - usize::try_from(offset).unwrap() % SECTOR_BYTES;
+            let mut start = 0;
+            let mut end = to_boundary.min(bytes.len());
+            while start < bytes.len() {
+                if random.below(8) < kept_of_8 {
+                    put(&mut self.durable, offset + start as u64, &bytes[start..end]);
+                }
+                start = end;
+                end = (end + SECTOR_BYTES).min(bytes.len());
+            }
+        }
+    }
+}
+
+fn put(contents: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let start = usize::try_from(offset).unwrap();
+    if contents.len() < start + bytes.len() {
+        contents.resize(start + bytes.len(), 0);
+    }
+    contents[start..start + bytes.len()].copy_from_slice(bytes);
+}
+
+// ===== impl SplitMix64 =====
+
+impl SplitMix64 {
+    /// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
