@@ -4,7 +4,9 @@ use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
 use prost::Message;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
+    // Not used by name, but sent in `details`: with it, reflection can show them.
+    "google/rpc/error_details.proto",
     "tally/v1/transaction_service.proto",
     "tally/v1/account_service.proto",
     "tally/v1/engine_service.proto",

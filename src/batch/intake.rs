@@ -123,6 +123,12 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.rate_items += items as u64;
         let elapsed = now.saturating_duration_since(self.rate_since);
         if elapsed >= RATE_INTERVAL {
+            // A pause in which nothing came says nothing about how fast the queue drains.
+            if elapsed >= RATE_INTERVAL * 4 {
+                self.rate_since = now;
+                self.rate_items = 0;
+                return;
+            }
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
             self.shared
                 .counters

@@ -52,9 +52,9 @@ use tower_service::Service;
 
 /// What the processor has to know of a request.
 pub trait BatchItem {
-    /// How many items it counts for.
+    /// How many items it counts for; always the same for the same request.
     fn items(&self) -> usize;
-    /// How many bytes of memory it holds, about.
+    /// How many bytes of memory it holds, about; always the same for the same request.
     fn bytes(&self) -> usize;
 }
 
@@ -195,7 +195,10 @@ impl Default for BatchConfig {
 // ===== impl BatchProcessor =====
 
 impl<T: BatchItem, R> BatchProcessor<T, R> {
-    /// Puts a request into the ring. The future must be polled within a tokio runtime if there is a deadline.
+    /// Puts a request into the ring.
+    ///
+    /// # Panics
+    /// If there is a deadline and no tokio runtime with a timer around the call.
     pub fn submit(&self, submission: Submission<T>) -> ResponseFuture<R> {
         let counters = Arc::clone(&self.shared.counters);
         let Submission { item, deadline } = submission;

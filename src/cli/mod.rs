@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 a check failed, 64 usage, 69 the service is not there, 70 a bug, 74 the disk, 78 the
 //! configuration.
 
+mod bench;
 mod client_args;
 mod health;
 mod serve;
@@ -56,6 +57,11 @@ pub enum Command {
     Stats(show::StatsArgs),
     /// Check a data directory from the first block to the last. No service may have it open.
     Verify(verify::VerifyArgs),
+    /// Load a service and measure it.
+    Bench(bench::BenchArgs),
+    /// The baseline of the benchmark: a bare gRPC server that echoes.
+    #[command(hide = true)]
+    Echo(bench::EchoArgs),
 }
 
 // ===== impl Cli =====
@@ -70,6 +76,8 @@ impl Cli {
             Command::Topology(args) => show::topology(&args),
             Command::Stats(args) => show::stats(&args),
             Command::Verify(args) => verify::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Echo(args) => bench::run_echo(&args),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{exit, fail};
 use crate::{
     config::{self, Config},
-    engine::{Condition, StartError, TallyEngine},
+    engine::{Condition, Guard, StartError, TallyEngine},
     grpc,
     store::journal::RealDisk,
     telemetry,
@@ -202,7 +202,7 @@ impl Stop {
 
     /// Ticks the breaker and checks the placement until there is a reason to stop.
     async fn wait(&mut self, engine: &TallyEngine) -> Why {
-        let mut tick = interval(engine.breaker().config().tick_interval);
+        let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
         let mut verify = interval(VERIFY_INTERVAL);
         // After a pause of the whole process, one tick tells the breaker all that it has to know.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -215,7 +215,7 @@ impl Stop {
                     Condition::Panicked => Why::Panicked,
                     Condition::StoreFailed | Condition::Running => Why::StoreFailed,
                 },
-                _ = tick.tick() => engine.breaker().tick(),
+                _ = tick.tick() => engine.tick(),
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
                     tracing::debug!(?report, "placement checked");

@@ -20,7 +20,7 @@ mod health;
 mod maintenance;
 mod wal;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
@@ -98,20 +98,44 @@ pub enum StartError {
     Affinity(#[from] AffinityError),
 }
 
-/// The service behind the breaker.
+/// The kinds of writing calls. Each has a circuit of its own: what is slow for one transaction is not for thousands, and
+/// the trouble of one kind is not the others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// `ProcessTransaction`.
+    Unary,
+    /// `ProcessTransactions`.
+    Bulk,
+    /// `StreamTransactions`.
+    Stream,
+    /// `CreateAccount` and `BatchCreateAccounts`.
+    Accounts,
+}
+
+/// A request for thousands of transactions is slow when it takes so many times the threshold of a single one.
+const BULK_FACTOR: u32 = 20;
+
+/// The highest threshold that a circuit takes.
+const SLOW_THRESHOLD_MAX: Duration = Duration::from_secs(60);
+
+/// The batch processor behind each of the circuits.
+#[derive(Debug, Clone)]
+struct Guards([Guarded; Guard::ALL.len()]);
+
+/// The service behind a breaker.
 type Guarded = CircuitBreaker<BatchProcessor<Command, EngineReply>, EngineClassifier>;
 
 /// The engine. Clones are cheap and share everything.
 #[derive(Debug, Clone)]
 pub struct TallyEngine {
     shared: Arc<Shared>,
-    guarded: Guarded,
+    guards: Guards,
 }
 
 #[derive(Debug)]
 struct Shared {
     batch: BatchProcessor<Command, EngineReply>,
-    breaker: LatencyCircuitBreaker,
+    breakers: [LatencyCircuitBreaker; Guard::ALL.len()],
     affinity: CpuAffinityManager,
     records: RecordReader,
     handoff: Arc<Handoff>,
@@ -174,7 +198,7 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
     ) -> Result<Self, StartError> {
-        let breaker = LatencyCircuitBreaker::new(config.breaker.clone())?;
+        let breakers = breakers(&config.breaker)?;
         let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
         let OpenStore {
             book,
@@ -235,15 +259,14 @@ impl TallyEngine {
             maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
             stop,
         };
-        let guarded = ServiceBuilder::new()
-            .layer(CircuitBreakerLayer::with_classifier(
-                breaker.clone(),
-                EngineClassifier,
-            ))
-            .service(processor.clone());
+        let guards = Guards(breakers.clone().map(|breaker| {
+            ServiceBuilder::new()
+                .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
+                .service(processor.clone())
+        }));
         let shared = Shared {
             batch: processor,
-            breaker,
+            breakers,
             affinity: affinity.clone(),
             records,
             handoff,
@@ -256,7 +279,7 @@ impl TallyEngine {
         };
         Ok(TallyEngine {
             shared: Arc::new(shared),
-            guarded,
+            guards,
         })
     }
 
@@ -266,10 +289,13 @@ impl TallyEngine {
     /// [`EngineError`], which says whether they were executed.
     pub async fn process(
         &self,
+        guard: Guard,
         transactions: TransactionBatch,
         deadline: Option<Instant>,
     ) -> Result<Outcomes, EngineError> {
-        let Reply::Transactions(outcomes) = self.write(Command::Transactions(transactions), deadline).await?
+        let Reply::Transactions(outcomes) = self
+            .write(guard, Command::Transactions(transactions), deadline)
+            .await?
         else {
             return Err(unexpected());
         };
@@ -285,7 +311,9 @@ impl TallyEngine {
         accounts: Vec<NewAccount>,
         deadline: Option<Instant>,
     ) -> Result<CreatedAccounts, EngineError> {
-        let Reply::CreateAccounts(created) = self.write(Command::CreateAccounts(accounts), deadline).await?
+        let Reply::CreateAccounts(created) = self
+            .write(Guard::Accounts, Command::CreateAccounts(accounts), deadline)
+            .await?
         else {
             return Err(unexpected());
         };
@@ -370,16 +398,31 @@ impl TallyEngine {
         Ok(ids)
     }
 
-    /// The breaker, one coherent snapshot.
+    /// The circuits, a coherent snapshot of each.
     #[must_use]
-    pub fn circuit_stats(&self) -> CircuitBreakerStats {
-        self.shared.breaker.stats()
+    pub fn circuit_stats(&self) -> Vec<CircuitBreakerStats> {
+        self.shared
+            .breakers
+            .iter()
+            .map(LatencyCircuitBreaker::stats)
+            .collect()
     }
 
-    /// The breaker, for the operator and for the ticker.
+    /// One of the circuits.
     #[must_use]
-    pub fn breaker(&self) -> &LatencyCircuitBreaker {
-        &self.shared.breaker
+    pub fn breaker(&self, guard: Guard) -> &LatencyCircuitBreaker {
+        let [unary, bulk, stream, accounts] = &self.shared.breakers;
+        match guard {
+            Guard::Unary => unary,
+            Guard::Bulk => bulk,
+            Guard::Stream => stream,
+            Guard::Accounts => accounts,
+        }
+    }
+
+    /// Lets the circuits look at the clock. To be called every [`CircuitBreakerConfig::tick_interval`].
+    pub fn tick(&self) {
+        self.shared.breakers.iter().for_each(LatencyCircuitBreaker::tick);
     }
 
     /// Where threads run.
@@ -435,8 +478,8 @@ impl TallyEngine {
         let _ = wal.join();
     }
 
-    async fn write(&self, command: Command, deadline: Option<Instant>) -> Answered {
-        let mut guarded = self.guarded.clone();
+    async fn write(&self, guard: Guard, command: Command, deadline: Option<Instant>) -> Answered {
+        let mut guarded = self.guards.get(guard).clone();
         match guarded
             .call(Submission {
                 item: command,
@@ -461,6 +504,60 @@ impl TallyEngine {
             .await?;
         Ok(answer.value.result?)
     }
+}
+
+// ===== impl Guard =====
+
+impl Guard {
+    /// All of them.
+    pub const ALL: [Guard; 4] = [Guard::Unary, Guard::Bulk, Guard::Stream, Guard::Accounts];
+
+    /// The name of the circuit.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Guard::Unary => "ProcessTransaction",
+            Guard::Bulk => "ProcessTransactions",
+            Guard::Stream => "StreamTransactions",
+            Guard::Accounts => "CreateAccounts",
+        }
+    }
+
+    /// What it takes of the configured settings.
+    fn config(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
+        let mut config = base.clone();
+        if self != Guard::Unary {
+            config.slow_threshold = base
+                .slow_threshold
+                .saturating_mul(BULK_FACTOR)
+                .min(SLOW_THRESHOLD_MAX);
+            config.probe_timeout = None;
+            config.half_open_max_wait = base.half_open_max_wait.max(config.effective_probe_timeout());
+        }
+        config
+    }
+}
+
+impl Guards {
+    const fn get(&self, guard: Guard) -> &Guarded {
+        let [unary, bulk, stream, accounts] = &self.0;
+        match guard {
+            Guard::Unary => unary,
+            Guard::Bulk => bulk,
+            Guard::Stream => stream,
+            Guard::Accounts => accounts,
+        }
+    }
+}
+
+fn breakers(base: &CircuitBreakerConfig) -> Result<[LatencyCircuitBreaker; Guard::ALL.len()], ConfigError> {
+    let breaker = |guard: Guard| {
+        LatencyCircuitBreaker::builder(guard.config(base))
+            .key(guard.key())
+            .build()
+    };
+    let [unary, bulk, stream, accounts] = Guard::ALL.map(breaker);
+    Ok([unary?, bulk?, stream?, accounts?])
 }
 
 /// EXEC answered something else than what it was asked: a bug, and nobody can say what was done.

@@ -137,10 +137,6 @@ impl account_service_server::AccountService for AccountService {
     }
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "a gRPC status is what the handler answers with"
-)]
 fn page_limit(page_size: i32) -> Result<usize, Status> {
     match usize::try_from(page_size) {
         Ok(0) => Ok(PAGE_ACCOUNTS_DEFAULT),
@@ -158,10 +154,6 @@ fn page_token_of(next: AccountIndex) -> String {
     format!("a{:x}", next.0)
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "a gRPC status is what the handler answers with"
-)]
 fn page_start(token: &str) -> Result<AccountIndex, Status> {
     if token.is_empty() {
         return Ok(AccountIndex(0));

@@ -38,7 +38,12 @@ impl engine_service_server::EngineService for EngineService {
         _: Request<GetCircuitStatsRequest>,
     ) -> Result<Response<GetCircuitStatsResponse>, Status> {
         Ok(Response::new(GetCircuitStatsResponse {
-            circuits: vec![circuit::from_stats(&self.engine.circuit_stats())],
+            circuits: self
+                .engine
+                .circuit_stats()
+                .iter()
+                .map(circuit::from_stats)
+                .collect(),
             snapshot_time: Some(SystemTime::now().into()),
         }))
     }

@@ -17,8 +17,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
+use tower_service::Service;
+use tracing::Instrument;
 
-use crate::topology::{AffinityError, CpuAffinityManager, Role, RoleHandle};
+use crate::{
+    telemetry::rpc_span,
+    topology::{AffinityError, CpuAffinityManager, Role, RoleHandle},
+};
 
 /// Connections that wait to be taken by their runtime.
 const HANDOFF_CONNECTIONS: usize = 64;
@@ -193,6 +198,11 @@ async fn serve_connection(stream: TcpStream, config: NetConfig, routes: Routes, 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    // Without an exporter the span is disabled, and costs a look.
+    let traced = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let span = rpc_span(request.uri().path(), request.headers());
+        routes.clone().call(request).instrument(span)
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -201,7 +211,7 @@ async fn serve_connection(stream: TcpStream, config: NetConfig, routes: Routes, 
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(traced));
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -12,7 +12,7 @@ use super::{
     deadline, status,
 };
 use crate::{
-    engine::{Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
+    engine::{Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
     ledger::{Outcome, Phase, Rejection, Side},
     proto::{
@@ -64,7 +64,7 @@ impl transaction_service_server::TransactionService for TransactionService {
         convert::push_transaction(&mut batch, &request).map_err(refused)?;
         let outcomes = self
             .engine
-            .process(batch, deadline)
+            .process(Guard::Unary, batch, deadline)
             .await
             .map_err(|error| status::engine(&error))?;
         match outcomes.first() {
@@ -84,7 +84,7 @@ impl transaction_service_server::TransactionService for TransactionService {
             let description = format!("has {count} transactions, 1 to {TRANSACTIONS_MAX} are allowed");
             return Err(status::invalid_field("transactions", description));
         }
-        let results = process_all(&self.engine, transactions, deadline).await?;
+        let results = process_all(&self.engine, Guard::Bulk, transactions, deadline).await?;
         Ok(Response::new(ProcessTransactionsResponse { results }))
     }
 
@@ -208,7 +208,7 @@ async fn answer_chunk(
         .iter()
         .map(|transaction| transaction.transaction_id.clone())
         .collect();
-    let mut answers: Vec<_> = match process_all(&engine, transactions, deadline).await {
+    let mut answers: Vec<_> = match process_all(&engine, Guard::Stream, transactions, deadline).await {
         Ok(results) => results
             .into_iter()
             .map(|result| Ok(StreamTransactionsResponse { result: Some(result) }))
@@ -230,6 +230,7 @@ async fn answer_chunk(
 /// Processes transactions in their order; malformed ones get their error, and the others are processed all the same.
 async fn process_all(
     engine: &TallyEngine,
+    guard: Guard,
     transactions: Vec<ProcessTransactionRequest>,
     deadline: Option<Instant>,
 ) -> Result<Vec<TransactionResult>, Status> {
@@ -246,7 +247,7 @@ async fn process_all(
         Outcomes::new()
     } else {
         engine
-            .process(batch, deadline)
+            .process(guard, batch, deadline)
             .await
             .map_err(|error| status::engine(&error))?
     };
@@ -286,10 +287,6 @@ fn error_result(transaction_id: String, status: &Status) -> TransactionResult {
     }
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "a gRPC status is what the handler answers with"
-)]
 fn committed_or_error(
     request: ProcessTransactionRequest,
     outcome: Outcome,

@@ -1,6 +1,6 @@
 //! The state machine: resolve, recall, check, apply, record.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use thiserror::Error;
 
@@ -238,9 +238,10 @@ impl Ledger {
 
     /// Creates accounts, all or none. An account that exists with the same content counts as created.
     pub fn create_accounts<J: Journal>(&mut self, new: Vec<NewAccount>, journal: &mut J) -> AccountOutcome {
+        let mut seen = HashMap::with_capacity(new.len());
         for (place, account) in new.iter().enumerate() {
-            let before = new.iter().take(place).find(|earlier| earlier.id == account.id);
-            let differs = before.is_some_and(|earlier| earlier != account)
+            let first = *seen.entry(account.id.as_str()).or_insert(account);
+            let differs = first != account
                 || self
                     .account(&account.id)
                     .is_some_and(|existing| existing.account != *account);

@@ -54,9 +54,13 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// # Errors
 /// [`TelemetryError`].
 pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(&config.log).map_err(|source| TelemetryError::Filter {
-        value: config.log.clone(),
-        source,
+    // The spans of calls are for the exporter; as context of log lines they would cost every call. One filter, not two
+    // on top of each other: those would switch on, and pay for, whatever either of them lets through.
+    let filter = EnvFilter::try_new(format!("{},{RPC_TARGET}=off", config.log)).map_err(|source| {
+        TelemetryError::Filter {
+            value: config.log.clone(),
+            source,
+        }
     })?;
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
@@ -65,12 +69,7 @@ pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
-    // The spans of calls are for the exporter; as context of log lines they would cost every call.
-    let logs = logs.with_filter(filter).with_filter(
-        Targets::new()
-            .with_default(tracing::Level::TRACE)
-            .with_target(RPC_TARGET, None),
-    );
+    let logs = logs.with_filter(filter);
     let provider = config.otlp_endpoint.as_deref().map(provider).transpose()?;
     let traces = provider.as_ref().map(|provider| {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tally"));

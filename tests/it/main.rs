@@ -1,1 +1,8 @@
-fn main() {}
+//! The integration tests: one binary, so that the crate is linked once.
+#![cfg(test)]
+
+mod journal;
+mod ledger_model;
+mod service;
+mod support;
+mod topology;

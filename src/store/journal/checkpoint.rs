@@ -371,7 +371,8 @@ impl ChunkedReader {
     /// Replaces `into` by the chunk `index`, from 0. Any number of threads may do so at once.
     ///
     /// # Errors
-    /// [`StoreError::ChunkedFile`] when the chunk is damaged or there is none, [`StoreError::Disk`] when the disk fails.
+    /// [`StoreError::ChunkedFile`] when the chunk is damaged or there is none, [`StoreError::Disk`] when the disk
+    /// fails.
     pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), StoreError> {
         let (offset, entry) = self
             .table

@@ -23,7 +23,8 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// When the file system refuses.
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Makes an empty file that must not exist yet, for reading and writing. Its name is durable after [`Disk::sync_dir`].
+    /// Makes an empty file that must not exist yet, for reading and writing. Its name is durable after
+    /// [`Disk::sync_dir`].
     ///
     /// # Errors
     /// When there is such a file, or the file system refuses.

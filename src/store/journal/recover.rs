@@ -440,7 +440,8 @@ impl BlockDefect {
 /// Makes the journal on disk what `tail` says it is, durably.
 ///
 /// The last block is written once more, as it is: if its sync had failed, it may be in the system's memory only, and
-/// nothing but a new write makes a new sync write it. Sectors get the bytes that they have, so a crash here does no harm.
+/// nothing but a new write makes a new sync write it. Sectors get the bytes that they have, so a crash here does no
+/// harm.
 pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreError> {
     let disk = directory.disk();
     let journal = directory.journal_path();

@@ -71,8 +71,8 @@ impl VerifyReport {
 /// Behind damage it goes on with the next whole block, so that the report tells the extent.
 ///
 /// # Errors
-/// [`StoreError::Format`] when there is no data directory, [`StoreError::UnsupportedVersion`] when a newer program wrote
-/// it, [`StoreError::Disk`] when the disk fails. Damage is no error but in the report.
+/// [`StoreError::Format`] when there is no data directory, [`StoreError::UnsupportedVersion`] when a newer program
+/// wrote it, [`StoreError::Disk`] when the disk fails. Damage is no error but in the report.
 pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<VerifyReport, StoreError> {
     let format = DirectoryFormat::load(&**disk, path)?.ok_or_else(|| StoreError::Format {
         path: path.to_path_buf(),

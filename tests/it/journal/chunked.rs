@@ -188,7 +188,7 @@ fn an_unfinished_file_leaves_nothing_and_a_finished_one_replaces() {
     let mut writer = files.create(3).unwrap();
     writer.write_chunk(b"given up").unwrap();
     drop(writer);
-    assert_eq!(files.numbers().unwrap(), []);
+    assert!(files.numbers().unwrap().is_empty());
     assert!(files.open_newest_valid().unwrap().is_none());
     assert!(
         !disk

@@ -1,3 +1,4 @@
 //! What several kinds of tests share.
 
+pub(crate) mod in_process;
 pub(crate) mod sim_disk;

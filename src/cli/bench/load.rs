@@ -1,0 +1,351 @@
+//! The load: transactions, made from a seed, and the loops that send them.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::try_join_all};
+use hdrhistogram::Histogram;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::{BenchArgs, BenchError, Channels, Mode};
+use crate::proto::{
+    Account, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest,
+    ProcessTransactionsRequest, StreamTransactionsRequest, TransactionResult, Transfer,
+    account_service_client::AccountServiceClient, bench::echo_client::EchoClient,
+    transaction_result::Outcome, transaction_service_client::TransactionServiceClient, transfer::Amount,
+};
+
+/// Largest message that is read.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Accounts that are created in one call.
+const CREATE_ACCOUNTS: u32 = 1000;
+
+/// One round of load.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) transactions: u64,
+    pub(super) elapsed: Duration,
+    /// Of calls, or of messages of a stream; in nanoseconds.
+    pub(super) latency: Histogram<u64>,
+    pub(super) server_cpu: Option<Duration>,
+}
+
+/// What is sent.
+#[derive(Debug, Clone)]
+pub(super) struct Load {
+    channels: Channels,
+    mode: Mode,
+    in_flight: u32,
+    batch: u32,
+    source: Source,
+}
+
+/// Makes transactions. Clones share the count, so that no id is sent twice.
+#[derive(Debug, Clone)]
+struct Source {
+    accounts: u64,
+    hot: bool,
+    random_ids: bool,
+    seed: u64,
+    count: Arc<AtomicU64>,
+}
+
+// ===== impl Source =====
+
+impl Source {
+    fn next(&self) -> ProcessTransactionRequest {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let random = mix(self.seed ^ mix(number));
+        let debit = if self.hot { 0 } else { random % self.accounts };
+        // Another one than the debit account, with equal chances.
+        let credit = (debit + 1 + (random >> 32) % (self.accounts - 1)) % self.accounts;
+        let transaction_id = if self.random_ids {
+            let (high, low) = (mix(random), mix(!random));
+            format!(
+                "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+                high >> 32,
+                high >> 16 & 0xffff,
+                high & 0xfff,
+                low >> 48,
+                low & 0xffff_ffff_ffff
+            )
+        } else {
+            format!("bench-{}-{number}", self.seed)
+        };
+        ProcessTransactionRequest {
+            transaction_id,
+            transfers: vec![Transfer {
+                debit_account_id: account_id(debit),
+                credit_account_id: account_id(credit),
+                amount: Some(Amount::MinorUnits(i64::try_from(1 + random % 1000).unwrap_or(1))),
+                code: 1,
+            }],
+            ..ProcessTransactionRequest::default()
+        }
+    }
+}
+
+/// splitmix64's finaliser: a bijection, so that different numbers give different ids.
+const fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+fn account_id(number: u64) -> String {
+    format!("acct-{number:08}")
+}
+
+// ===== impl Load =====
+
+impl Load {
+    pub(super) fn new(args: &BenchArgs, channels: Channels) -> Self {
+        let source = Source {
+            accounts: u64::from(args.accounts),
+            hot: args.hot,
+            random_ids: args.random_ids,
+            seed: args.seed,
+            count: Arc::new(AtomicU64::new(0)),
+        };
+        Load {
+            channels,
+            mode: args.mode,
+            in_flight: args.in_flight,
+            batch: args.batch,
+            source,
+        }
+    }
+
+    pub(super) fn first_channel(&self) -> Channel {
+        self.channel(0)
+    }
+
+    /// Creates the accounts between which money moves.
+    pub(super) async fn create_accounts(&self) -> Result<(), BenchError> {
+        let mut client =
+            AccountServiceClient::new(self.channel(0)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let accounts = u32::try_from(self.source.accounts).unwrap_or(u32::MAX);
+        for first in (0..accounts).step_by(CREATE_ACCOUNTS as usize) {
+            let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
+            let requests = (first..last).map(|number| CreateAccountRequest {
+                account: Some(Account {
+                    id: account_id(number.into()),
+                    asset: "EUR".to_owned(),
+                    ..Account::default()
+                }),
+            });
+            let request = BatchCreateAccountsRequest {
+                requests: requests.collect(),
+            };
+            client
+                .batch_create_accounts(request)
+                .await
+                .map_err(|status| BenchError::Call {
+                    call: "BatchCreateAccounts",
+                    status,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Loads the service for `duration`.
+    pub(super) async fn round(&self, duration: Duration) -> Result<Round, BenchError> {
+        match self.mode {
+            Mode::Unary => {
+                self.workers(duration, |channel, until| self.unary(channel, until))
+                    .await
+            }
+            Mode::Batch => {
+                self.workers(duration, |channel, until| self.batches(channel, until))
+                    .await
+            }
+            Mode::Stream => self.streams(duration).await,
+        }
+    }
+
+    /// Loads the echo server for `duration` with the same requests.
+    pub(super) async fn echo_round(
+        &self,
+        channels: &Channels,
+        duration: Duration,
+    ) -> Result<Round, BenchError> {
+        let load = Load {
+            channels: channels.clone(),
+            ..self.clone()
+        };
+        load.workers(duration, |channel, until| load.echo(channel, until))
+            .await
+    }
+
+    fn channel(&self, number: usize) -> Channel {
+        #[expect(clippy::indexing_slicing, reason = "there is at least one connection")]
+        self.channels[number % self.channels.len()].clone()
+    }
+
+    async fn workers<W, F>(&self, duration: Duration, worker: W) -> Result<Round, BenchError>
+    where
+        W: Fn(Channel, Instant) -> F,
+        F: Future<Output = Result<(u64, Histogram<u64>), BenchError>>,
+    {
+        let started = Instant::now();
+        let workers =
+            (0..self.in_flight as usize).map(|number| worker(self.channel(number), started + duration));
+        let done = try_join_all(workers).await?;
+        Ok(Round::sum(done, started.elapsed()))
+    }
+
+    async fn unary(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+        let mut client = TransactionServiceClient::new(channel);
+        repeat(until, async || {
+            let response = client.process_transaction(self.source.next()).await;
+            response.map(|_| 1).map_err(|status| BenchError::Call {
+                call: "ProcessTransaction",
+                status,
+            })
+        })
+        .await
+    }
+
+    async fn echo(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+        let mut client = EchoClient::new(channel);
+        repeat(until, async || {
+            let response = client.echo(self.source.next()).await;
+            response
+                .map(|_| 1)
+                .map_err(|status| BenchError::Call { call: "Echo", status })
+        })
+        .await
+    }
+
+    async fn batches(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+        let mut client = TransactionServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        repeat(until, async || {
+            let transactions: Vec<_> = (0..self.batch).map(|_| self.source.next()).collect();
+            let response = client
+                .process_transactions(ProcessTransactionsRequest { transactions })
+                .await;
+            let response = response.map_err(|status| BenchError::Call {
+                call: "ProcessTransactions",
+                status,
+            })?;
+            let results = response.into_inner().results;
+            results.iter().try_for_each(check)?;
+            Ok(results.len() as u64)
+        })
+        .await
+    }
+
+    /// One stream for each connection, with `in_flight` messages under way on each.
+    async fn streams(&self, duration: Duration) -> Result<Round, BenchError> {
+        let started = Instant::now();
+        let streams =
+            (0..self.channels.len()).map(|number| self.stream(self.channel(number), started + duration));
+        let done = try_join_all(streams).await?;
+        Ok(Round::sum(done, started.elapsed()))
+    }
+
+    async fn stream(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+        let mut client = TransactionServiceClient::new(channel);
+        let window = self.in_flight as usize;
+        let (sender, receiver) = tokio::sync::mpsc::channel(window);
+        let (sent_at, mut sent) = tokio::sync::mpsc::channel(window.saturating_mul(2));
+        let permits = Arc::new(Semaphore::new(window));
+        let source = self.source.clone();
+        let limit = Arc::clone(&permits);
+        let sending = tokio::spawn(async move {
+            while Instant::now() < until {
+                let Ok(permit) = limit.acquire().await else { break };
+                permit.forget();
+                let message = StreamTransactionsRequest {
+                    transaction: Some(source.next()),
+                };
+                if sent_at.send(Instant::now()).await.is_err() || sender.send(message).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let failed = |status| BenchError::Call {
+            call: "StreamTransactions",
+            status,
+        };
+        let mut answers = client
+            .stream_transactions(ReceiverStream::new(receiver))
+            .await
+            .map_err(failed)?
+            .into_inner();
+        let (mut count, mut latency) = (0, histogram());
+        while let Some(answer) = answers.next().await {
+            check(&answer.map_err(failed)?.result.unwrap_or_default())?;
+            permits.add_permits(1);
+            if let Some(sent_at) = sent.recv().await {
+                record(&mut latency, sent_at);
+            }
+            count += 1;
+        }
+        sending.abort();
+        Ok((count, latency))
+    }
+}
+
+/// Calls one after the other until `until`; each says how many transactions it carried.
+async fn repeat(
+    until: Instant,
+    mut call: impl AsyncFnMut() -> Result<u64, BenchError>,
+) -> Result<(u64, Histogram<u64>), BenchError> {
+    let (mut count, mut latency) = (0, histogram());
+    loop {
+        let started = Instant::now();
+        if started >= until {
+            return Ok((count, latency));
+        }
+        count += call().await?;
+        record(&mut latency, started);
+    }
+}
+
+fn check(result: &TransactionResult) -> Result<(), BenchError> {
+    match &result.outcome {
+        Some(Outcome::Committed(_)) => Ok(()),
+        Some(Outcome::Error(error)) => Err(BenchError::Refused(error.message.clone())),
+        None => Err(BenchError::Refused("no outcome".to_owned())),
+    }
+}
+
+#[expect(clippy::expect_used, reason = "constant bounds")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("bounds are valid")
+}
+
+fn record(latency: &mut Histogram<u64>, started: Instant) {
+    latency.saturating_record(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+}
+
+// ===== impl Round =====
+
+impl Round {
+    fn sum(parts: Vec<(u64, Histogram<u64>)>, elapsed: Duration) -> Self {
+        let mut round = Round {
+            transactions: 0,
+            elapsed,
+            latency: histogram(),
+            server_cpu: None,
+        };
+        for (count, latency) in parts {
+            round.transactions += count;
+            // Histograms of the same bounds can always be added.
+            let _added = round.latency.add(&latency);
+        }
+        round
+    }
+}

@@ -1,0 +1,444 @@
+"""What a Python team sees of Tally: grpcio, over reflection, against a server that is already running.
+
+TALLY_ENDPOINT is its address and TALLY_PID its process id. tests/clients/run sets both.
+"""
+
+import os
+import pathlib
+import uuid
+
+import grpc
+import pytest
+
+from tally_client import Refused, Tally
+
+TOO_LONG = "x" * 65
+BAD_IDS = ["", TOO_LONG, "a b", "né"]
+BAD_METADATA = [
+    {f"k{number}": "v" for number in range(17)},
+    {"k": "v" * 1024},
+    {"": "v"},
+    {TOO_LONG: "v"},
+]
+
+
+@pytest.fixture(scope="session")
+def tally():
+    return Tally(os.environ["TALLY_ENDPOINT"])
+
+
+def new_id():
+    return f"py-{uuid.uuid4()}"
+
+
+@pytest.fixture(scope="session")
+def accounts(tally):
+    """An issuer that may go below zero, and a wallet that may not."""
+    rules = {"issuer": "BALANCE_RULE_UNLIMITED", "wallet": "BALANCE_RULE_CREDIT_BALANCE"}
+    ids = {name: f"{new_id()}:{name}" for name in rules}
+    for name, rule in rules.items():
+        tally.call("AccountService.CreateAccount", account=dict(id=ids[name], asset="EUR", balance_rule=rule))
+    return ids
+
+
+def transaction(tally, debit, credit, minor_units=100, **fields):
+    transfer = dict(debit_account_id=debit, credit_account_id=credit, minor_units=minor_units, code=7)
+    fields = {"transaction_id": new_id(), "transfers": [transfer], **fields}
+    return tally.message("ProcessTransactionRequest", **fields)
+
+
+def deposit(tally, accounts, **fields):
+    return transaction(tally, accounts["issuer"], accounts["wallet"], **fields)
+
+
+def overdraw(tally, accounts, **fields):
+    return transaction(tally, accounts["wallet"], accounts["issuer"], minor_units=10**15, **fields)
+
+
+def balance(tally, account_id):
+    balances = tally.call("AccountService.GetAccount", account_id=account_id).account.balances
+    return balances.credits_posted.minor_units - balances.debits_posted.minor_units
+
+
+def refused(tally, method, request):
+    with pytest.raises(Refused) as caught:
+        tally.call(method, request)
+    check_info(caught.value)
+    return caught.value
+
+
+def check_info(error):
+    assert error.info.domain == "tally.v1"
+    assert error.info.metadata["executed"] == "false"
+
+
+# --- one transaction
+
+
+def test_a_transaction_is_committed_and_moves_the_balances(tally, accounts):
+    before = balance(tally, accounts["wallet"])
+    request = deposit(tally, accounts, minor_units=250)
+    response = tally.call("TransactionService.ProcessTransaction", request)
+    assert response.transaction_id == request.transaction_id
+    assert response.sequence > 0 and response.commit_time.seconds > 0 and not response.replayed
+    assert balance(tally, accounts["wallet"]) == before + 250
+
+
+def test_a_repetition_gets_the_first_answer_and_moves_nothing(tally, accounts):
+    request = deposit(tally, accounts)
+    first = tally.call("TransactionService.ProcessTransaction", request)
+    before = balance(tally, accounts["wallet"])
+    again = tally.call("TransactionService.ProcessTransaction", request)
+    assert again.replayed
+    assert (again.sequence, again.commit_time) == (first.sequence, first.commit_time)
+    assert balance(tally, accounts["wallet"]) == before
+
+
+def test_an_id_is_not_taken_for_other_content(tally, accounts):
+    request = deposit(tally, accounts)
+    tally.call("TransactionService.ProcessTransaction", request)
+    request.transfers[0].minor_units += 1
+    error = refused(tally, "TransactionService.ProcessTransaction", request)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.ALREADY_EXISTS, "TRANSACTION_ID_REUSED")
+    assert error.info.metadata["transaction_id"] == request.transaction_id
+
+
+def test_insufficient_funds_are_told_and_told_again(tally, accounts):
+    before = balance(tally, accounts["wallet"])
+    request = overdraw(tally, accounts)
+    for replayed in ("false", "true"):
+        error = refused(tally, "TransactionService.ProcessTransaction", request)
+        assert (error.code, error.info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INSUFFICIENT_FUNDS")
+        assert error.info.metadata["account_id"] == accounts["wallet"]
+        assert error.info.metadata["replayed"] == replayed
+    assert balance(tally, accounts["wallet"]) == before
+
+
+def test_an_unknown_account_is_not_found(tally, accounts):
+    request = transaction(tally, accounts["issuer"], new_id())
+    error = refused(tally, "TransactionService.ProcessTransaction", request)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.NOT_FOUND, "ACCOUNT_NOT_FOUND")
+
+
+@pytest.mark.parametrize("phase", ["PENDING", "POST_PENDING", "VOID_PENDING"])
+def test_pending_phases_are_not_part_of_this_release(tally, accounts, phase):
+    request = deposit(tally, accounts, phase=f"TRANSACTION_PHASE_{phase}")
+    if phase != "PENDING":
+        request.pending_transaction_id = new_id()
+    error = refused(tally, "TransactionService.ProcessTransaction", request)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "PHASE_NOT_SUPPORTED")
+
+
+def test_a_deadline_that_has_passed_is_told_and_nothing_is_executed(tally, accounts):
+    request = deposit(tally, accounts)
+    error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1n"})
+    assert (error.code, error.info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED_IN_QUEUE")
+    check_info(error)
+    get = tally.message("GetTransactionRequest", transaction_id=request.transaction_id)
+    error = refused(tally, "TransactionService.GetTransaction", get)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.NOT_FOUND, "TRANSACTION_NOT_FOUND")
+
+
+def test_a_deadline_that_can_not_be_read_is_malformed(tally, accounts):
+    request = deposit(tally, accounts)
+    error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1 s"})
+    assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["grpc-timeout"])
+
+
+def test_grpcios_own_timeout_is_a_deadline(tally, accounts):
+    stub, _ = tally.method("TransactionService.ProcessTransaction")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub(deposit(tally, accounts), timeout=0)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+# --- malformed fields: (where, what is put there, the field that the answer names)
+
+TRANSACTION_CASES = [
+    *[("transaction_id", bad, "transaction_id") for bad in BAD_IDS[:3]],
+    ("phase", 99, "phase"),
+    ("transfers", [], "transfers"),
+    ("transfers", [{}] * 257, "transfers"),
+    ("pending_transaction_id", "p1", "pending_transaction_id"),
+    ("pending_timeout.seconds", 5, "pending_timeout"),
+    ("effective_time.seconds", 253_402_300_800, "effective_time.seconds"),
+    ("effective_time.seconds", -62_135_596_801, "effective_time.seconds"),
+    ("effective_time.nanos", 1_000_000_000, "effective_time.nanos"),
+    ("effective_time.nanos", -1, "effective_time.nanos"),
+    *[("metadata", bad, "metadata") for bad in BAD_METADATA],
+    *[("transfers.0.debit_account_id", bad, "transfers[0].debit_account_id") for bad in BAD_IDS],
+    *[("transfers.0.credit_account_id", bad, "transfers[0].credit_account_id") for bad in BAD_IDS],
+    ("transfers.0.amount", None, "transfers[0].amount"),
+    ("transfers.0.minor_units", 0, "transfers[0].minor_units"),
+    ("transfers.0.minor_units", -1, "transfers[0].minor_units"),
+    ("transfers.0.wide_minor_units.low", 0, "transfers[0].wide_minor_units"),
+    ("transfers.0.code", -1, "transfers[0].code"),
+    ("transfers.1.code", -1, "transfers[1].code"),
+]
+
+ACCOUNT_CASES = [
+    ("account", None, "account"),
+    *[("account.id", bad, "account.id") for bad in BAD_IDS],
+    *[("account.asset", bad, "account.asset") for bad in ["", "x" * 17, "a b"]],
+    ("account.balance_rule", 9, "account.balance_rule"),
+    ("account.overdraft_limit.minor_units", -1, "account.overdraft_limit.minor_units"),
+    ("account.balance_rule", 1, "account.overdraft_limit"),
+    ("account.status", 9, "account.status"),
+    *[("account.metadata", bad, "account.metadata") for bad in BAD_METADATA],
+    ("account.balances.debits_posted.minor_units", 1, "account.balances"),
+    ("account.create_time.seconds", 1, "account.create_time"),
+]
+
+OTHER_CASES = [
+    ("TransactionService.ProcessTransactions", "transactions", [], "transactions"),
+    ("TransactionService.ProcessTransactions", "transactions", [{}] * 8193, "transactions"),
+    ("TransactionService.GetTransaction", "transaction_id", "", "transaction_id"),
+    ("TransactionService.GetTransaction", "transaction_id", TOO_LONG, "transaction_id"),
+    ("AccountService.BatchCreateAccounts", "requests", [], "requests"),
+    ("AccountService.BatchCreateAccounts", "requests", [{}] * 1001, "requests"),
+    ("AccountService.BatchCreateAccounts", "requests", [{}], "requests[0].account"),
+    ("AccountService.GetAccount", "account_id", "", "account_id"),
+    ("AccountService.GetAccount", "account_id", "a b", "account_id"),
+    ("AccountService.ListAccounts", "page_size", -1, "page_size"),
+    ("AccountService.ListAccounts", "page_size", 1001, "page_size"),
+    ("AccountService.ListAccounts", "page_token", "bogus", "page_token"),
+    ("AccountService.ListAccounts", "page_token", "a01", "page_token"),
+]
+
+
+def put(message, path, value):
+    """Puts `value` at `path`; None unsets it. A number in the path is a place in a list, which is made long enough."""
+    *parents, last = path.split(".")
+    for step in parents:
+        if step.isdigit():
+            while len(message) <= int(step):
+                message.add().CopyFrom(message[0])
+            message = message[int(step)]
+        else:
+            message = getattr(message, step)
+    if value is None:
+        oneof = message.WhichOneof(last) if last in message.DESCRIPTOR.oneofs_by_name else last
+        message.ClearField(oneof)
+    elif isinstance(value, list):
+        message.ClearField(last)
+        for item in value:
+            getattr(message, last).add(**item)
+    elif isinstance(value, dict):
+        getattr(message, last).update(value)
+    else:
+        # Also a zero makes the messages on the way there be set.
+        message.SetInParent()
+        setattr(message, last, value)
+
+
+def name_of(value):
+    return value if isinstance(value, str) and len(value) < 50 else repr(value)[:20]
+
+
+@pytest.mark.parametrize("path, value, field", TRANSACTION_CASES, ids=name_of)
+def test_a_malformed_transaction_field_is_named(tally, accounts, path, value, field):
+    request = deposit(tally, accounts)
+    put(request, path, value)
+    error = refused(tally, "TransactionService.ProcessTransaction", request)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert field in error.fields
+    if value != [{}] * 257:
+        assert error.fields == [field]
+
+
+@pytest.mark.parametrize("path, value, field", ACCOUNT_CASES, ids=name_of)
+def test_a_malformed_account_field_is_named(tally, path, value, field):
+    account = dict(id=new_id(), asset="EUR", balance_rule="BALANCE_RULE_DEBIT_BALANCE", overdraft_limit=dict(minor_units=5))
+    request = tally.message("CreateAccountRequest", account=account)
+    put(request, path, value)
+    error = refused(tally, "AccountService.CreateAccount", request)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert error.fields == [field]
+
+
+@pytest.mark.parametrize("method, path, value, field", OTHER_CASES, ids=name_of)
+def test_any_other_malformed_field_is_named(tally, method, path, value, field):
+    request = tally.method(method)[1]()
+    put(request, path, value)
+    error = refused(tally, method, request)
+    assert (error.code, error.info.reason, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", [field])
+
+
+def test_the_tables_of_malformed_fields_leave_no_field_out(tally):
+    for message, cases, prefix in [
+        ("ProcessTransactionRequest", TRANSACTION_CASES, ""),
+        ("Transfer", TRANSACTION_CASES, "transfers.0."),
+        ("Account", ACCOUNT_CASES, "account."),
+        ("ListAccountsRequest", [case[1:] for case in OTHER_CASES], ""),
+    ]:
+        paths = [path for path, _, _ in cases]
+        for field in tally.message(message).DESCRIPTOR.fields:
+            assert any(path.startswith(prefix + field.name) for path in paths), f"{message}.{field.name}"
+
+
+# --- many transactions
+
+
+def mixed(tally, accounts):
+    """Requests, and what is expected of each: a reason, or None for committed."""
+    good = deposit(tally, accounts)
+    reused = deposit(tally, accounts, transaction_id=good.transaction_id, minor_units=1)
+    malformed = deposit(tally, accounts, transaction_id="a b")
+    return [
+        (good, None),
+        (overdraw(tally, accounts), "INSUFFICIENT_FUNDS"),
+        (malformed, "INVALID_FIELD"),
+        (reused, "TRANSACTION_ID_REUSED"),
+        (transaction(tally, new_id(), accounts["wallet"]), "ACCOUNT_NOT_FOUND"),
+        (deposit(tally, accounts, phase="TRANSACTION_PHASE_PENDING"), "PHASE_NOT_SUPPORTED"),
+        (good, None),
+        (deposit(tally, accounts), None),
+    ]
+
+
+def check_mixed(expected, results):
+    assert [result.transaction_id for result in results] == [request.transaction_id for request, _ in expected]
+    for result, (_, reason) in zip(results, expected, strict=True):
+        if reason is None:
+            assert result.WhichOneof("outcome") == "committed", result
+        else:
+            assert result.WhichOneof("outcome") == "error", result
+            error = Refused.of_value(result.error)
+            check_info(error)
+            assert error.info.reason == reason
+    assert [result.committed.replayed for result, (_, reason) in zip(results, expected) if reason is None] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_many_transactions_have_one_result_each_in_their_order(tally, accounts):
+    expected = mixed(tally, accounts)
+    response = tally.call("TransactionService.ProcessTransactions", transactions=[request for request, _ in expected])
+    check_mixed(expected, response.results)
+
+
+def test_a_stream_answers_in_order(tally, accounts):
+    expected = mixed(tally, accounts)
+    requests = [tally.message("StreamTransactionsRequest", transaction=request) for request, _ in expected]
+    responses = tally.stream("TransactionService.StreamTransactions", requests)
+    check_mixed(expected, [response.result for response in responses])
+
+
+def test_a_long_stream_answers_all_in_order_with_a_rising_sequence(tally, accounts):
+    requests = [
+        tally.message("StreamTransactionsRequest", transaction=deposit(tally, accounts)) for _ in range(2000)
+    ]
+    responses = tally.stream("TransactionService.StreamTransactions", requests)
+    assert [r.result.transaction_id for r in responses] == [r.transaction.transaction_id for r in requests]
+    sequences = [response.result.committed.sequence for response in responses]
+    assert sequences == list(range(sequences[0], sequences[0] + len(requests)))
+
+
+# --- reading
+
+
+def test_a_transaction_is_found_as_it_was_sent(tally, accounts):
+    request = deposit(tally, accounts, metadata={"order": "17"})
+    request.effective_time.seconds = 726_019_200
+    wide = request.transfers.add(debit_account_id=accounts["issuer"], credit_account_id=accounts["wallet"])
+    wide.wide_minor_units.low = 3
+    committed = tally.call("TransactionService.ProcessTransaction", request)
+    found = tally.call("TransactionService.GetTransaction", transaction_id=request.transaction_id).transaction
+    assert found.committed == committed
+    assert found.effective_time == request.effective_time and found.metadata == request.metadata
+    assert found.transfers[0] == request.transfers[0]
+    # What fits 63 bits comes back in the narrow arm, however it was sent.
+    assert found.transfers[1].minor_units == 3
+
+
+def test_a_refused_transaction_is_found_with_its_reason(tally, accounts):
+    request = overdraw(tally, accounts)
+    refused(tally, "TransactionService.ProcessTransaction", request)
+    found = tally.call("TransactionService.GetTransaction", transaction_id=request.transaction_id).transaction
+    assert Refused.of_value(found.error).info.reason == "INSUFFICIENT_FUNDS"
+
+
+def test_an_amount_beyond_63_bits_comes_back_whole(tally):
+    ids = [new_id(), new_id()]
+    requests = [dict(account=dict(id=account_id, asset="ETH-wei")) for account_id in ids]
+    tally.call("AccountService.BatchCreateAccounts", requests=requests)
+    request = transaction(tally, *ids)
+    request.transfers[0].wide_minor_units.high = 5
+    request.transfers[0].wide_minor_units.low = 6
+    tally.call("TransactionService.ProcessTransaction", request)
+    credits = tally.call("AccountService.GetAccount", account_id=ids[1]).account.balances.credits_posted
+    assert (credits.wide_minor_units.high, credits.wide_minor_units.low) == (5, 6)
+
+
+def test_an_account_is_created_once(tally):
+    account = dict(id=new_id(), asset="EUR", metadata={"owner": "x"})
+    first = tally.call("AccountService.CreateAccount", account=account).account
+    assert tally.call("AccountService.CreateAccount", account=account).account == first
+    other = tally.message("CreateAccountRequest", account={**account, "asset": "USD"})
+    error = refused(tally, "AccountService.CreateAccount", other)
+    assert (error.code, error.info.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ACCOUNT_ID_REUSED")
+
+
+def test_pages_of_accounts_join_without_gap_or_repetition(tally):
+    requests = [dict(account=dict(id=new_id(), asset="EUR")) for _ in range(25)]
+    created = [account.id for account in tally.call("AccountService.BatchCreateAccounts", requests=requests).accounts]
+    listed, token = [], ""
+    while True:
+        page = tally.call("AccountService.ListAccounts", page_size=10, page_token=token)
+        assert len(page.accounts) <= 10
+        listed += [account.id for account in page.accounts]
+        token = page.next_page_token
+        if not token:
+            break
+    assert len(listed) == len(set(listed))
+    assert listed[-len(created) :] == created
+
+
+# --- the engine's own state
+
+
+def test_circuit_stats_count_the_calls(tally, accounts):
+    def admitted():
+        (circuit,) = tally.call("EngineService.GetCircuitStats").circuits
+        return circuit, circuit.totals.admitted
+
+    _, before = admitted()
+    tally.call("TransactionService.ProcessTransaction", deposit(tally, accounts))
+    circuit, after = admitted()
+    assert after == before + 1
+    assert circuit.key
+    closed = tally.pool.FindEnumTypeByName("tally.v1.CircuitState").values_by_name["CIRCUIT_STATE_CLOSED"].number
+    assert circuit.state == closed
+
+
+def test_batch_stats_count_the_transactions(tally, accounts):
+    before = tally.call("EngineService.GetBatchStats").ledger
+    committed = tally.call("TransactionService.ProcessTransaction", deposit(tally, accounts))
+    after = tally.call("EngineService.GetBatchStats")
+    assert after.ledger.committed == before.committed + 1
+    assert after.ledger.last_sequence == committed.sequence
+    assert after.replies_missing == 0 and after.unknown_outcomes == 0
+
+
+def test_the_topology_is_what_the_kernel_says(tally):
+    topology = tally.call("EngineService.GetTopology")
+    tasks = pathlib.Path("/proc", os.environ["TALLY_PID"], "task")
+    for thread in topology.threads:
+        lines = (tasks / str(thread.tid) / "status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        assert status["Name"] == thread.name[:15]
+        assert status["Cpus_allowed_list"] == thread.actual_cpus
+        if topology.decision.effect == "pin":
+            assert thread.pinned and thread.wanted_cpus == thread.actual_cpus, thread
+    assert {"EXEC", "WAL", "NET", "AUX"} <= {thread.role for thread in topology.threads}
+    # No thread of ours is left out. (A runtime's pool for blocking calls has other names, and comes and goes.)
+    ours = {int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith("tally")}
+    assert ours == {thread.tid for thread in topology.threads}
+
+
+def test_health_is_serving(tally):
+    for service in ["", "tally.v1.TransactionService", "tally.v1.AccountService", "tally.v1.EngineService"]:
+        response = tally.call("grpc.health.v1.Health.Check", service=service)
+        assert response.status == response.ServingStatus.Value("SERVING"), service

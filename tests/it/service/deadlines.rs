@@ -1,0 +1,188 @@
+//! Deadlines and callers who leave: what was not executed is told apart from what may have been.
+
+use std::time::Duration;
+
+use tally::proto::{
+    GetBatchStatsRequest, GetTransactionRequest, ProcessTransactionRequest, ProcessTransactionResponse,
+};
+use tokio::task::JoinHandle;
+use tonic::{Code, IntoRequest, Request, Response, Status};
+
+use super::{expected, told};
+use crate::support::in_process::{Service, config, patient, pay};
+
+/// Long enough to reach the server, short enough to wait for.
+const DEADLINE: Duration = Duration::from_millis(200);
+
+type Call = JoinHandle<Result<Response<ProcessTransactionResponse>, Status>>;
+
+async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionRequest>) -> Call {
+    let mut client = service.patient_transactions().await;
+    let request = request.into_request();
+    tokio::spawn(async move { client.process_transaction(request).await })
+}
+
+/// With `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
+fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
+    let mut request = Request::new(pay(id));
+    request.metadata_mut().insert(
+        "grpc-timeout",
+        format!("{}m", timeout.as_millis()).parse().unwrap(),
+    );
+    request
+}
+
+/// A service whose disk hangs, and whose EXEC waits for it: the first transaction is on its way to the disk, and the
+/// second repeats its id, so that nothing can be said before the disk has answered. What comes now stays in the queue.
+async fn stuck() -> (Service, Vec<Call>) {
+    let service = Service::start(&tally::engine::EngineConfig {
+        breaker: patient(),
+        ..config()
+    })
+    .await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let mut calls = vec![call(&service, pay("first")).await];
+    let disk = service.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+        .await
+        .unwrap();
+    calls.push(call(&service, pay("first")).await);
+    calls.push(call(&service, pay("queued")).await);
+    let mut stats = service.stats().await;
+    // Once something stays in the queue over many round trips, EXEC is waiting.
+    let mut seen = 0;
+    while seen < 20 {
+        let depth = stats
+            .get_batch_stats(GetBatchStatsRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .queue_depth;
+        if depth > 0 {
+            seen += 1;
+        } else {
+            seen = 0;
+            let number = calls.len();
+            calls.push(call(&service, pay(&format!("queued-{number}"))).await);
+        }
+    }
+    (service, calls)
+}
+
+async fn is_known(service: &Service, id: &str) -> bool {
+    let request = GetTransactionRequest {
+        transaction_id: id.to_owned(),
+    };
+    match service.transactions().await.get_transaction(request).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(status.code(), Code::NotFound);
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_in_the_queue_is_told_as_not_executed_and_is_not() {
+    let (service, calls) = stuck().await;
+    let status = call(&service, in_time("late", DEADLINE))
+        .await
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
+    );
+    service.disk.release_syncs();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(!is_known(&service, "late").await);
+    let stats = service
+        .stats()
+        .await
+        .get_batch_stats(GetBatchStatsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((stats.expired, stats.replies_missing), (1, 0));
+    // The same id can still be used.
+    call(&service, pay("late")).await.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_during_the_commit_is_told_as_unknown_and_the_id_tells() {
+    let service = Service::start(&tally::engine::EngineConfig {
+        breaker: patient(),
+        ..config()
+    })
+    .await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let status = call(&service, in_time("slow", DEADLINE))
+        .await
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", "unknown")
+    );
+    service.disk.release_syncs();
+    let again = call(&service, pay("slow"))
+        .await
+        .await
+        .unwrap()
+        .unwrap()
+        .into_inner();
+    assert!(again.replayed);
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_already_and_a_malformed_one_are_told() {
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let status = call(&service, in_time("t", Duration::ZERO))
+        .await
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
+    );
+    let mut request = Request::new(pay("t"));
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", "soon".parse().unwrap());
+    let status = call(&service, request).await.await.unwrap().unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::InvalidArgument, "INVALID_FIELD", "false")
+    );
+    assert!(!is_known(&service, "t").await);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_the_queue_takes_the_request_along() {
+    let (service, calls) = stuck().await;
+    let depth = service.engine.stats().batch.queue_depth;
+    let left = call(&service, pay("left")).await;
+    while service.engine.stats().batch.queue_depth == depth {
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+    // The reset of the call reaches the server before anything that is sent after it on another connection is answered
+    // only by chance; the count of withdrawn requests says when it has.
+    let _cancelled = left.await;
+    while service.engine.stats().batch.cancelled == 0 {
+        tokio::task::yield_now().await;
+    }
+    service.disk.release_syncs();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(!is_known(&service, "left").await);
+}

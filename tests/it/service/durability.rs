@@ -1,0 +1,146 @@
+//! An answer means durable, for readings as for transactions; and a disk that fails stops everything.
+
+use futures_util::FutureExt;
+use tally::{
+    engine::Condition,
+    proto::{GetAccountRequest, GetBatchStatsRequest, GetTransactionRequest},
+};
+use tonic::Code;
+
+use super::{expected, told};
+use crate::support::in_process::{Service, config, patient, pay};
+
+fn patient_config() -> tally::engine::EngineConfig {
+    tally::engine::EngineConfig {
+        breaker: patient(),
+        ..config()
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_answered_before_it_is_durable() {
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let mut client = service.transactions().await;
+    let mut payment = tokio::spawn(async move { client.process_transaction(pay("t1")).await });
+    let disk = service.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+        .await
+        .unwrap();
+
+    // A reading must not show what a crash could take back, so it waits as well.
+    let mut accounts = service.accounts().await;
+    let mut reading = tokio::spawn(async move {
+        accounts
+            .get_account(GetAccountRequest {
+                account_id: "a".into(),
+            })
+            .await
+    });
+    // The engine's own state is always told.
+    let mut stats = service.stats().await;
+    for _ in 0..20 {
+        stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
+        assert!(
+            (&mut payment).now_or_never().is_none(),
+            "answered before the sync"
+        );
+        assert!((&mut reading).now_or_never().is_none(), "read before the sync");
+    }
+    service.disk.release_syncs();
+    assert_eq!(payment.await.unwrap().unwrap().into_inner().sequence, 1);
+    let account = reading.await.unwrap().unwrap().into_inner().account.unwrap();
+    assert!(account.balances.is_some());
+}
+
+#[tokio::test]
+async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut client = service.transactions().await;
+    client.process_transaction(pay("kept")).await.unwrap();
+    service.disk.fail_sync_after(0);
+
+    let status = client.process_transaction(pay("doubtful")).await.unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "STORE_FAILED", "unknown")
+    );
+    let status = client.process_transaction(pay("later")).await.unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "STORE_FAILED", "false")
+    );
+    // What is in memory is ahead of the disk: it is not shown either.
+    let reading = service
+        .accounts()
+        .await
+        .get_account(GetAccountRequest {
+            account_id: "a".into(),
+        })
+        .await;
+    assert_eq!(
+        told(&reading.unwrap_err()),
+        expected(Code::Unavailable, "STORE_FAILED", "false")
+    );
+    assert_eq!(service.engine.health().condition(), Condition::StoreFailed);
+    assert_eq!(service.engine.stats().unknown_outcomes, 1);
+
+    let disk = service.stop().await;
+    disk.crash();
+    disk.restart();
+    let service = Service::start_on(disk, &patient_config()).await;
+    let mut client = service.transactions().await;
+    let find = |id: &str| GetTransactionRequest {
+        transaction_id: id.to_owned(),
+    };
+    client.get_transaction(find("kept")).await.unwrap();
+    assert_eq!(
+        client.get_transaction(find("later")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    // The same id settles the doubt, whichever way it went, and without applying it twice.
+    let settled = client
+        .process_transaction(pay("doubtful"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(settled.sequence, 2);
+}
+
+#[tokio::test]
+async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut client = service.transactions().await;
+    let mut last = None;
+    for number in 1..=20 {
+        last = client
+            .process_transaction(pay(&format!("t{number}")))
+            .await
+            .unwrap()
+            .into_inner()
+            .commit_time;
+    }
+    // Power is cut, not switched off.
+    let disk = service.disk.clone();
+    disk.crash();
+    let _dead = service.stop().await;
+    disk.restart();
+
+    let service = Service::start_on(disk, &patient_config()).await;
+    let mut client = service.transactions().await;
+    for number in 1..=20 {
+        let again = client
+            .process_transaction(pay(&format!("t{number}")))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!((again.sequence, again.replayed), (number, true));
+    }
+    let next = client.process_transaction(pay("t21")).await.unwrap().into_inner();
+    assert_eq!(next.sequence, 21);
+    let (next, last) = (next.commit_time.unwrap(), last.unwrap());
+    assert!((next.seconds, next.nanos) > (last.seconds, last.nanos));
+}

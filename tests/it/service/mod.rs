@@ -1,0 +1,32 @@
+//! The service over a real socket, on a disk that can hang and fail.
+
+mod answers;
+mod deadlines;
+mod drain;
+mod durability;
+mod malformed;
+mod overload;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorInfo, StatusExt};
+
+/// The reason of an error, with its code and whether the call was executed.
+fn told(status: &Status) -> (Code, String, String) {
+    let info = info(status);
+    (
+        status.code(),
+        info.reason.clone(),
+        info.metadata.get("executed").cloned().unwrap_or_default(),
+    )
+}
+
+fn info(status: &Status) -> ErrorInfo {
+    let info = status.get_details_error_info();
+    let info = info.unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(info.domain, "tally.v1");
+    info
+}
+
+fn expected(code: Code, reason: &str, executed: &str) -> (Code, String, String) {
+    (code, reason.to_owned(), executed.to_owned())
+}

@@ -1,0 +1,152 @@
+//! A slow disk gets an honest, fast "not now": the circuit opens while calls hang, and a full queue says when to come.
+
+use std::time::Duration;
+
+use tally::{
+    breaker::CircuitBreakerConfig,
+    engine::{EngineConfig, Guard},
+    proto::{CircuitState, GetCircuitStatsRequest},
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::{expected, told};
+use crate::support::in_process::{Service, config, patient, pay, short_queue};
+
+/// Both hints are there, positive, and say the same.
+fn hint(status: &Status) -> Duration {
+    let retry = status
+        .get_details_retry_info()
+        .expect("RetryInfo")
+        .retry_delay
+        .expect("a delay");
+    let pushback = status
+        .metadata()
+        .get("grpc-retry-pushback-ms")
+        .expect("pushback")
+        .to_str()
+        .unwrap();
+    let pushback: i32 = pushback.parse().unwrap();
+    assert!(pushback >= 1);
+    assert_eq!(retry.as_millis().max(1), u128::try_from(pushback).unwrap());
+    retry
+}
+
+fn circuit(service: &Service) -> tally::breaker::CircuitBreakerStats {
+    service.engine.breaker(Guard::Unary).stats()
+}
+
+#[tokio::test]
+async fn conformance_04_calls_that_hang_open_the_circuit_though_none_has_completed() {
+    let breaker = CircuitBreakerConfig {
+        slow_threshold: Duration::from_millis(50),
+        min_calls: 5,
+        min_batches: 1,
+        open_base: Duration::from_millis(200),
+        ramp: Duration::from_millis(100),
+        half_open_permits: 2,
+        half_open_ok_needed: 2,
+        ..CircuitBreakerConfig::default()
+    };
+    let service = Service::start(&EngineConfig { breaker, ..config() }).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let mut hanging = tokio::task::JoinSet::new();
+    for number in 0..10 {
+        let mut client = service.transactions().await;
+        hanging.spawn(async move { client.process_transaction(pay(&format!("h{number}"))).await });
+    }
+    // The host ticks the breaker; here it is the test.
+    let mut client = service.transactions().await;
+    let mut number = 0;
+    let status = loop {
+        service.engine.tick();
+        if circuit(&service).effective_state == tally::breaker::CircuitState::Open {
+            number += 1;
+            match client.process_transaction(pay(&format!("x{number}"))).await {
+                Err(status) => break status,
+                Ok(answer) => panic!("let through: {answer:?}"),
+            }
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
+    );
+    assert!(hint(&status) >= Duration::from_millis(1));
+    // The engine's own state is told while it is open.
+    let stats = service
+        .stats()
+        .await
+        .get_circuit_stats(GetCircuitStatsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(stats.circuits[0].state(), CircuitState::Open);
+    assert_eq!(stats.circuits[0].reason_opened, "overdue");
+
+    // The disk returns: those who hang are answered, and the circuit closes by way of its probes and the ramp.
+    service.disk.release_syncs();
+    while let Some(call) = hanging.join_next().await {
+        call.unwrap().unwrap();
+    }
+    while circuit(&service).effective_state != tally::breaker::CircuitState::Closed {
+        number += 1;
+        service.engine.tick();
+        let _either = client.process_transaction(pay(&format!("x{number}"))).await;
+    }
+    let history = circuit(&service).history;
+    let states: Vec<_> = history.iter().map(|change| change.to).collect();
+    assert!(states.contains(&tally::breaker::CircuitState::HalfOpen));
+    assert!(states.contains(&tally::breaker::CircuitState::Ramp));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
+    let config = EngineConfig {
+        breaker: patient(),
+        batch: short_queue(),
+        ..config()
+    };
+    let service = Service::start(&config).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let mut calls = tokio::task::JoinSet::new();
+    let mut number = 0;
+    // EXEC is made to wait for the disk by a repeated id; then the queue fills up.
+    let status = loop {
+        let id = if number < 2 {
+            "first".to_owned()
+        } else {
+            format!("q{number}")
+        };
+        number += 1;
+        let mut client = service.transactions().await;
+        calls.spawn(async move { client.process_transaction(pay(&id)).await });
+        if service.engine.stats().batch.full > 0 {
+            // The one that was refused has its answer.
+            let refused = calls.join_next().await.unwrap().unwrap();
+            break refused.unwrap_err();
+        }
+        if number == 1 {
+            let disk = service.disk.clone();
+            tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+                .await
+                .unwrap();
+        }
+    };
+    assert_eq!(
+        told(&status),
+        expected(Code::ResourceExhausted, "QUEUE_FULL", "false")
+    );
+    assert!(hint(&status) >= Duration::from_millis(1));
+    service.disk.release_syncs();
+    while let Some(call) = calls.join_next().await {
+        match call.unwrap() {
+            Ok(_) => {}
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+        }
+    }
+    assert_eq!(circuit(&service).lifetime.opens, 0);
+}

@@ -1,0 +1,214 @@
+//! A service within the test's own process, over a real socket, on a disk that can be made to hang or fail.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tally::{
+    batch::BatchConfig,
+    breaker::CircuitBreakerConfig,
+    engine::{EngineConfig, TallyEngine},
+    grpc::{self, NetConfig, NetHandle},
+    proto::{
+        Account, CreateAccountRequest, ProcessTransactionRequest, Transfer,
+        account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
+        transaction_service_client::TransactionServiceClient, transfer::Amount,
+    },
+    store::{embedded::StoreConfig, journal::Disk},
+    time::SystemWallClock,
+    topology::{AffinityConfig, CpuAffinityManager, Mode},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, client::GrpcService, transport::Channel};
+
+use super::sim_disk::SimDisk;
+
+/// What a generated client needs.
+pub(crate) trait PatientService:
+    GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> PatientService for S where
+    S: GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
+{
+}
+
+pub(crate) struct Service {
+    pub(crate) engine: TallyEngine,
+    pub(crate) disk: SimDisk,
+    draining: CancellationToken,
+    net: Option<NetHandle>,
+    address: SocketAddr,
+}
+
+/// Small segments, so that several are filled in a test.
+pub(crate) fn config() -> EngineConfig {
+    EngineConfig {
+        store: StoreConfig {
+            segment_bytes: 8 << 20,
+            block_bytes_max: 2 << 20,
+        },
+        ..EngineConfig::default()
+    }
+}
+
+/// A breaker that never opens, for tests that are about something else.
+pub(crate) fn patient() -> CircuitBreakerConfig {
+    CircuitBreakerConfig {
+        slow_threshold: std::time::Duration::from_secs(60),
+        half_open_max_wait: std::time::Duration::from_secs(3600),
+        consecutive_failures: None,
+        failure_rate: 1.0,
+        min_calls: 1_000_000,
+        ..CircuitBreakerConfig::default()
+    }
+}
+
+/// A queue of the smallest size.
+pub(crate) fn short_queue() -> BatchConfig {
+    BatchConfig {
+        queue_requests_max: 2,
+        ..BatchConfig::default()
+    }
+}
+
+impl Service {
+    pub(crate) async fn start(config: &EngineConfig) -> Self {
+        Self::start_on(SimDisk::new(1), config).await
+    }
+
+    pub(crate) async fn start_on(disk: SimDisk, config: &EngineConfig) -> Self {
+        let affinity = AffinityConfig {
+            mode: Mode::Off,
+            ..AffinityConfig::default()
+        };
+        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let engine = TallyEngine::start(
+            config,
+            shared,
+            Path::new("/data"),
+            Arc::new(SystemWallClock),
+            &affinity,
+        )
+        .unwrap();
+        let draining = CancellationToken::new();
+        let (routes, _reporter) = grpc::routes(&engine, &draining).await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let net = grpc::serve(any, NetConfig::default(), &routes, &affinity, &draining).unwrap();
+        let address = net.address();
+        Service {
+            engine,
+            disk,
+            draining,
+            net: Some(net),
+            address,
+        }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn transactions(&self) -> TransactionServiceClient<Channel> {
+        TransactionServiceClient::new(self.channel().await)
+    }
+
+    /// A client without timers of its own: tonic's cuts a call off when its `grpc-timeout` has passed, and hides what
+    /// the server answers.
+    pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let origin = format!("http://{}", self.address).parse().unwrap();
+        let service =
+            tower::service_fn(move |request: http::Request<Body>| sender.clone().send_request(request));
+        TransactionServiceClient::with_origin(service, origin)
+    }
+
+    pub(crate) async fn accounts(&self) -> AccountServiceClient<Channel> {
+        AccountServiceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn stats(&self) -> EngineServiceClient<Channel> {
+        EngineServiceClient::new(self.channel().await)
+    }
+
+    /// Creates unlimited accounts.
+    pub(crate) async fn open_accounts(&self, ids: &[&str]) {
+        let mut accounts = self.accounts().await;
+        for id in ids {
+            accounts
+                .create_account(CreateAccountRequest {
+                    account: Some(account(id)),
+                })
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Begins to drain: connections are told to finish.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Drains and waits for the end.
+    pub(crate) async fn stop(mut self) -> SimDisk {
+        self.draining.cancel();
+        let (engine, net) = (self.engine.clone(), self.net.take());
+        tokio::task::spawn_blocking(move || {
+            if let Some(net) = net {
+                net.join();
+            }
+            engine.drain();
+        })
+        .await
+        .unwrap();
+        self.disk.clone()
+    }
+}
+
+impl Drop for Service {
+    /// A test that fails while the disk hangs must not hang as well.
+    fn drop(&mut self) {
+        self.disk.release_syncs();
+        self.draining.cancel();
+    }
+}
+
+pub(crate) fn account(id: &str) -> Account {
+    Account {
+        id: id.to_owned(),
+        asset: "EUR".to_owned(),
+        ..Account::default()
+    }
+}
+
+pub(crate) fn transfer(debit: &str, credit: &str, units: i64) -> Transfer {
+    Transfer {
+        debit_account_id: debit.to_owned(),
+        credit_account_id: credit.to_owned(),
+        amount: Some(Amount::MinorUnits(units)),
+        code: 0,
+    }
+}
+
+pub(crate) fn transaction(id: &str, transfers: Vec<Transfer>) -> ProcessTransactionRequest {
+    ProcessTransactionRequest {
+        transaction_id: id.to_owned(),
+        transfers,
+        ..ProcessTransactionRequest::default()
+    }
+}
+
+/// One unit from `a` to `b`.
+pub(crate) fn pay(id: &str) -> ProcessTransactionRequest {
+    transaction(id, vec![transfer("a", "b", 1)])
+}

@@ -1,0 +1,136 @@
+//! Rust as text: comments and literals blanked out, words, functions and imports found. Enough for the rules of
+//! `tidy`, and no parser to wait for.
+
+/// The modules that a path names first: one, or those of a `{...}` group.
+pub(super) fn imported(path: &str) -> Vec<String> {
+    let path = path.trim_start();
+    let name = |text: &str| {
+        text.trim_start()
+            .chars()
+            .take_while(|character| is_word(*character))
+            .collect::<String>()
+    };
+    let Some(group) = path.strip_prefix('{') else {
+        return vec![name(path)];
+    };
+    let mut depth = 1;
+    let mut starts = vec![0];
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => starts.push(at + 1),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    starts
+        .into_iter()
+        .map(|start| name(&group[start..]))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// Every function with a body: where it begins, its name, how many lines it has.
+pub(super) fn functions(code: &str) -> impl Iterator<Item = (usize, String, usize)> {
+    words(code, "fn ").filter_map(|at| {
+        let rest = &code[at..];
+        let name: String = rest[3..]
+            .chars()
+            .take_while(|character| is_word(*character))
+            .collect();
+        let mut depth = 0;
+        let mut body = None;
+        for (offset, character) in rest.char_indices() {
+            match character {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth -= 1,
+                ';' if depth == 0 => return None,
+                _ => {}
+            }
+            if character == '{' && depth == 1 {
+                body = Some(offset);
+            }
+            if character == '}' && depth == 0 && body.is_some() {
+                return Some((at, name, rest[..=offset].lines().count()));
+            }
+        }
+        None
+    })
+}
+
+/// Where `word` stands by itself in `text`, not as a part of a longer word or path.
+pub(super) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> {
+    let part = |character: char| is_word(character) || character == '.';
+    text.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = text[..*at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        let open_ended = word.ends_with(|last| !is_word(last));
+        !(word.starts_with(|first| is_word(first) || first == '/') && before.is_some_and(part))
+            && (open_ended || !after.is_some_and(is_word))
+    })
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+pub(super) fn place(path: &str, code: &str, at: usize) -> String {
+    format!("{path}:{}", code[..at].matches('\n').count() + 1)
+}
+
+/// The code with blanks for every comment, string and character literal; lines stay where they are.
+pub(super) fn blanked(source: &str) -> String {
+    let mut code = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        let length = literal_length(&code, rest);
+        let (literal, after) = rest.split_at(length.unwrap_or(first.len_utf8()).min(rest.len()));
+        let blank = |character| {
+            if length.is_none() || character == '\n' {
+                character
+            } else {
+                ' '
+            }
+        };
+        code.extend(literal.chars().map(blank));
+        rest = after;
+    }
+    code
+}
+
+/// How many bytes of `rest` are one comment or literal; `None` if it begins with code. `code` is what stands before.
+fn literal_length(code: &str, rest: &str) -> Option<usize> {
+    let until = |from: usize, end: &str| {
+        rest[from..]
+            .find(end)
+            .map_or(rest.len(), |at| from + at + end.len())
+    };
+    if rest.starts_with("//") {
+        return Some(rest.find('\n').unwrap_or(rest.len()));
+    }
+    if rest.starts_with("/*") {
+        return Some(until(2, "*/"));
+    }
+    if rest.starts_with('"') {
+        let before = code.trim_end_matches('#');
+        if before.ends_with('r') {
+            return Some(until(1, &format!("\"{}", "#".repeat(code.len() - before.len()))));
+        }
+        let mut escaped = false;
+        let end = rest[1..].find(|character| {
+            let ends = character == '"' && !escaped;
+            escaped = character == '\\' && !escaped;
+            ends
+        });
+        return Some(end.map_or(rest.len(), |end| end + 2));
+    }
+    let mut characters = rest.strip_prefix('\'')?.char_indices();
+    match (characters.next()?.1, characters.next()?) {
+        ('\\', (at, escaped)) => Some(until(1 + at + escaped.len_utf8(), "'")),
+        (_, (at, '\'')) => Some(at + 2),
+        _ => None, // a lifetime
+    }
+}
