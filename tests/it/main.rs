@@ -1,8 +1,10 @@
 //! The integration tests: one binary, so that the crate is linked once.
 #![cfg(test)]
 
+mod breaker;
 mod journal;
 mod ledger_model;
 mod service;
 mod support;
+mod tidy;
 mod topology;

@@ -1,0 +1,71 @@
+//! The book of transitions. Every transition is written under its lock, so that the deadline it computes from the book and
+//! the entry it makes belong together; who passes is decided by the gate's word alone, without the lock.
+
+use std::collections::VecDeque;
+
+use super::{
+    gate::CircuitState,
+    stats::{Transition, TransitionReason},
+};
+
+/// How many transitions a breaker remembers.
+pub const HISTORY_MAX: usize = 16;
+
+/// What has happened so far.
+#[derive(Debug)]
+pub(super) struct Chronicle {
+    /// When the present state was entered.
+    pub(super) since_ns: u64,
+    /// How many times in a row the circuit has opened.
+    pub(super) attempt: u32,
+    pub(super) reason_opened: Option<TransitionReason>,
+    pub(super) opens: u64,
+    pub(super) half_opens: u64,
+    pub(super) closes: u64,
+    /// Oldest first, at most [`HISTORY_MAX`].
+    history: VecDeque<Transition>,
+}
+
+// ===== impl Chronicle =====
+
+impl Chronicle {
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self {
+            since_ns: now_ns,
+            attempt: 0,
+            reason_opened: None,
+            opens: 0,
+            half_opens: 0,
+            closes: 0,
+            history: VecDeque::with_capacity(HISTORY_MAX),
+        }
+    }
+
+    /// How many times in a row the circuit has opened, as of now: a circuit that stayed closed for `stable_ns` starts anew.
+    pub(super) fn attempt_at(&self, state: CircuitState, now_ns: u64, stable_ns: u64) -> u32 {
+        let stable = state == CircuitState::Closed && now_ns.saturating_sub(self.since_ns) >= stable_ns;
+        if stable { 0 } else { self.attempt }
+    }
+
+    /// Writes down a transition.
+    pub(super) fn enter(&mut self, transition: Transition) {
+        self.since_ns = transition.at_ns;
+        match transition.to {
+            CircuitState::Open => {
+                self.opens += 1;
+                self.reason_opened = Some(transition.reason);
+            }
+            CircuitState::HalfOpen => self.half_opens += 1,
+            CircuitState::Closed => self.closes += 1,
+            CircuitState::Ramp => {}
+        }
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(transition);
+    }
+
+    pub(super) fn history(&self) -> Vec<Transition> {
+        self.history.iter().copied().collect()
+    }
+}

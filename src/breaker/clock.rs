@@ -1,0 +1,95 @@
+//! Monotonic time, as the breaker needs it, and a clock that tests can move.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "the one place that reads the monotonic clock, behind `Clock`"
+)]
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Nanoseconds in a second.
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Tells monotonic time. A breaker never looks at the time of day: a step of the wall clock cannot move a deadline.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// Nanoseconds since a fixed moment of the clock's own choice; never goes back.
+    fn now_ns(&self) -> u64;
+}
+
+/// The operating system's monotonic clock, counted from the moment this value was made.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    #[expect(
+        clippy::disallowed_types,
+        reason = "the one place that reads the monotonic clock, behind `Clock`"
+    )]
+    origin: std::time::Instant,
+}
+
+/// A clock that stands still until a test moves it.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicU64);
+
+// ===== impl SystemClock =====
+
+impl SystemClock {
+    /// A clock that shows zero now.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "the one place that reads the monotonic clock, behind `Clock`"
+    )]
+    pub fn new() -> Self {
+        Self {
+            origin: std::time::Instant::now(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now_ns(&self) -> u64 {
+        let elapsed = self.origin.elapsed();
+        // 2^64 nanoseconds are 584 years, so this cannot overflow; u128 arithmetic would only be slower.
+        elapsed.as_secs() * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos())
+    }
+}
+
+// ===== impl ManualClock =====
+
+impl ManualClock {
+    /// A clock that shows `now_ns` nanoseconds.
+    #[must_use]
+    pub const fn new(now_ns: u64) -> Self {
+        Self(AtomicU64::new(now_ns))
+    }
+
+    /// Moves it forward by `step`; it stops at the end of time rather than wrapping.
+    pub fn advance(&self, step: Duration) {
+        let step_ns = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
+        let mut now = self.0.load(Ordering::Acquire);
+        while let Err(seen) = self.0.compare_exchange(
+            now,
+            now.saturating_add(step_ns),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            now = seen;
+        }
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_ns(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,364 @@
+//! The settings of a breaker and their bounds.
+
+use std::time::Duration;
+
+use super::error::{ConfigError, ConfigValue};
+
+/// How a breaker judges. The defaults are starting points for a service whose calls take a few milliseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CircuitBreakerConfig {
+    /// A call that takes as long or longer is slow. 8 µs to 60 s; default 50 ms.
+    pub slow_threshold: Duration,
+    /// Opens when the share of slow calls reaches this. Above 0, to 1; default 0.5.
+    pub slow_rate: f64,
+    /// Opens when the share of failed calls reaches this. Above 0, to 1; default 0.5.
+    pub failure_rate: f64,
+    /// No rate is judged below so many calls in the window. 1 to 1,000,000; default 100.
+    pub min_calls: u32,
+    /// No rate is judged before so many distinct commit batches were slow or failed: one slow batch of thousands is one
+    /// event. 1 to 10,000; default 5.
+    pub min_batches: u32,
+    /// Opens at so many failures in a row (failures of one batch count once), whatever the rate and the number of calls.
+    /// None turns the rule off, else at least 1; default 20.
+    pub consecutive_failures: Option<u32>,
+    /// Opens at so many slow calls in the window, whatever their rate. None turns the rule off, else at least 1; default
+    /// None. The seed's `latency_violation_threshold`.
+    pub violations: Option<u32>,
+    /// Opens when the 99th percentile of the latency reaches this, that is when 1 % of the calls took as long or longer.
+    /// None turns the rule off, else 1 µs to 60 s; default None.
+    pub p99_threshold: Option<Duration>,
+    /// Slices of the sliding window. 2 to 60; default 10.
+    pub window_buckets: u32,
+    /// Length of a slice, in whole milliseconds. 10 ms to 60 s; default 1 s.
+    pub bucket: Duration,
+    /// How long the circuit stays open the first time; twice as long each time it opens again. 1 ms to 1 day; default 5 s.
+    pub open_base: Duration,
+    /// The longest it stays open, before jitter. `open_base` to 1 day; default 60 s.
+    pub open_max: Duration,
+    /// The open time is multiplied by a number drawn from 1 − this to 1 + this. 0 to 0.9; default 0.2.
+    pub open_jitter: f64,
+    /// Probes that a half-open generation lets through. 1 to 1024; default 10.
+    pub half_open_permits: u32,
+    /// Good probes needed to pass on; the circuit opens again as soon as so many cannot be reached any more. 1 to
+    /// `half_open_permits`; default 8.
+    pub half_open_ok_needed: u32,
+    /// A probe under way for so long counts as bad while it still runs. None is twice the slow threshold; else
+    /// `slow_threshold` to 10 minutes; default None.
+    pub probe_timeout: Option<Duration>,
+    /// A half-open generation that has let a probe through decides within this. From the probe timeout to 1 day;
+    /// default 30 s.
+    pub half_open_max_wait: Duration,
+    /// How long the share of admitted calls takes to grow to one after good probes. Zero closes at once; up to 1 hour;
+    /// default 10 s.
+    pub ramp: Duration,
+    /// The share at the ramp's beginning. Above 0, to 1; default 0.1.
+    pub ramp_min: f64,
+    /// The share grows as `(t/T)^(1/aggression)`: 1 is linear, above 1 is faster at first. 0.1 to 10; default 1.
+    pub ramp_aggression: f64,
+    /// A circuit that stayed closed for so long opens with `open_base` again. Up to 1 day; default 60 s.
+    pub stable_for: Duration,
+    /// The retry hint while an operator holds the circuit open. 1 ms to 1 day; default 30 s.
+    pub forced_open_retry_after: Duration,
+    /// How often the host calls `tick()`; a tick later than that by half a bucket means that the process itself was held
+    /// up. 1 ms to 1 s; default 10 ms.
+    pub tick_interval: Duration,
+    /// Sets of counters that threads are spread over, about 2.5 kB for each bucket of each. 1 to 64; default the number
+    /// of CPUs, at most 8.
+    pub shards: u32,
+    /// Seeds jitter and spread, so that a run can be repeated.
+    pub rng_seed: u64,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The narrowest slot of the in-flight ring is a microsecond, and there are eight to a threshold.
+const SLOW_THRESHOLD_MIN: Duration = Duration::from_micros(8);
+const SHARDS_DEFAULT_MAX: usize = 8;
+
+// ===== impl CircuitBreakerConfig =====
+
+impl CircuitBreakerConfig {
+    /// The figures of the code that this breaker grew from: slow from 1 ms, 5 failures in a row, 3 good probes, open for
+    /// 60 s, 10 violations. They were chosen for calls in memory: 1 ms is less than one disk sync.
+    #[must_use]
+    pub fn seed() -> Self {
+        Self {
+            slow_threshold: Duration::from_millis(1),
+            min_batches: 1,
+            consecutive_failures: Some(5),
+            violations: Some(10),
+            open_base: Duration::from_secs(60),
+            open_max: Duration::from_secs(60),
+            open_jitter: 0.0,
+            half_open_permits: 3,
+            half_open_ok_needed: 3,
+            ramp: Duration::ZERO,
+            ..Self::default()
+        }
+    }
+
+    /// The probe timeout in force.
+    #[must_use]
+    pub fn effective_probe_timeout(&self) -> Duration {
+        self.probe_timeout
+            .unwrap_or(self.slow_threshold.saturating_mul(2))
+    }
+
+    /// The length of the window.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.bucket.saturating_mul(self.window_buckets)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that is out of the bounds given in its description.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_trip()?;
+        self.validate_window()?;
+        self.validate_recovery()
+    }
+
+    /// Checks that a healthy call is not slow: `floor` is what one takes at the least, the longest linger of a batch plus
+    /// the median time of a commit.
+    ///
+    /// # Errors
+    /// `slow_threshold` is not above `floor`.
+    pub fn check_latency_floor(&self, floor: Duration) -> Result<(), ConfigError> {
+        if self.slow_threshold > floor {
+            return Ok(());
+        }
+        let bound = "longer than the batch's linger plus the median commit time";
+        Err(ConfigError {
+            field: "slow_threshold",
+            value: ConfigValue::Time(self.slow_threshold),
+            bound,
+        })
+    }
+
+    fn validate_trip(&self) -> Result<(), ConfigError> {
+        time(
+            "slow_threshold",
+            self.slow_threshold,
+            SLOW_THRESHOLD_MIN,
+            MINUTE,
+            "from 8us to 60s",
+        )?;
+        share("slow_rate", self.slow_rate)?;
+        share("failure_rate", self.failure_rate)?;
+        count("min_calls", self.min_calls, 1, 1_000_000, "from 1 to 1000000")?;
+        count("min_batches", self.min_batches, 1, 10_000, "from 1 to 10000")?;
+        if let Some(failures) = self.consecutive_failures {
+            count(
+                "consecutive_failures",
+                failures,
+                1,
+                u32::MAX,
+                "at least 1, or absent",
+            )?;
+        }
+        if let Some(violations) = self.violations {
+            count("violations", violations, 1, u32::MAX, "at least 1, or absent")?;
+        }
+        if let Some(p99) = self.p99_threshold {
+            time(
+                "p99_threshold",
+                p99,
+                Duration::from_micros(1),
+                MINUTE,
+                "from 1us to 60s, or absent",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_window(&self) -> Result<(), ConfigError> {
+        count("window_buckets", self.window_buckets, 2, 60, "from 2 to 60")?;
+        time(
+            "bucket",
+            self.bucket,
+            Duration::from_millis(10),
+            MINUTE,
+            "from 10ms to 60s",
+        )?;
+        if !self.bucket.subsec_nanos().is_multiple_of(1_000_000) {
+            let value = ConfigValue::Time(self.bucket);
+            return Err(ConfigError {
+                field: "bucket",
+                value,
+                bound: "a whole number of milliseconds",
+            });
+        }
+        time(
+            "tick_interval",
+            self.tick_interval,
+            Duration::from_millis(1),
+            Duration::from_secs(1),
+            "from 1ms to 1s",
+        )?;
+        count("shards", self.shards, 1, 64, "from 1 to 64")
+    }
+
+    fn validate_recovery(&self) -> Result<(), ConfigError> {
+        let tick = Duration::from_millis(1);
+        time("open_base", self.open_base, tick, DAY, "from 1ms to 1 day")?;
+        time(
+            "open_max",
+            self.open_max,
+            self.open_base,
+            DAY,
+            "from open_base to 1 day",
+        )?;
+        ratio("open_jitter", self.open_jitter, 0.0, 0.9, "from 0 to 0.9")?;
+        count(
+            "half_open_permits",
+            self.half_open_permits,
+            1,
+            1024,
+            "from 1 to 1024",
+        )?;
+        let permits = self.half_open_permits;
+        count(
+            "half_open_ok_needed",
+            self.half_open_ok_needed,
+            1,
+            permits,
+            "from 1 to half_open_permits",
+        )?;
+        let timeout = self.effective_probe_timeout();
+        let timeout_bound = "from slow_threshold to 10min";
+        time(
+            "probe_timeout",
+            timeout,
+            self.slow_threshold,
+            10 * MINUTE,
+            timeout_bound,
+        )?;
+        time(
+            "half_open_max_wait",
+            self.half_open_max_wait,
+            timeout,
+            DAY,
+            "from probe_timeout to 1 day",
+        )?;
+        time("ramp", self.ramp, Duration::ZERO, 60 * MINUTE, "at most 1 hour")?;
+        share("ramp_min", self.ramp_min)?;
+        ratio(
+            "ramp_aggression",
+            self.ramp_aggression,
+            0.1,
+            10.0,
+            "from 0.1 to 10",
+        )?;
+        time(
+            "stable_for",
+            self.stable_for,
+            Duration::ZERO,
+            DAY,
+            "at most 1 day",
+        )?;
+        time(
+            "forced_open_retry_after",
+            self.forced_open_retry_after,
+            tick,
+            DAY,
+            "from 1ms to 1 day",
+        )
+    }
+}
+
+impl Default for CircuitBreakerConfig {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            slow_threshold: Duration::from_millis(50),
+            slow_rate: 0.5,
+            failure_rate: 0.5,
+            min_calls: 100,
+            min_batches: 5,
+            consecutive_failures: Some(20),
+            violations: None,
+            p99_threshold: None,
+            window_buckets: 10,
+            bucket: Duration::from_secs(1),
+            open_base: Duration::from_secs(5),
+            open_max: MINUTE,
+            open_jitter: 0.2,
+            half_open_permits: 10,
+            half_open_ok_needed: 8,
+            probe_timeout: None,
+            half_open_max_wait: Duration::from_secs(30),
+            ramp: Duration::from_secs(10),
+            ramp_min: 0.1,
+            ramp_aggression: 1.0,
+            stable_for: MINUTE,
+            forced_open_retry_after: Duration::from_secs(30),
+            tick_interval: Duration::from_millis(10),
+            shards: u32::try_from(cpus.min(SHARDS_DEFAULT_MAX)).unwrap_or(1),
+            rng_seed: 0,
+        }
+    }
+}
+
+fn count(
+    field: &'static str,
+    value: u32,
+    min: u32,
+    max: u32,
+    bound: &'static str,
+) -> Result<(), ConfigError> {
+    let given = ConfigValue::Count(u64::from(value));
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError {
+            field,
+            value: given,
+            bound,
+        })
+    }
+}
+
+fn time(
+    field: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+    bound: &'static str,
+) -> Result<(), ConfigError> {
+    let given = ConfigValue::Time(value);
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError {
+            field,
+            value: given,
+            bound,
+        })
+    }
+}
+
+fn ratio(
+    field: &'static str,
+    value: f64,
+    min: f64,
+    max: f64,
+    bound: &'static str,
+) -> Result<(), ConfigError> {
+    let given = ConfigValue::Ratio(value);
+    // NaN is in no range.
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError {
+            field,
+            value: given,
+            bound,
+        })
+    }
+}
+
+fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    ratio(field, value, f64::MIN_POSITIVE, 1.0, "above 0 and at most 1")
+}

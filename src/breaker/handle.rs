@@ -1,0 +1,289 @@
+//! [`LatencyCircuitBreaker`]: the breaker as a library, without tower.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use super::{
+    classify::{Classify, ResultClassifier, Verdict},
+    clock::{Clock, SystemClock},
+    config::CircuitBreakerConfig,
+    error::{CircuitBreakerError, ConfigError, Rejection},
+    future::ResponseFuture,
+    gate::{BreakerMode, CircuitState},
+    machine::{Core, Ticket},
+    stats::{CircuitBreakerStats, TransitionObserver},
+    sync::CachePadded,
+};
+
+/// A latency circuit breaker. Clones share one circuit; a clone costs a reference count.
+#[derive(Debug, Clone)]
+pub struct LatencyCircuitBreaker {
+    shared: Arc<Shared>,
+}
+
+/// What the handles share.
+#[derive(Debug)]
+struct Shared {
+    core: Arc<Core>,
+    /// One for each shard of threads. A permit holds its thread's lane rather than the core itself, so that threads do not
+    /// fight over one reference count, twice a call.
+    lanes: Box<[Arc<Lane>]>,
+}
+
+/// A way to the core with a reference count of its own, on a cache line of its own.
+#[derive(Debug)]
+struct Lane {
+    core: CachePadded<Arc<Core>>,
+}
+
+/// Makes a [`LatencyCircuitBreaker`] with more than its settings.
+#[must_use]
+pub struct LatencyCircuitBreakerBuilder {
+    config: CircuitBreakerConfig,
+    key: String,
+    clock: Option<Arc<dyn Clock>>,
+    observer: Option<Arc<dyn TransitionObserver>>,
+}
+
+/// An admitted call. Give it the verdict when the call has ended; dropping it instead means that the call was given up:
+/// a probe's permit goes back, and nothing counts for or against, unless the call was overdue by then. Dropped by a
+/// panic, it is a failure.
+#[derive(Debug)]
+#[must_use = "dropping a permit means that the call was given up"]
+pub struct Permit {
+    lane: Arc<Lane>,
+    /// None for a call that passes unrecorded, and once the verdict is in.
+    ticket: Option<Ticket>,
+}
+
+/// The key of a breaker that was given none.
+pub const DEFAULT_KEY: &str = "default";
+
+// ===== impl LatencyCircuitBreaker =====
+
+impl LatencyCircuitBreaker {
+    /// A closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
+    ///
+    /// # Errors
+    /// A setting is out of bounds.
+    pub fn new(config: CircuitBreakerConfig) -> Result<Self, ConfigError> {
+        Self::builder(config).build()
+    }
+
+    /// For a breaker with a key, a clock or an observer of its own.
+    pub fn builder(config: CircuitBreakerConfig) -> LatencyCircuitBreakerBuilder {
+        LatencyCircuitBreakerBuilder {
+            config,
+            key: DEFAULT_KEY.to_owned(),
+            clock: None,
+            observer: None,
+        }
+    }
+
+    /// Runs `operation` if the circuit lets it pass, and holds its latency against the slow threshold. `Ok` counts as a
+    /// success, `Err` as a failure.
+    ///
+    /// # Errors
+    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    pub fn execute_with_latency_check<F, R, E>(&self, operation: F) -> Result<R, CircuitBreakerError<E>>
+    where
+        F: FnOnce() -> Result<R, E>,
+    {
+        self.execute_classified(&ResultClassifier, operation)
+    }
+
+    /// The same, with a classifier of the caller's.
+    ///
+    /// # Errors
+    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    pub fn execute_classified<C, F, R, E>(
+        &self,
+        classify: &C,
+        operation: F,
+    ) -> Result<R, CircuitBreakerError<E>>
+    where
+        C: Classify<R, E>,
+        F: FnOnce() -> Result<R, E>,
+    {
+        let permit = self.try_acquire().map_err(CircuitBreakerError::Open)?;
+        let result = operation();
+        permit.record(classify.classify(result.as_ref()));
+        result.map_err(CircuitBreakerError::Inner)
+    }
+
+    /// Guards a future: whether it may run is decided now, its latency counts from now. `Ok` counts as a success, `Err` as
+    /// a failure. A rejected future is dropped unpolled.
+    pub fn execute_async<F, R, E>(&self, future: F) -> ResponseFuture<F, ResultClassifier>
+    where
+        F: Future<Output = Result<R, E>>,
+    {
+        self.execute_async_classified(ResultClassifier, future)
+    }
+
+    /// The same, with a classifier of the caller's.
+    pub fn execute_async_classified<C, F, R, E>(&self, classify: C, future: F) -> ResponseFuture<F, C>
+    where
+        C: Classify<R, E>,
+        F: Future<Output = Result<R, E>>,
+    {
+        match self.try_acquire() {
+            Ok(permit) => ResponseFuture::admitted(future, permit, classify),
+            Err(rejection) => ResponseFuture::rejected(rejection),
+        }
+    }
+
+    /// Asks to let one call pass.
+    ///
+    /// # Errors
+    /// The circuit does not let it pass.
+    pub fn try_acquire(&self) -> Result<Permit, Rejection> {
+        let Shared { core, lanes } = &*self.shared;
+        let shard = core.shard();
+        let ticket = core.admit(shard)?;
+        // A thread's shard is always below their number; a lane made on the spot would do as well.
+        let lane = lanes.get(shard).map_or_else(|| Lane::new(core), Arc::clone);
+        Ok(Permit { lane, ticket })
+    }
+
+    /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
+    /// process was held up. The host calls it every `tick_interval`; a breaker without ticks works, but sees a hang only
+    /// when some call ends badly or the next slice begins.
+    pub fn tick(&self) {
+        self.shared.core.tick();
+    }
+
+    /// Changes the mode and keeps the state.
+    pub fn set_mode(&self, mode: BreakerMode) {
+        self.shared.core.set_mode(mode);
+    }
+
+    /// Closes the circuit with a clean slate, whatever its state; the mode stays.
+    pub fn reset(&self) {
+        self.shared.core.command(None);
+    }
+
+    /// Opens the circuit for `duration` (rounded up to milliseconds, at most a year), whatever
+    /// its state; then it recovers by itself.
+    pub fn open_for(&self, duration: Duration) {
+        self.shared.core.command(Some(duration));
+    }
+
+    /// A coherent snapshot. Allocates; meant for people and scrapers, a few times a second.
+    #[must_use]
+    pub fn stats(&self) -> CircuitBreakerStats {
+        self.shared.core.stats()
+    }
+
+    /// The state that a call would meet now.
+    #[must_use]
+    pub fn state(&self) -> CircuitState {
+        self.shared
+            .core
+            .effective_state(self.shared.core.gate.load(), self.shared.core.clock.now_ns())
+    }
+
+    /// Who decides.
+    #[must_use]
+    pub fn mode(&self) -> BreakerMode {
+        self.shared.core.gate.load().mode()
+    }
+
+    /// What it guards.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.shared.core.key
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> &CircuitBreakerConfig {
+        &self.shared.core.config
+    }
+
+    /// Whether nobody else holds this circuit, nor a permit of it.
+    pub(super) fn is_unshared(&self) -> bool {
+        let lanes = &self.shared.lanes;
+        Arc::strong_count(&self.shared) == 1 && lanes.iter().all(|lane| Arc::strong_count(lane) == 1)
+    }
+}
+
+// ===== impl LatencyCircuitBreakerBuilder =====
+
+impl LatencyCircuitBreakerBuilder {
+    /// Names what the breaker guards; for events and snapshots.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// Uses another clock than the system's monotonic one.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Tells `observer` of transitions.
+    pub fn observer(mut self, observer: Arc<dyn TransitionObserver>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Makes the breaker, closed and in mode [`BreakerMode::Auto`].
+    ///
+    /// # Errors
+    /// A setting is out of bounds.
+    pub fn build(self) -> Result<LatencyCircuitBreaker, ConfigError> {
+        self.config.validate()?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let core = Core::new(self.key.into_boxed_str(), self.config, clock, self.observer);
+        let core = Arc::new(core);
+        let lanes = (0..core.config.shards).map(|_| Lane::new(&core)).collect();
+        Ok(LatencyCircuitBreaker {
+            shared: Arc::new(Shared { core, lanes }),
+        })
+    }
+}
+
+impl fmt::Debug for LatencyCircuitBreakerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatencyCircuitBreakerBuilder")
+            .field("key", &self.key)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Lane =====
+
+impl Lane {
+    fn new(core: &Arc<Core>) -> Arc<Self> {
+        Arc::new(Self {
+            core: CachePadded::new(Arc::clone(core)),
+        })
+    }
+}
+
+// ===== impl Permit =====
+
+impl Permit {
+    /// Ends the call with a verdict.
+    pub fn record(mut self, verdict: Verdict) {
+        if let Some(ticket) = self.ticket.take() {
+            self.lane.core.finish(ticket, Some(verdict));
+        }
+    }
+
+    /// When the call was admitted, by the breaker's clock, in nanoseconds; None if it passes unrecorded.
+    #[must_use]
+    pub fn admitted_ns(&self) -> Option<u64> {
+        self.ticket.map(|ticket| ticket.admitted_ns)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let verdict = std::thread::panicking().then(Verdict::failure);
+            self.lane.core.finish(ticket, verdict);
+        }
+    }
+}

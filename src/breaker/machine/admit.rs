@@ -1,0 +1,162 @@
+//! Letting calls pass, or not.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        error::Rejection,
+        gate::{BreakerMode, CircuitState, Grant, ProbeTicket, StateWord},
+        policy::{credit_of, ramp_weight},
+        signals::thread_number,
+        stats::TransitionReason,
+        sync::Ordering,
+    },
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
+};
+
+/// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
+/// never reached in practice; a bound all the same.
+const ADMIT_ATTEMPTS_MAX: usize = 64;
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+
+// ===== impl Core =====
+
+impl Core {
+    /// The calling thread's shard.
+    pub(in crate::breaker) fn shard(&self) -> usize {
+        // 32 bits, because dividing them is several times faster.
+        (thread_number() % self.config.shards.max(1)) as usize
+    }
+
+    /// Lets a call pass or not. `None` is a call that passes unrecorded.
+    pub(in crate::breaker) fn admit(&self, shard: usize) -> Result<Option<Ticket>, Rejection> {
+        let now_ns = self.clock.now_ns();
+        let mut word = self.gate.load();
+        for _ in 0..ADMIT_ATTEMPTS_MAX {
+            match word.mode() {
+                BreakerMode::Disabled => return Ok(None),
+                BreakerMode::ForcedOpen => return self.refuse(word, shard, now_ns),
+                BreakerMode::Auto | BreakerMode::MetricsOnly => {}
+            }
+            match self.pass(word, now_ns) {
+                Grant::Granted(probe) => return Ok(Some(self.ticket(word, shard, now_ns, probe))),
+                Grant::Refused => return self.refuse(word, shard, now_ns),
+                Grant::Stale => word = self.gate.load(),
+            }
+        }
+        self.refuse(word, shard, now_ns)
+    }
+
+    /// What the state machine says to a call; `Stale` if it had to move on first.
+    fn pass(&self, word: StateWord, now_ns: u64) -> Grant<Option<ProbeTicket>> {
+        let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
+        match word.state() {
+            CircuitState::Closed => Grant::Granted(None),
+            CircuitState::Open if expired => {
+                self.shift(
+                    word,
+                    CircuitState::HalfOpen,
+                    TransitionReason::OpenElapsed,
+                    now_ns,
+                );
+                Grant::Stale
+            }
+            CircuitState::Open => Grant::Refused,
+            CircuitState::HalfOpen if expired => {
+                self.end_half_open_wait(word, now_ns, true);
+                Grant::Stale
+            }
+            CircuitState::HalfOpen => {
+                match self.gate.issue_probe(word.generation(), now_ns / NANOS_PER_MICRO) {
+                    Grant::Granted(ticket) => Grant::Granted(Some(ticket)),
+                    // Without a ticker this is the only place that notices a hung probe.
+                    Grant::Refused if self.expire_probes(word, now_ns) => Grant::Stale,
+                    Grant::Refused => Grant::Refused,
+                    Grant::Stale => Grant::Stale,
+                }
+            }
+            CircuitState::Ramp if expired => {
+                self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
+                Grant::Stale
+            }
+            CircuitState::Ramp => {
+                let credit = credit_of(self.ramp_weight(word, now_ns));
+                match self.gate.admit_to_ramp(word.generation(), credit) {
+                    Grant::Granted(()) => Grant::Granted(None),
+                    Grant::Refused => Grant::Refused,
+                    Grant::Stale => Grant::Stale,
+                }
+            }
+        }
+    }
+
+    fn ticket(&self, word: StateWord, shard: usize, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
+        let generation = word.generation();
+        if let Some(counters) = self.counters.get(shard) {
+            counters.admitted.fetch_add(1, Ordering::Relaxed);
+        }
+        let place = self
+            .ring
+            .enter(shard, generation, now_ns, || self.is_live(generation));
+        Ticket {
+            admitted_ns: now_ns,
+            generation,
+            shard,
+            place,
+            probe,
+        }
+    }
+
+    /// Turns a call away, or only counts that it would have.
+    fn refuse(&self, word: StateWord, shard: usize, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
+        let forced = word.mode() == BreakerMode::ForcedOpen;
+        let shadow = word.mode() == BreakerMode::MetricsOnly;
+        if let Some(counters) = self.counters.get(shard) {
+            let counter = match word.state() {
+                _ if shadow => &counters.would_reject,
+                _ if forced => &counters.rejected_open,
+                CircuitState::Open | CircuitState::Closed => &counters.rejected_open,
+                CircuitState::HalfOpen => &counters.rejected_half_open,
+                CircuitState::Ramp => &counters.rejected_ramp,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        if shadow {
+            return Ok(Some(self.ticket(word, shard, now_ns, None)));
+        }
+        let (remaining, spread) = self.retry_terms(word, now_ns);
+        let retry_after = (remaining + spread.mul_f64(self.rng.fraction())).max(RETRY_AFTER_MIN);
+        Err(Rejection {
+            state: word.state(),
+            mode: word.mode(),
+            retry_after,
+        })
+    }
+
+    /// The time after which a retry makes sense, and over how long to spread the retries.
+    pub(in crate::breaker) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (Duration, Duration) {
+        let left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
+        let half_open_time = Duration::from_nanos(self.open_for_ns.load(Ordering::Relaxed)) / 2;
+        match (word.mode(), word.state()) {
+            (BreakerMode::ForcedOpen, _) => (
+                self.config.forced_open_retry_after,
+                self.config.forced_open_retry_after / 2,
+            ),
+            (_, CircuitState::Open) => (left, half_open_time),
+            // The probes decide within their time limit.
+            (_, CircuitState::HalfOpen) => (self.config.effective_probe_timeout(), half_open_time),
+            // The ramp turns away a share that shrinks; the next try may well pass.
+            (_, CircuitState::Ramp) => (Duration::ZERO, half_open_time.min(left)),
+            (_, CircuitState::Closed) => (Duration::ZERO, Duration::ZERO),
+        }
+    }
+
+    pub(in crate::breaker) fn ramp_weight(&self, word: StateWord, now_ns: u64) -> f64 {
+        let left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
+        ramp_weight(&self.config, self.config.ramp.saturating_sub(left))
+    }
+
+    pub(super) fn is_live(&self, generation: u32) -> bool {
+        self.gate.load().generation() == generation
+    }
+}

@@ -1,0 +1,198 @@
+//! Counting calls out, and what their results say.
+
+use super::{
+    super::{
+        classify::{Outcome, Verdict},
+        gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
+        signals::HighWater,
+        stats::TransitionReason,
+        sync::Ordering,
+        window::Sample,
+    },
+    Core, NANOS_PER_MICRO, Ticket, nanos,
+};
+
+// ===== impl Core =====
+
+impl Core {
+    /// Counts out a call: with its verdict, or without one if it was dropped.
+    pub(in crate::breaker) fn finish(&self, ticket: Ticket, verdict: Option<Verdict>) {
+        let now_ns = self.clock.now_ns();
+        let generation = ticket.generation;
+        let word = self.gate.load();
+        let Some(counters) = self.counters.get(ticket.shard) else {
+            return;
+        };
+        counters.finished.fetch_add(1, Ordering::Relaxed);
+        if verdict.is_none() {
+            counters.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+        if word.generation() != generation {
+            if verdict.is_some() {
+                counters.stale_results.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        if let Some(place) = ticket.place {
+            self.ring
+                .leave(ticket.shard, generation, place, || self.is_live(generation));
+        }
+        if word.mode() == BreakerMode::Disabled {
+            self.settle(word, &ticket, ProbeOutcome::Withdrawn, now_ns);
+            return;
+        }
+        let (sample, outcome) = self.sample(&ticket, verdict, now_ns);
+        if !self.record(word, &ticket, sample, outcome, now_ns) && verdict.is_some() {
+            counters.stale_results.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What a call adds to the window, if anything, and what it says as a probe.
+    fn sample(
+        &self,
+        ticket: &Ticket,
+        verdict: Option<Verdict>,
+        now_ns: u64,
+    ) -> (Option<Sample>, ProbeOutcome) {
+        let Some(verdict) = verdict else {
+            return self.cancelled_sample(ticket, now_ns);
+        };
+        let failed = verdict.outcome == Outcome::Failure;
+        let neutral = verdict.outcome == Outcome::Neutral;
+        let latency_ns = self.latency_ns(ticket, &verdict, now_ns);
+        let slow = verdict.sampled && latency_ns >= self.slow_ns;
+        let over_p99 = verdict.sampled
+            && self
+                .config
+                .p99_threshold
+                .is_some_and(|p99| latency_ns >= nanos(p99));
+        let counts = verdict.sampled || !neutral;
+        let first_in = |mark: &HighWater| verdict.batch.is_none_or(|batch| mark.rises_to(batch));
+        let first_of_batch = counts && first_in(&self.marks.batch);
+        let sample = Sample {
+            failed,
+            neutral,
+            sampled: verdict.sampled,
+            slow,
+            over_p99,
+            first_of_batch,
+            first_bad_of_batch: (slow || failed || over_p99) && first_in(&self.marks.bad_batch),
+            first_failed_of_batch: failed && first_in(&self.marks.failed_batch),
+            total_us: self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO,
+            queue_wait_us: verdict.queue_wait.map(|wait| nanos(wait) / NANOS_PER_MICRO),
+            // The calls of a batch share one commit.
+            commit_us: verdict
+                .commit
+                .filter(|_| first_of_batch)
+                .map(|commit| nanos(commit) / NANOS_PER_MICRO),
+        };
+        let outcome = match verdict.outcome {
+            _ if slow || failed => ProbeOutcome::Bad,
+            // A refusal that never reached the executor does not tell whether the executor has recovered.
+            Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
+            Outcome::Success | Outcome::Failure | Outcome::Neutral => ProbeOutcome::Withdrawn,
+        };
+        (Some(sample), outcome)
+    }
+
+    /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
+    /// hide them. All that were given up within one slow threshold count as one batch.
+    fn cancelled_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
+        let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
+        if elapsed_ns < self.slow_ns {
+            return (None, ProbeOutcome::Withdrawn);
+        }
+        let sample = Sample {
+            neutral: true,
+            sampled: true,
+            slow: true,
+            first_bad_of_batch: self.marks.cancelled_round.rises_to(now_ns / self.slow_ns),
+            total_us: elapsed_ns / NANOS_PER_MICRO,
+            ..Sample::default()
+        };
+        (Some(sample), ProbeOutcome::Bad)
+    }
+
+    /// Writes a sample into the window and draws the consequences. False if the call turns out to be stale.
+    fn record(
+        &self,
+        word: StateWord,
+        ticket: &Ticket,
+        sample: Option<Sample>,
+        outcome: ProbeOutcome,
+        now_ns: u64,
+    ) -> bool {
+        let generation = ticket.generation;
+        if !self.settle(word, ticket, outcome, now_ns) {
+            return false;
+        }
+        let Some(sample) = sample else { return true };
+        let epoch = self.window.epoch(now_ns);
+        if !self.window.record(ticket.shard, generation, epoch, &sample, || {
+            self.is_live(generation)
+        }) {
+            // A probe's own report may have ended the generation; any other call has come too late.
+            return ticket.probe.is_some();
+        }
+        if matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen) {
+            return true;
+        }
+        if sample.first_failed_of_batch {
+            let row = self.marks.streak.extend(generation);
+            if self
+                .config
+                .consecutive_failures
+                .is_some_and(|limit| row >= u64::from(limit))
+            {
+                self.shift(word, CircuitState::Open, TransitionReason::Consecutive, now_ns);
+                return true;
+            }
+        } else if sample.sampled && !sample.failed && !sample.neutral {
+            self.marks.streak.end();
+        }
+        let bad = sample.failed || sample.slow || sample.over_p99;
+        if bad || self.marks.evaluated_epoch.rises_to(epoch) {
+            self.evaluate(word, now_ns);
+        }
+        true
+    }
+
+    /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
+        let Some(probe) = ticket.probe else { return true };
+        match self.gate.settle_probe(ticket.generation, probe, outcome) {
+            Some(probes) => {
+                self.decide(word, probes, TransitionReason::ProbeFailed, now_ns);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The latency that is held against the thresholds.
+    fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
+        let latency_ns = match (verdict.queue_wait, verdict.commit) {
+            (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
+            _ => self.raw_elapsed_ns(ticket, now_ns),
+        };
+        self.judged_ns(ticket, latency_ns, now_ns)
+    }
+
+    /// A latency without the time for which the process itself was held up.
+    fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
+        if latency_ns < self.slow_ns {
+            return latency_ns;
+        }
+        // A call may come back before the ticker does.
+        self.notice_pause(now_ns);
+        latency_ns.min(self.elapsed_ns(ticket, now_ns))
+    }
+
+    fn raw_elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(ticket.admitted_ns)
+    }
+
+    fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
+    }
+}

@@ -1,0 +1,124 @@
+//! The state machine: puts the gate, the window, the in-flight ring and the policy together. `admit` lets calls pass,
+//! `finish` counts them out, `shift` changes the state.
+
+mod admit;
+mod finish;
+mod shift;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use super::{
+    chronicle::Chronicle,
+    clock::Clock,
+    config::CircuitBreakerConfig,
+    gate::{BreakerMode, Gate, ProbeTicket},
+    inflight::{InFlightRing, RingPlace},
+    policy::Rng,
+    signals::{HighWater, Pulse, ShardCounters, Streak},
+    stats::TransitionObserver,
+    sync::{AtomicU64, CachePadded},
+    window::Window,
+};
+
+/// An admitted call: what is needed to count it out again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticket {
+    pub(super) admitted_ns: u64,
+    generation: u32,
+    shard: usize,
+    place: Option<RingPlace>,
+    probe: Option<ProbeTicket>,
+}
+
+/// The breaker behind its handles.
+pub(super) struct Core {
+    pub(super) key: Box<str>,
+    pub(super) config: CircuitBreakerConfig,
+    pub(super) clock: Arc<dyn Clock>,
+    observer: Option<Arc<dyn TransitionObserver>>,
+    pub(super) gate: CachePadded<Gate>,
+    pub(super) window: Window,
+    pub(super) ring: InFlightRing,
+    pub(super) counters: Box<[CachePadded<ShardCounters>]>,
+    pub(super) pulse: CachePadded<Pulse>,
+    marks: CachePadded<Marks>,
+    /// Written by whoever holds the lock, together with the gate's word.
+    pub(super) chronicle: Mutex<Chronicle>,
+    rng: Rng,
+    /// Nanoseconds that the last opening was meant to last; the spread of retry hints is half of it.
+    open_for_ns: AtomicU64,
+    slow_ns: u64,
+}
+
+/// What the calls of one batch, of one row, of one slice count only once.
+#[derive(Debug, Default)]
+struct Marks {
+    streak: Streak,
+    batch: HighWater,
+    bad_batch: HighWater,
+    failed_batch: HighWater,
+    cancelled_round: HighWater,
+    evaluated_epoch: HighWater,
+    swept_epoch: HighWater,
+}
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+const NANOS_PER_MICRO: u64 = 1_000;
+
+// ===== impl Core =====
+
+impl Core {
+    pub(super) fn new(
+        key: Box<str>,
+        config: CircuitBreakerConfig,
+        clock: Arc<dyn Clock>,
+        observer: Option<Arc<dyn TransitionObserver>>,
+    ) -> Self {
+        let shards = config.shards as usize;
+        let slow_ns = nanos(config.slow_threshold);
+        Self {
+            gate: CachePadded::new(Gate::new(BreakerMode::Auto, config.half_open_permits)),
+            window: Window::new(
+                shards,
+                config.window_buckets as usize,
+                nanos(config.bucket) / NANOS_PER_MILLI,
+            ),
+            ring: InFlightRing::new(shards, slow_ns),
+            counters: (0..shards).map(|_| CachePadded::default()).collect(),
+            pulse: CachePadded::default(),
+            marks: CachePadded::default(),
+            chronicle: Mutex::new(Chronicle::new(clock.now_ns())),
+            rng: Rng::new(config.rng_seed),
+            open_for_ns: AtomicU64::new(nanos(config.open_base)),
+            slow_ns,
+            key,
+            config,
+            clock,
+            observer,
+        }
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("key", &self.key)
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The end of a time that begins now, in whole milliseconds of the clock, rounded up: never early.
+fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
+    now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
+}
+
+/// Whole nanoseconds; 584 years stand for anything longer.
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_mul(NANOS_PER_SECOND)
+        .saturating_add(u64::from(time.subsec_nanos()))
+}

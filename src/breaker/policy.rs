@@ -1,0 +1,172 @@
+//! The decisions, as pure functions: when to open, for how long, and how many calls a ramp lets through.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    config::CircuitBreakerConfig,
+    gate::CREDIT_BITS,
+    inflight::{Overdue, ROUNDS_MAX},
+    stats::TransitionReason,
+    window::WindowCounts,
+};
+
+/// What is known about the calls of a generation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Evidence {
+    pub(super) counts: WindowCounts,
+    pub(super) overdue: Overdue,
+}
+
+/// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014), one atomic addition a draw.
+#[derive(Debug)]
+pub(super) struct Rng(AtomicU64);
+
+/// Splitmix64's increment, 2^64 divided by the golden ratio.
+const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Bits of a double's mantissa, and so of a random fraction.
+const FRACTION_BITS: u32 = 53;
+/// The open time is doubled at most so many times; any `open_max` within bounds is reached before.
+const DOUBLINGS_MAX: u32 = 40;
+/// A p99 above a threshold means that this share of the calls is.
+const P99_TAIL: f64 = 0.01;
+
+// ===== impl Evidence =====
+
+impl Evidence {
+    /// `failed / calls`, 0 to 1; 0 without calls.
+    pub(super) fn failure_rate(&self) -> f64 {
+        rate(self.counts.failed, self.counts.calls)
+    }
+
+    /// `(slow + overdue) / (samples + overdue)`, 0 to 1; 0 without calls.
+    pub(super) fn slow_rate(&self) -> f64 {
+        rate(self.counts.slow + self.overdue.calls, self.latency_calls())
+    }
+
+    fn latency_calls(&self) -> u64 {
+        self.counts.samples + self.overdue.calls
+    }
+
+    /// Whether some rate may be judged as far as the number of calls goes.
+    pub(super) fn min_calls_met(&self, config: &CircuitBreakerConfig) -> bool {
+        self.counts.calls.max(self.latency_calls()) >= u64::from(config.min_calls)
+    }
+
+    /// Whether enough batches completed for a verdict.
+    pub(super) fn min_batches_met(&self, config: &CircuitBreakerConfig) -> bool {
+        self.counts.batches >= u64::from(config.min_batches)
+    }
+
+    /// Whether enough distinct batches went wrong: completed ones, or, since hung calls have no batch yet, as many slow
+    /// thresholds as would make so many slow batches. Not the sum of the two, for the calls of a batch that has begun to
+    /// answer would be on both sides.
+    fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
+        let rounds = self.overdue.rounds;
+        self.counts.bad_batches >= u64::from(config.min_batches)
+            || rounds >= config.min_batches.min(ROUNDS_MAX)
+    }
+
+    /// Why the circuit has to open, if it has to. All comparisons are `>=`.
+    pub(super) fn judge(&self, config: &CircuitBreakerConfig) -> Option<TransitionReason> {
+        let counts = &self.counts;
+        let min_calls = u64::from(config.min_calls);
+        if !self.enough_bad_batches(config) {
+            return None;
+        }
+        let failing = counts.calls >= min_calls && self.failure_rate() >= config.failure_rate;
+        if failing && counts.bad_batches >= u64::from(config.min_batches) {
+            return Some(TransitionReason::FailureRate);
+        }
+        if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
+            // It is the overdue calls' doing if the completed ones alone would not have sufficed.
+            let completed = Evidence {
+                overdue: Overdue::default(),
+                ..*self
+            };
+            let alone = counts.samples >= min_calls
+                && completed.enough_bad_batches(config)
+                && completed.slow_rate() >= config.slow_rate;
+            return Some(if alone {
+                TransitionReason::SlowRate
+            } else {
+                TransitionReason::Overdue
+            });
+        }
+        if config.p99_threshold.is_some()
+            && counts.samples >= min_calls
+            && rate(counts.over_p99, counts.samples) >= P99_TAIL
+        {
+            return Some(TransitionReason::P99);
+        }
+        let slow = counts.slow + self.overdue.calls;
+        let violated = config
+            .violations
+            .is_some_and(|violations| slow >= u64::from(violations));
+        violated.then_some(TransitionReason::Violations)
+    }
+}
+
+fn rate(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+// ===== impl Rng =====
+
+impl Rng {
+    pub(super) const fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// The next number of the sequence, from 0 to 1, 1 excluded.
+    pub(super) fn fraction(&self) -> f64 {
+        let state = self
+            .0
+            .fetch_add(GOLDEN_GAMMA, Ordering::Relaxed)
+            .wrapping_add(GOLDEN_GAMMA);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let mixed = mixed ^ (mixed >> 31);
+        (mixed >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
+    }
+}
+
+/// How long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base · 2^k)`,
+/// times a number between 1 − jitter and 1 + jitter that `fraction` (0 to 1) picks. At least 1 ms.
+pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fraction: f64) -> Duration {
+    let doublings = attempt.min(DOUBLINGS_MAX);
+    let base_ns = config.open_base.as_nanos() << doublings;
+    let capped_ns = u64::try_from(base_ns.min(config.open_max.as_nanos())).unwrap_or(u64::MAX);
+    let factor = 1.0 + config.open_jitter * (2.0 * fraction - 1.0);
+    Duration::from_nanos(capped_ns)
+        .mul_f64(factor)
+        .max(Duration::from_millis(1))
+}
+
+/// The share of calls that a ramp admits `elapsed` after its beginning, 0 to 1. The weight of Envoy's slow start,
+/// `max(min, (t/T)^(1/aggression))`.
+pub(super) fn ramp_weight(config: &CircuitBreakerConfig, elapsed: Duration) -> f64 {
+    if elapsed >= config.ramp {
+        return 1.0;
+    }
+    let grown = elapsed
+        .div_duration_f64(config.ramp)
+        .powf(1.0 / config.ramp_aggression);
+    grown.clamp(config.ramp_min, 1.0)
+}
+
+/// A weight as the gate counts it, with [`CREDIT_BITS`] binary places; rounded down, so never more than the weight.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a weight is between 0 and 1, so the product is between 0 and 2^20; truncation is the rounding meant"
+)]
+pub(super) fn credit_of(weight: f64) -> u32 {
+    (weight.clamp(0.0, 1.0) * f64::from(1_u32 << CREDIT_BITS)) as u32
+}

@@ -1,0 +1,139 @@
+//! Small shared words beside the gate and the window: failures in a row, the newest batches seen, the ticker's pulse, and
+//! the lifetime counters of each shard. All of them are plain facts about calls; none decides anything by itself.
+
+use std::{cell::Cell, sync::atomic::AtomicU32};
+
+use super::sync::{AtomicU64, Ordering};
+
+/// Failures in a row, `generation:22 | count:42`. Successes only read it while the count is zero, so that the healthy path
+/// shares the cache line without writing it.
+#[derive(Debug, Default)]
+pub(super) struct Streak(AtomicU64);
+
+/// The highest id, plus one, of a batch that was counted for something. Ids grow, so a batch is new if its id is higher.
+#[derive(Debug, Default)]
+pub(super) struct HighWater(AtomicU64);
+
+/// When the ticker last ran, and when the process last came back from being held up.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// Nanoseconds of the clock; zero until the host has ticked once. Without a ticker nothing is ever suspect.
+    last_tick_ns: AtomicU64,
+    /// Calls admitted before this moment are judged as if admitted then.
+    resumed_ns: AtomicU64,
+    /// How long the process was held up, in all.
+    throttled_ns: AtomicU64,
+}
+
+/// Lifetime counters of one shard; written by the threads of the shard (Relaxed), read by snapshots.
+#[derive(Debug, Default)]
+pub(super) struct ShardCounters {
+    pub(super) admitted: AtomicU64,
+    pub(super) finished: AtomicU64,
+    pub(super) cancelled: AtomicU64,
+    pub(super) stale_results: AtomicU64,
+    pub(super) rejected_open: AtomicU64,
+    pub(super) rejected_half_open: AtomicU64,
+    pub(super) rejected_ramp: AtomicU64,
+    pub(super) would_reject: AtomicU64,
+}
+
+const STREAK_BITS: u32 = 42;
+const STREAK_MASK: u64 = (1 << STREAK_BITS) - 1;
+
+// ===== impl Streak =====
+
+impl Streak {
+    /// Counts a failure of `generation`; returns how many there have been in a row.
+    pub(super) fn extend(&self, generation: u32) -> u64 {
+        let tag = u64::from(generation) << STREAK_BITS;
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let same = word & !STREAK_MASK == tag;
+            let next = if same { word.saturating_add(1) } else { tag | 1 };
+            match self
+                .0
+                .compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return next & STREAK_MASK,
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    /// A success: the row ends.
+    pub(super) fn end(&self) {
+        let word = self.0.load(Ordering::Relaxed);
+        if word & STREAK_MASK != 0 {
+            // A failure that comes in between stays counted, which is just as well: the two happened at the same time.
+            let ended = word & !STREAK_MASK;
+            let _ = self
+                .0
+                .compare_exchange(word, ended, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+// ===== impl HighWater =====
+
+impl HighWater {
+    /// Whether `id` is higher than every one before; true for exactly one of the calls of a batch.
+    pub(super) fn rises_to(&self, id: u64) -> bool {
+        let mark = id.saturating_add(1);
+        self.0.load(Ordering::Relaxed) < mark && self.0.fetch_max(mark, Ordering::Relaxed) < mark
+    }
+}
+
+// ===== impl Pulse =====
+
+impl Pulse {
+    /// Notes a tick, or, between ticks, that somebody looked at the clock. If the last tick is `late_ns` or more ago the
+    /// process was held up: returns for how long, to one of the threads that see it.
+    pub(super) fn check(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
+        let last = self.last_tick_ns.load(Ordering::Acquire);
+        let gap = now_ns.saturating_sub(last);
+        if last == 0 || gap < late_ns {
+            return None;
+        }
+        // Before the tick is moved on: who finds the new tick must find the new moment too.
+        self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
+        // Counts once for every pause. Should the ticker be dead rather than late, this also keeps the breaker from
+        // excusing everything: from here on calls are judged again.
+        self.last_tick_ns
+            .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
+            .ok()?;
+        self.throttled_ns.fetch_add(gap, Ordering::Relaxed);
+        Some(gap)
+    }
+
+    /// The ticker ran.
+    pub(super) fn tick(&self, now_ns: u64) {
+        self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
+    }
+
+    pub(super) fn resumed_ns(&self) -> u64 {
+        self.resumed_ns.load(Ordering::Acquire)
+    }
+
+    pub(super) fn throttled_ns(&self) -> u64 {
+        self.throttled_ns.load(Ordering::Relaxed)
+    }
+}
+
+/// The number of the calling thread, in the order in which threads first asked; `% shards` spreads threads evenly.
+pub(super) fn thread_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+    // A thread that is being torn down may lack its locals; any shard will do for its last calls.
+    NUMBER
+        .try_with(|number| {
+            number.get().unwrap_or_else(|| {
+                let taken = NEXT.fetch_add(1, Ordering::Relaxed);
+                number.set(Some(taken));
+                taken
+            })
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,8 @@
+//! The synchronisation types of the breaker, in one place, so that a test target can put loom's in their stead.
+//!
+//! `gate.rs`, `window.rs`, `histogram.rs` and `inflight.rs` import nothing but `super::sync`; `tests/loom/breaker.rs`
+//! compiles the very same files against loom's atomics.
+
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use crossbeam_utils::CachePadded;

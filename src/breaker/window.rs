@@ -1,0 +1,282 @@
+//! The sliding window: a ring of time slices for each shard of threads. Recording touches the words of one slice of one
+//! shard; reading sums up the slices that are young enough and belong to the generation in question. Nothing is ever
+//! reset: a slice of an older lap or generation counts as empty.
+//!
+//! Imports nothing but `super::sync` and `super::histogram`, so that `tests/loom` can model-check this very file.
+
+use super::{
+    histogram::{CELLS, LogHistogram, Tag, TaggedPair},
+    sync::CachePadded,
+};
+
+/// What one completed call adds to the window.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sample {
+    /// It failed.
+    pub(super) failed: bool,
+    /// Its outcome says nothing about success or failure.
+    pub(super) neutral: bool,
+    /// Its latency counts.
+    pub(super) sampled: bool,
+    /// It was slow; only together with `sampled`.
+    pub(super) slow: bool,
+    /// It reached the threshold of the optional p99 rule; only together with `sampled`.
+    pub(super) over_p99: bool,
+    /// It is the first of its commit batch to be counted.
+    pub(super) first_of_batch: bool,
+    /// It is the first failed one of its commit batch.
+    pub(super) first_failed_of_batch: bool,
+    /// It is the first slow or failed one of its commit batch.
+    pub(super) first_bad_of_batch: bool,
+    /// From admission to the answer, in microseconds.
+    pub(super) total_us: u64,
+    /// From admission to being taken into a batch, in microseconds.
+    pub(super) queue_wait_us: Option<u64>,
+    /// From being taken into a batch to being durable, in microseconds.
+    pub(super) commit_us: Option<u64>,
+}
+
+/// Sums over the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WindowCounts {
+    /// Successes and failures.
+    pub(super) calls: u64,
+    pub(super) failed: u64,
+    /// Calls whose latency counts, neutral ones included.
+    pub(super) samples: u64,
+    pub(super) slow: u64,
+    pub(super) slow_failed: u64,
+    pub(super) over_p99: u64,
+    pub(super) neutral: u64,
+    /// Distinct commit batches.
+    pub(super) batches: u64,
+    /// Distinct commit batches with a slow or failed call.
+    pub(super) bad_batches: u64,
+}
+
+/// Cells summed over the window.
+#[derive(Debug, Clone)]
+pub(super) struct WindowHistograms {
+    pub(super) total: [u64; CELLS],
+    pub(super) queue_wait: [u64; CELLS],
+    pub(super) commit: [u64; CELLS],
+}
+
+/// The window of one breaker.
+#[derive(Debug)]
+pub(super) struct Window {
+    shards: Box<[Shard]>,
+    /// Whole milliseconds: dividing small numbers is several times faster than dividing nanoseconds.
+    slice_ms: u64,
+    slices: u64,
+}
+
+#[derive(Debug)]
+struct Shard {
+    slices: Box<[CachePadded<Slice>]>,
+}
+
+/// One slice of time. The common call, a fast and successful one, touches `calls`, one cell of `total`, and no more.
+#[derive(Debug)]
+struct Slice {
+    /// calls, failed
+    calls: TaggedPair,
+    /// slow, slow and failed
+    slow: TaggedPair,
+    /// neutral, neutral ones whose latency counts
+    neutral: TaggedPair,
+    /// calls whose latency does not count, samples over the p99 threshold
+    odd: TaggedPair,
+    /// batches, batches with a slow or failed call
+    batches: TaggedPair,
+    total: LogHistogram,
+    queue_wait: LogHistogram,
+    commit: LogHistogram,
+}
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
+// ===== impl Window =====
+
+impl Window {
+    /// A window of `slices` slices of `slice_ms` milliseconds, both at least 1, for `shards` shards.
+    pub(super) fn new(shards: usize, slices: usize, slice_ms: u64) -> Self {
+        Self {
+            shards: (0..shards).map(|_| Shard::new(slices)).collect(),
+            slice_ms,
+            slices: slices as u64,
+        }
+    }
+
+    /// The number of the slice that `now_ns` lies in, counted from the clock's origin.
+    pub(super) fn epoch(&self, now_ns: u64) -> u64 {
+        now_ns / NANOS_PER_MILLI / self.slice_ms
+    }
+
+    /// Counts a call of `generation` that ended in the slice `epoch`. Returns false, having counted nothing, if the
+    /// generation is over, which `live` tells.
+    pub(super) fn record(
+        &self,
+        shard: usize,
+        generation: u32,
+        epoch: u64,
+        sample: &Sample,
+        live: impl Fn() -> bool,
+    ) -> bool {
+        let tag = Tag::new(generation, epoch / self.slices);
+        match self
+            .shards
+            .get(shard)
+            .and_then(|shard| shard.slice(epoch, self.slices))
+        {
+            Some(slice) => slice.record(tag, sample, live),
+            None => false,
+        }
+    }
+
+    /// Sums up the present slice and the ones before it that the window covers.
+    pub(super) fn counts(&self, generation: u32, now_ns: u64) -> WindowCounts {
+        let mut sums = WindowCounts::default();
+        self.for_each_slice(generation, now_ns, |tag, slice| slice.add_counts(tag, &mut sums));
+        sums
+    }
+
+    /// Sums up the histograms of the same slices.
+    pub(super) fn histograms(&self, generation: u32, now_ns: u64) -> WindowHistograms {
+        let mut sums = WindowHistograms {
+            total: [0; CELLS],
+            queue_wait: [0; CELLS],
+            commit: [0; CELLS],
+        };
+        self.for_each_slice(generation, now_ns, |tag, slice| {
+            slice.total.add_to(tag, &mut sums.total);
+            slice.queue_wait.add_to(tag, &mut sums.queue_wait);
+            slice.commit.add_to(tag, &mut sums.commit);
+        });
+        sums
+    }
+
+    /// Empties what the present slice still holds of the lap before, in every shard: with one sweep a slice, a shard
+    /// that no thread uses cannot keep counts until its tags come round again.
+    pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
+        let epoch = self.epoch(now_ns);
+        let tag = Tag::new(generation, epoch / self.slices);
+        for slice in self
+            .shards
+            .iter()
+            .filter_map(|shard| shard.slice(epoch, self.slices))
+        {
+            slice.sweep(tag, &live);
+        }
+    }
+
+    fn for_each_slice(&self, generation: u32, now_ns: u64, mut visit: impl FnMut(Tag, &Slice)) {
+        let newest = self.epoch(now_ns);
+        let oldest = newest.saturating_sub(self.slices - 1);
+        for shard in &self.shards {
+            for epoch in oldest..=newest {
+                if let Some(slice) = shard.slice(epoch, self.slices) {
+                    visit(Tag::new(generation, epoch / self.slices), slice);
+                }
+            }
+        }
+    }
+}
+
+// ===== impl Shard =====
+
+impl Shard {
+    fn new(slices: usize) -> Self {
+        Self {
+            slices: (0..slices).map(|_| CachePadded::new(Slice::new())).collect(),
+        }
+    }
+
+    fn slice(&self, epoch: u64, slices: u64) -> Option<&Slice> {
+        let index = usize::try_from(epoch % slices).ok()?;
+        self.slices.get(index).map(|slice| &**slice)
+    }
+}
+
+// ===== impl Slice =====
+
+impl Slice {
+    fn new() -> Self {
+        Self {
+            calls: TaggedPair::default(),
+            slow: TaggedPair::default(),
+            neutral: TaggedPair::default(),
+            odd: TaggedPair::default(),
+            batches: TaggedPair::default(),
+            total: LogHistogram::new(),
+            queue_wait: LogHistogram::new(),
+            commit: LogHistogram::new(),
+        }
+    }
+
+    fn record(&self, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
+        let live = &live;
+        let bit = u64::from;
+        let counted = if sample.neutral {
+            self.neutral.add(tag, 1, bit(sample.sampled), live)
+        } else {
+            self.calls.add(tag, 1, bit(sample.failed), live)
+        };
+        if !counted {
+            return false;
+        }
+        if sample.slow {
+            self.slow.add(tag, 1, bit(sample.failed), live);
+        }
+        let unsampled_call = !sample.sampled && !sample.neutral;
+        if unsampled_call || sample.over_p99 {
+            self.odd.add(tag, bit(unsampled_call), bit(sample.over_p99), live);
+        }
+        if sample.first_of_batch || sample.first_bad_of_batch {
+            self.batches.add(
+                tag,
+                bit(sample.first_of_batch),
+                bit(sample.first_bad_of_batch),
+                live,
+            );
+        }
+        if sample.sampled {
+            self.total.record(tag, sample.total_us, live);
+        }
+        if let Some(micros) = sample.queue_wait_us {
+            self.queue_wait.record(tag, micros, live);
+        }
+        if let Some(micros) = sample.commit_us {
+            self.commit.record(tag, micros, live);
+        }
+        true
+    }
+
+    fn add_counts(&self, tag: Tag, sums: &mut WindowCounts) {
+        let (calls, failed) = self.calls.read(tag);
+        let (slow, slow_failed) = self.slow.read(tag);
+        let (neutral, neutral_sampled) = self.neutral.read(tag);
+        let (unsampled, over_p99) = self.odd.read(tag);
+        let (batches, bad_batches) = self.batches.read(tag);
+        sums.calls += calls;
+        sums.failed += failed;
+        sums.slow += slow;
+        sums.slow_failed += slow_failed;
+        sums.neutral += neutral;
+        sums.over_p99 += over_p99;
+        sums.batches += batches;
+        sums.bad_batches += bad_batches;
+        // The words are read one after the other, so a call may be in one and not yet in the other.
+        sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
+    }
+
+    fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
+        let live = &live;
+        for pair in [&self.calls, &self.slow, &self.neutral, &self.odd, &self.batches] {
+            pair.add(tag, 0, 0, live);
+        }
+        for histogram in [&self.total, &self.queue_wait, &self.commit] {
+            histogram.sweep(tag, live);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! No sample is lost: threads record while the window rotates under them, and every call is found again.
+
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tally::breaker::{BreakerMode, CircuitState, Verdict};
+
+use super::support::{FAST, Rig};
+
+const CALLS_PER_THREAD: u64 = 200_000;
+/// Each call of two threads moves time on by so much: 56 slices of 60, so every call is within the window at the end.
+const STEP: Duration = Duration::from_micros(140);
+
+/// A breaker that no verdict can open.
+fn unopenable(shards: u32) -> Rig {
+    Rig::new(|config| {
+        config.shards = shards;
+        config.consecutive_failures = None;
+        config.min_batches = 10_000;
+        config.min_calls = 1_000_000;
+        config.window_buckets = 60;
+    })
+}
+
+#[test]
+fn t16_two_threads_and_a_moving_window_lose_nothing() {
+    for shards in [1, 2] {
+        let rig = unopenable(shards);
+        let (start, running) = (Barrier::new(3), AtomicU64::new(2));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    start.wait();
+                    for call in 0..CALLS_PER_THREAD {
+                        let verdict = if call % 4 == 0 {
+                            Verdict::failure()
+                        } else {
+                            Verdict::success()
+                        };
+                        rig.admit().record(verdict.in_batch(1));
+                        rig.advance(STEP);
+                    }
+                    running.fetch_sub(1, Ordering::Release);
+                });
+            }
+            start.wait();
+            while running.load(Ordering::Acquire) > 0 {
+                rig.breaker.tick();
+                std::thread::yield_now();
+            }
+        });
+        let stats = rig.stats();
+        assert_eq!(stats.window.calls, 2 * CALLS_PER_THREAD, "with {shards} shards");
+        assert_eq!(stats.window.failures, CALLS_PER_THREAD / 2);
+        assert_eq!(stats.window.samples, stats.window.total.count);
+        assert_eq!((stats.window.batches, stats.in_flight), (1, 0));
+        assert_eq!(
+            (stats.lifetime.admitted, stats.lifetime.stale_results),
+            (2 * CALLS_PER_THREAD, 0)
+        );
+    }
+}
+
+#[test]
+fn t16_every_call_is_accounted_for_while_the_state_changes() {
+    let rig = Rig::new(|config| {
+        config.shards = 2;
+        config.open_base = Duration::from_millis(1);
+        config.open_max = Duration::from_millis(2);
+        config.ramp = Duration::from_millis(20);
+    });
+    let (stop, attempts) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..2_u64 {
+            let (rig, stop, attempts) = (&rig, &stop, &attempts);
+            scope.spawn(move || {
+                for call in 0..CALLS_PER_THREAD / 4 {
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                    rig.advance(Duration::from_micros(10));
+                    let Ok(permit) = rig.breaker.try_acquire() else {
+                        continue;
+                    };
+                    match (call / 500 + thread) % 3 {
+                        0 => permit.record(Verdict::failure()),
+                        1 if call % 7 == 0 => drop(permit),
+                        _ => permit.record(Verdict::success()),
+                    }
+                }
+                stop.store(true, Ordering::Release);
+            });
+        }
+        while !stop.load(Ordering::Acquire) {
+            rig.breaker.tick();
+            std::thread::yield_now();
+        }
+    });
+    let stats = rig.stats();
+    let lifetime = stats.lifetime;
+    let rejected = lifetime.rejected_open + lifetime.rejected_half_open + lifetime.rejected_ramp;
+    assert_eq!(lifetime.admitted + rejected, attempts.into_inner());
+    assert_eq!((stats.in_flight, stats.overdue_in_flight), (0, 0));
+    assert!(
+        lifetime.opens > 0 && lifetime.half_opens > 0,
+        "the storm opened it: {lifetime:?}"
+    );
+    assert!(
+        lifetime.opens >= lifetime.half_opens && lifetime.opens <= lifetime.half_opens + 1 + lifetime.closes
+    );
+}
+
+#[test]
+fn no_call_slips_through_while_open_whatever_the_threads_do_seed_cb14() {
+    let rig = Rig::new(|config| config.shards = 2);
+    rig.trip();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10_000 {
+                    rig.reject();
+                    rig.breaker.tick();
+                }
+            });
+        }
+        for _ in 0..100 {
+            rig.advance_ms(40);
+            rig.breaker.set_mode(BreakerMode::Auto);
+        }
+    });
+    let stats = rig.stats();
+    assert_eq!(
+        (stats.state, stats.lifetime.rejected_open),
+        (CircuitState::Open, 40_000)
+    );
+    rig.advance_ms(1000);
+    rig.calls(8, FAST, Verdict::success());
+    assert_eq!(rig.state(), CircuitState::Ramp);
+}
