@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod breaker;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod distribution;
 pub mod engine;

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::{Parser, error::ErrorKind};
 use tally::cli::{Cli, exit};
 
+/// NET makes and frees some dozens of small objects for each call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli.run(),

@@ -6,6 +6,7 @@
 mod bench;
 mod client_args;
 mod health;
+mod import;
 mod serve;
 mod show;
 mod verify;
@@ -51,6 +52,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Ask a service whether it is serving: exit code 0 if it is.
     Health(health::HealthArgs),
+    /// Import files of transactions, in their order. Importing again applies nothing twice.
+    Import(import::ImportArgs),
     /// Show what pinning would do on this machine, and why; or, with --endpoint, what a service did.
     Topology(show::TopologyArgs),
     /// Show a service's breaker, batches and ledger.
@@ -73,6 +76,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Health(args) => health::run(&args),
+            Command::Import(args) => import::run(&args),
             Command::Topology(args) => show::topology(&args),
             Command::Stats(args) => show::stats(&args),
             Command::Verify(args) => verify::run(&args),

@@ -25,9 +25,9 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     .in_batch(value.block)
             }
             Err(BatchError::Lost) => Verdict::failure(),
-            // The caller's deadline says as much about the caller as about the engine. While the call was hanging, it
-            // was counted as overdue.
-            Err(BatchError::ExpiredInExecution) => Verdict::neutral().unsampled(),
+            // The caller's deadline says as much about the caller as about the engine, so it is no failure; but how long
+            // the call took counts, or callers with deadlines would hide that commits are slow.
+            Err(BatchError::ExpiredInExecution) => Verdict::neutral().sampled(),
             // Counting the engine's own refusals as failures would keep the circuit open by its own doing.
             Err(_) => Verdict::neutral().unsampled(),
         }

@@ -69,19 +69,19 @@ pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
-    let logs = logs.with_filter(filter);
+    let mut layers = vec![logs.with_filter(filter).boxed()];
     let provider = config.otlp_endpoint.as_deref().map(provider).transpose()?;
-    let traces = provider.as_ref().map(|provider| {
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tally"));
-        layer.with_filter(Targets::new().with_target(RPC_TARGET, tracing::Level::TRACE))
-    });
-    if provider.is_some() {
+    if let Some(provider) = &provider {
         propagation::install();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tally"));
+        layers.push(
+            layer
+                .with_filter(Targets::new().with_target(RPC_TARGET, tracing::Level::TRACE))
+                .boxed(),
+        );
     }
-    tracing_subscriber::registry()
-        .with(logs)
-        .with(traces)
-        .try_init()?;
+    // A list, not an optional layer: an absent one counts as interested in everything, and every span would be made.
+    tracing_subscriber::registry().with(layers).try_init()?;
     Ok(Telemetry(provider))
 }
 

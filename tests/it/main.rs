@@ -2,8 +2,10 @@
 #![cfg(test)]
 
 mod breaker;
+mod crash;
 mod journal;
 mod ledger_model;
+mod real_data;
 mod service;
 mod support;
 mod tidy;

@@ -4,3 +4,5 @@
 // Always true here; it tells clippy that helpers are test code, too.
 #[cfg(test)]
 mod batch;
+#[cfg(test)]
+mod breaker;

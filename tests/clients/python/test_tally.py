@@ -131,6 +131,7 @@ def test_pending_phases_are_not_part_of_this_release(tally, accounts, phase):
 
 def test_a_deadline_that_has_passed_is_told_and_nothing_is_executed(tally, accounts):
     request = deposit(tally, accounts)
+    # By hand: grpcio rounds a timeout up to a millisecond, and waits no longer than that for the server's word.
     error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1n"})
     assert (error.code, error.info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED_IN_QUEUE")
     check_info(error)
@@ -143,13 +144,6 @@ def test_a_deadline_that_can_not_be_read_is_malformed(tally, accounts):
     request = deposit(tally, accounts)
     error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1 s"})
     assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["grpc-timeout"])
-
-
-def test_grpcios_own_timeout_is_a_deadline(tally, accounts):
-    stub, _ = tally.method("TransactionService.ProcessTransaction")
-    with pytest.raises(grpc.RpcError) as caught:
-        stub(deposit(tally, accounts), timeout=0)
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 # --- malformed fields: (where, what is put there, the field that the answer names)

@@ -1,4 +1,5 @@
 //! What several kinds of tests share.
 
 pub(crate) mod in_process;
+pub(crate) mod server;
 pub(crate) mod sim_disk;

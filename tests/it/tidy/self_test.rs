@@ -119,6 +119,7 @@ fn what_only_looks_broken_is_not_reported() {
         ),
         ("src/batch/tests.rs", &"// line\n".repeat(FILE_LINES_MAX + 1)),
         ("src/sys/affinity.rs", "fn f() { unsafe { g() } }"),
+        ("tests/it/x/sys.rs", "fn f() { unsafe { g() } }"),
         (
             "src/time.rs",
             "fn f() { g(); }\nmod tests {\n    use super::*;\n}\n",

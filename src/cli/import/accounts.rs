@@ -1,0 +1,116 @@
+//! Creates the accounts that a batch needs and that are not there.
+
+use std::collections::HashSet;
+
+use clap::ValueEnum;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::source::Batch;
+use crate::{
+    client::{CREATE_ACCOUNTS_MAX, CallError, Client},
+    proto::{self, Account},
+};
+
+/// Accounts that are looked up at the same time.
+const LOOKUPS_IN_FLIGHT: usize = 64;
+/// Accounts that are remembered as being there; then the memory starts anew. About 100 MB.
+const KNOWN_MAX: usize = 1 << 20;
+
+/// The rule of accounts that are created.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum BalanceRule {
+    /// Any balance.
+    #[default]
+    Unlimited,
+    /// Debits may not exceed credits: wallets, deposits.
+    CreditBalance,
+    /// Credits may not exceed debits: cash, receivables.
+    DebitBalance,
+}
+
+/// Knows which accounts are there, and creates the others.
+#[derive(Debug)]
+pub(super) struct AccountCreator {
+    rule: BalanceRule,
+    /// `--asset`, which wins over what the format says.
+    asset: Option<String>,
+    known: HashSet<String>,
+    created: u64,
+}
+
+// ===== impl BalanceRule =====
+
+impl From<BalanceRule> for proto::BalanceRule {
+    fn from(rule: BalanceRule) -> Self {
+        match rule {
+            BalanceRule::Unlimited => proto::BalanceRule::Unlimited,
+            BalanceRule::CreditBalance => proto::BalanceRule::CreditBalance,
+            BalanceRule::DebitBalance => proto::BalanceRule::DebitBalance,
+        }
+    }
+}
+
+// ===== impl AccountCreator =====
+
+impl AccountCreator {
+    /// Creates accounts with `rule`, and with `asset` or what the format says.
+    pub(super) fn new(rule: BalanceRule, asset: Option<String>) -> Self {
+        AccountCreator {
+            rule,
+            asset,
+            known: HashSet::new(),
+            created: 0,
+        }
+    }
+
+    /// How many accounts were created.
+    pub(super) const fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Makes sure that every account of the batch is there. One that is already there is left as it is, whatever its
+    /// asset and rule.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn ensure(&mut self, client: &Client, batch: &Batch) -> Result<(), CallError> {
+        if self.known.len() > KNOWN_MAX {
+            self.known.clear();
+        }
+        let asset = self
+            .asset
+            .clone()
+            .or_else(|| batch.asset.map(str::to_owned))
+            .unwrap_or_default();
+        let missing: Vec<String> = stream::iter(self.unknown(batch))
+            .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
+            // In their order, so that the same file makes the same journal.
+            .buffered(LOOKUPS_IN_FLIGHT)
+            .try_filter_map(|missing| std::future::ready(Ok(missing)))
+            .try_collect()
+            .await?;
+        for ids in missing.chunks(CREATE_ACCOUNTS_MAX) {
+            let account = |id: &String| Account {
+                id: id.clone(),
+                asset: asset.clone(),
+                balance_rule: proto::BalanceRule::from(self.rule).into(),
+                ..Account::default()
+            };
+            client
+                .batch_create_accounts(ids.iter().map(account).collect())
+                .await?;
+            self.created += ids.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The batch's accounts that nothing is known of, in their order; they are known from now on.
+    fn unknown(&mut self, batch: &Batch) -> Vec<String> {
+        let transfers = batch.rows.iter().flat_map(|row| &row.transaction.transfers);
+        let ids = transfers.flat_map(|transfer| [&transfer.debit_account_id, &transfer.credit_account_id]);
+        let known = &mut self.known;
+        ids.filter(|id| !known.contains(*id) && known.insert((*id).clone()))
+            .cloned()
+            .collect()
+    }
+}

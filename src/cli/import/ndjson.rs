@@ -1,0 +1,177 @@
+//! NDJSON: one `tally.v1.ProcessTransactionRequest` in each line, in the JSON form that proto3 defines.
+//!
+//! Both spellings of a field are taken (`transactionId`, `transaction_id`), 64-bit numbers as strings or as numbers, times
+//! as RFC 3339. A field that the message does not have is an error: it would be a typing mistake that loses money.
+
+use std::io::BufRead;
+
+use super::{
+    lines::{Lines, ReadError},
+    row::{Flaw, Row},
+};
+use crate::{
+    json::{self, JsonError},
+    proto::ProcessTransactionRequest,
+};
+
+/// The message of a line.
+const MESSAGE: &str = "ProcessTransactionRequest";
+
+/// The transactions of a file.
+#[derive(Debug)]
+pub(super) struct NdjsonRows<R> {
+    lines: Lines<R>,
+}
+
+// ===== impl NdjsonRows =====
+
+impl<R: BufRead> NdjsonRows<R> {
+    pub(super) const fn new(source: R) -> Self {
+        NdjsonRows {
+            lines: Lines::new(source),
+        }
+    }
+
+    /// The next transaction; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(super) fn next(&mut self) -> Result<Option<Row>, ReadError> {
+        let Some((line, text)) = self.lines.next()? else {
+            return Ok(None);
+        };
+        match parse(text) {
+            Ok(transaction) => Ok(Some(Row { line, transaction })),
+            Err(flaw) => Err(ReadError::Flaw { line, flaw }),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<ProcessTransactionRequest, Flaw> {
+    let transaction = json::from_json(MESSAGE, text).map_err(|error| match error {
+        JsonError::Json(error) => not_json(text, &error),
+        error @ (JsonError::UnknownMessage(_) | JsonError::Decode(_)) => Flaw::new(
+            "the line",
+            text,
+            format!("the JSON form of tally.v1.{MESSAGE} ({error})"),
+        ),
+    })?;
+    check_ids(&transaction)?;
+    Ok(transaction)
+}
+
+fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
+    let mut words = error.to_string();
+    // "at line 1 column 17" would be about the line by itself.
+    if let Some(end) = words.rfind(" at line ") {
+        words.truncate(end);
+    }
+    let column = error.column();
+    // What follows the place, if that is a place between two characters.
+    let rest = text.get(column.saturating_sub(1)..).unwrap_or(text);
+    Flaw::new(
+        format!("column {column}"),
+        rest,
+        format!("the JSON form of tally.v1.{MESSAGE} ({words})"),
+    )
+}
+
+/// Ids are checked here because accounts may be created from them; everything else the service checks and names.
+fn check_ids(transaction: &ProcessTransactionRequest) -> Result<(), Flaw> {
+    if let Some(flaw) = Flaw::of_id("field transaction_id", &transaction.transaction_id) {
+        return Err(flaw);
+    }
+    for (place, transfer) in transaction.transfers.iter().enumerate() {
+        for (field, id) in [
+            ("debit_account_id", &transfer.debit_account_id),
+            ("credit_account_id", &transfer.credit_account_id),
+        ] {
+            if let Some(flaw) = Flaw::of_id(format!("field transfers[{place}].{field}"), id) {
+                return Err(flaw);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Uint128, transfer};
+
+    fn read(text: &str) -> Result<Vec<Row>, ReadError> {
+        let mut rows = NdjsonRows::new(text.as_bytes());
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            all.push(row);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn lines_become_transactions() {
+        let rows = read(concat!(
+            r#"{"transactionId":"t1","transfers":[{"debitAccountId":"a","creditAccountId":"b","minorUnits":"5","code":2},"#,
+            r#"{"debitAccountId":"b","creditAccountId":"c","wideMinorUnits":{"high":"1","low":2}}],"#,
+            r#""effectiveTime":"1993-01-31T00:00:00Z","metadata":{"note":"\u010d"},"phase":"TRANSACTION_PHASE_POSTED"}"#,
+            "\n\n",
+            r#"{"transaction_id":"t2","transfers":[{"debit_account_id":"a","credit_account_id":"b","minor_units":7}]}"#,
+        ))
+        .unwrap();
+        let [first, second] = rows.as_slice() else {
+            panic!("{rows:?}")
+        };
+        assert_eq!((first.line, second.line), (1, 3));
+        let ProcessTransactionRequest {
+            transfers,
+            effective_time,
+            metadata,
+            phase,
+            ..
+        } = &first.transaction;
+        assert_eq!(transfers[0].amount, Some(transfer::Amount::MinorUnits(5)));
+        assert_eq!(transfers[0].code, 2);
+        assert_eq!(
+            transfers[1].amount,
+            Some(transfer::Amount::WideMinorUnits(Uint128 { high: 1, low: 2 }))
+        );
+        assert_eq!(effective_time.map(|time| time.seconds), Some(728_438_400));
+        assert_eq!(metadata.get("note").map(String::as_str), Some("č"));
+        assert_eq!(*phase, 1);
+        assert_eq!(
+            second.transaction.transfers[0].amount,
+            Some(transfer::Amount::MinorUnits(7))
+        );
+    }
+
+    #[test]
+    fn a_bad_line_is_named_with_its_place_and_value() {
+        let good = r#"{"transactionId":"t1"}"#;
+        for (line, expected) in [
+            (
+                "{",
+                "column 1 is \"{\", expected the JSON form of tally.v1.ProcessTransactionRequest (EOF",
+            ),
+            (
+                r#"{"transactionId":"t1"} x"#,
+                "column 24 is \"x\", expected the JSON form",
+            ),
+            (r#"{"transactionId":"t1","amount":5}"#, "column 30 is "),
+            (r#"{"transactionId":7}"#, "column "),
+            (
+                r#"{"transactionId":"t 1"}"#,
+                "field transaction_id is \"t 1\", expected an id",
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[{"debitAccountId":"a"}]}"#,
+                "field transfers[0].credit_account_id is \"\", expected an id",
+            ),
+        ] {
+            let Err(ReadError::Flaw { line: number, flaw }) = read(&format!("{good}\n{line}\n")) else {
+                panic!("{line} was taken")
+            };
+            assert_eq!(number, 2);
+            assert!(flaw.to_string().starts_with(expected), "{flaw}");
+        }
+    }
+}

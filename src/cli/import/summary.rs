@@ -1,0 +1,334 @@
+//! What an import did.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::Duration,
+};
+
+use prost::Message;
+use serde::Serialize;
+
+use super::source::Batch;
+use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
+
+/// Refused transactions that are shown.
+const EXAMPLES_MAX: usize = 5;
+/// Reasons that are told apart; there are a dozen.
+const REASONS_MAX: usize = 64;
+/// What further reasons are counted as.
+const OTHER: &str = "OTHER";
+
+/// What an import did, or has done so far.
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
+pub(super) struct Summary {
+    /// Transactions that were answered.
+    pub(super) transactions: u64,
+    /// Committed now.
+    pub(super) committed: u64,
+    /// Committed earlier, under the same ids and with the same content.
+    pub(super) replayed: u64,
+    /// Refused, now or earlier.
+    pub(super) refused: u64,
+    /// The refused ones by their reasons.
+    pub(super) refused_by_reason: BTreeMap<String, u64>,
+    /// The first of the refused ones.
+    pub(super) refused_examples: Vec<Example>,
+    /// Accounts that were created.
+    pub(super) accounts_created: u64,
+    /// The greatest sequence of all committed and replayed transactions; 0 if there are none.
+    pub(super) last_sequence: i64,
+    /// How long it took.
+    pub(super) elapsed_seconds: f64,
+    /// Transactions in a second.
+    pub(super) transactions_per_second: f64,
+}
+
+/// A refused transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Example {
+    /// The file.
+    pub(super) file: String,
+    /// The line, from 1.
+    pub(super) line: u64,
+    /// The transaction.
+    pub(super) transaction_id: String,
+    /// Why, for programs.
+    pub(super) reason: String,
+    /// Why, for people.
+    pub(super) message: String,
+}
+
+// ===== impl Summary =====
+
+impl Summary {
+    /// Counts the answers to a batch.
+    pub(super) fn count(&mut self, batch: &Batch, results: Vec<TransactionResult>) {
+        for (row, result) in batch.rows.iter().zip(results) {
+            self.transactions += 1;
+            match result.outcome {
+                Some(transaction_result::Outcome::Committed(committed)) => self.count_committed(&committed),
+                Some(transaction_result::Outcome::Error(status)) => {
+                    let reason = reason_of(&status);
+                    self.count_refused(batch, row.line, result.transaction_id, reason, status.message);
+                }
+                None => {
+                    let message = "the answer has no outcome".to_owned();
+                    self.count_refused(batch, row.line, result.transaction_id, OTHER.to_owned(), message);
+                }
+            }
+        }
+    }
+
+    fn count_committed(&mut self, committed: &ProcessTransactionResponse) {
+        let count = if committed.replayed {
+            &mut self.replayed
+        } else {
+            &mut self.committed
+        };
+        *count += 1;
+        self.last_sequence = self.last_sequence.max(committed.sequence);
+    }
+
+    fn count_refused(
+        &mut self,
+        batch: &Batch,
+        line: u64,
+        transaction_id: String,
+        reason: String,
+        message: String,
+    ) {
+        self.refused += 1;
+        if self.refused_examples.len() < EXAMPLES_MAX {
+            let file = batch.file.display().to_string();
+            let reason = reason.clone();
+            self.refused_examples.push(Example {
+                file,
+                line,
+                transaction_id,
+                reason,
+                message,
+            });
+        }
+        let room = self.refused_by_reason.len() < REASONS_MAX || self.refused_by_reason.contains_key(&reason);
+        *self
+            .refused_by_reason
+            .entry(if room { reason } else { OTHER.to_owned() })
+            .or_default() += 1;
+    }
+
+    /// Notes how long it took.
+    pub(super) fn finish(&mut self, elapsed: Duration) {
+        self.elapsed_seconds = elapsed.as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate that is shown to people")]
+        let transactions = self.transactions as f64;
+        self.transactions_per_second = if self.elapsed_seconds > 0.0 {
+            transactions / self.elapsed_seconds
+        } else {
+            0.0
+        };
+    }
+
+    /// Writes it for programs.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    /// Writes it for people.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub(super) fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut rows = vec![
+            ("committed".to_owned(), self.committed.to_string()),
+            ("replayed".to_owned(), self.replayed.to_string()),
+            ("refused".to_owned(), self.refused.to_string()),
+        ];
+        rows.extend(
+            self.refused_by_reason
+                .iter()
+                .map(|(reason, count)| (format!("  {reason}"), count.to_string())),
+        );
+        rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
+        rows.push(("last sequence".to_owned(), self.last_sequence.to_string()));
+        rows.push(("elapsed".to_owned(), format!("{:.2} s", self.elapsed_seconds)));
+        rows.push((
+            "rate".to_owned(),
+            format!("{:.0} transactions/s", self.transactions_per_second),
+        ));
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        for (name, value) in rows {
+            writeln!(out, "{name:width$}  {value}")?;
+        }
+        if !self.refused_examples.is_empty() {
+            writeln!(out, "\nthe first refused:")?;
+        }
+        for Example {
+            file,
+            line,
+            transaction_id,
+            reason,
+            message,
+        } in &self.refused_examples
+        {
+            writeln!(out, "{file}:{line}: {transaction_id}: {reason}: {message}")?;
+        }
+        if self.refused_by_reason.contains_key("ACCOUNT_NOT_FOUND") {
+            writeln!(
+                out,
+                "\n--create-accounts creates missing accounts; what was committed is not applied again"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The reason of the status's `google.rpc.ErrorInfo`; without one, the number of its code.
+fn reason_of(status: &tonic_types::Status) -> String {
+    let info = status
+        .details
+        .iter()
+        .find(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"));
+    let reason = info.and_then(|detail| tonic_types::pb::ErrorInfo::decode(detail.value.as_slice()).ok());
+    reason.map_or_else(|| format!("CODE_{}", status.code), |info| info.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::{super::row::Row, *};
+    use crate::proto::ProcessTransactionRequest;
+
+    fn committed(sequence: i64, replayed: bool) -> TransactionResult {
+        let committed = ProcessTransactionResponse {
+            sequence,
+            replayed,
+            ..ProcessTransactionResponse::default()
+        };
+        TransactionResult {
+            transaction_id: "t".to_owned(),
+            outcome: Some(transaction_result::Outcome::Committed(committed)),
+        }
+    }
+
+    fn refused(reason: &str) -> TransactionResult {
+        let details = ErrorDetails::with_error_info(reason, "tally.v1", []);
+        let status = tonic::Status::with_error_details(tonic::Code::FailedPrecondition, "no", details);
+        let error = tonic_types::Status::decode(status.details()).unwrap();
+        TransactionResult {
+            transaction_id: "t".to_owned(),
+            outcome: Some(transaction_result::Outcome::Error(error)),
+        }
+    }
+
+    fn batch(rows: u64) -> Batch {
+        let row = |line| Row {
+            line,
+            transaction: ProcessTransactionRequest::default(),
+        };
+        Batch {
+            file: Path::new("a.csv").into(),
+            rows: (2..2 + rows).map(row).collect(),
+            asset: None,
+            bytes_read: 0,
+        }
+    }
+
+    #[test]
+    fn answers_are_counted_by_what_they_are() {
+        let mut summary = Summary::default();
+        summary.count(
+            &batch(3),
+            vec![
+                committed(7, false),
+                committed(3, true),
+                refused("INSUFFICIENT_FUNDS"),
+            ],
+        );
+        let silent = TransactionResult::default();
+        let plain = tonic_types::Status {
+            code: 13,
+            message: String::new(),
+            details: Vec::new(),
+        };
+        let plain = TransactionResult {
+            outcome: Some(transaction_result::Outcome::Error(plain)),
+            ..silent.clone()
+        };
+        summary.count(&batch(2), vec![silent, plain]);
+        summary.finish(Duration::from_secs(2));
+        assert_eq!(
+            (
+                summary.transactions,
+                summary.committed,
+                summary.replayed,
+                summary.refused
+            ),
+            (5, 1, 1, 3)
+        );
+        assert_eq!((summary.last_sequence, summary.transactions_per_second), (7, 2.5));
+        let reasons: Vec<_> = summary
+            .refused_by_reason
+            .iter()
+            .map(|(reason, count)| (reason.as_str(), *count))
+            .collect();
+        assert_eq!(reasons, [("CODE_13", 1), ("INSUFFICIENT_FUNDS", 1), ("OTHER", 1)]);
+        assert_eq!(
+            (
+                summary.refused_examples[0].line,
+                summary.refused_examples[0].reason.as_str()
+            ),
+            (4, "INSUFFICIENT_FUNDS")
+        );
+    }
+
+    #[test]
+    fn examples_and_reasons_are_bounded() {
+        let mut summary = Summary::default();
+        let results = (0..100)
+            .map(|number| refused(&format!("REASON_{number}")))
+            .collect();
+        summary.count(&batch(100), results);
+        assert_eq!(summary.refused_examples.len(), EXAMPLES_MAX);
+        assert_eq!(summary.refused_by_reason.len(), REASONS_MAX + 1);
+        assert_eq!(summary.refused_by_reason.values().sum::<u64>(), 100);
+        assert_eq!(summary.refused_by_reason[OTHER], 36);
+    }
+
+    #[test]
+    fn both_forms_say_it_all() {
+        let mut summary = Summary {
+            accounts_created: 9,
+            ..Summary::default()
+        };
+        summary.count(&batch(1), vec![refused("ACCOUNT_NOT_FOUND")]);
+        let mut table = Vec::new();
+        summary.write_table(&mut table).unwrap();
+        let table = String::from_utf8(table).unwrap();
+        for words in [
+            "committed",
+            "  ACCOUNT_NOT_FOUND",
+            "a.csv:2: t: ACCOUNT_NOT_FOUND: no",
+            "--create-accounts",
+        ] {
+            assert!(table.contains(words), "{words:?} is not in\n{table}");
+        }
+        let mut json = Vec::new();
+        summary.write_json(&mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(
+            (
+                &json["accounts_created"],
+                &json["refused_by_reason"]["ACCOUNT_NOT_FOUND"]
+            ),
+            (&9.into(), &1.into())
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! A client of the service: the generated ones, put together, with retries.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = tally::client::Client::connect("http://127.0.0.1:50051").await?;
+//! let account = client.get_account("wallet:alice").await?;
+//! # Ok(()) }
+//! ```
+
+mod retry;
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+pub use self::retry::{CallError, RetryPolicy};
+use crate::proto::{
+    Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
+    GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse, GetTopologyRequest,
+    GetTopologyResponse, GetTransactionRequest, ListAccountsRequest, ListAccountsResponse,
+    ProcessTransactionRequest, ProcessTransactionResponse, ProcessTransactionsRequest, Transaction,
+    TransactionResult, account_service_client::AccountServiceClient,
+    engine_service_client::EngineServiceClient, transaction_service_client::TransactionServiceClient,
+};
+
+/// Most transactions in one [`Client::process_transactions`].
+pub const TRANSACTIONS_MAX: usize = 8192;
+/// Most accounts in one [`Client::batch_create_accounts`].
+pub const CREATE_ACCOUNTS_MAX: usize = 1000;
+/// Largest page of [`Client::list_accounts`].
+pub const PAGE_ACCOUNTS_MAX: i32 = 1000;
+/// Largest message, either way; as on the server.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// While calls are under way, the connection is tried so often ...
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// ... and is lost if it does not answer for so long.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Flow-control window of a call: a large answer without a round trip in its middle.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Flow-control window of the connection.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The endpoint is not an address.
+    #[error("{endpoint:?} is not an endpoint like http://127.0.0.1:50051")]
+    Endpoint {
+        /// As given.
+        endpoint: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+    /// Nobody answers.
+    #[error("can't connect to {endpoint}")]
+    Connect {
+        /// As given.
+        endpoint: String,
+        /// Why not.
+        source: tonic::transport::Error,
+    },
+}
+
+/// A connection to a service. Clones share it; a lost connection is made again by the next attempt.
+#[derive(Debug, Clone)]
+pub struct Client {
+    transactions: TransactionServiceClient<Channel>,
+    accounts: AccountServiceClient<Channel>,
+    engine: EngineServiceClient<Channel>,
+    retry: RetryPolicy,
+}
+
+// ===== impl Client =====
+
+/// One call of a generated client, repeated as the policy says.
+macro_rules! call {
+    ($self:ident . $service:ident . $method:ident, $message:expr) => {{
+        let message = $message;
+        $self
+            .retry
+            .run(|left| {
+                let mut service = $self.$service.clone();
+                let mut request = Request::new(message.clone());
+                // The server drops what nobody waits for any more.
+                request.set_timeout(left);
+                async move { service.$method(request).await.map(tonic::Response::into_inner) }
+            })
+            .await
+    }};
+}
+
+impl Client {
+    /// Connects to `endpoint`: `http://HOST:PORT`, or `HOST:PORT`. One attempt; only calls are retried.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(endpoint: &str) -> Result<Self, ConnectError> {
+        let uri = if endpoint.contains("://") {
+            endpoint.to_owned()
+        } else {
+            format!("http://{endpoint}")
+        };
+        let wrong = |source| ConnectError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            source,
+        };
+        let channel = Endpoint::from_shared(uri)
+            .map_err(wrong)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect()
+            .await
+            .map_err(|source| ConnectError::Connect {
+                endpoint: endpoint.to_owned(),
+                source,
+            })?;
+        Ok(Client {
+            transactions: TransactionServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            accounts: AccountServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            engine: EngineServiceClient::new(channel),
+            retry: RetryPolicy::default(),
+        })
+    }
+
+    /// The same connection with another policy.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Applies one transaction.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn process_transaction(
+        &self,
+        transaction: ProcessTransactionRequest,
+    ) -> Result<ProcessTransactionResponse, CallError> {
+        call!(self.transactions.process_transaction, transaction)
+    }
+
+    /// Applies up to [`TRANSACTIONS_MAX`] transactions, each for itself: one result for each, in the same order.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn process_transactions(
+        &self,
+        transactions: Vec<ProcessTransactionRequest>,
+    ) -> Result<Vec<TransactionResult>, CallError> {
+        let count = transactions.len();
+        let results = call!(
+            self.transactions.process_transactions,
+            ProcessTransactionsRequest { transactions }
+        )?
+        .results;
+        if results.len() == count {
+            Ok(results)
+        } else {
+            let message = format!("{} results for {count} transactions", results.len());
+            Err(CallError::new(Status::internal(message)))
+        }
+    }
+
+    /// Finds a transaction by its id.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get_transaction(&self, transaction_id: &str) -> Result<Option<Transaction>, CallError> {
+        let request = GetTransactionRequest {
+            transaction_id: transaction_id.to_owned(),
+        };
+        let answer = call!(self.transactions.get_transaction, request);
+        found(answer).map(|response| response.and_then(|response| response.transaction))
+    }
+
+    /// Creates up to [`CREATE_ACCOUNTS_MAX`] accounts, all or none.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn batch_create_accounts(&self, accounts: Vec<Account>) -> Result<Vec<Account>, CallError> {
+        let requests = accounts
+            .into_iter()
+            .map(|account| CreateAccountRequest {
+                account: Some(account),
+            })
+            .collect();
+        let request = BatchCreateAccountsRequest { requests };
+        call!(self.accounts.batch_create_accounts, request).map(|response| response.accounts)
+    }
+
+    /// Reads an account.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get_account(&self, account_id: &str) -> Result<Option<Account>, CallError> {
+        let request = GetAccountRequest {
+            account_id: account_id.to_owned(),
+        };
+        let answer = call!(self.accounts.get_account, request);
+        found(answer).map(|response| response.and_then(|response| response.account))
+    }
+
+    /// Reads a page of up to `page_size` accounts (0 to [`PAGE_ACCOUNTS_MAX`]; 0 leaves it to the server). `page_token`
+    /// is empty for the first page.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn list_accounts(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<ListAccountsResponse, CallError> {
+        let request = ListAccountsRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+        };
+        call!(self.accounts.list_accounts, request)
+    }
+
+    /// The breakers.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn circuit_stats(&self) -> Result<GetCircuitStatsResponse, CallError> {
+        call!(self.engine.get_circuit_stats, GetCircuitStatsRequest {})
+    }
+
+    /// CPUs, roles and threads.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn topology(&self) -> Result<GetTopologyResponse, CallError> {
+        call!(self.engine.get_topology, GetTopologyRequest {})
+    }
+
+    /// The batch processor, the journal and the ledger.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn batch_stats(&self) -> Result<GetBatchStatsResponse, CallError> {
+        call!(self.engine.get_batch_stats, GetBatchStatsRequest {})
+    }
+}
+
+/// What is not there is an answer, not an error.
+fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        // Of the server itself, not of something in between that knows no such path.
+        Err(error) if error.status().code() == Code::NotFound && error.reason().is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,222 @@
+use std::{cell::RefCell, collections::VecDeque, io, sync::Arc};
+
+use tonic::metadata::MetadataValue;
+use tonic_types::ErrorDetails;
+
+use super::*;
+
+const POLICY: RetryPolicy = RetryPolicy {
+    attempts_max: 5,
+    total_max: Duration::from_secs(60),
+    backoff_base: Duration::from_millis(100),
+    backoff_max: Duration::from_secs(1),
+};
+
+/// The moments, since the start, at which attempts were made, and how it ended.
+async fn play(
+    policy: RetryPolicy,
+    answers: Vec<Result<u8, Status>>,
+) -> (Vec<Duration>, Result<u8, CallError>) {
+    let begin = Instant::now();
+    let answers = RefCell::new(VecDeque::from(answers));
+    let moments = RefCell::new(Vec::new());
+    let result = policy
+        .run(|left| {
+            assert_eq!(
+                left,
+                policy.total_max.saturating_sub(begin.elapsed()),
+                "the deadline of an attempt"
+            );
+            moments.borrow_mut().push(begin.elapsed());
+            let answer = answers.borrow_mut().pop_front().expect("an attempt too many");
+            async { answer }
+        })
+        .await;
+    assert!(
+        answers.borrow().is_empty(),
+        "{} answers were not asked for",
+        answers.borrow().len()
+    );
+    (moments.into_inner(), result)
+}
+
+fn pushed_back(code: Code, value: &str) -> Status {
+    let mut status = Status::new(code, "not now");
+    status
+        .metadata_mut()
+        .insert(PUSHBACK, MetadataValue::try_from(value).unwrap());
+    status
+}
+
+fn with_retry_info(code: Code, delay: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info("QUEUE_FULL", "tally.v1", []);
+    details.set_retry_info(Some(delay));
+    Status::with_error_details(code, "not now", details)
+}
+
+fn cut_off(code: Code) -> Status {
+    let mut status = Status::new(code, "h2 protocol error");
+    status.set_source(Arc::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+    status
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_success_is_not_repeated() {
+    let (moments, result) = play(POLICY, vec![Ok(7)]).await;
+    assert_eq!((moments, result.unwrap()), (vec![Duration::ZERO], 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_hint_the_delay_doubles_up_to_its_bound() {
+    let unavailable = || Err(Status::unavailable("starting"));
+    let policy = RetryPolicy {
+        attempts_max: 8,
+        ..POLICY
+    };
+    let (moments, result) = play(policy, (0..7).map(|_| unavailable()).chain([Ok(1)]).collect()).await;
+    assert_eq!(result.unwrap(), 1);
+    let delays: Vec<Duration> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (delay, ceiling_ms) in delays.iter().zip([100, 200, 400, 800, 1000, 1000, 1000]) {
+        let ceiling = Duration::from_millis(ceiling_ms);
+        // tokio's clock ticks in milliseconds.
+        assert!(
+            *delay >= ceiling / 2 && *delay <= ceiling + Duration::from_millis(1),
+            "{delay:?} of {ceiling:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushback_is_waited_out_and_wins_over_retry_info() {
+    for code in [Code::Unavailable, Code::ResourceExhausted] {
+        let mut both = with_retry_info(code, Duration::from_secs(9));
+        both.metadata_mut().insert(PUSHBACK, MetadataValue::from(2000));
+        let (moments, result) = play(POLICY, vec![Err(both), Ok(1)]).await;
+        assert_eq!(result.unwrap(), 1);
+        assert!(
+            moments[1] >= Duration::from_secs(2),
+            "{moments:?} is before the server asked for it"
+        );
+        assert!(moments[1] <= Duration::from_millis(2401), "{moments:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_info_is_waited_out() {
+    for code in [Code::Unavailable, Code::ResourceExhausted] {
+        let (moments, result) = play(
+            POLICY,
+            vec![Err(with_retry_info(code, Duration::from_secs(3))), Ok(1)],
+        )
+        .await;
+        assert_eq!(result.unwrap(), 1);
+        assert!(
+            (Duration::from_secs(3)..=Duration::from_millis(3601)).contains(&moments[1]),
+            "{moments:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_negative_or_unreadable_pushback_forbids_another_attempt() {
+    for value in ["-1", "soon", "", "1.5", "99999999999"] {
+        let (moments, result) = play(POLICY, vec![Err(pushed_back(Code::Unavailable, value))]).await;
+        assert_eq!(
+            (moments.len(), result.unwrap_err().attempts()),
+            (1, 1),
+            "{value:?}"
+        );
+    }
+    let zero = play(POLICY, vec![Err(pushed_back(Code::Unavailable, "0")), Ok(1)]).await;
+    assert_eq!(zero.1.unwrap(), 1, "zero means at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn business_errors_and_faults_are_not_repeated() {
+    let codes = [
+        Code::Cancelled,
+        Code::Unknown,
+        Code::InvalidArgument,
+        Code::DeadlineExceeded,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::OutOfRange,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::DataLoss,
+        Code::Unauthenticated,
+        // Without a hint.
+        Code::ResourceExhausted,
+    ];
+    for code in codes {
+        let (_, result) = play(POLICY, vec![Err(Status::new(code, "no"))]).await;
+        assert_eq!(result.unwrap_err().status().code(), code);
+    }
+    // A hint does not make a business error pass.
+    let (_, result) = play(POLICY, vec![Err(pushed_back(Code::FailedPrecondition, "5"))]).await;
+    assert_eq!(result.unwrap_err().status().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_is_tried_again_whatever_its_code() {
+    for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::Unavailable] {
+        let (moments, result) = play(POLICY, vec![Err(cut_off(code)), Ok(1)]).await;
+        assert_eq!((moments.len(), result.unwrap()), (2, 1), "{code:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_deadline_is_not_a_lost_connection() {
+    let mut status = Status::cancelled("Timeout expired");
+    status.set_source(Arc::new(TimeoutExpired(())));
+    let (moments, _) = play(POLICY, vec![Err(status)]).await;
+    assert_eq!(moments.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded() {
+    let unavailable = || Err(Status::unavailable("down"));
+    let (_, result) = play(POLICY, (0..5).map(|_| unavailable()).collect()).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.attempts(), 5);
+    assert_eq!(error.to_string(), "Unavailable: down (after 5 attempts)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_beyond_the_total_time_is_not_begun() {
+    let policy = RetryPolicy {
+        total_max: Duration::from_secs(10),
+        ..POLICY
+    };
+    let answers = vec![
+        Err(pushed_back(Code::Unavailable, "6000")),
+        Err(pushed_back(Code::Unavailable, "6000")),
+    ];
+    let begin = Instant::now();
+    let (moments, result) = play(policy, answers).await;
+    assert_eq!((moments.len(), result.unwrap_err().attempts()), (2, 2));
+    assert!(
+        begin.elapsed() < Duration::from_secs(8),
+        "it gave up at once, after {:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn an_error_names_the_reason_of_the_server() {
+    let error = CallError::new(with_retry_info(Code::ResourceExhausted, Duration::ZERO));
+    assert_eq!(error.reason().as_deref(), Some("QUEUE_FULL"));
+    assert_eq!(error.to_string(), "QUEUE_FULL: not now");
+}
+
+#[test]
+fn chance_stays_within_its_bounds() {
+    assert!(
+        (0..1000)
+            .map(|_| random_share())
+            .all(|share| (0.0..=1.0).contains(&share))
+    );
+}

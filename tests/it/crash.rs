@@ -1,0 +1,341 @@
+//! kill -9 in the middle of an import: what was answered is still there, and going on arrives where it would have.
+
+use std::{
+    collections::HashMap,
+    env,
+    hash::{BuildHasher, Hasher, RandomState},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tally::{
+    client::{Client, RetryPolicy, TRANSACTIONS_MAX},
+    proto::{ProcessTransactionRequest, transaction},
+};
+use tokio::task::{JoinHandle, yield_now};
+
+use crate::{
+    real_data::{
+        berka::{self, Row, assert_final_balances, final_balances, import},
+        committed, data, read_csv,
+    },
+    support::server::TestServer,
+};
+
+/// The seed of a run that is to be repeated.
+const SEED: &str = "TALLY_TEST_SEED";
+/// How often a server is killed under the client that counts acknowledgements.
+const KILLS: usize = 5;
+/// Transactions in a call: few, so that there are many moments to be killed at.
+const BATCH: usize = 40;
+/// Calls that are under way when the server is killed.
+const IN_FLIGHT: usize = 4;
+/// Turns that the calls get before the server is killed, at most: about as long as they take.
+const TURNS_MAX: u64 = 400;
+/// How often the server is asked whether the import has come to the point where it is to be killed.
+const POLLS_MAX: usize = 60_000;
+
+/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (2014), as `SplitMix64` is published.
+struct Random(u64);
+
+/// A client that never tries again, and what it was told.
+struct Ledger {
+    transactions: Vec<ProcessTransactionRequest>,
+    /// The sequence of every acknowledged transaction.
+    acknowledged: HashMap<String, i64>,
+}
+
+/// A call that is under way: the place of its first transaction, and what will be answered.
+type Call = (usize, JoinHandle<Option<Vec<(String, i64)>>>);
+
+// ===== impl Random =====
+
+impl Random {
+    fn new() -> Self {
+        let seed = match env::var(SEED) {
+            Ok(text) => text.parse().expect("a number"),
+            Err(_) => RandomState::new().build_hasher().finish(),
+        };
+        println!("to repeat this run: {SEED}={seed}");
+        Random(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn between(&mut self, from: usize, to: usize) -> usize {
+        from + usize::try_from(self.below((to - from) as u64)).unwrap()
+    }
+}
+
+// ===== impl Ledger =====
+
+impl Ledger {
+    fn call(&self, client: &Client, place: usize) -> Call {
+        let end = (place + BATCH).min(self.transactions.len());
+        let batch = self.transactions[place..end].to_vec();
+        let client = client.clone();
+        let answers = async move {
+            let results = client.process_transactions(batch).await.ok()?;
+            Some(
+                results
+                    .iter()
+                    .map(|result| (result.transaction_id.clone(), committed(result).sequence))
+                    .collect(),
+            )
+        };
+        (place, tokio::spawn(answers))
+    }
+
+    /// Notes what was answered; says whether anything was.
+    async fn note(&mut self, (_, answers): Call) -> bool {
+        let Some(answers) = answers.await.unwrap() else {
+            return false;
+        };
+        for (id, sequence) in answers {
+            let before = self.acknowledged.insert(id.clone(), sequence);
+            assert!(
+                before.is_none_or(|before| before == sequence),
+                "{id}: {before:?}, then {sequence}"
+            );
+        }
+        true
+    }
+
+    /// Sends everything from `from` to `to`, one call after the other.
+    async fn send(&mut self, client: &Client, from: usize, to: usize) {
+        for place in (from..to).step_by(BATCH) {
+            let call = self.call(client, place);
+            assert!(self.note(call).await, "the server is up");
+        }
+    }
+
+    /// Kills the server while calls are under way. Says from where to go on: the first one that was not answered.
+    async fn send_and_kill(&mut self, server: &mut TestServer, from: usize, random: &mut Random) -> usize {
+        let client = one_shot(server).await;
+        let places = (from..).step_by(BATCH).take(IN_FLIGHT);
+        let calls: Vec<Call> = places.map(|place| self.call(&client, place)).collect();
+        for _ in 0..random.below(TURNS_MAX) {
+            yield_now().await;
+        }
+        server.kill9();
+        let mut resume = None;
+        for call in calls {
+            let place = call.0;
+            if !self.note(call).await {
+                resume.get_or_insert(place);
+            }
+        }
+        resume.unwrap_or(from + BATCH * IN_FLIGHT)
+    }
+
+    /// Every acknowledged transaction is answered as it was, and found.
+    async fn assert_all_there(&self, client: &Client, random: &mut Random) {
+        let sent: Vec<&ProcessTransactionRequest> = self
+            .transactions
+            .iter()
+            .filter(|transaction| self.acknowledged.contains_key(&transaction.transaction_id))
+            .collect();
+        for batch in sent.chunks(TRANSACTIONS_MAX) {
+            let again = batch.iter().map(|transaction| (*transaction).clone()).collect();
+            for result in client.process_transactions(again).await.unwrap() {
+                let answer = committed(&result);
+                assert!(answer.replayed, "{} was lost", result.transaction_id);
+                assert_eq!(
+                    answer.sequence, self.acknowledged[&result.transaction_id],
+                    "{}",
+                    result.transaction_id
+                );
+            }
+        }
+        let last = sent.iter().rev().take(BATCH).copied();
+        let some: Vec<_> = (0..BATCH).map(|_| sent[random.between(0, sent.len())]).collect();
+        for transaction in last.chain(some) {
+            let id = &transaction.transaction_id;
+            let found = client
+                .get_transaction(id)
+                .await
+                .unwrap()
+                .unwrap_or_else(|| panic!("{id} was lost"));
+            assert_eq!(found.transfers, transaction.transfers, "{id}");
+            match found.outcome {
+                Some(transaction::Outcome::Committed(answer)) => {
+                    assert_eq!(answer.sequence, self.acknowledged[id], "{id}");
+                }
+                other => panic!("{id}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// A client that takes the first answer, whatever it is.
+async fn one_shot(server: &TestServer) -> Client {
+    server.client().await.with_retry(RetryPolicy {
+        attempts_max: 1,
+        ..RetryPolicy::default()
+    })
+}
+
+#[tokio::test]
+async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
+    let Some(file) = data("berka/transactions.csv") else {
+        return;
+    };
+    let mut random = Random::new();
+    let rows: Vec<Row> = read_csv(&file);
+    let mut server = TestServer::start();
+    berka::open_accounts(&server.client().await, &rows).await;
+    let transactions: Vec<_> = rows.iter().map(Row::to_request).collect();
+    let count = transactions.len();
+    let mut ledger = Ledger {
+        transactions,
+        acknowledged: HashMap::new(),
+    };
+
+    let mut place = 0;
+    for kill in 0..KILLS {
+        // Whole batches, and enough of them left for the kills to come.
+        let batches = random.between(1, count / BATCH / (KILLS + 1));
+        ledger
+            .send(&server.client().await, place, place + batches * BATCH)
+            .await;
+        place = ledger
+            .send_and_kill(&mut server, place + batches * BATCH, &mut random)
+            .await;
+        println!(
+            "kill {kill}: {} acknowledged, on from row {place}",
+            ledger.acknowledged.len()
+        );
+        server.restart();
+        ledger.assert_all_there(&server.client().await, &mut random).await;
+    }
+    let client = server.client().await;
+    ledger.send(&client, 0, count).await;
+
+    ledger.assert_all_there(&client, &mut random).await;
+    let mut sequences: Vec<i64> = ledger.acknowledged.values().copied().collect();
+    sequences.sort_unstable();
+    let all = 1..=i64::try_from(count).unwrap();
+    assert!(
+        sequences.iter().copied().eq(all),
+        "committed sequences are 1 to {count}, without gaps"
+    );
+    assert_final_balances(
+        &client,
+        &final_balances(&file.with_file_name("final_balances.csv")),
+    )
+    .await;
+}
+
+/// Waits until so many transactions are committed.
+async fn wait_for_sequence(client: &Client, sequence: usize) {
+    for _ in 0..POLLS_MAX {
+        let ledger = client.batch_stats().await.unwrap().ledger.unwrap();
+        if usize::try_from(ledger.last_sequence).unwrap() >= sequence {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("the import does not come to {sequence}");
+}
+
+#[tokio::test]
+async fn an_import_is_taken_up_again_after_the_server_died() {
+    let Some(file) = data("berka/transactions.csv") else {
+        return;
+    };
+    let mut random = Random::new();
+    let rows = read_csv::<Row>(&file).len();
+    let path = file.to_str().unwrap();
+    let mut server = TestServer::start();
+    let args = [
+        "import",
+        path,
+        "--create-accounts",
+        "--batch",
+        "100",
+        "--output",
+        "json",
+    ];
+
+    // An impatient import says what it has done, and that there is nobody any more.
+    let mut impatient = server.command(&args);
+    impatient
+        .args(["--give-up-after", "200ms"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let impatient = impatient.spawn().unwrap();
+    let first = random.between(1, rows / 5);
+    wait_for_sequence(&server.client().await, first).await;
+    server.kill9();
+    let output = tokio::task::spawn_blocking(|| impatient.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(69),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let acknowledged = done["last_sequence"].as_u64().unwrap();
+
+    // A patient one waits for the next server, and goes on.
+    server.restart();
+    let recovered = server
+        .client()
+        .await
+        .batch_stats()
+        .await
+        .unwrap()
+        .ledger
+        .unwrap()
+        .last_sequence;
+    assert!(
+        u64::try_from(recovered).unwrap() >= acknowledged,
+        "{recovered} of {acknowledged} acknowledged"
+    );
+    let patient = server
+        .command(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let second = usize::try_from(recovered).unwrap() + random.between(1, rows / 5);
+    wait_for_sequence(&server.client().await, second).await;
+    server.kill9();
+    server.restart_in_place();
+    let output = tokio::task::spawn_blocking(|| patient.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&done["transactions"], &done["refused"]),
+        (&rows.into(), &0.into())
+    );
+    assert_eq!(done["last_sequence"], rows, "no sequence was skipped");
+    println!("killed at {first} and {second} of {rows}");
+
+    let expected = final_balances(&file.with_file_name("final_balances.csv"));
+    let client = server.client().await;
+    assert_final_balances(&client, &expected).await;
+    let again = import(&server, &file);
+    assert_eq!(
+        (&again["replayed"], &again["last_sequence"]),
+        (&rows.into(), &rows.into())
+    );
+    assert_final_balances(&client, &expected).await;
+}

@@ -1,0 +1,140 @@
+//! A household's books: eleven assets, transactions of up to fourteen legs, balances confirmed by another program.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use tally::proto::{BalanceRule, ProcessTransactionRequest, Transfer, transfer::Amount};
+
+use super::{all_balances, commit, create_accounts, data, read_csv, read_lines};
+use crate::support::server::TestServer;
+
+/// A transaction, balanced per asset.
+#[derive(Debug, Deserialize)]
+struct Booking {
+    id: u64,
+    legs: Vec<Leg>,
+}
+
+/// `amount_minor` > 0 is a debit.
+#[derive(Debug, Clone, Deserialize)]
+struct Leg {
+    account: String,
+    asset: String,
+    amount_minor: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Expected {
+    account: String,
+    asset: String,
+    balance_minor: i128,
+}
+
+// ===== impl Booking =====
+
+impl Booking {
+    /// Legs paired off: each debit takes from the credits of its asset, in their order, until both are used up.
+    fn to_request(&self) -> ProcessTransactionRequest {
+        let mut debits = self.legs.clone();
+        let mut credits = self.legs.clone();
+        debits.retain(|leg| leg.amount_minor > 0);
+        credits.retain(|leg| leg.amount_minor < 0);
+        let mut transfers = Vec::new();
+        for debit in &mut debits {
+            for credit in credits.iter_mut().filter(|credit| credit.asset == debit.asset) {
+                let amount = debit.amount_minor.min(-credit.amount_minor);
+                if amount > 0 {
+                    debit.amount_minor -= amount;
+                    credit.amount_minor += amount;
+                    transfers.push(Transfer {
+                        debit_account_id: account_id(&debit.account, &debit.asset),
+                        credit_account_id: account_id(&credit.account, &credit.asset),
+                        amount: Some(Amount::MinorUnits(amount)),
+                        code: 0,
+                    });
+                }
+            }
+        }
+        assert!(
+            debits.iter().chain(&credits).all(|leg| leg.amount_minor == 0),
+            "transaction {} is not balanced",
+            self.id
+        );
+        let transaction_id = format!("standard-{}", self.id);
+        ProcessTransactionRequest {
+            transaction_id,
+            transfers,
+            ..ProcessTransactionRequest::default()
+        }
+    }
+}
+
+/// An account has one asset: one account for each asset that a name holds.
+fn account_id(name: &str, asset: &str) -> String {
+    format!("{name}/{asset}")
+}
+
+#[tokio::test]
+async fn every_asset_of_every_account_ends_where_ledger_says() {
+    let Some(file) = data("standard/transactions.jsonl") else {
+        return;
+    };
+    let bookings: Vec<Booking> = read_lines(&file)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let legs = || bookings.iter().flat_map(|booking| &booking.legs);
+    let accounts: BTreeSet<(&str, &str)> = legs()
+        .map(|leg| (leg.account.as_str(), leg.asset.as_str()))
+        .collect();
+    let assets: BTreeSet<&str> = accounts.iter().map(|(_, asset)| *asset).collect();
+    assert_eq!(
+        (bookings.len(), legs().count(), assets.len()),
+        (1347, 2925, 11),
+        "the whole file"
+    );
+
+    let server = TestServer::start();
+    let client = server.client().await;
+    let new = accounts.iter().map(|(name, asset)| {
+        (
+            account_id(name, asset),
+            (*asset).to_owned(),
+            BalanceRule::Unlimited,
+        )
+    });
+    create_accounts(&client, new).await;
+    let requests: Vec<_> = bookings.iter().map(Booking::to_request).collect();
+    assert!(
+        requests.iter().any(|request| request.transfers.len() >= 7),
+        "many transfers in one transaction"
+    );
+    let sequences = commit(&client, requests).await;
+    assert_eq!(sequences, (1..=1347).collect::<Vec<_>>());
+
+    // What the file itself adds up to, for the accounts that `expected_balances.csv` leaves out.
+    let mut sums: BTreeMap<String, i128> = BTreeMap::new();
+    for leg in legs() {
+        *sums.entry(account_id(&leg.account, &leg.asset)).or_default() += i128::from(leg.amount_minor);
+    }
+    // The file counts debits as positive.
+    let found: BTreeMap<String, i128> = all_balances(&client)
+        .await
+        .into_iter()
+        .map(|(id, balance)| (id, -balance))
+        .collect();
+    assert_eq!(found, sums);
+    let expected: Vec<Expected> = read_csv(&file.with_file_name("expected_balances.csv"));
+    for row in expected {
+        let id = account_id(&row.account, &row.asset);
+        assert_eq!(found.get(&id), Some(&row.balance_minor), "{id}");
+    }
+    for asset in assets {
+        let of_asset = found.iter().filter(|(id, _)| id.ends_with(&format!("/{asset}")));
+        assert_eq!(
+            of_asset.map(|(_, balance)| balance).sum::<i128>(),
+            0,
+            "{asset} sums to zero"
+        );
+    }
+}

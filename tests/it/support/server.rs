@@ -1,0 +1,270 @@
+//! The real binary as a process of its own, to be talked to over a real socket, killed and started again.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tally::client::Client;
+use tempfile::TempDir;
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
+
+/// How long a server may take to listen: recovery of a journal in a debug build on a busy machine.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a process is asked whether it has ended.
+const END_POLL: Duration = Duration::from_millis(5);
+/// Lines of standard error that are kept for the report of a failure.
+const KEPT_LINES_MAX: usize = 200;
+/// What the server prints when it takes connections.
+const LISTENING: &str = "listening on ";
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerOptions {
+    listen: SocketAddr,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// A running server. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    child: Child,
+    address: SocketAddr,
+    options: ServerOptions,
+    data: PathBuf,
+    /// Removes the data directory in the end.
+    home: TempDir,
+    stderr: StderrTail,
+}
+
+/// The last lines of a process's standard error. Written by the thread that reads them.
+#[derive(Debug, Clone, Default)]
+struct StderrTail(Arc<Mutex<VecDeque<String>>>);
+
+// ===== impl ServerOptions =====
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
+impl ServerOptions {
+    /// One more argument of `tally serve`.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// One more variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts a server on a fresh data directory.
+    pub(crate) fn start(self) -> TestServer {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let data = home.path().join("data");
+        let (child, address, stderr) = spawn(&self, &data);
+        TestServer {
+            child,
+            address,
+            options: self,
+            data,
+            home,
+            stderr,
+        }
+    }
+}
+
+// ===== impl TestServer =====
+
+impl TestServer {
+    /// A server with no options on a fresh data directory and a free port.
+    pub(crate) fn start() -> Self {
+        ServerOptions::default().start()
+    }
+
+    /// For clients.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A connection.
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(&self.endpoint())
+            .await
+            .expect("the server listens")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The last lines of its standard error.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill9(&mut self) -> ExitStatus {
+        self.child.kill().expect("a process that is ours");
+        self.wait()
+    }
+
+    /// SIGTERM, and goes on at once.
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.pid().to_string()])
+            .status()
+            .expect("kill");
+        assert!(status.success(), "SIGTERM to {}", self.pid());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for(&mut self.child, &self.stderr)
+    }
+
+    /// Starts another one on the same data directory, after the end of this one.
+    pub(crate) fn restart(&mut self) {
+        assert!(
+            self.child.try_wait().expect("a process that is ours").is_some(),
+            "it is still running"
+        );
+        (self.child, self.address, self.stderr) = spawn(&self.options, &self.data);
+    }
+
+    /// As [`restart`](Self::restart), at the address it had before, so that clients find it again.
+    pub(crate) fn restart_in_place(&mut self) {
+        let before = self.options.listen;
+        self.options.listen = self.address;
+        self.restart();
+        self.options.listen = before;
+    }
+
+    /// Runs another command of the binary, and waits for its end.
+    pub(crate) fn tally(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    /// Another command of the binary, talking to this server.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(args)
+            .env("TALLY_ENDPOINT", self.endpoint())
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody left to tell.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!(
+                "--- standard error of the server on {} ---\n{}",
+                self.home.path().display(),
+                self.stderr()
+            );
+        }
+    }
+}
+
+// ===== impl StderrTail =====
+
+impl StderrTail {
+    fn follow(&self, stderr: impl Read + Send + 'static) {
+        let lines = self.0.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut lines = lines.lock();
+                if lines.len() == KEPT_LINES_MAX {
+                    lines.pop_front();
+                }
+                lines.push_back(line);
+            }
+        });
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail) {
+    let mut child = Command::new(BINARY)
+        .arg("serve")
+        .arg("--data")
+        .arg(data)
+        .args(["--listen", &options.listen.to_string()])
+        .args(&options.args)
+        .envs(options.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let stderr = StderrTail::default();
+    stderr.follow(child.stderr.take().expect("piped"));
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let (sender, receiver) = mpsc::sync_channel(1);
+    thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            if let Some(address) = line.strip_prefix(LISTENING) {
+                // Only the first one is waited for; the rest is read so that the server never blocks.
+                let _ = sender.try_send(address.to_owned());
+            }
+        }
+    });
+    let address = match receiver.recv_timeout(START_PATIENCE) {
+        Ok(address) => address.parse().expect("an address"),
+        Err(error) => {
+            let _ = child.kill();
+            let status = child.wait();
+            panic!(
+                "the server does not listen ({error}; {status:?}):\n{}",
+                stderr.text()
+            );
+        }
+    };
+    (child, address, stderr)
+}
+
+fn wait_for(child: &mut Child, stderr: &StderrTail) -> ExitStatus {
+    for _ in 0..END_PATIENCE.as_millis() / END_POLL.as_millis() {
+        if let Some(status) = child.try_wait().expect("a process that is ours") {
+            return status;
+        }
+        thread::sleep(END_POLL);
+    }
+    panic!(
+        "the process did not end within {END_PATIENCE:?}:\n{}",
+        stderr.text()
+    );
+}
