@@ -5,6 +5,7 @@ mod breaker;
 mod crash;
 mod journal;
 mod ledger_model;
+mod process;
 mod real_data;
 mod service;
 mod support;

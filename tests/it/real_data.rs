@@ -73,7 +73,7 @@ fn units(amount: Option<Amount>) -> i128 {
 
 /// What the account's owner has: credits less debits.
 pub(crate) fn balance(account: &Account) -> i128 {
-    let balances = account.balances.clone().unwrap_or_default();
+    let balances = account.balances.unwrap_or_default();
     units(balances.credits_posted) - units(balances.debits_posted)
 }
 

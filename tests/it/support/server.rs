@@ -66,18 +66,6 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// One more argument of `tally serve`.
-    pub(crate) fn arg(mut self, arg: &str) -> Self {
-        self.args.push(arg.to_owned());
-        self
-    }
-
-    /// One more variable of its environment.
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// Starts a server on a fresh data directory.
     pub(crate) fn start(self) -> TestServer {
         let home = tempfile::tempdir().expect("a temporary directory");

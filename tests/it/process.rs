@@ -1,0 +1,234 @@
+//! The real binary as an operator sees it: signals, exit codes, and threads where it says they are.
+
+use std::{fs, path::Path, process::Command};
+
+use tally::proto::{
+    GetTopologyRequest, GetTransactionRequest, engine_service_client::EngineServiceClient,
+    transaction_service_client::TransactionServiceClient,
+};
+use tally::{
+    sys::affinity::{THIS_THREAD, get_affinity, set_affinity},
+    topology::CpuSet,
+};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{in_process::pay, server::TestServer};
+
+const TALLY: &str = env!("CARGO_BIN_EXE_tally");
+
+/// `tally` with these arguments: exit code, standard output, standard error.
+fn tally(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(TALLY).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+async fn open_accounts(server: &TestServer) {
+    let mut accounts = tally::proto::account_service_client::AccountServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    for id in ["a", "b"] {
+        let account = Some(crate::support::in_process::account(id));
+        accounts
+            .create_account(tally::proto::CreateAccountRequest { account })
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
+    const CALLERS: usize = 16;
+    let mut server = TestServer::start();
+    open_accounts(&server).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let mut client = TransactionServiceClient::connect(server.endpoint())
+            .await
+            .unwrap();
+        callers.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for call in 0_usize.. {
+                let id = format!("{caller}:{call}");
+                match client.process_transaction(pay(&id)).await {
+                    Ok(answer) => acknowledged.push((id, answer.into_inner().sequence)),
+                    Err(status) => return (acknowledged, status),
+                }
+            }
+            unreachable!("the loop ends with an error")
+        });
+    }
+    // Well under way: the load has written some hundreds of transactions.
+    let mut stats = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    loop {
+        let batches = stats
+            .get_batch_stats(tally::proto::GetBatchStatsRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        if batches.ledger.unwrap().committed >= 200 {
+            break;
+        }
+    }
+    drop(stats);
+    server.terminate();
+    let mut acknowledged = Vec::new();
+    for (answers, last) in callers.join_all().await {
+        acknowledged.extend(answers);
+        // The one that was refused says so: by the service, or by the connection that it closed before it.
+        assert_eq!(last.code(), Code::Unavailable, "{last:?}");
+        if let Some(info) = last.get_details_error_info() {
+            assert_eq!(
+                (info.reason.as_str(), info.metadata["executed"].as_str()),
+                ("SHUTTING_DOWN", "false")
+            );
+        }
+    }
+    assert_eq!(server.wait().code(), Some(0));
+
+    server.restart();
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    assert!(acknowledged.len() >= 200);
+    for (id, sequence) in acknowledged {
+        let found = client
+            .get_transaction(GetTransactionRequest {
+                transaction_id: id.clone(),
+            })
+            .await
+            .unwrap();
+        let outcome = found.into_inner().transaction.unwrap().outcome.unwrap();
+        let tally::proto::transaction::Outcome::Committed(committed) = outcome else {
+            panic!("{id}: {outcome:?}")
+        };
+        assert_eq!(committed.sequence, sequence, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn every_thread_is_where_the_topology_says() {
+    let server = TestServer::start();
+    let mut client = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    let topology = client
+        .get_topology(GetTopologyRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let roles: Vec<&str> = topology
+        .threads
+        .iter()
+        .map(|thread| thread.role.as_str())
+        .collect();
+    for role in ["exec", "wal", "net", "aux"] {
+        assert!(roles.contains(&role), "no {role} thread in {roles:?}");
+    }
+    for thread in &topology.threads {
+        let status =
+            fs::read_to_string(format!("/proc/{}/task/{}/status", server.pid(), thread.tid)).unwrap();
+        let allowed = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .unwrap()
+            .trim();
+        assert_eq!(thread.actual_cpus, allowed, "{}", thread.name);
+        if !thread.wanted_cpus.is_empty() {
+            assert_eq!(thread.wanted_cpus, allowed, "{}", thread.name);
+            assert!(thread.pinned, "{}", thread.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_cpu_is_enough() {
+    // A child inherits the mask of the thread that starts it; the mask is given back before anything else is done.
+    let before = get_affinity(THIS_THREAD).unwrap();
+    let first = CpuSet::from_words(before.clone()).first().unwrap();
+    set_affinity(THIS_THREAD, CpuSet::single(first).words()).unwrap();
+    let server = TestServer::start();
+    set_affinity(THIS_THREAD, &before).unwrap();
+    open_accounts(&server).await;
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    assert_eq!(
+        client
+            .process_transaction(pay("t"))
+            .await
+            .unwrap()
+            .into_inner()
+            .sequence,
+        1
+    );
+    let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    let decision = engine
+        .get_topology(GetTopologyRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .decision
+        .unwrap();
+    assert!(
+        decision
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("single_cpu")),
+        "{decision:?}"
+    );
+}
+
+#[test]
+fn exit_codes_tell_scripts_what_happened() {
+    let mut server = TestServer::start();
+    let endpoint = server.endpoint();
+    let (code, out, _) = tally(&["health", "--endpoint", &endpoint]);
+    assert_eq!((code, out.as_str()), (Some(0), "SERVING\n"));
+    let (code, out, _) = tally(&["stats", "--endpoint", &endpoint, "-o", "json"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("CIRCUIT_STATE_CLOSED") && out.contains("bytes_per_transaction_id"),
+        "{out}"
+    );
+    let (code, out, _) = tally(&["topology", "--endpoint", &endpoint]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");
+
+    // Somebody else has the directory, or the port.
+    let data = server.data().to_str().unwrap().to_owned();
+    let (code, _, error) = tally(&["serve", "--data", &data, "--listen", "127.0.0.1:0"]);
+    assert_eq!(code, Some(74), "{error}");
+    assert!(error.contains("lock"), "{error}");
+    let other = tempfile::tempdir().unwrap();
+    let listen = endpoint.trim_start_matches("http://");
+    let (code, _, error) = tally(&[
+        "serve",
+        "--data",
+        other.path().to_str().unwrap(),
+        "--listen",
+        listen,
+    ]);
+    assert_eq!(code, Some(69), "{error}");
+    assert!(error.contains(listen), "{error}");
+
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let (code, _, _) = tally(&["health", "--endpoint", &endpoint, "--timeout", "1s"]);
+    assert_eq!(code, Some(69));
+    let (code, out, _) = tally(&["verify", &data]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.ends_with("sound\n"), "{out}");
+}
+
+#[test]
+fn a_wrong_configuration_is_told_and_nothing_is_started() {
+    let (code, _, error) = tally(&["serve", "--nope"]);
+    assert_eq!(code, Some(64), "{error}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tally.toml");
+    fs::write(&file, "[breaker]\nmin_calls = 0\n").unwrap();
+    let (code, _, error) = tally(&["serve", "--check", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(78), "{error}");
+    assert!(error.contains("min_calls") && error.contains('0'), "{error}");
+    assert!(!Path::new("./tally-data").exists());
+}
