@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, BatchItem, Shared, Slot, Timing,
+    courier::{Couriers, Post},
     error::BatchError,
     slot::Responder,
     stats::{Counters, FlushReason},
@@ -18,6 +19,8 @@ const RATE_INTERVAL: Duration = Duration::from_millis(100);
 /// A request in the ring.
 #[derive(Debug)]
 pub(super) struct Queued<T, R> {
+    /// The courier of the caller's runtime.
+    pub(super) courier: Option<usize>,
     pub(super) item: T,
     pub(super) responder: Responder<Slot<R>>,
     pub(super) queued_at: Instant,
@@ -36,6 +39,7 @@ pub struct Claimed<T, R> {
 /// Where the answer to a claimed request goes. Dropping it answers [`BatchError::Lost`].
 #[derive(Debug)]
 pub struct Reply<R> {
+    courier: Option<usize>,
     responder: Responder<Slot<R>>,
     queue_wait: Duration,
     claimed_at: Instant,
@@ -54,6 +58,8 @@ pub struct Intake<T, R> {
 #[derive(Debug)]
 pub struct Answerer {
     counters: Arc<Counters>,
+    couriers: Arc<Couriers>,
+    post: Post,
     queue_waits: Vec<Duration>,
     commits: Vec<Duration>,
 }
@@ -94,6 +100,7 @@ impl<T: BatchItem, R> Intake<T, R> {
 
     fn claim(&self, queued: Queued<T, R>, now: Instant) -> Option<Claimed<T, R>> {
         let Queued {
+            courier,
             item,
             responder,
             queued_at,
@@ -112,6 +119,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         Some(Claimed {
             item,
             reply: Reply {
+                courier,
                 responder,
                 queue_wait,
                 claimed_at: now,
@@ -164,6 +172,8 @@ impl<T: BatchItem, R> Intake<T, R> {
     pub fn answerer(&self) -> Answerer {
         Answerer {
             counters: Arc::clone(&self.shared.counters),
+            couriers: Arc::clone(&self.shared.couriers),
+            post: Post::new(),
             queue_waits: Vec::new(),
             commits: Vec::new(),
         }
@@ -203,6 +213,7 @@ impl Answerer {
         self.commits.clear();
         for (reply, value) in answers.drain(..) {
             let Reply {
+                courier,
                 responder,
                 queue_wait,
                 claimed_at,
@@ -213,8 +224,11 @@ impl Answerer {
             };
             self.queue_waits.push(timing.queue_wait);
             self.commits.push(timing.commit);
-            responder.answer(Ok(Answer { value, timing }));
+            if let Some(waker) = responder.answer_quietly(Ok(Answer { value, timing })) {
+                self.post.collect(courier, waker);
+            }
         }
+        self.couriers.deliver(&mut self.post);
         // One lock for all of them, after the callers have been woken.
         self.counters.answered(&self.queue_waits, &self.commits);
     }

@@ -20,6 +20,7 @@
 //!
 //! It knows nothing of ledgers, journals or gRPC.
 
+mod courier;
 mod error;
 mod future;
 mod intake;
@@ -38,6 +39,8 @@ use std::{
     time::Duration,
 };
 
+pub use courier::COURIERS_MAX;
+use courier::Couriers;
 use crossbeam_utils::sync::{Parker, Unparker};
 pub use error::BatchError;
 pub use future::ResponseFuture;
@@ -108,6 +111,9 @@ pub struct Timing {
     pub commit: Duration,
 }
 
+/// A request of so many items is worth the executor's while, however few requests wait.
+const HEAVY_ITEMS: usize = 256;
+
 /// What a reply slot carries.
 type Slot<R> = Result<Answer<R>, BatchError>;
 
@@ -130,6 +136,7 @@ struct Shared<T, R> {
     queue_items: AtomicUsize,
     unparker: Unparker,
     counters: Arc<Counters>,
+    couriers: Arc<Couriers>,
 }
 
 /// The callers' side and the executor's side.
@@ -149,6 +156,7 @@ pub fn batch<T: BatchItem, R>(config: &BatchConfig) -> Result<Sides<T, R>, Batch
         queue_items: AtomicUsize::new(0),
         unparker: parker.unparker().clone(),
         counters: Arc::new(Counters::default()),
+        couriers: Arc::new(Couriers::new()),
     });
     Ok((
         BatchProcessor {
@@ -209,6 +217,7 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         }
         let (responder, receiver) = slot::slot();
         match self.shared.push(Queued {
+            courier: Couriers::here(),
             item,
             responder,
             queued_at,
@@ -229,6 +238,16 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.ring.is_closed()
+    }
+
+    /// Carries the wake-ups of the callers on the calling thread, all of a batch at once, for as long as it is polled
+    /// there: to be spawned once on each single-threaded runtime, with a number of its own below [`COURIERS_MAX`]. Without
+    /// it every caller is woken by itself.
+    pub async fn courier(self, index: usize) {
+        self.shared
+            .couriers
+            .carry(index, || self.shared.unparker.unpark())
+            .await;
     }
 
     /// What wakes the executor.
@@ -299,7 +318,8 @@ impl<T: BatchItem, R> Shared<T, R> {
         };
         match pushed {
             Ok(wake) => {
-                if wake {
+                let wake = wake || items >= HEAVY_ITEMS;
+                if wake && !self.couriers.send() {
                     self.unparker.unpark();
                 }
                 Ok(())

@@ -9,7 +9,7 @@
 //! (from then on it may have been executed), or the caller, by withdrawing it (then it never is). So *not executed*
 //! and *unknown* are never mixed up.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::sync::{Arc, AtomicU8, AtomicWaker, Mutex, Ordering};
 
@@ -78,23 +78,34 @@ impl<R> Responder<R> {
     }
 
     /// Gives the answer and wakes the caller.
-    pub(crate) fn answer(mut self, answer: R) {
-        self.finish(Some(answer));
+    pub(crate) fn answer(self, answer: R) {
+        if let Some(waker) = self.answer_quietly(answer) {
+            waker.wake();
+        }
     }
 
-    fn finish(&mut self, answer: Option<R>) {
+    /// Gives the answer. The caller sleeps on until the returned waker is used, which must be soon.
+    #[must_use]
+    pub(crate) fn answer_quietly(mut self, answer: R) -> Option<Waker> {
+        self.finish(Some(answer))
+    }
+
+    fn finish(&mut self, answer: Option<R>) -> Option<Waker> {
         self.answered = true;
         *self.shared.answer.lock() = answer;
         // Release: whoever sees ANSWERED sees the answer.
         self.shared.state.store(ANSWERED, Ordering::Release);
-        self.shared.waker.wake();
+        self.shared.waker.take()
     }
 }
 
 impl<R> Drop for Responder<R> {
     fn drop(&mut self) {
-        if !self.answered && !self.is_withdrawn() {
-            self.finish(None);
+        if !self.answered
+            && !self.is_withdrawn()
+            && let Some(waker) = self.finish(None)
+        {
+            waker.wake();
         }
     }
 }

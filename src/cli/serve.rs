@@ -104,8 +104,8 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
         let draining = CancellationToken::new();
-        let (routes, reporter) = grpc::routes(&engine, &draining).await?;
-        let net = match grpc::serve(config.server.listen, net_config, &routes, &affinity, &draining) {
+        let (services, reporter) = grpc::services(&engine, &draining).await?;
+        let net = match grpc::serve(config.server.listen, net_config, &services, &engine, &draining) {
             Ok(net) => net,
             Err(error) => {
                 engine.drain();
@@ -118,7 +118,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         tracing::info!(?why, "stopping");
         grpc::not_serving(&reporter).await;
         draining.cancel();
-        drop(routes);
+        drop(services);
         let finished = tokio::task::spawn_blocking({
             let engine = engine.clone();
             move || {

@@ -18,25 +18,16 @@ mod fault;
 mod handoff;
 mod health;
 mod maintenance;
+mod start;
 mod wal;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
-use thiserror::Error;
 use tokio::time::Instant;
-use tower::ServiceBuilder;
 use tower_service::Service;
 
-use self::{
-    classify::EngineClassifier,
-    counters::EngineCounters,
-    exec::Exec,
-    handoff::Handoff,
-    maintenance::{Maintenance, Stop},
-    wal::Wal,
-};
+use self::{classify::EngineClassifier, counters::EngineCounters, handoff::Handoff, maintenance::Stop};
 pub use self::{
     command::{
         CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TRANSACTIONS_MAX,
@@ -46,21 +37,17 @@ pub use self::{
     fault::{EngineError, StoreFault},
     handoff::EngineReply,
     health::{Condition, Health},
+    start::StartError,
 };
 use crate::{
-    batch::{BatchConfig, BatchConfigError, BatchError, BatchProcessor, BatchStats, Submission, batch},
+    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Submission},
     breaker::{
-        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerLayer, CircuitBreakerStats,
-        ConfigError, LatencyCircuitBreaker,
+        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerStats, LatencyCircuitBreaker,
     },
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
-    store::{
-        embedded::{self, FoundTransaction, OpenError, OpenStore, RecordReader, RecoveryReport, StoreConfig},
-        journal::{Disk, Position},
-    },
-    time::WallClock,
-    topology::{AffinityError, CpuAffinityManager, Role, RoleHandle},
+    store::embedded::{FoundTransaction, RecordReader, RecoveryReport, StoreConfig},
+    topology::{CpuAffinityManager, RoleHandle},
 };
 
 /// What the engine is made of.
@@ -79,24 +66,6 @@ pub struct EngineConfig {
 /// Bytes of journal between two checkpoints: what a start has to replay at most, about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval(pub u64);
-
-/// Why the engine could not be started.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The data directory.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A setting of the queue.
-    #[error(transparent)]
-    Batch(#[from] BatchConfigError),
-    /// A setting of the breaker.
-    #[error(transparent)]
-    Breaker(#[from] ConfigError),
-    /// A thread could not be started, or not placed where the operator insists.
-    #[error(transparent)]
-    Affinity(#[from] AffinityError),
-}
 
 /// The kinds of writing calls. Each has a circuit of its own: what is slow for one transaction is not for thousands, and
 /// the trouble of one kind is not the others'.
@@ -187,102 +156,6 @@ impl Default for CheckpointInterval {
 // ===== impl TallyEngine =====
 
 impl TallyEngine {
-    /// Opens the data directory `dir` and starts the threads.
-    ///
-    /// # Errors
-    /// [`StartError`]. Nothing runs then.
-    pub fn start(
-        config: &EngineConfig,
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        clock: Arc<dyn WallClock>,
-        affinity: &CpuAffinityManager,
-    ) -> Result<Self, StartError> {
-        let breakers = breakers(&config.breaker)?;
-        let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
-        let OpenStore {
-            book,
-            writer,
-            preparer,
-            records,
-            walk,
-            checkpoints,
-            id_files,
-            directory,
-            durable,
-            report,
-        } = embedded::open(disk, dir, &config.store, clock)?;
-        let handoff = Arc::new(Handoff::new(durable));
-        let health = Arc::new(Health::new());
-        let counters = Arc::new(EngineCounters::default());
-        counters.publish(&book);
-        let sync_times = Arc::new(Distribution::new());
-        let segment_bytes = directory.geometry().segment_bytes();
-        let parker = Parker::new();
-        let stop = Stop::new(&parker);
-
-        let wal = Wal {
-            handoff: Arc::clone(&handoff),
-            writer,
-            answerer: intake.answerer(),
-            exec: processor.notifier(),
-            health: Arc::clone(&health),
-            sync_times: Arc::clone(&sync_times),
-            counters: Arc::clone(&counters),
-            durable,
-            failed: false,
-        };
-        let exec = Exec::new(
-            book,
-            intake,
-            Arc::clone(&handoff),
-            Arc::clone(&health),
-            Arc::clone(&counters),
-        );
-        let maintenance = Maintenance {
-            batch: processor.clone(),
-            handoff: Arc::clone(&handoff),
-            preparer,
-            walk,
-            checkpoints,
-            id_files,
-            directory,
-            checkpoint_bytes: config.checkpoint.0,
-            last_checkpoint: report.checkpoint_position.unwrap_or(Position::START),
-            next_id_file: 0,
-            parker,
-            stop: stop.clone(),
-        };
-        let threads = Threads {
-            wal: affinity.spawn(Role::Wal, 0, "tally-wal", move || wal.run())?,
-            exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
-            maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
-            stop,
-        };
-        let guards = Guards(breakers.clone().map(|breaker| {
-            ServiceBuilder::new()
-                .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
-                .service(processor.clone())
-        }));
-        let shared = Shared {
-            batch: processor,
-            breakers,
-            affinity: affinity.clone(),
-            records,
-            handoff,
-            health,
-            counters,
-            sync_times,
-            recovery: report,
-            segment_bytes,
-            threads: Mutex::new(Some(threads)),
-        };
-        Ok(TallyEngine {
-            shared: Arc::new(shared),
-            guards,
-        })
-    }
-
     /// Processes transactions, in their order, each for itself.
     ///
     /// # Errors
@@ -420,6 +293,12 @@ impl TallyEngine {
         }
     }
 
+    /// Carries answers to the callers of the calling thread's runtime, all of a block at once. To be spawned once on each
+    /// NET runtime, with its number.
+    pub fn courier(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.batch.clone().courier(index)
+    }
+
     /// Lets the circuits look at the clock. To be called every [`CircuitBreakerConfig::tick_interval`].
     pub fn tick(&self) {
         self.shared.breakers.iter().for_each(LatencyCircuitBreaker::tick);
@@ -548,16 +427,6 @@ impl Guards {
             Guard::Accounts => accounts,
         }
     }
-}
-
-fn breakers(base: &CircuitBreakerConfig) -> Result<[LatencyCircuitBreaker; Guard::ALL.len()], ConfigError> {
-    let breaker = |guard: Guard| {
-        LatencyCircuitBreaker::builder(guard.config(base))
-            .key(guard.key())
-            .build()
-    };
-    let [unary, bulk, stream, accounts] = Guard::ALL.map(breaker);
-    Ok([unary?, bulk?, stream?, accounts?])
 }
 
 /// EXEC answered something else than what it was asked: a bug, and nobody can say what was done.

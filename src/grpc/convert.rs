@@ -279,7 +279,8 @@ pub(super) fn to_new_account(
                 format_args!("{prefix}.balance_rule"),
                 format_args!("{} is not a rule", account.balance_rule),
             );
-            BalanceRule::Unlimited
+            // Whichever rule was meant, a limit may belong to it.
+            BalanceRule::CreditBalance
         }
     };
     let status = match proto::AccountStatus::try_from(account.status) {

@@ -16,9 +16,14 @@ mod transactions;
 pub use net::{NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
+use std::convert::Infallible;
+
+use futures_util::future::Either;
+use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
+use tower_service::Service;
 
 use self::{accounts::AccountService, engine::EngineService, transactions::TransactionService};
 use crate::{
@@ -32,18 +37,44 @@ use crate::{
 /// Largest message that is read: 8192 transactions of about 2 KiB each.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+type Transactions = TransactionServiceServer<TransactionService>;
+type Accounts = AccountServiceServer<AccountService>;
+type Engine = EngineServiceServer<EngineService>;
+
+/// All services. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// On the hot path: called without a look at the other routes.
+    transactions: Transactions,
+    others: Routes,
+}
+
+// ===== impl Services =====
+
+impl Services {
+    /// Answers a call.
+    pub fn call(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
+        let mut path = request.uri().path().split('/').skip(1);
+        if path.next() == Some(Transactions::NAME) {
+            Either::Left(self.transactions.clone().call(request))
+        } else {
+            Either::Right(self.others.clone().call(request))
+        }
+    }
+}
+
 /// All services over `engine`, and the reporter of their health.
 ///
 /// # Errors
 /// If the descriptors that were compiled in can't be read: a bug of the build.
-pub async fn routes(
+pub async fn services(
     engine: &TallyEngine,
     draining: &CancellationToken,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    type Transactions = TransactionServiceServer<TransactionService>;
-    type Accounts = AccountServiceServer<AccountService>;
-    type Engine = EngineServiceServer<EngineService>;
     reporter.set_serving::<Transactions>().await;
     reporter.set_serving::<Accounts>().await;
     reporter.set_serving::<Engine>().await;
@@ -52,17 +83,17 @@ pub async fn routes(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = TransactionService::new(engine.clone(), draining.clone());
-    let routes = Routes::new(Transactions::new(transactions).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(
-            Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+    let transactions = Transactions::new(TransactionService::new(engine.clone(), draining.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let accounts =
+        Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let others = Routes::new(accounts)
         .add_service(Engine::new(EngineService::new(engine.clone())))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok((routes, reporter))
+    Ok((Services { transactions, others }, reporter))
 }
 
 /// Tells the world that no more requests should be sent here.

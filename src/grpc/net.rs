@@ -5,24 +5,21 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use hyper::server::conn::http2;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
-use tower_service::Service;
 use tracing::Instrument;
 
+use super::Services;
 use crate::{
+    engine::TallyEngine,
     telemetry::rpc_span,
-    topology::{AffinityError, CpuAffinityManager, Role, RoleHandle},
+    topology::{AffinityError, Role, RoleHandle},
 };
 
 /// Connections that wait to be taken by their runtime.
@@ -102,7 +99,7 @@ impl NetHandle {
     }
 }
 
-/// Listens on `address` and serves `routes` on one thread for each NET CPU until `draining`; then connections get
+/// Listens on `address` and serves `services` on one thread for each NET CPU until `draining`; then connections get
 /// [`NetConfig::drain`] to finish their calls.
 ///
 /// # Errors
@@ -110,8 +107,8 @@ impl NetHandle {
 pub fn serve(
     address: SocketAddr,
     config: NetConfig,
-    routes: &Routes,
-    affinity: &CpuAffinityManager,
+    services: &Services,
+    engine: &TallyEngine,
     draining: &CancellationToken,
 ) -> Result<NetHandle, NetError> {
     let failed = |source| NetError::Listen { address, source };
@@ -119,16 +116,18 @@ pub fn serve(
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
 
+    let affinity = engine.affinity();
     let count = affinity.net_threads().max(1);
     let mut inlets = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
-        let (routes, draining) = (routes.clone(), draining.clone());
+        let (services, draining, courier) = (services.clone(), draining.clone(), engine.courier(index));
         let name = format!("tally-net-{index}");
-        threads.push(affinity.spawn_async(Role::Net, index, &name, move || {
-            serve_connections(connections, config, routes, draining)
+        threads.push(affinity.spawn_async(Role::Net, index, &name, move || async move {
+            tokio::spawn(courier);
+            serve_connections(connections, config, services, draining).await;
         })?);
     }
     let draining = draining.clone();
@@ -175,7 +174,7 @@ async fn deal_out(
 async fn serve_connections(
     mut connections: mpsc::Receiver<std::net::TcpStream>,
     config: NetConfig,
-    routes: Routes,
+    services: Services,
     draining: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
@@ -183,7 +182,12 @@ async fn serve_connections(
     while let Some(stream) = connections.recv().await {
         match TcpStream::from_std(stream) {
             Ok(stream) => {
-                tracker.spawn(serve_connection(stream, config, routes.clone(), draining.clone()));
+                tracker.spawn(serve_connection(
+                    stream,
+                    config,
+                    services.clone(),
+                    draining.clone(),
+                ));
             }
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }
@@ -194,14 +198,19 @@ async fn serve_connections(
     }
 }
 
-async fn serve_connection(stream: TcpStream, config: NetConfig, routes: Routes, draining: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    config: NetConfig,
+    services: Services,
+    draining: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    // Without an exporter the span is disabled, and costs a look.
-    let traced = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        // Without an exporter the span is disabled, and costs a look.
         let span = rpc_span(request.uri().path(), request.headers());
-        routes.clone().call(request).instrument(span)
+        services.call(request).instrument(span)
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -211,7 +220,7 @@ async fn serve_connection(stream: TcpStream, config: NetConfig, routes: Routes, 
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(traced));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -84,7 +84,7 @@ fn decision(plan: &Plan, info: &TopologyInfo) -> TopologyDecision {
             .roles
             .iter()
             .map(|role| TopologyRole {
-                role: role.role.to_string(),
+                role: role.role.to_string().to_uppercase(),
                 cpus: role.cpus.to_string(),
             })
             .collect(),
@@ -94,7 +94,7 @@ fn decision(plan: &Plan, info: &TopologyInfo) -> TopologyDecision {
 
 fn thread(thread: &ThreadInfo) -> TopologyThread {
     TopologyThread {
-        role: thread.role.to_string(),
+        role: thread.role.to_string().to_uppercase(),
         name: thread.name.clone(),
         tid: thread.tid,
         wanted_cpus: text(thread.wanted.as_ref()),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     env,
     hash::{BuildHasher, Hasher, RandomState},
-    process::Stdio,
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use crate::{
         berka::{self, Row, assert_final_balances, final_balances, import},
         committed, data, read_csv,
     },
-    support::server::TestServer,
+    support::server::{ServerOptions, TestServer},
 };
 
 /// The seed of a run that is to be repeated.
@@ -32,9 +32,11 @@ const BATCH: usize = 40;
 /// Calls that are under way when the server is killed.
 const IN_FLIGHT: usize = 4;
 /// Turns that the calls get before the server is killed, at most: about as long as they take.
-const TURNS_MAX: u64 = 400;
+const TURNS_MAX: u64 = 10_000;
+/// How long an import waits for a server that is not there: longer than a server takes that is, on a busy machine.
+const IMPATIENCE: &str = "5s";
 /// How often the server is asked whether the import has come to the point where it is to be killed.
-const POLLS_MAX: usize = 60_000;
+const POLLS_MAX: usize = 20_000;
 
 /// Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (2014), as `SplitMix64` is published.
 struct Random(u64);
@@ -126,12 +128,16 @@ impl Ledger {
         }
         server.kill9();
         let mut resume = None;
+        let mut answered = 0;
         for call in calls {
             let place = call.0;
-            if !self.note(call).await {
+            if self.note(call).await {
+                answered += 1;
+            } else {
                 resume.get_or_insert(place);
             }
         }
+        println!("killed when {answered} of {IN_FLIGHT} calls were answered");
         resume.unwrap_or(from + BATCH * IN_FLIGHT)
     }
 
@@ -174,6 +180,15 @@ impl Ledger {
     }
 }
 
+/// A server that makes checkpoints and changes segments all the time, so that it is killed in the midst of those, too.
+fn short_lived() -> TestServer {
+    ServerOptions::default()
+        .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
+        .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
+        .env("TALLY__STORE__CHECKPOINT_BYTES", "1MiB")
+        .start()
+}
+
 /// A client that takes the first answer, whatever it is.
 async fn one_shot(server: &TestServer) -> Client {
     server.client().await.with_retry(RetryPolicy {
@@ -189,7 +204,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
     };
     let mut random = Random::new();
     let rows: Vec<Row> = read_csv(&file);
-    let mut server = TestServer::start();
+    let mut server = short_lived();
     berka::open_accounts(&server.client().await, &rows).await;
     let transactions: Vec<_> = rows.iter().map(Row::to_request).collect();
     let count = transactions.len();
@@ -212,6 +227,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
             "kill {kill}: {} acknowledged, on from row {place}",
             ledger.acknowledged.len()
         );
+        server.assert_verified();
         server.restart();
         ledger.assert_all_there(&server.client().await, &mut random).await;
     }
@@ -231,12 +247,21 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
         &final_balances(&file.with_file_name("final_balances.csv")),
     )
     .await;
+    server.terminate();
+    assert!(server.wait().success(), "{}", server.stderr());
+    server.assert_verified();
 }
 
-/// Waits until so many transactions are committed.
-async fn wait_for_sequence(client: &Client, sequence: usize) {
+/// Waits until so many transactions are committed by an import that is still under way.
+async fn wait_for_sequence(client: &Client, import: &mut Child, sequence: usize) {
     for _ in 0..POLLS_MAX {
         let ledger = client.batch_stats().await.unwrap().ledger.unwrap();
+        let ended = import.try_wait().unwrap();
+        assert_eq!(
+            ended, None,
+            "the import ended at {} of {sequence}",
+            ledger.last_sequence
+        );
         if usize::try_from(ledger.last_sequence).unwrap() >= sequence {
             return;
         }
@@ -253,7 +278,7 @@ async fn an_import_is_taken_up_again_after_the_server_died() {
     let mut random = Random::new();
     let rows = read_csv::<Row>(&file).len();
     let path = file.to_str().unwrap();
-    let mut server = TestServer::start();
+    let mut server = short_lived();
     let args = [
         "import",
         path,
@@ -267,12 +292,12 @@ async fn an_import_is_taken_up_again_after_the_server_died() {
     // An impatient import says what it has done, and that there is nobody any more.
     let mut impatient = server.command(&args);
     impatient
-        .args(["--give-up-after", "200ms"])
+        .args(["--give-up-after", IMPATIENCE])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let impatient = impatient.spawn().unwrap();
+    let mut impatient = impatient.spawn().unwrap();
     let first = random.between(1, rows / 5);
-    wait_for_sequence(&server.client().await, first).await;
+    wait_for_sequence(&server.client().await, &mut impatient, first).await;
     server.kill9();
     let output = tokio::task::spawn_blocking(|| impatient.wait_with_output())
         .await
@@ -302,14 +327,14 @@ async fn an_import_is_taken_up_again_after_the_server_died() {
         u64::try_from(recovered).unwrap() >= acknowledged,
         "{recovered} of {acknowledged} acknowledged"
     );
-    let patient = server
+    let mut patient = server
         .command(&args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let second = usize::try_from(recovered).unwrap() + random.between(1, rows / 5);
-    wait_for_sequence(&server.client().await, second).await;
+    wait_for_sequence(&server.client().await, &mut patient, second).await;
     server.kill9();
     server.restart_in_place();
     let output = tokio::task::spawn_blocking(|| patient.wait_with_output())

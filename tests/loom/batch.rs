@@ -66,8 +66,8 @@ mod sync {
             self.0.register_by_ref(waker);
         }
 
-        pub(crate) fn wake(&self) {
-            self.0.wake();
+        pub(crate) fn take(&self) -> Option<Waker> {
+            self.0.take_waker()
         }
     }
 

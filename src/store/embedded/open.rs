@@ -16,7 +16,7 @@ use crate::{
     ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
         BlockHeader, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position,
-        ScanError, SegmentPreparer,
+        ScanError, SegmentPreparer, Tail,
     },
     time::{Timestamp, WallClock},
 };
@@ -109,56 +109,31 @@ pub(super) fn open_from(
 ) -> Result<OpenStore, OpenError> {
     let started = Instant::now();
     let journal = Journal::open(disk, dir, config)?;
-    let seed = journal.directory().hash_seed();
-    let checkpoints = checkpoint::files(journal.directory())?;
-    let id_files = id_files::files(journal.directory())?;
-    let geometry = journal.directory().geometry();
+    let directory = journal.directory();
+    let (seed, geometry, created) = (directory.hash_seed(), directory.geometry(), directory.created());
+    let checkpoints = checkpoint::files(directory)?;
+    let id_files = id_files::files(directory)?;
     let walk = BlockWalk::new(journal.reader(), geometry);
 
     let loaded = match origin {
         Origin::Checkpoint => checkpoint::load(&checkpoints, seed)?,
         Origin::FirstBlock => None,
     };
-    let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain.block_sequence);
-    let checkpoint_position = loaded.as_ref().map(|loaded| loaded.start.chain.position);
-    let Loaded {
-        ledger,
-        start,
-        durable_through,
-    } = loaded.unwrap_or_else(|| Loaded {
-        ledger: Ledger::new(seed),
-        start: DurablePoint {
-            chain: journal.start(),
-            order: OrderPoint::START,
-        },
-        durable_through: 0,
-    });
-    let ids = ids_before(&walk, &id_files, &start, seed)?;
-
-    let mut replay = Replay {
-        ledger,
-        ids,
-        order: start.order,
-        seed,
-        entries: 0,
+    let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain);
+    let (replay, tail) = replay(&journal, &walk, &id_files, loaded, seed)?;
+    let mut report = RecoveryReport {
+        created,
+        checkpoint: checkpoint.map(|start| start.block_sequence),
+        checkpoint_position: checkpoint.map(|start| start.position),
+        blocks_replayed: tail.blocks,
+        entries_replayed: replay.entries,
+        torn_tail: tail.torn.is_some(),
+        elapsed: Duration::ZERO,
     };
-    let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
-        replay.block(header, position, body)
-    });
-    let tail = scanned.map_err(|error| match error {
-        ScanError::Store(error) => OpenError::Store(error),
-        ScanError::Visitor(error) => error,
-    })?;
-    let created = journal.directory().created();
-    let (blocks_replayed, torn_tail) = (tail.blocks, tail.torn.is_some());
     let opened = journal.resume(tail)?;
 
     let Replay {
-        ledger,
-        ids,
-        order,
-        entries,
-        ..
+        ledger, ids, order, ..
     } = replay;
     let durable = DurablePoint {
         chain: opened.writer.end(),
@@ -166,15 +141,7 @@ pub(super) fn open_from(
     };
     let records = RecordReader::new(opened.reader, geometry);
     let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
-    let report = RecoveryReport {
-        created,
-        checkpoint,
-        checkpoint_position,
-        blocks_replayed,
-        entries_replayed: entries,
-        torn_tail,
-        elapsed: started.elapsed(),
-    };
+    report.elapsed = started.elapsed();
     Ok(OpenStore {
         book,
         writer: opened.writer,
@@ -187,6 +154,44 @@ pub(super) fn open_from(
         durable,
         report,
     })
+}
+
+/// Makes the ledger and the ids again, from the checkpoint if there is one, and finds the journal's end.
+fn replay(
+    journal: &Journal,
+    walk: &BlockWalk,
+    id_files: &ChunkedFiles,
+    loaded: Option<Loaded>,
+    seed: u64,
+) -> Result<(Replay, Tail), OpenError> {
+    let Loaded {
+        ledger,
+        start,
+        durable_through,
+    } = loaded.unwrap_or_else(|| Loaded {
+        ledger: Ledger::new(seed),
+        start: DurablePoint {
+            chain: journal.start(),
+            order: OrderPoint::START,
+        },
+        durable_through: 0,
+    });
+    let ids = ids_before(walk, id_files, &start, seed)?;
+    let mut replay = Replay {
+        ledger,
+        ids,
+        order: start.order,
+        seed,
+        entries: 0,
+    };
+    let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
+        replay.block(header, position, body)
+    });
+    match scanned {
+        Ok(tail) => Ok((replay, tail)),
+        Err(ScanError::Store(error)) => Err(OpenError::Store(error)),
+        Err(ScanError::Visitor(error)) => Err(error),
+    }
 }
 
 /// The ids of all transactions before `start`: full segments from their files, the rest from the blocks.

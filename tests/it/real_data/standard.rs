@@ -88,8 +88,10 @@ async fn every_asset_of_every_account_ends_where_ledger_says() {
         .map(|leg| (leg.account.as_str(), leg.asset.as_str()))
         .collect();
     let assets: BTreeSet<&str> = accounts.iter().map(|(_, asset)| *asset).collect();
+    // Without the legs of trading accounts, which the file's makers added so that every asset balances.
+    let original = legs().filter(|leg| !leg.account.starts_with("trading:")).count();
     assert_eq!(
-        (bookings.len(), legs().count(), assets.len()),
+        (bookings.len(), original, assets.len()),
         (1347, 2925, 11),
         "the whole file"
     );

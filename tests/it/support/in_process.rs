@@ -93,9 +93,9 @@ impl Service {
         )
         .unwrap();
         let draining = CancellationToken::new();
-        let (routes, _reporter) = grpc::routes(&engine, &draining).await.unwrap();
+        let (services, _reporter) = grpc::services(&engine, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let net = grpc::serve(any, NetConfig::default(), &routes, &affinity, &draining).unwrap();
+        let net = grpc::serve(any, NetConfig::default(), &services, &engine, &draining).unwrap();
         let address = net.address();
         Service {
             engine,

@@ -33,7 +33,6 @@ const LISTENING: &str = "listening on ";
 #[derive(Debug, Clone)]
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
-    args: Vec<String>,
     env: Vec<(String, String)>,
 }
 
@@ -59,13 +58,18 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            args: Vec::new(),
             env: Vec::new(),
         }
     }
 }
 
 impl ServerOptions {
+    /// One more variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts a server on a fresh data directory.
     pub(crate) fn start(self) -> TestServer {
         let home = tempfile::tempdir().expect("a temporary directory");
@@ -158,6 +162,17 @@ impl TestServer {
         self.command(args).output().expect("the binary runs")
     }
 
+    /// The data directory of this server, which has ended, is whole from the first block to the last.
+    pub(crate) fn assert_verified(&self) {
+        let output = Command::new(BINARY)
+            .arg("verify")
+            .arg(&self.data)
+            .output()
+            .expect("the binary runs");
+        let words = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert!(output.status.success(), "{words:?}");
+    }
+
     /// Another command of the binary, talking to this server.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
@@ -211,7 +226,6 @@ fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail
         .arg("--data")
         .arg(data)
         .args(["--listen", &options.listen.to_string()])
-        .args(&options.args)
         .envs(options.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

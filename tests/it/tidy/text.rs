@@ -114,13 +114,13 @@ fn literal_length(code: &str, rest: &str) -> Option<usize> {
     if rest.starts_with("/*") {
         return Some(until(2, "*/"));
     }
-    if rest.starts_with('"') {
+    if let Some(inside) = rest.strip_prefix('"') {
         let before = code.trim_end_matches('#');
         if before.ends_with('r') {
             return Some(until(1, &format!("\"{}", "#".repeat(code.len() - before.len()))));
         }
         let mut escaped = false;
-        let end = rest[1..].find(|character| {
+        let end = inside.find(|character| {
             let ends = character == '"' && !escaped;
             escaped = character == '\\' && !escaped;
             ends
