@@ -1,7 +1,6 @@
 //! The load: transactions, made from a seed, and the loops that send them.
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,17 +10,27 @@ use std::{
 
 use futures_util::{StreamExt, future::try_join_all};
 use hdrhistogram::Histogram;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Barrier, Semaphore},
+    task::LocalSet,
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
-use super::{BenchArgs, BenchError, Channels, Mode};
+use super::{
+    BenchArgs, BenchError, Mode,
+    target::{Target, TargetError},
+};
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest,
     ProcessTransactionsRequest, StreamTransactionsRequest, TransactionResult, Transfer,
     account_service_client::AccountServiceClient, bench::echo_client::EchoClient,
     transaction_result::Outcome, transaction_service_client::TransactionServiceClient, transfer::Amount,
 };
+
+/// One channel for each connection.
+type Channels = Vec<Channel>;
 
 /// Largest message that is read.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -38,11 +47,24 @@ pub(super) struct Round {
     pub(super) server_cpu: Option<Duration>,
 }
 
+/// What one caller or stream has done: transactions, and how long each call or message took.
+type Part = (u64, Histogram<u64>);
+
+/// What is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The service.
+    Service,
+    /// The echo server.
+    Echo,
+}
+
 /// What is sent.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
-    channels: Channels,
     mode: Mode,
+    threads: u32,
+    connections: u32,
     in_flight: u32,
     batch: u32,
     source: Source,
@@ -108,7 +130,7 @@ fn account_id(number: u64) -> String {
 // ===== impl Load =====
 
 impl Load {
-    pub(super) fn new(args: &BenchArgs, channels: Channels) -> Self {
+    pub(super) fn new(args: &BenchArgs) -> Self {
         let source = Source {
             accounts: u64::from(args.accounts),
             hot: args.hot,
@@ -117,22 +139,19 @@ impl Load {
             count: Arc::new(AtomicU64::new(0)),
         };
         Load {
-            channels,
             mode: args.mode,
+            threads: args.client_threads(),
+            connections: args.connections,
             in_flight: args.in_flight,
             batch: args.batch,
             source,
         }
     }
 
-    pub(super) fn first_channel(&self) -> Channel {
-        self.channel(0)
-    }
-
     /// Creates the accounts between which money moves.
-    pub(super) async fn create_accounts(&self) -> Result<(), BenchError> {
+    pub(super) async fn create_accounts(&self, target: &Target) -> Result<(), BenchError> {
         let mut client =
-            AccountServiceClient::new(self.channel(0)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            AccountServiceClient::new(target.connect().await?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let accounts = u32::try_from(self.source.accounts).unwrap_or(u32::MAX);
         for first in (0..accounts).step_by(CREATE_ACCOUNTS as usize) {
             let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
@@ -157,53 +176,86 @@ impl Load {
         Ok(())
     }
 
-    /// Loads the service for `duration`.
-    pub(super) async fn round(&self, duration: Duration) -> Result<Round, BenchError> {
-        match self.mode {
-            Mode::Unary => {
-                self.workers(duration, |channel, until| self.unary(channel, until))
-                    .await
-            }
-            Mode::Batch => {
-                self.workers(duration, |channel, until| self.batches(channel, until))
-                    .await
-            }
-            Mode::Stream => self.streams(duration).await,
-        }
-    }
-
-    /// Loads the echo server for `duration` with the same requests.
-    pub(super) async fn echo_round(
+    /// Loads the target for `duration`: client threads with a runtime and connections of their own, which start together
+    /// when all of them are connected.
+    pub(super) async fn round(
         &self,
-        channels: &Channels,
+        target: &Target,
+        kind: Kind,
         duration: Duration,
     ) -> Result<Round, BenchError> {
-        let load = Load {
-            channels: channels.clone(),
-            ..self.clone()
-        };
-        load.workers(duration, |channel, until| load.echo(channel, until))
-            .await
-    }
-
-    fn channel(&self, number: usize) -> Channel {
-        #[expect(clippy::indexing_slicing, reason = "there is at least one connection")]
-        self.channels[number % self.channels.len()].clone()
-    }
-
-    async fn workers<W, F>(&self, duration: Duration, worker: W) -> Result<Round, BenchError>
-    where
-        W: Fn(Channel, Instant) -> F,
-        F: Future<Output = Result<(u64, Histogram<u64>), BenchError>>,
-    {
+        let start = Arc::new(Barrier::new(self.threads as usize + 1));
+        let threads: Vec<_> = (0..self.threads)
+            .map(|thread| {
+                let (load, endpoint, start) = (self.clone(), target.endpoint(), Arc::clone(&start));
+                tokio::task::spawn_blocking(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()?;
+                    let local = LocalSet::new();
+                    local.block_on(&runtime, load.thread(thread, &endpoint?, kind, duration, &start))
+                })
+            })
+            .collect();
+        start.wait().await;
         let started = Instant::now();
-        let workers =
-            (0..self.in_flight as usize).map(|number| worker(self.channel(number), started + duration));
-        let done = try_join_all(workers).await?;
-        Ok(Round::sum(done, started.elapsed()))
+        let before = target.cpu_time();
+        let mut done = Vec::new();
+        for thread in threads {
+            done.extend(thread.await.map_err(|_panic| BenchError::ClientThread)??);
+        }
+        let mut round = Round::sum(done, started.elapsed());
+        round.server_cpu = before
+            .zip(target.cpu_time())
+            .map(|(before, after)| after.saturating_sub(before));
+        Ok(round)
     }
 
-    async fn unary(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+    /// One client thread's share of the load.
+    async fn thread(
+        &self,
+        thread: u32,
+        endpoint: &Endpoint,
+        kind: Kind,
+        duration: Duration,
+        start: &Barrier,
+    ) -> Result<Vec<Part>, BenchError> {
+        let share = |total: u32| total / self.threads + u32::from(thread < total % self.threads);
+        let mut channels = Vec::new();
+        for _ in 0..share(self.connections).max(1) {
+            channels.push(endpoint.connect().await);
+        }
+        // Whoever could not connect must not keep the others waiting.
+        start.wait().await;
+        let channels: Channels = channels
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(TargetError::from)?;
+        let until = Instant::now() + duration;
+        if kind == Kind::Service && self.mode == Mode::Stream {
+            return try_join_all(channels.into_iter().map(|channel| self.stream(channel, until))).await;
+        }
+        let workers = (0..share(self.in_flight))
+            .zip(channels.iter().cycle())
+            .map(|(_, channel)| {
+                let (load, channel) = (self.clone(), channel.clone());
+                // A task each: then the runtime polls only those that have something to do.
+                tokio::task::spawn_local(async move {
+                    match (kind, load.mode) {
+                        (Kind::Echo, _) => load.echo(channel, until).await,
+                        (Kind::Service, Mode::Batch) => load.batches(channel, until).await,
+                        (Kind::Service, Mode::Unary | Mode::Stream) => load.unary(channel, until).await,
+                    }
+                })
+            });
+        let mut parts = Vec::new();
+        for worker in workers.collect::<Vec<_>>() {
+            parts.push(worker.await.map_err(|_panic| BenchError::ClientThread)??);
+        }
+        Ok(parts)
+    }
+
+    async fn unary(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
         let mut client = TransactionServiceClient::new(channel);
         repeat(until, async || {
             let response = client.process_transaction(self.source.next()).await;
@@ -215,7 +267,7 @@ impl Load {
         .await
     }
 
-    async fn echo(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+    async fn echo(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
         let mut client = EchoClient::new(channel);
         repeat(until, async || {
             let response = client.echo(self.source.next()).await;
@@ -226,7 +278,7 @@ impl Load {
         .await
     }
 
-    async fn batches(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+    async fn batches(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
         let mut client = TransactionServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -246,16 +298,8 @@ impl Load {
         .await
     }
 
-    /// One stream for each connection, with `in_flight` messages under way on each.
-    async fn streams(&self, duration: Duration) -> Result<Round, BenchError> {
-        let started = Instant::now();
-        let streams =
-            (0..self.channels.len()).map(|number| self.stream(self.channel(number), started + duration));
-        let done = try_join_all(streams).await?;
-        Ok(Round::sum(done, started.elapsed()))
-    }
-
-    async fn stream(&self, channel: Channel, until: Instant) -> Result<(u64, Histogram<u64>), BenchError> {
+    /// `in_flight` messages under way on one stream.
+    async fn stream(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
         let mut client = TransactionServiceClient::new(channel);
         let window = self.in_flight as usize;
         let (sender, receiver) = tokio::sync::mpsc::channel(window);
@@ -302,7 +346,7 @@ impl Load {
 async fn repeat(
     until: Instant,
     mut call: impl AsyncFnMut() -> Result<u64, BenchError>,
-) -> Result<(u64, Histogram<u64>), BenchError> {
+) -> Result<Part, BenchError> {
     let (mut count, mut latency) = (0, histogram());
     loop {
         let started = Instant::now();
@@ -334,7 +378,7 @@ fn record(latency: &mut Histogram<u64>, started: Instant) {
 // ===== impl Round =====
 
 impl Round {
-    fn sum(parts: Vec<(u64, Histogram<u64>)>, elapsed: Duration) -> Self {
+    fn sum(parts: Vec<Part>, elapsed: Duration) -> Self {
         let mut round = Round {
             transactions: 0,
             elapsed,

@@ -13,10 +13,9 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum};
 use thiserror::Error;
-use tonic::transport::Channel;
 
 use self::{
-    load::{Load, Round},
+    load::{Kind, Load},
     report::{Figures, Report},
     target::{Target, TargetError},
 };
@@ -48,6 +47,9 @@ pub struct BenchArgs {
     /// Connections, dealt out to the calls in turn.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     connections: u32,
+    /// Threads of the client, each with connections of its own. [default: as many as CPUs, at most one for each connection]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    client_threads: Option<u32>,
     /// Accounts between which money moves.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=100_000_000))]
     accounts: u32,
@@ -99,6 +101,10 @@ enum BenchError {
         call: &'static str,
         status: tonic::Status,
     },
+    #[error("a client thread: {0}")]
+    Runtime(#[from] std::io::Error),
+    #[error("a client thread panicked")]
+    ClientThread,
     #[error("a transaction was refused: {0}")]
     Refused(String),
     #[error("--baseline measures unary calls only: there is nothing to echo in {0:?} mode")]
@@ -127,24 +133,17 @@ async fn bench(args: &BenchArgs) -> Result<Report, BenchError> {
         Some(endpoint) => Target::remote(endpoint),
         None => Target::service(args.data.as_deref())?,
     };
-    let channels = service.connect(args.connections).await?;
-    let load = Load::new(args, channels);
-    load.create_accounts().await?;
-    let echo = if args.baseline {
-        let echo = Target::echo()?;
-        let channels = echo.connect(args.connections).await?;
-        Some((echo, channels))
-    } else {
-        None
-    };
+    let load = Load::new(args);
+    load.create_accounts(&service).await?;
+    let echo = args.baseline.then(Target::echo).transpose()?;
 
     let mut rounds = Vec::new();
     let mut baseline = Vec::new();
     // One round to warm up, not counted.
     for round in 0..=args.rounds {
-        let tally = measured(&service, load.round(args.duration)).await?;
+        let tally = load.round(&service, Kind::Service, args.duration).await?;
         let echoed = match &echo {
-            Some((echo, channels)) => Some(measured(echo, load.echo_round(channels, args.duration)).await?),
+            Some(echo) => Some(load.round(echo, Kind::Echo, args.duration).await?),
             None => None,
         };
         if round > 0 {
@@ -152,27 +151,18 @@ async fn bench(args: &BenchArgs) -> Result<Report, BenchError> {
             baseline.extend(echoed);
         }
     }
-    let sync = service.sync_p50(load.first_channel()).await;
-    Ok(Report::new(
-        args,
-        Figures::of(&rounds),
-        (!baseline.is_empty()).then(|| Figures::of(&baseline)),
-        sync,
-    ))
+    let sync = service.sync_p50().await;
+    let baseline = (!baseline.is_empty()).then(|| Figures::of(&baseline));
+    Ok(Report::new(args, Figures::of(&rounds), baseline, sync))
 }
 
-/// A round with the CPU time that the server took for it, where the server is on this machine and ours.
-async fn measured<F>(target: &Target, round: F) -> Result<Round, BenchError>
-where
-    F: Future<Output = Result<Round, BenchError>>,
-{
-    let before = target.cpu_time();
-    let mut result = round.await?;
-    result.server_cpu = before
-        .zip(target.cpu_time())
-        .map(|(before, after)| after.saturating_sub(before));
-    Ok(result)
-}
+// ===== impl BenchArgs =====
 
-/// One channel for each connection.
-type Channels = Vec<Channel>;
+impl BenchArgs {
+    /// As many as there are CPUs, so that a client of one thread is not what is measured.
+    fn client_threads(&self) -> u32 {
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+        self.client_threads.unwrap_or(cpus).min(self.connections).max(1)
+    }
+}

@@ -11,7 +11,6 @@ use std::{
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Channels;
 use crate::proto::{GetBatchStatsRequest, engine_service_client::EngineServiceClient};
 
 /// The line by which a server says where it listens.
@@ -28,11 +27,8 @@ pub(super) enum TargetError {
     Start(#[from] io::Error),
     #[error("the server ended before it listened; its log is above")]
     Ended,
-    #[error("{endpoint}: {source}")]
-    Connect {
-        endpoint: String,
-        source: tonic::transport::Error,
-    },
+    #[error("the server can't be reached")]
+    Connect(#[from] tonic::transport::Error),
 }
 
 /// A server under load. One of our own is stopped when this is dropped.
@@ -92,22 +88,16 @@ impl Target {
         })
     }
 
-    /// So many connections.
-    pub(super) async fn connect(&self, connections: u32) -> Result<Channels, TargetError> {
-        let failed = |source| TargetError::Connect {
-            endpoint: self.endpoint.clone(),
-            source,
-        };
-        let endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .map_err(failed)?
+    /// Where it is, and with windows that large batches fit.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, TargetError> {
+        Ok(Endpoint::from_shared(self.endpoint.clone())?
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
-            .tcp_nodelay(true);
-        let mut channels = Vec::new();
-        for _ in 0..connections {
-            channels.push(endpoint.connect().await.map_err(failed)?);
-        }
-        Ok(channels)
+            .tcp_nodelay(true))
+    }
+
+    pub(super) async fn connect(&self) -> Result<Channel, TargetError> {
+        Ok(self.endpoint()?.connect().await?)
     }
 
     /// CPU time that a server of our own has taken so far.
@@ -124,8 +114,8 @@ impl Target {
     }
 
     /// What the service measured of writing and syncing a block.
-    pub(super) async fn sync_p50(&self, channel: Channel) -> Option<Duration> {
-        let mut client = EngineServiceClient::new(channel);
+    pub(super) async fn sync_p50(&self) -> Option<Duration> {
+        let mut client = EngineServiceClient::new(self.connect().await.ok()?);
         let stats = client
             .get_batch_stats(GetBatchStatsRequest {})
             .await
