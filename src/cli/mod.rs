@@ -1,7 +1,7 @@
 //! The command line: one binary, subcommands.
 //!
-//! Exit codes: 0 done, 1 a check failed, 64 usage, 69 the service is not there, 70 a bug, 74 the disk, 78 the
-//! configuration.
+//! Exit codes: 0 done, 1 a check failed, 64 usage, 65 a file to import is malformed, 69 the service is not there, 70 a
+//! bug, 74 the disk, 78 the configuration.
 
 mod bench;
 mod client_args;

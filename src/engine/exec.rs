@@ -84,6 +84,8 @@ impl Exec {
         loop {
             let mut claimed = std::mem::take(&mut self.claimed);
             let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
+            // Before anything is executed: whoever comes after a failure is told that nothing was done.
+            self.catch_up();
             for Claimed { item, reply } in claimed.drain(..) {
                 let result = self.execute(item);
                 self.answers.push((
@@ -172,7 +174,7 @@ impl Exec {
                 Err(BookError::NotYetDurable(_)) => {
                     self.handoff.wait_idle();
                     if self.catch_up().failed {
-                        return Err(StoreFault::Failed);
+                        return Err(StoreFault::WriteFailed);
                     }
                 }
                 Err(error) => {
@@ -221,10 +223,12 @@ impl Exec {
         let progress = self.handoff.progress();
         self.book.durable_to(progress.durable.chain.position);
         if progress.failed && !self.failed {
-            // What is in memory will never be durable: nothing of it may be shown.
+            // What is in memory will never be durable: nothing of it may be shown. Of a command that spans blocks, a
+            // part may be durable all the same.
             self.failed = true;
+            self.counters.unknown(self.answers.len());
             for (_, answer) in &mut self.answers {
-                answer.result = Err(StoreFault::Failed);
+                answer.result = Err(StoreFault::WriteFailed);
             }
         }
         progress

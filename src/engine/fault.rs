@@ -23,12 +23,13 @@ pub enum EngineError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StoreFault {
-    /// A write or a sync of the journal failed while the command's block was under way: it may or may not be durable.
+    /// A write or a sync of the journal failed while the command was being executed: it, or a part of it, may or may not be
+    /// durable.
     #[error(
         "the journal could not be written; whether the transaction is durable is unknown until the next start"
     )]
     WriteFailed,
-    /// The journal had failed before, and nothing is executed any more until the next start.
+    /// The journal had failed before the command was looked at, and nothing is executed any more until the next start.
     #[error("the journal has failed; nothing is executed until the service is started again")]
     Failed,
     /// A record of the journal could not be read.

@@ -45,19 +45,16 @@ impl Wal {
             mut answers,
         }) = self.handoff.next()
         {
-            let result = block.as_mut().map_or(Ok(()), |block| self.write(block));
-            let result = if self.failed {
-                Err(result.err().unwrap_or(StoreFault::Failed))
-            } else {
-                Ok(self.durable)
+            let written = match block.as_mut() {
+                Some(block) => self.write(block),
+                None if self.failed => Err(StoreFault::WriteFailed),
+                None => Ok(()),
             };
-            self.handoff.finished(result);
+            self.handoff.finished(written.map(|()| self.durable));
             // EXEC first: it closes the next block while the answers go out.
             self.exec.notify();
-            if let Err(fault) = result {
-                if fault == StoreFault::WriteFailed {
-                    self.counters.unknown(answers.len());
-                }
+            if let Err(fault) = written {
+                self.counters.unknown(answers.len());
                 refuse(&mut answers, fault);
             }
             self.answerer.answer_all(&mut answers);
@@ -69,10 +66,11 @@ impl Wal {
     }
 
     /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
-    /// kernel may have dropped the pages that it could not write.
+    /// kernel may have dropped the pages that it could not write. Whoever waits for a later block hears the same as those
+    /// of the failed one, since of a command that spans blocks a part may be durable.
     fn write(&mut self, block: &mut SealedBlock) -> Result<(), StoreFault> {
         if self.failed {
-            return Err(StoreFault::Failed);
+            return Err(StoreFault::WriteFailed);
         }
         match self.writer.append(&block.meta, &mut block.buffer) {
             Ok(receipt) => {
