@@ -23,11 +23,15 @@ use parking_lot::Mutex;
 pub const COURIERS_MAX: usize = 64;
 
 thread_local! {
-    /// The courier of this thread's runtime.
-    static COURIER: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The courier of this thread's runtime: whose it is, and its number.
+    static COURIER: Cell<Option<(Processor, usize)>> = const { Cell::new(None) };
     /// Whether the executor is to be woken.
     static OUTBOX: Cell<bool> = const { Cell::new(false) };
 }
+
+/// Tells processors apart: where its letter boxes are. A caller of another processor than its runtime's courier serves is
+/// woken by itself.
+type Processor = usize;
 
 /// The letter boxes of one batch processor.
 #[derive(Debug)]
@@ -62,13 +66,20 @@ impl Couriers {
     }
 
     /// The courier of the calling thread, to be noted with a request.
-    pub(super) fn here() -> Option<usize> {
-        COURIER.get()
+    pub(super) fn here(&self) -> Option<usize> {
+        COURIER
+            .get()
+            .filter(|(processor, _)| *processor == self.processor())
+            .map(|(_, index)| index)
+    }
+
+    fn processor(&self) -> Processor {
+        self.boxes.as_ptr().addr()
     }
 
     /// Has the executor woken by the courier of the calling thread, soon. `false` if there is none.
     pub(super) fn send(&self) -> bool {
-        let Some(letter_box) = COURIER.get().and_then(|index| self.boxes.get(index)) else {
+        let Some(letter_box) = self.here().and_then(|index| self.boxes.get(index)) else {
             return false;
         };
         OUTBOX.set(true);
@@ -81,7 +92,7 @@ impl Couriers {
         let Some(letter_box) = self.boxes.get(index) else {
             return;
         };
-        COURIER.set(Some(index));
+        COURIER.set(Some((self.processor(), index)));
         let _here = Here;
         let mut letters = Vec::new();
         loop {

@@ -217,7 +217,7 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         }
         let (responder, receiver) = slot::slot();
         match self.shared.push(Queued {
-            courier: Couriers::here(),
+            courier: self.shared.couriers.here(),
             item,
             responder,
             queued_at,

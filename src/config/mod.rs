@@ -19,7 +19,7 @@ use crate::{
     batch::BatchConfig,
     engine::{CheckpointInterval, EngineConfig},
     grpc::NetConfig,
-    store::embedded::StoreConfig,
+    store::embedded::{BLOCK_BYTES_MIN, StoreConfig},
     topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus},
 };
 
@@ -52,6 +52,8 @@ pub struct ServerSection {
     pub drain: Duration,
     /// Most calls under way on one connection, 1 to 2^20.
     pub streams_per_connection_max: u32,
+    /// Most connections of a NET thread, 1 to 2^20; one more is closed at once.
+    pub connections_per_thread_max: usize,
 }
 
 /// The data directory.
@@ -169,6 +171,7 @@ impl Default for ServerSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
             drain: net.drain,
             streams_per_connection_max: net.streams_per_connection_max,
+            connections_per_thread_max: net.connections_per_thread_max,
         }
     }
 }
@@ -207,12 +210,12 @@ impl Default for TelemetrySection {
 
 // ===== impl Config =====
 
-/// Smallest block: a request for the most accounts, with the most metadata, must fit one.
-const BLOCK_BYTES_MIN: u64 = 2 << 20;
 /// Smallest distance between checkpoints.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 /// Most calls on one connection.
 const STREAMS_MAX: u32 = 1 << 20;
+/// Most connections of a NET thread.
+const CONNECTIONS_MAX: usize = 1 << 20;
 
 impl Config {
     /// The engine's part.
@@ -221,7 +224,7 @@ impl Config {
     /// [`ConfigError`] naming the key, the value and the bound.
     pub fn engine(&self) -> Result<EngineConfig, ConfigError> {
         let store = &self.store;
-        if store.block_bytes_max.0 < BLOCK_BYTES_MIN {
+        if store.block_bytes_max.0 < u64::from(BLOCK_BYTES_MIN) {
             return Err(ConfigError::bound(
                 "store.block_bytes_max",
                 store.block_bytes_max,
@@ -274,8 +277,17 @@ impl Config {
                 "1 to 1048576",
             ));
         }
+        let connections = self.server.connections_per_thread_max;
+        if !(1..=CONNECTIONS_MAX).contains(&connections) {
+            return Err(ConfigError::bound(
+                "server.connections_per_thread_max",
+                connections,
+                "1 to 1048576",
+            ));
+        }
         Ok(NetConfig {
             streams_per_connection_max: streams,
+            connections_per_thread_max: connections,
             drain: self.server.drain,
         })
     }

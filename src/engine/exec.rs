@@ -15,7 +15,7 @@ use super::{
     health::{Condition, Health},
 };
 use crate::{
-    batch::{Answerer, Claimed, FlushReason, Intake},
+    batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
     ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, TransactionView},
     store::{
         embedded::{Book, BookError, checkpoint::put_accounts},
@@ -32,8 +32,8 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// No block has more records.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// No block has more answers waiting for it.
-const BLOCK_ANSWERS_MAX: usize = 16 * 1024;
+/// No block has answers to more items waiting for it, which bounds the memory of readings that wait for the disk.
+const BLOCK_ANSWER_ITEMS_MAX: usize = 16 * 1024;
 
 /// The state of the thread.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct Exec {
     counters: Arc<EngineCounters>,
     /// Answers that wait for the open block, or for the blocks before it.
     answers: Vec<PendingAnswer>,
+    /// Items of the commands that they answer.
+    answer_items: usize,
     claimed: Vec<Claimed<Command, EngineReply>>,
     spare: Option<BlockBuffer>,
     /// The sequence of the open block.
@@ -72,6 +74,7 @@ impl Exec {
             health,
             counters,
             answers: Vec::new(),
+            answer_items: 0,
             claimed: Vec::new(),
             spare: None,
             open_block,
@@ -87,6 +90,7 @@ impl Exec {
             // Before anything is executed: whoever comes after a failure is told that nothing was done.
             self.catch_up();
             for Claimed { item, reply } in claimed.drain(..) {
+                self.answer_items += item.items();
                 let result = self.execute(item);
                 self.answers.push((
                     reply,
@@ -95,7 +99,7 @@ impl Exec {
                         block: self.open_block,
                     },
                 ));
-                if self.answers.len() >= BLOCK_ANSWERS_MAX {
+                if self.answer_items >= BLOCK_ANSWER_ITEMS_MAX {
                     self.flush(FlushReason::Items);
                 }
             }
@@ -237,6 +241,8 @@ impl Exec {
     /// Hands the open block over with the answers that wait for it. With nothing to write and nothing under way, the
     /// answers go out from here.
     fn flush(&mut self, reason: FlushReason) {
+        // The disk may have failed since the last look, and then nothing may be shown.
+        let progress = self.catch_up();
         let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
         let spare = self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0));
         let block = if self.failed { None } else { self.book.seal(spare) };
@@ -245,11 +251,13 @@ impl Exec {
             self.intake.flushed(reason, records as usize, bytes);
         } else if self.answers.is_empty() {
             return;
-        } else if self.failed || self.handoff.progress().idle {
+        } else if self.failed || progress.idle {
+            self.answer_items = 0;
             self.answerer.answer_all(&mut self.answers);
             return;
         }
         let answers = std::mem::take(&mut self.answers);
+        self.answer_items = 0;
         let recycled = self.handoff.submit(Work { block, answers });
         self.answers = recycled.answers;
         self.spare = recycled.buffer;

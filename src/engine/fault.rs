@@ -45,8 +45,9 @@ impl EngineError {
             EngineError::CircuitOpen(_) => true,
             EngineError::Batch(error) => error.is_not_executed(),
             EngineError::Store(fault) => match fault {
-                StoreFault::WriteFailed => false,
-                StoreFault::Failed | StoreFault::ReadFailed => true,
+                // Of a request for many, those before the one that could not be read are committed.
+                StoreFault::WriteFailed | StoreFault::ReadFailed => false,
+                StoreFault::Failed => true,
             },
         }
     }

@@ -109,8 +109,12 @@ impl Handoff {
     /// Hands a block over; waits while another one waits already.
     pub(super) fn submit(&self, work: Work) -> Spare {
         let mut state = self.state.lock();
-        while state.waiting.len() >= WAITING_BLOCKS_MAX {
+        while !state.closed && state.waiting.len() >= WAITING_BLOCKS_MAX {
             self.progress.wait(&mut state);
+        }
+        if state.closed {
+            // WAL is gone. The answers are dropped, and their callers learn that the outcome is unknown.
+            return Spare::default();
         }
         state.waiting.push_back(work);
         self.work.notify_one();
@@ -131,6 +135,8 @@ impl Handoff {
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 state.busy = true;
+                // There is room for the next block.
+                self.progress.notify_all();
                 return Some(work);
             }
             if state.closed {

@@ -15,6 +15,7 @@ use super::{
     command::{Command, Reply},
     fault::{EngineError, StoreFault},
     handoff::{EngineReply, Handoff},
+    health::{Condition, Health},
 };
 use crate::{
     batch::{BatchProcessor, Submission},
@@ -45,6 +46,7 @@ pub(super) struct Stop {
 pub(super) struct Maintenance {
     pub(super) batch: BatchProcessor<Command, EngineReply>,
     pub(super) handoff: Arc<Handoff>,
+    pub(super) health: Arc<Health>,
     pub(super) preparer: SegmentPreparer,
     pub(super) walk: BlockWalk,
     pub(super) checkpoints: ChunkedFiles,
@@ -175,6 +177,9 @@ impl Maintenance {
             from = next;
         }
         // The last answer waited for every block whose effects the accounts show.
+        if self.handoff.progress().failed {
+            return Err(EngineError::Store(StoreFault::Failed).into());
+        }
         let durable_through = self
             .handoff
             .progress()
@@ -200,6 +205,15 @@ impl Maintenance {
     fn pause(&self) {
         if !self.stop.is_stopped() {
             self.parker.park_timeout(INTERVAL * 50);
+        }
+    }
+}
+
+impl Drop for Maintenance {
+    /// Without it the service would go on, and starts would take longer and longer.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.health.fail(Condition::Panicked);
         }
     }
 }

@@ -131,6 +131,7 @@ fn spawn(
     let wal = Wal {
         handoff,
         writer: store.writer,
+        _directory: Arc::clone(&store.directory),
         answerer: intake.answerer(),
         exec: processor.notifier(),
         health,
@@ -151,6 +152,7 @@ fn spawn(
     let maintenance = Maintenance {
         batch: processor.clone(),
         handoff: Arc::clone(&vitals.handoff),
+        health: Arc::clone(&vitals.health),
         preparer: store.preparer,
         walk: store.walk,
         checkpoints: store.checkpoints,

@@ -13,7 +13,7 @@ use crate::{
     distribution::Distribution,
     store::{
         embedded::{DurablePoint, SealedBlock},
-        journal::{BlockBuffer, JournalWriter},
+        journal::{BlockBuffer, DataDirectory, JournalWriter},
     },
 };
 
@@ -25,6 +25,8 @@ const SPARE_BYTES_MAX: usize = 8 << 20;
 pub(super) struct Wal {
     pub(super) handoff: Arc<Handoff>,
     pub(super) writer: JournalWriter,
+    /// Holds the directory's lock until the last block is written.
+    pub(super) _directory: Arc<DataDirectory>,
     pub(super) answerer: Answerer,
     /// Wakes EXEC when a block is done.
     pub(super) exec: Notifier,

@@ -42,6 +42,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 pub struct NetConfig {
     /// Most calls under way on one connection; HTTP/2 makes the client hold the others back.
     pub streams_per_connection_max: u32,
+    /// Most connections of a NET thread; one more is closed at once.
+    pub connections_per_thread_max: usize,
     /// How long connections may take to finish their calls when the service goes down.
     pub drain: Duration,
 }
@@ -76,6 +78,7 @@ impl Default for NetConfig {
     fn default() -> Self {
         NetConfig {
             streams_per_connection_max: 4096,
+            connections_per_thread_max: 4096,
             drain: Duration::from_secs(10),
         }
     }
@@ -158,8 +161,10 @@ async fn deal_out(
         match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => {
                 // A thread that is behind holds new connections back, as the listener's own queue does.
-                if let Some(inlet) = turn.next() {
-                    let _ended = inlet.send(stream).await;
+                let Some(inlet) = turn.next() else { return };
+                if inlet.send(stream).await.is_err() {
+                    // It ends only with the service, or by a bug; the next thread gets the next connection.
+                    tracing::error!("a NET thread has ended; its connection is dropped");
                 }
             }
             Err(error) => {
@@ -180,6 +185,14 @@ async fn serve_connections(
     let tracker = TaskTracker::new();
     // The channel closes when the acceptor ends, which it does when draining begins.
     while let Some(stream) = connections.recv().await {
+        if tracker.len() >= config.connections_per_thread_max {
+            // Closed at once: the client sees a lost connection, and tries elsewhere or later.
+            tracing::warn!(
+                connections = tracker.len(),
+                "too many connections; one more is closed"
+            );
+            continue;
+        }
         match TcpStream::from_std(stream) {
             Ok(stream) => {
                 tracker.spawn(serve_connection(

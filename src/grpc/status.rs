@@ -22,6 +22,11 @@ pub const DOMAIN: &str = "tally.v1";
 /// The metadata by which gRPC clients are told when to try again (gRFC A6): milliseconds, in decimal.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
+/// The key under which `ErrorInfo` says whether the call was executed.
+const EXECUTED: &str = "executed";
+/// It was not, and will not be.
+const NOT_EXECUTED: &str = "false";
+
 /// How long to wait for a service that is shutting down: another one should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 
@@ -77,7 +82,7 @@ impl Draft {
 
     fn build(self) -> Status {
         let executed = match self.executed {
-            Executed::No => "false",
+            Executed::No => NOT_EXECUTED,
             Executed::Unknown => "unknown",
         };
         let mut metadata: HashMap<String, String> = self
@@ -85,7 +90,7 @@ impl Draft {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect();
-        metadata.insert("executed".to_owned(), executed.to_owned());
+        metadata.insert(EXECUTED.to_owned(), executed.to_owned());
         let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, metadata);
         if !self.violations.is_empty() {
             details.set_bad_request(self.violations);
@@ -256,10 +261,14 @@ pub fn engine(error: &EngineError) -> Status {
         }
         EngineError::Batch(error) => batch(*error),
         EngineError::Store(fault) => {
-            let (code, executed) = match fault {
-                StoreFault::WriteFailed => (Code::Unavailable, Executed::Unknown),
-                StoreFault::Failed => (Code::Unavailable, Executed::No),
-                StoreFault::ReadFailed => (Code::Internal, Executed::Unknown),
+            let executed = if error.is_not_executed() {
+                Executed::No
+            } else {
+                Executed::Unknown
+            };
+            let code = match fault {
+                StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
+                StoreFault::ReadFailed => Code::Internal,
             };
             Draft::new(code, "STORE_FAILED", fault.to_string())
                 .executed(executed)
@@ -285,6 +294,17 @@ fn batch(error: BatchError) -> Status {
         BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
+}
+
+/// Whether the status says that the call was certainly not executed.
+#[must_use]
+pub fn is_not_executed(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| {
+        info.metadata
+            .get(EXECUTED)
+            .is_some_and(|executed| executed == NOT_EXECUTED)
+    })
 }
 
 /// The status as a value, for the results of many transactions.

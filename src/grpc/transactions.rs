@@ -1,6 +1,9 @@
 //! `tally.v1.TransactionService`.
 
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
@@ -36,6 +39,10 @@ pub(super) struct TransactionService {
     /// Ends streams when the service goes down.
     draining: CancellationToken,
 }
+
+/// Why a chunk of a stream was not let in. Chunks are let in one after the other, and those behind it must not be: they may
+/// need what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
+type Interrupted = Arc<OnceLock<Status>>;
 
 /// Answers of a stream.
 type Answers = Pin<Box<dyn Stream<Item = Result<StreamTransactionsResponse, Status>> + Send>>;
@@ -95,6 +102,7 @@ impl transaction_service_server::TransactionService for TransactionService {
         let deadline = deadline::of(request.metadata())?;
         let engine = self.engine.clone();
         let draining = self.draining.clone();
+        let interrupted = Interrupted::default();
         // What was read is answered; then the stream ends, and says why if it was not the client who ended it.
         let inbound = request
             .into_inner()
@@ -104,7 +112,7 @@ impl transaction_service_server::TransactionService for TransactionService {
                 .filter_map(std::future::ready);
         let answers = inbound
             .ready_chunks(STREAM_CHUNK_MAX)
-            .map(move |chunk| answer_chunk(engine.clone(), chunk, deadline))
+            .map(move |chunk| answer_chunk(engine.clone(), chunk, deadline, Arc::clone(&interrupted)))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
             .flat_map(stream::iter)
             .chain(goodbye);
@@ -194,6 +202,7 @@ async fn answer_chunk(
     engine: TallyEngine,
     chunk: Vec<Result<StreamTransactionsRequest, Status>>,
     deadline: Option<Instant>,
+    interrupted: Interrupted,
 ) -> Vec<Result<StreamTransactionsResponse, Status>> {
     let mut transactions = Vec::with_capacity(chunk.len());
     let mut broken = None;
@@ -208,7 +217,7 @@ async fn answer_chunk(
         .iter()
         .map(|transaction| transaction.transaction_id.clone())
         .collect();
-    let mut answers: Vec<_> = match process_all(&engine, Guard::Stream, transactions, deadline).await {
+    let mut answers: Vec<_> = match process_in_turn(&engine, transactions, deadline, &interrupted).await {
         Ok(results) => results
             .into_iter()
             .map(|result| Ok(StreamTransactionsResponse { result: Some(result) }))
@@ -225,6 +234,26 @@ async fn answer_chunk(
     };
     answers.extend(broken.map(Err));
     answers
+}
+
+/// Processes a chunk of a stream, unless one before it was not let in.
+async fn process_in_turn(
+    engine: &TallyEngine,
+    transactions: Vec<ProcessTransactionRequest>,
+    deadline: Option<Instant>,
+    interrupted: &OnceLock<Status>,
+) -> Result<Vec<TransactionResult>, Status> {
+    if let Some(status) = interrupted.get() {
+        return Err(status.clone());
+    }
+    let results = process_all(engine, Guard::Stream, transactions, deadline).await;
+    if let Err(status) = &results
+        && status::is_not_executed(status)
+    {
+        // Only the first one counts.
+        let _first = interrupted.set(status.clone());
+    }
+    results
 }
 
 /// Processes transactions in their order; malformed ones get their error, and the others are processed all the same.

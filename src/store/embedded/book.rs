@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountOutcome, Committed, Journal, Ledger, NewAccount, Outcome, Recalled, TransactionView,
+        AccountOutcome, Committed, Journal, Ledger, Malformed, NewAccount, Outcome, Recalled,
+        TransactionView,
         record::{Entry, RECORD_BYTES_MAX, put_record},
         tag_index::TagIndex,
     },
@@ -263,12 +264,22 @@ impl Journal for Pages {
     fn recall(&mut self, id: &str) -> Result<Option<Recalled<'_>>, BookError> {
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let mut failure = None;
-        let found = self.ids.find(self.tag(id), |value| {
+        let tag = self.tag(id);
+        let found = self.ids.find(tag, |value| {
             let position = Position::from_u64(value);
-            let matches = self
-                .read(position, &mut buffer)
-                .and_then(|bytes| parse_record(position, bytes))
-                .map(|framed| recalled(&framed).is_some_and(|(transaction, _)| transaction.id() == id));
+            let matches = self.read(position, &mut buffer).and_then(|bytes| {
+                let framed = parse_record(position, bytes)?;
+                let recorded = recalled(&framed).map(|(transaction, _)| transaction.id());
+                if recorded.is_none_or(|recorded| id_tag(recorded, self.seed) != tag) {
+                    // Not another id with the same hash but a damaged record: taking the id for a new one would apply
+                    // its transaction twice.
+                    let source = Malformed {
+                        what: "the transaction that was recorded here",
+                    };
+                    return Err(BookError::Malformed { position, source });
+                }
+                Ok(recorded == Some(id))
+            });
             matches.unwrap_or_else(|error| {
                 failure = Some(error);
                 true

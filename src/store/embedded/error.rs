@@ -34,6 +34,14 @@ pub enum OpenError {
     /// The directory, the journal or a checkpoint.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The directory was made for smaller blocks than the largest request needs.
+    #[error("the data directory has blocks of at most {found} bytes, at least {minimum} are needed")]
+    BlockTooSmall {
+        /// What it was made with.
+        found: u32,
+        /// What is needed.
+        minimum: u32,
+    },
     /// A record can't be read.
     #[error(transparent)]
     Book(#[from] BookError),

@@ -16,7 +16,7 @@ mod verify;
 
 pub use book::{Book, Candidates, SealedBlock};
 pub use error::{BookError, OpenError};
-pub use open::{OpenStore, RecoveryReport, StoreConfig, open};
+pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use recall::{FoundTransaction, RecordReader};
 pub use verify::{VerifyReport, verify};
 

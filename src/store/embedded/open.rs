@@ -24,6 +24,9 @@ use crate::{
 /// How a data directory is made if there is none. An existing one keeps the sizes it was made with.
 pub type StoreConfig = JournalConfig;
 
+/// Smallest bound of a block: a request for the most accounts, with the most metadata, must fit one.
+pub const BLOCK_BYTES_MIN: u32 = 2 << 20;
+
 /// An opened data directory, in the parts that the threads take.
 #[derive(Debug)]
 pub struct OpenStore {
@@ -111,6 +114,13 @@ pub(super) fn open_from(
     let journal = Journal::open(disk, dir, config)?;
     let directory = journal.directory();
     let (seed, geometry, created) = (directory.hash_seed(), directory.geometry(), directory.created());
+    if geometry.block_bytes_max() < BLOCK_BYTES_MIN {
+        let found = geometry.block_bytes_max();
+        return Err(OpenError::BlockTooSmall {
+            found,
+            minimum: BLOCK_BYTES_MIN,
+        });
+    }
     let checkpoints = checkpoint::files(directory)?;
     let id_files = id_files::files(directory)?;
     let walk = BlockWalk::new(journal.reader(), geometry);

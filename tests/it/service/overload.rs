@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tally::{
-    breaker::CircuitBreakerConfig,
+    breaker::{BreakerMode, CircuitBreakerConfig},
     engine::{EngineConfig, Guard},
-    proto::{CircuitState, GetCircuitStatsRequest},
+    proto::{CircuitState, GetCircuitStatsRequest, StreamTransactionsRequest, transaction_result::Outcome},
 };
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -149,4 +150,53 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
         }
     }
     assert_eq!(circuit(&service).lifetime.opens, 0);
+}
+
+#[tokio::test]
+async fn a_stream_has_no_holes_behind_a_transaction_that_was_not_let_in() {
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let guard = service.engine.breaker(Guard::Stream);
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let mut client = service.transactions().await;
+    let mut answers = client
+        .stream_transactions(ReceiverStream::new(receiver))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut codes = Vec::new();
+    for (id, mode) in [
+        ("s0", BreakerMode::Auto),
+        ("s1", BreakerMode::ForcedOpen),
+        ("s2", BreakerMode::Auto),
+    ] {
+        guard.set_mode(mode);
+        sender
+            .send(StreamTransactionsRequest {
+                transaction: Some(pay(id)),
+            })
+            .await
+            .unwrap();
+        let result = answers.next().await.unwrap().unwrap().result.unwrap();
+        codes.push(match result.outcome.unwrap() {
+            Outcome::Committed(_) => Code::Ok,
+            Outcome::Error(error) => Code::from(error.code),
+        });
+    }
+    assert_eq!(codes, [Code::Ok, Code::Unavailable, Code::Unavailable]);
+    // A new stream goes on from the first that was refused.
+    let again = ["s1", "s2"].map(|id| StreamTransactionsRequest {
+        transaction: Some(pay(id)),
+    });
+    let mut answers = client
+        .stream_transactions(tokio_stream::iter(again))
+        .await
+        .unwrap()
+        .into_inner();
+    for sequence in [2, 3] {
+        let result = answers.next().await.unwrap().unwrap().result.unwrap();
+        assert!(
+            matches!(result.outcome, Some(Outcome::Committed(committed)) if committed.sequence == sequence)
+        );
+    }
 }
