@@ -1,14 +1,13 @@
-//! `tally health`.
+//! `tally health`: exit code 0 if the service is serving, 1 if not.
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use tonic::transport::Endpoint;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{ClientArgs, block_on, exit, fail};
+use super::{ClientArgs, block_on, client_args::connect, exit, fail};
 
 /// Options of `tally health`.
 #[derive(Debug, Args)]
@@ -29,13 +28,9 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 async fn check(args: &HealthArgs) -> ExitCode {
-    let endpoint = match Endpoint::from_shared(args.client.endpoint.clone()) {
-        Ok(endpoint) => endpoint.connect_timeout(args.timeout).timeout(args.timeout),
-        Err(error) => return fail(exit::USAGE, &error),
-    };
-    let channel = match endpoint.connect().await {
-        Ok(channel) => channel,
-        Err(error) => return fail(exit::UNAVAILABLE, &error),
+    // For a health check there is no difference between "not serving" and "not there": 1, as container runtimes expect.
+    let Ok(channel) = connect(&args.client.endpoint, args.timeout).await else {
+        return ExitCode::from(exit::FAILED);
     };
     let request = HealthCheckRequest {
         service: args.service.clone(),
@@ -50,6 +45,6 @@ async fn check(args: &HealthArgs) -> ExitCode {
                 ExitCode::from(exit::FAILED)
             }
         }
-        Err(status) => fail(exit::UNAVAILABLE, &status),
+        Err(status) => fail(exit::FAILED, &status),
     }
 }

@@ -89,14 +89,22 @@ impl Cli {
 /// Reports an error and its causes on standard error, and says with which code to exit.
 #[expect(clippy::print_stderr, reason = "the command line's own channel for errors")]
 pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprint!("tally: {error}");
+    eprintln!("tally: {}", with_causes(error));
+    ExitCode::from(code)
+}
+
+/// An error with its causes, each told once: many errors repeat their cause's words.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        eprint!(": {cause}");
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         source = cause.source();
     }
-    eprintln!();
-    ExitCode::from(code)
+    text
 }
 
 /// Runs a client's future to its end.

@@ -92,6 +92,8 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         let _telemetry = telemetry::init(&config.telemetry)?;
         log_placement(&affinity);
         let mut stop = Stop::listen()?;
+        // Before the store is opened: a wrong address must not leave a new ledger behind.
+        let listener = grpc::Listener::bind(config.server.listen)?;
         let engine = TallyEngine::start(
             &engine_config,
             Arc::new(RealDisk),
@@ -102,7 +104,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
         let draining = CancellationToken::new();
         let (services, reporter) = grpc::services(&engine, &draining).await?;
-        let net = match grpc::serve(config.server.listen, net_config, &services, &engine, &draining) {
+        let net = match grpc::serve(listener, net_config, &services, &engine, &draining) {
             Ok(net) => net,
             Err(error) => {
                 engine.drain();

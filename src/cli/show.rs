@@ -1,13 +1,13 @@
 //! `tally topology` and `tally stats`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use prost::Message;
 use tonic::transport::Channel;
 
-use super::{ClientArgs, OutputFormat, block_on, exit, fail};
+use super::{ClientArgs, OutputFormat, block_on, client_args, exit, fail};
 use crate::{
     grpc, json,
     proto::{
@@ -75,10 +75,13 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
     })
 }
 
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
-    EngineServiceClient::connect(endpoint.to_owned())
+    client_args::connect(endpoint, TIMEOUT)
         .await
-        .map_err(|error| fail(exit::UNAVAILABLE, &error))
+        .map(EngineServiceClient::new)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

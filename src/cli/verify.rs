@@ -20,6 +20,13 @@ pub struct VerifyArgs {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
+    if !args.data.is_dir() {
+        let missing = std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            format!("{}: no such directory", args.data.display()),
+        );
+        return fail(exit::IO, &missing);
+    }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let report = match embedded::verify(&disk, &args.data) {
         Ok(report) => report,

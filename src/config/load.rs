@@ -28,7 +28,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A key is unknown, or a value has the wrong form. The text names both, and the source.
-    #[error("{0}")]
+    #[error("{}", describe(.0))]
     Form(Box<figment::Error>),
     /// A value is out of bounds.
     #[error("{key} = {value}: must be {bound}")]
@@ -55,6 +55,21 @@ impl ConfigError {
             bound: bound.to_owned(),
         }
     }
+}
+
+/// Every error as `key: what is wrong (from where)`.
+fn describe(errors: &figment::Error) -> String {
+    let one = |error: figment::Error| {
+        let from = error
+            .metadata
+            .as_ref()
+            .map_or_else(String::new, |metadata| match &metadata.source {
+                Some(source) => format!(" (from {source})"),
+                None => format!(" (from {})", metadata.name),
+            });
+        format!("{}: {}{from}", error.path.join("."), error.kind)
+    };
+    errors.clone().into_iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Loads defaults, then `file`, then the environment, then `overrides` (pairs of key and value, from flags).

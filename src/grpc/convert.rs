@@ -326,8 +326,15 @@ pub(super) fn to_new_account(
 }
 
 fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&proto::Amount>) -> Amount {
-    match limit.and_then(|limit| limit.value.as_ref()) {
-        None => Amount::ZERO,
+    let Some(limit) = limit else { return Amount::ZERO };
+    match &limit.value {
+        None => {
+            violations.add(
+                format_args!("{prefix}.overdraft_limit"),
+                "must have a value if it is set",
+            );
+            Amount::ZERO
+        }
         Some(amount::Value::WideMinorUnits(wide)) => from_wide(wide),
         Some(amount::Value::MinorUnits(units)) => match u64::try_from(*units) {
             Ok(units) => Amount::from(units),

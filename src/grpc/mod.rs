@@ -13,7 +13,7 @@ pub mod status;
 mod topology;
 mod transactions;
 
-pub use net::{NetConfig, NetError, NetHandle, serve};
+pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
 use std::convert::Infallible;

@@ -65,6 +65,13 @@ pub enum NetError {
     Affinity(#[from] AffinityError),
 }
 
+/// An address that is listened on, before anything is served there.
+#[derive(Debug)]
+pub struct Listener {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
 /// The running NET threads.
 #[derive(Debug)]
 pub struct NetHandle {
@@ -81,6 +88,22 @@ impl Default for NetConfig {
             connections_per_thread_max: 4096,
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+// ===== impl Listener =====
+
+impl Listener {
+    /// Listens on `address`; port 0 takes a free one. Connections wait until [`serve`] takes them.
+    ///
+    /// # Errors
+    /// [`NetError::Listen`].
+    pub fn bind(address: SocketAddr) -> Result<Self, NetError> {
+        let failed = |source| NetError::Listen { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Listener { listener, address })
     }
 }
 
@@ -102,23 +125,19 @@ impl NetHandle {
     }
 }
 
-/// Listens on `address` and serves `services` on one thread for each NET CPU until `draining`; then connections get
+/// Serves `services` on one thread for each NET CPU until `draining`; then connections get
 /// [`NetConfig::drain`] to finish their calls.
 ///
 /// # Errors
 /// [`NetError`]. Nothing is served then.
 pub fn serve(
-    address: SocketAddr,
+    listener: Listener,
     config: NetConfig,
     services: &Services,
     engine: &TallyEngine,
     draining: &CancellationToken,
 ) -> Result<NetHandle, NetError> {
-    let failed = |source| NetError::Listen { address, source };
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-
+    let Listener { listener, address } = listener;
     let affinity = engine.affinity();
     let count = affinity.net_threads().max(1);
     let mut inlets = Vec::with_capacity(count);

@@ -218,7 +218,15 @@ fn exit_codes_tell_scripts_what_happened() {
     server.terminate();
     assert_eq!(server.wait().code(), Some(0));
     let (code, _, _) = tally(&["health", "--endpoint", &endpoint, "--timeout", "1s"]);
+    assert_eq!(code, Some(1));
+    let (code, _, error) = tally(&["stats", "--endpoint", &endpoint]);
     assert_eq!(code, Some(69));
+    assert!(error.contains(&endpoint), "{error}");
+    let (code, _, error) = tally(&["stats", "--endpoint", "nowhere"]);
+    assert_eq!(code, Some(64), "{error}");
+    let (code, _, error) = tally(&["verify", "/nonexistent/data"]);
+    assert_eq!(code, Some(74));
+    assert!(error.contains("no such directory"), "{error}");
     let (code, out, _) = tally(&["verify", &data]);
     assert_eq!(code, Some(0), "{out}");
     assert!(out.ends_with("sound\n"), "{out}");

@@ -55,7 +55,8 @@ pub struct ImportArgs {
     /// How the files are written.
     #[arg(long, env = "TALLY_IMPORT_FORMAT", value_enum, default_value_t)]
     format: Format,
-    /// Create the accounts that are missing.
+    /// Create the accounts that are missing. Bank statements alone imply it: the accounts of the bank's side are derived
+    /// here, so nobody else could create them.
     #[arg(long, env = "TALLY_IMPORT_CREATE_ACCOUNTS")]
     create_accounts: bool,
     /// The asset of the accounts that are created; bank statements have CZK if it is not given.
@@ -236,14 +237,24 @@ fn check_files(args: &ImportArgs) -> Result<u64, ImportError> {
     Ok(bytes)
 }
 
+/// Whether every file is a bank statement. The accounts of the bank's side are the import's own invention, so nobody else
+/// could have created them.
+fn only_statements(args: &ImportArgs) -> Result<bool, SourceError> {
+    for file in &args.files {
+        if Source::open(file, args.format)?.shape() != Some(Shape::BankStatement) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 async fn send_all(
     args: &ImportArgs,
     client: &Client,
     summary: &mut Summary,
     progress: &ProgressBar,
 ) -> Result<(), ImportError> {
-    let mut creator = args
-        .create_accounts
+    let mut creator = (args.create_accounts || only_statements(args)?)
         .then(|| AccountCreator::new(args.balance_rule, args.asset.clone()));
     let mut batches = read_ahead(args.files.clone(), args.format, usize::from(args.batch));
     while let Some(batch) = batches.recv().await {

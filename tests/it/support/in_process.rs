@@ -95,7 +95,14 @@ impl Service {
         let draining = CancellationToken::new();
         let (services, _reporter) = grpc::services(&engine, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let net = grpc::serve(any, NetConfig::default(), &services, &engine, &draining).unwrap();
+        let net = grpc::serve(
+            grpc::Listener::bind(any).unwrap(),
+            NetConfig::default(),
+            &services,
+            &engine,
+            &draining,
+        )
+        .unwrap();
         let address = net.address();
         Service {
             engine,
