@@ -168,24 +168,12 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         Reason::BalanceOverflow => (Code::OutOfRange, "would exceed 2^128 - 1 minor units"),
     };
     let message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
-    Draft::new(code, reason_name(reason), message)
+    Draft::new(code, reason.as_str(), message)
         .with("transfer", transfer.to_string())
         .with("field", format!("transfers[{transfer}].{side}"))
         .with("account_id", account_id)
         .with("replayed", replayed.to_string())
         .build()
-}
-
-const fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::AccountNotFound => "ACCOUNT_NOT_FOUND",
-        Reason::SameAccount => "SAME_ACCOUNT",
-        Reason::AssetMismatch => "ASSET_MISMATCH",
-        Reason::AccountFrozen => "ACCOUNT_FROZEN",
-        Reason::AccountClosed => "ACCOUNT_CLOSED",
-        Reason::InsufficientFunds => "INSUFFICIENT_FUNDS",
-        Reason::BalanceOverflow => "BALANCE_OVERFLOW",
-    }
 }
 
 /// The id belongs to a transaction with other content.

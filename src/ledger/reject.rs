@@ -64,6 +64,20 @@ impl Reason {
         }
     }
 
+    /// The name by which programs know it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::AccountNotFound => "ACCOUNT_NOT_FOUND",
+            Reason::SameAccount => "SAME_ACCOUNT",
+            Reason::AssetMismatch => "ASSET_MISMATCH",
+            Reason::AccountFrozen => "ACCOUNT_FROZEN",
+            Reason::AccountClosed => "ACCOUNT_CLOSED",
+            Reason::InsufficientFunds => "INSUFFICIENT_FUNDS",
+            Reason::BalanceOverflow => "BALANCE_OVERFLOW",
+        }
+    }
+
     const fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             1 => Reason::AccountNotFound,
@@ -80,15 +94,7 @@ impl Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Reason::AccountNotFound => "ACCOUNT_NOT_FOUND",
-            Reason::SameAccount => "SAME_ACCOUNT",
-            Reason::AssetMismatch => "ASSET_MISMATCH",
-            Reason::AccountFrozen => "ACCOUNT_FROZEN",
-            Reason::AccountClosed => "ACCOUNT_CLOSED",
-            Reason::InsufficientFunds => "INSUFFICIENT_FUNDS",
-            Reason::BalanceOverflow => "BALANCE_OVERFLOW",
-        })
+        f.write_str(self.as_str())
     }
 }
 
