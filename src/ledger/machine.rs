@@ -525,6 +525,21 @@ impl Ledger {
     }
 }
 
+// ===== impl Committed =====
+
+impl Committed {
+    /// The place of the transaction that comes `ordinal` committed ones after this one, in the same block.
+    #[must_use]
+    pub const fn after(self, ordinal: u32) -> Self {
+        // Widening, as `u64::from` is not const.
+        let ordinal = ordinal as u64;
+        Committed {
+            sequence: self.sequence + ordinal,
+            time: self.time.plus_nanos(ordinal),
+        }
+    }
+}
+
 // ===== impl ContentField =====
 
 impl fmt::Display for ContentField {

@@ -206,7 +206,10 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
 /// # Errors
 /// [`ImportError`], but not [`ImportError::Refused`]: refused transactions are only counted.
 async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportError> {
-    let bytes = check_files(args)?;
+    let Checked {
+        bytes,
+        only_statements,
+    } = check_files(args)?;
     let retry = RetryPolicy {
         attempts_max: u32::MAX,
         total_max: args.give_up_after,
@@ -215,15 +218,34 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
     let client = Client::connect(&args.client.endpoint).await?.with_retry(retry);
     let progress = progress_bar(bytes);
     let begin = Instant::now();
-    let result = send_all(args, &client, summary, &progress).await;
+    let result = send_all(
+        args,
+        args.create_accounts || only_statements,
+        &client,
+        summary,
+        &progress,
+    )
+    .await;
     summary.finish(begin.elapsed());
     progress.finish_and_clear();
     result
 }
 
-/// Everything that can be known to be wrong before anything is sent. Says how many bytes there are to read.
-fn check_files(args: &ImportArgs) -> Result<u64, ImportError> {
-    let mut bytes = 0;
+/// What is known of the files before anything is sent.
+struct Checked {
+    /// How much there is to read.
+    bytes: u64,
+    /// Every file is a bank statement. The accounts of the bank's side are the import's own invention, so nobody else could
+    /// have created them.
+    only_statements: bool,
+}
+
+/// Everything that can be known to be wrong before anything is sent.
+fn check_files(args: &ImportArgs) -> Result<Checked, ImportError> {
+    let mut checked = Checked {
+        bytes: 0,
+        only_statements: true,
+    };
     for file in &args.files {
         let source = Source::open(file, args.format)?;
         if args.create_accounts && args.asset.is_none() && source.asset().is_none() {
@@ -232,30 +254,20 @@ fn check_files(args: &ImportArgs) -> Result<u64, ImportError> {
         if args.balance_rule != BalanceRule::Unlimited && source.shape() == Some(Shape::BankStatement) {
             return Err(ImportError::BalanceRule { file: file.clone() });
         }
-        bytes += fs::metadata(file).map_or(0, |metadata| metadata.len());
+        checked.only_statements &= source.shape() == Some(Shape::BankStatement);
+        checked.bytes += fs::metadata(file).map_or(0, |metadata| metadata.len());
     }
-    Ok(bytes)
-}
-
-/// Whether every file is a bank statement. The accounts of the bank's side are the import's own invention, so nobody else
-/// could have created them.
-fn only_statements(args: &ImportArgs) -> Result<bool, SourceError> {
-    for file in &args.files {
-        if Source::open(file, args.format)?.shape() != Some(Shape::BankStatement) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    Ok(checked)
 }
 
 async fn send_all(
     args: &ImportArgs,
+    create_accounts: bool,
     client: &Client,
     summary: &mut Summary,
     progress: &ProgressBar,
 ) -> Result<(), ImportError> {
-    let mut creator = (args.create_accounts || only_statements(args)?)
-        .then(|| AccountCreator::new(args.balance_rule, args.asset.clone()));
+    let mut creator = create_accounts.then(|| AccountCreator::new(args.balance_rule, args.asset.clone()));
     let mut batches = read_ahead(args.files.clone(), args.format, usize::from(args.batch));
     while let Some(batch) = batches.recv().await {
         let batch = batch?;

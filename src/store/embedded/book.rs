@@ -349,10 +349,7 @@ impl Pages {
             Some(origin) => origin,
             None => self.reader.origin(position, framed.back)?,
         };
-        let place = Committed {
-            sequence: origin.sequence + u64::from(framed.ordinal),
-            time: origin.time.plus_nanos(u64::from(framed.ordinal)),
-        };
+        let place = origin.after(framed.ordinal);
         Ok(recalled(&framed).map(|(transaction, rejection)| Recalled {
             transaction,
             outcome: rejection.map_or(Ok(place), Err),

@@ -93,11 +93,7 @@ impl RecordReader {
             return Ok(None);
         }
         let origin = self.origin(position, framed.back)?;
-        let ordinal = u64::from(framed.ordinal);
-        let place = Committed {
-            sequence: origin.sequence + ordinal,
-            time: origin.time.plus_nanos(ordinal),
-        };
+        let place = origin.after(framed.ordinal);
         Ok(Some(FoundTransaction {
             bytes,
             position,
