@@ -33,6 +33,17 @@ pub struct Summary {
     pub count: u64,
 }
 
+/// How many values there are up to each of some bounds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cumulative {
+    /// Bounds, and how many values are no larger (off by the distribution's precision).
+    pub buckets: Vec<(u64, u64)>,
+    /// How many values there are.
+    pub count: u64,
+    /// Their sum, about.
+    pub sum: f64,
+}
+
 // ===== impl Distribution =====
 
 impl Distribution {
@@ -82,6 +93,23 @@ impl Distribution {
             count: histogram.len(),
         }
     }
+
+    /// How many values there are up to each of `bounds`, which are in order.
+    #[must_use]
+    pub fn cumulative(&self, bounds: &[u64]) -> Cumulative {
+        let histogram = self.0.lock();
+        let up_to = |bound: &u64| (*bound, histogram.count_between(0, *bound));
+        let count = histogram.len();
+        Cumulative {
+            buckets: bounds.iter().map(up_to).collect(),
+            count,
+            sum: if count == 0 {
+                0.0
+            } else {
+                histogram.mean() * count as f64
+            },
+        }
+    }
 }
 
 impl Default for Distribution {
@@ -115,6 +143,19 @@ mod tests {
                 "{value} instead of {expected}"
             );
         }
+    }
+
+    #[test]
+    fn cumulative_counts_grow_to_all() {
+        let distribution = Distribution::new();
+        assert_eq!(distribution.cumulative(&[1]).count, 0);
+        for value in [10, 20, 30, 5000] {
+            distribution.record(value);
+        }
+        let cumulative = distribution.cumulative(&[10, 25, 1000]);
+        assert_eq!(cumulative.buckets, [(10, 1), (25, 2), (1000, 3)]);
+        assert_eq!(cumulative.count, 4);
+        assert!((cumulative.sum - 5060.0).abs() <= 50.6, "{}", cumulative.sum);
     }
 
     #[test]

@@ -48,7 +48,7 @@ use intake::Queued;
 pub use intake::{Answerer, Claimed, Intake, Reply};
 use ring::{Refused, Ring};
 use stats::Counters;
-pub use stats::{BatchStats, FlushReason};
+pub use stats::{BatchStats, Distributions, FlushReason};
 use thiserror::Error;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -254,6 +254,12 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         Notifier(self.shared.unparker.clone())
+    }
+
+    /// Sizes and times, value by value.
+    #[must_use]
+    pub fn distributions(&self) -> &Distributions {
+        &self.shared.counters.distributions
     }
 
     /// What has been counted so far.

@@ -31,12 +31,22 @@ pub(super) struct Counters {
     flush_items: AtomicU64,
     flush_bytes: AtomicU64,
     flush_drain: AtomicU64,
-    items: Distribution,
-    bytes: Distribution,
-    queue_wait: Distribution,
-    commit: Distribution,
+    pub(super) distributions: Distributions,
     /// Items that the executor takes in a second, as last measured; 0 until then.
     items_per_second: AtomicU64,
+}
+
+/// Distributions since the process started.
+#[derive(Debug, Default)]
+pub struct Distributions {
+    /// Items in a batch.
+    pub items: Distribution,
+    /// Bytes in a batch.
+    pub bytes: Distribution,
+    /// From entering the ring to being claimed, in nanoseconds.
+    pub queue_wait: Distribution,
+    /// From being claimed to being answered, in nanoseconds.
+    pub commit: Distribution,
 }
 
 /// A reading of the counters.
@@ -99,8 +109,12 @@ impl Counters {
     }
 
     pub(super) fn answered(&self, queue_waits: &[Duration], commits: &[Duration]) {
-        self.queue_wait.record_durations(queue_waits.iter().copied());
-        self.commit.record_durations(commits.iter().copied());
+        self.distributions
+            .queue_wait
+            .record_durations(queue_waits.iter().copied());
+        self.distributions
+            .commit
+            .record_durations(commits.iter().copied());
     }
 
     pub(super) fn drain_rate(&self, items_per_second: u64) {
@@ -127,8 +141,8 @@ impl Counters {
             FlushReason::Drain => &self.flush_drain,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.items.record(items as u64);
-        self.bytes.record(bytes as u64);
+        self.distributions.items.record(items as u64);
+        self.distributions.bytes.record(bytes as u64);
     }
 
     pub(super) fn read(&self, queue_depth: usize, queue_capacity: usize) -> BatchStats {
@@ -144,10 +158,10 @@ impl Counters {
             flush_items: count(&self.flush_items),
             flush_bytes: count(&self.flush_bytes),
             flush_drain: count(&self.flush_drain),
-            items: self.items.summary(),
-            bytes: self.bytes.summary(),
-            queue_wait: self.queue_wait.summary(),
-            commit: self.commit.summary(),
+            items: self.distributions.items.summary(),
+            bytes: self.distributions.bytes.summary(),
+            queue_wait: self.distributions.queue_wait.summary(),
+            commit: self.distributions.commit.summary(),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::error::{ConfigError, ConfigValue};
+use super::{
+    error::{ConfigError, ConfigValue},
+    inflight::ROUNDS_MAX,
+};
 
 /// How a breaker judges. The defaults are starting points for a service whose calls take a few milliseconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +21,9 @@ pub struct CircuitBreakerConfig {
     /// No rate is judged before so many distinct commit batches were slow or failed: one slow batch of thousands is one
     /// event. 1 to 10,000; default 5.
     pub min_batches: u32,
+    /// Calls that hang belong to no batch yet, so `min_batches` can't gate them: they count once the oldest has been under
+    /// way for so many slow thresholds. Until then a stall is one slow batch, one event. 1 to 7; default 2.
+    pub overdue_rounds: u32,
     /// Opens at so many failures in a row (failures of one batch count once), whatever the rate and the number of calls.
     /// None turns the rule off, else at least 1; default 20.
     pub consecutive_failures: Option<u32>,
@@ -37,6 +43,11 @@ pub struct CircuitBreakerConfig {
     pub open_max: Duration,
     /// The open time is multiplied by a number drawn from 1 − this to 1 + this. 0 to 0.9; default 0.2.
     pub open_jitter: f64,
+    /// Keeps the half-open permits for the host's own probes ([`LatencyCircuitBreaker::try_acquire_probe`]), so that no
+    /// caller has to be the guinea pig: callers are turned away until the probes have passed. Default false.
+    ///
+    /// [`LatencyCircuitBreaker::try_acquire_probe`]: super::LatencyCircuitBreaker::try_acquire_probe
+    pub self_probe: bool,
     /// Probes that a half-open generation lets through. 1 to 1024; default 10.
     pub half_open_permits: u32,
     /// Good probes needed to pass on; the circuit opens again as soon as so many cannot be reached any more. 1 to
@@ -149,6 +160,13 @@ impl CircuitBreakerConfig {
         share("failure_rate", self.failure_rate)?;
         count("min_calls", self.min_calls, 1, 1_000_000, "from 1 to 1000000")?;
         count("min_batches", self.min_batches, 1, 10_000, "from 1 to 10000")?;
+        count(
+            "overdue_rounds",
+            self.overdue_rounds,
+            1,
+            ROUNDS_MAX,
+            "from 1 to 7",
+        )?;
         if let Some(failures) = self.consecutive_failures {
             count(
                 "consecutive_failures",
@@ -277,6 +295,7 @@ impl Default for CircuitBreakerConfig {
             failure_rate: 0.5,
             min_calls: 100,
             min_batches: 5,
+            overdue_rounds: 2,
             consecutive_failures: Some(20),
             violations: None,
             p99_threshold: None,
@@ -285,6 +304,7 @@ impl Default for CircuitBreakerConfig {
             open_base: Duration::from_secs(5),
             open_max: MINUTE,
             open_jitter: 0.2,
+            self_probe: false,
             half_open_permits: 10,
             half_open_ok_needed: 8,
             probe_timeout: None,

@@ -144,6 +144,19 @@ impl LatencyCircuitBreaker {
         Ok(Permit { lane, ticket })
     }
 
+    /// Asks for a permit of the half-open state for a probe of the host's own; None if the circuit is not half-open (nor
+    /// due to be) or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
+    pub fn try_acquire_probe(&self) -> Option<Permit> {
+        let Shared { core, lanes } = &*self.shared;
+        let shard = core.shard();
+        let ticket = core.admit_probe(shard)?;
+        let lane = lanes.get(shard).map_or_else(|| Lane::new(core), Arc::clone);
+        Some(Permit {
+            lane,
+            ticket: Some(ticket),
+        })
+    }
+
     /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
     /// process was held up. The host calls it every `tick_interval`; a breaker without ticks works, but sees a hang only
     /// when some call ends badly or the next slice begins.

@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::{
-    config::CircuitBreakerConfig,
-    gate::CREDIT_BITS,
-    inflight::{Overdue, ROUNDS_MAX},
-    stats::TransitionReason,
+    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::Overdue, stats::TransitionReason,
     window::WindowCounts,
 };
 
@@ -60,13 +57,11 @@ impl Evidence {
         self.counts.batches >= u64::from(config.min_batches)
     }
 
-    /// Whether enough distinct batches went wrong: completed ones, or, since hung calls have no batch yet, as many slow
-    /// thresholds as would make so many slow batches. Not the sum of the two, for the calls of a batch that has begun to
-    /// answer would be on both sides.
+    /// Whether enough distinct batches went wrong: completed ones, or, since hung calls have no batch yet, one that hangs
+    /// for long enough. Not the sum of the two, for the calls of a batch that has begun to answer would be on both sides.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
-        let rounds = self.overdue.rounds;
         self.counts.bad_batches >= u64::from(config.min_batches)
-            || rounds >= config.min_batches.min(ROUNDS_MAX)
+            || self.overdue.rounds >= config.overdue_rounds
     }
 
     /// Why the circuit has to open, if it has to. All comparisons are `>=`.

@@ -20,12 +20,14 @@ use super::{
     stats::TransitionObserver,
 };
 
-/// Breakers by key, all with the same settings, made when first asked for. At most [`BreakerRegistry::keys_max`] of them:
-/// for a new key beyond that, the least recently used breaker that is closed and that nobody holds makes room; if there is
-/// none, the default breaker stands in.
+/// Breakers by key, made when first asked for: with the settings of [`BreakerRegistry::set_config`] for that key, or else
+/// the registry's own. At most [`BreakerRegistry::keys_max`] of them: for a new key beyond that, the least recently used
+/// breaker that is closed and that nobody holds makes room; if there is none, the default breaker stands in.
 pub struct BreakerRegistry {
     keys_max: usize,
     config: CircuitBreakerConfig,
+    /// Settings of some keys, at most `keys_max` of them.
+    overrides: HashMap<Box<str>, CircuitBreakerConfig>,
     clock: Arc<dyn Clock>,
     observer: Option<Arc<dyn TransitionObserver>>,
     default: LatencyCircuitBreaker,
@@ -67,11 +69,25 @@ impl BreakerRegistry {
         Ok(Self {
             keys_max,
             config,
+            overrides: HashMap::new(),
             clock,
             observer,
             default,
             entries: RwLock::default(),
         })
+    }
+
+    /// Gives `key` settings of its own, for when its breaker is made. Settings of more than [`BreakerRegistry::keys_max`]
+    /// keys are not kept: the keys beyond have the registry's.
+    ///
+    /// # Errors
+    /// A setting is out of bounds.
+    pub fn set_config(&mut self, key: &str, config: CircuitBreakerConfig) -> Result<(), ConfigError> {
+        config.validate()?;
+        if self.overrides.len() < self.keys_max || self.overrides.contains_key(key) {
+            self.overrides.insert(key.into(), config);
+        }
+        Ok(())
     }
 
     /// The breaker of `key`, made if need be; the default breaker if there is no room.
@@ -92,7 +108,8 @@ impl BreakerRegistry {
             return self.default.clone();
         }
         // The settings were found valid when the registry was made.
-        let Ok(breaker) = build(key, &self.config, &self.clock, self.observer.as_ref()) else {
+        let config = self.overrides.get(key).unwrap_or(&self.config);
+        let Ok(breaker) = build(key, config, &self.clock, self.observer.as_ref()) else {
             return self.default.clone();
         };
         entries.insert(

@@ -119,14 +119,23 @@ impl Core {
     }
 
     fn lifetime(&self) -> LifetimeStats {
+        let finished = self.sum(|counters| &counters.finished);
+        let failures = self.sum(|counters| &counters.failures);
+        let neutral = self.sum(|counters| &counters.neutral);
+        let cancelled = self.sum(|counters| &counters.cancelled);
+        let stale_results = self.sum(|counters| &counters.stale_results);
         LifetimeStats {
+            successes: finished.saturating_sub(failures + neutral + cancelled + stale_results),
+            failures,
+            neutral,
+            slow: self.sum(|counters| &counters.slow),
             admitted: self.sum(|counters| &counters.admitted),
             rejected_open: self.sum(|counters| &counters.rejected_open),
             rejected_half_open: self.sum(|counters| &counters.rejected_half_open),
             rejected_ramp: self.sum(|counters| &counters.rejected_ramp),
             would_reject: self.sum(|counters| &counters.would_reject),
-            stale_results: self.sum(|counters| &counters.stale_results),
-            cancelled: self.sum(|counters| &counters.cancelled),
+            stale_results,
+            cancelled,
             self_throttled_ms: self.pulse.throttled_ns() / NANOS_PER_MILLI,
             ..LifetimeStats::default()
         }

@@ -153,6 +153,14 @@ pub struct HalfOpenStats {
 pub struct LifetimeStats {
     /// Calls let through and recorded.
     pub admitted: u64,
+    /// Calls that ended in time and well.
+    pub successes: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Calls whose outcome says nothing.
+    pub neutral: u64,
+    /// Calls that were slow, whatever their outcome.
+    pub slow: u64,
     /// Calls refused while open or forced open.
     pub rejected_open: u64,
     /// Calls refused for want of a probe's permit.

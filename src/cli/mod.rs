@@ -4,6 +4,7 @@
 //! bug, 74 the disk, 78 the configuration.
 
 mod bench;
+mod circuit;
 mod client_args;
 mod health;
 mod import;
@@ -58,6 +59,8 @@ pub enum Command {
     Topology(show::TopologyArgs),
     /// Show a service's breaker, batches and ledger.
     Stats(show::StatsArgs),
+    /// Look at the circuits of a service, follow them, or change them.
+    Circuit(circuit::CircuitArgs),
     /// Check a data directory from the first block to the last. No service may have it open.
     Verify(verify::VerifyArgs),
     /// Load a service and measure it.
@@ -79,6 +82,7 @@ impl Cli {
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => show::topology(&args),
             Command::Stats(args) => show::stats(&args),
+            Command::Circuit(args) => circuit::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Echo(args) => bench::run_echo(&args),

@@ -112,6 +112,11 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             }
         };
         announce(net.address());
+        if let Some(endpoint) = &config.telemetry.otlp_endpoint {
+            let sources: Vec<Arc<dyn telemetry::MetricSource>> = vec![Arc::new(engine.clone())];
+            let period = config.telemetry.metrics_interval;
+            tokio::spawn(telemetry::metrics_exporter(endpoint, period, sources)?);
+        }
 
         let why = stop.wait(&engine).await;
         tracing::info!(?why, "stopping");

@@ -78,14 +78,14 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
+pub(super) async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
     client_args::connect(endpoint, TIMEOUT)
         .await
         .map(EngineServiceClient::new)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
+pub(super) fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
     match json::to_json(name, message) {
         Ok(text) => {
             println!("{text}");
@@ -201,8 +201,9 @@ fn print_stats(
     ExitCode::SUCCESS
 }
 
+/// A circuit, with what an operator looks at first on top.
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_circuit(circuit: &CircuitStats) {
+pub(super) fn print_circuit(circuit: &CircuitStats) {
     let name = |text: &str| {
         text.trim_start_matches("CIRCUIT_STATE_")
             .trim_start_matches("CIRCUIT_MODE_")
@@ -217,8 +218,14 @@ fn print_circuit(circuit: &CircuitStats) {
     );
     let window = circuit.window.unwrap_or_default();
     let totals = circuit.totals.unwrap_or_default();
+    let settings = circuit.settings.clone().unwrap_or_default();
     println!(
-        "window        {} calls in {} blocks, {:.1} % slow, {:.1} % failed; {} in flight, {} overdue",
+        "  slow        from {} ({})",
+        micros(settings.slow_threshold),
+        settings.slow_threshold_source
+    );
+    println!(
+        "  window      {} calls in {} blocks, {:.1} % slow, {:.1} % failed; {} in flight, {} overdue",
         window.calls,
         window.batches,
         window.slow_rate * 100.0,
@@ -227,24 +234,37 @@ fn print_circuit(circuit: &CircuitStats) {
         circuit.overdue_in_flight
     );
     println!(
-        "calls         {} admitted, {} refused, opened {} times",
+        "  calls       {} admitted, {} refused, opened {} times",
         totals.admitted,
         totals.rejected_open + totals.rejected_half_open + totals.rejected_ramp,
         totals.opens
     );
+    for change in &circuit.history {
+        println!(
+            "  {}  {} to {}: {} ({:.1} % slow, {:.1} % failed, {} overdue)",
+            change.time.unwrap_or_default(),
+            name(change.from().as_str_name()),
+            name(change.to().as_str_name()),
+            change.reason,
+            change.slow_rate * 100.0,
+            change.failure_rate * 100.0,
+            change.overdue
+        );
+    }
+}
+
+/// In microseconds: a tenth is as much as anybody wants to read.
+fn micros(duration: Option<prost_types::Duration>) -> String {
+    let duration = duration.unwrap_or_default();
+    let nanos = duration
+        .seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(duration.nanos.into());
+    format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
 }
 
 fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
     let summary = summary.copied().unwrap_or_default();
-    let text = |duration: Option<prost_types::Duration>| {
-        let duration = duration.unwrap_or_default();
-        let nanos = duration
-            .seconds
-            .saturating_mul(1_000_000_000)
-            .saturating_add(duration.nanos.into());
-        // A tenth of a microsecond is as much as anybody wants to read.
-        format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
-    };
     let LatencySummary {
         p50,
         p90,
@@ -254,7 +274,7 @@ fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
         count,
     } = summary;
     let mut row = vec![name.to_owned()];
-    row.extend([p50, p90, p99, p999, max].map(text));
+    row.extend([p50, p90, p99, p999, max].map(micros));
     row.push(count.to_string());
     row
 }

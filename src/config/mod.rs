@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    breaker::{BreakerSection, Preset},
+    breaker::{BreakerModeSetting, BreakerSection, Preset, SlowThreshold},
     load::{ConfigError, load},
 };
 use crate::{
@@ -147,6 +147,9 @@ pub struct TelemetrySection {
     pub format: LogFormat,
     /// Where traces go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Unset: nowhere, at no cost.
     pub otlp_endpoint: Option<String>,
+    /// How often metrics go there, 1 s to 1 hour.
+    #[serde(with = "humantime_serde")]
+    pub metrics_interval: Duration,
 }
 
 /// How logs are written.
@@ -204,6 +207,7 @@ impl Default for TelemetrySection {
             log: "info".to_owned(),
             format: LogFormat::Auto,
             otlp_endpoint: None,
+            metrics_interval: Duration::from_secs(15),
         }
     }
 }
@@ -241,12 +245,14 @@ impl Config {
         let segment = |key, size: ByteSize| {
             u32::try_from(size.0).map_err(|_| ConfigError::bound(key, size, "at most 1 GiB"))
         };
+        let breaker = self.breaker.config()?;
         let engine = EngineConfig {
             batch: BatchConfig {
                 queue_requests_max: self.batch.queue_requests_max,
                 queue_bytes_max: usize::try_from(self.batch.queue_bytes_max.0).unwrap_or(usize::MAX),
             },
-            breaker: self.breaker.config()?,
+            circuits: self.breaker.circuits(&breaker)?,
+            breaker,
             store: StoreConfig {
                 segment_bytes: segment("store.segment_bytes", store.segment_bytes)?,
                 block_bytes_max: segment("store.block_bytes_max", store.block_bytes_max)?,

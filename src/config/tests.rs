@@ -1,6 +1,10 @@
 use std::io::Write;
 
 use super::*;
+use crate::{
+    breaker::BreakerMode,
+    engine::{InitialMode, ThresholdSource},
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -79,4 +83,74 @@ fn bounds_are_checked_with_key_value_and_bound() {
     let config = load(None, &[("affinity.cpus.exec", "3-1".to_owned())]).unwrap();
     let error = config.affinity().unwrap_err().to_string();
     assert!(error.contains("affinity.cpus.exec = 3-1"), "{error}");
+}
+
+#[test]
+fn kinds_of_calls_have_settings_of_their_own() {
+    let file = file(
+        "[breaker]\nslow_threshold = \"auto\"\nmode = \"metrics_only\"\nconsecutive_failures = 0\n\
+         [breaker.methods.processtransactions]\nslow_threshold = \"2s\"\nviolations = 7\n\
+         [breaker.methods.StreamTransactions]\npreset = \"seed\"\n",
+    );
+    let engine = load(Some(file.path()), &[]).unwrap().engine().unwrap();
+    assert_eq!(engine.breaker.consecutive_failures, None);
+    let circuits = engine.circuits;
+    assert_eq!(circuits.threshold, ThresholdSource::Auto);
+    assert_eq!(circuits.mode, InitialMode(BreakerMode::MetricsOnly));
+    let [None, Some(bulk), Some(stream), None] = circuits.methods else {
+        panic!("{:?}", circuits.methods)
+    };
+    assert_eq!(bulk.threshold, ThresholdSource::Configured);
+    assert_eq!(bulk.settings.slow_threshold, Duration::from_secs(2));
+    assert_eq!(
+        (bulk.settings.violations, bulk.settings.consecutive_failures),
+        (Some(7), None)
+    );
+    assert_eq!(stream.threshold, ThresholdSource::Preset);
+    assert_eq!(stream.settings.slow_threshold, Duration::from_millis(1));
+    assert_eq!(stream.settings.violations, Some(10));
+}
+
+#[test]
+fn every_breaker_setting_is_checked_and_named() {
+    for (text, expected) in [
+        (
+            "min_calls = 0",
+            "breaker.min_calls = 0: must be from 1 to 1000000",
+        ),
+        (
+            "slow_threshold = \"1us\"",
+            "breaker.slow_threshold = 1µs: must be from 8us to 60s",
+        ),
+        (
+            "overdue_rounds = 9",
+            "breaker.overdue_rounds = 9: must be from 1 to 7",
+        ),
+        (
+            "open_jitter = 1.5",
+            "breaker.open_jitter = 1.5: must be from 0 to 0.9",
+        ),
+        (
+            "methods.Nobody = {}",
+            "breaker.methods = Nobody: must be one of ProcessTransaction, ProcessTransactions, \
+             StreamTransactions, CreateAccounts",
+        ),
+        (
+            "methods.CreateAccounts = { mode = \"auto\" }",
+            "breaker.methods.CreateAccounts.mode = set: must be absent; set it for the whole breaker",
+        ),
+        (
+            "methods.CreateAccounts = { ramp_min = 0.0 }",
+            "breaker.methods.CreateAccounts.ramp_min = 0: must be above 0 and at most 1",
+        ),
+    ] {
+        let file = file(&format!("[breaker]\n{text}"));
+        let error = load(Some(file.path()), &[]).unwrap().engine().unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let file = file("[breaker]\nslow_threshold = \"soon\"");
+    let error = load(Some(file.path()), &[]).unwrap_err().to_string();
+    for part in ["breaker.slow_threshold", "soon", "\"auto\""] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
 }

@@ -43,6 +43,8 @@ pub enum Command {
     AccountIds(Vec<AccountIndex>),
     /// Copy some accounts for a checkpoint.
     CheckpointChunk(AccountIndex),
+    /// Commit, with whatever else there is to commit; an empty block if there is nothing.
+    Probe,
 }
 
 /// What EXEC answers, by the kind of command.
@@ -72,6 +74,8 @@ pub enum Reply {
         /// The next one to copy, if there is one.
         next: Option<AccountIndex>,
     },
+    /// Everything up to here is durable.
+    Probed,
 }
 
 /// What became of a request to create accounts.
@@ -163,7 +167,7 @@ impl BatchItem for Command {
             Command::CreateAccounts(accounts) => accounts.len(),
             Command::AccountIds(indexes) => indexes.len(),
             Command::Accounts { limit, .. } => *limit,
-            Command::Account(_) | Command::Locate(_) | Command::CheckpointChunk(_) => 1,
+            Command::Account(_) | Command::Locate(_) | Command::CheckpointChunk(_) | Command::Probe => 1,
         }
     }
 
@@ -173,7 +177,7 @@ impl BatchItem for Command {
             Command::CreateAccounts(accounts) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
             Command::Account(id) | Command::Locate(id) => id.len(),
-            Command::Accounts { .. } | Command::CheckpointChunk(_) => 0,
+            Command::Accounts { .. } | Command::CheckpointChunk(_) | Command::Probe => 0,
         };
         held + size_of::<Command>()
     }

@@ -52,6 +52,8 @@ pub(super) struct Exec {
     spare: Option<BlockBuffer>,
     /// The sequence of the open block.
     open_block: u64,
+    /// A probe waits for the open block, which is written even if it stays empty.
+    probed: bool,
     failed: bool,
 }
 
@@ -78,6 +80,7 @@ impl Exec {
             claimed: Vec::new(),
             spare: None,
             open_block,
+            probed: false,
             failed: false,
         }
     }
@@ -98,7 +101,7 @@ impl Exec {
                         result,
                         // With nothing new to write, it depends on the blocks before.
                         block: self.open_block
-                            - u64::from(self.book.open_records() == 0).min(self.open_block),
+                            - u64::from(self.book.open_records() == 0 && !self.probed).min(self.open_block),
                     },
                 ));
                 if self.answer_items >= BLOCK_ANSWER_ITEMS_MAX {
@@ -153,6 +156,10 @@ impl Exec {
                 let mut bytes = Vec::new();
                 let next = put_accounts(self.book.ledger(), from, &mut bytes);
                 Ok(Reply::CheckpointChunk { bytes, next })
+            }
+            Command::Probe => {
+                self.probed = true;
+                Ok(Reply::Probed)
             }
         }
     }
@@ -247,7 +254,14 @@ impl Exec {
         let progress = self.catch_up();
         let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
         let spare = self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0));
-        let block = if self.failed { None } else { self.book.seal(spare) };
+        let probed = std::mem::take(&mut self.probed);
+        let block = if self.failed {
+            None
+        } else if probed {
+            Some(self.book.seal_even_if_empty(spare))
+        } else {
+            self.book.seal(spare)
+        };
         if block.is_some() {
             self.open_block += 1;
             self.intake.flushed(reason, records as usize, bytes);

@@ -10,6 +10,7 @@
 //! Writes pass the breaker. Readings do not, but they ride the same ring and their answers wait for the same disk: so
 //! they are linearizable, and never show what a crash could take back.
 
+mod circuits;
 mod classify;
 mod command;
 mod counters;
@@ -18,17 +19,26 @@ mod fault;
 mod handoff;
 mod health;
 mod maintenance;
+mod metrics;
+mod self_probe;
 mod start;
 mod wal;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
-use self::{classify::EngineClassifier, counters::EngineCounters, handoff::Handoff, maintenance::Stop};
+use self::{
+    circuits::Circuits, classify::EngineClassifier, counters::EngineCounters, handoff::Handoff,
+    maintenance::Stop, self_probe::SelfProbes,
+};
 pub use self::{
+    circuits::{
+        AUTO_FACTOR, AUTO_MAX, AUTO_MIN, CircuitOptions, CircuitReport, InitialMode, MethodCircuit,
+        ThresholdSource, TransitionKind, auto_threshold,
+    },
     command::{
         CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TRANSACTIONS_MAX,
         TransactionBatch,
@@ -41,9 +51,7 @@ pub use self::{
 };
 use crate::{
     batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Submission},
-    breaker::{
-        CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, CircuitBreakerStats, LatencyCircuitBreaker,
-    },
+    breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker},
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport, StoreConfig},
@@ -55,8 +63,10 @@ use crate::{
 pub struct EngineConfig {
     /// The queue.
     pub batch: BatchConfig,
-    /// The breaker.
+    /// The breaker: what holds for every kind of call that has no settings of its own.
     pub breaker: CircuitBreakerConfig,
+    /// The circuits of the kinds of calls.
+    pub circuits: CircuitOptions,
     /// The journal, if it has yet to be made.
     pub store: StoreConfig,
     /// Bytes of journal between two checkpoints.
@@ -81,12 +91,6 @@ pub enum Guard {
     Accounts,
 }
 
-/// A request for thousands of transactions is slow when it takes so many times the threshold of a single one.
-const BULK_FACTOR: u32 = 20;
-
-/// The highest threshold that a circuit takes.
-const SLOW_THRESHOLD_MAX: Duration = Duration::from_secs(60);
-
 /// The batch processor behind each of the circuits.
 #[derive(Debug, Clone)]
 struct Guards([Guarded; Guard::ALL.len()]);
@@ -104,7 +108,8 @@ pub struct TallyEngine {
 #[derive(Debug)]
 struct Shared {
     batch: BatchProcessor<Command, EngineReply>,
-    breakers: [LatencyCircuitBreaker; Guard::ALL.len()],
+    circuits: Circuits,
+    self_probes: SelfProbes,
     affinity: CpuAffinityManager,
     records: RecordReader,
     handoff: Arc<Handoff>,
@@ -273,24 +278,38 @@ impl TallyEngine {
 
     /// The circuits, a coherent snapshot of each.
     #[must_use]
-    pub fn circuit_stats(&self) -> Vec<CircuitBreakerStats> {
-        self.shared
-            .breakers
-            .iter()
-            .map(LatencyCircuitBreaker::stats)
-            .collect()
+    pub fn circuit_reports(&self) -> Vec<CircuitReport> {
+        self.shared.circuits.reports()
+    }
+
+    /// The circuit called `key`.
+    #[must_use]
+    pub fn circuit(&self, key: &str) -> Option<&LatencyCircuitBreaker> {
+        self.shared.circuits.find(key)
+    }
+
+    /// Every circuit.
+    #[must_use]
+    pub fn circuits(&self) -> &[LatencyCircuitBreaker] {
+        &self.shared.circuits.breakers
+    }
+
+    /// Tells of every change of state or mode of any circuit from now on.
+    #[must_use]
+    pub fn circuit_changes(&self) -> watch::Receiver<u64> {
+        self.shared.circuits.events.subscribe()
+    }
+
+    /// How often each kind of change of state has happened since the start.
+    #[must_use]
+    pub fn circuit_transitions(&self) -> Vec<(TransitionKind, u64)> {
+        self.shared.circuits.events.transitions()
     }
 
     /// One of the circuits.
     #[must_use]
     pub fn breaker(&self, guard: Guard) -> &LatencyCircuitBreaker {
-        let [unary, bulk, stream, accounts] = &self.shared.breakers;
-        match guard {
-            Guard::Unary => unary,
-            Guard::Bulk => bulk,
-            Guard::Stream => stream,
-            Guard::Accounts => accounts,
-        }
+        self.shared.circuits.get(guard)
     }
 
     /// Carries answers to the callers of the calling thread's runtime, all of a block at once. To be spawned once on each
@@ -299,9 +318,17 @@ impl TallyEngine {
         self.shared.batch.clone().courier(index)
     }
 
-    /// Lets the circuits look at the clock. To be called every [`CircuitBreakerConfig::tick_interval`].
+    /// Lets the circuits look at the clock, and sends them probes if they want some. To be called every
+    /// [`CircuitBreakerConfig::tick_interval`].
     pub fn tick(&self) {
-        self.shared.breakers.iter().for_each(LatencyCircuitBreaker::tick);
+        let Shared {
+            circuits,
+            self_probes,
+            batch,
+            ..
+        } = &*self.shared;
+        circuits.tick();
+        self_probes.tick(&circuits.breakers, batch);
     }
 
     /// Where threads run.
@@ -402,30 +429,21 @@ impl Guard {
         }
     }
 
-    /// What it takes of the configured settings.
-    fn config(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
-        let mut config = base.clone();
-        if self != Guard::Unary {
-            config.slow_threshold = base
-                .slow_threshold
-                .saturating_mul(BULK_FACTOR)
-                .min(SLOW_THRESHOLD_MAX);
-            config.probe_timeout = None;
-            config.half_open_max_wait = base.half_open_max_wait.max(config.effective_probe_timeout());
-        }
-        config
-    }
-}
-
-impl Guards {
-    const fn get(&self, guard: Guard) -> &Guarded {
-        let [unary, bulk, stream, accounts] = &self.0;
-        match guard {
+    /// What belongs to it of `all`, which is in the order of [`Guard::ALL`].
+    const fn of<T>(self, all: &[T; Guard::ALL.len()]) -> &T {
+        let [unary, bulk, stream, accounts] = all;
+        match self {
             Guard::Unary => unary,
             Guard::Bulk => bulk,
             Guard::Stream => stream,
             Guard::Accounts => accounts,
         }
+    }
+}
+
+impl Guards {
+    const fn get(&self, guard: Guard) -> &Guarded {
+        guard.of(&self.0)
     }
 }
 

@@ -8,7 +8,8 @@ use thiserror::Error;
 use tower::ServiceBuilder;
 
 use super::{
-    EngineConfig, Guard, Guards, Shared, TallyEngine, Threads,
+    CircuitOptions, EngineConfig, Guards, Shared, TallyEngine, Threads,
+    circuits::Circuits,
     classify::EngineClassifier,
     command::Command,
     counters::EngineCounters,
@@ -16,15 +17,16 @@ use super::{
     handoff::{EngineReply, Handoff},
     health::Health,
     maintenance::{Maintenance, Stop},
+    self_probe::SelfProbes,
     wal::Wal,
 };
 use crate::{
     batch::{BatchConfigError, BatchProcessor, Intake, batch},
-    breaker::{CircuitBreakerConfig, CircuitBreakerLayer, ConfigError, LatencyCircuitBreaker},
+    breaker::{CircuitBreakerLayer, ConfigError},
     distribution::Distribution,
     store::{
         embedded::{self, OpenError, OpenStore},
-        journal::{Disk, Position},
+        journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
     time::WallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
@@ -43,6 +45,9 @@ pub enum StartError {
     /// A setting of the breaker.
     #[error(transparent)]
     Breaker(#[from] ConfigError),
+    /// `slow_threshold = "auto"`, and commits could not be timed.
+    #[error("commits could not be timed to set slow_threshold")]
+    Calibrate(#[source] DiskError),
     /// A thread could not be started, or not placed where the operator insists.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
@@ -69,9 +74,11 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
     ) -> Result<Self, StartError> {
-        let breakers = breakers(&config.breaker)?;
         let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
+        let trial_disk = Arc::clone(&disk);
         let store = embedded::open(disk, dir, &config.store, clock)?;
+        let times = commit_times(&*trial_disk, dir, &config.circuits)?;
+        let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
         let vitals = Vitals {
             handoff: Arc::new(Handoff::new(store.durable)),
             health: Arc::new(Health::new()),
@@ -82,7 +89,7 @@ impl TallyEngine {
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
         let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
-        let guards = Guards(breakers.clone().map(|breaker| {
+        let guards = Guards(circuits.breakers.clone().map(|breaker| {
             ServiceBuilder::new()
                 .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
                 .service(processor.clone())
@@ -95,7 +102,8 @@ impl TallyEngine {
         } = vitals;
         let shared = Shared {
             batch: processor,
-            breakers,
+            circuits,
+            self_probes: SelfProbes::default(),
             affinity: affinity.clone(),
             records,
             handoff,
@@ -172,12 +180,26 @@ fn spawn(
     })
 }
 
-fn breakers(base: &CircuitBreakerConfig) -> Result<[LatencyCircuitBreaker; Guard::ALL.len()], ConfigError> {
-    let breaker = |guard: Guard| {
-        LatencyCircuitBreaker::builder(guard.config(base))
-            .key(guard.key())
-            .build()
-    };
-    let [unary, bulk, stream, accounts] = Guard::ALL.map(breaker);
-    Ok([unary?, bulk?, stream?, accounts?])
+/// How long commits take in `dir`. A disk that refuses is an error only if a threshold depends on it.
+fn commit_times(
+    disk: &dyn Disk,
+    dir: &Path,
+    circuits: &CircuitOptions,
+) -> Result<Option<CommitTimes>, StartError> {
+    match time_commits(disk, dir, circuits.trial()) {
+        Ok(times) => {
+            tracing::info!(
+                commits = times.commits(),
+                p50 = ?times.quantile(0.5),
+                p99 = ?times.quantile(0.99),
+                "commits timed"
+            );
+            Ok(Some(times))
+        }
+        Err(error) if circuits.needs_times() => Err(StartError::Calibrate(error)),
+        Err(error) => {
+            tracing::warn!(%error, "commits could not be timed; the slow threshold is not checked");
+            Ok(None)
+        }
+    }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use super::engine::{count, duration};
 use crate::{
     breaker::{
-        BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, CircuitState, LatencySummary, LifetimeStats,
-        Transition, WindowStats,
+        BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition,
+        WindowStats,
     },
+    engine::{CircuitReport, ThresholdSource},
     proto::{
         self, CircuitMode, CircuitProbes, CircuitSettings, CircuitStats, CircuitTotals, CircuitTransition,
         CircuitWindow,
@@ -16,9 +17,13 @@ use crate::{
 
 /// A snapshot as the wire has it.
 #[must_use]
-pub(super) fn from_stats(stats: &CircuitBreakerStats) -> CircuitStats {
+pub(super) fn from_report(report: &CircuitReport) -> CircuitStats {
+    let CircuitReport { stats, threshold } = report;
     let probes = &stats.half_open;
     let now = SystemTime::now();
+    // The breaker keeps monotonic time; the wire has the wall clock's, counted from now.
+    let ago = |time: Duration| Some(now.checked_sub(time).unwrap_or(now).into());
+    let ahead = |time: Duration| now.checked_add(time).unwrap_or(now).into();
     CircuitStats {
         key: stats.key.clone(),
         mode: mode(stats.mode).into(),
@@ -43,12 +48,16 @@ pub(super) fn from_stats(stats: &CircuitBreakerStats) -> CircuitStats {
         }),
         ramp_weight: stats.ramp_weight,
         totals: Some(totals(&stats.lifetime)),
-        settings: Some(settings(&stats.config)),
+        settings: Some(settings(&stats.config, *threshold)),
         history: stats
             .history
             .iter()
             .map(|change| transition(change, stats.taken_ns, now))
             .collect(),
+        state_time: ago(stats.in_state),
+        open_until: stats.open_until_ms.map(|_| ahead(stats.next_probe_in)),
+        retry_hint: Some(duration(stats.retry_hint)),
+        next_probe: Some(duration(stats.next_probe_in)),
     }
 }
 
@@ -68,6 +77,8 @@ fn window(window: &WindowStats) -> CircuitWindow {
         total: Some(latencies(&window.total)),
         queue_wait: Some(latencies(&window.queue_wait)),
         commit: Some(latencies(&window.commit)),
+        samples: count(window.samples),
+        bad_batches: count(window.bad_batches),
     }
 }
 
@@ -94,10 +105,11 @@ fn totals(lifetime: &LifetimeStats) -> CircuitTotals {
         opens: count(lifetime.opens),
         half_opens: count(lifetime.half_opens),
         closes: count(lifetime.closes),
+        self_throttled: Some(duration(Duration::from_millis(lifetime.self_throttled_ms))),
     }
 }
 
-fn settings(config: &CircuitBreakerConfig) -> CircuitSettings {
+fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> CircuitSettings {
     CircuitSettings {
         slow_threshold: Some(duration(config.slow_threshold)),
         slow_rate_threshold: config.slow_rate,
@@ -110,6 +122,22 @@ fn settings(config: &CircuitBreakerConfig) -> CircuitSettings {
         half_open_permits: small(config.half_open_permits),
         half_open_needed: small(config.half_open_ok_needed),
         ramp: Some(duration(config.ramp)),
+        slow_threshold_source: threshold.as_str().to_owned(),
+        violations: config.violations.map(i64::from).unwrap_or_default(),
+        p99_threshold: Some(duration(config.p99_threshold.unwrap_or_default())),
+        window_buckets: small(config.window_buckets),
+        bucket: Some(duration(config.bucket)),
+        open_jitter: config.open_jitter,
+        self_probe: config.self_probe,
+        probe_timeout: Some(duration(config.effective_probe_timeout())),
+        half_open_max_wait: Some(duration(config.half_open_max_wait)),
+        ramp_min: config.ramp_min,
+        ramp_aggression: config.ramp_aggression,
+        stable_for: Some(duration(config.stable_for)),
+        forced_open_retry_after: Some(duration(config.forced_open_retry_after)),
+        tick_interval: Some(duration(config.tick_interval)),
+        shards: small(config.shards),
+        overdue_rounds: small(config.overdue_rounds),
     }
 }
 
@@ -123,6 +151,21 @@ fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTra
         reason: change.reason.to_string(),
         failure_rate: change.failure_rate,
         slow_rate: change.slow_rate,
+        generation: i64::from(change.generation),
+        calls: count(change.calls),
+        overdue: count(change.overdue),
+        open_for: Some(duration(change.open_for)),
+    }
+}
+
+/// The mode that the wire names; None if it names none.
+pub(super) const fn wanted_mode(mode: CircuitMode) -> Option<BreakerMode> {
+    match mode {
+        CircuitMode::Auto => Some(BreakerMode::Auto),
+        CircuitMode::MetricsOnly => Some(BreakerMode::MetricsOnly),
+        CircuitMode::ForcedOpen => Some(BreakerMode::ForcedOpen),
+        CircuitMode::Disabled => Some(BreakerMode::Disabled),
+        CircuitMode::Unspecified => None,
     }
 }
 

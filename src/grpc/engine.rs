@@ -1,17 +1,30 @@
 //! `tally.v1.EngineService`: the engine's own state. Nothing here passes the breaker or the queue.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use tokio::sync::Semaphore;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{circuit, topology};
+use super::{
+    circuit,
+    circuit_change::{self, Change},
+    topology,
+    watch::{self, WATCHERS_MAX},
+};
 use crate::{
     distribution::Summary,
     engine::{EngineStats, TallyEngine},
     proto::{
         self, FlushReasons, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
         GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary, LedgerStats,
-        SizeSummary, engine_service_server,
+        SetCircuitModeRequest, SetCircuitModeResponse, SizeSummary, WatchCircuitStatsRequest,
+        WatchCircuitStatsResponse, engine_service_server,
     },
 };
 
@@ -19,15 +32,22 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct EngineService {
     engine: TallyEngine,
+    /// A permit for each watcher.
+    watchers: Arc<Semaphore>,
+    draining: CancellationToken,
 }
 
 // ===== impl EngineService =====
 
 impl EngineService {
-    /// Shows `engine`.
+    /// Shows `engine`. Watchers are told when `draining` begins.
     #[must_use]
-    pub(super) const fn new(engine: TallyEngine) -> Self {
-        EngineService { engine }
+    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+        EngineService {
+            engine,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            draining,
+        }
     }
 }
 
@@ -40,11 +60,44 @@ impl engine_service_server::EngineService for EngineService {
         Ok(Response::new(GetCircuitStatsResponse {
             circuits: self
                 .engine
-                .circuit_stats()
+                .circuit_reports()
                 .iter()
-                .map(circuit::from_stats)
+                .map(circuit::from_report)
                 .collect(),
             snapshot_time: Some(SystemTime::now().into()),
+        }))
+    }
+
+    type WatchCircuitStatsStream =
+        Pin<Box<dyn Stream<Item = Result<WatchCircuitStatsResponse, Status>> + Send>>;
+
+    async fn watch_circuit_stats(
+        &self,
+        request: Request<WatchCircuitStatsRequest>,
+    ) -> Result<Response<Self::WatchCircuitStatsStream>, Status> {
+        let snapshots = watch::watch(&self.engine, request.get_ref(), &self.watchers, &self.draining)?;
+        Ok(Response::new(Box::pin(snapshots)))
+    }
+
+    async fn set_circuit_mode(
+        &self,
+        request: Request<SetCircuitModeRequest>,
+    ) -> Result<Response<SetCircuitModeResponse>, Status> {
+        let peer = request.remote_addr();
+        let request = request.into_inner();
+        let change = Change::parse(&request)?;
+        let breakers = circuit_change::named(&self.engine, &request.key)?;
+        for breaker in &breakers {
+            change.apply(breaker, peer, &request.comment);
+        }
+        let reports = self.engine.circuit_reports();
+        let is_named = |key: &str| breakers.iter().any(|breaker| breaker.key() == key);
+        Ok(Response::new(SetCircuitModeResponse {
+            circuits: reports
+                .iter()
+                .filter(|report| is_named(&report.stats.key))
+                .map(circuit::from_report)
+                .collect(),
         }))
     }
 

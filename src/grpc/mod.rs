@@ -4,7 +4,9 @@
 //! out in turn, so that a few heavy clients don't end up on one thread.
 
 mod accounts;
+mod audit;
 mod circuit;
+mod circuit_change;
 mod convert;
 mod deadline;
 mod engine;
@@ -12,16 +14,18 @@ mod net;
 pub mod status;
 mod topology;
 mod transactions;
+mod watch;
 
+pub use audit::AUDIT_TARGET;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, net::SocketAddr};
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, server::NamedService, service::Routes};
+use tonic::{body::Body, server::NamedService, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
@@ -52,15 +56,21 @@ pub struct Services {
 // ===== impl Services =====
 
 impl Services {
-    /// Answers a call.
+    /// Answers a call from `peer`.
     pub fn call(
         &self,
-        request: http::Request<Incoming>,
+        mut request: http::Request<Incoming>,
+        peer: Option<SocketAddr>,
     ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
         let mut path = request.uri().path().split('/').skip(1);
         if path.next() == Some(Transactions::NAME) {
             Either::Left(self.transactions.clone().call(request))
         } else {
+            // Who asks is of interest to administration only; the hot path is spared the box.
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: peer,
+            });
             Either::Right(self.others.clone().call(request))
         }
     }
@@ -88,7 +98,7 @@ pub async fn services(
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)
-        .add_service(Engine::new(EngineService::new(engine.clone())))
+        .add_service(Engine::new(EngineService::new(engine.clone(), draining.clone())))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -239,10 +239,11 @@ async fn serve_connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    let peer = stream.peer_addr().ok();
     let service = service_fn(move |request: http::Request<Incoming>| {
         // Without an exporter the span is disabled, and costs a look.
         let span = rpc_span(request.uri().path(), request.headers());
-        services.call(request).instrument(span)
+        services.call(request, peer).instrument(span)
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -224,6 +224,22 @@ pub fn accounts_full() -> Status {
     .build()
 }
 
+/// There is no circuit of that name.
+#[must_use]
+pub fn circuit_not_found(key: &str, known: &str) -> Status {
+    let message = format!("key: there is no circuit {key:?}; there are {known}");
+    Draft::new(Code::NotFound, "CIRCUIT_NOT_FOUND", message)
+        .with("key", key)
+        .build()
+}
+
+/// As many are watching as may.
+#[must_use]
+pub fn too_many_watchers(bound: usize) -> Status {
+    let message = format!("{bound} watchers are connected, and more are not served");
+    Draft::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).build()
+}
+
 /// The service is going down, and a stream is ended for it.
 #[must_use]
 pub fn shutting_down() -> Status {

@@ -9,5 +9,6 @@ mod process;
 mod real_data;
 mod service;
 mod support;
+mod telemetry;
 mod tidy;
 mod topology;

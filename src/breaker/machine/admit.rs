@@ -14,6 +14,15 @@ use super::{
     Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
 };
 
+/// Who asks to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// A caller of the guarded service.
+    Caller,
+    /// The host, with a probe of its own.
+    Host,
+}
+
 /// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
 /// never reached in practice; a bound all the same.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
@@ -38,7 +47,7 @@ impl Core {
                 BreakerMode::ForcedOpen => return self.refuse(word, shard, now_ns),
                 BreakerMode::Auto | BreakerMode::MetricsOnly => {}
             }
-            match self.pass(word, now_ns) {
+            match self.pass(word, now_ns, Asker::Caller) {
                 Grant::Granted(probe) => return Ok(Some(self.ticket(word, shard, now_ns, probe))),
                 Grant::Refused => return self.refuse(word, shard, now_ns),
                 Grant::Stale => word = self.gate.load(),
@@ -47,8 +56,28 @@ impl Core {
         self.refuse(word, shard, now_ns)
     }
 
+    /// Lets a probe of the host's pass, if the circuit is half-open, or due to be, and has a permit left. A refusal is not
+    /// counted: no caller was turned away.
+    pub(in crate::breaker) fn admit_probe(&self, shard: usize) -> Option<Ticket> {
+        let now_ns = self.clock.now_ns();
+        for _ in 0..ADMIT_ATTEMPTS_MAX {
+            let word = self.gate.load();
+            let judged = matches!(word.mode(), BreakerMode::Auto | BreakerMode::MetricsOnly);
+            let half_open = matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen);
+            if !judged || !half_open {
+                return None;
+            }
+            match self.pass(word, now_ns, Asker::Host) {
+                Grant::Granted(probe) => return Some(self.ticket(word, shard, now_ns, probe)),
+                Grant::Refused => return None,
+                Grant::Stale => {}
+            }
+        }
+        None
+    }
+
     /// What the state machine says to a call; `Stale` if it had to move on first.
-    fn pass(&self, word: StateWord, now_ns: u64) -> Grant<Option<ProbeTicket>> {
+    fn pass(&self, word: StateWord, now_ns: u64, asker: Asker) -> Grant<Option<ProbeTicket>> {
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
             CircuitState::Closed => Grant::Granted(None),
@@ -66,6 +95,7 @@ impl Core {
                 self.end_half_open_wait(word, now_ns, true);
                 Grant::Stale
             }
+            CircuitState::HalfOpen if self.config.self_probe && asker == Asker::Caller => Grant::Refused,
             CircuitState::HalfOpen => {
                 match self.gate.issue_probe(word.generation(), now_ns / NANOS_PER_MICRO) {
                     Grant::Granted(ticket) => Grant::Granted(Some(ticket)),

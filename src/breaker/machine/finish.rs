@@ -6,7 +6,7 @@ use super::{
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
         signals::HighWater,
         stats::TransitionReason,
-        sync::Ordering,
+        sync::{AtomicU64, Ordering},
         window::Sample,
     },
     Core, NANOS_PER_MICRO, Ticket, nanos,
@@ -42,7 +42,17 @@ impl Core {
             return;
         }
         let (sample, outcome) = self.sample(&ticket, verdict, now_ns);
-        if !self.record(word, &ticket, sample, outcome, now_ns) && verdict.is_some() {
+        if self.record(word, &ticket, sample, outcome, now_ns) {
+            // Only what is out of the ordinary: successes are what is left.
+            if let Some(sample) = sample.filter(|sample| sample.failed || sample.neutral || sample.slow) {
+                let count = |counter: &AtomicU64, counts: bool| {
+                    counter.fetch_add(u64::from(counts), Ordering::Relaxed);
+                };
+                count(&counters.failures, sample.failed);
+                count(&counters.neutral, sample.neutral && verdict.is_some());
+                count(&counters.slow, sample.slow);
+            }
+        } else if verdict.is_some() {
             counters.stale_results.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -236,6 +236,7 @@ impl Core {
         let (key, from, to, reason) = (&*self.key, from.as_str(), to.as_str(), reason.as_str());
         if transition.to == CircuitState::Open {
             tracing::warn!(
+                name: "tally.breaker.transition",
                 key,
                 from,
                 to,
@@ -247,6 +248,7 @@ impl Core {
             );
         } else {
             tracing::info!(
+                name: "tally.breaker.transition",
                 key,
                 from,
                 to,
@@ -268,6 +270,7 @@ impl Core {
         };
         let pause = Duration::from_nanos(gap_ns);
         tracing::warn!(
+            name: "tally.breaker.self_throttled",
             key = &*self.key,
             ?pause,
             "the process was held up; latencies are judged from now on"
@@ -290,6 +293,7 @@ impl Core {
             return;
         }
         tracing::info!(
+            name: "tally.breaker.mode",
             key = &*self.key,
             from = before.as_str(),
             to = mode.as_str(),

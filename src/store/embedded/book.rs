@@ -173,6 +173,11 @@ impl Book {
 
     /// Closes the open block and opens the next one in `spare`. `None` if there is no record in it.
     pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
+        (self.pages.block.records > 0).then(|| self.pages.seal(spare))
+    }
+
+    /// Closes the open block also if there is no record in it: a commit of nothing, to find out how long one takes.
+    pub fn seal_even_if_empty(&mut self, spare: BlockBuffer) -> SealedBlock {
         self.pages.seal(spare)
     }
 
@@ -200,10 +205,7 @@ impl Pages {
         body_position(self.placement.next_block_position())
     }
 
-    fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
-        if self.block.records == 0 {
-            return None;
-        }
+    fn seal(&mut self, spare: BlockBuffer) -> SealedBlock {
         let position = self.placement.next_block_position();
         let next = OpenBlock {
             buffer: spare,
@@ -229,11 +231,11 @@ impl Pages {
             base_time_ns: base_time.as_nanos(),
             record_count: records,
         };
-        Some(SealedBlock {
+        SealedBlock {
             meta,
             buffer,
             end: self.order,
-        })
+        }
     }
 
     /// Opens the block's time with its first record: by the clock, but never before what was given out.

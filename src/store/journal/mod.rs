@@ -11,6 +11,7 @@
 //! ```
 
 mod block;
+mod calibrate;
 mod checkpoint;
 mod directory;
 mod disk;
@@ -29,6 +30,7 @@ pub use block::{
     BLOCK_ALIGNMENT, BLOCK_FORMAT_VERSION, BlockBuffer, BlockHash, BlockHeader, BlockMeta, DataId,
     HEADER_BYTES, HeaderDefect,
 };
+pub use calibrate::{CommitTimes, CommitTrial, time_commits};
 pub use checkpoint::{
     CHUNK_BYTES_MAX, CHUNK_FORMAT_VERSION, CHUNKS_MAX, ChunkedFiles, ChunkedReader, ChunkedWriter,
 };

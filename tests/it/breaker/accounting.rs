@@ -10,7 +10,7 @@ use std::{
 
 use tally::breaker::{BreakerMode, CircuitState, Verdict};
 
-use super::support::{FAST, Rig};
+use super::support::{FAST, Rig, SLOW};
 
 const CALLS_PER_THREAD: u64 = 200_000;
 /// Each call of two threads moves time on by so much: 56 slices of 60, so every call is within the window at the end.
@@ -139,4 +139,21 @@ fn no_call_slips_through_while_open_whatever_the_threads_do_seed_cb14() {
     rig.advance_ms(1000);
     rig.calls(8, FAST, Verdict::success());
     assert_eq!(rig.state(), CircuitState::Ramp);
+}
+
+#[test]
+fn lifetime_counts_tell_every_outcome() {
+    let rig = Rig::new(|config| config.consecutive_failures = None);
+    rig.calls(3, FAST, Verdict::success());
+    rig.calls(2, FAST, Verdict::failure());
+    rig.calls(4, FAST, Verdict::neutral());
+    rig.calls(1, SLOW, Verdict::success());
+    rig.calls(1, SLOW, Verdict::failure());
+    drop(rig.admit());
+    let given_up = rig.admit();
+    rig.advance(SLOW);
+    drop(given_up);
+    let counts = rig.stats().lifetime;
+    assert_eq!((counts.successes, counts.failures, counts.neutral), (4, 3, 4));
+    assert_eq!((counts.cancelled, counts.slow, counts.admitted), (2, 3, 13));
 }

@@ -18,6 +18,8 @@ fn every_bound_is_checked_seed_cb29() {
         ("failure_rate", |config| config.failure_rate = 1.01),
         ("min_calls", |config| config.min_calls = 0),
         ("min_batches", |config| config.min_batches = 0),
+        ("overdue_rounds", |config| config.overdue_rounds = 0),
+        ("overdue_rounds", |config| config.overdue_rounds = 8),
         ("consecutive_failures", |config| {
             config.consecutive_failures = Some(0)
         }),

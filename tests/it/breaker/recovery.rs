@@ -338,3 +338,40 @@ fn what_happened_before_opening_is_forgotten_after_it_seed_cb16() {
     assert_eq!(rig.state(), CircuitState::Closed);
     assert_eq!(rig.stats().window.failures, 49);
 }
+
+#[test]
+fn with_self_probes_no_caller_is_a_guinea_pig() {
+    let rig = Rig::new(|config| config.self_probe = true);
+    assert!(rig.breaker.try_acquire_probe().is_none(), "closed");
+    rig.trip();
+    assert!(rig.breaker.try_acquire_probe().is_none(), "open");
+    rig.advance(rig.stats().next_probe_in);
+    for _ in 0..8 {
+        assert_eq!(rig.reject().state, CircuitState::HalfOpen);
+        let probe = rig.breaker.try_acquire_probe().unwrap();
+        rig.advance(FAST);
+        probe.record(Verdict::success());
+    }
+    assert_eq!(rig.state(), CircuitState::Ramp);
+    assert!(rig.breaker.try_acquire_probe().is_none(), "ramp");
+    assert_eq!(
+        rig.stats().lifetime.rejected_half_open,
+        8,
+        "refused probes are not counted"
+    );
+}
+
+#[test]
+fn callers_and_the_host_share_the_permits_unless_they_are_reserved() {
+    let rig = Rig::with_defaults();
+    rig.trip_and_wait();
+    let callers: Vec<_> = (0..6).map(|_| rig.admit()).collect();
+    let host: Vec<_> = std::iter::from_fn(|| rig.breaker.try_acquire_probe()).collect();
+    assert_eq!((callers.len(), host.len()), (6, 4));
+    rig.breaker.set_mode(tally::breaker::BreakerMode::ForcedOpen);
+    drop(callers);
+    assert!(
+        rig.breaker.try_acquire_probe().is_none(),
+        "an operator holds it open"
+    );
+}

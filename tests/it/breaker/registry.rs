@@ -33,6 +33,29 @@ fn a_key_has_one_circuit_of_its_own() {
 }
 
 #[test]
+fn a_key_can_have_settings_of_its_own() {
+    let mut registry = registry(2);
+    let strict = CircuitBreakerConfig {
+        consecutive_failures: Some(1),
+        ..registry.default_breaker().config().clone()
+    };
+    registry.set_config("strict", strict.clone()).unwrap();
+    assert_eq!(registry.get("strict").config(), &strict);
+    assert_eq!(
+        registry.get("other").config(),
+        registry.default_breaker().config()
+    );
+    let wrong = CircuitBreakerConfig {
+        min_calls: 0,
+        ..strict
+    };
+    assert_eq!(
+        registry.set_config("wrong", wrong).unwrap_err().field,
+        "min_calls"
+    );
+}
+
+#[test]
 fn the_least_recently_used_idle_closed_circuit_makes_room() {
     let clock = Arc::new(ManualClock::new(0));
     let config = CircuitBreakerConfig {

@@ -114,14 +114,15 @@ fn t03_min_calls_means_min_calls_mcp_proxy_220() {
 fn t04_calls_that_hang_open_before_one_completes_resilience4j_1597() {
     let rig = Rig::with_defaults();
     let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
-    rig.tick_for_ms(240);
+    rig.tick_for_ms(90);
     assert_eq!(
         rig.state(),
         CircuitState::Closed,
-        "a stall of less than min_batches thresholds is one event"
+        "a stall of less than overdue_rounds thresholds is one event"
     );
     assert_eq!(rig.stats().overdue_in_flight, 100);
-    rig.tick_for_ms(30);
+    // A slot of the ring is at most an eighth of the threshold wide, and a tick 10 ms.
+    rig.tick_for_ms(20);
     assert_eq!(rig.state(), CircuitState::Open);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
     let stats = rig.stats();
@@ -132,6 +133,17 @@ fn t04_calls_that_hang_open_before_one_completes_resilience4j_1597() {
     }
     assert_eq!(rig.stats().lifetime.stale_results, 100);
     assert_eq!(rig.stats().in_flight, 0);
+}
+
+#[test]
+fn t04_how_long_a_stall_may_last_can_be_set() {
+    let rig = Rig::new(|config| config.overdue_rounds = 5);
+    let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(240);
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.tick_for_ms(30);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
+    drop(permits);
 }
 
 #[test]
@@ -205,7 +217,7 @@ fn t11_one_slow_batch_after_many_fast_ones_does_not_open() {
         rig.calls(1, FAST, in_one_batch(batch));
     }
     let permits: Vec<_> = (0..4096).map(|_| rig.admit()).collect();
-    rig.tick_for_ms(200);
+    rig.tick_for_ms(90);
     for permit in permits {
         permit.record(in_one_batch(101));
     }

@@ -1,6 +1,7 @@
 //! The service over a real socket, on a disk that can hang and fail.
 
 mod answers;
+mod circuits;
 mod deadlines;
 mod drain;
 mod durability;

@@ -1,11 +1,11 @@
-//! A slow disk gets an honest, fast "not now": the circuit opens while calls hang, and a full queue says when to come.
+//! A full queue says when to come, and a stream has no holes.
 
 use std::time::Duration;
 
 use tally::{
-    breaker::{BreakerMode, CircuitBreakerConfig},
+    breaker::BreakerMode,
     engine::{EngineConfig, Guard},
-    proto::{CircuitState, GetCircuitStatsRequest, StreamTransactionsRequest, transaction_result::Outcome},
+    proto::{StreamTransactionsRequest, transaction_result::Outcome},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
@@ -15,7 +15,7 @@ use super::{expected, told};
 use crate::support::in_process::{Service, config, patient, pay, short_queue};
 
 /// Both hints are there, positive, and say the same.
-fn hint(status: &Status) -> Duration {
+pub(super) fn hint(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
         .expect("RetryInfo")
@@ -33,74 +33,8 @@ fn hint(status: &Status) -> Duration {
     retry
 }
 
-fn circuit(service: &Service) -> tally::breaker::CircuitBreakerStats {
+pub(super) fn circuit(service: &Service) -> tally::breaker::CircuitBreakerStats {
     service.engine.breaker(Guard::Unary).stats()
-}
-
-#[tokio::test]
-async fn conformance_04_calls_that_hang_open_the_circuit_though_none_has_completed() {
-    let breaker = CircuitBreakerConfig {
-        slow_threshold: Duration::from_millis(50),
-        min_calls: 5,
-        min_batches: 1,
-        open_base: Duration::from_millis(200),
-        ramp: Duration::from_millis(100),
-        half_open_permits: 2,
-        half_open_ok_needed: 2,
-        ..CircuitBreakerConfig::default()
-    };
-    let service = Service::start(&EngineConfig { breaker, ..config() }).await;
-    service.open_accounts(&["a", "b"]).await;
-    service.disk.stall_syncs();
-    let mut hanging = tokio::task::JoinSet::new();
-    for number in 0..10 {
-        let mut client = service.transactions().await;
-        hanging.spawn(async move { client.process_transaction(pay(&format!("h{number}"))).await });
-    }
-    // The host ticks the breaker; here it is the test.
-    let mut client = service.transactions().await;
-    let mut number = 0;
-    let status = loop {
-        service.engine.tick();
-        if circuit(&service).effective_state == tally::breaker::CircuitState::Open {
-            number += 1;
-            match client.process_transaction(pay(&format!("x{number}"))).await {
-                Err(status) => break status,
-                Ok(answer) => panic!("let through: {answer:?}"),
-            }
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(
-        told(&status),
-        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
-    );
-    assert!(hint(&status) >= Duration::from_millis(1));
-    // The engine's own state is told while it is open.
-    let stats = service
-        .stats()
-        .await
-        .get_circuit_stats(GetCircuitStatsRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(stats.circuits[0].state(), CircuitState::Open);
-    assert_eq!(stats.circuits[0].reason_opened, "overdue");
-
-    // The disk returns: those who hang are answered, and the circuit closes by way of its probes and the ramp.
-    service.disk.release_syncs();
-    while let Some(call) = hanging.join_next().await {
-        call.unwrap().unwrap();
-    }
-    while circuit(&service).effective_state != tally::breaker::CircuitState::Closed {
-        number += 1;
-        service.engine.tick();
-        let _either = client.process_transaction(pay(&format!("x{number}"))).await;
-    }
-    let history = circuit(&service).history;
-    let states: Vec<_> = history.iter().map(|change| change.to).collect();
-    assert!(states.contains(&tally::breaker::CircuitState::HalfOpen));
-    assert!(states.contains(&tally::breaker::CircuitState::Ramp));
 }
 
 #[tokio::test]

@@ -1,0 +1,240 @@
+//! What the engine tells as metrics. Names and units are those of Prometheus' conventions.
+
+use super::TallyEngine;
+use crate::{
+    breaker::{CircuitState, LifetimeStats},
+    engine::{CircuitReport, Condition},
+    telemetry::{Families, MetricSource},
+};
+
+/// From nanoseconds to seconds.
+const SECONDS: f64 = 1e-9;
+/// Upper bounds of latencies in nanoseconds: 50 µs to 10 s.
+const LATENCY_BOUNDS: [u64; 17] = [
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+/// Upper bounds of the number of transactions in a block.
+const ITEM_BOUNDS: [u64; 8] = [1, 4, 16, 64, 256, 1024, 4096, 16384];
+
+/// Every state, to tell for each whether it is the present one.
+const STATES: [CircuitState; 4] = [
+    CircuitState::Closed,
+    CircuitState::Open,
+    CircuitState::HalfOpen,
+    CircuitState::Ramp,
+];
+
+// ===== impl MetricSource for TallyEngine =====
+
+impl MetricSource for TallyEngine {
+    fn collect(&self, families: &mut Families) {
+        circuits(families, &self.circuit_reports());
+        let transitions = self.circuit_transitions();
+        families.counters(
+            "tally_breaker_transitions_total",
+            "Changes of state of circuits.",
+            transitions.iter().map(|(kind, count)| {
+                let labels = vec![
+                    ("key", kind.key),
+                    ("from", kind.from),
+                    ("to", kind.to),
+                    ("reason", kind.reason),
+                ];
+                (labels, *count as f64)
+            }),
+        );
+        self.collect_queue(families);
+        self.collect_ledger(families);
+    }
+}
+
+impl TallyEngine {
+    fn collect_queue(&self, families: &mut Families) {
+        let stats = self.stats().batch;
+        families.gauge(
+            "tally_queue_depth",
+            "Requests that wait.",
+            stats.queue_depth as f64,
+        );
+        families.gauge(
+            "tally_queue_capacity",
+            "Requests that can wait.",
+            stats.queue_capacity as f64,
+        );
+        families.counter(
+            "tally_queue_full_total",
+            "Requests refused by a full queue.",
+            stats.full as f64,
+        );
+        families.counters(
+            "tally_queue_dropped_total",
+            "Requests that left the queue without being executed, and replies that went missing (a bug if above 0).",
+            [
+                (vec![("reason", "expired")], stats.expired as f64),
+                (vec![("reason", "cancelled")], stats.cancelled as f64),
+                (vec![("reason", "reply_missing")], stats.replies_missing as f64),
+            ],
+        );
+        families.counters(
+            "tally_batch_flush_total",
+            "Journal blocks by what closed them.",
+            [
+                ("idle", stats.flush_idle),
+                ("items", stats.flush_items),
+                ("bytes", stats.flush_bytes),
+                ("drain", stats.flush_drain),
+            ]
+            .map(|(reason, count)| (vec![("reason", reason)], count as f64)),
+        );
+        let batch = self.shared.batch.distributions();
+        let latency = [
+            (
+                "tally_queue_wait_seconds",
+                "From entering the queue to being executed.",
+                &batch.queue_wait,
+            ),
+            (
+                "tally_commit_seconds",
+                "From being executed to being durable.",
+                &batch.commit,
+            ),
+            (
+                "tally_fsync_seconds",
+                "Writing and syncing a journal block.",
+                &*self.shared.sync_times,
+            ),
+        ];
+        for (name, help, distribution) in latency {
+            families.histogram(name, help, SECONDS, &distribution.cumulative(&LATENCY_BOUNDS));
+        }
+        families.histogram(
+            "tally_batch_items",
+            "Records in a journal block.",
+            1.0,
+            &batch.items.cumulative(&ITEM_BOUNDS),
+        );
+    }
+
+    fn collect_ledger(&self, families: &mut Families) {
+        let stats = self.stats();
+        let ledger = stats.ledger;
+        families.counters(
+            "tally_transactions_total",
+            "Transactions by what became of them.",
+            [
+                ("committed", ledger.committed),
+                ("rejected", ledger.rejected),
+                ("replayed", ledger.replayed),
+                ("unknown", stats.unknown_outcomes),
+            ]
+            .map(|(outcome, count)| (vec![("outcome", outcome)], count as f64)),
+        );
+        families.gauge(
+            "tally_accounts",
+            "Accounts of the ledger.",
+            ledger.accounts as f64,
+        );
+        families.gauge(
+            "tally_transaction_ids",
+            "Transaction ids that are known.",
+            ledger.ids as f64,
+        );
+        families.gauge(
+            "tally_journal_bytes",
+            "Bytes of journal.",
+            stats.journal_bytes as f64,
+        );
+        let failed = self.health().condition() != Condition::Running;
+        families.gauge(
+            "tally_store_failed",
+            "1 if the store has failed and nothing is executed until the next start.",
+            f64::from(u8::from(failed)),
+        );
+    }
+}
+
+fn circuits(families: &mut Families, reports: &[CircuitReport]) {
+    let states = reports.iter().flat_map(|CircuitReport { stats, .. }| {
+        STATES.map(|state| {
+            let labels = vec![("key", stats.key.as_str()), ("state", state.as_str())];
+            (labels, f64::from(u8::from(stats.effective_state == state)))
+        })
+    });
+    families.gauges(
+        "tally_breaker_state",
+        "1 for the state that a circuit is in.",
+        states,
+    );
+    families.counters(
+        "tally_breaker_calls_total",
+        "Calls of circuits by what became of them.",
+        reports.iter().flat_map(|CircuitReport { stats, .. }| {
+            outcomes(&stats.lifetime).map(|(outcome, count)| {
+                (
+                    vec![("key", stats.key.as_str()), ("outcome", outcome)],
+                    count as f64,
+                )
+            })
+        }),
+    );
+    let of_each = |value: fn(&CircuitReport) -> f64| {
+        reports
+            .iter()
+            .map(move |report| (vec![("key", report.stats.key.as_str())], value(report)))
+    };
+    families.counters(
+        "tally_breaker_slow_calls_total",
+        "Calls that took as long as the slow threshold, or longer.",
+        of_each(|report| report.stats.lifetime.slow as f64),
+    );
+    families.gauges(
+        "tally_breaker_overdue",
+        "Calls under way for the slow threshold or longer.",
+        of_each(|report| report.stats.overdue_in_flight as f64),
+    );
+    families.gauges(
+        "tally_breaker_in_flight",
+        "Calls under way.",
+        of_each(|report| report.stats.in_flight as f64),
+    );
+    families.gauges(
+        "tally_breaker_slow_threshold_seconds",
+        "The slow threshold in force.",
+        of_each(|report| report.stats.config.slow_threshold.as_secs_f64()),
+    );
+    families.counters(
+        "tally_breaker_self_throttled_seconds_total",
+        "For how long the process itself was held up.",
+        of_each(|report| report.stats.lifetime.self_throttled_ms as f64 / 1e3),
+    );
+}
+
+fn outcomes(lifetime: &LifetimeStats) -> [(&'static str, u64); 9] {
+    [
+        ("success", lifetime.successes),
+        ("failure", lifetime.failures),
+        ("neutral", lifetime.neutral),
+        ("cancelled", lifetime.cancelled),
+        ("stale", lifetime.stale_results),
+        ("rejected_open", lifetime.rejected_open),
+        ("rejected_half_open", lifetime.rejected_half_open),
+        ("rejected_ramp", lifetime.rejected_ramp),
+        ("would_reject", lifetime.would_reject),
+    ]
+}

@@ -1,0 +1,77 @@
+//! Probes of the engine's own: while a circuit is half-open, an empty group commit finds out whether the disk is fast
+//! again, so that no caller has to.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use super::{Guard, classify::EngineClassifier, command::Command, handoff::EngineReply};
+use crate::{
+    batch::{BatchProcessor, ResponseFuture, Submission},
+    breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},
+};
+
+/// At most one probe under way for each circuit.
+#[derive(Debug, Default)]
+pub(super) struct SelfProbes(Mutex<[Option<Probe>; Guard::ALL.len()]>);
+
+#[derive(Debug)]
+struct Probe {
+    permit: Permit,
+    answer: Pin<Box<ResponseFuture<EngineReply>>>,
+}
+
+// ===== impl SelfProbes =====
+
+impl SelfProbes {
+    /// Counts the probes that have been answered, and sends the next ones. Nobody is woken by an answer: what is judged
+    /// is the time that the queue and the commit took, not when somebody looked.
+    pub(super) fn tick(
+        &self,
+        breakers: &[LatencyCircuitBreaker; Guard::ALL.len()],
+        batch: &BatchProcessor<Command, EngineReply>,
+    ) {
+        if !breakers.iter().any(|breaker| breaker.config().self_probe) {
+            return;
+        }
+        for (slot, breaker) in self.0.lock().iter_mut().zip(breakers) {
+            *slot = slot.take().and_then(Probe::check);
+            let due = breaker.config().self_probe && breaker.state() == CircuitState::HalfOpen;
+            if due && slot.is_none() {
+                *slot = breaker
+                    .try_acquire_probe()
+                    .map(|permit| Probe::send(permit, batch));
+            }
+        }
+    }
+}
+
+// ===== impl Probe =====
+
+impl Probe {
+    fn send(permit: Permit, batch: &BatchProcessor<Command, EngineReply>) -> Self {
+        let submission = Submission {
+            item: Command::Probe,
+            deadline: None,
+        };
+        Probe {
+            permit,
+            answer: Box::pin(batch.submit(submission)),
+        }
+    }
+
+    /// Itself if it has not been answered yet.
+    fn check(mut self) -> Option<Self> {
+        match self.answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Some(self),
+            Poll::Ready(answer) => {
+                self.permit.record(EngineClassifier.classify(answer.as_ref()));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Metrics as they are read, not as they are counted: who has something to tell is asked when somebody wants to know.
+//! The same families go to Prometheus as text and to a collector by OTLP.
+
+use std::fmt;
+
+use prometheus::{
+    TextEncoder,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use crate::distribution::Cumulative;
+
+/// Has something to tell.
+pub trait MetricSource: Send + Sync {
+    /// Tells it, as of now.
+    fn collect(&self, families: &mut Families);
+}
+
+/// What was told at one moment.
+#[derive(Default)]
+pub struct Families(Vec<MetricFamily>);
+
+/// The labels of a value, in their order.
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// Content type of [`Families::to_prometheus`].
+pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
+
+// ===== impl Families =====
+
+impl Families {
+    /// What `sources` tell.
+    pub fn of(sources: &[&dyn MetricSource]) -> Self {
+        let mut families = Families::default();
+        for source in sources {
+            source.collect(&mut families);
+        }
+        families
+    }
+
+    /// Counts that only grow. The name ends in `_total`.
+    pub fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
+    ) {
+        let metrics = values.into_iter().map(|(labels, value)| {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            let mut metric = labelled(&labels);
+            metric.set_counter(counter);
+            metric
+        });
+        self.family(name, help, MetricType::COUNTER, metrics.collect());
+    }
+
+    /// A count without labels.
+    pub fn counter(&mut self, name: &str, help: &str, value: f64) {
+        self.counters(name, help, [(Vec::new(), value)]);
+    }
+
+    /// Values that rise and fall.
+    pub fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
+    ) {
+        let metrics = values.into_iter().map(|(labels, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            let mut metric = labelled(&labels);
+            metric.set_gauge(gauge);
+            metric
+        });
+        self.family(name, help, MetricType::GAUGE, metrics.collect());
+    }
+
+    /// A value without labels.
+    pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.gauges(name, help, [(Vec::new(), value)]);
+    }
+
+    /// A distribution. `scale` turns its numbers into the unit of the name: 1e-9 from nanoseconds to seconds.
+    pub fn histogram(&mut self, name: &str, help: &str, scale: f64, values: &Cumulative) {
+        let buckets = values.buckets.iter().map(|(bound, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound as f64 * scale);
+            bucket.set_cumulative_count(*count);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(values.count);
+        histogram.set_sample_sum(values.sum * scale);
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        self.family(name, help, MetricType::HISTOGRAM, vec![metric]);
+    }
+
+    /// As Prometheus reads it.
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.0, &mut text) {
+            // A family without values or with a malformed name: a bug, which a test of the whole text finds.
+            tracing::error!(%error, "metrics");
+        }
+        text
+    }
+
+    /// The families themselves.
+    #[must_use]
+    pub fn as_slice(&self) -> &[MetricFamily] {
+        &self.0
+    }
+
+    /// A family without values is left out: there is nothing to tell.
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+}
+
+impl fmt::Debug for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(MetricFamily::name))
+            .finish()
+    }
+}
+
+fn labelled(labels: Labels<'_>) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}

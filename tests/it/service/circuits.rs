@@ -1,0 +1,503 @@
+//! The circuits over the wire: conformance 4 and 17 to 19 end to end, watching, and administration.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tally::{
+    breaker::{BreakerMode, CircuitBreakerConfig, CircuitState, ManualClock},
+    client::{Client, RetryPolicy},
+    engine::{CircuitOptions, EngineConfig, Guard, InitialMode, ThresholdSource},
+    proto::{
+        CircuitMode, CircuitReset, CircuitStats, GetCircuitStatsRequest, SetCircuitModeRequest,
+        WatchCircuitStatsRequest, set_circuit_mode_request::Change,
+    },
+};
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+use super::{
+    expected,
+    overload::{circuit, hint},
+    told,
+};
+use crate::support::in_process::{Service, config, pay};
+
+/// Commits are timed by the real clock, and none of them takes so long, however busy the machine is.
+fn patient_threshold() -> CircuitBreakerConfig {
+    CircuitBreakerConfig {
+        slow_threshold: Duration::from_secs(10),
+        ..CircuitBreakerConfig::default()
+    }
+}
+
+const TICK: Duration = Duration::from_millis(10);
+
+/// A service whose circuits' time stands still between steps.
+struct Frozen {
+    service: Service,
+    clock: Arc<ManualClock>,
+    calls: JoinSet<Result<(), Status>>,
+    sent: usize,
+}
+
+impl Frozen {
+    async fn start(breaker: CircuitBreakerConfig) -> Self {
+        let clock = Arc::new(ManualClock::new(0));
+        let circuits = CircuitOptions {
+            clock: Some(clock.clone()),
+            ..CircuitOptions::default()
+        };
+        let service = Service::start(&EngineConfig {
+            breaker,
+            circuits,
+            ..config()
+        })
+        .await;
+        service.open_accounts(&["a", "b"]).await;
+        Frozen {
+            service,
+            clock,
+            calls: JoinSet::new(),
+            sent: 0,
+        }
+    }
+
+    /// Time passes for the circuits, and the host does what it does every tick.
+    fn tick(&self) {
+        self.clock.advance(TICK);
+        self.service.engine.tick();
+    }
+
+    async fn send(&mut self) {
+        self.sent += 1;
+        let (id, mut client) = (format!("t{}", self.sent), self.service.transactions().await);
+        self.calls
+            .spawn(async move { client.process_transaction(pay(&id)).await.map(drop) });
+    }
+
+    /// Sends `count` calls and waits until the circuit has let them pass.
+    async fn hang(&mut self, count: usize) {
+        for _ in 0..count {
+            self.send().await;
+        }
+        while circuit(&self.service).in_flight < count as u64 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_resilience4j_1597() {
+    let breaker = CircuitBreakerConfig {
+        open_base: Duration::from_millis(200),
+        ramp: Duration::from_millis(200),
+        ..patient_threshold()
+    };
+    let limit = breaker.slow_threshold * 2 + Duration::from_millis(100);
+    let mut frozen = Frozen::start(breaker).await;
+    frozen.service.disk.stall_syncs();
+    frozen.hang(100).await;
+    // From here on nothing completes; only the circuits' time moves.
+    let mut waited = Duration::ZERO;
+    while circuit(&frozen.service).effective_state != CircuitState::Open {
+        assert!(waited <= limit, "still closed after {waited:?}");
+        frozen.tick();
+        waited += TICK;
+    }
+    let mut client = frozen.service.transactions().await;
+    let status = client.process_transaction(pay("refused")).await.unwrap_err();
+    assert!(waited <= limit, "{waited:?}");
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
+    );
+    assert!(
+        hint(&status) >= Duration::from_millis(150),
+        "the open time, less its jitter and a tick"
+    );
+    assert_eq!(circuit(&frozen.service).window.calls, 0, "none has completed");
+
+    frozen.service.disk.release_syncs();
+    while let Some(call) = frozen.calls.join_next().await {
+        call.unwrap().unwrap();
+    }
+    let mut number = 0;
+    while circuit(&frozen.service).effective_state != CircuitState::Closed {
+        frozen.tick();
+        number += 1;
+        let _either = client.process_transaction(pay(&format!("again{number}"))).await;
+    }
+    let states: Vec<_> = circuit(&frozen.service)
+        .history
+        .iter()
+        .map(|change| change.to)
+        .collect();
+    assert_eq!(
+        states,
+        [
+            CircuitState::Open,
+            CircuitState::HalfOpen,
+            CircuitState::Ramp,
+            CircuitState::Closed
+        ]
+    );
+}
+
+#[tokio::test]
+async fn probes_of_the_services_own_close_the_circuit_without_a_caller() {
+    let breaker = CircuitBreakerConfig {
+        self_probe: true,
+        ramp: Duration::ZERO,
+        ..patient_threshold()
+    };
+    let mut frozen = Frozen::start(breaker).await;
+    frozen.service.disk.stall_syncs();
+    frozen.hang(100).await;
+    while circuit(&frozen.service).state != CircuitState::HalfOpen {
+        frozen.tick();
+    }
+    // A caller is no guinea pig.
+    let mut client = frozen.service.transactions().await;
+    let status = client.process_transaction(pay("guinea-pig")).await.unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
+    );
+
+    let blocks = frozen.service.engine.stats().durable_block;
+    frozen.service.disk.release_syncs();
+    while circuit(&frozen.service).state != CircuitState::Closed {
+        frozen.tick();
+        tokio::task::yield_now().await;
+    }
+    while let Some(call) = frozen.calls.join_next().await {
+        call.unwrap().unwrap();
+    }
+    let stats = circuit(&frozen.service);
+    assert_eq!(stats.lifetime.admitted, 108, "eight probes");
+    assert!(
+        frozen.service.engine.stats().durable_block >= blocks + 8,
+        "each an empty block"
+    );
+    client.process_transaction(pay("after")).await.unwrap();
+
+    // Empty blocks are part of the journal, and it opens again with them.
+    let disk = frozen.service.stop().await;
+    let service = Service::start_on(disk, &config()).await;
+    let mut client = service.transactions().await;
+    assert!(
+        client
+            .process_transaction(pay("after"))
+            .await
+            .unwrap()
+            .into_inner()
+            .replayed
+    );
+}
+
+#[tokio::test]
+async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushback() {
+    let service = Service::start(&config()).await;
+    service
+        .engine
+        .breaker(Guard::Unary)
+        .set_mode(BreakerMode::ForcedOpen);
+    let stream = tokio::net::TcpStream::connect(service.address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let message = pay("x").encode_to_vec();
+    let mut frame = vec![0; 5];
+    frame[1..].copy_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    let request = http::Request::post(format!(
+        "http://{}/tally.v1.TransactionService/ProcessTransaction",
+        service.address()
+    ))
+    .header("content-type", "application/grpc")
+    .header("te", "trailers")
+    .body(Full::new(Bytes::from(frame)))
+    .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    // The status is in the one and only header block: the call is not committed, and a client may retry it by itself.
+    let headers = response.headers().clone();
+    assert_eq!(headers["grpc-status"], "14");
+    let pushback: i32 = headers["grpc-retry-pushback-ms"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((30_000..=45_000).contains(&pushback), "{pushback}");
+    let status = Status::from_header_map(&headers).unwrap();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
+    );
+    assert_eq!(hint(&status).as_millis(), u128::try_from(pushback).unwrap());
+    let body = response.into_body();
+    assert!(
+        hyper::body::Body::is_end_stream(&body),
+        "no data frame and no second header block follow"
+    );
+    assert!(body.collect().await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test]
+async fn conformance_17_our_own_client_comes_back_when_it_was_told_to() {
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service
+        .engine
+        .breaker(Guard::Unary)
+        .open_for(Duration::from_millis(100));
+    let client = Client::connect(&service.endpoint()).await.unwrap();
+    // Two attempts: one that is refused, and one that comes late enough to be let in.
+    let client = client.with_retry(RetryPolicy {
+        attempts_max: 2,
+        ..RetryPolicy::default()
+    });
+    let answer = client.process_transaction(pay("patient")).await.unwrap();
+    assert!(!answer.replayed);
+    assert_eq!(circuit(&service).lifetime.rejected_open, 1);
+}
+
+#[tokio::test]
+async fn conformance_18_19_modes_are_set_and_stats_are_told_in_each() {
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut client = service.transactions().await;
+    for (mode, passes) in [
+        (CircuitMode::ForcedOpen, false),
+        (CircuitMode::MetricsOnly, true),
+        (CircuitMode::Disabled, true),
+        (CircuitMode::Auto, true),
+    ] {
+        let changed = change(&service, "ProcessTransaction", Change::Mode(mode.into()))
+            .await
+            .unwrap();
+        assert_eq!(changed.len(), 1);
+        assert_eq!(changed[0].mode(), mode);
+        let answer = client.process_transaction(pay(mode.as_str_name())).await;
+        assert_eq!(answer.is_ok(), passes, "{mode:?}");
+        let stats = unary(&service).await;
+        assert_eq!((stats.key.as_str(), stats.mode()), ("ProcessTransaction", mode));
+    }
+    let stats = unary(&service).await;
+    assert_eq!(stats.totals.unwrap().rejected_open, 1);
+    assert_eq!(stats.totals.unwrap().admitted, 2, "disabled records nothing");
+}
+
+#[tokio::test]
+async fn circuits_are_opened_and_reset_by_hand() {
+    let service = Service::start(&config()).await;
+    let day = prost_types::Duration {
+        seconds: 86_400,
+        nanos: 0,
+    };
+    // No key: all of them.
+    let all = change(&service, "", Change::OpenFor(day)).await.unwrap();
+    assert_eq!(all.len(), Guard::ALL.len());
+    for stats in &all {
+        assert_eq!(stats.state(), tally::proto::CircuitState::Open);
+        assert_eq!(stats.reason_opened, "forced");
+        let opened = stats.history.last().unwrap();
+        assert_eq!((opened.open_for, opened.generation), (Some(day), 1));
+        assert!(stats.open_until.unwrap().seconds > stats.state_time.unwrap().seconds);
+    }
+    change(&service, "StreamTransactions", Change::Reset(CircuitReset {}))
+        .await
+        .unwrap();
+    let states: Vec<_> = Guard::ALL
+        .map(|guard| service.engine.breaker(guard).state())
+        .into();
+    assert_eq!(
+        states,
+        [
+            CircuitState::Open,
+            CircuitState::Open,
+            CircuitState::Closed,
+            CircuitState::Open
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_malformed_change_is_refused_and_changes_nothing() {
+    let service = Service::start(&config()).await;
+    let seconds = |seconds| Change::OpenFor(prost_types::Duration { seconds, nanos: 0 });
+    let cases = [
+        ("", None, "", "change"),
+        ("", Some(Change::Mode(0)), "", "mode"),
+        ("", Some(Change::Mode(99)), "", "mode"),
+        ("", Some(seconds(0)), "", "open_for"),
+        ("", Some(seconds(-1)), "", "open_for"),
+        ("", Some(seconds(86_401)), "", "open_for"),
+        (
+            "",
+            Some(Change::Reset(CircuitReset {})),
+            &*"x".repeat(257),
+            "comment",
+        ),
+    ];
+    for (key, change, comment, field) in cases {
+        let request = SetCircuitModeRequest {
+            key: key.to_owned(),
+            change,
+            comment: comment.to_owned(),
+        };
+        let status = service.stats().await.set_circuit_mode(request).await.unwrap_err();
+        assert_eq!(
+            told(&status),
+            expected(Code::InvalidArgument, "INVALID_FIELD", "false")
+        );
+        assert!(status.message().starts_with(field), "{}", status.message());
+    }
+    let status = change(&service, "Nobody", Change::Reset(CircuitReset {}))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::NotFound, "CIRCUIT_NOT_FOUND", "false")
+    );
+    assert!(
+        status.message().contains("StreamTransactions"),
+        "{}",
+        status.message()
+    );
+    for guard in Guard::ALL {
+        assert_eq!(service.engine.breaker(guard).stats().generation, 0);
+    }
+}
+
+#[tokio::test]
+async fn watchers_hear_of_every_change_and_of_the_end() {
+    let service = Service::start(&config()).await;
+    let mut client = service.stats().await;
+    let mut snapshots = client
+        .watch_circuit_stats(WatchCircuitStatsRequest { interval: None })
+        .await
+        .unwrap()
+        .into_inner();
+    let first = snapshots.message().await.unwrap().unwrap();
+    assert_eq!(first.circuits.len(), Guard::ALL.len());
+    assert!(first.circuits.iter().all(|circuit| circuit.history.is_empty()));
+
+    service
+        .engine
+        .breaker(Guard::Bulk)
+        .open_for(Duration::from_secs(60));
+    let second = snapshots.message().await.unwrap().unwrap();
+    assert_eq!(second.circuits[1].state(), tally::proto::CircuitState::Open);
+    service
+        .engine
+        .breaker(Guard::Bulk)
+        .set_mode(BreakerMode::MetricsOnly);
+    let third = snapshots.message().await.unwrap().unwrap();
+    assert_eq!(third.circuits[1].mode(), CircuitMode::MetricsOnly);
+
+    service.begin_drain();
+    let status = snapshots.message().await.unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "SHUTTING_DOWN", "false")
+    );
+}
+
+#[tokio::test]
+async fn watchers_are_told_at_intervals_if_they_ask_and_are_not_too_many() {
+    let service = Service::start(&config()).await;
+    let mut client = service.stats().await;
+    let interval = |nanos| WatchCircuitStatsRequest {
+        interval: Some(prost_types::Duration { seconds: 0, nanos }),
+    };
+    let status = client
+        .watch_circuit_stats(interval(99_999_999))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::InvalidArgument, "INVALID_FIELD", "false")
+    );
+    let mut snapshots = client
+        .watch_circuit_stats(interval(100_000_000))
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..3 {
+        assert!(snapshots.message().await.unwrap().is_some());
+    }
+
+    let mut watching = vec![snapshots];
+    let status = loop {
+        match client
+            .watch_circuit_stats(WatchCircuitStatsRequest { interval: None })
+            .await
+        {
+            Ok(snapshots) => watching.push(snapshots.into_inner()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(
+        told(&status),
+        expected(Code::ResourceExhausted, "TOO_MANY_WATCHERS", "false")
+    );
+    assert_eq!(watching.len(), 64);
+    // Who leaves makes room.
+    drop(watching);
+    while client
+        .watch_circuit_stats(WatchCircuitStatsRequest { interval: None })
+        .await
+        .is_err()
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_measured_threshold_is_in_force_and_says_where_it_comes_from() {
+    let circuits = CircuitOptions {
+        threshold: ThresholdSource::Auto,
+        mode: InitialMode(BreakerMode::MetricsOnly),
+        ..CircuitOptions::default()
+    };
+    let service = Service::start(&EngineConfig { circuits, ..config() }).await;
+    let stats = unary(&service).await;
+    let settings = stats.settings.clone().unwrap();
+    assert_eq!(settings.slow_threshold_source, "auto");
+    let threshold = Duration::try_from(settings.slow_threshold.unwrap()).unwrap();
+    assert!(
+        (Duration::from_millis(5)..=Duration::from_secs(1)).contains(&threshold),
+        "{threshold:?}"
+    );
+    assert_ne!(threshold, Duration::from_millis(50));
+    assert_eq!(
+        service.engine.breaker(Guard::Bulk).config().slow_threshold,
+        threshold * 20,
+        "bulk takes 20 times as long"
+    );
+    assert_eq!(stats.mode(), CircuitMode::MetricsOnly);
+}
+
+async fn unary(service: &Service) -> CircuitStats {
+    let response = service
+        .stats()
+        .await
+        .get_circuit_stats(GetCircuitStatsRequest {})
+        .await;
+    response.unwrap().into_inner().circuits.swap_remove(0)
+}
+
+async fn change(service: &Service, key: &str, change: Change) -> Result<Vec<CircuitStats>, Status> {
+    let request = SetCircuitModeRequest {
+        key: key.to_owned(),
+        change: Some(change),
+        comment: "a test".to_owned(),
+    };
+    let response = service.stats().await.set_circuit_mode(request).await?;
+    Ok(response.into_inner().circuits)
+}

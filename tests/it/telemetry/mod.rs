@@ -1,0 +1,140 @@
+//! What the real binary tells an OpenTelemetry collector: metrics, the breaker's and the administrators' events, spans.
+
+mod collector;
+
+use std::collections::BTreeSet;
+
+use opentelemetry_proto::tonic::{
+    common::v1::{KeyValue, any_value},
+    metrics::v1::{Metric, metric},
+};
+use tally::proto::{
+    SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
+    transaction_service_client::TransactionServiceClient,
+};
+use tonic::Request;
+
+use self::collector::Collector;
+use crate::support::{in_process::pay, server::ServerOptions};
+
+const TRACE_ID: [u8; 16] = [
+    0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
+];
+const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        any_value::Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The value of a gauge or a sum whose attributes include `labels`.
+fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
+    let metric = metrics.iter().find(|metric| metric.name == name)?;
+    let points = match metric.data.as_ref()? {
+        metric::Data::Gauge(gauge) => &gauge.data_points,
+        metric::Data::Sum(sum) => {
+            assert!(sum.is_monotonic, "{name}");
+            &sum.data_points
+        }
+        _ => return None,
+    };
+    let labelled = points.iter().find(|point| {
+        labels
+            .iter()
+            .all(|(key, value)| attribute(&point.attributes, key) == Some(value))
+    })?;
+    match labelled.value? {
+        Value::AsDouble(value) => Some(value),
+        Value::AsInt(_) => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_gets_metrics_events_and_spans() {
+    let mut collector = Collector::start().await;
+    let server = ServerOptions::default()
+        .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
+        .env("TALLY__TELEMETRY__METRICS_INTERVAL", "1s")
+        .start();
+    let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    engine
+        .set_circuit_mode(SetCircuitModeRequest {
+            key: "ProcessTransaction".to_owned(),
+            change: Some(Change::OpenFor(prost_types::Duration {
+                seconds: 3600,
+                nanos: 0,
+            })),
+            comment: "maintenance".to_owned(),
+        })
+        .await
+        .unwrap();
+    let mut request = Request::new(pay("refused"));
+    request
+        .metadata_mut()
+        .insert("traceparent", TRACE_PARENT.parse().unwrap());
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    client.process_transaction(request).await.unwrap_err();
+
+    // Metrics are cumulative: some export will have it all.
+    let key = ("key", "ProcessTransaction");
+    let metrics = collector
+        .metrics_until(|metrics| {
+            value(
+                metrics,
+                "tally_breaker_calls_total",
+                &[key, ("outcome", "rejected_open")],
+            ) == Some(1.0)
+        })
+        .await;
+    assert_eq!(
+        value(&metrics, "tally_breaker_state", &[key, ("state", "open")]),
+        Some(1.0)
+    );
+    assert_eq!(
+        value(&metrics, "tally_breaker_state", &[key, ("state", "closed")]),
+        Some(0.0)
+    );
+    let transition = [key, ("from", "closed"), ("to", "open"), ("reason", "forced")];
+    assert_eq!(
+        value(&metrics, "tally_breaker_transitions_total", &transition),
+        Some(1.0)
+    );
+    let names: BTreeSet<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+    for name in [
+        "tally_fsync_seconds",
+        "tally_queue_depth",
+        "tally_transactions_total",
+    ] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+
+    let transition = collector.event("tally.breaker.transition").await;
+    assert_eq!(
+        attribute(&transition.attributes, "key"),
+        Some("ProcessTransaction")
+    );
+    assert_eq!(attribute(&transition.attributes, "to"), Some("open"));
+    assert_eq!(attribute(&transition.attributes, "reason"), Some("forced"));
+    let audit = collector.event("tally.audit.circuit").await;
+    assert_eq!(attribute(&audit.attributes, "action"), Some("open_for 1h"));
+    assert_eq!(attribute(&audit.attributes, "comment"), Some("maintenance"));
+    let peer = attribute(&audit.attributes, "peer").unwrap();
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+
+    let span = collector
+        .span("tally.v1.TransactionService/ProcessTransaction")
+        .await;
+    assert_eq!(span.trace_id, TRACE_ID);
+    // The same is in the log, whatever the collector does.
+    assert!(
+        server.stderr().contains("an administrator changed a circuit"),
+        "{}",
+        server.stderr()
+    );
+}
