@@ -51,7 +51,7 @@ fn t10_a_frozen_process_does_not_open_when_the_calls_wake_first() {
 fn t10_calls_that_still_hang_after_a_freeze_are_seen() {
     let (rig, permits) = frozen_with_calls_in_flight();
     rig.breaker.tick();
-    rig.tick_for_ms(240);
+    rig.tick_for_ms(90);
     assert_eq!(rig.state(), CircuitState::Closed);
     rig.tick_for_ms(10);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));

@@ -24,10 +24,10 @@ const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7
 
 fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.as_ref()?.value.as_ref()? {
-        any_value::Value::StringValue(text) => Some(text),
-        _ => None,
-    }
+    let any_value::Value::StringValue(text) = found.value.as_ref()?.value.as_ref()? else {
+        return None;
+    };
+    Some(text)
 }
 
 /// The value of a gauge or a sum whose attributes include `labels`.
@@ -40,7 +40,9 @@ fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64>
             assert!(sum.is_monotonic, "{name}");
             &sum.data_points
         }
-        _ => return None,
+        metric::Data::Histogram(_) | metric::Data::ExponentialHistogram(_) | metric::Data::Summary(_) => {
+            return None;
+        }
     };
     let labelled = points.iter().find(|point| {
         labels
