@@ -9,6 +9,7 @@
 //!
 //! Layers import downwards only; `tests/it/tidy.rs` holds them to it.
 
+pub mod admin;
 pub mod batch;
 pub mod breaker;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod json;
 pub mod ledger;
 pub mod money;
 pub mod proto;
+pub mod security;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

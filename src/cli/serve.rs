@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{exit, fail};
 use crate::{
+    admin::{self, Admin, AdminError, AdminListener, Readiness},
     config::{self, Config},
     engine::{Condition, Guard, StartError, TallyEngine},
     grpc,
+    security::{Security, SecurityError},
     store::journal::RealDisk,
     telemetry,
     time::SystemWallClock,
@@ -26,6 +28,8 @@ use crate::{
 
 /// How often thread placement is checked.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often certificates and tokens are looked at for changes.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Options of `tally serve`.
 #[derive(Debug, Args)]
@@ -36,6 +40,12 @@ pub struct ServeArgs {
     /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Where operators look: metrics, health, a page; port 0 takes a free one. [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// Listen beyond this machine even without TLS and tokens.
+    #[arg(long)]
+    allow_insecure: bool,
     /// A TOML file with more settings.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
     config: Option<PathBuf>,
@@ -57,6 +67,10 @@ enum ServeError {
     Start(#[from] StartError),
     #[error(transparent)]
     Net(#[from] grpc::NetError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     #[error("the API's descriptors: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("signals: {0}")]
@@ -68,9 +82,12 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {
-                ServeError::Config(_) | ServeError::Telemetry(_) | ServeError::Affinity(_) => exit::CONFIG,
+                ServeError::Config(_)
+                | ServeError::Telemetry(_)
+                | ServeError::Affinity(_)
+                | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
-                ServeError::Net(_) => exit::UNAVAILABLE,
+                ServeError::Net(_) | ServeError::Admin(_) => exit::UNAVAILABLE,
                 ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
             };
             fail(code, &error)
@@ -81,6 +98,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let config = load(args)?;
     let (engine_config, net_config) = (config.engine()?, config.net()?);
+    let security = Arc::new(Security::load(&config.security()?)?);
     // Before any thread is started: what a thread inherits, and what the machine seems to have, depends on it.
     let affinity = CpuAffinityManager::detect(config.affinity()?)?;
     if args.check {
@@ -89,11 +107,13 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let _place = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
-        let _telemetry = telemetry::init(&config.telemetry)?;
+        let (_telemetry, log_level) = telemetry::init(&config.telemetry)?;
         log_placement(&affinity);
         let mut stop = Stop::listen()?;
         // Before the store is opened: a wrong address must not leave a new ledger behind.
         let listener = grpc::Listener::bind(config.server.listen)?;
+        let admin_listener = admin_listener(&config)?;
+        warn_of_openness(&config);
         let engine = TallyEngine::start(
             &engine_config,
             Arc::new(RealDisk),
@@ -103,23 +123,39 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
         let draining = CancellationToken::new();
-        let (services, reporter) = grpc::services(&engine, &draining).await?;
-        let net = match grpc::serve(listener, net_config, &services, &engine, &draining) {
+        let (services, reporter) = grpc::services(&engine, &security, &draining).await?;
+        let net = match grpc::serve(listener, net_config, &services, &security, &engine, &draining) {
             Ok(net) => net,
             Err(error) => {
                 engine.drain();
                 return Err(error.into());
             }
         };
-        announce(net.address());
+        let readiness = Readiness::default();
+        let admin = admin_listener
+            .map(|listener| {
+                let shown = Admin {
+                    engine: engine.clone(),
+                    security: Arc::clone(&security),
+                    readiness: readiness.clone(),
+                    log_level,
+                };
+                announce("operators on", listener.address());
+                admin::serve(listener, shown)
+            })
+            .transpose()?;
+        readiness.set(true);
+        announce("listening on", net.address());
+        tracing::info!(address = %net.address(), version = super::LONG_VERSION, "serving");
         if let Some(endpoint) = &config.telemetry.otlp_endpoint {
             let sources: Vec<Arc<dyn telemetry::MetricSource>> = vec![Arc::new(engine.clone())];
             let period = config.telemetry.metrics_interval;
             tokio::spawn(telemetry::metrics_exporter(endpoint, period, sources)?);
         }
 
-        let why = stop.wait(&engine).await;
+        let why = stop.wait(&engine, &security).await;
         tracing::info!(?why, "stopping");
+        readiness.set(false);
         grpc::not_serving(&reporter).await;
         draining.cancel();
         drop(services);
@@ -128,6 +164,9 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             move || {
                 net.join();
                 engine.drain();
+                if let Some(admin) = admin {
+                    admin.stop();
+                }
             }
         });
         // NET keeps to its own limit; what comes after it is one group commit.
@@ -153,7 +192,12 @@ fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
     if let Some(listen) = args.listen {
         overrides.push(("server.listen", listen.to_string()));
     }
-    config::load(args.config.as_deref(), &overrides)
+    if let Some(admin) = args.admin {
+        overrides.push(("admin.listen", admin.to_string()));
+    }
+    let mut config = config::load(args.config.as_deref(), &overrides)?;
+    config.security.allow_insecure |= args.allow_insecure;
+    Ok(config)
 }
 
 fn log_placement(affinity: &CpuAffinityManager) {
@@ -166,9 +210,33 @@ fn log_placement(affinity: &CpuAffinityManager) {
 
 /// On standard output, for scripts that start the service with port 0.
 #[expect(clippy::print_stdout, reason = "the one line that others read")]
-fn announce(address: SocketAddr) {
-    println!("listening on {address}");
-    tracing::info!(%address, version = super::LONG_VERSION, "serving");
+fn announce(what: &str, address: SocketAddr) {
+    println!("{what} {address}");
+}
+
+fn admin_listener(config: &Config) -> Result<Option<AdminListener>, AdminError> {
+    let admin = &config.admin;
+    admin
+        .enabled
+        .then(|| AdminListener::bind(admin.listen))
+        .transpose()
+}
+
+/// Whoever opens the service to others hears of it, every time.
+fn warn_of_openness(config: &Config) {
+    let (server, security) = (&config.server, &config.security);
+    let secured = security.tls_certificate.is_some() && security.tokens_file.is_some();
+    if !server.listen.ip().is_loopback() && !secured {
+        tracing::warn!(
+            listen = %server.listen,
+            tls = security.tls_certificate.is_some(),
+            tokens = security.tokens_file.is_some(),
+            "whoever reaches this address can move money: security.allow_insecure is set"
+        );
+    }
+    if config.admin.enabled && !config.admin.listen.ip().is_loopback() {
+        tracing::warn!(listen = %config.admin.listen, "metrics and state can be read by whoever reaches this address");
+    }
 }
 
 /// Why the service stops.
@@ -193,6 +261,8 @@ impl Why {
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// Certificates and tokens are to be read again, now.
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Stop {
@@ -201,16 +271,19 @@ impl Stop {
         Ok(Stop {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
     /// Ticks the breaker and checks the placement until there is a reason to stop.
-    async fn wait(&mut self, engine: &TallyEngine) -> Why {
+    async fn wait(&mut self, engine: &TallyEngine, security: &Security) -> Why {
         let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
         let mut verify = interval(VERIFY_INTERVAL);
+        let mut refresh = interval(REFRESH_INTERVAL);
         // After a pause of the whole process, one tick tells the breaker all that it has to know.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Why::Signal,
@@ -220,6 +293,8 @@ impl Stop {
                     Condition::StoreFailed | Condition::Running => Why::StoreFailed,
                 },
                 _ = tick.tick() => engine.tick(),
+                _ = refresh.tick() => security.refresh(),
+                _ = self.hangup.recv() => security.refresh(),
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
                     tracing::debug!(?report, "placement checked");

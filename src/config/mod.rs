@@ -19,6 +19,7 @@ use crate::{
     batch::BatchConfig,
     engine::{CheckpointInterval, EngineConfig},
     grpc::NetConfig,
+    security::{SecurityConfig, TlsPaths},
     store::embedded::{BLOCK_BYTES_MIN, StoreConfig},
     topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus},
 };
@@ -39,6 +40,10 @@ pub struct Config {
     pub affinity: AffinitySection,
     /// Logs and traces.
     pub telemetry: TelemetrySection,
+    /// Certificates and tokens.
+    pub security: SecuritySection,
+    /// The port for operators.
+    pub admin: AdminSection,
 }
 
 /// The gRPC server.
@@ -52,8 +57,42 @@ pub struct ServerSection {
     pub drain: Duration,
     /// Most calls under way on one connection, 1 to 2^20.
     pub streams_per_connection_max: u32,
-    /// Most connections of a NET thread, 1 to 2^20; one more is closed at once.
+    /// Most connections for each NET thread, 1 to 2^20; one more is told to calm down and closed.
     pub connections_per_thread_max: usize,
+    /// Most connections of one client address, 1 to 2^20; one more is told to calm down and closed.
+    pub connections_per_client_max: usize,
+    /// A connection on which no call begins for so long is told to go; 1 s to 1 day.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// A connection is told to go at this age, so that clients come to know new instances; 1 s to 1 year.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+}
+
+/// Certificates and tokens. The files are read again when they change.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecuritySection {
+    /// The server's certificate chain in PEM. Together with `tls_key`.
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The authorities that sign clients' certificates, in PEM. If set, a client must have one.
+    pub client_ca: Option<PathBuf>,
+    /// The file of tokens: one line each, `role name sha256`, the role being `read`, `write` or `admin`.
+    pub tokens_file: Option<PathBuf>,
+    /// Listen beyond this machine without TLS and tokens.
+    pub allow_insecure: bool,
+}
+
+/// The port for operators: metrics, health, log level, and a page to look at. Plain HTTP.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// Where it listens. Port 0 takes a free one, which is printed.
+    pub listen: SocketAddr,
+    /// Whether there is such a port.
+    pub enabled: bool,
 }
 
 /// The data directory.
@@ -175,6 +214,18 @@ impl Default for ServerSection {
             drain: net.drain,
             streams_per_connection_max: net.streams_per_connection_max,
             connections_per_thread_max: net.connections_per_thread_max,
+            connections_per_client_max: net.connections_per_client_max,
+            idle_timeout: net.idle_timeout,
+            connection_age_max: net.connection_age_max,
+        }
+    }
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        AdminSection {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            enabled: true,
         }
     }
 }
@@ -216,10 +267,9 @@ impl Default for TelemetrySection {
 
 /// Smallest distance between checkpoints.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
-/// Most calls on one connection.
-const STREAMS_MAX: u32 = 1 << 20;
-/// Most connections of a NET thread.
-const CONNECTIONS_MAX: usize = 1 << 20;
+/// Most connections, and most calls on one.
+const MANY: usize = 1 << 20;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
     /// The engine's part.
@@ -275,26 +325,70 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the key, the value and the bound.
     pub fn net(&self) -> Result<NetConfig, ConfigError> {
-        let streams = self.server.streams_per_connection_max;
-        if !(1..=STREAMS_MAX).contains(&streams) {
-            return Err(ConfigError::bound(
-                "server.streams_per_connection_max",
-                streams,
-                "1 to 1048576",
-            ));
-        }
-        let connections = self.server.connections_per_thread_max;
-        if !(1..=CONNECTIONS_MAX).contains(&connections) {
-            return Err(ConfigError::bound(
-                "server.connections_per_thread_max",
-                connections,
-                "1 to 1048576",
-            ));
-        }
+        let server = &self.server;
+        let many = |key, value: usize| {
+            if (1..=MANY).contains(&value) {
+                Ok(value)
+            } else {
+                Err(ConfigError::bound(key, value, "1 to 1048576"))
+            }
+        };
+        let time = |key, value: Duration, longest, bound| {
+            if (Duration::from_secs(1)..=longest).contains(&value) {
+                Ok(value)
+            } else {
+                Err(ConfigError::bound(key, humantime::format_duration(value), bound))
+            }
+        };
+        let streams = server.streams_per_connection_max;
+        many("server.streams_per_connection_max", streams as usize)?;
         Ok(NetConfig {
             streams_per_connection_max: streams,
-            connections_per_thread_max: connections,
-            drain: self.server.drain,
+            connections_per_thread_max: many(
+                "server.connections_per_thread_max",
+                server.connections_per_thread_max,
+            )?,
+            connections_per_client_max: many(
+                "server.connections_per_client_max",
+                server.connections_per_client_max,
+            )?,
+            idle_timeout: time("server.idle_timeout", server.idle_timeout, DAY, "1s to 1 day")?,
+            connection_age_max: time(
+                "server.connection_age_max",
+                server.connection_age_max,
+                365 * DAY,
+                "1s to 1 year",
+            )?,
+            drain: server.drain,
+        })
+    }
+
+    /// Certificates and tokens.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: half of a pair is missing, or the service would be open to the world.
+    pub fn security(&self) -> Result<SecurityConfig, ConfigError> {
+        let section = &self.security;
+        let missing = |key, of: &str| ConfigError::bound(key, "unset", &format!("set together with {of}"));
+        let tls = match (&section.tls_certificate, &section.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsPaths {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: section.client_ca.clone(),
+            }),
+            (None, None) if section.client_ca.is_none() => None,
+            (None, _) => return Err(missing("security.tls_certificate", "security.tls_key")),
+            (Some(_), None) => return Err(missing("security.tls_key", "security.tls_certificate")),
+        };
+        let secured = tls.is_some() && section.tokens_file.is_some();
+        if !self.server.listen.ip().is_loopback() && !secured && !section.allow_insecure {
+            let bound = "an address of this machine only (127.0.0.1, ::1), unless security.tls_certificate, \
+                         security.tls_key and security.tokens_file are set, or security.allow_insecure is true";
+            return Err(ConfigError::bound("server.listen", self.server.listen, bound));
+        }
+        Ok(SecurityConfig {
+            tls,
+            tokens: section.tokens_file.clone(),
         })
     }
 

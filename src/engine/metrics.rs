@@ -65,6 +65,26 @@ impl MetricSource for TallyEngine {
 }
 
 impl TallyEngine {
+    /// Commits by how long they took: upper bounds in nanoseconds, and how many took longer than the bound before and no
+    /// longer than this one. The last one has those beyond all bounds, under `u64::MAX`.
+    #[must_use]
+    pub fn commit_histogram(&self) -> Vec<(u64, u64)> {
+        let cumulative = self
+            .shared
+            .batch
+            .distributions()
+            .commit
+            .cumulative(&LATENCY_BOUNDS);
+        let all = (u64::MAX, cumulative.count);
+        let mut below = 0;
+        cumulative
+            .buckets
+            .into_iter()
+            .chain([all])
+            .map(|(bound, count)| (bound, count - std::mem::replace(&mut below, count)))
+            .collect()
+    }
+
     fn collect_queue(&self, families: &mut Families) {
         let stats = self.stats().batch;
         families.gauge(

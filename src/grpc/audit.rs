@@ -2,13 +2,23 @@
 
 use std::net::SocketAddr;
 
+use crate::security::Principal;
+
 /// The target of audit events, for filters and for those who keep them.
 pub const AUDIT_TARGET: &str = "tally::audit";
+
+/// Who did it.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub(super) peer: Option<SocketAddr>,
+    /// Whose token it was, if tokens are asked for.
+    pub(super) principal: Option<Principal>,
+}
 
 /// A change of a circuit by an administrator.
 #[derive(Debug)]
 pub(super) struct CircuitChange<'a> {
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) who: &'a Who,
     pub(super) key: &'a str,
     pub(super) action: &'a str,
     pub(super) before: &'a str,
@@ -22,7 +32,7 @@ impl CircuitChange<'_> {
     /// Writes the event. At level WARN, so that no usual filter loses it.
     pub(super) fn record(&self) {
         let CircuitChange {
-            peer,
+            who: Who { peer, principal },
             key,
             action,
             before,
@@ -33,6 +43,7 @@ impl CircuitChange<'_> {
             name: "tally.audit.circuit",
             target: AUDIT_TARGET,
             peer = peer.map(tracing::field::display),
+            token = principal.as_ref().map(|principal| &*principal.name),
             key,
             action,
             before,

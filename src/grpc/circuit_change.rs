@@ -1,10 +1,13 @@
 //! `SetCircuitMode`: what an administrator wants of a circuit.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tonic::Status;
 
-use super::{audit::CircuitChange, circuit, status};
+use super::{
+    audit::{CircuitChange, Who},
+    circuit, status,
+};
 use crate::{
     breaker::{BreakerMode, LatencyCircuitBreaker},
     engine::TallyEngine,
@@ -75,7 +78,7 @@ impl Change {
     }
 
     /// Does it, and writes down who did.
-    pub(super) fn apply(self, breaker: &LatencyCircuitBreaker, peer: Option<SocketAddr>, comment: &str) {
+    pub(super) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Who, comment: &str) {
         let told = |breaker: &LatencyCircuitBreaker| match self {
             Change::Mode(_) => breaker.mode().as_str(),
             Change::Reset | Change::OpenFor(_) => breaker.state().as_str(),
@@ -96,7 +99,7 @@ impl Change {
             }
         };
         CircuitChange {
-            peer,
+            who,
             key: breaker.key(),
             action: &action,
             before,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    audit::Who,
     circuit,
     circuit_change::{self, Change},
     topology,
@@ -26,6 +27,7 @@ use crate::{
         SetCircuitModeRequest, SetCircuitModeResponse, SizeSummary, WatchCircuitStatsRequest,
         WatchCircuitStatsResponse, engine_service_server,
     },
+    security::Principal,
 };
 
 /// The service.
@@ -57,15 +59,7 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         _: Request<GetCircuitStatsRequest>,
     ) -> Result<Response<GetCircuitStatsResponse>, Status> {
-        Ok(Response::new(GetCircuitStatsResponse {
-            circuits: self
-                .engine
-                .circuit_reports()
-                .iter()
-                .map(circuit::from_report)
-                .collect(),
-            snapshot_time: Some(SystemTime::now().into()),
-        }))
+        Ok(Response::new(circuit_stats_response(&self.engine)))
     }
 
     type WatchCircuitStatsStream =
@@ -83,12 +77,15 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         request: Request<SetCircuitModeRequest>,
     ) -> Result<Response<SetCircuitModeResponse>, Status> {
-        let peer = request.remote_addr();
+        let who = Who {
+            peer: request.remote_addr(),
+            principal: request.extensions().get::<Principal>().cloned(),
+        };
         let request = request.into_inner();
         let change = Change::parse(&request)?;
         let breakers = circuit_change::named(&self.engine, &request.key)?;
         for breaker in &breakers {
-            change.apply(breaker, peer, &request.comment);
+            change.apply(breaker, &who, &request.comment);
         }
         let reports = self.engine.circuit_reports();
         let is_named = |key: &str| breakers.iter().any(|breaker| breaker.key() == key);
@@ -115,11 +112,26 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         _: Request<GetBatchStatsRequest>,
     ) -> Result<Response<GetBatchStatsResponse>, Status> {
-        Ok(Response::new(from_stats(&self.engine.stats())))
+        Ok(Response::new(batch_stats_response(&self.engine)))
     }
 }
 
-fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
+/// What GetCircuitStats answers.
+#[must_use]
+pub fn circuit_stats_response(engine: &TallyEngine) -> GetCircuitStatsResponse {
+    GetCircuitStatsResponse {
+        circuits: engine
+            .circuit_reports()
+            .iter()
+            .map(circuit::from_report)
+            .collect(),
+        snapshot_time: Some(SystemTime::now().into()),
+    }
+}
+
+/// What GetBatchStats answers.
+#[must_use]
+pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
     let EngineStats {
         batch,
         sync,
@@ -127,7 +139,7 @@ fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
         journal_bytes,
         durable_block,
         unknown_outcomes,
-    } = stats;
+    } = engine.stats();
     GetBatchStatsResponse {
         queue_depth: count(batch.queue_depth as u64),
         queue_capacity: count(batch.queue_capacity as u64),
@@ -141,12 +153,12 @@ fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
         batch_bytes: Some(sizes(&batch.bytes)),
         queue_wait: Some(latencies(&batch.queue_wait)),
         commit: Some(latencies(&batch.commit)),
-        sync: Some(latencies(sync)),
+        sync: Some(latencies(&sync)),
         expired: count(batch.expired),
         cancelled: count(batch.cancelled),
         full: count(batch.full),
         replies_missing: count(batch.replies_missing),
-        unknown_outcomes: count(*unknown_outcomes),
+        unknown_outcomes: count(unknown_outcomes),
         ledger: Some(LedgerStats {
             accounts: count(ledger.accounts),
             last_sequence: count(ledger.last_sequence),
@@ -158,8 +170,8 @@ fn from_stats(stats: &EngineStats) -> GetBatchStatsResponse {
                 ledger.id_bytes as f64 / ledger.ids as f64
             },
             account_bytes: count(ledger.account_bytes),
-            journal_bytes: count(*journal_bytes),
-            durable_block: count(*durable_block),
+            journal_bytes: count(journal_bytes),
+            durable_block: count(durable_block),
             committed: count(ledger.committed),
             rejected: count(ledger.rejected),
             replayed: count(ledger.replayed),

@@ -3,10 +3,13 @@
 //! [`serve`] runs one pinned, single-threaded runtime for each NET CPU. Connections are accepted in one place and dealt
 //! out in turn, so that a few heavy clients don't end up on one thread.
 
+mod access;
 mod accounts;
 mod audit;
 mod circuit;
 mod circuit_change;
+mod clients;
+mod connection;
 mod convert;
 mod deadline;
 mod engine;
@@ -17,10 +20,11 @@ mod transactions;
 mod watch;
 
 pub use audit::AUDIT_TARGET;
+pub use engine::{batch_stats_response, circuit_stats_response};
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
 use futures_util::future::Either;
 use hyper::body::Incoming;
@@ -29,13 +33,16 @@ use tonic::{body::Body, server::NamedService, service::Routes, transport::server
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
-use self::{accounts::AccountService, engine::EngineService, transactions::TransactionService};
+use self::{
+    access::Access, accounts::AccountService, engine::EngineService, transactions::TransactionService,
+};
 use crate::{
     engine::TallyEngine,
     proto::{
         FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
         engine_service_server::EngineServiceServer, transaction_service_server::TransactionServiceServer,
     },
+    security::Security,
 };
 
 /// Largest message that is read: 8192 transactions of about 2 KiB each.
@@ -51,6 +58,7 @@ pub struct Services {
     /// On the hot path: called without a look at the other routes.
     transactions: Transactions,
     others: Routes,
+    access: Access,
 }
 
 // ===== impl Services =====
@@ -60,19 +68,26 @@ impl Services {
     pub fn call(
         &self,
         mut request: http::Request<Incoming>,
-        peer: Option<SocketAddr>,
+        peer: SocketAddr,
     ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
-        let mut path = request.uri().path().split('/').skip(1);
-        if path.next() == Some(Transactions::NAME) {
+        let path = request.uri().path();
+        let principal = match self.access.check(path, request.headers()) {
+            Ok(principal) => principal,
+            Err(status) => return Either::Left(ready(Ok(status.into_http()))),
+        };
+        Either::Right(if path.split('/').nth(1) == Some(Transactions::NAME) {
             Either::Left(self.transactions.clone().call(request))
         } else {
             // Who asks is of interest to administration only; the hot path is spared the box.
             request.extensions_mut().insert(TcpConnectInfo {
                 local_addr: None,
-                remote_addr: peer,
+                remote_addr: Some(peer),
             });
+            if let Some(principal) = principal {
+                request.extensions_mut().insert(principal);
+            }
             Either::Right(self.others.clone().call(request))
-        }
+        })
     }
 }
 
@@ -82,6 +97,7 @@ impl Services {
 /// If the descriptors that were compiled in can't be read: a bug of the build.
 pub async fn services(
     engine: &TallyEngine,
+    security: &Arc<Security>,
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -103,7 +119,12 @@ pub async fn services(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok((Services { transactions, others }, reporter))
+    let services = Services {
+        transactions,
+        others,
+        access: Access::new(Arc::clone(security)),
+    };
+    Ok((services, reporter))
 }
 
 /// Tells the world that no more requests should be sent here.

@@ -3,22 +3,23 @@
 //! The HTTP/2 server is hyper's, driven here rather than by tonic's own `Server`, because deadlines are the engine's
 //! business (tonic's would drop the handler), and because each connection belongs to one runtime.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 
-use super::Services;
+use super::{
+    Services,
+    clients::{ClientPlace, Clients},
+    connection::{Accepted, Connections, refuse},
+};
 use crate::{
     engine::TallyEngine,
-    telemetry::rpc_span,
+    security::Security,
     topology::{AffinityError, Role, RoleHandle},
 };
 
@@ -26,24 +27,25 @@ use crate::{
 const HANDOFF_CONNECTIONS: usize = 64;
 /// After an error of `accept` (too many open files, for one): how long until it is tried again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// A stream's flow-control window: enough for a large batch without a round trip in the middle.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// A connection's flow-control window.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// Largest header block of a call.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// A connection that does not answer a ping for so long is dropped.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often an idle connection is pinged.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Connections that are being told that there are too many; more than that are closed without a word.
+const REFUSALS_MAX: usize = 256;
+
+/// A connection on its way to its thread.
+type Handover = (std::net::TcpStream, SocketAddr, ClientPlace);
 
 /// How connections are served.
 #[derive(Debug, Clone, Copy)]
 pub struct NetConfig {
     /// Most calls under way on one connection; HTTP/2 makes the client hold the others back.
     pub streams_per_connection_max: u32,
-    /// Most connections of a NET thread; one more is closed at once.
+    /// Most connections for each NET thread; one more is told to calm down and closed.
     pub connections_per_thread_max: usize,
+    /// Most connections of one client address; one more is told to calm down and closed.
+    pub connections_per_client_max: usize,
+    /// A connection on which no call begins for so long is told to go.
+    pub idle_timeout: Duration,
+    /// A connection is told to go at this age, so that clients come to know new instances.
+    pub connection_age_max: Duration,
     /// How long connections may take to finish their calls when the service goes down.
     pub drain: Duration,
 }
@@ -86,6 +88,9 @@ impl Default for NetConfig {
         NetConfig {
             streams_per_connection_max: 4096,
             connections_per_thread_max: 4096,
+            connections_per_client_max: 512,
+            idle_timeout: Duration::from_secs(300),
+            connection_age_max: Duration::from_secs(1800),
             drain: Duration::from_secs(10),
         }
     }
@@ -134,6 +139,7 @@ pub fn serve(
     listener: Listener,
     config: NetConfig,
     services: &Services,
+    security: &Arc<Security>,
     engine: &TallyEngine,
     draining: &CancellationToken,
 ) -> Result<NetHandle, NetError> {
@@ -145,18 +151,28 @@ pub fn serve(
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
-        let (services, draining, courier) = (services.clone(), draining.clone(), engine.courier(index));
+        let courier = engine.courier(index);
+        let serving = Connections {
+            config,
+            services: services.clone(),
+            security: Arc::clone(security),
+            draining: draining.clone(),
+        };
         let name = format!("tally-net-{index}");
         threads.push(affinity.spawn_async(Role::Net, index, &name, move || async move {
             tokio::spawn(courier);
-            serve_connections(connections, config, services, draining).await;
+            serve_connections(connections, serving).await;
         })?);
     }
     let draining = draining.clone();
     threads.push(
         affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
             match TcpListener::from_std(listener) {
-                Ok(listener) => deal_out(listener, inlets, draining).await,
+                Ok(listener) => {
+                    let all_max = config.connections_per_thread_max.saturating_mul(count);
+                    let clients = Clients::new(config.connections_per_client_max, all_max);
+                    deal_out(listener, inlets, clients, draining).await;
+                }
                 Err(error) => tracing::error!(%error, "can't accept connections"),
             }
         })?,
@@ -167,103 +183,67 @@ pub fn serve(
 /// Accepts connections and deals them out in turn.
 async fn deal_out(
     listener: TcpListener,
-    inlets: Vec<mpsc::Sender<std::net::TcpStream>>,
+    inlets: Vec<mpsc::Sender<Handover>>,
+    clients: Clients,
     draining: CancellationToken,
 ) {
     let mut turn = inlets.iter().cycle();
+    let refusals = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = draining.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted.and_then(|(stream, _)| stream.into_std()) {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = clients.admit(peer.ip()) else {
+            tracing::debug!(%peer, "too many connections");
+            if refusals.len() < REFUSALS_MAX {
+                refusals.spawn(refuse(stream));
+            }
+            continue;
+        };
+        match stream.into_std() {
             Ok(stream) => {
                 // A thread that is behind holds new connections back, as the listener's own queue does.
                 let Some(inlet) = turn.next() else { return };
-                if inlet.send(stream).await.is_err() {
+                if inlet.send((stream, peer, place)).await.is_err() {
                     // It ends only with the service, or by a bug; the next thread gets the next connection.
                     tracing::error!("a NET thread has ended; its connection is dropped");
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
         }
     }
 }
 
 /// Serves the connections of one thread.
-async fn serve_connections(
-    mut connections: mpsc::Receiver<std::net::TcpStream>,
-    config: NetConfig,
-    services: Services,
-    draining: CancellationToken,
-) {
+async fn serve_connections(mut connections: mpsc::Receiver<Handover>, serving: Connections) {
     let tracker = TaskTracker::new();
     // The channel closes when the acceptor ends, which it does when draining begins.
-    while let Some(stream) = connections.recv().await {
-        if tracker.len() >= config.connections_per_thread_max {
-            // Closed at once: the client sees a lost connection, and tries elsewhere or later.
-            tracing::warn!(
-                connections = tracker.len(),
-                "too many connections; one more is closed"
-            );
-            continue;
-        }
-        match TcpStream::from_std(stream) {
-            Ok(stream) => {
-                tracker.spawn(serve_connection(
-                    stream,
-                    config,
-                    services.clone(),
-                    draining.clone(),
-                ));
+    while let Some((stream, peer, place)) = connections.recv().await {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be taken over");
+                continue;
             }
-            Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
-        }
+        };
+        let accepted = Accepted { stream, peer, place };
+        tracker.spawn(serving.clone().serve(accepted));
     }
     tracker.close();
-    if tokio::time::timeout(config.drain, tracker.wait()).await.is_err() {
+    if tokio::time::timeout(serving.config.drain, tracker.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!(connections = tracker.len(), "connections did not finish in time");
-    }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    config: NetConfig,
-    services: Services,
-    draining: CancellationToken,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
-    }
-    let peer = stream.peer_addr().ok();
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        // Without an exporter the span is disabled, and costs a look.
-        let span = rpc_span(request.uri().path(), request.headers());
-        services.call(request, peer).instrument(span)
-    });
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(config.streams_per_connection_max)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = draining.cancelled() => {
-            // GOAWAY: no new calls; those under way are answered.
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection");
     }
 }

@@ -224,6 +224,21 @@ pub fn accounts_full() -> Status {
     .build()
 }
 
+/// The call has no valid token.
+#[must_use]
+pub fn unauthenticated(why: &str) -> Status {
+    Draft::new(Code::Unauthenticated, "UNAUTHENTICATED", why).build()
+}
+
+/// The token is valid, but does not allow the call.
+#[must_use]
+pub fn forbidden(role: &str, needed: &str) -> Status {
+    let message = format!("authorization: the token has role {role}, and the call needs {needed}");
+    Draft::new(Code::PermissionDenied, "FORBIDDEN", message)
+        .with("needed_role", needed)
+        .build()
+}
+
 /// There is no circuit of that name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {

@@ -2,6 +2,7 @@
 //!
 //! Without `telemetry.otlp_endpoint` no span is made: a disabled call site costs about a nanosecond.
 
+mod log_level;
 mod metrics;
 mod otlp_metrics;
 mod propagation;
@@ -13,9 +14,10 @@ use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider, trace::SdkTracerProvider};
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use self::{
+    log_level::LogLevel,
     metrics::{Families, Labels, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
     propagation::rpc_span,
@@ -57,6 +59,9 @@ pub enum TelemetryError {
         /// What is wrong with it.
         source: tonic::transport::Error,
     },
+    /// The log is gone.
+    #[error(transparent)]
+    Reload(#[from] tracing_subscriber::reload::Error),
     /// Logs were set up before.
     #[error(transparent)]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -81,15 +86,8 @@ struct Providers {
 ///
 /// # Errors
 /// [`TelemetryError`].
-pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
-    // The spans of calls are for the exporter; as context of log lines they would cost every call. One filter, not two
-    // on top of each other: those would switch on, and pay for, whatever either of them lets through.
-    let filter = EnvFilter::try_new(format!("{},{RPC_TARGET}=off", config.log)).map_err(|source| {
-        TelemetryError::Filter {
-            value: config.log.clone(),
-            source,
-        }
-    })?;
+pub fn init(config: &TelemetrySection) -> Result<(Telemetry, LogLevel), TelemetryError> {
+    let (filter, log_level) = LogLevel::new(&config.log)?;
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -116,7 +114,7 @@ pub fn init(config: &TelemetrySection) -> Result<Telemetry, TelemetryError> {
     }
     // A list, not an optional layer: an absent one counts as interested in everything, and every span would be made.
     tracing_subscriber::registry().with(layers).try_init()?;
-    Ok(Telemetry(providers))
+    Ok((Telemetry(providers), log_level))
 }
 
 // ===== impl Providers =====

@@ -74,6 +74,8 @@ impl Target {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .env("TALLY__TELEMETRY__LOG", "warn")
+            // Its port may be taken by another service on this machine.
+            .env("TALLY__ADMIN__ENABLED", "false")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -13,6 +13,7 @@ use tally::{
         account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
         transaction_service_client::TransactionServiceClient, transfer::Amount,
     },
+    security::Security,
     store::{embedded::StoreConfig, journal::Disk},
     time::SystemWallClock,
     topology::{AffinityConfig, CpuAffinityManager, Mode},
@@ -93,12 +94,14 @@ impl Service {
         )
         .unwrap();
         let draining = CancellationToken::new();
-        let (services, _reporter) = grpc::services(&engine, &draining).await.unwrap();
+        let security = Arc::new(Security::default());
+        let (services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let net = grpc::serve(
             grpc::Listener::bind(any).unwrap(),
             NetConfig::default(),
             &services,
+            &security,
             &engine,
             &draining,
         )

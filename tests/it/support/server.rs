@@ -28,6 +28,8 @@ const END_POLL: Duration = Duration::from_millis(5);
 const KEPT_LINES_MAX: usize = 200;
 /// What the server prints when it takes connections.
 const LISTENING: &str = "listening on ";
+/// What it prints before that: where operators look.
+const OPERATORS: &str = "operators on ";
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -41,6 +43,7 @@ pub(crate) struct ServerOptions {
 pub(crate) struct TestServer {
     child: Child,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     options: ServerOptions,
     data: PathBuf,
     /// Removes the data directory in the end.
@@ -74,10 +77,16 @@ impl ServerOptions {
     pub(crate) fn start(self) -> TestServer {
         let home = tempfile::tempdir().expect("a temporary directory");
         let data = home.path().join("data");
-        let (child, address, stderr) = spawn(&self, &data);
+        let Spawned {
+            child,
+            address,
+            admin,
+            stderr,
+        } = spawn(&self, &data);
         TestServer {
             child,
             address,
+            admin,
             options: self,
             data,
             home,
@@ -97,6 +106,11 @@ impl TestServer {
     /// For clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where operators look.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.expect("the server said where operators look")
     }
 
     /// A connection.
@@ -146,7 +160,9 @@ impl TestServer {
             self.child.try_wait().expect("a process that is ours").is_some(),
             "it is still running"
         );
-        (self.child, self.address, self.stderr) = spawn(&self.options, &self.data);
+        let spawned = spawn(&self.options, &self.data);
+        (self.child, self.address, self.admin) = (spawned.child, spawned.address, spawned.admin);
+        self.stderr = spawned.stderr;
     }
 
     /// As [`restart`](Self::restart), at the address it had before, so that clients find it again.
@@ -220,12 +236,20 @@ impl StderrTail {
     }
 }
 
-fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail) {
+/// A server that listens.
+struct Spawned {
+    child: Child,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    stderr: StderrTail,
+}
+
+fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
     let mut child = Command::new(BINARY)
         .arg("serve")
         .arg("--data")
         .arg(data)
-        .args(["--listen", &options.listen.to_string()])
+        .args(["--listen", &options.listen.to_string(), "--admin", "127.0.0.1:0"])
         .envs(options.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -237,15 +261,19 @@ fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail
     let stdout = BufReader::new(child.stdout.take().expect("piped"));
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::spawn(move || {
+        let mut admin = None;
         for line in stdout.lines().map_while(Result::ok) {
+            if let Some(address) = line.strip_prefix(OPERATORS) {
+                admin = address.parse().ok();
+            }
             if let Some(address) = line.strip_prefix(LISTENING) {
                 // Only the first one is waited for; the rest is read so that the server never blocks.
-                let _ = sender.try_send(address.to_owned());
+                let _ = sender.try_send((address.to_owned(), admin));
             }
         }
     });
-    let address = match receiver.recv_timeout(START_PATIENCE) {
-        Ok(address) => address.parse().expect("an address"),
+    let (address, admin) = match receiver.recv_timeout(START_PATIENCE) {
+        Ok((address, admin)) => (address.parse().expect("an address"), admin),
         Err(error) => {
             let _ = child.kill();
             let status = child.wait();
@@ -255,7 +283,12 @@ fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail
             );
         }
     };
-    (child, address, stderr)
+    Spawned {
+        child,
+        address,
+        admin,
+        stderr,
+    }
 }
 
 fn wait_for(child: &mut Child, stderr: &StderrTail) -> ExitStatus {

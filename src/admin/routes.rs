@@ -1,0 +1,195 @@
+//! What is where.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+
+use super::Admin;
+use crate::{
+    engine::Condition,
+    grpc,
+    json::to_json,
+    security::{Role, bearer_token},
+    telemetry::{Families, MetricSource, PROMETHEUS_TEXT},
+};
+
+/// Whether the service takes calls. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+/// The page. One file, no build step, no request to anywhere else.
+const PAGE: &str = include_str!("page.html");
+/// The page loads nothing from elsewhere, and nobody frames it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+/// Largest body that is read: a log filter.
+const BODY_BYTES_MAX: usize = 4096;
+
+// ===== impl Readiness =====
+
+impl Readiness {
+    /// It takes calls, or no longer does.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/stats.json", get(stats))
+        .route("/metrics", get(metrics))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/log-level", get(log_level).put(set_log_level))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(admin)
+}
+
+async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let sources: [&dyn MetricSource; 1] = [&admin.engine];
+    (
+        [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
+        Families::of(&sources).to_prometheus(),
+    )
+}
+
+/// This thread answers, so the process is alive. An engine that can't go on ends the process by itself.
+async fn live() -> &'static str {
+    "live\n"
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    if admin.engine.health().condition() != Condition::Running {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the store has failed\n").into_response();
+    }
+    if !admin.readiness.get() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
+    }
+    // An open circuit is an answer to clients, not a reason to take the only instance away from them.
+    "ready\n".into_response()
+}
+
+/// Everything that the page shows, in the JSON form of the API's messages.
+async fn stats(State(admin): State<Admin>) -> Response {
+    let engine = &admin.engine;
+    let parts = [
+        (
+            "circuits",
+            to_json("GetCircuitStatsResponse", &grpc::circuit_stats_response(engine)),
+        ),
+        (
+            "batches",
+            to_json("GetBatchStatsResponse", &grpc::batch_stats_response(engine)),
+        ),
+        (
+            "topology",
+            to_json(
+                "GetTopologyResponse",
+                &grpc::topology_response(&engine.affinity().topology()),
+            ),
+        ),
+    ];
+    let mut body = format!(
+        "{{\"version\":\"{}\",\"commit\":\"{}\"",
+        env!("CARGO_PKG_VERSION"),
+        env!("TALLY_COMMIT")
+    );
+    for (name, part) in parts {
+        match part {
+            Ok(part) => body.push_str(&format!(",\"{name}\":{part}")),
+            Err(error) => {
+                tracing::error!(%error, name, "stats.json");
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+        }
+    }
+    let commits: Vec<String> = engine
+        .commit_histogram()
+        .iter()
+        .map(|(bound, count)| format!("[{bound},{count}]"))
+        .collect();
+    body.push_str(&format!(",\"commit_histogram_ns\":[{}]}}", commits.join(",")));
+    (
+        [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CACHE_CONTROL, "no-store"),
+        ],
+        body,
+    )
+        .into_response()
+}
+
+async fn log_level(State(admin): State<Admin>) -> String {
+    format!("{}\n", admin.log_level.get())
+}
+
+async fn set_log_level(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    filter: String,
+) -> Response {
+    let who = match may_change(&admin, peer, &headers) {
+        Ok(who) => who,
+        Err(refused) => return refused.into_response(),
+    };
+    let before = admin.log_level.get();
+    match admin.log_level.set(filter.trim()) {
+        Ok(()) => {
+            tracing::warn!(
+                name: "tally.audit.log_level",
+                target: grpc::AUDIT_TARGET,
+                %peer,
+                token = who,
+                before,
+                after = filter.trim(),
+                "an administrator changed the log level"
+            );
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The name of the administrator's token, if tokens are asked for.
+fn may_change(
+    admin: &Admin,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+) -> Result<Option<String>, (StatusCode, &'static str)> {
+    if !admin.security.asks_for_tokens() {
+        if peer.ip().is_loopback() {
+            return Ok(None);
+        }
+        let why = "without tokens (security.tokens_file), only from this machine\n";
+        return Err((StatusCode::FORBIDDEN, why));
+    }
+    let principal = bearer_token(headers).and_then(|token| admin.security.principal(token));
+    match principal {
+        None => Err((StatusCode::UNAUTHORIZED, "a valid bearer token is needed\n")),
+        Some(principal) if principal.role < Role::Admin => {
+            Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"))
+        }
+        Some(principal) => Ok(Some(principal.name.to_string())),
+    }
+}

@@ -1,0 +1,167 @@
+//! One connection: its handshake, its calls, and when it has to go.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, interval_at, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::{NetConfig, Services, clients::ClientPlace};
+use crate::{security::Security, telemetry::rpc_span};
+
+/// A stream's flow-control window: enough for a large batch without a round trip in the middle.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// A connection's flow-control window.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Largest header block of a call.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// A connection that does not answer a ping for so long is dropped.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often an idle connection is pinged.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to tell a connection that there are too many.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a server says that takes no more connections: an empty SETTINGS frame, and a GOAWAY with ENHANCE_YOUR_CALM that
+/// lets no stream pass (RFC 9113, 6.5, 6.8 and 7).
+const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
+    \x00\x00\x1c\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo many connections";
+
+/// What the connections of a thread have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pub(super) config: NetConfig,
+    pub(super) services: Services,
+    pub(super) security: Arc<Security>,
+    pub(super) draining: CancellationToken,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// Held until the end.
+    pub(super) place: ClientPlace,
+}
+
+// ===== impl Connections =====
+
+impl Connections {
+    /// Serves a connection to its end.
+    pub(super) async fn serve(self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            peer,
+            place: _place,
+        } = accepted;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        let Some(acceptor) = self.security.acceptor() else {
+            return self.serve_http2(stream, peer).await;
+        };
+        match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_http2(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
+            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http2<S>(self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let NetConfig {
+            idle_timeout,
+            connection_age_max,
+            streams_per_connection_max,
+            ..
+        } = self.config;
+        let begun = Arc::new(AtomicU64::new(0));
+        let service = service_fn({
+            let (services, begun) = (self.services, Arc::clone(&begun));
+            move |request: http::Request<Incoming>| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                // Without an exporter the span is disabled, and costs a look.
+                let span = rpc_span(request.uri().path(), request.headers());
+                services.call(request, peer).instrument(span)
+            }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(streams_per_connection_max)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            result = connection.as_mut() => Some(result),
+            () = self.draining.cancelled() => None,
+            () = sleep(connection_age_max) => None,
+            () = idle(&begun, idle_timeout) => {
+                if begun.load(Ordering::Relaxed) == 0 {
+                    // Not even one call, perhaps not even a whole preface: there is nothing to be gentle with.
+                    tracing::debug!(%peer, "no call came");
+                    return;
+                }
+                None
+            }
+        };
+        let result = match ended {
+            Some(result) => result,
+            None => {
+                // GOAWAY: no new calls; those under way are answered.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, %peer, "connection");
+        }
+    }
+}
+
+/// Waits until no call has begun for `limit` or, at most, twice as long.
+async fn idle(begun: &AtomicU64, limit: Duration) {
+    let mut looks = interval_at(Instant::now() + limit, limit);
+    let mut before = 0;
+    loop {
+        looks.tick().await;
+        let now = begun.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Tells a connection that there are too many, and closes it.
+pub(super) async fn refuse(mut stream: TcpStream) {
+    // A TLS client can't read it; it sees a connection that is closed.
+    let told = async {
+        stream.write_all(TOO_MANY).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, told).await {
+        tracing::debug!(%error, "a connection was refused");
+    }
+}

@@ -1,0 +1,257 @@
+//! Bearer tokens: a file with one line for each, `role name sha256`, of which the token itself can't be told.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use thiserror::Error;
+
+/// What a caller may do. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Read accounts, transactions, statistics.
+    Read,
+    /// Process transactions, create accounts.
+    Write,
+    /// Change circuits and log levels.
+    Admin,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The name of the token.
+    pub name: Arc<str>,
+    /// What it allows.
+    pub role: Role,
+}
+
+/// The tokens that are valid.
+#[derive(Clone, Default)]
+pub struct TokenTable(Vec<Entry>);
+
+#[derive(Clone)]
+struct Entry {
+    principal: Principal,
+    hash: [u8; HASH_BYTES],
+}
+
+/// What is wrong with a file of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TokenFileError {
+    /// It is not UTF-8.
+    #[error("is not a text in UTF-8")]
+    NotText,
+    /// A line is malformed.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// Too many tokens.
+    #[error("has more than {TOKENS_MAX} tokens")]
+    TooMany,
+    /// No token at all: nobody could call.
+    #[error("has no token in it")]
+    Empty,
+}
+
+/// Most tokens of a file: every call compares with all of them.
+pub const TOKENS_MAX: usize = 256;
+/// Longest name of a token, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Bytes of SHA-256. Tokens are random and long, so that a slow hash, as for passwords, would gain nothing.
+const HASH_BYTES: usize = 32;
+
+// ===== impl Role =====
+
+impl Role {
+    /// The name in the file: `read`, `write`, `admin`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Write => "write",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "read" => Ok(Role::Read),
+            "write" => Ok(Role::Write),
+            "admin" => Ok(Role::Admin),
+            _ => Err(()),
+        }
+    }
+}
+
+// ===== impl TokenTable =====
+
+impl TokenTable {
+    /// Reads a file of tokens: one line each, `role name sha256-in-hex`; blank lines and lines that begin with `#` are
+    /// passed over.
+    ///
+    /// # Errors
+    /// [`TokenFileError`]. It never repeats the hash.
+    pub fn parse(text: &str) -> Result<Self, TokenFileError> {
+        let mut entries = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if entries.len() == TOKENS_MAX {
+                return Err(TokenFileError::TooMany);
+            }
+            let entry = Entry::parse(line).map_err(|what| TokenFileError::Line {
+                line: index + 1,
+                what,
+            })?;
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Err(TokenFileError::Empty);
+        }
+        Ok(TokenTable(entries))
+    }
+
+    /// Whose token it is. The time does not depend on which token it is most alike to, nor on where it stands.
+    #[must_use]
+    pub fn find(&self, token: &[u8]) -> Option<Principal> {
+        let hash: [u8; HASH_BYTES] = Sha256::digest(token).into();
+        let mut found = u32::MAX;
+        for (index, entry) in (0_u32..).zip(&self.0) {
+            let same: Choice = entry.hash.ct_eq(&hash);
+            found.conditional_assign(&index, same);
+        }
+        self.0.get(found as usize).map(|entry| entry.principal.clone())
+    }
+}
+
+impl fmt::Debug for TokenTable {
+    /// Without the hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|entry| &entry.principal))
+            .finish()
+    }
+}
+
+// ===== impl Entry =====
+
+impl Entry {
+    fn parse(line: &str) -> Result<Self, String> {
+        let mut words = line.split_whitespace();
+        let (Some(role), Some(name), Some(hash), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err("must be: role name sha256".to_owned());
+        };
+        let role = role
+            .parse()
+            .map_err(|()| format!("role {role:?}: must be read, write or admin"))?;
+        if name.len() > NAME_BYTES_MAX {
+            let length = name.len();
+            return Err(format!(
+                "name of {length} bytes: must be at most {NAME_BYTES_MAX}"
+            ));
+        }
+        let hash = parse_hex(hash).ok_or("sha256: must be 64 hexadecimal digits")?;
+        Ok(Entry {
+            principal: Principal {
+                name: name.into(),
+                role,
+            },
+            hash,
+        })
+    }
+}
+
+/// The hash of a token as the file has it.
+#[must_use]
+pub fn hash_hex(token: &[u8]) -> String {
+    let hash: [u8; HASH_BYTES] = Sha256::digest(token).into();
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_hex(text: &str) -> Option<[u8; HASH_BYTES]> {
+    let mut bytes = [0; HASH_BYTES];
+    let digits = text.as_bytes();
+    if digits.len() != 2 * HASH_BYTES {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).ok()?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    // `from_str_radix` takes a sign.
+    digits.iter().all(u8::is_ascii_hexdigit).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_whose_token_it_is() {
+        let text = format!(
+            "# tokens of the test\n\nread  ana {}\nadmin root {}\n",
+            hash_hex(b"secret-a"),
+            hash_hex(b"secret-r")
+        );
+        let table = TokenTable::parse(&text).unwrap();
+        let found = |token: &str| {
+            let principal = table.find(token.as_bytes())?;
+            Some((principal.name.to_string(), principal.role))
+        };
+        assert_eq!(found("secret-a"), Some(("ana".to_owned(), Role::Read)));
+        assert_eq!(found("secret-r"), Some(("root".to_owned(), Role::Admin)));
+        assert_eq!(found("secret-"), None);
+        assert_eq!(found(""), None);
+        assert!(!format!("{table:?}").contains(&hash_hex(b"secret-a")));
+    }
+
+    #[test]
+    fn roles_include_those_before() {
+        assert!(Role::Admin > Role::Write && Role::Write > Role::Read);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let hash = hash_hex(b"x");
+        for (text, expected) in [
+            ("read ana".to_owned(), "line 1: must be: role name sha256"),
+            (
+                format!("\nowner ana {hash}"),
+                "line 2: role \"owner\": must be read, write or admin",
+            ),
+            (
+                "read ana 12".to_owned(),
+                "line 1: sha256: must be 64 hexadecimal digits",
+            ),
+            (
+                format!("read ana +{}", &hash[1..]),
+                "line 1: sha256: must be 64 hexadecimal digits",
+            ),
+            (
+                format!("read {} {hash}", "n".repeat(65)),
+                "line 1: name of 65 bytes: must be at most 64",
+            ),
+            ("# nobody\n".to_owned(), "has no token in it"),
+            (
+                format!("read ana {hash}\n").repeat(TOKENS_MAX + 1),
+                "has more than 256 tokens",
+            ),
+        ] {
+            assert_eq!(TokenTable::parse(&text).unwrap_err().to_string(), expected);
+        }
+    }
+}
