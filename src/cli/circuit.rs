@@ -133,7 +133,7 @@ impl From<Status> for Failure {
 }
 
 async fn show(args: &CircuitArgs) -> Result<(), Failure> {
-    let mut client = connect(&args.client.endpoint).await.map_err(Failure::Told)?;
+    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
     let response = client
         .get_circuit_stats(GetCircuitStatsRequest {})
         .await?
@@ -146,7 +146,7 @@ async fn show(args: &CircuitArgs) -> Result<(), Failure> {
 }
 
 async fn watch(args: &CircuitArgs, interval: Option<Duration>) -> Result<(), Failure> {
-    let mut client = connect(&args.client.endpoint).await.map_err(Failure::Told)?;
+    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
     let interval = interval
         .map(prost_types::Duration::try_from)
         .transpose()
@@ -160,7 +160,7 @@ async fn watch(args: &CircuitArgs, interval: Option<Duration>) -> Result<(), Fai
 }
 
 async fn change(args: &CircuitArgs, change: Change, comment: &str) -> Result<(), Failure> {
-    let mut client = connect(&args.client.endpoint).await.map_err(Failure::Told)?;
+    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
     let request = SetCircuitModeRequest {
         key: args.key.clone(),
         change: Some(change),

@@ -1,19 +1,57 @@
 //! What all commands have in common that talk to a service.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum};
-use thiserror::Error;
-use tonic::transport::{Channel, Endpoint};
 
 use super::{exit, fail};
+use crate::client::{ClientConfig, ConnectError, Connection, Token};
 
-/// Which service.
+/// Which service, and how to reach it.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
-    /// The service's address.
-    #[arg(long, env = "TALLY_ENDPOINT", default_value = "http://127.0.0.1:50051")]
+    /// The service's address; https:// for TLS.
+    #[arg(
+        long,
+        env = "TALLY_ENDPOINT",
+        default_value = "http://127.0.0.1:50051",
+        global = true
+    )]
     pub endpoint: String,
+    #[command(flatten)]
+    pub credentials: Credentials,
+}
+
+/// What a secured service wants to see.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Credentials {
+    /// The authority that signed the service's certificate, in PEM.
+    #[arg(long, value_name = "FILE", env = "TALLY_CA", global = true)]
+    pub ca: Option<PathBuf>,
+    /// Our own certificate in PEM, if the service wants one.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TALLY_CLIENT_CERTIFICATE",
+        requires = "client_key",
+        global = true
+    )]
+    pub client_certificate: Option<PathBuf>,
+    /// Its key in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TALLY_CLIENT_KEY",
+        requires = "client_certificate",
+        global = true
+    )]
+    pub client_key: Option<PathBuf>,
+    /// The name in the service's certificate, if it is not the endpoint's host.
+    #[arg(long, value_name = "NAME", env = "TALLY_SERVER_NAME", global = true)]
+    pub server_name: Option<String>,
+    /// The bearer token. Better in the environment than on a command line that others can see.
+    #[arg(long, env = "TALLY_TOKEN", hide_env_values = true, value_parser = token, global = true)]
+    pub token: Option<Token>,
 }
 
 /// How results are printed.
@@ -26,53 +64,48 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Why a service can't be talked to.
-#[derive(Debug, Error)]
-enum ConnectError {
-    #[error("endpoint {endpoint:?} is not an address such as http://127.0.0.1:50051")]
-    Endpoint {
-        endpoint: String,
-        source: tonic::transport::Error,
-    },
-    #[error("no service answers at {endpoint}")]
-    Unreachable {
-        endpoint: String,
-        source: tonic::transport::Error,
-    },
+fn token(text: &str) -> Result<Token, &'static str> {
+    Token::new(text).ok_or("must be printable ASCII")
 }
 
-/// A connection to the service at `endpoint`; or the failure, told, and the code to exit with.
-pub(super) async fn connect(endpoint: &str, timeout: Duration) -> Result<Channel, ExitCode> {
-    let address = Endpoint::from_shared(endpoint.to_owned()).and_then(|address| {
-        // Without a scheme and a host there is nothing to connect to, and trying again would not help.
-        let usable = address.uri().scheme().is_some() && address.uri().host().is_some();
-        if usable {
-            Ok(address)
-        } else {
-            Endpoint::from_shared(String::new())
+// ===== impl ClientArgs =====
+
+impl ClientArgs {
+    /// For clients.
+    #[must_use]
+    pub fn config(&self) -> ClientConfig {
+        self.credentials.to(&self.endpoint)
+    }
+
+    /// A connection; or the failure, told, and the code to exit with.
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<Connection, ExitCode> {
+        self.credentials.connect(&self.endpoint, timeout).await
+    }
+}
+
+// ===== impl Credentials =====
+
+impl Credentials {
+    /// For a client of the service at `endpoint`.
+    fn to(&self, endpoint: &str) -> ClientConfig {
+        ClientConfig {
+            endpoint: endpoint.to_owned(),
+            ca: self.ca.clone(),
+            identity: self.client_certificate.clone().zip(self.client_key.clone()),
+            server_name: self.server_name.clone(),
+            token: self.token.clone(),
         }
-    });
-    let address = address.map_err(|source| {
-        fail(
-            exit::USAGE,
-            &ConnectError::Endpoint {
-                endpoint: endpoint.to_owned(),
-                source,
-            },
-        )
-    })?;
-    address
-        .connect_timeout(timeout)
-        .timeout(timeout)
-        .connect()
-        .await
-        .map_err(|source| {
-            fail(
-                exit::UNAVAILABLE,
-                &ConnectError::Unreachable {
-                    endpoint: endpoint.to_owned(),
-                    source,
-                },
-            )
+    }
+
+    /// A connection to the service at `endpoint`; or the failure, told, and the code to exit with.
+    pub(super) async fn connect(&self, endpoint: &str, timeout: Duration) -> Result<Connection, ExitCode> {
+        self.to(endpoint).connect(timeout).await.map_err(|error| {
+            let code = match &error {
+                ConnectError::Endpoint { .. } => exit::USAGE,
+                ConnectError::File { .. } | ConnectError::Tls { .. } => exit::CONFIG,
+                ConnectError::Unreachable { .. } => exit::UNAVAILABLE,
+            };
+            fail(code, &error)
         })
+    }
 }

@@ -7,7 +7,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{ClientArgs, block_on, client_args::connect, exit, fail};
+use super::{ClientArgs, block_on, exit, fail};
 
 /// Options of `tally health`.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 async fn check(args: &HealthArgs) -> ExitCode {
     // For a health check there is no difference between "not serving" and "not there": 1, as container runtimes expect.
-    let Ok(channel) = connect(&args.client.endpoint, args.timeout).await else {
+    let Ok(channel) = args.client.connect(args.timeout).await else {
         return ExitCode::from(exit::FAILED);
     };
     let request = HealthCheckRequest {

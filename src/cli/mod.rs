@@ -10,13 +10,15 @@ mod health;
 mod import;
 mod serve;
 mod show;
+mod token;
+mod top;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::client_args::{ClientArgs, OutputFormat};
+pub use self::client_args::{ClientArgs, Credentials, OutputFormat};
 
 /// The build that this is: version and commit.
 pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLY_COMMIT"), ")");
@@ -59,8 +61,12 @@ pub enum Command {
     Topology(show::TopologyArgs),
     /// Show a service's breaker, batches and ledger.
     Stats(show::StatsArgs),
+    /// A service, live in the terminal.
+    Top(top::TopArgs),
     /// Look at the circuits of a service, follow them, or change them.
     Circuit(circuit::CircuitArgs),
+    /// Make a bearer token, and the line for the file of tokens.
+    Token(token::TokenArgs),
     /// Check a data directory from the first block to the last. No service may have it open.
     Verify(verify::VerifyArgs),
     /// Load a service and measure it.
@@ -82,7 +88,9 @@ impl Cli {
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => show::topology(&args),
             Command::Stats(args) => show::stats(&args),
+            Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),
+            Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Echo(args) => bench::run_echo(&args),

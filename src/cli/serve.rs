@@ -21,6 +21,7 @@ use crate::{
     grpc,
     security::{Security, SecurityError},
     store::journal::RealDisk,
+    sys::limits,
     telemetry,
     time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
@@ -30,6 +31,9 @@ use crate::{
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
 /// How often certificates and tokens are looked at for changes.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Open files besides connections: segments, id files, checkpoints, sockets of the runtime.
+const FILES_BESIDES: u64 = 256;
 
 /// Options of `tally serve`.
 #[derive(Debug, Args)]
@@ -114,6 +118,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(&config)?;
         warn_of_openness(&config);
+        raise_open_files(&net_config, &affinity);
         let engine = TallyEngine::start(
             &engine_config,
             Arc::new(RealDisk),
@@ -220,6 +225,25 @@ fn admin_listener(config: &Config) -> Result<Option<AdminListener>, AdminError> 
         .enabled
         .then(|| AdminListener::bind(admin.listen))
         .transpose()
+}
+
+/// A file for each connection, and some for the journal.
+fn raise_open_files(net: &grpc::NetConfig, affinity: &CpuAffinityManager) {
+    let connections = net
+        .connections_per_thread_max
+        .saturating_mul(affinity.net_threads().max(1));
+    let wanted = (connections as u64).saturating_add(FILES_BESIDES);
+    match limits::raise_open_files(wanted) {
+        Ok(files) if files < wanted => {
+            tracing::warn!(
+                files,
+                wanted,
+                "fewer open files are allowed than connections might need"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files"),
+    }
 }
 
 /// Whoever opens the service to others hears of it, every time.

@@ -5,10 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use prost::Message;
-use tonic::transport::Channel;
 
-use super::{ClientArgs, OutputFormat, block_on, client_args, exit, fail};
+use super::{ClientArgs, Credentials, OutputFormat, block_on, exit, fail};
 use crate::{
+    client::Connection,
     grpc, json,
     proto::{
         CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
@@ -24,6 +24,8 @@ pub struct TopologyArgs {
     /// Ask this service what it did, instead of planning for this machine.
     #[arg(long, env = "TALLY_ENDPOINT")]
     endpoint: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -46,8 +48,8 @@ pub(super) fn topology(args: &TopologyArgs) -> ExitCode {
             Err(error) => fail(exit::CONFIG, &error),
         },
         Some(endpoint) => block_on(async {
-            let mut client = match connect(endpoint).await {
-                Ok(client) => client,
+            let mut client = match args.credentials.connect(endpoint, TIMEOUT).await {
+                Ok(connection) => EngineServiceClient::new(connection),
                 Err(code) => return code,
             };
             match client.get_topology(GetTopologyRequest {}).await {
@@ -60,7 +62,7 @@ pub(super) fn topology(args: &TopologyArgs) -> ExitCode {
 
 pub(super) fn stats(args: &StatsArgs) -> ExitCode {
     block_on(async {
-        let mut client = match connect(&args.client.endpoint).await {
+        let mut client = match connect(&args.client).await {
             Ok(client) => client,
             Err(code) => return code,
         };
@@ -78,10 +80,8 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn connect(endpoint: &str) -> Result<EngineServiceClient<Channel>, ExitCode> {
-    client_args::connect(endpoint, TIMEOUT)
-        .await
-        .map(EngineServiceClient::new)
+pub(super) async fn connect(client: &ClientArgs) -> Result<EngineServiceClient<Connection>, ExitCode> {
+    client.connect(TIMEOUT).await.map(EngineServiceClient::new)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -254,7 +254,7 @@ pub(super) fn print_circuit(circuit: &CircuitStats) {
 }
 
 /// In microseconds: a tenth is as much as anybody wants to read.
-fn micros(duration: Option<prost_types::Duration>) -> String {
+pub(super) fn micros(duration: Option<prost_types::Duration>) -> String {
     let duration = duration.unwrap_or_default();
     let nanos = duration
         .seconds

@@ -7,17 +7,17 @@
 //! # Ok(()) }
 //! ```
 
+mod connect;
 mod retry;
 
 use std::time::Duration;
 
-use thiserror::Error;
-use tonic::{
-    Code, Request, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status};
 
-pub use self::retry::{CallError, RetryPolicy};
+pub use self::{
+    connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
+    retry::{CallError, RetryPolicy},
+};
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
     GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse, GetTopologyRequest,
@@ -38,43 +38,12 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// While calls are under way, the connection is tried so often ...
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ... and is lost if it does not answer for so long.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Flow-control window of a call: a large answer without a round trip in its middle.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Flow-control window of the connection.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-
-/// Why there is no connection.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The endpoint is not an address.
-    #[error("{endpoint:?} is not an endpoint like http://127.0.0.1:50051")]
-    Endpoint {
-        /// As given.
-        endpoint: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
-    },
-    /// Nobody answers.
-    #[error("can't connect to {endpoint}")]
-    Connect {
-        /// As given.
-        endpoint: String,
-        /// Why not.
-        source: tonic::transport::Error,
-    },
-}
-
 /// A connection to a service. Clones share it; a lost connection is made again by the next attempt.
 #[derive(Debug, Clone)]
 pub struct Client {
-    transactions: TransactionServiceClient<Channel>,
-    accounts: AccountServiceClient<Channel>,
-    engine: EngineServiceClient<Channel>,
+    transactions: TransactionServiceClient<Connection>,
+    accounts: AccountServiceClient<Connection>,
+    engine: EngineServiceClient<Connection>,
     retry: RetryPolicy,
 }
 
@@ -103,34 +72,21 @@ impl Client {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(endpoint: &str) -> Result<Self, ConnectError> {
-        let uri = if endpoint.contains("://") {
-            endpoint.to_owned()
-        } else {
-            format!("http://{endpoint}")
-        };
-        let wrong = |source| ConnectError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            source,
-        };
-        let channel = Endpoint::from_shared(uri)
-            .map_err(wrong)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect()
-            .await
-            .map_err(|source| ConnectError::Connect {
-                endpoint: endpoint.to_owned(),
-                source,
-            })?;
+        Self::connect_with(&ClientConfig::plain(endpoint)).await
+    }
+
+    /// Connects as `config` says: with TLS, a token, or both.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_with(config: &ClientConfig) -> Result<Self, ConnectError> {
+        let connection = config.connect(CONNECT_TIMEOUT).await?;
         Ok(Client {
-            transactions: TransactionServiceClient::new(channel.clone())
+            transactions: TransactionServiceClient::new(connection.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
-            accounts: AccountServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            engine: EngineServiceClient::new(channel),
+            accounts: AccountServiceClient::new(connection.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            engine: EngineServiceClient::new(connection),
             retry: RetryPolicy::default(),
         })
     }

@@ -4,6 +4,7 @@ use super::TallyEngine;
 use crate::{
     breaker::{CircuitState, LifetimeStats},
     engine::{CircuitReport, Condition},
+    sys::limits::disk_space,
     telemetry::{Families, MetricSource},
 };
 
@@ -61,6 +62,15 @@ impl MetricSource for TallyEngine {
         );
         self.collect_queue(families);
         self.collect_ledger(families);
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("TALLY_COMMIT")),
+        ];
+        families.gauges(
+            "tally_build_info",
+            "Which build this is; always 1.",
+            [(build, 1.0)],
+        );
     }
 }
 
@@ -180,6 +190,19 @@ impl TallyEngine {
             "Bytes of journal.",
             stats.journal_bytes as f64,
         );
+        // A simulated disk has no room to tell of.
+        if let Ok(space) = disk_space(&self.shared.directory) {
+            families.gauge(
+                "tally_disk_free_bytes",
+                "Room left for the data directory.",
+                space.free as f64,
+            );
+            families.gauge(
+                "tally_disk_total_bytes",
+                "Size of the file system of the data directory.",
+                space.total as f64,
+            );
+        }
         let failed = self.health().condition() != Condition::Running;
         families.gauge(
             "tally_store_failed",

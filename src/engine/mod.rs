@@ -24,7 +24,7 @@ mod self_probe;
 mod start;
 mod wal;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -118,6 +118,7 @@ struct Shared {
     sync_times: Arc<Distribution>,
     recovery: RecoveryReport,
     segment_bytes: u32,
+    directory: PathBuf,
     threads: Mutex<Option<Threads>>,
 }
 

@@ -112,6 +112,7 @@ impl TallyEngine {
             sync_times,
             recovery,
             segment_bytes,
+            directory: dir.to_owned(),
             threads: Mutex::new(Some(threads)),
         };
         Ok(TallyEngine {

@@ -7,6 +7,7 @@ mod journal;
 mod ledger_model;
 mod process;
 mod real_data;
+mod security;
 mod service;
 mod support;
 mod telemetry;

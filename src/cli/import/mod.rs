@@ -215,7 +215,9 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
         total_max: args.give_up_after,
         ..RetryPolicy::default()
     };
-    let client = Client::connect(&args.client.endpoint).await?.with_retry(retry);
+    let client = Client::connect_with(&args.client.config())
+        .await?
+        .with_retry(retry);
     let progress = progress_bar(bytes);
     let begin = Instant::now();
     let result = send_all(

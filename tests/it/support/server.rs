@@ -142,11 +142,24 @@ impl TestServer {
 
     /// SIGTERM, and goes on at once.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// SIGHUP: certificates and tokens are read again.
+    pub(crate) fn hangup(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
+            .args([signal, &self.pid().to_string()])
             .status()
             .expect("kill");
-        assert!(status.success(), "SIGTERM to {}", self.pid());
+        assert!(status.success(), "{signal} to {}", self.pid());
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Waits for its end.

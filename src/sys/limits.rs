@@ -1,0 +1,79 @@
+//! Limits that the process has, and room that the disk has.
+
+use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path};
+
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What unprivileged processes may still write.
+    pub free: u64,
+    /// Its size.
+    pub total: u64,
+}
+
+/// Raises the soft limit of open files to `wanted`, or as near to it as the hard limit lets; returns what holds now.
+///
+/// # Errors
+/// Those of `getrlimit` and `setrlimit`; none is expected, for raising up to the hard limit needs no privilege.
+pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes one `rlimit` through a pointer to a local.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= wanted {
+        return Ok(limit.rlim_cur);
+    }
+    limit.rlim_cur = wanted.min(limit.rlim_max);
+    // SAFETY: setrlimit reads one `rlimit` through a pointer to a local.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// The room on the file system that holds `path`.
+///
+/// # Errors
+/// Those of `statvfs`; `InvalidInput` if the path has a zero byte in it.
+pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut space = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` is a C string that lives through the call, and statvfs writes one `statvfs` through the pointer.
+    check(unsafe { libc::statvfs(path.as_ptr(), space.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so the kernel has filled it; it was all zeros before, which is valid, too.
+    let space = unsafe { space.assume_init() };
+    Ok(DiskSpace {
+        free: space.f_bavail.saturating_mul(space.f_frsize),
+        total: space.f_blocks.saturating_mul(space.f_frsize),
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_never_lowered() {
+        let now = raise_open_files(1).unwrap();
+        assert!(now >= 1);
+        assert_eq!(raise_open_files(now).unwrap(), now);
+    }
+
+    #[test]
+    fn a_disk_has_room_and_a_path_that_is_not_there_has_none() {
+        let space = disk_space(Path::new("/")).unwrap();
+        assert!(space.total > 0 && space.free <= space.total);
+        assert_eq!(
+            disk_space(Path::new("/nonexistent")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! The port for operators.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tally::proto::{
+    SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
+};
+
+use super::{ADMIN, WRITE, with_tokens};
+use crate::support::server::TestServer;
+
+/// One request on a connection of its own: status, content type and body.
+async fn ask(
+    server: &TestServer,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> (StatusCode, String, String) {
+    let stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "operators");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status();
+    let content_type = response
+        .headers()
+        .get("content-type")
+        .map(|value| value.to_str().unwrap().to_owned());
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (
+        status,
+        content_type.unwrap_or_default(),
+        String::from_utf8(bytes.to_vec()).unwrap(),
+    )
+}
+
+async fn get(server: &TestServer, path: &str) -> (StatusCode, String, String) {
+    ask(server, Method::GET, path, None, "").await
+}
+
+#[tokio::test]
+async fn it_shows_health_metrics_and_state_while_the_circuit_is_open() {
+    let server = TestServer::start();
+    let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    let hour = prost_types::Duration {
+        seconds: 3600,
+        nanos: 0,
+    };
+    engine
+        .set_circuit_mode(SetCircuitModeRequest {
+            key: "ProcessTransaction".to_owned(),
+            change: Some(Change::OpenFor(hour)),
+            comment: String::new(),
+        })
+        .await
+        .unwrap();
+    assert_eq!(get(&server, "/live").await.0, StatusCode::OK);
+    assert_eq!(
+        get(&server, "/ready").await,
+        (
+            StatusCode::OK,
+            "text/plain; charset=utf-8".to_owned(),
+            "ready\n".to_owned()
+        )
+    );
+
+    let (status, content_type, text) = get(&server, "/metrics").await;
+    assert_eq!(
+        (status, content_type.as_str()),
+        (StatusCode::OK, "text/plain; version=0.0.4")
+    );
+    for line in [
+        "tally_breaker_state{key=\"ProcessTransaction\",state=\"open\"} 1",
+        "tally_breaker_state{key=\"ProcessTransactions\",state=\"closed\"} 1",
+        "tally_breaker_transitions_total{key=\"ProcessTransaction\",from=\"closed\",to=\"open\",reason=\"forced\"} 1",
+        "# TYPE tally_fsync_seconds histogram",
+        "tally_store_failed 0",
+        &format!("tally_build_info{{version=\"{}\"", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+
+    let (status, _, text) = get(&server, "/stats.json").await;
+    assert_eq!(status, StatusCode::OK);
+    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(stats["circuits"]["circuits"][0]["state"], "CIRCUIT_STATE_OPEN");
+    assert!(stats["topology"]["threads"].as_array().unwrap().len() >= 3);
+    assert_eq!(stats["commit_histogram_ns"].as_array().unwrap().len(), 18);
+
+    let (status, content_type, page) = get(&server, "/").await;
+    assert_eq!(
+        (status, content_type.as_str()),
+        (StatusCode::OK, "text/html; charset=utf-8")
+    );
+    assert!(page.starts_with("<!doctype html>"));
+    assert_eq!(get(&server, "/nowhere").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_by_administrators_only() {
+    let (server, _home, _file) = with_tokens();
+    assert_eq!(get(&server, "/log-level").await.2, "info\n");
+    for (token, filter, expected) in [
+        (None, "debug", StatusCode::UNAUTHORIZED),
+        (Some("wrong"), "debug", StatusCode::UNAUTHORIZED),
+        (Some(WRITE), "debug", StatusCode::FORBIDDEN),
+        (Some(ADMIN), "tally=loud", StatusCode::BAD_REQUEST),
+        (Some(ADMIN), "tally=debug,warn", StatusCode::NO_CONTENT),
+    ] {
+        let (status, _, text) = ask(&server, Method::PUT, "/log-level", token, filter).await;
+        assert_eq!(status, expected, "{text}");
+    }
+    assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
+    let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}

@@ -1,0 +1,73 @@
+//! A certificate authority for tests.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
+
+/// Signs certificates into a directory.
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(super) certificate: PathBuf,
+    home: PathBuf,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// When a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Validity {
+    Now,
+    LongAgo,
+}
+
+impl Authority {
+    pub(super) fn new(home: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = home.join(format!("{name}.crt"));
+        std::fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority {
+            issuer: Issuer::new(params, key),
+            certificate,
+            home: home.to_owned(),
+        }
+    }
+
+    pub(super) fn server(&self, name: &str) -> Pair {
+        self.sign(name, ExtendedKeyUsagePurpose::ServerAuth, Validity::Now)
+    }
+
+    pub(super) fn client(&self, name: &str, validity: Validity) -> Pair {
+        self.sign(name, ExtendedKeyUsagePurpose::ClientAuth, validity)
+    }
+
+    fn sign(&self, name: &str, usage: ExtendedKeyUsagePurpose, validity: Validity) -> Pair {
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![usage];
+        if validity == Validity::LongAgo {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let pair = Pair {
+            certificate: self.home.join(format!("{name}.crt")),
+            key: self.home.join(format!("{name}.key")),
+        };
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(&pair.certificate, certificate.pem()).unwrap();
+        std::fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+}

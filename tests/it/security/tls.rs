@@ -1,0 +1,179 @@
+//! TLS: who is let in, and certificates that are renewed under load.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tally::client::{Client, ClientConfig, ConnectError, Connection, RetryPolicy};
+use tally::proto::{GetCircuitStatsRequest, engine_service_client::EngineServiceClient};
+
+use super::authority::{Authority, Pair, Validity};
+use crate::support::server::{ServerOptions, TestServer};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn server(pair: &Pair, client_ca: Option<&Authority>) -> TestServer {
+    let mut options = ServerOptions::default()
+        .env(
+            "TALLY__SECURITY__TLS_CERTIFICATE",
+            pair.certificate.to_str().unwrap(),
+        )
+        .env("TALLY__SECURITY__TLS_KEY", pair.key.to_str().unwrap());
+    if let Some(authority) = client_ca {
+        options = options.env(
+            "TALLY__SECURITY__CLIENT_CA",
+            authority.certificate.to_str().unwrap(),
+        );
+    }
+    options.start()
+}
+
+fn client(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> ClientConfig {
+    ClientConfig {
+        endpoint: server.endpoint().replace("http://", "https://"),
+        ca: Some(ca.certificate.clone()),
+        identity: identity.map(|pair| (pair.certificate.clone(), pair.key.clone())),
+        ..ClientConfig::default()
+    }
+}
+
+/// Connects and asks something: with TLS 1.3 a client learns only then that its certificate was refused.
+async fn is_served(config: &ClientConfig) -> bool {
+    let asked = async |connection: Connection| {
+        let mut client = EngineServiceClient::new(connection);
+        client.get_circuit_stats(GetCircuitStatsRequest {}).await.is_ok()
+    };
+    match config.connect(PATIENCE).await {
+        Ok(connection) => asked(connection).await,
+        Err(ConnectError::Unreachable { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn clients_are_let_in_by_their_certificate() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let foreign = Authority::new(home.path(), "foreign");
+    let server = server(&ours.server("server"), Some(&ours));
+    let valid = ours.client("valid", Validity::Now);
+    let expired = ours.client("expired", Validity::LongAgo);
+    let stranger = foreign.client("stranger", Validity::Now);
+    assert!(is_served(&client(&server, &ours, Some(&valid))).await);
+    assert!(!is_served(&client(&server, &ours, None)).await, "no certificate");
+    assert!(
+        !is_served(&client(&server, &ours, Some(&expired))).await,
+        "expired"
+    );
+    assert!(
+        !is_served(&client(&server, &ours, Some(&stranger))).await,
+        "of a foreign authority"
+    );
+    assert!(
+        !is_served(&client(&server, &foreign, Some(&valid))).await,
+        "the client does not know the server"
+    );
+    let plain = ClientConfig::plain(&server.endpoint());
+    assert!(!is_served(&plain).await, "without TLS");
+    assert!(
+        is_served(&client(&server, &ours, Some(&valid))).await,
+        "and still"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new) = (
+        Authority::new(home.path(), "old"),
+        Authority::new(home.path(), "new"),
+    );
+    let pair = old.server("server");
+    let server = server(&pair, None);
+    let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let config = client(&server, &old, None);
+    // No retries: a call that is dropped would be seen.
+    let once = RetryPolicy {
+        attempts_max: 1,
+        ..RetryPolicy::default()
+    };
+    let steady = Client::connect_with(&config).await.unwrap().with_retry(once);
+    let load = tokio::spawn({
+        let (done, answered) = (Arc::clone(&done), Arc::clone(&answered));
+        async move {
+            while !done.load(Ordering::Relaxed) {
+                steady.circuit_stats().await.unwrap();
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let renewed = new.server("renewed");
+    fs::copy(&renewed.key, &pair.key).unwrap();
+    fs::copy(&renewed.certificate, &pair.certificate).unwrap();
+    server.hangup();
+    // New connections see the new certificate, ...
+    while !is_served(&client(&server, &new, None)).await {
+        tokio::task::yield_now().await;
+    }
+    assert!(!is_served(&config).await, "the old one is gone");
+    // ... and the one that there was goes on.
+    let before = answered.load(Ordering::Relaxed);
+    while answered.load(Ordering::Relaxed) < before + 100 {
+        tokio::task::yield_now().await;
+    }
+    done.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+}
+
+#[test]
+fn half_of_a_pair_and_files_that_are_no_certificates_keep_the_service_from_starting() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let (a, b) = (ours.server("a"), ours.server("b"));
+    let text = home.path().join("text");
+    fs::write(&text, "no certificate").unwrap();
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let certificate = |value: String| ("TALLY__SECURITY__TLS_CERTIFICATE", value);
+    let key = |value: String| ("TALLY__SECURITY__TLS_KEY", value);
+    for (variables, words) in [
+        (
+            vec![certificate(path(&a.certificate))],
+            "security.tls_key = unset",
+        ),
+        (vec![key(path(&a.key))], "security.tls_certificate = unset"),
+        (
+            vec![certificate(path(&a.certificate)), key("/nonexistent".to_owned())],
+            "/nonexistent",
+        ),
+        (
+            vec![certificate(path(&text)), key(path(&a.key))],
+            "holds no certificate in PEM",
+        ),
+        (
+            vec![certificate(path(&a.certificate)), key(path(&b.key))],
+            "b.key",
+        ),
+        (
+            vec![("TALLY__SECURITY__TOKENS_FILE", path(&text))],
+            "line 1: must be: role name sha256",
+        ),
+        (
+            vec![("TALLY_LISTEN", "0.0.0.0:0".to_owned())],
+            "security.allow_insecure",
+        ),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tally"))
+            .args(["serve", "--check"])
+            .envs(variables)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{error}");
+        assert!(error.contains(words), "{words:?} is not in {error:?}");
+    }
+}

@@ -1,0 +1,144 @@
+//! No token, a wrong one, one of too low a role: each is refused with its code; a valid one passes.
+
+use tally::proto::{
+    CircuitMode, GetAccountRequest, GetCircuitStatsRequest, SetCircuitModeRequest,
+    account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
+    set_circuit_mode_request::Change, transaction_service_client::TransactionServiceClient,
+};
+use tally::security::hash_hex;
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::{ADMIN, READ, WRITE, with_tokens};
+use crate::support::{in_process::pay, server::TestServer};
+
+fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+/// Code and reason of a refusal; the answers that got past the gate are told by their own.
+fn told<T>(answer: Result<T, Status>) -> (Code, String) {
+    match answer {
+        Ok(_) => (Code::Ok, String::new()),
+        Err(status) => {
+            let info = status
+                .get_details_error_info()
+                .expect("every error has its reason");
+            assert_eq!(info.metadata["executed"], "false");
+            (status.code(), info.reason)
+        }
+    }
+}
+
+struct Calls(Channel);
+
+impl Calls {
+    async fn to(server: &TestServer) -> Self {
+        Calls(
+            Channel::from_shared(server.endpoint())
+                .unwrap()
+                .connect()
+                .await
+                .unwrap(),
+        )
+    }
+
+    async fn read(&self, token: Option<&str>) -> (Code, String) {
+        let request = GetAccountRequest {
+            account_id: "nobody".to_owned(),
+        };
+        let mut client = AccountServiceClient::new(self.0.clone());
+        told(client.get_account(with_token(request, token)).await)
+    }
+
+    async fn stats(&self, token: Option<&str>) -> (Code, String) {
+        let mut client = EngineServiceClient::new(self.0.clone());
+        told(
+            client
+                .get_circuit_stats(with_token(GetCircuitStatsRequest {}, token))
+                .await,
+        )
+    }
+
+    async fn write(&self, token: Option<&str>) -> (Code, String) {
+        let mut client = TransactionServiceClient::new(self.0.clone());
+        told(client.process_transaction(with_token(pay("t"), token)).await)
+    }
+
+    async fn administer(&self, token: Option<&str>) -> (Code, String) {
+        let request = SetCircuitModeRequest {
+            change: Some(Change::Mode(CircuitMode::Auto.into())),
+            ..SetCircuitModeRequest::default()
+        };
+        let mut client = EngineServiceClient::new(self.0.clone());
+        told(client.set_circuit_mode(with_token(request, token)).await)
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_do_what_it_says_and_no_more() {
+    let (server, _home, _file) = with_tokens();
+    let calls = Calls::to(&server).await;
+    let nobody = (Code::Unauthenticated, "UNAUTHENTICATED".to_owned());
+    for token in [None, Some("wrong"), Some("")] {
+        assert_eq!(calls.read(token).await, nobody);
+        assert_eq!(calls.stats(token).await, nobody);
+        assert_eq!(calls.write(token).await, nobody);
+        assert_eq!(calls.administer(token).await, nobody);
+    }
+    // Past the gate, there is no such account.
+    let passed = (Code::NotFound, "ACCOUNT_NOT_FOUND".to_owned());
+    let ok = (Code::Ok, String::new());
+    let forbidden = (Code::PermissionDenied, "FORBIDDEN".to_owned());
+    for (token, writes, administers) in [(READ, false, false), (WRITE, true, false), (ADMIN, true, true)] {
+        assert_eq!(calls.read(Some(token)).await, passed);
+        assert_eq!(calls.stats(Some(token)).await, ok);
+        assert_eq!(
+            calls.write(Some(token)).await,
+            if writes { passed.clone() } else { forbidden.clone() }
+        );
+        let administration = if administers {
+            ok.clone()
+        } else {
+            forbidden.clone()
+        };
+        assert_eq!(calls.administer(Some(token)).await, administration);
+    }
+    assert!(
+        server.stderr().contains("\"token\":\"root\""),
+        "the audit names whose token it was"
+    );
+    assert!(!server.stderr().contains(ADMIN), "and not the token");
+    // Health checks have no token.
+    let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
+    health
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_without_a_restart_and_a_broken_file_changes_nothing() {
+    let (server, _home, file) = with_tokens();
+    let calls = Calls::to(&server).await;
+    assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
+    std::fs::write(&file, "this is no file of tokens\n").unwrap();
+    server.hangup();
+    // It has been read when it is told of.
+    while !server.stderr().contains("the old ones stay in force") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
+
+    std::fs::write(&file, format!("read new {}\n", hash_hex(b"renewed"))).unwrap();
+    server.hangup();
+    while calls.stats(Some("renewed")).await.0 != Code::Ok {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(calls.stats(Some(READ)).await.0, Code::Unauthenticated);
+}
