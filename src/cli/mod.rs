@@ -9,6 +9,7 @@ mod health;
 mod import;
 mod serve;
 mod show;
+mod topology;
 mod verify;
 
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ pub enum Command {
     /// Import files of transactions, in their order. Importing again applies nothing twice.
     Import(import::ImportArgs),
     /// Show what pinning would do on this machine, and why; or, with --endpoint, what a service did.
-    Topology(show::TopologyArgs),
+    Topology(topology::TopologyArgs),
     /// Show a service's breaker, batches and ledger.
     Stats(show::StatsArgs),
     /// Check a data directory from the first block to the last. No service may have it open.
@@ -77,7 +78,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
-            Command::Topology(args) => show::topology(&args),
+            Command::Topology(args) => topology::run(&args),
             Command::Stats(args) => show::stats(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),

@@ -9,7 +9,7 @@ use clap::Args;
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,8 @@ use crate::{
     topology::{AffinityError, CpuAffinityManager, Role},
 };
 
-/// How often thread placement is checked.
-const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.
+const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Options of `tally serve`.
 #[derive(Debug, Args)]
@@ -202,10 +202,13 @@ impl Stop {
     /// Ticks the breaker and checks the placement until there is a reason to stop.
     async fn wait(&mut self, engine: &TallyEngine) -> Why {
         let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
-        let mut verify = interval(VERIFY_INTERVAL);
+        let mut verify = interval(engine.affinity().verify_interval());
+        let mut throttle = interval(THROTTLE_INTERVAL);
+        let mut looked = Instant::now();
         // After a pause of the whole process, one tick tells the breaker all that it has to know.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        throttle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Why::Signal,
@@ -215,6 +218,11 @@ impl Stop {
                     Condition::StoreFailed | Condition::Running => Why::StoreFailed,
                 },
                 _ = tick.tick() => engine.tick(),
+                _ = throttle.tick() => {
+                    let now = Instant::now();
+                    engine.note_throttling(now.duration_since(looked));
+                    looked = now;
+                }
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
                     tracing::debug!(?report, "placement checked");

@@ -19,6 +19,7 @@ mod handoff;
 mod health;
 mod maintenance;
 mod start;
+mod throttle;
 mod wal;
 
 use std::{sync::Arc, time::Duration};

@@ -292,13 +292,9 @@ impl Plan {
             self.warn(WarningCode::SharedCpus, self.why.clone());
         }
         self.judge_fifo(machine, config);
-        let isolated = machine
-            .isolated
-            .as_ref()
-            .map(|isolated| isolated.intersection(&machine.allowed))
-            .unwrap_or_default();
         if self.placement != Placement::Pin {
-            if !isolated.is_empty() {
+            if let Some(isolated) = machine.isolated.as_ref().filter(|_| machine.has_isolated()) {
+                let isolated = isolated.intersection(&machine.allowed);
                 self.warn(
                     WarningCode::Isolated,
                     format!(
@@ -365,11 +361,29 @@ impl Plan {
                 ),
             );
         }
+        self.judge_memory(machine);
         self.spin_allowed = !self.shared_core
             && foreign.is_empty()
             && machine.cgroup.quota.is_none()
             && !config.fifo.enabled
             && !self.role(Role::Wal).cpus.intersects(&exec);
+    }
+
+    /// Linux places memory where it is first touched: the store is opened on AUX, and grows on EXEC.
+    fn judge_memory(&mut self, machine: &Machine) {
+        let node = |role| {
+            let cpu = self.role(role).cpus.first()?;
+            machine.node_of(cpu)
+        };
+        if let (Some(exec), Some(aux)) = (node(Role::Exec), node(Role::Aux))
+            && exec != aux
+            && machine.nodes.len() > 1
+        {
+            self.warn(
+                WarningCode::RemoteMemory,
+                format!("exec is on memory node {exec}, aux, which opens the store, on node {aux}"),
+            );
+        }
     }
 
     fn warn(&mut self, code: WarningCode, detail: impl Into<String>) {
@@ -408,6 +422,10 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
+        // Without pins the kernel piles the threads up on one of them, which is worse than any neighbour.
+        Mode::Auto if machine.has_isolated() => {
+            because(Placement::Pin, "isolated CPUs, between which nothing balances load")
+        }
         Mode::Auto => match shared_because(machine) {
             Some(why) => (Placement::Fence, why),
             None if machine.is_whole_machine() => because(Placement::Pin, "the whole machine, no quota"),
@@ -428,10 +446,8 @@ fn shared_because(machine: &Machine) -> Option<String> {
             machine.allowed.len()
         ));
     }
-    if let Some(class) = &machine.pod.qos_class
-        && !machine.pod.may_be_guaranteed()
-    {
-        return Some(format!("the pod is {class}, not Guaranteed: its CPUs are shared"));
+    if let Some(why) = machine.pod.shares_because() {
+        return Some(why);
     }
     if machine.pod.kubernetes && whole {
         return Some("a pod without CPU limit on the whole machine: its CPUs are shared".to_owned());
