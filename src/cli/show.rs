@@ -12,8 +12,7 @@ use crate::{
     json,
     proto::{
         CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
-        GetCircuitStatsResponse, LatencySummary,
-        engine_service_client::EngineServiceClient,
+        GetCircuitStatsResponse, LatencySummary, engine_service_client::EngineServiceClient,
     },
 };
 

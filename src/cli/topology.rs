@@ -121,11 +121,27 @@ impl Text<'_> {
             topology.allowed_cpus,
             or(&topology.online_cpus, "?")
         )?;
-        writeln!(f, "cores        {}", groups(topology.cores.iter().map(|core| &*core.cpus)))?;
-        for core in topology.cores.iter().filter(|core| !core.foreign_siblings.is_empty()) {
-            writeln!(f, "  lone       {} (not ours: {})", core.cpus, core.foreign_siblings)?;
+        writeln!(
+            f,
+            "cores        {}",
+            groups(topology.cores.iter().map(|core| &*core.cpus))
+        )?;
+        for core in topology
+            .cores
+            .iter()
+            .filter(|core| !core.foreign_siblings.is_empty())
+        {
+            writeln!(
+                f,
+                "  lone       {} (not ours: {})",
+                core.cpus, core.foreign_siblings
+            )?;
         }
-        let mut caches: Vec<&str> = topology.cores.iter().map(|core| &*core.last_level_cache_cpus).collect();
+        let mut caches: Vec<&str> = topology
+            .cores
+            .iter()
+            .map(|core| &*core.last_level_cache_cpus)
+            .collect();
         caches.dedup();
         writeln!(f, "caches       {}", groups(caches.into_iter()))?;
         for node in &topology.nodes {
@@ -145,7 +161,11 @@ impl Text<'_> {
         if let Some(described) = &topology.pod {
             pod(f, described)?;
         }
-        kernel(f, &topology.kernel_release, &topology.kernel.clone().unwrap_or_default())?;
+        kernel(
+            f,
+            &topology.kernel_release,
+            &topology.kernel.clone().unwrap_or_default(),
+        )?;
         let exclusive = if topology.exclusive { "yes" } else { "no" };
         writeln!(f, "exclusive    {exclusive} (inferred)")
     }
@@ -164,6 +184,9 @@ fn group(f: &mut Formatter<'_>, group: &TopologyCgroup) -> fmt::Result {
         group.path,
         or(&group.cpuset_cpus, "?")
     )?;
+    if !group.cpuset_path.is_empty() && group.cpuset_path != group.path {
+        write!(f, " by {}", group.cpuset_path)?;
+    }
     if !group.cpuset_partition.is_empty() {
         write!(f, " ({})", group.cpuset_partition)?;
     }
@@ -234,7 +257,17 @@ fn roles(f: &mut Formatter<'_>, decision: &TopologyDecision) -> fmt::Result {
 
 fn threads(f: &mut Formatter<'_>, threads: &[TopologyThread]) -> fmt::Result {
     let mut rows = table(&[
-        "thread", "role", "tid", "wanted", "actual", "on CPU", "node", "policy", "waits", "preempted", "moved",
+        "thread",
+        "role",
+        "tid",
+        "wanted",
+        "actual",
+        "on CPU",
+        "node",
+        "policy",
+        "waits",
+        "preempted",
+        "moved",
         "state",
     ]);
     let known = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
@@ -268,7 +301,10 @@ fn state(thread: &TopologyThread) -> String {
         words.push(format!("CPUs LOST {}", thread.error).trim_end().to_owned());
     }
     if thread.priority_requested > 0 && thread.priority == 0 {
-        words.push(format!("REFUSED fifo {}: {}", thread.priority_requested, thread.priority_error));
+        words.push(format!(
+            "REFUSED fifo {}: {}",
+            thread.priority_requested, thread.priority_error
+        ));
     }
     if words.is_empty() {
         words.push("ok".to_owned());

@@ -71,8 +71,13 @@ fn cgroup(cgroup: &Cgroup) -> TopologyCgroup {
         .map(|quota| (quota.quota_us, quota.period_us))
         .unwrap_or_default();
     TopologyCgroup {
-        version: cgroup.version.map(CgroupVersion::number).map(small).unwrap_or_default(),
+        version: cgroup
+            .version
+            .map(CgroupVersion::number)
+            .map(small)
+            .unwrap_or_default(),
         path: cgroup.path.clone().unwrap_or_default(),
+        cpuset_path: cgroup.cpuset_path.clone().unwrap_or_default(),
         cpuset_cpus: text(cgroup.cpuset_effective.as_ref()),
         cpuset_requested: text(cgroup.cpuset.as_ref()),
         cpuset_partition: cgroup.partition.clone().unwrap_or_default(),

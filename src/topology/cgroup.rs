@@ -54,6 +54,8 @@ pub struct Cgroup {
     pub version: Option<CgroupVersion>,
     /// Path of the group in the hierarchy of that controller.
     pub path: Option<String>,
+    /// Path of the group in the hierarchy of the cpuset controller, which in version 1 is another one.
+    pub cpuset_path: Option<String>,
     /// CPUs asked for (`cpuset.cpus`); empty means "as the parent".
     pub cpuset: Option<CpuSet>,
     /// CPUs granted (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
@@ -185,6 +187,7 @@ impl Cgroup {
                 CgroupVersion::V1 => "cpuset.effective_cpus",
                 CgroupVersion::V2 => "cpuset.cpus.effective",
             };
+            cgroup.cpuset_path = Some(hierarchy.path.clone());
             cgroup.cpuset = hierarchy.nearest(sources, "cpuset.cpus");
             cgroup.cpuset_effective = hierarchy.nearest(sources, effective);
             cgroup.partition = hierarchy.nearest(sources, "cpuset.cpus.partition");
@@ -264,11 +267,12 @@ impl Hierarchy {
 
     /// Where throttling is counted: at the level that does it, which may be a parent.
     fn stat_file(&self, sources: &Sources, throttler: Option<&Path>) -> Option<PathBuf> {
-        let of = |level: &Path| level.join("cpu.stat");
-        throttler.map(of).or_else(|| {
-            let mut files = self.levels.iter().map(|level| of(level));
-            files.find(|file| sources.text(file).is_some())
-        })
+        let levels = self.levels.iter().map(PathBuf::as_path);
+        let mut files = throttler
+            .into_iter()
+            .chain(levels)
+            .map(|level| level.join("cpu.stat"));
+        files.find(|file| sources.text(file).is_some())
     }
 }
 

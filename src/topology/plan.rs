@@ -423,9 +423,10 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
         // Without pins the kernel piles the threads up on one of them, which is worse than any neighbour.
-        Mode::Auto if machine.has_isolated() => {
-            because(Placement::Pin, "isolated CPUs, between which nothing balances load")
-        }
+        Mode::Auto if machine.has_isolated() => because(
+            Placement::Pin,
+            "isolated CPUs, between which nothing balances load",
+        ),
         Mode::Auto => match shared_because(machine) {
             Some(why) => (Placement::Fence, why),
             None if machine.is_whole_machine() => because(Placement::Pin, "the whole machine, no quota"),

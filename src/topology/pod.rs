@@ -54,9 +54,7 @@ impl PodHints {
         if let Some(class) = &self.qos_class
             && !class.eq_ignore_ascii_case("guaranteed")
         {
-            return Some(format!(
-                "the pod is {class}, not Guaranteed: its CPUs are shared"
-            ));
+            return Some(format!("the pod is {class}, not Guaranteed: its CPUs are shared"));
         }
         let request = self.cpu_request_milli?;
         if let Some(limit) = self.cpu_limit_milli

@@ -90,7 +90,9 @@ impl WarningCode {
             Self::FifoRefused => {
                 "grant CAP_SYS_NICE or an RLIMIT_RTPRIO of the priority, and a real-time budget to the control group"
             }
-            Self::PinFailed => "look at the CPUs of the control group; the mask is tried again at every check",
+            Self::PinFailed => {
+                "look at the CPUs of the control group; the mask is tried again at every check"
+            }
             Self::PlanKept => "restart with CPUs that strict allows, or set affinity.mode = pin",
             Self::RtThrottling => "nothing, as long as exec and wal block between bursts",
             Self::RemoteMemory => "list CPUs of one memory node for exec and aux",

@@ -34,6 +34,7 @@ const LISTENING: &str = "listening on ";
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
     env: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 /// A running server. It is killed when this is dropped.
@@ -59,6 +60,7 @@ impl Default for ServerOptions {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             env: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -67,6 +69,12 @@ impl ServerOptions {
     /// One more variable of its environment.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by these words, of a program that becomes the server by `exec`: `taskset -c 1`, ...
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -221,8 +229,14 @@ impl StderrTail {
 }
 
 fn spawn(options: &ServerOptions, data: &Path) -> (Child, SocketAddr, StderrTail) {
-    let mut child = Command::new(BINARY)
-        .arg("serve")
+    let words: Vec<&str> = options
+        .wrapper
+        .iter()
+        .map(String::as_str)
+        .chain([BINARY, "serve"])
+        .collect();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
         .arg("--data")
         .arg(data)
         .args(["--listen", &options.listen.to_string()])

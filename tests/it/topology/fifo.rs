@@ -36,7 +36,7 @@ pub(crate) fn fifo(required: bool) -> AffinityConfig {
 #[test]
 fn exec_and_wal_get_fifo_their_children_do_not() {
     if !fifo_allowed() {
-        println!("SKIPPED: this process may not use SCHED_FIFO");
+        super::skipped("this process may not use SCHED_FIFO");
         return;
     }
     let cores = startup_mask()

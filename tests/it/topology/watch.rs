@@ -47,7 +47,7 @@ fn mask_in_proc(tid: Tid) -> CpuSet {
 fn two_real_cpus() -> Option<CpuSet> {
     let mask = startup_mask().unwrap();
     if mask.len() < 2 {
-        println!("SKIPPED: needs two CPUs, this process has {mask}");
+        super::skipped(&format!("needs two CPUs, this process has {mask}"));
         return None;
     }
     Some(mask)
