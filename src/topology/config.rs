@@ -26,7 +26,7 @@ pub const VERIFY_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// How far the service goes in placing its threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Pin where the CPUs look like ours, fence where they are shared with strangers.
+    /// Pin where the CPUs look like ours, fence where they are shared with strangers or too few to share out.
     #[default]
     Auto,
     /// Touch no mask at all.

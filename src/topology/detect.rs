@@ -21,6 +21,9 @@ const CACHES_MAX: u32 = 10;
 /// Devices of one class that are asked for their memory node.
 const DEVICES_MAX: usize = 256;
 
+/// The word of `cpuset.cpus.partition` for CPUs without load balancing.
+const PARTITION_ISOLATED: &str = "isolated";
+
 /// Where facts come from: the root of a file tree, and the environment.
 #[derive(Debug, Clone)]
 pub struct Sources {
@@ -220,7 +223,7 @@ impl Machine {
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         let partition = self.cgroup.partition.as_deref();
-        if matches!(partition, Some("root" | "isolated")) {
+        if matches!(partition, Some("root" | PARTITION_ISOLATED)) {
             return true;
         }
         let granted = self.cgroup.cpuset_effective.as_ref().unwrap_or(&self.allowed);
@@ -238,11 +241,15 @@ impl Machine {
             .is_none_or(|limit| limit == self.allowed_millicpus())
     }
 
-    /// Whether the process may use CPUs that are kept off load balancing.
+    /// Allowed CPUs that are kept off load balancing: by the kernel's command line, or because the cpuset is an isolated
+    /// partition. A thread that may use several of them stays on the one where it began.
     #[must_use]
-    pub fn has_isolated(&self) -> bool {
+    pub fn isolated_allowed(&self) -> CpuSet {
+        if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {
+            return self.allowed.clone();
+        }
         let isolated = self.isolated.as_ref();
-        isolated.is_some_and(|isolated| isolated.intersects(&self.allowed))
+        isolated.map_or_else(CpuSet::new, |isolated| isolated.intersection(&self.allowed))
     }
 
     /// Whether a quota is below what the allowed CPUs could do.

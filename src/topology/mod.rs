@@ -67,7 +67,7 @@ pub use self::{
     cpuset::{CPU_ID_LIMIT, CpuSet, CpuSetError, LIST_BYTES_MAX},
     detect::{CacheGroup, Core, Kernel, Machine, Node, Sources, startup_mask},
     pin::{PinOutcome, policy_name},
-    plan::{Placement, Plan, RolePlan, STRICT_CPUS_MIN},
+    plan::{AUTO_CPUS_MIN, Placement, Plan, RolePlan, STRICT_CPUS_MIN},
     pod::{ENV_CPU_LIMIT, ENV_CPU_REQUEST, ENV_QOS_CLASS, PodHints},
     registry::THREADS_MAX,
     role::Role,

@@ -441,3 +441,30 @@ fn what_it_would_do_is_told_as_text_and_as_json() {
     assert_eq!(json["decision"]["mode"], "pin");
     assert_eq!(json["decision"]["roles"][0]["role"], "EXEC");
 }
+
+#[test]
+fn what_the_pods_manifest_says_is_told_and_followed() {
+    let pod = [
+        ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
+        ("TALLY_POD_CPU_REQUEST_MILLI", "1500"),
+        ("TALLY_POD_CPU_LIMIT_MILLI", "1500"),
+        ("TALLY_POD_QOS_CLASS", "Guaranteed"),
+    ];
+    let (text, code) = tally(&pod, &["topology", "-o", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["pod"]["qos_class"], "Guaranteed");
+    assert_eq!(
+        (&json["pod"]["cpu_request"], &json["pod"]["cpu_limit"]),
+        (&1.5.into(), &1.5.into())
+    );
+    let why = json["pod"]["shares_because"].as_str().unwrap();
+    assert!(
+        why.contains("1500 thousandths of a CPU, not a whole number"),
+        "{why}"
+    );
+    assert_eq!(
+        (&json["exclusive"], &json["decision"]["effect"]),
+        (&false.into(), &"fence".into())
+    );
+}

@@ -23,9 +23,9 @@ fn rows() -> Vec<Row> {
     let auto = |name, tree| (name, tree, Mode::Auto);
     vec![
         auto("1", Tree::cores(1)),
-        auto("2 cores", Tree::cores(2)),
-        auto("2, one core", Tree::smt(1)),
-        auto("3", Tree::cores(3)),
+        ("2 cores", Tree::cores(2), Mode::Pin),
+        ("2, one core", Tree::smt(1), Mode::Pin),
+        ("3", Tree::cores(3), Mode::Pin),
         auto("4", Tree::cores(4)),
         auto("2 cores of 2", Tree::smt(2)),
         auto("8", Tree::cores(8)),
@@ -42,6 +42,9 @@ fn rows() -> Vec<Row> {
         auto("lone sibling of 1+5", Tree::smt(4).mask("1,2,3,6,7")),
         auto("only lone siblings", Tree::smt(4).mask("1-2")),
         auto("ids beyond 1024", Tree::cores(2048).mask("1023-1025,2040-2047")),
+        auto("auto on 2", Tree::cores(2)),
+        auto("auto on 3", Tree::cores(3)),
+        auto("2 of 8", Tree::cores(8).mask("2-3")),
         auto("isolated, all", Tree::cores(4).isolated("0-3")),
         auto("quota of 3 on 8", Tree::cores(8).cpu_max("300000 100000")),
         (

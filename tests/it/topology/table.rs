@@ -30,14 +30,30 @@ fn one_cpu_is_degraded_but_runs() {
 
 #[test]
 fn two_cores() {
-    let plan = Tree::cores(2).plan();
+    let plan = Tree::cores(2).plan_with(&config(Mode::Pin));
     assert_eq!(plan.summary(), "pin exec=1 wal=0 net=0(1) aux=0 spare= spin");
     assert_eq!(codes(&plan), []);
 }
 
 #[test]
+fn a_small_machine_is_left_to_the_scheduler_unless_somebody_insists() {
+    for (tree, summary) in [
+        (Tree::cores(2), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::smt(1), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::cores(3), "fence exec=0-2 wal=0-2 net=0-2(1) aux=0-2 spare="),
+    ] {
+        let plan = tree.plan();
+        assert_eq!(plan.summary(), summary);
+        assert_eq!(codes(&plan), [], "nothing is wrong");
+    }
+    // A part of a machine was cut out for us.
+    let plan = Tree::cores(8).mask("2-3").plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=2(1) aux=2 spare= spin");
+}
+
+#[test]
 fn two_hyper_threads_of_one_core() {
-    let plan = Tree::smt(1).plan();
+    let plan = Tree::smt(1).plan_with(&config(Mode::Pin));
     assert_eq!(
         plan.summary(),
         "pin exec=1 wal=0 net=0(1) aux=0 spare= shared_core"
@@ -47,7 +63,7 @@ fn two_hyper_threads_of_one_core() {
 
 #[test]
 fn three_cores() {
-    let plan = Tree::cores(3).plan();
+    let plan = Tree::cores(3).plan_with(&config(Mode::Pin));
     assert_eq!(plan.summary(), "pin exec=2 wal=0 net=1(1) aux=0 spare= spin");
 }
 
@@ -375,6 +391,20 @@ fn on_isolated_cpus_auto_pins_whatever_speaks_against_it() {
         .cpu_max("100000 100000")
         .plan();
     assert_eq!(plan.summary(), "fence exec=0-3 wal=0-3 net=0-3(1) aux=0-3 spare=");
+}
+
+#[test]
+fn an_isolated_partition_is_isolated_cpus() {
+    let mut machine = Tree::smt(4).mask("2-3,6-7").machine();
+    let aux = |machine: &tally::topology::Machine| {
+        let plan = Plan::new(machine, &config(Mode::Pin)).unwrap();
+        plan.mask(tally::topology::Role::Aux, 0).unwrap().to_string()
+    };
+    assert_eq!(aux(&machine), "2,6");
+    machine.cgroup.partition = Some("isolated".to_owned());
+    assert_eq!(aux(&machine), "2");
+    machine.cgroup.partition = Some("member".to_owned());
+    assert_eq!(aux(&machine), "2,6");
 }
 
 #[test]
