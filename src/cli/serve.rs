@@ -68,7 +68,11 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let code = match &error {
-                ServeError::Config(_) | ServeError::Telemetry(_) | ServeError::Affinity(_) => exit::CONFIG,
+                ServeError::Config(_)
+                | ServeError::Telemetry(_)
+                | ServeError::Affinity(_)
+                | ServeError::Start(StartError::Affinity(_))
+                | ServeError::Net(grpc::NetError::Affinity(_)) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
                 ServeError::Net(_) => exit::UNAVAILABLE,
                 ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,

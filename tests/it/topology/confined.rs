@@ -377,7 +377,7 @@ async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{text}");
+    assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(
         text.contains("cannot run under SCHED_FIFO with priority 1"),
         "{text}"
