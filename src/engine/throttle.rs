@@ -8,8 +8,8 @@ impl TallyEngine {
     /// Looks whether the CPU quota has stopped the process since the last call, `elapsed` ago, and tells the circuits. To
     /// be called about once in a period of the quota; without a quota it does nothing.
     ///
-    /// A pause that ended just before is noticed after the first calls of it have been counted as slow. That is a share of
-    /// the window only, while every call would be without it.
+    /// A pause is noticed only after its end, up to one such interval later: a call that has ended in between was judged
+    /// as if nothing had held it up.
     pub fn note_throttling(&self, elapsed: Duration) {
         let Some(throttled) = self.affinity().sample_throttling() else {
             return;
