@@ -212,6 +212,10 @@ impl LatencyCircuitBreaker {
         &self.shared.core.config
     }
 
+    pub(super) fn core(&self) -> &Core {
+        &self.shared.core
+    }
+
     /// Whether nobody else holds this circuit, nor a permit of it.
     pub(super) fn is_unshared(&self) -> bool {
         let lanes = &self.shared.lanes;

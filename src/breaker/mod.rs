@@ -65,6 +65,7 @@ mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod window;
 
 pub use self::{

@@ -114,6 +114,12 @@ impl Pulse {
         self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
     }
 
+    /// Somebody else noticed that the process was held up for `pause_ns` until about now.
+    pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) {
+        self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
+        self.throttled_ns.fetch_add(pause_ns, Ordering::Relaxed);
+    }
+
     pub(super) fn resumed_ns(&self) -> u64 {
         self.resumed_ns.load(Ordering::Acquire)
     }

@@ -18,6 +18,7 @@ pub struct ClientArgs {
         global = true
     )]
     pub endpoint: String,
+    /// What it wants to see.
     #[command(flatten)]
     pub credentials: Credentials,
 }

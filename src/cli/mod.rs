@@ -12,6 +12,7 @@ mod serve;
 mod show;
 mod token;
 mod top;
+mod topology;
 mod verify;
 
 use std::process::ExitCode;
@@ -58,7 +59,7 @@ pub enum Command {
     /// Import files of transactions, in their order. Importing again applies nothing twice.
     Import(import::ImportArgs),
     /// Show what pinning would do on this machine, and why; or, with --endpoint, what a service did.
-    Topology(show::TopologyArgs),
+    Topology(topology::TopologyArgs),
     /// Show a service's breaker, batches and ledger.
     Stats(show::StatsArgs),
     /// A service, live in the terminal.
@@ -86,7 +87,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
-            Command::Topology(args) => show::topology(&args),
+            Command::Topology(args) => topology::run(&args),
             Command::Stats(args) => show::stats(&args),
             Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),

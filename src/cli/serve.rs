@@ -9,7 +9,7 @@ use clap::Args;
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +27,8 @@ use crate::{
     topology::{AffinityError, CpuAffinityManager, Role},
 };
 
-/// How often thread placement is checked.
-const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.
+const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How often certificates and tokens are looked at for changes.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -89,6 +89,8 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 ServeError::Config(_)
                 | ServeError::Telemetry(_)
                 | ServeError::Affinity(_)
+                | ServeError::Start(StartError::Affinity(_))
+                | ServeError::Net(grpc::NetError::Affinity(_))
                 | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
                 ServeError::Net(_) | ServeError::Admin(_) => exit::UNAVAILABLE,
@@ -302,11 +304,14 @@ impl Stop {
     /// Ticks the breaker and checks the placement until there is a reason to stop.
     async fn wait(&mut self, engine: &TallyEngine, security: &Security) -> Why {
         let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
-        let mut verify = interval(VERIFY_INTERVAL);
+        let mut verify = interval(engine.affinity().verify_interval());
+        let mut throttle = interval(THROTTLE_INTERVAL);
         let mut refresh = interval(REFRESH_INTERVAL);
+        let mut looked = Instant::now();
         // After a pause of the whole process, one tick tells the breaker all that it has to know.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        throttle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -319,6 +324,11 @@ impl Stop {
                 _ = tick.tick() => engine.tick(),
                 _ = refresh.tick() => security.refresh(),
                 _ = self.hangup.recv() => security.refresh(),
+                _ = throttle.tick() => {
+                    let now = Instant::now();
+                    engine.note_throttling(now.duration_since(looked));
+                    looked = now;
+                }
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
                     tracing::debug!(?report, "placement checked");

@@ -1,4 +1,4 @@
-//! `tally topology` and `tally stats`.
+//! `tally stats`, and what it has in common with `tally topology`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,30 +6,15 @@ use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use prost::Message;
 
-use super::{ClientArgs, Credentials, OutputFormat, block_on, exit, fail};
+use super::{ClientArgs, OutputFormat, block_on, exit, fail};
 use crate::{
     client::Connection,
-    grpc, json,
+    json,
     proto::{
         CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
-        GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, LatencySummary,
-        engine_service_client::EngineServiceClient,
+        GetCircuitStatsResponse, LatencySummary, engine_service_client::EngineServiceClient,
     },
-    topology::{AffinityConfig, CpuAffinityManager},
 };
-
-/// Options of `tally topology`.
-#[derive(Debug, Args)]
-pub struct TopologyArgs {
-    /// Ask this service what it did, instead of planning for this machine.
-    #[arg(long, env = "TALLY_ENDPOINT")]
-    endpoint: Option<String>,
-    #[command(flatten)]
-    credentials: Credentials,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
-}
 
 /// Options of `tally stats`.
 #[derive(Debug, Args)]
@@ -39,25 +24,6 @@ pub struct StatsArgs {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
-}
-
-pub(super) fn topology(args: &TopologyArgs) -> ExitCode {
-    match &args.endpoint {
-        None => match CpuAffinityManager::detect(AffinityConfig::default()) {
-            Ok(affinity) => print_topology(&grpc::topology_response(&affinity.topology()), args.output),
-            Err(error) => fail(exit::CONFIG, &error),
-        },
-        Some(endpoint) => block_on(async {
-            let mut client = match args.credentials.connect(endpoint, TIMEOUT).await {
-                Ok(connection) => EngineServiceClient::new(connection),
-                Err(code) => return code,
-            };
-            match client.get_topology(GetTopologyRequest {}).await {
-                Ok(response) => print_topology(&response.into_inner(), args.output),
-                Err(status) => fail(exit::UNAVAILABLE, &status),
-            }
-        }),
-    }
 }
 
 pub(super) fn stats(args: &StatsArgs) -> ExitCode {
@@ -78,7 +44,7 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
 }
 
 /// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn connect(client: &ClientArgs) -> Result<EngineServiceClient<Connection>, ExitCode> {
     client.connect(TIMEOUT).await.map(EngineServiceClient::new)
@@ -93,58 +59,6 @@ pub(super) fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
         }
         Err(error) => fail(exit::SOFTWARE, &error),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_topology(topology: &GetTopologyResponse, output: OutputFormat) -> ExitCode {
-    if output == OutputFormat::Json {
-        return print_json("GetTopologyResponse", topology);
-    }
-    let decision = topology.decision.clone().unwrap_or_default();
-    println!(
-        "allowed CPUs  {} (online {})",
-        topology.allowed_cpus, topology.online_cpus
-    );
-    println!(
-        "cores         {}",
-        join(topology.cores.iter().map(|core| core.cpus.clone()), " | ")
-    );
-    println!("mode          {}: {}", decision.mode, decision.effect);
-    println!("why           {}", decision.why);
-    let mut roles = table(&["role", "CPUs"]);
-    for role in &decision.roles {
-        roles.add_row([&role.role, &role.cpus]);
-    }
-    println!("{roles}");
-    if !topology.threads.is_empty() {
-        let mut threads = table(&[
-            "thread",
-            "role",
-            "tid",
-            "wanted",
-            "actual",
-            "on CPU",
-            "policy",
-            "preempted",
-        ]);
-        for thread in &topology.threads {
-            threads.add_row([
-                thread.name.clone(),
-                thread.role.clone(),
-                thread.tid.to_string(),
-                thread.wanted_cpus.clone(),
-                thread.actual_cpus.clone(),
-                thread.last_cpu.to_string(),
-                thread.policy.clone(),
-                thread.involuntary_switches.to_string(),
-            ]);
-        }
-        println!("{threads}");
-    }
-    for warning in &decision.warnings {
-        println!("warning       {warning}");
-    }
-    ExitCode::SUCCESS
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -279,14 +193,10 @@ fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
     row
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL_CONDENSED)
         .set_header(header.iter().copied());
     table
-}
-
-fn join(parts: impl Iterator<Item = String>, separator: &str) -> String {
-    parts.collect::<Vec<_>>().join(separator)
 }

@@ -131,6 +131,9 @@ pub struct AffinitySection {
     pub net_threads_max: Option<usize>,
     /// The real-time class for EXEC and WAL.
     pub fifo: FifoSection,
+    /// How often the masks of all threads are compared with the plan, 100ms to 1h.
+    #[serde(with = "humantime_serde::option")]
+    pub verify_interval: Option<Duration>,
 }
 
 /// How threads are placed.
@@ -174,6 +177,9 @@ pub struct FifoSection {
     pub priority: Option<u8>,
     /// Whether the service must not start without it.
     pub required: bool,
+    /// A thread that runs so long under it without blocking ends the process, 100ms to 60s.
+    #[serde(with = "humantime_serde::option")]
+    pub rttime_max: Option<Duration>,
 }
 
 /// Logs and traces.
@@ -428,8 +434,11 @@ impl Config {
             enabled: section.fifo.enabled,
             required: section.fifo.required,
             priority: section.fifo.priority.unwrap_or(config.fifo.priority),
-            ..config.fifo
+            rttime_max: section.fifo.rttime_max.unwrap_or(config.fifo.rttime_max),
         };
+        if let Some(interval) = section.verify_interval {
+            config.verify_interval = interval;
+        }
         Ok(config)
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     engine::{CircuitReport, Condition},
     sys::limits::disk_space,
     telemetry::{Families, MetricSource},
+    topology::PlacementFigures,
 };
 
 /// From nanoseconds to seconds.
@@ -62,6 +63,7 @@ impl MetricSource for TallyEngine {
         );
         self.collect_queue(families);
         self.collect_ledger(families);
+        placement(families, &self.affinity().figures());
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
             ("commit", env!("TALLY_COMMIT")),
@@ -208,6 +210,29 @@ impl TallyEngine {
             "tally_store_failed",
             "1 if the store has failed and nothing is executed until the next start.",
             f64::from(u8::from(failed)),
+        );
+    }
+}
+
+fn placement(families: &mut Families, figures: &PlacementFigures) {
+    families.gauges(
+        "tally_affinity_ok",
+        "1 if every thread of the role is where it should be.",
+        figures.roles.iter().map(|role| {
+            let labels = vec![("role", role.role.as_str())];
+            (labels, f64::from(u8::from(role.affinity_ok)))
+        }),
+    );
+    families.counter(
+        "tally_affinity_lost_total",
+        "Masks of threads that were found changed from outside.",
+        figures.affinity_lost as f64,
+    );
+    if let Some(throttled) = figures.throttled {
+        families.counter(
+            "tally_cpu_throttled_seconds_total",
+            "For how long the CPU quota kept the process from running.",
+            throttled.as_secs_f64(),
         );
     }
 }

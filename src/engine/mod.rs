@@ -22,6 +22,7 @@ mod maintenance;
 mod metrics;
 mod self_probe;
 mod start;
+mod throttle;
 mod wal;
 
 use std::{path::PathBuf, sync::Arc};

@@ -54,6 +54,8 @@ pub struct Cgroup {
     pub version: Option<CgroupVersion>,
     /// Path of the group in the hierarchy of that controller.
     pub path: Option<String>,
+    /// Path of the group in the hierarchy of the cpuset controller, which in version 1 is another one.
+    pub cpuset_path: Option<String>,
     /// CPUs asked for (`cpuset.cpus`); empty means "as the parent".
     pub cpuset: Option<CpuSet>,
     /// CPUs granted (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
@@ -62,8 +64,10 @@ pub struct Cgroup {
     pub partition: Option<String>,
     /// The tightest quota of the group and its parents.
     pub quota: Option<CpuQuota>,
-    /// Throttling counters of the group.
+    /// Throttling counters of the group whose quota is `quota`, or of the own group without a quota.
     pub stat: Option<CpuStat>,
+    /// The file of `stat`, relative to the root of the sources.
+    pub(super) stat_file: Option<PathBuf>,
     /// Version 1 with `CONFIG_RT_GROUP_SCHED`: real-time budget per period, µs. 0 forbids `SCHED_FIFO`
     /// to everybody in the group, root included.
     pub rt_runtime_us: Option<i64>,
@@ -111,6 +115,51 @@ impl CpuQuota {
     }
 }
 
+// ===== impl CpuStat =====
+
+impl CpuStat {
+    /// The text of a `cpu.stat`; `None` if nothing in it is about a quota, as in the root group of version 2.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut stat = None;
+        for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+            let Ok(value) = value.trim().parse::<u64>() else {
+                continue;
+            };
+            let known = || stat.unwrap_or_default();
+            stat = match key {
+                "nr_periods" => Some(Self {
+                    periods: value,
+                    ..known()
+                }),
+                "nr_throttled" => Some(Self {
+                    throttled_periods: value,
+                    ..known()
+                }),
+                "throttled_usec" => Some(Self {
+                    throttled_us: value,
+                    ..known()
+                }),
+                // Version 1 counts nanoseconds.
+                "throttled_time" => Some(Self {
+                    throttled_us: value / 1000,
+                    ..known()
+                }),
+                _ => stat,
+            };
+        }
+        stat
+    }
+
+    /// What has been added since `before`; nothing if the counters are those of another, younger group.
+    pub(super) const fn since(&self, before: &Self) -> Self {
+        Self {
+            periods: self.periods.saturating_sub(before.periods),
+            throttled_periods: self.throttled_periods.saturating_sub(before.throttled_periods),
+            throttled_us: self.throttled_us.saturating_sub(before.throttled_us),
+        }
+    }
+}
+
 // ===== impl Cgroup =====
 
 impl Cgroup {
@@ -127,8 +176,10 @@ impl Cgroup {
             cgroup.path = Some(hierarchy.path.clone());
         }
         if let Some(hierarchy) = &cpu {
-            cgroup.quota = hierarchy.quota(sources);
-            cgroup.stat = hierarchy.stat(sources);
+            let (level, quota) = hierarchy.tightest(sources).unzip();
+            cgroup.quota = quota;
+            cgroup.stat_file = hierarchy.stat_file(sources, level);
+            cgroup.stat = cgroup.read_stat(sources);
             cgroup.rt_runtime_us = hierarchy.nearest(sources, "cpu.rt_runtime_us");
         }
         if let Some(hierarchy) = &cpuset {
@@ -136,11 +187,17 @@ impl Cgroup {
                 CgroupVersion::V1 => "cpuset.effective_cpus",
                 CgroupVersion::V2 => "cpuset.cpus.effective",
             };
+            cgroup.cpuset_path = Some(hierarchy.path.clone());
             cgroup.cpuset = hierarchy.nearest(sources, "cpuset.cpus");
             cgroup.cpuset_effective = hierarchy.nearest(sources, effective);
             cgroup.partition = hierarchy.nearest(sources, "cpuset.cpus.partition");
         }
         cgroup
+    }
+
+    /// The throttling counters now.
+    pub(super) fn read_stat(&self, sources: &Sources) -> Option<CpuStat> {
+        CpuStat::parse(&sources.text(self.stat_file.as_ref()?)?)
     }
 
     /// Whether `other` grants the same CPUs and the same bandwidth; counters may differ.
@@ -190,7 +247,8 @@ impl Hierarchy {
             .and_then(|text| text.trim().parse().ok())
     }
 
-    fn quota(&self, sources: &Sources) -> Option<CpuQuota> {
+    /// The level with the tightest quota, and the quota.
+    fn tightest(&self, sources: &Sources) -> Option<(&Path, CpuQuota)> {
         let at = |level: &PathBuf| match self.version {
             CgroupVersion::V2 => CpuQuota::from_v2(&sources.text(level.join("cpu.max"))?),
             CgroupVersion::V1 => Some(CpuQuota {
@@ -201,43 +259,20 @@ impl Hierarchy {
                     .unwrap_or(PERIOD_US_DEFAULT),
             }),
         };
-        self.levels.iter().filter_map(at).min_by_key(CpuQuota::millicpus)
+        self.levels
+            .iter()
+            .filter_map(|level| Some((level.as_path(), at(level)?)))
+            .min_by_key(|(_, quota)| quota.millicpus())
     }
 
-    fn stat(&self, sources: &Sources) -> Option<CpuStat> {
-        let text = self
-            .levels
-            .iter()
-            .find_map(|level| sources.text(level.join("cpu.stat")))?;
-        let mut stat = None;
-        for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
-            let Ok(value) = value.trim().parse::<u64>() else {
-                continue;
-            };
-            // A version 2 root group has a cpu.stat without these lines: that stays unknown.
-            let known = || stat.unwrap_or_default();
-            stat = match key {
-                "nr_periods" => Some(CpuStat {
-                    periods: value,
-                    ..known()
-                }),
-                "nr_throttled" => Some(CpuStat {
-                    throttled_periods: value,
-                    ..known()
-                }),
-                "throttled_usec" => Some(CpuStat {
-                    throttled_us: value,
-                    ..known()
-                }),
-                // Version 1 counts nanoseconds.
-                "throttled_time" => Some(CpuStat {
-                    throttled_us: value / 1000,
-                    ..known()
-                }),
-                _ => stat,
-            };
-        }
-        stat
+    /// Where throttling is counted: at the level that does it, which may be a parent.
+    fn stat_file(&self, sources: &Sources, throttler: Option<&Path>) -> Option<PathBuf> {
+        let levels = self.levels.iter().map(PathBuf::as_path);
+        let mut files = throttler
+            .into_iter()
+            .chain(levels)
+            .map(|level| level.join("cpu.stat"));
+        files.find(|file| sources.text(file).is_some())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an operator may ask of the placement of threads, and what each bound is.
 
+use std::time::Duration;
+
 use super::{AffinityError, CpuSet, Role};
 
 /// NET threads at most by default: one writer cannot use more feeders.
@@ -11,15 +13,20 @@ pub const NET_THREADS_LIMIT: usize = 64;
 /// Bounds of the FIFO priority. Threaded interrupts of real-time kernels run at 50, so we stay far below.
 pub const FIFO_PRIORITY_MAX: u8 = 10;
 
-/// Bounds of the real-time fuse, µs.
-pub const RTTIME_US_MIN: u64 = 100_000;
-/// Bounds of the real-time fuse, µs.
-pub const RTTIME_US_MAX: u64 = 60_000_000;
+/// Bounds of the real-time fuse.
+pub const RTTIME_MIN: Duration = Duration::from_millis(100);
+/// Bounds of the real-time fuse.
+pub const RTTIME_MAX: Duration = Duration::from_secs(60);
+
+/// Bounds of the time between two checks.
+pub const VERIFY_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Bounds of the time between two checks.
+pub const VERIFY_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
 /// How far the service goes in placing its threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Pin where the CPUs look like ours, fence where they are shared with strangers.
+    /// Pin where the CPUs look like ours, fence where they are shared with strangers or too few to share out.
     #[default]
     Auto,
     /// Touch no mask at all.
@@ -43,6 +50,9 @@ pub struct AffinityConfig {
     pub net_threads_max: usize,
     /// Real-time scheduling of EXEC and WAL.
     pub fifo: FifoConfig,
+    /// Time between two calls of [`verify_now`](super::CpuAffinityManager::verify_now), which is for the host to keep;
+    /// [`VERIFY_INTERVAL_MIN`] to [`VERIFY_INTERVAL_MAX`].
+    pub verify_interval: Duration,
 }
 
 /// Explicit CPU lists. EXEC, WAL and NET threads get one CPU of their list each, by thread index.
@@ -67,9 +77,9 @@ pub struct FifoConfig {
     pub priority: u8,
     /// Whether a refusal is an error instead of a warning.
     pub required: bool,
-    /// Fuse (`RLIMIT_RTTIME`), µs, [`RTTIME_US_MIN`] to [`RTTIME_US_MAX`]: a real-time thread that runs
-    /// this long without blocking gets `SIGXCPU`, which ends the process.
-    pub rttime_us_max: u64,
+    /// Fuse (`RLIMIT_RTTIME`), [`RTTIME_MIN`] to [`RTTIME_MAX`]: a real-time thread that runs this long
+    /// without blocking gets `SIGXCPU`, which ends the process. It acts to the microsecond.
+    pub rttime_max: Duration,
 }
 
 // ===== impl Mode =====
@@ -97,6 +107,7 @@ impl Default for AffinityConfig {
             cpus: RoleCpus::default(),
             net_threads_max: NET_THREADS_MAX_DEFAULT,
             fifo: FifoConfig::default(),
+            verify_interval: Duration::from_secs(10),
         }
     }
 }
@@ -120,10 +131,16 @@ impl AffinityConfig {
             "1 to 10",
         )?;
         check(
-            (RTTIME_US_MIN..=RTTIME_US_MAX).contains(&self.fifo.rttime_us_max),
-            "affinity.fifo.rttime_us_max",
-            &self.fifo.rttime_us_max,
-            "100000 to 60000000",
+            (RTTIME_MIN..=RTTIME_MAX).contains(&self.fifo.rttime_max),
+            "affinity.fifo.rttime_max",
+            &format_args!("{:?}", self.fifo.rttime_max),
+            "100ms to 60s",
+        )?;
+        check(
+            (VERIFY_INTERVAL_MIN..=VERIFY_INTERVAL_MAX).contains(&self.verify_interval),
+            "affinity.verify_interval",
+            &format_args!("{:?}", self.verify_interval),
+            "100ms to 1h",
         )?;
         check(
             self.fifo.enabled || !self.fifo.required,
@@ -168,7 +185,7 @@ impl Default for FifoConfig {
             enabled: false,
             priority: 1,
             required: false,
-            rttime_us_max: 5_000_000,
+            rttime_max: Duration::from_secs(5),
         }
     }
 }
@@ -223,8 +240,12 @@ mod tests {
             "affinity.net_threads_max = `65` is out of bounds: 1 to 64"
         );
         assert_eq!(
-            refusal(|config| config.fifo.rttime_us_max = 99_999),
-            "affinity.fifo.rttime_us_max = `99999` is out of bounds: 100000 to 60000000"
+            refusal(|config| config.fifo.rttime_max = Duration::from_millis(99)),
+            "affinity.fifo.rttime_max = `99ms` is out of bounds: 100ms to 60s"
+        );
+        assert_eq!(
+            refusal(|config| config.verify_interval = Duration::from_millis(99)),
+            "affinity.verify_interval = `99ms` is out of bounds: 100ms to 1h"
         );
         assert_eq!(
             refusal(|config| config.fifo.required = true),

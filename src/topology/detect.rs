@@ -4,12 +4,12 @@
 //! below a root directory, so that tests lay out machines as trees of small files.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use super::{Cgroup, CpuSet, Warning, WarningCode, cpuset::CPU_ID_LIMIT};
+use super::{Cgroup, CpuSet, PodHints, Warning, WarningCode, cpuset::CPU_ID_LIMIT};
 use crate::sys::{affinity, proc};
 
 /// Memory nodes that are looked at (`MAX_NUMNODES` is 1024 on x86-64).
@@ -21,33 +21,14 @@ const CACHES_MAX: u32 = 10;
 /// Devices of one class that are asked for their memory node.
 const DEVICES_MAX: usize = 256;
 
-/// CPU limit of the container in thousandths, for the downward API (`resourceFieldRef`, divisor `1m`).
-pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
-/// CPU request of the container in thousandths, for the downward API.
-pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
-/// QoS class of the pod as the chart knows it: `Guaranteed`, `Burstable` or `BestEffort`.
-pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
-/// Set by the kubelet in every container.
-const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+/// The word of `cpuset.cpus.partition` for CPUs without load balancing.
+const PARTITION_ISOLATED: &str = "isolated";
 
 /// Where facts come from: the root of a file tree, and the environment.
 #[derive(Debug, Clone)]
 pub struct Sources {
     root: PathBuf,
     pod: PodHints,
-}
-
-/// What Kubernetes tells about the pod; `None` is "not told".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PodHints {
-    /// Whether the process runs in a pod at all.
-    pub kubernetes: bool,
-    /// QoS class, [`ENV_QOS_CLASS`].
-    pub qos_class: Option<String>,
-    /// CPU request, thousandths of a CPU, [`ENV_CPU_REQUEST`].
-    pub cpu_request_milli: Option<u64>,
-    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`].
-    pub cpu_limit_milli: Option<u64>,
 }
 
 /// A physical core, as far as this process may use it.
@@ -137,15 +118,9 @@ impl Sources {
     /// The machine that the process runs on.
     #[must_use]
     pub fn host() -> Self {
-        let number = |name| env::var(name).ok().and_then(|text| text.trim().parse().ok());
         Self {
             root: PathBuf::from("/"),
-            pod: PodHints {
-                kubernetes: env::var_os(ENV_KUBERNETES).is_some(),
-                qos_class: env::var(ENV_QOS_CLASS).ok().filter(|class| !class.is_empty()),
-                cpu_request_milli: number(ENV_CPU_REQUEST),
-                cpu_limit_milli: number(ENV_CPU_LIMIT),
-            },
+            pod: PodHints::from_environment(),
         }
     }
 
@@ -226,6 +201,9 @@ impl Machine {
             ..Self::default()
         };
         machine.pod.learn_from_path(machine.cgroup.path.as_deref());
+        // Only a kernel built for real-time budgets has the file.
+        let budget = machine.cgroup.rt_runtime_us.map(|_| true);
+        machine.kernel.rt_group_sched = machine.kernel.rt_group_sched.or(budget);
         machine.allowed = machine.usable(mask.or_else(|| sources.status_list("Cpus_allowed_list")));
         machine.read_cores(sources);
         machine.read_nodes(sources);
@@ -245,7 +223,7 @@ impl Machine {
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         let partition = self.cgroup.partition.as_deref();
-        if matches!(partition, Some("root" | "isolated")) {
+        if matches!(partition, Some("root" | PARTITION_ISOLATED)) {
             return true;
         }
         let granted = self.cgroup.cpuset_effective.as_ref().unwrap_or(&self.allowed);
@@ -253,11 +231,25 @@ impl Machine {
             .online
             .as_ref()
             .is_some_and(|online| !online.is_subset(granted));
-        let limit_fits = self
-            .pod
+        part && !self.quota_binds() && self.limit_fits() && self.pod.shares_because().is_none()
+    }
+
+    /// Whether the container's limit is what the allowed CPUs can do; `true` without a limit.
+    fn limit_fits(&self) -> bool {
+        self.pod
             .cpu_limit_milli
-            .is_none_or(|limit| limit == self.allowed_millicpus());
-        part && !self.quota_binds() && limit_fits && self.pod.may_be_guaranteed()
+            .is_none_or(|limit| limit == self.allowed_millicpus())
+    }
+
+    /// Allowed CPUs that are kept off load balancing: by the kernel's command line, or because the cpuset is an isolated
+    /// partition. A thread that may use several of them stays on the one where it began.
+    #[must_use]
+    pub fn isolated_allowed(&self) -> CpuSet {
+        if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {
+            return self.allowed.clone();
+        }
+        let isolated = self.isolated.as_ref();
+        isolated.map_or_else(CpuSet::new, |isolated| isolated.intersection(&self.allowed))
     }
 
     /// Whether a quota is below what the allowed CPUs could do.
@@ -373,37 +365,6 @@ impl Machine {
                 cpus,
                 devices: devices.iter().filter(|node| **node == id).count(),
             });
-        }
-    }
-}
-
-// ===== impl PodHints =====
-
-impl PodHints {
-    /// `false` when it is known that the pod is not of the class that gets CPUs of its own.
-    #[must_use]
-    pub fn may_be_guaranteed(&self) -> bool {
-        self.qos_class
-            .as_deref()
-            .is_none_or(|class| class.eq_ignore_ascii_case("guaranteed"))
-    }
-
-    /// The kubelet puts pods below `kubepods`, and all but Guaranteed ones below their class. Only seen
-    /// from a container that shares the host's cgroup namespace.
-    fn learn_from_path(&mut self, path: Option<&str>) {
-        let Some(path) = path.filter(|path| path.contains("kubepods")) else {
-            return;
-        };
-        self.kubernetes = true;
-        if self.qos_class.is_none() {
-            let class = if path.contains("besteffort") {
-                "BestEffort"
-            } else if path.contains("burstable") {
-                "Burstable"
-            } else {
-                "Guaranteed"
-            };
-            self.qos_class = Some(class.to_owned());
         }
     }
 }

@@ -38,11 +38,12 @@ mod detect;
 mod layout;
 mod pin;
 mod plan;
+mod pod;
 mod registry;
-mod render;
 mod role;
 mod runtime;
 mod stats;
+mod throttle;
 mod warning;
 mod watch;
 
@@ -61,24 +62,23 @@ pub use self::{
     cgroup::{Cgroup, CgroupVersion, CpuQuota, CpuStat},
     config::{
         AffinityConfig, FIFO_PRIORITY_MAX, FifoConfig, Mode, NET_THREADS_LIMIT, NET_THREADS_MAX_DEFAULT,
-        RTTIME_US_MAX, RTTIME_US_MIN, RoleCpus,
+        RTTIME_MAX, RTTIME_MIN, RoleCpus, VERIFY_INTERVAL_MAX, VERIFY_INTERVAL_MIN,
     },
     cpuset::{CPU_ID_LIMIT, CpuSet, CpuSetError, LIST_BYTES_MAX},
-    detect::{
-        CacheGroup, Core, ENV_CPU_LIMIT, ENV_CPU_REQUEST, ENV_QOS_CLASS, Kernel, Machine, Node, PodHints,
-        Sources, startup_mask,
-    },
+    detect::{CacheGroup, Core, Kernel, Machine, Node, Sources, startup_mask},
     pin::{PinOutcome, policy_name},
-    plan::{Placement, Plan, RolePlan, STRICT_CPUS_MIN},
+    plan::{AUTO_CPUS_MIN, Placement, Plan, RolePlan, STRICT_CPUS_MIN},
+    pod::{ENV_CPU_LIMIT, ENV_CPU_REQUEST, ENV_QOS_CLASS, PodHints},
     registry::THREADS_MAX,
     role::Role,
     runtime::{BLOCKING_THREAD_NAME, BLOCKING_THREADS_MAX, RoleHandle, ThreadGuard},
-    stats::{RoleInfo, ThreadInfo, TopologyInfo},
+    stats::{PlacementFigures, RoleFigures, RoleInfo, ThreadInfo, TopologyInfo},
+    throttle::Throttled,
     warning::{Warning, WarningCode},
     watch::VerifyReport,
 };
 
-use self::registry::Registry;
+use self::{registry::Registry, throttle::ThrottleWatch};
 
 /// Places threads and keeps them in place. Clones are cheap and share everything.
 #[derive(Debug, Clone)]
@@ -183,12 +183,14 @@ struct Shared {
     affinity_lost: AtomicU64,
     /// Written by `verify_now`, read by `topology`.
     affinity_reapplied: AtomicU64,
+    /// Grows with every new plan and every check that set a mask right. Written by `verify_now`.
+    layout_version: AtomicU64,
+    throttle: ThrottleWatch,
 }
 
 /// A machine and the plan for it.
 #[derive(Debug)]
 struct InForce {
-    version: u64,
     machine: Machine,
     plan: Plan,
 }
@@ -219,21 +221,20 @@ impl CpuAffinityManager {
         for warning in machine.warnings.iter().chain(&plan.warnings) {
             tracing::warn!(code = warning.code.as_str(), "{}", warning.detail);
         }
+        let throttle = ThrottleWatch::since(machine.cgroup.stat);
         let shared = Shared {
             config,
             sources,
             own_proc: PathBuf::from("/proc"),
             mask: mask.unwrap_or_else(|| machine.allowed.clone()),
             granted: machine.cgroup.cpuset_effective.clone(),
-            in_force: RwLock::new(Arc::new(InForce {
-                version: 1,
-                machine,
-                plan,
-            })),
+            in_force: RwLock::new(Arc::new(InForce { machine, plan })),
             registry: Registry::default(),
             blocking_started: AtomicUsize::new(0),
             affinity_lost: AtomicU64::new(0),
             affinity_reapplied: AtomicU64::new(0),
+            layout_version: AtomicU64::new(1),
+            throttle,
         };
         Ok(Self {
             shared: Arc::new(shared),

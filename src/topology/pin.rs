@@ -10,6 +10,9 @@ use crate::sys::affinity::{self, THIS_THREAD, Tid};
 /// `core_affinity` works on a fixed `cpu_set_t` of this many CPUs.
 const PACKAGED_CPUS: u32 = 1024;
 
+/// The name of `SCHED_FIFO`.
+pub(super) const FIFO: &str = "fifo";
+
 /// What came of a wish for a mask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PinOutcome {
@@ -69,7 +72,8 @@ pub(super) fn mask_of(tid: Tid) -> io::Result<CpuSet> {
 /// # Errors
 /// Mostly `EPERM`: no `CAP_SYS_NICE`, `RLIMIT_RTPRIO` too low, or no real-time budget in the group.
 pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
-    affinity::lower_rttime_limit(config.rttime_us_max)?;
+    let fuse_us = u64::try_from(config.rttime_max.as_micros()).unwrap_or(u64::MAX);
+    affinity::lower_rttime_limit(fuse_us)?;
     affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, i32::from(config.priority)))
 }
 
@@ -78,7 +82,7 @@ pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
 pub const fn policy_name(policy: i32) -> &'static str {
     match policy {
         0 => "other",
-        1 => "fifo",
+        1 => FIFO,
         2 => "round_robin",
         3 => "batch",
         5 => "idle",

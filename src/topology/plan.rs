@@ -10,6 +10,10 @@ use super::{
 /// CPUs that `strict` needs to keep EXEC apart from everything else.
 pub const STRICT_CPUS_MIN: usize = 2;
 
+/// CPUs from which on `auto` pins on a whole machine. With fewer, NET, WAL and AUX would share one CPU while EXEC's is
+/// mostly idle, and every stranger on that CPU holds all of them up: measured slower, see docs/pinning.md.
+pub const AUTO_CPUS_MIN: usize = 4;
+
 /// What is done to the masks of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -215,10 +219,7 @@ impl Plan {
             .iter()
             .fold(CpuSet::new(), |all, role| all.union(&role.cpus));
         self.spare = machine.allowed.difference(&used);
-        self.aux_singly = machine
-            .isolated
-            .as_ref()
-            .is_some_and(|isolated| isolated.intersects(&self.role(Role::Aux).cpus));
+        self.aux_singly = machine.isolated_allowed().intersects(&self.role(Role::Aux).cpus);
         Ok(())
     }
 
@@ -288,16 +289,16 @@ impl Plan {
                 "all roles share one CPU; latency under load depends on the scheduler",
             );
         }
-        if self.placement == Placement::Fence && config.mode == Mode::Auto && machine.allowed.len() > 1 {
-            self.warn(WarningCode::SharedCpus, self.why.clone());
+        if self.placement == Placement::Fence
+            && config.mode == Mode::Auto
+            && machine.allowed.len() > 1
+            && let Some(why) = shared_because(machine)
+        {
+            self.warn(WarningCode::SharedCpus, why);
         }
         self.judge_fifo(machine, config);
-        let isolated = machine
-            .isolated
-            .as_ref()
-            .map(|isolated| isolated.intersection(&machine.allowed))
-            .unwrap_or_default();
         if self.placement != Placement::Pin {
+            let isolated = machine.isolated_allowed();
             if !isolated.is_empty() {
                 self.warn(
                     WarningCode::Isolated,
@@ -365,11 +366,29 @@ impl Plan {
                 ),
             );
         }
+        self.judge_memory(machine);
         self.spin_allowed = !self.shared_core
             && foreign.is_empty()
             && machine.cgroup.quota.is_none()
             && !config.fifo.enabled
             && !self.role(Role::Wal).cpus.intersects(&exec);
+    }
+
+    /// Linux places memory where it is first touched: the store is opened on AUX, and grows on EXEC.
+    fn judge_memory(&mut self, machine: &Machine) {
+        let node = |role| {
+            let cpu = self.role(role).cpus.first()?;
+            machine.node_of(cpu)
+        };
+        if let (Some(exec), Some(aux)) = (node(Role::Exec), node(Role::Aux))
+            && exec != aux
+            && machine.nodes.len() > 1
+        {
+            self.warn(
+                WarningCode::RemoteMemory,
+                format!("exec is on memory node {exec}, aux, which opens the store, on node {aux}"),
+            );
+        }
     }
 
     fn warn(&mut self, code: WarningCode, detail: impl Into<String>) {
@@ -408,8 +427,17 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
+        // Without pins the kernel piles the threads up on one of them, which is worse than any neighbour.
+        Mode::Auto if !machine.isolated_allowed().is_empty() => because(
+            Placement::Pin,
+            "isolated CPUs, between which nothing balances load",
+        ),
         Mode::Auto => match shared_because(machine) {
             Some(why) => (Placement::Fence, why),
+            None if machine.is_whole_machine() && allowed < AUTO_CPUS_MIN => because(
+                Placement::Fence,
+                "fewer than 4 CPUs, the whole machine: the scheduler uses them better",
+            ),
             None if machine.is_whole_machine() => because(Placement::Pin, "the whole machine, no quota"),
             None => because(Placement::Pin, "a part of the machine, no binding quota"),
         },
@@ -428,10 +456,8 @@ fn shared_because(machine: &Machine) -> Option<String> {
             machine.allowed.len()
         ));
     }
-    if let Some(class) = &machine.pod.qos_class
-        && !machine.pod.may_be_guaranteed()
-    {
-        return Some(format!("the pod is {class}, not Guaranteed: its CPUs are shared"));
+    if let Some(why) = machine.pod.shares_because() {
+        return Some(why);
     }
     if machine.pod.kubernetes && whole {
         return Some("a pod without CPU limit on the whole machine: its CPUs are shared".to_owned());

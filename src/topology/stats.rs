@@ -1,6 +1,6 @@
 //! What `GetTopology` shows: the machine, the plan and every thread, measured at the time of asking.
 
-use std::{io, sync::atomic::Ordering};
+use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::{
     Cgroup, CpuAffinityManager, CpuSet, Machine, Plan, Role, Warning, WarningCode, pin, registry::Entry,
@@ -13,7 +13,7 @@ use crate::sys::{
 /// A snapshot of placement. Lists are in a fixed order: roles as [`Role::ALL`], threads by role and index.
 #[derive(Debug, Clone)]
 pub struct TopologyInfo {
-    /// Number of the plan in force: 1 at start, one more for each change of the machine.
+    /// 1 at start, one more for each new plan and for each check that set masks right.
     pub layout_version: u64,
     /// The machine, with the limits and throttling counters of this moment.
     pub machine: Machine,
@@ -98,9 +98,73 @@ pub struct ThreadInfo {
     pub migrations: Option<u64>,
 }
 
+/// What a metrics scraper asks for, measured now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacementFigures {
+    /// In the order of [`Role::ALL`].
+    pub roles: [RoleFigures; 4],
+    /// Times that a thread was found with another mask than it had been given.
+    pub affinity_lost: u64,
+    /// Times that a mask was set right.
+    pub affinity_reapplied: u64,
+    /// As [`TopologyInfo::layout_version`].
+    pub layout_version: u64,
+    /// Periods in which the control group was throttled since it was made; `None` without such a counter.
+    pub throttled_periods: Option<u64>,
+    /// How long it was throttled, the CPUs taken together; `None` without such a counter.
+    pub throttled: Option<Duration>,
+}
+
+/// The threads of one role for a metrics scraper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleFigures {
+    /// The role.
+    pub role: Role,
+    /// Registered threads.
+    pub threads: usize,
+    /// Whether every thread has the mask that it should have; `true` without threads.
+    pub affinity_ok: bool,
+    /// Whether every thread that asked for `SCHED_FIFO` has it; `true` if none asked.
+    pub fifo_ok: bool,
+}
+
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
+    /// The figures for metrics: two system calls for each registered thread and one small file.
+    #[must_use]
+    pub fn figures(&self) -> PlacementFigures {
+        let shared = &self.shared;
+        let entries = shared.registry.entries();
+        let has_mask = |entry: &Entry| {
+            let wanted = entry.pin.wanted.as_ref();
+            wanted.is_none_or(|wanted| pin::mask_of(entry.tid).is_ok_and(|actual| actual == *wanted))
+        };
+        let has_fifo = |entry: &Entry| {
+            entry.fifo_priority.is_none()
+                || affinity::get_scheduler(entry.tid)
+                    .is_ok_and(|scheduler| pin::policy_name(scheduler.policy) == pin::FIFO)
+        };
+        let roles = Role::ALL.map(|role| {
+            let own = || entries.iter().filter(|entry| entry.role == role);
+            RoleFigures {
+                role,
+                threads: own().count(),
+                affinity_ok: own().all(has_mask),
+                fifo_ok: own().all(has_fifo),
+            }
+        });
+        let stat = self.in_force().machine.cgroup.read_stat(&shared.sources);
+        PlacementFigures {
+            roles,
+            affinity_lost: shared.affinity_lost.load(Ordering::Relaxed),
+            affinity_reapplied: shared.affinity_reapplied.load(Ordering::Relaxed),
+            layout_version: shared.layout_version.load(Ordering::Relaxed),
+            throttled_periods: stat.map(|stat| stat.throttled_periods),
+            throttled: stat.map(|stat| Duration::from_micros(stat.throttled_us)),
+        }
+    }
+
     /// Measures everything now. Costs a few small reads from `/proc` per thread.
     #[must_use]
     pub fn topology(&self) -> TopologyInfo {
@@ -118,8 +182,9 @@ impl CpuAffinityManager {
         let mut warnings = machine.warnings.clone();
         warnings.extend(layout.plan.warnings.iter().cloned());
         warnings.extend(threads.iter().flat_map(ThreadInfo::warnings));
+        warnings.extend(self.throttle_warning());
         TopologyInfo {
-            layout_version: layout.version,
+            layout_version: shared.layout_version.load(Ordering::Relaxed),
             exclusive: machine.is_exclusive(),
             machine,
             plan: layout.plan.clone(),
@@ -209,7 +274,7 @@ impl ThreadInfo {
             );
             warnings.push(Warning::new(WarningCode::PinFailed, detail));
         }
-        if self.fifo_requested.is_some() && self.policy != "fifo" {
+        if self.fifo_requested.is_some() && self.policy != pin::FIFO {
             let detail = format!(
                 "{} runs under {}: {}",
                 self.name,

@@ -32,6 +32,10 @@ pub enum WarningCode {
     PlanKept,
     /// The kernel takes real-time threads off their CPU for a part of each period.
     RtThrottling,
+    /// The store is opened on another memory node than the one that EXEC runs on.
+    RemoteMemory,
+    /// A CPU quota has stopped the process since its start.
+    Throttled,
 }
 
 /// One fact that costs speed or predictability.
@@ -63,6 +67,36 @@ impl WarningCode {
             Self::PinFailed => "pin_failed",
             Self::PlanKept => "plan_kept",
             Self::RtThrottling => "rt_throttling",
+            Self::RemoteMemory => "remote_memory",
+            Self::Throttled => "throttled",
+        }
+    }
+
+    /// What an operator can do about it; docs/pinning.md has the long form.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Unreadable => "mount /proc and /sys into the container, or set affinity.cpus by hand",
+            Self::SingleCpu => "give the process two CPUs or more",
+            Self::SharedCore => "allow a second physical core",
+            Self::ForeignSibling => {
+                "allow both CPUs of the core; on Kubernetes: the kubelet's option full-pcpus-only"
+            }
+            Self::Quota => "remove the quota; CPUs of its own limit the process well enough",
+            Self::SharedCpus => "give the process CPUs of its own, or insist with affinity.mode = pin",
+            Self::ListIgnored => "correct the list, or set affinity.mode = strict to be refused",
+            Self::Overlap => "list every CPU for one role only",
+            Self::Isolated => "set affinity.mode = auto or pin",
+            Self::FifoRefused => {
+                "grant CAP_SYS_NICE or an RLIMIT_RTPRIO of the priority, and a real-time budget to the control group"
+            }
+            Self::PinFailed => {
+                "look at the CPUs of the control group; the mask is tried again at every check"
+            }
+            Self::PlanKept => "restart with CPUs that strict allows, or set affinity.mode = pin",
+            Self::RtThrottling => "nothing, as long as exec and wal block between bursts",
+            Self::RemoteMemory => "list CPUs of one memory node for exec and aux",
+            Self::Throttled => "raise or remove the quota: calls that it delays look slow to their callers",
         }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! Masks change behind a process's back: the static CPU manager of Kubernetes rewrites cpusets, old
 //! kernels reset masks when a group moves, an operator runs `taskset -p`. The host calls
-//! [`CpuAffinityManager::verify_now`] every 10 s.
+//! [`CpuAffinityManager::verify_now`] every [`AffinityConfig::verify_interval`](super::AffinityConfig).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{Cgroup, CpuAffinityManager, CpuSet, InForce, Machine, Plan, pin, registry::Entry};
 
@@ -91,6 +94,12 @@ impl CpuAffinityManager {
         verdict
     }
 
+    /// How long the host shall wait between two checks.
+    #[must_use]
+    pub fn verify_interval(&self) -> Duration {
+        self.shared.config.verify_interval
+    }
+
     fn count(&self, report: VerifyReport) {
         let add = |counter: &std::sync::atomic::AtomicU64, count: usize| {
             // Relaxed: counters that are only ever shown.
@@ -98,6 +107,10 @@ impl CpuAffinityManager {
         };
         add(&self.shared.affinity_lost, report.lost);
         add(&self.shared.affinity_reapplied, report.reapplied);
+        add(
+            &self.shared.layout_version,
+            usize::from(report.replanned || report.reapplied > 0),
+        );
     }
 
     /// Makes a new plan if allowed CPUs or limits are others than those of the plan in force.
@@ -121,12 +134,7 @@ impl CpuAffinityManager {
         if changed {
             tracing::warn!(old = %old.plan.summary(), new = %plan.summary(), "the allowed CPUs have changed");
         }
-        let step = u64::from(changed);
-        *self.shared.in_force.write() = Arc::new(InForce {
-            version: old.version.saturating_add(step),
-            machine,
-            plan,
-        });
+        *self.shared.in_force.write() = Arc::new(InForce { machine, plan });
         changed
     }
 

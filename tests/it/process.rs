@@ -177,7 +177,7 @@ async fn one_cpu_is_enough() {
         decision
             .warnings
             .iter()
-            .any(|warning| warning.contains("single_cpu")),
+            .any(|warning| warning.code == "single_cpu"),
         "{decision:?}"
     );
 }

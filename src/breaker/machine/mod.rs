@@ -37,7 +37,7 @@ pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
     pub(super) clock: Arc<dyn Clock>,
-    observer: Option<Arc<dyn TransitionObserver>>,
+    pub(super) observer: Option<Arc<dyn TransitionObserver>>,
     pub(super) gate: CachePadded<Gate>,
     pub(super) window: Window,
     pub(super) ring: InFlightRing,

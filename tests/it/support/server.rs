@@ -36,6 +36,7 @@ const OPERATORS: &str = "operators on ";
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
     env: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 /// A running server. It is killed when this is dropped.
@@ -62,6 +63,7 @@ impl Default for ServerOptions {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             env: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -70,6 +72,12 @@ impl ServerOptions {
     /// One more variable of its environment.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by these words, of a program that becomes the server by `exec`: `taskset -c 1`, ...
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -258,8 +266,14 @@ struct Spawned {
 }
 
 fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
-    let mut child = Command::new(BINARY)
-        .arg("serve")
+    let words: Vec<&str> = options
+        .wrapper
+        .iter()
+        .map(String::as_str)
+        .chain([BINARY, "serve"])
+        .collect();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
         .arg("--data")
         .arg(data)
         .args(["--listen", &options.listen.to_string(), "--admin", "127.0.0.1:0"])

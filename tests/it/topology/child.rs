@@ -75,7 +75,7 @@ fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> 
         command.env(FIFO, fifo);
     }
     let Ok(output) = command.stderr(Stdio::inherit()).output() else {
-        println!("SKIPPED: cannot run {}", words[0]);
+        super::skipped(&format!("cannot run {}", words[0]));
         return None;
     };
     let text = String::from_utf8(output.stdout).unwrap();
@@ -90,7 +90,7 @@ fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> 
 }
 
 /// A wrapper that takes real-time rights away, if this process has them.
-fn unprivileged() -> &'static [&'static str] {
+pub(crate) fn unprivileged() -> &'static [&'static str] {
     if fifo_allowed() {
         &[
             "prlimit",

@@ -110,7 +110,7 @@ fn the_root_group_of_version_2_has_no_throttling_counters() {
 #[test]
 fn version_1_beside_an_empty_version_2() {
     let machine = Files::new("0-7")
-        .with("proc/self/cgroup", "3:cpuset:/tally\n2:cpu,cpuacct:/tally\n0::/")
+        .with("proc/self/cgroup", "3:cpuset:/pinned\n2:cpu,cpuacct:/tally\n0::/")
         .with(
             "proc/self/mountinfo",
             "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
@@ -125,13 +125,22 @@ fn version_1_beside_an_empty_version_2() {
             "sys/fs/cgroup/cpu,cpuacct/tally/cpu.stat",
             "nr_periods 3\nnr_throttled 1\nthrottled_time 7000",
         )
-        .with("sys/fs/cgroup/cpuset/tally/cpuset.cpus", "2-5")
-        .with("sys/fs/cgroup/cpuset/tally/cpuset.effective_cpus", "2-4")
+        .with("sys/fs/cgroup/cpuset/pinned/cpuset.cpus", "2-5")
+        .with("sys/fs/cgroup/cpuset/pinned/cpuset.effective_cpus", "2-4")
         .machine();
-    let cgroup = machine.cgroup;
+    let cgroup = &machine.cgroup;
     assert_eq!(cgroup.version, Some(CgroupVersion::V1));
+    assert_eq!(
+        (cgroup.path.as_deref(), cgroup.cpuset_path.as_deref()),
+        (Some("/tally"), Some("/pinned"))
+    );
     assert_eq!(cgroup.quota.unwrap().millicpus(), 5000);
     assert_eq!(cgroup.rt_runtime_us, Some(0));
+    assert_eq!(
+        machine.kernel.rt_group_sched,
+        Some(true),
+        "only such a kernel has budgets"
+    );
     assert_eq!(cgroup.stat.unwrap().throttled_us, 7);
     assert_eq!(cgroup.cpuset, Some(set("2-5")));
     assert_eq!(cgroup.cpuset_effective, Some(set("2-4")));

@@ -36,7 +36,7 @@ pub(crate) fn fifo(required: bool) -> AffinityConfig {
 #[test]
 fn exec_and_wal_get_fifo_their_children_do_not() {
     if !fifo_allowed() {
-        println!("SKIPPED: this process may not use SCHED_FIFO");
+        super::skipped("this process may not use SCHED_FIFO");
         return;
     }
     let cores = startup_mask()
@@ -84,7 +84,7 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
         ]
     );
     let fuse = affinity::rttime_limit().unwrap().soft;
-    assert!(fuse.is_some_and(|us| us <= FifoConfig::default().rttime_us_max));
+    assert!(fuse.is_some_and(|us| u128::from(us) <= FifoConfig::default().rttime_max.as_micros()));
     for (handle, end) in threads {
         end.send(()).unwrap();
         let child = handle.join().unwrap();

@@ -93,7 +93,7 @@ fn mask_in_proc(tid: i32) -> CpuSet {
 fn several_cpus() -> bool {
     let several = startup_mask().unwrap().len() >= 2;
     if !several {
-        println!("SKIPPED: needs two CPUs, this process has one");
+        super::skipped("needs two CPUs, this process has one");
     }
     several
 }
@@ -128,14 +128,22 @@ fn every_thread_has_the_mask_of_its_place() {
         topology.unregistered_threads >= 1,
         "at least the test thread itself"
     );
-    let text = topology.to_string();
-    let exec = format!(
-        "exec tally-exec-0 tid {}: ok, wanted {}",
-        threads[0].handle.tid(),
-        plan.role(Role::Exec).cpus
+    assert_eq!(
+        (
+            topology.layout_version,
+            topology.affinity_lost,
+            topology.affinity_reapplied
+        ),
+        (1, 0, 0)
     );
-    assert!(text.contains(&exec), "{text}");
-    assert!(text.contains("layout 1, masks lost 0, set right 0"), "{text}");
+    let figures = bench.manager.figures();
+    assert!(
+        figures
+            .roles
+            .iter()
+            .all(|role| role.threads == 1 && role.affinity_ok && role.fifo_ok)
+    );
+    assert_eq!((figures.affinity_lost, figures.layout_version), (0, 1));
     threads.into_iter().for_each(Waiting::end);
     assert_eq!(bench.manager.topology().threads, []);
 }
@@ -230,6 +238,8 @@ fn a_mask_changed_from_outside_is_put_right_and_counted() {
     affinity::set_affinity(tid, other.words()).unwrap();
     assert_eq!(mask_in_proc(tid), other);
     assert!(!bench.manager.topology().threads[0].pinned_ok);
+    let ok = || bench.manager.figures().roles.map(|role| role.affinity_ok);
+    assert_eq!(ok(), [false, true, true, true]);
 
     let report = bench.manager.verify_now();
     assert_eq!((report.lost, report.reapplied, report.failed), (1, 1, 0));
@@ -237,6 +247,8 @@ fn a_mask_changed_from_outside_is_put_right_and_counted() {
     let topology = bench.manager.topology();
     assert!(topology.threads[0].pinned_ok);
     assert_eq!((topology.affinity_lost, topology.affinity_reapplied), (1, 1));
+    assert_eq!(topology.layout_version, 2, "masks were set again");
+    assert_eq!(ok(), [true; 4]);
 
     assert_eq!(bench.manager.verify_now().lost, 0);
     thread.end();

@@ -30,14 +30,30 @@ fn one_cpu_is_degraded_but_runs() {
 
 #[test]
 fn two_cores() {
-    let plan = Tree::cores(2).plan();
+    let plan = Tree::cores(2).plan_with(&config(Mode::Pin));
     assert_eq!(plan.summary(), "pin exec=1 wal=0 net=0(1) aux=0 spare= spin");
     assert_eq!(codes(&plan), []);
 }
 
 #[test]
+fn a_small_machine_is_left_to_the_scheduler_unless_somebody_insists() {
+    for (tree, summary) in [
+        (Tree::cores(2), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::smt(1), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::cores(3), "fence exec=0-2 wal=0-2 net=0-2(1) aux=0-2 spare="),
+    ] {
+        let plan = tree.plan();
+        assert_eq!(plan.summary(), summary);
+        assert_eq!(codes(&plan), [], "nothing is wrong");
+    }
+    // A part of a machine was cut out for us.
+    let plan = Tree::cores(8).mask("2-3").plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=2(1) aux=2 spare= spin");
+}
+
+#[test]
 fn two_hyper_threads_of_one_core() {
-    let plan = Tree::smt(1).plan();
+    let plan = Tree::smt(1).plan_with(&config(Mode::Pin));
     assert_eq!(
         plan.summary(),
         "pin exec=1 wal=0 net=0(1) aux=0 spare= shared_core"
@@ -47,7 +63,7 @@ fn two_hyper_threads_of_one_core() {
 
 #[test]
 fn three_cores() {
-    let plan = Tree::cores(3).plan();
+    let plan = Tree::cores(3).plan_with(&config(Mode::Pin));
     assert_eq!(plan.summary(), "pin exec=2 wal=0 net=1(1) aux=0 spare= spin");
 }
 
@@ -362,28 +378,66 @@ fn only_strict_refuses_a_machine_that_is_too_small() {
 }
 
 #[test]
-fn the_machine_as_text() {
-    let machine = Tree::smt(4)
-        .mask("1,5,2")
-        .caches(&["0-7"])
-        .nodes(&["0-7"])
-        .nvme_node(0)
-        .isolated("7")
-        .cpu_max("400000 100000")
-        .machine();
+fn on_isolated_cpus_auto_pins_whatever_speaks_against_it() {
+    let tree = Tree::cores(4).isolated("2-3").cpu_max("100000 100000");
+    let plan = tree.plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare=");
+    assert_eq!(plan.why, "isolated CPUs, between which nothing balances load");
+    assert_eq!(codes(&plan), [WarningCode::Quota]);
+    // Isolated CPUs that are not ours are nobody's business.
+    let plan = Tree::cores(8)
+        .mask("0-3")
+        .isolated("6-7")
+        .cpu_max("100000 100000")
+        .plan();
+    assert_eq!(plan.summary(), "fence exec=0-3 wal=0-3 net=0-3(1) aux=0-3 spare=");
+}
+
+#[test]
+fn an_isolated_partition_is_isolated_cpus() {
+    let mut machine = Tree::smt(4).mask("2-3,6-7").machine();
+    let aux = |machine: &tally::topology::Machine| {
+        let plan = Plan::new(machine, &config(Mode::Pin)).unwrap();
+        plan.mask(tally::topology::Role::Aux, 0).unwrap().to_string()
+    };
+    assert_eq!(aux(&machine), "2,6");
+    machine.cgroup.partition = Some("isolated".to_owned());
+    assert_eq!(aux(&machine), "2");
+    machine.cgroup.partition = Some("member".to_owned());
+    assert_eq!(aux(&machine), "2,6");
+}
+
+#[test]
+fn memory_that_would_be_far_from_the_writer_is_said() {
+    let mut wishes = config(Mode::Pin);
+    wishes.cpus.exec = Some(set("5"));
+    wishes.cpus.aux = Some(set("0"));
+    let plan = Tree::cores(8).nodes(&["0-3", "4-7"]).plan_with(&wishes);
     assert_eq!(
-        machine.to_string(),
-        "\
-allowed    1-2,5 of 0-7 online
-cores      2: 1,5 | 2
-lone       2 (the other thread of the core is not ours)
-caches     1: 1-2,5
-memory     node 0: 1-2,5 (1 devices), allowed 0
-isolated   7, without tick ?
-cgroup     v2 /tally, granted 1-2,5, quota 400000 of 100000 µs
-kernel     ?, clock ?, real-time ? of ? µs
-"
+        plan.warnings.last().unwrap().to_string(),
+        "remote_memory: exec is on memory node 1, aux, which opens the store, on node 0"
     );
+}
+
+#[test]
+fn what_the_downward_api_tells_decides_too() {
+    let pod = |request, limit| PodHints {
+        kubernetes: true,
+        cpu_request_milli: Some(request),
+        cpu_limit_milli: Some(limit),
+        ..PodHints::default()
+    };
+    let plan = |request, limit| Tree::cores(8).mask("2-5").pod(pod(request, limit)).plan();
+    assert_eq!(
+        plan(4000, 4000).summary(),
+        "pin exec=5 wal=4 net=2-3(2) aux=2 spare= spin"
+    );
+    assert!(
+        plan(2000, 4000)
+            .why
+            .contains("requests 2000 and is limited to 4000")
+    );
+    assert!(plan(3500, 3500).why.contains("not a whole number"));
 }
 
 #[test]

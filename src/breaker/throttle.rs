@@ -1,0 +1,75 @@
+//! Pauses that the ticker is too coarse to see, told by the host.
+
+use std::time::Duration;
+
+use super::{handle::LatencyCircuitBreaker, machine::nanos};
+
+impl LatencyCircuitBreaker {
+    /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops
+    /// it for less than a tenth of a second at a time, again and again. Calls under way are judged only from now on, and
+    /// the pause is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero is none.
+    pub fn note_self_throttled(&self, pause: Duration) {
+        if pause.is_zero() {
+            return;
+        }
+        let core = self.core();
+        core.pulse.suspend(core.clock.now_ns(), nanos(pause));
+        tracing::debug!(
+            key = &*core.key,
+            ?pause,
+            "the process was throttled; latencies are judged from now on"
+        );
+        if let Some(observer) = &core.observer {
+            observer.on_self_throttled(&core.key, pause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::super::{CircuitBreakerConfig, ManualClock, Transition, TransitionObserver, Verdict};
+    use super::*;
+
+    #[derive(Default)]
+    struct Pauses(Mutex<Vec<Duration>>);
+
+    impl TransitionObserver for Pauses {
+        fn on_transition(&self, _key: &str, _transition: &Transition) {}
+
+        fn on_self_throttled(&self, _key: &str, pause: Duration) {
+            self.0.lock().push(pause);
+        }
+    }
+
+    #[test]
+    fn a_call_that_was_held_up_is_judged_from_the_end_of_the_pause() {
+        let ms = Duration::from_millis;
+        let (clock, pauses) = (Arc::new(ManualClock::new(1)), Arc::new(Pauses::default()));
+        let config = CircuitBreakerConfig {
+            slow_threshold: ms(50),
+            ..CircuitBreakerConfig::default()
+        };
+        let breaker = LatencyCircuitBreaker::builder(config)
+            .clock(clock.clone())
+            .observer(pauses.clone())
+            .build()
+            .unwrap();
+        let call_of = |before, after| {
+            let permit = breaker.try_acquire().unwrap();
+            clock.advance(before);
+            breaker.note_self_throttled(before);
+            clock.advance(after);
+            permit.record(Verdict::success());
+            breaker.stats().window.slow
+        };
+        assert_eq!(call_of(ms(60), ms(49)), 0);
+        assert_eq!(call_of(ms(60), ms(50)), 1, "slow after the pause, too");
+        assert_eq!(breaker.stats().lifetime.self_throttled_ms, 120);
+        breaker.note_self_throttled(Duration::ZERO);
+        assert_eq!(*pauses.0.lock(), [ms(60), ms(60)]);
+    }
+}

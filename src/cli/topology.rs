@@ -1,0 +1,333 @@
+//! `tally topology`: what pinning would do on this machine with these settings, or what a service did; why, and what is
+//! wrong.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{
+    Credentials, OutputFormat, block_on, exit, fail,
+    show::{TIMEOUT, print_json, table},
+};
+use crate::{
+    config, grpc,
+    proto::{
+        GetTopologyRequest, GetTopologyResponse, TopologyCgroup, TopologyDecision, TopologyKernel,
+        TopologyPod, TopologyThread, engine_service_client::EngineServiceClient,
+    },
+    topology::{AffinityConfig, CpuAffinityManager},
+};
+
+/// Options of `tally topology`.
+#[derive(Debug, Args)]
+pub struct TopologyArgs {
+    /// Ask this service what it did, instead of planning for this machine.
+    #[arg(long, env = "TALLY_ENDPOINT")]
+    endpoint: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
+    /// Plan with the settings of this file, and of the environment.
+    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", conflicts_with = "endpoint")]
+    config: Option<PathBuf>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Groups (cores, caches) that are written out before the rest is only counted.
+const GROUPS_MAX: usize = 16;
+
+/// The text form.
+struct Text<'a>(&'a GetTopologyResponse);
+
+pub(super) fn run(args: &TopologyArgs) -> ExitCode {
+    match &args.endpoint {
+        None => match settings(args) {
+            Ok(settings) => match CpuAffinityManager::detect(settings) {
+                Ok(affinity) => print(&grpc::topology_response(&affinity.topology()), args.output),
+                Err(error) => fail(exit::CONFIG, &error),
+            },
+            Err(error) => fail(exit::CONFIG, &error),
+        },
+        Some(endpoint) => block_on(async {
+            let mut client = match args.credentials.connect(endpoint, TIMEOUT).await {
+                Ok(connection) => EngineServiceClient::new(connection),
+                Err(code) => return code,
+            };
+            match client.get_topology(GetTopologyRequest {}).await {
+                Ok(response) => print(&response.into_inner(), args.output),
+                Err(status) => fail(exit::UNAVAILABLE, &status),
+            }
+        }),
+    }
+}
+
+fn settings(args: &TopologyArgs) -> Result<AffinityConfig, config::ConfigError> {
+    config::load(args.config.as_deref(), &[])?.affinity()
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print(topology: &GetTopologyResponse, output: OutputFormat) -> ExitCode {
+    if output == OutputFormat::Json {
+        return print_json("GetTopologyResponse", topology);
+    }
+    print!("{}", Text(topology));
+    ExitCode::SUCCESS
+}
+
+// ===== impl Text =====
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let topology = self.0;
+        self.machine(f)?;
+        let decision = topology.decision.clone().unwrap_or_default();
+        writeln!(
+            f,
+            "decision     {} (affinity.mode = {}): {}",
+            decision.effect, decision.mode, decision.why
+        )?;
+        roles(f, &decision)?;
+        if !topology.threads.is_empty() {
+            threads(f, &topology.threads)?;
+            writeln!(
+                f,
+                "layout       {}; masks lost {}, set again {}; threads without a role {}",
+                topology.layout_version,
+                topology.affinity_lost,
+                topology.affinity_reapplied,
+                topology.unregistered_threads
+            )?;
+        }
+        if decision.warnings.is_empty() {
+            writeln!(f, "problems     none")?;
+        }
+        for warning in &decision.warnings {
+            writeln!(f, "problem      {}: {}", warning.code, warning.detail)?;
+            writeln!(f, "  to do      {}", warning.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl Text<'_> {
+    fn machine(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let topology = self.0;
+        writeln!(
+            f,
+            "allowed      {} of {} online",
+            topology.allowed_cpus,
+            or(&topology.online_cpus, "?")
+        )?;
+        writeln!(
+            f,
+            "cores        {}",
+            groups(topology.cores.iter().map(|core| &*core.cpus))
+        )?;
+        for core in topology
+            .cores
+            .iter()
+            .filter(|core| !core.foreign_siblings.is_empty())
+        {
+            writeln!(
+                f,
+                "  lone       {} (not ours: {})",
+                core.cpus, core.foreign_siblings
+            )?;
+        }
+        let mut caches: Vec<&str> = topology
+            .cores
+            .iter()
+            .map(|core| &*core.last_level_cache_cpus)
+            .collect();
+        caches.dedup();
+        writeln!(f, "caches       {}", groups(caches.into_iter()))?;
+        for node in &topology.nodes {
+            write!(f, "memory       node {}: {}", node.node, node.cpus)?;
+            if node.devices > 0 {
+                write!(f, " ({} drives and network cards)", node.devices)?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(
+            f,
+            "isolated     {}, without a tick {}",
+            or(&topology.isolated_cpus, "none"),
+            or(&topology.nohz_full_cpus, "none")
+        )?;
+        group(f, &topology.cgroup.clone().unwrap_or_default())?;
+        if let Some(described) = &topology.pod {
+            pod(f, described)?;
+        }
+        kernel(
+            f,
+            &topology.kernel_release,
+            &topology.kernel.clone().unwrap_or_default(),
+        )?;
+        let exclusive = if topology.exclusive { "yes" } else { "no" };
+        writeln!(f, "exclusive    {exclusive} (inferred)")
+    }
+}
+
+// ===== parts =====
+
+fn group(f: &mut Formatter<'_>, group: &TopologyCgroup) -> fmt::Result {
+    if group.version == 0 {
+        return writeln!(f, "group        none found");
+    }
+    write!(
+        f,
+        "group        version {}, {}, granted {}",
+        group.version,
+        group.path,
+        or(&group.cpuset_cpus, "?")
+    )?;
+    if !group.cpuset_path.is_empty() && group.cpuset_path != group.path {
+        write!(f, " by {}", group.cpuset_path)?;
+    }
+    if !group.cpuset_partition.is_empty() {
+        write!(f, " ({})", group.cpuset_partition)?;
+    }
+    if group.period_us == 0 {
+        writeln!(f, ", no quota")
+    } else {
+        let throttled = group.throttled.unwrap_or_default();
+        writeln!(
+            f,
+            ", quota {} of {} µs; throttled in {} of {} periods, {}.{:03} s",
+            group.quota_us,
+            group.period_us,
+            group.throttled_periods,
+            group.periods,
+            throttled.seconds,
+            throttled.nanos / 1_000_000
+        )
+    }
+}
+
+fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
+    let cpus = |cpus: Option<f64>| cpus.map_or_else(|| "?".to_owned(), |cpus| cpus.to_string());
+    write!(
+        f,
+        "pod          {}, requests {} CPUs, limit {}",
+        or(&pod.qos_class, "of unknown class"),
+        cpus(pod.cpu_request),
+        cpus(pod.cpu_limit)
+    )?;
+    if !pod.shares_because.is_empty() {
+        write!(f, "; {}", pod.shares_because)?;
+    }
+    writeln!(f)
+}
+
+fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt::Result {
+    let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+    let budgets = match kernel.rt_group_sched {
+        Some(true) => "needs a budget of the group",
+        Some(false) => "needs no budget of the group",
+        None => "may need a budget of the group",
+    };
+    writeln!(
+        f,
+        "kernel       {}, clock {}; real-time {} of {} µs, {budgets}, priority without a capability {}",
+        or(release, "?"),
+        or(&kernel.clock_source, "?"),
+        number(kernel.sched_rt_runtime_us),
+        number(kernel.sched_rt_period_us),
+        number(kernel.rtprio_limit)
+    )
+}
+
+fn roles(f: &mut Formatter<'_>, decision: &TopologyDecision) -> fmt::Result {
+    let mut roles = table(&["role", "CPUs", "threads", "why"]);
+    for role in &decision.roles {
+        let mut count = role.threads.to_string();
+        if role.oversubscribed {
+            count.push_str(" (more than CPUs)");
+        }
+        roles.add_row([&role.role, &role.cpus, &count, &role.why]);
+    }
+    if !decision.spare_cpus.is_empty() {
+        roles.add_row(["spare", &decision.spare_cpus, "", "not used"]);
+    }
+    writeln!(f, "{roles}")
+}
+
+fn threads(f: &mut Formatter<'_>, threads: &[TopologyThread]) -> fmt::Result {
+    let mut rows = table(&[
+        "thread",
+        "role",
+        "tid",
+        "wanted",
+        "actual",
+        "on CPU",
+        "node",
+        "policy",
+        "waits",
+        "preempted",
+        "moved",
+        "state",
+    ]);
+    let known = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
+    for thread in threads {
+        let priority = if thread.priority > 0 {
+            format!("{} {}", thread.policy, thread.priority)
+        } else {
+            thread.policy.clone()
+        };
+        rows.add_row([
+            thread.name.clone(),
+            thread.role.clone(),
+            thread.tid.to_string(),
+            or(&thread.wanted_cpus, "any").to_owned(),
+            thread.actual_cpus.clone(),
+            thread.last_cpu.to_string(),
+            known(thread.node.map(|node| node.to_string())),
+            priority,
+            thread.voluntary_switches.to_string(),
+            thread.involuntary_switches.to_string(),
+            known(thread.migrations.map(|count| count.to_string())),
+            state(thread),
+        ]);
+    }
+    writeln!(f, "{rows}")
+}
+
+fn state(thread: &TopologyThread) -> String {
+    let mut words = Vec::new();
+    if !thread.wanted_cpus.is_empty() && !thread.pinned {
+        words.push(format!("CPUs LOST {}", thread.error).trim_end().to_owned());
+    }
+    if thread.priority_requested > 0 && thread.priority == 0 {
+        words.push(format!(
+            "REFUSED fifo {}: {}",
+            thread.priority_requested, thread.priority_error
+        ));
+    }
+    if words.is_empty() {
+        words.push("ok".to_owned());
+    }
+    words.join(", ")
+}
+
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+/// `4: 0,4 | 1,5 | 2,6 | 3,7`
+fn groups<'a>(sets: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let count = sets.len();
+    let mut parts: Vec<&str> = sets.take(GROUPS_MAX).collect();
+    if count > GROUPS_MAX {
+        parts.push("...");
+    }
+    format!("{count}: {}", parts.join(" | "))
+}
+
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

@@ -1,0 +1,123 @@
+//! What Kubernetes says about the pod, and what follows from it.
+//!
+//! The kernel does not tell a container whether its CPUs are its own. The kubelet's static CPU manager gives CPUs of
+//! their own only to containers of Guaranteed pods that ask for a whole number of CPUs, so the pod's own description
+//! tells when they are not. It comes by environment variables that the pod's manifest sets (docs/pinning.md), and by
+//! the path of the control group where that can be seen.
+
+use std::env;
+
+/// CPU limit of the container in thousandths, for the downward API (`resourceFieldRef`, divisor `1m`).
+pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
+/// CPU request of the container in thousandths, for the downward API.
+pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
+/// QoS class of the pod as the manifest's author knows it: `Guaranteed`, `Burstable` or `BestEffort`. The downward
+/// API does not have it.
+pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
+/// Set by the kubelet in every container.
+const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Thousandths of a CPU.
+const MILLI: u64 = 1000;
+
+/// What Kubernetes tells about the pod; `None` is "not told".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodHints {
+    /// Whether the process runs in a pod at all.
+    pub kubernetes: bool,
+    /// QoS class, [`ENV_QOS_CLASS`].
+    pub qos_class: Option<String>,
+    /// CPU request, thousandths of a CPU, [`ENV_CPU_REQUEST`].
+    pub cpu_request_milli: Option<u64>,
+    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`]. Without a limit the downward API tells the node's CPUs.
+    pub cpu_limit_milli: Option<u64>,
+}
+
+// ===== impl PodHints =====
+
+impl PodHints {
+    /// Reads the environment of the process. What is not a number, or empty, is "not told".
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let number = |name| env::var(name).ok().and_then(|text| text.trim().parse().ok());
+        Self {
+            kubernetes: env::var_os(ENV_KUBERNETES).is_some(),
+            qos_class: env::var(ENV_QOS_CLASS).ok().filter(|class| !class.is_empty()),
+            cpu_request_milli: number(ENV_CPU_REQUEST),
+            cpu_limit_milli: number(ENV_CPU_LIMIT),
+        }
+    }
+
+    /// Why the pod cannot have CPUs of its own; `None` if nothing speaks against it.
+    #[must_use]
+    pub fn shares_because(&self) -> Option<String> {
+        if let Some(class) = &self.qos_class
+            && !class.eq_ignore_ascii_case("guaranteed")
+        {
+            return Some(format!("the pod is {class}, not Guaranteed: its CPUs are shared"));
+        }
+        let request = self.cpu_request_milli?;
+        if let Some(limit) = self.cpu_limit_milli
+            && limit != request
+        {
+            return Some(format!(
+                "the container requests {request} and is limited to {limit} thousandths of a CPU, which must be the \
+                 same for a Guaranteed pod: its CPUs are shared"
+            ));
+        }
+        (request.checked_rem(MILLI) != Some(0)).then(|| {
+            format!(
+                "the container requests {request} thousandths of a CPU, not a whole number of CPUs: its CPUs are shared"
+            )
+        })
+    }
+
+    /// The kubelet puts pods below `kubepods`, and all but Guaranteed ones below their class. Only seen
+    /// from a container that shares the host's cgroup namespace.
+    pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
+        let Some(path) = path.filter(|path| path.contains("kubepods")) else {
+            return;
+        };
+        self.kubernetes = true;
+        if self.qos_class.is_none() {
+            let class = if path.contains("besteffort") {
+                "BestEffort"
+            } else if path.contains("burstable") {
+                "Burstable"
+            } else {
+                "Guaranteed"
+            };
+            self.qos_class = Some(class.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(class: Option<&str>, request: Option<u64>, limit: Option<u64>) -> Option<String> {
+        let pod = PodHints {
+            kubernetes: true,
+            qos_class: class.map(str::to_owned),
+            cpu_request_milli: request,
+            cpu_limit_milli: limit,
+        };
+        pod.shares_because()
+    }
+
+    #[test]
+    fn whole_and_equal_requests_of_a_guaranteed_pod_speak_for_cpus_of_its_own() {
+        assert_eq!(reason(Some("Guaranteed"), Some(4000), Some(4000)), None);
+        assert_eq!(reason(Some("guaranteed"), None, None), None);
+        assert_eq!(reason(None, None, Some(4000)), None, "the request is not told");
+    }
+
+    #[test]
+    fn everything_else_is_named() {
+        let because = |class, request, limit| reason(class, request, limit).unwrap();
+        assert!(because(Some("BestEffort"), None, None).starts_with("the pod is BestEffort"));
+        assert!(because(None, Some(2000), Some(4000)).contains("requests 2000 and is limited to 4000"));
+        assert!(because(Some("Guaranteed"), Some(1500), Some(1500)).contains("not a whole number"));
+    }
+}

@@ -1,0 +1,470 @@
+//! The real service, confined in every way that an operator or an orchestrator confines it. What it says of itself is
+//! compared with what the kernel says, read from outside.
+
+use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
+
+use tally::{
+    proto::{
+        GetTopologyRequest, GetTopologyResponse, TopologyThread, engine_service_client::EngineServiceClient,
+    },
+    sys::affinity::set_affinity,
+    topology::{CpuSet, startup_mask},
+};
+
+use super::{child::unprivileged, fifo::fifo_allowed, group::Group, skipped};
+use crate::support::{
+    in_process::pay,
+    server::{BINARY, ServerOptions, TestServer},
+};
+
+/// How often the service is asked for something that is to come, with [`PAUSE`] between.
+const PATIENCE: u32 = 400;
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A server that checks its masks ten times a second.
+fn watchful() -> ServerOptions {
+    ServerOptions::default().env("TALLY__AFFINITY__VERIFY_INTERVAL", "100ms")
+}
+
+fn under(options: ServerOptions, wrapper: &[String]) -> TestServer {
+    let words: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    options.under(&words).start()
+}
+
+async fn topology(server: &TestServer) -> GetTopologyResponse {
+    let mut client = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    client
+        .get_topology(GetTopologyRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+}
+
+/// Asks until `holds`.
+async fn topology_when(
+    server: &TestServer,
+    what: &str,
+    holds: impl Fn(&GetTopologyResponse) -> bool,
+) -> GetTopologyResponse {
+    let mut last = topology(server).await;
+    for _ in 0..PATIENCE {
+        if holds(&last) {
+            return last;
+        }
+        tokio::time::sleep(PAUSE).await;
+        last = topology(server).await;
+    }
+    panic!("it never came to this: {what}: {last:#?}\n{}", server.stderr());
+}
+
+/// The masks of all threads, as the kernel has them.
+fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    tasks
+        .filter_map(|task| {
+            let task = task.unwrap();
+            // A thread may end between the two looks.
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let list = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            Some((task.file_name().to_str()?.parse().ok()?, list.parse().unwrap()))
+        })
+        .collect()
+}
+
+/// Field `number` of the thread's `stat`, see proc_pid_stat(5).
+fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i64 {
+    let path = format!("/proc/{}/task/{}/stat", server.pid(), thread.tid);
+    let stat = fs::read_to_string(path).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields
+        .split_whitespace()
+        .nth(number - 3)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Every thread has the mask that the service says, which is the one that it wants; and no thread, of whatever library,
+/// is anywhere else than the service may be.
+fn assert_true(server: &TestServer, topology: &GetTopologyResponse) {
+    let masks = masks(server);
+    let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
+    for thread in &topology.threads {
+        let mask = masks[&thread.tid].to_string();
+        assert_eq!(
+            (&thread.actual_cpus, &thread.wanted_cpus),
+            (&mask, &mask),
+            "{}",
+            thread.name
+        );
+        assert!(thread.pinned && thread.errno == 0, "{thread:?}");
+    }
+    for (tid, mask) in &masks {
+        assert!(
+            mask.is_subset(&allowed),
+            "thread {tid} is on {mask}, allowed are {allowed}"
+        );
+    }
+    for role in ["EXEC", "WAL", "NET", "AUX"] {
+        assert!(
+            topology.threads.iter().any(|thread| thread.role == role),
+            "no {role} thread"
+        );
+    }
+    assert!(
+        topology
+            .decision
+            .as_ref()
+            .unwrap()
+            .roles
+            .iter()
+            .all(|role| role.affinity_ok)
+    );
+}
+
+fn warnings(topology: &GetTopologyResponse) -> Vec<&str> {
+    let decision = topology.decision.as_ref().unwrap();
+    decision
+        .warnings
+        .iter()
+        .map(|warning| warning.code.as_str())
+        .collect()
+}
+
+fn effect(topology: &GetTopologyResponse) -> &str {
+    &topology.decision.as_ref().unwrap().effect
+}
+
+fn last_cpu() -> CpuSet {
+    CpuSet::single(startup_mask().unwrap().iter().next_back().unwrap())
+}
+
+/// All CPUs, if there are two.
+fn two_cpus() -> Option<CpuSet> {
+    let all = startup_mask().unwrap();
+    if all.len() < 2 {
+        skipped(&format!("needs two CPUs, this process has {all}"));
+        return None;
+    }
+    Some(all)
+}
+
+#[tokio::test]
+async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
+    let last = last_cpu();
+    let wrapper = ["taskset", "-c", &last.to_string()].map(str::to_owned);
+    if Command::new("taskset").arg("--version").output().is_err() {
+        skipped("cannot run taskset");
+        return;
+    }
+    let server = under(watchful(), &wrapper);
+    let found = topology(&server).await;
+    assert_eq!(found.allowed_cpus, last.to_string());
+    assert_true(&server, &found);
+    assert!(warnings(&found).contains(&"single_cpu"), "{:?}", warnings(&found));
+    let decision = found.decision.unwrap();
+    assert_eq!(
+        (decision.effect.as_str(), decision.why.as_str()),
+        ("fence", "degraded: single_cpu")
+    );
+}
+
+#[tokio::test]
+async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
+    let (Some(all), last) = (two_cpus(), last_cpu()) else {
+        return;
+    };
+    let Some(group) = Group::with_cpus(&last) else {
+        return;
+    };
+    let server = under(watchful().env("TALLY__AFFINITY__MODE", "pin"), &group.wrapper());
+    let found = topology(&server).await;
+    assert_true(&server, &found);
+    let (allowed, limits) = (&found.allowed_cpus, found.cgroup.as_ref().unwrap());
+    assert_eq!(
+        (allowed, &limits.cpuset_cpus),
+        (&last.to_string(), &last.to_string())
+    );
+    assert_eq!(limits.version, group.version());
+    assert!(limits.cpuset_path.contains("/tally-test-"), "{limits:?}");
+    assert!(warnings(&found).contains(&"single_cpu"));
+
+    group.set_cpus(&all);
+    let grown = topology_when(&server, "pinned to both", |now| {
+        effect(now) == "pin" && now.threads.iter().all(|thread| thread.pinned)
+    })
+    .await;
+    assert_eq!(grown.allowed_cpus, all.to_string());
+    assert!(grown.layout_version > found.layout_version);
+    assert_true(&server, &grown);
+
+    group.set_cpus(&last);
+    let shrunk = topology_when(&server, "back on one", |now| {
+        effect(now) == "fence" && now.threads.iter().all(|thread| thread.pinned)
+    })
+    .await;
+    assert_true(&server, &shrunk);
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
+    let Some(group) = Group::with_quota(20_000, 100_000) else {
+        return;
+    };
+    let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally::breaker=debug");
+    let server = under(options, &group.wrapper());
+    let found = topology(&server).await;
+    assert_true(&server, &found);
+    let limits = found.cgroup.as_ref().unwrap();
+    assert_eq!(
+        (
+            limits.version,
+            limits.quota_us,
+            limits.period_us,
+            limits.quota_cpus
+        ),
+        (group.version(), 20_000, 100_000, 0.2)
+    );
+    if startup_mask().unwrap().len() > 1 {
+        let decision = found.decision.as_ref().unwrap();
+        assert_eq!(decision.effect, "fence");
+        assert!(
+            decision.why.starts_with("a quota of 200 thousandths"),
+            "{}",
+            decision.why
+        );
+    }
+    // Calls for accounts that are not there: work enough to use the quota up.
+    let mut load = tokio::task::JoinSet::new();
+    for caller in 0..4 {
+        let client = server.client().await;
+        load.spawn(async move {
+            for call in 0..100_000 {
+                // What comes of it is not the point.
+                let _ = client.process_transaction(pay(&format!("{caller}:{call}"))).await;
+            }
+        });
+    }
+    let throttled = topology_when(&server, "throttled", |now| warnings(now).contains(&"throttled")).await;
+    let limits = throttled.cgroup.unwrap();
+    assert!(
+        limits.throttled_periods > 0
+            && limits
+                .throttled
+                .is_some_and(|time| time.nanos > 0 || time.seconds > 0)
+    );
+    load.abort_all();
+    let told = |server: &TestServer| server.stderr().contains("the process was throttled");
+    for _ in 0..PATIENCE {
+        if told(&server) {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    assert!(told(&server), "{}", server.stderr());
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_mask_changed_from_outside_is_put_right_and_counted() {
+    let Some(all) = two_cpus() else {
+        return;
+    };
+    let server = watchful().env("TALLY__AFFINITY__MODE", "pin").start();
+    let before = topology(&server).await;
+    assert_true(&server, &before);
+    assert_eq!((before.affinity_lost, before.layout_version), (0, 1));
+    for thread in before.threads.iter().filter(|thread| thread.role != "AUX") {
+        let wanted: CpuSet = thread.wanted_cpus.parse().unwrap();
+        set_affinity(thread.tid, all.difference(&wanted).words()).unwrap();
+    }
+    let moved = i64::try_from(
+        before
+            .threads
+            .iter()
+            .filter(|thread| thread.role != "AUX")
+            .count(),
+    )
+    .unwrap();
+    let after = topology_when(&server, "every mask set again", |now| {
+        now.affinity_reapplied == moved && now.threads.iter().all(|thread| thread.pinned)
+    })
+    .await;
+    assert_eq!(after.affinity_lost, moved);
+    assert!(after.layout_version > 1);
+    assert_true(&server, &after);
+}
+
+#[tokio::test]
+async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
+    if !fifo_allowed() {
+        skipped("this process may not use SCHED_FIFO");
+        return;
+    }
+    let server = watchful()
+        .env("TALLY__AFFINITY__FIFO__ENABLED", "true")
+        .env("TALLY__AFFINITY__FIFO__PRIORITY", "3")
+        .env("TALLY__AFFINITY__FIFO__REQUIRED", "true")
+        .env("TALLY__AFFINITY__FIFO__RTTIME_MAX", "4s")
+        .start();
+    let found = topology(&server).await;
+    for thread in &found.threads {
+        let real_time = ["EXEC", "WAL"].contains(&thread.role.as_str());
+        let wanted = if real_time { ("fifo", 3) } else { ("other", 0) };
+        assert_eq!(
+            (thread.policy.as_str(), thread.priority),
+            wanted,
+            "{}",
+            thread.name
+        );
+        assert_eq!(thread.reset_on_fork, real_time, "{}", thread.name);
+        // Fields 40 and 41: the real-time priority, and the policy.
+        let kernel = (stat_field(&server, thread, 40), stat_field(&server, thread, 41));
+        assert_eq!(kernel, if real_time { (3, 1) } else { (0, 0) }, "{}", thread.name);
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let fuse = limits
+        .lines()
+        .find(|line| line.starts_with("Max realtime timeout"))
+        .unwrap();
+    assert!(fuse.contains(" 4000000 "), "{fuse}");
+}
+
+#[tokio::test]
+async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
+    let wrapper: Vec<String> = unprivileged().iter().map(|&word| word.to_owned()).collect();
+    if let Some(program) = wrapper.first()
+        && Command::new(program).arg("--version").output().is_err()
+    {
+        skipped(&format!("cannot run {program}"));
+        return;
+    }
+    let fifo = || watchful().env("TALLY__AFFINITY__FIFO__ENABLED", "true");
+    let server = under(fifo(), &wrapper);
+    let found = topology(&server).await;
+    assert_true(&server, &found);
+    assert!(warnings(&found).contains(&"fifo_refused"));
+    for thread in found
+        .threads
+        .iter()
+        .filter(|thread| ["EXEC", "WAL"].contains(&thread.role.as_str()))
+    {
+        assert_eq!((thread.policy.as_str(), thread.priority_requested), ("other", 1));
+        assert!(
+            thread.priority_error.contains("not permitted"),
+            "{}",
+            thread.priority_error
+        );
+    }
+    let (text, _) = tally(&[], &["topology", "--endpoint", &server.endpoint()]);
+    assert!(text.contains("REFUSED fifo 1: Operation not permitted"), "{text}");
+
+    let words: Vec<&str> = wrapper
+        .iter()
+        .map(String::as_str)
+        .chain([BINARY, "serve", "--data"])
+        .collect();
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .arg(home.path().join("data"))
+        .args(["--listen", "127.0.0.1:0"])
+        .env("TALLY__AFFINITY__FIFO__ENABLED", "true")
+        .env("TALLY__AFFINITY__FIFO__REQUIRED", "true")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(
+        text.contains("cannot run under SCHED_FIFO with priority 1"),
+        "{text}"
+    );
+}
+
+/// `tally` with these variables and words: standard output and error together, and the exit code.
+fn tally(env: &[(&str, &str)], words: &[&str]) -> (String, Option<i32>) {
+    let output = Command::new(BINARY)
+        .args(words)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), output.status.code())
+}
+
+#[test]
+fn strict_refuses_with_the_offending_ids_and_others_say_so() {
+    let list = ("TALLY__AFFINITY__CPUS__EXEC", "4000-4001");
+    let strict = [list, ("TALLY__AFFINITY__MODE", "strict")];
+    let expected = format!(
+        "affinity.cpus.exec: CPUs 4000-4001 are not allowed (allowed: {})",
+        startup_mask().unwrap()
+    );
+    for words in [&["serve", "--check"][..], &["topology"]] {
+        let (text, code) = tally(&strict, words);
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.contains(&expected), "{text}");
+    }
+    let (text, code) = tally(&[list], &["topology"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("problem      list_ignored: "), "{text}");
+    assert!(text.contains("CPUs 4000-4001 are not allowed"), "{text}");
+}
+
+#[test]
+fn what_it_would_do_is_told_as_text_and_as_json() {
+    let pin = [("TALLY__AFFINITY__MODE", "pin")];
+    let (text, code) = tally(&pin, &["topology"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains(&format!("allowed      {} of ", startup_mask().unwrap())),
+        "{text}"
+    );
+    for word in [
+        "decision     ",
+        "affinity.mode = pin",
+        "EXEC",
+        "WAL",
+        "NET",
+        "AUX",
+        "problem",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let (text, code) = tally(&pin, &["topology", "-o", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["allowed_cpus"], startup_mask().unwrap().to_string());
+    assert_eq!(json["decision"]["mode"], "pin");
+    assert_eq!(json["decision"]["roles"][0]["role"], "EXEC");
+}
+
+#[test]
+fn what_the_pods_manifest_says_is_told_and_followed() {
+    let pod = [
+        ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
+        ("TALLY_POD_CPU_REQUEST_MILLI", "1500"),
+        ("TALLY_POD_CPU_LIMIT_MILLI", "1500"),
+        ("TALLY_POD_QOS_CLASS", "Guaranteed"),
+    ];
+    let (text, code) = tally(&pod, &["topology", "-o", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["pod"]["qos_class"], "Guaranteed");
+    assert_eq!(
+        (&json["pod"]["cpu_request"], &json["pod"]["cpu_limit"]),
+        (&1.5.into(), &1.5.into())
+    );
+    let why = json["pod"]["shares_because"].as_str().unwrap();
+    assert!(
+        why.contains("1500 thousandths of a CPU, not a whole number"),
+        "{why}"
+    );
+    assert_eq!(
+        (&json["exclusive"], &json["decision"]["effect"]),
+        (&false.into(), &"fence".into())
+    );
+}

@@ -1,0 +1,129 @@
+//! Real control groups for real processes, of version 1 or 2, whichever the machine has. They need root; where one can't
+//! be made the test says so and is skipped.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use tally::topology::CpuSet;
+
+use super::skipped;
+
+/// A control group below the one at the mount point. It is removed when this is dropped, after its processes have ended.
+#[derive(Debug)]
+pub(crate) struct Group {
+    directory: PathBuf,
+    version: u32,
+}
+
+/// How often its removal is tried: the kernel takes a moment to forget processes that have ended.
+const REMOVALS_MAX: u32 = 200;
+
+// ===== impl Group =====
+
+impl Group {
+    /// A group that may use `cpus`.
+    pub(crate) fn with_cpus(cpus: &CpuSet) -> Option<Self> {
+        Self::make("cpuset", |group| {
+            if group.version == 1 {
+                // A new group of version 1 has no memory nodes, and takes no process without.
+                let parent = group.directory.parent().unwrap();
+                let nodes = fs::read_to_string(parent.join("cpuset.effective_mems"))?;
+                group.write("cpuset.mems", nodes.trim())?;
+            }
+            group.write("cpuset.cpus", &cpus.to_string())
+        })
+    }
+
+    /// A group that gets `quota_us` of CPU time in each `period_us`.
+    pub(crate) fn with_quota(quota_us: u64, period_us: u64) -> Option<Self> {
+        Self::make("cpu", |group| {
+            if group.version == 1 {
+                group.write("cpu.cfs_period_us", &period_us.to_string())?;
+                group.write("cpu.cfs_quota_us", &quota_us.to_string())
+            } else {
+                group.write("cpu.max", &format!("{quota_us} {period_us}"))
+            }
+        })
+    }
+
+    /// 1 or 2.
+    pub(crate) fn version(&self) -> i32 {
+        i32::try_from(self.version).unwrap()
+    }
+
+    /// Changes what it may use.
+    pub(crate) fn set_cpus(&self, cpus: &CpuSet) {
+        self.write("cpuset.cpus", &cpus.to_string()).unwrap();
+    }
+
+    /// Words that start a program in this group.
+    pub(crate) fn wrapper(&self) -> Vec<String> {
+        let processes = self.directory.join("cgroup.procs");
+        let script = format!("echo $$ > '{}' && exec \"$@\"", processes.display());
+        ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    }
+
+    fn make(controller: &str, limit: impl FnOnce(&Self) -> io::Result<()>) -> Option<Self> {
+        let made = Self::create(controller).and_then(|group| limit(&group).map(|()| group));
+        made.inspect_err(|error| skipped(&format!("needs a control group with {controller}: {error}")))
+            .ok()
+    }
+
+    fn create(controller: &str) -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let (mount, version) = mount_of(controller)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no hierarchy has the controller"))?;
+        if version == 2 {
+            fs::write(mount.join("cgroup.subtree_control"), format!("+{controller}"))?;
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = mount.join(format!("tally-test-{}-{number}", std::process::id()));
+        fs::create_dir(&directory)?;
+        Ok(Self { directory, version })
+    }
+
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        fs::write(self.directory.join(file), text)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for _ in 0..REMOVALS_MAX {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where the hierarchy with `controller` is mounted, and its version.
+fn mount_of(controller: &str) -> Option<(PathBuf, u32)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let systems = mounts.lines().filter_map(|line| {
+        let (place, system) = line.split_once(" - ")?;
+        let mut system = system.split(' ');
+        let (kind, options) = (system.next()?, system.nth(1)?);
+        Some((Path::new(place.split(' ').nth(4)?), kind, options))
+    });
+    let mut unified = None;
+    for (mount, kind, options) in systems {
+        if kind == "cgroup" && options.split(',').any(|option| option == controller) {
+            return Some((mount.to_owned(), 1));
+        }
+        let has = |mount: &Path| {
+            let controllers = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+            controllers.split_whitespace().any(|name| name == controller)
+        };
+        if kind == "cgroup2" && has(mount) {
+            unified = Some((mount.to_owned(), 2));
+        }
+    }
+    unified
+}

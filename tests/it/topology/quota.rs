@@ -1,0 +1,129 @@
+//! The CPU quota's pauses: sampled from a made-up control group, told to the circuits of a real engine.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tally::{
+    engine::TallyEngine,
+    time::SystemWallClock,
+    topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode},
+};
+
+use super::tree::{Tree, put};
+use crate::support::{in_process::config, sim_disk::SimDisk};
+
+const PERIOD: Duration = Duration::from_millis(100);
+
+fn manager(sources: Sources) -> CpuAffinityManager {
+    let off = AffinityConfig {
+        mode: Mode::Off,
+        ..AffinityConfig::default()
+    };
+    CpuAffinityManager::detect_from(sources, None, off).unwrap()
+}
+
+/// The counters of version 2 in the group `group` below the mount point.
+fn count(root: &Path, group: &str, periods: u64, throttled: u64, time_us: u64) {
+    let text =
+        format!("usage_usec 1\nnr_periods {periods}\nnr_throttled {throttled}\nthrottled_usec {time_us}");
+    put(root, &format!("sys/fs/cgroup/{group}/cpu.stat"), &text);
+}
+
+#[test]
+fn a_sample_is_what_was_added_since_the_last_one() {
+    let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
+    let tally = |periods, throttled, time_us| count(files.path(), "tally", periods, throttled, time_us);
+    // What the group went through before the process was started is not the process's.
+    tally(1000, 900, 9_000_000);
+    let manager = manager(sources);
+    assert_eq!(manager.sample_throttling(), None);
+    assert_eq!(manager.topology().warnings, []);
+
+    tally(1002, 901, 9_030_000);
+    let sample = Throttled {
+        periods: 1,
+        time: Duration::from_millis(30),
+    };
+    assert_eq!(manager.sample_throttling(), Some(sample));
+    assert_eq!(manager.sample_throttling(), None);
+    let figures = manager.figures();
+    assert_eq!(figures.throttled_periods, Some(901));
+    assert_eq!(figures.throttled, Some(Duration::from_millis(9030)));
+    let warnings = manager.topology().warnings;
+    assert_eq!(
+        warnings.last().unwrap().to_string(),
+        "throttled: the CPU quota has stopped this process in 1 periods, for 30ms of CPU time in all"
+    );
+
+    // Moved to a group that is younger: nothing can be said until the next look.
+    tally(2, 1, 10);
+    assert_eq!(manager.sample_throttling(), None);
+    tally(3, 2, 20);
+    assert_eq!(manager.sample_throttling().map(|sample| sample.periods), Some(1));
+}
+
+#[test]
+fn without_a_quota_nothing_is_sampled_and_a_quota_that_appears_is() {
+    let (files, sources) = Tree::cores(4).write();
+    count(files.path(), "tally", 1, 1, 1000);
+    let manager = manager(sources);
+    count(files.path(), "tally", 9, 9, 9000);
+    assert_eq!(manager.sample_throttling(), None);
+
+    put(files.path(), "sys/fs/cgroup/tally/cpu.max", "50000 100000");
+    manager.verify_now();
+    assert_eq!(manager.sample_throttling().map(|sample| sample.periods), Some(8));
+}
+
+#[test]
+fn the_parent_that_throttles_is_the_one_that_is_watched() {
+    let (files, sources) = Tree::cores(4).write();
+    put(files.path(), "proc/self/cgroup", "0::/pod/tally");
+    put(files.path(), "sys/fs/cgroup/pod/tally/cpu.max", "400000 100000");
+    put(files.path(), "sys/fs/cgroup/pod/cpu.max", "100000 100000");
+    count(files.path(), "pod/tally", 5, 0, 0);
+    count(files.path(), "pod", 5, 0, 0);
+    let manager = manager(sources);
+    count(files.path(), "pod", 6, 1, 70_000);
+    let time = manager.sample_throttling().map(|sample| sample.time);
+    assert_eq!(time, Some(Duration::from_millis(70)));
+    let topology = manager.topology();
+    assert_eq!(topology.machine.cgroup.stat.unwrap().throttled_periods, 1);
+    assert!(
+        topology
+            .warnings
+            .iter()
+            .any(|warning| warning.code == WarningCode::Throttled)
+    );
+}
+
+#[test]
+fn pauses_by_the_quota_reach_every_circuit() {
+    let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
+    count(files.path(), "tally", 10, 0, 0);
+    let engine = TallyEngine::start(
+        &config(),
+        Arc::new(SimDisk::new(1)),
+        Path::new("/data"),
+        Arc::new(SystemWallClock),
+        &manager(sources),
+    )
+    .unwrap();
+    let noted = || {
+        engine.note_throttling(PERIOD);
+        let ms: Vec<u64> = engine
+            .circuits()
+            .iter()
+            .map(|circuit| circuit.stats().lifetime.self_throttled_ms)
+            .collect();
+        assert!(ms.iter().all(|each| *each == ms[0]), "{ms:?}");
+        ms[0]
+    };
+    assert_eq!(noted(), 0);
+    count(files.path(), "tally", 11, 1, 40_000);
+    assert_eq!(noted(), 40);
+    assert_eq!(noted(), 40, "counted once");
+    // Ten CPUs, each stopped for 40 ms: nobody was stopped for longer than the time that has passed.
+    count(files.path(), "tally", 12, 2, 440_000);
+    assert_eq!(noted(), 140);
+    engine.drain();
+}
