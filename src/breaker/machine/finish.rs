@@ -6,8 +6,8 @@ use super::{
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
         signals::HighWater,
         stats::TransitionReason,
-        sync::Ordering,
         window::Sample,
+        writer::{Seat, bump},
     },
     Core, NANOS_PER_MICRO, Ticket, nanos,
 };
@@ -20,30 +20,32 @@ impl Core {
         let now_ns = self.clock.now_ns();
         let generation = ticket.generation;
         let word = self.gate.load();
-        let Some(counters) = self.counters.get(ticket.shard) else {
+        // The shard of the thread that ends the call, which need not be the one that began it.
+        let seat = self.seat();
+        let Some(counters) = self.counters.get(seat.shard) else {
             return;
         };
-        counters.finished.fetch_add(1, Ordering::Relaxed);
+        bump(&counters.finished, seat.writer);
         if verdict.is_none() {
-            counters.cancelled.fetch_add(1, Ordering::Relaxed);
+            bump(&counters.cancelled, seat.writer);
         }
         if word.generation() != generation {
             if verdict.is_some() {
-                counters.stale_results.fetch_add(1, Ordering::Relaxed);
+                bump(&counters.stale_results, seat.writer);
             }
             return;
         }
         if let Some(place) = ticket.place {
             self.ring
-                .leave(ticket.shard, generation, place, || self.is_live(generation));
+                .leave(seat, generation, place, now_ns, || self.is_live(generation));
         }
         if word.mode() == BreakerMode::Disabled {
             self.settle(word, &ticket, ProbeOutcome::Withdrawn, now_ns);
             return;
         }
         let (sample, outcome) = self.sample(&ticket, verdict, now_ns);
-        if !self.record(word, &ticket, sample, outcome, now_ns) && verdict.is_some() {
-            counters.stale_results.fetch_add(1, Ordering::Relaxed);
+        if !self.record(word, seat, &ticket, sample.as_ref(), outcome, now_ns) && verdict.is_some() {
+            bump(&counters.stale_results, seat.writer);
         }
     }
 
@@ -117,8 +119,9 @@ impl Core {
     fn record(
         &self,
         word: StateWord,
+        seat: Seat,
         ticket: &Ticket,
-        sample: Option<Sample>,
+        sample: Option<&Sample>,
         outcome: ProbeOutcome,
         now_ns: u64,
     ) -> bool {
@@ -128,9 +131,8 @@ impl Core {
         }
         let Some(sample) = sample else { return true };
         let epoch = self.window.epoch(now_ns);
-        if !self.window.record(ticket.shard, generation, epoch, &sample, || {
-            self.is_live(generation)
-        }) {
+        let live = || self.is_live(generation);
+        if !self.window.record(seat, generation, epoch, sample, live) {
             // A probe's own report may have ended the generation; any other call has come too late.
             return ticket.probe.is_some();
         }
