@@ -29,6 +29,8 @@ pub(super) struct LogHistogram {
 const COUNT_BITS: u32 = 20;
 /// Where a counter of a [`TaggedPair`] stops.
 pub(super) const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+/// The highest bits of both counters.
+const NEARLY_FULL: u64 = (1 << (2 * COUNT_BITS - 1)) | (1 << (COUNT_BITS - 1));
 const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const LAP_BITS: u32 = 16;
 const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
@@ -73,6 +75,20 @@ impl TaggedPair {
     /// when the word holds another generation's counts. Returns false, having added nothing, if it is not.
     #[inline]
     pub(super) fn add(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
+        let word = self.0.load(Ordering::Acquire);
+        // By far the commonest case: this slice, and room for half as many counts again.
+        if Tag::of(word) == tag && word & NEARLY_FULL == 0 && (a | b) < COUNT_MAX / 2 {
+            let next = word + ((a << COUNT_BITS) | b);
+            if publish(&self.0, word, next, writer).is_ok() {
+                return true;
+            }
+        }
+        self.add_slowly(writer, tag, a, b, live)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_slowly(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             let seen = Tag::of(word);

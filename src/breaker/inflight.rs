@@ -284,6 +284,23 @@ impl Side {
         generation: u32,
         live: impl Fn() -> bool,
     ) -> Option<RingPlace> {
+        if self.count_one(layout, writer, epoch, generation) {
+            return Some(RingPlace { epoch });
+        }
+        self.enter_slowly(layout, writer, epoch, generation, live)
+    }
+
+    /// As [`Self::enter`], for a call that is the first one of its slot or that others get in the way of.
+    #[cold]
+    #[inline(never)]
+    fn enter_slowly(
+        &self,
+        layout: Layout,
+        writer: Writer,
+        epoch: u64,
+        generation: u32,
+        live: impl Fn() -> bool,
+    ) -> Option<RingPlace> {
         let slot = self.slot_of(epoch)?;
         let wanted = layout.tag(generation, epoch / SLOTS as u64);
         let mut word = slot.load(Ordering::Acquire);
@@ -322,6 +339,22 @@ impl Side {
         generation: u32,
         live: impl Fn() -> bool,
     ) {
+        if !self.count_one(layout, writer, epoch, generation) {
+            self.leave_slowly(layout, writer, epoch, generation, live);
+        }
+    }
+
+    /// As [`Self::leave`], for a call that is the first one of its slot or that others get in the way of.
+    #[cold]
+    #[inline(never)]
+    fn leave_slowly(
+        &self,
+        layout: Layout,
+        writer: Writer,
+        epoch: u64,
+        generation: u32,
+        live: impl Fn() -> bool,
+    ) {
         let Some(slot) = self.slot_of(epoch) else { return };
         let wanted = layout.tag(generation, epoch / SLOTS as u64);
         let mut word = slot.load(Ordering::Acquire);
@@ -351,6 +384,21 @@ impl Side {
             // Somebody else was faster; it is for another round to say what is to be moved.
             self.add_older(writer, generation, moved.wrapping_neg(), &live);
         }
+    }
+
+    /// By far the commonest case: the slot holds calls of its present lap already, and nobody gets in the way. False, with
+    /// nothing done, if that is not so.
+    #[inline]
+    fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
+        let Some(slot) = self.slot_of(epoch) else {
+            return false;
+        };
+        let word = slot.load(Ordering::Acquire);
+        let next = word.wrapping_add(1);
+        // Of the next word, so that neither a count at its end nor an empty slot passes.
+        layout.tag_of(next) == layout.tag(generation, epoch / SLOTS as u64)
+            && layout.count(next) > 1
+            && publish(slot, word, next, writer).is_ok()
     }
 
     /// Adds `delta`, modulo the counter's size.

@@ -16,6 +16,7 @@ use super::{
 
 impl Core {
     /// Counts out a call: with its verdict, or without one if it was dropped.
+    #[inline]
     pub(in crate::breaker) fn finish(&self, ticket: Ticket, verdict: Option<Verdict>) {
         let now_ns = self.clock.now_ns();
         let generation = ticket.generation;
@@ -50,6 +51,7 @@ impl Core {
     }
 
     /// What a call adds to the window, if anything, and what it says as a probe.
+    #[inline]
     fn sample(
         &self,
         ticket: &Ticket,
@@ -99,6 +101,7 @@ impl Core {
 
     /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
     /// hide them. All that were given up within one slow threshold count as one batch.
+    #[cold]
     fn cancelled_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
         if elapsed_ns < self.slow_ns {
@@ -116,6 +119,7 @@ impl Core {
     }
 
     /// Writes a sample into the window and draws the consequences. False if the call turns out to be stale.
+    #[inline]
     fn record(
         &self,
         word: StateWord,
@@ -160,6 +164,7 @@ impl Core {
     }
 
     /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    #[inline]
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -172,6 +177,7 @@ impl Core {
     }
 
     /// The latency that is held against the thresholds.
+    #[inline]
     fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
         let latency_ns = match (verdict.queue_wait, verdict.commit) {
             (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
@@ -181,6 +187,7 @@ impl Core {
     }
 
     /// A latency without the time for which the process itself was held up.
+    #[inline]
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
@@ -190,10 +197,12 @@ impl Core {
         latency_ns.min(self.elapsed_ns(ticket, now_ns))
     }
 
+    #[inline]
     fn raw_elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns)
     }
 
+    #[inline]
     fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
     }
