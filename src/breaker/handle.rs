@@ -24,8 +24,8 @@ pub struct LatencyCircuitBreaker {
 #[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
-    /// One for each shard of threads. A permit holds its thread's lane rather than the core itself, so that threads do not
-    /// fight over one reference count, twice a call.
+    /// One for each shard of threads, the shared one included. A permit holds its thread's lane rather than the core
+    /// itself, so that threads do not fight over one reference count, twice a call.
     lanes: Box<[Arc<Lane>]>,
 }
 
@@ -51,6 +51,14 @@ pub struct LatencyCircuitBreakerBuilder {
 #[must_use = "dropping a permit means that the call was given up"]
 pub struct Permit {
     lane: Arc<Lane>,
+    /// None for a call that passes unrecorded, and once the verdict is in.
+    ticket: Option<Ticket>,
+}
+
+/// An admitted call that does not outlive its caller's hold on the breaker, so that no reference need be counted.
+#[derive(Debug)]
+struct Borrowed<'a> {
+    core: &'a Core,
     /// None for a call that passes unrecorded, and once the verdict is in.
     ticket: Option<Ticket>,
 }
@@ -104,9 +112,14 @@ impl LatencyCircuitBreaker {
         C: Classify<R, E>,
         F: FnOnce() -> Result<R, E>,
     {
-        let permit = self.try_acquire().map_err(CircuitBreakerError::Open)?;
+        let core = &*self.shared.core;
+        let ticket = core.admit(core.seat()).map_err(CircuitBreakerError::Open)?;
+        let mut call = Borrowed { core, ticket };
         let result = operation();
-        permit.record(classify.classify(result.as_ref()));
+        let verdict = classify.classify(result.as_ref());
+        if let Some(ticket) = call.ticket.take() {
+            core.finish(ticket, Some(verdict));
+        }
         result.map_err(CircuitBreakerError::Inner)
     }
 
@@ -137,10 +150,10 @@ impl LatencyCircuitBreaker {
     /// The circuit does not let it pass.
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
         let Shared { core, lanes } = &*self.shared;
-        let shard = core.shard();
-        let ticket = core.admit(shard)?;
+        let seat = core.seat();
+        let ticket = core.admit(seat)?;
         // A thread's shard is always below their number; a lane made on the spot would do as well.
-        let lane = lanes.get(shard).map_or_else(|| Lane::new(core), Arc::clone);
+        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
         Ok(Permit { lane, ticket })
     }
 
@@ -148,9 +161,9 @@ impl LatencyCircuitBreaker {
     /// due to be) or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
         let Shared { core, lanes } = &*self.shared;
-        let shard = core.shard();
-        let ticket = core.admit_probe(shard)?;
-        let lane = lanes.get(shard).map_or_else(|| Lane::new(core), Arc::clone);
+        let seat = core.seat();
+        let ticket = core.admit_probe(seat)?;
+        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
         Some(Permit {
             lane,
             ticket: Some(ticket),
@@ -253,7 +266,7 @@ impl LatencyCircuitBreakerBuilder {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let core = Core::new(self.key.into_boxed_str(), self.config, clock, self.observer);
         let core = Arc::new(core);
-        let lanes = (0..core.config.shards).map(|_| Lane::new(&core)).collect();
+        let lanes = core.counters.iter().map(|_| Lane::new(&core)).collect();
         Ok(LatencyCircuitBreaker {
             shared: Arc::new(Shared { core, lanes }),
         })
@@ -298,9 +311,21 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            let verdict = std::thread::panicking().then(Verdict::failure);
-            self.lane.core.finish(ticket, verdict);
-        }
+        give_up(&self.lane.core, self.ticket.take());
+    }
+}
+
+// ===== impl Borrowed =====
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        give_up(self.core, self.ticket.take());
+    }
+}
+
+/// Ends a call that got no verdict.
+fn give_up(core: &Core, ticket: Option<Ticket>) {
+    if let Some(ticket) = ticket {
+        core.finish(ticket, std::thread::panicking().then(Verdict::failure));
     }
 }

@@ -1,9 +1,12 @@
 //! The words that a window is made of: a pair of counters that empties itself when its time slice comes round again,
 //! and a logarithmic histogram of such pairs.
 //!
-//! Imports nothing but `super::sync`, so that `tests/loom` can model-check this very file.
+//! Imports nothing but `super::sync` and `super::writer`, so that `tests/loom` can model-check this very file.
 
-use super::sync::{AtomicU64, Ordering};
+use super::{
+    sync::{AtomicU64, Ordering},
+    writer::{Writer, publish},
+};
 
 /// Which time slice of which generation a word belongs to: `generation:8 | lap:16`. A slot of a ring of `n` slices is
 /// used once a lap, so the lap alone tells its contents from those of the last time round. Sixteen bits of laps last
@@ -13,8 +16,7 @@ use super::sync::{AtomicU64, Ordering};
 pub(super) struct Tag(u64);
 
 /// Two counters and their tag in one word: `tag:24 | a:20 | b:20`. Adding is lock-free and loses nothing: a thread that
-/// finds an older tag starts the word afresh by compare-exchange, and a late one that finds the next lap's tag adds to
-/// that. Each counter stops at [`COUNT_MAX`] (a million calls in one slice of one shard) instead of spilling over.
+/// finds an older tag starts the word afresh, and a late one that finds the next lap's tag adds to that. Each counter stops at [`COUNT_MAX`] (a million calls in one slice of one shard) instead of spilling over.
 #[derive(Debug, Default)]
 pub(super) struct TaggedPair(AtomicU64);
 
@@ -27,6 +29,8 @@ pub(super) struct LogHistogram {
 const COUNT_BITS: u32 = 20;
 /// Where a counter of a [`TaggedPair`] stops.
 pub(super) const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+/// The highest bits of both counters.
+const NEARLY_FULL: u64 = (1 << (2 * COUNT_BITS - 1)) | (1 << (COUNT_BITS - 1));
 const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const LAP_BITS: u32 = 16;
 const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
@@ -69,7 +73,22 @@ impl Tag {
 impl TaggedPair {
     /// Adds to both counters under `tag`. `live` tells whether the tag's generation is still in force; it is asked only
     /// when the word holds another generation's counts. Returns false, having added nothing, if it is not.
-    pub(super) fn add(&self, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
+    #[inline]
+    pub(super) fn add(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
+        let word = self.0.load(Ordering::Acquire);
+        // By far the commonest case: this slice, and room for half as many counts again.
+        if Tag::of(word) == tag && word & NEARLY_FULL == 0 && (a | b) < COUNT_MAX / 2 {
+            let next = word + ((a << COUNT_BITS) | b);
+            if publish(&self.0, word, next, writer).is_ok() {
+                return true;
+            }
+        }
+        self.add_slowly(writer, tag, a, b, live)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_slowly(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             let seen = Tag::of(word);
@@ -87,14 +106,17 @@ impl TaggedPair {
             if next == word {
                 return true;
             }
-            match self
-                .0
-                .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return true,
+            match publish(&self.0, word, next, writer) {
+                Ok(()) => return true,
                 Err(changed) => word = changed,
             }
         }
+    }
+
+    /// Empties the word if it holds something older than `tag`. Anybody may, whoever writes the word: an exclusive writer
+    /// that comes in between writes over the empty word, see [`publish`].
+    pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
+        self.add(Writer::Shared, tag, 0, 0, live);
     }
 
     /// Both counters, if the word belongs to `tag`; zeroes if it holds something older.
@@ -132,10 +154,11 @@ impl LogHistogram {
     }
 
     /// Counts one duration of `micros` microseconds. See [`TaggedPair::add`].
-    pub(super) fn record(&self, tag: Tag, micros: u64, live: impl Fn() -> bool) -> bool {
+    #[inline]
+    pub(super) fn record(&self, writer: Writer, tag: Tag, micros: u64, live: impl Fn() -> bool) -> bool {
         self.cells
             .get(cell_of(micros))
-            .is_some_and(|cell| cell.add(tag, 1, 0, live))
+            .is_some_and(|cell| cell.add(writer, tag, 1, 0, live))
     }
 
     /// Adds this slice's counts to `sums`.
@@ -148,7 +171,7 @@ impl LogHistogram {
     /// Empties the cells that hold something older than `tag`.
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         for cell in &self.cells {
-            cell.add(tag, 0, 0, &live);
+            cell.sweep(tag, &live);
         }
     }
 }

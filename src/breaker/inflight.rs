@@ -1,19 +1,32 @@
 //! Calls under way, by the moment they were admitted, so that a call that hangs is seen before it ends.
 //!
-//! A ring of slots, each between a sixteenth and an eighth of the slow threshold wide: a call counts +1 in the slot of its
-//! admission and −1 in the same slot at its end, so a slot older than the threshold holds exactly the calls that are
-//! overdue. When a slot's turn comes again (after eight thresholds or more), what it still holds moves to the *older*
-//! counter.
+//! A ring of slots, each between a sixteenth and an eighth of the slow threshold wide. A slot counts the calls that were
+//! admitted in its time and, apart from them, those of them that have ended; the difference is under way, and overdue if
+//! the slot is older than the threshold. Each shard of threads has a ring of its own, in which its threads count the calls
+//! they admit and the calls they end, whoever admitted those: so every word has the writers of one shard only, and both
+//! counts never fall. When a slot's turn comes again (after eight thresholds or more), what it holds moves to the *older*
+//! counter of its side.
 //!
-//! Imports nothing but `super::sync`, so that `tests/loom` can model-check this very file.
+//! **Never more than there are.** Of the calls that had ended when a reading began, each one that is seen as entered is
+//! also seen as left, in the same sum. Entered counts are read first: *older* before the slots, while writers take a slot
+//! over before they add to *older*, so a count on its way is missed, not seen twice. Then the left ones: slots before
+//! *older*, while writers add to *older* before they take the slot over, so a count on its way is seen twice, not missed.
+//! A slot that is found to have been taken over by a left count, or that has not been used in this lap or the last one,
+//! is judged together with *older*. So a reading that races with a take-over may miss calls; the next one will not.
+//!
+//! Imports nothing but `super::sync` and `super::writer`, so that `tests/loom` can model-check this very file.
 
-use super::sync::{AtomicU64, CachePadded, Ordering};
+use std::ops::Range;
 
-/// Where a call was counted in; needed to count it out again.
+use super::{
+    sync::{AtomicU64, CachePadded, Ordering},
+    writer::{Seat, Writer, publish},
+};
+
+/// The slot that a call was counted in, by its number from the clock's origin; needed to count it out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RingPlace {
-    slot: usize,
-    tag: u64,
+    epoch: u64,
 }
 
 /// Calls that have been under way for the slow threshold or longer.
@@ -30,18 +43,46 @@ pub(super) struct Overdue {
 #[derive(Debug)]
 pub(super) struct InFlightRing {
     shards: Box<[CachePadded<Shard>]>,
-    /// A slot is `2^slot_shift` nanoseconds wide: a division less for each call.
-    slot_shift: u32,
+    layout: Layout,
     threshold_ns: u64,
 }
 
 #[derive(Debug)]
 struct Shard {
-    /// `generation:22 | lap:22 | count:20`; one thread writes, or the few that share the shard.
+    /// Calls admitted by the shard's threads.
+    entered: Side,
+    /// Calls ended by the shard's threads.
+    left: Side,
+}
+
+#[derive(Debug)]
+struct Side {
+    /// `generation:20 | lap | count`, see [`Layout`].
     slots: [AtomicU64; SLOTS],
-    /// `generation:22 | count:42`, the count shifted by [`OLDER_ZERO`]: a call may end between the moment its slot is
-    /// taken over and the moment the slot's count arrives here, and the counter is then below zero for an instant.
+    /// `generation:22 | count:42`; the count wraps, and only its difference to the other side's means something.
     older: AtomicU64,
+}
+
+/// How wide the slots are, and how their words are divided. A slot of `2^n` ns has `n − 2` bits for its count, enough for
+/// 268 million calls a second in one shard, and the rest for its lap: laps come round again after 104 days, or 3 if the
+/// threshold is below 130 µs. A slot of a shard in which no call came or went for just that long (give or take a
+/// sixty-fourth of it) is the one case in which old counts could pass for new ones.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    /// A slot is `2^slot_shift` nanoseconds wide: a division less for each call.
+    slot_shift: u32,
+    count_bits: u32,
+}
+
+/// What the shards hold in the slots of one index.
+#[derive(Debug, Default, Clone, Copy)]
+struct SlotSum {
+    /// Calls of the last lap under way; negative if a reading races.
+    newest: i64,
+    /// Where those began: the number of the slot, counted from the clock's origin.
+    epoch: u64,
+    /// Calls of earlier laps: entered, less left.
+    older: i64,
 }
 
 const SLOTS: usize = 128;
@@ -49,17 +90,21 @@ const SLOTS: usize = 128;
 const SLOTS_PER_THRESHOLD: u64 = 8;
 /// The most whole thresholds that the ring can tell apart.
 pub(super) const ROUNDS_MAX: u32 = 7;
+/// A slot whose last lap is so many laps ago is judged together with *older*; it is more than [`ROUNDS_MAX`] thresholds
+/// old.
+const LAPS_RECENT_MAX: u64 = 1;
+/// A call that ends after so many laps is counted in *older*. More than [`LAPS_RECENT_MAX`], so that no reading that
+/// begins after the call has ended looks for it in its slot.
+const LAPS_IN_SLOT_MAX: u64 = 3;
 
-const COUNT_BITS: u32 = 20;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
-const LAP_BITS: u32 = 22;
-const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
-/// How many laps behind the others a thread may be when it counts a call in.
-const LAPS_LATE_MAX: u64 = 8;
+const GENERATION_BITS: u32 = 20;
+const GENERATION_MASK: u64 = (1 << GENERATION_BITS) - 1;
+const TAG_BITS_MIN: u32 = 14;
+const COUNT_BITS_MIN: u32 = 12;
+const COUNT_BITS_MAX: u32 = u64::BITS - GENERATION_BITS - TAG_BITS_MIN;
 
 const OLDER_BITS: u32 = 42;
 const OLDER_MASK: u64 = (1 << OLDER_BITS) - 1;
-const OLDER_ZERO: u64 = 1 << (OLDER_BITS - 1);
 
 // ===== impl InFlightRing =====
 
@@ -67,45 +112,131 @@ impl InFlightRing {
     pub(super) fn new(shards: usize, threshold_ns: u64) -> Self {
         Self {
             shards: (0..shards).map(|_| CachePadded::new(Shard::new())).collect(),
-            slot_shift: (threshold_ns / SLOTS_PER_THRESHOLD).max(1).ilog2(),
+            layout: Layout::new(threshold_ns),
             threshold_ns: threshold_ns.max(1),
         }
     }
 
     /// Counts in a call of `generation`. None if the generation is over, which `live` tells: such a call is not counted.
+    #[inline]
     pub(super) fn enter(
         &self,
-        shard: usize,
+        seat: Seat,
         generation: u32,
         now_ns: u64,
         live: impl Fn() -> bool,
     ) -> Option<RingPlace> {
-        let epoch = now_ns >> self.slot_shift;
-        self.shards.get(shard)?.enter(epoch, generation, live)
+        let epoch = now_ns >> self.layout.slot_shift;
+        let side = &self.shards.get(seat.shard)?.entered;
+        side.enter(self.layout, seat.writer, epoch, generation, live)
     }
 
     /// Counts out a call of `generation`; one whose generation is over has nothing to be counted out of.
-    pub(super) fn leave(&self, shard: usize, generation: u32, place: RingPlace, live: impl Fn() -> bool) {
-        if let Some(shard) = self.shards.get(shard) {
-            shard.leave(generation, place, live);
+    #[inline]
+    pub(super) fn leave(
+        &self,
+        seat: Seat,
+        generation: u32,
+        place: RingPlace,
+        now_ns: u64,
+        live: impl Fn() -> bool,
+    ) {
+        let Some(shard) = self.shards.get(seat.shard) else {
+            return;
+        };
+        let lap_now = (now_ns >> self.layout.slot_shift) / SLOTS as u64;
+        if lap_now.saturating_sub(place.epoch / SLOTS as u64) > LAPS_IN_SLOT_MAX {
+            shard.left.add_older(seat.writer, generation, 1, live);
+        } else {
+            shard
+                .left
+                .leave(self.layout, seat.writer, place.epoch, generation, live);
         }
     }
 
     /// The overdue calls of `generation`. A call admitted before `not_before_ns` is taken to have been admitted then.
-    /// Never more than there are: *older* is read before the slots, so a count on its way is missed, not seen twice.
     pub(super) fn overdue(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> Overdue {
+        self.overdue_in(0..SLOTS, generation, now_ns, not_before_ns)
+    }
+
+    /// The same, from the slots of some indexes and *older*. (A model checker cannot look at all of them in all ways.)
+    pub(super) fn overdue_in(
+        &self,
+        indexes: Range<usize>,
+        generation: u32,
+        now_ns: u64,
+        not_before_ns: u64,
+    ) -> Overdue {
         let mut sum = Overdue::default();
         let rounds_since =
             |began_ns: u64| now_ns.saturating_sub(began_ns.max(not_before_ns)) / self.threshold_ns;
-        for shard in &self.shards {
-            let older = shard.older_count(generation);
-            if older > 0 {
-                sum.add(older, rounds_since(0));
-            }
-            for (count, end_epoch) in shard.occupied(generation, now_ns >> self.slot_shift) {
-                sum.add(count, rounds_since(end_epoch << self.slot_shift));
+        let older_of = |side: fn(&Shard) -> &Side| -> u64 {
+            let counts = self.shards.iter().map(|shard| side(shard).older(generation));
+            counts.fold(0, u64::wrapping_add)
+        };
+        let mut older = older_of(|shard| &shard.entered);
+        for index in indexes {
+            let slot = self.slot(index, generation, now_ns >> self.layout.slot_shift);
+            older = older.wrapping_add_signed(slot.older);
+            let calls = u64::try_from(slot.newest).unwrap_or(0);
+            if calls > 0 {
+                sum.add(calls, rounds_since((slot.epoch + 1) << self.layout.slot_shift));
             }
         }
+        older = older.wrapping_sub(older_of(|shard| &shard.left));
+        // The difference of two counts that wrap at 42 bits.
+        let under_way = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
+        let calls = u64::try_from(under_way).unwrap_or(0);
+        if calls > 0 {
+            sum.add(calls, rounds_since(0));
+        }
+        sum
+    }
+
+    /// Sums up the slots of one index over the shards.
+    fn slot(&self, index: usize, generation: u32, epoch_now: u64) -> SlotSum {
+        let layout = self.layout;
+        let lap_now = epoch_now / SLOTS as u64;
+        let of_generation = |side: fn(&Shard) -> &Side| {
+            self.shards
+                .iter()
+                .filter_map(move |shard| side(shard).slot(layout, index, generation, lap_now))
+        };
+        let mut sum = SlotSum::default();
+        let mut newest_age = u64::MAX;
+        for (age, count) in of_generation(|shard| &shard.entered) {
+            if age < newest_age {
+                newest_age = age;
+                sum.older += sum.newest;
+                sum.newest = 0;
+            }
+            if age == newest_age {
+                sum.newest += count;
+            } else {
+                sum.older += count;
+            }
+        }
+        if newest_age == u64::MAX {
+            return sum;
+        }
+        let mut taken_over = false;
+        for (age, count) in of_generation(|shard| &shard.left) {
+            if age == newest_age {
+                sum.newest -= count;
+            } else if age > newest_age {
+                sum.older -= count;
+            } else {
+                // Calls that came and went since we looked at who entered. They are not to be counted; but those of the
+                // lap before may have moved to *older*.
+                taken_over = true;
+            }
+        }
+        if taken_over || newest_age > layout.laps_ahead_max() + LAPS_RECENT_MAX {
+            sum.older += sum.newest;
+            sum.newest = 0;
+        }
+        let lap = (lap_now + layout.laps_ahead_max()).saturating_sub(newest_age);
+        sum.epoch = lap * SLOTS as u64 + index as u64;
         sum
     }
 }
@@ -128,57 +259,143 @@ impl Overdue {
 impl Shard {
     fn new() -> Self {
         Self {
+            entered: Side::new(),
+            left: Side::new(),
+        }
+    }
+}
+
+// ===== impl Side =====
+
+impl Side {
+    fn new() -> Self {
+        Self {
             slots: std::array::from_fn(|_| AtomicU64::new(0)),
-            older: AtomicU64::new(OLDER_ZERO),
+            older: AtomicU64::new(0),
         }
     }
 
-    fn enter(&self, epoch: u64, generation: u32, live: impl Fn() -> bool) -> Option<RingPlace> {
-        let index = usize::try_from(epoch % SLOTS as u64).ok()?;
-        let slot = self.slots.get(index)?;
-        let wanted = tag_of(generation, epoch / SLOTS as u64);
+    #[inline]
+    fn enter(
+        &self,
+        layout: Layout,
+        writer: Writer,
+        epoch: u64,
+        generation: u32,
+        live: impl Fn() -> bool,
+    ) -> Option<RingPlace> {
+        if self.count_one(layout, writer, epoch, generation) {
+            return Some(RingPlace { epoch });
+        }
+        self.enter_slowly(layout, writer, epoch, generation, live)
+    }
+
+    /// As [`Self::enter`], for a call that is the first one of its slot or that others get in the way of.
+    #[cold]
+    #[inline(never)]
+    fn enter_slowly(
+        &self,
+        layout: Layout,
+        writer: Writer,
+        epoch: u64,
+        generation: u32,
+        live: impl Fn() -> bool,
+    ) -> Option<RingPlace> {
+        let slot = self.slot_of(epoch)?;
+        let wanted = layout.tag(generation, epoch / SLOTS as u64);
         let mut word = slot.load(Ordering::Acquire);
         loop {
-            let seen = word >> COUNT_BITS;
-            let same_generation = seen >> LAP_BITS == wanted >> LAP_BITS;
+            let seen = layout.tag_of(word);
+            let same_generation = layout.is_same_generation(seen, wanted);
             if !same_generation && !live() {
                 return None;
             }
             // A late thread finds the next lap's tag and counts itself in there, a little too young.
-            let joins = seen == wanted || (same_generation && is_lap_ahead(seen, wanted));
-            let (tag, count) = if joins {
-                (seen, word & COUNT_MASK)
+            let laps_ahead = layout.laps_ahead(word, wanted);
+            let next = if laps_ahead.is_some() {
+                layout.one_more(word)
             } else {
-                (wanted, 0)
+                layout.word(wanted, 1)
             };
-            let next = (tag << COUNT_BITS) | (count + 1).min(COUNT_MASK);
-            match slot.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    if !joins && same_generation {
-                        self.add_older(generation, (word & COUNT_MASK).cast_signed(), live);
+            match publish(slot, word, next, writer) {
+                Ok(()) => {
+                    if same_generation && laps_ahead.is_none() {
+                        self.add_older(writer, generation, layout.count(word), live);
                     }
-                    return Some(RingPlace { slot: index, tag });
+                    let late = laps_ahead.unwrap_or(0) * SLOTS as u64;
+                    return Some(RingPlace { epoch: epoch + late });
                 }
                 Err(changed) => word = changed,
             }
         }
     }
 
-    fn leave(&self, generation: u32, place: RingPlace, live: impl Fn() -> bool) {
-        let Some(slot) = self.slots.get(place.slot) else {
-            return;
-        };
-        let mut word = slot.load(Ordering::Acquire);
-        while word >> COUNT_BITS == place.tag && word & COUNT_MASK > 0 {
-            match slot.compare_exchange_weak(word, word - 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(changed) => word = changed,
-            }
+    #[inline]
+    fn leave(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32, live: impl Fn() -> bool) {
+        if !self.count_one(layout, writer, epoch, generation) {
+            self.leave_slowly(layout, writer, epoch, generation, live);
         }
-        self.add_older(generation, -1, live);
     }
 
-    fn add_older(&self, generation: u32, delta: i64, live: impl Fn() -> bool) {
+    /// As [`Self::leave`], for a call that is the first one of its slot or that others get in the way of.
+    #[cold]
+    #[inline(never)]
+    fn leave_slowly(
+        &self,
+        layout: Layout,
+        writer: Writer,
+        epoch: u64,
+        generation: u32,
+        live: impl Fn() -> bool,
+    ) {
+        let Some(slot) = self.slot_of(epoch) else { return };
+        let wanted = layout.tag(generation, epoch / SLOTS as u64);
+        let mut word = slot.load(Ordering::Acquire);
+        loop {
+            let seen = layout.tag_of(word);
+            let same_generation = layout.is_same_generation(seen, wanted);
+            if !same_generation && !live() {
+                return;
+            }
+            let laps_ahead = layout.laps_ahead(word, wanted);
+            // What the slot holds of an earlier lap has to be in *older* before it is gone from here.
+            let moved = if same_generation && laps_ahead.is_none() {
+                layout.count(word)
+            } else {
+                0
+            };
+            let next = match laps_ahead {
+                Some(0) => layout.one_more(word),
+                Some(_) => return self.add_older(writer, generation, 1, live),
+                None => layout.word(wanted, 1),
+            };
+            self.add_older(writer, generation, moved, &live);
+            match publish(slot, word, next, writer) {
+                Ok(()) => return,
+                Err(changed) => word = changed,
+            }
+            // Somebody else was faster; it is for another round to say what is to be moved.
+            self.add_older(writer, generation, moved.wrapping_neg(), &live);
+        }
+    }
+
+    /// By far the commonest case: the slot holds calls of its present lap already, and nobody gets in the way. False, with
+    /// nothing done, if that is not so.
+    #[inline]
+    fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
+        let Some(slot) = self.slot_of(epoch) else {
+            return false;
+        };
+        let word = slot.load(Ordering::Acquire);
+        let next = word.wrapping_add(1);
+        // Of the next word, so that neither a count at its end nor an empty slot passes.
+        layout.tag_of(next) == layout.tag(generation, epoch / SLOTS as u64)
+            && layout.count(next) > 1
+            && publish(slot, word, next, writer).is_ok()
+    }
+
+    /// Adds `delta`, modulo the counter's size.
+    fn add_older(&self, writer: Writer, generation: u32, delta: u64, live: impl Fn() -> bool) {
         if delta == 0 {
             return;
         }
@@ -187,54 +404,109 @@ impl Shard {
             let count = if word >> OLDER_BITS == u64::from(generation) {
                 word & OLDER_MASK
             } else if live() {
-                OLDER_ZERO
+                0
             } else {
                 return;
             };
-            let next =
-                (u64::from(generation) << OLDER_BITS) | (count.wrapping_add_signed(delta) & OLDER_MASK);
-            match self
-                .older
-                .compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return,
+            let next = (u64::from(generation) << OLDER_BITS) | (count.wrapping_add(delta) & OLDER_MASK);
+            match publish(&self.older, word, next, writer) {
+                Ok(()) => return,
                 Err(changed) => word = changed,
             }
         }
     }
 
-    fn older_count(&self, generation: u32) -> u64 {
+    fn older(&self, generation: u32) -> u64 {
         let word = self.older.load(Ordering::Acquire);
         if word >> OLDER_BITS == u64::from(generation) {
-            (word & OLDER_MASK).saturating_sub(OLDER_ZERO)
+            word & OLDER_MASK
         } else {
             0
         }
     }
 
-    /// The slots of `generation` that hold calls: how many, and the epoch that followed the slot's own.
-    fn occupied(&self, generation: u32, epoch_now: u64) -> impl Iterator<Item = (u64, u64)> {
-        let lap_now = epoch_now / SLOTS as u64;
-        self.slots.iter().enumerate().filter_map(move |(index, slot)| {
-            let word = slot.load(Ordering::Acquire);
-            let (tag, count) = (word >> COUNT_BITS, word & COUNT_MASK);
-            let laps_ago = lap_now.wrapping_sub(tag) & LAP_MASK;
-            let same_generation = tag >> LAP_BITS == u64::from(generation);
-            if count == 0 || !same_generation || laps_ago >= LAP_MASK - LAPS_LATE_MAX {
-                return None;
-            }
-            let epoch = lap_now.saturating_sub(laps_ago) * SLOTS as u64 + index as u64;
-            Some((count, epoch + 1))
-        })
+    fn slot_of(&self, epoch: u64) -> Option<&AtomicU64> {
+        let index = usize::try_from(epoch % SLOTS as u64).ok()?;
+        self.slots.get(index)
+    }
+
+    /// What a slot holds of `generation`: by how many laps it is older than the newest one that anybody may have reached,
+    /// and its count.
+    fn slot(&self, layout: Layout, index: usize, generation: u32, lap_now: u64) -> Option<(u64, i64)> {
+        let word = self.slots.get(index)?.load(Ordering::Acquire);
+        let newest = layout.tag(generation, lap_now + layout.laps_ahead_max());
+        let tag = layout.tag_of(word);
+        let count = layout.count(word);
+        if count == 0 || !layout.is_same_generation(tag, newest) {
+            return None;
+        }
+        Some((newest.wrapping_sub(tag) & layout.lap_mask(), count.cast_signed()))
     }
 }
 
-const fn tag_of(generation: u32, lap: u64) -> u64 {
-    ((generation as u64) << LAP_BITS) | (lap & LAP_MASK)
-}
+// ===== impl Layout =====
 
-/// Whether the tag `a` is a little ahead of `b`, which is of the same generation.
-const fn is_lap_ahead(a: u64, b: u64) -> bool {
-    let laps = a.wrapping_sub(b) & LAP_MASK;
-    laps > 0 && laps <= LAPS_LATE_MAX
+impl Layout {
+    fn new(threshold_ns: u64) -> Self {
+        let slot_shift = (threshold_ns / SLOTS_PER_THRESHOLD).max(1).ilog2();
+        let count_bits = slot_shift.saturating_sub(2).clamp(COUNT_BITS_MIN, COUNT_BITS_MAX);
+        Self {
+            slot_shift,
+            count_bits,
+        }
+    }
+
+    const fn lap_bits(self) -> u32 {
+        u64::BITS - GENERATION_BITS - self.count_bits
+    }
+
+    const fn lap_mask(self) -> u64 {
+        (1 << self.lap_bits()) - 1
+    }
+
+    /// How many laps one thread may be ahead of another: a sixty-fourth of them all, 39 hours.
+    const fn laps_ahead_max(self) -> u64 {
+        1 << (self.lap_bits() - 6)
+    }
+
+    const fn tag(self, generation: u32, lap: u64) -> u64 {
+        ((generation as u64 & GENERATION_MASK) << self.lap_bits()) | (lap & self.lap_mask())
+    }
+
+    const fn tag_of(self, word: u64) -> u64 {
+        word >> self.count_bits
+    }
+
+    const fn count(self, word: u64) -> u64 {
+        word & ((1 << self.count_bits) - 1)
+    }
+
+    const fn word(self, tag: u64, count: u64) -> u64 {
+        (tag << self.count_bits) | count
+    }
+
+    /// The word with its count one higher; at its end it stays there.
+    const fn one_more(self, word: u64) -> u64 {
+        if self.count(word.wrapping_add(1)) == 0 {
+            word
+        } else {
+            word + 1
+        }
+    }
+
+    const fn is_same_generation(self, a: u64, b: u64) -> bool {
+        (a ^ b) >> self.lap_bits() == 0
+    }
+
+    /// By how many laps the calls in `word` are ahead of `tag`; None if they are behind, of another generation, or none.
+    #[inline]
+    fn laps_ahead(self, word: u64, tag: u64) -> Option<u64> {
+        let seen = self.tag_of(word);
+        if seen == tag {
+            return Some(0);
+        }
+        let laps = seen.wrapping_sub(tag) & self.lap_mask();
+        let holds_calls = self.count(word) > 0 && self.is_same_generation(seen, tag);
+        (holds_calls && laps <= self.laps_ahead_max()).then_some(laps)
+    }
 }

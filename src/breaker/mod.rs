@@ -23,7 +23,8 @@
 //! * One atomic word holds mode, state, generation and deadline, and is the only authority (`gate`). A result counts only
 //!   in the generation that admitted its call.
 //! * The window is a ring of time slices for each shard of threads; recording is O(1), lock-free and loses nothing
-//!   (`window`, `histogram`).
+//!   (`window`, `histogram`). A shard has one thread that writes, so that a call needs no locked instruction; the last one
+//!   is shared by the threads that found no shard of their own (`writer`, `slots`, `threads`).
 //! * Calls under way are counted by the moment of their admission, so calls that hang open the circuit though none has
 //!   ended (`inflight`).
 //! * A call is slow if its latency is `>=` the threshold; the circuit opens if a rate is `>=` its own (`policy`).
@@ -60,13 +61,16 @@ mod policy;
 mod registry;
 mod service;
 mod signals;
+mod slots;
 mod snapshot;
 mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod throttle;
 mod window;
+mod writer;
 
 pub use self::{
     chronicle::HISTORY_MAX,

@@ -17,9 +17,12 @@ pub(super) struct Evidence {
     pub(super) overdue: Overdue,
 }
 
-/// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014), one atomic addition a draw.
+/// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
-pub(super) struct Rng(AtomicU64);
+pub(super) struct Rng {
+    seed: u64,
+    state: AtomicU64,
+}
 
 /// Splitmix64's increment, 2^64 divided by the golden ratio.
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -116,20 +119,37 @@ fn rate(part: u64, whole: u64) -> f64 {
 
 impl Rng {
     pub(super) const fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
+        Self {
+            seed,
+            state: AtomicU64::new(seed),
+        }
     }
 
     /// The next number of the sequence, from 0 to 1, 1 excluded.
     pub(super) fn fraction(&self) -> f64 {
         let state = self
-            .0
+            .state
             .fetch_add(GOLDEN_GAMMA, Ordering::Relaxed)
             .wrapping_add(GOLDEN_GAMMA);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let mixed = mixed ^ (mixed >> 31);
-        (mixed >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
+        (mixed(state) >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
     }
+
+    /// A random share of `whole`, from 0 to `whole`, which excluded. The `number`-th of the sequence counted backwards
+    /// from the seed, so that it needs no shared counter and does not repeat what [`Self::fraction`] draws.
+    #[inline]
+    pub(super) fn share(&self, whole: u64, number: u64) -> u64 {
+        let state = self.seed.wrapping_sub(GOLDEN_GAMMA.wrapping_mul(number));
+        let product = u128::from(mixed(state)) * u128::from(whole);
+        u64::try_from(product >> u64::BITS).unwrap_or(whole)
+    }
+}
+
+/// What makes splitmix64's states look random.
+#[inline]
+const fn mixed(state: u64) -> u64 {
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 /// How long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base · 2^k)`,

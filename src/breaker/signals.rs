@@ -1,8 +1,6 @@
 //! Small shared words beside the gate and the window: failures in a row, the newest batches seen, the ticker's pulse, and
 //! the lifetime counters of each shard. All of them are plain facts about calls; none decides anything by itself.
 
-use std::{cell::Cell, sync::atomic::AtomicU32};
-
 use super::sync::{AtomicU64, Ordering};
 
 /// Failures in a row, `generation:22 | count:42`. Successes only read it while the count is zero, so that the healthy path
@@ -25,7 +23,7 @@ pub(super) struct Pulse {
     throttled_ns: AtomicU64,
 }
 
-/// Lifetime counters of one shard; written by the threads of the shard (Relaxed), read by snapshots.
+/// Lifetime counters of one shard; written by the threads of the shard, read by snapshots.
 #[derive(Debug, Default)]
 pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
@@ -127,22 +125,4 @@ impl Pulse {
     pub(super) fn throttled_ns(&self) -> u64 {
         self.throttled_ns.load(Ordering::Relaxed)
     }
-}
-
-/// The number of the calling thread, in the order in which threads first asked; `% shards` spreads threads evenly.
-pub(super) fn thread_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    thread_local! {
-        static NUMBER: Cell<Option<u32>> = const { Cell::new(None) };
-    }
-    // A thread that is being torn down may lack its locals; any shard will do for its last calls.
-    NUMBER
-        .try_with(|number| {
-            number.get().unwrap_or_else(|| {
-                let taken = NEXT.fetch_add(1, Ordering::Relaxed);
-                number.set(Some(taken));
-                taken
-            })
-        })
-        .unwrap_or(0)
 }

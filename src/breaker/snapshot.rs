@@ -81,7 +81,8 @@ impl Core {
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        // In this order: a call that comes and goes in between is then missed rather than counted as ended only.
+        // In this order: a call that is seen as ended is then seen as admitted, too, and one that comes and goes in between
+        // is missed rather than counted as ended only.
         let finished = self.sum(|counters| &counters.finished);
         self.sum(|counters| &counters.admitted).saturating_sub(finished)
     }
@@ -112,7 +113,7 @@ impl Core {
     fn retry_hint(&self, word: StateWord, effective: CircuitState, now_ns: u64) -> Duration {
         let rejects = matches!(word.mode(), BreakerMode::Auto | BreakerMode::ForcedOpen);
         if rejects && effective == CircuitState::Open {
-            self.retry_terms(word, now_ns).0
+            Duration::from_nanos(self.retry_terms(word, now_ns).0)
         } else {
             Duration::ZERO
         }
@@ -144,7 +145,7 @@ impl Core {
     fn sum(&self, counter: impl Fn(&ShardCounters) -> &AtomicU64) -> u64 {
         self.counters
             .iter()
-            .map(|shard| counter(shard).load(Ordering::Relaxed))
+            .map(|shard| counter(shard).load(Ordering::Acquire))
             .sum()
     }
 }

@@ -11,7 +11,8 @@ use super::{
     inflight::{InFlightRing, RingPlace},
     policy::{Rng, credit_of, open_duration, ramp_weight},
     signals::{HighWater, Pulse, Streak},
-    window::{Sample, Window},
+    window::{Divisor, Sample, Window},
+    writer::{Seat, Writer},
 };
 
 /// What may happen to a gate.
@@ -34,6 +35,22 @@ fn gate_step() -> impl Strategy<Value = GateStep> {
         1 => (0..4_u8).prop_map(GateStep::Mode),
     ]
 }
+
+/// Two threads with a shard of their own, and one with the shared one.
+const SEATS: [Seat; 3] = [
+    Seat {
+        shard: 0,
+        writer: Writer::Exclusive,
+    },
+    Seat {
+        shard: 1,
+        writer: Writer::Exclusive,
+    },
+    Seat {
+        shard: 2,
+        writer: Writer::Shared,
+    },
+];
 
 /// A gate as one would write it without threads.
 #[derive(Debug)]
@@ -137,7 +154,7 @@ proptest! {
     ) {
         const SLICES: u64 = 5;
         const SLICE_MS: u64 = 100;
-        let window = Window::new(2, 5, SLICE_MS);
+        let window = Window::new(3, 5, SLICE_MS);
         let mut queue: VecDeque<(u64, bool, bool)> = VecDeque::new();
         let (mut now_ns, mut generation) = (0, 0);
         for (call, (step_ms, failed, slow, dice)) in steps.into_iter().enumerate() {
@@ -148,7 +165,7 @@ proptest! {
             }
             let epoch = window.epoch(now_ns);
             let sample = Sample { failed, slow, sampled: true, ..Sample::default() };
-            prop_assert!(window.record(call % 2, generation, epoch, &sample, || true));
+            prop_assert!(window.record(SEATS[call % 3], generation, epoch, &sample, || true));
             queue.push_back((epoch, failed, slow));
             while queue.front().is_some_and(|(old, ..)| old + SLICES <= epoch) {
                 queue.pop_front();
@@ -166,24 +183,24 @@ proptest! {
 
     #[test]
     fn a_ring_knows_the_overdue_calls_to_within_a_slot(
-        steps in prop::collection::vec((0..300_u64, any::<bool>(), 0..16_usize, 0..40_u8), 1..300),
+        steps in prop::collection::vec((0..300_u64, any::<bool>(), 0..16_usize, 0..40_u8, 0..3_usize), 1..300),
     ) {
         const THRESHOLD_NS: u64 = 80;
         const SLOT_NS: u64 = 10;
-        let ring = InFlightRing::new(1, THRESHOLD_NS);
+        let ring = InFlightRing::new(3, THRESHOLD_NS);
         let mut running: Vec<(u64, RingPlace)> = Vec::new();
         let (mut now_ns, mut generation) = (0, 0);
-        for (step_ns, enters, which, dice) in steps {
+        for (step_ns, enters, which, dice, thread) in steps {
             now_ns += step_ns;
             if dice == 0 {
                 generation += 1;
                 running.clear();
             }
             if enters || running.is_empty() {
-                running.push((now_ns, ring.enter(0, generation, now_ns, || true).unwrap()));
+                running.push((now_ns, ring.enter(SEATS[thread], generation, now_ns, || true).unwrap()));
             } else {
                 let (_, place) = running.remove(which % running.len());
-                ring.leave(0, generation, place, || true);
+                ring.leave(SEATS[thread], generation, place, now_ns, || true);
             }
             let seen = ring.overdue(generation, now_ns, 0).calls;
             let older_than = |age_ns: u64| {
@@ -193,6 +210,16 @@ proptest! {
             prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "none is missed by more than a slot");
             prop_assert_eq!(ring.overdue(generation, now_ns, now_ns).calls, 0, "all of them began just now");
         }
+    }
+
+    #[test]
+    fn a_divisor_divides(divisor in 1..=60_000_u64, number in 0..1_u64 << 45) {
+        let by = Divisor::new(divisor);
+        prop_assert_eq!(by.divide(number), number / divisor);
+        // Where an error would show: around the multiples.
+        let multiple = number / divisor * divisor;
+        prop_assert_eq!(by.divide(multiple), multiple / divisor);
+        prop_assert_eq!(by.divide(multiple.saturating_sub(1)), multiple.saturating_sub(1) / divisor);
     }
 
     #[test]
@@ -232,9 +259,9 @@ fn a_linear_ramp_grows_linearly() {
 fn counters_stop_at_their_end_instead_of_spilling_over() {
     let pair = TaggedPair::default();
     let tag = Tag::new(200, 70_000);
-    assert!(pair.add(tag, COUNT_MAX - 1, COUNT_MAX, || true));
+    assert!(pair.add(Writer::Shared, tag, COUNT_MAX - 1, COUNT_MAX, || true));
     for _ in 0..3 {
-        assert!(pair.add(tag, 1, 1, || true));
+        assert!(pair.add(Writer::Shared, tag, 1, 1, || true));
     }
     assert_eq!(pair.read(tag), (COUNT_MAX, COUNT_MAX));
 }
@@ -242,8 +269,8 @@ fn counters_stop_at_their_end_instead_of_spilling_over() {
 #[test]
 fn a_result_of_a_past_generation_is_turned_away() {
     let pair = TaggedPair::default();
-    assert!(pair.add(Tag::new(2, 0), 1, 0, || true));
-    assert!(!pair.add(Tag::new(1, 0), 1, 0, || false));
+    assert!(pair.add(Writer::Exclusive, Tag::new(2, 0), 1, 0, || true));
+    assert!(!pair.add(Writer::Exclusive, Tag::new(1, 0), 1, 0, || false));
     assert_eq!(pair.read(Tag::new(2, 0)), (1, 0));
 }
 

@@ -2,11 +2,12 @@
 //! shard; reading sums up the slices that are young enough and belong to the generation in question. Nothing is ever
 //! reset: a slice of an older lap or generation counts as empty.
 //!
-//! Imports nothing but `super::sync` and `super::histogram`, so that `tests/loom` can model-check this very file.
+//! Imports nothing but `super::sync` and its siblings without a clock, so that `tests/loom` can model-check this very file.
 
 use super::{
     histogram::{CELLS, LogHistogram, Tag, TaggedPair},
     sync::CachePadded,
+    writer::{Seat, Writer},
 };
 
 /// What one completed call adds to the window.
@@ -66,9 +67,17 @@ pub(super) struct WindowHistograms {
 #[derive(Debug)]
 pub(super) struct Window {
     shards: Box<[Shard]>,
-    /// Whole milliseconds: dividing small numbers is several times faster than dividing nanoseconds.
-    slice_ms: u64,
-    slices: u64,
+    slice_ms: Divisor,
+    slices: Divisor,
+}
+
+/// A number to divide by, known only at run time, with its reciprocal: a multiplication takes a fraction of the time that
+/// a division does (Granlund, Montgomery 1994).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Divisor {
+    divisor: u64,
+    /// `2^63 / divisor`, rounded up.
+    reciprocal: u64,
 }
 
 #[derive(Debug)]
@@ -95,6 +104,7 @@ struct Slice {
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
+const RECIPROCAL_SHIFT: u32 = 63;
 
 // ===== impl Window =====
 
@@ -103,33 +113,30 @@ impl Window {
     pub(super) fn new(shards: usize, slices: usize, slice_ms: u64) -> Self {
         Self {
             shards: (0..shards).map(|_| Shard::new(slices)).collect(),
-            slice_ms,
-            slices: slices as u64,
+            slice_ms: Divisor::new(slice_ms),
+            slices: Divisor::new(slices as u64),
         }
     }
 
     /// The number of the slice that `now_ns` lies in, counted from the clock's origin.
     pub(super) fn epoch(&self, now_ns: u64) -> u64 {
-        now_ns / NANOS_PER_MILLI / self.slice_ms
+        self.slice_ms.divide(now_ns / NANOS_PER_MILLI)
     }
 
     /// Counts a call of `generation` that ended in the slice `epoch`. Returns false, having counted nothing, if the
     /// generation is over, which `live` tells.
+    #[inline]
     pub(super) fn record(
         &self,
-        shard: usize,
+        seat: Seat,
         generation: u32,
         epoch: u64,
         sample: &Sample,
         live: impl Fn() -> bool,
     ) -> bool {
-        let tag = Tag::new(generation, epoch / self.slices);
-        match self
-            .shards
-            .get(shard)
-            .and_then(|shard| shard.slice(epoch, self.slices))
-        {
-            Some(slice) => slice.record(tag, sample, live),
+        let (lap, index) = self.place(epoch);
+        match self.shards.get(seat.shard).and_then(|shard| shard.slice(index)) {
+            Some(slice) => slice.record(seat.writer, Tag::new(generation, lap), sample, live),
             None => false,
         }
     }
@@ -159,27 +166,28 @@ impl Window {
     /// Empties what the present slice still holds of the lap before, in every shard: with one sweep a slice, a shard
     /// that no thread uses cannot keep counts until its tags come round again.
     pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
-        let epoch = self.epoch(now_ns);
-        let tag = Tag::new(generation, epoch / self.slices);
-        for slice in self
-            .shards
-            .iter()
-            .filter_map(|shard| shard.slice(epoch, self.slices))
-        {
-            slice.sweep(tag, &live);
+        let (lap, index) = self.place(self.epoch(now_ns));
+        for slice in self.shards.iter().filter_map(|shard| shard.slice(index)) {
+            slice.sweep(Tag::new(generation, lap), &live);
         }
     }
 
     fn for_each_slice(&self, generation: u32, now_ns: u64, mut visit: impl FnMut(Tag, &Slice)) {
         let newest = self.epoch(now_ns);
-        let oldest = newest.saturating_sub(self.slices - 1);
+        let oldest = newest.saturating_sub(self.slices.divisor - 1);
         for shard in &self.shards {
-            for epoch in oldest..=newest {
-                if let Some(slice) = shard.slice(epoch, self.slices) {
-                    visit(Tag::new(generation, epoch / self.slices), slice);
+            for (lap, index) in (oldest..=newest).map(|epoch| self.place(epoch)) {
+                if let Some(slice) = shard.slice(index) {
+                    visit(Tag::new(generation, lap), slice);
                 }
             }
         }
+    }
+
+    /// The lap that an epoch lies in, and its slice.
+    fn place(&self, epoch: u64) -> (u64, u64) {
+        let lap = self.slices.divide(epoch);
+        (lap, epoch - lap * self.slices.divisor)
     }
 }
 
@@ -192,9 +200,31 @@ impl Shard {
         }
     }
 
-    fn slice(&self, epoch: u64, slices: u64) -> Option<&Slice> {
-        let index = usize::try_from(epoch % slices).ok()?;
+    fn slice(&self, index: u64) -> Option<&Slice> {
+        let index = usize::try_from(index).ok()?;
         self.slices.get(index).map(|slice| &**slice)
+    }
+}
+
+// ===== impl Divisor =====
+
+impl Divisor {
+    /// For a `divisor` of at least 1.
+    pub(super) const fn new(divisor: u64) -> Self {
+        Self {
+            divisor,
+            reciprocal: (1 << RECIPROCAL_SHIFT) / divisor + 1,
+        }
+    }
+
+    /// `number / divisor`, exact if `number * divisor` is below `2^63`: the reciprocal is too large by less than one part
+    /// in `2^63 / divisor`, which then does not reach the next whole number. Milliseconds that fit 64 bits as nanoseconds
+    /// are below 2^45, and a slice has at most 2^16 of them.
+    #[inline]
+    pub(super) fn divide(self, number: u64) -> u64 {
+        let product = u128::from(number) * u128::from(self.reciprocal);
+        // The quotient is not above the number.
+        u64::try_from(product >> RECIPROCAL_SHIFT).unwrap_or(u64::MAX)
     }
 }
 
@@ -214,26 +244,29 @@ impl Slice {
         }
     }
 
-    fn record(&self, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
+    #[inline]
+    fn record(&self, writer: Writer, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
         let live = &live;
         let bit = u64::from;
         let counted = if sample.neutral {
-            self.neutral.add(tag, 1, bit(sample.sampled), live)
+            self.neutral.add(writer, tag, 1, bit(sample.sampled), live)
         } else {
-            self.calls.add(tag, 1, bit(sample.failed), live)
+            self.calls.add(writer, tag, 1, bit(sample.failed), live)
         };
         if !counted {
             return false;
         }
         if sample.slow {
-            self.slow.add(tag, 1, bit(sample.failed), live);
+            self.slow.add(writer, tag, 1, bit(sample.failed), live);
         }
         let unsampled_call = !sample.sampled && !sample.neutral;
         if unsampled_call || sample.over_p99 {
-            self.odd.add(tag, bit(unsampled_call), bit(sample.over_p99), live);
+            self.odd
+                .add(writer, tag, bit(unsampled_call), bit(sample.over_p99), live);
         }
         if sample.first_of_batch || sample.first_bad_of_batch {
             self.batches.add(
+                writer,
                 tag,
                 bit(sample.first_of_batch),
                 bit(sample.first_bad_of_batch),
@@ -241,13 +274,13 @@ impl Slice {
             );
         }
         if sample.sampled {
-            self.total.record(tag, sample.total_us, live);
+            self.total.record(writer, tag, sample.total_us, live);
         }
         if let Some(micros) = sample.queue_wait_us {
-            self.queue_wait.record(tag, micros, live);
+            self.queue_wait.record(writer, tag, micros, live);
         }
         if let Some(micros) = sample.commit_us {
-            self.commit.record(tag, micros, live);
+            self.commit.record(writer, tag, micros, live);
         }
         true
     }
@@ -273,7 +306,7 @@ impl Slice {
     fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         let live = &live;
         for pair in [&self.calls, &self.slow, &self.neutral, &self.odd, &self.batches] {
-            pair.add(tag, 0, 0, live);
+            pair.sweep(tag, live);
         }
         for histogram in [&self.total, &self.queue_wait, &self.commit] {
             histogram.sweep(tag, live);

@@ -7,11 +7,12 @@ use super::{
         error::Rejection,
         gate::{BreakerMode, CircuitState, Grant, ProbeTicket, StateWord},
         policy::{credit_of, ramp_weight},
-        signals::thread_number,
         stats::TransitionReason,
         sync::Ordering,
+        threads,
+        writer::{Seat, bump},
     },
-    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket, nanos,
 };
 
 /// Who asks to pass.
@@ -26,39 +27,53 @@ enum Asker {
 /// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
 /// never reached in practice; a bound all the same.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
-const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
 // ===== impl Core =====
 
 impl Core {
-    /// The calling thread's shard.
-    pub(in crate::breaker) fn shard(&self) -> usize {
-        // 32 bits, because dividing them is several times faster.
-        (thread_number() % self.config.shards.max(1)) as usize
+    /// Where the calling thread counts.
+    #[inline]
+    pub(in crate::breaker) fn seat(&self) -> Seat {
+        threads::seat(self.config.shards as usize)
     }
 
     /// Lets a call pass or not. `None` is a call that passes unrecorded.
-    pub(in crate::breaker) fn admit(&self, shard: usize) -> Result<Option<Ticket>, Rejection> {
+    #[inline]
+    pub(in crate::breaker) fn admit(&self, seat: Seat) -> Result<Option<Ticket>, Rejection> {
         let now_ns = self.clock.now_ns();
-        let mut word = self.gate.load();
+        let word = self.gate.load();
+        // What `pass` would say, too: by far the commonest case first.
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
+            return Ok(Some(self.ticket(word, seat, now_ns, None)));
+        }
+        self.admit_if_may(seat, word, now_ns)
+    }
+
+    fn admit_if_may(
+        &self,
+        seat: Seat,
+        mut word: StateWord,
+        now_ns: u64,
+    ) -> Result<Option<Ticket>, Rejection> {
         for _ in 0..ADMIT_ATTEMPTS_MAX {
             match word.mode() {
                 BreakerMode::Disabled => return Ok(None),
-                BreakerMode::ForcedOpen => return self.refuse(word, shard, now_ns),
+                BreakerMode::ForcedOpen => return self.refuse(word, seat, now_ns),
                 BreakerMode::Auto | BreakerMode::MetricsOnly => {}
             }
             match self.pass(word, now_ns, Asker::Caller) {
-                Grant::Granted(probe) => return Ok(Some(self.ticket(word, shard, now_ns, probe))),
-                Grant::Refused => return self.refuse(word, shard, now_ns),
+                Grant::Granted(probe) => return Ok(Some(self.ticket(word, seat, now_ns, probe))),
+                Grant::Refused => return self.refuse(word, seat, now_ns),
                 Grant::Stale => word = self.gate.load(),
             }
         }
-        self.refuse(word, shard, now_ns)
+        self.refuse(word, seat, now_ns)
     }
 
     /// Lets a probe of the host's pass, if the circuit is half-open, or due to be, and has a permit left. A refusal is not
     /// counted: no caller was turned away.
-    pub(in crate::breaker) fn admit_probe(&self, shard: usize) -> Option<Ticket> {
+    pub(in crate::breaker) fn admit_probe(&self, seat: Seat) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
         for _ in 0..ADMIT_ATTEMPTS_MAX {
             let word = self.gate.load();
@@ -68,7 +83,7 @@ impl Core {
                 return None;
             }
             match self.pass(word, now_ns, Asker::Host) {
-                Grant::Granted(probe) => return Some(self.ticket(word, shard, now_ns, probe)),
+                Grant::Granted(probe) => return Some(self.ticket(word, seat, now_ns, probe)),
                 Grant::Refused => return None,
                 Grant::Stale => {}
             }
@@ -120,28 +135,29 @@ impl Core {
         }
     }
 
-    fn ticket(&self, word: StateWord, shard: usize, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
+    #[inline]
+    fn ticket(&self, word: StateWord, seat: Seat, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
         let generation = word.generation();
-        if let Some(counters) = self.counters.get(shard) {
-            counters.admitted.fetch_add(1, Ordering::Relaxed);
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.admitted, seat.writer);
         }
         let place = self
             .ring
-            .enter(shard, generation, now_ns, || self.is_live(generation));
+            .enter(seat, generation, now_ns, || self.is_live(generation));
         Ticket {
             admitted_ns: now_ns,
             generation,
-            shard,
             place,
             probe,
         }
     }
 
     /// Turns a call away, or only counts that it would have.
-    fn refuse(&self, word: StateWord, shard: usize, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
+    fn refuse(&self, word: StateWord, seat: Seat, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
         let forced = word.mode() == BreakerMode::ForcedOpen;
         let shadow = word.mode() == BreakerMode::MetricsOnly;
-        if let Some(counters) = self.counters.get(shard) {
+        let mut turned_away = 0;
+        if let Some(counters) = self.counters.get(seat.shard) {
             let counter = match word.state() {
                 _ if shadow => &counters.would_reject,
                 _ if forced => &counters.rejected_open,
@@ -149,35 +165,37 @@ impl Core {
                 CircuitState::HalfOpen => &counters.rejected_half_open,
                 CircuitState::Ramp => &counters.rejected_ramp,
             };
-            counter.fetch_add(1, Ordering::Relaxed);
+            turned_away = bump(counter, seat.writer);
         }
         if shadow {
-            return Ok(Some(self.ticket(word, shard, now_ns, None)));
+            return Ok(Some(self.ticket(word, seat, now_ns, None)));
         }
-        let (remaining, spread) = self.retry_terms(word, now_ns);
-        let retry_after = (remaining + spread.mul_f64(self.rng.fraction())).max(RETRY_AFTER_MIN);
+        let (remaining_ns, spread_ns) = self.retry_terms(word, now_ns);
+        // Each rejection of each shard has a number of its own.
+        let number = (turned_away << u8::BITS) | (seat.shard as u64 & u64::from(u8::MAX));
+        let retry_ns = remaining_ns.saturating_add(self.rng.share(spread_ns, number));
         Err(Rejection {
             state: word.state(),
             mode: word.mode(),
-            retry_after,
+            retry_after: Duration::from_nanos(retry_ns.max(RETRY_AFTER_MIN_NS)),
         })
     }
 
-    /// The time after which a retry makes sense, and over how long to spread the retries.
-    pub(in crate::breaker) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (Duration, Duration) {
-        let left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
-        let half_open_time = Duration::from_nanos(self.open_for_ns.load(Ordering::Relaxed)) / 2;
+    /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    pub(in crate::breaker) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
+        let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
+        let half_open_time = self.open_for_ns.load(Ordering::Relaxed) / 2;
         match (word.mode(), word.state()) {
-            (BreakerMode::ForcedOpen, _) => (
-                self.config.forced_open_retry_after,
-                self.config.forced_open_retry_after / 2,
-            ),
+            (BreakerMode::ForcedOpen, _) => {
+                let hint = nanos(self.config.forced_open_retry_after);
+                (hint, hint / 2)
+            }
             (_, CircuitState::Open) => (left, half_open_time),
             // The probes decide within their time limit.
-            (_, CircuitState::HalfOpen) => (self.config.effective_probe_timeout(), half_open_time),
+            (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
             // The ramp turns away a share that shrinks; the next try may well pass.
-            (_, CircuitState::Ramp) => (Duration::ZERO, half_open_time.min(left)),
-            (_, CircuitState::Closed) => (Duration::ZERO, Duration::ZERO),
+            (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
+            (_, CircuitState::Closed) => (0, 0),
         }
     }
 
@@ -186,6 +204,7 @@ impl Core {
         ramp_weight(&self.config, self.config.ramp.saturating_sub(left))
     }
 
+    #[inline]
     pub(super) fn is_live(&self, generation: u32) -> bool {
         self.gate.load().generation() == generation
     }

@@ -4,10 +4,10 @@ use super::{
     super::{
         classify::{Outcome, Verdict},
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
-        signals::HighWater,
+        signals::{HighWater, ShardCounters},
         stats::TransitionReason,
-        sync::{AtomicU64, Ordering},
         window::Sample,
+        writer::{Seat, Writer, bump},
     },
     Core, NANOS_PER_MICRO, Ticket, nanos,
 };
@@ -16,48 +16,47 @@ use super::{
 
 impl Core {
     /// Counts out a call: with its verdict, or without one if it was dropped.
+    #[inline]
     pub(in crate::breaker) fn finish(&self, ticket: Ticket, verdict: Option<Verdict>) {
         let now_ns = self.clock.now_ns();
         let generation = ticket.generation;
         let word = self.gate.load();
-        let Some(counters) = self.counters.get(ticket.shard) else {
+        // The shard of the thread that ends the call, which need not be the one that began it.
+        let seat = self.seat();
+        let Some(counters) = self.counters.get(seat.shard) else {
             return;
         };
-        counters.finished.fetch_add(1, Ordering::Relaxed);
+        bump(&counters.finished, seat.writer);
         if verdict.is_none() {
-            counters.cancelled.fetch_add(1, Ordering::Relaxed);
+            bump(&counters.cancelled, seat.writer);
         }
         if word.generation() != generation {
             if verdict.is_some() {
-                counters.stale_results.fetch_add(1, Ordering::Relaxed);
+                bump(&counters.stale_results, seat.writer);
             }
             return;
         }
         if let Some(place) = ticket.place {
             self.ring
-                .leave(ticket.shard, generation, place, || self.is_live(generation));
+                .leave(seat, generation, place, now_ns, || self.is_live(generation));
         }
         if word.mode() == BreakerMode::Disabled {
             self.settle(word, &ticket, ProbeOutcome::Withdrawn, now_ns);
             return;
         }
         let (sample, outcome) = self.sample(&ticket, verdict, now_ns);
-        if self.record(word, &ticket, sample, outcome, now_ns) {
+        if self.record(word, seat, &ticket, sample.as_ref(), outcome, now_ns) {
             // Only what is out of the ordinary: successes are what is left.
             if let Some(sample) = sample.filter(|sample| sample.failed || sample.neutral || sample.slow) {
-                let count = |counter: &AtomicU64, counts: bool| {
-                    counter.fetch_add(u64::from(counts), Ordering::Relaxed);
-                };
-                count(&counters.failures, sample.failed);
-                count(&counters.neutral, sample.neutral && verdict.is_some());
-                count(&counters.slow, sample.slow);
+                count_odd(counters, &sample, verdict.is_some(), seat.writer);
             }
         } else if verdict.is_some() {
-            counters.stale_results.fetch_add(1, Ordering::Relaxed);
+            bump(&counters.stale_results, seat.writer);
         }
     }
 
     /// What a call adds to the window, if anything, and what it says as a probe.
+    #[inline]
     fn sample(
         &self,
         ticket: &Ticket,
@@ -107,6 +106,7 @@ impl Core {
 
     /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
     /// hide them. All that were given up within one slow threshold count as one batch.
+    #[cold]
     fn cancelled_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
         if elapsed_ns < self.slow_ns {
@@ -124,11 +124,13 @@ impl Core {
     }
 
     /// Writes a sample into the window and draws the consequences. False if the call turns out to be stale.
+    #[inline]
     fn record(
         &self,
         word: StateWord,
+        seat: Seat,
         ticket: &Ticket,
-        sample: Option<Sample>,
+        sample: Option<&Sample>,
         outcome: ProbeOutcome,
         now_ns: u64,
     ) -> bool {
@@ -138,9 +140,8 @@ impl Core {
         }
         let Some(sample) = sample else { return true };
         let epoch = self.window.epoch(now_ns);
-        if !self.window.record(ticket.shard, generation, epoch, &sample, || {
-            self.is_live(generation)
-        }) {
+        let live = || self.is_live(generation);
+        if !self.window.record(seat, generation, epoch, sample, live) {
             // A probe's own report may have ended the generation; any other call has come too late.
             return ticket.probe.is_some();
         }
@@ -168,6 +169,7 @@ impl Core {
     }
 
     /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    #[inline]
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -180,6 +182,7 @@ impl Core {
     }
 
     /// The latency that is held against the thresholds.
+    #[inline]
     fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
         let latency_ns = match (verdict.queue_wait, verdict.commit) {
             (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
@@ -189,6 +192,7 @@ impl Core {
     }
 
     /// A latency without the time for which the process itself was held up.
+    #[inline]
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
@@ -198,11 +202,27 @@ impl Core {
         latency_ns.min(self.elapsed_ns(ticket, now_ns))
     }
 
+    #[inline]
     fn raw_elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns)
     }
 
+    #[inline]
     fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
+    }
+}
+
+/// Counts a call that failed, was slow, or says nothing; one that was given up is counted as such elsewhere.
+#[cold]
+fn count_odd(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
+    for (counter, counts) in [
+        (&counters.failures, sample.failed),
+        (&counters.neutral, sample.neutral && has_verdict),
+        (&counters.slow, sample.slow),
+    ] {
+        if counts {
+            bump(counter, writer);
+        }
     }
 }

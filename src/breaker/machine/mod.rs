@@ -27,7 +27,6 @@ use super::{
 pub(super) struct Ticket {
     pub(super) admitted_ns: u64,
     generation: u32,
-    shard: usize,
     place: Option<RingPlace>,
     probe: Option<ProbeTicket>,
 }
@@ -77,7 +76,8 @@ impl Core {
         clock: Arc<dyn Clock>,
         observer: Option<Arc<dyn TransitionObserver>>,
     ) -> Self {
-        let shards = config.shards as usize;
+        // And the one that is shared by the threads beyond their number.
+        let shards = config.shards as usize + 1;
         let slow_ns = nanos(config.slow_threshold);
         Self {
             gate: CachePadded::new(Gate::new(BreakerMode::Auto, config.half_open_permits)),

@@ -1,0 +1,70 @@
+//! The calling thread's number. A thread takes one when it first comes by a breaker and gives it back when it ends, so
+//! that at any time each number is one thread's own, in all breakers of the process.
+
+use std::cell::Cell;
+
+use super::{
+    slots::ThreadSlots,
+    sync::AtomicU64,
+    writer::{Seat, Writer},
+};
+
+/// A number that the thread gives back when it ends.
+struct Lease(u32);
+
+static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
+
+/// The thread has not asked yet.
+const UNASKED: usize = usize::MAX;
+/// The thread has no number: there was none left, or it is being torn down.
+const NONE: usize = usize::MAX - 1;
+
+thread_local! {
+    /// Without a destructor, so that reading it costs one load and is possible to the thread's very end.
+    static SLOT: Cell<usize> = const { Cell::new(UNASKED) };
+    static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
+}
+
+/// Where the calling thread counts in a breaker whose first `exclusive` shards have one writer each and whose next one is
+/// shared by all other threads.
+#[inline]
+pub(super) fn seat(exclusive: usize) -> Seat {
+    let slot = match SLOT.get() {
+        UNASKED => ask(),
+        slot => slot,
+    };
+    if slot < exclusive {
+        Seat {
+            shard: slot,
+            writer: Writer::Exclusive,
+        }
+    } else {
+        Seat {
+            shard: exclusive,
+            writer: Writer::Shared,
+        }
+    }
+}
+
+#[cold]
+fn ask() -> usize {
+    // Fails while the thread is being torn down; a number that nobody gives back must not be taken.
+    let slot = LEASE.try_with(|lease| {
+        let slot = SLOTS.claim()?;
+        lease.set(Some(Lease(slot)));
+        usize::try_from(slot).ok()
+    });
+    let slot = slot.ok().flatten().unwrap_or(NONE);
+    SLOT.set(slot);
+    slot
+}
+
+// ===== impl Lease =====
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // First, for the destructors that run after this one may still make calls.
+        SLOT.set(NONE);
+        SLOTS.release(self.0);
+    }
+}
