@@ -1,8 +1,10 @@
 """What the chart promises, read off what it renders."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -78,18 +80,39 @@ def test_affinity_settings():
 
 
 @pytest.mark.parametrize("values", CI_VALUES)
-def test_the_service_knows_every_setting(values):
-    """Of the sections that it has; the breaker's keys are the service's own business (it refuses unknown ones)."""
+def test_the_service_takes_its_configuration(values, tmp_path):
+    """The binary itself reads tally.toml and checks every key and bound."""
     [config] = [d for d in render_ci(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == FULLNAME]
-    structs = rust_structs()
-    known = structs["Config"]
-    checked = 0
-    for name, table in tomllib.loads(config["data"]["tally.toml"]).items():
-        if name in known and name != "breaker":
-            unknown = table.keys() - structs[known[name]].keys()
-            assert not unknown, f"[{name}] {unknown}"
-            checked += 1
-    assert checked >= 4
+    text = known_sections(config["data"]["tally.toml"])
+    result = serve_check(text, tmp_path)
+    assert result.returncode == 0, result.stderr
+    # It does look.
+    result = serve_check(text.replace('drain = "', 'drain = "x'), tmp_path)
+    assert result.returncode == 78 and "server.drain" in result.stderr
+
+
+def known_sections(text):
+    """The sections that the service of this checkout has: its settings may come after the chart's."""
+    known = rust_structs()["Config"].keys()
+    assert known >= {"server", "store", "batch", "breaker", "affinity", "telemetry"}
+    sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    return "".join(s for s in sections if s and re.match(r"\[(\w+)", s)[1] in known)
+
+
+def serve_check(text, scratch):
+    """`tally serve --check`, with files where the mounted secrets would be, and no wish for CPUs that are not here."""
+    for directory in ("tls", "client-ca", "auth"):
+        (scratch / directory).mkdir(exist_ok=True)
+    certificate, key = scratch / "tls/tls.crt", scratch / "tls/tls.key"
+    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=tally"]
+    subprocess.run(["openssl", *request, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
+    shutil.copy(certificate, scratch / "client-ca/ca.crt")
+    (scratch / "auth/tokens").write_text(f"write payments {'0' * 64}\n")
+    path = scratch / "tally.toml"
+    path.write_text(text.replace("/etc/tally/", f"{scratch}/"))
+    environment = {**os.environ, "TALLY__AFFINITY__MODE": "off"}
+    command = [os.environ["TALLY_BINARY"], "serve", "--config", str(path), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def test_every_setting_of_the_service_is_offered():
