@@ -20,6 +20,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: ledger
 {{- end }}
 
+{{/* Of the pod of `helm test`, which the selectors must not find. */}}
+{{- define "tally.testLabels" -}}
+{{ include "tally.selectorLabels" . | replace "component: ledger" "component: test" }}
+{{- end }}
+
 {{- define "tally.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "tally.selectorLabels" . }}
