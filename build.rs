@@ -48,16 +48,22 @@ fn echo_service() {
     tonic_build::manual::Builder::new().compile(&[service]);
 }
 
-/// `TALLY_COMMIT` for `tally --version` and the bench report; "unknown" outside a checkout.
+/// `TALLY_COMMIT` for `tally --version` and the bench report: from the environment, for builds of an image, or from the
+/// checkout; "unknown" without either.
 fn build_info() {
+    println!("cargo:rerun-if-env-changed=TALLY_COMMIT");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/refs/heads");
-    let commit = Command::new("git")
+    let told = env::var("TALLY_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = told.or_else(checked_out).unwrap_or_else(|| "unknown".to_owned());
+    println!("cargo:rustc-env=TALLY_COMMIT={commit}");
+}
+
+fn checked_out() -> Option<String> {
+    let output = Command::new("git")
         .args(["rev-parse", "--short=12", "HEAD"])
         .output()
         .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned());
-    println!("cargo:rustc-env=TALLY_COMMIT={commit}");
+        .filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }

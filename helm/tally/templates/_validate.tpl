@@ -1,0 +1,92 @@
+{{/* What a schema can't say: rules between values. Each message says which values, why, and what would do. */}}
+
+{{/* A CPU quantity in thousandths; -1 if it is none. */}}
+{{- define "tally.millicpu" -}}
+{{- $text := toString . }}
+{{- if regexMatch "^[0-9]+m$" $text }}
+{{- trimSuffix "m" $text | int64 }}
+{{- else if regexMatch "^[0-9]+(\\.[0-9]+)?$" $text }}
+{{- mulf (float64 $text) 1000.0 | int64 }}
+{{- else -}}
+-1
+{{- end }}
+{{- end }}
+
+{{/* Whole seconds of `20s` or `2m`. */}}
+{{- define "tally.seconds" -}}
+{{- if hasSuffix "m" . }}
+{{- mul 60 (trimSuffix "m" . | int64) }}
+{{- else }}
+{{- trimSuffix "s" . | int64 }}
+{{- end }}
+{{- end }}
+
+{{/* `Guaranteed` only if every container has requests equal to limits for CPU and memory, as Kubernetes has it. */}}
+{{- define "tally.qos" -}}
+{{- $own := dict "name" "tally" "resources" .Values.resources }}
+{{- $why := list }}
+{{- $any := false }}
+{{- range concat (list $own) .Values.extraContainers .Values.extraInitContainers }}
+{{- $name := .name }}
+{{- $limits := dig "resources" "limits" (dict) . | default dict }}
+{{- $requests := dig "resources" "requests" (dict) . | default dict }}
+{{- if or $limits $requests }}{{ $any = true }}{{ end }}
+{{- range $kind := list "cpu" "memory" }}
+{{- $limit := get $limits $kind | toString }}
+{{- $request := get (merge (dict) $requests $limits) $kind | toString }}
+{{- if not $limit }}
+{{- $why = append $why (printf "container %s has no %s limit" $name $kind) }}
+{{- else if eq $kind "cpu" }}
+{{- if ne (include "tally.millicpu" $limit) (include "tally.millicpu" $request) }}
+{{- $why = append $why (printf "container %s requests %s cpu and is limited to %s" $name $request $limit) }}
+{{- end }}
+{{- else if ne $limit $request }}
+{{- $why = append $why (printf "container %s requests %s memory and is limited to %s" $name $request $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- dict "class" (ternary "Guaranteed" (ternary "Burstable" "BestEffort" $any) (empty $why)) "why" $why | toJson }}
+{{- end }}
+
+{{- define "tally.validate" -}}
+{{- $values := .Values }}
+{{- if not $values.security.allowInsecure }}
+{{- if not $values.tls.existingSecret }}
+{{- fail "tls.existingSecret is empty: a ledger is not served without TLS. Name a Secret of type kubernetes.io/tls (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
+{{- end }}
+{{- if not (include "tally.authSecret" .) }}
+{{- fail "auth.existingSecret and auth.tokens are empty: a ledger is not served to everybody. Give tokens by their hashes (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
+{{- end }}
+{{- end }}
+{{- if and $values.tls.clientCa.existingSecret (not $values.tls.existingSecret) }}
+{{- fail "tls.clientCa.existingSecret is set and tls.existingSecret is not: client certificates need TLS" }}
+{{- end }}
+{{- if and $values.auth.existingSecret $values.auth.tokens }}
+{{- fail "auth.existingSecret and auth.tokens are both set: only one can be the file of tokens" }}
+{{- end }}
+{{- $qos := include "tally.qos" . | fromJson }}
+{{- if $values.pinning.enabled }}
+{{- if ne $qos.class "Guaranteed" }}
+{{- fail (printf "pinning.enabled needs a pod of QoS class Guaranteed, and this one would be %s: %s. Kubernetes gives CPUs of their own only to Guaranteed pods. Make requests and limits equal, or set pinning.enabled=false" $qos.class (join "; " $qos.why)) }}
+{{- end }}
+{{- $millis := include "tally.millicpu" (get $values.resources.limits "cpu") | int64 }}
+{{- if or (le $millis 0) (mod $millis 1000) }}
+{{- fail (printf "resources.limits.cpu = %v: pinning.enabled needs whole CPUs (1, 2, 4, ...), since Kubernetes puts a container with a fraction into the shared pool without a word. Or set pinning.enabled=false" (get $values.resources.limits "cpu")) }}
+{{- end }}
+{{- else if $values.pinning.realtime.enabled }}
+{{- fail "pinning.realtime.enabled is true and pinning.enabled is false: a real-time thread on shared CPUs starves its neighbours" }}
+{{- end }}
+{{- $drain := include "tally.seconds" $values.config.server.drain | int64 }}
+{{- $needed := add (int64 $values.preStopSleepSeconds) (mul 2 $drain) 5 }}
+{{- if gt $needed (int64 $values.terminationGracePeriodSeconds) }}
+{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit = %d. Else the kubelet kills the service while it still answers" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
+{{- end }}
+{{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
+{{- fail "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are both true: every sample would be counted twice" }}
+{{- end }}
+{{- range $name := list "TALLY_POD_CPU_LIMIT_MILLI" "TALLY_POD_CPU_REQUEST_MILLI" "TALLY_POD_QOS_CLASS" "TALLY_POD_NAME" "TALLY_POD_NAMESPACE" "TALLY_NODE_NAME" }}
+{{- range $values.extraEnv }}
+{{- if eq .name $name }}{{ fail (printf "extraEnv: %s is set by the chart" $name) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,359 @@
+"""What the chart promises, read off what it renders."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+from support import (
+    CHART,
+    CI_VALUES,
+    FULLNAME,
+    KUBE_VERSIONS,
+    NAMESPACE,
+    RELEASE,
+    ROOT,
+    TLS,
+    TRIAL,
+    container,
+    helm,
+    merged,
+    pod,
+    render,
+    render_ci,
+    render_text,
+    stateful_set,
+)
+
+
+def toml(values):
+    return tomllib.loads(render(values)["ConfigMap", FULLNAME]["data"]["tally.toml"])
+
+
+def source(path):
+    return (ROOT / "src" / path).read_text()
+
+
+# ----- settings
+
+
+def test_settings_arrive_with_their_types():
+    config = {
+        "server": {"drain": "10s", "streams_per_connection_max": 1048576},
+        "breaker": {"slow_rate": 0.5, "slow_threshold": "auto", "min_calls": 1, "nested": {"deep": True, "text": 'a "b"'}},
+    }
+    read = toml(merged(TLS, {"config": config}))
+    assert read["server"] == {"listen": "0.0.0.0:50051", "drain": "10s", "streams_per_connection_max": 1048576}
+    assert read["breaker"] == config["breaker"]
+    assert type(read["server"]["streams_per_connection_max"]) is int
+    assert read["admin"] == {"listen": "0.0.0.0:9090"}
+    assert read["store"] == {"data": "/var/lib/tally/ledger"}
+    assert read["batch"] == {}
+
+
+def test_security_settings():
+    assert toml(TRIAL)["security"] == {"allow_insecure": True}
+    assert toml(TLS)["security"] == {
+        "allow_insecure": False,
+        "tls_certificate": "/etc/tally/tls/tls.crt",
+        "tls_key": "/etc/tally/tls/tls.key",
+        "tokens_file": "/etc/tally/auth/tokens",
+    }
+    mutual = toml(merged(TLS, {"tls": {"clientCa": {"existingSecret": "clients"}}}))["security"]
+    assert mutual["client_ca"] == "/etc/tally/client-ca/ca.crt"
+
+
+def test_affinity_settings():
+    assert toml(TLS)["affinity"] == {"mode": "auto"}
+    assert toml(merged(TLS, {"pinning": {"enabled": False, "mode": "pin"}}))["affinity"] == {"mode": "off"}
+    pinning = {"mode": "pin", "cpus": {"exec": "3", "net": "0-1"}, "netThreadsMax": 2, "realtime": {"enabled": True, "priority": 4}}
+    assert toml(merged(TLS, {"pinning": pinning}))["affinity"] == {
+        "mode": "pin",
+        "net_threads_max": 2,
+        "cpus": {"exec": "3", "net": "0-1"},
+        "fifo": {"enabled": True, "priority": 4, "required": False},
+    }
+
+
+@pytest.mark.parametrize("values", CI_VALUES)
+def test_the_service_takes_its_configuration(values, tmp_path):
+    """The binary itself reads tally.toml and checks every key and bound."""
+    [config] = [d for d in render_ci(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == FULLNAME]
+    text = known_sections(config["data"]["tally.toml"])
+    result = serve_check(text, tmp_path)
+    assert result.returncode == 0, result.stderr
+    # It does look.
+    result = serve_check(text.replace('drain = "', 'drain = "x'), tmp_path)
+    assert result.returncode == 78 and "server.drain" in result.stderr
+
+
+def known_sections(text):
+    """The sections that the service of this checkout has: its settings may come after the chart's."""
+    known = rust_structs()["Config"].keys()
+    assert known >= {"server", "store", "batch", "breaker", "affinity", "telemetry"}
+    sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    return "".join(s for s in sections if s and re.match(r"\[(\w+)", s)[1] in known)
+
+
+def serve_check(text, scratch):
+    """`tally serve --check`, with files where the mounted secrets would be, and no wish for CPUs that are not here."""
+    for directory in ("tls", "client-ca", "auth"):
+        (scratch / directory).mkdir(exist_ok=True)
+    certificate, key = scratch / "tls/tls.crt", scratch / "tls/tls.key"
+    request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=tally"]
+    subprocess.run(["openssl", *request, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
+    shutil.copy(certificate, scratch / "client-ca/ca.crt")
+    (scratch / "auth/tokens").write_text(f"write payments {'0' * 64}\n")
+    path = scratch / "tally.toml"
+    path.write_text(text.replace("/etc/tally/", f"{scratch}/"))
+    environment = {**os.environ, "TALLY__AFFINITY__MODE": "off"}
+    command = [os.environ["TALLY_BINARY"], "serve", "--config", str(path), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_every_setting_of_the_service_is_offered():
+    offered = {name: set(table) for name, table in toml(merged(TLS, everything())).items()}
+    structs = rust_structs()
+    for name, struct in structs["Config"].items():
+        missing = set() if name == "breaker" else structs[struct].keys() - offered[name]
+        assert not missing, f"[{name}] {missing} can't be set in values.yaml"
+
+
+def everything():
+    """A value for every key of `config`, and for what is set elsewhere."""
+    return {
+        "tls": {"clientCa": {"existingSecret": "clients"}},
+        "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "realtime": {"enabled": True}},
+        "config": {
+            "server": {"streams_per_connection_max": 1, "connections_per_thread_max": 1},
+            "store": {"segment_bytes": "8MiB", "block_bytes_max": "2MiB", "checkpoint_bytes": "1MiB"},
+            "batch": {"queue_requests_max": 2, "queue_bytes_max": "1MiB"},
+            "breaker": {"preset": "seed", "slow_threshold": "1ms"},
+            "telemetry": {"otlp_endpoint": "http://collector:4317"},
+        },
+    }
+
+
+def rust_structs():
+    """The public fields of the structs in src/config, with their types."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "src/config").glob("*.rs")))
+    structs = re.findall(r"pub struct (\w+) \{(.*?)\n\}", text, re.DOTALL)
+    return {name: dict(re.findall(r"^    pub (\w+): (.+),$", body, re.MULTILINE)) for name, body in structs}
+
+
+# ----- CPUs
+
+
+def test_requests_are_the_limits():
+    for resources in [{}, {"limits": {"cpu": 2, "memory": "1Gi"}}, {"limits": {"cpu": "2000m"}, "requests": {"cpu": 2}}]:
+        found = container(merged(TLS, {"resources": resources}))["resources"]
+        assert found["requests"].keys() == found["limits"].keys() == {"cpu", "memory"}
+        assert found["requests"]["memory"] == found["limits"]["memory"]
+
+
+def test_the_pod_is_told_what_topology_reads():
+    names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("topology/detect.rs"), re.MULTILINE)
+    assert len(names) == 3
+    environment = {variable["name"]: variable for variable in container(TLS)["env"]}
+    assert set(names) <= environment.keys()
+    assert {"TALLY_POD_NAME", "TALLY_POD_NAMESPACE", "TALLY_NODE_NAME"} <= environment.keys()
+    for variable in environment.values():
+        if reference := variable.get("valueFrom", {}).get("resourceFieldRef"):
+            assert reference["divisor"] == "1m"
+            assert reference["resource"] == ("limits.cpu" if "LIMIT" in variable["name"] else "requests.cpu")
+
+
+@pytest.mark.parametrize(
+    ("resources", "extra", "qos"),
+    [
+        ({}, [], "Guaranteed"),
+        ({"requests": {"cpu": 1}}, [], "Burstable"),
+        ({}, [{"name": "sidecar", "image": "s"}], "Burstable"),
+        ({}, [{"name": "sidecar", "image": "s", "resources": {"limits": {"cpu": "100m", "memory": "1Mi"}}}], "Guaranteed"),
+        ({"limits": {"cpu": None, "memory": None}}, [], "BestEffort"),
+    ],
+)
+def test_qos_class(resources, extra, qos):
+    values = merged(TLS, {"pinning": {"enabled": False}, "resources": resources, "extraContainers": extra})
+    [variable] = [v for v in container(values)["env"] if v["name"] == "TALLY_POD_QOS_CLASS"]
+    assert variable["value"] == qos
+
+
+def test_capabilities_only_for_real_time():
+    plain = container(TLS)["securityContext"]
+    assert plain["capabilities"] == {"drop": ["ALL"]} and plain["allowPrivilegeEscalation"] is False
+    fifo = container(merged(TLS, {"pinning": {"realtime": {"enabled": True}}}))["securityContext"]
+    assert fifo["capabilities"] == {"drop": ["ALL"], "add": ["SYS_NICE"]} and fifo["allowPrivilegeEscalation"] is True
+
+
+# ----- security
+
+
+@pytest.mark.parametrize("values", CI_VALUES)
+def test_pods_are_confined(values):
+    documents = render_ci(values)
+    pods = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "StatefulSet"]
+    pods += [d["spec"] for d in documents if d["kind"] == "Pod"]
+    assert len(pods) == (1 if values == "realtime-values.yaml" else 2)
+    for spec in pods:
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsUser"] == 65532 and spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        own = [c for c in spec["containers"] if c["name"] in ("tally", "health")]
+        assert len(own) == 1
+        assert own[0]["securityContext"]["readOnlyRootFilesystem"] is True
+        assert own[0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert own[0]["image"] == pods[0]["containers"][0]["image"]
+
+
+def test_secrets_are_mounted_as_whole_directories():
+    values = merged(TLS, {"tls": {"clientCa": {"existingSecret": "clients"}}})
+    mounts = {mount["name"]: mount for mount in container(values)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(values)["volumes"]}
+    for name, secret in [("tls", "tally-tls"), ("client-ca", "clients"), ("auth", "tally-tokens")]:
+        assert volumes[name]["secret"]["secretName"] == secret
+        assert mounts[name]["readOnly"] is True and "subPath" not in mounts[name]
+    assert {"tls", "client-ca", "auth"}.isdisjoint(volume["name"] for volume in pod(TRIAL)["volumes"])
+
+
+def test_tokens_become_a_secret_of_hashes():
+    tokens = [{"name": "payments", "role": "write", "sha256": "0" * 64}, {"name": "op", "role": "admin", "sha256": "f" * 64}]
+    rendered = render({"tls": TLS["tls"], "auth": {"tokens": tokens}})
+    secret = rendered["Secret", f"{FULLNAME}-auth"]["stringData"]["tokens"]
+    assert secret.splitlines() == [f"write payments {'0' * 64}", f"admin op {'f' * 64}"]
+    volumes = rendered["StatefulSet", FULLNAME]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "auth", "secret": {"secretName": f"{FULLNAME}-auth", "defaultMode": 0o440}} in volumes
+
+
+def test_network_policy_lets_in_only_who_is_named():
+    policy = render(TLS)["NetworkPolicy", FULLNAME]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
+    assert [(rule["from"] != [], rule["ports"][0]["port"]) for rule in policy["ingress"]] == [(True, "grpc"), (True, "admin")]
+    nobody = merged(TLS, {"networkPolicy": {"clients": [], "monitoring": []}})
+    rendered = render(nobody)
+    [rule] = rendered["NetworkPolicy", FULLNAME]["spec"]["ingress"]
+    [peer] = rule["from"]
+    assert peer["podSelector"]["matchLabels"].items() <= rendered["Pod", f"{FULLNAME}-test-health"]["metadata"]["labels"].items()
+    closed = render(merged(nobody, {"test": {"enabled": False}}))["NetworkPolicy", FULLNAME]["spec"]
+    assert closed["ingress"] == []
+    traced = render(merged(TLS, {"config": {"telemetry": {"otlp_endpoint": "http://collector:4317"}}}))
+    ports = [port["port"] for rule in traced["NetworkPolicy", FULLNAME]["spec"]["egress"] for port in rule["ports"]]
+    assert ports == [53, 53, 4317]
+
+
+# ----- living and dying
+
+
+def test_probes_without_tls_are_grpc_and_with_tls_http():
+    plain, secure = container(TRIAL), container(TLS)
+    for probe in ("startupProbe", "readinessProbe"):
+        assert plain[probe]["grpc"] == {"port": 50051, "service": "tally.v1.TransactionService"}
+        assert secure[probe]["httpGet"] == {"path": "/ready", "port": "admin"}
+    for found in (plain, secure):
+        assert found["livenessProbe"]["httpGet"] == {"path": "/live", "port": "admin"}
+
+
+def test_the_probed_service_exists():
+    proto = (ROOT / "proto/tally/v1/transaction_service.proto").read_text()
+    assert "package tally.v1;" in proto and "service TransactionService {" in proto
+
+
+def test_stop_fits_into_the_grace_period():
+    spec = pod(TLS)
+    sleep = container(TLS)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = int(toml(TLS)["server"]["drain"].removesuffix("s"))
+    assert sleep + 2 * drain + 5 <= spec["terminationGracePeriodSeconds"]
+    assert "lifecycle" not in container(merged(TLS, {"preStopSleepSeconds": 0}))
+
+
+def test_one_writer_and_a_volume_that_stays():
+    spec = stateful_set(TLS)["spec"]
+    assert spec["replicas"] == 1
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    [claim] = spec["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "100Gi"
+    trial = stateful_set(merged(TLS, {"persistence": {"enabled": False}}))["spec"]
+    assert "volumeClaimTemplates" not in trial
+    assert {"name": "data", "emptyDir": {}} in trial["template"]["spec"]["volumes"]
+
+
+def test_another_setting_restarts_the_pod_and_another_rule_does_not():
+    def template(values):
+        return stateful_set(merged(TLS, values))["spec"]["template"]
+
+    assert template({}) == template({"metrics": {"prometheusRule": {"enabled": True}}, "service": {"port": 1}})
+    changed = template({"config": {"telemetry": {"log": "debug"}}})
+    key = "checksum/config"
+    assert changed["metadata"]["annotations"][key] != template({})["metadata"]["annotations"][key]
+
+
+def test_the_claim_template_never_changes_with_the_version():
+    labels = stateful_set(merged(TLS, {"commonLabels": {"a": "b"}}))["spec"]["volumeClaimTemplates"][0]["metadata"]["labels"]
+    assert labels.keys() == {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
+
+
+# ----- names
+
+
+def test_image():
+    assert container(TLS)["image"] == "tally:0.1.0"
+    image = {"registry": "registry.example:5000", "repository": "a/b", "tag": "1"}
+    assert container(merged(TLS, {"image": image}))["image"] == "registry.example:5000/a/b:1"
+    digest = f"sha256:{'a' * 64}"
+    assert container(merged(TLS, {"image": {**image, "digest": digest}}))["image"] == f"registry.example:5000/a/b@{digest}"
+
+
+def test_the_app_version_is_the_crates():
+    [version] = re.findall(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    assert container(TLS)["image"] == f"tally:{version}"
+    assert f"ARG VERSION={version}" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_is_compiled_by_the_toolchain_of_the_checkout():
+    [channel] = re.findall(r'^channel = "(.*)"$', (ROOT / "rust-toolchain.toml").read_text(), re.MULTILINE)
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"ARG RUST_IMAGE=rust:{channel}-bookworm@sha256:" in dockerfile and f"RUSTUP_TOOLCHAIN={channel} " in dockerfile
+
+
+def test_names_can_be_replaced():
+    rendered = render(merged(TLS, {"fullnameOverride": "other"}))
+    assert ("StatefulSet", "other") in rendered and ("Service", "other-headless") in rendered
+    assert rendered["StatefulSet", "other"]["spec"]["serviceName"] == "other-headless"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (TRIAL, ["-plaintext", "WARNING: security.allowInsecure is on: no TLS, no tokens"]),
+        (TLS, ["-cacert ca.crt", "Bearer $TOKEN", "--cpu-manager-policy=static"]),
+        (merged(TLS, {"persistence": {"enabled": False}}), ["WARNING: persistence.enabled is off"]),
+    ],
+)
+def test_notes_have_a_first_call(values, words, tmp_path):
+    # `helm template` leaves the notes out, and `helm install` needs a cluster. So, in a copy, they are put into an object.
+    copy = tmp_path / "tally"
+    shutil.copytree(CHART, copy)
+    notes = (copy / "templates/NOTES.txt").read_text()
+    (copy / "templates/notes.yaml").write_text('{{- define "notes" }}' + notes + "{{ end }}notes: {{ include \"notes\" . | toJson }}")
+    (tmp_path / "values.json").write_text(json.dumps(values))
+    # fmt: off
+    text = yaml.safe_load(helm(
+        "template", RELEASE, str(copy), "--namespace", NAMESPACE, "--kube-version", KUBE_VERSIONS[0],
+        "--values", str(tmp_path / "values.json"), "--show-only", "templates/notes.yaml",
+    ).stdout)["notes"]
+    # fmt: on
+    for word in [*words, "tally.v1.AccountService/CreateAccount", f"{FULLNAME}.{NAMESPACE}.svc:50051"]:
+        assert word in text, text
+
+
+def test_everything_off_still_renders():
+    text = render_text(merged(TRIAL, {
+        "networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}, "serviceAccount": {"create": False},
+        "test": {"enabled": False}, "persistence": {"enabled": False}, "replicas": 0,
+    })).stdout
+    kinds = re.findall(r"^kind: (\w+)$", text, re.MULTILINE)
+    assert sorted(kinds) == ["ConfigMap", "Service", "Service", "StatefulSet"]

@@ -1,0 +1,57 @@
+"""Every value is documented, and the schema knows exactly the values that there are."""
+
+import json
+
+import document
+import pytest
+import yaml
+from support import CHART, ROOT
+
+
+def test_the_readme_is_what_values_yaml_says():
+    assert document.README.read_text() == document.readme_with(document.table())
+
+
+def test_a_value_without_a_line_is_found(tmp_path, monkeypatch):
+    text = document.VALUES.read_text()
+    broken = tmp_path / "values.yaml"
+    broken.write_text(text.replace("  # -- Repository.\n", ""))
+    assert broken.read_text() != text
+    monkeypatch.setattr(document, "VALUES", broken)
+    with pytest.raises(document.Undocumented, match="image.repository"):
+        document.table()
+
+
+def test_schema_and_values_have_the_same_keys():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(values, node, path):
+        node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+        if "properties" not in node:
+            return
+        # helm itself gives `global`; the rest of the breaker's keys is the service's business.
+        missing = node["properties"].keys() - (values or {}).keys() - {"global"}
+        # Free choices under `resources`, and what a probe leaves at its default.
+        missing -= {"timeoutSeconds"} if path == "probes.startup" else set()
+        assert not missing, f"{path}: {missing} in the schema, not in values.yaml"
+        assert node["additionalProperties"] is False or path == "config.breaker", path
+        for key, value in (values or {}).items():
+            assert key in node["properties"], f"{path}.{key} is in values.yaml, not in the schema"
+            compare(value, node["properties"][key], f"{path}.{key}".lstrip("."))
+
+    compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+def test_operations_covers_a_life():
+    text = (ROOT / "docs/operations.md").read_text()
+    for section in ("Install", "Size", "Upgrade", "Back up", "Restore", "Rotate certificates", "Alerts"):
+        assert f"\n## {section}\n" in text
+
+
+@pytest.mark.parametrize("path", ["docs/operations.md", "helm/tally/README.md", *sorted(f"docs/runbooks/{p.name}" for p in (ROOT / "docs/runbooks").glob("*.md"))])
+def test_links_lead_somewhere(path):
+    import re
+
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text()):
+        if not target.startswith("http"):
+            assert (ROOT / path).parent.joinpath(target).exists(), target
