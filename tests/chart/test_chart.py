@@ -127,13 +127,13 @@ def everything():
     """A value for every key of `config`, and for what is set elsewhere."""
     return {
         "tls": {"clientCa": {"existingSecret": "clients"}},
-        "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "realtime": {"enabled": True}},
+        "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "verifyInterval": "10s", "realtime": {"enabled": True}},
         "config": {
-            "server": {"streams_per_connection_max": 1, "connections_per_thread_max": 1},
+            "server": {"streams_per_connection_max": 1, "connections_per_thread_max": 1, "connections_per_client_max": 1, "idle_timeout": "5m", "connection_age_max": "1h"},
             "store": {"segment_bytes": "8MiB", "block_bytes_max": "2MiB", "checkpoint_bytes": "1MiB"},
             "batch": {"queue_requests_max": 2, "queue_bytes_max": "1MiB"},
             "breaker": {"preset": "seed", "slow_threshold": "1ms"},
-            "telemetry": {"otlp_endpoint": "http://collector:4317"},
+            "telemetry": {"otlp_endpoint": "http://collector:4317", "metrics_interval": "15s"},
         },
     }
 

@@ -36,7 +36,7 @@
 {{- $_ := set $config.server "listen" "0.0.0.0:50051" }}
 {{- /* Below the mount point, where a file system keeps things of its own. */}}
 {{- $_ := set $config.store "data" "/var/lib/tally/ledger" }}
-{{- $_ := set $config "admin" (dict "listen" "0.0.0.0:9090") }}
+{{- $_ := set $config "admin" (dict "listen" "0.0.0.0:9090" "enabled" true) }}
 
 {{- $affinity := dict "mode" "off" }}
 {{- with .Values.pinning }}
@@ -47,9 +47,10 @@
 {{- end }}
 {{- $_ := set $affinity "mode" .mode }}
 {{- $_ := set $affinity "net_threads_max" .netThreadsMax }}
+{{- $_ := set $affinity "verify_interval" .verifyInterval }}
 {{- if $cpus }}{{ $_ := set $affinity "cpus" $cpus }}{{ end }}
 {{- if .realtime.enabled }}
-{{- $_ := set $affinity "fifo" (dict "enabled" true "priority" .realtime.priority "required" .realtime.required) }}
+{{- $_ := set $affinity "fifo" (dict "enabled" true "priority" .realtime.priority "required" .realtime.required "rttime_max" .realtime.rttimeMax) }}
 {{- end }}
 {{- end }}
 {{- end }}
