@@ -81,6 +81,7 @@ impl TallyEngine {
         vitals.counters.publish(&store.book);
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
+        let hash_seed = store.directory.hash_seed();
         let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
         let guards = Guards(breakers.clone().map(|breaker| {
             ServiceBuilder::new()
@@ -104,6 +105,7 @@ impl TallyEngine {
             sync_times,
             recovery,
             segment_bytes,
+            hash_seed,
             threads: Mutex::new(Some(threads)),
         };
         Ok(TallyEngine {

@@ -4,24 +4,29 @@
 //! out in turn, so that a few heavy clients don't end up on one thread.
 
 mod accounts;
+mod answers;
 mod circuit;
 mod convert;
 mod deadline;
 mod engine;
+mod framing;
 mod net;
+mod requests;
 pub mod status;
 mod topology;
 mod transactions;
+mod wire;
 
+pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
 use std::convert::Infallible;
 
-use futures_util::future::Either;
+use futures_util::{FutureExt, future::Either};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, server::NamedService, service::Routes};
+use tonic::{server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
@@ -30,14 +35,13 @@ use crate::{
     engine::TallyEngine,
     proto::{
         FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
-        engine_service_server::EngineServiceServer, transaction_service_server::TransactionServiceServer,
+        engine_service_server::EngineServiceServer,
     },
 };
 
 /// Largest message that is read: 8192 transactions of about 2 KiB each.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-type Transactions = TransactionServiceServer<TransactionService>;
 type Accounts = AccountServiceServer<AccountService>;
 type Engine = EngineServiceServer<EngineService>;
 
@@ -45,7 +49,7 @@ type Engine = EngineServiceServer<EngineService>;
 #[derive(Debug, Clone)]
 pub struct Services {
     /// On the hot path: called without a look at the other routes.
-    transactions: Transactions,
+    transactions: TransactionService,
     others: Routes,
 }
 
@@ -56,12 +60,13 @@ impl Services {
     pub fn call(
         &self,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
         let mut path = request.uri().path().split('/').skip(1);
-        if path.next() == Some(Transactions::NAME) {
-            Either::Left(self.transactions.clone().call(request))
+        if path.next() == Some(TransactionService::NAME) {
+            Either::Left(self.transactions.call(request))
         } else {
-            Either::Right(self.others.clone().call(request))
+            let answered = self.others.clone().call(request);
+            Either::Right(answered.map(|response| response.map(Answer::tonic)))
         }
     }
 }
@@ -75,7 +80,7 @@ pub async fn services(
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<Transactions>().await;
+    reporter.set_serving::<TransactionService>().await;
     reporter.set_serving::<Accounts>().await;
     reporter.set_serving::<Engine>().await;
     let reflection = || {
@@ -83,8 +88,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = Transactions::new(TransactionService::new(engine.clone(), draining.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let transactions = TransactionService::new(engine.clone(), draining.clone());
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)

@@ -9,4 +9,9 @@
     reason = "affinity, scheduling class and capabilities have no safe interface in std; each block carries its SAFETY note"
 )]
 pub mod affinity;
+#[expect(
+    unsafe_code,
+    reason = "the prefetch instruction is an intrinsic; its block carries its SAFETY note"
+)]
+pub mod prefetch;
 pub mod proc;
