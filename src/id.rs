@@ -51,6 +51,14 @@ pub fn check_asset(asset: &str) -> Result<(), IdError> {
     check(asset, ASSET_BYTES_MAX)
 }
 
+/// Whether `bytes` are an account or transaction id. They are ASCII then.
+#[must_use]
+pub fn is_id(bytes: &[u8]) -> bool {
+    // No early exit, so that the compiler can check many bytes at once.
+    (1..=ID_BYTES_MAX).contains(&bytes.len())
+        && bytes.iter().fold(true, |so_far, byte| so_far & is_allowed(*byte))
+}
+
 fn check(text: &str, length_max: usize) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
@@ -61,14 +69,19 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
             length_max,
         });
     }
-    match text.char_indices().find(|(_, character)| !is_allowed(*character)) {
+    let not_allowed = |character: char| !u8::try_from(character).is_ok_and(is_allowed);
+    match text.char_indices().find(|(_, character)| not_allowed(*character)) {
         None => Ok(()),
         Some((offset, character)) => Err(IdError::Character { character, offset }),
     }
 }
 
-fn is_allowed(character: char) -> bool {
-    character.is_ascii_alphanumeric() || matches!(character, '_' | '-' | '.' | ':' | '/' | '@')
+/// By ranges: `-` to `:` are `-./0123456789:`, and `@` to `Z` are `@` and the capitals.
+const fn is_allowed(byte: u8) -> bool {
+    (byte.wrapping_sub(b'-') <= b':' - b'-')
+        | (byte.wrapping_sub(b'@') <= b'Z' - b'@')
+        | (byte.wrapping_sub(b'a') <= b'z' - b'a')
+        | (byte == b'_')
 }
 
 #[cfg(test)]
@@ -80,6 +93,20 @@ mod tests {
         assert_eq!(check_id("AZaz09_-.:/@"), Ok(()));
         assert_eq!(check_id(&"x".repeat(ID_BYTES_MAX)), Ok(()));
         assert_eq!(check_asset("ETH-wei"), Ok(()));
+    }
+
+    #[test]
+    fn the_ranges_are_the_charset_and_both_checks_agree() {
+        for character in ('\0'..='\u{2ff}').chain(['é', '€', '😀']) {
+            let allowed = character.is_ascii_alphanumeric() || "_-.:/@".contains(character);
+            let text = format!("a{character}");
+            assert_eq!(check_id(&text).is_ok(), allowed, "{character:?}");
+            assert_eq!(is_id(text.as_bytes()), allowed, "{character:?}");
+        }
+        for length in [0, 1, ID_BYTES_MAX, ID_BYTES_MAX + 1] {
+            let text = "x".repeat(length);
+            assert_eq!(is_id(text.as_bytes()), check_id(&text).is_ok(), "{length}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What callers ask of EXEC, and what it answers.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::{
     batch::BatchItem,
     ledger::{
-        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TransactionView, Transfer,
-        transaction::put_transaction,
+        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, Tags, TransactionView, Transfer,
+        tag_index::tag, transaction::put_transaction,
     },
     store::embedded::Candidates,
 };
@@ -24,8 +26,8 @@ pub type Outcomes = SmallVec<[Outcome; 1]>;
 /// What callers ask of EXEC.
 #[derive(Debug)]
 pub enum Command {
-    /// Process these transactions in their order, each for itself.
-    Transactions(TransactionBatch),
+    /// Process these transactions in their order, each for itself. Shared with the caller, who needs their ids to answer.
+    Transactions(Arc<TransactionBatch>),
     /// Create these accounts, all or none.
     CreateAccounts(Vec<NewAccount>),
     /// Read an account.
@@ -92,69 +94,99 @@ pub enum CreatedAccounts {
     Full,
 }
 
-/// Transactions in the ledger's own encoding, back to back in one buffer, each behind its length.
-#[derive(Debug, Default)]
+/// Transactions in the ledger's own encoding, back to back in one buffer, with the hashes of their names.
+#[derive(Debug)]
 pub struct TransactionBatch {
     bytes: Vec<u8>,
-    count: usize,
-    transfers: usize,
+    entries: SmallVec<[Entry; 1]>,
+    /// Of the accounts of all transactions; for the lone one of a unary call, mostly without an allocation.
+    account_tags: SmallVec<[u64; 2]>,
+    seed: u64,
 }
 
-/// Bytes of the length in front of a transaction.
-const LENGTH_BYTES: usize = 4;
+/// One transaction of a batch: where its parts end, which begin where those of the one before end.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    bytes_end: u32,
+    tags_end: u32,
+    id_tag: u64,
+}
 
 // ===== impl TransactionBatch =====
 
 impl TransactionBatch {
-    /// Room for about `transactions` short ones.
+    /// Room for so many `bytes` without growing. `seed` keys the hash of names, see [`super::TallyEngine::batch`].
     #[must_use]
-    pub fn with_capacity(transactions: usize) -> Self {
+    pub(super) fn new(seed: u64, bytes: usize) -> Self {
         TransactionBatch {
-            bytes: Vec::with_capacity(transactions.saturating_mul(96)),
-            count: 0,
-            transfers: 0,
+            bytes: Vec::with_capacity(bytes),
+            entries: SmallVec::new(),
+            account_tags: SmallVec::new(),
+            seed,
         }
     }
 
-    /// Adds a transaction. Its bounds have been checked.
-    pub fn push<'a>(
-        &mut self,
-        heading: &Heading<'_>,
-        transfers: impl ExactSizeIterator<Item = Transfer<&'a str>>,
-    ) {
-        let length_at = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
-        self.transfers += transfers.len();
-        put_transaction(&mut self.bytes, heading, transfers);
-        let length = u32::try_from(self.bytes.len() - length_at - LENGTH_BYTES).unwrap_or(u32::MAX);
-        if let Some(room) = self.bytes.get_mut(length_at..length_at + LENGTH_BYTES) {
-            room.copy_from_slice(&length.to_le_bytes());
+    /// Adds a transaction. Its bounds have been checked, and [`TransactionBatch::is_full`] is false.
+    pub fn push(&mut self, heading: &Heading<'_>, transfers: &[Transfer<&[u8]>]) {
+        put_transaction(&mut self.bytes, heading, transfers.iter().copied());
+        for transfer in transfers {
+            self.account_tags.push(tag(transfer.debit, self.seed));
+            self.account_tags.push(tag(transfer.credit, self.seed));
         }
-        self.count += 1;
+        // 8192 transactions of at most 35 KiB.
+        let end = |length| u32::try_from(length).unwrap_or(u32::MAX);
+        self.entries.push(Entry {
+            bytes_end: end(self.bytes.len()),
+            tags_end: end(self.account_tags.len()),
+            id_tag: tag(heading.id, self.seed),
+        });
     }
 
     /// How many transactions there are.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.count
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether there are none.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
-    /// The transactions in their order.
-    pub fn iter(&self) -> impl Iterator<Item = TransactionView<'_, &str>> {
-        let mut rest = self.bytes.as_slice();
-        std::iter::from_fn(move || {
-            let (length, tail) = rest.split_first_chunk::<LENGTH_BYTES>()?;
-            let (encoded, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-            rest = tail;
-            // `push` wrote it, so it can be parsed.
-            TransactionView::parse(encoded).ok()
+    /// Whether there are [`TRANSACTIONS_MAX`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= TRANSACTIONS_MAX
+    }
+
+    /// The hashes of a transaction's names.
+    #[must_use]
+    pub fn tags(&self, place: usize) -> Option<Tags<'_>> {
+        let entry = self.entries.get(place)?;
+        let from = self.before(place).map_or(0, |before| before.tags_end);
+        Some(Tags {
+            id: entry.id_tag,
+            accounts: self.account_tags.get(from as usize..entry.tags_end as usize)?,
         })
+    }
+
+    /// A transaction.
+    #[must_use]
+    pub fn get(&self, place: usize) -> Option<TransactionView<'_, &[u8]>> {
+        let entry = self.entries.get(place)?;
+        let from = self.before(place).map_or(0, |before| before.bytes_end);
+        let encoded = self.bytes.get(from as usize..entry.bytes_end as usize)?;
+        // `push` wrote it, so it can be parsed.
+        TransactionView::parse(encoded).ok()
+    }
+
+    fn before(&self, place: usize) -> Option<&Entry> {
+        self.entries.get(place.checked_sub(1)?)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.len() * size_of::<Entry>() + self.account_tags.len() * 8
     }
 }
 
@@ -163,7 +195,7 @@ impl TransactionBatch {
 impl BatchItem for Command {
     fn items(&self) -> usize {
         match self {
-            Command::Transactions(batch) => batch.count,
+            Command::Transactions(batch) => batch.len(),
             Command::CreateAccounts(accounts) => accounts.len(),
             Command::AccountIds(indexes) => indexes.len(),
             Command::Accounts { limit, .. } => *limit,
@@ -173,7 +205,7 @@ impl BatchItem for Command {
 
     fn bytes(&self) -> usize {
         let held = match self {
-            Command::Transactions(batch) => batch.bytes.capacity(),
+            Command::Transactions(batch) => batch.memory_bytes(),
             Command::CreateAccounts(accounts) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
             Command::Account(id) | Command::Locate(id) => id.len(),

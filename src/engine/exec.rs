@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
-    ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, TransactionView},
+    ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, Tags, TransactionView},
     store::{
         embedded::{Book, BookError, checkpoint::put_accounts},
         journal::BlockBuffer,
@@ -34,6 +34,9 @@ const LARGE_BLOCK_RECORDS: u32 = 4096;
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
 /// No block has answers to more items waiting for it, which bounds the memory of readings that wait for the disk.
 const BLOCK_ANSWER_ITEMS_MAX: usize = 16 * 1024;
+
+/// How many transactions ahead memory is asked for: about as many as are executed while it comes.
+const PREFETCH_DISTANCE: usize = 8;
 
 /// The state of the thread.
 #[derive(Debug)]
@@ -166,21 +169,37 @@ impl Exec {
 
     fn transactions(&mut self, batch: &TransactionBatch) -> Result<Outcomes, StoreFault> {
         let mut outcomes = SmallVec::with_capacity(batch.len());
-        for transaction in batch.iter() {
-            outcomes.push(self.transaction(&transaction)?);
+        for place in 0..batch.len() {
+            // The memory that transactions further on will touch is on its way while this one is executed: first where
+            // their names are looked up, then, when that has come, their accounts.
+            if let Some(tags) = batch.tags(place + 2 * PREFETCH_DISTANCE) {
+                self.book.prefetch_names(tags);
+            }
+            if let Some(tags) = batch.tags(place + PREFETCH_DISTANCE) {
+                self.book.prefetch_accounts(tags);
+            }
+            let (Some(transaction), Some(tags)) = (batch.get(place), batch.tags(place)) else {
+                tracing::error!(place, "a transaction of a batch can't be read");
+                return Err(StoreFault::ReadFailed);
+            };
+            outcomes.push(self.transaction(&transaction, tags)?);
         }
         self.counters.outcomes(&outcomes);
         Ok(outcomes)
     }
 
-    fn transaction(&mut self, transaction: &TransactionView<'_, &str>) -> Result<Outcome, StoreFault> {
+    fn transaction(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        tags: Tags<'_>,
+    ) -> Result<Outcome, StoreFault> {
         if !self.book.has_room(1) {
             self.flush(FlushReason::Bytes);
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.flush(FlushReason::Items);
         }
         loop {
-            match self.book.process(transaction) {
+            match self.book.process(transaction, tags) {
                 Ok(outcome) => return Ok(outcome),
                 // The id was used a moment ago and its block is under way. Its fate must be known first, and nothing
                 // else could be made durable before that either.

@@ -120,6 +120,8 @@ struct Shared {
     recovery: RecoveryReport,
     segment_bytes: u32,
     directory: PathBuf,
+    /// Keys the hash of names.
+    hash_seed: u64,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -163,6 +165,12 @@ impl Default for CheckpointInterval {
 // ===== impl TallyEngine =====
 
 impl TallyEngine {
+    /// A batch to be filled, with room for so many `bytes` without growing.
+    #[must_use]
+    pub fn batch(&self, bytes: usize) -> TransactionBatch {
+        TransactionBatch::new(self.shared.hash_seed, bytes)
+    }
+
     /// Processes transactions, in their order, each for itself.
     ///
     /// # Errors
@@ -170,11 +178,11 @@ impl TallyEngine {
     pub async fn process(
         &self,
         guard: Guard,
-        transactions: TransactionBatch,
+        transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
     ) -> Result<Outcomes, EngineError> {
         let Reply::Transactions(outcomes) = self
-            .write(guard, Command::Transactions(transactions), deadline)
+            .write(guard, Command::Transactions(Arc::clone(transactions)), deadline)
             .await?
         else {
             return Err(unexpected());

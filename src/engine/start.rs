@@ -88,6 +88,7 @@ impl TallyEngine {
         vitals.counters.publish(&store.book);
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
+        let hash_seed = store.directory.hash_seed();
         let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
         let guards = Guards(circuits.breakers.clone().map(|breaker| {
             ServiceBuilder::new()
@@ -113,6 +114,7 @@ impl TallyEngine {
             recovery,
             segment_bytes,
             directory: dir.to_owned(),
+            hash_seed,
             threads: Mutex::new(Some(threads)),
         };
         Ok(TallyEngine {

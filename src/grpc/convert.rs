@@ -1,7 +1,9 @@
 //! From the wire to the ledger and back: shapes and bounds are checked here, before anything is queued.
 
+use smallvec::SmallVec;
 use tonic_types::FieldViolation;
 
+use super::wire::{Text, Time, WireAmount, WireTransaction, WireTransfer};
 use crate::{
     engine::TransactionBatch,
     id::{check_asset, check_id},
@@ -44,6 +46,17 @@ impl Violations {
         }
     }
 
+    /// What is meant by a field with an id, which counts only if it is one.
+    fn id<'a>(&mut self, field: impl std::fmt::Display, text: Text<'a>) -> &'a [u8] {
+        match text {
+            Text::Id(id) => id,
+            Text::Other(text) => {
+                self.check(field, check_id(text));
+                &[]
+            }
+        }
+    }
+
     fn check(&mut self, field: impl std::fmt::Display, result: Result<(), impl std::fmt::Display>) {
         if let Err(error) = result {
             self.add(field, error);
@@ -65,45 +78,24 @@ impl Violations {
 /// [`Refusal`]. `batch` is unchanged then.
 pub(super) fn push_transaction(
     batch: &mut TransactionBatch,
-    request: &proto::ProcessTransactionRequest,
+    request: &WireTransaction<'_>,
 ) -> Result<(), Refusal> {
     let mut violations = Violations::default();
-    violations.check("transaction_id", check_id(&request.transaction_id));
-    let unsupported = match proto::TransactionPhase::try_from(request.phase) {
-        Ok(proto::TransactionPhase::Unspecified | proto::TransactionPhase::Posted) => None,
-        Ok(phase) => Some(phase.as_str_name()),
-        Err(_) => {
-            violations.add("phase", format_args!("{} is not a phase", request.phase));
-            None
-        }
-    };
-    if unsupported.is_none() {
-        if !request.pending_transaction_id.is_empty() {
-            violations.add(
-                "pending_transaction_id",
-                "must be unset unless a pending transaction is posted or voided",
-            );
-        }
-        if request.pending_timeout.is_some() {
-            violations.add(
-                "pending_timeout",
-                "must be unset unless the phase is TRANSACTION_PHASE_PENDING",
-            );
-        }
-    }
-    if request.transfers.is_empty() || request.transfers.len() > TRANSFERS_MAX {
-        let count = request.transfers.len();
+    let id = violations.id("transaction_id", request.id);
+    let unsupported = check_phase(&mut violations, request);
+    if !(1..=TRANSFERS_MAX).contains(&request.transfer_count) {
+        let count = request.transfer_count;
         violations.add(
             "transfers",
             format_args!("has {count} transfers, 1 to {TRANSFERS_MAX} are allowed"),
         );
     }
-    for (place, transfer) in request.transfers.iter().enumerate().take(TRANSFERS_MAX) {
-        check_transfer(&mut violations, place, transfer);
-    }
+    let transfers: SmallVec<[Transfer<&[u8]>; 2]> = (0..)
+        .zip(&request.transfers)
+        .map(|(place, transfer)| to_transfer(&mut violations, place, transfer))
+        .collect();
     let effective_time = request
         .effective_time
-        .as_ref()
         .and_then(|time| effective_time(&mut violations, "effective_time", time));
     check_metadata(&mut violations, "metadata", &request.metadata);
     violations.finish().map_err(Refusal::Invalid)?;
@@ -111,46 +103,87 @@ pub(super) fn push_transaction(
         return Err(Refusal::PhaseNotSupported(phase));
     }
     let heading = Heading {
-        id: &request.transaction_id,
+        id,
         phase: Phase::Posted,
         effective_time,
         metadata: &request.metadata,
     };
-    batch.push(&heading, request.transfers.iter().map(to_transfer));
+    batch.push(&heading, &transfers);
     Ok(())
 }
 
-fn check_transfer(violations: &mut Violations, place: usize, transfer: &proto::Transfer) {
-    violations.check(
+/// The phase's name if it is one that this release does not have.
+fn check_phase(violations: &mut Violations, request: &WireTransaction<'_>) -> Option<&'static str> {
+    match proto::TransactionPhase::try_from(request.phase) {
+        Ok(proto::TransactionPhase::Unspecified | proto::TransactionPhase::Posted) => {}
+        Ok(phase) => return Some(phase.as_str_name()),
+        Err(_) => violations.add("phase", format_args!("{} is not a phase", request.phase)),
+    }
+    if !request.pending_transaction_id.is_empty() {
+        violations.add(
+            "pending_transaction_id",
+            "must be unset unless a pending transaction is posted or voided",
+        );
+    }
+    if request.pending_timeout.is_some() {
+        violations.add(
+            "pending_timeout",
+            "must be unset unless the phase is TRANSACTION_PHASE_PENDING",
+        );
+    }
+    None
+}
+
+/// Checks a transfer. What it gives back counts only if there was no violation.
+fn to_transfer<'a>(
+    violations: &mut Violations,
+    place: usize,
+    transfer: &WireTransfer<'a>,
+) -> Transfer<&'a [u8]> {
+    let debit = violations.id(
         format_args!("transfers[{place}].debit_account_id"),
-        check_id(&transfer.debit_account_id),
+        transfer.debit,
     );
-    violations.check(
+    let credit = violations.id(
         format_args!("transfers[{place}].credit_account_id"),
-        check_id(&transfer.credit_account_id),
+        transfer.credit,
     );
-    match &transfer.amount {
-        Some(transfer::Amount::MinorUnits(units)) if *units > 0 => {}
-        Some(transfer::Amount::MinorUnits(units)) => {
-            violations.add(
-                format_args!("transfers[{place}].minor_units"),
-                format_args!("is {units}, must be 1 to {}", i64::MAX),
-            );
-        }
-        Some(transfer::Amount::WideMinorUnits(wide)) if wide.high > 0 || wide.low > 0 => {}
-        Some(transfer::Amount::WideMinorUnits(_)) => {
+    let amount = match transfer.amount {
+        Some(WireAmount::Narrow(units)) => match u64::try_from(units) {
+            Ok(units @ 1..) => Amount::from(units),
+            Ok(0) | Err(_) => {
+                violations.add(
+                    format_args!("transfers[{place}].minor_units"),
+                    format_args!("is {units}, must be 1 to {}", i64::MAX),
+                );
+                Amount::ZERO
+            }
+        },
+        Some(WireAmount::Wide { high: 0, low: 0 }) => {
             violations.add(
                 format_args!("transfers[{place}].wide_minor_units"),
                 "is 0, must be 1 to 2^128 - 1",
             );
+            Amount::ZERO
         }
-        None => violations.add(format_args!("transfers[{place}].amount"), "must be set"),
-    }
-    if transfer.code < 0 {
+        Some(WireAmount::Wide { high, low }) => from_halves(high, low),
+        None => {
+            violations.add(format_args!("transfers[{place}].amount"), "must be set");
+            Amount::ZERO
+        }
+    };
+    let code = u32::try_from(transfer.code).unwrap_or_else(|_| {
         violations.add(
             format_args!("transfers[{place}].code"),
             format_args!("is {}, must be 0 to {}", transfer.code, i32::MAX),
         );
+        0
+    });
+    Transfer {
+        debit,
+        credit,
+        amount,
+        code,
     }
 }
 
@@ -181,11 +214,7 @@ fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata)
     }
 }
 
-fn effective_time(
-    violations: &mut Violations,
-    field: &str,
-    time: &prost_types::Timestamp,
-) -> Option<EffectiveTime> {
+fn effective_time(violations: &mut Violations, field: &str, time: Time) -> Option<EffectiveTime> {
     let nanos = u32::try_from(time.nanos)
         .ok()
         .filter(|nanos| *nanos < 1_000_000_000);
@@ -207,21 +236,6 @@ fn effective_time(
     })
 }
 
-/// After [`check_transfer`].
-fn to_transfer(transfer: &proto::Transfer) -> Transfer<&str> {
-    let amount = match &transfer.amount {
-        Some(transfer::Amount::MinorUnits(units)) => Amount::from(u64::try_from(*units).unwrap_or_default()),
-        Some(transfer::Amount::WideMinorUnits(wide)) => from_wide(wide),
-        None => Amount::ZERO,
-    };
-    Transfer {
-        debit: &transfer.debit_account_id,
-        credit: &transfer.credit_account_id,
-        amount,
-        code: u32::try_from(transfer.code).unwrap_or_default(),
-    }
-}
-
 /// A transfer of the journal, as a client sent it.
 #[must_use]
 pub(super) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
@@ -237,8 +251,9 @@ pub(super) fn from_transfer(debit: String, credit: String, amount: Amount, code:
     }
 }
 
-fn from_wide(wide: &proto::Uint128) -> Amount {
-    Amount::new(u128::from(wide.high) << 64 | u128::from(wide.low))
+const fn from_halves(high: u64, low: u64) -> Amount {
+    // Widening, as `u128::from` is not const.
+    Amount::new((high as u128) << 64 | low as u128)
 }
 
 fn to_wide(amount: Amount) -> proto::Uint128 {
@@ -335,7 +350,7 @@ fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&pro
             );
             Amount::ZERO
         }
-        Some(amount::Value::WideMinorUnits(wide)) => from_wide(wide),
+        Some(amount::Value::WideMinorUnits(wide)) => from_halves(wide.high, wide.low),
         Some(amount::Value::MinorUnits(units)) => match u64::try_from(*units) {
             Ok(units) => Amount::from(units),
             Err(_) => {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataMap};
 
@@ -20,7 +21,15 @@ const DIGITS_MAX: usize = 8;
 /// # Errors
 /// INVALID_ARGUMENT if it said so in a way that the gRPC specification does not know.
 pub(super) fn of(metadata: &MetadataMap) -> Result<Option<Instant>, Status> {
-    let Some(value) = metadata.get(HEADER) else {
+    of_headers(metadata.as_ref())
+}
+
+/// The same, from a call's headers.
+///
+/// # Errors
+/// As [`of`].
+pub(super) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
+    let Some(value) = headers.get(HEADER) else {
         return Ok(None);
     };
     let timeout = value.to_str().ok().and_then(parse);

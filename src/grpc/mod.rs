@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod answers;
 mod audit;
 mod circuit;
 mod circuit_change;
@@ -13,23 +14,27 @@ mod connection;
 mod convert;
 mod deadline;
 mod engine;
+mod framing;
 mod net;
+mod requests;
 pub mod status;
 mod topology;
 mod transactions;
 mod watch;
+mod wire;
 
 pub use audit::AUDIT_TARGET;
 pub use engine::{batch_stats_response, circuit_stats_response};
+pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
 use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
-use futures_util::future::Either;
+use futures_util::{FutureExt, future::Either};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, server::NamedService, service::Routes, transport::server::TcpConnectInfo};
+use tonic::{server::NamedService, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
@@ -40,7 +45,7 @@ use crate::{
     engine::TallyEngine,
     proto::{
         FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
-        engine_service_server::EngineServiceServer, transaction_service_server::TransactionServiceServer,
+        engine_service_server::EngineServiceServer,
     },
     security::Security,
 };
@@ -48,7 +53,6 @@ use crate::{
 /// Largest message that is read: 8192 transactions of about 2 KiB each.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-type Transactions = TransactionServiceServer<TransactionService>;
 type Accounts = AccountServiceServer<AccountService>;
 type Engine = EngineServiceServer<EngineService>;
 
@@ -56,7 +60,7 @@ type Engine = EngineServiceServer<EngineService>;
 #[derive(Debug, Clone)]
 pub struct Services {
     /// On the hot path: called without a look at the other routes.
-    transactions: Transactions,
+    transactions: TransactionService,
     others: Routes,
     access: Access,
 }
@@ -69,14 +73,14 @@ impl Services {
         &self,
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
-    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
+    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
         let path = request.uri().path();
         let principal = match self.access.check(path, request.headers()) {
             Ok(principal) => principal,
-            Err(status) => return Either::Left(ready(Ok(status.into_http()))),
+            Err(status) => return Either::Left(ready(Ok(status.into_http().map(Answer::tonic)))),
         };
-        Either::Right(if path.split('/').nth(1) == Some(Transactions::NAME) {
-            Either::Left(self.transactions.clone().call(request))
+        Either::Right(if path.split('/').nth(1) == Some(TransactionService::NAME) {
+            Either::Left(self.transactions.call(request))
         } else {
             // Who asks is of interest to administration only; the hot path is spared the box.
             request.extensions_mut().insert(TcpConnectInfo {
@@ -86,7 +90,8 @@ impl Services {
             if let Some(principal) = principal {
                 request.extensions_mut().insert(principal);
             }
-            Either::Right(self.others.clone().call(request))
+            let answered = self.others.clone().call(request);
+            Either::Right(answered.map(|response| response.map(Answer::tonic)))
         })
     }
 }
@@ -101,7 +106,7 @@ pub async fn services(
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<Transactions>().await;
+    reporter.set_serving::<TransactionService>().await;
     reporter.set_serving::<Accounts>().await;
     reporter.set_serving::<Engine>().await;
     let reflection = || {
@@ -109,8 +114,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = Transactions::new(TransactionService::new(engine.clone(), draining.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let transactions = TransactionService::new(engine.clone(), draining.clone());
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)

@@ -1,29 +1,38 @@
 //! `tally.v1.TransactionService`.
+//!
+//! The three calls with transactions are read and answered here without tonic's server ([`framing`](super::framing)) and
+//! without the generated types; `GetTransaction` is served by tonic like the calls of the other services.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::{Stream, StreamExt, stream};
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt,
+    future::{BoxFuture, Either},
+    stream,
+};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, server::NamedService};
+use tonic_prost::ProstCodec;
 
 use super::{
-    convert::{self, Refusal},
-    deadline, status,
+    answers, convert, deadline,
+    framing::{Answer, Inbound, Piece, malformed},
+    requests::{BulkReader, Transactions, refused},
+    status, wire,
 };
 use crate::{
     engine::{Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
-    ledger::{Outcome, Phase, Rejection, Side},
-    proto::{
-        self, GetTransactionRequest, GetTransactionResponse, ProcessTransactionRequest,
-        ProcessTransactionResponse, ProcessTransactionsRequest, ProcessTransactionsResponse,
-        StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult, transaction_result,
-        transaction_service_server,
-    },
+    ledger::{Phase, Rejection, Side},
+    proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
 
@@ -32,10 +41,10 @@ const STREAM_CHUNK_MAX: usize = 512;
 /// Commands of a stream that may be under way; behind them, HTTP/2 flow control holds the client back.
 const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 
-/// The service.
+/// The service. Clones are cheap.
 #[derive(Debug, Clone)]
 pub(super) struct TransactionService {
-    engine: TallyEngine,
+    engine: Arc<TallyEngine>,
     /// Ends streams when the service goes down.
     draining: CancellationToken,
 }
@@ -44,79 +53,98 @@ pub(super) struct TransactionService {
 /// need what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
 type Interrupted = Arc<OnceLock<Status>>;
 
-/// Answers of a stream.
-type Answers = Pin<Box<dyn Stream<Item = Result<StreamTransactionsResponse, Status>> + Send>>;
+/// Messages of a stream that have arrived together.
+struct Chunk {
+    transactions: Transactions,
+    /// Why nothing comes behind them, if it was not the client who ended the stream.
+    broken: Option<Status>,
+}
+
+/// The messages of a stream.
+struct Chunks {
+    inbound: Inbound,
+    engine: Arc<TallyEngine>,
+    /// The start of a message that has not arrived as a whole.
+    carry: Vec<u8>,
+    ended: bool,
+}
 
 // ===== impl TransactionService =====
+
+impl NamedService for TransactionService {
+    const NAME: &'static str = SERVICE_NAME;
+}
 
 impl TransactionService {
     /// Serves `engine` until `draining`.
     #[must_use]
-    pub(super) const fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
-        TransactionService { engine, draining }
-    }
-}
-
-#[tonic::async_trait]
-impl transaction_service_server::TransactionService for TransactionService {
-    type StreamTransactionsStream = Answers;
-
-    async fn process_transaction(
-        &self,
-        request: Request<ProcessTransactionRequest>,
-    ) -> Result<Response<ProcessTransactionResponse>, Status> {
-        let deadline = deadline::of(request.metadata())?;
-        let request = request.into_inner();
-        let mut batch = TransactionBatch::with_capacity(1);
-        convert::push_transaction(&mut batch, &request).map_err(refused)?;
-        let outcomes = self
-            .engine
-            .process(Guard::Unary, batch, deadline)
-            .await
-            .map_err(|error| status::engine(&error))?;
-        match outcomes.first() {
-            Some(outcome) => committed_or_error(request, *outcome).map(Response::new),
-            None => Err(Status::internal("an outcome is missing")),
+    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+        TransactionService {
+            engine: Arc::new(engine),
+            draining,
         }
     }
 
-    async fn process_transactions(
+    /// Answers a call of the service.
+    pub(super) fn call(
         &self,
-        request: Request<ProcessTransactionsRequest>,
-    ) -> Result<Response<ProcessTransactionsResponse>, Status> {
-        let deadline = deadline::of(request.metadata())?;
-        let transactions = request.into_inner().transactions;
-        let count = transactions.len();
-        if !(1..=TRANSACTIONS_MAX).contains(&count) {
-            let description = format!("has {count} transactions, 1 to {TRANSACTIONS_MAX} are allowed");
-            return Err(status::invalid_field("transactions", description));
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
+        match method(&request) {
+            // The future of the most frequent call is not boxed, and those of the others do not make it larger.
+            "ProcessTransaction" => Either::Left(process_one(Arc::clone(&self.engine), request)),
+            _ => Either::Right(self.clone().call_other(request)),
         }
-        let results = process_all(&self.engine, Guard::Bulk, transactions, deadline).await?;
-        Ok(Response::new(ProcessTransactionsResponse { results }))
     }
 
-    async fn stream_transactions(
+    fn call_other(
+        self,
+        request: http::Request<Incoming>,
+    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
+        Box::pin(async move {
+            Ok(match method(&request) {
+                "ProcessTransactions" => Answer::message(process_many(&self.engine, request).await),
+                "StreamTransactions" => self.stream_transactions(request),
+                "GetTransaction" => {
+                    let get = tower::service_fn(|request| self.get_transaction(request));
+                    let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+                    Answer::tonic(grpc.unary(get, request).await)
+                }
+                _ => Answer::status(Status::unimplemented("")),
+            })
+        })
+    }
+
+    fn stream_transactions(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
+        match Inbound::open(request) {
+            Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline))),
+            Err(status) => Answer::status(status),
+        }
+    }
+
+    fn answers(
         &self,
-        request: Request<Streaming<StreamTransactionsRequest>>,
-    ) -> Result<Response<Self::StreamTransactionsStream>, Status> {
-        let deadline = deadline::of(request.metadata())?;
-        let engine = self.engine.clone();
-        let draining = self.draining.clone();
+        inbound: Inbound,
+        deadline: Option<Instant>,
+    ) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
+        let (engine, draining) = (Arc::clone(&self.engine), self.draining.clone());
         let interrupted = Interrupted::default();
+        let chunks = Chunks {
+            inbound,
+            engine: Arc::clone(&engine),
+            carry: Vec::new(),
+            ended: false,
+        };
         // What was read is answered; then the stream ends, and says why if it was not the client who ended it.
-        let inbound = request
-            .into_inner()
-            .take_until(draining.clone().cancelled_owned());
+        let inbound = chunks.take_until(draining.clone().cancelled_owned());
         let goodbye =
             stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
                 .filter_map(std::future::ready);
-        let answers = inbound
-            .ready_chunks(STREAM_CHUNK_MAX)
-            .map(move |chunk| answer_chunk(engine.clone(), chunk, deadline, Arc::clone(&interrupted)))
+        inbound
+            .map(move |chunk| answer_chunk(Arc::clone(&engine), chunk, deadline, Arc::clone(&interrupted)))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
             .flat_map(stream::iter)
-            .chain(goodbye);
-        Ok(Response::new(Box::pin(answers)))
+            .chain(goodbye)
     }
 
     async fn get_transaction(
@@ -197,142 +225,123 @@ impl TransactionService {
     }
 }
 
-/// Processes what a stream has brought; a message that could not be read ends the stream after the others' answers.
-async fn answer_chunk(
-    engine: TallyEngine,
-    chunk: Vec<Result<StreamTransactionsRequest, Status>>,
-    deadline: Option<Instant>,
-    interrupted: Interrupted,
-) -> Vec<Result<StreamTransactionsResponse, Status>> {
-    let mut transactions = Vec::with_capacity(chunk.len());
-    let mut broken = None;
-    for message in chunk {
-        match message {
-            // Without a transaction it is malformed like any other transaction without an id.
-            Ok(message) => transactions.push(message.transaction.unwrap_or_default()),
-            Err(status) => broken = broken.or(Some(status)),
-        }
-    }
-    let ids: Vec<String> = transactions
-        .iter()
-        .map(|transaction| transaction.transaction_id.clone())
-        .collect();
-    let mut answers: Vec<_> = match process_in_turn(&engine, transactions, deadline, &interrupted).await {
-        Ok(results) => results
-            .into_iter()
-            .map(|result| Ok(StreamTransactionsResponse { result: Some(result) }))
-            .collect(),
-        // Each of them gets the answer that it would have got by itself.
-        Err(status) => ids
-            .into_iter()
-            .map(|id| {
-                Ok(StreamTransactionsResponse {
-                    result: Some(error_result(id, &status)),
-                })
-            })
-            .collect(),
-    };
-    answers.extend(broken.map(Err));
-    answers
+/// The method that is called.
+fn method<B>(request: &http::Request<B>) -> &str {
+    request.uri().path().rsplit('/').next().unwrap_or_default()
 }
 
-/// Processes a chunk of a stream, unless one before it was not let in.
-async fn process_in_turn(
+/// `ProcessTransaction`.
+async fn process_one(
+    engine: Arc<TallyEngine>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Answer>, Infallible> {
+    Ok(Answer::message(match Inbound::open(request) {
+        Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
+        Err(status) => Err(status),
+    }))
+}
+
+async fn answer_one(
     engine: &TallyEngine,
-    transactions: Vec<ProcessTransactionRequest>,
+    mut inbound: Inbound,
+    deadline: Option<Instant>,
+) -> Result<Vec<u8>, Status> {
+    let batch = {
+        let message = inbound.only().await?;
+        let transaction = wire::transaction(&message).map_err(malformed)?;
+        let mut batch = engine.batch(message.len());
+        convert::push_transaction(&mut batch, &transaction).map_err(refused)?;
+        Arc::new(batch)
+    };
+    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
+    answers::lone(&batch, outcomes.first().copied())
+}
+
+/// `ProcessTransactions`: the request is read while it arrives, and nothing of it is executed before it is known to be
+/// well-formed.
+async fn process_many(engine: &TallyEngine, request: http::Request<Incoming>) -> Result<Vec<u8>, Status> {
+    let (mut inbound, deadline) = Inbound::open(request)?;
+    let mut piece = inbound.piece().await?.ok_or_else(Inbound::missing)?;
+    let mut reader = BulkReader::new(engine.batch(piece.bytes.len() + piece.to_come));
+    loop {
+        reader.read(&piece)?;
+        if piece.to_come == 0 {
+            break;
+        }
+        piece = inbound.piece().await?.ok_or_else(Inbound::missing)?;
+    }
+    inbound.finish().await?;
+    let Transactions {
+        batch,
+        refused,
+        count,
+    } = reader.finish();
+    if !(1..=TRANSACTIONS_MAX).contains(&count) {
+        let description = format!("has {count} transactions, 1 to {TRANSACTIONS_MAX} are allowed");
+        return Err(status::invalid_field("transactions", description));
+    }
+    let batch = Arc::new(batch);
+    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
+    Ok(answers::bulk(count, &batch, &outcomes, &refused))
+}
+
+/// Processes what a stream has brought; a message that could not be read ends the stream after the others' answers.
+async fn answer_chunk(
+    engine: Arc<TallyEngine>,
+    chunk: Chunk,
+    deadline: Option<Instant>,
+    interrupted: Interrupted,
+) -> impl Iterator<Item = Result<Bytes, Status>> {
+    let Chunk {
+        transactions: Transactions {
+            batch,
+            refused,
+            count,
+        },
+        broken,
+    } = chunk;
+    let batch = Arc::new(batch);
+    let answers = match execute_in_turn(&engine, &batch, deadline, &interrupted).await {
+        Ok(outcomes) => answers::stream(count, &batch, &outcomes, &refused),
+        // Each of them gets the answer that it would have got by itself.
+        Err(status) => answers::stream_of_errors(count, &batch, &refused, &status),
+    };
+    let answers = (!answers.is_empty()).then(|| Ok(answers.into()));
+    answers.into_iter().chain(broken.map(Err))
+}
+
+/// Executes a chunk of a stream, unless one before it was not let in.
+async fn execute_in_turn(
+    engine: &TallyEngine,
+    batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
     interrupted: &OnceLock<Status>,
-) -> Result<Vec<TransactionResult>, Status> {
+) -> Result<Outcomes, Status> {
     if let Some(status) = interrupted.get() {
         return Err(status.clone());
     }
-    let results = process_all(engine, Guard::Stream, transactions, deadline).await;
-    if let Err(status) = &results
+    let outcomes = execute(engine, Guard::Stream, batch, deadline).await;
+    if let Err(status) = &outcomes
         && status::is_not_executed(status)
     {
         // Only the first one counts.
         let _first = interrupted.set(status.clone());
     }
-    results
+    outcomes
 }
 
-/// Processes transactions in their order; malformed ones get their error, and the others are processed all the same.
-async fn process_all(
+/// Executes transactions in their order.
+async fn execute(
     engine: &TallyEngine,
     guard: Guard,
-    transactions: Vec<ProcessTransactionRequest>,
+    batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
-) -> Result<Vec<TransactionResult>, Status> {
-    let mut batch = TransactionBatch::with_capacity(transactions.len());
-    let refusals: Vec<Option<Status>> = transactions
-        .iter()
-        .map(|transaction| {
-            convert::push_transaction(&mut batch, transaction)
-                .err()
-                .map(refused)
-        })
-        .collect();
-    let outcomes = if batch.is_empty() {
-        Outcomes::new()
-    } else {
-        engine
-            .process(guard, batch, deadline)
-            .await
-            .map_err(|error| status::engine(&error))?
-    };
-    let mut outcomes = outcomes.into_iter();
-    let results = transactions
-        .into_iter()
-        .zip(refusals)
-        .map(|(transaction, refusal)| match refusal {
-            Some(status) => error_result(transaction.transaction_id, &status),
-            None => match outcomes.next() {
-                Some(outcome) => to_result(transaction, outcome),
-                None => error_result(
-                    transaction.transaction_id,
-                    &Status::internal("an outcome is missing"),
-                ),
-            },
-        });
-    Ok(results.collect())
-}
-
-fn to_result(request: ProcessTransactionRequest, outcome: Outcome) -> TransactionResult {
-    let transaction_id = request.transaction_id.clone();
-    match committed_or_error(request, outcome) {
-        Ok(committed) => TransactionResult {
-            transaction_id,
-            outcome: Some(transaction_result::Outcome::Committed(committed)),
-        },
-        Err(status) => error_result(transaction_id, &status),
+) -> Result<Outcomes, Status> {
+    if batch.is_empty() {
+        return Ok(Outcomes::new());
     }
-}
-
-fn error_result(transaction_id: String, status: &Status) -> TransactionResult {
-    let error = status::to_value(status);
-    TransactionResult {
-        transaction_id,
-        outcome: Some(transaction_result::Outcome::Error(error)),
-    }
-}
-
-fn committed_or_error(
-    request: ProcessTransactionRequest,
-    outcome: Outcome,
-) -> Result<ProcessTransactionResponse, Status> {
-    match outcome {
-        Outcome::Committed { committed, replayed } => Ok(convert::from_committed(
-            request.transaction_id,
-            committed,
-            replayed,
-        )),
-        Outcome::Rejected { rejection, replayed } => Err(status::rejection(
-            rejection,
-            account_of(&request.transfers, rejection),
-            replayed,
-        )),
-        Outcome::Reused { field } => Err(status::transaction_id_reused(&request.transaction_id, field)),
-    }
+    let outcomes = engine.process(guard, batch, deadline).await;
+    outcomes.map_err(|error| status::engine(&error))
 }
 
 /// The account that a rejection is about.
@@ -345,9 +354,64 @@ fn account_of(transfers: &[proto::Transfer], rejection: Rejection) -> &str {
         })
 }
 
-fn refused(refusal: Refusal) -> Status {
-    match refusal {
-        Refusal::Invalid(violations) => status::invalid(violations),
-        Refusal::PhaseNotSupported(phase) => status::phase_not_supported(phase),
+// ===== impl Chunks =====
+
+impl Chunks {
+    /// Adds the next part of a message.
+    fn add(&mut self, transactions: &mut Transactions, piece: &Piece) -> Result<(), Status> {
+        if piece.to_come > 0 {
+            self.carry.extend_from_slice(&piece.bytes);
+            return Ok(());
+        }
+        if self.carry.is_empty() {
+            return transactions.push_message(&piece.bytes);
+        }
+        self.carry.extend_from_slice(&piece.bytes);
+        let pushed = transactions.push_message(&self.carry);
+        self.carry.clear();
+        pushed
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Chunk;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let first = match ready!(self.inbound.poll_piece(context)) {
+            Ok(None) => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            first => first,
+        };
+        // What has arrived takes less room in the batch than on the wire.
+        let mut transactions = Transactions::new(self.engine.batch(self.inbound.arrived()));
+        let mut broken = None;
+        let mut next = Poll::Ready(first);
+        loop {
+            let taken = match next {
+                Poll::Pending if transactions.count > 0 => break,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Some(piece))) => self.add(&mut transactions, &piece),
+                Poll::Ready(Ok(None)) => {
+                    self.ended = true;
+                    break;
+                }
+                Poll::Ready(Err(status)) => Err(status),
+            };
+            if let Err(status) = taken {
+                self.ended = true;
+                broken = Some(status);
+                break;
+            }
+            if transactions.count >= STREAM_CHUNK_MAX {
+                break;
+            }
+            next = self.inbound.poll_piece(context);
+        }
+        Poll::Ready(Some(Chunk { transactions, broken }))
     }
 }

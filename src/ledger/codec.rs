@@ -69,6 +69,15 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
+    /// What is behind a one-byte length.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is cut short.
+    pub fn short_bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::from(self.u8()?);
+        self.bytes(length)
+    }
+
     /// Text behind a one-byte length.
     ///
     /// # Errors
@@ -92,6 +101,18 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Malformed`] if it is cut short, too long, or not in its shortest form.
     pub fn varint_u128(&mut self) -> Result<u128, Malformed> {
+        // Amounts of up to two million minor units, without 128-bit arithmetic.
+        match *self.rest {
+            [byte @ 0..=0x7f, ..] => return self.advance(1, u128::from(byte)),
+            [low @ 0x80..=0xff, high @ 1..=0x7f, ..] => {
+                return self.advance(2, u128::from(u32::from(low & 0x7f) | u32::from(high) << 7));
+            }
+            [low @ 0x80..=0xff, middle @ 0x80..=0xff, high @ 1..=0x7f, ..] => {
+                let value = u32::from(low & 0x7f) | u32::from(middle & 0x7f) << 7 | u32::from(high) << 14;
+                return self.advance(3, u128::from(value));
+            }
+            _ => {}
+        }
         let mut value = 0_u128;
         for (index, byte) in self.rest.iter().take(VARINT_BYTES_MAX).enumerate() {
             let bits = u128::from(byte & 0x7f);
@@ -116,6 +137,11 @@ impl<'a> Reader<'a> {
         Err(Malformed {
             what: "the end of a number",
         })
+    }
+
+    fn advance(&mut self, bytes: usize, value: u128) -> Result<u128, Malformed> {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
+        Ok(value)
     }
 
     /// An unsigned number of up to 64 bits.
@@ -150,23 +176,45 @@ impl<'a> Reader<'a> {
 
 /// Appends `value` in as few bytes as it takes, seven bits each.
 pub fn put_varint(out: &mut Vec<u8>, value: u128) {
+    // Nearly every number fits 64 bits, whose shifts are one instruction.
+    match u64::try_from(value) {
+        Ok(value) => put_varint_u64(out, value),
+        Err(_) => {
+            let mut value = value;
+            while value > 0x7f {
+                out.push(low_seven_bits(value) | 0x80);
+                value >>= 7;
+            }
+            out.push(low_seven_bits(value));
+        }
+    }
+}
+
+/// As [`put_varint`].
+#[inline]
+pub fn put_varint_u64(out: &mut Vec<u8>, value: u64) {
     let mut value = value;
     while value > 0x7f {
-        out.push(low_seven_bits(value) | 0x80);
+        out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
-    out.push(low_seven_bits(value));
+    out.push((value & 0x7f) as u8);
 }
 
 /// Appends text of at most 255 bytes behind a one-byte length. Longer text is cut by the callers' own checks.
 pub fn put_short_str(out: &mut Vec<u8>, text: &str) {
+    put_short_bytes(out, text.as_bytes());
+}
+
+/// As [`put_short_str`].
+pub fn put_short_bytes(out: &mut Vec<u8>, text: &[u8]) {
     debug_assert!(
         text.len() <= usize::from(u8::MAX),
         "checked where the text came in"
     );
     let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
     out.push(length);
-    out.extend_from_slice(text.as_bytes().get(..usize::from(length)).unwrap_or_default());
+    out.extend_from_slice(text.get(..usize::from(length)).unwrap_or_default());
 }
 
 /// Appends text behind a varint length.

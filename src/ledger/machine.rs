@@ -1,15 +1,17 @@
 //! The state machine: resolve, recall, check, apply, record.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use thiserror::Error;
 
 use super::{
     account::{AccountIndex, AccountSnapshot, NewAccount},
     codec::Malformed,
+    difference::ContentField,
     record::{Entry, Record},
     reject::{Reason, Rejection, Side},
     table::AccountTable,
+    tag_index::tag,
     transaction::{TransactionView, Transfer, put_transfers},
 };
 use crate::time::Timestamp;
@@ -19,18 +21,37 @@ pub trait Journal {
     /// Why a record could not be read back.
     type Error;
 
-    /// The recorded transaction with this id.
+    /// The recorded transaction with this key.
     ///
     /// # Errors
     /// If it can't be read back; then nothing may be said of the transaction.
-    fn recall(&mut self, id: &str) -> Result<Option<Recalled<'_>>, Self::Error>;
+    fn recall(&mut self, key: Key<'_>) -> Result<Option<Recalled<'_>>, Self::Error>;
 
     /// The number of the entry that is appended next, by which accounts are stamped.
     fn next_entry(&self) -> u64;
 
-    /// Appends an entry, under `id` if it is a transaction's, and says where it came in the global order. The room for
+    /// Appends an entry, under `key` if it is a transaction's, and says where it came in the global order. The room for
     /// it was made sure of before.
-    fn append(&mut self, id: Option<&str>, entry: Entry<'_>) -> Committed;
+    fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed;
+}
+
+/// By what a transaction is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// The client's idempotency key.
+    pub id: &'a str,
+    /// Its [`tag`], with the seed of the account table.
+    pub tag: u64,
+}
+
+/// The hashes of a transaction's names, each made once, where the transaction was encoded: its [`tag`]s with the seed of the
+/// account table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tags<'a> {
+    /// Of its id.
+    pub id: u64,
+    /// Of the debit and the credit account of each transfer, in their order. What is missing is made when it is needed.
+    pub accounts: &'a [u64],
 }
 
 /// A transaction that was recorded earlier.
@@ -73,27 +94,6 @@ pub enum Outcome {
         /// The first difference.
         field: ContentField,
     },
-}
-
-/// The first part of a transaction that differs from what was recorded under its id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContentField {
-    /// What to do with the transfers.
-    Phase,
-    /// Business time.
-    EffectiveTime,
-    /// Free text.
-    Metadata,
-    /// The number of transfers.
-    Transfers,
-    /// The debit account of a transfer.
-    DebitAccount(u8),
-    /// The credit account of a transfer.
-    CreditAccount(u8),
-    /// The amount of a transfer.
-    Amount(u8),
-    /// The code of a transfer.
-    Code(u8),
 }
 
 /// What became of an account's creation.
@@ -193,11 +193,32 @@ impl Ledger {
     /// Those of the journal. Nothing has changed then.
     pub fn process<J: Journal>(
         &mut self,
-        transaction: &TransactionView<'_, &str>,
+        transaction: &TransactionView<'_, &[u8]>,
         journal: &mut J,
     ) -> Result<Outcome, J::Error> {
-        let resolved = self.resolve(transaction);
-        if let Some(recalled) = journal.recall(transaction.id())? {
+        let tags = Tags {
+            id: tag(transaction.id().as_bytes(), self.accounts.seed()),
+            accounts: &[],
+        };
+        self.process_tagged(transaction, tags, journal)
+    }
+
+    /// As [`Ledger::process`], of a transaction whose names have been hashed.
+    ///
+    /// # Errors
+    /// As [`Ledger::process`].
+    pub fn process_tagged<J: Journal>(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        tags: Tags<'_>,
+        journal: &mut J,
+    ) -> Result<Outcome, J::Error> {
+        let key = Key {
+            id: transaction.id(),
+            tag: tags.id,
+        };
+        let resolved = self.resolve(transaction, tags.accounts);
+        if let Some(recalled) = journal.recall(key)? {
             return Ok(self.repeat(transaction, &recalled));
         }
         if let Err(rejection) = resolved {
@@ -210,7 +231,7 @@ impl Ledger {
         Ok(match self.apply(entry) {
             Ok(()) => {
                 let committed = journal.append(
-                    Some(transaction.id()),
+                    Some(key),
                     Entry::Committed {
                         content: &self.content,
                     },
@@ -226,7 +247,7 @@ impl Ledger {
                         content: &self.content,
                         rejection,
                     };
-                    journal.append(Some(transaction.id()), entry);
+                    journal.append(Some(key), entry);
                 }
                 Outcome::Rejected {
                     rejection,
@@ -341,8 +362,13 @@ impl Ledger {
     }
 
     /// Fills `transfers` and `content` with the transaction, accounts by number.
-    fn resolve(&mut self, transaction: &TransactionView<'_, &str>) -> Result<(), Rejection> {
+    fn resolve(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        account_tags: &[u64],
+    ) -> Result<(), Rejection> {
         self.transfers.clear();
+        let mut tags = account_tags.iter();
         let mut unknown = Ok(());
         for (place, transfer) in (0_u8..=u8::MAX).zip(transaction.transfers()) {
             let not_found = |side| Rejection {
@@ -356,7 +382,11 @@ impl Ledger {
                 unknown = Err(not_found(Side::Debit));
                 break;
             };
-            let number = |id: &str, side| self.accounts.find(id).ok_or(not_found(side));
+            let mut number = |id: &[u8], side| {
+                let known = tags.next().copied();
+                let tag = known.unwrap_or_else(|| tag(id, self.accounts.seed()));
+                self.accounts.find_tagged(id, tag).ok_or(not_found(side))
+            };
             match (
                 number(transfer.debit, Side::Debit),
                 number(transfer.credit, Side::Credit),
@@ -383,7 +413,7 @@ impl Ledger {
     }
 
     /// Answers for a transaction whose id is recorded.
-    fn repeat(&self, transaction: &TransactionView<'_, &str>, recalled: &Recalled<'_>) -> Outcome {
+    fn repeat(&self, transaction: &TransactionView<'_, &[u8]>, recalled: &Recalled<'_>) -> Outcome {
         if self.content == recalled.transaction.encoded() {
             return match recalled.outcome {
                 Ok(committed) => Outcome::Committed {
@@ -403,7 +433,7 @@ impl Ledger {
 
     fn first_difference(
         &self,
-        sent: &TransactionView<'_, &str>,
+        sent: &TransactionView<'_, &[u8]>,
         recorded: &TransactionView<'_, AccountIndex>,
     ) -> ContentField {
         if sent.phase() != recorded.phase() {
@@ -419,10 +449,10 @@ impl Ledger {
             let (Ok(sent), Ok(recorded)) = (sent, recorded) else {
                 return ContentField::Transfers;
             };
-            if self.accounts.id(recorded.debit) != Some(sent.debit) {
+            if self.accounts.id(recorded.debit).map(str::as_bytes) != Some(sent.debit) {
                 return ContentField::DebitAccount(place);
             }
-            if self.accounts.id(recorded.credit) != Some(sent.credit) {
+            if self.accounts.id(recorded.credit).map(str::as_bytes) != Some(sent.credit) {
                 return ContentField::CreditAccount(place);
             }
             if recorded.amount != sent.amount {
@@ -536,24 +566,6 @@ impl Committed {
         Committed {
             sequence: self.sequence + ordinal,
             time: self.time.plus_nanos(ordinal),
-        }
-    }
-}
-
-// ===== impl ContentField =====
-
-impl fmt::Display for ContentField {
-    /// The path of the field in `ProcessTransactionRequest`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ContentField::Phase => f.write_str("phase"),
-            ContentField::EffectiveTime => f.write_str("effective_time"),
-            ContentField::Metadata => f.write_str("metadata"),
-            ContentField::Transfers => f.write_str("transfers"),
-            ContentField::DebitAccount(place) => write!(f, "transfers[{place}].debit_account_id"),
-            ContentField::CreditAccount(place) => write!(f, "transfers[{place}].credit_account_id"),
-            ContentField::Amount(place) => write!(f, "transfers[{place}].amount"),
-            ContentField::Code(place) => write!(f, "transfers[{place}].code"),
         }
     }
 }

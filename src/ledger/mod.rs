@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod codec;
+mod difference;
 mod machine;
 pub mod record;
 pub mod reject;
@@ -24,6 +25,7 @@ pub use account::{
     NewAccount,
 };
 pub use codec::Malformed;
-pub use machine::{AccountOutcome, Committed, ContentField, Journal, Ledger, Outcome, Recalled, ReplayError};
+pub use difference::ContentField;
+pub use machine::{AccountOutcome, Committed, Journal, Key, Ledger, Outcome, Recalled, ReplayError, Tags};
 pub use reject::{Reason, Rejection, Side};
 pub use transaction::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, TransactionView, Transfer};

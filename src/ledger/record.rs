@@ -10,7 +10,7 @@
 
 use super::{
     account::{AccountIndex, NewAccount},
-    codec::{Malformed, Reader, put_varint},
+    codec::{Malformed, Reader, put_varint_u64},
     reject::Rejection,
     transaction::TransactionView,
 };
@@ -99,7 +99,7 @@ pub fn put_record(
     let payload: &[u8] = match entry {
         Entry::AccountCreated { index, account } => {
             put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal);
-            put_varint(scratch, u128::from(index.0));
+            put_varint_u64(scratch, u64::from(index.0));
             account.put(scratch);
             &[]
         }
@@ -115,15 +115,15 @@ pub fn put_record(
     };
     let length = scratch.len() + payload.len();
     assert!(length + 4 <= RECORD_BYTES_MAX, "a record of {length} bytes");
-    put_varint(body, length as u128);
+    put_varint_u64(body, length as u64);
     body.extend_from_slice(scratch);
     body.extend_from_slice(payload);
 }
 
 fn put_frame(out: &mut Vec<u8>, kind: u8, back: usize, ordinal: u32) {
     out.push(kind);
-    put_varint(out, back as u128);
-    put_varint(out, u128::from(ordinal));
+    put_varint_u64(out, back as u64);
+    put_varint_u64(out, u64::from(ordinal));
 }
 
 /// Reads the next record of a block's body.
@@ -273,7 +273,7 @@ mod tests {
             nanos: 1,
         });
         let heading = Heading {
-            id: "t",
+            id: b"t",
             phase: Phase::Posted,
             effective_time,
             metadata,

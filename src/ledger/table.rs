@@ -2,9 +2,9 @@
 
 use super::{
     account::{Account, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount},
-    tag_index::TagIndex,
+    tag_index::{TagIndex, tag},
 };
-use crate::time::Timestamp;
+use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
 /// Accounts in a page. Pages never move, so that adding the next account never copies the others.
 const PAGE_ACCOUNTS: usize = 4096;
@@ -29,9 +29,19 @@ pub struct AccountTable {
 /// The part of an account that a transfer does not touch.
 #[derive(Debug)]
 struct Details {
-    id: Box<str>,
+    name: Name,
     metadata: Option<Box<Metadata>>,
     create_time: Timestamp,
+}
+
+/// Bytes of a name that are kept without an allocation of their own.
+const INLINE_BYTES: usize = 22;
+
+/// An account's id. A short one stands where its account does, which saves memory and a cache miss.
+#[derive(Debug)]
+enum Name {
+    Short { length: u8, bytes: [u8; INLINE_BYTES] },
+    Long(Box<str>),
 }
 
 /// A vector in pages of fixed capacity.
@@ -72,12 +82,41 @@ impl AccountTable {
     /// The number of the account named `id`.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<AccountIndex> {
-        let found = self.by_name.find(self.tag(id), |value| {
+        self.find_tagged(id.as_bytes(), tag(id.as_bytes(), self.seed))
+    }
+
+    /// The number of the account named `id`, whose [`tag`] with this table's seed is `tag`.
+    #[must_use]
+    pub fn find_tagged(&self, id: &[u8], tag: u64) -> Option<AccountIndex> {
+        let found = self.by_name.find(tag, |value| {
             index_of(value)
                 .and_then(|index| self.cold.get(index))
-                .is_some_and(|details| &*details.id == id)
+                .is_some_and(|details| details.name.as_bytes() == id)
         });
         found.and_then(index_of)
+    }
+
+    /// Keys the hash of names.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Asks for the memory where the account with this `tag` is looked up.
+    pub fn prefetch_name(&self, tag: u64) {
+        self.by_name.prefetch(tag);
+    }
+
+    /// Asks for the memory of the account with this `tag`, once its place in the name index has been asked for.
+    pub fn prefetch_account(&self, tag: u64) {
+        let Some(index) = self.by_name.first(tag).and_then(index_of) else {
+            return;
+        };
+        if let (Some(cold), Some(hot)) = (self.cold.get(index), self.hot.get(index)) {
+            prefetch_read(&cold.name);
+            prefetch_read(&hot.balances);
+            prefetch_read(&hot.version);
+        }
     }
 
     /// What transfers touch of the account.
@@ -94,7 +133,7 @@ impl AccountTable {
     /// The account's name.
     #[must_use]
     pub fn id(&self, index: AccountIndex) -> Option<&str> {
-        self.cold.get(index).map(|details| &*details.id)
+        self.cold.get(index).map(|details| details.name.as_str())
     }
 
     /// The account as a reader sees it.
@@ -104,7 +143,7 @@ impl AccountTable {
         let cold = self.cold.get(index)?;
         Some(AccountSnapshot {
             account: NewAccount {
-                id: cold.id.to_string(),
+                id: cold.name.as_str().to_owned(),
                 asset: self.asset(hot.asset)?.to_owned(),
                 rule: hot.rule,
                 overdraft_limit: hot.overdraft_limit,
@@ -127,9 +166,10 @@ impl AccountTable {
     pub fn push(&mut self, new: NewAccount, version: u64, create_time: Timestamp) -> Option<AccountIndex> {
         let index = AccountIndex(u32::try_from(self.len()).ok().filter(|index| *index < u32::MAX)?);
         let asset = self.intern_asset(new.asset)?;
-        let id = new.id.into_boxed_str();
-        self.by_name.insert(self.tag(&id), u64::from(index.0));
-        self.heap_bytes += id.len()
+        self.by_name
+            .insert(tag(new.id.as_bytes(), self.seed), u64::from(index.0));
+        let name = Name::new(new.id);
+        self.heap_bytes += name.heap_bytes()
             + new
                 .metadata
                 .iter()
@@ -145,7 +185,7 @@ impl AccountTable {
         });
         let metadata = (!new.metadata.is_empty()).then(|| Box::new(new.metadata));
         self.cold.push(Details {
-            id,
+            name,
             metadata,
             create_time,
         });
@@ -164,10 +204,6 @@ impl AccountTable {
         (from.0..len).map(AccountIndex)
     }
 
-    fn tag(&self, id: &str) -> u64 {
-        xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), self.seed)
-    }
-
     /// Assets are few (currencies, tokens), so a scan of them beats a hash, and it happens once for each new account.
     fn intern_asset(&mut self, name: String) -> Option<AssetIndex> {
         let index = match self.assets.iter().position(|asset| **asset == *name) {
@@ -183,6 +219,40 @@ impl AccountTable {
 
 fn index_of(value: u64) -> Option<AccountIndex> {
     u32::try_from(value).ok().map(AccountIndex)
+}
+
+// ===== impl Name =====
+
+impl Name {
+    fn new(id: String) -> Self {
+        let mut bytes = [0; INLINE_BYTES];
+        match (bytes.get_mut(..id.len()), u8::try_from(id.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(id.as_bytes());
+                Name::Short { length, bytes }
+            }
+            _ => Name::Long(id.into_boxed_str()),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Name::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Name::Long(id) => id.as_bytes(),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        // It was made from text.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Name::Short { .. } => 0,
+            Name::Long(id) => id.len(),
+        }
+    }
 }
 
 // ===== impl Pages =====
@@ -264,8 +334,16 @@ mod tests {
                 new(&format!("a{number}"), ["EUR", "USD"][number % 2])
             );
         }
+        let long = "b".repeat(INLINE_BYTES + 1);
+        for id in [&long, &long[1..]] {
+            assert_eq!(table.find(id), None);
+            let index = table.push(new(id, "EUR"), 1, Timestamp::default());
+            table.prefetch_account(tag(id.as_bytes(), table.seed()));
+            assert_eq!(table.find(id), index);
+            assert_eq!(index.and_then(|index| table.id(index)), Some(id));
+        }
         assert_eq!(table.find("b"), None);
         assert_eq!(table.get(AccountIndex(u32::MAX)), None);
-        assert_eq!(table.indexes_from(AccountIndex(5)).count(), count - 5);
+        assert_eq!(table.indexes_from(AccountIndex(5)).count(), count + 2 - 5);
     }
 }

@@ -4,16 +4,32 @@
 //! is exact all the same, because the caller compares the real key of every candidate. It is split into shards, each
 //! of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves about
 //! two megabytes.
+//!
+//! A shard is one array of slots with linear probing, so that a look-up costs about one cache line, which can be asked for
+//! ahead of time ([`TagIndex::prefetch`]). A tag's place is its share of the array (its upper bits times the capacity),
+//! so that the capacity need not be a power of two: it grows by a quarter, and at least three fifths of it are in use.
 
-use hashbrown::HashTable;
+use crate::sys::prefetch::prefetch_read;
 
-/// Shards; a power of two. Chosen so that an empty index is small (16 KiB) and a large one grows in small steps.
+/// Shards; a power of two. Chosen so that an empty index is small and a large one grows in small steps.
 const SHARDS: usize = 512;
+/// The shard is taken from the lowest bits of the tag; the place in it from the highest.
+const SHARD_MASK: u64 = SHARDS as u64 - 1;
+/// Slots of a shard that has its first entry.
+const SLOTS_MIN: usize = 8;
+/// No value: marks an empty slot.
+const EMPTY: u64 = u64::MAX;
 
 /// From tag to values. Several keys may share a tag.
 #[derive(Debug)]
 pub struct TagIndex {
-    shards: Box<[HashTable<Slot>]>,
+    shards: Box<[Shard]>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    slots: Vec<Slot>,
     len: usize,
 }
 
@@ -23,6 +39,13 @@ struct Slot {
     value: u64,
 }
 
+/// The hash by which a name is found. `seed` is the data directory's secret, so that nobody outside can choose names that
+/// collide.
+#[must_use]
+pub fn tag(name: &[u8], seed: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(name, seed)
+}
+
 // ===== impl TagIndex =====
 
 impl TagIndex {
@@ -30,7 +53,7 @@ impl TagIndex {
     #[must_use]
     pub fn new() -> Self {
         TagIndex {
-            shards: (0..SHARDS).map(|_| HashTable::new()).collect(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             len: 0,
         }
     }
@@ -50,15 +73,40 @@ impl TagIndex {
     /// The value of the entry with this `tag` that `is_it` recognises.
     #[must_use]
     pub fn find(&self, tag: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
-        self.shard(tag)
-            .find(tag, |slot| slot.tag == tag && is_it(slot.value))
-            .map(|slot| slot.value)
+        let shard = self.shard(tag);
+        let place = shard.place(tag);
+        let (head, tail) = shard.slots.split_at_checked(place)?;
+        // Some slots are always empty, so both halves together end the walk.
+        for slot in tail.iter().chain(head) {
+            if slot.value == EMPTY {
+                return None;
+            }
+            if slot.tag == tag && is_it(slot.value) {
+                return Some(slot.value);
+            }
+        }
+        None
     }
 
-    /// Adds an entry. The caller has made sure that its key is not there yet.
+    /// The first value under this `tag`, whosever it is: a guess at what [`TagIndex::find`] will look at.
+    #[must_use]
+    pub fn first(&self, tag: u64) -> Option<u64> {
+        self.find(tag, |_| true)
+    }
+
+    /// Asks for the memory where entries with this `tag` are.
+    pub fn prefetch(&self, tag: u64) {
+        let shard = self.shard(tag);
+        if let Some(slot) = shard.slots.get(shard.place(tag)) {
+            prefetch_read(slot);
+        }
+    }
+
+    /// Adds an entry. The caller has made sure that its key is not there yet, and that the value is not `u64::MAX`.
     pub fn insert(&mut self, tag: u64, value: u64) {
+        debug_assert_ne!(value, EMPTY, "this value marks an empty slot");
         if let Some(shard) = self.shards.get_mut(shard_of(tag)) {
-            shard.insert_unique(tag, Slot { tag, value }, |slot| slot.tag);
+            shard.insert(Slot { tag, value });
             self.len += 1;
         }
     }
@@ -66,11 +114,11 @@ impl TagIndex {
     /// Memory taken, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let shards: usize = self.shards.iter().map(HashTable::allocation_size).sum();
-        shards + SHARDS * size_of::<HashTable<Slot>>()
+        let slots: usize = self.shards.iter().map(|shard| shard.slots.capacity()).sum();
+        slots * size_of::<Slot>() + SHARDS * size_of::<Shard>()
     }
 
-    fn shard(&self, tag: u64) -> &HashTable<Slot> {
+    fn shard(&self, tag: u64) -> &Shard {
         #[expect(
             clippy::indexing_slicing,
             reason = "`shard_of` is masked to the number of shards"
@@ -85,9 +133,58 @@ impl Default for TagIndex {
     }
 }
 
-/// The shard is taken from the middle of the tag: the table inside uses the lowest and the highest bits.
+// ===== impl Shard =====
+
+impl Shard {
+    /// Where the walk for `tag` begins: below the number of slots, or 0 if there are none.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the upper half of a product of 64-bit numbers fits 64 bits, and is below the number of slots"
+    )]
+    fn place(&self, tag: u64) -> usize {
+        ((u128::from(tag) * self.slots.len() as u128) >> u64::BITS) as usize
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        if self.is_full() {
+            self.grow();
+        }
+        self.put(slot);
+        self.len += 1;
+    }
+
+    /// Full at four fifths: beyond it, walks become long.
+    const fn is_full(&self) -> bool {
+        self.len * 5 >= self.slots.len() * 4
+    }
+
+    /// Puts a slot into the first empty one from its place on; there is one.
+    fn put(&mut self, slot: Slot) {
+        let place = self.place(slot.tag);
+        let Some((head, tail)) = self.slots.split_at_mut_checked(place) else {
+            return;
+        };
+        if let Some(empty) = tail.iter_mut().chain(head).find(|slot| slot.value == EMPTY) {
+            *empty = slot;
+        }
+    }
+
+    /// A quarter more slots. Places keep their order, so this reads and writes memory from front to back.
+    fn grow(&mut self) {
+        let more = (self.slots.len() / 4).max(SLOTS_MIN);
+        let empty = Slot { tag: 0, value: EMPTY };
+        let larger = vec![empty; self.slots.len() + more];
+        let smaller = std::mem::replace(&mut self.slots, larger);
+        for slot in smaller {
+            if slot.value != EMPTY {
+                self.put(slot);
+            }
+        }
+    }
+}
+
 fn shard_of(tag: u64) -> usize {
-    usize::try_from(tag >> 40).unwrap_or_default() & (SHARDS - 1)
+    usize::try_from(tag & SHARD_MASK).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -97,18 +194,34 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Few distinct tags, so that most of them are shared by several keys.
+        /// Few distinct tags, so that most of them are shared by several keys; some of them at the very end of a shard, so
+        /// that walks go on at its start.
         #[test]
         fn finds_what_was_inserted_even_under_one_tag(keys in proptest::collection::hash_set(0..2000_u64, 0..600)) {
-            let tag = |key: u64| (key % 7) << 40 | (key % 3);
+            let tag = |key: u64| (u64::MAX - (key % 7) * (u64::MAX / 7)) & !SHARD_MASK | (key % 3);
             let mut index = TagIndex::new();
             for key in &keys {
                 index.insert(tag(*key), *key);
             }
             prop_assert_eq!(index.len(), keys.len());
             for key in 0..2000 {
+                index.prefetch(tag(key));
                 let found = index.find(tag(key), |value| value == key);
                 prop_assert_eq!(found.is_some(), keys.contains(&key));
+            }
+        }
+
+        #[test]
+        fn keeps_hashed_names_in_at_most_27_bytes_each(count in 100_000..400_000_u64) {
+            let mut index = TagIndex::new();
+            for key in 0..count {
+                index.insert(tag(&key.to_le_bytes(), 7), key);
+            }
+            let shards = SHARDS * (size_of::<Shard>() + SLOTS_MIN * size_of::<Slot>());
+            let bytes = index.memory_bytes() - shards;
+            prop_assert!(bytes as u64 <= count * 27, "{bytes} bytes for {count} keys");
+            for key in (0..count).step_by(97) {
+                prop_assert_eq!(index.first(tag(&key.to_le_bytes(), 7)), Some(key));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A transaction as bytes: encoded once on NET, executed by EXEC, journalled, and compared byte for byte.
 //!
 //! The same layout exists in two forms that differ only in how an account is written: by **name** in a request
-//! (`&str`), by **number** in the journal ([`AccountIndex`]). [`AccountRef`] is that difference.
+//! (`&str`, or its bytes), by **number** in the journal ([`AccountIndex`]). [`AccountRef`] is that difference.
 //!
 //! ```text
 //! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata] | transfers...
@@ -12,7 +12,7 @@ use std::{fmt, marker::PhantomData};
 
 use super::{
     account::{AccountIndex, Metadata, put_metadata, skip_metadata, take_metadata},
-    codec::{Malformed, Reader, put_short_str, put_varint},
+    codec::{Malformed, Reader, put_short_bytes, put_short_str, put_varint, put_varint_u64},
 };
 use crate::money::Amount;
 
@@ -67,8 +67,8 @@ pub struct Transfer<A> {
 /// Everything of a transaction but its transfers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heading<'a> {
-    /// The client's idempotency key.
-    pub id: &'a str,
+    /// The client's idempotency key: UTF-8, as bytes because it is only copied.
+    pub id: &'a [u8],
     /// What to do with the transfers.
     pub phase: Phase,
     /// Business time.
@@ -110,9 +110,19 @@ impl<'a> AccountRef<'a> for &'a str {
     }
 }
 
+impl<'a> AccountRef<'a> for &'a [u8] {
+    fn put(self, out: &mut Vec<u8>) {
+        put_short_bytes(out, self);
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        reader.short_bytes()
+    }
+}
+
 impl<'a> AccountRef<'a> for AccountIndex {
     fn put(self, out: &mut Vec<u8>) {
-        put_varint(out, u128::from(self.0));
+        put_varint_u64(out, u64::from(self.0));
     }
 
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
@@ -150,7 +160,7 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
         "{} transfers",
         transfers.len()
     );
-    put_short_str(out, heading.id);
+    put_short_bytes(out, heading.id);
     out.push(heading.phase as u8);
     out.push(u8::try_from(transfers.len() - 1).unwrap_or(u8::MAX));
     let mut flags = 0;
@@ -177,7 +187,7 @@ pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl I
         transfer.debit.put(out);
         transfer.credit.put(out);
         put_varint(out, transfer.amount.minor_units());
-        put_varint(out, u128::from(transfer.code));
+        put_varint_u64(out, u64::from(transfer.code));
     }
 }
 
@@ -337,7 +347,7 @@ mod tests {
             transfers in proptest::collection::vec(("[a-z]{1,20}", "[a-z]{1,20}", any::<u128>(), any::<u32>()), 1..5),
         ) {
             let effective_time = effective.map(|(seconds, nanos)| EffectiveTime { seconds, nanos });
-            let heading = Heading { id: &id, phase: Phase::Posted, effective_time, metadata: &metadata };
+            let heading = Heading { id: id.as_bytes(), phase: Phase::Posted, effective_time, metadata: &metadata };
             let named: Vec<Transfer<&str>> = transfers.iter().map(|(debit, credit, amount, code)| Transfer {
                 debit: debit.as_str(), credit: credit.as_str(), amount: Amount::new(*amount), code: *code,
             }).collect();

@@ -14,4 +14,9 @@ pub mod affinity;
     reason = "limits and room on disks have no safe interface in std; each block carries its SAFETY note"
 )]
 pub mod limits;
+#[expect(
+    unsafe_code,
+    reason = "the prefetch instruction is an intrinsic; its block carries its SAFETY note"
+)]
+pub mod prefetch;
 pub mod proc;

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountOutcome, Committed, Journal, Ledger, Malformed, NewAccount, Outcome, Recalled,
+        AccountOutcome, Committed, Journal, Key, Ledger, Malformed, NewAccount, Outcome, Recalled, Tags,
         TransactionView,
         record::{Entry, RECORD_BYTES_MAX, put_record},
-        tag_index::TagIndex,
+        tag_index::{TagIndex, tag},
     },
     store::journal::{BlockBuffer, BlockMeta, HEADER_BYTES, Placement, Position},
     time::{Timestamp, WallClock},
@@ -122,8 +122,27 @@ impl Book {
     ///
     /// # Errors
     /// [`BookError`] if what is recorded under its id can't be read (yet). Nothing has changed then.
-    pub fn process(&mut self, transaction: &TransactionView<'_, &str>) -> Result<Outcome, BookError> {
-        self.ledger.process(transaction, &mut self.pages)
+    pub fn process(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        tags: Tags<'_>,
+    ) -> Result<Outcome, BookError> {
+        self.ledger.process_tagged(transaction, tags, &mut self.pages)
+    }
+
+    /// Asks for the memory where the names of a transaction are looked up.
+    pub fn prefetch_names(&self, tags: Tags<'_>) {
+        self.pages.ids.prefetch(tags.id);
+        for tag in tags.accounts {
+            self.ledger.accounts().prefetch_name(*tag);
+        }
+    }
+
+    /// Asks for the memory of its accounts, once that of their names has been asked for.
+    pub fn prefetch_accounts(&self, tags: Tags<'_>) {
+        for tag in tags.accounts {
+            self.ledger.accounts().prefetch_account(*tag);
+        }
     }
 
     /// Creates accounts, all or none. The caller has made sure that there [is room](Book::has_room).
@@ -136,7 +155,7 @@ impl Book {
     #[must_use]
     pub fn candidates(&self, id: &str) -> Candidates {
         let mut candidates = Candidates::new();
-        let tag = self.pages.tag(id);
+        let tag = id_tag(id, self.pages.seed);
         let _none = self.pages.ids.find(tag, |value| {
             candidates.push(Position::from_u64(value));
             false
@@ -198,10 +217,6 @@ impl Book {
 // ===== impl Pages =====
 
 impl Pages {
-    fn tag(&self, id: &str) -> u64 {
-        id_tag(id, self.seed)
-    }
-
     /// The body of the open block will stand here.
     fn open_body_position(&self) -> Position {
         body_position(self.placement.next_block_position())
@@ -265,10 +280,10 @@ impl Pages {
 impl Journal for Pages {
     type Error = BookError;
 
-    fn recall(&mut self, id: &str) -> Result<Option<Recalled<'_>>, BookError> {
+    fn recall(&mut self, key: Key<'_>) -> Result<Option<Recalled<'_>>, BookError> {
+        let Key { id, tag } = key;
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let mut failure = None;
-        let tag = self.tag(id);
         let found = self.ids.find(tag, |value| {
             let position = Position::from_u64(value);
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
@@ -303,7 +318,7 @@ impl Journal for Pages {
         self.order.next_entry
     }
 
-    fn append(&mut self, id: Option<&str>, entry: Entry<'_>) -> Committed {
+    fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed {
         self.begin_block();
         let body = self.open_body_position();
         let offset = u32::try_from(self.block.buffer.body_bytes()).unwrap_or(u32::MAX);
@@ -316,9 +331,9 @@ impl Journal for Pages {
         self.block
             .buffer
             .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
-        if let Some(id) = id {
+        if let Some(Key { tag, .. }) = key {
             let position = Position::new(body.segment(), body.offset() + offset);
-            self.ids.insert(id_tag(id, self.seed), position.as_u64());
+            self.ids.insert(tag, position.as_u64());
         }
         self.block.records += 1;
         self.order.next_entry += 1;
@@ -370,5 +385,5 @@ pub(super) fn body_position(block: Position) -> Position {
 
 /// The hash of a transaction id, by which it is found. `seed` is the data directory's secret.
 pub(super) fn id_tag(id: &str, seed: u64) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed)
+    tag(id.as_bytes(), seed)
 }

@@ -91,7 +91,7 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     type Error = &'static str;
 
-    fn recall(&mut self, id: &str) -> Result<Option<Recalled<'_>>, Self::Error> {
+    fn recall(&mut self, Key { id, .. }: Key<'_>) -> Result<Option<Recalled<'_>>, Self::Error> {
         if self.unreadable {
             return Err("unreadable");
         }
@@ -117,9 +117,9 @@ impl Journal for MemoryJournal {
         self.entries + 1
     }
 
-    fn append(&mut self, id: Option<&str>, entry: Entry<'_>) -> Committed {
+    fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed {
         let committed = self.next();
-        if let Some(id) = id {
+        if let Some(Key { id, .. }) = key {
             let before = self.offset_by_id.insert(id.to_owned(), self.bytes.len());
             assert_eq!(before, None, "{id} is recorded twice");
         }

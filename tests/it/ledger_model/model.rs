@@ -60,7 +60,7 @@ pub(super) struct Model {
 impl Content {
     pub(super) fn encode(&self) -> Vec<u8> {
         let heading = Heading {
-            id: &self.id,
+            id: self.id.as_bytes(),
             phase: Phase::Posted,
             effective_time: self.effective_time,
             metadata: &self.metadata,

@@ -1,0 +1,297 @@
+//! Writes what became of transactions, straight from the batch that was executed.
+//!
+//! A `TransactionResult` is field 1 of both messages that have one: an element of `ProcessTransactionsResponse` and the
+//! only field of `StreamTransactionsResponse` have the same bytes.
+
+use prost::Message;
+use tonic::Status;
+
+use super::{framing::put_frame, requests::Refused, status};
+use crate::{
+    engine::TransactionBatch,
+    ledger::{
+        Committed, Outcome, Rejection, Side, TransactionView,
+        codec::{put_short_bytes, put_varint_u64},
+    },
+    proto::{StreamTransactionsResponse, TransactionResult, transaction_result},
+};
+
+/// About the bytes of a result, beyond its id's twice.
+const RESULT_BYTES: usize = 32;
+
+/// The key of a field with something of a length: text, or a message.
+const fn delimited(field: u8) -> u8 {
+    field << 3 | 2
+}
+
+/// The key of a field with a number.
+const fn number(field: u8) -> u8 {
+    field << 3
+}
+
+/// A `ProcessTransactionResponse`. Its id has at most 64 bytes, so that its length takes one byte.
+#[derive(Debug, Clone, Copy)]
+struct CommittedAnswer<'a> {
+    id: &'a [u8],
+    sequence: u64,
+    seconds: u64,
+    nanos: u32,
+    replayed: bool,
+}
+
+// ===== impl CommittedAnswer =====
+
+impl<'a> CommittedAnswer<'a> {
+    fn new(id: &'a [u8], committed: Committed, replayed: bool) -> Self {
+        let (seconds, nanos) = committed.time.seconds_and_nanos();
+        CommittedAnswer {
+            id,
+            sequence: committed.sequence,
+            seconds,
+            nanos,
+            replayed,
+        }
+    }
+
+    fn time_bytes(&self) -> u64 {
+        number_bytes(self.seconds) + number_bytes(self.nanos.into())
+    }
+
+    fn bytes(&self) -> u64 {
+        2 + self.id.len() as u64
+            + number_bytes(self.sequence)
+            + 2
+            + self.time_bytes()
+            + number_bytes(self.replayed.into())
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(out, 1, self.id);
+        put_number(out, 2, self.sequence);
+        out.push(delimited(3));
+        put_varint_u64(out, self.time_bytes());
+        put_number(out, 1, self.seconds);
+        put_number(out, 2, self.nanos.into());
+        put_number(out, 4, self.replayed.into());
+    }
+}
+
+/// Bytes of a number with its key; a zero is left out.
+const fn number_bytes(value: u64) -> u64 {
+    if value == 0 { 0 } else { 1 + varint_bytes(value) }
+}
+
+const fn varint_bytes(value: u64) -> u64 {
+    (70 - (value | 1).leading_zeros() as u64) / 7
+}
+
+fn put_number(out: &mut Vec<u8>, field: u8, value: u64) {
+    if value != 0 {
+        out.push(number(field));
+        put_varint_u64(out, value);
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, field: u8, text: &[u8]) {
+    out.push(delimited(field));
+    // An id's length takes one byte in protobuf, too.
+    put_short_bytes(out, text);
+}
+
+/// The framed answer to a lone transaction.
+///
+/// # Errors
+/// The status, if it was not committed.
+pub(super) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
+    let (Some(transaction), Some(outcome)) = (batch.get(0), outcome) else {
+        return Err(Status::internal("an outcome is missing"));
+    };
+    let answer = committed_or_error(&transaction, outcome)?;
+    let mut out = Vec::with_capacity(transaction.id().len() + RESULT_BYTES);
+    put_frame(&mut out, |out| answer.put(out));
+    Ok(out)
+}
+
+/// The framed `ProcessTransactionsResponse`.
+pub(super) fn bulk(
+    count: usize,
+    batch: &TransactionBatch,
+    outcomes: &[Outcome],
+    refused: &[Refused],
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room(count, batch));
+    put_frame(&mut out, |out| {
+        for_each(count, batch, outcomes, refused, |result| put_result(out, result));
+    });
+    out
+}
+
+/// The framed `StreamTransactionsResponse`s.
+pub(super) fn stream(
+    count: usize,
+    batch: &TransactionBatch,
+    outcomes: &[Outcome],
+    refused: &[Refused],
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(room(count, batch));
+    for_each(count, batch, outcomes, refused, |result| {
+        put_frame(&mut out, |out| put_result(out, result));
+    });
+    out
+}
+
+/// The framed `StreamTransactionsResponse`s of transactions of which none was let in or all have an unknown outcome.
+pub(super) fn stream_of_errors(
+    count: usize,
+    batch: &TransactionBatch,
+    refused: &[Refused],
+    status: &Status,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut refused = refused.iter().peekable();
+    let mut executed = 0;
+    for place in 0..count {
+        let id = match refused.next_if(|refused| refused.place == place) {
+            Some(refused) => refused.id.as_str(),
+            None => {
+                executed += 1;
+                batch.get(executed - 1).map_or("", |transaction| transaction.id())
+            }
+        };
+        put_frame(&mut out, |out| put_error(out, id, status));
+    }
+    out
+}
+
+/// An answer to one of many transactions.
+enum Answered<'a> {
+    Executed(TransactionView<'a, &'a [u8]>, Outcome),
+    Refused(&'a str, &'a Status),
+    Missing,
+}
+
+/// Calls `put` for each of `count` transactions in their order.
+fn for_each(
+    count: usize,
+    batch: &TransactionBatch,
+    outcomes: &[Outcome],
+    refused: &[Refused],
+    mut put: impl FnMut(Answered<'_>),
+) {
+    let mut refused = refused.iter().peekable();
+    let mut executed = 0;
+    for place in 0..count {
+        if let Some(Refused { id, status, .. }) = refused.next_if(|refused| refused.place == place) {
+            put(Answered::Refused(id, status));
+            continue;
+        }
+        match (batch.get(executed), outcomes.get(executed)) {
+            (Some(transaction), Some(outcome)) => put(Answered::Executed(transaction, *outcome)),
+            _ => put(Answered::Missing),
+        }
+        executed += 1;
+    }
+}
+
+/// Appends a `TransactionResult` as field 1.
+fn put_result(out: &mut Vec<u8>, result: Answered<'_>) {
+    match result {
+        Answered::Refused(id, status) => put_error(out, id, status),
+        Answered::Missing => put_error(out, "", &Status::internal("an outcome is missing")),
+        Answered::Executed(transaction, outcome) => match committed_or_error(&transaction, outcome) {
+            Err(status) => put_error(out, transaction.id(), &status),
+            Ok(answer) => {
+                let bytes = answer.bytes();
+                out.push(delimited(1));
+                put_varint_u64(out, 2 + answer.id.len() as u64 + 1 + varint_bytes(bytes) + bytes);
+                put_text(out, 1, answer.id);
+                out.push(delimited(2));
+                put_varint_u64(out, bytes);
+                answer.put(out);
+            }
+        },
+    }
+}
+
+fn put_error(out: &mut Vec<u8>, id: &str, status: &Status) {
+    let error = StreamTransactionsResponse {
+        result: Some(TransactionResult {
+            transaction_id: id.to_owned(),
+            outcome: Some(transaction_result::Outcome::Error(status::to_value(status))),
+        }),
+    };
+    // A vector has always room.
+    let _infallible = error.encode(out);
+}
+
+fn committed_or_error<'a>(
+    transaction: &TransactionView<'a, &'a [u8]>,
+    outcome: Outcome,
+) -> Result<CommittedAnswer<'a>, Status> {
+    match outcome {
+        Outcome::Committed { committed, replayed } => Ok(CommittedAnswer::new(
+            transaction.id().as_bytes(),
+            committed,
+            replayed,
+        )),
+        Outcome::Rejected { rejection, replayed } => Err(status::rejection(
+            rejection,
+            account_of(transaction, rejection),
+            replayed,
+        )),
+        Outcome::Reused { field } => Err(status::transaction_id_reused(transaction.id(), field)),
+    }
+}
+
+/// The account that a rejection is about.
+fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> &'a str {
+    let transfer = transaction
+        .transfers()
+        .nth(rejection.transfer.into())
+        .and_then(Result::ok);
+    let name = transfer.map_or(&[][..], |transfer| match rejection.side {
+        Side::Debit => transfer.debit,
+        Side::Credit => transfer.credit,
+    });
+    // Ids are ASCII.
+    std::str::from_utf8(name).unwrap_or_default()
+}
+
+fn room(count: usize, batch: &TransactionBatch) -> usize {
+    let id_bytes = batch.get(0).map_or(0, |first| first.id().len());
+    count.saturating_mul(2 * id_bytes + RESULT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{proto::ProcessTransactionResponse, time::Timestamp};
+
+    proptest! {
+        #[test]
+        fn a_committed_answer_has_the_bytes_that_prost_writes(
+            id in "[a-z]{1,64}",
+            sequence in prop_oneof![any::<u64>().prop_map(|sequence| sequence >> 1), 0..300_u64],
+            nanos in prop_oneof![any::<u64>(), 0..3_u64, Just(5_000_000_000)],
+            replayed: bool,
+        ) {
+            let committed = Committed { sequence, time: Timestamp::from_nanos(nanos) };
+            let answer = CommittedAnswer::new(id.as_bytes(), committed, replayed);
+            let expected = ProcessTransactionResponse {
+                transaction_id: id.clone(),
+                sequence: i64::try_from(sequence).unwrap(),
+                commit_time: Some(prost_types::Timestamp {
+                    seconds: i64::try_from(nanos / 1_000_000_000).unwrap(),
+                    nanos: i32::try_from(nanos % 1_000_000_000).unwrap(),
+                }),
+                replayed,
+            };
+            let mut bytes = Vec::new();
+            answer.put(&mut bytes);
+            prop_assert_eq!(bytes.len() as u64, answer.bytes());
+            prop_assert_eq!(bytes, expected.encode_to_vec());
+        }
+    }
+}
