@@ -77,7 +77,7 @@ impl Services {
         let path = request.uri().path();
         let principal = match self.access.check(path, request.headers()) {
             Ok(principal) => principal,
-            Err(status) => return Either::Left(ready(Ok(status.into_http().map(Answer::tonic)))),
+            Err(status) => return Either::Left(ready(Ok(Answer::status(status)))),
         };
         Either::Right(if path.split('/').nth(1) == Some(TransactionService::NAME) {
             Either::Left(self.transactions.call(request))
