@@ -49,6 +49,8 @@ pub(super) struct Core {
     /// Nanoseconds that the last opening was meant to last; the spread of retry hints is half of it.
     open_for_ns: AtomicU64,
     slow_ns: u64,
+    /// Below this, a latency reaches no threshold.
+    ordinary_ns: u64,
 }
 
 /// What the calls of one batch, of one row, of one slice count only once.
@@ -94,6 +96,7 @@ impl Core {
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),
             slow_ns,
+            ordinary_ns: config.p99_threshold.map_or(slow_ns, |p99| slow_ns.min(nanos(p99))),
             key,
             config,
             clock,
