@@ -154,11 +154,11 @@ impl LatencyCircuitBreaker {
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
         let Shared { core, lanes } = &*self.shared;
         let seat = core.seat();
-        let mut ticket = None;
-        core.admit(seat, &mut ticket)?;
         // A thread's shard is always below their number; a lane made on the spot would do as well.
         let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        Ok(Permit { lane, ticket })
+        let mut permit = Permit { lane, ticket: None };
+        core.admit(seat, &mut permit.ticket)?;
+        Ok(permit)
     }
 
     /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the

@@ -18,6 +18,8 @@ use super::{
 /// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
 /// never reached in practice; a bound all the same.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
+/// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
+const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
 const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
 // ===== impl Core =====
@@ -33,20 +35,18 @@ impl Core {
     /// written waits for the write. None is left there for a call that passes unrecorded.
     #[inline(always)]
     pub(in crate::breaker) fn admit(&self, seat: Seat, into: &mut Option<Ticket>) -> Result<(), Rejection> {
-        let now_ns = self.clock.now_ns();
         let word = self.gate.load();
         // What `pass` would say, too: the two cases that have to be quick.
-        if word.mode() == BreakerMode::Auto {
-            match word.state() {
-                CircuitState::Closed => {
-                    *into = Some(self.ticket(word, seat, now_ns, None));
-                    return Ok(());
-                }
-                CircuitState::Open if now_ns / NANOS_PER_MILLI < word.deadline_ms() => {
-                    return Err(self.rejection(word, seat, now_ns));
-                }
-                CircuitState::Open | CircuitState::HalfOpen | CircuitState::Ramp => {}
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
+            let recent_ns = self.clock.recent_ns();
+            if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
+                return Err(self.rejection(word, seat, recent_ns));
             }
+        }
+        let now_ns = self.clock.now_ns();
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
+            *into = Some(self.ticket(word, seat, now_ns, None));
+            return Ok(());
         }
         *into = self.admit_if_may(seat, word, now_ns)?;
         Ok(())
@@ -155,8 +155,8 @@ impl Core {
         }
     }
 
-    /// Counts a call that is turned away; returns how many nanoseconds later it may come back. (A number, because a
-    /// number is returned in a register.)
+    /// Counts a call that is turned away; returns how many nanoseconds later it may come back.
+    #[inline(always)]
     fn turn_away(&self, word: StateWord, seat: Seat, now_ns: u64) -> u64 {
         let mut number = 0;
         if let Some(counters) = self.counters.get(seat.shard) {
@@ -173,6 +173,7 @@ impl Core {
     }
 
     /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    #[inline]
     pub(in crate::breaker) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
         let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
         let half_open_time = self.open_for_ns.load(Ordering::Relaxed) / 2;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     chronicle::Chronicle,
-    clock::Clock,
+    clock::{Clock, Time},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     inflight::{InFlightRing, RingPlace},
@@ -35,7 +35,7 @@ pub(super) struct Ticket {
 pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Time,
     observer: Option<Arc<dyn TransitionObserver>>,
     pub(super) gate: CachePadded<Gate>,
     pub(super) window: Window,
@@ -80,6 +80,7 @@ impl Core {
     ) -> Self {
         // And the one that is shared by the threads beyond their number.
         let shards = config.shards as usize + 1;
+        let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);
         Self {
             gate: CachePadded::new(Gate::new(BreakerMode::Auto, config.half_open_permits)),
