@@ -113,13 +113,15 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
-        let ticket = core.admit(core.seat()).map_err(CircuitBreakerError::Open)?;
-        let mut call = Borrowed { core, ticket };
+        let mut call = Borrowed { core, ticket: None };
+        core.admit(core.seat(), &mut call.ticket)
+            .map_err(CircuitBreakerError::Open)?;
         let result = operation();
         let verdict = classify.classify(result.as_ref());
-        if let Some(ticket) = call.ticket.take() {
-            core.finish(ticket, Some(verdict));
+        if let Some(ticket) = &call.ticket {
+            core.finish(ticket, Some(&verdict));
         }
+        call.ticket = None;
         result.map_err(CircuitBreakerError::Inner)
     }
 
@@ -148,13 +150,15 @@ impl LatencyCircuitBreaker {
     ///
     /// # Errors
     /// The circuit does not let it pass.
+    #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
         let Shared { core, lanes } = &*self.shared;
         let seat = core.seat();
-        let ticket = core.admit(seat)?;
         // A thread's shard is always below their number; a lane made on the spot would do as well.
         let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        Ok(Permit { lane, ticket })
+        let mut permit = Permit { lane, ticket: None };
+        core.admit(seat, &mut permit.ticket)?;
+        Ok(permit)
     }
 
     /// Asks for a permit of the half-open state for a probe of the host's own; None if the circuit is not half-open (nor
@@ -296,10 +300,12 @@ impl Lane {
 
 impl Permit {
     /// Ends the call with a verdict.
+    #[inline]
     pub fn record(mut self, verdict: Verdict) {
-        if let Some(ticket) = self.ticket.take() {
-            self.lane.core.finish(ticket, Some(verdict));
+        if let Some(ticket) = &self.ticket {
+            self.lane.core.finish(ticket, Some(&verdict));
         }
+        self.ticket = None;
     }
 
     /// When the call was admitted, by the breaker's clock, in nanoseconds; None if it passes unrecorded.
@@ -311,7 +317,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        give_up(&self.lane.core, self.ticket.take());
+        give_up(&self.lane.core, self.ticket.as_ref());
     }
 }
 
@@ -319,13 +325,15 @@ impl Drop for Permit {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        give_up(self.core, self.ticket.take());
+        give_up(self.core, self.ticket.as_ref());
     }
 }
 
 /// Ends a call that got no verdict.
-fn give_up(core: &Core, ticket: Option<Ticket>) {
+#[inline]
+fn give_up(core: &Core, ticket: Option<&Ticket>) {
     if let Some(ticket) = ticket {
-        core.finish(ticket, std::thread::panicking().then(Verdict::failure));
+        let verdict = std::thread::panicking().then(Verdict::failure);
+        core.finish(ticket, verdict.as_ref());
     }
 }

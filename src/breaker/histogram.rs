@@ -73,7 +73,7 @@ impl Tag {
 impl TaggedPair {
     /// Adds to both counters under `tag`. `live` tells whether the tag's generation is still in force; it is asked only
     /// when the word holds another generation's counts. Returns false, having added nothing, if it is not.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let word = self.0.load(Ordering::Acquire);
         // By far the commonest case: this slice, and room for half as many counts again.
@@ -154,7 +154,7 @@ impl LogHistogram {
     }
 
     /// Counts one duration of `micros` microseconds. See [`TaggedPair::add`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(&self, writer: Writer, tag: Tag, micros: u64, live: impl Fn() -> bool) -> bool {
         self.cells
             .get(cell_of(micros))

@@ -118,7 +118,7 @@ impl InFlightRing {
     }
 
     /// Counts in a call of `generation`. None if the generation is over, which `live` tells: such a call is not counted.
-    #[inline]
+    #[inline(always)]
     pub(super) fn enter(
         &self,
         seat: Seat,
@@ -275,7 +275,7 @@ impl Side {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter(
         &self,
         layout: Layout,
@@ -381,7 +381,7 @@ impl Side {
 
     /// By far the commonest case: the slot holds calls of its present lap already, and nobody gets in the way. False, with
     /// nothing done, if that is not so.
-    #[inline]
+    #[inline(always)]
     fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
         let Some(slot) = self.slot_of(epoch) else {
             return false;

@@ -26,6 +26,8 @@ pub(super) struct Rng {
 
 /// Splitmix64's increment, 2^64 divided by the golden ratio.
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Where one stream begins after another: 2^64 times the fractional part of the square root of 2.
+const STREAM_GAMMA: u64 = 0x6a09_e667_f3bc_c909;
 /// Bits of a double's mantissa, and so of a random fraction.
 const FRACTION_BITS: u32 = 53;
 /// The open time is doubled at most so many times; any `open_max` within bounds is reached before.
@@ -131,25 +133,22 @@ impl Rng {
             .state
             .fetch_add(GOLDEN_GAMMA, Ordering::Relaxed)
             .wrapping_add(GOLDEN_GAMMA);
-        (mixed(state) >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let mixed = mixed ^ (mixed >> 31);
+        (mixed >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
     }
 
-    /// A random share of `whole`, from 0 to `whole`, which excluded. The `number`-th of the sequence counted backwards
-    /// from the seed, so that it needs no shared counter and does not repeat what [`Self::fraction`] draws.
+    /// A share of `whole`, from 0 to `whole`, which is excluded: the `number`-th multiple of the golden ratio, less its
+    /// whole part. However many numbers there are, they fill the range more evenly than chance would (Weyl). Every
+    /// `stream` begins elsewhere, so that no counter need be shared.
     #[inline]
-    pub(super) fn share(&self, whole: u64, number: u64) -> u64 {
-        let state = self.seed.wrapping_sub(GOLDEN_GAMMA.wrapping_mul(number));
-        let product = u128::from(mixed(state)) * u128::from(whole);
+    pub(super) fn spread(&self, whole: u64, number: u64, stream: u64) -> u64 {
+        let start = self.seed.wrapping_add(STREAM_GAMMA.wrapping_mul(stream));
+        let share = start.wrapping_add(GOLDEN_GAMMA.wrapping_mul(number));
+        let product = u128::from(share) * u128::from(whole);
         u64::try_from(product >> u64::BITS).unwrap_or(whole)
     }
-}
-
-/// What makes splitmix64's states look random.
-#[inline]
-const fn mixed(state: u64) -> u64 {
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// How long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base · 2^k)`,

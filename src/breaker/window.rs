@@ -68,15 +68,23 @@ pub(super) struct WindowHistograms {
 pub(super) struct Window {
     shards: Box<[Shard]>,
     slice_ms: Divisor,
-    slices: Divisor,
+    lap_ms: Divisor,
+    slices: u64,
+}
+
+/// A moment as the window sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// The number of its slice, counted from the clock's origin.
+    pub(super) epoch: u64,
+    lap: u64,
 }
 
 /// A number to divide by, known only at run time, with its reciprocal: a multiplication takes a fraction of the time that
 /// a division does (Granlund, Montgomery 1994).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisor {
-    divisor: u64,
-    /// `2^63 / divisor`, rounded up.
+    /// `2^64 / divisor`, rounded up.
     reciprocal: u64,
 }
 
@@ -85,7 +93,8 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One slice of time. The common call, a fast and successful one, touches `calls`, one cell of `total`, and no more.
+/// One slice of time. The common call, a fast and successful one, touches `calls`, one cell of `total`, at most `batches`,
+/// and no more.
 #[derive(Debug)]
 struct Slice {
     /// calls, failed
@@ -104,39 +113,65 @@ struct Slice {
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
-const RECIPROCAL_SHIFT: u32 = 63;
+
+// ===== impl Sample =====
+
+impl Sample {
+    /// A fast success that is a batch by itself.
+    pub(super) const fn ordinary(total_us: u64) -> Self {
+        Self {
+            failed: false,
+            neutral: false,
+            sampled: true,
+            slow: false,
+            over_p99: false,
+            first_of_batch: true,
+            first_failed_of_batch: false,
+            first_bad_of_batch: false,
+            total_us,
+            queue_wait_us: None,
+            commit_us: None,
+        }
+    }
+}
 
 // ===== impl Window =====
 
 impl Window {
-    /// A window of `slices` slices of `slice_ms` milliseconds, both at least 1, for `shards` shards.
+    /// A window of `slices` slices of `slice_ms` milliseconds, both at least 2, for `shards` shards.
     pub(super) fn new(shards: usize, slices: usize, slice_ms: u64) -> Self {
         Self {
             shards: (0..shards).map(|_| Shard::new(slices)).collect(),
             slice_ms: Divisor::new(slice_ms),
-            slices: Divisor::new(slices as u64),
+            lap_ms: Divisor::new(slice_ms * slices as u64),
+            slices: slices as u64,
         }
     }
 
-    /// The number of the slice that `now_ns` lies in, counted from the clock's origin.
-    pub(super) fn epoch(&self, now_ns: u64) -> u64 {
-        self.slice_ms.divide(now_ns / NANOS_PER_MILLI)
+    /// Where `now_ns` lies.
+    #[inline]
+    pub(super) fn moment(&self, now_ns: u64) -> Moment {
+        let now_ms = now_ns / NANOS_PER_MILLI;
+        Moment {
+            epoch: self.slice_ms.divide(now_ms),
+            lap: self.lap_ms.divide(now_ms),
+        }
     }
 
-    /// Counts a call of `generation` that ended in the slice `epoch`. Returns false, having counted nothing, if the
+    /// Counts a call of `generation` that ended at `moment`. Returns false, having counted nothing, if the
     /// generation is over, which `live` tells.
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(
         &self,
         seat: Seat,
         generation: u32,
-        epoch: u64,
+        moment: Moment,
         sample: &Sample,
         live: impl Fn() -> bool,
     ) -> bool {
-        let (lap, index) = self.place(epoch);
-        match self.shards.get(seat.shard).and_then(|shard| shard.slice(index)) {
-            Some(slice) => slice.record(seat.writer, Tag::new(generation, lap), sample, live),
+        let tag = Tag::new(generation, moment.lap);
+        match self.slice(seat.shard, moment) {
+            Some(slice) => slice.record(seat.writer, tag, sample, live),
             None => false,
         }
     }
@@ -166,28 +201,30 @@ impl Window {
     /// Empties what the present slice still holds of the lap before, in every shard: with one sweep a slice, a shard
     /// that no thread uses cannot keep counts until its tags come round again.
     pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
-        let (lap, index) = self.place(self.epoch(now_ns));
-        for slice in self.shards.iter().filter_map(|shard| shard.slice(index)) {
-            slice.sweep(Tag::new(generation, lap), &live);
+        let moment = self.moment(now_ns);
+        let tag = Tag::new(generation, moment.lap);
+        for slice in (0..self.shards.len()).filter_map(|shard| self.slice(shard, moment)) {
+            slice.sweep(tag, &live);
         }
     }
 
     fn for_each_slice(&self, generation: u32, now_ns: u64, mut visit: impl FnMut(Tag, &Slice)) {
-        let newest = self.epoch(now_ns);
-        let oldest = newest.saturating_sub(self.slices.divisor - 1);
-        for shard in &self.shards {
-            for (lap, index) in (oldest..=newest).map(|epoch| self.place(epoch)) {
-                if let Some(slice) = shard.slice(index) {
+        let newest = self.moment(now_ns).epoch;
+        let oldest = newest.saturating_sub(self.slices - 1);
+        for shard in 0..self.shards.len() {
+            for epoch in oldest..=newest {
+                let lap = epoch / self.slices;
+                if let Some(slice) = self.slice(shard, Moment { epoch, lap }) {
                     visit(Tag::new(generation, lap), slice);
                 }
             }
         }
     }
 
-    /// The lap that an epoch lies in, and its slice.
-    fn place(&self, epoch: u64) -> (u64, u64) {
-        let lap = self.slices.divide(epoch);
-        (lap, epoch - lap * self.slices.divisor)
+    #[inline]
+    fn slice(&self, shard: usize, moment: Moment) -> Option<&Slice> {
+        let index = usize::try_from(moment.epoch - moment.lap * self.slices).ok()?;
+        self.shards.get(shard)?.slices.get(index).map(|slice| &**slice)
     }
 }
 
@@ -199,32 +236,26 @@ impl Shard {
             slices: (0..slices).map(|_| CachePadded::new(Slice::new())).collect(),
         }
     }
-
-    fn slice(&self, index: u64) -> Option<&Slice> {
-        let index = usize::try_from(index).ok()?;
-        self.slices.get(index).map(|slice| &**slice)
-    }
 }
 
 // ===== impl Divisor =====
 
 impl Divisor {
-    /// For a `divisor` of at least 1.
+    /// For a `divisor` of at least 2.
     pub(super) const fn new(divisor: u64) -> Self {
         Self {
-            divisor,
-            reciprocal: (1 << RECIPROCAL_SHIFT) / divisor + 1,
+            reciprocal: u64::MAX / divisor + 1,
         }
     }
 
-    /// `number / divisor`, exact if `number * divisor` is below `2^63`: the reciprocal is too large by less than one part
-    /// in `2^63 / divisor`, which then does not reach the next whole number. Milliseconds that fit 64 bits as nanoseconds
-    /// are below 2^45, and a slice has at most 2^16 of them.
+    /// `number / divisor`, exact if `number * divisor` is below `2^64`: the reciprocal is too large by less than one, and
+    /// the product then by less than what it takes to the next whole number. Milliseconds that fit 64 bits as nanoseconds
+    /// are below 2^45; below 2^42 (139 years) they may be divided by 2^22 (an hour, the longest window).
     #[inline]
     pub(super) fn divide(self, number: u64) -> u64 {
         let product = u128::from(number) * u128::from(self.reciprocal);
         // The quotient is not above the number.
-        u64::try_from(product >> RECIPROCAL_SHIFT).unwrap_or(u64::MAX)
+        u64::try_from(product >> u64::BITS).unwrap_or(u64::MAX)
     }
 }
 
@@ -244,7 +275,7 @@ impl Slice {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn record(&self, writer: Writer, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
         let live = &live;
         let bit = u64::from;

@@ -12,17 +12,18 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use tonic_health::server::HealthReporter;
 
 use super::{exit, fail};
 use crate::{
-    admin::{self, Admin, AdminError, AdminListener, Readiness},
+    admin::{self, Admin, AdminError, AdminHandle, AdminListener, Readiness},
     config::{self, Config},
     engine::{Condition, Guard, StartError, TallyEngine},
-    grpc,
+    grpc::{self, NetHandle},
     security::{Security, SecurityError},
     store::journal::RealDisk,
     sys::limits,
-    telemetry,
+    telemetry::{self, LogLevel, MetricSource},
     time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
 };
@@ -115,12 +116,12 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     runtime.block_on(async {
         let (_telemetry, log_level) = telemetry::init(&config.telemetry)?;
         log_placement(&affinity);
+        warn_of_openness(&config);
+        raise_open_files(&net_config, &affinity);
         let mut stop = Stop::listen()?;
         // Before the store is opened: a wrong address must not leave a new ledger behind.
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(&config)?;
-        warn_of_openness(&config);
-        raise_open_files(&net_config, &affinity);
         let engine = TallyEngine::start(
             &engine_config,
             Arc::new(RealDisk),
@@ -129,21 +130,69 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             &affinity,
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
-        let draining = CancellationToken::new();
-        let (services, reporter) = grpc::services(&engine, &security, &draining).await?;
-        let net = match grpc::serve(listener, net_config, &services, &security, &engine, &draining) {
-            Ok(net) => net,
+        let started = Running::start(
+            &config,
+            listener,
+            net_config,
+            admin_listener,
+            &engine,
+            &security,
+            log_level,
+        );
+        let running = match started.await {
+            Ok(running) => running,
             Err(error) => {
                 engine.drain();
-                return Err(error.into());
+                return Err(error);
             }
         };
+        let why = stop.wait(&engine, &security).await;
+        tracing::info!(?why, "stopping");
+        // NET keeps to its own limit; what comes after it is one group commit.
+        running.stop(config.server.drain.saturating_mul(2)).await;
+        tracing::info!("stopped");
+        Ok(why.exit_code())
+    })
+}
+
+/// A service that takes calls.
+struct Running {
+    engine: TallyEngine,
+    reporter: HealthReporter,
+    readiness: Readiness,
+    draining: CancellationToken,
+    net: NetHandle,
+    admin: Option<AdminHandle>,
+}
+
+// ===== impl Running =====
+
+impl Running {
+    async fn start(
+        config: &Config,
+        listener: grpc::Listener,
+        net_config: grpc::NetConfig,
+        admin_listener: Option<AdminListener>,
+        engine: &TallyEngine,
+        security: &Arc<Security>,
+        log_level: LogLevel,
+    ) -> Result<Self, ServeError> {
+        let draining = CancellationToken::new();
+        let exporter = match &config.telemetry.otlp_endpoint {
+            None => None,
+            Some(endpoint) => {
+                let sources: Vec<Arc<dyn MetricSource>> = vec![Arc::new(engine.clone())];
+                let period = config.telemetry.metrics_interval;
+                Some(telemetry::metrics_exporter(endpoint, period, sources)?)
+            }
+        };
+        let (services, reporter) = grpc::services(engine, security, &draining).await?;
         let readiness = Readiness::default();
         let admin = admin_listener
             .map(|listener| {
                 let shown = Admin {
                     engine: engine.clone(),
-                    security: Arc::clone(&security),
+                    security: Arc::clone(security),
                     readiness: readiness.clone(),
                     log_level,
                 };
@@ -151,33 +200,43 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
                 admin::serve(listener, shown)
             })
             .transpose()?;
+        let net = grpc::serve(listener, net_config, &services, security, engine, &draining)?;
+        if let Some(exporter) = exporter {
+            tokio::spawn(exporter);
+        }
         readiness.set(true);
         announce("listening on", net.address());
         tracing::info!(address = %net.address(), version = super::LONG_VERSION, "serving");
-        if let Some(endpoint) = &config.telemetry.otlp_endpoint {
-            let sources: Vec<Arc<dyn telemetry::MetricSource>> = vec![Arc::new(engine.clone())];
-            let period = config.telemetry.metrics_interval;
-            tokio::spawn(telemetry::metrics_exporter(endpoint, period, sources)?);
-        }
+        Ok(Running {
+            engine: engine.clone(),
+            reporter,
+            readiness,
+            draining,
+            net,
+            admin,
+        })
+    }
 
-        let why = stop.wait(&engine, &security).await;
-        tracing::info!(?why, "stopping");
+    /// Stops in order, within `limit`. A disk that hangs ends the process here.
+    async fn stop(self, limit: Duration) {
+        let Running {
+            engine,
+            reporter,
+            readiness,
+            draining,
+            net,
+            admin,
+        } = self;
         readiness.set(false);
         grpc::not_serving(&reporter).await;
         draining.cancel();
-        drop(services);
-        let finished = tokio::task::spawn_blocking({
-            let engine = engine.clone();
-            move || {
-                net.join();
-                engine.drain();
-                if let Some(admin) = admin {
-                    admin.stop();
-                }
+        let finished = tokio::task::spawn_blocking(move || {
+            net.join();
+            engine.drain();
+            if let Some(admin) = admin {
+                admin.stop();
             }
         });
-        // NET keeps to its own limit; what comes after it is one group commit.
-        let limit = config.server.drain.saturating_mul(2);
         if tokio::time::timeout(limit, finished).await.is_err() {
             tracing::error!(
                 ?limit,
@@ -186,9 +245,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             // Waiting for a hung disk would keep the process for ever.
             std::process::exit(exit::IO.into());
         }
-        tracing::info!("stopped");
-        Ok(why.exit_code())
-    })
+    }
 }
 
 fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {

@@ -151,7 +151,9 @@ impl ClientConfig {
         };
         let address = Endpoint::from_shared(uri).map_err(|_| wrong())?;
         let scheme = address.uri().scheme_str();
-        if address.uri().host().is_none() || !matches!(scheme, Some("http" | "https")) {
+        // Without a scheme, the port tells an address from a slip of the keyboard.
+        let is_vague = !endpoint.contains("://") && address.uri().port().is_none();
+        if is_vague || address.uri().host().is_none() || !matches!(scheme, Some("http" | "https")) {
             return Err(wrong());
         }
         let secure = scheme == Some("https");

@@ -121,7 +121,7 @@ pub(super) fn bulk(
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(room(count, batch));
     put_frame(&mut out, |out| {
-        for_each(count, batch, outcomes, refused, |result| put_result(out, result));
+        for_each(count, batch, outcomes, refused, |result| put_result(out, &result));
     });
     out
 }
@@ -135,7 +135,7 @@ pub(super) fn stream(
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(room(count, batch));
     for_each(count, batch, outcomes, refused, |result| {
-        put_frame(&mut out, |out| put_result(out, result));
+        put_frame(&mut out, |out| put_result(out, &result));
     });
     out
 }
@@ -194,11 +194,11 @@ fn for_each(
 }
 
 /// Appends a `TransactionResult` as field 1.
-fn put_result(out: &mut Vec<u8>, result: Answered<'_>) {
+fn put_result(out: &mut Vec<u8>, result: &Answered<'_>) {
     match result {
         Answered::Refused(id, status) => put_error(out, id, status),
         Answered::Missing => put_error(out, "", &Status::internal("an outcome is missing")),
-        Answered::Executed(transaction, outcome) => match committed_or_error(&transaction, outcome) {
+        Answered::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
             Err(status) => put_error(out, transaction.id(), &status),
             Ok(answer) => {
                 let bytes = answer.bytes();

@@ -27,6 +27,8 @@ enum Asker {
 /// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
 /// never reached in practice; a bound all the same.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
+/// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
+const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
 const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
 // ===== impl Core =====
@@ -38,16 +40,25 @@ impl Core {
         threads::seat(self.config.shards as usize)
     }
 
-    /// Lets a call pass or not. `None` is a call that passes unrecorded.
-    #[inline]
-    pub(in crate::breaker) fn admit(&self, seat: Seat) -> Result<Option<Ticket>, Rejection> {
-        let now_ns = self.clock.now_ns();
+    /// Lets a call pass or not. Its ticket goes to `into` rather than through several hands: copying what has just been
+    /// written waits for the write. None is left there for a call that passes unrecorded.
+    #[inline(always)]
+    pub(in crate::breaker) fn admit(&self, seat: Seat, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
-        // What `pass` would say, too: by far the commonest case first.
-        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
-            return Ok(Some(self.ticket(word, seat, now_ns, None)));
+        // What `pass` would say, too: the two cases that have to be quick.
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
+            let recent_ns = self.clock.recent_ns();
+            if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
+                return Err(self.rejection(word, seat, recent_ns));
+            }
         }
-        self.admit_if_may(seat, word, now_ns)
+        let now_ns = self.clock.now_ns();
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
+            *into = Some(self.ticket(word, seat, now_ns, None));
+            return Ok(());
+        }
+        *into = self.admit_if_may(seat, word, now_ns)?;
+        Ok(())
     }
 
     fn admit_if_may(
@@ -135,7 +146,7 @@ impl Core {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ticket(&self, word: StateWord, seat: Seat, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
         let generation = word.generation();
         if let Some(counters) = self.counters.get(seat.shard) {
@@ -154,34 +165,45 @@ impl Core {
 
     /// Turns a call away, or only counts that it would have.
     fn refuse(&self, word: StateWord, seat: Seat, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
-        let forced = word.mode() == BreakerMode::ForcedOpen;
-        let shadow = word.mode() == BreakerMode::MetricsOnly;
-        let mut turned_away = 0;
+        if word.mode() != BreakerMode::MetricsOnly {
+            return Err(self.rejection(word, seat, now_ns));
+        }
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.would_reject, seat.writer);
+        }
+        Ok(Some(self.ticket(word, seat, now_ns, None)))
+    }
+
+    /// Counts a call that is turned away.
+    #[inline(always)]
+    fn rejection(&self, word: StateWord, seat: Seat, now_ns: u64) -> Rejection {
+        let retry_ns = self.turn_away(word, seat, now_ns);
+        Rejection {
+            state: word.state(),
+            mode: word.mode(),
+            retry_after: Duration::from_nanos(retry_ns.max(RETRY_AFTER_MIN_NS)),
+        }
+    }
+
+    /// Counts a call that is turned away; returns how many nanoseconds later it may come back.
+    #[inline(always)]
+    fn turn_away(&self, word: StateWord, seat: Seat, now_ns: u64) -> u64 {
+        let mut number = 0;
         if let Some(counters) = self.counters.get(seat.shard) {
             let counter = match word.state() {
-                _ if shadow => &counters.would_reject,
-                _ if forced => &counters.rejected_open,
+                _ if word.mode() == BreakerMode::ForcedOpen => &counters.rejected_open,
                 CircuitState::Open | CircuitState::Closed => &counters.rejected_open,
                 CircuitState::HalfOpen => &counters.rejected_half_open,
                 CircuitState::Ramp => &counters.rejected_ramp,
             };
-            turned_away = bump(counter, seat.writer);
-        }
-        if shadow {
-            return Ok(Some(self.ticket(word, seat, now_ns, None)));
+            number = bump(counter, seat.writer);
         }
         let (remaining_ns, spread_ns) = self.retry_terms(word, now_ns);
-        // Each rejection of each shard has a number of its own.
-        let number = (turned_away << u8::BITS) | (seat.shard as u64 & u64::from(u8::MAX));
-        let retry_ns = remaining_ns.saturating_add(self.rng.share(spread_ns, number));
-        Err(Rejection {
-            state: word.state(),
-            mode: word.mode(),
-            retry_after: Duration::from_nanos(retry_ns.max(RETRY_AFTER_MIN_NS)),
-        })
+        remaining_ns.saturating_add(self.rng.spread(spread_ns, number, seat.shard as u64))
     }
 
     /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    #[inline]
     pub(in crate::breaker) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
         let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
         let half_open_time = self.open_for_ns.load(Ordering::Relaxed) / 2;

@@ -16,8 +16,7 @@ use super::{
 
 impl Core {
     /// Counts out a call: with its verdict, or without one if it was dropped.
-    #[inline]
-    pub(in crate::breaker) fn finish(&self, ticket: Ticket, verdict: Option<Verdict>) {
+    pub(in crate::breaker) fn finish(&self, ticket: &Ticket, verdict: Option<&Verdict>) {
         let now_ns = self.clock.now_ns();
         let generation = ticket.generation;
         let word = self.gate.load();
@@ -40,27 +39,58 @@ impl Core {
             self.ring
                 .leave(seat, generation, place, now_ns, || self.is_live(generation));
         }
-        if word.mode() == BreakerMode::Disabled {
-            self.settle(word, &ticket, ProbeOutcome::Withdrawn, now_ns);
-            return;
-        }
-        let (sample, outcome) = self.sample(&ticket, verdict, now_ns);
-        if self.record(word, seat, &ticket, sample.as_ref(), outcome, now_ns) {
-            // Only what is out of the ordinary: successes are what is left.
-            if let Some(sample) = sample.filter(|sample| sample.failed || sample.neutral || sample.slow) {
-                count_odd(counters, &sample, verdict.is_some(), seat.writer);
-            }
-        } else if verdict.is_some() {
+        let counted = if self.is_ordinary(word, ticket, verdict, now_ns) {
+            // What `weigh` would say, too. The compiler makes this a path of its own, without all that is not needed.
+            let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
+            self.record(word, seat, &sample, now_ns)
+        } else {
+            self.weigh(word, seat, ticket, verdict, now_ns)
+        };
+        if !counted && verdict.is_some() {
             bump(&counters.stale_results, seat.writer);
         }
     }
 
-    /// What a call adds to the window, if anything, and what it says as a probe.
+    /// Whether nothing about a call is out of the ordinary: a fast success of no particular batch.
     #[inline]
+    fn is_ordinary(&self, word: StateWord, ticket: &Ticket, verdict: Option<&Verdict>, now_ns: u64) -> bool {
+        ticket.probe.is_none()
+            && word.mode() != BreakerMode::Disabled
+            && verdict.is_some_and(|verdict| *verdict == Verdict::success())
+            && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
+    }
+
+    /// Reports a call's outcome and counts it, if it is to be counted. False if the call turns out to be stale.
+    fn weigh(
+        &self,
+        word: StateWord,
+        seat: Seat,
+        ticket: &Ticket,
+        verdict: Option<&Verdict>,
+        now_ns: u64,
+    ) -> bool {
+        if word.mode() == BreakerMode::Disabled {
+            self.settle(word, ticket, ProbeOutcome::Withdrawn, now_ns);
+            return true;
+        }
+        let (sample, outcome) = self.sample(ticket, verdict, now_ns);
+        if !self.settle(word, ticket, outcome, now_ns) {
+            return false;
+        }
+        // A probe's own report may have ended the generation; any other call has come too late then.
+        let Some(sample) = sample else { return true };
+        let counted = self.record(word, seat, &sample, now_ns) || ticket.probe.is_some();
+        if counted && let Some(counters) = self.counters.get(seat.shard) {
+            count_odd(counters, &sample, verdict.is_some(), seat.writer);
+        }
+        counted
+    }
+
+    /// What a call adds to the window, if anything, and what it says as a probe.
     fn sample(
         &self,
         ticket: &Ticket,
-        verdict: Option<Verdict>,
+        verdict: Option<&Verdict>,
         now_ns: u64,
     ) -> (Option<Sample>, ProbeOutcome) {
         let Some(verdict) = verdict else {
@@ -68,7 +98,7 @@ impl Core {
         };
         let failed = verdict.outcome == Outcome::Failure;
         let neutral = verdict.outcome == Outcome::Neutral;
-        let latency_ns = self.latency_ns(ticket, &verdict, now_ns);
+        let latency_ns = self.latency_ns(ticket, verdict, now_ns);
         let slow = verdict.sampled && latency_ns >= self.slow_ns;
         let over_p99 = verdict.sampled
             && self
@@ -123,27 +153,14 @@ impl Core {
         (Some(sample), ProbeOutcome::Bad)
     }
 
-    /// Writes a sample into the window and draws the consequences. False if the call turns out to be stale.
-    #[inline]
-    fn record(
-        &self,
-        word: StateWord,
-        seat: Seat,
-        ticket: &Ticket,
-        sample: Option<&Sample>,
-        outcome: ProbeOutcome,
-        now_ns: u64,
-    ) -> bool {
-        let generation = ticket.generation;
-        if !self.settle(word, ticket, outcome, now_ns) {
-            return false;
-        }
-        let Some(sample) = sample else { return true };
-        let epoch = self.window.epoch(now_ns);
+    /// Writes a sample into the window and draws the consequences. False if its generation is over.
+    #[inline(always)]
+    fn record(&self, word: StateWord, seat: Seat, sample: &Sample, now_ns: u64) -> bool {
+        let generation = word.generation();
+        let moment = self.window.moment(now_ns);
         let live = || self.is_live(generation);
-        if !self.window.record(seat, generation, epoch, sample, live) {
-            // A probe's own report may have ended the generation; any other call has come too late.
-            return ticket.probe.is_some();
+        if !self.window.record(seat, generation, moment, sample, live) {
+            return false;
         }
         if matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen) {
             return true;
@@ -162,14 +179,13 @@ impl Core {
             self.marks.streak.end();
         }
         let bad = sample.failed || sample.slow || sample.over_p99;
-        if bad || self.marks.evaluated_epoch.rises_to(epoch) {
+        if bad || self.marks.evaluated_epoch.rises_to(moment.epoch) {
             self.evaluate(word, now_ns);
         }
         true
     }
 
     /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
-    #[inline]
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -182,7 +198,6 @@ impl Core {
     }
 
     /// The latency that is held against the thresholds.
-    #[inline]
     fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
         let latency_ns = match (verdict.queue_wait, verdict.commit) {
             (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
@@ -192,7 +207,6 @@ impl Core {
     }
 
     /// A latency without the time for which the process itself was held up.
-    #[inline]
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
@@ -213,8 +227,8 @@ impl Core {
     }
 }
 
-/// Counts a call that failed, was slow, or says nothing; one that was given up is counted as such elsewhere.
-#[cold]
+/// Counts a call that failed, was slow, or says nothing: successes are what is left. One that was given up is counted as
+/// such elsewhere.
 fn count_odd(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
     for (counter, counts) in [
         (&counters.failures, sample.failed),

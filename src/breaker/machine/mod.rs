@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     chronicle::Chronicle,
-    clock::Clock,
+    clock::{Clock, Time},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     inflight::{InFlightRing, RingPlace},
@@ -35,7 +35,7 @@ pub(super) struct Ticket {
 pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: Time,
     pub(super) observer: Option<Arc<dyn TransitionObserver>>,
     pub(super) gate: CachePadded<Gate>,
     pub(super) window: Window,
@@ -49,6 +49,8 @@ pub(super) struct Core {
     /// Nanoseconds that the last opening was meant to last; the spread of retry hints is half of it.
     open_for_ns: AtomicU64,
     slow_ns: u64,
+    /// Below this, a latency reaches no threshold.
+    ordinary_ns: u64,
 }
 
 /// What the calls of one batch, of one row, of one slice count only once.
@@ -78,6 +80,7 @@ impl Core {
     ) -> Self {
         // And the one that is shared by the threads beyond their number.
         let shards = config.shards as usize + 1;
+        let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);
         Self {
             gate: CachePadded::new(Gate::new(BreakerMode::Auto, config.half_open_permits)),
@@ -94,6 +97,9 @@ impl Core {
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),
             slow_ns,
+            ordinary_ns: config
+                .p99_threshold
+                .map_or(slow_ns, |p99| slow_ns.min(nanos(p99))),
             key,
             config,
             clock,

@@ -39,7 +39,7 @@ impl Core {
             return;
         }
         let generation = word.generation();
-        if self.marks.swept_epoch.rises_to(self.window.epoch(now_ns)) {
+        if self.marks.swept_epoch.rises_to(self.window.moment(now_ns).epoch) {
             self.window.sweep(generation, now_ns, || self.is_live(generation));
         }
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
