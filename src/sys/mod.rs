@@ -15,3 +15,8 @@ pub mod affinity;
 )]
 pub mod limits;
 pub mod proc;
+#[expect(
+    unsafe_code,
+    reason = "a descriptor is registered with tokio by an unsafe call; the block carries its SAFETY note"
+)]
+pub mod timer;
