@@ -99,8 +99,8 @@ pub(super) async fn run(
         rss_bytes_per_account: each(with_accounts, empty_bytes, ledger.accounts),
         rss_bytes_per_transaction_id: each(full, with_accounts, ledger.transaction_ids),
         journal_bytes: ledger.journal_bytes,
-        restart_seconds: service.restart(End::Terminate)?.map(|time| time.as_secs_f64()),
-        restart_after_kill_seconds: service.restart(End::Kill)?.map(|time| time.as_secs_f64()),
+        restart_seconds: seconds(service.restart(End::Terminate).await?),
+        restart_after_kill_seconds: seconds(service.restart(End::Kill).await?),
     };
     // What was there is there again.
     let again = service.stats().await?.ledger.unwrap_or_default();
@@ -111,6 +111,10 @@ pub(super) async fn run(
         });
     }
     Ok((growth, rounds))
+}
+
+fn seconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| time.as_secs_f64())
 }
 
 fn last_to_first(steps: &[Step]) -> f64 {

@@ -26,6 +26,11 @@ const TICKS_PER_SECOND: u64 = 100;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A service that was told to end is asked so often whether it has ...
+const END_POLL: Duration = Duration::from_millis(5);
+/// ... and for no longer.
+const END_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// Why there is nothing to load.
 #[derive(Debug, Error)]
 pub(super) enum TargetError {
@@ -121,7 +126,7 @@ impl Target {
 
     /// Ends a service of our own and starts it again on the same data; says how long it took from its start until it
     /// listened, which it does when it has read its data. `None` if the service is not ours.
-    pub(super) fn restart(&mut self, end: End) -> Result<Option<Duration>, TargetError> {
+    pub(super) async fn restart(&mut self, end: End) -> Result<Option<Duration>, TargetError> {
         let (Some(child), Some(data)) = (&mut self.child, &self.data) else {
             return Ok(None);
         };
@@ -132,7 +137,14 @@ impl Target {
             }
             End::Kill => child.kill().map_err(TargetError::Stop)?,
         }
-        child.wait().map_err(TargetError::Stop)?;
+        // Meanwhile our runtime closes the connections, for which the service waits.
+        let patience = Instant::now() + END_TIME_MAX;
+        while child.try_wait().map_err(TargetError::Stop)?.is_none() {
+            if Instant::now() >= patience {
+                return Err(TargetError::Stop(io::ErrorKind::TimedOut.into()));
+            }
+            tokio::time::sleep(END_POLL).await;
+        }
         let begun = Instant::now();
         let (child, endpoint) = start(&mut serve(data)?)?;
         self.child = Some(child);
