@@ -20,3 +20,8 @@ pub mod limits;
 )]
 pub mod prefetch;
 pub mod proc;
+#[expect(
+    unsafe_code,
+    reason = "a descriptor is registered with tokio by an unsafe call; the block carries its SAFETY note"
+)]
+pub mod timer;

@@ -1,54 +1,49 @@
-//! The load: transactions, made from a seed, and the loops that send them.
+//! The load: the loops that send transactions.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    ops::Range,
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join_all};
-use hdrhistogram::Histogram;
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::{
     sync::{Barrier, Semaphore},
     task::LocalSet,
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use super::{
     BenchArgs, BenchError, Mode,
-    target::{Target, TargetError},
+    pace::{Pace, Pacer},
+    round::{Answer, Part, Round},
+    source::{Source, account_id},
+    target::{Reach, Target},
 };
-use crate::proto::{
-    Account, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest,
-    ProcessTransactionsRequest, StreamTransactionsRequest, TransactionResult, Transfer,
-    account_service_client::AccountServiceClient, bench::echo_client::EchoClient,
-    transaction_result::Outcome, transaction_service_client::TransactionServiceClient, transfer::Amount,
+use crate::{
+    client::Connection,
+    proto::{
+        Account, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionsRequest,
+        StreamTransactionsRequest, TransactionResult, account_service_client::AccountServiceClient,
+        bench::echo_client::EchoClient, transaction_result::Outcome,
+        transaction_service_client::TransactionServiceClient,
+    },
 };
 
-/// One channel for each connection.
-type Channels = Vec<Channel>;
+/// One for each connection.
+type Connections = Vec<Connection>;
 
 /// Largest message that is read.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Accounts that are created in one call.
 const CREATE_ACCOUNTS: u32 = 1000;
-
-/// One round of load.
-#[derive(Debug)]
-pub(super) struct Round {
-    pub(super) transactions: u64,
-    pub(super) elapsed: Duration,
-    /// Of calls, or of messages of a stream; in nanoseconds.
-    pub(super) latency: Histogram<u64>,
-    pub(super) server_cpu: Option<Duration>,
-}
-
-/// What one caller or stream has done: transactions, and how long each call or message took.
-type Part = (u64, Histogram<u64>);
+/// Such calls under way.
+const CREATE_CALLS: usize = 4;
+/// Whoever creates more accounts sees how far it is.
+const PROGRESS_ACCOUNTS: u64 = 100_000;
 
 /// What is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,113 +62,56 @@ pub(super) struct Load {
     connections: u32,
     in_flight: u32,
     batch: u32,
+    /// Transactions a second; as many as are answered if there is none.
+    rate: Option<u32>,
     source: Source,
-}
-
-/// Makes transactions. Clones share the count, so that no id is sent twice.
-#[derive(Debug, Clone)]
-struct Source {
-    accounts: u64,
-    hot: bool,
-    random_ids: bool,
-    seed: u64,
-    count: Arc<AtomicU64>,
-}
-
-// ===== impl Source =====
-
-impl Source {
-    fn next(&self) -> ProcessTransactionRequest {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let random = mix(self.seed ^ mix(number));
-        let debit = if self.hot { 0 } else { random % self.accounts };
-        // Another one than the debit account, with equal chances.
-        let credit = (debit + 1 + (random >> 32) % (self.accounts - 1)) % self.accounts;
-        let transaction_id = if self.random_ids {
-            let (high, low) = (mix(random), mix(!random));
-            format!(
-                "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-                high >> 32,
-                high >> 16 & 0xffff,
-                high & 0xfff,
-                low >> 48,
-                low & 0xffff_ffff_ffff
-            )
-        } else {
-            format!("bench-{}-{number}", self.seed)
-        };
-        ProcessTransactionRequest {
-            transaction_id,
-            transfers: vec![Transfer {
-                debit_account_id: account_id(debit),
-                credit_account_id: account_id(credit),
-                amount: Some(Amount::MinorUnits(i64::try_from(1 + random % 1000).unwrap_or(1))),
-                code: 1,
-            }],
-            ..ProcessTransactionRequest::default()
-        }
-    }
-}
-
-/// splitmix64's finaliser: a bijection, so that different numbers give different ids.
-const fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
-
-fn account_id(number: u64) -> String {
-    format!("acct-{number:08}")
 }
 
 // ===== impl Load =====
 
 impl Load {
     pub(super) fn new(args: &BenchArgs) -> Self {
-        let source = Source {
-            accounts: u64::from(args.accounts),
-            hot: args.hot,
-            random_ids: args.random_ids,
-            seed: args.seed,
-            count: Arc::new(AtomicU64::new(0)),
-        };
         Load {
             mode: args.mode,
             threads: args.client_threads(),
             connections: args.connections,
             in_flight: args.in_flight,
-            batch: args.batch,
-            source,
+            batch: args.batch(),
+            rate: args.rate,
+            source: Source::new(args),
         }
+    }
+
+    /// Lets `transactions` more be sent, and no others.
+    pub(super) fn allow(&self, transactions: u64) {
+        self.source.allow(transactions);
     }
 
     /// Creates the accounts between which money moves.
     pub(super) async fn create_accounts(&self, target: &Target) -> Result<(), BenchError> {
-        let mut client =
-            AccountServiceClient::new(target.connect().await?).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let accounts = u32::try_from(self.source.accounts).unwrap_or(u32::MAX);
-        for first in (0..accounts).step_by(CREATE_ACCOUNTS as usize) {
-            let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
-            let requests = (first..last).map(|number| CreateAccountRequest {
-                account: Some(Account {
-                    id: account_id(number.into()),
-                    asset: "EUR".to_owned(),
-                    ..Account::default()
-                }),
-            });
-            let request = BatchCreateAccountsRequest {
-                requests: requests.collect(),
-            };
-            client
-                .batch_create_accounts(request)
-                .await
-                .map_err(|status| BenchError::Call {
+        let client = AccountServiceClient::new(target.reach().connect().await?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let accounts = u32::try_from(self.source.accounts()).unwrap_or(u32::MAX);
+        let progress = progress_bar(self.source.accounts());
+        let calls = (0..accounts).step_by(CREATE_ACCOUNTS as usize).map(|first| {
+            let (mut client, progress) = (client.clone(), progress.clone());
+            async move {
+                let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
+                let request = creation(first..last);
+                let created = client.batch_create_accounts(request).await;
+                progress.inc(u64::from(last - first));
+                created.map(|_| ()).map_err(|status| BenchError::Call {
                     call: "BatchCreateAccounts",
                     status,
-                })?;
-        }
-        Ok(())
+                })
+            }
+        });
+        let created = stream::iter(calls)
+            .buffer_unordered(CREATE_CALLS)
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await;
+        progress.finish_and_clear();
+        created
     }
 
     /// Loads the target for `duration`: client threads with a runtime and connections of their own, which start together
@@ -187,135 +125,204 @@ impl Load {
         let start = Arc::new(Barrier::new(self.threads as usize + 1));
         let threads: Vec<_> = (0..self.threads)
             .map(|thread| {
-                let (load, endpoint, start) = (self.clone(), target.endpoint(), Arc::clone(&start));
+                let (load, reach, start) = (self.clone(), target.reach().clone(), Arc::clone(&start));
                 tokio::task::spawn_blocking(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
                         .build()?;
                     let local = LocalSet::new();
-                    local.block_on(&runtime, load.thread(thread, &endpoint?, kind, duration, &start))
+                    local.block_on(&runtime, load.thread(thread, &reach, kind, duration, &start))
                 })
             })
             .collect();
         start.wait().await;
         let started = Instant::now();
         let before = target.cpu_time();
-        let mut done = Vec::new();
+        let mut all = Part::new(started);
         for thread in threads {
-            done.extend(thread.await.map_err(|_panic| BenchError::ClientThread)??);
+            all.add(&thread.await.map_err(|_panic| BenchError::ClientThread)??);
         }
-        let mut round = Round::sum(done, started.elapsed());
-        round.server_cpu = before
-            .zip(target.cpu_time())
-            .map(|(before, after)| after.saturating_sub(before));
-        Ok(round)
+        Ok(Round {
+            elapsed: started.elapsed(),
+            server_cpu: before
+                .zip(target.cpu_time())
+                .map(|(before, after)| after.saturating_sub(before)),
+            done: all,
+        })
     }
 
     /// One client thread's share of the load.
     async fn thread(
         &self,
         thread: u32,
-        endpoint: &Endpoint,
+        reach: &Reach,
         kind: Kind,
         duration: Duration,
         start: &Barrier,
-    ) -> Result<Vec<Part>, BenchError> {
-        let share = |total: u32| total / self.threads + u32::from(thread < total % self.threads);
-        let mut channels = Vec::new();
-        for _ in 0..share(self.connections).max(1) {
-            channels.push(endpoint.connect().await);
-        }
+    ) -> Result<Part, BenchError> {
+        let connections: Result<Connections, BenchError> =
+            connect_all(reach, share(self.connections, self.threads, thread).max(1)).await;
         // Whoever could not connect must not keep the others waiting.
         start.wait().await;
-        let channels: Channels = channels
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(TargetError::from)?;
-        let until = Instant::now() + duration;
-        if kind == Kind::Service && self.mode == Mode::Stream {
-            return try_join_all(channels.into_iter().map(|channel| self.stream(channel, until))).await;
+        let connections = connections?;
+        let pacer = self.pacer(thread, kind, duration).map(Arc::new);
+        let pace = match &pacer {
+            Some(pacer) => Pace::Open(Arc::clone(pacer)),
+            None => Pace::Closed {
+                until: Instant::now() + duration,
+            },
+        };
+        let pacing = pacer.clone().map(|pacer| {
+            // By itself, so that it does not wait for a caller to be polled.
+            tokio::task::spawn_local(async move { pacer.run().await })
+        });
+        let mut all = Part::new(Instant::now());
+        for part in self.callers(thread, connections, kind, &pace).await? {
+            all.add(&part);
         }
-        let workers = (0..share(self.in_flight))
-            .zip(channels.iter().cycle())
-            .map(|(_, channel)| {
-                let (load, channel) = (self.clone(), channel.clone());
+        if let Some(pacing) = pacing {
+            pacing.await.map_err(|_panic| BenchError::ClientThread)??;
+        }
+        if let Some(pacer) = pacer {
+            let each = u64::from(self.for_each_call(kind));
+            let (due, missed) = pacer.due_and_missed();
+            all.due += due * each;
+            all.missed += missed * each;
+        }
+        Ok(all)
+    }
+
+    /// Runs the callers, or streams, of one thread to their ends.
+    async fn callers(
+        &self,
+        thread: u32,
+        connections: Connections,
+        kind: Kind,
+        pace: &Pace,
+    ) -> Result<Vec<Part>, BenchError> {
+        if kind == Kind::Service && self.mode == Mode::Stream {
+            return try_join_all(
+                connections
+                    .into_iter()
+                    .map(|connection| self.stream(connection, pace)),
+            )
+            .await;
+        }
+        let callers: Vec<_> = (0..share(self.in_flight, self.threads, thread))
+            .zip(connections.iter().cycle())
+            .map(|(_, connection)| {
+                let (load, connection, pace) = (self.clone(), connection.clone(), pace.clone());
                 // A task each: then the runtime polls only those that have something to do.
                 tokio::task::spawn_local(async move {
                     match (kind, load.mode) {
-                        (Kind::Echo, _) => load.echo(channel, until).await,
-                        (Kind::Service, Mode::Batch) => load.batches(channel, until).await,
-                        (Kind::Service, Mode::Unary | Mode::Stream) => load.unary(channel, until).await,
+                        (Kind::Echo, _) => load.echo(connection, &pace).await,
+                        (Kind::Service, Mode::Batch) => load.batches(connection, &pace).await,
+                        (Kind::Service, Mode::Unary | Mode::Stream) => load.unary(connection, &pace).await,
                     }
                 })
-            });
+            })
+            .collect();
         let mut parts = Vec::new();
-        for worker in workers.collect::<Vec<_>>() {
-            parts.push(worker.await.map_err(|_panic| BenchError::ClientThread)??);
+        for caller in callers {
+            parts.push(caller.await.map_err(|_panic| BenchError::ClientThread)??);
         }
         Ok(parts)
     }
 
-    async fn unary(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(channel);
-        repeat(until, async || {
-            let response = client.process_transaction(self.source.next()).await;
-            response.map(|_| 1).map_err(|status| BenchError::Call {
-                call: "ProcessTransaction",
-                status,
-            })
+    /// The thread's part of the schedule, between those of the others.
+    fn pacer(&self, thread: u32, kind: Kind, duration: Duration) -> Option<Pacer> {
+        let rate = f64::from(self.rate?);
+        let distance = Duration::from_secs_f64(f64::from(self.for_each_call(kind)) / rate);
+        let offset = distance.saturating_mul(thread);
+        Some(Pacer::new(
+            duration,
+            offset,
+            distance.saturating_mul(self.threads),
+        ))
+    }
+
+    /// Transactions of one call or message.
+    fn for_each_call(&self, kind: Kind) -> u32 {
+        if kind == Kind::Service && self.mode == Mode::Batch {
+            self.batch
+        } else {
+            1
+        }
+    }
+
+    async fn unary(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
+        let mut client = TransactionServiceClient::new(connection);
+        self.repeat(pace, 1, async |numbers| {
+            match client.process_transaction(self.source.make(numbers.start)).await {
+                Ok(response) => Ok(Answer::committed(response.into_inner().replayed)),
+                Err(status) => self.refused("ProcessTransaction", status, 1),
+            }
         })
         .await
     }
 
-    async fn echo(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
-        let mut client = EchoClient::new(channel);
-        repeat(until, async || {
-            let response = client.echo(self.source.next()).await;
-            response
-                .map(|_| 1)
-                .map_err(|status| BenchError::Call { call: "Echo", status })
+    async fn echo(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
+        let mut client = EchoClient::new(connection);
+        self.repeat(pace, 1, async |numbers| {
+            match client.echo(self.source.make(numbers.start)).await {
+                Ok(_) => Ok(Answer::committed(false)),
+                Err(status) => self.refused("Echo", status, 1),
+            }
         })
         .await
     }
 
-    async fn batches(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(channel)
+    async fn batches(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
+        let mut client = TransactionServiceClient::new(connection)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        repeat(until, async || {
-            let transactions: Vec<_> = (0..self.batch).map(|_| self.source.next()).collect();
+        self.repeat(pace, self.batch, async |numbers| {
+            let sent = numbers.end - numbers.start;
+            let transactions = numbers.map(|number| self.source.make(number)).collect();
             let response = client
                 .process_transactions(ProcessTransactionsRequest { transactions })
                 .await;
-            let response = response.map_err(|status| BenchError::Call {
-                call: "ProcessTransactions",
-                status,
-            })?;
-            let results = response.into_inner().results;
-            results.iter().try_for_each(check)?;
-            Ok(results.len() as u64)
+            match response {
+                Ok(response) => {
+                    let results = response.into_inner().results;
+                    results.iter().try_fold(Answer::default(), |sum, result| {
+                        Ok(sum.plus(self.answer(result)?))
+                    })
+                }
+                Err(status) => self.refused("ProcessTransactions", status, sent),
+            }
         })
         .await
     }
 
     /// `in_flight` messages under way on one stream.
-    async fn stream(&self, channel: Channel, until: Instant) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(channel);
+    async fn stream(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
+        let mut client = TransactionServiceClient::new(connection);
         let window = self.in_flight as usize;
         let (sender, receiver) = tokio::sync::mpsc::channel(window);
         let (sent_at, mut sent) = tokio::sync::mpsc::channel(window.saturating_mul(2));
         let permits = Arc::new(Semaphore::new(window));
-        let source = self.source.clone();
-        let limit = Arc::clone(&permits);
-        let sending = tokio::spawn(async move {
-            while Instant::now() < until {
-                let Ok(permit) = limit.acquire().await else { break };
-                permit.forget();
-                let message = StreamTransactionsRequest {
-                    transaction: Some(source.next()),
-                };
-                if sent_at.send(Instant::now()).await.is_err() || sender.send(message).await.is_err() {
-                    break;
+        let (source, limit, pace) = (self.source.clone(), Arc::clone(&permits), pace.clone());
+        let begun = Arc::new(AtomicU64::new(0));
+        let sending = tokio::spawn({
+            let begun = Arc::clone(&begun);
+            async move {
+                // First the room, then the turn: a message that is due and has no room is another stream's, or missed.
+                while let Ok(permit) = limit.acquire().await {
+                    let Some(due) = pace.next().await else { break };
+                    permit.forget();
+                    let numbers = source.take(1);
+                    if numbers.is_empty() {
+                        break;
+                    }
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    let message = StreamTransactionsRequest {
+                        transaction: Some(source.make(numbers.start)),
+                    };
+                    let late = pace.is_late(due);
+                    if sent_at.send((due, late)).await.is_err() || sender.send(message).await.is_err() {
+                        break;
+                    }
                 }
             }
         });
@@ -328,68 +335,103 @@ impl Load {
             .await
             .map_err(failed)?
             .into_inner();
-        let (mut count, mut latency) = (0, histogram());
+        let mut part = Part::new(Instant::now());
+        let mut answered = 0;
         while let Some(answer) = answers.next().await {
-            check(&answer.map_err(failed)?.result.unwrap_or_default())?;
+            let answer = self.answer(&answer.map_err(failed)?.result.unwrap_or_default())?;
             permits.add_permits(1);
-            if let Some(sent_at) = sent.recv().await {
-                record(&mut latency, sent_at);
+            answered += 1;
+            if let Some((due, late)) = sent.recv().await {
+                part.record(due, answer, late);
             }
-            count += 1;
         }
         sending.abort();
-        Ok((count, latency))
-    }
-}
-
-/// Calls one after the other until `until`; each says how many transactions it carried.
-async fn repeat(
-    until: Instant,
-    mut call: impl AsyncFnMut() -> Result<u64, BenchError>,
-) -> Result<Part, BenchError> {
-    let (mut count, mut latency) = (0, histogram());
-    loop {
-        let started = Instant::now();
-        if started >= until {
-            return Ok((count, latency));
+        match begun.load(Ordering::Relaxed) - answered {
+            0 => Ok(part),
+            unanswered => Err(BenchError::Unanswered(unanswered)),
         }
-        count += call().await?;
-        record(&mut latency, started);
     }
-}
 
-fn check(result: &TransactionResult) -> Result<(), BenchError> {
-    match &result.outcome {
-        Some(Outcome::Committed(_)) => Ok(()),
-        Some(Outcome::Error(error)) => Err(BenchError::Refused(error.message.clone())),
-        None => Err(BenchError::Refused("no outcome".to_owned())),
-    }
-}
-
-#[expect(clippy::expect_used, reason = "constant bounds")]
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("bounds are valid")
-}
-
-fn record(latency: &mut Histogram<u64>, started: Instant) {
-    latency.saturating_record(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-}
-
-// ===== impl Round =====
-
-impl Round {
-    fn sum(parts: Vec<Part>, elapsed: Duration) -> Self {
-        let mut round = Round {
-            transactions: 0,
-            elapsed,
-            latency: histogram(),
-            server_cpu: None,
-        };
-        for (count, latency) in parts {
-            round.transactions += count;
-            // Histograms of the same bounds can always be added.
-            let _added = round.latency.add(&latency);
+    /// Calls one after the other, each with `for_each` transactions, as `pace` says.
+    async fn repeat(
+        &self,
+        pace: &Pace,
+        for_each: u32,
+        mut call: impl AsyncFnMut(Range<u64>) -> Result<Answer, BenchError>,
+    ) -> Result<Part, BenchError> {
+        let mut part = Part::new(Instant::now());
+        while let Some(due) = pace.next().await {
+            let numbers = self.source.take(for_each);
+            if numbers.is_empty() {
+                break;
+            }
+            let late = pace.is_late(due);
+            part.record(due, call(numbers).await?, late);
         }
-        round
+        Ok(part)
     }
+
+    /// What became of a transaction of many.
+    fn answer(&self, result: &TransactionResult) -> Result<Answer, BenchError> {
+        match &result.outcome {
+            Some(Outcome::Committed(committed)) => Ok(Answer::committed(committed.replayed)),
+            Some(Outcome::Error(error)) if self.rate.is_some() && is_overload(Code::from(error.code)) => {
+                Ok(Answer::refused(1))
+            }
+            Some(Outcome::Error(error)) => Err(BenchError::Refused(error.message.clone())),
+            None => Err(BenchError::Refused("no outcome".to_owned())),
+        }
+    }
+
+    /// A schedule goes on when the service refuses what is too much for it, and the refusals are counted. A closed loop
+    /// is never too much for a service that is well: there it is an error.
+    fn refused(&self, call: &'static str, status: Status, sent: u64) -> Result<Answer, BenchError> {
+        // The service says why in the details; what has none comes from a connection that is gone.
+        if self.rate.is_some() && is_overload(status.code()) && !status.details().is_empty() {
+            return Ok(Answer::refused(sent));
+        }
+        Err(BenchError::Call { call, status })
+    }
+}
+
+fn is_overload(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+    )
+}
+
+/// What falls to one of so many threads.
+const fn share(total: u32, threads: u32, thread: u32) -> u32 {
+    total / threads + (thread < total % threads) as u32
+}
+
+async fn connect_all(reach: &Reach, count: u32) -> Result<Connections, BenchError> {
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        connections.push(reach.connect().await?);
+    }
+    Ok(connections)
+}
+
+fn creation(numbers: Range<u32>) -> BatchCreateAccountsRequest {
+    let requests = numbers.map(|number| CreateAccountRequest {
+        account: Some(Account {
+            id: account_id(number.into()),
+            asset: "EUR".to_owned(),
+            ..Account::default()
+        }),
+    });
+    BatchCreateAccountsRequest {
+        requests: requests.collect(),
+    }
+}
+
+/// On standard error, and only if that is a terminal.
+fn progress_bar(accounts: u64) -> ProgressBar {
+    if accounts < PROGRESS_ACCOUNTS {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} accounts  {eta} left");
+    ProgressBar::new(accounts).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

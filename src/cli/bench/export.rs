@@ -1,0 +1,219 @@
+//! The figures as files: a picture, and the latencies in `HdrHistogram`'s own form.
+
+use std::{fmt::Write, fs, path::Path};
+
+use hdrhistogram::Histogram;
+use plotters::{
+    chart::{ChartBuilder, LabelAreaPosition},
+    coord::Shift,
+    drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea},
+    element::PathElement,
+    prelude::{IntoLogRange, SVGBackend},
+    series::LineSeries,
+    style::{BLACK, BLUE, Color, RED, RGBColor, WHITE},
+};
+
+use super::{
+    BenchArgs, BenchError,
+    round::{Round, all_latencies},
+};
+
+/// Width and height of the picture.
+const SIZE: (u32, u32) = (960, 840);
+/// Height of its upper half.
+const UPPER: u32 = 440;
+/// The latencies are drawn up to the percentile with so many nines: 99.999 %.
+const NINES_MAX: f64 = 5.0;
+/// Points of a curve for each nine.
+const POINTS_PER_NINE: u32 = 20;
+/// How densely the latencies are written, as `HdrHistogram`'s own tools do.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type PlotError = DrawingAreaErrorKind<std::io::Error>;
+
+/// Writes what was asked for.
+pub(super) fn write(args: &BenchArgs, rounds: &[Round], baseline: &[Round]) -> Result<(), BenchError> {
+    if let Some(path) = &args.hdr {
+        put(path, &percentile_distribution(&all_latencies(rounds)))?;
+    }
+    if let Some(path) = &args.plot {
+        let mut series = vec![("tally", BLUE, rounds)];
+        if !baseline.is_empty() {
+            series.push(("echo", RED, baseline));
+        }
+        // Into memory, where nothing can fail but the drawing itself.
+        let text = draw(&title(args), &series).map_err(|error| BenchError::Write {
+            path: path.clone(),
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        put(path, &text)?;
+    }
+    Ok(())
+}
+
+fn put(path: &Path, text: &str) -> Result<(), BenchError> {
+    fs::write(path, text).map_err(|source| BenchError::Write {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn title(args: &BenchArgs) -> String {
+    let mut title = format!("tally bench: {}, {} in flight", args.mode.name(), args.in_flight);
+    if let Some(rate) = args.rate {
+        // Writing into a string can't fail.
+        let _written = write!(title, ", {rate} transactions/s wanted");
+    }
+    title
+}
+
+/// The text form that `HdrHistogram`'s plotter reads; latencies in microseconds.
+fn percentile_distribution(latency: &Histogram<u64>) -> String {
+    let micros = |nanos: u64| nanos as f64 / 1e3;
+    let mut text = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
+    let mut count = 0;
+    for step in latency.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
+        count += step.count_since_last_iteration();
+        let quantile = step.quantile_iterated_to();
+        let _written = write!(
+            text,
+            "{:12.3} {quantile:2.12} {count:10}",
+            micros(step.value_iterated_to())
+        );
+        let _written = if quantile < 1.0 {
+            writeln!(text, " {:14.2}", 1.0 / (1.0 - quantile))
+        } else {
+            writeln!(text)
+        };
+    }
+    let _written = writeln!(
+        text,
+        "#[Mean    = {:12.3}, StdDeviation   = {:12.3}]\n#[Max     = {:12.3}, Total count    = {:12}]",
+        latency.mean() / 1e3,
+        latency.stdev() / 1e3,
+        micros(latency.max()),
+        latency.len()
+    );
+    text
+}
+
+type Series<'a> = (&'static str, RGBColor, &'a [Round]);
+
+fn draw(title: &str, series: &[Series<'_>]) -> Result<String, PlotError> {
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        root.fill(&WHITE)?;
+        let (upper, lower) = root.split_vertically(UPPER);
+        draw_latencies(&upper, title, series)?;
+        draw_throughput(&lower, series)?;
+        root.present()?;
+    }
+    Ok(text)
+}
+
+/// Latency by percentile, each nine as wide as the others.
+fn draw_latencies(area: &Area<'_>, title: &str, series: &[Series<'_>]) -> Result<(), PlotError> {
+    let curves: Vec<_> = series
+        .iter()
+        .map(|(name, color, rounds)| (*name, *color, latency_curve(&all_latencies(rounds))))
+        .collect();
+    let points = || curves.iter().flat_map(|(_, _, curve)| curve);
+    let low = points().map(|(_, micros)| *micros).fold(f64::INFINITY, f64::min);
+    let high = points().map(|(_, micros)| *micros).fold(1.0, f64::max);
+    let low = if low.is_finite() { low.min(high) } else { 1.0 };
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .set_label_area_size(LabelAreaPosition::Left, 90)
+        .set_label_area_size(LabelAreaPosition::Bottom, 45)
+        .build_cartesian_2d(0.0..NINES_MAX, (low * 0.9..high * 1.1).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("percentile")
+        .y_desc("latency, µs")
+        .x_label_formatter(&|nines| percentile(*nines))
+        .y_label_formatter(&|micros| format!("{micros:.0}"))
+        .draw()?;
+    for (name, color, curve) in curves {
+        chart
+            .draw_series(LineSeries::new(curve, color.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()
+}
+
+/// Transactions answered in each second, the rounds one after the other.
+fn draw_throughput(area: &Area<'_>, series: &[Series<'_>]) -> Result<(), PlotError> {
+    let curves: Vec<_> = series
+        .iter()
+        .map(|(_, color, rounds)| (*color, throughput_curve(rounds)))
+        .collect();
+    let points = || curves.iter().flat_map(|(_, curve)| curve);
+    let last = points().map(|(second, _)| *second).fold(1.0, f64::max);
+    let high = points().map(|(_, rate)| *rate).fold(1.0, f64::max);
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .set_label_area_size(LabelAreaPosition::Left, 90)
+        .set_label_area_size(LabelAreaPosition::Bottom, 45)
+        .build_cartesian_2d(0.0..last, 0.0..high * 1.1)?;
+    chart
+        .configure_mesh()
+        .x_desc("second of load")
+        .y_desc("transactions/s")
+        .x_label_formatter(&|second| format!("{second:.0}"))
+        .y_label_formatter(&|rate| format!("{rate:.0}"))
+        .draw()?;
+    for (color, curve) in curves {
+        chart.draw_series(LineSeries::new(curve, color.stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// (nines, µs): 0 is the fastest, 1 is 90 %, 2 is 99 %, ...
+fn latency_curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
+    if latency.is_empty() {
+        return Vec::new();
+    }
+    let steps = f64::from(POINTS_PER_NINE);
+    (0..)
+        .map(|step| f64::from(step) / steps)
+        .take_while(|nines| *nines <= NINES_MAX)
+        .map(|nines| {
+            let quantile = 1.0 - 10_f64.powf(-nines);
+            (nines, latency.value_at_quantile(quantile) as f64 / 1e3)
+        })
+        .collect()
+}
+
+/// (second, transactions). The last, begun second of a round is left out, and a round without a whole second is drawn as
+/// one with its mean.
+fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
+    let mut rates = Vec::new();
+    for round in rounds {
+        let whole = usize::try_from(round.elapsed.as_secs()).unwrap_or(usize::MAX);
+        let before = rates.len();
+        rates.extend(round.done.seconds.iter().take(whole).map(|count| *count as f64));
+        if rates.len() == before {
+            rates.push(round.rate());
+        }
+    }
+    // A step for each second.
+    (0_u32..)
+        .zip(rates)
+        .flat_map(|(second, rate)| [(f64::from(second), rate), (f64::from(second) + 1.0, rate)])
+        .collect()
+}
+
+fn percentile(nines: f64) -> String {
+    let share = 100.0 * (1.0 - 10_f64.powf(-nines));
+    // As many digits as it takes, and no more: 90 %, 99.9 %.
+    let text = format!("{share:.4}");
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}

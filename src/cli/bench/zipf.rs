@@ -1,0 +1,122 @@
+//! Zipf's distribution: rank k with a probability proportional to k^-θ.
+//!
+//! By rejection-inversion (W. Hörmann, G. Derflinger: "Rejection-inversion to generate variates from monotone discrete
+//! distributions", 1996): no table and no sum over all ranks, so that 100 million accounts cost nothing to set up.
+
+use super::source::mix;
+
+/// The distribution over 1..=n.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Zipf {
+    ranks: f64,
+    theta: f64,
+    /// The integral of the density at the two ends.
+    integral_first: f64,
+    integral_last: f64,
+    /// Up to this distance from its rank a point is taken without a further look.
+    squeeze: f64,
+}
+
+/// More than three in four points are taken; after so many that were not, the last one is.
+const POINTS_MAX: u64 = 64;
+
+// ===== impl Zipf =====
+
+impl Zipf {
+    /// Over `ranks` ranks, at least 1; `theta` is positive.
+    pub(super) fn new(ranks: u64, theta: f64) -> Self {
+        let mut zipf = Zipf {
+            ranks: ranks as f64,
+            theta,
+            integral_first: 0.0,
+            integral_last: 0.0,
+            squeeze: 0.0,
+        };
+        zipf.integral_first = zipf.integral(1.5) - 1.0;
+        zipf.integral_last = zipf.integral(zipf.ranks + 0.5);
+        zipf.squeeze = 2.0 - zipf.inverse(zipf.integral(2.5) - zipf.density(2.0));
+        zipf
+    }
+
+    /// The rank that belongs to a random number.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 to the number of ranks"
+    )]
+    pub(super) fn draw(&self, random: u64) -> u64 {
+        let mut rank = 1.0;
+        for attempt in 0..POINTS_MAX {
+            // 53 bits: a double between 0 and 1.
+            let uniform = (mix(random.wrapping_add(attempt)) >> 11) as f64 / (1_u64 << 53) as f64;
+            let point = self.integral_last + uniform * (self.integral_first - self.integral_last);
+            let x = self.inverse(point);
+            rank = (x + 0.5).floor().clamp(1.0, self.ranks);
+            if rank - x <= self.squeeze || point >= self.integral(rank + 0.5) - self.density(rank) {
+                break;
+            }
+        }
+        rank as u64
+    }
+
+    fn density(&self, x: f64) -> f64 {
+        (-self.theta * x.ln()).exp()
+    }
+
+    /// (x^(1-θ) - 1) / (1-θ), and ln x where θ is 1.
+    fn integral(&self, x: f64) -> f64 {
+        let (log, power) = (x.ln(), (1.0 - self.theta) * x.ln());
+        let slope = if power.abs() < 1e-8 {
+            1.0
+        } else {
+            power.exp_m1() / power
+        };
+        slope * log
+    }
+
+    fn inverse(&self, y: f64) -> f64 {
+        let scaled = (y * (1.0 - self.theta)).max(-1.0);
+        let slope = if scaled.abs() < 1e-8 {
+            1.0
+        } else {
+            scaled.ln_1p() / scaled
+        };
+        (slope * y).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_come_as_often_as_they_should() {
+        const DRAWS: u64 = 200_000;
+        for theta in [0.5, 0.99, 1.0, 1.5] {
+            for ranks in [2, 10, 1000] {
+                let zipf = Zipf::new(ranks, theta);
+                let mut counts = vec![0_u64; usize::try_from(ranks).unwrap()];
+                for number in 0..DRAWS {
+                    counts[usize::try_from(zipf.draw(mix(number)) - 1).unwrap()] += 1;
+                }
+                let sum: f64 = (1..=ranks).map(|rank| (rank as f64).powf(-theta)).sum();
+                for rank in 1..=ranks.min(5) {
+                    let expected = DRAWS as f64 * (rank as f64).powf(-theta) / sum;
+                    let drawn = counts[usize::try_from(rank - 1).unwrap()] as f64;
+                    // Six standard deviations; the draws are always the same ones.
+                    assert!(
+                        (drawn - expected).abs() < 6.0 * expected.sqrt(),
+                        "θ {theta}, {ranks} ranks: rank {rank} came {drawn} times, not {expected:.0}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_hundred_million_ranks_are_reached() {
+        let zipf = Zipf::new(100_000_000, 0.6);
+        let highest = (0..10_000).map(|number| zipf.draw(mix(number))).max().unwrap();
+        assert!((90_000_000..=100_000_000).contains(&highest), "{highest}");
+    }
+}

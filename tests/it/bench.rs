@@ -1,0 +1,320 @@
+//! `tally bench` as its user sees it: what it prints, what it counts, and what it refuses.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::support::server::{BINARY, TestServer};
+
+/// Two client threads and a short round: what is measured does not matter here.
+const SHORT: [&str; 8] = [
+    "--duration",
+    "300ms",
+    "--rounds",
+    "1",
+    "--accounts",
+    "100",
+    "--json",
+    "--self-contained",
+];
+
+/// `tally bench` with these arguments: exit code, standard output, standard error.
+fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(BINARY)
+        .arg("bench")
+        .args(arguments)
+        .env_remove("TALLY_ENDPOINT")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// The one object that `tally bench --json` prints.
+fn report(arguments: &[&str]) -> Value {
+    let (code, out, error) = bench(arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {error}");
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error} in {out}"))
+}
+
+fn short(arguments: &[&str]) -> Value {
+    report(&[&SHORT, arguments].concat())
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    let value = report.pointer(pointer);
+    value
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("{pointer} is no number in {report:#}"))
+}
+
+fn count(report: &Value, pointer: &str) -> u64 {
+    let value = report.pointer(pointer);
+    value
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{pointer} is no count in {report:#}"))
+}
+
+/// What every report has, and what is true of all of them.
+fn assert_sound(report: &Value) {
+    assert!(number(report, "/transactions_per_second") > 0.0, "{report:#}");
+    assert!(
+        number(report, "/server_cpu_us_per_transaction") >= 0.0,
+        "{report:#}"
+    );
+    let latencies = ["p50", "p90", "p99", "p999", "max"]
+        .map(|quantile| number(report, &format!("/latency_us/{quantile}")));
+    assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{latencies:?}");
+    assert!(count(report, "/transactions") > 0, "{report:#}");
+    assert_eq!(count(report, "/replayed"), 0, "{report:#}");
+    assert_eq!(count(report, "/seed"), 1);
+    for text in ["machine", "commit", "version", "command", "mode"] {
+        let told = report[text].as_str().unwrap_or_default();
+        assert!(!told.is_empty(), "no {text} in {report:#}");
+    }
+    let command = report["command"].as_str().unwrap();
+    assert!(command.contains(" bench "), "{command}");
+}
+
+/// A schedule loses nothing: what it wanted was answered, refused, or is told to have been missed.
+fn assert_adds_up(figures: &Value) {
+    let schedule = |part: &str| count(figures, &format!("/schedule/{part}"));
+    let answered = count(figures, "/transactions") + schedule("refused");
+    assert_eq!(schedule("due"), answered + schedule("missed"), "{figures:#}");
+    assert!(schedule("late") <= answered, "{figures:#}");
+}
+
+#[test]
+fn every_mode_is_measured() {
+    for (mode, in_flight, extra) in [
+        ("unary", "8", vec![]),
+        ("stream", "16", vec![]),
+        ("batch", "2", vec!["--batch", "50"]),
+    ] {
+        for distribution in [vec![], vec!["--hot"], vec!["--zipf", "0.99", "--random-ids"]] {
+            let arguments = [
+                vec!["--mode", mode, "--in-flight", in_flight],
+                extra.clone(),
+                distribution.clone(),
+            ]
+            .concat();
+            let report = short(&arguments);
+            assert_sound(&report);
+            assert_eq!(report["mode"], mode);
+            assert!(report.get("schedule").is_none() && report.get("baseline").is_none());
+            let named = report["distribution"].as_str().unwrap();
+            let expected = distribution
+                .first()
+                .map_or("uniform", |word| word.trim_start_matches('-'));
+            assert!(named.starts_with(expected), "{named}");
+            if mode == "batch" {
+                assert_eq!(count(&report, "/transactions") % 50, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_schedule_is_kept_or_told_to_be_missed() {
+    for (mode, extra) in [
+        ("unary", vec!["--baseline"]),
+        ("stream", vec![]),
+        ("batch", vec!["--batch", "10"]),
+    ] {
+        let arguments = [vec!["--mode", mode, "--rate", "500"], extra.clone()].concat();
+        let report = short(&arguments);
+        assert_sound(&report);
+        assert_adds_up(&report);
+        assert_eq!(count(&report, "/rate"), 500);
+        // However many threads share it: 0.3 s of it.
+        assert_eq!(count(&report, "/schedule/due"), 150, "{report:#}");
+        if mode == "unary" {
+            assert_adds_up(&report["baseline"]);
+            assert_eq!(count(&report, "/baseline/schedule/due"), 150);
+        }
+    }
+}
+
+#[test]
+fn what_is_too_much_is_missed_and_counted() {
+    // One call under way can't make 200,000 a second.
+    let report = short(&["--rate", "200000", "--in-flight", "1", "--connections", "1"]);
+    assert_sound(&report);
+    assert_adds_up(&report);
+    assert!(count(&report, "/schedule/missed") > 0, "{report:#}");
+    assert!(count(&report, "/schedule/late") > 0, "{report:#}");
+}
+
+#[test]
+fn the_baseline_is_in_the_same_report() {
+    let home = tempfile::tempdir().unwrap();
+    let (plot, hdr) = (home.path().join("out.svg"), home.path().join("out.hgrm"));
+    let report = short(&[
+        "--baseline",
+        "--in-flight",
+        "8",
+        "--plot",
+        plot.to_str().unwrap(),
+        "--hdr",
+        hdr.to_str().unwrap(),
+    ]);
+    assert_sound(&report);
+    assert!(number(&report, "/baseline/transactions_per_second") > 0.0);
+    assert!(number(&report, "/baseline/latency_us/p999") > 0.0);
+    assert!(number(&report, "/ratio_to_baseline") > 0.0);
+
+    let picture = fs::read_to_string(plot).unwrap();
+    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
+    for text in ["percentile", "transactions/s", "tally", "echo", "99.9 %"] {
+        assert!(picture.contains(text), "no {text:?} in the picture");
+    }
+    let latencies = fs::read_to_string(hdr).unwrap();
+    assert!(
+        latencies
+            .trim_start()
+            .starts_with("Value     Percentile TotalCount"),
+        "{latencies}"
+    );
+    let total = format!("Total count    = {:>12}]", count(&report, "/transactions"));
+    assert!(latencies.contains(&total), "no {total:?} in {latencies}");
+}
+
+#[test]
+fn growth_is_measured_up_to_the_restart() {
+    let report = report(&[
+        "--self-contained",
+        "--transactions",
+        "2005",
+        "--accounts",
+        "100",
+        "--mode",
+        "batch",
+        "--batch",
+        "50",
+        "--in-flight",
+        "2",
+        "--json",
+    ]);
+    assert_sound(&report);
+    assert_eq!(count(&report, "/transactions"), 2005);
+    assert_eq!(count(&report, "/growth/accounts"), 100);
+    let steps = report["growth"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 10);
+    assert_eq!(count(&steps[9], "/transactions"), 2005);
+    for pointer in [
+        "/growth/last_to_first",
+        "/growth/bytes_per_account",
+        "/growth/bytes_per_transaction_id",
+        "/growth/journal_bytes",
+        "/growth/restart_seconds",
+        "/growth/restart_after_kill_seconds",
+        "/growth/steps/0/transactions_per_second",
+        "/growth/steps/9/rss_bytes",
+    ] {
+        assert!(number(&report, pointer) > 0.0, "{pointer} in {report:#}");
+    }
+}
+
+#[test]
+fn a_service_that_is_there_is_loaded_and_replays_are_told() {
+    let server = TestServer::start();
+    let endpoint = server.endpoint();
+    let arguments = [
+        "--endpoint",
+        endpoint.as_str(),
+        "--transactions",
+        "100",
+        "--accounts",
+        "10",
+        "--in-flight",
+        "4",
+        "--json",
+        "--token",
+        "not-to-be-told",
+    ];
+    let first = report(&arguments);
+    assert_eq!(
+        (count(&first, "/transactions"), count(&first, "/replayed")),
+        (100, 0)
+    );
+    assert!(first["growth"]["restart_seconds"].is_null());
+    let command = first["command"].as_str().unwrap();
+    assert!(
+        command.contains("--token ***") && !command.contains("not-to-be-told"),
+        "{command}"
+    );
+    let again = report(&arguments);
+    assert_eq!(
+        (count(&again, "/transactions"), count(&again, "/replayed")),
+        (100, 100)
+    );
+}
+
+#[test]
+fn the_disk_is_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let report = report(&["--disk", "--data", data.to_str().unwrap(), "--json"]);
+    let cells = report["disk"].as_array().unwrap();
+    assert_eq!(cells.len(), 6);
+    for cell in cells {
+        // Not every file system takes direct writes, and then it says so.
+        let refused = cell["method"] != "write, fdatasync" && cell["error"].is_string();
+        assert!(refused || number(cell, "/times/p50_us") > 0.0, "{cell:#}");
+    }
+    assert!(fs::read_dir(data).unwrap().next().is_none(), "the file is left");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    for (arguments, words) in [
+        (vec!["--hot", "--zipf", "0.9"], vec!["--hot", "--zipf"]),
+        (
+            vec!["--mode", "batch", "--baseline"],
+            vec!["--baseline", "--mode batch"],
+        ),
+        (
+            vec!["--mode", "stream", "--baseline"],
+            vec!["--baseline", "--mode stream"],
+        ),
+        (vec!["--batch", "10"], vec!["--batch", "--mode unary"]),
+        (
+            vec!["--endpoint", "http://127.0.0.1:1", "--self-contained"],
+            vec!["--endpoint", "--self-contained"],
+        ),
+        (
+            vec!["--endpoint", "http://127.0.0.1:1", "--data", "x"],
+            vec!["--endpoint", "--data"],
+        ),
+        (
+            vec!["--transactions", "9", "--rate", "5"],
+            vec!["--transactions", "--rate"],
+        ),
+        (
+            vec!["--transactions", "9", "--duration", "1s"],
+            vec!["--transactions", "--duration"],
+        ),
+        (vec!["--disk", "--rate", "5"], vec!["--disk", "--rate"]),
+        (vec!["--disk", "--mode", "batch"], vec!["--disk", "--mode"]),
+        (
+            vec!["--mode", "batch", "--rate", "100", "--duration", "1s"],
+            vec!["--rate 100", "8192", "81.9 s"],
+        ),
+        (vec!["--rate", "0"], vec!["--rate", "0"]),
+        (vec!["--zipf", "-1"], vec!["--zipf"]),
+        (vec!["--zipf", "11"], vec!["--zipf", "at most 10"]),
+        (vec!["--duration", "0s"], vec!["--duration", "1ms to 1day"]),
+        (vec!["--accounts", "1"], vec!["--accounts", "2..=100000000"]),
+        (vec!["--endpoint", "nowhere"], vec!["nowhere"]),
+    ] {
+        let (code, out, error) = bench(&arguments);
+        assert_eq!(code, Some(64), "{arguments:?}: {out}{error}");
+        for word in words {
+            assert!(error.contains(word), "{arguments:?}: no {word:?} in {error}");
+        }
+    }
+    let (code, _, error) = bench(&["--endpoint", "http://127.0.0.1:1"]);
+    assert_eq!(code, Some(69), "{error}");
+    let (code, _, error) = bench(&["--disk", "--data", "/proc/nowhere"]);
+    assert_eq!(code, Some(74), "{error}");
+}
