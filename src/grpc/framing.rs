@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,13 +17,15 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Status, metadata::MetadataValue};
 
-use super::{MESSAGE_BYTES_MAX, deadline, wire::WireError};
+use super::{MESSAGE_BYTES_MAX, deadline, status, wire::WireError};
 
 /// In front of a message: whether it is compressed, and its length.
 const HEADER_BYTES: usize = 5;
+/// How long the only message of a call may take to arrive. Who sends slower than that holds memory for nothing.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// What is set aside for a message in pieces before it has arrived, however long it says it is.
 const GATHER_BYTES: usize = 64 * 1024;
 
@@ -41,6 +44,8 @@ pub(super) struct Inbound {
     /// Bytes of the message under way that are not read yet.
     left: Option<usize>,
     ended: bool,
+    /// When the only message must have arrived, once it had to be waited for.
+    due: Option<Instant>,
 }
 
 /// A part of a message, in its order.
@@ -97,6 +102,7 @@ impl Inbound {
             header_read: 0,
             left: None,
             ended: false,
+            due: None,
         })
     }
 
@@ -154,12 +160,26 @@ impl Inbound {
         }
     }
 
-    /// The next part of a message; `None` at the end of the call.
+    /// The next part of the call's only message; `None` at the end of the call.
     ///
     /// # Errors
-    /// As [`Inbound::poll_piece`].
+    /// As [`Inbound::poll_piece`]; and if the message has not arrived within [`MESSAGE_TIME_MAX`].
     pub(super) async fn piece(&mut self) -> Result<Option<Piece>, Status> {
-        poll_fn(|context| self.poll_piece(context)).await
+        let at_hand = poll_fn(|context| match self.poll_piece(context) {
+            Poll::Ready(piece) => Poll::Ready(Some(piece)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        // Nearly always it has arrived with the headers, and no timer is needed.
+        if let Some(piece) = at_hand.await {
+            return piece;
+        }
+        let due = *self.due.get_or_insert_with(|| Instant::now() + MESSAGE_TIME_MAX);
+        // Boxed: the future of the calls that need no timer stays small.
+        let waited = Box::pin(timeout_at(due, poll_fn(|context| self.poll_piece(context)))).await;
+        match waited {
+            Ok(piece) => piece,
+            Err(_) => Err(self.fail(status::request_too_slow(MESSAGE_TIME_MAX))),
+        }
     }
 
     /// The next part of a message; `None` at the end of the call.

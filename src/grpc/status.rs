@@ -224,6 +224,13 @@ pub fn accounts_full() -> Status {
     .build()
 }
 
+/// The request did not arrive in time.
+#[must_use]
+pub fn request_too_slow(limit: Duration) -> Status {
+    let message = format!("the request did not arrive within {limit:?}");
+    Draft::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
+}
+
 /// The call has no valid token.
 #[must_use]
 pub fn unauthenticated(why: &str) -> Status {

@@ -3,6 +3,9 @@
 
 use std::{io::Read, net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
 use tally::client::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -169,4 +172,41 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_hold_nobody_up() {
     }
     // A client whose connection was closed for idleness makes a new one by itself.
     is_well_served(&client, "after").await;
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_in_is_given_up_by_its_code() {
+    let (server, client) = with_accounts(ServerOptions::default()).await;
+    let stream = TcpStream::connect(server.address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    // The frame's header promises a hundred bytes, and none of them comes.
+    let (pieces, body) =
+        tokio::sync::mpsc::channel::<Result<http_body::Frame<Bytes>, std::convert::Infallible>>(1);
+    pieces
+        .send(Ok(http_body::Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100]))))
+        .await
+        .unwrap();
+    let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+    let request = http::Request::post(format!(
+        "{}/tally.v1.TransactionService/ProcessTransaction",
+        server.endpoint()
+    ))
+    .header("content-type", "application/grpc")
+    .header("te", "trailers")
+    .body(body)
+    .unwrap();
+    let answer = sender.send_request(request);
+    is_well_served(&client, "meanwhile").await;
+    let response = answer.await.unwrap();
+    let status = tonic::Status::from_header_map(response.headers()).unwrap();
+    let info = tonic_types::StatusExt::get_details_error_info(&status).unwrap();
+    assert_eq!(
+        (status.code(), info.reason.as_str()),
+        (Code::DeadlineExceeded, "REQUEST_TOO_SLOW")
+    );
+    drop(pieces);
 }
