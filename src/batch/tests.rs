@@ -90,7 +90,7 @@ fn submit<R>(
     deadline: Option<Duration>,
 ) -> task::Spawn<ResponseFuture<R>> {
     let deadline = deadline.map(|after| Instant::now() + after);
-    task::spawn(processor.submit(Submission { item, deadline }))
+    task::spawn(processor.submit(Submission::new(item, deadline)))
 }
 
 fn submit_number((processor, _): &TestSides, number: usize) -> TestFuture {
@@ -269,7 +269,7 @@ fn conformance_23_a_lone_item_is_taken_at_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for number in 0..100 {
         let item = Counted::new(number);
-        let answer = runtime.block_on(processor.submit(Submission { item, deadline: None }));
+        let answer = runtime.block_on(processor.submit(Submission::new(item, None)));
         assert_eq!(answer.unwrap().value, number);
     }
     processor.close();
@@ -363,7 +363,7 @@ fn conformance_25_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
                 let mut answered = 0;
                 loop {
                     let item = Counted::new(answered);
-                    match runtime.block_on(processor.submit(Submission { item, deadline: None })) {
+                    match runtime.block_on(processor.submit(Submission::new(item, None))) {
                         Ok(answer) => assert_eq!(answer.value, answered),
                         Err(error) => return (answered, error),
                     }

@@ -145,10 +145,7 @@ fn it_is_a_service_that_is_always_ready() {
     // Ready even when it is full: `call` decides.
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
-    let mut refused = task::spawn(processor.call(Submission {
-        item: Counted::new(2),
-        deadline: None,
-    }));
+    let mut refused = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
     assert!(matches!(
         assert_ready!(refused.poll()),
         Err(BatchError::Full { .. })
