@@ -58,7 +58,7 @@ pub struct Reply<R> {
 pub struct Intake<T: BatchItem, R> {
     shared: Arc<Shared<T, R>>,
     parker: Parker,
-    pace: Pace,
+    pub(super) pace: Pace,
     batch_bytes_max: usize,
     shares: Shares,
     /// Requests that came before those in the ring and were held back, at most [`HELD_MAX`] and one.
@@ -242,7 +242,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.pace.due(&situation, Instant::now)
     }
 
-    fn situation(&self) -> Situation {
+    pub(super) fn situation(&self) -> Situation {
         Situation {
             on_their_way: self.shared.callers.on_their_way(),
             commit: self.shared.counters.commit_average(),

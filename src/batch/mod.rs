@@ -49,8 +49,8 @@ use std::{
     time::Duration,
 };
 
-use caller::{Callers, UNKNOWN};
 pub use caller::{Caller, Calling};
+use caller::{Callers, UNKNOWN};
 pub use courier::COURIERS_MAX;
 use courier::Couriers;
 use crossbeam_utils::{
@@ -280,9 +280,7 @@ impl<R> Desk<R> {
     fn new(counters: Arc<Counters>) -> Self {
         Desk {
             counters,
-            pools: (0..COURIERS_MAX)
-                .map(|_| CachePadded::new(Pool::new()))
-                .collect(),
+            pools: (0..COURIERS_MAX).map(|_| CachePadded::new(Pool::new())).collect(),
             elsewhere: Pool::new(),
         }
     }

@@ -91,7 +91,11 @@ impl Pace {
     }
 
     /// Why the open batch goes out now; `None` if it lingers. The clock is read only if it may.
-    pub(super) fn due(&mut self, situation: &Situation, now: impl FnOnce() -> Instant) -> Option<FlushReason> {
+    pub(super) fn due(
+        &mut self,
+        situation: &Situation,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<FlushReason> {
         let reason = self.decide(situation, now);
         if reason.is_some() {
             self.closed();

@@ -81,7 +81,8 @@ impl Shares {
             Seen::Only(only) if only == client => self.seen,
             Seen::Only(_) | Seen::Several => Seen::Several,
         };
-        if self.taken.saturating_add(items) <= self.items_max || client == UNKNOWN {
+        let all_fits = !self.counting && self.taken.saturating_add(items) <= self.items_max;
+        if all_fits || client == UNKNOWN {
             return true;
         }
         if !self.counting {

@@ -188,12 +188,9 @@ impl Counters {
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
             // If another is faster, it is as old.
-            let _ = self.oldest.compare_exchange(
-                0,
-                self.since_epoch(at),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let _ =
+                self.oldest
+                    .compare_exchange(0, self.since_epoch(at), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 

@@ -395,10 +395,7 @@ impl TallyEngine {
 
     async fn write(&self, guard: Guard, command: Command, deadline: Option<Instant>) -> Answered {
         let mut guarded = self.guards.get(guard).clone();
-        match guarded
-            .call(Submission::new(command, deadline))
-            .await
-        {
+        match guarded.call(Submission::new(command, deadline)).await {
             Ok(answer) => Ok(answer.value.result?),
             Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
             Err(CircuitBreakerError::Inner(error)) => Err(error.into()),

@@ -103,7 +103,7 @@ fn held_back_requests_are_told_when_the_executor_goes() {
 /// The number reaches the request by way of the call that is being polled.
 #[test]
 fn a_calls_requests_are_its_connections() {
-    let (processor, mut intake) = sides::<usize>(8);
+    let (processor, _intake) = sides::<usize>(8);
     let callers = [processor.caller(), processor.caller()];
     assert_ne!(callers[0].client(), callers[1].client());
     let mut calls = callers.clone().map(|caller| {
@@ -118,7 +118,7 @@ fn a_calls_requests_are_its_connections() {
         assert_pending!(call.poll());
     }
     let outside = submit(&processor, Counted::new(2), None);
-    let clients: Vec<_> = std::iter::from_fn(|| intake.shared.ring.pop())
+    let clients: Vec<_> = std::iter::from_fn(|| processor.shared.ring.pop())
         .map(|queued| queued.client)
         .collect();
     assert_eq!(clients, [callers[0].client(), 99, callers[1].client(), 99, 0]);

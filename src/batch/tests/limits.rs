@@ -62,7 +62,10 @@ fn t28_vector_a_request_larger_than_any_batch_is_a_batch_of_its_own() {
             submit(&both.0, item, None)
         })
         .collect();
-    both.0.shared.queue_bytes.store(sizes.iter().sum(), Ordering::Relaxed);
+    both.0
+        .shared
+        .queue_bytes
+        .store(sizes.iter().sum(), Ordering::Relaxed);
     for expected in [vec![0], vec![1], vec![2], vec![3]] {
         assert_eq!(both.1.waiting(), 4 - expected[0]);
         assert_eq!(numbers(&take(&mut both.1)), expected);
@@ -81,7 +84,10 @@ async fn the_queue_tells_how_much_waits_and_for_how_long() {
     let _second = submit(&processor, Counted::of_bytes(30), None);
     advance(2 * MS).await;
     let stats = processor.stats();
-    assert_eq!((stats.queue_depth, stats.queue_bytes, stats.oldest_age), (2, 330, 5 * MS));
+    assert_eq!(
+        (stats.queue_depth, stats.queue_bytes, stats.oldest_age),
+        (2, 330, 5 * MS)
+    );
     assert_eq!(stats.queue_bytes_capacity, MIB);
     // It was there no later than the one that was taken: about, and never less.
     assert_eq!(intake.take(1, &mut Vec::new()), 1);

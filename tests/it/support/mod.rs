@@ -2,5 +2,5 @@
 
 pub(crate) mod in_process;
 pub(crate) mod server;
-pub(crate) mod sys;
 pub(crate) mod sim_disk;
+pub(crate) mod sys;
