@@ -11,10 +11,9 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    Answer, Slot,
+    Answer, Desk, Slot,
     error::BatchError,
     slot::{Lost, Receiver},
-    stats::Counters,
 };
 
 pin_project! {
@@ -23,7 +22,9 @@ pin_project! {
     pub struct ResponseFuture<R> {
         #[pin]
         state: State<R>,
-        counters: Arc<Counters>,
+        desk: Arc<Desk<R>>,
+        // Whose thread's slot it is.
+        courier: Option<usize>,
     }
 
     impl<R> PinnedDrop for ResponseFuture<R> {
@@ -34,7 +35,9 @@ pin_project! {
             {
                 // Counted here and not where the claim fails: a request withdrawn by its timer is not a cancelled one.
                 if receiver.withdraw() {
-                    this.counters.cancelled();
+                    this.desk.counters.cancelled();
+                } else {
+                    this.desk.pool(*this.courier).give_back(receiver);
                 }
             }
         }
@@ -54,17 +57,19 @@ pin_project! {
 // ===== impl ResponseFuture =====
 
 impl<R> ResponseFuture<R> {
-    pub(super) const fn refused(error: BatchError, counters: Arc<Counters>) -> Self {
+    pub(super) const fn refused(error: BatchError, desk: Arc<Desk<R>>) -> Self {
         ResponseFuture {
             state: State::Refused { error },
-            counters,
+            desk,
+            courier: None,
         }
     }
 
     pub(super) fn waiting(
         receiver: Receiver<Slot<R>>,
         deadline: Option<Instant>,
-        counters: Arc<Counters>,
+        desk: Arc<Desk<R>>,
+        courier: Option<usize>,
     ) -> Self {
         let state = match deadline {
             None => State::Waiting { receiver },
@@ -73,7 +78,7 @@ impl<R> ResponseFuture<R> {
                 deadline: sleep_until(deadline),
             },
         };
-        ResponseFuture { state, counters }
+        ResponseFuture { state, desk, courier }
     }
 }
 
@@ -84,7 +89,7 @@ impl<R> Future for ResponseFuture<R> {
         let this = self.project();
         let flatten = |answer: Result<Slot<R>, Lost>| {
             answer.unwrap_or_else(|Lost| {
-                this.counters.replies_missing();
+                this.desk.counters.replies_missing();
                 Err(BatchError::Lost)
             })
         };
@@ -99,7 +104,7 @@ impl<R> Future for ResponseFuture<R> {
                     return Poll::Pending;
                 }
                 if receiver.withdraw() {
-                    this.counters.expired();
+                    this.desk.counters.expired();
                     return Poll::Ready(Err(BatchError::ExpiredInQueue));
                 }
                 // Claimed: the answer may have come since the look above; else nobody can say.

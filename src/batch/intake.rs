@@ -1,14 +1,20 @@
 //! The executor's side: takes what waits, claims it, sleeps when there is nothing to do.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use crossbeam_utils::sync::Parker;
 use tokio::time::Instant;
 
 use super::{
-    Answer, BatchItem, Shared, Slot, Timing,
+    Answer, BATCH_BYTES_MAX, BatchConfig, BatchItem, Shared, Slot, Timing,
     courier::{Couriers, Post},
     error::BatchError,
+    pace::{Pace, Situation},
+    share::{HELD_MAX, Shares, put_back},
     slot::Responder,
     stats::{Counters, FlushReason},
 };
@@ -21,6 +27,7 @@ const RATE_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Queued<T, R> {
     /// The courier of the caller's runtime.
     pub(super) courier: Option<usize>,
+    pub(super) client: u64,
     pub(super) item: T,
     pub(super) responder: Responder<Slot<R>>,
     pub(super) queued_at: Instant,
@@ -40,6 +47,7 @@ pub struct Claimed<T, R> {
 #[derive(Debug)]
 pub struct Reply<R> {
     courier: Option<usize>,
+    client: u64,
     responder: Responder<Slot<R>>,
     queue_wait: Duration,
     claimed_at: Instant,
@@ -47,11 +55,31 @@ pub struct Reply<R> {
 
 /// The executor's side of the batch processor. Dropping it closes the ring and answers what is left in it.
 #[derive(Debug)]
-pub struct Intake<T, R> {
+pub struct Intake<T: BatchItem, R> {
     shared: Arc<Shared<T, R>>,
     parker: Parker,
+    pub(super) pace: Pace,
+    batch_bytes_max: usize,
+    shares: Shares,
+    /// Requests that came before those in the ring and were held back, at most [`HELD_MAX`] and one.
+    held: VecDeque<Queued<T, R>>,
+    /// Those of them that this batch has passed over. Empty between batches.
+    aside: VecDeque<Queued<T, R>>,
     rate_since: Instant,
     rate_items: u64,
+}
+
+/// How far one call of [`Intake::take`] has come.
+#[derive(Debug)]
+struct Taking {
+    /// Where its requests begin.
+    start: usize,
+    items: usize,
+    bytes: usize,
+    /// When it began, once there is something to take.
+    now: Option<Instant>,
+    /// When the last one that was taken had been queued.
+    last: Option<Instant>,
 }
 
 /// Answers claimed requests in bulk, from whichever thread made them durable.
@@ -67,40 +95,110 @@ pub struct Answerer {
 // ===== impl Intake =====
 
 impl<T: BatchItem, R> Intake<T, R> {
-    pub(super) fn new(shared: Arc<Shared<T, R>>, parker: Parker) -> Self {
+    pub(super) fn new(shared: Arc<Shared<T, R>>, parker: Parker, config: &BatchConfig) -> Self {
         Intake {
             shared,
             parker,
+            pace: Pace::new(config.max_linger, config.siblings),
+            batch_bytes_max: BATCH_BYTES_MAX.min(config.queue_bytes_max / 2),
+            shares: Shares::new(config.client_share_percent),
+            held: VecDeque::new(),
+            aside: VecDeque::new(),
             rate_since: Instant::now(),
             rate_items: 0,
         }
     }
 
-    /// Takes requests until the ring is empty or `items_max` items are in hand; the first request always fits.
-    /// Withdrawn and expired ones are left out. Returns how many items were taken.
+    /// Takes requests, in the order in which they came, until none waits or `items_max` items or the greatest number of
+    /// bytes are in hand; the first request always fits. Withdrawn and expired ones are left out, those that are too late
+    /// for a commit too, and those of clients who have had their share stay for the next call. Returns how many items
+    /// were taken.
     pub fn take(&mut self, items_max: usize, into: &mut Vec<Claimed<T, R>>) -> usize {
-        let mut items = 0;
-        let mut now = None;
-        while items < items_max {
-            let Some(queued) = self.shared.ring.pop() else {
+        let mut taking = Taking {
+            start: into.len(),
+            items: 0,
+            bytes: 0,
+            now: None,
+            last: None,
+        };
+        self.shares.begin(items_max);
+        while taking.items < items_max && self.aside.len() < HELD_MAX {
+            let Some(queued) = self.held.pop_front().or_else(|| self.shared.ring.pop()) else {
                 break;
             };
-            self.shared.left_queue(&queued.item);
-            let now = *now.get_or_insert_with(Instant::now);
-            if let Some(claimed) = self.claim(queued, now) {
-                items += claimed.item.items();
-                into.push(claimed);
+            if !self.take_one(queued, true, &mut taking, into) {
+                break;
             }
         }
-        if let Some(now) = now {
-            self.measure_rate(items, now);
+        if self.shares.is_contended() {
+            self.shared.counters.held_back(self.aside.len());
+        } else {
+            // Nobody is kept waiting.
+            while taking.items < items_max
+                && let Some(queued) = self.aside.pop_front()
+                && self.take_one(queued, false, &mut taking, into)
+            {}
         }
-        items
+        put_back(&mut self.aside, &mut self.held);
+        self.finish_taking(&taking);
+        taking.items
     }
 
-    fn claim(&self, queued: Queued<T, R>, now: Instant) -> Option<Claimed<T, R>> {
+    /// Takes a request, or puts it aside if its client has had its share. `false` if it was the last: it did not fit, and
+    /// begins the next batch.
+    fn take_one(
+        &mut self,
+        queued: Queued<T, R>,
+        shared_out: bool,
+        taking: &mut Taking,
+        into: &mut Vec<Claimed<T, R>>,
+    ) -> bool {
+        let (items, bytes) = (queued.item.items(), queued.item.bytes());
+        if shared_out {
+            let batch = into.get(taking.start..).unwrap_or_default();
+            let batch = batch.iter().map(|one| (one.reply.client, one.item.items()));
+            if !self.shares.admits(queued.client, items, batch) {
+                self.aside.push_back(queued);
+                return true;
+            }
+        }
+        if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
+            self.held.push_front(queued);
+            return false;
+        }
+        let now = *taking.now.get_or_insert_with(Instant::now);
+        self.shared.left_queue(&queued.item);
+        taking.last = Some(queued.queued_at);
+        let client = queued.client;
+        if let Some(claimed) = self.claim(queued, now) {
+            self.shares.took(client, items);
+            taking.items += items;
+            taking.bytes = taking.bytes.saturating_add(bytes);
+            into.push(claimed);
+        }
+        true
+    }
+
+    fn finish_taking(&mut self, taking: &Taking) {
+        self.shared.held.store(self.held.len(), Ordering::Relaxed);
+        if let Some(percent) = self.shares.largest_percent() {
+            self.shared.counters.client_share(percent);
+        }
+        if let Some(now) = taking.now {
+            let oldest = match self.held.front() {
+                Some(held) => Some(held.queued_at),
+                // What is left came after what was taken last.
+                None => taking.last.filter(|_| self.shared.ring.len() > 0),
+            };
+            self.shared.counters.oldest_is(oldest);
+            self.measure_rate(taking.items, now);
+        }
+    }
+
+    fn claim(&mut self, queued: Queued<T, R>, now: Instant) -> Option<Claimed<T, R>> {
         let Queued {
             courier,
+            client,
             item,
             responder,
             queued_at,
@@ -110,21 +208,47 @@ impl<T: BatchItem, R> Intake<T, R> {
         if !responder.claim() {
             return None;
         }
-        if deadline.is_some_and(|deadline| now >= deadline) {
-            self.shared.counters.expired();
-            responder.answer(Err(BatchError::ExpiredInQueue));
-            return None;
+        if let Some(deadline) = deadline {
+            let counters = &self.shared.counters;
+            let is_past = now >= deadline;
+            if is_past || now + counters.commit_average() >= deadline {
+                if is_past {
+                    counters.expired();
+                } else {
+                    counters.expired_by_average();
+                }
+                responder.answer(Err(BatchError::ExpiredInQueue));
+                return None;
+            }
         }
+        self.pace.claimed(queued_at, deadline);
         let queue_wait = now.saturating_duration_since(queued_at);
         Some(Claimed {
             item,
             reply: Reply {
                 courier,
+                client,
                 responder,
                 queue_wait,
                 claimed_at: now,
             },
         })
+    }
+
+    /// To be asked when the committer is idle: why what has been taken goes out now, as one batch. `None` if it lingers
+    /// for callers on their way; then take more, and [`sleep`](Self::sleep) if there is none.
+    pub fn due(&mut self) -> Option<FlushReason> {
+        let situation = self.situation();
+        self.pace.due(&situation, Instant::now)
+    }
+
+    pub(super) fn situation(&self) -> Situation {
+        Situation {
+            on_their_way: self.shared.callers.on_their_way(),
+            commit: self.shared.counters.commit_average(),
+            closed: self.shared.ring.is_closed(),
+            flush_to: self.shared.counters.flush_to(),
+        }
     }
 
     fn measure_rate(&mut self, items: usize, now: Instant) {
@@ -149,22 +273,28 @@ impl<T: BatchItem, R> Intake<T, R> {
     /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.shared.ring.len()
+        self.shared.ring.len() + self.held.len()
     }
 
-    /// Whether the ring is closed and empty, and will stay so.
+    /// Whether the ring is closed, nothing waits, and nothing will.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.shared.ring.is_drained()
+        self.held.is_empty() && self.shared.ring.is_drained()
     }
 
     /// Sleeps until `wake_at` requests wait, somebody calls [`Notifier::notify`](super::Notifier::notify), or the ring
-    /// is closed; at once if so many wait already or the ring is drained. It may wake for no reason.
+    /// is closed; at once if so many wait already or the ring is drained. While the batch in hand lingers, it is until
+    /// those have come whom it lingers for, or the time is up. It may wake for no reason.
     pub fn sleep(&self, wake_at: usize) {
-        if self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
+        let rest = self.pace.rest(&self.situation(), Instant::now);
+        let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
+        if !self.held.is_empty() || self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
             return;
         }
-        self.parker.park();
+        match rest {
+            Some((left, _)) => self.parker.park_timeout(left),
+            None => self.parker.park(),
+        }
     }
 
     /// What is to be used to answer from this or another thread.
@@ -180,19 +310,21 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     /// Counts a batch that was closed.
-    pub fn flushed(&self, reason: FlushReason, items: usize, bytes: usize) {
+    pub fn flushed(&mut self, reason: FlushReason, items: usize, bytes: usize) {
+        self.pace.closed();
         self.shared.counters.flushed(reason, items, bytes);
     }
 }
 
-impl<T, R> Drop for Intake<T, R> {
+impl<T: BatchItem, R> Drop for Intake<T, R> {
     /// The executor is gone: nobody else comes in, and those inside get an answer as their slots are dropped.
     fn drop(&mut self) {
         self.shared.ring.close();
         // Bounded: the door is closed, and whoever stands in it puts at most one item more into a bounded ring.
-        while !self.shared.ring.is_drained() {
-            match self.shared.ring.pop() {
+        while !self.is_drained() {
+            match self.held.pop_front().or_else(|| self.shared.ring.pop()) {
                 Some(queued) => {
+                    self.shared.left_queue(&queued.item);
                     if queued.responder.claim() {
                         queued.responder.answer(Err(BatchError::Closed));
                     }
@@ -206,14 +338,28 @@ impl<T, R> Drop for Intake<T, R> {
 // ===== impl Answerer =====
 
 impl Answerer {
-    /// Answers every request in `answers`, in order, and leaves it empty.
+    /// Answers every request in `answers`, in order, after a commit, and leaves it empty.
     pub fn answer_all<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
+        self.give(answers);
+        // The last to be taken waited for the commit and for little else.
+        if let Some(commit) = self.commits.iter().min() {
+            self.counters.committed(*commit);
+        }
+    }
+
+    /// Answers every request in `answers`, in order, and leaves it empty. Nothing had to be committed for them.
+    pub fn answer_uncommitted<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
+        self.give(answers);
+    }
+
+    fn give<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
         let now = Instant::now();
         self.queue_waits.clear();
         self.commits.clear();
         for (reply, value) in answers.drain(..) {
             let Reply {
                 courier,
+                client: _,
                 responder,
                 queue_wait,
                 claimed_at,

@@ -21,11 +21,14 @@ const WITHDRAWN: u8 = 3;
 /// Makes the two ends of a slot.
 #[must_use]
 pub(crate) fn slot<R>() -> (Responder<R>, Receiver<R>) {
-    let shared = Arc::new(Shared {
+    ends(Arc::new(Shared {
         state: AtomicU8::new(QUEUED),
         answer: Mutex::new(None),
         waker: AtomicWaker::new(),
-    });
+    }))
+}
+
+fn ends<R>(shared: Arc<Shared<R>>) -> (Responder<R>, Receiver<R>) {
     (
         Responder {
             shared: Arc::clone(&shared),
@@ -43,6 +46,11 @@ pub(crate) struct Responder<R> {
 
 /// The caller's end. Dropping it while the request is queued withdraws the request.
 pub(crate) struct Receiver<R> {
+    shared: Arc<Shared<R>>,
+}
+
+/// A slot whose answer has been given, kept to be used again.
+pub(crate) struct Spare<R> {
     shared: Arc<Shared<R>>,
 }
 
@@ -143,6 +151,21 @@ impl<R> Receiver<R> {
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// The slot, emptied, to be used again once this end is dropped. `None` before the answer: the other end may be
+    /// anywhere then.
+    #[must_use]
+    pub(crate) fn retire(&self) -> Option<Spare<R>> {
+        if self.shared.state.load(Ordering::Acquire) != ANSWERED {
+            return None;
+        }
+        // Neither an answer that nobody took nor a task that nobody wakes is kept alive by a spare.
+        drop(self.shared.answer.lock().take());
+        drop(self.shared.waker.take());
+        Some(Spare {
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
     fn take(&self) -> Option<Result<R, Lost>> {
         let answered = self.shared.state.load(Ordering::Acquire) == ANSWERED;
         answered.then(|| self.shared.answer.lock().take().ok_or(Lost))
@@ -158,5 +181,25 @@ impl<R> Drop for Receiver<R> {
 impl<R> std::fmt::Debug for Receiver<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+// ===== impl Spare =====
+
+impl<R> Spare<R> {
+    /// Two new ends. `None` if one of the old ones is still there: it must not see the new request's states.
+    #[must_use]
+    pub(crate) fn reuse(mut self) -> Option<(Responder<R>, Receiver<R>)> {
+        // Whoever had an end has dropped it, and all it did happens before this.
+        Arc::get_mut(&mut self.shared)?;
+        // Relaxed: the ring shows it to the executor.
+        self.shared.state.store(QUEUED, Ordering::Relaxed);
+        Some(ends(self.shared))
+    }
+}
+
+impl<R> std::fmt::Debug for Spare<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spare").finish_non_exhaustive()
     }
 }

@@ -1,8 +1,11 @@
-//! What the batch processor promises, by the numbers of the conformance tests of its design. Time stands still unless a
+//! What the batch processor promises, by the numbers of the conformance tests of its design, each with the name of the
+//! system that had the bug. Time stands still unless a
 //! test moves it, and nearly all tests play the executor themselves, step by step.
 
+mod fairness;
 mod leaving;
 mod limits;
+mod lingering;
 
 use std::{
     panic::resume_unwind,
@@ -80,6 +83,7 @@ fn sides<R>(queue_requests_max: usize) -> Sides<Counted, R> {
     let config = BatchConfig {
         queue_requests_max,
         queue_bytes_max: MIB,
+        ..BatchConfig::default()
     };
     batch(&config).unwrap()
 }
@@ -90,7 +94,7 @@ fn submit<R>(
     deadline: Option<Duration>,
 ) -> task::Spawn<ResponseFuture<R>> {
     let deadline = deadline.map(|after| Instant::now() + after);
-    task::spawn(processor.submit(Submission { item, deadline }))
+    task::spawn(processor.submit(Submission::new(item, deadline)))
 }
 
 fn submit_number((processor, _): &TestSides, number: usize) -> TestFuture {
@@ -123,10 +127,25 @@ fn value(future: &mut TestFuture) -> usize {
     assert_ready!(future.poll()).unwrap().value
 }
 
+/// One request, and a commit that takes so long.
+async fn commit_of(
+    processor: &BatchProcessor<Counted, usize>,
+    intake: &mut Intake<Counted, usize>,
+    duration: Duration,
+) {
+    let mut future = submit(processor, Counted::new(0), None);
+    let claimed = take(intake);
+    assert_eq!(intake.due(), Some(FlushReason::Idle));
+    advance(duration).await;
+    answer(intake, claimed);
+    assert_eq!(value(&mut future), 0);
+    assert_eq!(processor.stats().commit_average, duration);
+}
+
 // ===== 21: the guard =====
 
 #[test]
-fn conformance_21_answers_find_their_callers_in_any_order() {
+fn t21_dataloader_answers_find_their_callers_in_any_order() {
     let mut both = sides(8);
     let mut futures = (0..5)
         .map(|number| submit_number(&both, number))
@@ -145,7 +164,7 @@ fn conformance_21_answers_find_their_callers_in_any_order() {
 }
 
 #[test]
-fn conformance_21_an_executor_that_returns_early_answers_lost() {
+fn t21_seed_bp4_an_executor_that_returns_early_answers_lost() {
     fn fails_half_way(intake: &mut Intake<Counted, usize>) -> Option<()> {
         let mut claimed = take(intake);
         let unanswered = claimed.split_off(1);
@@ -166,7 +185,7 @@ fn conformance_21_an_executor_that_returns_early_answers_lost() {
 }
 
 #[test]
-fn conformance_21_an_executor_that_panics_answers_everybody() {
+fn t21_seed_bp6_an_executor_that_panics_answers_everybody() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut claimed = submit(&processor, Counted::new(1), None);
     let mut queued = submit(&processor, Counted::new(2), None);
@@ -194,7 +213,7 @@ fn conformance_21_an_executor_that_panics_answers_everybody() {
 // ===== 22: nothing is dropped twice, nothing is kept =====
 
 #[tokio::test(start_paused = true)]
-async fn conformance_22_ten_items_are_dropped_ten_times() {
+async fn t22_seed_bp2_ten_items_are_dropped_ten_times() {
     let drops = Arc::new(AtomicUsize::new(0));
     let (processor, mut intake) = sides::<usize>(6);
     let send = |number, deadline| submit(&processor, Counted::counting(number, &drops), deadline);
@@ -229,7 +248,7 @@ async fn conformance_22_ten_items_are_dropped_ten_times() {
 }
 
 #[test]
-fn conformance_22_ten_answers_are_dropped_ten_times() {
+fn t22_seed_bp2_ten_answers_are_dropped_ten_times() {
     let drops = Arc::new(AtomicUsize::new(0));
     let (processor, mut intake) = sides::<Counted>(16);
     let mut futures = (0..10)
@@ -257,7 +276,7 @@ fn conformance_22_ten_answers_are_dropped_ten_times() {
 
 /// The runtime has no timer, so anything that waited for one would panic.
 #[test]
-fn conformance_23_a_lone_item_is_taken_at_once() {
+fn t23_seed_bp7_a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
     let executor = thread::spawn(move || {
         while !intake.is_drained() {
@@ -269,7 +288,7 @@ fn conformance_23_a_lone_item_is_taken_at_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for number in 0..100 {
         let item = Counted::new(number);
-        let answer = runtime.block_on(processor.submit(Submission { item, deadline: None }));
+        let answer = runtime.block_on(processor.submit(Submission::new(item, None)));
         assert_eq!(answer.unwrap().value, number);
     }
     processor.close();
@@ -278,7 +297,7 @@ fn conformance_23_a_lone_item_is_taken_at_once() {
 
 /// Arrivals that come at a steady pace put nothing off: a debounce would let them wait for ever.
 #[tokio::test(start_paused = true)]
-async fn conformance_24_steady_arrivals_do_not_delay_one_another() {
+async fn t24_ultra_batch_steady_arrivals_do_not_delay_one_another() {
     let mut both = sides(8);
     for number in 0..100 {
         let mut future = submit_number(&both, number);
@@ -294,7 +313,7 @@ async fn conformance_24_steady_arrivals_do_not_delay_one_another() {
 }
 
 #[test]
-fn conformance_24_a_batch_is_what_waits_and_no_more_than_asked_for() {
+fn t24_seed_bp31_a_batch_is_what_waits_and_no_more_than_asked_for() {
     let mut both = sides(8);
     let futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -318,7 +337,7 @@ fn conformance_24_a_batch_is_what_waits_and_no_more_than_asked_for() {
 // ===== 25: shutdown =====
 
 #[test]
-fn conformance_25_a_closed_ring_is_emptied_and_lets_nobody_in() {
+fn t25_zebra_and_seed_bp19_a_closed_ring_is_emptied_and_lets_nobody_in() {
     let mut both = sides(8);
     let mut futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -342,7 +361,7 @@ fn conformance_25_a_closed_ring_is_emptied_and_lets_nobody_in() {
 }
 
 #[test]
-fn conformance_25_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
+fn t25_zebra_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
     const CALLERS: usize = 3;
     let (processor, mut intake) = sides::<usize>(4);
     let executor = thread::spawn(move || {
@@ -363,7 +382,7 @@ fn conformance_25_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
                 let mut answered = 0;
                 loop {
                     let item = Counted::new(answered);
-                    match runtime.block_on(processor.submit(Submission { item, deadline: None })) {
+                    match runtime.block_on(processor.submit(Submission::new(item, None))) {
                         Ok(answer) => assert_eq!(answer.value, answered),
                         Err(error) => return (answered, error),
                     }

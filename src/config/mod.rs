@@ -117,6 +117,14 @@ pub struct BatchSection {
     pub queue_requests_max: usize,
     /// Most bytes that wait, at least 1 MiB.
     pub queue_bytes_max: ByteSize,
+    /// Longest that a block waits for calls that are on their way, 0 to 1 s, and never more than half a commit. Zero: a
+    /// block waits for nobody.
+    #[serde(with = "humantime_serde")]
+    pub max_linger: Duration,
+    /// Calls that must be on their way for that, 1 to 2^20.
+    pub siblings: usize,
+    /// Largest part of one connection, in percent of the largest batch, while others wait, 1 to 100.
+    pub client_share_percent: u8,
 }
 
 /// Which thread runs where.
@@ -254,6 +262,9 @@ impl Default for BatchSection {
         BatchSection {
             queue_requests_max: batch.queue_requests_max,
             queue_bytes_max: ByteSize(batch.queue_bytes_max as u64),
+            max_linger: batch.max_linger,
+            siblings: batch.siblings,
+            client_share_percent: batch.client_share_percent,
         }
     }
 }
@@ -306,6 +317,9 @@ impl Config {
             batch: BatchConfig {
                 queue_requests_max: self.batch.queue_requests_max,
                 queue_bytes_max: usize::try_from(self.batch.queue_bytes_max.0).unwrap_or(usize::MAX),
+                max_linger: self.batch.max_linger,
+                siblings: self.batch.siblings,
+                client_share_percent: self.batch.client_share_percent,
             },
             circuits: self.breaker.circuits(&breaker)?,
             breaker,

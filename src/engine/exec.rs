@@ -115,12 +115,14 @@ impl Exec {
 
             let progress = self.catch_up();
             let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
-            if !self.answers.is_empty() && (progress.idle || (large && progress.has_room)) {
-                self.flush(if progress.idle {
-                    FlushReason::Idle
-                } else {
-                    FlushReason::Items
-                });
+            let due = if self.answers.is_empty() {
+                None
+            } else {
+                let due = progress.idle.then(|| self.intake.due()).flatten();
+                due.or((large && progress.has_room).then_some(FlushReason::Items))
+            };
+            if let Some(reason) = due {
+                self.flush(reason);
             } else if taken == 0 {
                 if self.intake.is_drained() {
                     break;
@@ -288,7 +290,7 @@ impl Exec {
             return;
         } else if self.failed || progress.idle {
             self.answer_items = 0;
-            self.answerer.answer_all(&mut self.answers);
+            self.answerer.answer_uncommitted(&mut self.answers);
             return;
         }
         let answers = std::mem::take(&mut self.answers);

@@ -193,10 +193,7 @@ impl Maintenance {
     }
 
     fn ask(&self, command: Command) -> Result<Reply, EngineError> {
-        let future = self.batch.submit(Submission {
-            item: command,
-            deadline: None,
-        });
+        let future = self.batch.submit(Submission::new(command, None));
         let answer = futures_executor::block_on(future)?;
         Ok(answer.value.result?)
     }

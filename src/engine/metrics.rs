@@ -2,6 +2,7 @@
 
 use super::TallyEngine;
 use crate::{
+    batch::FlushReason,
     breaker::{CircuitState, LifetimeStats},
     engine::{CircuitReport, Condition},
     sys::limits::disk_space,
@@ -126,13 +127,30 @@ impl TallyEngine {
         families.counters(
             "tally_batch_flush_total",
             "Journal blocks by what closed them.",
-            [
-                ("idle", stats.flush_idle),
-                ("items", stats.flush_items),
-                ("bytes", stats.flush_bytes),
-                ("drain", stats.flush_drain),
-            ]
-            .map(|(reason, count)| (vec![("reason", reason)], count as f64)),
+            FlushReason::ALL.map(|reason| {
+                let labels = vec![("reason", reason.as_str())];
+                (labels, stats.flushed(reason) as f64)
+            }),
+        );
+        families.gauge(
+            "tally_queue_bytes",
+            "Bytes of the requests that wait.",
+            stats.queue_bytes as f64,
+        );
+        families.gauge(
+            "tally_queue_oldest_seconds",
+            "For how long the oldest request has waited, about.",
+            stats.oldest_age.as_secs_f64(),
+        );
+        families.gauge(
+            "tally_batch_linger_seconds",
+            "How long a batch may wait for callers who are on their way.",
+            stats.linger.as_secs_f64(),
+        );
+        families.counter(
+            "tally_queue_held_back_total",
+            "Requests that waited for one batch more since their client had had its share.",
+            stats.held_back as f64,
         );
         let batch = self.shared.batch.distributions();
         let latency = [

@@ -51,7 +51,7 @@ pub use self::{
     start::StartError,
 };
 use crate::{
-    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Submission},
+    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Submission},
     breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker},
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
@@ -328,6 +328,13 @@ impl TallyEngine {
         self.shared.batch.clone().courier(index)
     }
 
+    /// A new client, such as a connection, whose calls are on their way to EXEC from when they begin, and share its batches
+    /// fairly with those of others.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        self.shared.batch.caller()
+    }
+
     /// Lets the circuits look at the clock, and sends them probes if they want some. To be called every
     /// [`CircuitBreakerConfig::tick_interval`].
     pub fn tick(&self) {
@@ -396,13 +403,7 @@ impl TallyEngine {
 
     async fn write(&self, guard: Guard, command: Command, deadline: Option<Instant>) -> Answered {
         let mut guarded = self.guards.get(guard).clone();
-        match guarded
-            .call(Submission {
-                item: command,
-                deadline,
-            })
-            .await
-        {
+        match guarded.call(Submission::new(command, deadline)).await {
             Ok(answer) => Ok(answer.value.result?),
             Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
             Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
@@ -413,10 +414,7 @@ impl TallyEngine {
         let answer = self
             .shared
             .batch
-            .submit(Submission {
-                item: command,
-                deadline,
-            })
+            .submit(Submission::new(command, deadline))
             .await?;
         Ok(answer.value.result?)
     }

@@ -54,10 +54,7 @@ impl SelfProbes {
 
 impl Probe {
     fn send(permit: Permit, batch: &BatchProcessor<Command, EngineReply>) -> Self {
-        let submission = Submission {
-            item: Command::Probe,
-            deadline: None,
-        };
+        let submission = Submission::new(Command::Probe, None);
         Probe {
             permit,
             answer: Box::pin(batch.submit(submission)),

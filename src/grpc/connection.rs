@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{NetConfig, Services, clients::ClientPlace};
-use crate::{security::Security, telemetry::rpc_span};
+use crate::{engine::TallyEngine, security::Security, telemetry::rpc_span};
 
 /// A stream's flow-control window: enough for a large batch without a round trip in the middle.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -48,6 +48,7 @@ pub(super) struct Connections {
     pub(super) config: NetConfig,
     pub(super) services: Services,
     pub(super) security: Arc<Security>,
+    pub(super) engine: TallyEngine,
     pub(super) draining: CancellationToken,
 }
 
@@ -96,11 +97,12 @@ impl Connections {
         let begun = Arc::new(AtomicU64::new(0));
         let service = service_fn({
             let (services, begun) = (self.services, Arc::clone(&begun));
+            let caller = self.engine.caller();
             move |request: http::Request<Incoming>| {
                 begun.fetch_add(1, Ordering::Relaxed);
                 // Without an exporter the span is disabled, and costs a look.
                 let span = rpc_span(request.uri().path(), request.headers());
-                services.call(request, peer).instrument(span)
+                caller.calling(services.call(request, peer)).instrument(span)
             }
         });
         let connection = http2::Builder::new(TokioExecutor::new())

@@ -19,6 +19,7 @@ use super::{
     watch::{self, WATCHERS_MAX},
 };
 use crate::{
+    batch::FlushReason,
     distribution::Summary,
     engine::{EngineStats, TallyEngine},
     proto::{
@@ -140,14 +141,18 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         durable_block,
         unknown_outcomes,
     } = engine.stats();
+    let flushed = |reason| count(batch.flushed(reason));
     GetBatchStatsResponse {
         queue_depth: count(batch.queue_depth as u64),
         queue_capacity: count(batch.queue_capacity as u64),
         flush_reasons: Some(FlushReasons {
-            idle: count(batch.flush_idle),
-            items: count(batch.flush_items),
-            bytes: count(batch.flush_bytes),
-            drain: count(batch.flush_drain),
+            idle: flushed(FlushReason::Idle),
+            items: flushed(FlushReason::Items),
+            bytes: flushed(FlushReason::Bytes),
+            drain: flushed(FlushReason::Drain),
+            linger: flushed(FlushReason::Linger),
+            deadline: flushed(FlushReason::Deadline),
+            explicit: flushed(FlushReason::Explicit),
         }),
         batch_transactions: Some(sizes(&batch.items)),
         batch_bytes: Some(sizes(&batch.bytes)),
@@ -159,6 +164,13 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         full: count(batch.full),
         replies_missing: count(batch.replies_missing),
         unknown_outcomes: count(unknown_outcomes),
+        queue_bytes: count(batch.queue_bytes as u64),
+        queue_bytes_capacity: count(batch.queue_bytes_capacity as u64),
+        oldest_age: Some(duration(batch.oldest_age)),
+        linger_current: Some(duration(batch.linger)),
+        commit_average: Some(duration(batch.commit_average)),
+        held_back: count(batch.held_back),
+        client_share_percent: count(batch.client_share_percent),
         ledger: Some(LedgerStats {
             accounts: count(ledger.accounts),
             last_sequence: count(ledger.last_sequence),

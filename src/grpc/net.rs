@@ -156,6 +156,7 @@ pub fn serve(
             config,
             services: services.clone(),
             security: Arc::clone(security),
+            engine: engine.clone(),
             draining: draining.clone(),
         };
         let name = format!("tally-net-{index}");

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that the crate is linked once.
 #![cfg(test)]
 
+mod batch;
 mod bench;
 mod breaker;
 mod crash;

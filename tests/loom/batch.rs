@@ -10,10 +10,13 @@ use std::{
 };
 
 use loom::{future::block_on, model::Builder, sync::Notify, thread};
+use pool::Pool;
 use ring::{Refused, Ring};
 use slot::{Lost, Receiver, slot};
 use sync::{Arc, AtomicUsize, Ordering};
 
+#[path = "../../src/batch/pool.rs"]
+mod pool;
 #[path = "../../src/batch/ring.rs"]
 mod ring;
 #[path = "../../src/batch/slot.rs"]
@@ -239,6 +242,83 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
             }
         };
         assert_eq!(executor.join().unwrap(), !withdrawn);
+    });
+}
+
+// ===== the pool =====
+
+/// One request after the other through the same slot, while the executor may still be leaving the one before: no request
+/// sees another's answer, and the executor never claims what it has not been given.
+#[test]
+fn a_slot_that_is_used_again_mixes_up_no_requests() {
+    check(|| {
+        let pool = Pool::new();
+        let mut executors = Vec::new();
+        for number in [1, 2] {
+            let (responder, receiver) = pool.take();
+            executors.push(thread::spawn(move || {
+                assert!(responder.claim());
+                responder.answer(number);
+            }));
+            assert_eq!(wait_for(&receiver), Ok(number));
+            pool.give_back(&receiver);
+            drop(receiver);
+        }
+        for executor in executors {
+            executor.join().unwrap();
+        }
+    });
+}
+
+/// A caller that leaves gives its slot back only once it is answered, and the next one finds it clean.
+#[test]
+fn a_slot_whose_caller_has_left_is_used_again_only_when_it_is_answered() {
+    check(|| {
+        let pool = Pool::new();
+        let (responder, receiver) = pool.take();
+        let executor = thread::spawn(move || {
+            if responder.claim() {
+                responder.answer(1);
+            }
+        });
+        if !receiver.withdraw() {
+            pool.give_back(&receiver);
+        }
+        drop(receiver);
+        let (responder, receiver) = pool.take();
+        let context = Context::from_waker(Waker::noop());
+        assert!(receiver.poll_answer(&context).is_pending());
+        assert!(responder.claim(), "a new request is queued");
+        responder.answer(2);
+        assert_eq!(wait_for(&receiver), Ok(2));
+        executor.join().unwrap();
+    });
+}
+
+/// Callers on two threads without couriers share a pool.
+#[test]
+fn two_callers_that_share_a_pool_never_share_a_slot() {
+    check(|| {
+        let pool = Arc::new(Pool::new());
+        let (responder, receiver) = pool.take();
+        assert!(responder.claim());
+        responder.answer(0);
+        pool.give_back(&receiver);
+        drop(receiver);
+        let call = |number| {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || {
+                let (responder, receiver) = pool.take();
+                assert!(responder.claim());
+                responder.answer(number);
+                assert_eq!(wait_for(&receiver), Ok(number));
+                pool.give_back(&receiver);
+            })
+        };
+        let calls = [call(1), call(2)];
+        for call in calls {
+            call.join().unwrap();
+        }
     });
 }
 

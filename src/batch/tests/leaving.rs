@@ -5,7 +5,7 @@ use super::*;
 // ===== 26: callers who leave =====
 
 #[test]
-fn conformance_26_cancelled_in_the_queue_is_never_executed() {
+fn t26_seed_bp14_cancelled_in_the_queue_is_never_executed() {
     let mut both = sides(8);
     let (mut polled, unpolled, mut stays) = (
         submit_number(&both, 0),
@@ -23,7 +23,7 @@ fn conformance_26_cancelled_in_the_queue_is_never_executed() {
 }
 
 #[test]
-fn conformance_26_cancelled_after_the_claim_is_executed() {
+fn t26_seed_bp14_cancelled_after_the_claim_is_executed() {
     let mut both = sides(8);
     let future = submit_number(&both, 0);
     let claimed = take(&mut both.1);
@@ -40,7 +40,7 @@ fn conformance_26_cancelled_after_the_claim_is_executed() {
 // ===== 27: deadlines =====
 
 #[tokio::test(start_paused = true)]
-async fn conformance_27_the_callers_timer_sees_the_expiry_first() {
+async fn t27_seed_bp13_the_callers_timer_sees_the_expiry_first() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     assert_pending!(future.poll());
@@ -56,7 +56,7 @@ async fn conformance_27_the_callers_timer_sees_the_expiry_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conformance_27_the_executor_sees_the_expiry_first() {
+async fn t27_seed_bp30_the_executor_sees_the_expiry_first() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     let mut patient = submit(&processor, Counted::new(1), Some(6 * MS));
@@ -72,7 +72,7 @@ async fn conformance_27_the_executor_sees_the_expiry_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conformance_27_expired_before_the_queue_takes_no_room() {
+async fn t27_seed_bp16_expired_before_the_queue_takes_no_room() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
     assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
@@ -81,7 +81,7 @@ async fn conformance_27_expired_before_the_queue_takes_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conformance_27_expired_after_the_claim_is_unknown() {
+async fn t27_seed_bp22_expired_after_the_claim_is_unknown() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     assert_pending!(future.poll());
@@ -98,7 +98,7 @@ async fn conformance_27_expired_after_the_claim_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conformance_27_an_answer_that_came_beats_the_deadline() {
+async fn t27_seed_bp15_an_answer_that_came_beats_the_deadline() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
     assert_pending!(future.poll());
@@ -115,4 +115,61 @@ async fn conformance_27_an_answer_that_came_beats_the_deadline() {
             commit: 4 * MS
         }
     );
+}
+
+/// A commit of 4 ms has been seen, so a deadline in 4 ms can't be met, and one in 5 ms can.
+#[tokio::test(start_paused = true)]
+async fn t27_seed_bp30_what_a_commit_would_make_too_late_is_not_begun() {
+    let (processor, mut intake) = sides::<usize>(8);
+    commit_of(&processor, &mut intake, 4 * MS).await;
+    let mut hopeless = submit(&processor, Counted::new(1), Some(4 * MS));
+    let in_time = submit(&processor, Counted::new(2), Some(5 * MS));
+    assert_eq!(numbers(&take(&mut intake)), [2]);
+    assert_ready_eq!(hopeless.poll(), Err(BatchError::ExpiredInQueue));
+    assert_eq!(processor.stats().expired, 1);
+    drop(in_time);
+}
+
+/// After one stall, callers with little time are not refused for ever.
+#[tokio::test(start_paused = true)]
+async fn t27_seed_bp30_one_stall_does_not_shut_out_the_hurried() {
+    let (processor, mut intake) = sides::<usize>(8);
+    commit_of(&processor, &mut intake, 1000 * MS).await;
+    let refused = (0..100)
+        .take_while(|number| {
+            let future = submit(&processor, Counted::new(*number), Some(20 * MS));
+            let is_refused = take(&mut intake).is_empty();
+            drop(future);
+            is_refused
+        })
+        .count();
+    // (7/8)^30 of a second is less than 20 ms.
+    assert!((1..=30).contains(&refused), "{refused}");
+}
+
+// ===== 31: timers =====
+
+/// The executor is blocked on its own thread for as long as the test wants; the callers' runtime goes on, so its clock,
+/// which moves when there is nothing else to do, reaches the deadline.
+#[tokio::test(start_paused = true)]
+async fn t31_seed_bp5_a_blocked_executor_does_not_delay_timers() {
+    let (processor, mut intake) = sides::<usize>(8);
+    let (release, blocked) = std::sync::mpsc::sync_channel::<()>(0);
+    let executor = thread::spawn(move || {
+        intake.sleep(1);
+        let claimed = take(&mut intake);
+        assert!(blocked.recv().is_err(), "released by being dropped");
+        answer(&intake, claimed);
+    });
+    let begun = Instant::now();
+    let patient = processor.submit(Submission::new(Counted::new(0), None));
+    while processor.stats().queue_depth > 0 {
+        thread::yield_now();
+    }
+    let queued = processor.submit(Submission::new(Counted::new(1), Some(begun + 22 * MS)));
+    assert_eq!(queued.await.unwrap_err(), BatchError::ExpiredInQueue);
+    assert!(begun.elapsed() >= 22 * MS);
+    drop(release);
+    assert_eq!(patient.await.unwrap().value, 0);
+    executor.join().unwrap();
 }

@@ -21,7 +21,7 @@ fn a_queue_full_of_requests_refuses_with_a_hint() {
 }
 
 #[test]
-fn conformance_28_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
+fn t28_vector_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
     assert_pending!(lone.poll());
@@ -42,6 +42,58 @@ fn conformance_28_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
         Err(BatchError::Full { .. })
     ));
     assert_eq!(processor.stats().full, 2);
+}
+
+#[test]
+fn t28_vector_a_request_larger_than_any_batch_is_a_batch_of_its_own() {
+    let mut both = sides(8);
+    // Half of what the queue may hold is the most for a batch.
+    let sizes = [400, 200, 600, 100].map(|kib| kib << 10);
+    let futures: Vec<_> = sizes
+        .into_iter()
+        .enumerate()
+        .map(|(number, bytes)| {
+            // The bound on the queue is not what this is about.
+            both.0.shared.queue_bytes.store(0, Ordering::Relaxed);
+            let item = Counted {
+                number,
+                ..Counted::of_bytes(bytes)
+            };
+            submit(&both.0, item, None)
+        })
+        .collect();
+    both.0
+        .shared
+        .queue_bytes
+        .store(sizes.iter().sum(), Ordering::Relaxed);
+    for expected in [vec![0], vec![1], vec![2], vec![3]] {
+        assert_eq!(both.1.waiting(), 4 - expected[0]);
+        assert_eq!(numbers(&take(&mut both.1)), expected);
+    }
+    assert_eq!((both.0.stats().queue_depth, both.0.stats().queue_bytes), (0, 0));
+    drop(futures);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_tells_how_much_waits_and_for_how_long() {
+    let (processor, mut intake) = sides::<usize>(8);
+    assert_eq!(processor.stats().oldest_age, Duration::ZERO);
+    advance(7 * MS).await;
+    let _first = submit(&processor, Counted::of_bytes(300), None);
+    advance(3 * MS).await;
+    let _second = submit(&processor, Counted::of_bytes(30), None);
+    advance(2 * MS).await;
+    let stats = processor.stats();
+    assert_eq!(
+        (stats.queue_depth, stats.queue_bytes, stats.oldest_age),
+        (2, 330, 5 * MS)
+    );
+    assert_eq!(stats.queue_bytes_capacity, MIB);
+    // It was there no later than the one that was taken: about, and never less.
+    assert_eq!(intake.take(1, &mut Vec::new()), 1);
+    assert_eq!(processor.stats().oldest_age, 5 * MS);
+    assert_eq!(intake.take(1, &mut Vec::new()), 1);
+    assert_eq!(processor.stats().oldest_age, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,6 +128,20 @@ fn bounds_out_of_bounds_are_named() {
         ..good
     };
     assert_eq!(bad.validate().unwrap_err().field, "queue_bytes_max");
+    let too_long = BatchConfig {
+        max_linger: 1001 * MS,
+        ..good
+    };
+    assert_eq!(too_long.validate().unwrap_err().field, "max_linger_us");
+    let nobody = BatchConfig { siblings: 0, ..good };
+    assert_eq!(nobody.validate().unwrap_err().field, "siblings");
+    for client_share_percent in [0, 101] {
+        let bad = BatchConfig {
+            client_share_percent,
+            ..good
+        };
+        assert_eq!(bad.validate().unwrap_err().field, "client_share_percent");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,12 +163,7 @@ async fn stats_are_exact() {
     drop(claimed.pop());
     advance(3 * MS).await;
     answer(&intake, claimed);
-    for (reason, times) in [
-        (FlushReason::Idle, 1),
-        (FlushReason::Items, 2),
-        (FlushReason::Bytes, 3),
-        (FlushReason::Drain, 4),
-    ] {
+    for (times, reason) in (1..).zip(FlushReason::ALL) {
         (0..times).for_each(|_| intake.flushed(reason, 5, 500));
     }
     assert_eq!(value(&mut futures[0]), 0);
@@ -114,16 +175,15 @@ async fn stats_are_exact() {
         (stats.full, stats.expired, stats.cancelled, stats.replies_missing),
         (1, 1, 1, 1)
     );
-    let flushes = [
-        stats.flush_idle,
-        stats.flush_items,
-        stats.flush_bytes,
-        stats.flush_drain,
-    ];
-    assert_eq!(flushes, [1, 2, 3, 4]);
+    assert_eq!(stats.flushes, [1, 2, 3, 4, 5, 6, 7]);
+    for (times, reason) in (1..).zip(FlushReason::ALL) {
+        assert_eq!(stats.flushed(reason), times, "{}", reason.as_str());
+    }
+    // The one commit of 3 ms is all there is of an average; half of it is more than may be lingered.
+    assert_eq!((stats.commit_average, stats.linger), (3 * MS, 3 * MS / 2));
     assert_eq!(
         (stats.items.count, stats.items.max, stats.bytes.count),
-        (10, 5, 10)
+        (28, 5, 28)
     );
     assert_eq!((stats.queue_wait.count, stats.commit.count), (1, 1));
     assert!(
@@ -145,10 +205,7 @@ fn it_is_a_service_that_is_always_ready() {
     // Ready even when it is full: `call` decides.
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
-    let mut refused = task::spawn(processor.call(Submission {
-        item: Counted::new(2),
-        deadline: None,
-    }));
+    let mut refused = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
     assert!(matches!(
         assert_ready!(refused.poll()),
         Err(BatchError::Full { .. })

@@ -55,7 +55,7 @@ async fn nothing_is_answered_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
+async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;

@@ -3,3 +3,4 @@
 pub(crate) mod in_process;
 pub(crate) mod server;
 pub(crate) mod sim_disk;
+pub(crate) mod sys;

@@ -1,7 +1,5 @@
 //! The closed path allocates nothing, nor does a rejection.
 
-mod sys;
-
 use std::{
     future::{Future, ready},
     hint::black_box,
@@ -10,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use sys::allocations_of;
 use tally::breaker::{CircuitBreakerLayer, Verdict};
 use tower::{Layer, Service, service_fn};
 
 use super::support::{FAST, Rig};
+use crate::support::sys::allocations_of;
 
 #[test]
 fn the_counter_counts() {

@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// How often this thread has allocated while `run` ran.
-pub(super) fn allocations_of(run: impl FnOnce()) -> u64 {
+pub(crate) fn allocations_of(run: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     run();
     ALLOCATIONS.get() - before

@@ -1,0 +1,172 @@
+//! Callers before they submit: who they are, and how many are on their way.
+//!
+//! A connection wraps each of its calls in [`Caller::calling`]. Until the call submits its request, it counts as on its
+//! way, which is what a batch may linger for; and its request carries the caller's number, by which batches are shared
+//! out. Both reach the request by way of the thread that polls the call, so nothing between the connection and the queue
+//! has to know.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+
+thread_local! {
+    /// The call that this thread is polling.
+    static CALL: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+/// The number of requests whose client nobody knows.
+pub(super) const UNKNOWN: u64 = 0;
+
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    /// Which processor's caller it is.
+    processor: usize,
+    client: u64,
+    on_its_way: bool,
+}
+
+/// Counts the callers of one processor.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    on_their_way: AtomicUsize,
+    /// Clients so far.
+    clients: AtomicU64,
+}
+
+/// One client of a batch processor, such as a connection.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    callers: Arc<Callers>,
+    client: u64,
+}
+
+pin_project! {
+    /// A call that is on its way to the queue until it submits or ends. See [`Caller::calling`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Calling<F> {
+        #[pin]
+        call: F,
+        way: Way,
+    }
+}
+
+/// Counts a call as on its way for as long as it is.
+#[derive(Debug)]
+struct Way {
+    caller: Caller,
+    on_its_way: bool,
+}
+
+/// While it lives, the thread polls a call of this caller.
+struct Polling<'a> {
+    way: &'a mut Way,
+    outer: Option<Current>,
+}
+
+// ===== impl Callers =====
+
+impl Callers {
+    /// A new client, with a number of its own.
+    pub(super) fn caller(self: &Arc<Self>) -> Caller {
+        Caller {
+            callers: Arc::clone(self),
+            client: self.clients.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
+    /// Calls that have begun and not yet submitted their request.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.on_their_way.load(Ordering::Relaxed)
+    }
+
+    /// The call that the calling thread polls has arrived. Whose it is.
+    pub(super) fn arrived(&self) -> u64 {
+        let Some(current) = CALL.get().filter(|current| current.processor == self.id()) else {
+            return UNKNOWN;
+        };
+        if current.on_its_way {
+            self.on_their_way.fetch_sub(1, Ordering::Relaxed);
+            CALL.set(Some(Current {
+                on_its_way: false,
+                ..current
+            }));
+        }
+        current.client
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}
+
+// ===== impl Caller =====
+
+impl Caller {
+    /// The caller's number, from 1.
+    #[must_use]
+    pub const fn client(&self) -> u64 {
+        self.client
+    }
+
+    /// `call` is on its way from now on, and what it submits while it is polled is this client's.
+    pub fn calling<F>(&self, call: F) -> Calling<F> {
+        self.callers.on_their_way.fetch_add(1, Ordering::Relaxed);
+        Calling {
+            call,
+            way: Way {
+                caller: self.clone(),
+                on_its_way: true,
+            },
+        }
+    }
+}
+
+// ===== impl Calling =====
+
+impl<F: Future> Future for Calling<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _polling = this.way.polling();
+        this.call.poll(context)
+    }
+}
+
+// ===== impl Way =====
+
+impl Way {
+    fn polling(&mut self) -> Polling<'_> {
+        let outer = CALL.replace(Some(Current {
+            processor: self.caller.callers.id(),
+            client: self.caller.client,
+            on_its_way: self.on_its_way,
+        }));
+        Polling { way: self, outer }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if self.on_its_way {
+            self.caller.callers.on_their_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        let current = CALL.replace(self.outer);
+        self.way.on_its_way = current.is_some_and(|current| current.on_its_way);
+    }
+}

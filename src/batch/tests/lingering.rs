@@ -1,0 +1,214 @@
+//! Who waits for whom. The clock moves only when a test moves it.
+
+use super::*;
+
+/// Calls that have begun and not submitted yet.
+fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec<impl Sized + use<>> {
+    let caller = processor.caller();
+    (0..calls)
+        .map(|_| caller.calling(std::future::pending::<()>()))
+        .collect()
+}
+
+/// Sides that have seen a commit of 2 ms, so that a linger is 1 ms.
+async fn linger_of_1_ms() -> TestSides {
+    let (processor, mut intake) = sides::<usize>(64);
+    commit_of(&processor, &mut intake, 2 * MS).await;
+    assert_eq!(processor.stats().linger, MS);
+    (processor, intake)
+}
+
+/// Submits one and takes it.
+fn take_one((processor, intake): &mut TestSides, deadline: Option<Duration>) -> TestFuture {
+    let mut future = submit(processor, Counted::new(0), deadline);
+    assert_pending!(future.poll());
+    assert_eq!(take(intake).len(), 1);
+    future
+}
+
+#[tokio::test(start_paused = true)]
+async fn t23_kafka_a_lone_request_goes_out_at_once_however_long_commits_take() {
+    let mut both = linger_of_1_ms().await;
+    for others in 0..4 {
+        let others = on_their_way(&both.0, others);
+        let _future = take_one(&mut both, None);
+        assert_eq!(both.1.due(), Some(FlushReason::Idle));
+        drop(others);
+    }
+    // Nor before anything is known of commits.
+    let mut both = sides::<usize>(8);
+    let others = on_their_way(&both.0, 100);
+    let _future = take_one(&mut both, None);
+    assert_eq!(both.1.due(), Some(FlushReason::Idle));
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t23_cockroach_a_batch_lingers_for_callers_on_their_way_from_its_first_request_on() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 4);
+    let first = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    advance(MS * 6 / 10).await;
+    // A later one does not begin it anew.
+    let second = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    advance(MS * 4 / 10).await;
+    assert_eq!(both.1.due(), Some(FlushReason::Linger));
+    drop((first, second, others));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_linger_ends_when_those_have_come_whom_it_was_for() {
+    let mut both = linger_of_1_ms().await;
+    let mut others = on_their_way(&both.0, 5);
+    let first = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    others.pop();
+    assert_eq!(both.1.due(), None, "four are left");
+    // Woken for nothing before: one more, who submits or leaves.
+    let rest = both.1.pace.rest(&both.1.situation(), Instant::now);
+    assert_eq!(rest, Some((MS, 1)));
+    others.pop();
+    assert_eq!(both.1.due(), Some(FlushReason::Linger));
+    drop((first, others));
+}
+
+/// The one who is waited for submits.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_submits_is_on_its_way_no_more() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 3);
+    let processor = both.0.clone();
+    let mut call = task::spawn(both.0.caller().calling(async move {
+        tokio::task::yield_now().await;
+        processor.submit(Submission::new(Counted::new(5), None)).await
+    }));
+    let first = take_one(&mut both, None);
+    assert_pending!(call.poll());
+    assert_eq!(both.1.due(), None);
+    assert_pending!(call.poll());
+    assert_eq!(numbers(&take(&mut both.1)), [5]);
+    assert_eq!(both.1.due(), Some(FlushReason::Linger));
+    drop((first, others, call));
+    assert_eq!(both.0.shared.callers.on_their_way(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_waited_in_the_queue_does_not_linger_on_top() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 9);
+    let future = submit(&both.0, Counted::new(0), None);
+    advance(MS).await;
+    assert_eq!(take(&mut both.1).len(), 1);
+    assert_eq!(both.1.due(), Some(FlushReason::Idle));
+    drop((future, others));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_linger_in_vain_is_not_tried_again_for_a_while() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 4);
+    let mut at_once_between = Vec::new();
+    for _ in 0..3 {
+        let mut at_once = 0;
+        loop {
+            let _future = take_one(&mut both, None);
+            match both.1.due() {
+                Some(FlushReason::Idle) => at_once += 1,
+                other => break assert_eq!(other, None),
+            }
+        }
+        at_once_between.push(at_once);
+        advance(MS).await;
+        assert_eq!(both.1.due(), Some(FlushReason::Linger));
+    }
+    assert_eq!(at_once_between, [0, 1, 2]);
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lingering_batch_goes_out_in_time_for_its_earliest_deadline() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 4);
+    let late = take_one(&mut both, Some(90 * MS));
+    assert_eq!(both.1.due(), None);
+    // A commit takes 2 ms, so this one has to begin within 0.5 ms.
+    let urgent = take_one(&mut both, Some(MS * 5 / 2));
+    assert_eq!(both.1.due(), None);
+    advance(MS / 2).await;
+    assert_eq!(both.1.due(), Some(FlushReason::Deadline));
+    drop((late, urgent, others));
+}
+
+/// A deadline that a linger could miss wakes the executor, whatever number it waits for. Were it not woken, this would
+/// not end.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_a_hurry_wakes_the_executor() {
+    let (processor, mut intake) = linger_of_1_ms().await;
+    processor.notifier().notify();
+    intake.sleep(64);
+    let patient = submit(&processor, Counted::new(0), None);
+    let urgent = submit(&processor, Counted::new(1), Some(3 * MS));
+    intake.sleep(64);
+    assert_eq!(take(&mut intake).len(), 2);
+    drop((patient, urgent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t25_vector_a_flush_that_is_asked_for_ends_the_linger() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 4);
+    let first = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    both.0.flush();
+    both.1.sleep(1);
+    assert_eq!(both.1.due(), Some(FlushReason::Explicit));
+    // It is not for what comes later.
+    advance(MS / 10).await;
+    let second = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    drop((first, second, others));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t25_vector_a_shutdown_does_not_wait_out_the_linger() {
+    let mut both = linger_of_1_ms().await;
+    let others = on_their_way(&both.0, 4);
+    let mut future = take_one(&mut both, None);
+    assert_eq!(both.1.due(), None);
+    both.0.close();
+    both.1.sleep(1);
+    assert_eq!(both.1.due(), Some(FlushReason::Drain));
+    drop((future.poll(), others));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_linger_of_zero_is_none() {
+    let config = BatchConfig {
+        max_linger: Duration::ZERO,
+        ..BatchConfig::default()
+    };
+    let (processor, mut intake) = batch::<Counted, usize>(&config).unwrap();
+    commit_of(&processor, &mut intake, 2 * MS).await;
+    let mut both = (processor, intake);
+    let others = on_their_way(&both.0, 100);
+    let _future = take_one(&mut both, None);
+    assert_eq!(both.1.due(), Some(FlushReason::Idle));
+    assert_eq!(both.0.stats().linger, Duration::ZERO);
+    drop(others);
+}
+
+/// Readings that nothing was committed for say nothing about commits.
+#[tokio::test(start_paused = true)]
+async fn answers_without_a_commit_do_not_count_as_commits() {
+    let (processor, mut intake) = linger_of_1_ms().await;
+    let future = submit(&processor, Counted::new(0), None);
+    let mut answers = take(&mut intake)
+        .into_iter()
+        .map(|one| (one.reply, one.item.number))
+        .collect();
+    intake.answerer().answer_uncommitted(&mut answers);
+    assert_eq!(processor.stats().commit_average, 2 * MS);
+    drop(future);
+}

@@ -1,0 +1,3 @@
+//! The batch processor from outside. What it promises is tested beside its sources, in `src/batch/tests`.
+
+mod allocations;
