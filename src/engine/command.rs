@@ -11,6 +11,7 @@ use crate::{
         tag_index::tag, transaction::put_transaction,
     },
     store::embedded::Candidates,
+    telemetry::TraceLink,
 };
 
 /// Most transactions of one request.
@@ -27,7 +28,7 @@ pub type Outcomes = SmallVec<[Outcome; 1]>;
 #[derive(Debug)]
 pub enum Command {
     /// Process these transactions in their order, each for itself. Shared with the caller, who needs their ids to answer.
-    Transactions(Arc<TransactionBatch>),
+    Transactions(Arc<TransactionBatch>, Option<TraceLink>),
     /// Create these accounts, all or none.
     CreateAccounts(Vec<NewAccount>),
     /// Read an account.
@@ -195,7 +196,7 @@ impl TransactionBatch {
 impl BatchItem for Command {
     fn items(&self) -> usize {
         match self {
-            Command::Transactions(batch) => batch.len(),
+            Command::Transactions(batch, _) => batch.len(),
             Command::CreateAccounts(accounts) => accounts.len(),
             Command::AccountIds(indexes) => indexes.len(),
             Command::Accounts { limit, .. } => *limit,
@@ -205,7 +206,7 @@ impl BatchItem for Command {
 
     fn bytes(&self) -> usize {
         let held = match self {
-            Command::Transactions(batch) => batch.memory_bytes(),
+            Command::Transactions(batch, _) => batch.memory_bytes(),
             Command::CreateAccounts(accounts) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
             Command::Account(id) | Command::Locate(id) => id.len(),

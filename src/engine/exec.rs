@@ -21,6 +21,7 @@ use crate::{
         embedded::{Book, BookError, checkpoint::put_accounts},
         journal::BlockBuffer,
     },
+    telemetry::{LINKS_MAX, TraceLink},
 };
 
 /// Items taken from the ring in one go.
@@ -49,6 +50,8 @@ pub(super) struct Exec {
     counters: Arc<EngineCounters>,
     /// Answers that wait for the open block, or for the blocks before it.
     answers: Vec<PendingAnswer>,
+    /// The spans of the calls in the open block, if they are exported; at most [`LINKS_MAX`].
+    links: Vec<TraceLink>,
     /// Items of the commands that they answer.
     answer_items: usize,
     claimed: Vec<Claimed<Command, EngineReply>>,
@@ -79,6 +82,7 @@ impl Exec {
             health,
             counters,
             answers: Vec::new(),
+            links: Vec::new(),
             answer_items: 0,
             claimed: Vec::new(),
             spare: None,
@@ -141,7 +145,12 @@ impl Exec {
             return Err(StoreFault::Failed);
         }
         match command {
-            Command::Transactions(batch) => self.transactions(&batch).map(Reply::Transactions),
+            Command::Transactions(batch, link) => {
+                if self.links.len() < LINKS_MAX {
+                    self.links.extend(link);
+                }
+                self.transactions(&batch).map(Reply::Transactions)
+            }
             Command::CreateAccounts(accounts) => Ok(Reply::CreateAccounts(self.create_accounts(accounts))),
             Command::Account(id) => Ok(Reply::Account(self.book.ledger().account(&id).map(Box::new))),
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
@@ -295,7 +304,11 @@ impl Exec {
         }
         let answers = std::mem::take(&mut self.answers);
         self.answer_items = 0;
-        let recycled = self.handoff.submit(Work { block, answers });
+        let recycled = self.handoff.submit(Work {
+            block,
+            answers,
+            links: std::mem::take(&mut self.links),
+        });
         self.answers = recycled.answers;
         self.spare = recycled.buffer;
         if reason != FlushReason::Idle {

@@ -13,6 +13,7 @@ use crate::{
         embedded::{DurablePoint, SealedBlock},
         journal::BlockBuffer,
     },
+    telemetry::TraceLink,
 };
 
 /// Blocks that wait while another is being synced: one, so that WAL never waits for EXEC under load, and no more, so
@@ -37,6 +38,8 @@ pub(super) struct Work {
     /// `None`: nothing to write, only answers that wait for the blocks before.
     pub(super) block: Option<SealedBlock>,
     pub(super) answers: Vec<PendingAnswer>,
+    /// The spans of the calls in it.
+    pub(super) links: Vec<TraceLink>,
 }
 
 /// What is used again for the next block.

@@ -56,6 +56,7 @@ use crate::{
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport, StoreConfig},
+    telemetry::trace_link,
     topology::{CpuAffinityManager, RoleHandle},
 };
 
@@ -182,7 +183,11 @@ impl TallyEngine {
         deadline: Option<Instant>,
     ) -> Result<Outcomes, EngineError> {
         let Reply::Transactions(outcomes) = self
-            .write(guard, Command::Transactions(Arc::clone(transactions)), deadline)
+            .write(
+                guard,
+                Command::Transactions(Arc::clone(transactions), trace_link()),
+                deadline,
+            )
             .await?
         else {
             return Err(unexpected());

@@ -15,6 +15,7 @@ use crate::{
         embedded::{DurablePoint, SealedBlock},
         journal::{BlockBuffer, DataDirectory, JournalWriter},
     },
+    telemetry::commit_span,
 };
 
 /// Buffers larger than this are not kept for the next block.
@@ -45,8 +46,11 @@ impl Wal {
         while let Some(Work {
             mut block,
             mut answers,
+            links,
         }) = self.handoff.next()
         {
+            let records = block.as_ref().map_or(0, |block| block.meta.record_count);
+            let _span = commit_span(&links, records);
             let written = match block.as_mut() {
                 Some(block) => self.write(block),
                 None if self.failed => Err(StoreFault::WriteFailed),

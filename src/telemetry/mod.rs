@@ -2,6 +2,7 @@
 //!
 //! Without `telemetry.otlp_endpoint` no span is made: a disabled call site costs about a nanosecond.
 
+mod commit_span;
 mod log_level;
 mod metrics;
 mod otlp_metrics;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use self::{
+    commit_span::{LINKS_MAX, TraceLink, commit_span, trace_link},
     log_level::LogLevel,
     metrics::{Families, Labels, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
@@ -99,6 +101,7 @@ pub fn init(config: &TelemetrySection) -> Result<(Telemetry, LogLevel), Telemetr
     let providers = config.otlp_endpoint.as_deref().map(Providers::new).transpose()?;
     if let Some(Providers { spans, events }) = &providers {
         propagation::install();
+        commit_span::enable();
         let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer(SERVICE_NAME));
         layers.push(
             layer

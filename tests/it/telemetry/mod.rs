@@ -140,3 +140,31 @@ async fn a_collector_gets_metrics_events_and_spans() {
         server.stderr()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_span_of_a_commit_is_linked_to_its_calls() {
+    let mut collector = Collector::start().await;
+    let server = ServerOptions::default()
+        .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
+        .start();
+    let accounts = ["a", "b"].map(crate::support::in_process::account).to_vec();
+    server
+        .client()
+        .await
+        .batch_create_accounts(accounts)
+        .await
+        .unwrap();
+    let mut request = Request::new(pay("traced"));
+    request
+        .metadata_mut()
+        .insert("traceparent", TRACE_PARENT.parse().unwrap());
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    client.process_transaction(request).await.unwrap();
+    // A trace of its own, for a commit belongs to many calls; it leads to each of them.
+    let commit = collector.span("tally.commit").await;
+    assert_ne!(commit.trace_id, TRACE_ID);
+    let links: Vec<_> = commit.links.iter().map(|link| link.trace_id.as_slice()).collect();
+    assert_eq!(links, [TRACE_ID]);
+}
