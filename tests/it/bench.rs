@@ -301,7 +301,7 @@ fn what_does_not_go_together_is_refused() {
             vec!["--rate 100", "8192", "81.9 s"],
         ),
         (vec!["--rate", "0"], vec!["--rate", "0"]),
-        (vec!["--zipf", "-1"], vec!["--zipf"]),
+        (vec!["--zipf=-1"], vec!["--zipf"]),
         (vec!["--zipf", "11"], vec!["--zipf", "at most 10"]),
         (vec!["--duration", "0s"], vec!["--duration", "1ms to 1day"]),
         (vec!["--accounts", "1"], vec!["--accounts", "2..=100000000"]),
