@@ -116,7 +116,7 @@ impl TaggedPair {
     /// Empties the word if it holds something older than `tag`. Anybody may, whoever writes the word: an exclusive writer
     /// that comes in between writes over the empty word, see [`publish`].
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
-        self.add(Writer::Shared, tag, 0, 0, live);
+        self.add_slowly(Writer::Shared, tag, 0, 0, live);
     }
 
     /// Both counters, if the word belongs to `tag`; zeroes if it holds something older.

@@ -1,4 +1,5 @@
-//! Models of the circuit breaker's lock-free words: the gate, the window's counters, the in-flight ring.
+//! Models of the circuit breaker's lock-free words: the gate, the window's counters, the in-flight ring, the threads'
+//! numbers.
 
 use loom::{model::Builder, thread};
 use std::sync::Arc;
@@ -6,6 +7,9 @@ use std::sync::Arc;
 use gate::{BreakerMode, CircuitState, Gate, Grant, ProbeOutcome, Probes};
 use histogram::{Tag, TaggedPair};
 use inflight::InFlightRing;
+use slots::ThreadSlots;
+use sync::{AtomicU64, Ordering};
+use writer::{Seat, Writer, bump};
 
 // Each of these files imports nothing but its siblings here, so they see loom's atomics for the real ones. The models do
 // not use all that the files offer.
@@ -16,7 +20,12 @@ mod gate;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod histogram;
 #[path = "../../src/breaker/inflight.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
 mod inflight;
+#[path = "../../src/breaker/slots.rs"]
+mod slots;
+#[path = "../../src/breaker/writer.rs"]
+mod writer;
 
 /// The names that `src/breaker/sync.rs` offers, made of loom's types.
 mod sync {
@@ -26,7 +35,7 @@ mod sync {
 
 /// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
 const PREEMPTIONS_MAX: usize = 3;
-/// Steps in one execution; reading a ring takes 128.
+/// Steps in one execution; reading a whole ring takes 256 for each shard.
 const BRANCHES_MAX: usize = 10_000;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -212,12 +221,12 @@ fn no_count_is_lost_when_the_window_comes_round() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
         let (old, new) = (Tag::new(0, 1), Tag::new(0, 2));
-        pair.add(old, 1, 0, || true);
+        pair.add(Writer::Shared, old, 1, 0, || true);
         let other = Arc::clone(&pair);
         // The one thread is a lap behind the other.
         race(
-            move || other.add(old, 1, 1, || true),
-            || pair.add(new, 1, 1, || true),
+            move || other.add(Writer::Shared, old, 1, 1, || true),
+            || pair.add(Writer::Shared, new, 1, 1, || true),
         );
         let counted = pair.read(new);
         assert!(
@@ -235,8 +244,8 @@ fn counts_of_one_slice_add_up() {
         let tag = Tag::new(3, 9);
         let other = Arc::clone(&pair);
         race(
-            move || (0..2).for_each(|_| assert!(other.add(tag, 1, 0, || true))),
-            || (0..2).for_each(|_| assert!(pair.add(tag, 1, 1, || true))),
+            move || (0..2).for_each(|_| assert!(other.add(Writer::Shared, tag, 1, 0, || true))),
+            || (0..2).for_each(|_| assert!(pair.add(Writer::Shared, tag, 1, 1, || true))),
         );
         assert_eq!(pair.read(tag), (4, 2));
     });
@@ -250,40 +259,227 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
         let (late_gate, late_pair) = (Arc::clone(&gate), Arc::clone(&pair));
         let live = |gate: &Gate, generation| gate.load().generation() == generation;
         race(
-            move || late_pair.add(Tag::new(0, 5), 1, 0, || live(&late_gate, 0)),
+            move || late_pair.add(Writer::Shared, Tag::new(0, 5), 1, 0, || live(&late_gate, 0)),
             || {
                 let word = gate.transition(gate.load(), CircuitState::Closed, 0).unwrap();
-                assert!(pair.add(Tag::new(word.generation(), 5), 1, 0, || live(&gate, 1)));
+                let tag = Tag::new(word.generation(), 5);
+                assert!(pair.add(Writer::Shared, tag, 1, 0, || live(&gate, 1)));
             },
         );
         assert_eq!(pair.read(Tag::new(1, 5)), (1, 0));
     });
 }
 
+// ===== words with one writer =====
+
+#[test]
+fn a_reader_sees_the_owners_counts_one_after_the_other() {
+    check(|| {
+        let pair = Arc::new(TaggedPair::default());
+        let tag = Tag::new(0, 1);
+        let owner = Arc::clone(&pair);
+        let ((), seen) = race(
+            move || (0..3).for_each(|_| assert!(owner.add(Writer::Exclusive, tag, 1, 1, || true))),
+            || [pair.read(tag), pair.read(tag)],
+        );
+        assert!(seen[0] <= seen[1], "counts never fall: {seen:?}");
+        assert!(seen.iter().all(|(a, b)| a == b), "two counts of one word: {seen:?}");
+        assert_eq!(pair.read(tag), (3, 3));
+    });
+}
+
+// ===== the threads' numbers =====
+
+#[test]
+fn a_number_has_one_holder_who_sees_what_the_one_before_wrote() {
+    check(|| {
+        // All but one are taken.
+        let slots = Arc::new(ThreadSlots::new(AtomicU64::new(!(1 << 5))));
+        let count = Arc::new(AtomicU64::new(0));
+        let hold = |slots: &ThreadSlots, count: &AtomicU64| {
+            let held = slots.claim();
+            if let Some(slot) = held {
+                assert_eq!(slot, 5);
+                // Two holders at once, or one that misses the other's store, would lose a count.
+                bump(count, Writer::Exclusive);
+                bump(count, Writer::Exclusive);
+                slots.release(slot);
+            }
+            held.is_some()
+        };
+        let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
+        let (a, b) = race(
+            move || hold(&other_slots, &other_count),
+            || hold(&slots, &count),
+        );
+        assert!(a || b, "the number was free");
+        assert_eq!(
+            count.load(Ordering::Acquire),
+            2 * (u64::from(a) + u64::from(b))
+        );
+        assert_eq!(slots.claim(), Some(5));
+        assert_eq!(slots.claim(), None);
+    });
+}
+
+#[test]
+fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
+    check(|| {
+        let slots = Arc::new(ThreadSlots::new(AtomicU64::new(!0b11)));
+        let count = Arc::new(AtomicU64::new(0));
+        let lowest = slots.claim().unwrap();
+        assert_eq!(lowest, 0);
+        let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
+        let (_, next) = race(
+            move || {
+                bump(&other_count, Writer::Exclusive);
+                other_slots.release(0);
+                // A change to another number, between the release and the next claim.
+                other_slots.claim()
+            },
+            || slots.claim().unwrap(),
+        );
+        if next == 0 {
+            assert_eq!(bump(&count, Writer::Exclusive), 1);
+        }
+    });
+}
+
 /// Nanoseconds; a slot of the ring is then one nanosecond, and the ring comes round after 128.
 const THRESHOLD_NS: u64 = 8;
 
+/// The owner of the first shard, the owner of the second one, and everybody else.
+const SEATS: [Seat; 3] = [
+    Seat {
+        shard: 0,
+        writer: Writer::Exclusive,
+    },
+    Seat {
+        shard: 1,
+        writer: Writer::Exclusive,
+    },
+    Seat {
+        shard: 2,
+        writer: Writer::Shared,
+    },
+];
+/// The same slot, a lap later.
+const LAP_NS: u64 = 128;
+/// A moment at which the second lap's calls are overdue, too.
+const LATER_NS: u64 = LAP_NS + THRESHOLD_NS + 1;
+
+/// What a reading shows of the one slot that the models use, and of *older*.
+fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
+    ring.overdue_in(0..1, 0, now_ns, 0).calls
+}
+
 #[test]
 fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() {
+    for seat in [SEATS[0], SEATS[2]] {
+        check(move || {
+            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+            let hung = ring.enter(seat, 0, 0, || true).unwrap();
+            let ending = ring.enter(seat, 0, 0, || true).unwrap();
+            let other = Arc::clone(&ring);
+            // Of two calls one ends on another thread while a third takes over their slot, and while somebody looks.
+            let (third, seen) = race(
+                move || other.enter(seat, 0, LAP_NS, || true).unwrap(),
+                || {
+                    let seen = overdue(&ring, LAP_NS);
+                    ring.leave(SEATS[1], 0, ending, LAP_NS, || true);
+                    [seen, overdue(&ring, LAP_NS)]
+                },
+            );
+            assert!(seen[0] <= 2 && seen[1] <= 1, "of two calls, then of one: {seen:?}");
+            assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
+            assert_eq!(overdue(&ring, LATER_NS), 2, "the third one too, by now");
+            ring.leave(SEATS[1], 0, third, LATER_NS, || true);
+            ring.leave(SEATS[2], 0, hung, LATER_NS, || true);
+            assert_eq!(ring.overdue(0, 4 * LAP_NS, 0).calls, 0);
+        });
+    }
+}
+
+#[test]
+fn a_call_that_has_ended_is_never_overdue_though_its_slot_is_taken_over_by_those_who_leave() {
+    for seat in [SEATS[1], SEATS[2]] {
+        check(move || {
+            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+            let hung = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+            let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+            ring.leave(seat, 0, ended, THRESHOLD_NS, || true);
+            let other = Arc::clone(&ring);
+            // A call of the next lap comes and goes, in the shard where the other one's end was counted.
+            let ((), seen) = race(
+                move || {
+                    let next = other.enter(seat, 0, LAP_NS, || true).unwrap();
+                    other.leave(seat, 0, next, LAP_NS, || true);
+                },
+                || overdue(&ring, LATER_NS),
+            );
+            assert!(seen <= 2, "the hung one, and for an instant the next one: {seen}");
+            assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
+            ring.leave(SEATS[0], 0, hung, LATER_NS, || true);
+            assert_eq!(overdue(&ring, LATER_NS), 0);
+        });
+    }
+}
+
+/// As above, but the reader stands before the next call could be overdue, so that it must see the hung one at most.
+#[test]
+fn a_reading_during_a_take_over_shows_no_more_than_what_hangs() {
     check(|| {
-        let ring = Arc::new(InFlightRing::new(1, THRESHOLD_NS));
-        let hung = ring.enter(0, 0, 0, || true).unwrap();
-        let ending = ring.enter(0, 0, 0, || true).unwrap();
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        ring.leave(SEATS[1], 0, ended, THRESHOLD_NS, || true);
         let other = Arc::clone(&ring);
-        // Of two calls one ends while a third takes over their slot, and while somebody looks.
-        let (third, seen) = race(
-            move || other.enter(0, 0, 128, || true).unwrap(),
+        let ((), seen) = race(
+            move || {
+                let next = other.enter(SEATS[1], 0, LAP_NS, || true).unwrap();
+                other.leave(SEATS[1], 0, next, LAP_NS, || true);
+            },
+            || overdue(&ring, LAP_NS),
+        );
+        assert!(seen <= 1, "one hangs, {seen} are shown");
+        assert_eq!(overdue(&ring, LAP_NS), 1);
+    });
+}
+
+#[test]
+fn two_that_take_over_a_shared_slot_move_its_counts_once() {
+    check(|| {
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        let shared = SEATS[2];
+        ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        ring.leave(shared, 0, ended, THRESHOLD_NS, || true);
+        let next = [0, 1].map(|_| ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap());
+        let other = Arc::clone(&ring);
+        race(
+            move || other.leave(shared, 0, next[0], LAP_NS, || true),
+            || ring.leave(shared, 0, next[1], LAP_NS, || true),
+        );
+        assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
+    });
+}
+
+#[test]
+fn calls_that_leave_on_several_threads_are_all_counted_out() {
+    check(|| {
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        let calls = [0, 1, 2].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+        let other = Arc::clone(&ring);
+        let ((), seen) = race(
+            move || other.leave(SEATS[1], 0, calls[0], LAP_NS, || true),
             || {
-                let seen = ring.overdue(0, 128, 0).calls;
-                ring.leave(0, 0, ending, || true);
-                seen
+                ring.leave(SEATS[0], 0, calls[1], LAP_NS, || true);
+                overdue(&ring, LAP_NS)
             },
         );
-        assert!(seen <= 2, "saw {seen} overdue calls of two");
-        assert_eq!(ring.overdue(0, 128, 0).calls, 1, "the one that hangs");
-        assert_eq!(ring.overdue(0, 137, 0).calls, 2, "the third one too, by now");
-        ring.leave(0, 0, third, || true);
-        ring.leave(0, 0, hung, || true);
-        assert_eq!(ring.overdue(0, 400, 0).calls, 0);
+        assert!((1..=2).contains(&seen), "one has ended, one may have: {seen}");
+        assert_eq!(overdue(&ring, LAP_NS), 1);
+        ring.leave(SEATS[1], 0, calls[2], LAP_NS, || true);
+        assert_eq!(overdue(&ring, LAP_NS), 0);
     });
 }

@@ -6,3 +6,5 @@
 mod batch;
 #[cfg(test)]
 mod breaker;
+#[cfg(test)]
+mod sweep;

@@ -4,11 +4,12 @@ use std::{
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
 
-use tally::breaker::{BreakerMode, CircuitState, Verdict};
+use tally::breaker::{BreakerMode, CircuitState, Permit, Verdict};
 
 use super::support::{FAST, Rig};
 
@@ -64,6 +65,81 @@ fn t16_two_threads_and_a_moving_window_lose_nothing() {
             (2 * CALLS_PER_THREAD, 0)
         );
     }
+}
+
+const CROWD: usize = 5;
+const CALLS_OF_CROWD: u64 = 50_000;
+/// Calls that one thread of the crowd may owe another.
+const HANDED_ON_MAX: usize = 16;
+
+/// Admits calls and ends those that the neighbour admitted; every seventh call is given up.
+fn call_for_each_other(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last: &Receiver<(u64, Permit)>) {
+    let end = |(call, permit): (u64, Permit)| match call % 7 {
+        0 => drop(permit),
+        1 => permit.record(Verdict::failure().in_batch(1)),
+        _ => permit.record(Verdict::success().in_batch(1)),
+    };
+    for call in 0..CALLS_OF_CROWD {
+        if let Err(unsent) = to_next.try_send((call, rig.admit())) {
+            let (std::sync::mpsc::TrySendError::Full(mine) | std::sync::mpsc::TrySendError::Disconnected(mine)) =
+                unsent;
+            end(mine);
+        }
+        from_last.try_iter().for_each(end);
+        rig.advance(STEP);
+    }
+    drop(to_next);
+    from_last.iter().for_each(end);
+}
+
+/// More threads than shards, so that some share one, and calls that end on other threads than they began on.
+#[test]
+fn t16_a_crowd_that_ends_each_others_calls_loses_nothing() {
+    let rig = unopenable(2);
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..CROWD).map(|_| sync_channel(HANDED_ON_MAX)).unzip();
+    let running = AtomicU64::new(CROWD as u64);
+    std::thread::scope(|scope| {
+        let neighbours = senders.into_iter().cycle().skip(1);
+        for (to_next, from_last) in neighbours.zip(receivers) {
+            let (rig, running) = (&rig, &running);
+            scope.spawn(move || {
+                call_for_each_other(rig, to_next, &from_last);
+                running.fetch_sub(1, Ordering::Release);
+            });
+        }
+        while running.load(Ordering::Acquire) > 0 {
+            rig.breaker.tick();
+            std::thread::yield_now();
+        }
+    });
+    let stats = rig.stats();
+    let calls = CROWD as u64 * CALLS_OF_CROWD;
+    let of_seven = |rest| CROWD as u64 * (0..CALLS_OF_CROWD).filter(|call| call % 7 == rest).count() as u64;
+    assert_eq!(stats.lifetime.admitted, calls);
+    assert_eq!(stats.lifetime.cancelled, of_seven(0));
+    assert_eq!(stats.window.calls, calls - of_seven(0));
+    assert_eq!(stats.window.failures, of_seven(1));
+    assert_eq!(stats.window.samples, stats.window.total.count);
+    assert_eq!((stats.in_flight, stats.overdue_in_flight), (0, 0));
+    assert_eq!((stats.window.batches, stats.lifetime.stale_results), (1, 0));
+}
+
+/// Threads come and go, and each finds the counts of the one whose shard it takes over.
+#[test]
+fn t16_threads_that_follow_each_other_lose_nothing() {
+    const GENERATIONS: u64 = 100;
+    let rig = unopenable(2);
+    for _ in 0..GENERATIONS {
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| rig.calls(10, FAST, Verdict::success().in_batch(1)));
+            }
+        });
+    }
+    let stats = rig.stats();
+    assert_eq!(stats.window.calls, 30 * GENERATIONS);
+    assert_eq!(stats.window.total.count, 30 * GENERATIONS);
+    assert_eq!((stats.lifetime.admitted, stats.in_flight), (30 * GENERATIONS, 0));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Half-open, ramp, backoff: how the circuit finds its way back.
 
 use std::{
-    sync::{Barrier, atomic::AtomicUsize, atomic::Ordering},
+    sync::{Arc, Barrier, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
 };
 
-use tally::breaker::{CircuitState, TransitionReason, Verdict};
+use tally::breaker::{
+    CircuitBreakerConfig, CircuitState, Clock, LatencyCircuitBreaker, ManualClock, SystemClock,
+    TransitionReason, Verdict,
+};
 
 use super::support::{FAST, Rig, SLOW};
 
@@ -26,6 +29,48 @@ fn t05_a_closed_era_success_changes_nothing_in_half_open_tower_resilience() {
     );
     assert_eq!(stats.lifetime.stale_results, 20);
     drop(probe);
+}
+
+/// A clock whose cheap reading lags behind as far as it may.
+#[derive(Debug)]
+struct LaggingClock(Arc<ManualClock>);
+
+impl Clock for LaggingClock {
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
+    }
+
+    fn recent_ns(&self) -> u64 {
+        self.now_ns().saturating_sub(10_000_000)
+    }
+}
+
+#[test]
+fn a_cheap_clock_neither_prolongs_open_nor_shortens_the_hint() {
+    let clock = Arc::new(ManualClock::new(1_000_000_000));
+    let breaker = LatencyCircuitBreaker::builder(CircuitBreakerConfig::default())
+        .clock(Arc::new(LaggingClock(Arc::clone(&clock))))
+        .build()
+        .unwrap();
+    breaker.open_for(Duration::from_secs(1));
+    for left_ms in (1..=1000_u64).rev() {
+        let rejection = breaker.try_acquire().expect_err("it is open to the end");
+        assert!(rejection.retry_after >= Duration::from_millis(left_ms));
+        clock.advance(Duration::from_millis(1));
+    }
+    assert!(breaker.try_acquire().is_ok(), "half-open at the deadline itself");
+    assert_eq!(breaker.stats().lifetime.rejected_open, 1000);
+}
+
+#[test]
+fn the_systems_cheap_clock_is_never_ahead_and_never_goes_back() {
+    let clock = SystemClock::new();
+    let mut last_ns = 0;
+    for _ in 0..10_000 {
+        let (recent_ns, now_ns) = (clock.recent_ns(), clock.now_ns());
+        assert!(last_ns <= recent_ns && recent_ns <= now_ns);
+        last_ns = recent_ns;
+    }
 }
 
 #[test]
