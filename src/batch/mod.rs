@@ -247,7 +247,8 @@ impl Default for BatchConfig {
         BatchConfig {
             queue_requests_max: 16 * 1024,
             queue_bytes_max: 256 << 20,
-            max_linger: Duration::from_millis(2),
+            // Natural batching already fills blocks while the one before is synced.
+            max_linger: Duration::ZERO,
             siblings: 4,
             client_share_percent: 50,
         }

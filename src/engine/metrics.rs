@@ -63,6 +63,7 @@ impl MetricSource for TallyEngine {
             }),
         );
         self.collect_queue(families);
+        self.collect_batches(families);
         self.collect_ledger(families);
         placement(families, &self.affinity().figures());
         let build = vec![
@@ -152,6 +153,9 @@ impl TallyEngine {
             "Requests that waited for one batch more since their client had had its share.",
             stats.held_back as f64,
         );
+    }
+
+    fn collect_batches(&self, families: &mut Families) {
         let batch = self.shared.batch.distributions();
         let latency = [
             (

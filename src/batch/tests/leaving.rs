@@ -155,17 +155,18 @@ async fn t27_seed_bp30_one_stall_does_not_shut_out_the_hurried() {
 async fn t31_seed_bp5_a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);
     let (release, blocked) = std::sync::mpsc::sync_channel::<()>(0);
+    let (claims, claimed_first) = std::sync::mpsc::sync_channel::<()>(1);
     let executor = thread::spawn(move || {
         intake.sleep(1);
         let claimed = take(&mut intake);
+        claims.send(()).unwrap();
         assert!(blocked.recv().is_err(), "released by being dropped");
         answer(&intake, claimed);
     });
     let begun = Instant::now();
     let patient = processor.submit(Submission::new(Counted::new(0), None));
-    while processor.stats().queue_depth > 0 {
-        thread::yield_now();
-    }
+    // It has taken what there was, and takes no more.
+    claimed_first.recv().unwrap();
     let queued = processor.submit(Submission::new(Counted::new(1), Some(begun + 22 * MS)));
     assert_eq!(queued.await.unwrap_err(), BatchError::ExpiredInQueue);
     assert!(begun.elapsed() >= 22 * MS);

@@ -1,5 +1,7 @@
 //! An answer means durable, for readings as for transactions; and a disk that fails stops everything.
 
+use std::path::Path;
+
 use futures_util::FutureExt;
 use tally::{
     engine::Condition,
@@ -60,7 +62,9 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
     client.process_transaction(pay("kept")).await.unwrap();
-    service.disk.fail_sync_after(0);
+    service
+        .disk
+        .fail_syncs_of(Path::new("/data/journal/0000000000.segment"));
 
     let status = client.process_transaction(pay("doubtful")).await.unwrap_err();
     assert_eq!(

@@ -111,6 +111,11 @@ impl SimDisk {
         self.shared.state.lock().faults.syncs_before_failure = Some(syncs);
     }
 
+    /// Every sync of that file fails from now on; those of others, which AUX may be at, do not.
+    pub(crate) fn fail_syncs_of(&self, path: &Path) {
+        self.shared.state.lock().faults.failing = Some(path.to_path_buf());
+    }
+
     /// The power goes in the course of the operation after the next `operations` ones that change something.
     pub(crate) fn power_off_after(&self, operations: u64) {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
@@ -390,7 +395,7 @@ impl DiskFile for SimFile {
         if state.life != self.life || state.power_goes() {
             return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
         }
-        let fails = state.sync_fails();
+        let fails = state.faults.failing.as_deref() == Some(self.path.as_path()) || state.sync_fails();
         let State { files, random, .. } = &mut *state;
         let contents = files.get_mut(&self.file).unwrap();
         if fails {

@@ -29,6 +29,8 @@ pub(super) struct State {
 pub(super) struct Faults {
     pub(super) free_bytes: Option<u64>,
     pub(super) syncs_before_failure: Option<u64>,
+    /// A file whose syncs fail.
+    pub(super) failing: Option<PathBuf>,
     pub(super) operations_before_power_off: Option<u64>,
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
