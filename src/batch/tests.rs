@@ -83,6 +83,7 @@ fn sides<R>(queue_requests_max: usize) -> Sides<Counted, R> {
     let config = BatchConfig {
         queue_requests_max,
         queue_bytes_max: MIB,
+        max_linger: Duration::from_millis(2),
         ..BatchConfig::default()
     };
     batch(&config).unwrap()
