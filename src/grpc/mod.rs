@@ -23,7 +23,7 @@ pub use topology::from_info as topology_response;
 
 use std::convert::Infallible;
 
-use futures_util::{FutureExt, future::Either};
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::Routes};
@@ -60,13 +60,13 @@ impl Services {
     pub fn call(
         &self,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
+    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         let mut path = request.uri().path().split('/').skip(1);
         if path.next() == Some(TransactionService::NAME) {
-            Either::Left(self.transactions.call(request))
+            self.transactions.call(request)
         } else {
             let answered = self.others.clone().call(request);
-            Either::Right(answered.map(|response| response.map(Answer::tonic)))
+            Box::pin(answered.map(|response| response.map(Answer::tonic)))
         }
     }
 }

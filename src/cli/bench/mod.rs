@@ -4,6 +4,7 @@
 //! `--baseline`, a bare echo server of the same message shape, on the same runtime layout, is measured in the same run,
 //! a round of one after a round of the other, because machines are noisy and only ratios of one run can be compared.
 
+mod disk;
 mod echo;
 mod load;
 mod report;
@@ -71,6 +72,12 @@ pub struct BenchArgs {
     /// The data directory of the service of its own; it must be new. Left out: a temporary one.
     #[arg(long)]
     data: Option<std::path::PathBuf>,
+    /// Instead of a service, measure one durable append in this directory, by the ways there are to do it.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "self_contained", "baseline"])]
+    disk: Option<std::path::PathBuf>,
+    /// Appends of each way and length (with --disk).
+    #[arg(long, default_value_t = 300, requires = "disk", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    appends: u32,
     /// How to print the figures.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -112,13 +119,17 @@ enum BenchError {
 }
 
 pub(super) fn run(args: &BenchArgs) -> ExitCode {
+    let output = if args.json {
+        OutputFormat::Json
+    } else {
+        args.output
+    };
+    if let Some(directory) = &args.disk {
+        return disk::run(directory, args.appends, output);
+    }
     block_on(async {
         match bench(args).await {
-            Ok(report) => report.print(if args.json {
-                OutputFormat::Json
-            } else {
-                args.output
-            }),
+            Ok(report) => report.print(output),
             Err(error @ BenchError::NoBaseline(_)) => fail(exit::USAGE, &error),
             Err(error) => fail(exit::UNAVAILABLE, &error),
         }

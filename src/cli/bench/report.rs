@@ -207,7 +207,7 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
 }
 
 /// CPUs and model, as the kernel tells.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = model.lines().find_map(|line| {
         line.strip_prefix("model name")?
