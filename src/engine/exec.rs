@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{
@@ -11,8 +12,9 @@ use super::{
     },
     counters::EngineCounters,
     fault::StoreFault,
-    handoff::{EngineReply, Handoff, PendingAnswer, Progress, Work},
+    handoff::{EngineReply, Handoff, PendingAnswer, Progress, Spare, Work},
     health::{Condition, Health},
+    wal::Committer,
 };
 use crate::{
     batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
@@ -36,6 +38,9 @@ const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
 /// No block has answers to more items waiting for it, which bounds the memory of readings that wait for the disk.
 const BLOCK_ANSWER_ITEMS_MAX: usize = 16 * 1024;
 
+/// A block of at most so many records is written by EXEC itself when nothing is under way: the next one could not be made
+/// much sooner than it is synced, and two changes of thread are saved, which a lone caller would wait for.
+const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 /// How many transactions ahead memory is asked for: about as many as are executed while it comes.
 const PREFETCH_DISTANCE: usize = 8;
 
@@ -46,6 +51,7 @@ pub(super) struct Exec {
     intake: Intake<Command, EngineReply>,
     answerer: Answerer,
     handoff: Arc<Handoff>,
+    committer: Arc<Mutex<Committer>>,
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     /// Answers that wait for the open block, or for the blocks before it.
@@ -70,6 +76,7 @@ impl Exec {
         book: Book,
         intake: Intake<Command, EngineReply>,
         handoff: Arc<Handoff>,
+        committer: Arc<Mutex<Committer>>,
         health: Arc<Health>,
         counters: Arc<EngineCounters>,
     ) -> Self {
@@ -79,6 +86,7 @@ impl Exec {
             book,
             intake,
             handoff,
+            committer,
             health,
             counters,
             answers: Vec::new(),
@@ -304,16 +312,28 @@ impl Exec {
         }
         let answers = std::mem::take(&mut self.answers);
         self.answer_items = 0;
-        let recycled = self.handoff.submit(Work {
+        let work = Work {
             block,
             answers,
             links: std::mem::take(&mut self.links),
-        });
+        };
+        let recycled = self.commit(work, records);
         self.answers = recycled.answers;
         self.spare = recycled.buffer;
-        if reason != FlushReason::Idle {
-            // Otherwise it is done before EXEC sleeps.
-            self.counters.publish(&self.book);
+        self.counters.publish(&self.book);
+    }
+
+    /// Has a block written: by WAL, or, if it is small and nothing is under way, here and now.
+    fn commit(&self, work: Work, records: u32) -> Spare {
+        // WAL still holds the lock while it gives the answers of the block before.
+        let own = (1..=OWN_BLOCK_RECORDS_MAX)
+            .contains(&records)
+            .then(|| self.committer.try_lock())
+            .flatten()
+            .filter(|_| self.handoff.begin());
+        match own {
+            Some(mut committer) => committer.commit(&self.handoff, work, || ()),
+            None => self.handoff.submit(work),
         }
     }
 }

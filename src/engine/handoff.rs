@@ -124,6 +124,16 @@ impl Handoff {
         state.spares.pop().unwrap_or_default()
     }
 
+    /// Takes it on EXEC to write a block itself, if nothing is being written and nothing waits: until it says that it has
+    /// [finished](Handoff::finished), the journal is busy for everybody who looks.
+    #[must_use]
+    pub(super) fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        let idle = !state.busy && state.waiting.is_empty() && !state.closed;
+        state.busy |= idle;
+        idle
+    }
+
     /// Waits until nothing is being written and nothing waits.
     pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();

@@ -18,7 +18,7 @@ use super::{
     health::Health,
     maintenance::{Maintenance, Stop},
     self_probe::SelfProbes,
-    wal::Wal,
+    wal::{Committer, Wal},
 };
 use crate::{
     batch::{BatchConfigError, BatchProcessor, Intake, batch},
@@ -139,17 +139,21 @@ fn spawn(
         counters,
         sync_times,
     } = vitals.clone();
-    let wal = Wal {
-        handoff,
+    let committer = Arc::new(Mutex::new(Committer {
         writer: store.writer,
         _directory: Arc::clone(&store.directory),
         answerer: intake.answerer(),
-        exec: processor.notifier(),
-        health,
+        health: Arc::clone(&health),
         sync_times,
         counters,
         durable: store.durable,
         failed: false,
+    }));
+    let wal = Wal {
+        handoff,
+        committer: Arc::clone(&committer),
+        exec: processor.notifier(),
+        health,
     };
     let Vitals {
         handoff,
@@ -157,7 +161,7 @@ fn spawn(
         counters,
         ..
     } = vitals.clone();
-    let exec = Exec::new(store.book, intake, handoff, health, counters);
+    let exec = Exec::new(store.book, intake, handoff, committer, health, counters);
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{
     counters::EngineCounters,
     fault::StoreFault,
@@ -25,12 +27,20 @@ const SPARE_BYTES_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Wal {
     pub(super) handoff: Arc<Handoff>,
+    pub(super) committer: Arc<Mutex<Committer>>,
+    /// Wakes EXEC when a block is done.
+    pub(super) exec: Notifier,
+    pub(super) health: Arc<Health>,
+}
+
+/// What makes blocks durable and gives their answers. Whoever holds the lock may, once [`Handoff`] says that it is busy on
+/// their account: WAL with what was submitted to it, EXEC with a small block when nothing is under way.
+#[derive(Debug)]
+pub(super) struct Committer {
     pub(super) writer: JournalWriter,
     /// Holds the directory's lock until the last block is written.
     pub(super) _directory: Arc<DataDirectory>,
     pub(super) answerer: Answerer,
-    /// Wakes EXEC when a block is done.
-    pub(super) exec: Notifier,
     pub(super) health: Arc<Health>,
     pub(super) sync_times: Arc<Distribution>,
     pub(super) counters: Arc<EngineCounters>,
@@ -42,32 +52,45 @@ pub(super) struct Wal {
 
 impl Wal {
     /// Writes blocks until EXEC says that there are no more.
-    pub(super) fn run(mut self) {
-        while let Some(Work {
+    pub(super) fn run(self) {
+        while let Some(work) = self.handoff.next() {
+            let spare = self
+                .committer
+                .lock()
+                .commit(&self.handoff, work, || self.exec.notify());
+            self.handoff.recycle(spare);
+        }
+    }
+}
+
+// ===== impl Committer =====
+
+impl Committer {
+    /// Writes a block and gives the answers that waited for it; `done` is called between the two.
+    pub(super) fn commit(&mut self, handoff: &Handoff, work: Work, done: impl FnOnce()) -> Spare {
+        let Work {
             mut block,
             mut answers,
             links,
-        }) = self.handoff.next()
-        {
-            let records = block.as_ref().map_or(0, |block| block.meta.record_count);
-            let _span = commit_span(&links, records);
-            let written = match block.as_mut() {
-                Some(block) => self.write(block),
-                None if self.failed => Err(StoreFault::WriteFailed),
-                None => Ok(()),
-            };
-            self.handoff.finished(written.map(|()| self.durable));
-            // EXEC first: it closes the next block while the answers go out.
-            self.exec.notify();
-            if let Err(fault) = written {
-                self.counters.unknown(answers.len());
-                refuse(&mut answers, fault);
-            }
-            self.answerer.answer_all(&mut answers);
-            self.handoff.recycle(Spare {
-                buffer: block.and_then(spare_buffer),
-                answers,
-            });
+        } = work;
+        let records = block.as_ref().map_or(0, |block| block.meta.record_count);
+        let _span = commit_span(&links, records);
+        let written = match block.as_mut() {
+            Some(block) => self.write(block),
+            None if self.failed => Err(StoreFault::WriteFailed),
+            None => Ok(()),
+        };
+        handoff.finished(written.map(|()| self.durable));
+        // EXEC first: it closes the next block while the answers go out.
+        done();
+        if let Err(fault) = written {
+            self.counters.unknown(answers.len());
+            refuse(&mut answers, fault);
+        }
+        self.answerer.answer_all(&mut answers);
+        Spare {
+            buffer: block.and_then(spare_buffer),
+            answers,
         }
     }
 

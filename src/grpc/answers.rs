@@ -107,7 +107,7 @@ pub(super) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result
         return Err(Status::internal("an outcome is missing"));
     };
     let answer = committed_or_error(&transaction, outcome)?;
-    let mut out = Vec::with_capacity(transaction.id().len() + RESULT_BYTES);
+    let mut out = Vec::with_capacity(transaction.id_bytes().len() + RESULT_BYTES);
     put_frame(&mut out, |out| answer.put(out));
     Ok(out)
 }
@@ -229,11 +229,9 @@ fn committed_or_error<'a>(
     outcome: Outcome,
 ) -> Result<CommittedAnswer<'a>, Status> {
     match outcome {
-        Outcome::Committed { committed, replayed } => Ok(CommittedAnswer::new(
-            transaction.id().as_bytes(),
-            committed,
-            replayed,
-        )),
+        Outcome::Committed { committed, replayed } => {
+            Ok(CommittedAnswer::new(transaction.id_bytes(), committed, replayed))
+        }
         Outcome::Rejected { rejection, replayed } => Err(status::rejection(
             rejection,
             account_of(transaction, rejection),
@@ -258,7 +256,7 @@ fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Reject
 }
 
 fn room(count: usize, batch: &TransactionBatch) -> usize {
-    let id_bytes = batch.get(0).map_or(0, |first| first.id().len());
+    let id_bytes = batch.get(0).map_or(0, |first| first.id_bytes().len());
     count.saturating_mul(2 * id_bytes + RESULT_BYTES)
 }
 

@@ -31,7 +31,7 @@ pub use topology::from_info as topology_response;
 
 use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
-use futures_util::{FutureExt, future::Either};
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::Routes, transport::server::TcpConnectInfo};
@@ -73,14 +73,14 @@ impl Services {
         &self,
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
-    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
+    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         let path = request.uri().path();
         let principal = match self.access.check(path, request.headers()) {
             Ok(principal) => principal,
-            Err(status) => return Either::Left(ready(Ok(Answer::status(status)))),
+            Err(status) => return Box::pin(ready(Ok(Answer::status(status)))),
         };
-        Either::Right(if path.split('/').nth(1) == Some(TransactionService::NAME) {
-            Either::Left(self.transactions.call(request))
+        if path.split('/').nth(1) == Some(TransactionService::NAME) {
+            self.transactions.call(request)
         } else {
             // Who asks is of interest to administration only; the hot path is spared the box.
             request.extensions_mut().insert(TcpConnectInfo {
@@ -91,8 +91,8 @@ impl Services {
                 request.extensions_mut().insert(principal);
             }
             let answered = self.others.clone().call(request);
-            Either::Right(answered.map(|response| response.map(Answer::tonic)))
-        })
+            Box::pin(answered.map(|response| response.map(Answer::tonic)))
+        }
     }
 }
 

@@ -11,11 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    Stream, StreamExt,
-    future::{BoxFuture, Either},
-    stream,
-};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,32 +82,32 @@ impl TransactionService {
     }
 
     /// Answers a call of the service.
+    ///
+    /// Each method has a future of its own in a box: that of the most frequent one is not as large as the largest, and is
+    /// not moved as a whole on its way into its task.
     pub(super) fn call(
         &self,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + Send + use<> {
+    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         match method(&request) {
-            // The future of the most frequent call is not boxed, and those of the others do not make it larger.
-            "ProcessTransaction" => Either::Left(process_one(Arc::clone(&self.engine), request)),
-            _ => Either::Right(self.clone().call_other(request)),
+            "ProcessTransaction" => Box::pin(process_one(Arc::clone(&self.engine), request)),
+            _ => Box::pin(self.clone().call_other(request)),
         }
     }
 
-    fn call_other(
+    async fn call_other(
         self,
         request: http::Request<Incoming>,
-    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
-        Box::pin(async move {
-            Ok(match method(&request) {
-                "ProcessTransactions" => Answer::message(process_many(&self.engine, request).await),
-                "StreamTransactions" => self.stream_transactions(request),
-                "GetTransaction" => {
-                    let get = tower::service_fn(|request| self.get_transaction(request));
-                    let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
-                    Answer::tonic(grpc.unary(get, request).await)
-                }
-                _ => Answer::status(Status::unimplemented("")),
-            })
+    ) -> Result<http::Response<Answer>, Infallible> {
+        Ok(match method(&request) {
+            "ProcessTransactions" => Answer::message(process_many(&self.engine, request).await),
+            "StreamTransactions" => self.stream_transactions(request),
+            "GetTransaction" => {
+                let get = tower::service_fn(|request| self.get_transaction(request));
+                let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+                Answer::tonic(grpc.unary(get, request).await)
+            }
+            _ => Answer::status(Status::unimplemented("")),
         })
     }
 

@@ -39,7 +39,7 @@ pub trait Journal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'a> {
     /// The client's idempotency key.
-    pub id: &'a str,
+    pub id: &'a [u8],
     /// Its [`tag`], with the seed of the account table.
     pub tag: u64,
 }
@@ -197,7 +197,7 @@ impl Ledger {
         journal: &mut J,
     ) -> Result<Outcome, J::Error> {
         let tags = Tags {
-            id: tag(transaction.id().as_bytes(), self.accounts.seed()),
+            id: tag(transaction.id_bytes(), self.accounts.seed()),
             accounts: &[],
         };
         self.process_tagged(transaction, tags, journal)
@@ -214,7 +214,7 @@ impl Ledger {
         journal: &mut J,
     ) -> Result<Outcome, J::Error> {
         let key = Key {
-            id: transaction.id(),
+            id: transaction.id_bytes(),
             tag: tags.id,
         };
         let resolved = self.resolve(transaction, tags.accounts);

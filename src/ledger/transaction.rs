@@ -84,7 +84,7 @@ pub struct TransactionView<'a, A> {
     /// Where the transfers start in `encoded`.
     transfers_at: usize,
     transfer_count: usize,
-    id: &'a str,
+    id: &'a [u8],
     phase: Phase,
     effective_time: Option<EffectiveTime>,
     form: PhantomData<A>,
@@ -200,7 +200,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
     /// [`Malformed`] if the part before the transfers is no transaction. The transfers are checked as they are read.
     pub fn parse(encoded: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(encoded);
-        let id = reader.short_str()?;
+        let id = reader.short_bytes()?;
         let phase = Phase::from_code(reader.u8()?)?;
         let transfer_count = usize::from(reader.u8()?) + 1;
         let flags = reader.u8()?;
@@ -224,9 +224,15 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         })
     }
 
-    /// The client's idempotency key.
+    /// The client's idempotency key. It was checked where it came in; what is not UTF-8 all the same has no name.
     #[must_use]
-    pub const fn id(&self) -> &'a str {
+    pub fn id(&self) -> &'a str {
+        std::str::from_utf8(self.id).unwrap_or_default()
+    }
+
+    /// The same, without a look at its characters.
+    #[must_use]
+    pub const fn id_bytes(&self) -> &'a [u8] {
         self.id
     }
 
@@ -277,7 +283,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
     /// [`Malformed`] never for a view that was parsed; the type says so because it is read again.
     pub fn metadata(&self) -> Result<Metadata, Malformed> {
         let mut reader = Reader::new(self.encoded);
-        reader.short_str()?;
+        reader.short_bytes()?;
         let [_phase, _count, flags] = reader.bytes(3)? else {
             return Err(Malformed { what: "a heading" });
         };

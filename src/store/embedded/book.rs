@@ -155,7 +155,7 @@ impl Book {
     #[must_use]
     pub fn candidates(&self, id: &str) -> Candidates {
         let mut candidates = Candidates::new();
-        let tag = id_tag(id, self.pages.seed);
+        let tag = id_tag(id.as_bytes(), self.pages.seed);
         let _none = self.pages.ids.find(tag, |value| {
             candidates.push(Position::from_u64(value));
             false
@@ -288,7 +288,7 @@ impl Journal for Pages {
             let position = Position::from_u64(value);
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
                 let framed = parse_record(position, bytes)?;
-                let recorded = recalled(&framed).map(|(transaction, _)| transaction.id());
+                let recorded = recalled(&framed).map(|(transaction, _)| transaction.id_bytes());
                 if recorded.is_none_or(|recorded| id_tag(recorded, self.seed) != tag) {
                     // Not another id with the same hash but a damaged record: taking the id for a new one would apply
                     // its transaction twice.
@@ -384,6 +384,6 @@ pub(super) fn body_position(block: Position) -> Position {
 }
 
 /// The hash of a transaction id, by which it is found. `seed` is the data directory's secret.
-pub(super) fn id_tag(id: &str, seed: u64) -> u64 {
-    tag(id.as_bytes(), seed)
+pub(super) fn id_tag(id: &[u8], seed: u64) -> u64 {
+    tag(id, seed)
 }

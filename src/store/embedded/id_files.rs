@@ -72,23 +72,29 @@ impl BlockWalk {
     /// # Errors
     /// If the disk refuses, or a block can't be read.
     pub fn write(&self, files: &ChunkedFiles, segment: u32, seed: u64) -> Result<usize, BookError> {
-        let mut entries = Vec::new();
         let end = Position::new(segment.saturating_add(1), 0);
-        self.ids(Position::new(segment, 0), end, seed, |tag, position| {
-            entries.push((tag, position.offset()))
-        })?;
         let mut file = files.create(u64::from(segment))?;
         let mut chunk = Vec::with_capacity(CHUNK_ENTRIES * ENTRY_BYTES);
-        for part in entries.chunks(CHUNK_ENTRIES) {
-            chunk.clear();
-            for (tag, offset) in part {
-                chunk.extend_from_slice(&tag.to_le_bytes());
-                chunk.extend_from_slice(&offset.to_le_bytes());
+        let mut count = 0;
+        let mut written = Ok(());
+        self.ids(Position::new(segment, 0), end, seed, |tag, position| {
+            chunk.extend_from_slice(&tag.to_le_bytes());
+            chunk.extend_from_slice(&position.offset().to_le_bytes());
+            count += 1;
+            if chunk.len() >= CHUNK_ENTRIES * ENTRY_BYTES {
+                // After a failure the rest is read for nothing; the file is not finished, and so thrown away.
+                if written.is_ok() {
+                    written = file.write_chunk(&chunk);
+                }
+                chunk.clear();
             }
+        })?;
+        written?;
+        if !chunk.is_empty() {
             file.write_chunk(&chunk)?;
         }
         file.finish()?;
-        Ok(entries.len())
+        Ok(count)
     }
 
     /// Adds the ids of a full `segment`: from its file, or, where there is none that can be read, from its blocks.
@@ -150,7 +156,7 @@ pub(super) fn block_ids(
         let position = Position::new(start.segment(), start.offset() + offset);
         let framed = take_record(&mut reader).map_err(malformed_at(position))?;
         if let Some((transaction, _)) = recalled(&framed) {
-            visit(id_tag(transaction.id(), seed), position);
+            visit(id_tag(transaction.id_bytes(), seed), position);
         }
     }
     Ok(())

@@ -260,7 +260,8 @@ impl Replay {
             let framed = take_record(&mut reader).map_err(malformed_at(at))?;
             let time = base.plus_nanos(u64::from(framed.ordinal));
             if let Some((transaction, rejection)) = recalled(&framed) {
-                self.ids.insert(id_tag(transaction.id(), self.seed), at.as_u64());
+                self.ids
+                    .insert(id_tag(transaction.id_bytes(), self.seed), at.as_u64());
                 if rejection.is_none() {
                     self.order.next_sequence += 1;
                     self.order.last_time = time;

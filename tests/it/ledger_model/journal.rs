@@ -92,6 +92,7 @@ impl Journal for MemoryJournal {
     type Error = &'static str;
 
     fn recall(&mut self, Key { id, .. }: Key<'_>) -> Result<Option<Recalled<'_>>, Self::Error> {
+        let id = std::str::from_utf8(id).unwrap();
         if self.unreadable {
             return Err("unreadable");
         }
@@ -120,6 +121,7 @@ impl Journal for MemoryJournal {
     fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed {
         let committed = self.next();
         if let Some(Key { id, .. }) = key {
+            let id = std::str::from_utf8(id).unwrap();
             let before = self.offset_by_id.insert(id.to_owned(), self.bytes.len());
             assert_eq!(before, None, "{id} is recorded twice");
         }
