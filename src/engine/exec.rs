@@ -317,10 +317,11 @@ impl Exec {
             answers,
             links: std::mem::take(&mut self.links),
         };
+        // Before the answers go out: who has one finds it counted.
+        self.counters.publish(&self.book);
         let recycled = self.commit(work, records);
         self.answers = recycled.answers;
         self.spare = recycled.buffer;
-        self.counters.publish(&self.book);
     }
 
     /// Has a block written: by WAL, or, if it is small and nothing is under way, here and now.

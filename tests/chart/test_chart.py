@@ -50,7 +50,7 @@ def test_settings_arrive_with_their_types():
     assert read["server"] == {"listen": "0.0.0.0:50051", "drain": "10s", "streams_per_connection_max": 1048576}
     assert read["breaker"] == config["breaker"]
     assert type(read["server"]["streams_per_connection_max"]) is int
-    assert read["admin"] == {"listen": "0.0.0.0:9090"}
+    assert read["admin"] == {"listen": "0.0.0.0:9090", "enabled": True}
     assert read["store"] == {"data": "/var/lib/tally/ledger"}
     assert read["batch"] == {}
 
@@ -156,7 +156,7 @@ def test_requests_are_the_limits():
 
 
 def test_the_pod_is_told_what_topology_reads():
-    names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("topology/detect.rs"), re.MULTILINE)
+    names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("topology/pod.rs"), re.MULTILINE)
     assert len(names) == 3
     environment = {variable["name"]: variable for variable in container(TLS)["env"]}
     assert set(names) <= environment.keys()
