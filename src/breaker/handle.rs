@@ -51,16 +51,20 @@ pub struct LatencyCircuitBreakerBuilder {
 #[must_use = "dropping a permit means that the call was given up"]
 pub struct Permit {
     lane: Arc<Lane>,
-    /// None for a call that passes unrecorded, and once the verdict is in.
+    /// None for a call that passes unrecorded.
     ticket: Option<Ticket>,
+    /// The verdict is in.
+    ended: bool,
 }
 
 /// An admitted call that does not outlive its caller's hold on the breaker, so that no reference need be counted.
 #[derive(Debug)]
 struct Borrowed<'a> {
     core: &'a Core,
-    /// None for a call that passes unrecorded, and once the verdict is in.
+    /// None for a call that passes unrecorded.
     ticket: Option<Ticket>,
+    /// The verdict is in.
+    ended: bool,
 }
 
 /// The key of a breaker that was given none.
@@ -113,15 +117,19 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
-        let mut call = Borrowed { core, ticket: None };
+        let mut call = Borrowed {
+            core,
+            ticket: None,
+            ended: false,
+        };
         core.admit(core.seat(), &mut call.ticket)
             .map_err(CircuitBreakerError::Open)?;
         let result = operation();
         let verdict = classify.classify(result.as_ref());
+        call.ended = true;
         if let Some(ticket) = &call.ticket {
             core.finish(ticket, Some(&verdict));
         }
-        call.ticket = None;
         result.map_err(CircuitBreakerError::Inner)
     }
 
@@ -156,7 +164,11 @@ impl LatencyCircuitBreaker {
         let seat = core.seat();
         // A thread's shard is always below their number; a lane made on the spot would do as well.
         let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        let mut permit = Permit { lane, ticket: None };
+        let mut permit = Permit {
+            lane,
+            ticket: None,
+            ended: false,
+        };
         core.admit(seat, &mut permit.ticket)?;
         Ok(permit)
     }
@@ -171,6 +183,7 @@ impl LatencyCircuitBreaker {
         Some(Permit {
             lane,
             ticket: Some(ticket),
+            ended: false,
         })
     }
 
@@ -302,10 +315,10 @@ impl Permit {
     /// Ends the call with a verdict.
     #[inline]
     pub fn record(mut self, verdict: Verdict) {
+        self.ended = true;
         if let Some(ticket) = &self.ticket {
             self.lane.core.finish(ticket, Some(&verdict));
         }
-        self.ticket = None;
     }
 
     /// When the call was admitted, by the breaker's clock, in nanoseconds; None if it passes unrecorded.
@@ -317,7 +330,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        give_up(&self.lane.core, self.ticket.as_ref());
+        if !self.ended {
+            give_up(&self.lane.core, self.ticket.as_ref());
+        }
     }
 }
 
@@ -325,7 +340,9 @@ impl Drop for Permit {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        give_up(self.core, self.ticket.as_ref());
+        if !self.ended {
+            give_up(self.core, self.ticket.as_ref());
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! Time, modes, hints, snapshots and events: what the people who run it rely on.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tally::breaker::{
@@ -297,4 +301,42 @@ fn the_observer_hears_what_the_history_keeps() {
         [(BreakerMode::Auto, BreakerMode::MetricsOnly)]
     );
     assert_eq!(*recorder.pauses.lock(), [Duration::from_secs(3)]);
+}
+
+/// Panics when it hears of an opening.
+struct Fragile;
+
+impl TransitionObserver for Fragile {
+    fn on_transition(&self, _key: &str, _transition: &Transition) {
+        panic!("an observer that breaks");
+    }
+}
+
+#[test]
+fn a_verdict_is_given_once_though_an_observer_panics() {
+    let config = CircuitBreakerConfig {
+        consecutive_failures: Some(1),
+        shards: 1,
+        ..CircuitBreakerConfig::default()
+    };
+    let fragile = || {
+        LatencyCircuitBreaker::builder(config.clone())
+            .clock(Arc::new(ManualClock::new(0)))
+            .observer(Arc::new(Fragile))
+            .build()
+            .unwrap()
+    };
+    let (permits, closures) = (fragile(), fragile());
+    let other = permits.try_acquire().unwrap();
+    let failing = permits.try_acquire().unwrap();
+    catch_unwind(AssertUnwindSafe(|| failing.record(Verdict::failure()))).unwrap_err();
+    let still_under_way = closures.try_acquire().unwrap();
+    let failing = || closures.execute_with_latency_check(|| Err::<(), _>("failed"));
+    catch_unwind(AssertUnwindSafe(failing)).unwrap_err();
+    for breaker in [&permits, &closures] {
+        let stats = breaker.stats();
+        assert_eq!((stats.in_flight, stats.lifetime.stale_results), (1, 0));
+        assert_eq!((stats.lifetime.admitted, stats.lifetime.cancelled), (2, 0));
+    }
+    drop((other, still_under_way));
 }
