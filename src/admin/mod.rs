@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::routes::Readiness;
 use crate::{
     engine::TallyEngine,
+    grpc::Listener,
     security::Security,
     telemetry::LogLevel,
     topology::{AffinityError, Role, RoleHandle},
@@ -50,13 +51,6 @@ pub enum AdminError {
     Affinity(#[from] AffinityError),
 }
 
-/// The address, before anything is served there.
-#[derive(Debug)]
-pub struct AdminListener {
-    listener: std::net::TcpListener,
-    address: SocketAddr,
-}
-
 /// The running port.
 #[derive(Debug)]
 pub struct AdminHandle {
@@ -64,38 +58,24 @@ pub struct AdminHandle {
     stop: CancellationToken,
 }
 
-// ===== impl AdminListener =====
-
-impl AdminListener {
-    /// Listens on `address`; port 0 takes a free one.
-    ///
-    /// # Errors
-    /// [`AdminError::Listen`].
-    pub fn bind(address: SocketAddr) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Listen { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(AdminListener { listener, address })
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
+/// Listens on `address`; port 0 takes a free one. Nothing is served yet.
+///
+/// # Errors
+/// [`AdminError::Listen`].
+pub fn bind(address: SocketAddr) -> Result<Listener, AdminError> {
+    Listener::open(address).map_err(|source| AdminError::Listen { address, source })
 }
 
 /// Serves `admin` until [`AdminHandle::stop`].
 ///
 /// # Errors
 /// [`AdminError::Affinity`].
-pub fn serve(listener: AdminListener, admin: Admin) -> Result<AdminHandle, AdminError> {
+pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError> {
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
-        server::run(listener.listener, routes::router(admin), stopped).await;
+        server::run(listener.into_std(), routes::router(admin), stopped).await;
     })?;
     Ok(AdminHandle { thread, stop })
 }

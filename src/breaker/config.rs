@@ -73,8 +73,8 @@ pub struct CircuitBreakerConfig {
     /// How often the host calls `tick()`; a tick later than that by half a bucket means that the process itself was held
     /// up. 1 ms to 1 s; default 10 ms.
     pub tick_interval: Duration,
-    /// Sets of counters that threads are spread over, about 2.5 kB for each bucket of each. 1 to 64; default the number
-    /// of CPUs, at most 8.
+    /// Sets of counters with one writing thread each, about 2.5 kB for each bucket of each; all other threads share one more.
+    /// 1 to 64; default the number of CPUs, at most 8.
     pub shards: u32,
     /// Seeds jitter and spread, so that a run can be repeated.
     pub rng_seed: u64,

@@ -16,7 +16,7 @@ use tonic_health::server::HealthReporter;
 
 use super::{exit, fail};
 use crate::{
-    admin::{self, Admin, AdminError, AdminHandle, AdminListener, Readiness},
+    admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
     engine::{Condition, Guard, StartError, TallyEngine},
     grpc::{self, NetHandle},
@@ -172,7 +172,7 @@ impl Running {
         config: &Config,
         listener: grpc::Listener,
         net_config: grpc::NetConfig,
-        admin_listener: Option<AdminListener>,
+        admin_listener: Option<grpc::Listener>,
         engine: &TallyEngine,
         security: &Arc<Security>,
         log_level: LogLevel,
@@ -278,12 +278,9 @@ fn announce(what: &str, address: SocketAddr) {
     println!("{what} {address}");
 }
 
-fn admin_listener(config: &Config) -> Result<Option<AdminListener>, AdminError> {
-    let admin = &config.admin;
-    admin
-        .enabled
-        .then(|| AdminListener::bind(admin.listen))
-        .transpose()
+fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError> {
+    let section = &config.admin;
+    section.enabled.then(|| admin::bind(section.listen)).transpose()
 }
 
 /// A file for each connection, and some for the journal.

@@ -168,7 +168,7 @@ pub(super) fn print_circuit(circuit: &CircuitStats) {
 }
 
 /// In microseconds: a tenth is as much as anybody wants to read.
-pub(super) fn micros(duration: Option<prost_types::Duration>) -> String {
+fn micros(duration: Option<prost_types::Duration>) -> String {
     let duration = duration.unwrap_or_default();
     let nanos = duration
         .seconds
@@ -178,19 +178,24 @@ pub(super) fn micros(duration: Option<prost_types::Duration>) -> String {
 }
 
 fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
-    let summary = summary.copied().unwrap_or_default();
+    let count = summary.map_or(0, |summary| summary.count);
+    let mut row = vec![name.to_owned()];
+    row.extend(percentiles(summary));
+    row.push(count.to_string());
+    row
+}
+
+/// p50, p90, p99, p99.9 and the maximum, as text.
+pub(super) fn percentiles(summary: Option<&LatencySummary>) -> [String; 5] {
     let LatencySummary {
         p50,
         p90,
         p99,
         p999,
         max,
-        count,
-    } = summary;
-    let mut row = vec![name.to_owned()];
-    row.extend([p50, p90, p99, p999, max].map(micros));
-    row.push(count.to_string());
-    row
+        ..
+    } = summary.copied().unwrap_or_default();
+    [p50, p90, p99, p999, max].map(micros)
 }
 
 pub(super) fn table(header: &[&str]) -> Table {

@@ -1,8 +1,8 @@
 //! What the engine tells as metrics. Names and units are those of Prometheus' conventions.
 
-use super::TallyEngine;
+use super::{EngineStats, TallyEngine};
 use crate::{
-    batch::FlushReason,
+    batch::{BatchStats, FlushReason},
     breaker::{CircuitState, LifetimeStats},
     engine::{CircuitReport, Condition},
     sys::limits::disk_space,
@@ -62,9 +62,11 @@ impl MetricSource for TallyEngine {
                 (labels, *count as f64)
             }),
         );
-        self.collect_queue(families);
+        // One reading for all: it sums up every distribution.
+        let stats = self.stats();
+        collect_queue(families, &stats.batch);
         self.collect_batches(families);
-        self.collect_ledger(families);
+        self.collect_ledger(families, &stats);
         placement(families, &self.affinity().figures());
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
@@ -99,62 +101,6 @@ impl TallyEngine {
             .collect()
     }
 
-    fn collect_queue(&self, families: &mut Families) {
-        let stats = self.stats().batch;
-        families.gauge(
-            "tally_queue_depth",
-            "Requests that wait.",
-            stats.queue_depth as f64,
-        );
-        families.gauge(
-            "tally_queue_capacity",
-            "Requests that can wait.",
-            stats.queue_capacity as f64,
-        );
-        families.counter(
-            "tally_queue_full_total",
-            "Requests refused by a full queue.",
-            stats.full as f64,
-        );
-        families.counters(
-            "tally_queue_dropped_total",
-            "Requests that left the queue without being executed, and replies that went missing (a bug if above 0).",
-            [
-                (vec![("reason", "expired")], stats.expired as f64),
-                (vec![("reason", "cancelled")], stats.cancelled as f64),
-                (vec![("reason", "reply_missing")], stats.replies_missing as f64),
-            ],
-        );
-        families.counters(
-            "tally_batch_flush_total",
-            "Journal blocks by what closed them.",
-            FlushReason::ALL.map(|reason| {
-                let labels = vec![("reason", reason.as_str())];
-                (labels, stats.flushed(reason) as f64)
-            }),
-        );
-        families.gauge(
-            "tally_queue_bytes",
-            "Bytes of the requests that wait.",
-            stats.queue_bytes as f64,
-        );
-        families.gauge(
-            "tally_queue_oldest_seconds",
-            "For how long the oldest request has waited, about.",
-            stats.oldest_age.as_secs_f64(),
-        );
-        families.gauge(
-            "tally_batch_linger_seconds",
-            "How long a batch may wait for callers who are on their way.",
-            stats.linger.as_secs_f64(),
-        );
-        families.counter(
-            "tally_queue_held_back_total",
-            "Requests that waited for one batch more since their client had had its share.",
-            stats.held_back as f64,
-        );
-    }
-
     fn collect_batches(&self, families: &mut Families) {
         let batch = self.shared.batch.distributions();
         let latency = [
@@ -185,8 +131,7 @@ impl TallyEngine {
         );
     }
 
-    fn collect_ledger(&self, families: &mut Families) {
-        let stats = self.stats();
+    fn collect_ledger(&self, families: &mut Families, stats: &EngineStats) {
         let ledger = stats.ledger;
         families.counters(
             "tally_transactions_total",
@@ -234,6 +179,61 @@ impl TallyEngine {
             f64::from(u8::from(failed)),
         );
     }
+}
+
+fn collect_queue(families: &mut Families, stats: &BatchStats) {
+    families.gauge(
+        "tally_queue_depth",
+        "Requests that wait.",
+        stats.queue_depth as f64,
+    );
+    families.gauge(
+        "tally_queue_capacity",
+        "Requests that can wait.",
+        stats.queue_capacity as f64,
+    );
+    families.counter(
+        "tally_queue_full_total",
+        "Requests refused by a full queue.",
+        stats.full as f64,
+    );
+    families.counters(
+        "tally_queue_dropped_total",
+        "Requests that left the queue without being executed, and replies that went missing (a bug if above 0).",
+        [
+            (vec![("reason", "expired")], stats.expired as f64),
+            (vec![("reason", "cancelled")], stats.cancelled as f64),
+            (vec![("reason", "reply_missing")], stats.replies_missing as f64),
+        ],
+    );
+    families.counters(
+        "tally_batch_flush_total",
+        "Journal blocks by what closed them.",
+        FlushReason::ALL.map(|reason| {
+            let labels = vec![("reason", reason.as_str())];
+            (labels, stats.flushed(reason) as f64)
+        }),
+    );
+    families.gauge(
+        "tally_queue_bytes",
+        "Bytes of the requests that wait.",
+        stats.queue_bytes as f64,
+    );
+    families.gauge(
+        "tally_queue_oldest_seconds",
+        "For how long the oldest request has waited, about.",
+        stats.oldest_age.as_secs_f64(),
+    );
+    families.gauge(
+        "tally_batch_linger_seconds",
+        "How long a batch may wait for callers who are on their way.",
+        stats.linger.as_secs_f64(),
+    );
+    families.counter(
+        "tally_queue_held_back_total",
+        "Requests that waited for one batch more since their client had had its share.",
+        stats.held_back as f64,
+    );
 }
 
 fn placement(families: &mut Families, figures: &PlacementFigures) {

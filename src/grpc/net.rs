@@ -104,11 +104,25 @@ impl Listener {
     /// # Errors
     /// [`NetError::Listen`].
     pub fn bind(address: SocketAddr) -> Result<Self, NetError> {
-        let failed = |source| NetError::Listen { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        Self::open(address).map_err(|source| NetError::Listen { address, source })
+    }
+
+    /// The same, for those who tell the failure in their own words.
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         Ok(Listener { listener, address })
+    }
+
+    /// Where it listens: the port is the real one, also where 0 was asked for.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn into_std(self) -> std::net::TcpListener {
+        self.listener
     }
 }
 

@@ -20,9 +20,6 @@ pub trait MetricSource: Send + Sync {
 #[derive(Default)]
 pub struct Families(Vec<MetricFamily>);
 
-/// The labels of a value, in their order.
-pub type Labels<'a> = &'a [(&'a str, &'a str)];
-
 /// Content type of [`Families::to_prometheus`].
 pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 
@@ -45,14 +42,11 @@ impl Families {
         help: &str,
         values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
     ) {
-        let metrics = values.into_iter().map(|(labels, value)| {
+        self.numbers(name, help, MetricType::COUNTER, values, |metric, value| {
             let mut counter = Counter::default();
             counter.set_value(value);
-            let mut metric = labelled(&labels);
             metric.set_counter(counter);
-            metric
         });
-        self.family(name, help, MetricType::COUNTER, metrics.collect());
     }
 
     /// A count without labels.
@@ -67,14 +61,11 @@ impl Families {
         help: &str,
         values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
     ) {
-        let metrics = values.into_iter().map(|(labels, value)| {
+        self.numbers(name, help, MetricType::GAUGE, values, |metric, value| {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
-            let mut metric = labelled(&labels);
             metric.set_gauge(gauge);
-            metric
         });
-        self.family(name, help, MetricType::GAUGE, metrics.collect());
     }
 
     /// A value without labels.
@@ -116,6 +107,22 @@ impl Families {
         &self.0
     }
 
+    fn numbers<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
+        put: impl Fn(&mut Metric, f64),
+    ) {
+        let metrics = values.into_iter().map(|(labels, value)| {
+            let mut metric = labelled(&labels);
+            put(&mut metric, value);
+            metric
+        });
+        self.family(name, help, kind, metrics.collect());
+    }
+
     /// A family without values is left out: there is nothing to tell.
     fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
@@ -138,7 +145,7 @@ impl fmt::Debug for Families {
     }
 }
 
-fn labelled(labels: Labels<'_>) -> Metric {
+fn labelled(labels: &[(&str, &str)]) -> Metric {
     let pair = |(name, value): &(&str, &str)| {
         let mut pair = LabelPair::default();
         pair.set_name((*name).to_owned());

@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 pub use self::{
     commit_span::{LINKS_MAX, TraceLink, commit_span, trace_link},
     log_level::LogLevel,
-    metrics::{Families, Labels, MetricSource, PROMETHEUS_TEXT},
+    metrics::{Families, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
     propagation::rpc_span,
 };

@@ -14,9 +14,9 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::report::{COMMIT, command, machine};
+use super::report::{COMMIT, command, machine, print_json};
 use crate::{
-    cli::{OutputFormat, exit, fail},
+    cli::OutputFormat,
     store::journal::{Disk, DiskError, RealDisk},
 };
 
@@ -192,13 +192,7 @@ impl DiskReport {
     #[expect(clippy::print_stdout, reason = "the command's result")]
     pub(super) fn print(&self, output: OutputFormat) -> ExitCode {
         if output == OutputFormat::Json {
-            return match serde_json::to_string_pretty(self) {
-                Ok(text) => {
-                    println!("{text}");
-                    ExitCode::SUCCESS
-                }
-                Err(error) => fail(exit::SOFTWARE, &error),
-            };
+            return print_json(self);
         }
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);

@@ -195,13 +195,7 @@ impl Report {
     #[expect(clippy::print_stdout, reason = "the command's result")]
     pub(super) fn print(&self, output: OutputFormat) -> ExitCode {
         if output == OutputFormat::Json {
-            return match serde_json::to_string_pretty(self) {
-                Ok(text) => {
-                    println!("{text}");
-                    ExitCode::SUCCESS
-                }
-                Err(error) => fail(exit::SOFTWARE, &error),
-            };
+            return print_json(self);
         }
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);
@@ -347,4 +341,16 @@ pub(super) fn machine() -> String {
         "{cpus} CPUs, {}",
         model.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
     )
+}
+
+/// What was measured, for programs: one object.
+#[expect(clippy::print_stdout, reason = "the command's result")]
+pub(super) fn print_json<T: Serialize>(measured: &T) -> ExitCode {
+    match serde_json::to_string_pretty(measured) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(exit::SOFTWARE, &error),
+    }
 }

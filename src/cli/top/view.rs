@@ -13,7 +13,7 @@ use ratatui::{
 use tokio::time::Instant;
 
 use crate::{
-    cli::show::micros,
+    cli::show::percentiles,
     proto::{CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary},
 };
 
@@ -102,15 +102,7 @@ fn draw_rates(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
 
 fn draw_latency(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let row = |name: &str, summary: Option<LatencySummary>| {
-        let LatencySummary {
-            p50,
-            p90,
-            p99,
-            p999,
-            max,
-            ..
-        } = summary.unwrap_or_default();
-        let cells = [p50, p90, p99, p999, max].map(micros);
+        let cells = percentiles(summary.as_ref());
         Row::new([vec![name.to_owned()], cells.to_vec()].concat())
     };
     let batches = &screen.batches;

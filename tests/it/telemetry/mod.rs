@@ -9,13 +9,16 @@ use opentelemetry_proto::tonic::{
     metrics::v1::{Metric, metric},
 };
 use tally::proto::{
-    SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
-    transaction_service_client::TransactionServiceClient,
+    ProcessTransactionResponse, SetCircuitModeRequest, engine_service_client::EngineServiceClient,
+    set_circuit_mode_request::Change, transaction_service_client::TransactionServiceClient,
 };
-use tonic::Request;
+use tonic::{Request, Response, Status};
 
 use self::collector::Collector;
-use crate::support::{in_process::pay, server::ServerOptions};
+use crate::support::{
+    in_process::pay,
+    server::{ServerOptions, TestServer},
+};
 
 const TRACE_ID: [u8; 16] = [
     0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
@@ -55,6 +58,18 @@ fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64>
     }
 }
 
+/// A transaction as part of the caller's trace.
+async fn traced(server: &TestServer, id: &str) -> Result<Response<ProcessTransactionResponse>, Status> {
+    let mut request = Request::new(pay(id));
+    request
+        .metadata_mut()
+        .insert("traceparent", TRACE_PARENT.parse().unwrap());
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    client.process_transaction(request).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_gets_metrics_events_and_spans() {
     let mut collector = Collector::start().await;
@@ -74,14 +89,7 @@ async fn a_collector_gets_metrics_events_and_spans() {
         })
         .await
         .unwrap();
-    let mut request = Request::new(pay("refused"));
-    request
-        .metadata_mut()
-        .insert("traceparent", TRACE_PARENT.parse().unwrap());
-    let mut client = TransactionServiceClient::connect(server.endpoint())
-        .await
-        .unwrap();
-    client.process_transaction(request).await.unwrap_err();
+    traced(&server, "refused").await.unwrap_err();
 
     // Metrics are cumulative: some export will have it all.
     let key = ("key", "ProcessTransaction");
@@ -154,14 +162,7 @@ async fn the_span_of_a_commit_is_linked_to_its_calls() {
         .batch_create_accounts(accounts)
         .await
         .unwrap();
-    let mut request = Request::new(pay("traced"));
-    request
-        .metadata_mut()
-        .insert("traceparent", TRACE_PARENT.parse().unwrap());
-    let mut client = TransactionServiceClient::connect(server.endpoint())
-        .await
-        .unwrap();
-    client.process_transaction(request).await.unwrap();
+    traced(&server, "traced").await.unwrap();
     // A trace of its own, for a commit belongs to many calls; it leads to each of them.
     let commit = collector.span("tally.commit").await;
     assert_ne!(commit.trace_id, TRACE_ID);
