@@ -107,7 +107,10 @@ impl Exec {
             let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
             // Before anything is executed: whoever comes after a failure is told that nothing was done.
             self.catch_up();
-            for Claimed { item, reply } in claimed.drain(..) {
+            self.prefetch_first(&claimed);
+            let mut commands = claimed.drain(..);
+            while let Some(Claimed { item, reply }) = commands.next() {
+                self.prefetch_behind(commands.as_slice());
                 self.answer_items += item.items();
                 let result = self.execute(item);
                 self.answers.push((
@@ -123,6 +126,7 @@ impl Exec {
                     self.flush(FlushReason::Items);
                 }
             }
+            drop(commands);
             self.claimed = claimed;
 
             let progress = self.catch_up();
@@ -183,6 +187,27 @@ impl Exec {
                 self.probed = true;
                 Ok(Reply::Probed)
             }
+        }
+    }
+
+    /// Asks for the memory of the first commands, before any of them is executed.
+    fn prefetch_first(&self, commands: &[Claimed<Command, EngineReply>]) {
+        for tags in commands.iter().take(2 * PREFETCH_DISTANCE).filter_map(first_tags) {
+            self.book.prefetch_names(tags);
+        }
+        for tags in commands.iter().take(PREFETCH_DISTANCE).filter_map(first_tags) {
+            self.book.prefetch_accounts(tags);
+        }
+    }
+
+    /// Asks for memory of `commands`, which are executed after the one in hand, as [`Exec::transactions`] does within one.
+    fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
+        let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
+        if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
+            self.book.prefetch_names(tags);
+        }
+        if let Some(tags) = tags(PREFETCH_DISTANCE) {
+            self.book.prefetch_accounts(tags);
         }
     }
 
@@ -336,6 +361,15 @@ impl Exec {
             Some(mut committer) => committer.commit(&self.handoff, work, || ()),
             None => self.handoff.submit(work),
         }
+    }
+}
+
+/// The hashes of a command's first transaction: of its only one, where it matters.
+fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
+    if let Command::Transactions(batch, _) = &command.item {
+        batch.tags(0)
+    } else {
+        None
     }
 }
 

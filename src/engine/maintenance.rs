@@ -2,6 +2,7 @@
 //! may fail without harm: opening takes longer then.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use crossbeam_utils::sync::{Parker, Unparker};
+use futures_executor::block_on;
 
 use super::{
     command::{Command, Reply},
@@ -18,12 +20,12 @@ use super::{
     health::{Condition, Health},
 };
 use crate::{
-    batch::{BatchProcessor, Submission},
+    batch::{BatchError, BatchProcessor, ResponseFuture, Submission},
     ledger::AccountIndex,
     store::{
         embedded::{
             BookError, DurablePoint,
-            checkpoint::{CheckpointWriter, KEEP},
+            checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
             id_files::BlockWalk,
         },
         journal::{ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
@@ -33,6 +35,9 @@ use thiserror::Error;
 
 /// How often it looks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(20);
+/// Chunks of a checkpoint that EXEC is asked for ahead. Each waits for the block that it depends on, so one at a time would
+/// take as many blocks as there are chunks: minutes, with millions of accounts.
+const CHUNKS_UNDER_WAY: usize = 4;
 
 /// Tells the thread to stop.
 #[derive(Debug, Clone)]
@@ -52,8 +57,10 @@ pub(super) struct Maintenance {
     pub(super) checkpoints: ChunkedFiles,
     pub(super) id_files: ChunkedFiles,
     pub(super) directory: Arc<DataDirectory>,
-    /// A checkpoint is made after so many bytes of journal.
+    /// A checkpoint is made after so many bytes of journal, or as many as the last one had, if those are more: so that
+    /// with many accounts no more is written for checkpoints than for transactions.
     pub(super) checkpoint_bytes: u64,
+    pub(super) last_checkpoint_bytes: u64,
     /// Where the newest checkpoint starts.
     pub(super) last_checkpoint: Position,
     /// The first segment that may have no id file yet.
@@ -98,12 +105,18 @@ impl Stop {
 impl Maintenance {
     pub(super) fn run(mut self) {
         while !self.stop.is_stopped() {
-            self.prepare_segment();
-            let durable = self.handoff.progress().durable;
-            self.write_id_files(durable.chain.position);
+            let durable = self.keep_up();
             self.checkpoint_if_due(&durable);
             self.parker.park_timeout(INTERVAL);
         }
+    }
+
+    /// What can't wait until a long checkpoint is written. Returns how far the journal is durable.
+    fn keep_up(&mut self) -> DurablePoint {
+        self.prepare_segment();
+        let durable = self.handoff.progress().durable;
+        self.write_id_files(durable.chain.position);
+        durable
     }
 
     fn prepare_segment(&mut self) {
@@ -144,13 +157,14 @@ impl Maintenance {
         let bytes =
             |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
         let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
-        if grown < self.checkpoint_bytes {
+        if grown < self.checkpoint_bytes.max(self.last_checkpoint_bytes) {
             return;
         }
         match self.checkpoint(durable) {
             Ok(bytes) => {
                 tracing::info!(block = durable.chain.block_sequence, bytes, "checkpoint");
                 self.last_checkpoint = durable.chain.position;
+                self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
                 // Shutting down, overloaded, or failed: there will be another time.
@@ -163,18 +177,28 @@ impl Maintenance {
         }
     }
 
-    fn checkpoint(&self, start: &DurablePoint) -> Result<u64, CheckpointError> {
+    fn checkpoint(&mut self, start: &DurablePoint) -> Result<u64, CheckpointError> {
         let mut writer = CheckpointWriter::begin(&self.checkpoints, start)?;
-        let mut from = Some(AccountIndex(0));
-        while let Some(index) = from {
-            let reply = self.ask(Command::CheckpointChunk(index))?;
-            let Reply::CheckpointChunk { bytes, next } = reply else {
+        let mut chunks = (0..).step_by(CHUNK_ACCOUNTS).map(AccountIndex);
+        let mut under_way = VecDeque::with_capacity(CHUNKS_UNDER_WAY);
+        loop {
+            let missing = CHUNKS_UNDER_WAY - under_way.len();
+            under_way.extend(chunks.by_ref().take(missing).map(|from| (from, self.ask(from))));
+            self.keep_up();
+            let Some((from, answer)) = under_way.pop_front() else {
+                break;
+            };
+            let Reply::CheckpointChunk { bytes, next } = self.wait_for(from, answer)? else {
                 return Err(CheckpointError::UnexpectedReply);
             };
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
-            from = next;
+            // Those behind the last one are not waited for: an account that was created meanwhile could be in them, and
+            // not in this one, where its number belongs.
+            if next.is_none() {
+                break;
+            }
         }
         // The last answer waited for every block whose effects the accounts show.
         if self.handoff.progress().failed {
@@ -192,10 +216,28 @@ impl Maintenance {
         Ok(bytes)
     }
 
-    fn ask(&self, command: Command) -> Result<Reply, EngineError> {
-        let future = self.batch.submit(Submission::new(command, None));
-        let answer = futures_executor::block_on(future)?;
-        Ok(answer.value.result?)
+    fn ask(&self, from: AccountIndex) -> ResponseFuture<EngineReply> {
+        self.batch
+            .submit(Submission::new(Command::CheckpointChunk(from), None))
+    }
+
+    /// Waits for the answer, and asks again for as long as the queue is full: under a load that keeps it so, there would
+    /// never be a checkpoint otherwise.
+    fn wait_for(
+        &self,
+        from: AccountIndex,
+        mut answer: ResponseFuture<EngineReply>,
+    ) -> Result<Reply, EngineError> {
+        loop {
+            match block_on(answer) {
+                Ok(answer) => return Ok(answer.value.result?),
+                Err(BatchError::Full { .. }) if !self.stop.is_stopped() => {
+                    self.parker.park_timeout(INTERVAL);
+                    answer = self.ask(from);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// After a failure: not again at once.

@@ -174,6 +174,7 @@ fn spawn(
         id_files: store.id_files,
         directory: store.directory,
         checkpoint_bytes: config.checkpoint.0,
+        last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
         parker,

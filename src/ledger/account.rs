@@ -82,6 +82,23 @@ pub struct NewAccount {
     pub metadata: Metadata,
 }
 
+/// What was said of an account when it was created, where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccountContent<'a> {
+    /// As in [`NewAccount`].
+    pub id: &'a str,
+    /// As in [`NewAccount`].
+    pub asset: &'a str,
+    /// As in [`NewAccount`].
+    pub rule: BalanceRule,
+    /// As in [`NewAccount`].
+    pub overdraft_limit: Amount,
+    /// As in [`NewAccount`].
+    pub status: AccountStatus,
+    /// As in [`NewAccount`].
+    pub metadata: &'a Metadata,
+}
+
 /// An account as a reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountSnapshot {
@@ -212,17 +229,47 @@ impl Account {
     }
 }
 
-// ===== impl NewAccount =====
+// ===== impl AccountContent =====
 
-impl NewAccount {
-    /// Appends the journal's form.
+impl AccountContent<'_> {
+    /// Appends the journal's form, which [`NewAccount::take`] reads.
     pub fn put(&self, out: &mut Vec<u8>) {
-        put_short_str(out, &self.id);
-        put_short_str(out, &self.asset);
+        put_short_str(out, self.id);
+        put_short_str(out, self.asset);
         out.push(self.rule as u8);
         out.push(self.status as u8);
         put_varint(out, self.overdraft_limit.minor_units());
-        put_metadata(out, &self.metadata);
+        put_metadata(out, self.metadata);
+    }
+
+    /// A copy of its own.
+    #[must_use]
+    pub fn to_new(&self) -> NewAccount {
+        NewAccount {
+            id: self.id.to_owned(),
+            asset: self.asset.to_owned(),
+            rule: self.rule,
+            overdraft_limit: self.overdraft_limit,
+            status: self.status,
+            metadata: self.metadata.clone(),
+        }
+    }
+}
+
+// ===== impl NewAccount =====
+
+impl NewAccount {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn content(&self) -> AccountContent<'_> {
+        AccountContent {
+            id: &self.id,
+            asset: &self.asset,
+            rule: self.rule,
+            overdraft_limit: self.overdraft_limit,
+            status: self.status,
+            metadata: &self.metadata,
+        }
     }
 
     /// Reads the journal's form.

@@ -100,7 +100,7 @@ pub fn put_record(
         Entry::AccountCreated { index, account } => {
             put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal);
             put_varint_u64(scratch, u64::from(index.0));
-            account.put(scratch);
+            account.content().put(scratch);
             &[]
         }
         Entry::Committed { content } => {

@@ -1,7 +1,9 @@
 //! The account table: dense, found by name, never moved as a whole.
 
 use super::{
-    account::{Account, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount},
+    account::{
+        Account, AccountContent, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount,
+    },
     tag_index::{TagIndex, tag},
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
@@ -136,22 +138,31 @@ impl AccountTable {
         self.cold.get(index).map(|details| details.name.as_str())
     }
 
+    /// What was said of the account when it was created, and when that was.
+    #[must_use]
+    pub fn content(&self, index: AccountIndex) -> Option<(AccountContent<'_>, Timestamp)> {
+        static NO_METADATA: Metadata = Metadata::new();
+        let hot = self.hot.get(index)?;
+        let cold = self.cold.get(index)?;
+        let content = AccountContent {
+            id: cold.name.as_str(),
+            asset: self.asset(hot.asset)?,
+            rule: hot.rule,
+            overdraft_limit: hot.overdraft_limit,
+            status: hot.status,
+            metadata: cold.metadata.as_deref().unwrap_or(&NO_METADATA),
+        };
+        Some((content, cold.create_time))
+    }
+
     /// The account as a reader sees it.
     #[must_use]
     pub fn snapshot(&self, index: AccountIndex) -> Option<AccountSnapshot> {
-        let hot = self.hot.get(index)?;
-        let cold = self.cold.get(index)?;
+        let (content, create_time) = self.content(index)?;
         Some(AccountSnapshot {
-            account: NewAccount {
-                id: cold.name.as_str().to_owned(),
-                asset: self.asset(hot.asset)?.to_owned(),
-                rule: hot.rule,
-                overdraft_limit: hot.overdraft_limit,
-                status: hot.status,
-                metadata: cold.metadata.as_deref().cloned().unwrap_or_default(),
-            },
-            balances: hot.balances,
-            create_time: cold.create_time,
+            account: content.to_new(),
+            balances: self.hot.get(index)?.balances,
+            create_time,
         })
     }
 

@@ -28,8 +28,8 @@ use crate::{
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
-/// Accounts that are copied in one go: about 50 microseconds of EXEC's time.
-pub const CHUNK_ACCOUNTS: usize = 256;
+/// Accounts that are copied in one go: well below 0.1 ms of EXEC's time.
+pub const CHUNK_ACCOUNTS: usize = 1024;
 /// Checkpoints that are kept: the newest, and one in case it is damaged.
 pub const KEEP: usize = 2;
 
@@ -101,21 +101,21 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
     let accounts = ledger.accounts();
     let mut indexes = accounts.indexes_from(from);
     for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
-        let (Some(hot), Some(snapshot)) = (accounts.get(index), accounts.snapshot(index)) else {
+        let (Some(hot), Some((content, create_time))) = (accounts.get(index), accounts.content(index)) else {
             continue;
         };
-        snapshot.account.put(out);
+        content.put(out);
         let Balances {
             debits_pending,
             debits_posted,
             credits_pending,
             credits_posted,
-        } = snapshot.balances;
+        } = hot.balances;
         for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
             put_varint(out, column.minor_units());
         }
         put_varint(out, u128::from(hot.version));
-        put_varint(out, u128::from(snapshot.create_time.as_nanos()));
+        put_varint(out, u128::from(create_time.as_nanos()));
     }
     indexes.next()
 }

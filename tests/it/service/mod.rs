@@ -1,6 +1,7 @@
 //! The service over a real socket, on a disk that can hang and fail.
 
 mod answers;
+mod checkpoints;
 mod circuits;
 mod deadlines;
 mod drain;

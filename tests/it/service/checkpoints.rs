@@ -1,0 +1,123 @@
+//! Checkpoints are copied while accounts are created and transactions go on, and a start from one shows every effect once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use tally::{
+    engine::{CheckpointInterval, EngineConfig},
+    proto::{
+        Balances, BatchCreateAccountsRequest, CreateAccountRequest, ListAccountsRequest,
+        ProcessTransactionsRequest, TransactionResult, transaction_result,
+    },
+};
+
+use crate::support::in_process::{Service, account, config, patient, transaction, transfer};
+
+/// Accounts that are created in one call: a few of these fill a chunk of a checkpoint, and more than one.
+const ACCOUNTS: usize = 700;
+/// Rounds until the checkpoints are there, at most: AUX looks every few milliseconds.
+const ROUNDS_MAX: usize = 3000;
+/// Checkpoints that are waited for, so that the last began when there were several chunks of accounts.
+const CHECKPOINTS: usize = 4;
+/// Accounts are created in so many rounds, and transactions in all.
+const GROWING_ROUNDS: usize = 12;
+
+/// Every account's columns, by its id.
+async fn balances(service: &Service) -> BTreeMap<String, Balances> {
+    let mut accounts = service.accounts().await;
+    let mut balances = BTreeMap::new();
+    let mut page_token = String::new();
+    loop {
+        let page = accounts
+            .list_accounts(ListAccountsRequest {
+                page_size: 1000,
+                page_token,
+            })
+            .await
+            .unwrap()
+            .into_inner();
+        for account in page.accounts {
+            balances.insert(account.id, account.balances.unwrap());
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return balances;
+        }
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("account-{number:06}")
+}
+
+/// Creates accounts and moves money among all that there are, some in each call.
+async fn round(service: &Service, number: usize) {
+    if number < GROWING_ROUNDS {
+        let requests = (number * ACCOUNTS..(number + 1) * ACCOUNTS)
+            .map(|account_number| CreateAccountRequest {
+                account: Some(account(&name(account_number))),
+            })
+            .collect();
+        let mut accounts = service.accounts().await;
+        accounts
+            .batch_create_accounts(BatchCreateAccountsRequest { requests })
+            .await
+            .unwrap();
+    }
+    let there = (number + 1).min(GROWING_ROUNDS) * ACCOUNTS;
+    let transactions = (0..ACCOUNTS)
+        .map(|place| {
+            let debit = name((number + place * 13) % there);
+            let credit = name((number + place * 13 + 1) % there);
+            transaction(
+                &format!("t{number}-{place}"),
+                vec![transfer(&debit, &credit, 1 + i64::try_from(place).unwrap())],
+            )
+        })
+        .collect();
+    let mut client = service.transactions().await;
+    let results = client
+        .process_transactions(ProcessTransactionsRequest { transactions })
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    let committed = |result: &TransactionResult| {
+        matches!(result.outcome, Some(transaction_result::Outcome::Committed(_)))
+    };
+    assert!(results.len() == ACCOUNTS && results.iter().all(committed));
+}
+
+#[tokio::test]
+async fn a_start_from_a_checkpoint_copied_amid_changes_shows_every_effect_once() {
+    let config = EngineConfig {
+        checkpoint: CheckpointInterval(32 << 10),
+        breaker: patient(),
+        ..config()
+    };
+    let service = Service::start(&config).await;
+    let directory = Path::new("/data/checkpoint");
+    let mut seen = BTreeSet::new();
+    for number in 0..ROUNDS_MAX {
+        round(&service, number).await;
+        let disk = service.disk.handle();
+        let names = disk.list(directory).unwrap();
+        seen.extend(names.into_iter().filter(|name| name.ends_with(".ckpt")));
+        if number >= GROWING_ROUNDS && seen.len() >= CHECKPOINTS {
+            break;
+        }
+    }
+    assert!(seen.len() >= CHECKPOINTS, "{seen:?}");
+    let before = balances(&service).await;
+    assert_eq!(before.len(), GROWING_ROUNDS * ACCOUNTS);
+
+    let disk = service.disk.clone();
+    disk.crash();
+    let _dead = service.stop().await;
+    disk.restart();
+    let service = Service::start_on(disk, &config).await;
+    assert!(service.engine.recovery().checkpoint.is_some());
+    assert_eq!(balances(&service).await, before);
+}
