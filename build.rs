@@ -45,7 +45,10 @@ fn echo_service() {
         .package("tally.bench.v1")
         .method(process)
         .build();
-    tonic_build::manual::Builder::new().compile(&[service]);
+    // The load is sent by a codec of its own.
+    tonic_build::manual::Builder::new()
+        .build_client(false)
+        .compile(&[service]);
 }
 
 /// `TALLY_COMMIT` for `tally --version` and the bench report: from the environment, for builds of an image, or from the

@@ -247,8 +247,9 @@ impl Default for BatchConfig {
         BatchConfig {
             queue_requests_max: 16 * 1024,
             queue_bytes_max: 256 << 20,
-            // Natural batching already fills blocks while the one before is synced.
-            max_linger: Duration::ZERO,
+            // Half a commit is what counts on most disks. It spares a fifth of the blocks when hundreds of callers wait, and
+            // a lone caller never waits for others (docs/performance.md).
+            max_linger: Duration::from_millis(2),
             siblings: 4,
             client_share_percent: 50,
         }

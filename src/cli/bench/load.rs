@@ -14,22 +14,21 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 
 use super::{
     BenchArgs, BenchError, Mode,
+    message::{LoadCodec, Reply, Shape},
     pace::{Pace, Pacer},
     round::{Answer, Part, Round},
-    source::{Source, account_id},
+    source::{AccountNumber, Source},
     target::{Reach, Target},
 };
 use crate::{
     client::Connection,
     proto::{
-        Account, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionsRequest,
-        StreamTransactionsRequest, TransactionResult, account_service_client::AccountServiceClient,
-        bench::echo_client::EchoClient, transaction_result::Outcome,
-        transaction_service_client::TransactionServiceClient,
+        Account, BatchCreateAccountsRequest, CreateAccountRequest,
+        account_service_client::AccountServiceClient,
     },
 };
 
@@ -53,6 +52,35 @@ pub(super) enum Kind {
     /// The echo server.
     Echo,
 }
+
+/// A call of the load.
+#[derive(Debug)]
+struct Method {
+    name: &'static str,
+    path: &'static str,
+    shape: Shape,
+}
+
+const UNARY: Method = Method {
+    name: "ProcessTransaction",
+    path: "/tally.v1.TransactionService/ProcessTransaction",
+    shape: Shape::One,
+};
+const BATCH: Method = Method {
+    name: "ProcessTransactions",
+    path: "/tally.v1.TransactionService/ProcessTransactions",
+    shape: Shape::Batch,
+};
+const STREAM: Method = Method {
+    name: "StreamTransactions",
+    path: "/tally.v1.TransactionService/StreamTransactions",
+    shape: Shape::Streamed,
+};
+const ECHO: Method = Method {
+    name: "Echo",
+    path: "/tally.bench.v1.Echo/Echo",
+    shape: Shape::One,
+};
 
 /// What is sent.
 #[derive(Debug, Clone)]
@@ -214,11 +242,13 @@ impl Load {
                 let (load, connection, pace) = (self.clone(), connection.clone(), pace.clone());
                 // A task each: then the runtime polls only those that have something to do.
                 tokio::task::spawn_local(async move {
-                    match (kind, load.mode) {
-                        (Kind::Echo, _) => load.echo(connection, &pace).await,
-                        (Kind::Service, Mode::Batch) => load.batches(connection, &pace).await,
-                        (Kind::Service, Mode::Unary | Mode::Stream) => load.unary(connection, &pace).await,
-                    }
+                    let method = match (kind, load.mode) {
+                        (Kind::Echo, _) => &ECHO,
+                        (Kind::Service, Mode::Batch) => &BATCH,
+                        (Kind::Service, Mode::Unary | Mode::Stream) => &UNARY,
+                    };
+                    load.calls(connection, method, load.for_each_call(kind), &pace)
+                        .await
                 })
             })
             .collect();
@@ -250,54 +280,37 @@ impl Load {
         }
     }
 
-    async fn unary(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(connection);
-        self.repeat(pace, 1, async |numbers| {
-            match client.process_transaction(self.source.make(numbers.start)).await {
-                Ok(response) => Ok(Answer::committed(response.into_inner().replayed)),
-                Err(status) => self.refused("ProcessTransaction", status, 1),
-            }
-        })
-        .await
-    }
-
-    async fn echo(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
-        let mut client = EchoClient::new(connection);
-        self.repeat(pace, 1, async |numbers| {
-            match client.echo(self.source.make(numbers.start)).await {
-                Ok(_) => Ok(Answer::committed(false)),
-                Err(status) => self.refused("Echo", status, 1),
-            }
-        })
-        .await
-    }
-
-    async fn batches(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(connection)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        self.repeat(pace, self.batch, async |numbers| {
+    /// Calls with one transaction each, or with a batch.
+    async fn calls(
+        &self,
+        connection: Connection,
+        method: &Method,
+        for_each: u32,
+        pace: &Pace,
+    ) -> Result<Part, BenchError> {
+        let mut client = self.client(connection);
+        let codec = LoadCodec::new(self.source.clone(), method.shape);
+        self.repeat(pace, for_each, async |numbers| {
             let sent = numbers.end - numbers.start;
-            let transactions = numbers.map(|number| self.source.make(number)).collect();
-            let response = client
-                .process_transactions(ProcessTransactionsRequest { transactions })
-                .await;
-            match response {
-                Ok(response) => {
-                    let results = response.into_inner().results;
-                    results.iter().try_fold(Answer::default(), |sum, result| {
-                        Ok(sum.plus(self.answer(result)?))
-                    })
-                }
-                Err(status) => self.refused("ProcessTransactions", status, sent),
+            client.ready().await.map_err(|error| method.not_ready(&error))?;
+            let path = PathAndQuery::from_static(method.path);
+            match client.unary(Request::new(numbers), path, codec.clone()).await {
+                Ok(response) => self.answer(response.into_inner()),
+                Err(status) => self.refused(method, status, sent),
             }
         })
         .await
+    }
+
+    fn client(&self, connection: Connection) -> Grpc<Connection> {
+        Grpc::new(connection)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// `in_flight` messages under way on one stream.
     async fn stream(&self, connection: Connection, pace: &Pace) -> Result<Part, BenchError> {
-        let mut client = TransactionServiceClient::new(connection);
+        let mut client = self.client(connection);
         let window = self.in_flight as usize;
         let (sender, receiver) = tokio::sync::mpsc::channel(window);
         let (sent_at, mut sent) = tokio::sync::mpsc::channel(window.saturating_mul(2));
@@ -316,29 +329,29 @@ impl Load {
                         break;
                     }
                     begun.fetch_add(1, Ordering::Relaxed);
-                    let message = StreamTransactionsRequest {
-                        transaction: Some(source.make(numbers.start)),
-                    };
                     let late = pace.is_late(due);
-                    if sent_at.send((due, late)).await.is_err() || sender.send(message).await.is_err() {
+                    if sent_at.send((due, late)).await.is_err() || sender.send(numbers).await.is_err() {
                         break;
                     }
                 }
             }
         });
-        let failed = |status| BenchError::Call {
-            call: "StreamTransactions",
-            status,
-        };
+        let failed = |status| STREAM.failed(status);
+        client.ready().await.map_err(|error| STREAM.not_ready(&error))?;
+        let codec = LoadCodec::new(self.source.clone(), STREAM.shape);
         let mut answers = client
-            .stream_transactions(ReceiverStream::new(receiver))
+            .streaming(
+                Request::new(ReceiverStream::new(receiver)),
+                PathAndQuery::from_static(STREAM.path),
+                codec,
+            )
             .await
             .map_err(failed)?
             .into_inner();
         let mut part = Part::new(Instant::now());
         let mut answered = 0;
         while let Some(answer) = answers.next().await {
-            let answer = self.answer(&answer.map_err(failed)?.result.unwrap_or_default())?;
+            let answer = self.answer(answer.map_err(failed)?)?;
             permits.add_permits(1);
             answered += 1;
             if let Some((due, late)) = sent.recv().await {
@@ -371,26 +384,41 @@ impl Load {
         Ok(part)
     }
 
-    /// What became of a transaction of many.
-    fn answer(&self, result: &TransactionResult) -> Result<Answer, BenchError> {
-        match &result.outcome {
-            Some(Outcome::Committed(committed)) => Ok(Answer::committed(committed.replayed)),
-            Some(Outcome::Error(error)) if self.rate.is_some() && is_overload(Code::from(error.code)) => {
-                Ok(Answer::refused(1))
+    /// What became of the transactions of a message.
+    fn answer(&self, reply: Reply) -> Result<Answer, BenchError> {
+        let Reply { committed, errors } = reply;
+        errors.into_iter().try_fold(committed, |sum, error| {
+            if self.rate.is_some() && is_overload(Code::from(error.code)) {
+                Ok(sum.plus(Answer::refused(1)))
+            } else {
+                Err(BenchError::Refused(error.message))
             }
-            Some(Outcome::Error(error)) => Err(BenchError::Refused(error.message.clone())),
-            None => Err(BenchError::Refused("no outcome".to_owned())),
-        }
+        })
     }
 
     /// A schedule goes on when the service refuses what is too much for it, and the refusals are counted. A closed loop
     /// is never too much for a service that is well: there it is an error.
-    fn refused(&self, call: &'static str, status: Status, sent: u64) -> Result<Answer, BenchError> {
+    fn refused(&self, method: &Method, status: Status, sent: u64) -> Result<Answer, BenchError> {
         // The service says why in the details; what has none comes from a connection that is gone.
         if self.rate.is_some() && is_overload(status.code()) && !status.details().is_empty() {
             return Ok(Answer::refused(sent));
         }
-        Err(BenchError::Call { call, status })
+        Err(method.failed(status))
+    }
+}
+
+// ===== impl Method =====
+
+impl Method {
+    fn not_ready(&self, error: &tonic::transport::Error) -> BenchError {
+        self.failed(Status::unavailable(error.to_string()))
+    }
+
+    const fn failed(&self, status: Status) -> BenchError {
+        BenchError::Call {
+            call: self.name,
+            status,
+        }
     }
 }
 
@@ -417,7 +445,7 @@ async fn connect_all(reach: &Reach, count: u32) -> Result<Connections, BenchErro
 fn creation(numbers: Range<u32>) -> BatchCreateAccountsRequest {
     let requests = numbers.map(|number| CreateAccountRequest {
         account: Some(Account {
-            id: account_id(number.into()),
+            id: AccountNumber(number.into()).id(),
             asset: "EUR".to_owned(),
             ..Account::default()
         }),

@@ -11,6 +11,7 @@ mod echo;
 mod export;
 mod growth;
 mod load;
+mod message;
 mod pace;
 mod report;
 mod round;

@@ -36,7 +36,7 @@ pub(super) struct Part {
 }
 
 /// What one call was answered with.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     committed: u64,
     replayed: u64,

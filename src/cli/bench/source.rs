@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::{BenchArgs, zipf::Zipf};
-use crate::proto::{ProcessTransactionRequest, Transfer, transfer::Amount};
 
 /// Makes transactions. Clones share the count, so that no id is sent twice.
 #[derive(Debug, Clone)]
@@ -23,6 +22,19 @@ pub(super) struct Source {
     /// No transaction has this number or a higher one.
     end: Arc<AtomicU64>,
 }
+
+/// What a transaction moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Payment {
+    pub(super) debit: AccountNumber,
+    pub(super) credit: AccountNumber,
+    pub(super) minor_units: u64,
+    pub(super) code: u64,
+}
+
+/// One of the accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AccountNumber(pub(super) u64);
 
 /// How accounts are drawn.
 #[derive(Debug, Clone, Copy)]
@@ -79,20 +91,20 @@ impl Source {
         first..after(first)
     }
 
-    /// The transaction of that number: the same for the same seed.
-    pub(super) fn make(&self, number: u64) -> ProcessTransactionRequest {
-        let random = mix(self.seed ^ mix(number));
+    /// The transfer of the transaction with that number: the same for the same seed.
+    pub(super) fn payment(&self, number: u64) -> Payment {
+        let random = self.random(number);
         let (debit, credit) = self.accounts_of(random);
-        ProcessTransactionRequest {
-            transaction_id: self.id(number, random),
-            transfers: vec![Transfer {
-                debit_account_id: account_id(debit),
-                credit_account_id: account_id(credit),
-                amount: Some(Amount::MinorUnits(i64::try_from(1 + random % 1000).unwrap_or(1))),
-                code: 1,
-            }],
-            ..ProcessTransactionRequest::default()
+        Payment {
+            debit: AccountNumber(debit),
+            credit: AccountNumber(credit),
+            minor_units: 1 + random % 1000,
+            code: 1,
         }
+    }
+
+    const fn random(&self, number: u64) -> u64 {
+        mix(self.seed ^ mix(number))
     }
 
     /// Two different accounts.
@@ -116,21 +128,59 @@ impl Source {
         )
     }
 
-    fn id(&self, number: u64, random: u64) -> String {
+    /// Writes the id of the transaction with that number.
+    pub(super) fn put_id(&self, out: &mut Vec<u8>, number: u64) {
         if !self.random_ids {
-            return format!("bench-{}-{number}", self.seed);
+            out.extend_from_slice(b"bench-");
+            put_decimal(out, self.seed, 1);
+            out.push(b'-');
+            put_decimal(out, number, 1);
+            return;
         }
+        let random = self.random(number);
         let (high, low) = (mix(random), mix(!random));
-        format!(
-            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-            high >> 32,
-            high >> 16 & 0xffff,
-            high & 0xfff,
-            // The variant of RFC 9562 in the two highest bits.
-            low >> 48 & 0x3fff | 0x8000,
-            low & 0xffff_ffff_ffff
-        )
+        put_hex(out, high >> 32, 8);
+        out.push(b'-');
+        put_hex(out, high >> 16, 4);
+        out.extend_from_slice(b"-4");
+        put_hex(out, high, 3);
+        out.push(b'-');
+        // The variant of RFC 9562 in the two highest bits.
+        put_hex(out, low >> 48 & 0x3fff | 0x8000, 4);
+        out.push(b'-');
+        put_hex(out, low, 12);
     }
+}
+
+// ===== impl AccountNumber =====
+
+impl AccountNumber {
+    /// Writes the account's id.
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"acct-");
+        put_decimal(out, self.0, 8);
+    }
+
+    /// The account's id.
+    pub(super) fn id(self) -> String {
+        let mut id = Vec::new();
+        self.put(&mut id);
+        String::from_utf8(id).unwrap_or_default()
+    }
+}
+
+/// At least so many digits.
+fn put_decimal(out: &mut Vec<u8>, value: u64, digits: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let text = buffer.format(value);
+    out.extend(std::iter::repeat_n(b'0', digits.saturating_sub(text.len())));
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// The last so many digits.
+fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
+    let nibble = |place| char::from_digit((value >> (4 * place) & 0xf) as u32, 16);
+    out.extend((0..digits).rev().filter_map(nibble).map(|digit| digit as u8));
 }
 
 /// splitmix64's finaliser: a bijection, so that different numbers give different ids.
@@ -141,15 +191,43 @@ pub(super) const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-pub(super) fn account_id(number: u64) -> String {
-    format!("acct-{number:08}")
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::proto::{ProcessTransactionRequest, Transfer, transfer::Amount};
+
+    impl Source {
+        /// The transaction of that number, as the generated types have it.
+        pub(in crate::cli::bench) fn make(&self, number: u64) -> ProcessTransactionRequest {
+            let payment = self.payment(number);
+            let random = self.random(number);
+            let (high, low) = (mix(random), mix(!random));
+            let transaction_id = if self.random_ids {
+                format!(
+                    "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+                    high >> 32,
+                    high >> 16 & 0xffff,
+                    high & 0xfff,
+                    low >> 48 & 0x3fff | 0x8000,
+                    low & 0xffff_ffff_ffff
+                )
+            } else {
+                format!("bench-{}-{number}", self.seed)
+            };
+            ProcessTransactionRequest {
+                transaction_id,
+                transfers: vec![Transfer {
+                    debit_account_id: payment.debit.id(),
+                    credit_account_id: payment.credit.id(),
+                    amount: Some(Amount::MinorUnits(payment.minor_units.try_into().unwrap())),
+                    code: payment.code.try_into().unwrap(),
+                }],
+                ..ProcessTransactionRequest::default()
+            }
+        }
+    }
 
     fn source(choice: Choice, random_ids: bool) -> Source {
         Source {
@@ -162,30 +240,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn accounts_are_two_and_ids_are_new() {
-        for choice in [
+    /// One of each kind.
+    pub(in crate::cli::bench) fn every_source() -> Vec<Source> {
+        let choices = [
             Choice::Uniform,
             Choice::Hot,
             Choice::Zipf(Zipf::new(10, 0.99)),
             Choice::Zipf(Zipf::new(10, 8.0)),
-        ] {
-            for random_ids in [false, true] {
-                let source = source(choice, random_ids);
-                let mut ids = HashSet::new();
-                for number in source.take(10_000) {
-                    let transaction = source.make(number);
-                    let transfer = &transaction.transfers[0];
-                    assert_ne!(transfer.debit_account_id, transfer.credit_account_id);
-                    for id in [&transfer.debit_account_id, &transfer.credit_account_id] {
-                        assert!((0..10).any(|number| account_id(number) == *id), "{id}");
-                    }
-                    if matches!(choice, Choice::Hot) {
-                        assert_eq!(transfer.debit_account_id, account_id(0));
-                    }
-                    assert_eq!(source.make(number), transaction);
-                    assert!(ids.insert(transaction.transaction_id));
+        ];
+        let sources = |random_ids| choices.map(|choice| source(choice, random_ids));
+        [sources(false), sources(true)].concat()
+    }
+
+    #[test]
+    fn accounts_are_two_and_ids_are_new() {
+        assert_eq!(AccountNumber(42).id(), "acct-00000042");
+        assert_eq!(AccountNumber(1_234_567_890).id(), "acct-1234567890");
+        for source in every_source() {
+            let mut ids = HashSet::new();
+            for number in source.take(10_000) {
+                let transaction = source.make(number);
+                let transfer = &transaction.transfers[0];
+                assert_ne!(transfer.debit_account_id, transfer.credit_account_id);
+                for id in [&transfer.debit_account_id, &transfer.credit_account_id] {
+                    assert!((0..10).any(|number| AccountNumber(number).id() == *id), "{id}");
                 }
+                if matches!(source.choice, Choice::Hot) {
+                    assert_eq!(transfer.debit_account_id, AccountNumber(0).id());
+                }
+                assert_eq!(source.make(number), transaction);
+                assert!(ids.insert(transaction.transaction_id));
             }
         }
     }
