@@ -89,6 +89,13 @@ impl Callers {
         self.on_their_way.load(Ordering::Relaxed)
     }
 
+    /// The client whose call the calling thread polls.
+    pub(super) fn here(&self) -> u64 {
+        CALL.get()
+            .filter(|current| current.processor == self.id())
+            .map_or(UNKNOWN, |current| current.client)
+    }
+
     /// The call that the calling thread polls has arrived. Whose it is.
     pub(super) fn arrived(&self) -> u64 {
         let Some(current) = CALL.get().filter(|current| current.processor == self.id()) else {

@@ -340,6 +340,13 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         self.shared.callers.caller()
     }
 
+    /// The number of the client whose call the calling thread polls; 0 if there is none. For requests that are submitted
+    /// when the call itself is over, as those of a stream are.
+    #[must_use]
+    pub fn client_here(&self) -> u64 {
+        self.shared.callers.here()
+    }
+
     /// What waits now does not linger for others: the batch that it is taken into goes out as soon as the committer is
     /// idle.
     pub fn flush(&self) {

@@ -172,7 +172,8 @@ impl TallyEngine {
         TransactionBatch::new(self.shared.hash_seed, bytes)
     }
 
-    /// Processes transactions, in their order, each for itself.
+    /// Processes transactions, in their order, each for itself. `client` is [`TallyEngine::client_here`] where the call
+    /// began, or 0: then it is asked for now.
     ///
     /// # Errors
     /// [`EngineError`], which says whether they were executed.
@@ -181,15 +182,11 @@ impl TallyEngine {
         guard: Guard,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
+        client: u64,
     ) -> Result<Outcomes, EngineError> {
-        let Reply::Transactions(outcomes) = self
-            .write(
-                guard,
-                Command::Transactions(Arc::clone(transactions), trace_link()),
-                deadline,
-            )
-            .await?
-        else {
+        let command = Command::Transactions(Arc::clone(transactions), trace_link());
+        let submission = Submission::new(command, deadline).of_client(client);
+        let Reply::Transactions(outcomes) = self.write(guard, submission).await? else {
             return Err(unexpected());
         };
         Ok(outcomes)
@@ -204,10 +201,8 @@ impl TallyEngine {
         accounts: Vec<NewAccount>,
         deadline: Option<Instant>,
     ) -> Result<CreatedAccounts, EngineError> {
-        let Reply::CreateAccounts(created) = self
-            .write(Guard::Accounts, Command::CreateAccounts(accounts), deadline)
-            .await?
-        else {
+        let submission = Submission::new(Command::CreateAccounts(accounts), deadline);
+        let Reply::CreateAccounts(created) = self.write(Guard::Accounts, submission).await? else {
             return Err(unexpected());
         };
         Ok(created)
@@ -340,6 +335,12 @@ impl TallyEngine {
         self.shared.batch.caller()
     }
 
+    /// The number of the client whose call the calling thread polls; 0 if there is none.
+    #[must_use]
+    pub fn client_here(&self) -> u64 {
+        self.shared.batch.client_here()
+    }
+
     /// Lets the circuits look at the clock, and sends them probes if they want some. To be called every
     /// [`CircuitBreakerConfig::tick_interval`].
     pub fn tick(&self) {
@@ -406,9 +407,9 @@ impl TallyEngine {
         let _ = wal.join();
     }
 
-    async fn write(&self, guard: Guard, command: Command, deadline: Option<Instant>) -> Answered {
+    async fn write(&self, guard: Guard, submission: Submission<Command>) -> Answered {
         let mut guarded = self.guards.get(guard).clone();
-        match guarded.call(Submission::new(command, deadline)).await {
+        match guarded.call(submission).await {
             Ok(answer) => Ok(answer.value.result?),
             Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
             Err(CircuitBreakerError::Inner(error)) => Err(error.into()),

@@ -45,9 +45,15 @@ pub(super) struct TransactionService {
     draining: CancellationToken,
 }
 
-/// Why a chunk of a stream was not let in. Chunks are let in one after the other, and those behind it must not be: they may
-/// need what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
-type Interrupted = Arc<OnceLock<Status>>;
+/// What all chunks of a stream have in common.
+struct Terms {
+    deadline: Option<Instant>,
+    /// Whose stream it is: its chunks are submitted when the call itself is over.
+    client: u64,
+    /// Why a chunk was not let in. Chunks are let in one after the other, and those behind it must not be: they may need
+    /// what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
+    interrupted: OnceLock<Status>,
+}
 
 /// Messages of a stream that have arrived together.
 struct Chunk {
@@ -124,7 +130,11 @@ impl TransactionService {
         deadline: Option<Instant>,
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
         let (engine, draining) = (Arc::clone(&self.engine), self.draining.clone());
-        let interrupted = Interrupted::default();
+        let terms = Arc::new(Terms {
+            deadline,
+            client: engine.client_here(),
+            interrupted: OnceLock::new(),
+        });
         let chunks = Chunks {
             inbound,
             engine: Arc::clone(&engine),
@@ -137,7 +147,7 @@ impl TransactionService {
             stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
                 .filter_map(std::future::ready);
         inbound
-            .map(move |chunk| answer_chunk(Arc::clone(&engine), chunk, deadline, Arc::clone(&interrupted)))
+            .map(move |chunk| answer_chunk(Arc::clone(&engine), chunk, Arc::clone(&terms)))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
             .flat_map(stream::iter)
             .chain(goodbye)
@@ -249,7 +259,7 @@ async fn answer_one(
         convert::push_transaction(&mut batch, &transaction).map_err(refused)?;
         Arc::new(batch)
     };
-    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
+    let outcomes = execute(engine, Guard::Unary, &batch, deadline, 0).await?;
     answers::lone(&batch, outcomes.first().copied())
 }
 
@@ -277,7 +287,7 @@ async fn process_many(engine: &TallyEngine, request: http::Request<Incoming>) ->
         return Err(status::invalid_field("transactions", description));
     }
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
+    let outcomes = execute(engine, Guard::Bulk, &batch, deadline, 0).await?;
     Ok(answers::bulk(count, &batch, &outcomes, &refused))
 }
 
@@ -285,8 +295,7 @@ async fn process_many(engine: &TallyEngine, request: http::Request<Incoming>) ->
 async fn answer_chunk(
     engine: Arc<TallyEngine>,
     chunk: Chunk,
-    deadline: Option<Instant>,
-    interrupted: Interrupted,
+    terms: Arc<Terms>,
 ) -> impl Iterator<Item = Result<Bytes, Status>> {
     let Chunk {
         transactions: Transactions {
@@ -297,7 +306,7 @@ async fn answer_chunk(
         broken,
     } = chunk;
     let batch = Arc::new(batch);
-    let answers = match execute_in_turn(&engine, &batch, deadline, &interrupted).await {
+    let answers = match execute_in_turn(&engine, &batch, &terms).await {
         Ok(outcomes) => answers::stream(count, &batch, &outcomes, &refused),
         // Each of them gets the answer that it would have got by itself.
         Err(status) => answers::stream_of_errors(count, &batch, &refused, &status),
@@ -310,18 +319,17 @@ async fn answer_chunk(
 async fn execute_in_turn(
     engine: &TallyEngine,
     batch: &Arc<TransactionBatch>,
-    deadline: Option<Instant>,
-    interrupted: &OnceLock<Status>,
+    terms: &Terms,
 ) -> Result<Outcomes, Status> {
-    if let Some(status) = interrupted.get() {
+    if let Some(status) = terms.interrupted.get() {
         return Err(status.clone());
     }
-    let outcomes = execute(engine, Guard::Stream, batch, deadline).await;
+    let outcomes = execute(engine, Guard::Stream, batch, terms.deadline, terms.client).await;
     if let Err(status) = &outcomes
         && status::is_not_executed(status)
     {
         // Only the first one counts.
-        let _first = interrupted.set(status.clone());
+        let _first = terms.interrupted.set(status.clone());
     }
     outcomes
 }
@@ -332,11 +340,12 @@ async fn execute(
     guard: Guard,
     batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
+    client: u64,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(guard, batch, deadline).await;
+    let outcomes = engine.process(guard, batch, deadline, client).await;
     outcomes.map_err(|error| status::engine(&error))
 }
 
