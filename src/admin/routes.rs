@@ -22,7 +22,7 @@ use crate::{
     grpc,
     json::to_json,
     security::{Role, bearer_token},
-    telemetry::{Families, MetricSource, PROMETHEUS_TEXT},
+    telemetry::{Families, MetricSource, PROMETHEUS_TEXT, SpanFigures},
 };
 
 /// Whether the service takes calls. Clones share it.
@@ -66,7 +66,7 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let sources: [&dyn MetricSource; 1] = [&admin.engine];
+    let sources: [&dyn MetricSource; 2] = [&admin.engine, &SpanFigures];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
         Families::of(&sources).to_prometheus(),
