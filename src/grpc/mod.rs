@@ -6,7 +6,6 @@
 mod access;
 mod accounts;
 mod answers;
-mod audit;
 mod circuit;
 mod circuit_change;
 mod clients;
@@ -24,7 +23,6 @@ mod transactions;
 mod watch;
 mod wire;
 
-pub use audit::AUDIT_TARGET;
 pub use engine::{batch_stats_response, circuit_stats_response};
 pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
