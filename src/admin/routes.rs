@@ -21,8 +21,8 @@ use crate::{
     engine::Condition,
     grpc,
     json::to_json,
-    security::{Role, bearer_token},
-    telemetry::{Families, MetricSource, PROMETHEUS_TEXT},
+    security::{Administrator, Role, bearer_token},
+    telemetry::{Families, MetricSource, PROMETHEUS_TEXT, SpanFigures},
 };
 
 /// Whether the service takes calls. Clones share it.
@@ -66,7 +66,7 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let sources: [&dyn MetricSource; 1] = [&admin.engine];
+    let sources: [&dyn MetricSource; 2] = [&admin.engine, &SpanFigures];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
         Families::of(&sources).to_prometheus(),
@@ -156,30 +156,26 @@ async fn set_log_level(
     let before = admin.log_level.get();
     match admin.log_level.set(filter.trim()) {
         Ok(()) => {
-            tracing::warn!(
-                name: "tally.audit.log_level",
-                target: grpc::AUDIT_TARGET,
-                %peer,
-                token = who,
-                before,
-                after = filter.trim(),
-                "an administrator changed the log level"
-            );
+            who.changed_log_level(&before, filter.trim());
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
 
-/// The name of the administrator's token, if tokens are asked for.
+/// Who may change something.
 fn may_change(
     admin: &Admin,
     peer: SocketAddr,
     headers: &HeaderMap,
-) -> Result<Option<String>, (StatusCode, &'static str)> {
+) -> Result<Administrator, (StatusCode, &'static str)> {
+    let administrator = |principal| Administrator {
+        peer: Some(peer),
+        principal,
+    };
     if !admin.security.asks_for_tokens() {
         if peer.ip().is_loopback() {
-            return Ok(None);
+            return Ok(administrator(None));
         }
         let why = "without tokens (security.tokens_file), only from this machine\n";
         return Err((StatusCode::FORBIDDEN, why));
@@ -190,6 +186,6 @@ fn may_change(
         Some(principal) if principal.role < Role::Admin => {
             Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"))
         }
-        Some(principal) => Ok(Some(principal.name.to_string())),
+        principal => Ok(administrator(principal)),
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Pulse {
     resumed_ns: AtomicU64,
     /// How long the process was held up, in all.
     throttled_ns: AtomicU64,
+    /// Up to this moment it is known what of it was a pause: two who notice the same one count it once.
+    counted_until_ns: AtomicU64,
 }
 
 /// Lifetime counters of one shard; written by the threads of the shard, read by snapshots.
@@ -103,8 +105,7 @@ impl Pulse {
         self.last_tick_ns
             .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
-        self.throttled_ns.fetch_add(gap, Ordering::Relaxed);
-        Some(gap)
+        self.count(now_ns, gap)
     }
 
     /// The ticker ran.
@@ -112,10 +113,20 @@ impl Pulse {
         self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
     }
 
-    /// Somebody else noticed that the process was held up for `pause_ns` until about now.
-    pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) {
+    /// Somebody else noticed that the process was held up for `pause_ns` until about now. Returns for how much of it
+    /// nobody had noticed yet.
+    pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
-        self.throttled_ns.fetch_add(pause_ns, Ordering::Relaxed);
+        self.count(now_ns, pause_ns)
+    }
+
+    /// Adds a pause that ended by now, as far as it is later than the one counted before: what is counted never grows
+    /// faster than the clock.
+    fn count(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
+        let before = self.counted_until_ns.fetch_max(now_ns, Ordering::AcqRel);
+        let new = pause_ns.min(now_ns.saturating_sub(before));
+        self.throttled_ns.fetch_add(new, Ordering::Relaxed);
+        (new > 0).then_some(new)
     }
 
     pub(super) fn resumed_ns(&self) -> u64 {

@@ -7,13 +7,17 @@ use super::{handle::LatencyCircuitBreaker, machine::nanos};
 impl LatencyCircuitBreaker {
     /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops
     /// it for less than a tenth of a second at a time, again and again. Calls under way are judged only from now on, and
-    /// the pause is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero is none.
+    /// the pause is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms), as far as the ticker has not
+    /// counted it already. A pause of zero is none.
     pub fn note_self_throttled(&self, pause: Duration) {
         if pause.is_zero() {
             return;
         }
         let core = self.core();
-        core.pulse.suspend(core.clock.now_ns(), nanos(pause));
+        let Some(counted) = core.pulse.suspend(core.clock.now_ns(), nanos(pause)) else {
+            return;
+        };
+        let pause = Duration::from_nanos(counted);
         tracing::debug!(
             key = &*core.key,
             ?pause,
@@ -71,5 +75,31 @@ mod tests {
         assert_eq!(breaker.stats().lifetime.self_throttled_ms, 120);
         breaker.note_self_throttled(Duration::ZERO);
         assert_eq!(*pauses.0.lock(), [ms(60), ms(60)]);
+    }
+
+    #[test]
+    fn a_pause_that_the_ticker_saw_too_is_counted_once() {
+        let ms = Duration::from_millis;
+        let (clock, pauses) = (Arc::new(ManualClock::new(1)), Arc::new(Pauses::default()));
+        let breaker = LatencyCircuitBreaker::builder(CircuitBreakerConfig::default())
+            .clock(clock.clone())
+            .observer(pauses.clone())
+            .build()
+            .unwrap();
+        let throttled = || ms(breaker.stats().lifetime.self_throttled_ms);
+        let late = breaker.config().tick_interval * 50;
+        breaker.tick();
+        clock.advance(late);
+        breaker.tick();
+        breaker.note_self_throttled(late);
+        assert_eq!(throttled(), late, "the ticker first");
+        clock.advance(late);
+        breaker.note_self_throttled(late);
+        breaker.tick();
+        assert_eq!(throttled(), 2 * late, "the quota first");
+        clock.advance(ms(1));
+        breaker.note_self_throttled(late);
+        assert_eq!(throttled(), 2 * late + ms(1), "no faster than the clock");
+        assert_eq!(*pauses.0.lock(), [late, late, ms(1)]);
     }
 }

@@ -18,12 +18,12 @@ use super::{exit, fail};
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
-    engine::{Condition, Guard, StartError, TallyEngine},
+    engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
     grpc::{self, NetHandle},
     security::{Security, SecurityError},
     store::journal::RealDisk,
     sys::limits,
-    telemetry::{self, LogLevel, MetricSource},
+    telemetry::{self, LogLevel, MetricSource, SpanFigures},
     time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
 };
@@ -105,6 +105,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let config = load(args)?;
     let (engine_config, net_config) = (config.engine()?, config.net()?);
+    let telemetry_config = config.telemetry()?;
     let security = Arc::new(Security::load(&config.security()?)?);
     // Before any thread is started: what a thread inherits, and what the machine seems to have, depends on it.
     let affinity = CpuAffinityManager::detect(config.affinity()?)?;
@@ -114,29 +115,57 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let _place = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
-        let (_telemetry, log_level) = telemetry::init(&config.telemetry)?;
+        let (telemetry, log_level) = telemetry::init(&telemetry_config)?;
         log_placement(&affinity);
         warn_of_openness(&config);
         raise_open_files(&net_config, &affinity);
+        let served = Service {
+            config: &config,
+            engine_config: &engine_config,
+            net_config,
+            security: &security,
+            affinity: &affinity,
+        };
+        let ended = served.run(log_level).await;
+        telemetry.shutdown().await;
+        ended
+    })
+}
+
+/// What a service is made of.
+struct Service<'a> {
+    config: &'a Config,
+    engine_config: &'a EngineConfig,
+    net_config: grpc::NetConfig,
+    security: &'a Arc<Security>,
+    affinity: &'a CpuAffinityManager,
+}
+
+// ===== impl Service =====
+
+impl Service<'_> {
+    /// From the first port that is opened to the last thread that ends.
+    async fn run(self, log_level: LogLevel) -> Result<ExitCode, ServeError> {
+        let Service { config, security, .. } = self;
         let mut stop = Stop::listen()?;
         // Before the store is opened: a wrong address must not leave a new ledger behind.
         let listener = grpc::Listener::bind(config.server.listen)?;
-        let admin_listener = admin_listener(&config)?;
+        let admin_listener = admin_listener(config)?;
         let engine = TallyEngine::start(
-            &engine_config,
+            self.engine_config,
             Arc::new(RealDisk),
             &config.store.data,
             Arc::new(SystemWallClock),
-            &affinity,
+            self.affinity,
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
         let started = Running::start(
-            &config,
+            config,
             listener,
-            net_config,
+            self.net_config,
             admin_listener,
             &engine,
-            &security,
+            security,
             log_level,
         );
         let running = match started.await {
@@ -146,13 +175,13 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
                 return Err(error);
             }
         };
-        let why = stop.wait(&engine, &security).await;
+        let why = stop.wait(&engine, security).await;
         tracing::info!(?why, "stopping");
         // NET keeps to its own limit; what comes after it is one group commit.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
         Ok(why.exit_code())
-    })
+    }
 }
 
 /// A service that takes calls.
@@ -181,12 +210,13 @@ impl Running {
         let exporter = match &config.telemetry.otlp_endpoint {
             None => None,
             Some(endpoint) => {
-                let sources: Vec<Arc<dyn MetricSource>> = vec![Arc::new(engine.clone())];
+                let sources: Vec<Arc<dyn MetricSource>> =
+                    vec![Arc::new(engine.clone()), Arc::new(SpanFigures)];
                 let period = config.telemetry.metrics_interval;
                 Some(telemetry::metrics_exporter(endpoint, period, sources)?)
             }
         };
-        let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let (services, reporter) = grpc::services(engine, security, &net_config, &draining).await?;
         let readiness = Readiness::default();
         let admin = admin_listener
             .map(|listener| {

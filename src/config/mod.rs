@@ -67,6 +67,12 @@ pub struct ServerSection {
     /// A connection is told to go at this age, so that clients come to know new instances; 1 s to 1 year.
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
+    /// How long a connection that was told to go may take to finish its calls, 1 s to 1 day; then it is cut.
+    #[serde(with = "humantime_serde")]
+    pub connection_grace: Duration,
+    /// How long the message of a call may take to arrive, 1 s to 1 hour; a slower one is answered by REQUEST_TOO_SLOW.
+    #[serde(with = "humantime_serde")]
+    pub message_time_max: Duration,
 }
 
 /// Certificates and tokens. The files are read again when they change.
@@ -200,6 +206,9 @@ pub struct TelemetrySection {
     pub format: LogFormat,
     /// Where traces go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Unset: nowhere, at no cost.
     pub otlp_endpoint: Option<String>,
+    /// Calls of which spans are made, as a part of all those that come without a trace of their caller, 0 to 1. A caller who
+    /// traces is followed: its `traceparent` decides. A span for every call costs more than the call itself.
+    pub trace_ratio: f64,
     /// How often metrics go there, 1 s to 1 hour.
     #[serde(with = "humantime_serde")]
     pub metrics_interval: Duration,
@@ -231,6 +240,8 @@ impl Default for ServerSection {
             connections_per_client_max: net.connections_per_client_max,
             idle_timeout: net.idle_timeout,
             connection_age_max: net.connection_age_max,
+            connection_grace: net.connection_grace,
+            message_time_max: net.message_time_max,
         }
     }
 }
@@ -275,6 +286,7 @@ impl Default for TelemetrySection {
             log: "info".to_owned(),
             format: LogFormat::Auto,
             otlp_endpoint: None,
+            trace_ratio: 0.01,
             metrics_interval: Duration::from_secs(15),
         }
     }
@@ -286,6 +298,7 @@ impl Default for TelemetrySection {
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 /// Most connections, and most calls on one.
 const MANY: usize = 1 << 20;
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
@@ -379,8 +392,44 @@ impl Config {
                 365 * DAY,
                 "1s to 1 year",
             )?,
+            connection_grace: time(
+                "server.connection_grace",
+                server.connection_grace,
+                DAY,
+                "1s to 1 day",
+            )?,
+            message_time_max: time(
+                "server.message_time_max",
+                server.message_time_max,
+                HOUR,
+                "1s to 1 hour",
+            )?,
             drain: server.drain,
         })
+    }
+
+    /// Logs and traces.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key, the value and the bound.
+    pub fn telemetry(&self) -> Result<TelemetrySection, ConfigError> {
+        let section = &self.telemetry;
+        if !(0.0..=1.0).contains(&section.trace_ratio) {
+            return Err(ConfigError::bound(
+                "telemetry.trace_ratio",
+                section.trace_ratio,
+                "0 to 1",
+            ));
+        }
+        if !(Duration::from_secs(1)..=HOUR).contains(&section.metrics_interval) {
+            let interval = humantime::format_duration(section.metrics_interval);
+            return Err(ConfigError::bound(
+                "telemetry.metrics_interval",
+                interval,
+                "1s to 1 hour",
+            ));
+        }
+        Ok(section.clone())
     }
 
     /// Certificates and tokens.

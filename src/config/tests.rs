@@ -58,6 +58,47 @@ fn errors_name_the_key_the_value_and_the_source() {
 }
 
 #[test]
+fn bounds_of_the_server_and_of_telemetry_are_checked() {
+    for (key, value, expected) in [
+        (
+            "message_time_max",
+            "\"2h\"",
+            "server.message_time_max = 2h: must be 1s to 1 hour",
+        ),
+        (
+            "connection_grace",
+            "\"10ms\"",
+            "server.connection_grace = 10ms: must be 1s to 1 day",
+        ),
+    ] {
+        let file = file(&format!("[server]\n{key} = {value}"));
+        let error = load(Some(file.path()), &[]).unwrap().net().unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    for (key, value, expected) in [
+        (
+            "trace_ratio",
+            "1.5",
+            "telemetry.trace_ratio = 1.5: must be 0 to 1",
+        ),
+        (
+            "trace_ratio",
+            "nan",
+            "telemetry.trace_ratio = NaN: must be 0 to 1",
+        ),
+        (
+            "metrics_interval",
+            "\"1ms\"",
+            "telemetry.metrics_interval = 1ms: must be 1s to 1 hour",
+        ),
+    ] {
+        let file = file(&format!("[telemetry]\n{key} = {value}"));
+        let error = load(Some(file.path()), &[]).unwrap().telemetry().unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
 fn bounds_are_checked_with_key_value_and_bound() {
     let errors = [
         (

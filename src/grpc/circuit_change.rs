@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{
-    audit::{CircuitChange, Who},
-    circuit, status,
-};
+use super::{circuit, status};
 use crate::{
     breaker::{BreakerMode, LatencyCircuitBreaker},
     engine::TallyEngine,
     proto::{SetCircuitModeRequest, set_circuit_mode_request::Change as Wanted},
+    security::{Administrator, CircuitChange},
 };
 
 /// Longest comment, in bytes.
@@ -78,7 +76,7 @@ impl Change {
     }
 
     /// Does it, and writes down who did.
-    pub(super) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Who, comment: &str) {
+    pub(super) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Administrator, comment: &str) {
         let told = |breaker: &LatencyCircuitBreaker| match self {
             Change::Mode(_) => breaker.mode().as_str(),
             Change::Reset | Change::OpenFor(_) => breaker.state().as_str(),
@@ -98,14 +96,12 @@ impl Change {
                 format!("open_for {}", humantime::format_duration(time))
             }
         };
-        CircuitChange {
-            who,
+        who.changed_circuit(&CircuitChange {
             key: breaker.key(),
             action: &action,
             before,
             after: told(breaker),
             comment,
-        }
-        .record();
+        });
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -19,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{NetConfig, Services, clients::ClientPlace};
+use super::{Answer, NetConfig, Services, clients::ClientPlace};
 use crate::{engine::TallyEngine, security::Security, telemetry::rpc_span};
 
 /// A stream's flow-control window: enough for a large batch without a round trip in the middle.
@@ -91,6 +92,7 @@ impl Connections {
         let NetConfig {
             idle_timeout,
             connection_age_max,
+            connection_grace,
             streams_per_connection_max,
             ..
         } = self.config;
@@ -100,9 +102,12 @@ impl Connections {
             let caller = self.engine.caller();
             move |request: http::Request<Incoming>| {
                 begun.fetch_add(1, Ordering::Relaxed);
-                // Without an exporter the span is disabled, and costs a look.
-                let span = rpc_span(request.uri().path(), request.headers());
-                caller.calling(services.call(request, peer)).instrument(span)
+                // Without an exporter there is no span, and it costs a look.
+                let span = rpc_span(request.uri().path(), request.headers(), peer);
+                let call = caller
+                    .calling(services.call(request, peer))
+                    .instrument(span.clone());
+                call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -133,7 +138,11 @@ impl Connections {
             None => {
                 // GOAWAY: no new calls; those under way are answered.
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                match timeout(connection_grace, connection).await {
+                    Ok(result) => result,
+                    // Calls whose client sends or reads nothing would keep it for ever.
+                    Err(_) => return tracing::debug!(%peer, "its calls did not end in time"),
+                }
             }
         };
         if let Err(error) = result {

@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    audit::Who,
     circuit,
     circuit_change::{self, Change},
     topology,
@@ -28,7 +27,7 @@ use crate::{
         SetCircuitModeRequest, SetCircuitModeResponse, SizeSummary, WatchCircuitStatsRequest,
         WatchCircuitStatsResponse, engine_service_server,
     },
-    security::Principal,
+    security::{Administrator, Principal},
 };
 
 /// The service.
@@ -78,7 +77,7 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         request: Request<SetCircuitModeRequest>,
     ) -> Result<Response<SetCircuitModeResponse>, Status> {
-        let who = Who {
+        let who = Administrator {
             peer: request.remote_addr(),
             principal: request.extensions().get::<Principal>().cloned(),
         };

@@ -17,15 +17,15 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
+use tracing::Span;
 
-use super::{MESSAGE_BYTES_MAX, deadline, status, wire::WireError};
+use super::{MESSAGE_BYTES_MAX, deadline, patience::Patience, wire::WireError};
+use crate::telemetry::record_status;
 
 /// In front of a message: whether it is compressed, and its length.
 const HEADER_BYTES: usize = 5;
-/// How long the only message of a call may take to arrive. Who sends slower than that holds memory for nothing.
-const MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// What is set aside for a message in pieces before it has arrived, however long it says it is.
 const GATHER_BYTES: usize = 64 * 1024;
 
@@ -44,8 +44,17 @@ pub(super) struct Inbound {
     /// Bytes of the message under way that are not read yet.
     left: Option<usize>,
     ended: bool,
-    /// When the only message must have arrived, once it had to be waited for.
-    due: Option<Instant>,
+    expected: Expected,
+    patience: Patience,
+}
+
+/// What a client sends in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// One message, at once.
+    Message,
+    /// Messages, when it likes. One that it has begun, it has to finish.
+    Stream,
 }
 
 /// A part of a message, in its order.
@@ -73,6 +82,8 @@ enum Content {
     Frames(Frames),
     /// Of a call that tonic serves.
     Tonic(tonic::body::Body),
+    /// Of a call that is traced. In a box: few are.
+    Traced(Box<(Answer, Span)>),
 }
 
 // ===== impl Inbound =====
@@ -82,7 +93,7 @@ impl Inbound {
     ///
     /// # Errors
     /// UNIMPLEMENTED if the headers announce compressed ones.
-    fn new(headers: &HeaderMap, body: Incoming) -> Result<Self, Status> {
+    fn new(headers: &HeaderMap, body: Incoming, expected: Expected, limit: Duration) -> Result<Self, Status> {
         if let Some(encoding) = headers.get(ENCODING)
             && encoding != IDENTITY
         {
@@ -102,18 +113,23 @@ impl Inbound {
             header_read: 0,
             left: None,
             ended: false,
-            due: None,
+            expected,
+            patience: Patience::new(limit),
         })
     }
 
-    /// The messages of a call, and by when its caller wants to know.
+    /// The messages of a call, each of which may take `limit` to arrive, and by when its caller wants to know.
     ///
     /// # Errors
     /// If its headers make no sense.
-    pub(super) fn open(request: Request<Incoming>) -> Result<(Self, Option<Instant>), Status> {
+    pub(super) fn open(
+        request: Request<Incoming>,
+        expected: Expected,
+        limit: Duration,
+    ) -> Result<(Self, Option<Instant>), Status> {
         let (head, body) = request.into_parts();
         let deadline = deadline::of_headers(&head.headers)?;
-        Ok((Inbound::new(&head.headers, body)?, deadline))
+        Ok((Inbound::new(&head.headers, body, expected, limit)?, deadline))
     }
 
     /// There is no message in a call that must have one.
@@ -163,29 +179,15 @@ impl Inbound {
     /// The next part of the call's only message; `None` at the end of the call.
     ///
     /// # Errors
-    /// As [`Inbound::poll_piece`]; and if the message has not arrived within [`MESSAGE_TIME_MAX`].
+    /// As [`Inbound::poll_piece`].
     pub(super) async fn piece(&mut self) -> Result<Option<Piece>, Status> {
-        let at_hand = poll_fn(|context| match self.poll_piece(context) {
-            Poll::Ready(piece) => Poll::Ready(Some(piece)),
-            Poll::Pending => Poll::Ready(None),
-        });
-        // Nearly always it has arrived with the headers, and no timer is needed.
-        if let Some(piece) = at_hand.await {
-            return piece;
-        }
-        let due = *self.due.get_or_insert_with(|| Instant::now() + MESSAGE_TIME_MAX);
-        // Boxed: the future of the calls that need no timer stays small.
-        let waited = Box::pin(timeout_at(due, poll_fn(|context| self.poll_piece(context)))).await;
-        match waited {
-            Ok(piece) => piece,
-            Err(_) => Err(self.fail(status::request_too_slow(MESSAGE_TIME_MAX))),
-        }
+        poll_fn(|context| self.poll_piece(context)).await
     }
 
     /// The next part of a message; `None` at the end of the call.
     ///
     /// # Errors
-    /// If the call was given up, or is not framed as gRPC says. Then it is at its end.
+    /// If the call was given up, is not framed as gRPC says, or did not arrive in time. Then it is at its end.
     pub(super) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Piece>, Status>> {
         loop {
             match self.take_piece() {
@@ -196,19 +198,36 @@ impl Inbound {
             if self.ended {
                 return Poll::Ready(Ok(None));
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                if self.expected == Expected::Stream && !self.has_begun() {
+                    return Poll::Pending;
+                }
+                let status = ready!(self.patience.poll_over(context));
+                return Poll::Ready(Err(self.fail(status)));
+            };
+            match frame {
                 // Trailers of a request mean nothing.
                 Some(Ok(frame)) => self.frame = frame.into_data().unwrap_or_default(),
                 Some(Err(error)) => {
                     let status = Status::cancelled(format!("the call was given up: {error}"));
                     return Poll::Ready(Err(self.fail(status)));
                 }
-                None if self.left.is_some() || self.header_read > 0 => {
+                None if self.has_begun() => {
                     return Poll::Ready(Err(self.fail(Status::internal("Unexpected EOF decoding stream."))));
                 }
                 None => self.ended = true,
             }
         }
+    }
+
+    /// Whether a part of a message has arrived.
+    const fn has_begun(&self) -> bool {
+        self.left.is_some() || self.header_read > 0
+    }
+
+    /// What comes next of a stream is waited for from now on: what was not read before was not late.
+    pub(super) fn renew_patience(&mut self) {
+        self.patience.renew();
     }
 
     /// Nothing is read behind an error.
@@ -235,6 +254,9 @@ impl Inbound {
         let bytes = self.frame.split_to(left.min(self.frame.len()));
         let to_come = left - bytes.len();
         self.left = (to_come > 0).then_some(to_come);
+        if to_come == 0 && self.expected == Expected::Stream {
+            self.patience.renew();
+        }
         Ok(Some(Piece { bytes, to_come }))
     }
 
@@ -314,6 +336,18 @@ impl Answer {
         response.map(|body| Answer(Content::Tonic(body)))
     }
 
+    /// The end of a call's `span`: it lasts as long as the answer does, and is told with which status that ends.
+    #[must_use]
+    pub(super) fn traced(response: Response<Answer>, span: Span) -> Response<Answer> {
+        if span.is_disabled() {
+            return response;
+        }
+        if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
+            record_status(&span, status);
+        }
+        response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
+    }
+
     /// A status and no message.
     #[must_use]
     pub(super) fn status(status: Status) -> Response<Answer> {
@@ -381,6 +415,16 @@ impl Body for Answer {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
             }
             Content::Tonic(body) => Pin::new(body).poll_frame(context),
+            Content::Traced(traced) => {
+                let (answer, span) = &mut **traced;
+                let frame = ready!(Pin::new(answer).poll_frame(context));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(status) = frame.trailers_ref().and_then(|all| all.get(Status::GRPC_STATUS))
+                {
+                    record_status(span, status);
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -388,6 +432,7 @@ impl Body for Answer {
         match &self.0 {
             Content::Empty => true,
             Content::Tonic(body) => body.is_end_stream(),
+            Content::Traced(traced) => traced.0.is_end_stream(),
             Content::Message(_) | Content::Ok | Content::Frames(_) => false,
         }
     }

@@ -6,7 +6,6 @@
 mod access;
 mod accounts;
 mod answers;
-mod audit;
 mod circuit;
 mod circuit_change;
 mod clients;
@@ -16,6 +15,7 @@ mod deadline;
 mod engine;
 mod framing;
 mod net;
+mod patience;
 mod requests;
 pub mod status;
 mod topology;
@@ -23,13 +23,12 @@ mod transactions;
 mod watch;
 mod wire;
 
-pub use audit::AUDIT_TARGET;
 pub use engine::{batch_stats_response, circuit_stats_response};
 pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
-use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Incoming;
@@ -39,7 +38,8 @@ use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
 use self::{
-    access::Access, accounts::AccountService, engine::EngineService, transactions::TransactionService,
+    access::Access, accounts::AccountService, engine::EngineService, patience::TimedBody,
+    transactions::TransactionService,
 };
 use crate::{
     engine::TallyEngine,
@@ -63,6 +63,8 @@ pub struct Services {
     transactions: TransactionService,
     others: Routes,
     access: Access,
+    /// How long a message may take to arrive.
+    message_time_max: Duration,
 }
 
 // ===== impl Services =====
@@ -90,19 +92,21 @@ impl Services {
             if let Some(principal) = principal {
                 request.extensions_mut().insert(principal);
             }
+            let request = request.map(|body| TimedBody::new(body, self.message_time_max));
             let answered = self.others.clone().call(request);
             Box::pin(answered.map(|response| response.map(Answer::tonic)))
         }
     }
 }
 
-/// All services over `engine`, and the reporter of their health.
+/// All services over `engine`, served as `config` says, and the reporter of their health.
 ///
 /// # Errors
 /// If the descriptors that were compiled in can't be read: a bug of the build.
 pub async fn services(
     engine: &TallyEngine,
     security: &Arc<Security>,
+    config: &NetConfig,
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -114,7 +118,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = TransactionService::new(engine.clone(), draining.clone());
+    let transactions = TransactionService::new(engine.clone(), config.message_time_max, draining.clone());
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)
@@ -127,6 +131,7 @@ pub async fn services(
         transactions,
         others,
         access: Access::new(Arc::clone(security)),
+        message_time_max: config.message_time_max,
     };
     Ok((services, reporter))
 }

@@ -46,6 +46,10 @@ pub struct NetConfig {
     pub idle_timeout: Duration,
     /// A connection is told to go at this age, so that clients come to know new instances.
     pub connection_age_max: Duration,
+    /// How long a connection that was told to go may take to finish its calls; then it is cut.
+    pub connection_grace: Duration,
+    /// How long the message of a call may take to arrive, 1 s to 1 hour.
+    pub message_time_max: Duration,
     /// How long connections may take to finish their calls when the service goes down.
     pub drain: Duration,
 }
@@ -91,6 +95,8 @@ impl Default for NetConfig {
             connections_per_client_max: 512,
             idle_timeout: Duration::from_secs(300),
             connection_age_max: Duration::from_secs(1800),
+            connection_grace: Duration::from_secs(3600),
+            message_time_max: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }

@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,8 @@ use tonic_prost::ProstCodec;
 
 use super::{
     answers, convert, deadline,
-    framing::{Answer, Inbound, Piece, malformed},
+    framing::{Answer, Expected, Inbound, Piece, malformed},
+    patience::TimedBody,
     requests::{BulkReader, Transactions, refused},
     status, wire,
 };
@@ -41,6 +43,8 @@ const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct TransactionService {
     engine: Arc<TallyEngine>,
+    /// How long a message may take to arrive.
+    message_time_max: Duration,
     /// Ends streams when the service goes down.
     draining: CancellationToken,
 }
@@ -80,9 +84,10 @@ impl NamedService for TransactionService {
 impl TransactionService {
     /// Serves `engine` until `draining`.
     #[must_use]
-    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+    pub(super) fn new(engine: TallyEngine, message_time_max: Duration, draining: CancellationToken) -> Self {
         TransactionService {
             engine: Arc::new(engine),
+            message_time_max,
             draining,
         }
     }
@@ -96,7 +101,11 @@ impl TransactionService {
         request: http::Request<Incoming>,
     ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         match method(&request) {
-            "ProcessTransaction" => Box::pin(process_one(Arc::clone(&self.engine), request)),
+            "ProcessTransaction" => Box::pin(process_one(
+                Arc::clone(&self.engine),
+                request,
+                self.message_time_max,
+            )),
             _ => Box::pin(self.clone().call_other(request)),
         }
     }
@@ -106,11 +115,14 @@ impl TransactionService {
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Answer>, Infallible> {
         Ok(match method(&request) {
-            "ProcessTransactions" => Answer::message(process_many(&self.engine, request).await),
+            "ProcessTransactions" => {
+                Answer::message(process_many(&self.engine, request, self.message_time_max).await)
+            }
             "StreamTransactions" => self.stream_transactions(request),
             "GetTransaction" => {
                 let get = tower::service_fn(|request| self.get_transaction(request));
                 let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+                let request = request.map(|body| TimedBody::new(body, self.message_time_max));
                 Answer::tonic(grpc.unary(get, request).await)
             }
             _ => Answer::status(Status::unimplemented("")),
@@ -118,7 +130,7 @@ impl TransactionService {
     }
 
     fn stream_transactions(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
-        match Inbound::open(request) {
+        match Inbound::open(request, Expected::Stream, self.message_time_max) {
             Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline))),
             Err(status) => Answer::status(status),
         }
@@ -240,11 +252,14 @@ fn method<B>(request: &http::Request<B>) -> &str {
 async fn process_one(
     engine: Arc<TallyEngine>,
     request: http::Request<Incoming>,
+    message_time_max: Duration,
 ) -> Result<http::Response<Answer>, Infallible> {
-    Ok(Answer::message(match Inbound::open(request) {
-        Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
-        Err(status) => Err(status),
-    }))
+    Ok(Answer::message(
+        match Inbound::open(request, Expected::Message, message_time_max) {
+            Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
+            Err(status) => Err(status),
+        },
+    ))
 }
 
 async fn answer_one(
@@ -265,8 +280,12 @@ async fn answer_one(
 
 /// `ProcessTransactions`: the request is read while it arrives, and nothing of it is executed before it is known to be
 /// well-formed.
-async fn process_many(engine: &TallyEngine, request: http::Request<Incoming>) -> Result<Vec<u8>, Status> {
-    let (mut inbound, deadline) = Inbound::open(request)?;
+async fn process_many(
+    engine: &TallyEngine,
+    request: http::Request<Incoming>,
+    message_time_max: Duration,
+) -> Result<Vec<u8>, Status> {
+    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, message_time_max)?;
     let mut piece = inbound.piece().await?.ok_or_else(Inbound::missing)?;
     let mut reader = BulkReader::new(engine.batch(piece.bytes.len() + piece.to_come));
     loop {
@@ -417,6 +436,7 @@ impl Stream for Chunks {
             }
             next = self.inbound.poll_piece(context);
         }
+        self.inbound.renew_patience();
         Poll::Ready(Some(Chunk { transactions, broken }))
     }
 }

@@ -1,6 +1,7 @@
 //! Who may talk to the service, and what they may do: TLS with certificates that can be renewed while it runs, and bearer
 //! tokens with roles, of which only hashes are kept.
 
+mod audit;
 mod bearer;
 mod tls;
 mod tokens;
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
 pub use self::{
+    audit::{AUDIT_TARGET, Administrator, CircuitChange},
     bearer::bearer_token,
     tls::TlsError,
     tokens::{Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},

@@ -1,12 +1,10 @@
 //! The span of a commit. It belongs to no call: it is linked to all of those whose transactions are in its block.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use tracing::{Span, span::EnteredSpan};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::RPC_TARGET;
+use super::{RPC_TARGET, spans::SPANS};
 
 /// The span of a call, to be linked to. Boxed: nearly always there is none.
 pub type TraceLink = Box<SpanContext>;
@@ -14,18 +12,10 @@ pub type TraceLink = Box<SpanContext>;
 /// Calls that a commit is linked to; more are not told.
 pub const LINKS_MAX: usize = 128;
 
-/// Whether spans are exported. Written once, before anything is served.
-static EXPORTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on spans are exported.
-pub(super) fn enable() {
-    EXPORTED.store(true, Ordering::Relaxed);
-}
-
 /// The present call, if its span is exported. A load and a branch if none are.
 #[must_use]
 pub fn trace_link() -> Option<TraceLink> {
-    if !EXPORTED.load(Ordering::Relaxed) {
+    if !SPANS.is_open() {
         return None;
     }
     let context = Span::current().context();

@@ -1,28 +1,36 @@
 //! Logs to standard error; traces, metrics, and the events of breaker and administration to an OpenTelemetry collector.
 //!
-//! Without `telemetry.otlp_endpoint` no span is made: a disabled call site costs about a nanosecond.
+//! Without `telemetry.otlp_endpoint` no span is made, and a call costs a look at that.
 
 mod commit_span;
 mod log_level;
 mod metrics;
 mod otlp_metrics;
 mod propagation;
+mod spans;
 
 use std::{io::IsTerminal, time::Duration};
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider, trace::SdkTracerProvider};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    logs::SdkLoggerProvider,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
+};
 use thiserror::Error;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::spans::{BoundedProcessor, CountedExporter, SPANS, SPANS_WAITING_MAX};
 pub use self::{
     commit_span::{LINKS_MAX, TraceLink, commit_span, trace_link},
     log_level::LogLevel,
     metrics::{Families, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
-    propagation::rpc_span,
+    propagation::{record_status, rpc_span},
+    spans::SpanFigures,
 };
 use crate::config::{LogFormat, TelemetrySection};
 
@@ -30,6 +38,8 @@ use crate::config::{LogFormat, TelemetrySection};
 pub const RPC_TARGET: &str = "tally::rpc";
 /// How long an export may take before it is given up. It never holds a call up.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last spans and events may take to be sent. The process ends then.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why logs or traces could not be set up.
 #[derive(Debug, Error)]
@@ -74,7 +84,7 @@ const SERVICE_NAME: &str = "tally";
 /// Events that go to the collector besides the log: what the breaker does, and what administrators do.
 const EVENT_TARGETS: [&str; 2] = ["tally::breaker", "tally::audit"];
 
-/// Sends the last spans and events when it is dropped.
+/// What is sent to the collector, besides metrics.
 #[derive(Debug)]
 pub struct Telemetry(Option<Providers>);
 
@@ -101,7 +111,7 @@ pub fn init(config: &TelemetrySection) -> Result<(Telemetry, LogLevel), Telemetr
     let providers = config.otlp_endpoint.as_deref().map(Providers::new).transpose()?;
     if let Some(Providers { spans, events }) = &providers {
         propagation::install();
-        commit_span::enable();
+        SPANS.open(config.trace_ratio);
         let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer(SERVICE_NAME));
         layers.push(
             layer
@@ -148,9 +158,18 @@ impl Providers {
                 env!("CARGO_PKG_VERSION"),
             ))
             .build();
+        // Our own bound is met before the queue's: what is dropped is counted where it can be read.
+        let queue = BatchConfigBuilder::default()
+            .with_max_queue_size(SPANS_WAITING_MAX)
+            .build();
+        let spans = BatchSpanProcessor::builder(CountedExporter(spans))
+            .with_batch_config(queue)
+            .build();
         Ok(Providers {
             spans: SdkTracerProvider::builder()
-                .with_batch_exporter(spans)
+                .with_span_processor(BoundedProcessor(spans))
+                // Which calls are traced is decided before a span is made.
+                .with_sampler(Sampler::AlwaysOn)
                 .with_resource(resource.clone())
                 .build(),
             events: SdkLoggerProvider::builder()
@@ -163,15 +182,23 @@ impl Providers {
 
 // ===== impl Telemetry =====
 
-impl Drop for Telemetry {
-    fn drop(&mut self) {
-        let Some(Providers { spans, events }) = self.0.take() else {
+impl Telemetry {
+    /// Sends the last spans and events, for at most 3 s ([`SHUTDOWN_TIMEOUT`]).
+    pub async fn shutdown(self) {
+        let Some(Providers { spans, events }) = self.0 else {
             return;
         };
-        for result in [spans.shutdown(), events.shutdown()] {
-            if let Err(error) = result {
-                tracing::debug!(%error, "the last spans and events could not be sent");
-            }
-        }
+        // On other threads: the exports need this thread's runtime.
+        let (spans, events) = tokio::join!(
+            tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
+            tokio::task::spawn_blocking(move || events.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
+        );
+        let failed = |what: &str, result: Result<OTelSdkResult, tokio::task::JoinError>| match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last {what} could not be sent"),
+            Err(error) => tracing::error!(%error, "the last {what} could not be sent"),
+        };
+        failed("spans", spans);
+        failed("events", events);
     }
 }

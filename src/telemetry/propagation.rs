@@ -1,12 +1,18 @@
 //! The caller's trace context, from W3C `traceparent` in the call's metadata.
 
-use http::HeaderMap;
-use opentelemetry::{global, propagation::Extractor};
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tracing::Span;
+use tonic::Code;
+use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::RPC_TARGET;
+use super::{RPC_TARGET, spans::SPANS};
+
+/// The header of W3C trace context without which there is none.
+const TRACE_PARENT: &str = "traceparent";
 
 struct Headers<'a>(&'a HeaderMap);
 
@@ -25,22 +31,67 @@ pub(super) fn install() {
     global::set_text_map_propagator(TraceContextPropagator::new());
 }
 
-/// The span of a call to `path` (`/package.Service/Method`), a child of the caller's span if the headers name one.
-/// Disabled, at the cost of a look, unless traces are exported.
+/// The span of a call of `peer` to `path` (`/package.Service/Method`), a child of the caller's span if the headers name one.
+/// None, at the cost of a look, unless traces are exported and this call is one of those that are traced.
 #[must_use]
-pub fn rpc_span(path: &str, headers: &HeaderMap) -> Span {
+pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
+    if !SPANS.is_open() {
+        return Span::none();
+    }
+    let parent = caller(headers);
+    let wanted = match &parent {
+        Some(parent) => parent.span().span_context().is_sampled(),
+        None => SPANS.begins_trace(),
+    };
+    if !wanted || !SPANS.has_room() {
+        return Span::none();
+    }
+    let name = path.trim_start_matches('/');
+    let (service, method) = name.split_once('/').unwrap_or((name, ""));
     let span = tracing::info_span!(
         target: RPC_TARGET,
         "rpc",
-        otel.name = path.trim_start_matches('/'),
+        otel.name = name,
         otel.kind = "server",
+        otel.status_code = Empty,
         rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = method,
+        rpc.grpc.status_code = Empty,
+        network.peer.address = %peer.ip(),
+        network.peer.port = peer.port(),
     );
-    if !span.is_disabled() {
-        let parent = global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
-        if let Err(error) = span.set_parent(parent) {
-            tracing::debug!(%error, "trace context");
-        }
+    if let Some(parent) = parent
+        && let Err(error) = span.set_parent(parent)
+    {
+        tracing::debug!(%error, "trace context");
     }
     span
+}
+
+/// Tells the span with which status its call has ended: the value of `grpc-status`.
+pub fn record_status(span: &Span, status: &HeaderValue) {
+    let code = Code::from_bytes(status.as_bytes());
+    span.record("rpc.grpc.status_code", i64::from(i32::from(code)));
+    // Which ones are the server's errors, OpenTelemetry's conventions for RPC say; the others are the caller's.
+    if matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    ) {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The caller's span, if the headers name one.
+fn caller(headers: &HeaderMap) -> Option<Context> {
+    if !headers.contains_key(TRACE_PARENT) {
+        return None;
+    }
+    let context = global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
+    context.span().span_context().is_valid().then_some(context)
 }

@@ -23,6 +23,7 @@ METRICS = {
     "tally_queue_depth": set(),
     "tally_queue_full_total": set(),
     "tally_queue_wait_seconds_bucket": {"le"},
+    "tally_spans_total": {"outcome"},
     "tally_store_failed": set(),
     "tally_transactions_total": {"outcome"},
 }

@@ -79,7 +79,7 @@
 {{- $drain := include "tally.seconds" $values.config.server.drain | int64 }}
 {{- $needed := add (int64 $values.preStopSleepSeconds) (mul 2 $drain) 5 }}
 {{- if gt $needed (int64 $values.terminationGracePeriodSeconds) }}
-{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit = %d. Else the kubelet kills the service while it still answers" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit and spans = %d. Else the kubelet kills the service while it still answers" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
 {{- end }}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
 {{- fail "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are both true: every sample would be counted twice" }}

@@ -134,7 +134,17 @@ fn draw_circuits(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
             Line::from(circuit.reason_opened.clone()),
         ])
     });
-    let widths = [20, 10, 9, 8, 8, 13, 9, 14].map(Constraint::Length);
+    let widths = [
+        Constraint::Length(20),
+        Constraint::Length(10),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(14),
+        Constraint::Length(9),
+        // Reasons are long.
+        Constraint::Fill(1),
+    ];
     let header = [
         "circuit",
         "state",

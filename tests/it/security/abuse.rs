@@ -1,58 +1,17 @@
-//! Garbage, messages that are too large, crowds of idle connections, and clients that are slow on purpose: the others are
-//! served all the same.
+//! Garbage, and messages that are too large: each gets its answer, and the others are served all the same.
 
-use std::{io::Read, net::SocketAddr, time::Duration};
-
-use bytes::Bytes;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-
-use tally::client::Client;
+use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
+use super::{is_well_served, with_accounts};
 use crate::support::{
     in_process::{pay, transaction, transfer},
-    server::{ServerOptions, TestServer},
+    server::ServerOptions,
 };
-
-/// Idle connections that are tried at once.
-const CROWD: usize = 10_000;
-/// Open files that the crowd needs of this process.
-const FILES: u64 = 12_000;
-
-/// Connects from another address of this machine: limits are for each client address.
-async fn connect_from(host: u8, server: &TestServer) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from(([127, 0, 0, host], 0)))?;
-    socket.connect(server.address()).await
-}
-
-async fn is_well_served(client: &Client, id: &str) {
-    let answer = client.process_transaction(pay(id)).await.unwrap();
-    assert!(!answer.replayed);
-}
-
-async fn with_accounts(options: ServerOptions) -> (TestServer, Client) {
-    let server = options.start();
-    let client = server.client().await;
-    let accounts = ["a", "b"].map(crate::support::in_process::account).to_vec();
-    client.batch_create_accounts(accounts).await.unwrap();
-    (server, client)
-}
-
-/// Memory of the server, in bytes.
-fn resident(server: &TestServer) -> u64 {
-    let mut text = String::new();
-    std::fs::File::open(format!("/proc/{}/status", server.pid()))
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
 
 #[tokio::test]
 async fn garbage_is_closed_and_harms_nobody() {
@@ -80,133 +39,45 @@ async fn garbage_is_closed_and_harms_nobody() {
     is_well_served(&client, "after-the-garbage").await;
 }
 
+/// Code, and reason if it is one of ours.
+fn told(status: &Status) -> (Code, Option<String>) {
+    let info = tonic_types::StatusExt::get_details_error_info(status);
+    (status.code(), info.map(|info| info.reason))
+}
+
 #[tokio::test]
-async fn a_message_that_is_too_large_is_refused_by_its_code() {
+async fn what_is_too_large_is_refused_by_its_code() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
-    let mut transactions =
-        tally::proto::transaction_service_client::TransactionServiceClient::connect(server.endpoint())
-            .await
-            .unwrap();
+    let connect = || TransactionServiceClient::connect(server.endpoint());
+    let mut transactions = connect().await.unwrap();
+    let invalid = (Code::InvalidArgument, Some("INVALID_FIELD".to_owned()));
+
     let transfers = vec![transfer("a", "b", 1); 257];
-    let status = transactions
+    let many = transactions
         .process_transaction(transaction("many", transfers))
-        .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+        .await;
+    assert_eq!(told(&many.unwrap_err()), invalid, "257 transfers");
+
+    let mut wordy = pay("wordy");
+    wordy.metadata.insert("note".to_owned(), "x".repeat(4097));
+    let wordy = transactions.process_transaction(wordy).await;
+    assert_eq!(told(&wordy.unwrap_err()), invalid, "metadata of 4097 bytes");
+
     let mut huge = pay("huge");
     huge.metadata.insert("note".to_owned(), "x".repeat(17 << 20));
-    let status = transactions.process_transaction(huge).await.unwrap_err();
-    assert!(
-        matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted),
-        "{status:?}"
-    );
-    let mut request = tonic::Request::new(pay("headers"));
-    request
-        .metadata_mut()
-        .insert("x-long", "x".repeat(20_000).parse().unwrap());
-    transactions.process_transaction(request).await.unwrap_err();
-    is_well_served(&client, "after-the-giants").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
-    if tally::sys::limits::raise_open_files(FILES).unwrap() < FILES {
-        eprintln!("SKIPPED: this process may not open {FILES} files");
-        return;
-    }
-    let (server, client) = with_accounts(ServerOptions::default()).await;
-    is_well_served(&client, "before").await;
-    let before = resident(&server);
-    let mut crowd = Vec::with_capacity(CROWD);
-    let mut told = 0;
-    for number in 0..CROWD {
-        let mut stream = connect_from(2, &server).await.unwrap();
-        stream
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-            .await
-            .ok();
-        if number == CROWD - 1 {
-            // One more than may be: told to calm down (11), and closed.
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer).await;
-            told += usize::from(answer.windows(4).any(|window| window == [0, 0, 0, 11]));
-        }
-        crowd.push(stream);
-        if number % 1000 == 0 {
-            is_well_served(&client, &format!("among:{number}")).await;
-        }
-    }
-    assert_eq!(told, 1, "the last one was not told");
-    is_well_served(&client, "among-all").await;
-    // Another address is let in.
-    let mut other = connect_from(3, &server).await.unwrap();
-    other
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        .await
-        .unwrap();
-    let mut settings = [0; 9];
-    other.read_exact(&mut settings).await.unwrap();
-    assert_eq!(settings[3], 4, "SETTINGS");
-    let grown = resident(&server).saturating_sub(before);
-    assert!(grown < 100 << 20, "{grown} bytes more than before the crowd");
-    drop(crowd);
-}
-
-#[tokio::test]
-async fn a_connection_without_a_call_is_closed_and_slow_ones_hold_nobody_up() {
-    let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
-    let (server, client) = with_accounts(options).await;
-    // Half a preface, and then nothing; and a header block that never ends.
-    let mut slow = connect_from(2, &server).await.unwrap();
-    slow.write_all(b"PRI * HT").await.unwrap();
-    let mut endless = connect_from(2, &server).await.unwrap();
-    endless
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82")
-        .await
-        .unwrap();
-    is_well_served(&client, "meanwhile").await;
-    for stream in [&mut slow, &mut endless] {
-        let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "still open");
-    }
-    // A client whose connection was closed for idleness makes a new one by itself.
-    is_well_served(&client, "after").await;
-}
-
-#[tokio::test]
-async fn a_request_that_trickles_in_is_given_up_by_its_code() {
-    let (server, client) = with_accounts(ServerOptions::default()).await;
-    let stream = TcpStream::connect(server.address()).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-    tokio::spawn(connection);
-    // The frame's header promises a hundred bytes, and none of them comes.
-    let (pieces, body) =
-        tokio::sync::mpsc::channel::<Result<http_body::Frame<Bytes>, std::convert::Infallible>>(1);
-    pieces
-        .send(Ok(http_body::Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100]))))
-        .await
-        .unwrap();
-    let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
-    let request = http::Request::post(format!(
-        "{}/tally.v1.TransactionService/ProcessTransaction",
-        server.endpoint()
-    ))
-    .header("content-type", "application/grpc")
-    .header("te", "trailers")
-    .body(body)
-    .unwrap();
-    let answer = sender.send_request(request);
-    is_well_served(&client, "meanwhile").await;
-    let response = answer.await.unwrap();
-    let status = tonic::Status::from_header_map(response.headers()).unwrap();
-    let info = tonic_types::StatusExt::get_details_error_info(&status).unwrap();
+    let huge = transactions.process_transaction(huge).await;
     assert_eq!(
-        (status.code(), info.reason.as_str()),
-        (Code::DeadlineExceeded, "REQUEST_TOO_SLOW")
+        told(&huge.unwrap_err()).0,
+        Code::OutOfRange,
+        "a message of 17 MiB"
     );
-    drop(pieces);
+
+    let mut request = tonic::Request::new(pay("headers"));
+    let long = "x".repeat(20_000).parse().unwrap();
+    request.metadata_mut().insert("x-long", long);
+    let headers = transactions.process_transaction(request).await.unwrap_err();
+    // HTTP has a status for it; gRPC clients know that one by no other code.
+    assert_eq!(headers.code(), Code::Unknown, "headers of 20 kB");
+    assert!(headers.message().contains("431"), "{headers:?}");
+    is_well_served(&client, "after-the-giants").await;
 }

@@ -1,54 +1,15 @@
 //! The port for operators.
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use tally::proto::{
     SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
 };
 
 use super::{ADMIN, WRITE, with_tokens};
-use crate::support::server::TestServer;
-
-/// One request on a connection of its own: status, content type and body.
-async fn ask(
-    server: &TestServer,
-    method: Method,
-    path: &str,
-    token: Option<&str>,
-    body: &str,
-) -> (StatusCode, String, String) {
-    let stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "operators");
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    let status = response.status();
-    let content_type = response
-        .headers()
-        .get("content-type")
-        .map(|value| value.to_str().unwrap().to_owned());
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    (
-        status,
-        content_type.unwrap_or_default(),
-        String::from_utf8(bytes.to_vec()).unwrap(),
-    )
-}
-
-async fn get(server: &TestServer, path: &str) -> (StatusCode, String, String) {
-    ask(server, Method::GET, path, None, "").await
-}
+use crate::support::{
+    operators::{ask, get},
+    server::TestServer,
+};
 
 #[tokio::test]
 async fn it_shows_health_metrics_and_state_while_the_circuit_is_open() {
@@ -123,6 +84,10 @@ async fn the_log_level_is_changed_by_administrators_only() {
         assert_eq!(status, expected, "{text}");
     }
     assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
+    let told = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";
+    while !server.stderr().contains(told) {
+        tokio::task::yield_now().await;
+    }
     let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -3,15 +3,20 @@
 mod abuse;
 mod admin;
 mod authority;
+mod crowd;
+mod slow;
 mod tls;
 mod tokens;
 
 use std::path::PathBuf;
 
-use tally::security::hash_hex;
+use tally::{client::Client, security::hash_hex};
 use tempfile::TempDir;
 
-use crate::support::server::{ServerOptions, TestServer};
+use crate::support::{
+    in_process::{account, pay},
+    server::{ServerOptions, TestServer},
+};
 
 /// Tokens of the three roles, in the order of their power.
 const READ: &str = "token-of-the-reader";
@@ -38,4 +43,25 @@ fn with_tokens() -> (TestServer, TempDir, PathBuf) {
         .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
         .start();
     (server, home, file)
+}
+
+/// A server with two accounts, and a client that means well.
+async fn with_accounts(options: ServerOptions) -> (TestServer, Client) {
+    let server = options.start();
+    let client = server.client().await;
+    let accounts = ["a", "b"].map(account).to_vec();
+    client.batch_create_accounts(accounts).await.unwrap();
+    (server, client)
+}
+
+async fn is_well_served(client: &Client, id: &str) {
+    let answer = client.process_transaction(pay(id)).await.unwrap();
+    assert!(!answer.replayed);
+}
+
+/// Memory of the server, in bytes.
+fn resident(server: &TestServer) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -9,8 +9,14 @@ use std::{
     time::Duration,
 };
 
+use rustls::{
+    AlertDescription, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
 use tally::client::{Client, ClientConfig, ConnectError, Connection, RetryPolicy};
 use tally::proto::{GetCircuitStatsRequest, engine_service_client::EngineServiceClient};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::TlsConnector;
 
 use super::authority::{Authority, Pair, Validity};
 use crate::support::server::{ServerOptions, TestServer};
@@ -84,6 +90,62 @@ async fn clients_are_let_in_by_their_certificate() {
         is_served(&client(&server, &ours, Some(&valid))).await,
         "and still"
     );
+}
+
+/// What the server says in TLS to a client with this certificate; `None` if it lets it in.
+async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Option<AlertDescription> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(&ca.certificate).unwrap() {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let builder =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let chain = CertificateDer::pem_file_iter(&pair.certificate).unwrap();
+            let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+            let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(server.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    // With TLS 1.3 the client's handshake is over before the server has seen its certificate: the answer comes after it.
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .unwrap();
+    let error = stream.read_u8().await.err()?;
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>().cloned();
+    match error {
+        Some(rustls::Error::AlertReceived(alert)) => Some(alert),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_is_told_why_by_tls() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let foreign = Authority::new(home.path(), "foreign");
+    let server = server(&ours.server("server"), Some(&ours));
+    let expired = ours.client("expired", Validity::LongAgo);
+    let stranger = foreign.client("stranger", Validity::Now);
+    let valid = ours.client("valid", Validity::Now);
+    for (identity, expected) in [
+        (None, Some(AlertDescription::CertificateRequired)),
+        (Some(&expired), Some(AlertDescription::CertificateExpired)),
+        (Some(&stranger), Some(AlertDescription::UnknownCA)),
+        // The server begins to speak HTTP/2.
+        (Some(&valid), None),
+    ] {
+        assert_eq!(alert(&server, &ours, identity).await, expected, "{identity:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -113,6 +113,11 @@ impl Collector {
             }
         }
     }
+
+    /// The spans that have arrived and were not looked at.
+    pub(crate) fn spans(&mut self) -> Vec<Span> {
+        std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
+    }
 }
 
 #[tonic::async_trait]

@@ -1,18 +1,20 @@
 //! What the real binary tells an OpenTelemetry collector: metrics, the breaker's and the administrators' events, spans.
 
 mod collector;
+mod unreachable;
 
 use std::collections::BTreeSet;
 
 use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value},
     metrics::v1::{Metric, metric},
+    trace::v1::status::StatusCode,
 };
 use tally::proto::{
     ProcessTransactionResponse, SetCircuitModeRequest, engine_service_client::EngineServiceClient,
     set_circuit_mode_request::Change, transaction_service_client::TransactionServiceClient,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use self::collector::Collector;
 use crate::support::{
@@ -31,6 +33,15 @@ fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
         return None;
     };
     Some(text)
+}
+
+/// The number under `key`.
+fn number(attributes: &[KeyValue], key: &str) -> Option<i64> {
+    let found = attributes.iter().find(|attribute| attribute.key == key)?;
+    let any_value::Value::IntValue(number) = found.value.as_ref()?.value.as_ref()? else {
+        return None;
+    };
+    Some(*number)
 }
 
 /// The value of a gauge or a sum whose attributes include `labels`.
@@ -141,6 +152,18 @@ async fn a_collector_gets_metrics_events_and_spans() {
         .span("tally.v1.TransactionService/ProcessTransaction")
         .await;
     assert_eq!(span.trace_id, TRACE_ID);
+    let says = |key: &str| attribute(&span.attributes, key);
+    assert_eq!(says("rpc.system"), Some("grpc"));
+    assert_eq!(says("rpc.service"), Some("tally.v1.TransactionService"));
+    assert_eq!(says("rpc.method"), Some("ProcessTransaction"));
+    assert_eq!(says("network.peer.address"), Some("127.0.0.1"));
+    let unavailable = i64::from(i32::from(Code::Unavailable));
+    assert_eq!(
+        number(&span.attributes, "rpc.grpc.status_code"),
+        Some(unavailable)
+    );
+    let verdict = span.status.as_ref().map(|status| status.code);
+    assert_eq!(verdict, Some(StatusCode::Error as i32));
     // The same is in the log, whatever the collector does.
     assert!(
         server.stderr().contains("an administrator changed a circuit"),
@@ -168,4 +191,53 @@ async fn the_span_of_a_commit_is_linked_to_its_calls() {
     assert_ne!(commit.trace_id, TRACE_ID);
     let links: Vec<_> = commit.links.iter().map(|link| link.trace_id.as_slice()).collect();
     assert_eq!(links, [TRACE_ID]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_spans_are_sent_before_the_process_ends() {
+    let mut collector = Collector::start().await;
+    let mut server = ServerOptions::default()
+        .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
+        .start();
+    // There are no such accounts: refused by the ledger, and traced all the same.
+    traced(&server, "last").await.unwrap_err();
+    server.terminate();
+    let span = collector
+        .span("tally.v1.TransactionService/ProcessTransaction")
+        .await;
+    assert_eq!(span.trace_id, TRACE_ID);
+    let not_found = i64::from(i32::from(Code::NotFound));
+    assert_eq!(number(&span.attributes, "rpc.grpc.status_code"), Some(not_found));
+    let verdict = span.status.as_ref().map(|status| status.code);
+    assert_ne!(
+        verdict,
+        Some(StatusCode::Error as i32),
+        "the caller's error, not ours"
+    );
+    assert!(server.wait().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_traces_is_followed_and_nobody_else_if_so_wanted() {
+    let mut collector = Collector::start().await;
+    let mut server = ServerOptions::default()
+        .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
+        .env("TALLY__TELEMETRY__TRACE_RATIO", "0")
+        .start();
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    client.process_transaction(pay("without")).await.unwrap_err();
+    let mut unsampled = Request::new(pay("unsampled"));
+    let parent = TRACE_PARENT.replace("-01", "-00");
+    unsampled
+        .metadata_mut()
+        .insert("traceparent", parent.parse().unwrap());
+    client.process_transaction(unsampled).await.unwrap_err();
+    traced(&server, "traced").await.unwrap_err();
+    server.terminate();
+    assert!(server.wait().success());
+    let spans = collector.spans();
+    let traces: Vec<_> = spans.iter().map(|span| span.trace_id.as_slice()).collect();
+    assert_eq!(traces, [TRACE_ID]);
 }

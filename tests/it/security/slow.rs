@@ -1,0 +1,166 @@
+//! Clients that are slow on purpose: connections without a call, requests that trickle in, answers that nobody reads.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tally::proto::{StreamTransactionsRequest, StreamTransactionsResponse};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::{is_well_served, with_accounts};
+use crate::support::{
+    in_process::pay,
+    server::{ServerOptions, TestServer},
+};
+
+type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
+
+/// How long something may take that has to come; never what is measured.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// HTTP/2 by hand, and the end of its connection.
+async fn connect(server: &TestServer) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(server.address()).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+/// A call whose body is sent piece by piece.
+fn request(server: &TestServer, method: &str) -> (Pieces, Request<Body>) {
+    let (pieces, body) = mpsc::channel(16);
+    let request = Request::post(format!("{}/{method}", server.endpoint()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(ReceiverStream::new(body)))
+        .unwrap();
+    (pieces, request)
+}
+
+async fn send(pieces: &Pieces, bytes: impl Into<Bytes>) {
+    pieces.send(Ok(Frame::data(bytes.into()))).await.unwrap();
+}
+
+/// How the call ended, by its headers or its trailers.
+async fn status_of(response: Response<Incoming>) -> Status {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status;
+    }
+    let collected = response.into_body().collect().await.unwrap();
+    Status::from_header_map(collected.trailers().expect("trailers")).expect("a status")
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_is_closed_and_slow_ones_hold_nobody_up() {
+    let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
+    let (server, client) = with_accounts(options).await;
+    // Half a preface, and then nothing; and a header block that never ends.
+    let mut slow = TcpStream::connect(server.address()).await.unwrap();
+    slow.write_all(b"PRI * HT").await.unwrap();
+    let mut endless = TcpStream::connect(server.address()).await.unwrap();
+    endless
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82")
+        .await
+        .unwrap();
+    is_well_served(&client, "meanwhile").await;
+    for stream in [&mut slow, &mut endless] {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "still open");
+    }
+    // A client whose connection was closed for idleness makes a new one by itself.
+    is_well_served(&client, "after").await;
+}
+
+#[tokio::test]
+async fn requests_that_trickle_in_are_given_up_by_their_code_whatever_is_called() {
+    let options = ServerOptions::default().env("TALLY__SERVER__MESSAGE_TIME_MAX", "1s");
+    let (server, client) = with_accounts(options).await;
+    let (mut sender, connection) = connect(&server).await;
+    // A stream on which nothing has begun is no slow one.
+    let (idle, quiet) = request(&server, "tally.v1.TransactionService/StreamTransactions");
+    let quiet = tokio::spawn(sender.send_request(quiet));
+    let mut calls = Vec::new();
+    for method in [
+        "tally.v1.TransactionService/ProcessTransaction",
+        "tally.v1.TransactionService/ProcessTransactions",
+        "tally.v1.TransactionService/StreamTransactions",
+        "tally.v1.TransactionService/GetTransaction",
+        "tally.v1.AccountService/CreateAccount",
+        "tally.v1.AccountService/ListAccounts",
+        "tally.v1.EngineService/GetCircuitStats",
+        "tally.v1.EngineService/SetCircuitMode",
+        "tally.v1.EngineService/WatchCircuitStats",
+        "grpc.health.v1.Health/Check",
+    ] {
+        let (pieces, request) = request(&server, method);
+        // The frame's header promises a hundred bytes, and only one of them comes.
+        send(&pieces, vec![0, 0, 0, 0, 100, 10]).await;
+        calls.push((method, pieces, tokio::spawn(sender.send_request(request))));
+    }
+    is_well_served(&client, "meanwhile").await;
+    for (method, pieces, call) in calls {
+        let status = status_of(call.await.unwrap().unwrap()).await;
+        let info = tonic_types::StatusExt::get_details_error_info(&status);
+        let reason = info.map(|info| info.reason);
+        assert_eq!(
+            (status.code(), reason.as_deref()),
+            (Code::DeadlineExceeded, Some("REQUEST_TOO_SLOW")),
+            "{method}"
+        );
+        drop(pieces);
+    }
+    let message = StreamTransactionsRequest {
+        transaction: Some(pay("after-a-while")),
+    }
+    .encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend_from_slice(&message);
+    send(&idle, framed).await;
+    drop(idle);
+    let response = quiet.await.unwrap().unwrap();
+    let collected = response.into_body().collect().await.unwrap();
+    let status = Status::from_header_map(collected.trailers().expect("trailers")).unwrap();
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+    let answer = collected.to_bytes();
+    let answer = StreamTransactionsResponse::decode(&answer[5..]).unwrap();
+    assert!(format!("{answer:?}").contains("after-a-while"), "{answer:?}");
+    connection.abort();
+}
+
+#[tokio::test]
+async fn a_connection_that_was_told_to_go_and_does_not_is_cut() {
+    let options = ServerOptions::default()
+        .env("TALLY__SERVER__CONNECTION_AGE_MAX", "1s")
+        .env("TALLY__SERVER__CONNECTION_GRACE", "1s");
+    let (server, client) = with_accounts(options).await;
+    let (mut sender, connection) = connect(&server).await;
+    // A stream that says nothing, and does not end.
+    let (pieces, request) = request(&server, "tally.v1.TransactionService/StreamTransactions");
+    let call = sender.send_request(request);
+    let response = call.await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, connection).await;
+    assert!(ended.is_ok(), "still open");
+    assert!(
+        response.into_body().collect().await.is_err(),
+        "its stream was cut"
+    );
+    drop(pieces);
+    is_well_served(&client, "after").await;
+}
