@@ -9,7 +9,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use loom::{future::block_on, model::Builder, sync::Notify, thread};
+use crate::explore::explore;
+use loom::{future::block_on, sync::Notify, thread};
 use pool::Pool;
 use ring::{Refused, Ring};
 use slot::{Lost, Receiver, slot};
@@ -30,9 +31,11 @@ mod sync {
     use std::{collections::VecDeque, task::Waker};
 
     pub(crate) use loom::sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        Arc, MutexGuard, atomic::Ordering,
     };
+
+    pub(crate) type AtomicU8 = crate::words::Word<u8>;
+    pub(crate) type AtomicUsize = crate::words::Word<usize>;
 
     /// loom's mutex with `parking_lot`'s signature.
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -112,9 +115,7 @@ mod sync {
 }
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
-    builder.check(model);
+    explore(PREEMPTIONS_MAX, model);
 }
 
 fn wait_for<R>(receiver: &Receiver<R>) -> Result<R, Lost> {

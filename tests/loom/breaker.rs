@@ -1,9 +1,11 @@
 //! Models of the circuit breaker's lock-free words: the gate, the window's counters, the in-flight ring, the threads'
 //! numbers.
 
-use loom::{model::Builder, thread};
 use std::sync::Arc;
 
+use loom::thread;
+
+use crate::explore::explore;
 use gate::{BreakerMode, CircuitState, Gate, Grant, ProbeOutcome, Probes};
 use histogram::{Tag, TaggedPair};
 use inflight::InFlightRing;
@@ -30,19 +32,17 @@ mod writer;
 /// The names that `src/breaker/sync.rs` offers, made of loom's types.
 mod sync {
     pub(crate) use crossbeam_utils::CachePadded;
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::Ordering;
+
+    /// No word here is stored to and exchanged at the same time.
+    pub(crate) type AtomicU64 = crate::words::Word<u64>;
 }
 
 /// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
 const PREEMPTIONS_MAX: usize = 3;
-/// Steps in one execution; reading a whole ring takes 256 for each shard.
-const BRANCHES_MAX: usize = 10_000;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
-    builder.max_branches = BRANCHES_MAX;
-    builder.check(model);
+    explore(PREEMPTIONS_MAX, model);
 }
 
 /// A gate that has just gone half-open; its generation is 2.

@@ -7,4 +7,8 @@ mod batch;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod sweep;
+#[cfg(test)]
+mod words;
