@@ -8,7 +8,7 @@ use loom::thread;
 use crate::explore::explore;
 use gate::{BreakerMode, CircuitState, Gate, Grant, ProbeOutcome, Probes};
 use histogram::{Tag, TaggedPair};
-use inflight::InFlightRing;
+use inflight::{InFlightRing, RingPlace};
 use slots::ThreadSlots;
 use sync::{AtomicU64, Ordering};
 use writer::{Seat, Writer, bump};
@@ -38,8 +38,8 @@ mod sync {
     pub(crate) type AtomicU64 = crate::words::Word<u64>;
 }
 
-/// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
-const PREEMPTIONS_MAX: usize = 3;
+/// Preemptions in one execution. Nearly all races of so few steps show with two; these take seconds with five.
+const PREEMPTIONS_MAX: usize = 5;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     explore(PREEMPTIONS_MAX, model);
@@ -61,6 +61,11 @@ where
     let thread = thread::spawn(a);
     let b = b();
     (thread.join().unwrap(), b)
+}
+
+/// What the breaker asks before it overwrites what another generation has left.
+fn live(gate: &Gate, generation: u32) -> bool {
+    gate.load().generation() == generation
 }
 
 #[test]
@@ -120,6 +125,17 @@ fn the_last_permit_goes_to_one() {
             .count();
         assert_eq!(granted, 1);
         assert_eq!(gate.probes(2).issued, 1);
+    });
+}
+
+#[test]
+fn never_are_more_permits_out_than_there_are() {
+    check(|| {
+        let gate = Arc::new(half_open(1));
+        assert!(matches!(gate.issue_probe(2, 0), Grant::Granted(_)));
+        let other = Arc::clone(&gate);
+        let (second, seen) = race(move || other.issue_probe(2, 0), || gate.probes(2));
+        assert_eq!((second, seen.issued), (Grant::Refused, 1));
     });
 }
 
@@ -217,6 +233,23 @@ fn a_ramp_admits_its_share_however_the_calls_race() {
 }
 
 #[test]
+fn a_late_call_of_an_old_ramp_admits_none_to_the_new_one() {
+    check(|| {
+        let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
+        let half = 1 << (gate::CREDIT_BITS - 1);
+        let late = Arc::clone(&gate);
+        let (_, admitted) = race(
+            move || late.admit_to_ramp(0, half),
+            || {
+                let word = gate.transition(gate.load(), CircuitState::Ramp, 9).unwrap();
+                [0, 1].map(|_| gate.admit_to_ramp(word.generation(), half))
+            },
+        );
+        assert_eq!(admitted, [Grant::Granted(()), Grant::Refused]);
+    });
+}
+
+#[test]
 fn no_count_is_lost_when_the_window_comes_round() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
@@ -257,7 +290,6 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let pair = Arc::new(TaggedPair::default());
         let (late_gate, late_pair) = (Arc::clone(&gate), Arc::clone(&pair));
-        let live = |gate: &Gate, generation| gate.load().generation() == generation;
         race(
             move || late_pair.add(Writer::Shared, Tag::new(0, 5), 1, 0, || live(&late_gate, 0)),
             || {
@@ -267,6 +299,40 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
             },
         );
         assert_eq!(pair.read(Tag::new(1, 5)), (1, 0));
+    });
+}
+
+#[test]
+fn a_sweep_of_an_old_generation_takes_nothing_from_the_new_ones() {
+    check(|| {
+        let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
+        let pair = Arc::new(TaggedPair::default());
+        let (late_gate, late_pair) = (Arc::clone(&gate), Arc::clone(&pair));
+        race(
+            move || late_pair.sweep(Tag::new(0, 5), || live(&late_gate, 0)),
+            || {
+                let word = gate.transition(gate.load(), CircuitState::Closed, 0).unwrap();
+                let tag = Tag::new(word.generation(), 5);
+                assert!(pair.add(Writer::Shared, tag, 1, 0, || live(&gate, 1)));
+            },
+        );
+        assert_eq!(pair.read(Tag::new(1, 5)), (1, 0));
+    });
+}
+
+#[test]
+fn a_reading_mixes_no_slices() {
+    check(|| {
+        let pair = Arc::new(TaggedPair::default());
+        let (old, new) = (Tag::new(0, 1), Tag::new(0, 2));
+        pair.add(Writer::Exclusive, old, 2, 2, || true);
+        let owner = Arc::clone(&pair);
+        let (_, seen) = race(
+            move || owner.add(Writer::Exclusive, new, 1, 0, || true),
+            || (pair.read(old), pair.read(new)),
+        );
+        assert!([(2, 2), (0, 0)].contains(&seen.0), "the old slice: {seen:?}");
+        assert!([(0, 0), (1, 0)].contains(&seen.1), "the new slice: {seen:?}");
     });
 }
 
@@ -327,7 +393,7 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
         let lowest = slots.claim().unwrap();
         assert_eq!(lowest, 0);
         let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
-        let (_, next) = race(
+        let (changed, next) = race(
             move || {
                 bump(&other_count, Writer::Exclusive);
                 other_slots.release(0);
@@ -336,6 +402,7 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
             },
             || slots.claim().unwrap(),
         );
+        assert_eq!(changed, Some(1 - next), "two numbers for two");
         if next == 0 {
             assert_eq!(bump(&count, Writer::Exclusive), 1);
         }
@@ -482,4 +549,112 @@ fn calls_that_leave_on_several_threads_are_all_counted_out() {
         ring.leave(SEATS[1], 0, calls[2], LAP_NS, || true);
         assert_eq!(overdue(&ring, LAP_NS), 0);
     });
+}
+
+#[test]
+fn a_call_that_ends_laps_later_is_counted_out() {
+    // Within the laps in which it is looked for in its slot, and after them.
+    for ends_ns in [LAP_NS, 2 * LAP_NS, 3 * LAP_NS, 5 * LAP_NS] {
+        check(move || {
+            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+            let calls = [0, 1].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+            let other = Arc::clone(&ring);
+            let ((), seen) = race(
+                move || other.leave(SEATS[1], 0, calls[0], ends_ns, || true),
+                || overdue(&ring, ends_ns),
+            );
+            assert!((1..=2).contains(&seen), "one hangs, one may have ended: {seen}");
+            assert_eq!(overdue(&ring, ends_ns), 1);
+        });
+    }
+}
+
+#[test]
+fn calls_of_two_laps_leave_a_slot_in_any_order() {
+    check(|| {
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        let other = Arc::clone(&ring);
+        race(
+            move || other.leave(SEATS[2], 0, old, LAP_NS, || true),
+            || ring.leave(SEATS[2], 0, next, LAP_NS, || true),
+        );
+        assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
+    });
+}
+
+/// The owner of a shard ends calls of two laps, the later one first, while somebody looks.
+#[test]
+fn a_reading_sees_calls_of_two_laps_leave() {
+    check(|| {
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        let other = Arc::clone(&ring);
+        let ((), seen) = race(
+            move || {
+                other.leave(SEATS[1], 0, next, LAP_NS, || true);
+                other.leave(SEATS[1], 0, old, LAP_NS, || true);
+            },
+            || overdue(&ring, LAP_NS),
+        );
+        assert!(seen <= 2, "two are of the first lap, {seen} are shown");
+        assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
+    });
+}
+
+#[test]
+fn one_that_enters_late_takes_no_count_of_the_next_lap_away() {
+    check(|| {
+        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+        let late = Arc::clone(&ring);
+        let shared = SEATS[2];
+        let (late, next) = race(
+            move || late.enter(shared, 0, 0, || true).unwrap(),
+            || ring.enter(shared, 0, LAP_NS, || true).unwrap(),
+        );
+        assert_eq!(overdue(&ring, LATER_NS), 2);
+        ring.leave(SEATS[0], 0, late, LATER_NS, || true);
+        ring.leave(SEATS[0], 0, next, LATER_NS, || true);
+        assert_eq!(overdue(&ring, LATER_NS), 0);
+    });
+}
+
+/// A call of a generation that ends meanwhile neither adds to the next one's counts nor takes any away, wherever it comes
+/// too late: as it enters, as it leaves, as it leaves laps later.
+#[test]
+fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
+    let shared = SEATS[2];
+    let check_late = |late: fn(&InFlightRing, RingPlace, &dyn Fn() -> bool), ends_ns| {
+        check(move || {
+            let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
+            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
+            let place = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+            let (late_gate, late_ring) = (Arc::clone(&gate), Arc::clone(&ring));
+            race(
+                move || late(&late_ring, place, &|| live(&late_gate, 0)),
+                || {
+                    let word = gate.transition(gate.load(), CircuitState::Closed, 0).unwrap();
+                    let (new, live) = (word.generation(), || live(&gate, 1));
+                    let [_hung, ends] = [0, 1].map(|_| ring.enter(shared, new, 0, live).unwrap());
+                    ring.leave(shared, new, ends, ends_ns, live);
+                },
+            );
+            assert_eq!(ring.overdue_in(0..1, 1, ends_ns.max(LATER_NS), 0).calls, 1);
+        });
+    };
+    check_late(
+        |ring, _, live| {
+            let _too_late_or_not = ring.enter(SEATS[2], 0, 0, live);
+        },
+        0,
+    );
+    check_late(|ring, place, live| ring.leave(SEATS[2], 0, place, 0, live), 0);
+    check_late(
+        |ring, place, live| ring.leave(SEATS[2], 0, place, 5 * LAP_NS, live),
+        5 * LAP_NS,
+    );
 }

@@ -21,7 +21,7 @@ pub(crate) fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + '
     });
     let executions = executions.load(Ordering::Relaxed);
     if std::env::var_os("LOOM_TELL").is_some() {
-        println!("{} executions", executions);
+        println!("{executions} executions");
     }
     assert!(executions > 1, "only one order was tried");
 }

@@ -97,3 +97,13 @@ fn an_owner_that_comes_too_late_leaves_nothing_in_the_new_generation() {
         },
     );
 }
+
+/// The sweeper is a lap behind.
+#[test]
+fn a_late_sweeper_takes_nothing() {
+    check(
+        OLD,
+        |pair| (0..2).for_each(|_| count(pair, NEW)),
+        |pair| assert_eq!(pair.read(NEW), (2, 0)),
+    );
+}
