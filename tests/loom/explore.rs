@@ -1,8 +1,8 @@
-//! Runs a model.
+//! Runs models.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use loom::model::Builder;
+use loom::{model::Builder, thread};
 
 /// Steps in one execution; reading a whole ring takes 512 for each shard.
 const BRANCHES_MAX: usize = 20_000;
@@ -24,4 +24,14 @@ pub(crate) fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + '
         println!("{executions} executions");
     }
     assert!(executions > 1, "only one order was tried");
+}
+
+/// Runs both at once, on two threads.
+pub(crate) fn race<A, B>(a: impl FnOnce() -> A + Send + 'static, b: impl FnOnce() -> B) -> (A, B)
+where
+    A: Send + 'static,
+{
+    let thread = thread::spawn(a);
+    let b = b();
+    (thread.join().unwrap(), b)
 }

@@ -51,6 +51,8 @@ mod breaker;
 #[cfg(test)]
 mod explore;
 #[cfg(test)]
+mod inflight;
+#[cfg(test)]
 mod sweep;
 #[cfg(test)]
 mod words;
