@@ -283,8 +283,7 @@ impl Slice {
     fn record(&self, writer: Writer, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
         let live = &live;
         let bit = u64::from;
-        let alone =
-            sample.first_of_batch && !(sample.neutral || sample.failed || sample.first_bad_of_batch);
+        let alone = sample.first_of_batch && !(sample.neutral || sample.failed || sample.first_bad_of_batch);
         let counted = if alone {
             self.alone.add(writer, tag, 1, 0, live)
         } else if sample.neutral {

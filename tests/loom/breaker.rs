@@ -20,6 +20,7 @@ mod histogram;
 #[path = "../../src/breaker/slots.rs"]
 mod slots;
 #[path = "../../src/breaker/writer.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
 mod writer;
 
 /// The names that `src/breaker/sync.rs` offers, made of loom's types.
