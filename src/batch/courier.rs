@@ -10,14 +10,9 @@
 //! wakes it when all callers that could run have run. So a burst of requests costs one wake-up and shares a batch; for a
 //! lone request the courier's turn comes at once.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    task::{Poll, Waker},
-};
+use std::{cell::Cell, future::poll_fn, task::Waker};
 
-use atomic_waker::AtomicWaker;
-use parking_lot::Mutex;
+use super::letters::LetterBox;
 
 /// Runtimes that can have a courier. Callers elsewhere are woken one by one.
 pub const COURIERS_MAX: usize = 64;
@@ -39,14 +34,6 @@ pub(super) struct Couriers {
     boxes: Box<[LetterBox]>,
 }
 
-#[derive(Debug, Default)]
-struct LetterBox {
-    /// At most one for each request that was answered and whose caller has not run since, so the ring and the batches
-    /// bound it.
-    letters: Mutex<Vec<Waker>>,
-    courier: AtomicWaker,
-}
-
 /// While it lives, the calling thread has a courier.
 struct Here;
 
@@ -61,7 +48,7 @@ pub(super) struct Post {
 impl Couriers {
     pub(super) fn new() -> Self {
         Couriers {
-            boxes: (0..COURIERS_MAX).map(|_| LetterBox::default()).collect(),
+            boxes: (0..COURIERS_MAX).map(|_| LetterBox::new()).collect(),
         }
     }
 
@@ -83,7 +70,7 @@ impl Couriers {
             return false;
         };
         OUTBOX.set(true);
-        letter_box.courier.wake();
+        letter_box.call();
         true
     }
 
@@ -97,16 +84,11 @@ impl Couriers {
         let mut letters = Vec::new();
         loop {
             poll_fn(|context| {
-                letter_box.courier.register(context.waker());
+                // Set by callers on this very thread, so never while this runs.
                 if OUTBOX.take() {
                     notify();
                 }
-                std::mem::swap(&mut *letter_box.letters.lock(), &mut letters);
-                if letters.is_empty() {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                }
+                letter_box.poll_empty(context, &mut letters)
             })
             .await;
             letters.drain(..).for_each(Waker::wake);
@@ -119,8 +101,7 @@ impl Couriers {
     pub(super) fn deliver(&self, post: &mut Post) {
         for (letter_box, bag) in self.boxes.iter().zip(&mut post.bags) {
             if !bag.is_empty() {
-                letter_box.letters.lock().append(bag);
-                letter_box.courier.wake();
+                letter_box.post(bag);
             }
         }
     }

@@ -31,6 +31,7 @@ mod courier;
 mod error;
 mod future;
 mod intake;
+mod letters;
 mod pace;
 mod pool;
 mod ring;

@@ -29,7 +29,7 @@ pin_project! {
     #[project = StateProjection]
     #[derive(Debug)]
     enum State<F, C> {
-        Admitted { #[pin] future: F, permit: Option<Permit>, classify: C },
+        Admitted { #[pin] future: F, permit: Permit, classify: C },
         Rejected { rejection: Rejection },
     }
 }
@@ -41,7 +41,7 @@ impl<F, C> ResponseFuture<F, C> {
         Self {
             state: State::Admitted {
                 future,
-                permit: Some(permit),
+                permit,
                 classify,
             },
         }
@@ -72,9 +72,8 @@ where
                 classify,
             } => {
                 let result = ready!(future.poll(cx));
-                if let Some(permit) = permit.take() {
-                    permit.record(classify.classify(result.as_ref()));
-                }
+                // Where it is: moving what has just been written waits for the write.
+                permit.end(&classify.classify(result.as_ref()));
                 Poll::Ready(result.map_err(CircuitBreakerError::Inner))
             }
         }

@@ -117,18 +117,20 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
+        // The thread's at the end, too: this frame is on its stack.
+        let seat = core.seat();
         let mut call = Borrowed {
             core,
             ticket: None,
             ended: false,
         };
-        core.admit(core.seat(), &mut call.ticket)
+        core.admit(seat, &mut call.ticket)
             .map_err(CircuitBreakerError::Open)?;
         let result = operation();
         let verdict = classify.classify(result.as_ref());
         call.ended = true;
         if let Some(ticket) = &call.ticket {
-            core.finish(ticket, Some(&verdict));
+            core.finish(seat, ticket, Some(&verdict));
         }
         result.map_err(CircuitBreakerError::Inner)
     }
@@ -315,9 +317,16 @@ impl Permit {
     /// Ends the call with a verdict.
     #[inline]
     pub fn record(mut self, verdict: Verdict) {
-        self.ended = true;
-        if let Some(ticket) = &self.ticket {
-            self.lane.core.finish(ticket, Some(&verdict));
+        self.end(&verdict);
+    }
+
+    /// The same, where it is; only the first verdict counts.
+    #[inline]
+    pub(super) fn end(&mut self, verdict: &Verdict) {
+        let ended = std::mem::replace(&mut self.ended, true);
+        if let Some(ticket) = self.ticket.as_ref().filter(|_| !ended) {
+            let core = &self.lane.core;
+            core.finish(core.seat(), ticket, Some(verdict));
         }
     }
 
@@ -347,10 +356,10 @@ impl Drop for Borrowed<'_> {
 }
 
 /// Ends a call that got no verdict.
-#[inline]
+#[cold]
 fn give_up(core: &Core, ticket: Option<&Ticket>) {
     if let Some(ticket) = ticket {
         let verdict = std::thread::panicking().then(Verdict::failure);
-        core.finish(ticket, verdict.as_ref());
+        core.finish(core.seat(), ticket, verdict.as_ref());
     }
 }

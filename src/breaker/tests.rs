@@ -52,6 +52,9 @@ const SEATS: [Seat; 3] = [
     },
 ];
 
+/// Steps of a random history, below this; Miri takes seconds for each.
+const STEPS_MAX: usize = if cfg!(miri) { 12 } else { 300 };
+
 /// A gate as one would write it without threads.
 #[derive(Debug)]
 struct NaiveGate {
@@ -150,7 +153,7 @@ proptest! {
 
     #[test]
     fn a_window_counts_like_a_queue_of_calls(
-        steps in prop::collection::vec((0..400_u64, any::<bool>(), any::<bool>(), 0..40_u8), 1..300),
+        steps in prop::collection::vec((0..400_u64, any::<bool>(), any::<bool>(), 0..40_u8), 1..STEPS_MAX),
     ) {
         const SLICES: u64 = 5;
         const SLICE_MS: u64 = 100;
@@ -184,7 +187,7 @@ proptest! {
 
     #[test]
     fn a_ring_knows_the_overdue_calls_to_within_a_slot(
-        steps in prop::collection::vec((0..300_u64, any::<bool>(), 0..16_usize, 0..40_u8, 0..3_usize), 1..300),
+        steps in prop::collection::vec((0..300_u64, any::<bool>(), 0..16_usize, 0..40_u8, 0..3_usize), 1..STEPS_MAX),
     ) {
         const THRESHOLD_NS: u64 = 80;
         const SLOT_NS: u64 = 10;

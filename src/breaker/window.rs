@@ -93,11 +93,14 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One slice of time. The common call, a fast and successful one, touches `calls`, one cell of `total`, at most `batches`,
-/// and no more.
+/// One slice of time. The common call, a fast and successful one, touches `alone` or `calls`, one cell of `total`, and no
+/// more.
 #[derive(Debug)]
 struct Slice {
-    /// calls, failed
+    /// Calls that did not fail and are the first of their batch, but not its first bad one: a call and a batch in one
+    /// count. A call that belongs to no batch is one of these as a rule. The second count is not used.
+    alone: TaggedPair,
+    /// other calls, failed
     calls: TaggedPair,
     /// slow, slow and failed
     slow: TaggedPair,
@@ -105,7 +108,7 @@ struct Slice {
     neutral: TaggedPair,
     /// calls whose latency does not count, samples over the p99 threshold
     odd: TaggedPair,
-    /// batches, batches with a slow or failed call
+    /// other batches, batches with a slow or failed call
     batches: TaggedPair,
     total: LogHistogram,
     queue_wait: LogHistogram,
@@ -264,6 +267,7 @@ impl Divisor {
 impl Slice {
     fn new() -> Self {
         Self {
+            alone: TaggedPair::default(),
             calls: TaggedPair::default(),
             slow: TaggedPair::default(),
             neutral: TaggedPair::default(),
@@ -279,7 +283,10 @@ impl Slice {
     fn record(&self, writer: Writer, tag: Tag, sample: &Sample, live: impl Fn() -> bool) -> bool {
         let live = &live;
         let bit = u64::from;
-        let counted = if sample.neutral {
+        let alone = sample.first_of_batch && !(sample.neutral || sample.failed || sample.first_bad_of_batch);
+        let counted = if alone {
+            self.alone.add(writer, tag, 1, 0, live)
+        } else if sample.neutral {
             self.neutral.add(writer, tag, 1, bit(sample.sampled), live)
         } else {
             self.calls.add(writer, tag, 1, bit(sample.failed), live)
@@ -295,7 +302,7 @@ impl Slice {
             self.odd
                 .add(writer, tag, bit(unsampled_call), bit(sample.over_p99), live);
         }
-        if sample.first_of_batch || sample.first_bad_of_batch {
+        if !alone && (sample.first_of_batch || sample.first_bad_of_batch) {
             self.batches.add(
                 writer,
                 tag,
@@ -317,7 +324,9 @@ impl Slice {
     }
 
     fn add_counts(&self, tag: Tag, sums: &mut WindowCounts) {
-        let (calls, failed) = self.calls.read(tag);
+        let (alone, _) = self.alone.read(tag);
+        let (others, failed) = self.calls.read(tag);
+        let calls = alone + others;
         let (slow, slow_failed) = self.slow.read(tag);
         let (neutral, neutral_sampled) = self.neutral.read(tag);
         let (unsampled, over_p99) = self.odd.read(tag);
@@ -328,7 +337,7 @@ impl Slice {
         sums.slow_failed += slow_failed;
         sums.neutral += neutral;
         sums.over_p99 += over_p99;
-        sums.batches += batches;
+        sums.batches += alone + batches;
         sums.bad_batches += bad_batches;
         // The words are read one after the other, so a call may be in one and not yet in the other.
         sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
@@ -336,7 +345,15 @@ impl Slice {
 
     fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         let live = &live;
-        for pair in [&self.calls, &self.slow, &self.neutral, &self.odd, &self.batches] {
+        let pairs = [
+            &self.alone,
+            &self.calls,
+            &self.slow,
+            &self.neutral,
+            &self.odd,
+            &self.batches,
+        ];
+        for pair in pairs {
             pair.sweep(tag, live);
         }
         for histogram in [&self.total, &self.queue_wait, &self.commit] {

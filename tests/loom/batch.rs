@@ -1,4 +1,4 @@
-//! Models of the batch processor's reply slot and ring.
+//! Models of the batch processor's reply slot, ring and letter box.
 //!
 //! What they can't show: loom takes `SeqCst` accesses for `AcqRel` ones, and the queue inside the ring is a mutex
 //! here. So they prove the protocols of [`slot`] and [`ring`] for a linearizable queue, and rest on crossbeam's queue
@@ -9,12 +9,17 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use loom::{future::block_on, model::Builder, sync::Notify, thread};
+use crate::explore::explore;
+use letters::LetterBox;
+use loom::{future::block_on, sync::Notify, thread};
 use pool::Pool;
 use ring::{Refused, Ring};
 use slot::{Lost, Receiver, slot};
 use sync::{Arc, AtomicUsize, Ordering};
 
+#[path = "../../src/batch/letters.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
+mod letters;
 #[path = "../../src/batch/pool.rs"]
 mod pool;
 #[path = "../../src/batch/ring.rs"]
@@ -24,20 +29,24 @@ mod slot;
 
 /// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
 const PREEMPTIONS_MAX: usize = 3;
+/// The same for the one model with three threads that wait for each other, which would take a minute with three.
+const PREEMPTIONS_MAX_OF_MANY: usize = 2;
 
 /// The names that `src/batch/sync.rs` offers, made of loom's types.
 mod sync {
     use std::{collections::VecDeque, task::Waker};
 
-    pub(crate) use loom::sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    };
+    pub(crate) use loom::sync::{Arc, MutexGuard, atomic::Ordering};
+
+    pub(crate) type AtomicU8 = crate::words::Word<u8>;
+    pub(crate) type AtomicUsize = crate::words::Word<usize>;
 
     /// loom's mutex with `parking_lot`'s signature.
+    #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     /// loom's waker cell with `atomic_waker`'s signature.
+    #[derive(Debug)]
     pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
 
     /// A bounded queue with `crossbeam_queue`'s signature.
@@ -71,6 +80,10 @@ mod sync {
 
         pub(crate) fn take(&self) -> Option<Waker> {
             self.0.take_waker()
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
         }
     }
 
@@ -112,9 +125,7 @@ mod sync {
 }
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
-    builder.check(model);
+    explore(PREEMPTIONS_MAX, model);
 }
 
 fn wait_for<R>(receiver: &Receiver<R>) -> Result<R, Lost> {
@@ -234,7 +245,10 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
                 assert_eq!(answer, Ok(7));
                 false
             }
-            Poll::Pending if receiver.withdraw() => true,
+            Poll::Pending if receiver.withdraw() => {
+                assert!(receiver.poll_answer(&context).is_pending(), "nothing is lost");
+                true
+            }
             Poll::Pending => {
                 let again = receiver.poll_answer(&context);
                 assert!(matches!(again, Poll::Pending | Poll::Ready(Ok(7))));
@@ -357,18 +371,20 @@ fn a_push_goes_by_the_mark_that_was_set_last() {
 }
 
 #[test]
-fn one_of_two_pushes_wakes_an_executor_that_waits_for_two() {
-    check(|| {
-        let ring = Arc::new(Ring::new(2));
-        let push = |item| {
-            let ring = Arc::clone(&ring);
-            thread::spawn(move || ring.push(item).unwrap())
-        };
-        let (first, second) = (push('a'), push('b'));
-        let sleeps = !ring.wake_at(2);
-        let wakes = first.join().unwrap() | second.join().unwrap();
-        assert!(wakes || !sleeps, "asleep, with two items in the ring");
-    });
+fn one_of_two_pushes_wakes_an_executor_that_waits_for_one_or_two() {
+    for mark in [1, 2] {
+        check(move || {
+            let ring = Arc::new(Ring::new(2));
+            let push = |item| {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || ring.push(item).unwrap())
+            };
+            let (first, second) = (push('a'), push('b'));
+            let sleeps = !ring.wake_at(mark);
+            let wakes = first.join().unwrap() | second.join().unwrap();
+            assert!(wakes || !sleeps, "asleep, with two items in the ring");
+        });
+    }
 }
 
 #[test]
@@ -417,8 +433,8 @@ fn what_was_let_in_is_taken_before_the_ring_is_drained() {
 
 /// The executor's whole loop against a caller and a shutdown: it takes all that was let in, and it ends. Were a wake-up
 /// lost, loom would report the deadlock.
-fn check_shutdown(capacity: usize, callers: usize) {
-    check(move || {
+fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
+    explore(preemptions_max, move || {
         let ring = Arc::new(Ring::new(capacity));
         let parker = Arc::new(Notify::new());
         let executor = {
@@ -467,10 +483,37 @@ fn push_and_wake(ring: &Ring<usize>, parker: &Notify, item: usize) -> bool {
 
 #[test]
 fn an_executor_that_is_shut_down_takes_all_and_ends() {
-    check_shutdown(2, 1);
+    check_shutdown(2, 1, PREEMPTIONS_MAX);
 }
 
 #[test]
 fn an_executor_that_is_shut_down_with_a_full_ring_takes_all_and_ends() {
-    check_shutdown(1, 2);
+    check_shutdown(1, 2, PREEMPTIONS_MAX_OF_MANY);
+}
+
+// ===== the letter box =====
+
+/// Were a letter left behind or a call lost, loom would report the deadlock.
+#[test]
+fn a_courier_finds_every_letter() {
+    check(|| {
+        let letter_box = Arc::new(LetterBox::new());
+        let posts = [1, 2].map(|letters| {
+            let letter_box = Arc::clone(&letter_box);
+            thread::spawn(move || {
+                let mut bag = vec![Waker::noop().clone(); letters];
+                letter_box.post(&mut bag);
+                assert!(bag.is_empty());
+            })
+        });
+        let (mut found, mut letters) = (0, Vec::new());
+        while found < 3 {
+            block_on(poll_fn(|context| letter_box.poll_empty(context, &mut letters)));
+            found += letters.drain(..).count();
+        }
+        for post in posts {
+            post.join().unwrap();
+        }
+        assert_eq!(found, 3);
+    });
 }

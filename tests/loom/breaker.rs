@@ -1,15 +1,13 @@
-//! Models of the circuit breaker's lock-free words: the gate, the window's counters, the in-flight ring, the threads'
-//! numbers.
+//! Models of the circuit breaker's lock-free words: the gate, the window's counters, the threads' numbers.
 
-use loom::{model::Builder, thread};
 use std::sync::Arc;
 
+use crate::explore::{explore, race};
 use gate::{BreakerMode, CircuitState, Gate, Grant, ProbeOutcome, Probes};
 use histogram::{Tag, TaggedPair};
-use inflight::InFlightRing;
 use slots::ThreadSlots;
 use sync::{AtomicU64, Ordering};
-use writer::{Seat, Writer, bump};
+use writer::{Writer, bump};
 
 // Each of these files imports nothing but its siblings here, so they see loom's atomics for the real ones. The models do
 // not use all that the files offer.
@@ -19,30 +17,25 @@ mod gate;
 #[path = "../../src/breaker/histogram.rs"]
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod histogram;
-#[path = "../../src/breaker/inflight.rs"]
-#[allow(dead_code, reason = "the models use a part of the file")]
-mod inflight;
 #[path = "../../src/breaker/slots.rs"]
 mod slots;
 #[path = "../../src/breaker/writer.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
 mod writer;
 
 /// The names that `src/breaker/sync.rs` offers, made of loom's types.
 mod sync {
-    pub(crate) use crossbeam_utils::CachePadded;
-    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::Ordering;
+
+    /// No word here is stored to and exchanged at the same time.
+    pub(crate) type AtomicU64 = crate::words::Word<u64>;
 }
 
-/// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
-const PREEMPTIONS_MAX: usize = 3;
-/// Steps in one execution; reading a whole ring takes 256 for each shard.
-const BRANCHES_MAX: usize = 10_000;
+/// Preemptions in one execution. Nearly all races of so few steps show with two; these take seconds with five.
+const PREEMPTIONS_MAX: usize = 5;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
-    builder.max_branches = BRANCHES_MAX;
-    builder.check(model);
+    explore(PREEMPTIONS_MAX, model);
 }
 
 /// A gate that has just gone half-open; its generation is 2.
@@ -53,14 +46,9 @@ fn half_open(permits: u32) -> Gate {
     gate
 }
 
-/// Runs both at once, on two threads.
-fn race<A, B>(a: impl FnOnce() -> A + Send + 'static, b: impl FnOnce() -> B) -> (A, B)
-where
-    A: Send + 'static,
-{
-    let thread = thread::spawn(a);
-    let b = b();
-    (thread.join().unwrap(), b)
+/// What the breaker asks before it overwrites what another generation has left.
+fn live(gate: &Gate, generation: u32) -> bool {
+    gate.load().generation() == generation
 }
 
 #[test]
@@ -120,6 +108,17 @@ fn the_last_permit_goes_to_one() {
             .count();
         assert_eq!(granted, 1);
         assert_eq!(gate.probes(2).issued, 1);
+    });
+}
+
+#[test]
+fn never_are_more_permits_out_than_there_are() {
+    check(|| {
+        let gate = Arc::new(half_open(1));
+        assert!(matches!(gate.issue_probe(2, 0), Grant::Granted(_)));
+        let other = Arc::clone(&gate);
+        let (second, seen) = race(move || other.issue_probe(2, 0), || gate.probes(2));
+        assert_eq!((second, seen.issued), (Grant::Refused, 1));
     });
 }
 
@@ -217,6 +216,23 @@ fn a_ramp_admits_its_share_however_the_calls_race() {
 }
 
 #[test]
+fn a_late_call_of_an_old_ramp_admits_none_to_the_new_one() {
+    check(|| {
+        let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
+        let half = 1 << (gate::CREDIT_BITS - 1);
+        let late = Arc::clone(&gate);
+        let (_, admitted) = race(
+            move || late.admit_to_ramp(0, half),
+            || {
+                let word = gate.transition(gate.load(), CircuitState::Ramp, 9).unwrap();
+                [0, 1].map(|_| gate.admit_to_ramp(word.generation(), half))
+            },
+        );
+        assert_eq!(admitted, [Grant::Granted(()), Grant::Refused]);
+    });
+}
+
+#[test]
 fn no_count_is_lost_when_the_window_comes_round() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
@@ -257,7 +273,6 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let pair = Arc::new(TaggedPair::default());
         let (late_gate, late_pair) = (Arc::clone(&gate), Arc::clone(&pair));
-        let live = |gate: &Gate, generation| gate.load().generation() == generation;
         race(
             move || late_pair.add(Writer::Shared, Tag::new(0, 5), 1, 0, || live(&late_gate, 0)),
             || {
@@ -267,6 +282,40 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
             },
         );
         assert_eq!(pair.read(Tag::new(1, 5)), (1, 0));
+    });
+}
+
+#[test]
+fn a_sweep_of_an_old_generation_takes_nothing_from_the_new_ones() {
+    check(|| {
+        let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
+        let pair = Arc::new(TaggedPair::default());
+        let (late_gate, late_pair) = (Arc::clone(&gate), Arc::clone(&pair));
+        race(
+            move || late_pair.sweep(Tag::new(0, 5), || live(&late_gate, 0)),
+            || {
+                let word = gate.transition(gate.load(), CircuitState::Closed, 0).unwrap();
+                let tag = Tag::new(word.generation(), 5);
+                assert!(pair.add(Writer::Shared, tag, 1, 0, || live(&gate, 1)));
+            },
+        );
+        assert_eq!(pair.read(Tag::new(1, 5)), (1, 0));
+    });
+}
+
+#[test]
+fn a_reading_mixes_no_slices() {
+    check(|| {
+        let pair = Arc::new(TaggedPair::default());
+        let (old, new) = (Tag::new(0, 1), Tag::new(0, 2));
+        pair.add(Writer::Exclusive, old, 2, 2, || true);
+        let owner = Arc::clone(&pair);
+        let (_, seen) = race(
+            move || owner.add(Writer::Exclusive, new, 1, 0, || true),
+            || (pair.read(old), pair.read(new)),
+        );
+        assert!([(2, 2), (0, 0)].contains(&seen.0), "the old slice: {seen:?}");
+        assert!([(0, 0), (1, 0)].contains(&seen.1), "the new slice: {seen:?}");
     });
 }
 
@@ -327,7 +376,7 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
         let lowest = slots.claim().unwrap();
         assert_eq!(lowest, 0);
         let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
-        let (_, next) = race(
+        let (changed, next) = race(
             move || {
                 bump(&other_count, Writer::Exclusive);
                 other_slots.release(0);
@@ -336,150 +385,9 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
             },
             || slots.claim().unwrap(),
         );
+        assert_eq!(changed, Some(1 - next), "two numbers for two");
         if next == 0 {
             assert_eq!(bump(&count, Writer::Exclusive), 1);
         }
-    });
-}
-
-/// Nanoseconds; a slot of the ring is then one nanosecond, and the ring comes round after 128.
-const THRESHOLD_NS: u64 = 8;
-
-/// The owner of the first shard, the owner of the second one, and everybody else.
-const SEATS: [Seat; 3] = [
-    Seat {
-        shard: 0,
-        writer: Writer::Exclusive,
-    },
-    Seat {
-        shard: 1,
-        writer: Writer::Exclusive,
-    },
-    Seat {
-        shard: 2,
-        writer: Writer::Shared,
-    },
-];
-/// The same slot, a lap later.
-const LAP_NS: u64 = 128;
-/// A moment at which the second lap's calls are overdue, too.
-const LATER_NS: u64 = LAP_NS + THRESHOLD_NS + 1;
-
-/// What a reading shows of the one slot that the models use, and of *older*.
-fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
-    ring.overdue_in(0..1, 0, now_ns, 0).calls
-}
-
-#[test]
-fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() {
-    for seat in [SEATS[0], SEATS[2]] {
-        check(move || {
-            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(seat, 0, 0, || true).unwrap();
-            let ending = ring.enter(seat, 0, 0, || true).unwrap();
-            let other = Arc::clone(&ring);
-            // Of two calls one ends on another thread while a third takes over their slot, and while somebody looks.
-            let (third, seen) = race(
-                move || other.enter(seat, 0, LAP_NS, || true).unwrap(),
-                || {
-                    let seen = overdue(&ring, LAP_NS);
-                    ring.leave(SEATS[1], 0, ending, LAP_NS, || true);
-                    [seen, overdue(&ring, LAP_NS)]
-                },
-            );
-            assert!(
-                seen[0] <= 2 && seen[1] <= 1,
-                "of two calls, then of one: {seen:?}"
-            );
-            assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
-            assert_eq!(overdue(&ring, LATER_NS), 2, "the third one too, by now");
-            ring.leave(SEATS[1], 0, third, LATER_NS, || true);
-            ring.leave(SEATS[2], 0, hung, LATER_NS, || true);
-            assert_eq!(ring.overdue(0, 4 * LAP_NS, 0).calls, 0);
-        });
-    }
-}
-
-#[test]
-fn a_call_that_has_ended_is_never_overdue_though_its_slot_is_taken_over_by_those_who_leave() {
-    for seat in [SEATS[1], SEATS[2]] {
-        check(move || {
-            let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            ring.leave(seat, 0, ended, THRESHOLD_NS, || true);
-            let other = Arc::clone(&ring);
-            // A call of the next lap comes and goes, in the shard where the other one's end was counted.
-            let ((), seen) = race(
-                move || {
-                    let next = other.enter(seat, 0, LAP_NS, || true).unwrap();
-                    other.leave(seat, 0, next, LAP_NS, || true);
-                },
-                || overdue(&ring, LATER_NS),
-            );
-            assert!(seen <= 2, "the hung one, and for an instant the next one: {seen}");
-            assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
-            ring.leave(SEATS[0], 0, hung, LATER_NS, || true);
-            assert_eq!(overdue(&ring, LATER_NS), 0);
-        });
-    }
-}
-
-/// As above, but the reader stands before the next call could be overdue, so that it must see the hung one at most.
-#[test]
-fn a_reading_during_a_take_over_shows_no_more_than_what_hangs() {
-    check(|| {
-        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        ring.leave(SEATS[1], 0, ended, THRESHOLD_NS, || true);
-        let other = Arc::clone(&ring);
-        let ((), seen) = race(
-            move || {
-                let next = other.enter(SEATS[1], 0, LAP_NS, || true).unwrap();
-                other.leave(SEATS[1], 0, next, LAP_NS, || true);
-            },
-            || overdue(&ring, LAP_NS),
-        );
-        assert!(seen <= 1, "one hangs, {seen} are shown");
-        assert_eq!(overdue(&ring, LAP_NS), 1);
-    });
-}
-
-#[test]
-fn two_that_take_over_a_shared_slot_move_its_counts_once() {
-    check(|| {
-        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let shared = SEATS[2];
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        ring.leave(shared, 0, ended, THRESHOLD_NS, || true);
-        let next = [0, 1].map(|_| ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap());
-        let other = Arc::clone(&ring);
-        race(
-            move || other.leave(shared, 0, next[0], LAP_NS, || true),
-            || ring.leave(shared, 0, next[1], LAP_NS, || true),
-        );
-        assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
-    });
-}
-
-#[test]
-fn calls_that_leave_on_several_threads_are_all_counted_out() {
-    check(|| {
-        let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let calls = [0, 1, 2].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
-        let other = Arc::clone(&ring);
-        let ((), seen) = race(
-            move || other.leave(SEATS[1], 0, calls[0], LAP_NS, || true),
-            || {
-                ring.leave(SEATS[0], 0, calls[1], LAP_NS, || true);
-                overdue(&ring, LAP_NS)
-            },
-        );
-        assert!((1..=2).contains(&seen), "one has ended, one may have: {seen}");
-        assert_eq!(overdue(&ring, LAP_NS), 1);
-        ring.leave(SEATS[1], 0, calls[2], LAP_NS, || true);
-        assert_eq!(overdue(&ring, LAP_NS), 0);
     });
 }

@@ -1,13 +1,12 @@
 //! Models of a word of the window that has one writer and a sweeper.
 //!
-//! The writer stores what the sweeper may exchange at the same time. loom keeps no total order of a word's changes: it
-//! lets an exchange that read the word from before a store come after that store, which no memory model allows. So the
-//! stores are swaps here, which loom does put in order; what lies between a load and its store stays as open as it is.
+//! The writer stores what the sweeper may exchange at the same time, so the words keep their changes in order.
 
 use std::sync::Arc;
 
-use loom::{model::Builder, thread};
+use loom::thread;
 
+use crate::explore::explore;
 use histogram::{Tag, TaggedPair};
 use writer::Writer;
 
@@ -30,33 +29,7 @@ mod writer;
 mod sync {
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// loom's, with stores that it puts in order.
-    #[derive(Debug, Default)]
-    pub(crate) struct AtomicU64(loom::sync::atomic::AtomicU64);
-
-    impl AtomicU64 {
-        pub(crate) fn load(&self, order: Ordering) -> u64 {
-            self.0.load(order)
-        }
-
-        pub(crate) fn store(&self, value: u64, order: Ordering) {
-            self.0.swap(value, order);
-        }
-
-        pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-            self.0.fetch_add(value, order)
-        }
-
-        pub(crate) fn compare_exchange_weak(
-            &self,
-            seen: u64,
-            next: u64,
-            success: Ordering,
-            failure: Ordering,
-        ) -> Result<u64, u64> {
-            self.0.compare_exchange_weak(seen, next, success, failure)
-        }
-    }
+    pub(crate) type AtomicU64 = crate::words::Word<u64, true>;
 }
 
 /// Preemptions in one execution; the models are small enough for more than those of their neighbours.
@@ -67,9 +40,7 @@ const OTHER_GENERATION: Tag = Tag::new(1, 2);
 
 /// Runs `own` on a word that holds old counts, and a sweep for `tag` at the same time; then looks at it.
 fn check(tag: Tag, own: fn(&TaggedPair), look: fn(&TaggedPair)) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS_MAX);
-    builder.check(move || {
+    explore(PREEMPTIONS_MAX, move || {
         let pair = Arc::new(TaggedPair::default());
         pair.add(Writer::Exclusive, OLD, 3, 3, || true);
         let swept = Arc::clone(&pair);
@@ -124,5 +95,15 @@ fn an_owner_that_comes_too_late_leaves_nothing_in_the_new_generation() {
             count(pair, OTHER_GENERATION);
             assert_eq!(pair.read(OTHER_GENERATION), (1, 0));
         },
+    );
+}
+
+/// The sweeper is a lap behind.
+#[test]
+fn a_late_sweeper_takes_nothing() {
+    check(
+        OLD,
+        |pair| (0..2).for_each(|_| count(pair, NEW)),
+        |pair| assert_eq!(pair.read(NEW), (2, 0)),
     );
 }

@@ -15,13 +15,45 @@ use super::{
 // ===== impl Core =====
 
 impl Core {
-    /// Counts out a call: with its verdict, or without one if it was dropped.
-    pub(in crate::breaker) fn finish(&self, ticket: &Ticket, verdict: Option<&Verdict>) {
+    /// Counts out a call: with its verdict, or without one if it was dropped. `seat` is that of the calling thread, which
+    /// need not be the one that began the call.
+    ///
+    /// Inlined, for the caller usually knows that the verdict is the plain one: it then never has to be written down.
+    #[inline(always)]
+    pub(in crate::breaker) fn finish(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+        if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
+            self.finish_plainly(seat, ticket);
+        } else {
+            self.finish_otherwise(seat, ticket, verdict);
+        }
+    }
+
+    /// A success of no particular batch.
+    fn finish_plainly(&self, seat: Seat, ticket: &Ticket) {
         let now_ns = self.clock.now_ns();
-        let generation = ticket.generation;
         let word = self.gate.load();
-        // The shard of the thread that ends the call, which need not be the one that began it.
-        let seat = self.seat();
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.finished, seat.writer);
+        }
+        let counted = word.generation() == ticket.generation && {
+            self.leave_ring(seat, ticket, now_ns);
+            if self.is_ordinary(word, ticket, now_ns) {
+                // What `weigh` would say, too. The compiler makes this a path of its own, without all that is not needed.
+                let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
+                self.record(word, seat, &sample, now_ns)
+            } else {
+                self.weigh(word, seat, ticket, Some(&Verdict::success()), now_ns)
+            }
+        };
+        if !counted && let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.stale_results, seat.writer);
+        }
+    }
+
+    /// Anything else.
+    fn finish_otherwise(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+        let now_ns = self.clock.now_ns();
+        let word = self.gate.load();
         let Some(counters) = self.counters.get(seat.shard) else {
             return;
         };
@@ -29,21 +61,8 @@ impl Core {
         if verdict.is_none() {
             bump(&counters.cancelled, seat.writer);
         }
-        if word.generation() != generation {
-            if verdict.is_some() {
-                bump(&counters.stale_results, seat.writer);
-            }
-            return;
-        }
-        if let Some(place) = ticket.place {
-            self.ring
-                .leave(seat, generation, place, now_ns, || self.is_live(generation));
-        }
-        let counted = if self.is_ordinary(word, ticket, verdict, now_ns) {
-            // What `weigh` would say, too. The compiler makes this a path of its own, without all that is not needed.
-            let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
-            self.record(word, seat, &sample, now_ns)
-        } else {
+        let counted = word.generation() == ticket.generation && {
+            self.leave_ring(seat, ticket, now_ns);
             self.weigh(word, seat, ticket, verdict, now_ns)
         };
         if !counted && verdict.is_some() {
@@ -51,12 +70,20 @@ impl Core {
         }
     }
 
-    /// Whether nothing about a call is out of the ordinary: a fast success of no particular batch.
+    #[inline(always)]
+    fn leave_ring(&self, seat: Seat, ticket: &Ticket, now_ns: u64) {
+        if let Some(place) = ticket.place {
+            let generation = ticket.generation;
+            self.ring
+                .leave(seat, generation, place, now_ns, || self.is_live(generation));
+        }
+    }
+
+    /// Whether nothing about a success of no particular batch is out of the ordinary: fast, and no probe.
     #[inline]
-    fn is_ordinary(&self, word: StateWord, ticket: &Ticket, verdict: Option<&Verdict>, now_ns: u64) -> bool {
+    fn is_ordinary(&self, word: StateWord, ticket: &Ticket, now_ns: u64) -> bool {
         ticket.probe.is_none()
             && word.mode() != BreakerMode::Disabled
-            && verdict.is_some_and(|verdict| *verdict == Verdict::success())
             && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
     }
 
