@@ -216,7 +216,7 @@ impl Running {
                 Some(telemetry::metrics_exporter(endpoint, period, sources)?)
             }
         };
-        let (services, reporter) = grpc::services(engine, security, &net_config, &draining).await?;
+        let (services, reporter) = grpc::services(engine, security, &draining).await?;
         let readiness = Readiness::default();
         let admin = admin_listener
             .map(|listener| {

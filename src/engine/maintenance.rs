@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_utils::sync::{Parker, Unparker};
@@ -35,9 +35,12 @@ use thiserror::Error;
 
 /// How often it looks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Chunks of a checkpoint that EXEC is asked for ahead. Each waits for the block that it depends on, so one at a time would
-/// take as many blocks as there are chunks: minutes, with millions of accounts.
-const CHUNKS_UNDER_WAY: usize = 4;
+/// Most chunks of a checkpoint that EXEC is asked for at a time. Each waits for the block that it depends on, so one at a
+/// time would take as many blocks as there are chunks: minutes, with millions of accounts.
+const CHUNKS_UNDER_WAY_MAX: usize = 32;
+/// For each such part of the time that the last answer took, one chunk: below a tenth of EXEC's time, and blocks that are
+/// quick stay so.
+const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Tells the thread to stop.
 #[derive(Debug, Clone)]
@@ -180,17 +183,20 @@ impl Maintenance {
     fn checkpoint(&mut self, start: &DurablePoint) -> Result<u64, CheckpointError> {
         let mut writer = CheckpointWriter::begin(&self.checkpoints, start)?;
         let mut chunks = (0..).step_by(CHUNK_ACCOUNTS).map(AccountIndex);
-        let mut under_way = VecDeque::with_capacity(CHUNKS_UNDER_WAY);
+        let mut under_way = VecDeque::with_capacity(CHUNKS_UNDER_WAY_MAX);
+        let mut wanted = 1_usize;
         loop {
-            let missing = CHUNKS_UNDER_WAY - under_way.len();
-            under_way.extend(chunks.by_ref().take(missing).map(|from| (from, self.ask(from))));
+            for from in chunks.by_ref().take(wanted.saturating_sub(under_way.len())) {
+                under_way.push_back((from, Instant::now(), self.ask(from)));
+            }
             self.keep_up();
-            let Some((from, answer)) = under_way.pop_front() else {
+            let Some((from, asked_at, answer)) = under_way.pop_front() else {
                 break;
             };
             let Reply::CheckpointChunk { bytes, next } = self.wait_for(from, answer)? else {
                 return Err(CheckpointError::UnexpectedReply);
             };
+            wanted = chunks_for(asked_at.elapsed());
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
@@ -246,6 +252,14 @@ impl Maintenance {
             self.parker.park_timeout(INTERVAL * 50);
         }
     }
+}
+
+/// How many chunks may be under way when the last took so long.
+fn chunks_for(elapsed: Duration) -> usize {
+    let chunks = elapsed.as_nanos() / CHUNK_INTERVAL.as_nanos();
+    usize::try_from(chunks)
+        .unwrap_or(CHUNKS_UNDER_WAY_MAX)
+        .clamp(1, CHUNKS_UNDER_WAY_MAX)
 }
 
 impl Drop for Maintenance {

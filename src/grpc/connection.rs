@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Answer, NetConfig, Services, clients::ClientPlace};
+use super::{Answer, NetConfig, Services, clients::ClientPlace, patience::Reception};
 use crate::{engine::TallyEngine, security::Security, telemetry::rpc_span};
 
 /// A stream's flow-control window: enough for a large batch without a round trip in the middle.
@@ -67,25 +67,25 @@ pub(super) struct Accepted {
 impl Connections {
     /// Serves a connection to its end.
     pub(super) async fn serve(self, accepted: Accepted) {
-        let Accepted {
-            stream,
-            peer,
-            place: _place,
-        } = accepted;
+        let Accepted { stream, peer, place } = accepted;
+        let reception = Arc::new(Reception {
+            time_max: self.config.message_time_max,
+            unfinished: place.unfinished(),
+        });
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let Some(acceptor) = self.security.acceptor() else {
-            return self.serve_http2(stream, peer).await;
+            return self.serve_http2(stream, peer, reception).await;
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http2(stream, peer).await,
+            Ok(Ok(stream)) => self.serve_http2(stream, peer, reception).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
             Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
     }
 
-    async fn serve_http2<S>(self, stream: S, peer: SocketAddr)
+    async fn serve_http2<S>(self, stream: S, peer: SocketAddr, reception: Arc<Reception>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -105,7 +105,7 @@ impl Connections {
                 // Without an exporter there is no span, and it costs a look.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
                 let call = caller
-                    .calling(services.call(request, peer))
+                    .calling(services.call(request, peer, &reception))
                     .instrument(span.clone());
                 call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }

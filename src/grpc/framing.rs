@@ -8,8 +8,8 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,7 +21,11 @@ use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
 use tracing::Span;
 
-use super::{MESSAGE_BYTES_MAX, deadline, patience::Patience, wire::WireError};
+use super::{
+    MESSAGE_BYTES_MAX, deadline,
+    patience::{Patience, Reception},
+    wire::WireError,
+};
 use crate::telemetry::record_status;
 
 /// In front of a message: whether it is compressed, and its length.
@@ -43,6 +47,8 @@ pub(super) struct Inbound {
     header_read: usize,
     /// Bytes of the message under way that are not read yet.
     left: Option<usize>,
+    /// Bytes of the message under way that are read: whoever reads them keeps them.
+    arrived: usize,
     ended: bool,
     expected: Expected,
     patience: Patience,
@@ -93,7 +99,12 @@ impl Inbound {
     ///
     /// # Errors
     /// UNIMPLEMENTED if the headers announce compressed ones.
-    fn new(headers: &HeaderMap, body: Incoming, expected: Expected, limit: Duration) -> Result<Self, Status> {
+    fn new(
+        headers: &HeaderMap,
+        body: Incoming,
+        expected: Expected,
+        reception: &Arc<Reception>,
+    ) -> Result<Self, Status> {
         if let Some(encoding) = headers.get(ENCODING)
             && encoding != IDENTITY
         {
@@ -112,24 +123,25 @@ impl Inbound {
             header: [0; HEADER_BYTES],
             header_read: 0,
             left: None,
+            arrived: 0,
             ended: false,
             expected,
-            patience: Patience::new(limit),
+            patience: Patience::new(reception),
         })
     }
 
-    /// The messages of a call, each of which may take `limit` to arrive, and by when its caller wants to know.
+    /// The messages of a call, each of which may take to arrive what `reception` says, and by when its caller wants to know.
     ///
     /// # Errors
     /// If its headers make no sense.
     pub(super) fn open(
         request: Request<Incoming>,
         expected: Expected,
-        limit: Duration,
+        reception: &Arc<Reception>,
     ) -> Result<(Self, Option<Instant>), Status> {
         let (head, body) = request.into_parts();
         let deadline = deadline::of_headers(&head.headers)?;
-        Ok((Inbound::new(&head.headers, body, expected, limit)?, deadline))
+        Ok((Inbound::new(&head.headers, body, expected, reception)?, deadline))
     }
 
     /// There is no message in a call that must have one.
@@ -202,7 +214,7 @@ impl Inbound {
                 if self.expected == Expected::Stream && !self.has_begun() {
                     return Poll::Pending;
                 }
-                let status = ready!(self.patience.poll_over(context));
+                let status = ready!(self.patience.poll_over(self.arrived, context));
                 return Poll::Ready(Err(self.fail(status)));
             };
             match frame {
@@ -215,7 +227,10 @@ impl Inbound {
                 None if self.has_begun() => {
                     return Poll::Ready(Err(self.fail(Status::internal("Unexpected EOF decoding stream."))));
                 }
-                None => self.ended = true,
+                None => {
+                    self.ended = true;
+                    self.patience.release();
+                }
             }
         }
     }
@@ -233,6 +248,7 @@ impl Inbound {
     /// Nothing is read behind an error.
     fn fail(&mut self, status: Status) -> Status {
         self.ended = true;
+        self.patience.release();
         self.left = None;
         self.header_read = 0;
         self.frame = Bytes::new();
@@ -254,8 +270,11 @@ impl Inbound {
         let bytes = self.frame.split_to(left.min(self.frame.len()));
         let to_come = left - bytes.len();
         self.left = (to_come > 0).then_some(to_come);
+        self.arrived += bytes.len();
         if to_come == 0 && self.expected == Expected::Stream {
+            self.arrived = 0;
             self.patience.renew();
+            self.patience.release();
         }
         Ok(Some(Piece { bytes, to_come }))
     }

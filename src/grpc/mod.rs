@@ -28,7 +28,7 @@ pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
 pub use topology::from_info as topology_response;
 
-use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Incoming;
@@ -38,7 +38,10 @@ use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
 use self::{
-    access::Access, accounts::AccountService, engine::EngineService, patience::TimedBody,
+    access::Access,
+    accounts::AccountService,
+    engine::EngineService,
+    patience::{Reception, TimedBody},
     transactions::TransactionService,
 };
 use crate::{
@@ -63,18 +66,17 @@ pub struct Services {
     transactions: TransactionService,
     others: Routes,
     access: Access,
-    /// How long a message may take to arrive.
-    message_time_max: Duration,
 }
 
 // ===== impl Services =====
 
 impl Services {
-    /// Answers a call from `peer`.
-    pub fn call(
+    /// Answers a call from `peer`, whose connection has this `reception`.
+    fn call(
         &self,
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
+        reception: &Arc<Reception>,
     ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         let path = request.uri().path();
         let principal = match self.access.check(path, request.headers()) {
@@ -82,7 +84,7 @@ impl Services {
             Err(status) => return Box::pin(ready(Ok(Answer::status(status)))),
         };
         if path.split('/').nth(1) == Some(TransactionService::NAME) {
-            self.transactions.call(request)
+            self.transactions.call(request, reception)
         } else {
             // Who asks is of interest to administration only; the hot path is spared the box.
             request.extensions_mut().insert(TcpConnectInfo {
@@ -92,21 +94,20 @@ impl Services {
             if let Some(principal) = principal {
                 request.extensions_mut().insert(principal);
             }
-            let request = request.map(|body| TimedBody::new(body, self.message_time_max));
+            let request = request.map(|body| TimedBody::new(body, reception));
             let answered = self.others.clone().call(request);
             Box::pin(answered.map(|response| response.map(Answer::tonic)))
         }
     }
 }
 
-/// All services over `engine`, served as `config` says, and the reporter of their health.
+/// All services over `engine`, and the reporter of their health.
 ///
 /// # Errors
 /// If the descriptors that were compiled in can't be read: a bug of the build.
 pub async fn services(
     engine: &TallyEngine,
     security: &Arc<Security>,
-    config: &NetConfig,
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -118,7 +119,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = TransactionService::new(engine.clone(), config.message_time_max, draining.clone());
+    let transactions = TransactionService::new(engine.clone(), draining.clone());
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)
@@ -131,7 +132,6 @@ pub async fn services(
         transactions,
         others,
         access: Access::new(Arc::clone(security)),
-        message_time_max: config.message_time_max,
     };
     Ok((services, reporter))
 }

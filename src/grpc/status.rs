@@ -9,6 +9,7 @@ use prost::Message;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use super::clients::{UNFINISHED_ALL_BYTES_MAX, UNFINISHED_OWN_BYTES_MAX};
 use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
@@ -29,6 +30,8 @@ const NOT_EXECUTED: &str = "false";
 
 /// How long to wait for a service that is shutting down: another one should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
+/// When there may be room for another request again that does not arrive at once.
+const UNFINISHED_RETRY: Duration = Duration::from_secs(1);
 
 /// Whether the call was executed, as far as anybody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +232,18 @@ pub fn accounts_full() -> Status {
 pub fn request_too_slow(limit: Duration) -> Status {
     let message = format!("the request did not arrive within {limit:?}");
     Draft::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
+}
+
+/// Too many requests have begun to arrive and not come to their ends.
+#[must_use]
+pub fn unfinished_requests() -> Status {
+    let message = format!(
+        "unfinished requests hold too much memory: at most {UNFINISHED_OWN_BYTES_MAX} bytes of a client, \
+         {UNFINISHED_ALL_BYTES_MAX} of all"
+    );
+    Draft::new(Code::ResourceExhausted, "UNFINISHED_REQUESTS", message)
+        .retry_after(UNFINISHED_RETRY)
+        .build()
 }
 
 /// The call has no valid token.

@@ -8,7 +8,6 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use tonic_prost::ProstCodec;
 use super::{
     answers, convert, deadline,
     framing::{Answer, Expected, Inbound, Piece, malformed},
-    patience::TimedBody,
+    patience::{Reception, TimedBody},
     requests::{BulkReader, Transactions, refused},
     status, wire,
 };
@@ -43,8 +42,6 @@ const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct TransactionService {
     engine: Arc<TallyEngine>,
-    /// How long a message may take to arrive.
-    message_time_max: Duration,
     /// Ends streams when the service goes down.
     draining: CancellationToken,
 }
@@ -84,10 +81,9 @@ impl NamedService for TransactionService {
 impl TransactionService {
     /// Serves `engine` until `draining`.
     #[must_use]
-    pub(super) fn new(engine: TallyEngine, message_time_max: Duration, draining: CancellationToken) -> Self {
+    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
         TransactionService {
             engine: Arc::new(engine),
-            message_time_max,
             draining,
         }
     }
@@ -99,38 +95,42 @@ impl TransactionService {
     pub(super) fn call(
         &self,
         request: http::Request<Incoming>,
+        reception: &Arc<Reception>,
     ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
         match method(&request) {
             "ProcessTransaction" => Box::pin(process_one(
                 Arc::clone(&self.engine),
                 request,
-                self.message_time_max,
+                Arc::clone(reception),
             )),
-            _ => Box::pin(self.clone().call_other(request)),
+            _ => Box::pin(self.clone().call_other(request, Arc::clone(reception))),
         }
     }
 
     async fn call_other(
         self,
         request: http::Request<Incoming>,
+        reception: Arc<Reception>,
     ) -> Result<http::Response<Answer>, Infallible> {
         Ok(match method(&request) {
-            "ProcessTransactions" => {
-                Answer::message(process_many(&self.engine, request, self.message_time_max).await)
-            }
-            "StreamTransactions" => self.stream_transactions(request),
+            "ProcessTransactions" => Answer::message(process_many(&self.engine, request, &reception).await),
+            "StreamTransactions" => self.stream_transactions(request, &reception),
             "GetTransaction" => {
                 let get = tower::service_fn(|request| self.get_transaction(request));
                 let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
-                let request = request.map(|body| TimedBody::new(body, self.message_time_max));
+                let request = request.map(|body| TimedBody::new(body, &reception));
                 Answer::tonic(grpc.unary(get, request).await)
             }
             _ => Answer::status(Status::unimplemented("")),
         })
     }
 
-    fn stream_transactions(&self, request: http::Request<Incoming>) -> http::Response<Answer> {
-        match Inbound::open(request, Expected::Stream, self.message_time_max) {
+    fn stream_transactions(
+        &self,
+        request: http::Request<Incoming>,
+        reception: &Arc<Reception>,
+    ) -> http::Response<Answer> {
+        match Inbound::open(request, Expected::Stream, reception) {
             Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline))),
             Err(status) => Answer::status(status),
         }
@@ -252,10 +252,10 @@ fn method<B>(request: &http::Request<B>) -> &str {
 async fn process_one(
     engine: Arc<TallyEngine>,
     request: http::Request<Incoming>,
-    message_time_max: Duration,
+    reception: Arc<Reception>,
 ) -> Result<http::Response<Answer>, Infallible> {
     Ok(Answer::message(
-        match Inbound::open(request, Expected::Message, message_time_max) {
+        match Inbound::open(request, Expected::Message, &reception) {
             Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
             Err(status) => Err(status),
         },
@@ -283,9 +283,9 @@ async fn answer_one(
 async fn process_many(
     engine: &TallyEngine,
     request: http::Request<Incoming>,
-    message_time_max: Duration,
+    reception: &Arc<Reception>,
 ) -> Result<Vec<u8>, Status> {
-    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, message_time_max)?;
+    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, reception)?;
     let mut piece = inbound.piece().await?.ok_or_else(Inbound::missing)?;
     let mut reader = BulkReader::new(engine.batch(piece.bytes.len() + piece.to_come));
     loop {

@@ -212,6 +212,9 @@ fn ids_before(
     seed: u64,
 ) -> Result<TagIndex, OpenError> {
     let mut ids = TagIndex::new();
+    // Every committed transaction has an id; those that were refused come on top.
+    let committed = start.order.next_sequence.saturating_sub(1);
+    ids.reserve(usize::try_from(committed).unwrap_or_default());
     for segment in 0..start.chain.position.segment() {
         walk.load(files, segment, seed, &mut ids)?;
     }

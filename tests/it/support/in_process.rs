@@ -95,9 +95,7 @@ impl Service {
         .unwrap();
         let draining = CancellationToken::new();
         let security = Arc::new(Security::default());
-        let (services, _reporter) = grpc::services(&engine, &security, &NetConfig::default(), &draining)
-            .await
-            .unwrap();
+        let (services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let net = grpc::serve(
             grpc::Listener::bind(any).unwrap(),
