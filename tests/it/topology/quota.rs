@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tally::{
+    breaker::ManualClock,
     engine::TallyEngine,
     time::SystemWallClock,
     topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode},
@@ -100,8 +101,11 @@ fn the_parent_that_throttles_is_the_one_that_is_watched() {
 fn pauses_by_the_quota_reach_every_circuit() {
     let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
     count(files.path(), "tally", 10, 0, 0);
+    let clock = Arc::new(ManualClock::new(0));
+    let mut config = config();
+    config.circuits.clock = Some(clock.clone());
     let engine = TallyEngine::start(
-        &config(),
+        &config,
         Arc::new(SimDisk::new(1)),
         Path::new("/data"),
         Arc::new(SystemWallClock),
@@ -109,6 +113,7 @@ fn pauses_by_the_quota_reach_every_circuit() {
     )
     .unwrap();
     let noted = || {
+        clock.advance(PERIOD);
         engine.note_throttling(PERIOD);
         let ms: Vec<u64> = engine
             .circuits()
@@ -125,5 +130,10 @@ fn pauses_by_the_quota_reach_every_circuit() {
     // Ten CPUs, each stopped for 40 ms: nobody was stopped for longer than the time that has passed.
     count(files.path(), "tally", 12, 2, 440_000);
     assert_eq!(noted(), 140);
+    // And what somebody else noticed is not counted again: no time has passed since.
+    count(files.path(), "tally", 13, 3, 480_000);
+    engine.note_throttling(PERIOD);
+    let circuit = engine.circuits().first().unwrap().stats();
+    assert_eq!(circuit.lifetime.self_throttled_ms, 140);
     engine.drain();
 }
