@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crossbeam_utils::sync::{Parker, Unparker};
@@ -20,7 +20,7 @@ use super::{
     health::{Condition, Health},
 };
 use crate::{
-    batch::{BatchError, BatchProcessor, ResponseFuture, Submission},
+    batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission},
     ledger::AccountIndex,
     store::{
         embedded::{
@@ -189,21 +189,22 @@ impl Maintenance {
 
     fn checkpoint(&mut self, start: &DurablePoint) -> Result<u64, CheckpointError> {
         let mut writer = CheckpointWriter::begin(&self.checkpoints, start)?;
-        let mut chunks = (0..).step_by(CHUNK_ACCOUNTS).map(AccountIndex);
+        let mut chunks = (0..=u32::MAX).step_by(CHUNK_ACCOUNTS).map(AccountIndex);
         let mut under_way = VecDeque::with_capacity(CHUNKS_UNDER_WAY_MAX);
         let mut wanted = 1_usize;
         loop {
             for from in chunks.by_ref().take(wanted.saturating_sub(under_way.len())) {
-                under_way.push_back((from, Instant::now(), self.ask(from)));
+                under_way.push_back((from, self.ask(from)));
             }
             self.keep_up();
-            let Some((from, asked_at, answer)) = under_way.pop_front() else {
+            let Some((from, answer)) = under_way.pop_front() else {
                 break;
             };
-            let Reply::CheckpointChunk { bytes, next } = self.wait_for(from, answer)? else {
+            let (reply, elapsed) = self.wait_for(from, answer)?;
+            let Reply::CheckpointChunk { bytes, next } = reply else {
                 return Err(CheckpointError::UnexpectedReply);
             };
-            wanted = chunks_for(asked_at.elapsed());
+            wanted = chunks_for(elapsed);
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
@@ -234,16 +235,18 @@ impl Maintenance {
             .submit(Submission::new(Command::CheckpointChunk(from), None))
     }
 
-    /// Waits for the answer, and asks again for as long as the queue is full: under a load that keeps it so, there would
+    /// Waits for the answer, and says how long it took in the service; asks again for as long as the queue is full: under a load that keeps it so, there would
     /// never be a checkpoint otherwise.
     fn wait_for(
         &self,
         from: AccountIndex,
         mut answer: ResponseFuture<EngineReply>,
-    ) -> Result<Reply, EngineError> {
+    ) -> Result<(Reply, Duration), EngineError> {
         loop {
             match block_on(answer) {
-                Ok(answer) => return Ok(answer.value.result?),
+                Ok(Answer { value, timing }) => {
+                    return Ok((value.result?, timing.queue_wait + timing.commit));
+                }
                 Err(BatchError::Full { .. }) if !self.stop.is_stopped() => {
                     self.parker.park_timeout(INTERVAL);
                     answer = self.ask(from);
