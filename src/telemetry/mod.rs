@@ -183,7 +183,7 @@ impl Providers {
 // ===== impl Telemetry =====
 
 impl Telemetry {
-    /// Sends the last spans and events, for at most 3 s ([`SHUTDOWN_TIMEOUT`]).
+    /// Sends the last spans and events, for at most 3 s (`SHUTDOWN_TIMEOUT`).
     pub async fn shutdown(self) {
         let Some(Providers { spans, events }) = self.0 else {
             return;
