@@ -85,9 +85,7 @@ async fn the_log_level_is_changed_by_administrators_only() {
     }
     assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
     let told = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";
-    while !server.stderr().contains(told) {
-        tokio::task::yield_now().await;
-    }
+    server.tells(told).await;
     let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
 }

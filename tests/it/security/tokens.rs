@@ -109,10 +109,8 @@ async fn each_role_may_do_what_it_says_and_no_more() {
         };
         assert_eq!(calls.administer(Some(token)).await, administration);
     }
-    assert!(
-        server.stderr().contains("\"token\":\"root\""),
-        "the audit names whose token it was"
-    );
+    // The audit names whose token it was.
+    server.tells("\"token\":\"root\"").await;
     assert!(!server.stderr().contains(ADMIN), "and not the token");
     // Health checks have no token.
     let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
@@ -130,9 +128,7 @@ async fn tokens_are_renewed_without_a_restart_and_a_broken_file_changes_nothing(
     std::fs::write(&file, "this is no file of tokens\n").unwrap();
     server.hangup();
     // It has been read when it is told of.
-    while !server.stderr().contains("the old ones stay in force") {
-        tokio::task::yield_now().await;
-    }
+    server.tells("the old ones stay in force").await;
     assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
 
     std::fs::write(&file, format!("read new {}\n", hash_hex(b"renewed"))).unwrap();

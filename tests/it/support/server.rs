@@ -22,6 +22,10 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to tell of something on its standard error, which a thread of its own writes.
+const TOLD_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has told.
+const TOLD_POLL: Duration = Duration::from_millis(5);
 /// How often a process is asked whether it has ended.
 const END_POLL: Duration = Duration::from_millis(5);
 /// Lines of standard error that are kept for the report of a failure.
@@ -140,6 +144,17 @@ impl TestServer {
     /// The last lines of its standard error.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
+    }
+
+    /// Waits until it has told `what` on its standard error: what was done is answered before it is logged.
+    pub(crate) async fn tells(&self, what: &str) {
+        for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
+            if self.stderr().contains(what) {
+                return;
+            }
+            tokio::time::sleep(TOLD_POLL).await;
+        }
+        panic!("it never told {what:?}:\n{}", self.stderr());
     }
 
     /// SIGKILL, and waits for the end.

@@ -257,14 +257,7 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
                 .is_some_and(|time| time.nanos > 0 || time.seconds > 0)
     );
     load.abort_all();
-    let told = |server: &TestServer| server.stderr().contains("the process was throttled");
-    for _ in 0..PATIENCE {
-        if told(&server) {
-            break;
-        }
-        thread::sleep(PAUSE);
-    }
-    assert!(told(&server), "{}", server.stderr());
+    server.tells("the process was throttled").await;
     drop(server);
 }
 
