@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Accounts in a page. Pages never move, so that adding the next account never copies the others.
+/// Accounts in a page. Pages never move, so that adding the next account never copies the others. The pages of metadata are
+/// taken when the first account of a page has some.
 const PAGE_ACCOUNTS: usize = 4096;
 
 /// Most accounts of a ledger: their numbers have 32 bits.
@@ -17,10 +18,8 @@ pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
 /// All accounts, in the order of their creation.
 #[derive(Debug)]
 pub struct AccountTable {
-    /// What transfers touch.
-    hot: Pages<Account>,
-    /// What only readers and the name index touch.
-    cold: Pages<Details>,
+    places: Pages<Place>,
+    metadata: Vec<Option<MetadataPage>>,
     by_name: TagIndex,
     assets: Vec<Box<str>>,
     /// Keys the hash of names, so that nobody outside can choose names that collide.
@@ -28,13 +27,19 @@ pub struct AccountTable {
     heap_bytes: usize,
 }
 
-/// The part of an account that a transfer does not touch.
+/// All of an account but its metadata: two cache lines, and never on two pages of memory. To find a page costs more than to read
+/// a line, once there are millions of accounts. The name comes first: a comparison of names may read 32 bytes of each, and would
+/// touch the next account if they were the last ones of this.
 #[derive(Debug)]
-struct Details {
+#[repr(C, align(128))]
+struct Place {
     name: Name,
-    metadata: Option<Box<Metadata>>,
     create_time: Timestamp,
+    account: Account,
 }
+
+/// The metadata of the accounts of a page, each of which has it or not.
+type MetadataPage = Box<[Option<Box<Metadata>>]>;
 
 /// Bytes of a name that are kept without an allocation of their own.
 const INLINE_BYTES: usize = 22;
@@ -60,8 +65,8 @@ impl AccountTable {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         AccountTable {
-            hot: Pages::new(),
-            cold: Pages::new(),
+            places: Pages::new(),
+            metadata: Vec::new(),
             by_name: TagIndex::new(),
             assets: Vec::new(),
             seed,
@@ -72,13 +77,13 @@ impl AccountTable {
     /// How many accounts there are.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.hot.len
+        self.places.len
     }
 
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.hot.len == 0
+        self.places.len == 0
     }
 
     /// The number of the account named `id`.
@@ -92,8 +97,8 @@ impl AccountTable {
     pub fn find_tagged(&self, id: &[u8], tag: u64) -> Option<AccountIndex> {
         let found = self.by_name.find(tag, |value| {
             index_of(value)
-                .and_then(|index| self.cold.get(index))
-                .is_some_and(|details| details.name.as_bytes() == id)
+                .and_then(|index| self.places.get(index))
+                .is_some_and(|place| place.name.as_bytes() == id)
         });
         found.and_then(index_of)
     }
@@ -114,45 +119,52 @@ impl AccountTable {
         let Some(index) = self.by_name.first(tag).and_then(index_of) else {
             return;
         };
-        if let (Some(cold), Some(hot)) = (self.cold.get(index), self.hot.get(index)) {
-            prefetch_read(&cold.name);
-            prefetch_read(&hot.balances);
-            prefetch_read(&hot.version);
+        if let Some(place) = self.places.get(index) {
+            prefetch_read(&place.name);
+            // In the second line, with the rest of the account.
+            prefetch_read(&place.account.version);
         }
     }
 
     /// What transfers touch of the account.
     #[must_use]
     pub fn get(&self, index: AccountIndex) -> Option<&Account> {
-        self.hot.get(index)
+        self.places.get(index).map(|place| &place.account)
     }
 
     /// What transfers touch of the account, to be changed.
     pub fn get_mut(&mut self, index: AccountIndex) -> Option<&mut Account> {
-        self.hot.get_mut(index)
+        self.places.get_mut(index).map(|place| &mut place.account)
     }
 
     /// The account's name.
     #[must_use]
     pub fn id(&self, index: AccountIndex) -> Option<&str> {
-        self.cold.get(index).map(|details| details.name.as_str())
+        self.places.get(index).map(|place| place.name.as_str())
     }
 
     /// What was said of the account when it was created, and when that was.
     #[must_use]
     pub fn content(&self, index: AccountIndex) -> Option<(AccountContent<'_>, Timestamp)> {
         static NO_METADATA: Metadata = Metadata::new();
-        let hot = self.hot.get(index)?;
-        let cold = self.cold.get(index)?;
+        let Place {
+            name,
+            create_time,
+            account,
+        } = self.places.get(index)?;
+        let (page, place) = place_of(index);
+        let metadata = self.metadata.get(page).and_then(Option::as_ref);
         let content = AccountContent {
-            id: cold.name.as_str(),
-            asset: self.asset(hot.asset)?,
-            rule: hot.rule,
-            overdraft_limit: hot.overdraft_limit,
-            status: hot.status,
-            metadata: cold.metadata.as_deref().unwrap_or(&NO_METADATA),
+            id: name.as_str(),
+            asset: self.asset(account.asset)?,
+            rule: account.rule,
+            overdraft_limit: account.overdraft_limit,
+            status: account.status,
+            metadata: metadata
+                .and_then(|page| page.get(place)?.as_deref())
+                .unwrap_or(&NO_METADATA),
         };
-        Some((content, cold.create_time))
+        Some((content, *create_time))
     }
 
     /// The account as a reader sees it.
@@ -161,7 +173,7 @@ impl AccountTable {
         let (content, create_time) = self.content(index)?;
         Some(AccountSnapshot {
             account: content.to_new(),
-            balances: self.hot.get(index)?.balances,
+            balances: self.get(index)?.balances,
             create_time,
         })
     }
@@ -180,33 +192,49 @@ impl AccountTable {
         self.by_name
             .insert(tag(new.id.as_bytes(), self.seed), u64::from(index.0));
         let name = Name::new(new.id);
-        self.heap_bytes += name.heap_bytes()
-            + new
-                .metadata
-                .iter()
-                .map(|(key, value)| key.len() + value.len())
-                .sum::<usize>();
-        self.hot.push(Account {
-            balances: Balances::default(),
-            overdraft_limit: new.overdraft_limit,
-            version,
-            asset,
-            rule: new.rule,
-            status: new.status,
-        });
-        let metadata = (!new.metadata.is_empty()).then(|| Box::new(new.metadata));
-        self.cold.push(Details {
+        self.heap_bytes += name.heap_bytes();
+        self.places.push(Place {
             name,
-            metadata,
             create_time,
+            account: Account {
+                balances: Balances::default(),
+                overdraft_limit: new.overdraft_limit,
+                version,
+                asset,
+                rule: new.rule,
+                status: new.status,
+            },
         });
+        if !new.metadata.is_empty() {
+            self.put_metadata(index, new.metadata);
+        }
         Some(index)
     }
 
-    /// Memory taken, in bytes: the pages, the name index and the names.
+    fn put_metadata(&mut self, index: AccountIndex, metadata: Metadata) {
+        let text = |(key, value): (&String, &String)| key.len() + value.len();
+        self.heap_bytes += size_of::<Metadata>() + metadata.iter().map(text).sum::<usize>();
+        let (page, place) = place_of(index);
+        if self.metadata.len() <= page {
+            self.metadata.resize_with(page + 1, || None);
+        }
+        let Some(page) = self.metadata.get_mut(page) else {
+            return;
+        };
+        let page = page.get_or_insert_with(|| {
+            let empty: MetadataPage = (0..PAGE_ACCOUNTS).map(|_| None).collect();
+            self.heap_bytes += size_of_val(&*empty);
+            empty
+        });
+        if let Some(place) = page.get_mut(place) {
+            *place = Some(Box::new(metadata));
+        }
+    }
+
+    /// Memory taken, in bytes: the pages, the name index, long names and metadata.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.hot.memory_bytes() + self.cold.memory_bytes() + self.by_name.memory_bytes() + self.heap_bytes
+        self.places.memory_bytes() + self.by_name.memory_bytes() + self.heap_bytes
     }
 
     /// Every account in the order of creation, from `from` on.
@@ -321,7 +349,7 @@ mod tests {
             rule: BalanceRule::CreditBalance,
             overdraft_limit: Amount::from(3),
             status: AccountStatus::Open,
-            metadata: Metadata::from([("k".to_owned(), "v".to_owned())]),
+            metadata: Metadata::new(),
         }
     }
 
@@ -329,21 +357,24 @@ mod tests {
     fn finds_accounts_by_name_across_pages() {
         let mut table = AccountTable::new(7);
         let count = PAGE_ACCOUNTS * 2 + 1;
+        // None of the first page has metadata.
+        let account = |number: usize| {
+            let text = || number.to_string();
+            let has_some = number > PAGE_ACCOUNTS && number.is_multiple_of(3);
+            NewAccount {
+                metadata: has_some.then(|| (text(), text())).into_iter().collect(),
+                ..new(&format!("a{number}"), ["EUR", "USD"][number % 2])
+            }
+        };
         for number in 0..count {
-            let index = table.push(
-                new(&format!("a{number}"), ["EUR", "USD"][number % 2]),
-                1,
-                Timestamp::default(),
-            );
+            let index = table.push(account(number), 1, Timestamp::default());
             assert_eq!(index, Some(AccountIndex(u32::try_from(number).unwrap())));
         }
         assert_eq!(table.len(), count);
+        assert_eq!(size_of::<Place>(), 128);
         for number in (0..count).step_by(97) {
             let index = table.find(&format!("a{number}")).unwrap();
-            assert_eq!(
-                table.snapshot(index).unwrap().account,
-                new(&format!("a{number}"), ["EUR", "USD"][number % 2])
-            );
+            assert_eq!(table.snapshot(index).unwrap().account, account(number));
         }
         let long = "b".repeat(INLINE_BYTES + 1);
         for id in [&long, &long[1..]] {

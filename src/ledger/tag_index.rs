@@ -1,31 +1,39 @@
 //! A hash index from a 64-bit tag to a 64-bit value that never stops the world to grow.
 //!
-//! The caller keeps the keys (an account table, the journal) and the index keeps only their hashes: 16 bytes a key. It
-//! is exact all the same, because the caller compares the real key of every candidate. It is split into shards, each
-//! of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves about
+//! The caller keeps the keys (an account table, the journal) and the index keeps only part of their hashes: 12.8 bytes a
+//! slot. It is exact all the same, because the caller compares the real key of every candidate. It is split into shards,
+//! each of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves about
 //! two megabytes.
 //!
-//! A shard is one array of slots with linear probing, so that a look-up costs about one cache line, which can be asked for
-//! ahead of time ([`TagIndex::prefetch`]). A tag's place is its share of the array (its upper bits times the capacity),
-//! so that the capacity need not be a power of two: once a shard is large, it grows by a quarter at a time, and at least three
-//! fifths of it are in use.
+//! A shard is one array of cache lines, each with five slots. A tag has a home line; what finds it full goes to the next
+//! line that is not. The line that was passed remembers it, so that a look-up, whether it finds something or not, mostly
+//! takes one line, which can be asked for ahead of time ([`TagIndex::prefetch`]). The home is the tag's share of the array
+//! (its upper bits times the number of lines), so that this number need not be a power of two: a shard grows by half, and
+//! at least five ninths of its slots are in use.
 
 use crate::sys::prefetch::prefetch_read;
 
 /// Shards; a power of two. Chosen so that an empty index is small and a large one grows in small steps.
 const SHARDS: usize = 512;
-/// The shard is taken from the lowest bits of the tag; the place in it from the highest.
+/// The shard is taken from the lowest bits of the tag; the home in it from the highest.
 const SHARD_MASK: u64 = SHARDS as u64 - 1;
-/// Slots of a shard that has its first entry; up to twice as many, so that shards, which fill alike, do not all grow at the
-/// same time: memory then is taken evenly, and no moment is slower than others.
-const SLOTS_MIN: usize = 16;
-/// A shard of fewer slots is doubled when it is full, which moves each slot less often. What it may leave unused until then
-/// is 32 MiB for all shards together.
-const DOUBLING_SLOTS_MAX: usize = 8192;
-/// Slots of a cache line.
-const LINE_SLOTS: usize = 4;
-/// No value: marks an empty slot.
-const EMPTY: u64 = u64::MAX;
+/// Lines of the first shard when it has its first entry, of which other shards have up to half as many again. So shards,
+/// which fill alike, do not all grow at the same time: memory is taken evenly, and no moment is slower than others.
+const LINES_MIN: usize = 2;
+/// Fractions of a line, in which sizes are computed: rounded to lines, shards would soon be of few sizes.
+const LINE_FRACTIONS: usize = 256;
+/// Slots of a line.
+const LINE_SLOTS: u32 = 5;
+/// Upper bits of a tag that a slot keeps, after the 32 that have a word of their own.
+const EXTRA_BITS: u32 = 5;
+/// The bits of a tag that are kept, by which two can be told apart within a shard.
+const KEPT_MASK: u64 = u64::MAX << (u32::BITS - EXTRA_BITS);
+/// In [`Line::more`]: above the extra bits of each slot, how many slots are in use.
+const USED_SHIFT: u32 = EXTRA_BITS * LINE_SLOTS;
+/// Above it: an entry whose walk passed this line stands behind it.
+const PASSED: u32 = 1 << (u32::BITS - 1);
+/// The extra bits of one slot.
+const EXTRA_MASK: u32 = (1 << EXTRA_BITS) - 1;
 
 /// From tag to values. Several keys may share a tag.
 #[derive(Debug)]
@@ -33,19 +41,24 @@ pub struct TagIndex {
     shards: Box<[Shard]>,
     len: usize,
     /// Of all shards.
-    slots: usize,
+    lines: usize,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    slots: Vec<Slot>,
+    lines: Vec<Line>,
     len: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    tag: u64,
-    value: u64,
+/// A cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line {
+    values: [u64; LINE_SLOTS as usize],
+    /// The upper 32 bits of each tag.
+    tags: [u32; LINE_SLOTS as usize],
+    /// Their next bits, how many slots are in use, and whether others were turned away.
+    more: u32,
 }
 
 /// The hash by which a name is found. `seed` is the data directory's secret, so that nobody outside can choose names that
@@ -64,7 +77,7 @@ impl TagIndex {
         TagIndex {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             len: 0,
-            slots: 0,
+            lines: 0,
         }
     }
 
@@ -80,19 +93,25 @@ impl TagIndex {
         self.len == 0
     }
 
-    /// The value of the entry with this `tag` that `is_it` recognises.
+    /// Whether the index takes one of these tags for the other: it keeps only so many of their bits.
+    #[must_use]
+    pub const fn takes_for_same(a: u64, b: u64) -> bool {
+        (a ^ b) & (KEPT_MASK | SHARD_MASK) == 0
+    }
+
+    /// The value of the entry with this `tag`, or one that [the index takes for it](Self::takes_for_same), that `is_it`
+    /// recognises.
     #[must_use]
     pub fn find(&self, tag: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
         let shard = self.shard(tag);
-        let place = shard.place(tag);
-        let (head, tail) = shard.slots.split_at_checked(place)?;
-        // Some slots are always empty, so both halves together end the walk.
-        for slot in tail.iter().chain(head) {
-            if slot.value == EMPTY {
-                return None;
+        let (head, tail) = shard.lines.split_at_checked(shard.home(tag))?;
+        // Some lines always have room, and nothing was ever turned away there: both parts together end the walk.
+        for line in tail.iter().chain(head) {
+            if let Some(value) = line.find(tag, &mut is_it) {
+                return Some(value);
             }
-            if slot.tag == tag && is_it(slot.value) {
-                return Some(slot.value);
+            if !line.was_passed() {
+                return None;
             }
         }
         None
@@ -107,21 +126,16 @@ impl TagIndex {
     /// Asks for the memory where entries with this `tag` are.
     pub fn prefetch(&self, tag: u64) {
         let shard = self.shard(tag);
-        let place = shard.place(tag);
-        // A walk takes several steps, and ends in the next line as often as not.
-        for place in [place, place + LINE_SLOTS] {
-            if let Some(slot) = shard.slots.get(place) {
-                prefetch_read(slot);
-            }
+        if let Some(line) = shard.lines.get(shard.home(tag)) {
+            prefetch_read(line);
         }
     }
 
-    /// Adds an entry. The caller has made sure that its key is not there yet, and that the value is not `u64::MAX`.
+    /// Adds an entry. The caller has made sure that its key is not there yet.
     pub fn insert(&mut self, tag: u64, value: u64) {
-        debug_assert_ne!(value, EMPTY, "this value marks an empty slot");
         let number = shard_of(tag);
         if let Some(shard) = self.shards.get_mut(number) {
-            self.slots += shard.insert(Slot { tag, value }, first_slots(number));
+            self.lines += shard.insert(tag, value, number);
             self.len += 1;
         }
     }
@@ -129,14 +143,14 @@ impl TagIndex {
     /// Takes the memory for so many entries in all, which so are not moved from one array to the next as they come.
     pub fn reserve(&mut self, entries: usize) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            self.slots += shard.reserve(entries / SHARDS, first_slots(number));
+            self.lines += shard.reserve(entries / SHARDS, number);
         }
     }
 
     /// Memory taken, in bytes.
     #[must_use]
     pub const fn memory_bytes(&self) -> usize {
-        self.slots * size_of::<Slot>() + SHARDS * size_of::<Shard>()
+        self.lines * size_of::<Line>() + SHARDS * size_of::<Shard>()
     }
 
     fn shard(&self, tag: u64) -> &Shard {
@@ -157,83 +171,155 @@ impl Default for TagIndex {
 // ===== impl Shard =====
 
 impl Shard {
-    /// Where the walk for `tag` begins: below the number of slots, or 0 if there are none.
+    /// Where the walk for `tag` begins: below the number of lines, or 0 if there are none.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the upper half of a product of 64-bit numbers fits 64 bits, and is below the number of slots"
+        reason = "the upper half of a product of 64-bit numbers fits 64 bits, and is below the number of lines"
     )]
-    fn place(&self, tag: u64) -> usize {
-        ((u128::from(tag) * self.slots.len() as u128) >> u64::BITS) as usize
+    fn home(&self, tag: u64) -> usize {
+        ((u128::from(tag & KEPT_MASK) * self.lines.len() as u128) >> u64::BITS) as usize
     }
 
-    /// Returns by how many slots it has grown; to `first` if it had none.
-    fn insert(&mut self, slot: Slot, first: usize) -> usize {
-        let more = if is_full(self.len, self.slots.len()) {
-            self.grow_to(next_slots(self.slots.len(), first))
+    /// Adds an entry to this shard, the one with this `number`, and returns by how many lines it has grown.
+    fn insert(&mut self, tag: u64, value: u64, number: usize) -> usize {
+        let more = if is_full(self.len, self.lines.len()) {
+            self.grow_to(next_lines(self.lines.len(), number))
         } else {
             0
         };
-        self.put(slot);
+        self.put(tag, value);
         self.len += 1;
         more
     }
 
-    /// Returns by how many slots it has grown to hold `entries`.
-    fn reserve(&mut self, entries: usize, first: usize) -> usize {
-        let mut slots = self.slots.len();
-        while entries > 0 && is_full(entries, slots) {
-            slots = next_slots(slots, first);
+    /// Returns by how many lines it has grown to hold `entries`.
+    fn reserve(&mut self, entries: usize, number: usize) -> usize {
+        let mut lines = self.lines.len();
+        while entries > 0 && is_full(entries, lines) {
+            lines = next_lines(lines, number);
         }
-        if slots > self.slots.len() {
-            self.grow_to(slots)
+        if lines > self.lines.len() {
+            self.grow_to(lines)
         } else {
             0
         }
     }
 
-    /// Puts a slot into the first empty one from its place on; there is one.
-    fn put(&mut self, slot: Slot) {
-        let place = self.place(slot.tag);
-        let Some((head, tail)) = self.slots.split_at_mut_checked(place) else {
+    /// Puts an entry into the first line from its home on that has room; there is one.
+    fn put(&mut self, tag: u64, value: u64) {
+        let home = self.home(tag);
+        let Some((head, tail)) = self.lines.split_at_mut_checked(home) else {
             return;
         };
-        if let Some(empty) = tail.iter_mut().chain(head).find(|slot| slot.value == EMPTY) {
-            *empty = slot;
-        }
-    }
-
-    /// Moves to an array of so many slots, and says how many more they are. Places keep their order, so this reads and
-    /// writes memory from front to back.
-    fn grow_to(&mut self, slots: usize) -> usize {
-        let empty = Slot { tag: 0, value: EMPTY };
-        let smaller = std::mem::replace(&mut self.slots, vec![empty; slots]);
-        let more = slots - smaller.len();
-        for slot in smaller {
-            if slot.value != EMPTY {
-                self.put(slot);
+        for line in tail.iter_mut().chain(head) {
+            if line.put(tag, value) {
+                return;
             }
         }
-        more
+    }
+
+    /// Moves to an array of so many lines, and says how many more they are. Homes keep their order, so this reads and
+    /// writes memory from front to back.
+    fn grow_to(&mut self, lines: usize) -> usize {
+        let smaller = std::mem::replace(&mut self.lines, vec![Line::default(); lines]);
+        for line in &smaller {
+            for (tag, value) in line.entries() {
+                self.put(tag, value);
+            }
+        }
+        lines - smaller.len()
     }
 }
 
-/// Full at four fifths: beyond it, walks become long.
-const fn is_full(entries: usize, slots: usize) -> bool {
-    entries * 5 >= slots * 4
-}
+// ===== impl Line =====
 
-/// The slots of a shard that has its first entry.
-const fn first_slots(number: usize) -> usize {
-    SLOTS_MIN + SLOTS_MIN * number / SHARDS
-}
-
-/// How many slots come after so many.
-const fn next_slots(slots: usize, first: usize) -> usize {
-    match slots {
-        0 => first,
-        few @ ..DOUBLING_SLOTS_MAX => few * 2,
-        many => many + many / 4,
+impl Line {
+    const fn used(&self) -> u32 {
+        self.more >> USED_SHIFT & 0b111
     }
+
+    const fn was_passed(&self) -> bool {
+        self.more & PASSED != 0
+    }
+
+    /// The bits that are kept of the tags in use, and the values.
+    fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
+        let tags = self.tags.iter().zip(0_u32..).map(|(upper, place)| {
+            u64::from(*upper) << u32::BITS | u64::from(self.extra(place)) << (u32::BITS - EXTRA_BITS)
+        });
+        tags.zip(self.values).take(self.used() as usize)
+    }
+
+    /// The value under `tag` that `is_it` recognises. It does not walk the slots, since nobody could foretell where such a walk
+    /// ends, and a CPU that foretold it wrongly would have to wait for this line before it asks for others.
+    fn find(&self, tag: u64, is_it: &mut impl FnMut(u64) -> bool) -> Option<u64> {
+        let mut matches = self.matches(tag);
+        while matches != 0 {
+            let place = matches.trailing_zeros();
+            matches &= matches - 1;
+            let value = *self.values.get(place as usize)?;
+            if self.extra(place) == extra_of(tag) && is_it(value) {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A bit for each slot in use that has the upper 32 bits of `tag`.
+    fn matches(&self, tag: u64) -> u32 {
+        let upper = upper_of(tag);
+        let used = (1 << self.used()) - 1;
+        let same = |bits, (kept, place): (&u32, u32)| bits | u32::from(*kept == upper) << place;
+        self.tags.iter().zip(0..).fold(0, same) & used
+    }
+
+    const fn extra(&self, place: u32) -> u32 {
+        self.more >> (place * EXTRA_BITS) & EXTRA_MASK
+    }
+
+    /// Adds an entry, if there is room; otherwise remembers that one was turned away.
+    fn put(&mut self, tag: u64, value: u64) -> bool {
+        let used = self.used();
+        let (upper, place) = (
+            self.tags.get_mut(used as usize),
+            self.values.get_mut(used as usize),
+        );
+        let (Some(upper), Some(place)) = (upper, place) else {
+            self.more |= PASSED;
+            return false;
+        };
+        *upper = upper_of(tag);
+        *place = value;
+        let extra = extra_of(tag) << (used * EXTRA_BITS);
+        self.more = (self.more | extra) + (1 << USED_SHIFT);
+        true
+    }
+}
+
+const fn upper_of(tag: u64) -> u32 {
+    (tag >> u32::BITS) as u32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the lowest bits are what is asked for"
+)]
+const fn extra_of(tag: u64) -> u32 {
+    (tag >> (u32::BITS - EXTRA_BITS)) as u32 & EXTRA_MASK
+}
+
+/// Full at five sixths: beyond it, walks become long.
+const fn is_full(entries: usize, lines: usize) -> bool {
+    entries * 6 >= lines * LINE_SLOTS as usize * 5
+}
+
+/// How many lines come after so many in shard `number`: half as many more, and [`LINES_MIN`] or somewhat more at first.
+fn next_lines(lines: usize, number: usize) -> usize {
+    let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);
+    while next / LINE_FRACTIONS <= lines {
+        next += next / 2;
+    }
+    next / LINE_FRACTIONS
 }
 
 fn shard_of(tag: u64) -> usize {
@@ -263,6 +349,23 @@ mod tests {
                 prop_assert_eq!(found.is_some(), keys.contains(&key));
             }
         }
+
+        /// Two tags are one to the index exactly if it says so; any value is kept whole.
+        #[test]
+        fn tells_tags_apart_as_it_says(tag: u64, bit in 0..u64::BITS, value: u64) {
+            let mut index = TagIndex::new();
+            index.insert(tag, value);
+            let other = tag ^ 1 << bit;
+            let same = TagIndex::takes_for_same(tag, other);
+            prop_assert_eq!(same, (SHARD_MASK.count_ones()..u32::BITS - EXTRA_BITS).contains(&bit));
+            prop_assert_eq!(index.first(other), same.then_some(value));
+            prop_assert_eq!(index.first(tag), Some(value));
+        }
+    }
+
+    #[test]
+    fn a_line_is_a_cache_line() {
+        assert_eq!((size_of::<Line>(), align_of::<Line>()), (64, 64));
     }
 
     #[test]
@@ -290,21 +393,18 @@ mod tests {
     }
 
     #[test]
-    fn keeps_many_hashed_names_in_at_most_24_bytes_each() {
+    fn keeps_many_hashed_names_in_at_most_20_bytes_each() {
         let mut index = TagIndex::new();
         let mut checked = 0;
         for key in 0..8_000_000_u64 {
             index.insert(tag(&key.to_le_bytes(), 7), key);
-            if key > 6_000_000 && key % 250_000 == 0 {
-                assert!(
-                    index.memory_bytes() as u64 <= key * 24,
-                    "{} bytes for {key} keys",
-                    index.memory_bytes()
-                );
+            if key > 2_000_000 && key % 250_000 == 0 {
+                let bytes = index.memory_bytes() as u64;
+                assert!(bytes <= key * 20, "{bytes} bytes for {key} keys");
                 checked += 1;
             }
         }
-        assert!(checked > 5);
+        assert!(checked > 20);
         for key in (0..8_000_000_u64).step_by(9973) {
             assert_eq!(index.first(tag(&key.to_le_bytes(), 7)), Some(key));
         }

@@ -289,7 +289,8 @@ impl Journal for Pages {
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
                 let framed = parse_record(position, bytes)?;
                 let recorded = recalled(&framed).map(|(transaction, _)| transaction.id_bytes());
-                if recorded.is_none_or(|recorded| id_tag(recorded, self.seed) != tag) {
+                if recorded.is_none_or(|recorded| !TagIndex::takes_for_same(id_tag(recorded, self.seed), tag))
+                {
                     // Not another id with the same hash but a damaged record: taking the id for a new one would apply
                     // its transaction twice.
                     let source = Malformed {

@@ -1,7 +1,7 @@
 //! The real service, confined in every way that an operator or an orchestrator confines it. What it says of itself is
 //! compared with what the kernel says, read from outside.
 
-use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use tally::{
     proto::{
