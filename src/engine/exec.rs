@@ -41,7 +41,8 @@ const BLOCK_ANSWER_ITEMS_MAX: usize = 16 * 1024;
 /// A block of at most so many records is written by EXEC itself when nothing is under way: the next one could not be made
 /// much sooner than it is synced, and two changes of thread are saved, which a lone caller would wait for.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
-/// How many transactions ahead memory is asked for: about as many as are executed while it comes.
+/// How many transactions ahead memory of accounts is asked for, that of names twice as many: about as many as are executed
+/// while it comes. Within a batch, memory is asked for so many transactions at a time.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The state of the thread.
@@ -200,7 +201,7 @@ impl Exec {
         }
     }
 
-    /// Asks for memory of `commands`, which are executed after the one in hand, as [`Exec::transactions`] does within one.
+    /// Asks for memory of `commands`, which are executed after the one in hand, as [`Exec::prefetch_within`] does in a batch.
     fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
         let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
         if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
@@ -214,7 +215,8 @@ impl Exec {
     fn transactions(&mut self, batch: &TransactionBatch) -> Result<Outcomes, StoreFault> {
         let mut outcomes = SmallVec::with_capacity(batch.len());
         for place in 0..batch.len() {
-            if place.is_multiple_of(PREFETCH_DISTANCE) {
+            // The memory of a lone one was asked for before.
+            if place.is_multiple_of(PREFETCH_DISTANCE) && batch.len() > 1 {
                 self.prefetch_within(batch, place);
             }
             let (Some(transaction), Some(tags)) = (batch.get(place), batch.tags(place)) else {
@@ -227,7 +229,7 @@ impl Exec {
         Ok(outcomes)
     }
 
-    /// Asks for memory that the transactions after `place` will touch, so that it comes while others are executed: first
+    /// Asks for memory that the transactions from `place` on will touch, so that it comes while others are executed: first
     /// where their names are looked up, then, when that is there, their accounts. It is done for several at once, since
     /// a CPU translates several addresses at a time, if only they stand close together in the program.
     fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {

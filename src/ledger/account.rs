@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hot_part_is_96_bytes() {
+    fn what_a_transfer_touches_is_96_bytes() {
         assert_eq!(size_of::<Account>(), 96);
     }
 

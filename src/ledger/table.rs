@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Accounts in a page. Pages never move, so that adding the next account never copies the others. The pages of metadata are
-/// taken when the first account of a page has some.
+/// Accounts in a page. Pages never move, so that adding the next account never copies the others. A page of metadata is
+/// taken when the first of its accounts has some.
 const PAGE_ACCOUNTS: usize = 4096;
 
 /// Most accounts of a ledger: their numbers have 32 bits.
@@ -27,9 +27,9 @@ pub struct AccountTable {
     heap_bytes: usize,
 }
 
-/// All of an account but its metadata: two cache lines, and never on two pages of memory. To find a page costs more than to read
-/// a line, once there are millions of accounts. The name comes first: a comparison of names may read 32 bytes of each, and would
-/// touch the next account if they were the last ones of this.
+/// All of an account but its metadata: two cache lines, and never on two pages of memory, since to find a page costs more
+/// than to read a line once there are millions of accounts. The name comes first: a comparison may read 32 bytes of it,
+/// and would touch the next account if it came last.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct Place {
@@ -121,7 +121,7 @@ impl AccountTable {
         };
         if let Some(place) = self.places.get(index) {
             prefetch_read(&place.name);
-            // In the second line, with the rest of the account.
+            // In the second line.
             prefetch_read(&place.account.version);
         }
     }
@@ -336,6 +336,8 @@ const fn place_of(index: AccountIndex) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
     use crate::{
         ledger::account::{AccountStatus, BalanceRule},
@@ -371,7 +373,12 @@ mod tests {
             assert_eq!(index, Some(AccountIndex(u32::try_from(number).unwrap())));
         }
         assert_eq!(table.len(), count);
-        assert_eq!(size_of::<Place>(), 128);
+        // One asking for memory names its first line, the other the second.
+        let version = offset_of!(Place, account.version);
+        assert_eq!(
+            (size_of::<Place>(), offset_of!(Place, name), version / 64),
+            (128, 0, 1)
+        );
         for number in (0..count).step_by(97) {
             let index = table.find(&format!("a{number}")).unwrap();
             assert_eq!(table.snapshot(index).unwrap().account, account(number));

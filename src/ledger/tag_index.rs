@@ -1,15 +1,16 @@
 //! A hash index from a 64-bit tag to a 64-bit value that never stops the world to grow.
 //!
 //! The caller keeps the keys (an account table, the journal) and the index keeps only part of their hashes: 12.8 bytes a
-//! slot. It is exact all the same, because the caller compares the real key of every candidate. It is split into shards,
-//! each of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves about
-//! two megabytes.
+//! slot. It is exact all the same, because the caller compares the real key of every candidate; of n keys, one that is
+//! looked for meets another's entry with probability n / 2^46, once in a million at 50 million keys. It is split into
+//! shards, each of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves
+//! about two megabytes.
 //!
 //! A shard is one array of cache lines, each with five slots. A tag has a home line; what finds it full goes to the next
 //! line that is not. The line that was passed remembers it, so that a look-up, whether it finds something or not, mostly
 //! takes one line, which can be asked for ahead of time ([`TagIndex::prefetch`]). The home is the tag's share of the array
 //! (its upper bits times the number of lines), so that this number need not be a power of two: a shard grows by half, and
-//! at least five ninths of its slots are in use.
+//! once it is large, at least five ninths of its slots are in use.
 
 use crate::sys::prefetch::prefetch_read;
 
@@ -17,8 +18,9 @@ use crate::sys::prefetch::prefetch_read;
 const SHARDS: usize = 512;
 /// The shard is taken from the lowest bits of the tag; the home in it from the highest.
 const SHARD_MASK: u64 = SHARDS as u64 - 1;
-/// Lines of the first shard when it has its first entry, of which other shards have up to half as many again. So shards,
-/// which fill alike, do not all grow at the same time: memory is taken evenly, and no moment is slower than others.
+/// Lines of the first shard when it has its first entry. Others have up to half as many again, in fractions of a line, which
+/// show when they have grown a few times. So shards, which fill alike, do not all grow at the same time: memory is taken
+/// evenly, and no moment is slower than others.
 const LINES_MIN: usize = 2;
 /// Fractions of a line, in which sizes are computed: rounded to lines, shards would soon be of few sizes.
 const LINE_FRACTIONS: usize = 256;
@@ -211,11 +213,8 @@ impl Shard {
         let Some((head, tail)) = self.lines.split_at_mut_checked(home) else {
             return;
         };
-        for line in tail.iter_mut().chain(head) {
-            if line.put(tag, value) {
-                return;
-            }
-        }
+        let placed = tail.iter_mut().chain(head).any(|line| line.put(tag, value));
+        debug_assert!(placed, "a shard grows before it is full");
     }
 
     /// Moves to an array of so many lines, and says how many more they are. Homes keep their order, so this reads and
@@ -250,8 +249,8 @@ impl Line {
         tags.zip(self.values).take(self.used() as usize)
     }
 
-    /// The value under `tag` that `is_it` recognises. It does not walk the slots, since nobody could foretell where such a walk
-    /// ends, and a CPU that foretold it wrongly would have to wait for this line before it asks for others.
+    /// The value under `tag` that `is_it` recognises. All slots are compared at once, without a branch for each: where a walk
+    /// over them ends can't be predicted, and after a wrong prediction the CPU waits for this line before it asks for others.
     fn find(&self, tag: u64, is_it: &mut impl FnMut(u64) -> bool) -> Option<u64> {
         let mut matches = self.matches(tag);
         while matches != 0 {

@@ -8,6 +8,7 @@ mod drain;
 mod durability;
 mod malformed;
 mod overload;
+mod twins;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt};

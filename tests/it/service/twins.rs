@@ -1,0 +1,77 @@
+//! Two transaction ids that the index takes for one: their records tell them apart.
+
+use std::path::Path;
+
+use tally::{
+    engine::EngineConfig,
+    ledger::tag_index::{TagIndex, tag},
+    proto::{GetTransactionRequest, ProcessTransactionResponse, transaction::Outcome},
+};
+
+use crate::support::in_process::{Service, config, patient, pay};
+
+/// Found among the hashes of the first ten million numbers; they are twins under the seed of the simulated disk only.
+const TWINS: [&str; 2] = ["199173", "1271293"];
+
+fn patient_config() -> EngineConfig {
+    EngineConfig {
+        breaker: patient(),
+        ..config()
+    }
+}
+
+/// The key of the hashes of a data directory.
+fn hash_seed(service: &Service) -> u64 {
+    let format = String::from_utf8(service.disk.contents(Path::new("/data/FORMAT"))).unwrap();
+    let seed = format.lines().find_map(|line| line.strip_prefix("hash_seed = "));
+    u64::from_str_radix(seed.unwrap(), 16).unwrap()
+}
+
+async fn process(service: &Service, id: &str) -> ProcessTransactionResponse {
+    let mut client = service.transactions().await;
+    client.process_transaction(pay(id)).await.unwrap().into_inner()
+}
+
+/// Both are recorded, and either is found again and answered from its own record.
+async fn assert_each_has_its_own(service: &Service) {
+    for (id, sequence) in TWINS.into_iter().zip(1..) {
+        let again = process(service, id).await;
+        assert!(again.replayed, "{id} was applied twice");
+        assert_eq!(again.sequence, sequence);
+        let mut client = service.transactions().await;
+        let request = GetTransactionRequest {
+            transaction_id: id.to_owned(),
+        };
+        let found = client.get_transaction(request).await.unwrap().into_inner();
+        let found = found.transaction.unwrap();
+        assert_eq!(found.transaction_id, id);
+        let Some(Outcome::Committed(committed)) = found.outcome else {
+            panic!("{id} was not committed: {found:?}");
+        };
+        assert_eq!(committed.sequence, sequence);
+    }
+}
+
+#[tokio::test]
+async fn ids_that_the_index_takes_for_one_are_two_transactions_also_after_a_start() {
+    let service = Service::start(&patient_config()).await;
+    let seed = hash_seed(&service);
+    let [one, other] = TWINS.map(|id| tag(id.as_bytes(), seed));
+    assert!(
+        TagIndex::takes_for_same(one, other),
+        "no twins under seed {seed:#x}: look for others, and write them down"
+    );
+    service.open_accounts(&["a", "b"]).await;
+    for (id, sequence) in TWINS.into_iter().zip(1..) {
+        let first = process(&service, id).await;
+        assert_eq!((first.sequence, first.replayed), (sequence, false));
+    }
+    assert_each_has_its_own(&service).await;
+
+    let disk = service.stop().await;
+    disk.restart();
+    let service = Service::start_on(disk, &patient_config()).await;
+    assert_each_has_its_own(&service).await;
+    assert_eq!(process(&service, "third").await.sequence, 3);
+    service.stop().await;
+}
