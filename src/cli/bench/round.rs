@@ -13,7 +13,7 @@ pub(super) struct Round {
     pub(super) server_cpu: Option<Duration>,
 }
 
-/// What one caller or stream has done, or several.
+/// What the callers, or streams, of a thread have done, or of all threads.
 #[derive(Debug)]
 pub(super) struct Part {
     started: Instant,
