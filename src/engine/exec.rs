@@ -215,8 +215,7 @@ impl Exec {
     fn transactions(&mut self, batch: &TransactionBatch) -> Result<Outcomes, StoreFault> {
         let mut outcomes = SmallVec::with_capacity(batch.len());
         for place in 0..batch.len() {
-            // The memory of a lone one was asked for before.
-            if place.is_multiple_of(PREFETCH_DISTANCE) && batch.len() > 1 {
+            if place.is_multiple_of(PREFETCH_DISTANCE) {
                 self.prefetch_within(batch, place);
             }
             let (Some(transaction), Some(tags)) = (batch.get(place), batch.tags(place)) else {
@@ -229,12 +228,12 @@ impl Exec {
         Ok(outcomes)
     }
 
-    /// Asks for memory that the transactions from `place` on will touch, so that it comes while others are executed: first
+    /// Asks for memory that the transactions behind `place` will touch, so that it comes while others are executed: first
     /// where their names are looked up, then, when that is there, their accounts. It is done for several at once, since
     /// a CPU translates several addresses at a time, if only they stand close together in the program.
     fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {
-        // At first, nothing is on its way.
-        let from = |distance: usize| if place == 0 { 0 } else { place + distance };
+        // At first, only the memory of the batch's first is on its way, as of every command's.
+        let from = |distance: usize| if place == 0 { 1 } else { place + distance };
         let names = from(2 * PREFETCH_DISTANCE)..place + 3 * PREFETCH_DISTANCE;
         for tags in names.map_while(|place| batch.tags(place)) {
             self.book.prefetch_names(tags);

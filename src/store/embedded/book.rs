@@ -289,8 +289,8 @@ impl Journal for Pages {
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
                 let framed = parse_record(position, bytes)?;
                 let recorded = recalled(&framed).map(|(transaction, _)| transaction.id_bytes());
-                if recorded.is_none_or(|recorded| !TagIndex::takes_for_same(id_tag(recorded, self.seed), tag))
-                {
+                let found_by = |id: &[u8]| TagIndex::takes_for_same(id_tag(id, self.seed), tag);
+                if !recorded.is_some_and(found_by) {
                     // Not another id with the same hash but a damaged record: taking the id for a new one would apply
                     // its transaction twice.
                     let source = Malformed {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, IntoRequest, Request, Response, Status};
 
 use super::{expected, told};
-use crate::support::in_process::{Service, config, patient, pay};
+use crate::support::in_process::{Service, config, patient_config, pay};
 
 /// Long enough to reach the server, short enough to wait for.
 const DEADLINE: Duration = Duration::from_millis(200);
@@ -35,11 +35,7 @@ fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
 /// A service whose disk hangs, and whose EXEC waits for it: the first transaction is on its way to the disk, and the
 /// second repeats its id, so that nothing can be said before the disk has answered. What comes now stays in the queue.
 async fn stuck() -> (Service, Vec<Call>) {
-    let service = Service::start(&tally::engine::EngineConfig {
-        breaker: patient(),
-        ..config()
-    })
-    .await;
+    let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
     let mut calls = vec![call(&service, pay("first")).await];
@@ -114,11 +110,7 @@ async fn a_deadline_that_passes_in_the_queue_is_told_as_not_executed_and_is_not(
 
 #[tokio::test]
 async fn a_deadline_that_passes_during_the_commit_is_told_as_unknown_and_the_id_tells() {
-    let service = Service::start(&tally::engine::EngineConfig {
-        breaker: patient(),
-        ..config()
-    })
-    .await;
+    let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
     let status = call(&service, in_time("slow", DEADLINE))

@@ -5,16 +5,12 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
 
 use super::{expected, told};
-use crate::support::in_process::{Service, config, patient, pay};
+use crate::support::in_process::{Service, config, patient_config, pay};
 
 #[tokio::test]
 async fn calls_under_way_are_answered_and_kept() {
     const CALLS: usize = 100;
-    let service = Service::start(&tally::engine::EngineConfig {
-        breaker: patient(),
-        ..config()
-    })
-    .await;
+    let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
     let mut calls = tokio::task::JoinSet::new();

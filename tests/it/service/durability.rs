@@ -10,14 +10,7 @@ use tally::{
 use tonic::Code;
 
 use super::{expected, told};
-use crate::support::in_process::{Service, config, patient, pay};
-
-fn patient_config() -> tally::engine::EngineConfig {
-    tally::engine::EngineConfig {
-        breaker: patient(),
-        ..config()
-    }
-}
+use crate::support::in_process::{Service, patient_config, pay};
 
 #[tokio::test]
 async fn nothing_is_answered_before_it_is_durable() {

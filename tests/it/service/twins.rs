@@ -3,22 +3,14 @@
 use std::path::Path;
 
 use tally::{
-    engine::EngineConfig,
     ledger::tag_index::{TagIndex, tag},
     proto::{GetTransactionRequest, ProcessTransactionResponse, transaction::Outcome},
 };
 
-use crate::support::in_process::{Service, config, patient, pay};
+use crate::support::in_process::{Service, patient_config, pay};
 
 /// Found among the hashes of the first ten million numbers; they are twins under the seed of the simulated disk only.
 const TWINS: [&str; 2] = ["199173", "1271293"];
-
-fn patient_config() -> EngineConfig {
-    EngineConfig {
-        breaker: patient(),
-        ..config()
-    }
-}
 
 /// The key of the hashes of a data directory.
 fn hash_seed(service: &Service) -> u64 {

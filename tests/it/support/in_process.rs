@@ -65,6 +65,14 @@ pub(crate) fn patient() -> CircuitBreakerConfig {
     }
 }
 
+/// [`config`] with a [`patient`] breaker.
+pub(crate) fn patient_config() -> EngineConfig {
+    EngineConfig {
+        breaker: patient(),
+        ..config()
+    }
+}
+
 /// A queue of the smallest size.
 pub(crate) fn short_queue() -> BatchConfig {
     BatchConfig {

@@ -146,7 +146,7 @@ impl TestServer {
         self.stderr.text()
     }
 
-    /// Waits until it has told `what` on its standard error: what was done is answered before it is logged.
+    /// Waits until it has told `what` on its standard error: what was done may be answered before it is logged.
     pub(crate) async fn tells(&self, what: &str) {
         for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
             if self.stderr().contains(what) {
