@@ -6,6 +6,8 @@ mod fairness;
 mod leaving;
 mod limits;
 mod lingering;
+mod order;
+mod sequences;
 
 use std::{
     panic::resume_unwind,
@@ -256,11 +258,10 @@ fn t22_seed_bp2_ten_answers_are_dropped_ten_times() {
     let claimed = take(&mut intake);
     // Half of the callers leave while their requests are executed.
     futures.truncate(5);
-    let mut answers = claimed
+    let answers = claimed
         .into_iter()
-        .map(|one| (one.reply, Counted::counting(one.item.number, &drops)))
-        .collect();
-    intake.answerer().answer_all(&mut answers);
+        .map(|one| (one.reply, Counted::counting(one.item.number, &drops)));
+    intake.answerer().answer_all(answers);
     assert_eq!(drops.load(Ordering::SeqCst), 5);
     for (number, future) in futures.iter_mut().enumerate() {
         let answer = assert_ready!(future.poll()).unwrap();

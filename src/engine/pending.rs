@@ -73,7 +73,11 @@ impl PendingAnswer {
         failed: bool,
         counters: &EngineCounters,
     ) -> (batch::Reply<EngineReply>, EngineReply) {
-        let PendingAnswer { to, mut result, block } = self;
+        let PendingAnswer {
+            to,
+            mut result,
+            block,
+        } = self;
         // A fault is true whatever is durable.
         if result.is_ok() && !durable.covers(block) {
             assert!(

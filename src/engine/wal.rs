@@ -86,7 +86,9 @@ impl Committer {
         // EXEC first: it closes the next block while the answers go out.
         done();
         let (durable, failed, counters) = (&self.durable, self.failed, &self.counters);
-        let released = answers.drain(..).map(|answer| answer.release(durable, failed, counters));
+        let released = answers
+            .drain(..)
+            .map(|answer| answer.release(durable, failed, counters));
         self.answerer.answer_all(released);
         Spare {
             buffer: block.and_then(spare_buffer),

@@ -325,8 +325,7 @@ fn execute_chunk(
         broken,
     } = chunk;
     let batch = Arc::new(batch);
-    let called =
-        (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+    let called = (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
     async move {
         let outcomes = match called {
             Some(outcomes) => outcomes.await,
