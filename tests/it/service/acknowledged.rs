@@ -25,8 +25,8 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The only segment that the tests with a failure at a chosen place fill.
 const SEGMENT: &str = "/data/journal/0000000000.segment";
-/// So much metadata that a block has room for about 1850 transactions.
-const METADATA_BYTES: usize = 1000;
+/// The most metadata: a block has room for about 1970 transactions with as much.
+const METADATA_BYTES: usize = 1020;
 
 /// Blocks of 2 MiB, and a segment for all of them.
 fn one_segment() -> EngineConfig {
@@ -109,6 +109,10 @@ async fn wait_for_full_blocks(service: &Service, blocks: u64) {
     assert_eq!(full(), blocks);
 }
 
+fn not_acknowledged<T>(answer: Result<T, Status>) -> Status {
+    answer.err().expect("acknowledged, and not written")
+}
+
 /// What is being written fails.
 fn fail(disk: &SimDisk) {
     disk.fail_syncs_of(Path::new(SEGMENT));
@@ -140,13 +144,13 @@ async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
     let service = Service::start(&one_segment()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
-    let (bulk_of_five_blocks, disk) = (bulk("t", 8000), service.disk.clone());
+    let (bulk_of_five_blocks, disk) = (bulk("t", 8192), service.disk.clone());
     let failing = async {
         wait_for_full_blocks(&service, 3).await;
         fail(&disk);
     };
     let (answer, ()) = tokio::join!(process(&service, bulk_of_five_blocks), failing);
-    let status = answer.expect_err("acknowledged, and not written");
+    let status = not_acknowledged(answer);
     assert_eq!(
         told(&status),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
@@ -154,8 +158,8 @@ async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
     let service = after_power_off(service, &one_segment()).await;
     // The same request settles what was unknown, without applying anything twice.
-    let sequences = process(&service, bulk("t", 8000)).await.unwrap();
-    assert!(sequences.into_iter().eq((0..8000).zip(1..)));
+    let sequences = process(&service, bulk("t", 8192)).await.unwrap();
+    assert!(sequences.into_iter().eq((0..8192).zip(1..)));
 }
 
 /// The failure is first seen when the accounts, which must be in one block, do not fit the open one.
@@ -185,12 +189,12 @@ async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     let (lone, (bulk, creation, ())) = tokio::join!(lone, driver);
     lone.unwrap();
     assert_eq!(
-        told(&bulk.expect_err("acknowledged, and not written")),
+        told(&not_acknowledged(bulk)),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
     // Nothing was done for them: the failure was known before.
     assert_eq!(
-        told(&creation.expect_err("acknowledged, and not written")),
+        told(&not_acknowledged(creation)),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
