@@ -26,7 +26,9 @@ fn execute(intake: &mut Intake<Counted, usize>) -> Vec<usize> {
         }
         executed.push(item.number);
         answers.push((reply, item.number));
-        turn.map(Turn::executed);
+        if let Some(turn) = turn {
+            turn.executed();
+        }
     }
     intake.answerer().answer_all(answers);
     executed
@@ -169,10 +171,11 @@ async fn check_prefixes(events: Vec<Event>) {
                 }
             }
             Event::Alone => futures.push(Some(submit(&processor, Counted::new(9000), None))),
-            Event::Leave(place) if futures.is_empty() => drop(place),
             Event::Leave(place) => {
-                let place = place % futures.len();
-                futures[place] = None;
+                let count = futures.len().max(1);
+                if let Some(future) = futures.get_mut(place % count) {
+                    *future = None;
+                }
             }
             Event::Wait(millis) => advance(millis * MS).await,
             Event::Execute => executed.extend(execute(&mut intake)),

@@ -175,11 +175,14 @@ async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     let mut accounts = service.accounts().await;
     let driver = async {
         wait_for_stalled_sync(&disk).await;
+        let depth = || service.engine.stats().batch.queue_depth;
         let bulk_of_three_blocks_and_a_half = process(&service, bulk("t", 7300));
-        let creation = accounts.batch_create_accounts(many_accounts("new"));
+        let creation = async {
+            wait_until("the bulk in the queue", || depth() == 1).await;
+            accounts.batch_create_accounts(many_accounts("new")).await
+        };
         let failing = async {
-            let depth = || service.engine.stats().batch.queue_depth;
-            wait_until("a bulk and accounts in the queue", || depth() == 2).await;
+            wait_until("the bulk and the accounts in the queue", || depth() == 2).await;
             disk.release_one_sync();
             wait_for_full_blocks(&service, 3).await;
             fail(&disk);
