@@ -17,6 +17,7 @@ use super::{
     handoff::{EngineReply, Handoff},
     health::Health,
     maintenance::{Maintenance, Stop},
+    scrubbing::Scrubber,
     self_probe::SelfProbes,
     wal::{Committer, Wal},
 };
@@ -161,7 +162,14 @@ fn spawn(
         counters,
         ..
     } = vitals.clone();
-    let exec = Exec::new(store.book, intake, handoff, committer, health, counters);
+    let exec = Exec::new(
+        store.book,
+        intake,
+        handoff,
+        Arc::clone(&committer),
+        health,
+        Arc::clone(&counters),
+    );
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {
@@ -177,6 +185,7 @@ fn spawn(
         last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
+        scrubber: Scrubber::new(store.scrub, config.scrub, counters),
         parker,
         stop: stop.clone(),
     };
@@ -185,6 +194,7 @@ fn spawn(
         exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
         maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
         stop,
+        committer,
     })
 }
 

@@ -26,9 +26,9 @@ use super::{
     status, wire,
 };
 use crate::{
-    engine::{Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
+    engine::{Guard, Outcomes, StoreFault, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
-    ledger::{Phase, Rejection, Side},
+    ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
@@ -193,10 +193,9 @@ impl TransactionService {
         found: &FoundTransaction,
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
-        let unreadable = |_| Status::internal("the record can't be read");
-        let (view, outcome) = found
-            .view()
-            .map_err(|_| Status::internal("the record can't be read"))?;
+        let damaged = || status::engine(&StoreFault::at(found.position()).into());
+        let unreadable = |_: Malformed| damaged();
+        let (view, outcome) = found.view().map_err(|_| damaged())?;
         let numbered = view
             .transfers()
             .collect::<Result<Vec<_>, _>>()

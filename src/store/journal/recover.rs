@@ -9,12 +9,14 @@ use thiserror::Error;
 
 use super::{
     block::{BLOCK_ALIGNMENT, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HEADER_BYTES_U32, HeaderDefect},
+    clean_stop::CleanStop,
     directory::{DataDirectory, DirectoryFormat, journal_path},
     disk::{Access, Disk},
     error::{BlockDefect, Corruption, CorruptionKind, StoreError},
     layout::{field, put},
     segment::{Geometry, Position, block_span_bytes, list_segments, segment_name},
     window::SegmentWindow,
+    writer::Marker,
 };
 
 /// A place between two blocks: everything that is needed to go on from there, for appending and for scanning alike.
@@ -41,6 +43,10 @@ pub struct Tail {
     pub last: Option<BlockHeader>,
     /// What is left of a write that did not complete, if anything is.
     pub torn: Option<TornTail>,
+    /// Whether the last process stopped in order, here: the last block is the last one that was durable.
+    pub clean: bool,
+    /// Whether there is a marker of a clean stop, here or elsewhere: it is to be removed before anything is appended.
+    pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after it exists, whole and empty.
@@ -121,6 +127,15 @@ impl ChainPoint {
         }
     }
 
+    /// Whether `other` is the same place in the same chain. Where the block before starts is not compared: not everybody
+    /// knows it.
+    #[must_use]
+    pub fn is_at(&self, other: &ChainPoint) -> bool {
+        self.position == other.position
+            && self.block_sequence == other.block_sequence
+            && self.previous_hash == other.previous_hash
+    }
+
     /// The highest block sequence before this place; 0 at the start.
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
@@ -146,6 +161,19 @@ impl ChainPoint {
             block_sequence: u64::from_le_bytes(field::<8, 8, _>(bytes)),
             previous_hash: BlockHash(field::<16, 32, _>(bytes)),
             previous_position: Position::from_u64(u64::from_le_bytes(field::<48, 8, _>(bytes))),
+        }
+    }
+}
+
+// ===== impl Tail =====
+
+impl Tail {
+    /// What the writer has to know of the marker.
+    pub(super) fn marker(&self) -> Marker {
+        match (self.clean, self.marked) {
+            (true, _) => Marker::Here,
+            (false, true) => Marker::Elsewhere,
+            (false, false) => Marker::Absent,
         }
     }
 }
@@ -183,6 +211,11 @@ impl<'a> Scanner<'a> {
         self.walk(&mut self.window(), from, 0, visitor)
     }
 
+    /// See [`super::Journal::check_point`].
+    pub(super) fn check_point(&self, point: &ChainPoint) -> Result<(), StoreError> {
+        self.check_start(&mut self.window(), point)
+    }
+
     /// The header at `position`, if there is one that belongs there.
     pub(super) fn header_at(
         &self,
@@ -198,11 +231,19 @@ impl<'a> Scanner<'a> {
         durable_through: u64,
         mut visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
+        let stop = CleanStop::read(self.disk, &self.journal, self.data_id);
         let mut point = from;
         let mut blocks = 0;
         let mut last = None;
         // Ends because every block moves the position on, and the segments are finite.
         let defect = loop {
+            if let CleanStop::At(end) = &stop
+                && end.block_sequence == point.block_sequence
+                && !end.is_at(&point)
+            {
+                let kind = CorruptionKind::NotTheStopsBlock;
+                return Err(self.corrupt(point.position, point.block_sequence, kind).into());
+            }
             match self.probe(window, &point)? {
                 Probe::Nothing(defect) => break defect,
                 Probe::Block(header, hash) => {
@@ -214,14 +255,33 @@ impl<'a> Scanner<'a> {
                 }
             }
         };
+        // First what stands behind the end, which tells more than that something is missing.
+        let mut tail = self.tail(point, defect, blocks, last)?;
+        let durable_through = match &stop {
+            CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
+            CleanStop::Unmarked | CleanStop::Unreadable => durable_through,
+        };
+        let refuse = |kind| Err(self.corrupt(point.position, point.block_sequence, kind).into());
         if point.last_block_sequence() < durable_through {
-            let kind = CorruptionKind::TooShort {
+            return refuse(CorruptionKind::TooShort {
                 durable_through,
                 defect,
-            };
-            return Err(self.corrupt(point.position, point.block_sequence, kind).into());
+            });
         }
-        Ok(self.tail(point, defect, blocks, last)?)
+        tail.marked = stop.is_marked();
+        tail.clean = matches!(&stop, CleanStop::At(end) if end.is_at(&point));
+        if tail.torn.is_some() && (tail.clean || stop == CleanStop::Unreadable) {
+            return refuse(CorruptionKind::WrittenAfterStop { defect });
+        }
+        if tail.marked && !tail.clean {
+            tracing::warn!(
+                ?stop,
+                end = %point.position,
+                "the journal does not end where it was stopped cleanly: this directory is put together from several \
+                 copies. All of its blocks follow from one another"
+            );
+        }
+        Ok(tail)
     }
 
     fn window(&self) -> SegmentWindow<'_> {
@@ -319,6 +379,8 @@ impl<'a> Scanner<'a> {
             blocks,
             last,
             torn: None,
+            clean: false,
+            marked: false,
             active_exists: false,
             spare_ready: false,
             surplus_segments: Vec::new(),
@@ -439,9 +501,9 @@ impl BlockDefect {
 
 /// Makes the journal on disk what `tail` says it is, durably.
 ///
-/// The last block is written once more, as it is: if its sync had failed, it may be in the system's memory only, and
-/// nothing but a new write makes a new sync write it. Sectors get the bytes that they have, so a crash here does no
-/// harm.
+/// Unless the last process stopped in order, the last block is written once more, as it is: if its sync had failed, it
+/// may be in the system's memory only, and nothing but a new write makes a new sync write it. Sectors get the bytes that
+/// they have, so a crash here does no harm.
 pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreError> {
     let disk = directory.disk();
     let journal = directory.journal_path();
@@ -452,7 +514,8 @@ pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreE
             block_sequence = end.block_sequence,
             remains_bytes = torn.remains_bytes,
             defect = %torn.defect,
-            "the last write did not complete; its remains are cleared, no acknowledged block is lost"
+            "the last block is not whole and is cleared: a write that a crash cut short, of which nothing was \
+             acknowledged. Damage to the last acknowledged block would look the same after a crash"
         );
         let file = disk.open(
             &journal.join(segment_name(end.position.segment())),
@@ -481,7 +544,9 @@ pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreE
         })?;
         let block = window.view(position.offset(), block_span_bytes(header.body_bytes))?;
         let file = disk.open(&journal.join(segment_name(position.segment())), Access::ReadWrite)?;
-        file.write_at(u64::from(position.offset()), block)?;
+        if !tail.clean {
+            file.write_at(u64::from(position.offset()), block)?;
+        }
         file.sync_all()?;
     }
     Ok(disk.sync_dir(&journal)?)

@@ -63,7 +63,8 @@ fn chunked_files_are_found_again() {
         writer.write_chunk(&body(number, 5000)).unwrap();
         writer.finish().unwrap();
     }
-    let (number, mut reader) = files.open_newest_valid().unwrap().unwrap();
+    let number = files.newest_valid().unwrap().unwrap();
+    let mut reader = files.open_number(number).unwrap();
     let mut chunk = Vec::new();
     assert!(reader.next_chunk(&mut chunk).unwrap());
     assert_eq!((number, &chunk), (2, &body(2, 5000)));
