@@ -67,7 +67,12 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
             torn.remains_bytes, torn.defect
         );
     }
-    for corruption in report.journal.corruption.iter().chain(&report.journal.further_damages) {
+    for corruption in report
+        .journal
+        .corruption
+        .iter()
+        .chain(&report.journal.further_damages)
+    {
         println!("CORRUPT          {corruption}");
     }
     for difference in &report.differences {

@@ -101,7 +101,9 @@ impl Scrubber {
                     return;
                 }
             };
-            self.credit = self.credit.saturating_sub(i64::try_from(cost).unwrap_or(i64::MAX));
+            self.credit = self
+                .credit
+                .saturating_sub(i64::try_from(cost).unwrap_or(i64::MAX));
         }
     }
 
@@ -109,6 +111,10 @@ impl Scrubber {
         self.pause_until = now + PAUSE;
         let damages = std::mem::take(&mut self.damages);
         self.counters.scrub_pass(SystemWallClock.now());
-        tracing::info!(blocks = durable.last_block_sequence(), damages, "the whole journal was read");
+        tracing::info!(
+            blocks = durable.last_block_sequence(),
+            damages,
+            "the whole journal was read"
+        );
     }
 }

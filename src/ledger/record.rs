@@ -159,7 +159,9 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<Framed<'a>
         .split_last_chunk::<CHECKSUM_BYTES>()
         .ok_or(Malformed { what: "a record" })?;
     let record_bytes = from_start.len() - reader.rest().len();
-    let covered = from_start.get(..record_bytes - CHECKSUM_BYTES).unwrap_or_default();
+    let covered = from_start
+        .get(..record_bytes - CHECKSUM_BYTES)
+        .unwrap_or_default();
     if u32::from_le_bytes(*found) != checksum(place, covered) {
         return Err(Malformed {
             what: "a record with the right checksum",
@@ -294,11 +296,17 @@ mod tests {
         for bit in 0..whole * 8 {
             let mut damaged = body.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(take_record(&mut Reader::new(&damaged), 1 << 40).is_err(), "bit {bit}");
+            assert!(
+                take_record(&mut Reader::new(&damaged), 1 << 40).is_err(),
+                "bit {bit}"
+            );
         }
         for bit in 0..u64::BITS {
             let elsewhere = 1 << 40 ^ 1 << bit;
-            assert!(take_record(&mut Reader::new(&body), elsewhere).is_err(), "place {elsewhere}");
+            assert!(
+                take_record(&mut Reader::new(&body), elsewhere).is_err(),
+                "place {elsewhere}"
+            );
         }
     }
 
@@ -307,9 +315,16 @@ mod tests {
     fn the_bytes_of_a_record_stay_what_they_are() {
         let content = content(1, &Metadata::new());
         let (mut body, mut scratch) = (Vec::new(), Vec::new());
-        put_record(&mut body, 0, 5, 128, Entry::Committed { content: &content }, &mut scratch);
+        put_record(
+            &mut body,
+            0,
+            5,
+            128,
+            Entry::Committed { content: &content },
+            &mut scratch,
+        );
         let text: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(text, "RECORD_BYTES");
+        assert_eq!(text, "3a0200050174010001ffffffffffffffff01000000ffffffff0ffeffffff0fffffffffffffffffffffffffffffffffffff03ffffffff0fa94b3f34");
     }
 
     #[test]

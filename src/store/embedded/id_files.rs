@@ -5,7 +5,7 @@
 //! starts and ends: a file of another history than that of the blocks beside it is not used.
 //!
 //! ```text
-//! chunk 0:    version | place in the chain at the start of the segment | place at its end | offset of the end
+//! chunk 0:    version | place in the chain at the start of the segment | place at its end
 //! chunk 1..n: hash u64, offset u32, little endian, in the order of the records
 //! ```
 
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     ledger::{codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
-        BLOCK_ALIGNMENT, CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, DataDirectory,
-        HEADER_BYTES, JournalReader, Position, StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, DataDirectory, JournalReader, Position,
+        StoreError,
     },
 };
 
@@ -30,7 +30,7 @@ const SUFFIX: &str = "ids";
 /// Version of the layout above.
 const VERSION: u8 = 1;
 /// Bytes of chunk 0.
-const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES + 4;
+const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
 /// Bytes of an entry: the tag and the offset, little endian.
 const ENTRY_BYTES: usize = 12;
 /// How many entries ahead memory is asked for.
@@ -74,8 +74,6 @@ pub struct FullSegment {
 pub(super) struct SegmentIds {
     /// Entries, back to back.
     bytes: Vec<u8>,
-    /// Where the last block of the segment ends.
-    end_offset: u32,
 }
 
 /// Why an id file is not used.
@@ -85,8 +83,6 @@ pub(super) enum Unusable {
     Store(StoreError),
     /// It was made from other blocks than those in the segment.
     OtherBlocks,
-    /// The segment's file is shorter than its blocks are.
-    SegmentTooShort,
 }
 
 // ===== impl BlockWalk =====
@@ -117,29 +113,26 @@ impl BlockWalk {
         self.reader.segment_start(number, end)
     }
 
-    /// Calls `visit` with the position and body of every block from `from` on that stands before `end`. Returns the place
-    /// behind them, and the offset at which the last of them ends. All of these blocks must be durable.
+    /// Calls `visit` with the position and body of every block from `from` on that stands before `to`, and checks that they
+    /// lead there. Returns the place, and where the last block is. All of these blocks must be durable.
     fn blocks(
         &self,
         from: ChainPoint,
-        end: Position,
+        to: &ChainPoint,
         mut visit: impl FnMut(Position, &[u8]) -> Result<(), BookError>,
-    ) -> Result<(ChainPoint, u32), BookError> {
+    ) -> Result<ChainPoint, BookError> {
         let mut point = from;
-        let mut end_offset = from.position.offset();
         let mut body = Vec::new();
-        while point.position < end {
-            let (header, next) = self.reader.follow(&point, &mut body)?;
+        while point.position < to.position {
+            let (_, next) = self.reader.follow(&point, &mut body)?;
             visit(point.position, &body)?;
-            end_offset = point
-                .position
-                .offset()
-                .saturating_add(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
-                .saturating_add(header.body_bytes)
-                .next_multiple_of(BLOCK_ALIGNMENT);
             point = next;
         }
-        Ok((point, end_offset))
+        if point.is_at(to) {
+            Ok(point)
+        } else {
+            Err(self.reader.chain_broken(to).into())
+        }
     }
 
     /// Adds the ids between two places of the journal to `ids`, from the blocks, which must lead from one to the other.
@@ -152,31 +145,20 @@ impl BlockWalk {
         to: &ChainPoint,
         ids: &mut TagIndex,
     ) -> Result<(), BookError> {
-        let (reached, _) = self.blocks(from, to.position, |position, body| {
+        self.blocks(from, to, |position, body| {
             block_ids(position, body, self.seed, |tag, at| ids.insert(tag, at.as_u64()))
         })?;
-        self.check_reached(&reached, to)
+        Ok(())
     }
 
-    /// Makes the ids of a full segment from its blocks, which must lead from its start to its end. That many bytes are
-    /// held in memory: 12 for each id.
-    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<SegmentIds, BookError> {
+    /// Makes the ids of a full segment from its blocks, which must lead from its start to its end. Returns the end with the
+    /// place of the last block, too. The ids are held in memory: 12 bytes for each.
+    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<(SegmentIds, ChainPoint), BookError> {
         let mut ids = SegmentIds::default();
-        let (reached, end_offset) =
-            self.blocks(segment.start, segment.end.position, |position, body| {
-                block_ids(position, body, self.seed, |tag, at| ids.push(tag, at.offset()))
-            })?;
-        self.check_reached(&reached, &segment.end)?;
-        ids.end_offset = end_offset;
-        Ok(ids)
-    }
-
-    fn check_reached(&self, reached: &ChainPoint, expected: &ChainPoint) -> Result<(), BookError> {
-        if reached.is_at(expected) {
-            Ok(())
-        } else {
-            Err(self.reader.chain_broken(expected).into())
-        }
+        let end = self.blocks(segment.start, &segment.end, |position, body| {
+            block_ids(position, body, self.seed, |tag, at| ids.push(tag, at.offset()))
+        })?;
+        Ok((ids, end))
     }
 
     /// Writes the id file of `segment`, all of whose blocks are durable, unless there is a right one. Returns how many ids it
@@ -192,9 +174,9 @@ impl BlockWalk {
         if has_file {
             return Ok(0);
         }
-        let ids = self.read_segment(segment)?;
+        let (ids, end) = self.read_segment(segment)?;
         let mut file = files.create(number)?;
-        file.write_chunk(&identity(segment, ids.end_offset))?;
+        file.write_chunk(&identity(&segment.start, &end))?;
         for chunk in ids.bytes.chunks(CHUNK_ENTRIES * ENTRY_BYTES) {
             file.write_chunk(chunk)?;
         }
@@ -221,7 +203,7 @@ impl BlockWalk {
                 } else {
                     tracing::warn!(segment = number, %why, "the id file can't be used; reading the segment");
                 }
-                self.read_segment(segment)?
+                self.read_segment(segment)?.0
             }
         };
         // Reads the tags a second time, ahead: their places in the index are anywhere in memory.
@@ -243,15 +225,13 @@ impl BlockWalk {
     ) -> Result<SegmentIds, Unusable> {
         let number = segment.start.position.segment();
         let file = files.open_checked(u64::from(number))?;
-        let end_offset = read_identity(&file, segment)?;
-        // A segment that was cut short must not hide behind its file.
-        if self.reader.file_bytes(number)? < u64::from(end_offset) {
-            return Err(Unusable::SegmentTooShort);
+        let end = read_identity(&file, segment)?;
+        // The neighbours of the segment say that the file is right. Its last block says that the segment is: one that was
+        // emptied, cut short or replaced must not hide behind its file.
+        if !self.reader.leads_to(&end)? {
+            return Err(Unusable::OtherBlocks);
         }
-        let mut ids = SegmentIds {
-            bytes: Vec::new(),
-            end_offset,
-        };
+        let mut ids = SegmentIds::default();
         let mut chunk = Vec::new();
         for index in 1..file.chunks() {
             file.read_chunk(index, &mut chunk)?;
@@ -309,23 +289,21 @@ impl fmt::Display for Unusable {
         match self {
             Unusable::Store(error) => error.fmt(f),
             Unusable::OtherBlocks => f.write_str("it was made from other blocks than those in the segment"),
-            Unusable::SegmentTooShort => f.write_str("the file of the segment is shorter than its blocks"),
         }
     }
 }
 
 // ===== the identity =====
 
-fn identity(segment: &FullSegment, end_offset: u32) -> Vec<u8> {
+fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
     let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&segment.start.to_bytes());
-    bytes.extend_from_slice(&segment.end.to_bytes());
-    bytes.extend_from_slice(&end_offset.to_le_bytes());
+    bytes.extend_from_slice(&start.to_bytes());
+    bytes.extend_from_slice(&end.to_bytes());
     bytes
 }
 
-/// Where the last block of `segment` ends, if the file was made from the segment's blocks.
-fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<u32, Unusable> {
+/// The end of `segment`, with the place of its last block, if the file was made from the segment's blocks.
+fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
     let mut chunk = Vec::new();
     file.read_chunk(0, &mut chunk)?;
     let malformed = || file.malformed("ids of a known version");
@@ -337,13 +315,9 @@ fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<u32, Unu
         let bytes = reader.bytes(CHAIN_POINT_BYTES).ok()?.first_chunk()?;
         Some(ChainPoint::from_bytes(bytes))
     };
-    let (start, end) = (
-        point().ok_or_else(malformed)?,
-        point().ok_or_else(malformed)?,
-    );
-    let end_offset = reader.rest().first_chunk().ok_or_else(malformed)?;
+    let (start, end) = (point().ok_or_else(malformed)?, point().ok_or_else(malformed)?);
     if start.is_at(&segment.start) && end.is_at(&segment.end) {
-        Ok(u32::from_le_bytes(*end_offset))
+        Ok(end)
     } else {
         Err(Unusable::OtherBlocks)
     }

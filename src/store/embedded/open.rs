@@ -195,11 +195,7 @@ pub(super) fn replay(journal: &Journal, loaded: Loaded, ids: TagIndex) -> Result
 /// On the way every segment is looked at: it exists, it is as long as its blocks are, its first block has a whole header of
 /// its place and of this directory, and the segments follow from one another along the hash chain. So a segment that is
 /// missing, was emptied, cut short or replaced is found here, and not by whoever asks for what was in it.
-fn ids_before(
-    walk: &BlockWalk,
-    files: &ChunkedFiles,
-    start: &DurablePoint,
-) -> Result<TagIndex, OpenError> {
+fn ids_before(walk: &BlockWalk, files: &ChunkedFiles, start: &DurablePoint) -> Result<TagIndex, OpenError> {
     let mut ids = TagIndex::new();
     // Every committed transaction has an id; those that were refused come on top.
     let committed = start.order.next_sequence.saturating_sub(1);

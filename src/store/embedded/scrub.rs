@@ -51,16 +51,17 @@ impl Scrub {
     /// Checks the next block before `durable`, behind which nothing is looked at: blocks there are being written.
     pub fn step(&mut self, durable: &ChainPoint) -> ScrubStep {
         if self.next.position >= durable.position {
-            let reached = std::mem::replace(&mut self.next, self.reader.start());
-            let unlinked = std::mem::replace(&mut self.unlinked, false);
-            if unlinked || reached.is_at(durable) {
-                return ScrubStep::Complete;
+            if !self.unlinked && !self.next.is_at(durable) {
+                // The blocks lead elsewhere than to the one that was written last: they are not those of this process.
+                self.unlinked = true;
+                return ScrubStep::Damaged {
+                    position: durable.position,
+                    error: self.reader.chain_broken(durable),
+                };
             }
-            // The blocks lead elsewhere than to the one that was written last: they are not those of this process.
-            return ScrubStep::Damaged {
-                position: durable.position,
-                error: self.reader.chain_broken(durable),
-            };
+            self.next = self.reader.start();
+            self.unlinked = false;
+            return ScrubStep::Complete;
         }
         match self.check() {
             Ok(bytes) => ScrubStep::Whole { bytes },

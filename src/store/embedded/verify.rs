@@ -98,7 +98,10 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenErro
         let loaded = checkpoints
             .open_checked(number)
             .and_then(|file| checkpoint::read(&file, seed));
-        let differences = match loaded.map_err(OpenError::from).and_then(|loaded| ledger_from(&journal, loaded)) {
+        let differences = match loaded
+            .map_err(OpenError::from)
+            .and_then(|loaded| ledger_from(&journal, loaded))
+        {
             Ok(started) => differences(&started, &replayed),
             Err(error) => vec![error.to_string()],
         };
@@ -124,11 +127,14 @@ fn id_file_difference(
     number: u64,
     end: &ChainPoint,
 ) -> Result<Option<String>, OpenError> {
-    let Some(number) = u32::try_from(number).ok().filter(|number| *number < end.position.segment()) else {
+    let Some(number) = u32::try_from(number)
+        .ok()
+        .filter(|number| *number < end.position.segment())
+    else {
         return Ok(Some("the journal has no such full segment".to_owned()));
     };
     let segment = walk.full_segment(number, end)?;
-    let read = walk.read_segment(&segment)?;
+    let (read, _) = walk.read_segment(&segment)?;
     Ok(match walk.read_file(files, &segment) {
         Err(why) => Some(why.to_string()),
         Ok(found) if found == read => None,

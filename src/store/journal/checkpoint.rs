@@ -110,12 +110,7 @@ impl ChunkedFiles {
 
     /// As [`ChunkedFiles::open`], and changes nothing: the subdirectory may be missing.
     #[must_use]
-    pub fn open_read_only(
-        directory: &DataDirectory,
-        subdirectory: &str,
-        prefix: &str,
-        suffix: &str,
-    ) -> Self {
+    pub fn open_read_only(directory: &DataDirectory, subdirectory: &str, prefix: &str, suffix: &str) -> Self {
         ChunkedFiles {
             disk: Arc::clone(directory.disk()),
             directory: directory.path().join(subdirectory),

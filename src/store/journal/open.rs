@@ -100,7 +100,11 @@ impl Journal {
     /// # Errors
     /// [`StoreError::Corrupt`] when it is another one, or missing or damaged; [`StoreError::Disk`] when the disk fails.
     pub fn check_point(&self, point: &ChainPoint) -> Result<(), StoreError> {
-        self.scanner().check_point(point)
+        if self.reader.leads_to(point)? {
+            Ok(())
+        } else {
+            Err(self.reader.not_the_checkpoints(point))
+        }
     }
 
     fn scanner(&self) -> Scanner<'_> {
@@ -129,7 +133,8 @@ impl Journal {
         durable_through: u64,
         visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
-        self.scanner().scan(from, durable_through, visitor)
+        self.check_point(&from)?;
+        self.scanner().walk_from(from, durable_through, visitor)
     }
 
     /// Clears away what stands behind the end that [`Journal::scan`] found, makes the last block durable once more,

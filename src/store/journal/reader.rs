@@ -161,6 +161,27 @@ impl JournalReader {
         Ok((header, point.after(&header, hash, self.shared.geometry)))
     }
 
+    /// Whether the block before `point` is the one that `point` tells of. There is none before the start of the journal.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] when the disk fails.
+    pub fn leads_to(&self, point: &ChainPoint) -> Result<bool, StoreError> {
+        if point.block_sequence <= 1 {
+            return Ok(*point == self.start());
+        }
+        let mut body = Vec::new();
+        let read = self
+            .read_raw_header(point.previous_position)
+            .and_then(|(header, raw)| self.read_body(&header, &mut body).map(|()| (header, raw)));
+        match read {
+            Ok((header, raw)) => Ok(header.block_sequence == point.last_block_sequence()
+                && BlockHash::of_parts(&raw, &body) == point.previous_hash
+                && self.position_behind(&header) == point.position),
+            Err(StoreError::Disk(error)) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Where `segment` starts, by the header of its first block, which must be whole. If the journal ends at the start of
     /// the segment, there is no such block, and `end` is the place.
     ///
@@ -192,14 +213,6 @@ impl JournalReader {
             .position_after(header.position, header.body_bytes)
     }
 
-    /// Bytes of the file of `segment`.
-    ///
-    /// # Errors
-    /// [`StoreError::Disk`] when there is none or the disk fails.
-    pub fn file_bytes(&self, segment: u32) -> Result<u64, StoreError> {
-        Ok(self.segment(segment)?.size_bytes()?)
-    }
-
     /// Whether the block with this `header` is the one that comes at `point`.
     fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), StoreError> {
         if header.block_sequence != point.block_sequence {
@@ -223,6 +236,13 @@ impl JournalReader {
     /// Closes all files, before some of them are removed and made anew.
     pub(super) fn close_segments(&self) {
         self.shared.open.lock().recent_last.clear();
+    }
+
+    /// The error for a `point` to which no block [leads](JournalReader::leads_to).
+    pub(super) fn not_the_checkpoints(&self, point: &ChainPoint) -> StoreError {
+        let kind = CorruptionKind::NotTheCheckpointsBlock;
+        let (position, sequence) = (point.previous_position, point.last_block_sequence());
+        Corruption::new(&self.shared.journal, position, sequence, kind).into()
     }
 
     fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> StoreError {

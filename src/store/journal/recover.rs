@@ -190,30 +190,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// See [`super::Journal::scan`].
-    pub(super) fn scan<E>(
+    /// Shows `visitor` every block from `from` on, believing what `from` says of the block before, and finds the end. See
+    /// [`super::Journal::scan`].
+    pub(super) fn walk_from<E>(
         &self,
         from: ChainPoint,
         durable_through: u64,
         visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
-        let mut window = self.window();
-        self.check_start(&mut window, &from)?;
-        self.walk(&mut window, from, durable_through, visitor)
-    }
-
-    /// As [`Scanner::scan`], believing what `from` says of the block before.
-    pub(super) fn walk_from<E>(
-        &self,
-        from: ChainPoint,
-        visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
-    ) -> Result<Tail, ScanError<E>> {
-        self.walk(&mut self.window(), from, 0, visitor)
-    }
-
-    /// See [`super::Journal::check_point`].
-    pub(super) fn check_point(&self, point: &ChainPoint) -> Result<(), StoreError> {
-        self.check_start(&mut self.window(), point)
+        self.walk(&mut self.window(), from, durable_through, visitor)
     }
 
     /// The header at `position`, if there is one that belongs there.
@@ -286,28 +271,6 @@ impl<'a> Scanner<'a> {
 
     fn window(&self) -> SegmentWindow<'_> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
-    }
-
-    /// Whether the block before `from` is the one that `from` tells of.
-    fn check_start(&self, window: &mut SegmentWindow<'_>, from: &ChainPoint) -> Result<(), StoreError> {
-        let belongs = if from.block_sequence <= 1 {
-            *from == ChainPoint::start(self.data_id)
-        } else {
-            match self.read_header(window, from.previous_position)? {
-                Err(_) => false,
-                Ok(header) => {
-                    let hash = BlockHash::of_block(window.block(&header)?);
-                    header.block_sequence == from.last_block_sequence()
-                        && hash == from.previous_hash
-                        && self.geometry.position_after(header.position, header.body_bytes) == from.position
-                }
-            }
-        };
-        if belongs {
-            return Ok(());
-        }
-        let kind = CorruptionKind::NotTheCheckpointsBlock;
-        Err(self.corrupt(from.previous_position, from.last_block_sequence(), kind))
     }
 
     /// Whether the next block stands at `point`. Errors are damage that is certain without a look at what follows.

@@ -90,7 +90,7 @@ pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyRe
             report.count(header);
             Ok(())
         };
-        let corruption = match scanner.walk_from(from, count) {
+        let corruption = match scanner.walk_from(from, 0, count) {
             Ok(tail) => {
                 report.end = Some(tail.end);
                 report.torn = tail.torn;

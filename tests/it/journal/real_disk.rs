@@ -33,6 +33,7 @@ fn a_journal_survives_its_process() {
     running.reader.read_block(positions[13], &mut read).unwrap();
     assert_eq!(read, body(13, 1000));
     running.append(b"goes on").unwrap();
+    drop(running);
     let report = verify(&disk(), &path).unwrap();
     assert!(report.is_intact());
     assert_eq!(report.blocks, 21);

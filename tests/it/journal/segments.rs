@@ -177,7 +177,10 @@ fn reads_outside_of_segments_and_of_blocks_are_refused() {
         Err(StoreError::ReadPastEnd { length: 16, .. })
     ));
     let error = read(9, 0).unwrap_err();
-    assert!(error.to_string().contains("the segment file is missing"), "{error}");
+    assert!(
+        error.to_string().contains("the segment file is missing"),
+        "{error}"
+    );
     let error = running.reader.read_header(Position::new(0, 8)).unwrap_err();
     assert!(
         error

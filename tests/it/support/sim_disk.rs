@@ -87,6 +87,18 @@ impl SimDisk {
         }
     }
 
+    /// A disk that holds these files, durably.
+    pub(crate) fn holding(seed: u64, files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        let disk = SimDisk::new(seed);
+        {
+            let mut state = disk.shared.state.lock();
+            for (path, contents) in files {
+                state.hold(path, contents);
+            }
+        }
+        disk
+    }
+
     /// As what the code under test takes.
     pub(crate) fn handle(&self) -> Arc<dyn Disk> {
         Arc::new(self.clone())
@@ -122,7 +134,12 @@ impl SimDisk {
 
     /// Every read of that file fails from now on.
     pub(crate) fn fail_reads_of(&self, path: &Path) {
-        self.shared.state.lock().faults.unreadable.insert(path.to_path_buf());
+        self.shared
+            .state
+            .lock()
+            .faults
+            .unreadable
+            .insert(path.to_path_buf());
     }
 
     /// The power goes in the course of the operation after the next `operations` ones that change something.
@@ -311,7 +328,11 @@ impl Disk for SimDisk {
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
         let mut state = self.begin(Operation::Lock, dir)?;
         if !state.directories.contains(dir) {
-            return Err(DiskError::new(Operation::Lock, dir, io::ErrorKind::NotFound.into()));
+            return Err(DiskError::new(
+                Operation::Lock,
+                dir,
+                io::ErrorKind::NotFound.into(),
+            ));
         }
         let life = state.life;
         Ok(state.lock(dir, kind).then(|| -> Box<dyn DiskLock> {

@@ -87,6 +87,22 @@ impl State {
         }
     }
 
+    /// Puts a durable file there.
+    pub(super) fn hold(&mut self, path: &Path, contents: &[u8]) {
+        let file = self.next_file;
+        self.next_file += 1;
+        let parents = path.ancestors().skip(1).map(Path::to_path_buf);
+        self.directories.extend(parents);
+        let contents = SimContents {
+            view: contents.to_vec(),
+            durable: contents.to_vec(),
+            unsynced: Vec::new(),
+        };
+        self.files.insert(file, contents);
+        self.names.insert(path.to_path_buf(), file);
+        self.durable_names.insert(path.to_path_buf(), file);
+    }
+
     /// Loses what a crash loses.
     pub(super) fn crash(&mut self) {
         self.keep_some_names();
