@@ -5,8 +5,8 @@
 //! starts and ends: a file of another history than that of the blocks beside it is not used.
 //!
 //! ```text
-//! chunk 0:    version | place in the chain at the start of the segment | place at its end
-//! chunk 1..n: hash u64, offset u32, little endian, in the order of the records
+//! chunk 0..n: hash u64, offset u32, little endian, in the order of the records
+//! last chunk: version | place in the chain at the start of the segment | place at its end
 //! ```
 
 use std::fmt;
@@ -29,13 +29,13 @@ const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";
 /// Version of the layout above.
 const VERSION: u8 = 1;
-/// Bytes of chunk 0.
+/// Bytes of the last chunk.
 const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
 /// Bytes of an entry: the tag and the offset, little endian.
 const ENTRY_BYTES: usize = 12;
 /// How many entries ahead memory is asked for.
 const PREFETCH_DISTANCE: usize = 16;
-/// Entries in a chunk: 768 KiB.
+/// Most entries of a chunk: 768 KiB.
 const CHUNK_ENTRIES: usize = 64 * 1024;
 
 /// The family of id files of a data directory, numbered by segment.
@@ -151,14 +151,14 @@ impl BlockWalk {
         Ok(())
     }
 
-    /// Makes the ids of a full segment from its blocks, which must lead from its start to its end. Returns the end with the
-    /// place of the last block, too. The ids are held in memory: 12 bytes for each.
-    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<(SegmentIds, ChainPoint), BookError> {
+    /// Makes the ids of a full segment from its blocks, which must lead from its start to its end. They are held in memory:
+    /// 12 bytes for each.
+    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<SegmentIds, BookError> {
         let mut ids = SegmentIds::default();
-        let end = self.blocks(segment.start, &segment.end, |position, body| {
+        self.blocks(segment.start, &segment.end, |position, body| {
             block_ids(position, body, self.seed, |tag, at| ids.push(tag, at.offset()))
         })?;
-        Ok((ids, end))
+        Ok(ids)
     }
 
     /// Writes the id file of `segment`, all of whose blocks are durable, unless there is a right one. Returns how many ids it
@@ -174,14 +174,27 @@ impl BlockWalk {
         if has_file {
             return Ok(0);
         }
-        let (ids, end) = self.read_segment(segment)?;
         let mut file = files.create(number)?;
-        file.write_chunk(&identity(&segment.start, &end))?;
-        for chunk in ids.bytes.chunks(CHUNK_ENTRIES * ENTRY_BYTES) {
-            file.write_chunk(chunk)?;
+        let mut chunk = SegmentIds::default();
+        let mut count = 0;
+        let end = self.blocks(segment.start, &segment.end, |position, body| {
+            block_ids(position, body, self.seed, |tag, at| chunk.push(tag, at.offset()))?;
+            if chunk.len() >= CHUNK_ENTRIES {
+                count += chunk.len();
+                for piece in chunk.bytes.chunks(CHUNK_ENTRIES * ENTRY_BYTES) {
+                    file.write_chunk(piece)?;
+                }
+                chunk.bytes.clear();
+            }
+            Ok(())
+        })?;
+        count += chunk.len();
+        if chunk.len() > 0 {
+            file.write_chunk(&chunk.bytes)?;
         }
+        file.write_chunk(&identity(&segment.start, &end))?;
         file.finish()?;
-        Ok(ids.len())
+        Ok(count)
     }
 
     /// Adds the ids of a full segment: from its file, or, where there is none that can be used, from its blocks.
@@ -203,7 +216,7 @@ impl BlockWalk {
                 } else {
                     tracing::warn!(segment = number, %why, "the id file can't be used; reading the segment");
                 }
-                self.read_segment(segment)?.0
+                return self.ids_between(segment.start, &segment.end, ids);
             }
         };
         // Reads the tags a second time, ahead: their places in the index are anywhere in memory.
@@ -233,7 +246,7 @@ impl BlockWalk {
         }
         let mut ids = SegmentIds::default();
         let mut chunk = Vec::new();
-        for index in 1..file.chunks() {
+        for index in 0..file.chunks().saturating_sub(1) {
             file.read_chunk(index, &mut chunk)?;
             if !chunk.len().is_multiple_of(ENTRY_BYTES) {
                 return Err(file.malformed("ids").into());
@@ -305,7 +318,7 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
 /// The end of `segment`, with the place of its last block, if the file was made from the segment's blocks.
 fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
     let mut chunk = Vec::new();
-    file.read_chunk(0, &mut chunk)?;
+    file.read_chunk(file.chunks().saturating_sub(1), &mut chunk)?;
     let malformed = || file.malformed("ids of a known version");
     let mut reader = Reader::new(&chunk);
     if chunk.len() != IDENTITY_BYTES || reader.u8().ok() != Some(VERSION) {

@@ -134,7 +134,7 @@ fn id_file_difference(
         return Ok(Some("the journal has no such full segment".to_owned()));
     };
     let segment = walk.full_segment(number, end)?;
-    let (read, _) = walk.read_segment(&segment)?;
+    let read = walk.read_segment(&segment)?;
     Ok(match walk.read_file(files, &segment) {
         Err(why) => Some(why.to_string()),
         Ok(found) if found == read => None,

@@ -48,7 +48,7 @@ fn an_id_file_with_one_wrong_entry_of_as_many_is_told() {
         for (index, chunk) in (0..).zip(&mut chunks) {
             reader.read_chunk(index, chunk).unwrap();
         }
-        chunks.last_mut().unwrap()[24] ^= 1;
+        chunks[0][24] ^= 1;
         let mut writer = files.create(0).unwrap();
         for chunk in &chunks {
             writer.write_chunk(chunk).unwrap();
