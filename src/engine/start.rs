@@ -162,13 +162,14 @@ fn spawn(
         counters,
         ..
     } = vitals.clone();
+    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters));
     let exec = Exec::new(
         store.book,
         intake,
         handoff,
         Arc::clone(&committer),
         health,
-        Arc::clone(&counters),
+        counters,
     );
     let parker = Parker::new();
     let stop = Stop::new(&parker);
@@ -185,7 +186,7 @@ fn spawn(
         last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
-        scrubber: Scrubber::new(store.scrub, config.scrub, counters),
+        scrubber,
         parker,
         stop: stop.clone(),
     };

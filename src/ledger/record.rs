@@ -136,7 +136,10 @@ pub fn put_record(
 fn checksum(place: u64, bytes: &[u8]) -> u32 {
     // The number of the segment and the offset in it, spread so that neighbours differ in many bits. Two places in one
     // segment never give the same bytes the same checksum.
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves, one after the other")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves, one after the other"
+    )]
     let begun = ((place >> u32::BITS) as u32).wrapping_mul(0x9e37_79b9) ^ place as u32;
     crc32c::crc32c_append(begun, bytes)
 }
