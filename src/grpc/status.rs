@@ -301,6 +301,13 @@ pub fn engine(error: &EngineError) -> Status {
                 .build()
         }
         EngineError::Batch(error) => batch(*error),
+        EngineError::Store(StoreFault::Damaged { segment, offset }) => {
+            Draft::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
+                .executed(Executed::Unknown)
+                .with("segment", segment.to_string())
+                .with("offset", offset.to_string())
+                .build()
+        }
         EngineError::Store(fault) => {
             let executed = if error.is_not_executed() {
                 Executed::No
@@ -309,7 +316,7 @@ pub fn engine(error: &EngineError) -> Status {
             };
             let code = match fault {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
-                StoreFault::ReadFailed => Code::Internal,
+                StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             Draft::new(code, "STORE_FAILED", fault.to_string())
                 .executed(executed)

@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     batch::Sequence,
-    engine::{EngineError, Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
+    engine::{EngineError, Guard, Outcomes, StoreFault, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
-    ledger::{Phase, Rejection, Side},
+    ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
@@ -190,10 +190,9 @@ impl TransactionService {
         found: &FoundTransaction,
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
-        let unreadable = |_| Status::internal("the record can't be read");
-        let (view, outcome) = found
-            .view()
-            .map_err(|_| Status::internal("the record can't be read"))?;
+        let damaged = || status::engine(&StoreFault::at(found.position()).into());
+        let unreadable = |_: Malformed| damaged();
+        let (view, outcome) = found.view().map_err(|_| damaged())?;
         let numbered = view
             .transfers()
             .collect::<Result<Vec<_>, _>>()

@@ -12,7 +12,7 @@ from support import CHART, FULLNAME, NAMESPACE, ROOT, TLS, merged, render
 
 ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
 # The failures that the product has to tell about.
-FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
+FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills", "DataDamaged"]
 
 
 def rule_object(values=None):

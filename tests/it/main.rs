@@ -11,6 +11,7 @@ mod process;
 mod real_data;
 mod security;
 mod service;
+mod store;
 mod support;
 mod telemetry;
 mod tidy;
