@@ -23,7 +23,7 @@ use crate::{
     security::{Security, SecurityError},
     store::journal::RealDisk,
     sys::limits,
-    telemetry::{self, LogLevel, MetricSource, SpanFigures},
+    telemetry::{self, LogLevel, MetricSource, PanicFigures, SpanFigures},
     time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
 };
@@ -118,6 +118,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         let (telemetry, log_level) = telemetry::init(&telemetry_config)?;
         log_placement(&affinity);
         warn_of_openness(&config);
+        security.warn_of_faults();
         raise_open_files(&net_config, &affinity);
         let served = Service {
             config: &config,
@@ -210,8 +211,12 @@ impl Running {
         let exporter = match &config.telemetry.otlp_endpoint {
             None => None,
             Some(endpoint) => {
-                let sources: Vec<Arc<dyn MetricSource>> =
-                    vec![Arc::new(engine.clone()), Arc::new(SpanFigures)];
+                let sources: Vec<Arc<dyn MetricSource>> = vec![
+                    Arc::new(engine.clone()),
+                    Arc::<Security>::clone(security),
+                    Arc::new(SpanFigures),
+                    Arc::new(PanicFigures),
+                ];
                 let period = config.telemetry.metrics_interval;
                 Some(telemetry::metrics_exporter(endpoint, period, sources)?)
             }

@@ -47,7 +47,7 @@ pub use self::{
     counters::LedgerFigures,
     fault::{EngineError, StoreFault},
     handoff::EngineReply,
-    health::{Condition, Health},
+    health::{Condition, Health, PanicGuard},
     start::StartError,
 };
 use crate::{
@@ -364,6 +364,12 @@ impl TallyEngine {
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.shared.health
+    }
+
+    /// For what must not end before the service does.
+    #[must_use]
+    pub fn panic_guard(&self) -> PanicGuard {
+        PanicGuard::new(Arc::clone(&self.shared.health))
     }
 
     /// What opening the store found.

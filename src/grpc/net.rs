@@ -180,12 +180,18 @@ pub fn serve(
             draining: draining.clone(),
         };
         let name = format!("tally-net-{index}");
+        let guards = [engine.panic_guard(), engine.panic_guard()];
         threads.push(affinity.spawn_async(Role::Net, index, &name, move || async move {
-            tokio::spawn(courier);
+            let [guard, of_courier] = guards;
+            tokio::spawn(async move {
+                let _guard = of_courier;
+                courier.await;
+            });
+            let _guard = guard;
             serve_connections(connections, serving).await;
         })?);
     }
-    let draining = draining.clone();
+    let (draining, guard) = (draining.clone(), engine.panic_guard());
     threads.push(
         affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
             match TcpListener::from_std(listener) {
@@ -194,7 +200,10 @@ pub fn serve(
                     let clients = Clients::new(config.connections_per_client_max, all_max);
                     deal_out(listener, inlets, clients, draining).await;
                 }
-                Err(error) => tracing::error!(%error, "can't accept connections"),
+                Err(error) => {
+                    tracing::error!(%error, "can't accept connections");
+                    guard.fail();
+                }
             }
         })?,
     );

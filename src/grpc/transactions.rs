@@ -14,13 +14,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_prost::ProstCodec;
 
 use super::{
     answers, convert, deadline,
     framing::{Answer, Expected, Inbound, Piece, malformed},
+    lifetime::Lifetime,
     patience::{Reception, TimedBody},
     requests::{BulkReader, Transactions, refused},
     status, wire,
@@ -42,8 +42,6 @@ const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct TransactionService {
     engine: Arc<TallyEngine>,
-    /// Ends streams when the service goes down.
-    draining: CancellationToken,
 }
 
 /// What all chunks of a stream have in common.
@@ -51,6 +49,8 @@ struct Terms {
     deadline: Option<Instant>,
     /// Whose stream it is: its chunks are submitted when the call itself is over.
     client: u64,
+    /// Nothing is let in any more when the caller's token was revoked.
+    lifetime: Lifetime,
     /// Why a chunk was not let in. Chunks are let in one after the other, and those behind it must not be: they may need
     /// what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
     interrupted: OnceLock<Status>,
@@ -74,64 +74,69 @@ struct Chunks {
 
 // ===== impl TransactionService =====
 
+/// An answer on its way.
+type Answering = BoxFuture<'static, Result<http::Response<Answer>, Infallible>>;
+
 impl NamedService for TransactionService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
 impl TransactionService {
-    /// Serves `engine` until `draining`.
+    /// Serves `engine`.
     #[must_use]
-    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+    pub(super) fn new(engine: TallyEngine) -> Self {
         TransactionService {
             engine: Arc::new(engine),
-            draining,
         }
     }
 
-    /// Answers a call of the service.
+    /// Answers `ProcessTransaction`.
     ///
     /// Each method has a future of its own in a box: that of the most frequent one is not as large as the largest, and is
     /// not moved as a whole on its way into its task.
-    pub(super) fn call(
+    pub(super) fn process_transaction(
         &self,
         request: http::Request<Incoming>,
         reception: &Arc<Reception>,
-    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
-        match method(&request) {
-            "ProcessTransaction" => Box::pin(process_one(
-                Arc::clone(&self.engine),
-                request,
-                Arc::clone(reception),
-            )),
-            _ => Box::pin(self.clone().call_other(request, Arc::clone(reception))),
-        }
+    ) -> Answering {
+        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        Box::pin(process_one(engine, request, reception))
     }
 
-    async fn call_other(
-        self,
+    /// Answers `ProcessTransactions`.
+    pub(super) fn process_transactions(
+        &self,
         request: http::Request<Incoming>,
-        reception: Arc<Reception>,
-    ) -> Result<http::Response<Answer>, Infallible> {
-        Ok(match method(&request) {
-            "ProcessTransactions" => Answer::message(process_many(&self.engine, request, &reception).await),
-            "StreamTransactions" => self.stream_transactions(request, &reception),
-            "GetTransaction" => {
-                let get = tower::service_fn(|request| self.get_transaction(request));
-                let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
-                let request = request.map(|body| TimedBody::new(body, &reception));
-                Answer::tonic(grpc.unary(get, request).await)
-            }
-            _ => Answer::status(Status::unimplemented("")),
+        reception: &Arc<Reception>,
+    ) -> Answering {
+        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        Box::pin(async move { Ok(Answer::message(process_many(&engine, request, &reception).await)) })
+    }
+
+    /// Answers `GetTransaction`.
+    pub(super) fn find_transaction(
+        &self,
+        request: http::Request<Incoming>,
+        reception: &Arc<Reception>,
+    ) -> Answering {
+        let service = self.clone();
+        let request = request.map(|body| TimedBody::new(body, reception));
+        Box::pin(async move {
+            let get = tower::service_fn(|request| service.get_transaction(request));
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+            Ok(Answer::tonic(grpc.unary(get, request).await))
         })
     }
 
-    fn stream_transactions(
+    /// Answers `StreamTransactions`, until `lifetime` is over.
+    pub(super) fn stream_transactions(
         &self,
         request: http::Request<Incoming>,
         reception: &Arc<Reception>,
+        lifetime: Lifetime,
     ) -> http::Response<Answer> {
         match Inbound::open(request, Expected::Stream, reception) {
-            Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline))),
+            Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline, lifetime))),
             Err(status) => Answer::status(status),
         }
     }
@@ -140,11 +145,13 @@ impl TransactionService {
         &self,
         inbound: Inbound,
         deadline: Option<Instant>,
+        lifetime: Lifetime,
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
-        let (engine, draining) = (Arc::clone(&self.engine), self.draining.clone());
+        let engine = Arc::clone(&self.engine);
         let terms = Arc::new(Terms {
             deadline,
             client: engine.client_here(),
+            lifetime: lifetime.clone(),
             interrupted: OnceLock::new(),
         });
         let chunks = Chunks {
@@ -154,10 +161,8 @@ impl TransactionService {
             ended: false,
         };
         // What was read is answered; then the stream ends, and says why if it was not the client who ended it.
-        let inbound = chunks.take_until(draining.clone().cancelled_owned());
-        let goodbye =
-            stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
-                .filter_map(std::future::ready);
+        let inbound = chunks.take_until(lifetime.clone().ended());
+        let goodbye = stream::once(async move { lifetime.over().map(Err) }).filter_map(std::future::ready);
         inbound
             .map(move |chunk| answer_chunk(Arc::clone(&engine), chunk, Arc::clone(&terms)))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
@@ -241,11 +246,6 @@ impl TransactionService {
             outcome: Some(outcome),
         })
     }
-}
-
-/// The method that is called.
-fn method<B>(request: &http::Request<B>) -> &str {
-    request.uri().path().rsplit('/').next().unwrap_or_default()
 }
 
 /// `ProcessTransaction`.
@@ -342,6 +342,11 @@ async fn execute_in_turn(
 ) -> Result<Outcomes, Status> {
     if let Some(status) = terms.interrupted.get() {
         return Err(status.clone());
+    }
+    // Chunks that were read before the token was revoked and not executed yet: they are told so.
+    if let Some(status) = terms.lifetime.revoked() {
+        let _first = terms.interrupted.set(status.clone());
+        return Err(status);
     }
     let outcomes = execute(engine, Guard::Stream, batch, terms.deadline, terms.client).await;
     if let Err(status) = &outcomes
