@@ -30,6 +30,9 @@ use crate::support::{
 /// How long something may take that has to come; never what is measured.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Far more than a stream answers until it has noticed that its token was taken back.
+const ANSWERS_MAX: usize = 100_000;
+
 /// How a stream ends, which it has to.
 async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
@@ -266,6 +269,7 @@ async fn what_a_stream_was_not_answered_when_its_token_was_taken_back_was_not_ex
                         refused += 1;
                     }
                 }
+                assert!(answered.len() < ANSWERS_MAX, "the stream goes on");
                 // In the middle of it.
                 if answered.len() == 500 {
                     replace(&file, &line("admin", ADMIN), &server);
