@@ -48,7 +48,7 @@ pub use self::{
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
-    health::{Condition, Health},
+    health::{Condition, Health, PanicGuard},
     pending::EngineReply,
     scrubbing::ScrubRate,
     start::StartError,
@@ -386,6 +386,12 @@ impl TallyEngine {
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.shared.health
+    }
+
+    /// For what must not end before the service does.
+    #[must_use]
+    pub fn panic_guard(&self) -> PanicGuard {
+        PanicGuard::new(Arc::clone(&self.shared.health))
     }
 
     /// What opening the store found.

@@ -261,6 +261,13 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
         .build()
 }
 
+/// The service has no method of that path, or the request is not a POST.
+#[must_use]
+pub fn unknown_method() -> Status {
+    let message = "the service has no such method; a call is a POST to /package.Service/Method";
+    Draft::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
+}
+
 /// There is no circuit of that name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {
