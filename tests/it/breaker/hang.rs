@@ -416,7 +416,11 @@ fn t04_a_standstill_does_not_outlive_modes_and_resets() {
 
 #[test]
 fn t04_after_a_hang_the_circuit_closes_again() {
-    let mut run = Run::new(STEADY, |_| {});
+    let load = Load {
+        deadline_ms: Some(500),
+        ..STEADY
+    };
+    let mut run = Run::new(load, |_| {});
     run.run_ms(3_000);
     run.hang(Duration::from_secs(1)).unwrap();
     // Longer than the open time: the probes hang, and it opens again.

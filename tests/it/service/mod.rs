@@ -6,6 +6,7 @@ mod circuits;
 mod deadlines;
 mod drain;
 mod durability;
+mod hangs;
 mod malformed;
 mod overload;
 mod twins;
