@@ -2,7 +2,7 @@
 //! them pass when too many are slow or fail.
 //!
 //! ```text
-//!            slow, overdue or failing rate · failures in a row · p99
+//!            slow or failing rate · hang · failures in a row · p99
 //!   ┌────────┐ ───────────────────────────────────────────────▶ ┌──────┐
 //!   │ CLOSED │                                                  │ OPEN │◀──┐
 //!   └────────┘ ◀──┐                              ┌───────────── └──────┘   │ too many bad probes,
