@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tally::proto::{
@@ -15,7 +15,7 @@ use tally::proto::{
     transaction_service_client::TransactionServiceClient,
 };
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 

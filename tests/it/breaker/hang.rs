@@ -291,9 +291,8 @@ fn t04_a_part_that_hangs_opens_though_the_rest_is_fast() {
     let mut hung = Vec::new();
     let second = |call: u64| call % 1000;
     for call in 0..20_000_u64 {
-        let permit = match rig.breaker.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => break,
+        let Ok(permit) = rig.breaker.try_acquire() else {
+            break;
         };
         rig.advance(STEP);
         // From the tenth second on, 600 calls in 1,000 never end.
