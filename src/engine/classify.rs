@@ -26,11 +26,14 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     .in_batch(value.block())
             }
             Err(BatchError::Lost) => Verdict::failure(),
-            // The caller's deadline says as much about the caller as about the engine, so it is no failure; but how long
-            // the call took counts, or callers with deadlines would hide that commits are slow.
-            Err(BatchError::ExpiredInExecution) => Verdict::neutral().sampled(),
+            // The caller's deadline says as much about the caller as about the engine, so it is no failure; but a call that
+            // was overdue by then was slow, or callers with deadlines would hide that the disk hangs. One with a deadline
+            // shorter than that is no fast call either.
+            Err(BatchError::ExpiredInExecution | BatchError::ExpiredInQueue) => Verdict::given_up(),
             // Counting the engine's own refusals as failures would keep the circuit open by its own doing.
-            Err(_) => Verdict::neutral().unsampled(),
+            Err(BatchError::Full { .. } | BatchError::Closed | BatchError::Interrupted) => {
+                Verdict::neutral().unsampled()
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ struct State {
     busy: bool,
     closed: bool,
     failed: bool,
+    /// Blocks that WAL or EXEC is done with, since the start.
+    finished: u64,
     durable: DurablePoint,
     spares: Vec<Spare>,
 }
@@ -64,6 +66,8 @@ pub(super) struct Progress {
     pub(super) has_room: bool,
     /// The journal has failed.
     pub(super) failed: bool,
+    /// Pieces of work that are done with, since the start.
+    pub(super) finished: u64,
     /// How far the journal is durable.
     pub(super) durable: DurablePoint,
 }
@@ -78,6 +82,7 @@ impl Handoff {
                 busy: false,
                 closed: false,
                 failed: false,
+                finished: 0,
                 durable,
                 spares: Vec::with_capacity(WAITING_BLOCKS_MAX + 1),
             }),
@@ -92,6 +97,7 @@ impl Handoff {
             idle: !state.busy && state.waiting.is_empty(),
             has_room: state.waiting.len() < WAITING_BLOCKS_MAX,
             failed: state.failed,
+            finished: state.finished,
             durable: state.durable,
         }
     }
@@ -154,6 +160,7 @@ impl Handoff {
             Err(_) => state.failed = true,
         }
         state.busy = false;
+        state.finished += 1;
         self.progress.notify_all();
     }
 

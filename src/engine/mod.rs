@@ -55,7 +55,7 @@ pub use self::{
 };
 use crate::{
     batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission},
-    breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker},
+    breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker, Work},
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport, StoreConfig},
@@ -370,9 +370,14 @@ impl TallyEngine {
             circuits,
             self_probes,
             batch,
+            handoff,
             ..
         } = &*self.shared;
-        circuits.tick();
+        let journal = handoff.progress();
+        circuits.tick(Work {
+            done: journal.finished,
+            busy: !journal.idle,
+        });
         self_probes.tick(&circuits.breakers, batch);
     }
 

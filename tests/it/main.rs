@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod breaker;
 mod crash;
+mod frozen_disk;
 mod journal;
 mod ledger_model;
 mod process;

@@ -7,6 +7,7 @@ mod circuits;
 mod deadlines;
 mod drain;
 mod durability;
+mod hangs;
 mod malformed;
 mod overload;
 mod streams;
