@@ -3,7 +3,7 @@
 use crate::{
     batch::{Answer, BatchError},
     breaker::{Classify, Verdict},
-    engine::{fault::StoreFault, handoff::EngineReply},
+    engine::{fault::StoreFault, pending::EngineReply},
 };
 
 /// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.
@@ -15,15 +15,15 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
     fn classify(&self, result: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
         match result {
             Ok(Answer { value, timing }) => {
-                let verdict = match value.result {
-                    Ok(_) => Verdict::success(),
+                let verdict = match value.fault() {
+                    None => Verdict::success(),
                     // One damaged record must not open the circuit for others, however often a client asks for it.
-                    Err(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
-                    Err(_) => Verdict::failure(),
+                    Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
+                    Some(_) => Verdict::failure(),
                 };
                 verdict
                     .timed(timing.queue_wait, timing.commit)
-                    .in_batch(value.block)
+                    .in_batch(value.block())
             }
             Err(BatchError::Lost) => Verdict::failure(),
             // The caller's deadline says as much about the caller as about the engine, so it is no failure; but how long

@@ -53,6 +53,8 @@ pub enum StoreFault {
     },
 }
 
+// ===== impl StoreFault =====
+
 impl StoreFault {
     /// The fault that a record could not be read back. It is logged, and damage is counted.
     pub(super) fn of_reading(error: &BookError, counters: &EngineCounters) -> Self {
@@ -74,7 +76,18 @@ impl StoreFault {
             offset: position.offset(),
         }
     }
+
+    /// The same of a command of which a part has been executed.
+    #[must_use]
+    pub const fn of_a_part(self) -> Self {
+        match self {
+            StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
+        }
+    }
 }
+
+// ===== impl EngineError =====
 
 impl EngineError {
     /// Whether the command was certainly not executed.

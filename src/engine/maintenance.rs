@@ -16,8 +16,9 @@ use futures_executor::block_on;
 use super::{
     command::{Command, Reply},
     fault::{EngineError, StoreFault},
-    handoff::{EngineReply, Handoff},
+    handoff::Handoff,
     health::{Condition, Health},
+    pending::EngineReply,
     scrubbing::Scrubber,
 };
 use crate::{
@@ -115,7 +116,7 @@ impl Maintenance {
         while !self.stop.is_stopped() {
             let durable = self.keep_up();
             self.checkpoint_if_due(&durable);
-            self.scrubber.work(&durable.chain);
+            self.scrubber.work(&durable.chain());
             self.parker.park_timeout(INTERVAL);
         }
     }
@@ -124,7 +125,7 @@ impl Maintenance {
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
         let durable = self.handoff.progress().durable;
-        self.write_id_files(&durable.chain);
+        self.write_id_files(&durable.chain());
         durable
     }
 
@@ -166,7 +167,7 @@ impl Maintenance {
         let segment_bytes = u64::from(self.directory.geometry().segment_bytes());
         let bytes =
             |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
-        let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
+        let grown = bytes(durable.chain().position).saturating_sub(bytes(self.last_checkpoint));
         if grown
             < self
                 .checkpoint_bytes
@@ -176,8 +177,8 @@ impl Maintenance {
         }
         match self.checkpoint(durable) {
             Ok(bytes) => {
-                tracing::info!(block = durable.chain.block_sequence, bytes, "checkpoint");
-                self.last_checkpoint = durable.chain.position;
+                tracing::info!(block = durable.chain().block_sequence, bytes, "checkpoint");
+                self.last_checkpoint = durable.chain().position;
                 self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
@@ -226,7 +227,7 @@ impl Maintenance {
             .handoff
             .progress()
             .durable
-            .chain
+            .chain()
             .block_sequence
             .saturating_sub(1);
         let bytes = writer.finish(durable_through)?;
@@ -249,7 +250,7 @@ impl Maintenance {
         loop {
             match block_on(answer) {
                 Ok(Answer { value, timing }) => {
-                    return Ok((value.result?, timing.queue_wait + timing.commit));
+                    return Ok((value.into_result()?, timing.queue_wait + timing.commit));
                 }
                 Err(BatchError::Full { .. }) if !self.stop.is_stopped() => {
                     self.parker.park_timeout(INTERVAL);

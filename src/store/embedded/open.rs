@@ -135,7 +135,15 @@ pub fn open(
         order,
     };
     let records = RecordReader::new(opened.reader.clone(), geometry, seed);
-    let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
+    let book = Book::new(
+        ledger,
+        ids,
+        seed,
+        records.clone(),
+        opened.placement,
+        &durable,
+        clock,
+    );
     report.elapsed = started.elapsed();
     Ok(OpenStore {
         book,

@@ -21,7 +21,7 @@ use tally::{
     money::Amount,
     store::{
         embedded::{
-            BookError, OpenError, OpenStore, StoreConfig,
+            BookError, DurablePoint, OpenError, OpenStore, StoreConfig,
             checkpoint::{CheckpointWriter, put_accounts},
             open,
         },
@@ -126,15 +126,14 @@ impl Store {
             .writer
             .append(&sealed.meta, &mut sealed.buffer)
             .unwrap();
-        self.opened.durable.chain = receipt.end;
-        self.opened.durable.order = sealed.end;
+        self.opened.durable = DurablePoint::after(&receipt, &sealed);
         self.opened.book.durable_to(receipt.end.position);
     }
 
     /// Commits transactions `<prefix>-000000` and on until segment `number` is written to.
     fn fill_to_segment(&mut self, number: u32, prefix: &str) -> usize {
         let mut count = 0;
-        while self.opened.durable.chain.position.segment() < number {
+        while self.opened.durable.chain().position.segment() < number {
             for _ in 0..BLOCK_TRANSACTIONS {
                 let outcome = self.pay(&name(prefix, count)).unwrap();
                 assert!(matches!(outcome, Outcome::Committed { replayed: false, .. }));
@@ -155,16 +154,16 @@ impl Store {
             None
         );
         writer.accounts(&chunk).unwrap();
-        writer.finish(durable.chain.last_block_sequence()).unwrap();
-        durable.chain.block_sequence
+        writer.finish(durable.chain().last_block_sequence()).unwrap();
+        durable.chain().block_sequence
     }
 
     /// Writes the id files of all full segments that have no right one. Returns how many ids it wrote.
     fn write_id_files(&self) -> usize {
-        let durable = &self.opened.durable.chain;
+        let durable = self.opened.durable.chain();
         (0..durable.position.segment())
             .map(|number| {
-                let segment = self.opened.walk.full_segment(number, durable).unwrap();
+                let segment = self.opened.walk.full_segment(number, &durable).unwrap();
                 self.opened.walk.write(&self.opened.id_files, &segment).unwrap()
             })
             .sum()
@@ -189,7 +188,7 @@ fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize
     }
     let count = store.fill_to_segment(2, prefix);
     // The next block goes to the third segment, in which nothing stands yet: all ids are in the full ones.
-    assert_eq!(store.opened.durable.chain.position.offset(), 0);
+    assert_eq!(store.opened.durable.chain().position.offset(), 0);
     assert_eq!(store.write_id_files(), count);
     store.pay("before-the-checkpoint").unwrap();
     store.commit();

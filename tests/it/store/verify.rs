@@ -96,7 +96,7 @@ fn damage_after_a_clean_stop_and_a_torn_end_after_a_crash_are_told_apart_and_lef
     store.create_accounts();
     store.pay("first").unwrap();
     store.commit();
-    let last = store.opened.durable.chain.position;
+    let last = store.opened.durable.chain().position;
     store.pay("last").unwrap();
     store.commit();
     let crashed = disk.snapshot();
