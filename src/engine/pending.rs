@@ -37,13 +37,10 @@ impl EngineReply {
         self.result
     }
 
-    /// The fault, if the store did not do what was asked.
+    /// What the store did to the command, if it is a fault and not an answer.
     #[must_use]
-    pub const fn fault(&self) -> Option<&StoreFault> {
-        match &self.result {
-            Ok(_) => None,
-            Err(fault) => Some(fault),
-        }
+    pub fn fault(&self) -> Option<StoreFault> {
+        self.result.as_ref().err().copied()
     }
 
     /// The block that it depends on; of a fault, the one that it would have.

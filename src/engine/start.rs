@@ -157,21 +157,15 @@ fn spawn(
         exec: processor.notifier(),
         health,
     };
+    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&vitals.counters));
     let Vitals {
         handoff,
         health,
         counters,
         ..
     } = vitals.clone();
-    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters));
-    let exec = Exec::new(
-        store.book,
-        intake,
-        handoff,
-        Arc::clone(&committer),
-        health,
-        counters,
-    );
+    let writer = Arc::clone(&committer);
+    let exec = Exec::new(store.book, intake, handoff, writer, health, counters);
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {

@@ -160,10 +160,10 @@ impl Store {
 
     /// Writes the id files of all full segments that have no right one. Returns how many ids it wrote.
     fn write_id_files(&self) -> usize {
-        let durable = &self.opened.durable.chain();
+        let durable = self.opened.durable.chain();
         (0..durable.position.segment())
             .map(|number| {
-                let segment = self.opened.walk.full_segment(number, durable).unwrap();
+                let segment = self.opened.walk.full_segment(number, &durable).unwrap();
                 self.opened.walk.write(&self.opened.id_files, &segment).unwrap()
             })
             .sum()
