@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod breaker;
 mod crash;
+mod import;
 mod journal;
 mod ledger_model;
 mod process;
