@@ -3,9 +3,7 @@
 use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
 use prost::Message;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
@@ -91,10 +89,10 @@ pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, Json
 
 impl Place {
     fn of(field: &FieldDescriptor) -> Self {
-        match field.kind() {
-            Kind::Message(entry) if field.is_map() => Place::Map(entry.map_entry_value_field()),
-            Kind::Message(message) => Place::Message(message),
-            _ => Place::Other,
+        match field.kind().as_message() {
+            Some(entry) if field.is_map() => Place::Map(entry.map_entry_value_field()),
+            Some(message) => Place::Message(message.clone()),
+            None => Place::Other,
         }
     }
 
