@@ -3,7 +3,7 @@
 use crate::{
     batch::{Answer, BatchError},
     breaker::{Classify, Verdict},
-    engine::handoff::EngineReply,
+    engine::pending::EngineReply,
 };
 
 /// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.
@@ -15,14 +15,14 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
     fn classify(&self, result: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
         match result {
             Ok(Answer { value, timing }) => {
-                let verdict = if value.result.is_ok() {
+                let verdict = if value.is_ok() {
                     Verdict::success()
                 } else {
                     Verdict::failure()
                 };
                 verdict
                     .timed(timing.queue_wait, timing.commit)
-                    .in_batch(value.block)
+                    .in_batch(value.block())
             }
             Err(BatchError::Lost) => Verdict::failure(),
             // The caller's deadline says as much about the caller as about the engine, so it is no failure; but how long

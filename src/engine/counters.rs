@@ -16,7 +16,7 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by WAL.
+    /// Written by whoever gives the answers.
     unknown_outcomes: AtomicU64,
 }
 
@@ -60,10 +60,9 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
-    /// So many requests waited for a block that could not be written.
-    pub(super) fn unknown(&self, requests: usize) {
-        self.unknown_outcomes
-            .fetch_add(requests as u64, Ordering::Relaxed);
+    /// A request depends on a block that could not be written.
+    pub(super) fn unknown_outcome(&self) {
+        self.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests whose outcome is unknown because their block could not be written.

@@ -37,6 +37,21 @@ pub enum StoreFault {
     ReadFailed,
 }
 
+// ===== impl StoreFault =====
+
+impl StoreFault {
+    /// The same of a command of which a part has been executed.
+    #[must_use]
+    pub const fn of_a_part(self) -> Self {
+        match self {
+            StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::ReadFailed => StoreFault::ReadFailed,
+        }
+    }
+}
+
+// ===== impl EngineError =====
+
 impl EngineError {
     /// Whether the command was certainly not executed.
     #[must_use]

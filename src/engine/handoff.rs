@@ -6,9 +6,8 @@ use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{command::Reply, fault::StoreFault};
+use super::{fault::StoreFault, pending::PendingAnswer};
 use crate::{
-    batch,
     store::{
         embedded::{DurablePoint, SealedBlock},
         journal::BlockBuffer,
@@ -19,18 +18,6 @@ use crate::{
 /// Blocks that wait while another is being synced: one, so that WAL never waits for EXEC under load, and no more, so
 /// that what arrives meanwhile shares a block instead of queueing behind several.
 const WAITING_BLOCKS_MAX: usize = 1;
-
-/// What EXEC answers, and the block that it depends on.
-#[derive(Debug)]
-pub struct EngineReply {
-    /// The answer.
-    pub result: Result<Reply, StoreFault>,
-    /// The block that made it durable. Readings carry the last one that they could have seen.
-    pub block: u64,
-}
-
-/// Where an answer goes, and the answer.
-pub(super) type PendingAnswer = (batch::Reply<EngineReply>, EngineReply);
 
 /// A block with the answers that wait for it.
 #[derive(Debug)]

@@ -16,8 +16,9 @@ use futures_executor::block_on;
 use super::{
     command::{Command, Reply},
     fault::{EngineError, StoreFault},
-    handoff::{EngineReply, Handoff},
+    handoff::Handoff,
     health::{Condition, Health},
+    pending::EngineReply,
 };
 use crate::{
     batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission},
@@ -121,7 +122,7 @@ impl Maintenance {
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
         let durable = self.handoff.progress().durable;
-        self.write_id_files(durable.chain.position);
+        self.write_id_files(durable.chain().position);
         durable
     }
 
@@ -162,7 +163,7 @@ impl Maintenance {
         let segment_bytes = u64::from(self.directory.geometry().segment_bytes());
         let bytes =
             |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
-        let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
+        let grown = bytes(durable.chain().position).saturating_sub(bytes(self.last_checkpoint));
         if grown
             < self
                 .checkpoint_bytes
@@ -172,8 +173,8 @@ impl Maintenance {
         }
         match self.checkpoint(durable) {
             Ok(bytes) => {
-                tracing::info!(block = durable.chain.block_sequence, bytes, "checkpoint");
-                self.last_checkpoint = durable.chain.position;
+                tracing::info!(block = durable.chain().block_sequence, bytes, "checkpoint");
+                self.last_checkpoint = durable.chain().position;
                 self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
@@ -222,7 +223,7 @@ impl Maintenance {
             .handoff
             .progress()
             .durable
-            .chain
+            .chain()
             .block_sequence
             .saturating_sub(1);
         let bytes = writer.finish(durable_through)?;
@@ -245,7 +246,7 @@ impl Maintenance {
         loop {
             match block_on(answer) {
                 Ok(Answer { value, timing }) => {
-                    return Ok((value.result?, timing.queue_wait + timing.commit));
+                    return Ok((value.into_result()?, timing.queue_wait + timing.commit));
                 }
                 Err(BatchError::Full { .. }) if !self.stop.is_stopped() => {
                     self.parker.park_timeout(INTERVAL);

@@ -20,6 +20,7 @@ mod handoff;
 mod health;
 mod maintenance;
 mod metrics;
+mod pending;
 mod self_probe;
 mod start;
 mod throttle;
@@ -46,12 +47,12 @@ pub use self::{
     },
     counters::LedgerFigures,
     fault::{EngineError, StoreFault},
-    handoff::EngineReply,
     health::{Condition, Health},
+    pending::EngineReply,
     start::StartError,
 };
 use crate::{
-    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Submission},
+    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission},
     breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker},
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
@@ -172,8 +173,7 @@ impl TallyEngine {
         TransactionBatch::new(self.shared.hash_seed, bytes)
     }
 
-    /// Processes transactions, in their order, each for itself. `client` is [`TallyEngine::client_here`] where the call
-    /// began, or 0: then it is asked for now.
+    /// Processes transactions, in their order, each for itself.
     ///
     /// # Errors
     /// [`EngineError`], which says whether they were executed.
@@ -182,14 +182,32 @@ impl TallyEngine {
         guard: Guard,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
-        client: u64,
     ) -> Result<Outcomes, EngineError> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
-        let submission = Submission::new(command, deadline).of_client(client);
-        let Reply::Transactions(outcomes) = self.write(guard, submission).await? else {
-            return Err(unexpected());
-        };
-        Ok(outcomes)
+        outcomes(self.write(guard, Submission::new(command, deadline)).await)
+    }
+
+    /// Processes transactions that are the next of a sequence, in their order, each for itself. They are on their way when
+    /// this returns, whether the future is polled or not, so the order is that of the calls.
+    ///
+    /// # Errors
+    /// [`EngineError`], which says whether they were executed; [`BatchError::Interrupted`] if those before them were not.
+    pub fn process_next(
+        &self,
+        sequence: &mut Sequence,
+        guard: Guard,
+        transactions: &Arc<TransactionBatch>,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<Outcomes, EngineError>> + Send + use<> {
+        let command = Command::Transactions(Arc::clone(transactions), trace_link());
+        let submission = sequence.next(command, deadline);
+        let call = submission.map(|submission| self.write(guard, submission));
+        async {
+            match call {
+                Some(call) => outcomes(call.await),
+                None => Err(BatchError::Interrupted.into()),
+            }
+        }
     }
 
     /// Creates accounts, all or none.
@@ -335,10 +353,11 @@ impl TallyEngine {
         self.shared.batch.caller()
     }
 
-    /// The number of the client whose call the calling thread polls; 0 if there is none.
+    /// Requests of the client whose call the calling thread polls, of which none is executed once one before it was not:
+    /// for [`TallyEngine::process_next`].
     #[must_use]
-    pub fn client_here(&self) -> u64 {
-        self.shared.batch.client_here()
+    pub fn sequence(&self) -> Sequence {
+        self.shared.batch.sequence()
     }
 
     /// Lets the circuits look at the clock, and sends them probes if they want some. To be called every
@@ -375,7 +394,7 @@ impl TallyEngine {
     /// The queue, the batches, the journal and the ledger.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        let durable = self.shared.handoff.progress().durable.chain;
+        let durable = self.shared.handoff.progress().durable.chain();
         EngineStats {
             batch: self.shared.batch.stats(),
             sync: self.shared.sync_times.summary(),
@@ -407,12 +426,19 @@ impl TallyEngine {
         let _ = wal.join();
     }
 
-    async fn write(&self, guard: Guard, submission: Submission<Command>) -> Answered {
-        let mut guarded = self.guards.get(guard).clone();
-        match guarded.call(submission).await {
-            Ok(answer) => Ok(answer.value.result?),
-            Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
-            Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
+    /// It is on its way when this returns.
+    fn write(
+        &self,
+        guard: Guard,
+        submission: Submission<Command>,
+    ) -> impl Future<Output = Answered> + Send + use<> {
+        let call = self.guards.get(guard).clone().call(submission);
+        async {
+            match call.await {
+                Ok(answer) => Ok(answer.value.into_result()?),
+                Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
+                Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
+            }
         }
     }
 
@@ -422,7 +448,7 @@ impl TallyEngine {
             .batch
             .submit(Submission::new(command, deadline))
             .await?;
-        Ok(answer.value.result?)
+        Ok(answer.value.into_result()?)
     }
 }
 
@@ -459,6 +485,13 @@ impl Guards {
     const fn get(&self, guard: Guard) -> &Guarded {
         guard.of(&self.0)
     }
+}
+
+fn outcomes(answered: Answered) -> Result<Outcomes, EngineError> {
+    let Reply::Transactions(outcomes) = answered? else {
+        return Err(unexpected());
+    };
+    Ok(outcomes)
 }
 
 /// EXEC answered something else than what it was asked: a bug, and nobody can say what was done.

@@ -14,9 +14,10 @@ use super::{
     command::Command,
     counters::EngineCounters,
     exec::Exec,
-    handoff::{EngineReply, Handoff},
+    handoff::Handoff,
     health::Health,
     maintenance::{Maintenance, Stop},
+    pending::EngineReply,
     self_probe::SelfProbes,
     wal::{Committer, Wal},
 };

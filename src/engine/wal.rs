@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     counters::EngineCounters,
     fault::StoreFault,
-    handoff::{Handoff, PendingAnswer, Spare, Work},
+    handoff::{Handoff, Spare, Work},
     health::{Condition, Health},
 };
 use crate::{
@@ -75,19 +75,21 @@ impl Committer {
         } = work;
         let records = block.as_ref().map_or(0, |block| block.meta.record_count);
         let _span = commit_span(&links, records);
-        let written = match block.as_mut() {
-            Some(block) => self.write(block),
-            None if self.failed => Err(StoreFault::WriteFailed),
-            None => Ok(()),
-        };
-        handoff.finished(written.map(|()| self.durable));
+        if let Some(block) = block.as_mut() {
+            self.write(block);
+        }
+        handoff.finished(if self.failed {
+            Err(StoreFault::WriteFailed)
+        } else {
+            Ok(self.durable)
+        });
         // EXEC first: it closes the next block while the answers go out.
         done();
-        if let Err(fault) = written {
-            self.counters.unknown(answers.len());
-            refuse(&mut answers, fault);
-        }
-        self.answerer.answer_all(&mut answers);
+        let (durable, failed, counters) = (&self.durable, self.failed, &self.counters);
+        let released = answers
+            .drain(..)
+            .map(|answer| answer.release(durable, failed, counters));
+        self.answerer.answer_all(released);
         Spare {
             buffer: block.and_then(spare_buffer),
             answers,
@@ -95,27 +97,21 @@ impl Committer {
     }
 
     /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
-    /// kernel may have dropped the pages that it could not write. Whoever waits for a later block hears the same as those
-    /// of the failed one, since of a command that spans blocks a part may be durable.
-    fn write(&mut self, block: &mut SealedBlock) -> Result<(), StoreFault> {
+    /// kernel may have dropped the pages that it could not write.
+    fn write(&mut self, block: &mut SealedBlock) {
         if self.failed {
-            return Err(StoreFault::WriteFailed);
+            return;
         }
         match self.writer.append(&block.meta, &mut block.buffer) {
             Ok(receipt) => {
                 self.sync_times
                     .record_duration(receipt.write_duration + receipt.sync_duration);
-                self.durable = DurablePoint {
-                    chain: receipt.end,
-                    order: block.end,
-                };
-                Ok(())
+                self.durable = DurablePoint::after(&receipt, block);
             }
             Err(error) => {
                 tracing::error!(%error, "the journal could not be written: no more transactions until the next start");
                 self.failed = true;
                 self.health.fail(Condition::StoreFailed);
-                Err(StoreFault::WriteFailed)
             }
         }
     }
@@ -129,13 +125,6 @@ impl Drop for Wal {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);
         }
-    }
-}
-
-/// What was promised can't be kept: every answer that waited for the block is replaced by the fault.
-fn refuse(answers: &mut [PendingAnswer], fault: StoreFault) {
-    for (_, answer) in answers {
-        answer.result = Err(fault);
     }
 }
 

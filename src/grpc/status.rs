@@ -331,20 +331,11 @@ fn batch(error: BatchError) -> Status {
         BatchError::Closed => return shutting_down(),
         BatchError::ExpiredInQueue => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
         BatchError::ExpiredInExecution => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message),
+        // Those behind a transaction that was refused get its reason instead: this is for those behind a fault.
+        BatchError::Interrupted => Draft::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
-}
-
-/// Whether the status says that the call was certainly not executed.
-#[must_use]
-pub fn is_not_executed(status: &Status) -> bool {
-    let info = status.get_details_error_info();
-    info.is_some_and(|info| {
-        info.metadata
-            .get(EXECUTED)
-            .is_some_and(|executed| executed == NOT_EXECUTED)
-    })
 }
 
 /// The status as a value, for the results of many transactions.

@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -22,11 +22,12 @@ use super::{
     answers, convert, deadline,
     framing::{Answer, Expected, Inbound, Piece, malformed},
     patience::{Reception, TimedBody},
-    requests::{BulkReader, Transactions, refused},
+    requests::{BulkReader, Refused, Transactions, refused},
     status, wire,
 };
 use crate::{
-    engine::{Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
+    batch::Sequence,
+    engine::{EngineError, Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
     ledger::{Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
@@ -46,20 +47,19 @@ pub(super) struct TransactionService {
     draining: CancellationToken,
 }
 
-/// What all chunks of a stream have in common.
-struct Terms {
-    deadline: Option<Instant>,
-    /// Whose stream it is: its chunks are submitted when the call itself is over.
-    client: u64,
-    /// Why a chunk was not let in. Chunks are let in one after the other, and those behind it must not be: they may need
-    /// what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
-    interrupted: OnceLock<Status>,
-}
-
 /// Messages of a stream that have arrived together.
 struct Chunk {
     transactions: Transactions,
     /// Why nothing comes behind them, if it was not the client who ended the stream.
+    broken: Option<Status>,
+}
+
+/// What became of them.
+struct ChunkDone {
+    batch: Arc<TransactionBatch>,
+    refused: Vec<Refused>,
+    count: usize,
+    outcomes: Result<Outcomes, EngineError>,
     broken: Option<Status>,
 }
 
@@ -142,11 +142,7 @@ impl TransactionService {
         deadline: Option<Instant>,
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
         let (engine, draining) = (Arc::clone(&self.engine), self.draining.clone());
-        let terms = Arc::new(Terms {
-            deadline,
-            client: engine.client_here(),
-            interrupted: OnceLock::new(),
-        });
+        let mut sequence = engine.sequence();
         let chunks = Chunks {
             inbound,
             engine: Arc::clone(&engine),
@@ -158,10 +154,11 @@ impl TransactionService {
         let goodbye =
             stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
                 .filter_map(std::future::ready);
+        let mut interrupted = None;
         inbound
-            .map(move |chunk| answer_chunk(Arc::clone(&engine), chunk, Arc::clone(&terms)))
+            .map(move |chunk| execute_chunk(&engine, &mut sequence, chunk, deadline))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
-            .flat_map(stream::iter)
+            .flat_map(move |done| stream::iter(answer_chunk(done, &mut interrupted)))
             .chain(goodbye)
     }
 
@@ -274,7 +271,7 @@ async fn answer_one(
         convert::push_transaction(&mut batch, &transaction).map_err(refused)?;
         Arc::new(batch)
     };
-    let outcomes = execute(engine, Guard::Unary, &batch, deadline, 0).await?;
+    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
     answers::lone(&batch, outcomes.first().copied())
 }
 
@@ -306,16 +303,19 @@ async fn process_many(
         return Err(status::invalid_field("transactions", description));
     }
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, Guard::Bulk, &batch, deadline, 0).await?;
+    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
     Ok(answers::bulk(count, &batch, &outcomes, &refused))
 }
 
-/// Processes what a stream has brought; a message that could not be read ends the stream after the others' answers.
-async fn answer_chunk(
-    engine: Arc<TallyEngine>,
+/// Has executed what a stream has brought. It is on its way when this returns, so that the chunks of a stream are executed
+/// in its order; and as the next of its sequence, so that none is executed once one before it was not: it may need what
+/// that one was to book, and a refusal for want of funds would be remembered under its id for ever.
+fn execute_chunk(
+    engine: &TallyEngine,
+    sequence: &mut Sequence,
     chunk: Chunk,
-    terms: Arc<Terms>,
-) -> impl Iterator<Item = Result<Bytes, Status>> {
+    deadline: Option<Instant>,
+) -> impl Future<Output = ChunkDone> + Send + use<> {
     let Chunk {
         transactions: Transactions {
             batch,
@@ -325,32 +325,53 @@ async fn answer_chunk(
         broken,
     } = chunk;
     let batch = Arc::new(batch);
-    let answers = match execute_in_turn(&engine, &batch, &terms).await {
-        Ok(outcomes) => answers::stream(count, &batch, &outcomes, &refused),
+    let called = (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+    async move {
+        let outcomes = match called {
+            Some(outcomes) => outcomes.await,
+            None => Ok(Outcomes::new()),
+        };
+        ChunkDone {
+            batch,
+            refused,
+            count,
+            outcomes,
+            broken,
+        }
+    }
+}
+
+/// Answers the chunks of a stream one after the other; a message that could not be read ends the stream after the others'
+/// answers. `interrupted` is why the first chunk was not executed that was not: those behind it are refused for the same
+/// reason.
+fn answer_chunk(
+    done: ChunkDone,
+    interrupted: &mut Option<Status>,
+) -> impl Iterator<Item = Result<Bytes, Status>> + use<> {
+    let ChunkDone {
+        batch,
+        refused,
+        count,
+        outcomes,
+        broken,
+    } = done;
+    let failed = match &outcomes {
+        Err(error) if error.is_not_executed() => {
+            Some(interrupted.get_or_insert_with(|| status::engine(error)).clone())
+        }
+        // Of those, something may have been executed, and each says so.
+        Err(error) => Some(status::engine(error)),
+        // Nothing in it could be read, and nothing behind the hole is looked at.
+        Ok(_) if batch.is_empty() => interrupted.clone(),
+        Ok(_) => None,
+    };
+    let answers = match failed {
+        None => answers::stream(count, &batch, outcomes.as_deref().unwrap_or_default(), &refused),
         // Each of them gets the answer that it would have got by itself.
-        Err(status) => answers::stream_of_errors(count, &batch, &refused, &status),
+        Some(status) => answers::stream_of_errors(count, &batch, &refused, &status),
     };
     let answers = (!answers.is_empty()).then(|| Ok(answers.into()));
     answers.into_iter().chain(broken.map(Err))
-}
-
-/// Executes a chunk of a stream, unless one before it was not let in.
-async fn execute_in_turn(
-    engine: &TallyEngine,
-    batch: &Arc<TransactionBatch>,
-    terms: &Terms,
-) -> Result<Outcomes, Status> {
-    if let Some(status) = terms.interrupted.get() {
-        return Err(status.clone());
-    }
-    let outcomes = execute(engine, Guard::Stream, batch, terms.deadline, terms.client).await;
-    if let Err(status) = &outcomes
-        && status::is_not_executed(status)
-    {
-        // Only the first one counts.
-        let _first = terms.interrupted.set(status.clone());
-    }
-    outcomes
 }
 
 /// Executes transactions in their order.
@@ -359,12 +380,11 @@ async fn execute(
     guard: Guard,
     batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
-    client: u64,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(guard, batch, deadline, client).await;
+    let outcomes = engine.process(guard, batch, deadline).await;
     outcomes.map_err(|error| status::engine(&error))
 }
 

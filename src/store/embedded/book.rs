@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    OrderPoint,
+    DurablePoint, OrderPoint,
     error::BookError,
     recall::{RecordReader, parse_record, recalled},
 };
@@ -33,6 +33,8 @@ pub struct Book {
 /// A block on its way to the disk.
 #[derive(Debug)]
 pub struct SealedBlock {
+    /// The number that the journal will give it.
+    pub sequence: u64,
     /// Its place and numbers.
     pub meta: BlockMeta,
     /// Its bytes.
@@ -62,6 +64,8 @@ struct Pages {
 /// The block that is being filled.
 #[derive(Debug)]
 struct OpenBlock {
+    /// Its number, from 1.
+    sequence: u64,
     buffer: BlockBuffer,
     records: u32,
     committed: u32,
@@ -73,7 +77,7 @@ struct OpenBlock {
 // ===== impl Book =====
 
 impl Book {
-    /// A book that goes on with `ledger` where `order` and `placement` stand.
+    /// A book that goes on with `ledger` where `durable` and `placement` stand.
     #[must_use]
     pub fn new(
         ledger: Ledger,
@@ -81,9 +85,10 @@ impl Book {
         seed: u64,
         reader: RecordReader,
         placement: Placement,
-        order: OrderPoint,
+        durable: &DurablePoint,
         clock: Arc<dyn WallClock>,
     ) -> Self {
+        let order = durable.order;
         let buffer = BlockBuffer::with_capacity(0);
         let pages = Pages {
             ids,
@@ -92,6 +97,7 @@ impl Book {
             placement,
             durable: placement.next_block_position(),
             block: OpenBlock {
+                sequence: durable.chain.block_sequence,
                 buffer,
                 records: 0,
                 committed: 0,
@@ -190,6 +196,23 @@ impl Book {
         self.pages.block.buffer.body_bytes()
     }
 
+    /// The number that the open block will have.
+    #[must_use]
+    pub const fn open_block(&self) -> u64 {
+        self.pages.block.sequence
+    }
+
+    /// The last block whose effects can be seen here; 0 if there are none. Whatever is told of the ledger or the ids now
+    /// holds after a crash only if that block is durable.
+    #[must_use]
+    pub const fn last_block(&self) -> u64 {
+        if self.pages.block.records > 0 {
+            self.pages.block.sequence
+        } else {
+            self.pages.block.sequence - 1
+        }
+    }
+
     /// Closes the open block and opens the next one in `spare`. `None` if there is no record in it.
     pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
         (self.pages.block.records > 0).then(|| self.pages.seal(spare))
@@ -225,6 +248,7 @@ impl Pages {
     fn seal(&mut self, spare: BlockBuffer) -> SealedBlock {
         let position = self.placement.next_block_position();
         let next = OpenBlock {
+            sequence: self.block.sequence + 1,
             buffer: spare,
             records: 0,
             committed: 0,
@@ -232,6 +256,7 @@ impl Pages {
             start: self.order,
         };
         let OpenBlock {
+            sequence,
             buffer,
             records,
             base_time,
@@ -249,6 +274,7 @@ impl Pages {
             record_count: records,
         };
         SealedBlock {
+            sequence,
             meta,
             buffer,
             end: self.order,

@@ -150,7 +150,15 @@ pub(super) fn open_from(
         order,
     };
     let records = RecordReader::new(opened.reader, geometry);
-    let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
+    let book = Book::new(
+        ledger,
+        ids,
+        seed,
+        records.clone(),
+        opened.placement,
+        &durable,
+        clock,
+    );
     report.elapsed = started.elapsed();
     Ok(OpenStore {
         book,

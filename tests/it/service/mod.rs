@@ -1,5 +1,6 @@
 //! The service over a real socket, on a disk that can hang and fail.
 
+mod acknowledged;
 mod answers;
 mod checkpoints;
 mod circuits;
@@ -8,6 +9,7 @@ mod drain;
 mod durability;
 mod malformed;
 mod overload;
+mod streams;
 mod twins;
 
 use tonic::{Code, Status};

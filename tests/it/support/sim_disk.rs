@@ -137,6 +137,12 @@ impl SimDisk {
         self.shared.changed.notify_all();
     }
 
+    /// Lets one held-up sync go on, this one or the next. Others are held up as before.
+    pub(crate) fn release_one_sync(&self) {
+        self.shared.state.lock().faults.syncs_let_go += 1;
+        self.shared.changed.notify_all();
+    }
+
     /// Waits until a sync is held up.
     pub(crate) fn wait_for_stalled_sync(&self) {
         let mut state = self.shared.state.lock();
@@ -386,10 +392,10 @@ impl DiskFile for SimFile {
         if state.faults.holds_up(&self.path) {
             state.faults.waiting_syncs += 1;
             self.disk.shared.changed.notify_all();
-            self.disk
-                .shared
-                .changed
-                .wait_while(&mut state, |state| state.faults.holds_up(&self.path));
+            self.disk.shared.changed.wait_while(&mut state, |state| {
+                state.faults.holds_up(&self.path) && state.faults.syncs_let_go == 0
+            });
+            state.faults.syncs_let_go = state.faults.syncs_let_go.saturating_sub(1);
             state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
         }
         if state.life != self.life || state.power_goes() {

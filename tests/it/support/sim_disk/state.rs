@@ -35,6 +35,8 @@ pub(super) struct Faults {
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
     pub(super) waiting_syncs: usize,
+    /// Held-up syncs that may go on though others are held up.
+    pub(super) syncs_let_go: usize,
 }
 
 /// Which syncs are held up.
