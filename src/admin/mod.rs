@@ -4,8 +4,11 @@
 //! Everything can be read by whoever reaches the port. What changes something needs a token of role `admin`; without
 //! tokens it must come from this machine.
 
+mod places;
 mod routes;
+mod security_metrics;
 mod server;
+mod write_limit;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -74,7 +77,10 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
+    // Without this thread nobody sees how the process is.
+    let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
+        let _guard = guard;
         server::run(listener.into_std(), routes::router(admin), stopped).await;
     })?;
     Ok(AdminHandle { thread, stop })

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -22,7 +22,7 @@ use crate::{
     grpc,
     json::to_json,
     security::{Administrator, Role, bearer_token},
-    telemetry::{Families, MetricSource, PROMETHEUS_TEXT, SpanFigures},
+    telemetry::{Families, MetricSource, PROMETHEUS_TEXT, PanicFigures, SpanFigures},
 };
 
 /// Whether the service takes calls. Clones share it.
@@ -66,7 +66,7 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let sources: [&dyn MetricSource; 2] = [&admin.engine, &SpanFigures];
+    let sources: [&dyn MetricSource; 4] = [&admin.engine, &*admin.security, &SpanFigures, &PanicFigures];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
         Families::of(&sources).to_prometheus(),
@@ -146,12 +146,16 @@ async fn log_level(State(admin): State<Admin>) -> String {
 async fn set_log_level(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    filter: String,
+    request: Request,
 ) -> Response {
-    let who = match may_change(&admin, peer, &headers) {
+    // Before the body is read: nobody waits for the body of a stranger.
+    let who = match may_change(&admin, peer, request.headers()) {
         Ok(who) => who,
         Err(refused) => return refused.into_response(),
+    };
+    let filter = match String::from_request(request, &admin).await {
+        Ok(filter) => filter,
+        Err(rejected) => return rejected.into_response(),
     };
     let before = admin.log_level.get();
     match admin.log_level.set(filter.trim()) {
@@ -180,8 +184,8 @@ fn may_change(
         let why = "without tokens (security.tokens_file), only from this machine\n";
         return Err((StatusCode::FORBIDDEN, why));
     }
-    let principal = bearer_token(headers).and_then(|token| admin.security.principal(token));
-    match principal {
+    let grant = bearer_token(headers).and_then(|token| admin.security.grant(token));
+    match grant.map(|grant| grant.principal) {
         None => Err((StatusCode::UNAUTHORIZED, "a valid bearer token is needed\n")),
         Some(principal) if principal.role < Role::Admin => {
             Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"))

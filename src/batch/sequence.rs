@@ -62,6 +62,11 @@ impl Sequence {
             turn: Some(turn),
         })
     }
+
+    /// Refuses every request from the next one on.
+    pub fn close(&mut self) {
+        self.hole.fetch_min(self.next, Ordering::Relaxed);
+    }
 }
 
 // ===== impl Turn =====

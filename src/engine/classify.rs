@@ -3,7 +3,7 @@
 use crate::{
     batch::{Answer, BatchError},
     breaker::{Classify, Verdict},
-    engine::pending::EngineReply,
+    engine::{fault::StoreFault, pending::EngineReply},
 };
 
 /// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.
@@ -15,10 +15,11 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
     fn classify(&self, result: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
         match result {
             Ok(Answer { value, timing }) => {
-                let verdict = if value.is_ok() {
-                    Verdict::success()
-                } else {
-                    Verdict::failure()
+                let verdict = match value.fault() {
+                    None => Verdict::success(),
+                    // One damaged record must not open the circuit for others, however often a client asks for it.
+                    Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
+                    Some(_) => Verdict::failure(),
                 };
                 verdict
                     .timed(timing.queue_wait, timing.commit)

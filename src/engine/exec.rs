@@ -274,10 +274,7 @@ impl Exec {
                         return Err(StoreFault::WriteFailed);
                     }
                 }
-                Err(error) => {
-                    tracing::error!(%error, "a record could not be read back");
-                    return Err(StoreFault::ReadFailed);
-                }
+                Err(error) => return Err(StoreFault::of_reading(&error, &self.counters)),
             }
         }
     }

@@ -21,6 +21,7 @@ mod health;
 mod maintenance;
 mod metrics;
 mod pending;
+mod scrubbing;
 mod self_probe;
 mod start;
 mod throttle;
@@ -34,7 +35,7 @@ use tower_service::Service;
 
 use self::{
     circuits::Circuits, classify::EngineClassifier, counters::EngineCounters, handoff::Handoff,
-    maintenance::Stop, self_probe::SelfProbes,
+    maintenance::Stop, self_probe::SelfProbes, wal::Committer,
 };
 pub use self::{
     circuits::{
@@ -45,10 +46,11 @@ pub use self::{
         CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TRANSACTIONS_MAX,
         TransactionBatch,
     },
-    counters::LedgerFigures,
+    counters::{FoundBy, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
-    health::{Condition, Health},
+    health::{Condition, Health, PanicGuard},
     pending::EngineReply,
+    scrubbing::ScrubRate,
     start::StartError,
 };
 use crate::{
@@ -74,6 +76,8 @@ pub struct EngineConfig {
     pub store: StoreConfig,
     /// Bytes of journal between two checkpoints.
     pub checkpoint: CheckpointInterval,
+    /// How fast the journal is read again, in search of damage.
+    pub scrub: ScrubRate,
 }
 
 /// Bytes of journal between two checkpoints: what a start has to replay at most, about.
@@ -134,6 +138,8 @@ struct Threads {
     wal: RoleHandle<()>,
     maintenance: RoleHandle<()>,
     stop: Stop,
+    /// To mark a clean stop, when the others have ended.
+    committer: Arc<Mutex<Committer>>,
 }
 
 /// What GetBatchStats shows.
@@ -281,10 +287,7 @@ impl TallyEngine {
         });
         match search.await {
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a record could not be read back");
-                Err(EngineError::Store(StoreFault::ReadFailed))
-            }
+            Ok(Err(error)) => Err(StoreFault::of_reading(&error, &self.shared.counters).into()),
             Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),
         }
     }
@@ -385,6 +388,12 @@ impl TallyEngine {
         &self.shared.health
     }
 
+    /// For what must not end before the service does.
+    #[must_use]
+    pub fn panic_guard(&self) -> PanicGuard {
+        PanicGuard::new(Arc::clone(&self.shared.health))
+    }
+
     /// What opening the store found.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
@@ -406,6 +415,12 @@ impl TallyEngine {
         }
     }
 
+    /// What is known of the state of the journal on the disk.
+    #[must_use]
+    pub fn journal_condition(&self) -> JournalCondition {
+        self.shared.counters.journal()
+    }
+
     /// Lets no command in any more, and waits until all that are in are done, durable and answered, and the threads have
     /// ended. Call it from a thread that may block. A second call does nothing.
     pub fn drain(&self) {
@@ -415,6 +430,7 @@ impl TallyEngine {
             wal,
             maintenance,
             stop,
+            committer,
         }) = self.shared.threads.lock().take()
         else {
             return;
@@ -424,6 +440,9 @@ impl TallyEngine {
         let _ = maintenance.join();
         let _ = exec.join();
         let _ = wal.join();
+        if self.health().condition() == Condition::Running {
+            committer.lock().finish();
+        }
     }
 
     /// It is on its way when this returns.

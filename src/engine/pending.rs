@@ -37,10 +37,13 @@ impl EngineReply {
         self.result
     }
 
-    /// Whether it is an answer and not a fault.
+    /// The fault, if the store did not do what was asked.
     #[must_use]
-    pub const fn is_ok(&self) -> bool {
-        self.result.is_ok()
+    pub const fn fault(&self) -> Option<&StoreFault> {
+        match &self.result {
+            Ok(_) => None,
+            Err(fault) => Some(fault),
+        }
     }
 
     /// The block that it depends on; of a fault, the one that it would have.

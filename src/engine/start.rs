@@ -18,6 +18,7 @@ use super::{
     health::Health,
     maintenance::{Maintenance, Stop},
     pending::EngineReply,
+    scrubbing::Scrubber,
     self_probe::SelfProbes,
     wal::{Committer, Wal},
 };
@@ -162,7 +163,15 @@ fn spawn(
         counters,
         ..
     } = vitals.clone();
-    let exec = Exec::new(store.book, intake, handoff, committer, health, counters);
+    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters));
+    let exec = Exec::new(
+        store.book,
+        intake,
+        handoff,
+        Arc::clone(&committer),
+        health,
+        counters,
+    );
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {
@@ -178,6 +187,7 @@ fn spawn(
         last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
+        scrubber,
         parker,
         stop: stop.clone(),
     };
@@ -186,6 +196,7 @@ fn spawn(
         exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
         maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
         stop,
+        committer,
     })
 }
 

@@ -96,6 +96,18 @@ impl Committer {
         }
     }
 
+    /// Marks that the journal ends here, in order. No more blocks are written. Without the mark the next start is as after a
+    /// crash, so an error is only logged.
+    pub(super) fn finish(&mut self) {
+        if self.failed {
+            return;
+        }
+        self.failed = true;
+        if let Err(error) = self.writer.finish() {
+            tracing::warn!(%error, "the clean stop could not be marked; the next start is as after a crash");
+        }
+    }
+
     /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
     /// kernel may have dropped the pages that it could not write.
     fn write(&mut self, block: &mut SealedBlock) {

@@ -1,19 +1,27 @@
-//! Who may call what: bearer tokens and the roles that calls need.
+//! Who may call what: bearer tokens, and the roles that methods need.
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::Request;
 use tonic::Status;
 
-use super::status;
-use crate::security::{Principal, Role, Security, bearer_token};
+use super::{
+    methods::{self, Method, Need},
+    status,
+};
+use crate::security::{Grant, Security, bearer_token};
 
 /// Looks at the token of a call.
 #[derive(Debug, Clone)]
 pub(super) struct Access(Arc<Security>);
 
-/// Calls that anybody may make: whether the service is up is no secret.
-const HEALTH: &str = "/grpc.health.v1.Health/";
+/// A call that may be made. There is no other way to a [`Method`], so nothing is dispatched that was not authorised.
+#[derive(Debug)]
+pub(super) struct Authorised {
+    pub(super) method: &'static Method,
+    /// Whose token it is; `None` if none is asked for.
+    pub(super) grant: Option<Grant>,
+}
 
 // ===== impl Access =====
 
@@ -22,84 +30,53 @@ impl Access {
         Access(security)
     }
 
-    /// Who calls; `None` if nobody is asked.
+    pub(super) const fn security(&self) -> &Arc<Security> {
+        &self.0
+    }
+
+    /// Returns what the request calls, if its caller may.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED with one that does not allow the call.
-    pub(super) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Option<Principal>, Status> {
-        if !self.0.asks_for_tokens() || path.starts_with(HEALTH) {
+    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED with one that does not allow the call, UNIMPLEMENTED if
+    /// there is no such method. Strangers do not learn which methods there are: they get UNAUTHENTICATED in any case.
+    pub(super) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
+        let method = methods::find(request);
+        let open = method.filter(|method| method.need == Need::Nothing || !self.0.asks_for_tokens());
+        if let Some(method) = open {
+            return Ok(Authorised { method, grant: None });
+        }
+        let grant = self.grant(request)?;
+        let method = method.ok_or_else(status::unknown_method)?;
+        if let Some(grant) = &grant {
+            refuse_role(method, grant)?;
+        }
+        Ok(Authorised { method, grant })
+    }
+
+    /// Whose token the request has; `None` if none is asked for.
+    fn grant<B>(&self, request: &Request<B>) -> Result<Option<Grant>, Status> {
+        if !self.0.asks_for_tokens() {
             return Ok(None);
         }
-        let Some(token) = bearer_token(headers) else {
+        let Some(token) = bearer_token(request.headers()) else {
             return Err(status::unauthenticated("authorization: a bearer token is needed"));
         };
-        let Some(principal) = self.0.principal(token) else {
-            return Err(status::unauthenticated("authorization: the token is not valid"));
-        };
-        let needed = needed(path);
-        if principal.role < needed {
-            return Err(status::forbidden(principal.role.as_str(), needed.as_str()));
+        match self.0.grant(token) {
+            None => Err(status::unauthenticated("authorization: the token is not valid")),
+            grant => Ok(grant),
         }
-        Ok(Some(principal))
     }
 }
 
-/// The role that a call needs. What is not known is answered by the router, but not told to strangers.
-fn needed(path: &str) -> Role {
-    let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
-        return Role::Read;
-    };
-    let reads = method.starts_with("Get") || method.starts_with("List") || method.starts_with("Watch");
-    match service {
-        "tally.v1.EngineService" if !reads => Role::Admin,
-        "tally.v1.TransactionService" | "tally.v1.AccountService" if !reads => Role::Write,
-        _ => Role::Read,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_call_of_the_api_needs_the_role_that_it_should() {
-        let pool = prost_reflect::DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
-        let mut seen = Vec::new();
-        for service in pool
-            .services()
-            .filter(|service| service.package_name() == "tally.v1")
-        {
-            for method in service.methods() {
-                let path = format!("/{}/{}", service.full_name(), method.name());
-                seen.push((method.name().to_owned(), needed(&path)));
-            }
+/// Refuses a role that is too low for a method.
+///
+/// # Errors
+/// PERMISSION_DENIED.
+pub(super) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
+    match method.need {
+        Need::Role(needed) if grant.principal.role < needed => {
+            Err(status::forbidden(grant.principal.role.as_str(), needed.as_str()))
         }
-        seen.sort();
-        let reads = seen.iter().filter(|(_, role)| *role == Role::Read);
-        for (name, _) in reads {
-            assert!(
-                ["Get", "List", "Watch"].iter().any(|word| name.starts_with(word)),
-                "{name}"
-            );
-        }
-        let of = |name: &str| {
-            seen.iter()
-                .find(|(method, _)| method == name)
-                .map(|(_, role)| *role)
-        };
-        for (name, role) in [
-            ("ProcessTransaction", Role::Write),
-            ("ProcessTransactions", Role::Write),
-            ("StreamTransactions", Role::Write),
-            ("CreateAccount", Role::Write),
-            ("BatchCreateAccounts", Role::Write),
-            ("GetTransaction", Role::Read),
-            ("ListAccounts", Role::Read),
-            ("GetTopology", Role::Read),
-            ("WatchCircuitStats", Role::Read),
-            ("SetCircuitMode", Role::Admin),
-        ] {
-            assert_eq!(of(name), Some(role), "{name}");
-        }
+        Need::Role(_) | Need::Nothing => Ok(()),
     }
 }

@@ -118,6 +118,8 @@ impl Connections {
             .max_header_list_size(HEADER_BYTES_MAX)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            // gRPC has no use for it, and hyper's panics while the machine's clock is before 1970.
+            .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {

@@ -380,7 +380,8 @@ fn answer(content: Content) -> Response<Answer> {
     response
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// The trailers that end an answer with `status`.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     if status.add_header(&mut trailers).is_err() {
         // Its text can't be sent. Rather no text than no status.

@@ -14,6 +14,8 @@ mod convert;
 mod deadline;
 mod engine;
 mod framing;
+mod lifetime;
+mod methods;
 mod net;
 mod patience;
 mod requests;
@@ -33,14 +35,17 @@ use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::Routes, transport::server::TcpConnectInfo};
+use tonic::{service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
 use self::{
-    access::Access,
+    access::{Access, Authorised},
     accounts::AccountService,
+    clients::Clients,
     engine::EngineService,
+    lifetime::{Lifetime, LimitedBody},
+    methods::Handler,
     patience::{Reception, TimedBody},
     transactions::TransactionService,
 };
@@ -55,6 +60,10 @@ use crate::{
 
 /// Largest message that is read: 8192 transactions of about 2 KiB each.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Most callers of the health service's `Watch` at a time: a client has one for each connection.
+const HEALTH_WATCHERS_MAX: usize = 1024;
+/// Of those, most of one client address.
+const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 
 type Accounts = AccountServiceServer<AccountService>;
 type Engine = EngineServiceServer<EngineService>;
@@ -66,6 +75,9 @@ pub struct Services {
     transactions: TransactionService,
     others: Routes,
     access: Access,
+    /// Who watches the service's health.
+    health_watchers: Clients,
+    draining: CancellationToken,
 }
 
 // ===== impl Services =====
@@ -74,30 +86,74 @@ impl Services {
     /// Answers a call from `peer`, whose connection has this `reception`.
     fn call(
         &self,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+        reception: &Arc<Reception>,
+    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
+        let call = match self.access.check(&request) {
+            Ok(call) => call,
+            Err(status) => return Box::pin(ready(Ok(Answer::status(status)))),
+        };
+        match call.method.handler {
+            Handler::ProcessTransaction => self.transactions.process_transaction(request, reception),
+            Handler::ProcessTransactions => self.transactions.process_transactions(request, reception),
+            Handler::GetTransaction => self.transactions.find_transaction(request, reception),
+            Handler::StreamTransactions => {
+                let lifetime = self.lifetime(call);
+                let answer = self
+                    .transactions
+                    .stream_transactions(request, reception, lifetime);
+                Box::pin(ready(Ok(answer)))
+            }
+            Handler::Unary | Handler::Stream | Handler::HealthWatch => {
+                self.route(call, request, peer, reception)
+            }
+        }
+    }
+
+    /// Answers a call that tonic serves.
+    fn route(
+        &self,
+        call: Authorised,
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
         reception: &Arc<Reception>,
     ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
-        let path = request.uri().path();
-        let principal = match self.access.check(path, request.headers()) {
-            Ok(principal) => principal,
-            Err(status) => return Box::pin(ready(Ok(Answer::status(status)))),
-        };
-        if path.split('/').nth(1) == Some(TransactionService::NAME) {
-            self.transactions.call(request, reception)
-        } else {
-            // Who asks is of interest to administration only; the hot path is spared the box.
-            request.extensions_mut().insert(TcpConnectInfo {
-                local_addr: None,
-                remote_addr: Some(peer),
-            });
-            if let Some(principal) = principal {
-                request.extensions_mut().insert(principal);
-            }
-            let request = request.map(|body| TimedBody::new(body, reception));
-            let answered = self.others.clone().call(request);
-            Box::pin(answered.map(|response| response.map(Answer::tonic)))
+        // Who asks is of interest to administration only; the hot path is spared the box.
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(peer),
+        });
+        if let Some(grant) = &call.grant {
+            request.extensions_mut().insert(grant.principal.clone());
         }
+        let place = if call.method.handler == Handler::HealthWatch {
+            let Some(place) = self.health_watchers.admit(peer.ip()) else {
+                let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
+                return Box::pin(ready(Ok(Answer::status(status))));
+            };
+            Some(place)
+        } else {
+            None
+        };
+        let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
+        let request = request.map(|body| TimedBody::new(body, reception));
+        let answered = self.others.clone().call(request);
+        Box::pin(answered.map(|response| {
+            response.map(|response| {
+                Answer::tonic(match lifetime {
+                    None => response,
+                    Some(lifetime) => {
+                        response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
+                    }
+                })
+            })
+        }))
+    }
+
+    /// How long the stream that `call` opens may last.
+    fn lifetime(&self, call: Authorised) -> Lifetime {
+        Lifetime::new(&self.access, call, &self.draining)
     }
 }
 
@@ -119,7 +175,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = TransactionService::new(engine.clone(), draining.clone());
+    let transactions = TransactionService::new(engine.clone());
     let accounts =
         Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let others = Routes::new(accounts)
@@ -132,6 +188,8 @@ pub async fn services(
         transactions,
         others,
         access: Access::new(Arc::clone(security)),
+        health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
+        draining: draining.clone(),
     };
     Ok((services, reporter))
 }

@@ -260,6 +260,13 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
         .build()
 }
 
+/// The service has no method of that path, or the request is not a POST.
+#[must_use]
+pub fn unknown_method() -> Status {
+    let message = "the service has no such method; a call is a POST to /package.Service/Method";
+    Draft::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
+}
+
 /// There is no circuit of that name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {
@@ -300,6 +307,13 @@ pub fn engine(error: &EngineError) -> Status {
                 .build()
         }
         EngineError::Batch(error) => batch(*error),
+        EngineError::Store(StoreFault::Damaged { segment, offset }) => {
+            Draft::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
+                .executed(Executed::Unknown)
+                .with("segment", segment.to_string())
+                .with("offset", offset.to_string())
+                .build()
+        }
         EngineError::Store(fault) => {
             let executed = if error.is_not_executed() {
                 Executed::No
@@ -308,7 +322,7 @@ pub fn engine(error: &EngineError) -> Status {
             };
             let code = match fault {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
-                StoreFault::ReadFailed => Code::Internal,
+                StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             Draft::new(code, "STORE_FAILED", fault.to_string())
                 .executed(executed)

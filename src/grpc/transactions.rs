@@ -14,22 +14,22 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, server::NamedService};
 use tonic_prost::ProstCodec;
 
 use super::{
     answers, convert, deadline,
     framing::{Answer, Expected, Inbound, Piece, malformed},
+    lifetime::Lifetime,
     patience::{Reception, TimedBody},
     requests::{BulkReader, Refused, Transactions, refused},
     status, wire,
 };
 use crate::{
     batch::Sequence,
-    engine::{EngineError, Guard, Outcomes, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
+    engine::{EngineError, Guard, Outcomes, StoreFault, TRANSACTIONS_MAX, TallyEngine, TransactionBatch},
     id::check_id,
-    ledger::{Phase, Rejection, Side},
+    ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
@@ -43,8 +43,6 @@ const STREAM_CHUNKS_IN_FLIGHT_MAX: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct TransactionService {
     engine: Arc<TallyEngine>,
-    /// Ends streams when the service goes down.
-    draining: CancellationToken,
 }
 
 /// Messages of a stream that have arrived together.
@@ -60,6 +58,8 @@ struct ChunkDone {
     refused: Vec<Refused>,
     count: usize,
     outcomes: Result<Outcomes, EngineError>,
+    /// Why they were not let in, if the caller's token no longer allows it.
+    revoked: Option<Status>,
     broken: Option<Status>,
 }
 
@@ -74,64 +74,69 @@ struct Chunks {
 
 // ===== impl TransactionService =====
 
+/// An answer on its way.
+type Answering = BoxFuture<'static, Result<http::Response<Answer>, Infallible>>;
+
 impl NamedService for TransactionService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
 impl TransactionService {
-    /// Serves `engine` until `draining`.
+    /// Serves `engine`.
     #[must_use]
-    pub(super) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+    pub(super) fn new(engine: TallyEngine) -> Self {
         TransactionService {
             engine: Arc::new(engine),
-            draining,
         }
     }
 
-    /// Answers a call of the service.
+    /// Answers `ProcessTransaction`.
     ///
     /// Each method has a future of its own in a box: that of the most frequent one is not as large as the largest, and is
     /// not moved as a whole on its way into its task.
-    pub(super) fn call(
+    pub(super) fn process_transaction(
         &self,
         request: http::Request<Incoming>,
         reception: &Arc<Reception>,
-    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
-        match method(&request) {
-            "ProcessTransaction" => Box::pin(process_one(
-                Arc::clone(&self.engine),
-                request,
-                Arc::clone(reception),
-            )),
-            _ => Box::pin(self.clone().call_other(request, Arc::clone(reception))),
-        }
+    ) -> Answering {
+        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        Box::pin(process_one(engine, request, reception))
     }
 
-    async fn call_other(
-        self,
+    /// Answers `ProcessTransactions`.
+    pub(super) fn process_transactions(
+        &self,
         request: http::Request<Incoming>,
-        reception: Arc<Reception>,
-    ) -> Result<http::Response<Answer>, Infallible> {
-        Ok(match method(&request) {
-            "ProcessTransactions" => Answer::message(process_many(&self.engine, request, &reception).await),
-            "StreamTransactions" => self.stream_transactions(request, &reception),
-            "GetTransaction" => {
-                let get = tower::service_fn(|request| self.get_transaction(request));
-                let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
-                let request = request.map(|body| TimedBody::new(body, &reception));
-                Answer::tonic(grpc.unary(get, request).await)
-            }
-            _ => Answer::status(Status::unimplemented("")),
+        reception: &Arc<Reception>,
+    ) -> Answering {
+        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        Box::pin(async move { Ok(Answer::message(process_many(&engine, request, &reception).await)) })
+    }
+
+    /// Answers `GetTransaction`.
+    pub(super) fn find_transaction(
+        &self,
+        request: http::Request<Incoming>,
+        reception: &Arc<Reception>,
+    ) -> Answering {
+        let service = self.clone();
+        let request = request.map(|body| TimedBody::new(body, reception));
+        Box::pin(async move {
+            let get = tower::service_fn(|request| service.get_transaction(request));
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+            Ok(Answer::tonic(grpc.unary(get, request).await))
         })
     }
 
-    fn stream_transactions(
+    /// Answers `StreamTransactions`, until `lifetime` is over.
+    pub(super) fn stream_transactions(
         &self,
         request: http::Request<Incoming>,
         reception: &Arc<Reception>,
+        lifetime: Lifetime,
     ) -> http::Response<Answer> {
         match Inbound::open(request, Expected::Stream, reception) {
-            Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline))),
+            Ok((inbound, deadline)) => Answer::frames(Box::pin(self.answers(inbound, deadline, lifetime))),
             Err(status) => Answer::status(status),
         }
     }
@@ -140,9 +145,11 @@ impl TransactionService {
         &self,
         inbound: Inbound,
         deadline: Option<Instant>,
+        lifetime: Lifetime,
     ) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
-        let (engine, draining) = (Arc::clone(&self.engine), self.draining.clone());
+        let engine = Arc::clone(&self.engine);
         let mut sequence = engine.sequence();
+        let terms = lifetime.clone();
         let chunks = Chunks {
             inbound,
             engine: Arc::clone(&engine),
@@ -150,13 +157,11 @@ impl TransactionService {
             ended: false,
         };
         // What was read is answered; then the stream ends, and says why if it was not the client who ended it.
-        let inbound = chunks.take_until(draining.clone().cancelled_owned());
-        let goodbye =
-            stream::once(async move { draining.is_cancelled().then(|| Err(status::shutting_down())) })
-                .filter_map(std::future::ready);
+        let inbound = chunks.take_until(lifetime.clone().ended());
+        let goodbye = stream::once(async move { lifetime.over().map(Err) }).filter_map(std::future::ready);
         let mut interrupted = None;
         inbound
-            .map(move |chunk| execute_chunk(&engine, &mut sequence, chunk, deadline))
+            .map(move |chunk| execute_chunk(&engine, &mut sequence, &terms, chunk, deadline))
             .buffered(STREAM_CHUNKS_IN_FLIGHT_MAX)
             .flat_map(move |done| stream::iter(answer_chunk(done, &mut interrupted)))
             .chain(goodbye)
@@ -190,10 +195,9 @@ impl TransactionService {
         found: &FoundTransaction,
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
-        let unreadable = |_| Status::internal("the record can't be read");
-        let (view, outcome) = found
-            .view()
-            .map_err(|_| Status::internal("the record can't be read"))?;
+        let damaged = || status::engine(&StoreFault::at(found.position()).into());
+        let unreadable = |_: Malformed| damaged();
+        let (view, outcome) = found.view().map_err(|_| damaged())?;
         let numbered = view
             .transfers()
             .collect::<Result<Vec<_>, _>>()
@@ -238,11 +242,6 @@ impl TransactionService {
             outcome: Some(outcome),
         })
     }
-}
-
-/// The method that is called.
-fn method<B>(request: &http::Request<B>) -> &str {
-    request.uri().path().rsplit('/').next().unwrap_or_default()
 }
 
 /// `ProcessTransaction`.
@@ -313,6 +312,7 @@ async fn process_many(
 fn execute_chunk(
     engine: &TallyEngine,
     sequence: &mut Sequence,
+    lifetime: &Lifetime,
     chunk: Chunk,
     deadline: Option<Instant>,
 ) -> impl Future<Output = ChunkDone> + Send + use<> {
@@ -325,6 +325,11 @@ fn execute_chunk(
         broken,
     } = chunk;
     let batch = Arc::new(batch);
+    // They were read before the token was revoked.
+    let revoked = lifetime.revoked();
+    if revoked.is_some() {
+        sequence.close();
+    }
     let called = (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
     async move {
         let outcomes = match called {
@@ -336,6 +341,7 @@ fn execute_chunk(
             refused,
             count,
             outcomes,
+            revoked,
             broken,
         }
     }
@@ -353,11 +359,13 @@ fn answer_chunk(
         refused,
         count,
         outcomes,
+        revoked,
         broken,
     } = done;
     let failed = match &outcomes {
         Err(error) if error.is_not_executed() => {
-            Some(interrupted.get_or_insert_with(|| status::engine(error)).clone())
+            let why = || revoked.unwrap_or_else(|| status::engine(error));
+            Some(interrupted.get_or_insert_with(why).clone())
         }
         // Of those, something may have been executed, and each says so.
         Err(error) => Some(status::engine(error)),

@@ -1,5 +1,5 @@
-//! What administrators do leaves an event behind: who, what, to which, and what it was before. At level WARN, so that no usual
-//! filter loses it.
+//! What administrators do leaves an event behind: who, what, to which, and what it was before. No filter of the log drops
+//! these events: `telemetry` lets its target pass whatever the filter says.
 
 use std::net::SocketAddr;
 
@@ -30,6 +30,17 @@ pub struct CircuitChange<'a> {
     pub after: &'a str,
     /// What the administrator had to say.
     pub comment: &'a str,
+}
+
+/// The tokens were read again, and others are valid now.
+pub(super) fn tokens_changed(before: usize, after: usize) {
+    tracing::warn!(
+        name: "tally.audit.tokens",
+        target: AUDIT_TARGET,
+        before,
+        after,
+        "the file of tokens was changed"
+    );
 }
 
 // ===== impl Administrator =====

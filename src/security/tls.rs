@@ -8,12 +8,17 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
+    time_provider::TimeProvider,
 };
 use thiserror::Error;
 
-use super::{SecurityError, TlsPaths, watched::Source};
+use super::{
+    SecurityError, TlsPaths,
+    certificate::{Validity, since_epoch},
+    watched::Source,
+};
 
 /// Why certificates can't be used.
 #[derive(Debug, Error)]
@@ -45,7 +50,27 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// The certificate is not valid now, and the one that is in force is.
+    #[error("{}: {reason}", path.display())]
+    NotValid {
+        /// The file.
+        path: PathBuf,
+        /// Whose certificate it is, and when it is valid.
+        reason: String,
+    },
 }
+
+/// What is made of the files.
+#[derive(Debug)]
+pub(super) struct Tls {
+    pub(super) config: Arc<ServerConfig>,
+    /// Of the server's certificate; `None` if it can't be read.
+    pub(super) validity: Option<Validity>,
+}
+
+/// The time of day as rustls wants it. rustls' own clock panics while the machine's is before 1970.
+#[derive(Debug)]
+struct Clock;
 
 /// The files, and how a configuration is made of them.
 #[derive(Debug)]
@@ -54,10 +79,27 @@ pub(super) struct TlsFiles(pub(super) TlsPaths);
 /// The one protocol that is spoken inside.
 const ALPN_HTTP2: &[u8] = b"h2";
 
+// ===== impl Clock =====
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(since_epoch()))
+    }
+}
+
+// ===== impl Tls =====
+
+impl Tls {
+    /// Says why the certificate is not valid now; `None` if it is, or if that can't be told.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.validity.as_ref()?.fault(since_epoch())
+    }
+}
+
 // ===== impl TlsFiles =====
 
 impl Source for TlsFiles {
-    type Made = ServerConfig;
+    type Made = Tls;
 
     fn paths(&self) -> Vec<&Path> {
         let TlsPaths {
@@ -70,16 +112,37 @@ impl Source for TlsFiles {
         paths
     }
 
-    fn make(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, SecurityError> {
+    fn make(&self, contents: &[Vec<u8>]) -> Result<Tls, SecurityError> {
         let of = |index: usize| contents.get(index).map(Vec::as_slice).unwrap_or_default();
-        Ok(self.config(of(0), of(1), of(2))?)
+        let chain = certificates(of(0), &self.0.certificate)?;
+        let validity = chain.first().and_then(Validity::of);
+        let config = self.config(chain, of(1), of(2))?;
+        Ok(Tls {
+            config: Arc::new(config),
+            validity,
+        })
+    }
+
+    /// A certificate that clients would refuse does not replace one that they take.
+    fn may_replace(&self, old: &Tls, new: &Tls) -> Result<(), SecurityError> {
+        match (old.fault(), new.fault()) {
+            (None, Some(reason)) => {
+                let path = self.0.certificate.clone();
+                Err(TlsError::NotValid { path, reason }.into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 impl TlsFiles {
-    fn config(&self, certificate: &[u8], key: &[u8], client_ca: &[u8]) -> Result<ServerConfig, TlsError> {
+    fn config(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &[u8],
+        client_ca: &[u8],
+    ) -> Result<ServerConfig, TlsError> {
         let paths = &self.0;
-        let chain = certificates(certificate, &paths.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Pem {
             path: paths.key.clone(),
             wanted: "private key",
@@ -90,7 +153,7 @@ impl TlsFiles {
             key: paths.key.clone(),
             source,
         };
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(Clock))
             .with_safe_default_protocol_versions()
             .map_err(pair)?;
         let builder = match &paths.client_ca {

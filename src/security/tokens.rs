@@ -26,15 +26,17 @@ pub struct Principal {
     pub role: Role,
 }
 
-/// The tokens that are valid.
-#[derive(Clone, Default)]
-pub struct TokenTable(Vec<Entry>);
-
-#[derive(Clone)]
-struct Entry {
-    principal: Principal,
+/// A token that was valid when it was looked at, so that it can be looked at again without the token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Whose it is.
+    pub principal: Principal,
     hash: [u8; HASH_BYTES],
 }
+
+/// The tokens that are valid. Without any, nobody may call.
+#[derive(Clone, Default)]
+pub struct TokenTable(Vec<Grant>);
 
 /// What is wrong with a file of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,9 +56,6 @@ pub enum TokenFileError {
     /// Too many tokens.
     #[error("has more than {TOKENS_MAX} tokens")]
     TooMany,
-    /// No token at all: nobody could call.
-    #[error("has no token in it")]
-    Empty,
 }
 
 /// Most tokens of a file: every call compares with all of them.
@@ -97,7 +96,7 @@ impl FromStr for Role {
 
 impl TokenTable {
     /// Reads a file of tokens: one line each, `role name sha256-in-hex`; blank lines and lines that begin with `#` are
-    /// passed over.
+    /// passed over. A file without tokens is a table without tokens.
     ///
     /// # Errors
     /// [`TokenFileError`]. It never repeats the hash.
@@ -111,28 +110,51 @@ impl TokenTable {
             if entries.len() == TOKENS_MAX {
                 return Err(TokenFileError::TooMany);
             }
-            let entry = Entry::parse(line).map_err(|what| TokenFileError::Line {
+            let wrong = |what| TokenFileError::Line {
                 line: index + 1,
                 what,
-            })?;
+            };
+            let entry = Grant::parse(line).map_err(wrong)?;
+            // Which of the two roles it has would depend on their order.
+            if entries.iter().any(|other: &Grant| other.hash == entry.hash) {
+                return Err(wrong("sha256: stands in an earlier line, too".to_owned()));
+            }
             entries.push(entry);
-        }
-        if entries.is_empty() {
-            return Err(TokenFileError::Empty);
         }
         Ok(TokenTable(entries))
     }
 
     /// Whose token it is. The time does not depend on which token it is most alike to, nor on where it stands.
     #[must_use]
-    pub fn find(&self, token: &[u8]) -> Option<Principal> {
-        let hash: [u8; HASH_BYTES] = Sha256::digest(token).into();
+    pub fn find(&self, token: &[u8]) -> Option<Grant> {
+        self.find_hash(&Sha256::digest(token).into())
+    }
+
+    /// The same token as it is in this table: its role may be another one.
+    #[must_use]
+    pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
+        self.find_hash(&grant.hash)
+    }
+
+    /// How many tokens are valid.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nobody may call.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn find_hash(&self, hash: &[u8; HASH_BYTES]) -> Option<Grant> {
         let mut found = u32::MAX;
         for (index, entry) in (0_u32..).zip(&self.0) {
-            let same: Choice = entry.hash.ct_eq(&hash);
+            let same: Choice = entry.hash.ct_eq(hash);
             found.conditional_assign(&index, same);
         }
-        self.0.get(found as usize).map(|entry| entry.principal.clone())
+        self.0.get(found as usize).cloned()
     }
 }
 
@@ -145,9 +167,16 @@ impl fmt::Debug for TokenTable {
     }
 }
 
-// ===== impl Entry =====
+// ===== impl Grant =====
 
-impl Entry {
+impl fmt::Debug for Grant {
+    /// Without the hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Grant").field(&self.principal).finish()
+    }
+}
+
+impl Grant {
     fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
         let (Some(role), Some(name), Some(hash), None) =
@@ -165,7 +194,11 @@ impl Entry {
             ));
         }
         let hash = parse_hex(hash).ok_or("sha256: must be 64 hexadecimal digits")?;
-        Ok(Entry {
+        // `sha256sum` of a variable that is not set; everybody has that token.
+        if hash == <[u8; HASH_BYTES]>::from(Sha256::digest(b"")) {
+            return Err("sha256: is that of an empty token".to_owned());
+        }
+        Ok(Grant {
             principal: Principal {
                 name: name.into(),
                 role,
@@ -209,14 +242,19 @@ mod tests {
         );
         let table = TokenTable::parse(&text).unwrap();
         let found = |token: &str| {
-            let principal = table.find(token.as_bytes())?;
+            let Grant { principal, .. } = table.find(token.as_bytes())?;
             Some((principal.name.to_string(), principal.role))
         };
         assert_eq!(found("secret-a"), Some(("ana".to_owned(), Role::Read)));
         assert_eq!(found("secret-r"), Some(("root".to_owned(), Role::Admin)));
         assert_eq!(found("secret-"), None);
         assert_eq!(found(""), None);
-        assert!(!format!("{table:?}").contains(&hash_hex(b"secret-a")));
+        let grant = table.find(b"secret-a").unwrap();
+        let shown = format!("{table:?} {grant:?}");
+        assert!(
+            shown.contains("ana") && !shown.contains(&hash_hex(b"secret-a")[..4]),
+            "{shown}"
+        );
     }
 
     #[test]
@@ -245,13 +283,40 @@ mod tests {
                 format!("read {} {hash}", "n".repeat(65)),
                 "line 1: name of 65 bytes: must be at most 64",
             ),
-            ("# nobody\n".to_owned(), "has no token in it"),
             (
-                format!("read ana {hash}\n").repeat(TOKENS_MAX + 1),
+                format!("read ana {}", hash_hex(b"")),
+                "line 1: sha256: is that of an empty token",
+            ),
+            (
+                format!("read ana {hash}\nadmin ana {hash}\n"),
+                "line 2: sha256: stands in an earlier line, too",
+            ),
+            (
+                (0..=TOKENS_MAX)
+                    .map(|number| format!("read ana {}\n", hash_hex(number.to_string().as_bytes())))
+                    .collect(),
                 "has more than 256 tokens",
             ),
         ] {
             assert_eq!(TokenTable::parse(&text).unwrap_err().to_string(), expected);
         }
+    }
+    #[test]
+    fn a_file_without_tokens_lets_nobody_in() {
+        for text in ["", "\n", "# nobody\n"] {
+            let table = TokenTable::parse(text).unwrap();
+            assert!(table.is_empty(), "{text:?}");
+            for token in ["", "x"] {
+                assert_eq!(table.find(token.as_bytes()), None, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_looked_at_again_by_its_hash() {
+        let line = |role: &str| TokenTable::parse(&format!("{role} ana {}", hash_hex(b"secret"))).unwrap();
+        let grant = line("write").find(b"secret").unwrap();
+        assert_eq!(line("read").renewed(&grant).unwrap().principal.role, Role::Read);
+        assert_eq!(TokenTable::default().renewed(&grant), None);
     }
 }

@@ -1,8 +1,13 @@
 //! Something made of files, made again when they change.
 
 use std::{
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -19,7 +24,18 @@ pub(super) trait Source {
     fn paths(&self) -> Vec<&Path>;
 
     /// Makes it.
+    ///
+    /// # Errors
+    /// If the contents can't be used.
     fn make(&self, contents: &[Vec<u8>]) -> Result<Self::Made, SecurityError>;
+
+    /// Whether `new`, which can be used, may replace `old`, which is in force.
+    ///
+    /// # Errors
+    /// If `old` is the better one of the two.
+    fn may_replace(&self, _old: &Self::Made, _new: &Self::Made) -> Result<(), SecurityError> {
+        Ok(())
+    }
 }
 
 /// What was made last, and of what.
@@ -27,8 +43,34 @@ pub(super) trait Source {
 pub(super) struct Watched<S: Source> {
     source: S,
     made: ArcSwap<S::Made>,
-    /// What the files held when they were last looked at, whether it could be used or not.
-    seen: Mutex<blake3::Hash>,
+    looked: Mutex<Looked>,
+    /// The files could not be used when they were last looked at.
+    is_stale: AtomicBool,
+}
+
+/// What the last look at the files found.
+#[derive(Debug)]
+struct Looked {
+    /// Of the contents that are in force.
+    in_force: blake3::Hash,
+    /// Why the files could not be used, in words.
+    failure: Option<String>,
+}
+
+/// What a look at the files brought.
+#[derive(Debug)]
+pub(super) enum Refreshed<M> {
+    /// The files are as they were: in force, or not usable for the same reason as before.
+    Unchanged,
+    /// What the files hold is in force again; nothing had to be made.
+    Recovered,
+    /// The files had changed, and what they hold now is in force.
+    Renewed {
+        /// What was in force before.
+        old: Arc<M>,
+        /// What is in force now.
+        new: Arc<M>,
+    },
 }
 
 /// Largest file that is read.
@@ -42,44 +84,84 @@ impl<S: Source> Watched<S> {
         let made = source.make(&contents)?;
         Ok(Watched {
             made: ArcSwap::from_pointee(made),
-            seen: Mutex::new(hash(&contents)),
+            looked: Mutex::new(Looked {
+                in_force: hash(&contents),
+                failure: None,
+            }),
+            is_stale: AtomicBool::new(false),
             source,
         })
     }
 
-    /// Makes it again if the files have changed; tells whether they had.
-    pub(super) fn refresh(&self) -> Result<bool, SecurityError> {
+    /// Makes it again if the files have changed. Files that can't be used are tried at every look, since what is wrong with
+    /// them may pass by itself: a certificate that is not valid yet, the second of two files that is still to be written.
+    ///
+    /// # Errors
+    /// Why the files can't be used; what is in force stays. The same error is not returned again at the next look.
+    pub(super) fn refresh(&self) -> Result<Refreshed<S::Made>, SecurityError> {
+        let mut looked = self.looked.lock();
+        match self.try_refresh(&mut looked.in_force) {
+            Ok(refreshed) => {
+                self.is_stale.store(false, Ordering::Relaxed);
+                Ok(match (refreshed, looked.failure.take()) {
+                    (Refreshed::Unchanged, Some(_)) => Refreshed::Recovered,
+                    (refreshed, _) => refreshed,
+                })
+            }
+            Err(error) => {
+                self.is_stale.store(true, Ordering::Relaxed);
+                let words = error.to_string();
+                if looked.failure.as_ref() == Some(&words) {
+                    return Ok(Refreshed::Unchanged);
+                }
+                looked.failure = Some(words);
+                Err(error)
+            }
+        }
+    }
+
+    fn try_refresh(&self, in_force: &mut blake3::Hash) -> Result<Refreshed<S::Made>, SecurityError> {
         let contents = read(&self.source)?;
         let now = hash(&contents);
-        let mut seen = self.seen.lock();
-        if *seen == now {
-            return Ok(false);
+        if *in_force == now {
+            return Ok(Refreshed::Unchanged);
         }
-        // Also when it can't be used: once is enough to be told.
-        *seen = now;
-        self.made.store(Arc::new(self.source.make(&contents)?));
-        Ok(true)
+        let (old, new) = (self.get(), Arc::new(self.source.make(&contents)?));
+        self.source.may_replace(&old, &new)?;
+        self.made.store(Arc::clone(&new));
+        *in_force = now;
+        Ok(Refreshed::Renewed { old, new })
     }
 
     pub(super) fn get(&self) -> Arc<S::Made> {
         self.made.load_full()
     }
+
+    /// Whether the files could not be used at the last look, so that older contents are in force.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
 }
 
 fn read<S: Source>(source: &S) -> Result<Vec<Vec<u8>>, SecurityError> {
-    let one = |path: &Path| {
-        let failed = |source| SecurityError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let length = std::fs::metadata(path).map_err(failed)?.len();
-        if length > FILE_BYTES_MAX {
-            let text = format!("{length} bytes: must be at most {FILE_BYTES_MAX}");
-            return Err(failed(std::io::Error::other(text)));
-        }
-        std::fs::read(path).map_err(failed)
+    source.paths().into_iter().map(read_file).collect()
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
+    let failed = |source| SecurityError::Read {
+        path: path.to_owned(),
+        source,
     };
-    source.paths().into_iter().map(one).collect()
+    let mut content = Vec::new();
+    // One byte more than is allowed is enough to know.
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content))
+        .map_err(failed)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        let text = format!("more than {FILE_BYTES_MAX} bytes");
+        return Err(failed(std::io::Error::other(text)));
+    }
+    Ok(content)
 }
 
 fn hash(contents: &[Vec<u8>]) -> blake3::Hash {

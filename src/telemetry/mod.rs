@@ -6,6 +6,7 @@ mod commit_span;
 mod log_level;
 mod metrics;
 mod otlp_metrics;
+mod panics;
 mod propagation;
 mod spans;
 
@@ -21,7 +22,12 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
 };
 use thiserror::Error;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{FilterExt, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use self::spans::{BoundedProcessor, CountedExporter, SPANS, SPANS_WAITING_MAX};
 pub use self::{
@@ -29,6 +35,7 @@ pub use self::{
     log_level::LogLevel,
     metrics::{Families, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
+    panics::PanicFigures,
     propagation::{record_status, rpc_span},
     spans::SpanFigures,
 };
@@ -82,7 +89,9 @@ pub enum TelemetryError {
 /// The name under which the service is known to collectors.
 const SERVICE_NAME: &str = "tally";
 /// Events that go to the collector besides the log: what the breaker does, and what administrators do.
-const EVENT_TARGETS: [&str; 2] = ["tally::breaker", "tally::audit"];
+const EVENT_TARGETS: [&str; 2] = ["tally::breaker", AUDIT_TARGET];
+/// What administrators do. It is always logged: whoever may change the filter must not be able to hide what they did.
+const AUDIT_TARGET: &str = "tally::audit";
 
 /// What is sent to the collector, besides metrics.
 #[derive(Debug)]
@@ -107,7 +116,9 @@ pub fn init(config: &TelemetrySection) -> Result<(Telemetry, LogLevel), Telemetr
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
-    let mut layers = vec![logs.with_filter(filter).boxed()];
+    // A filter by target costs nothing elsewhere: it is asked once for each place in the code.
+    let audit = Targets::new().with_target(AUDIT_TARGET, tracing::Level::TRACE);
+    let mut layers = vec![logs.with_filter(audit.or(filter)).boxed()];
     let providers = config.otlp_endpoint.as_deref().map(Providers::new).transpose()?;
     if let Some(Providers { spans, events }) = &providers {
         propagation::install();
@@ -127,6 +138,7 @@ pub fn init(config: &TelemetrySection) -> Result<(Telemetry, LogLevel), Telemetr
     }
     // A list, not an optional layer: an absent one counts as interested in everything, and every span would be made.
     tracing_subscriber::registry().with(layers).try_init()?;
+    panics::count();
     Ok((Telemetry(providers), log_level))
 }
 

@@ -12,6 +12,7 @@ mod process;
 mod real_data;
 mod security;
 mod service;
+mod store;
 mod support;
 mod telemetry;
 mod tidy;

@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 use super::{
     DurablePoint, OrderPoint,
     error::BookError,
-    recall::{RecordReader, parse_record, recalled},
+    recall::{RecordReader, indexed_record, parse_record, recalled},
 };
 use crate::{
     ledger::{
-        AccountOutcome, Committed, Journal, Key, Ledger, Malformed, NewAccount, Outcome, Recalled, Tags,
+        AccountOutcome, Committed, Journal, Key, Ledger, NewAccount, Outcome, Recalled, Tags,
         TransactionView,
         record::{Entry, RECORD_BYTES_MAX, put_record},
         tag_index::{TagIndex, tag},
@@ -313,18 +313,8 @@ impl Journal for Pages {
         let found = self.ids.find(tag, |value| {
             let position = Position::from_u64(value);
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
-                let framed = parse_record(position, bytes)?;
-                let recorded = recalled(&framed).map(|(transaction, _)| transaction.id_bytes());
-                let found_by = |id: &[u8]| TagIndex::takes_for_same(id_tag(id, self.seed), tag);
-                if !recorded.is_some_and(found_by) {
-                    // Not another id with the same hash but a damaged record: taking the id for a new one would apply
-                    // its transaction twice.
-                    let source = Malformed {
-                        what: "the transaction that was recorded here",
-                    };
-                    return Err(BookError::Malformed { position, source });
-                }
-                Ok(recorded == Some(id))
+                let (_, recorded) = indexed_record(position, bytes, tag, self.seed)?;
+                Ok(recorded == id)
             });
             matches.unwrap_or_else(|error| {
                 failure = Some(error);
@@ -354,13 +344,13 @@ impl Journal for Pages {
             sequence: self.order.next_sequence,
             time: self.block.base_time.plus_nanos(u64::from(ordinal)),
         };
+        let place = Position::new(body.segment(), body.offset() + offset).as_u64();
         let scratch = &mut self.scratch;
         self.block
             .buffer
-            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, entry, scratch));
         if let Some(Key { tag, .. }) = key {
-            let position = Position::new(body.segment(), body.offset() + offset);
-            self.ids.insert(tag, position.as_u64());
+            self.ids.insert(tag, place);
         }
         self.block.records += 1;
         self.order.next_entry += 1;

@@ -12,13 +12,15 @@ mod error;
 pub mod id_files;
 mod open;
 mod recall;
+mod scrub;
 mod verify;
 
 pub use book::{Book, Candidates, SealedBlock};
 pub use error::{BookError, OpenError};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use recall::{FoundTransaction, RecordReader};
-pub use verify::{VerifyReport, verify};
+pub use scrub::{Scrub, ScrubStep};
+pub use verify::{DIFFERENCES_MAX, VerifyReport, verify};
 
 use crate::{
     store::journal::{AppendReceipt, ChainPoint},

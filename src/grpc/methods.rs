@@ -1,0 +1,211 @@
+//! Every method that the service answers: its path, who may call it, and which code answers it.
+//!
+//! One look at this table decides both who may call and what is called. When two parsers of the path did that, they
+//! disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one saw a call that reads, the other one that moves
+//! money.
+
+use http::{Method as HttpMethod, Request};
+
+use crate::security::Role;
+
+/// Who may call a method, where tokens are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Anybody, also without a token.
+    Nothing,
+    /// Whoever has a token of this role or of a higher one.
+    Role(Role),
+}
+
+/// Which code answers a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handler {
+    /// `TransactionService`, the hot path.
+    ProcessTransaction,
+    /// `TransactionService`.
+    ProcessTransactions,
+    /// `TransactionService`.
+    StreamTransactions,
+    /// `TransactionService`.
+    GetTransaction,
+    /// tonic's router. There is one answer.
+    Unary,
+    /// tonic's router. Answers go on until one of the two sides ends them.
+    Stream,
+    /// tonic's router, as [`Handler::Stream`], and the number of calls is bounded here.
+    HealthWatch,
+}
+
+/// A method that the service answers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    /// `/package.Service/Method`, as it is on the wire.
+    pub(super) path: &'static str,
+    pub(super) need: Need,
+    pub(super) handler: Handler,
+}
+
+const READ: Need = Need::Role(Role::Read);
+const WRITE: Need = Need::Role(Role::Write);
+const ADMIN: Need = Need::Role(Role::Admin);
+
+/// All of them, the most frequent one first. Where several are named in a row, they are searched in that order.
+const METHODS: [Method; 17] = [
+    method(
+        "/tally.v1.TransactionService/ProcessTransaction",
+        WRITE,
+        Handler::ProcessTransaction,
+    ),
+    method(
+        "/tally.v1.TransactionService/ProcessTransactions",
+        WRITE,
+        Handler::ProcessTransactions,
+    ),
+    method(
+        "/tally.v1.TransactionService/StreamTransactions",
+        WRITE,
+        Handler::StreamTransactions,
+    ),
+    method(
+        "/tally.v1.TransactionService/GetTransaction",
+        READ,
+        Handler::GetTransaction,
+    ),
+    method("/tally.v1.AccountService/GetAccount", READ, Handler::Unary),
+    method("/tally.v1.AccountService/ListAccounts", READ, Handler::Unary),
+    method("/tally.v1.AccountService/CreateAccount", WRITE, Handler::Unary),
+    method(
+        "/tally.v1.AccountService/BatchCreateAccounts",
+        WRITE,
+        Handler::Unary,
+    ),
+    method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
+    method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),
+    method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),
+    method("/tally.v1.EngineService/GetBatchStats", READ, Handler::Unary),
+    method("/tally.v1.EngineService/SetCircuitMode", ADMIN, Handler::Unary),
+    // Whether the service is up is no secret, and probes have no token.
+    method("/grpc.health.v1.Health/Check", Need::Nothing, Handler::Unary),
+    // A watcher holds memory for as long as it likes.
+    method("/grpc.health.v1.Health/Watch", READ, Handler::HealthWatch),
+    method(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        READ,
+        Handler::Stream,
+    ),
+    method(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        READ,
+        Handler::Stream,
+    ),
+];
+
+const fn method(path: &'static str, need: Need, handler: Handler) -> Method {
+    Method { path, need, handler }
+}
+
+/// Returns the method that a request calls. `None` if the request is not a POST to exactly one of the paths of the table,
+/// byte for byte: no other segment, slash, case, percent-encoding or query.
+pub(super) fn find<B>(request: &Request<B>) -> Option<&'static Method> {
+    const TABLE: &[Method] = &METHODS;
+    if request.method() != HttpMethod::POST {
+        return None;
+    }
+    let path = request.uri().path_and_query()?.as_str();
+    TABLE.iter().find(|method| method.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+
+    /// Paths of every method of every service that is served, with whether its answers are a stream.
+    fn served() -> BTreeMap<String, bool> {
+        let mut pool = DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
+        for set in [
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            pool.decode_file_descriptor_set(set).unwrap();
+        }
+        let of_service = |service: prost_reflect::ServiceDescriptor| {
+            let paths = service.methods().map(|method| {
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                (path, method.is_server_streaming())
+            });
+            paths.collect::<Vec<_>>()
+        };
+        pool.services().flat_map(of_service).collect()
+    }
+
+    #[test]
+    fn every_method_that_is_served_has_an_entry_and_every_entry_a_method() {
+        let entries = METHODS.iter().map(|method| {
+            let streams = matches!(
+                method.handler,
+                Handler::StreamTransactions | Handler::Stream | Handler::HealthWatch
+            );
+            (method.path.to_owned(), streams)
+        });
+        // Not equal: a new call has no role, or a stream would not be ended when its token is revoked.
+        assert_eq!(served(), entries.collect::<BTreeMap<_, _>>());
+        assert_eq!(served().len(), METHODS.len(), "a path has two entries");
+    }
+
+    #[test]
+    fn a_method_that_does_not_read_by_its_name_needs_more_than_a_read_token() {
+        for method in &METHODS {
+            let (service, name) = method.path[1..].split_once('/').unwrap();
+            let reads = ["Get", "List", "Watch"].iter().any(|word| name.starts_with(word))
+                || ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"].contains(&service)
+                || service == "grpc.reflection.v1alpha.ServerReflection";
+            let expected = match service {
+                _ if name == "Check" => Need::Nothing,
+                _ if reads => READ,
+                "tally.v1.EngineService" => ADMIN,
+                _ => WRITE,
+            };
+            assert_eq!(method.need, expected, "{}", method.path);
+        }
+    }
+
+    #[test]
+    fn only_the_exact_path_is_a_method() {
+        let find = |http_method: &str, path: &str| {
+            let request = Request::builder().method(http_method).uri(path).body(()).unwrap();
+            find(&request).map(|method| method.path)
+        };
+        for method in &METHODS {
+            let path = method.path;
+            assert_eq!(find("POST", path), Some(path));
+            assert_eq!(find("POST", &format!("http://localhost:1{path}")), Some(path));
+            let (service, name) = path[1..].split_once('/').unwrap();
+            for odd in [
+                format!("/{service}/Get/{name}"),
+                format!("/{service}/List/{name}"),
+                format!("/{service}//{name}"),
+                format!("//{service}/{name}"),
+                format!("{path}/"),
+                format!("{path}?"),
+                format!("{path}?x=1"),
+                format!("/{service}/{}", name.to_lowercase()),
+                format!("/{}/{name}", service.to_uppercase()),
+                format!("/{service}/%{:02x}{}", name.as_bytes()[0], &name[1..]),
+                format!("/{service}%2f{name}"),
+                format!("/x{path}"),
+                format!("/{service}"),
+                "/".to_owned(),
+            ] {
+                assert_eq!(find("POST", &odd), None, "{odd}");
+            }
+            for other in ["GET", "PUT", "HEAD", "OPTIONS", "post", "CONNECTED"] {
+                assert_eq!(find(other, path), None, "{other}");
+            }
+        }
+    }
+}

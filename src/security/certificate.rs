@@ -1,0 +1,104 @@
+//! When a certificate is valid. rustls serves an expired one without a word: it checks the certificates of clients only.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::CertificateDer;
+use x509_cert::{Certificate, der::Decode};
+
+/// Whose a certificate is, and when it is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Validity {
+    /// The distinguished name of its subject, as in RFC 4514.
+    pub(super) subject: String,
+    /// The first moment, since the Unix epoch.
+    pub(super) not_before: Duration,
+    /// The last moment, since the Unix epoch.
+    pub(super) not_after: Duration,
+    /// The same two in words, such as `2026-11-28T12:00:00Z`.
+    words: [String; 2],
+}
+
+// ===== impl Validity =====
+
+impl Validity {
+    /// Of a certificate. `None` if it is not of the kind that RFC 5280 describes, which rustls may serve all the same.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let certificate = Certificate::from_der(certificate).ok()?;
+        let contents = certificate.tbs_certificate();
+        let validity = contents.validity();
+        Some(Validity {
+            subject: contents.subject().to_string(),
+            not_before: validity.not_before.to_unix_duration(),
+            not_after: validity.not_after.to_unix_duration(),
+            words: [validity.not_before.to_string(), validity.not_after.to_string()],
+        })
+    }
+
+    /// Says why it is not valid at `now`; `None` if it is.
+    pub(super) fn fault(&self, now: Duration) -> Option<String> {
+        let Validity { subject, words, .. } = self;
+        let [not_before, not_after] = words;
+        if now < self.not_before {
+            Some(format!(
+                "the certificate of {subject:?} is not valid before {not_before}"
+            ))
+        } else if now > self.not_after {
+            Some(format!("the certificate of {subject:?} expired at {not_after}"))
+        } else {
+            None
+        }
+    }
+
+    /// The last moment in words.
+    pub(super) fn not_after_in_words(&self) -> &str {
+        let [_, not_after] = &self.words;
+        not_after
+    }
+}
+
+/// The time of day since the Unix epoch; zero while the machine's clock is before it.
+pub(super) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn valid_in(years: [i32; 2]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "books");
+        params.not_before = date_time_ymd(years[0], 1, 1);
+        params.not_after = date_time_ymd(years[1], 1, 1);
+        params
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .clone()
+    }
+
+    #[test]
+    fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
+        // 2001-01-01 and 2051-01-01: the one is written as UTCTime, the other one as GeneralizedTime.
+        let validity = Validity::of(&valid_in([2001, 2051])).unwrap();
+        let [first, last] = [978_307_200, 2_556_144_000].map(Duration::from_secs);
+        assert_eq!((validity.not_before, validity.not_after), (first, last));
+        let second = Duration::from_secs(1);
+        for valid in [first, last, Duration::from_secs(1_800_000_000)] {
+            assert_eq!(validity.fault(valid), None, "{valid:?}");
+        }
+        let name = |fault: Option<String>| fault.unwrap().replace("rcgen self signed cert", "");
+        assert!(name(validity.fault(first - second)).ends_with("is not valid before 2001-01-01T00:00:00Z"));
+        assert!(name(validity.fault(Duration::ZERO)).contains("CN=books"));
+        assert!(name(validity.fault(last + second)).ends_with("expired at 2051-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_certificate_without_an_end_is_valid_for_ever_and_what_is_none_has_no_end() {
+        let validity = Validity::of(&valid_in([2001, 9999])).unwrap();
+        assert_eq!(validity.fault(Duration::from_secs(200_000_000_000)), None);
+        assert_eq!(Validity::of(&CertificateDer::from(vec![0x30, 0])), None);
+    }
+}
