@@ -293,7 +293,7 @@ impl Exec {
                 CreatedAccounts::All(indexes.into_iter().filter_map(snapshot).collect())
             }
             AccountOutcome::Reused { place } => CreatedAccounts::Reused { place },
-            AccountOutcome::Full => CreatedAccounts::Full,
+            AccountOutcome::Full(full) => CreatedAccounts::Full(full),
         })
     }
 

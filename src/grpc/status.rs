@@ -14,7 +14,7 @@ use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
     engine::{EngineError, StoreFault},
-    ledger::{ContentField, Reason, Rejection, Side},
+    ledger::{ContentField, Reason, Rejection, Side, TableFull},
 };
 
 /// The domain of every `ErrorInfo`.
@@ -216,15 +216,14 @@ pub fn transaction_not_found(transaction_id: &str) -> Status {
         .build()
 }
 
-/// The ledger has as many accounts as it can number.
+/// The ledger has no room for more accounts, or for more assets.
 #[must_use]
-pub fn accounts_full() -> Status {
-    Draft::new(
-        Code::ResourceExhausted,
-        "ACCOUNTS_FULL",
-        "the ledger can't number any more accounts",
-    )
-    .build()
+pub fn accounts_full(full: TableFull) -> Status {
+    let reason = match full {
+        TableFull::Accounts => "ACCOUNTS_FULL",
+        TableFull::Assets => "ASSETS_FULL",
+    };
+    Draft::new(Code::ResourceExhausted, reason, full.to_string()).build()
 }
 
 /// The request did not arrive in time.

@@ -199,8 +199,9 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
     let version = reader.varint_u64()?;
     let create_time = Timestamp::from_nanos(reader.varint_u64()?);
     let accounts = ledger.accounts_mut();
-    let index = accounts.push(account, version, create_time).ok_or(Malformed {
-        what: "fewer accounts",
+    let pushed = accounts.push(account, version, create_time);
+    let index = pushed.map_err(|_| Malformed {
+        what: "no more accounts and assets than a ledger may hold",
     })?;
     if let Some(account) = accounts.get_mut(index) {
         account.balances = balances;
@@ -211,4 +212,51 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
 /// So that a reader's error and a record's error meet in one type.
 pub(super) fn malformed_at(position: Position) -> impl Fn(Malformed) -> BookError {
     move |source| BookError::Malformed { position, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
+
+    #[test]
+    fn replay_and_checkpoint_take_no_longer_for_an_account_when_assets_are_many() {
+        let accounts = 20_000_u32;
+        let mut replayed = Ledger::new(7);
+        for number in 0..accounts {
+            let account = NewAccount {
+                id: format!("a{number}"),
+                asset: format!("asset-{number}"),
+                rule: BalanceRule::Unlimited,
+                overdraft_limit: Amount::default(),
+                status: AccountStatus::Open,
+                metadata: Metadata::new(),
+            };
+            let index = AccountIndex(number);
+            let record = Record::AccountCreated { index, account };
+            replayed
+                .replay(record, u64::from(number) + 1, Timestamp::default())
+                .unwrap();
+        }
+        let mut loaded = Ledger::new(7);
+        let (mut next, mut chunk) = (Some(AccountIndex(0)), Vec::new());
+        while let Some(from) = next {
+            chunk.clear();
+            next = put_accounts(&replayed, from, &mut chunk);
+            let mut reader = Reader::new(&chunk);
+            while !reader.is_empty() {
+                read_account(&mut reader, &mut loaded).unwrap();
+            }
+        }
+        for number in (0..accounts).map(AccountIndex) {
+            assert_eq!(
+                loaded.accounts().snapshot(number),
+                replayed.accounts().snapshot(number)
+            );
+        }
+        for ledger in [&replayed, &loaded] {
+            let comparisons = ledger.accounts().asset_comparisons();
+            assert!(comparisons < 100, "{comparisons} comparisons");
+        }
+    }
 }
