@@ -112,9 +112,7 @@ pub fn open(
     let loaded = checkpoint::load(&checkpoints, seed)?;
     let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain);
     let loaded = loaded.unwrap_or_else(|| Loaded::nothing(journal.start(), seed));
-    // Before its ids are looked for: what is wrong with a journal of another backup is best told here.
-    journal.check_point(&loaded.start.chain)?;
-    let ids = ids_before(&walk, &id_files, &loaded.start)?;
+    let ids = ids_before(&journal, &walk, &id_files, &loaded.start)?;
     let (replay, tail) = replay(&journal, loaded, ids)?;
     let mut report = RecoveryReport {
         created,
@@ -203,7 +201,14 @@ pub(super) fn replay(journal: &Journal, loaded: Loaded, ids: TagIndex) -> Result
 /// On the way every segment is looked at: it exists, it is as long as its blocks are, its first block has a whole header of
 /// its place and of this directory, and the segments follow from one another along the hash chain. So a segment that is
 /// missing, was emptied, cut short or replaced is found here, and not by whoever asks for what was in it.
-fn ids_before(walk: &BlockWalk, files: &ChunkedFiles, start: &DurablePoint) -> Result<TagIndex, OpenError> {
+fn ids_before(
+    journal: &Journal,
+    walk: &BlockWalk,
+    files: &ChunkedFiles,
+    start: &DurablePoint,
+) -> Result<TagIndex, OpenError> {
+    // First of all: what is wrong with a journal of another backup than the checkpoint is best told here.
+    journal.check_point(&start.chain)?;
     let mut ids = TagIndex::new();
     // Every committed transaction has an id; those that were refused come on top.
     let committed = start.order.next_sequence.saturating_sub(1);
