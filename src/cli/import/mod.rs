@@ -32,7 +32,8 @@ use tokio::time::Instant;
 use self::{
     accounts::{AccountCreator, BalanceRule},
     csv::Shape,
-    source::{Account, Batch, Format, Pending, ReadAhead, Source, SourceError, read_ahead},
+    row::Account,
+    source::{Batch, Format, Pending, ReadAhead, Source, SourceError, read_ahead},
     summary::{Summary, WrongAnswer},
 };
 use super::{ClientArgs, OutputFormat, block_on, exit, fail};

@@ -41,6 +41,34 @@ pub(super) struct RowError {
     pub(super) flaw: Flaw,
 }
 
+/// What was made of the lines of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    /// Lines that are headers.
+    pub(super) headers: u64,
+    /// Lines that have nothing in them.
+    pub(super) blank: u64,
+    /// Lines that are transactions, which are in batches.
+    pub(super) rows: u64,
+}
+
+// ===== impl Account =====
+
+impl Account {
+    /// All lines that are accounted for.
+    pub(super) const fn lines(&self) -> u64 {
+        self.headers + self.blank + self.rows
+    }
+}
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.headers += other.headers;
+        self.blank += other.blank;
+        self.rows += other.rows;
+    }
+}
+
 // ===== impl Flaw =====
 
 impl Flaw {

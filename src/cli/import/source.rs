@@ -17,7 +17,7 @@ use super::{
     input::{self, Input, Version, Watch},
     lines::ReadError,
     ndjson::NdjsonRows,
-    row::{Row, RowError},
+    row::{Account, Row, RowError},
 };
 
 /// A batch is closed early when its transactions take more than this: a message may have 16 MiB.
@@ -93,17 +93,6 @@ pub(super) enum SourceError {
     },
 }
 
-/// What was made of the lines of files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Account {
-    /// Lines that are headers.
-    pub(super) headers: u64,
-    /// Lines that have nothing in them.
-    pub(super) blank: u64,
-    /// Lines that are transactions, which are in batches.
-    pub(super) rows: u64,
-}
-
 /// Rows of one file that are sent together.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -159,23 +148,6 @@ pub(super) struct ReadAhead {
 enum Rows {
     Csv(Box<CsvRows<BufReader<Input>>>),
     Ndjson(NdjsonRows<BufReader<Input>>),
-}
-
-// ===== impl Account =====
-
-impl Account {
-    /// All lines that are accounted for.
-    pub(super) const fn lines(&self) -> u64 {
-        self.headers + self.blank + self.rows
-    }
-}
-
-impl std::ops::AddAssign for Account {
-    fn add_assign(&mut self, other: Self) {
-        self.headers += other.headers;
-        self.blank += other.blank;
-        self.rows += other.rows;
-    }
 }
 
 // ===== impl Format =====

@@ -10,7 +10,7 @@ use prost::Message;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::source::{Account, Batch};
+use super::{row::Account, source::Batch};
 use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
 
 /// Refused transactions that are shown.
