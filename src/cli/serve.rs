@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
     grpc::{self, NetHandle},
-    security::{Security, SecurityError},
+    security::{Look, Security, SecurityError},
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicFigures, SpanFigures},
@@ -36,8 +36,8 @@ use crate::{
 
 /// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often certificates and tokens are looked at for changes.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often certificates and tokens are looked at for changes. A change takes two looks.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 
 /// Open files besides connections: segments, id files, checkpoints, sockets of the runtime.
 const FILES_BESIDES: u64 = 256;
@@ -429,12 +429,12 @@ impl Stop {
                 },
                 _ = tick.tick() => engine.tick(),
                 _ = refresh.tick() => {
-                    security.refresh();
+                    security.refresh(Look::Settled);
                     if is_before_epoch(SystemTime::now()) {
                         tracing::error!("the machine's clock was set to before 1970; the operators' port can't answer");
                     }
                 }
-                _ = self.hangup.recv() => security.refresh(),
+                _ = self.hangup.recv() => security.refresh(Look::Now),
                 _ = throttle.tick() => {
                     let now = Instant::now();
                     engine.note_throttling(now.duration_since(looked));

@@ -19,6 +19,7 @@ pub use self::{
     bearer::bearer_token,
     tls::TlsError,
     tokens::{Grant, Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},
+    watched::Look,
 };
 use self::{
     tls::{Tls, TlsFiles},
@@ -123,16 +124,16 @@ impl Security {
         }
     }
 
-    /// Reads files again that have changed. One that can't be used is logged, and what it was before stays in force.
+    /// Reads files again that have changed, and puts in force what `look` allows. One that can't be used is logged, and what it was before stays in force.
     /// Connections that there are keep the certificate that they began with; open streams look at their tokens again.
-    pub fn refresh(&self) {
+    pub fn refresh(&self, look: Look) {
         if let Some(tls) = &self.tls
-            && let Some((_, new)) = renewed("certificates", tls.refresh())
+            && let Some((_, new)) = renewed("certificates", tls.refresh(look))
         {
             tell_validity(&new);
         }
         if let Some(tokens) = &self.tokens
-            && let Some((old, new)) = renewed("tokens", tokens.refresh())
+            && let Some((old, new)) = renewed("tokens", tokens.refresh(look))
         {
             self.token_version.send_modify(|version| *version += 1);
             audit::tokens_changed(old.len(), new.len());
@@ -194,7 +195,7 @@ impl Security {
 /// Logs what a look at files brought, and returns what was and is in force if that has changed.
 fn renewed<M>(what: &str, refreshed: Result<Refreshed<M>, SecurityError>) -> Option<(Arc<M>, Arc<M>)> {
     match refreshed {
-        Ok(Refreshed::Unchanged) => None,
+        Ok(Refreshed::Unchanged | Refreshed::Unsettled) => None,
         Ok(Refreshed::Recovered) => {
             tracing::info!(what, "the files are those in force again");
             None

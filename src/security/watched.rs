@@ -53,8 +53,20 @@ pub(super) struct Watched<S: Source> {
 struct Looked {
     /// Of the contents that are in force.
     in_force: blake3::Hash,
+    /// Of the contents that the last look found for the first time: they may still be being written.
+    unsettled: Option<blake3::Hash>,
     /// Why the files could not be used, in words.
     failure: Option<String>,
+}
+
+/// Which contents of a file may come into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Those that two looks in a row find. A file that is written in place is empty or cut for a moment, and an empty file
+    /// of tokens would shut out everybody.
+    Settled,
+    /// Those that are there: an operator has said that the files are complete (SIGHUP).
+    Now,
 }
 
 /// What a look at the files brought.
@@ -62,6 +74,8 @@ struct Looked {
 pub(super) enum Refreshed<M> {
     /// The files are as they were: in force, or not usable for the same reason as before.
     Unchanged,
+    /// The files have changed since the last look. The next look takes them, if it finds the same.
+    Unsettled,
     /// What the files hold is in force again; nothing had to be made.
     Recovered,
     /// The files had changed, and what they hold now is in force.
@@ -86,6 +100,7 @@ impl<S: Source> Watched<S> {
             made: ArcSwap::from_pointee(made),
             looked: Mutex::new(Looked {
                 in_force: hash(&contents),
+                unsettled: None,
                 failure: None,
             }),
             is_stale: AtomicBool::new(false),
@@ -98,9 +113,10 @@ impl<S: Source> Watched<S> {
     ///
     /// # Errors
     /// Why the files can't be used; what is in force stays. The same error is not returned again at the next look.
-    pub(super) fn refresh(&self) -> Result<Refreshed<S::Made>, SecurityError> {
+    pub(super) fn refresh(&self, look: Look) -> Result<Refreshed<S::Made>, SecurityError> {
         let mut looked = self.looked.lock();
-        match self.try_refresh(&mut looked.in_force) {
+        match self.try_refresh(&mut looked, look) {
+            Ok(Refreshed::Unsettled) => Ok(Refreshed::Unsettled),
             Ok(refreshed) => {
                 self.is_stale.store(false, Ordering::Relaxed);
                 Ok(match (refreshed, looked.failure.take()) {
@@ -120,16 +136,23 @@ impl<S: Source> Watched<S> {
         }
     }
 
-    fn try_refresh(&self, in_force: &mut blake3::Hash) -> Result<Refreshed<S::Made>, SecurityError> {
+    fn try_refresh(&self, looked: &mut Looked, look: Look) -> Result<Refreshed<S::Made>, SecurityError> {
         let contents = read(&self.source)?;
         let now = hash(&contents);
-        if *in_force == now {
+        let before = looked.unsettled.take();
+        if looked.in_force == now {
             return Ok(Refreshed::Unchanged);
         }
+        if look == Look::Settled && before != Some(now) {
+            looked.unsettled = Some(now);
+            return Ok(Refreshed::Unsettled);
+        }
+        looked.unsettled = Some(now);
         let (old, new) = (self.get(), Arc::new(self.source.make(&contents)?));
         self.source.may_replace(&old, &new)?;
         self.made.store(Arc::clone(&new));
-        *in_force = now;
+        looked.in_force = now;
+        looked.unsettled = None;
         Ok(Refreshed::Renewed { old, new })
     }
 
@@ -192,5 +215,53 @@ impl Source for PathBuf {
             Some(Ok(text)) => TokenTable::parse(text).map_err(failed),
             Some(Err(_)) | None => Err(failed(TokenFileError::NotText)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(watched: &Watched<PathBuf>) -> usize {
+        watched.get().len()
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_comes_into_force_when_it_is_complete() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tokens");
+        let line = |name: &str, digit: &str| format!("read {name} {}\n", digit.repeat(64));
+        std::fs::write(&path, line("old", "1")).unwrap();
+        let watched = Watched::load(path.clone()).unwrap();
+
+        // Cut, then half of it, then all: each look finds something else.
+        for content in [
+            String::new(),
+            line("one", "2"),
+            line("one", "2") + &line("two", "3"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+            assert_eq!(tokens(&watched), 1);
+        }
+        assert!(matches!(
+            watched.refresh(Look::Settled),
+            Ok(Refreshed::Renewed { .. })
+        ));
+        assert_eq!(tokens(&watched), 2);
+
+        // It goes away and comes back, between two looks.
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        std::fs::write(&path, line("one", "2") + &line("two", "3")).unwrap();
+        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unchanged)));
+
+        // Whoever says that it is complete is believed.
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(
+            watched.refresh(Look::Now),
+            Ok(Refreshed::Renewed { .. })
+        ));
+        assert_eq!(tokens(&watched), 0);
     }
 }
