@@ -186,8 +186,12 @@ impl TransactionBatch {
         self.entries.get(place.checked_sub(1)?)
     }
 
-    fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.entries.len() * size_of::<Entry>() + self.account_tags.len() * 8
+    /// Bytes of memory that it holds, with the room that it has to grow.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.account_tags.capacity() * 8
     }
 }
 

@@ -17,12 +17,15 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use prost::{DecodeError, Message};
 use tokio::time::Instant;
+use tokio_util::sync::PollSemaphore;
 use tonic::{Status, metadata::MetadataValue};
 use tracing::Span;
 
 use super::{
-    MESSAGE_BYTES_MAX, deadline,
+    budget::{CALL_BYTES, Charge, Purse, REFUSAL_BYTES},
+    deadline,
     patience::{Patience, Reception},
     wire::WireError,
 };
@@ -30,8 +33,10 @@ use crate::telemetry::record_status;
 
 /// In front of a message: whether it is compressed, and its length.
 const HEADER_BYTES: usize = 5;
-/// What is set aside for a message in pieces before it has arrived, however long it says it is.
-const GATHER_BYTES: usize = 64 * 1024;
+/// What a call reads in one turn of its task; then others have theirs.
+const TURN_BYTES: usize = 64 << 10;
+/// What reading a frame costs in any case, counted as bytes.
+const FRAME_BYTES_MIN: usize = 256;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const ENCODING: &str = "grpc-encoding";
@@ -47,11 +52,15 @@ pub(super) struct Inbound {
     header_read: usize,
     /// Bytes of the message under way that are not read yet.
     left: Option<usize>,
-    /// Bytes of the message under way that are read: whoever reads them keeps them.
-    arrived: usize,
     ended: bool,
     expected: Expected,
+    /// The longest message that is read.
+    message_bytes_max: usize,
+    /// Bytes that may still be read in this turn.
+    turn: usize,
     patience: Patience,
+    reception: Arc<Reception>,
+    charge: Charge,
 }
 
 /// What a client sends in a call.
@@ -74,6 +83,15 @@ pub(super) struct Piece {
 /// Messages in their frames.
 pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
+/// An answer that tonic writes.
+struct TonicAnswer {
+    body: tonic::body::Body,
+    sending: PollSemaphore,
+    /// Goes with the status.
+    charge: Option<Charge>,
+    purse: Arc<Purse>,
+}
+
 /// The body of an answer.
 pub struct Answer(Content);
 
@@ -81,13 +99,13 @@ enum Content {
     /// Nothing: the status is in the headers.
     Empty,
     /// One message, then the status OK.
-    Message(Bytes),
+    Message(Vec<u8>, Charge),
     /// The status OK.
     Ok,
     /// Messages, then their stream's status.
-    Frames(Frames),
+    Frames(Frames, Arc<Purse>),
     /// Of a call that tonic serves.
-    Tonic(tonic::body::Body),
+    Tonic(Box<TonicAnswer>),
     /// Of a call that is traced. In a box: few are.
     Traced(Box<(Answer, Span)>),
 }
@@ -95,17 +113,22 @@ enum Content {
 // ===== impl Inbound =====
 
 impl Inbound {
-    /// The messages in `body`.
+    /// The messages of a call, none of which may be longer than `message_bytes_max`, and by when its caller wants to know.
+    /// `charge` is what the call costs so far.
     ///
     /// # Errors
-    /// UNIMPLEMENTED if the headers announce compressed ones.
-    fn new(
-        headers: &HeaderMap,
-        body: Incoming,
+    /// If its headers make no sense, or announce compressed messages (UNIMPLEMENTED).
+    pub(super) fn open(
+        request: Request<Incoming>,
         expected: Expected,
+        message_bytes_max: usize,
         reception: &Arc<Reception>,
-    ) -> Result<Self, Status> {
-        if let Some(encoding) = headers.get(ENCODING)
+        charge: Charge,
+    ) -> Result<(Self, Option<Instant>), Status> {
+        // The headers are dropped here: a call can take long, and needs none of them any more.
+        let (head, body) = request.into_parts();
+        let deadline = deadline::of_headers(&head.headers)?;
+        if let Some(encoding) = head.headers.get(ENCODING)
             && encoding != IDENTITY
         {
             let mut status = Status::unimplemented(format!(
@@ -117,31 +140,75 @@ impl Inbound {
                 .insert("grpc-accept-encoding", MetadataValue::from_static(IDENTITY));
             return Err(status);
         }
-        Ok(Inbound {
+        let inbound = Inbound {
             body,
             frame: Bytes::new(),
             header: [0; HEADER_BYTES],
             header_read: 0,
             left: None,
-            arrived: 0,
             ended: false,
             expected,
+            message_bytes_max,
+            turn: TURN_BYTES,
             patience: Patience::new(reception),
-        })
+            reception: Arc::clone(reception),
+            charge,
+        };
+        Ok((inbound, deadline))
     }
 
-    /// The messages of a call, each of which may take to arrive what `reception` says, and by when its caller wants to know.
+    /// The call holds `bytes` now, besides what every call costs.
     ///
     /// # Errors
-    /// If its headers make no sense.
-    pub(super) fn open(
+    /// RESOURCE_EXHAUSTED if there is no memory for them.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        if self.charge.cover(CALL_BYTES.saturating_add(bytes)) {
+            Ok(())
+        } else {
+            Err(self.reception.no_memory())
+        }
+    }
+
+    /// The call holds nothing any more besides what every call costs.
+    pub(super) fn release(&mut self) {
+        self.charge.set(CALL_BYTES);
+    }
+
+    /// The question of a call that asks one, with at most `bytes_max` bytes, and by when its caller wants to know.
+    ///
+    /// # Errors
+    /// As [`Inbound::open`] and [`Inbound::only`]; INTERNAL if it is no such message.
+    pub(super) async fn ask<Q: Message + Default>(
         request: Request<Incoming>,
-        expected: Expected,
+        bytes_max: usize,
         reception: &Arc<Reception>,
-    ) -> Result<(Self, Option<Instant>), Status> {
-        let (head, body) = request.into_parts();
-        let deadline = deadline::of_headers(&head.headers)?;
-        Ok((Inbound::new(&head.headers, body, expected, reception)?, deadline))
+        charge: Charge,
+    ) -> Result<(Q, Self, Option<Instant>), Status> {
+        let (mut inbound, deadline) =
+            Inbound::open(request, Expected::Message, bytes_max, reception, charge)?;
+        let message = inbound.only().await?;
+        let question = Q::decode(message).map_err(undecodable)?;
+        inbound.finish().await?;
+        Ok((question, inbound, deadline))
+    }
+
+    /// The framed answer, with what it costs until it is sent.
+    pub(super) fn answer(self, answer: &impl Message) -> (Vec<u8>, Charge) {
+        let mut out = Vec::with_capacity(HEADER_BYTES + answer.encoded_len());
+        put_frame(&mut out, |out| answer.encode_raw(out));
+        let mut charge = self.charge;
+        charge.set(CALL_BYTES + out.capacity());
+        (out, charge)
+    }
+
+    /// What the call costs, for its answer.
+    pub(super) fn into_charge(self) -> Charge {
+        self.charge
+    }
+
+    /// What its connection's calls have in common.
+    pub(super) const fn reception(&self) -> &Arc<Reception> {
+        &self.reception
     }
 
     /// There is no message in a call that must have one.
@@ -154,27 +221,28 @@ impl Inbound {
         self.frame.len()
     }
 
-    /// The only message of the call, once the call has been sent to its end.
+    /// The only message of the call. Its end is to be waited for with [`Inbound::finish`], when the message has been read: what
+    /// arrived with it takes memory as long as it is there.
     ///
     /// # Errors
-    /// If there is none, or more than one, or it can't be read.
+    /// If there is none, it can't be read, or there is no memory for it.
     pub(super) async fn only(&mut self) -> Result<Bytes, Status> {
         let first = self.piece().await?.ok_or_else(Inbound::missing)?;
-        let message = if first.to_come == 0 {
-            first.bytes
-        } else {
-            let mut gathered = Vec::with_capacity((first.bytes.len() + first.to_come).min(GATHER_BYTES));
-            gathered.extend_from_slice(&first.bytes);
-            loop {
-                let piece = self.piece().await?.ok_or_else(Inbound::missing)?;
-                gathered.extend_from_slice(&piece.bytes);
-                if piece.to_come == 0 {
-                    break gathered.into();
-                }
+        if first.to_come == 0 {
+            return Ok(first.bytes);
+        }
+        // No room is set aside for what has not arrived, however long the message says it is.
+        let mut gathered = Vec::new();
+        gather(&mut gathered, &first);
+        loop {
+            self.hold(gathered.capacity())?;
+            let piece = self.piece().await?.ok_or_else(Inbound::missing)?;
+            gather(&mut gathered, &piece);
+            if piece.to_come == 0 {
+                self.hold(gathered.capacity())?;
+                break Ok(gathered.into());
             }
-        };
-        self.finish().await?;
-        Ok(message)
+        }
     }
 
     /// Waits for the end of the call, behind its only message.
@@ -210,16 +278,26 @@ impl Inbound {
             if self.ended {
                 return Poll::Ready(Ok(None));
             }
+            if self.turn == 0 {
+                // A long message must not hold up everybody else of the thread.
+                self.turn = TURN_BYTES;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                self.turn = TURN_BYTES;
                 if self.expected == Expected::Stream && !self.has_begun() {
                     return Poll::Pending;
                 }
-                let status = ready!(self.patience.poll_over(self.arrived, context));
+                let status = ready!(self.patience.poll_over(context));
                 return Poll::Ready(Err(self.fail(status)));
             };
             match frame {
                 // Trailers of a request mean nothing.
-                Some(Ok(frame)) => self.frame = frame.into_data().unwrap_or_default(),
+                Some(Ok(frame)) => {
+                    self.frame = frame.into_data().unwrap_or_default();
+                    self.turn = self.turn.saturating_sub(self.frame.len().max(FRAME_BYTES_MIN));
+                }
                 Some(Err(error)) => {
                     let status = Status::cancelled(format!("the call was given up: {error}"));
                     return Poll::Ready(Err(self.fail(status)));
@@ -227,10 +305,7 @@ impl Inbound {
                 None if self.has_begun() => {
                     return Poll::Ready(Err(self.fail(Status::internal("Unexpected EOF decoding stream."))));
                 }
-                None => {
-                    self.ended = true;
-                    self.patience.release();
-                }
+                None => self.ended = true,
             }
         }
     }
@@ -248,7 +323,6 @@ impl Inbound {
     /// Nothing is read behind an error.
     fn fail(&mut self, status: Status) -> Status {
         self.ended = true;
-        self.patience.release();
         self.left = None;
         self.header_read = 0;
         self.frame = Bytes::new();
@@ -270,11 +344,8 @@ impl Inbound {
         let bytes = self.frame.split_to(left.min(self.frame.len()));
         let to_come = left - bytes.len();
         self.left = (to_come > 0).then_some(to_come);
-        self.arrived += bytes.len();
         if to_come == 0 && self.expected == Expected::Stream {
-            self.arrived = 0;
             self.patience.renew();
-            self.patience.release();
         }
         Ok(Some(Piece { bytes, to_come }))
     }
@@ -304,13 +375,32 @@ impl Inbound {
             }));
         }
         let length = u32::from_be_bytes(length) as usize;
-        if length > MESSAGE_BYTES_MAX {
+        let most = self.message_bytes_max;
+        if length > most {
             return Err(Status::out_of_range(format!(
-                "decoded message length too large: found {length} bytes, the limit is: {MESSAGE_BYTES_MAX} bytes"
+                "decoded message length too large: found {length} bytes, the limit is: {most} bytes"
             )));
         }
         Ok(Some(length))
     }
+}
+
+/// Adds a piece to a message. Its room grows as it arrives, but never beyond the message's end.
+pub(super) fn gather(gathered: &mut Vec<u8>, piece: &Piece) {
+    let length = gathered.len() + piece.bytes.len();
+    if length > gathered.capacity() {
+        let room = gathered
+            .capacity()
+            .saturating_mul(2)
+            .clamp(length, length + piece.to_come);
+        gathered.reserve_exact(room - gathered.len());
+    }
+    gathered.extend_from_slice(&piece.bytes);
+}
+
+/// The same of a message that prost reads.
+pub(super) fn undecodable(error: DecodeError) -> Status {
+    Status::internal(format!("failed to decode Protobuf message: {error}"))
 }
 
 /// A message that is none: what gRPC has for it is INTERNAL.
@@ -322,9 +412,20 @@ pub(super) fn malformed(error: WireError) -> Status {
 
 /// Appends a message that `put` writes, in its frame.
 pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    let header_at = begin_frame(out);
+    put(out);
+    end_frame(out, header_at);
+}
+
+/// Leaves room for the header of a message's frame, and says where.
+pub(super) fn begin_frame(out: &mut Vec<u8>) -> usize {
     let header_at = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
-    put(out);
+    header_at
+}
+
+/// Writes the header of the frame that was begun at `header_at`, and whose message is all that is behind it.
+pub(super) fn end_frame(out: &mut [u8], header_at: usize) {
     let length = u32::try_from(out.len() - header_at - HEADER_BYTES).unwrap_or(u32::MAX);
     if let Some(room) = out.get_mut(header_at + 1..header_at + HEADER_BYTES) {
         room.copy_from_slice(&length.to_be_bytes());
@@ -334,25 +435,38 @@ pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
 // ===== impl Answer =====
 
 impl Answer {
-    /// One framed message, or the status that was come to instead.
+    /// One framed message with what it costs until it is sent, or the status that was come to instead.
     #[must_use]
-    pub(super) fn message(message: Result<Vec<u8>, Status>) -> Response<Answer> {
+    pub(super) fn message(
+        message: Result<(Vec<u8>, Charge), Status>,
+        reception: &Reception,
+    ) -> Response<Answer> {
         match message {
-            Ok(message) => answer(Content::Message(message.into())),
-            Err(status) => Answer::status(status),
+            Ok((message, charge)) => answer(Content::Message(message, charge)),
+            Err(status) => reception.refuse(status),
         }
     }
 
     /// Framed messages, as they come.
     #[must_use]
-    pub(super) fn frames(frames: Frames) -> Response<Answer> {
-        answer(Content::Frames(frames))
+    pub(super) fn frames(frames: Frames, purse: &Arc<Purse>) -> Response<Answer> {
+        answer(Content::Frames(frames, Arc::clone(purse)))
     }
 
     /// The answer of a call that tonic served.
     #[must_use]
-    pub(super) fn tonic(response: Response<tonic::body::Body>) -> Response<Answer> {
-        response.map(|body| Answer(Content::Tonic(body)))
+    pub(super) fn tonic(response: Response<tonic::body::Body>, charge: Charge) -> Response<Answer> {
+        let (mut head, body) = response.into_parts();
+        let purse = Arc::clone(charge.purse());
+        let mut charge = Some(charge);
+        hold_until_sent(&mut head.headers, &mut charge);
+        let answer = TonicAnswer {
+            body,
+            sending: PollSemaphore::new(Arc::clone(purse.sending())),
+            charge,
+            purse,
+        };
+        Response::from_parts(head, Answer(Content::Tonic(Box::new(answer))))
     }
 
     /// The end of a call's `span`: it lasts as long as the answer does, and is told with which status that ends.
@@ -367,10 +481,13 @@ impl Answer {
         response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
     }
 
-    /// A status and no message.
+    /// A status and no message, with what it costs until it is sent.
     #[must_use]
-    pub(super) fn status(status: Status) -> Response<Answer> {
-        status.into_http()
+    pub(super) fn status(status: Status, mut charge: Charge) -> Response<Answer> {
+        charge.set(status_bytes(&status));
+        let mut response: Response<Answer> = status.into_http();
+        hold_until_sent(response.headers_mut(), &mut Some(charge));
+        response
     }
 }
 
@@ -389,6 +506,51 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
         let _plain = code.add_header(&mut trailers);
     }
     trailers
+}
+
+/// What a status takes until it is sent, about: its details are sent in base64.
+fn status_bytes(status: &Status) -> usize {
+    REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
+}
+
+/// Ties `charge` to the status among `headers`, if there is one: it is given back when the HTTP/2 library has sent them.
+fn hold_until_sent(headers: &mut HeaderMap, charge: &mut Option<Charge>) {
+    if let Some(value) = headers.get_mut(Status::GRPC_STATUS)
+        && let Some(charge) = charge.take()
+    {
+        let code = charge.until_sent(value.as_bytes().to_vec(), None);
+        if let Ok(mut held) = HeaderValue::from_maybe_shared(code) {
+            // Else it would stay in the table of headers that were sent.
+            held.set_sensitive(true);
+            *value = held;
+        }
+    }
+}
+
+// ===== impl TonicAnswer =====
+
+impl TonicAnswer {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Not before there is room for it on its way. While there is none, it takes no room either.
+        let place = ready!(self.sending.poll_acquire(context));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame?;
+            Ok(match frame.into_data() {
+                Ok(data) => {
+                    let charge = self.purse.charge_anyway(data.len());
+                    Frame::data(charge.until_sent(data, place))
+                }
+                Err(frame) => match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        hold_until_sent(&mut trailers, &mut self.charge);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                },
+            })
+        }))
+    }
 }
 
 impl Default for Answer {
@@ -414,10 +576,11 @@ impl Body for Answer {
         let content = &mut self.0;
         match content {
             Content::Empty => Poll::Ready(None),
-            Content::Message(message) => {
-                let message = std::mem::take(message);
-                *content = Content::Ok;
-                Poll::Ready(Some(Ok(Frame::data(message))))
+            Content::Message(..) => {
+                let Content::Message(message, charge) = std::mem::replace(content, Content::Ok) else {
+                    return Poll::Ready(None);
+                };
+                Poll::Ready(Some(Ok(Frame::data(charge.until_sent(message, None)))))
             }
             Content::Ok => {
                 *content = Content::Empty;
@@ -425,16 +588,21 @@ impl Body for Answer {
                 trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
-            Content::Frames(frames) => {
+            Content::Frames(frames, purse) => {
                 let status = match ready!(frames.as_mut().poll_next(context)) {
                     Some(Ok(frames)) => return Poll::Ready(Some(Ok(Frame::data(frames)))),
                     Some(Err(status)) => status,
                     None => Status::ok(""),
                 };
+                let mut trailers = trailers(&status);
+                hold_until_sent(
+                    &mut trailers,
+                    &mut Some(purse.charge_anyway(status_bytes(&status))),
+                );
                 *content = Content::Empty;
-                Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
-            Content::Tonic(body) => Pin::new(body).poll_frame(context),
+            Content::Tonic(answer) => answer.poll_frame(context),
             Content::Traced(traced) => {
                 let (answer, span) = &mut **traced;
                 let frame = ready!(Pin::new(answer).poll_frame(context));
@@ -451,9 +619,9 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Empty => true,
-            Content::Tonic(body) => body.is_end_stream(),
+            Content::Tonic(answer) => answer.body.is_end_stream(),
             Content::Traced(traced) => traced.0.is_end_stream(),
-            Content::Message(_) | Content::Ok | Content::Frames(_) => false,
+            Content::Message(..) | Content::Ok | Content::Frames(..) => false,
         }
     }
 }

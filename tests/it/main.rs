@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod breaker;
 mod crash;
+mod hostile;
 mod journal;
 mod ledger_model;
 mod process;
