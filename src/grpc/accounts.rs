@@ -13,7 +13,8 @@ use tonic::{Status, server::NamedService};
 use super::{
     budget::Charge,
     convert::{self, Violations},
-    framing::{Answer, Expected, Inbound, malformed, undecodable},
+    framing::{Expected, Inbound, malformed, undecodable},
+    outbound::Answer,
     patience::Reception,
     status,
     transactions::{Answering, QUESTION_BYTES_MAX},

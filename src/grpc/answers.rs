@@ -7,7 +7,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::{
-    framing::{begin_frame, end_frame, put_frame},
+    outbound::{begin_frame, end_frame, put_frame},
     requests::{Places, Refused},
     status,
 };

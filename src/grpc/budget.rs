@@ -20,16 +20,19 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clients::client_of;
+use crate::engine::Payment;
 
-/// What a call costs in any case: its stream in the HTTP/2 library, its task, and a short answer.
+/// What a call costs in any case: its stream in the HTTP/2 library, its task, a short message and a short answer.
 pub(super) const CALL_BYTES: usize = 4 << 10;
+/// The short message that every call may have.
+pub(super) const SHORT_BYTES: usize = 1 << 10;
 /// What the answer to a refused call costs until it is sent.
 pub(super) const REFUSAL_BYTES: usize = 2 << 10;
 /// A connection takes at least so much from the budget at once, if there is so much.
 const STEP_BYTES: usize = 32 << 10;
 /// Messages of calls that tonic serves which one connection has handed to the HTTP/2 library and that were not sent yet. What
 /// such a call answers is not known before it is made, so the next one waits until there is a place.
-const SENDING_MAX: usize = 8;
+const SENDING_MAX: usize = 16;
 
 /// The memory of all clients.
 #[derive(Debug, Clone)]
@@ -261,6 +264,16 @@ impl Charge {
         self.bytes = bytes;
     }
 
+    /// Everything beyond `bytes`, to be given back by itself.
+    pub(super) fn split_beyond(&mut self, bytes: usize) -> Charge {
+        let beyond = self.bytes.saturating_sub(bytes);
+        self.bytes -= beyond;
+        Charge {
+            purse: Arc::clone(&self.purse),
+            bytes: beyond,
+        }
+    }
+
     /// The purse that pays.
     pub(super) fn purse(&self) -> &Arc<Purse> {
         &self.purse
@@ -278,6 +291,8 @@ impl Charge {
         })
     }
 }
+
+impl Payment for Charge {}
 
 impl Drop for Charge {
     fn drop(&mut self) {

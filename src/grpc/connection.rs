@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{engine::TallyEngine, security::Security, telemetry::rpc_span};
 
-/// A stream's flow-control window: enough for a large batch without a round trip in the middle.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// A stream's flow-control window: enough for a usual batch without a round trip in the middle.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 512 << 10;
 /// A connection's flow-control window.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// Bytes of a stream's answers that the HTTP/2 library takes before they are sent.

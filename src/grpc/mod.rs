@@ -20,6 +20,7 @@ mod governor;
 mod lifetime;
 mod methods;
 mod net;
+mod outbound;
 mod patience;
 mod requests;
 mod split;
@@ -31,8 +32,8 @@ mod watch;
 mod wire;
 
 pub use engine::{batch_stats_response, circuit_stats_response};
-pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
+pub use outbound::Answer;
 pub use topology::from_info as topology_response;
 
 use std::{future::ready, net::SocketAddr, sync::Arc};

@@ -19,8 +19,8 @@ use tonic::Status;
 use super::{
     budget::{CALL_BYTES, Charge, Purse, REFUSAL_BYTES},
     connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
-    framing::Answer,
     governor::Conduct,
+    outbound::Answer,
     status,
 };
 

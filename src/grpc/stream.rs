@@ -196,10 +196,11 @@ impl Stream for StreamAnswers {
 /// Processes what a stream has brought; a message that could not be read ends the stream after the others' answers.
 async fn answer(chunk: Chunk, terms: Arc<Terms>) -> Answered {
     let Chunk {
-        transactions: Transactions { batch, places },
+        transactions: Transactions { mut batch, places },
         mut charge,
         broken,
     } = chunk;
+    batch.pay(Box::new(charge.split_beyond(CHUNK_BYTES)));
     let batch = Arc::new(batch);
     let outcomes = execute_in_turn(&batch, &terms).await;
     let results = Results {
@@ -210,7 +211,7 @@ async fn answer(chunk: Chunk, terms: Arc<Terms>) -> Answered {
     };
     let bytes = results.stream().await;
     drop((batch, outcomes, places));
-    charge.set(bytes.capacity());
+    charge.set(CHUNK_BYTES + bytes.capacity());
     Answered {
         bytes,
         charge,

@@ -14,8 +14,9 @@ use super::{
     answers::{self, Results},
     budget::{CALL_BYTES, Charge},
     convert,
-    framing::{Answer, Expected, Inbound, malformed},
+    framing::{Expected, Inbound, malformed},
     lifetime::Lifetime,
+    outbound::Answer,
     patience::Reception,
     requests::{BulkReader, TRANSACTION_BYTES_MAX, Transactions, refused},
     status,
@@ -265,7 +266,8 @@ async fn process_many(
     }
     drop(piece);
     inbound.finish().await?;
-    let Transactions { batch, places } = reader.finish()?;
+    let Transactions { mut batch, places } = reader.finish()?;
+    batch.pay(Box::new(inbound.split_charge()));
     let batch = Arc::new(batch);
     let outcomes = execute(engine, Guard::Bulk, &batch, deadline, 0).await?;
     let results = Results {

@@ -44,7 +44,7 @@ impl Good {
             let mut times = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                let id = format!("{name}-{}", times.len());
+                let id = format!("{}-{}", name.replace([' ', ','], "_"), times.len());
                 client
                     .process_transaction(pay(&id))
                     .await

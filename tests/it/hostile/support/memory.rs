@@ -6,6 +6,8 @@ use crate::support::server::TestServer;
 
 /// How often it is looked whether memory has come back.
 const POLL: Duration = Duration::from_millis(50);
+/// How often it must look the same.
+const SAME: usize = 6;
 /// How long that may take at most.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,20 @@ pub(crate) fn peak(server: &TestServer) -> u64 {
 /// The peak is what it has now.
 pub(crate) fn forget_peak(server: &TestServer) {
     std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("a process that is ours");
+}
+
+/// Waits until it has done what it was asked to: it holds the same for a while.
+pub(crate) async fn settles(server: &TestServer) {
+    let (mut before, mut same) = (0, 0);
+    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+        let now = peak(server);
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        if same == SAME {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Waits until it has no more than `bytes`. What it has in the end.

@@ -25,6 +25,7 @@ pub(crate) const UNKNOWN: u8 = 0xfa;
 
 pub(crate) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
 /// SETTINGS that make the client's window for answers empty: nothing but headers is sent then.
 pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 /// The largest frame that a server has to take.
@@ -44,6 +45,8 @@ pub(crate) struct Raw {
     pub(crate) sent: u64,
     /// The server has closed it, or reads no more.
     pub(crate) closed: bool,
+    /// What the server said when it refused an upload.
+    pub(crate) refusal: String,
 }
 
 /// A frame that was received.
@@ -96,6 +99,7 @@ impl Raw {
             next_call: 1,
             sent: 0,
             closed: false,
+            refusal: String::new(),
         };
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         raw.send(&frame(SETTINGS, 0, 0, settings)).await;
@@ -143,8 +147,8 @@ impl Raw {
     pub(crate) async fn upload(&mut self, path: &str, body: &[u8], end: bool) -> (u32, bool) {
         let (number, begin) = self.begin(&header_block(path));
         self.send(&begin).await;
-        // What the server's SETTINGS and first WINDOW_UPDATE say is not looked at: it is the default, until it opens more.
-        let (mut connection, mut stream) = (65_535_i64, 1 << 20);
+        // As every client begins, until the server opens more (RFC 9113, 6.5.2 and 6.9.2).
+        let (mut connection, mut stream) = (65_535_i64, 65_535_i64);
         let mut chunks = body.chunks(FRAME_BYTES_MAX).peekable();
         while let Some(chunk) = chunks.next() {
             let bytes = i64::try_from(chunk.len()).unwrap();
@@ -154,9 +158,21 @@ impl Raw {
                 };
                 let increment = || i64::from(u32::from_be_bytes(received.payload[..4].try_into().unwrap()));
                 match (received.kind, received.stream) {
+                    (SETTINGS, _) if received.flags == 0 => {
+                        // They hold from when they are acknowledged.
+                        self.send(&frame(SETTINGS, ACK, 0, &[])).await;
+                        let settings = received.payload.as_chunks::<6>().0;
+                        let window = settings.iter().find(|setting| setting[..2] == [0, 4]);
+                        stream += window.map_or(0, |setting| {
+                            i64::from(u32::from_be_bytes(setting[2..].try_into().unwrap())) - 65_535
+                        });
+                    }
                     (WINDOW_UPDATE, 0) => connection += increment(),
                     (WINDOW_UPDATE, updated) if updated == number => stream += increment(),
-                    (HEADERS | RST_STREAM, answered) if answered == number => return (number, false),
+                    (HEADERS | RST_STREAM, answered) if answered == number => {
+                        self.refusal = String::from_utf8_lossy(&received.payload).into_owned();
+                        return (number, false);
+                    }
                     (GOAWAY, _) => return (number, false),
                     _ => {}
                 }
