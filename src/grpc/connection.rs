@@ -147,18 +147,7 @@ impl Connections {
                 call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(streams_per_connection_max)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .max_send_buf_size(SEND_BYTES_MAX)
-            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            // gRPC has no use for it, and hyper's panics while the machine's clock is before 1970.
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = http2(streams_per_connection_max).serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             result = InTurns { connection: connection.as_mut(), conduct: &conduct } => Some(result),
@@ -193,6 +182,23 @@ impl Connections {
             tracing::debug!(%error, %peer, "connection");
         }
     }
+}
+
+/// HTTP/2 as a connection has it.
+fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(streams_per_connection_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        // gRPC has no use for it, and hyper's panics while the machine's clock is before 1970.
+        .auto_date_header(false);
+    http2
 }
 
 impl<C: Future> Future for InTurns<'_, C> {

@@ -223,10 +223,12 @@ pub(super) async fn rapid_reset(server: &TestServer, client: u8) -> Vec<Raw> {
     connections
 }
 
-/// A field that the schema does not know, of all that a message may have.
-pub(super) fn unknown_field(bytes: usize) -> Vec<u8> {
-    let mut field = vec![0x12];
-    prost::encoding::encode_varint(bytes as u64, &mut field);
-    field.resize(field.len() + bytes, 0);
-    message(&field)
+/// Fields that the schema does not know: one that is spread over frames, and behind it very many short ones.
+pub(super) fn unknown_fields(bytes: usize) -> Vec<u8> {
+    let long = 2 * FRAME_BYTES_MAX;
+    let mut fields = vec![0x12];
+    prost::encoding::encode_varint(long as u64, &mut fields);
+    fields.resize(fields.len() + long, 0);
+    fields.extend([0x18, 0].repeat((bytes - fields.len()) / 2));
+    message(&fields)
 }
