@@ -128,7 +128,7 @@ impl AccountService {
         let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, reception, charge)?;
         let account = {
             let message = inbound.only().await?;
-            let request = CreateAccountRequest::decode(message).map_err(undecodable)?;
+            let request = CreateAccountRequest::decode(message).map_err(|error| undecodable(&error))?;
             let mut violations = Violations::default();
             let account = convert::to_new_account(&mut violations, "account", request.account);
             violations.finish().map_err(status::invalid)?;
@@ -155,7 +155,7 @@ impl AccountService {
             // Decoded, a short message can take a thousand times as much: it is counted first.
             let count = count_accounts(&message)?;
             inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
-            let request = BatchCreateAccountsRequest::decode(message).map_err(undecodable)?;
+            let request = BatchCreateAccountsRequest::decode(message).map_err(|error| undecodable(&error))?;
             new_accounts(request)?
         };
         inbound.finish().await?;

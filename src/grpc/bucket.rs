@@ -1,6 +1,6 @@
 //! Bursts are allowed, and so much a second in the long run.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// What something costs is taken from it; time fills it again.
 #[derive(Debug)]

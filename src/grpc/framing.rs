@@ -152,7 +152,7 @@ impl Inbound {
         let (mut inbound, deadline) =
             Inbound::open(request, Expected::Message, bytes_max, reception, charge)?;
         let message = inbound.only().await?;
-        let question = Q::decode(message).map_err(undecodable)?;
+        let question = Q::decode(message).map_err(|error| undecodable(&error))?;
         inbound.finish().await?;
         Ok((question, inbound, deadline))
     }
@@ -369,7 +369,7 @@ pub(super) fn gather(gathered: &mut Vec<u8>, piece: &Piece) {
 }
 
 /// The same of a message that prost reads.
-pub(super) fn undecodable(error: DecodeError) -> Status {
+pub(super) fn undecodable(error: &DecodeError) -> Status {
     Status::internal(format!("failed to decode Protobuf message: {error}"))
 }
 
