@@ -6,7 +6,7 @@
 # need --format docker, since the OCI format has no HEALTHCHECK.
 ARG RUST_IMAGE=rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
-# `compiled`, or `prebuilt` to take target/release/tally as it is (built against a glibc that is not newer than the base's).
+# `compiled`, or `prebuilt` to take target/dist/tally as it is (built against a glibc that is not newer than the base's).
 ARG BINARY=compiled
 
 # ----- what compiles
@@ -29,20 +29,20 @@ RUN cargo chef prepare --recipe-path /recipe.json
 FROM chef AS compiled
 # The dependencies: a layer that stays as long as Cargo.lock does.
 COPY --from=recipe /recipe.json /recipe.json
-RUN cargo chef cook --locked --release --recipe-path /recipe.json
+RUN cargo chef cook --locked --profile dist --recipe-path /recipe.json
 COPY . .
 ARG REVISION=unknown
-RUN TALLY_COMMIT="$(printf %.12s "${REVISION}")" cargo build --locked --release --bin tally
+RUN TALLY_COMMIT="$(printf %.12s "${REVISION}")" cargo build --locked --profile dist --bin tally
 
 FROM rust AS prebuilt
-COPY target/release/tally target/release/tally
+COPY target/dist/tally target/dist/tally
 
 # ----- what is shipped
 FROM ${BINARY} AS binary
 # Names of functions stay in, for backtraces; lines go to a file of their own (`--target debug` has it).
 RUN mkdir -p /out/data \
-    && objcopy --only-keep-debug target/release/tally /out/tally.debug \
-    && cp target/release/tally /out/tally \
+    && objcopy --only-keep-debug target/dist/tally /out/tally.debug \
+    && cp target/dist/tally /out/tally \
     && strip --strip-debug /out/tally \
     && objcopy --add-gnu-debuglink=/out/tally.debug /out/tally \
     && chmod 0755 /out/tally

@@ -1,9 +1,10 @@
 //! The canonical JSON form of protobuf messages, by way of the descriptors that were compiled in.
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -21,6 +22,21 @@ pub enum JsonError {
     /// The bytes are not of this message.
     #[error(transparent)]
     Decode(#[from] prost::DecodeError),
+}
+
+/// Reads any JSON value, and refuses it if an object in it has a key twice. Both spellings of a message's field are one key;
+/// the keys of a map are compared as they are.
+struct EachKeyOnce(Place);
+
+/// What a JSON value stands for.
+#[derive(Clone)]
+enum Place {
+    /// A message, or several.
+    Message(MessageDescriptor),
+    /// A map, with the field that holds its values.
+    Map(FieldDescriptor),
+    /// A scalar, or something that is not of the API.
+    Other,
 }
 
 static POOL: LazyLock<Option<DescriptorPool>> =
@@ -52,16 +68,108 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Reads message `name` of package `tally.v1` from its JSON form. Unknown fields are errors.
+/// Reads message `name` of package `tally.v1` from its JSON form. Unknown fields are errors, and so are keys that come twice
+/// in one object, at any depth.
 ///
 /// # Errors
 /// [`JsonError`].
 pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, JsonError> {
+    let descriptor = descriptor(name)?;
+    // First, because the reader of messages keeps the last value of a key and forgets the others.
+    EachKeyOnce(Place::Message(descriptor.clone()))
+        .deserialize(&mut serde_json::Deserializer::from_str(text))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let dynamic = DynamicMessage::deserialize(descriptor(name)?, &mut deserializer)?;
+    let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)?;
     deserializer.end()?;
     // Serialising a message of the same descriptor and reading it back can't fail.
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+// ===== impl Place =====
+
+impl Place {
+    fn of(field: &FieldDescriptor) -> Self {
+        match field.kind().as_message() {
+            Some(entry) if field.is_map() => Place::Map(entry.map_entry_value_field()),
+            Some(message) => Place::Message(message.clone()),
+            None => Place::Other,
+        }
+    }
+
+    /// The name by which a key is compared with others, and what its value stands for.
+    fn member<'a>(&self, key: Cow<'a, str>) -> (Cow<'a, str>, Self) {
+        match self {
+            Place::Message(message) => {
+                let field = message.get_field_by_json_name(&key);
+                match field.or_else(|| message.get_field_by_name(&key)) {
+                    Some(field) => (Cow::Owned(field.name().to_owned()), Place::of(&field)),
+                    None => (key, Place::Other),
+                }
+            }
+            Place::Map(value) => (key, Place::of(value)),
+            Place::Other => (key, Place::Other),
+        }
+    }
+}
+
+// ===== impl EachKeyOnce =====
+
+impl<'de> DeserializeSeed<'de> for EachKeyOnce {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EachKeyOnce {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _value: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _value: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _value: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _value: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _value: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
+        while values.next_element_seed(EachKeyOnce(self.0.clone()))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
+            let shown = key.to_string();
+            let (name, place) = self.0.member(key);
+            if !seen.insert(name.into_owned()) {
+                return Err(A::Error::custom(format_args!("the key {shown:?} comes twice")));
+            }
+            members.next_value_seed(EachKeyOnce(place))?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +197,44 @@ mod tests {
             from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", r#"{"nope":1}"#).unwrap_err();
         assert!(wrong.to_string().contains("nope"), "{wrong}");
         assert!(to_json("Nope", &ProcessTransactionRequest::default()).is_err());
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_refused_at_any_depth_and_in_either_spelling() {
+        let read = |text: &str| from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", text);
+        for (text, key) in [
+            (
+                r#"{"transfers":[{"code":1}],"transfers":[{"code":2}]}"#,
+                "transfers",
+            ),
+            (r#"{"transfers":[{"code":1}],"transfers":null}"#, "transfers"),
+            (r#"{"transfers":null,"transfers":[]}"#, "transfers"),
+            (r#"{"transactionId":"a","transaction_id":"b"}"#, "transaction_id"),
+            (
+                r#"{"transactionId":"a","transactionI\u0064":"a"}"#,
+                "transactionId",
+            ),
+            (r#"{"transfers":[{},{"code":1,"code":1}]}"#, "code"),
+            (
+                r#"{"transfers":[{"minorUnits":"1","minor_units":"2"}]}"#,
+                "minor_units",
+            ),
+            (
+                r#"{"transfers":[{"wideMinorUnits":{"low":1,"high":1,"low":1}}]}"#,
+                "low",
+            ),
+            (r#"{"metadata":{"k":"1","k":"2"}}"#, "k"),
+            (r#"{"nope":{"x":[{"y":1,"y":1}]}}"#, "y"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("the key {key:?} comes twice at line 1 column ")),
+                "{error}"
+            );
+        }
+        // A map's keys are the client's own.
+        let message =
+            read(r#"{"metadata":{"a_b":"1","aB":"2"},"transfers":[{"code":1},{"code":1}]}"#).unwrap();
+        assert_eq!((message.metadata.len(), message.transfers.len()), (2, 2));
     }
 }

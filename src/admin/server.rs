@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{places::Places, write_limit::WriteLimit};
+use crate::security::client_of;
 
 /// Most connections at a time. For one more, an older one goes.
 const CONNECTIONS_MAX: usize = 64;
@@ -56,8 +57,7 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
         };
         match accepted {
             Ok((stream, peer)) => {
-                // An IPv4 address is the same one however the socket writes it.
-                let place = places.admit(peer.ip().to_canonical());
+                let place = places.admit(client_of(peer.ip()));
                 let served = connection(stream, peer, router.clone());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -88,7 +88,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        // hyper's panics while the machine's clock is before 1970.
+        // Nobody reads it. hyper keeps one all the same, which panics while the machine's clock is before 1970: `tally serve`
+        // does not start by such a clock.
         .auto_date_header(false)
         .serve_connection(stream, service);
     tokio::pin!(connection);

@@ -23,6 +23,9 @@ pub enum BatchError {
     /// The deadline passed while the request was being executed. Its outcome is unknown.
     #[error("the deadline passed while the request was being executed")]
     ExpiredInExecution,
+    /// A request before it in its sequence was not executed. Not executed.
+    #[error("a request before it in its sequence was not executed")]
+    Interrupted,
     /// The executor dropped the request. Its outcome is unknown.
     #[error("the executor dropped the request")]
     Lost,
@@ -33,7 +36,10 @@ impl BatchError {
     #[must_use]
     pub const fn is_not_executed(self) -> bool {
         match self {
-            BatchError::Full { .. } | BatchError::Closed | BatchError::ExpiredInQueue => true,
+            BatchError::Full { .. }
+            | BatchError::Closed
+            | BatchError::ExpiredInQueue
+            | BatchError::Interrupted => true,
             BatchError::ExpiredInExecution | BatchError::Lost => false,
         }
     }

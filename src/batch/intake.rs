@@ -1,7 +1,6 @@
 //! The executor's side: takes what waits, claims it, sleeps when there is nothing to do.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,16 +10,21 @@ use tokio::time::Instant;
 
 use super::{
     Answer, BATCH_BYTES_MAX, BatchConfig, BatchItem, Shared, Slot, Timing,
+    backlog::Backlog,
     courier::{Couriers, Post},
     error::BatchError,
     pace::{Pace, Situation},
-    share::{HELD_MAX, Shares, put_back},
+    sequence::Turn,
+    share::Shares,
     slot::Responder,
     stats::{Counters, FlushReason},
 };
 
 /// How often the rate at which the queue drains is measured.
 const RATE_INTERVAL: Duration = Duration::from_millis(100);
+/// Most requests that a batch passes over, and so about most that are held back. With more, others behind them wait as
+/// well, for one batch.
+const PASSED_MAX: usize = 4096;
 
 /// A request in the ring.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ pub(super) struct Queued<T, R> {
     pub(super) responder: Responder<Slot<R>>,
     pub(super) queued_at: Instant,
     pub(super) deadline: Option<Instant>,
+    pub(super) turn: Option<Turn>,
 }
 
 /// A request that was claimed for execution.
@@ -41,6 +46,9 @@ pub struct Claimed<T, R> {
     pub item: T,
     /// Where the answer goes.
     pub reply: Reply<R>,
+    /// Its place in a sequence, if it has one. It must not be executed if the turn [is not open](Turn::is_open) any more:
+    /// then [`Reply::interrupted`] is the answer. Dropping the turn says that it was not executed.
+    pub turn: Option<Turn>,
 }
 
 /// Where the answer to a claimed request goes. Dropping it answers [`BatchError::Lost`].
@@ -61,10 +69,10 @@ pub struct Intake<T: BatchItem, R> {
     pub(super) pace: Pace,
     batch_bytes_max: usize,
     shares: Shares,
-    /// Requests that came before those in the ring and were held back, at most [`HELD_MAX`] and one.
-    held: VecDeque<Queued<T, R>>,
-    /// Those of them that this batch has passed over. Empty between batches.
-    aside: VecDeque<Queued<T, R>>,
+    /// Requests that came before those in the ring and were held back, at most `passed_max` and one. Between batches, none
+    /// is passed.
+    backlog: Backlog<Queued<T, R>>,
+    pub(super) passed_max: usize,
     rate_since: Instant,
     rate_items: u64,
 }
@@ -102,8 +110,8 @@ impl<T: BatchItem, R> Intake<T, R> {
             pace: Pace::new(config.max_linger, config.siblings),
             batch_bytes_max: BATCH_BYTES_MAX.min(config.queue_bytes_max / 2),
             shares: Shares::new(config.client_share_percent),
-            held: VecDeque::new(),
-            aside: VecDeque::new(),
+            backlog: Backlog::new(),
+            passed_max: PASSED_MAX,
             rate_since: Instant::now(),
             rate_items: 0,
         }
@@ -122,48 +130,48 @@ impl<T: BatchItem, R> Intake<T, R> {
             last: None,
         };
         self.shares.begin(items_max);
-        while taking.items < items_max && self.aside.len() < HELD_MAX {
-            let Some(queued) = self.held.pop_front().or_else(|| self.shared.ring.pop()) else {
-                break;
-            };
-            if !self.take_one(queued, true, &mut taking, into) {
-                break;
-            }
-        }
+        self.take_shared_out(items_max, &mut taking, into);
         if self.shares.is_contended() {
-            self.shared.counters.held_back(self.aside.len());
+            self.shared.counters.held_back(self.backlog.passed());
         } else {
-            // Nobody is kept waiting.
-            while taking.items < items_max
-                && let Some(queued) = self.aside.pop_front()
-                && self.take_one(queued, false, &mut taking, into)
-            {}
+            // Nobody is kept waiting by those who have had their share.
+            self.backlog.rewind();
+            self.take_all(items_max, &mut taking, into);
         }
-        put_back(&mut self.aside, &mut self.held);
+        self.backlog.rewind();
         self.finish_taking(&taking);
         taking.items
     }
 
-    /// Takes a request, or puts it aside if its client has had its share. `false` if it was the last: it did not fit, and
-    /// begins the next batch.
-    fn take_one(
-        &mut self,
-        queued: Queued<T, R>,
-        shared_out: bool,
-        taking: &mut Taking,
-        into: &mut Vec<Claimed<T, R>>,
-    ) -> bool {
-        let (items, bytes) = (queued.item.items(), queued.item.bytes());
-        if shared_out {
+    /// Takes requests, and passes over those of clients who have had their share.
+    fn take_shared_out(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
+        while taking.items < items_max
+            && self.backlog.passed() < self.passed_max
+            && let Some(queued) = self.backlog.next(&self.shared.ring)
+        {
             let batch = into.get(taking.start..).unwrap_or_default();
             let batch = batch.iter().map(|one| (one.reply.client, one.item.items()));
-            if !self.shares.admits(queued.client, items, batch) {
-                self.aside.push_back(queued);
-                return true;
+            if !self.shares.admits(queued.client, queued.item.items(), batch) {
+                self.backlog.pass_over(queued);
+            } else if !self.take_one(queued, taking, into) {
+                break;
             }
         }
+    }
+
+    /// Takes requests, whoever has had how much.
+    fn take_all(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
+        while taking.items < items_max
+            && let Some(queued) = self.backlog.next(&self.shared.ring)
+            && self.take_one(queued, taking, into)
+        {}
+    }
+
+    /// Takes the request that was met last. `false` if it did not fit: then the batch ends before it.
+    fn take_one(&mut self, queued: Queued<T, R>, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) -> bool {
+        let (items, bytes) = (queued.item.items(), queued.item.bytes());
         if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
-            self.held.push_front(queued);
+            self.backlog.put_back(queued);
             return false;
         }
         let now = *taking.now.get_or_insert_with(Instant::now);
@@ -180,12 +188,12 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     fn finish_taking(&mut self, taking: &Taking) {
-        self.shared.held.store(self.held.len(), Ordering::Relaxed);
+        self.shared.held.store(self.backlog.len(), Ordering::Relaxed);
         if let Some(percent) = self.shares.largest_percent() {
             self.shared.counters.client_share(percent);
         }
         if let Some(now) = taking.now {
-            let oldest = match self.held.front() {
+            let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
                 // What is left came after what was taken last.
                 None => taking.last.filter(|_| self.shared.ring.len() > 0),
@@ -203,9 +211,14 @@ impl<T: BatchItem, R> Intake<T, R> {
             responder,
             queued_at,
             deadline,
+            turn,
         } = queued;
         // Withdrawn: cancelled or expired, and counted as such by the caller's future.
         if !responder.claim() {
+            return None;
+        }
+        if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
+            responder.answer(Err(BatchError::Interrupted));
             return None;
         }
         if let Some(deadline) = deadline {
@@ -215,7 +228,7 @@ impl<T: BatchItem, R> Intake<T, R> {
                 if is_past {
                     counters.expired();
                 } else {
-                    counters.expired_by_average();
+                    counters.expired_by_average(now);
                 }
                 responder.answer(Err(BatchError::ExpiredInQueue));
                 return None;
@@ -232,6 +245,7 @@ impl<T: BatchItem, R> Intake<T, R> {
                 queue_wait,
                 claimed_at: now,
             },
+            turn,
         })
     }
 
@@ -273,13 +287,13 @@ impl<T: BatchItem, R> Intake<T, R> {
     /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.shared.ring.len() + self.held.len()
+        self.shared.ring.len() + self.backlog.len()
     }
 
     /// Whether the ring is closed, nothing waits, and nothing will.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.held.is_empty() && self.shared.ring.is_drained()
+        self.backlog.is_empty() && self.shared.ring.is_drained()
     }
 
     /// Sleeps until `wake_at` requests wait, somebody calls [`Notifier::notify`](super::Notifier::notify), or the ring
@@ -288,7 +302,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     pub fn sleep(&self, wake_at: usize) {
         let rest = self.pace.rest(&self.situation(), Instant::now);
         let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
-        if !self.held.is_empty() || self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
+        if !self.backlog.is_empty() || self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
             return;
         }
         match rest {
@@ -322,7 +336,7 @@ impl<T: BatchItem, R> Drop for Intake<T, R> {
         self.shared.ring.close();
         // Bounded: the door is closed, and whoever stands in it puts at most one item more into a bounded ring.
         while !self.is_drained() {
-            match self.held.pop_front().or_else(|| self.shared.ring.pop()) {
+            match self.backlog.next(&self.shared.ring) {
                 Some(queued) => {
                     self.shared.left_queue(&queued.item);
                     if queued.responder.claim() {
@@ -335,28 +349,38 @@ impl<T: BatchItem, R> Drop for Intake<T, R> {
     }
 }
 
+// ===== impl Reply =====
+
+impl<R> Reply<R> {
+    /// Answers that the request was not executed, since one before it in its sequence was not.
+    pub fn interrupted(self) {
+        self.responder.answer(Err(BatchError::Interrupted));
+    }
+}
+
 // ===== impl Answerer =====
 
 impl Answerer {
-    /// Answers every request in `answers`, in order, after a commit, and leaves it empty.
-    pub fn answer_all<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
-        self.give(answers);
+    /// Answers requests, in order, after a commit.
+    pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
+        let now = self.give(answers);
         // The last to be taken waited for the commit and for little else.
         if let Some(commit) = self.commits.iter().min() {
-            self.counters.committed(*commit);
+            self.counters.committed(*commit, now);
         }
     }
 
-    /// Answers every request in `answers`, in order, and leaves it empty. Nothing had to be committed for them.
-    pub fn answer_uncommitted<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
+    /// Answers requests, in order, that waited for no commit: how long they took says nothing about commits.
+    pub fn answer_untimed<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         self.give(answers);
     }
 
-    fn give<R>(&mut self, answers: &mut Vec<(Reply<R>, R)>) {
+    /// Says when it gave them.
+    fn give<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) -> Instant {
         let now = Instant::now();
         self.queue_waits.clear();
         self.commits.clear();
-        for (reply, value) in answers.drain(..) {
+        for (reply, value) in answers {
             let Reply {
                 courier,
                 client: _,
@@ -377,5 +401,6 @@ impl Answerer {
         self.couriers.deliver(&mut self.post);
         // One lock for all of them, after the callers have been woken.
         self.counters.answered(&self.queue_waits, &self.commits);
+        now
     }
 }

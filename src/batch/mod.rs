@@ -21,11 +21,13 @@
 //!   fairness, they have at most [`BatchConfig::queue_bytes_max`] bytes;
 //! - no client has more than its share of a batch while another's requests wait, and each client's requests stay in their
 //!   order;
+//! - once a request of a [`Sequence`] was not executed, none behind it is;
 //! - once as many reply slots have been made as are under way, a request costs no allocation;
 //! - after [`BatchProcessor::close`], everything in the ring is still taken, and nothing else comes in.
 //!
 //! It knows nothing of ledgers, journals or gRPC.
 
+mod backlog;
 mod caller;
 mod courier;
 mod error;
@@ -35,6 +37,7 @@ mod letters;
 mod pace;
 mod pool;
 mod ring;
+mod sequence;
 mod share;
 mod slot;
 mod stats;
@@ -64,6 +67,7 @@ use intake::Queued;
 pub use intake::{Answerer, Claimed, Intake, Reply};
 use pool::Pool;
 use ring::{Refused, Ring};
+pub use sequence::{Sequence, Turn};
 use stats::Counters;
 pub use stats::{BatchStats, Distributions, FlushReason};
 use thiserror::Error;
@@ -117,6 +121,8 @@ pub struct Submission<T> {
     /// Whose it is: [`Caller::client`]. 0 if that is not known; then it is the client's of the [`Caller::calling`] that
     /// is being polled, if any.
     pub client: u64,
+    /// Its place, if it is part of a [`Sequence`].
+    pub turn: Option<Turn>,
 }
 
 /// What the executor answered, and how long it took.
@@ -267,6 +273,7 @@ impl<T> Submission<T> {
             item,
             deadline,
             client: UNKNOWN,
+            turn: None,
         }
     }
 
@@ -309,6 +316,7 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
             item,
             deadline,
             client,
+            turn,
         } = submission;
         let arrived = self.shared.callers.arrived();
         let queued_at = Instant::now();
@@ -320,11 +328,17 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         let (responder, receiver) = desk.pool(courier).take();
         match self.shared.push(Queued {
             courier,
-            client: if client == UNKNOWN { arrived } else { client },
+            // All of a sequence are the same client's.
+            client: if client == UNKNOWN && turn.is_none() {
+                arrived
+            } else {
+                client
+            },
             item,
             responder,
             queued_at,
             deadline,
+            turn,
         }) {
             Ok(()) => ResponseFuture::waiting(receiver, deadline, desk, courier),
             Err(error) => {
@@ -341,11 +355,11 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         self.shared.callers.caller()
     }
 
-    /// The number of the client whose call the calling thread polls; 0 if there is none. For requests that are submitted
-    /// when the call itself is over, as those of a stream are.
+    /// Requests of which none is executed once one before it was not. They are the requests of the client whose call the
+    /// calling thread polls now, also when they are submitted after that call, as those of a stream are.
     #[must_use]
-    pub fn client_here(&self) -> u64 {
-        self.shared.callers.here()
+    pub fn sequence(&self) -> Sequence {
+        Sequence::new(self.shared.callers.here())
     }
 
     /// What waits now does not linger for others: the batch that it is taken into goes out as soon as the committer is

@@ -4,12 +4,9 @@
 //! beyond that is held back for the next one, all of it, so that a client's own requests stay in their order. A client
 //! whose parts are small pays nothing for this: nothing is counted until a batch is large enough for one to exceed it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::caller::UNKNOWN;
-
-/// Most requests held back. With more, others behind them wait as well, for one batch.
-pub(super) const HELD_MAX: usize = 4096;
 
 /// Who has had how much of a batch.
 #[derive(Debug)]
@@ -29,6 +26,7 @@ pub(super) struct Shares {
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     items: usize,
+    /// One of its requests has been passed over: all behind it are, so that they stay in their order.
     held: bool,
 }
 
@@ -114,12 +112,5 @@ impl Shares {
         let known = self.clients.iter().filter(|(client, _)| **client != UNKNOWN);
         let largest = known.map(|(_, share)| share.items).max()?;
         (self.counting && self.taken > 0).then(|| (largest.saturating_mul(100) / self.taken) as u64)
-    }
-}
-
-/// Puts `aside`, which is older, before `held`.
-pub(super) fn put_back<T>(aside: &mut VecDeque<T>, held: &mut VecDeque<T>) {
-    while let Some(request) = aside.pop_back() {
-        held.push_front(request);
     }
 }

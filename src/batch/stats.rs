@@ -45,6 +45,10 @@ pub(super) struct Counters {
     items_per_second: AtomicU64,
     /// A running average of how long a commit takes, in nanoseconds; 0 until one has been measured.
     commit_average: AtomicU64,
+    /// When that was measured last, in nanoseconds since the epoch.
+    average_measured: AtomicU64,
+    /// When it was measured or lowered last, in nanoseconds since the epoch.
+    average_changed: AtomicU64,
     /// About when the oldest request was queued, in nanoseconds since the epoch; 0 if none waits.
     oldest: AtomicU64,
     /// What was queued until then was asked to go out, in nanoseconds since the epoch; 0 if that never happened.
@@ -170,6 +174,8 @@ impl Counters {
             distributions: Distributions::default(),
             items_per_second: AtomicU64::new(0),
             commit_average: AtomicU64::new(0),
+            average_measured: AtomicU64::new(0),
+            average_changed: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
             flush_to: AtomicU64::new(0),
         }
@@ -216,8 +222,8 @@ impl Counters {
         Duration::from_nanos(self.commit_average.load(Ordering::Relaxed))
     }
 
-    /// A commit has taken so long.
-    pub(super) fn committed(&self, duration: Duration) {
+    /// A commit has taken so long, and is over at `now`.
+    pub(super) fn committed(&self, duration: Duration, now: Instant) {
         let average = self.commit_average.load(Ordering::Relaxed);
         let next = match average {
             0 => nanos(duration),
@@ -225,15 +231,26 @@ impl Counters {
         };
         // Two threads that do this at once lose a commit, which an average can bear.
         self.commit_average.store(next, Ordering::Relaxed);
+        let now = self.since_epoch(now);
+        self.average_measured.store(now, Ordering::Relaxed);
+        self.average_changed.store(now, Ordering::Relaxed);
     }
 
-    /// A request was refused since the average would have made it too late. The average shrinks, so that one stall does
-    /// not shut out for ever those who give less time than it took: after a few of them, one is tried.
-    pub(super) fn expired_by_average(&self) {
+    /// A request was refused at `now` since the average would have made it too late.
+    ///
+    /// One stall must not shut out for ever those who give less time than it took: nothing of theirs would be committed
+    /// again, and nothing measured. So the average is believed for as long as it says since it was measured, and shrinks
+    /// from then on, about as fast as time passes. How many are refused meanwhile makes no difference.
+    pub(super) fn expired_by_average(&self, now: Instant) {
         self.expired();
         let average = self.commit_average.load(Ordering::Relaxed);
-        self.commit_average
-            .store(average - average / AVERAGE_OVER, Ordering::Relaxed);
+        let now = self.since_epoch(now);
+        let since = |then: &AtomicU64| now.saturating_sub(then.load(Ordering::Relaxed));
+        let step = average / AVERAGE_OVER;
+        if since(&self.average_measured) >= average && since(&self.average_changed) >= step {
+            self.commit_average.store(average - step, Ordering::Relaxed);
+            self.average_changed.store(now, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn held_back(&self, requests: usize) {

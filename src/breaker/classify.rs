@@ -10,8 +10,11 @@ pub enum Outcome {
     Success,
     /// It did not work, and the caller is not to blame.
     Failure,
-    /// It says nothing: shed by a full queue, cancelled, expired before it began.
+    /// It says nothing: shed by a full queue, turned away before it began.
     Neutral,
+    /// Nobody waits for it any more: cancelled, or its deadline has passed. It says nothing, unless it was overdue by then:
+    /// then it was slow.
+    GivenUp,
 }
 
 /// What a completed call says.
@@ -80,6 +83,12 @@ impl Verdict {
     #[must_use]
     pub const fn neutral() -> Self {
         Self::new(Outcome::Neutral, false)
+    }
+
+    /// Nobody waits for it any more; as if its permit had been dropped.
+    #[must_use]
+    pub const fn given_up() -> Self {
+        Self::new(Outcome::GivenUp, false)
     }
 
     /// The same, with a latency that counts.

@@ -24,6 +24,15 @@ pub struct CircuitBreakerConfig {
     /// Calls that hang belong to no batch yet, so `min_batches` can't gate them: they count once the oldest has been under
     /// way for so many slow thresholds. Until then a stall is one slow batch, one event. 1 to 7; default 2.
     pub overdue_rounds: u32,
+    /// Opens, however many fast calls are in the window, when this share of the calls admitted one to two slow thresholds
+    /// ago is still under way, for `overdue_rounds − 1` thresholds on end. Above 0, to 1; default 0.5.
+    pub stall_rate: f64,
+    /// What hangs is judged after `overdue_rounds` only if so many calls are overdue; if fewer are, after `stall_after`. 1
+    /// to 1,000,000; default 5.
+    pub min_overdue: u32,
+    /// Opens when calls wait and none has been answered for so long, even if only one waits. None is `overdue_rounds` slow
+    /// thresholds and 50 ms; else `slow_threshold` to 10 minutes; default None.
+    pub stall_after: Option<Duration>,
     /// Opens at so many failures in a row (failures of one batch count once), whatever the rate and the number of calls.
     /// None turns the rule off, else at least 1; default 20.
     pub consecutive_failures: Option<u32>,
@@ -84,6 +93,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The narrowest slot of the in-flight ring is a microsecond, and there are eight to a threshold.
 const SLOW_THRESHOLD_MIN: Duration = Duration::from_micros(8);
+/// So much longer than many calls a lone one may stand still: its evidence is thinner, and the bound within which a hang
+/// has to be seen, two thresholds and 100 ms by default, leaves room for it and for late ticks.
+const LONE_GRACE: Duration = Duration::from_millis(50);
 const SHARDS_DEFAULT_MAX: usize = 8;
 
 // ===== impl CircuitBreakerConfig =====
@@ -113,6 +125,13 @@ impl CircuitBreakerConfig {
     pub fn effective_probe_timeout(&self) -> Duration {
         self.probe_timeout
             .unwrap_or(self.slow_threshold.saturating_mul(2))
+    }
+
+    /// How long a standstill may last if few calls wait: the time in force.
+    #[must_use]
+    pub fn effective_stall_after(&self) -> Duration {
+        let rounds = self.slow_threshold.saturating_mul(self.overdue_rounds);
+        self.stall_after.unwrap_or(rounds.saturating_add(LONE_GRACE))
     }
 
     /// The length of the window.
@@ -167,6 +186,17 @@ impl CircuitBreakerConfig {
             ROUNDS_MAX,
             "from 1 to 7",
         )?;
+        share("stall_rate", self.stall_rate)?;
+        count("min_overdue", self.min_overdue, 1, 1_000_000, "from 1 to 1000000")?;
+        if let Some(stall_after) = self.stall_after {
+            time(
+                "stall_after",
+                stall_after,
+                self.slow_threshold,
+                10 * MINUTE,
+                "from slow_threshold to 10min, or absent",
+            )?;
+        }
         if let Some(failures) = self.consecutive_failures {
             count(
                 "consecutive_failures",
@@ -296,6 +326,9 @@ impl Default for CircuitBreakerConfig {
             min_calls: 100,
             min_batches: 5,
             overdue_rounds: 2,
+            stall_rate: 0.5,
+            min_overdue: 5,
+            stall_after: None,
             consecutive_failures: Some(20),
             violations: None,
             p99_threshold: None,

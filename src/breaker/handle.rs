@@ -9,6 +9,7 @@ use super::{
     error::{CircuitBreakerError, ConfigError, Rejection},
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
+    hang::Work,
     machine::{Core, Ticket},
     stats::{CircuitBreakerStats, TransitionObserver},
     sync::CachePadded,
@@ -191,9 +192,15 @@ impl LatencyCircuitBreaker {
 
     /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
     /// process was held up. The host calls it every `tick_interval`; a breaker without ticks works, but sees a hang only
-    /// when some call ends badly or the next slice begins.
+    /// when some call ends badly or the next slice begins, and only if the window holds few fast calls.
     pub fn tick(&self) {
-        self.shared.core.tick();
+        self.shared.core.tick(None);
+    }
+
+    /// The same, for a host that knows whether the work behind the calls moves. While it does, a call that waits is not
+    /// taken for one that hangs unless many do. When it does not, calls count that were given up before they were overdue.
+    pub fn tick_watching(&self, work: Work) {
+        self.shared.core.tick(Some(work));
     }
 
     /// Changes the mode and keeps the state.

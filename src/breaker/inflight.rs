@@ -29,14 +29,20 @@ pub(super) struct RingPlace {
     epoch: u64,
 }
 
-/// Calls that have been under way for the slow threshold or longer.
+/// The calls under way at one moment, and how long they have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Overdue {
-    /// How many.
+pub(super) struct UnderWay {
+    /// All of them.
     pub(super) calls: u64,
+    /// Those that have been under way for the slow threshold or longer.
+    pub(super) overdue: u64,
     /// How many whole thresholds the oldest has been under way, at most [`ROUNDS_MAX`]. One pipeline that hangs for so
     /// long could have completed as many slow batches: the evidence that `min_batches` asks for.
     pub(super) rounds: u32,
+    /// Calls that were admitted at least one and less than two thresholds ago, whether they have ended or not ...
+    pub(super) due: u64,
+    /// ... and those of them that have not.
+    pub(super) due_under_way: u64,
 }
 
 /// The ring of one breaker.
@@ -79,6 +85,8 @@ struct Layout {
 struct SlotSum {
     /// Calls of the last lap under way; negative if a reading races.
     newest: i64,
+    /// Calls of the last lap, ended or not.
+    entered: u64,
     /// Where those began: the number of the slot, counted from the clock's origin.
     epoch: u64,
     /// Calls of earlier laps: entered, less left.
@@ -154,20 +162,20 @@ impl InFlightRing {
         }
     }
 
-    /// The overdue calls of `generation`. A call admitted before `not_before_ns` is taken to have been admitted then.
-    pub(super) fn overdue(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> Overdue {
-        self.overdue_in(0..SLOTS, generation, now_ns, not_before_ns)
+    /// The calls of `generation` under way. A call admitted before `not_before_ns` is taken to have been admitted then.
+    pub(super) fn under_way(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> UnderWay {
+        self.under_way_in(0..SLOTS, generation, now_ns, not_before_ns)
     }
 
     /// The same, from the slots of some indexes and *older*. (A model checker cannot look at all of them in all ways.)
-    pub(super) fn overdue_in(
+    pub(super) fn under_way_in(
         &self,
         indexes: Range<usize>,
         generation: u32,
         now_ns: u64,
         not_before_ns: u64,
-    ) -> Overdue {
-        let mut sum = Overdue::default();
+    ) -> UnderWay {
+        let mut sum = UnderWay::default();
         let rounds_since =
             |began_ns: u64| now_ns.saturating_sub(began_ns.max(not_before_ns)) / self.threshold_ns;
         let older_of = |side: fn(&Shard) -> &Side| -> u64 {
@@ -178,18 +186,20 @@ impl InFlightRing {
         for index in indexes {
             let slot = self.slot(index, generation, now_ns >> self.layout.slot_shift);
             older = older.wrapping_add_signed(slot.older);
-            let calls = u64::try_from(slot.newest).unwrap_or(0);
-            if calls > 0 {
-                sum.add(calls, rounds_since((slot.epoch + 1) << self.layout.slot_shift));
+            if slot.entered > 0 {
+                let calls = u64::try_from(slot.newest).unwrap_or(0);
+                let rounds = rounds_since((slot.epoch + 1) << self.layout.slot_shift);
+                sum.add(calls, rounds);
+                if rounds == 1 {
+                    sum.due += slot.entered;
+                    sum.due_under_way += calls;
+                }
             }
         }
         older = older.wrapping_sub(older_of(|shard| &shard.left));
         // The difference of two counts that wrap at 42 bits.
         let under_way = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
-        let calls = u64::try_from(under_way).unwrap_or(0);
-        if calls > 0 {
-            sum.add(calls, rounds_since(0));
-        }
+        sum.add(u64::try_from(under_way).unwrap_or(0), rounds_since(0));
         sum
     }
 
@@ -209,9 +219,11 @@ impl InFlightRing {
                 newest_age = age;
                 sum.older += sum.newest;
                 sum.newest = 0;
+                sum.entered = 0;
             }
             if age == newest_age {
                 sum.newest += count;
+                sum.entered += count.unsigned_abs();
             } else {
                 sum.older += count;
             }
@@ -234,6 +246,7 @@ impl InFlightRing {
         if taken_over || newest_age > layout.laps_ahead_max() + LAPS_RECENT_MAX {
             sum.older += sum.newest;
             sum.newest = 0;
+            sum.entered = 0;
         }
         let lap = (lap_now + layout.laps_ahead_max()).saturating_sub(newest_age);
         sum.epoch = lap * SLOTS as u64 + index as u64;
@@ -241,12 +254,13 @@ impl InFlightRing {
     }
 }
 
-// ===== impl Overdue =====
+// ===== impl UnderWay =====
 
-impl Overdue {
+impl UnderWay {
     fn add(&mut self, calls: u64, rounds: u64) {
-        if rounds > 0 {
-            self.calls += calls;
+        self.calls += calls;
+        if calls > 0 && rounds > 0 {
+            self.overdue += calls;
             self.rounds = self
                 .rounds
                 .max(u32::try_from(rounds).unwrap_or(u32::MAX).min(ROUNDS_MAX));

@@ -2,7 +2,7 @@
 //! them pass when too many are slow or fail.
 //!
 //! ```text
-//!            slow, overdue or failing rate · failures in a row · p99
+//!            slow or failing rate · hang · failures in a row · p99
 //!   ┌────────┐ ───────────────────────────────────────────────▶ ┌──────┐
 //!   │ CLOSED │                                                  │ OPEN │◀──┐
 //!   └────────┘ ◀──┐                              ┌───────────── └──────┘   │ too many bad probes,
@@ -25,8 +25,8 @@
 //! * The window is a ring of time slices for each shard of threads; recording is O(1), lock-free and loses nothing
 //!   (`window`, `histogram`). A shard has one thread that writes, so that a call needs no locked instruction; the last one
 //!   is shared by the threads that found no shard of their own (`writer`, `slots`, `threads`).
-//! * Calls under way are counted by the moment of their admission, so calls that hang open the circuit though none has
-//!   ended (`inflight`).
+//! * Calls under way are counted by the moment of their admission (`inflight`), and judged by themselves (`hang`): calls
+//!   that hang open the circuit though none has ended, and however many fast ones ended before.
 //! * A call is slow if its latency is `>=` the threshold; the circuit opens if a rate is `>=` its own (`policy`).
 //!
 //! Nothing in here spawns a thread or a timer: the host calls [`LatencyCircuitBreaker::tick`] at regular intervals. The
@@ -53,6 +53,7 @@ mod error;
 mod future;
 mod gate;
 mod handle;
+mod hang;
 mod histogram;
 mod inflight;
 mod layer;
@@ -81,6 +82,7 @@ pub use self::{
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
     handle::{DEFAULT_KEY, LatencyCircuitBreaker, LatencyCircuitBreakerBuilder, Permit},
+    hang::Work,
     layer::CircuitBreakerLayer,
     registry::{BreakerRegistry, REGISTRY_KEYS_MAX},
     service::CircuitBreaker,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::Overdue, stats::TransitionReason,
+    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::UnderWay, stats::TransitionReason,
     window::WindowCounts,
 };
 
@@ -14,7 +14,7 @@ use super::{
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     pub(super) counts: WindowCounts,
-    pub(super) overdue: Overdue,
+    pub(super) under_way: UnderWay,
 }
 
 /// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014).
@@ -45,11 +45,11 @@ impl Evidence {
 
     /// `(slow + overdue) / (samples + overdue)`, 0 to 1; 0 without calls.
     pub(super) fn slow_rate(&self) -> f64 {
-        rate(self.counts.slow + self.overdue.calls, self.latency_calls())
+        rate(self.counts.slow + self.under_way.overdue, self.latency_calls())
     }
 
     fn latency_calls(&self) -> u64 {
-        self.counts.samples + self.overdue.calls
+        self.counts.samples + self.under_way.overdue
     }
 
     /// Whether some rate may be judged as far as the number of calls goes.
@@ -66,7 +66,7 @@ impl Evidence {
     /// for long enough. Not the sum of the two, for the calls of a batch that has begun to answer would be on both sides.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
-            || self.overdue.rounds >= config.overdue_rounds
+            || self.under_way.rounds >= config.overdue_rounds
     }
 
     /// Why the circuit has to open, if it has to. All comparisons are `>=`.
@@ -83,7 +83,7 @@ impl Evidence {
         if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
             // It is the overdue calls' doing if the completed ones alone would not have sufficed.
             let completed = Evidence {
-                overdue: Overdue::default(),
+                under_way: UnderWay::default(),
                 ..*self
             };
             let alone = counts.samples >= min_calls
@@ -101,7 +101,7 @@ impl Evidence {
         {
             return Some(TransitionReason::P99);
         }
-        let slow = counts.slow + self.overdue.calls;
+        let slow = counts.slow + self.under_way.overdue;
         let violated = config
             .violations
             .is_some_and(|violations| slow >= u64::from(violations));

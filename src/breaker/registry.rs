@@ -17,6 +17,7 @@ use super::{
     error::ConfigError,
     gate::CircuitState,
     handle::{DEFAULT_KEY, LatencyCircuitBreaker},
+    hang::Work,
     stats::TransitionObserver,
 };
 
@@ -153,6 +154,14 @@ impl BreakerRegistry {
         self.default.tick();
         for entry in self.entries.read().values() {
             entry.breaker.tick();
+        }
+    }
+
+    /// Ticks every breaker; see [`LatencyCircuitBreaker::tick_watching`].
+    pub fn tick_watching(&self, work: Work) {
+        self.default.tick_watching(work);
+        for entry in self.entries.read().values() {
+            entry.breaker.tick_watching(work);
         }
     }
 

@@ -30,6 +30,9 @@ pub(super) struct Pulse {
 pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
     pub(super) finished: AtomicU64,
+    /// Of the finished ones, those that were given up or say nothing. Written before `finished`: whoever reads that first
+    /// never takes one of them for an answer.
+    pub(super) unanswered: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) neutral: AtomicU64,

@@ -48,7 +48,7 @@ impl Core {
             retry_hint: self.retry_hint(word, effective_state, now_ns),
             window: self.window_stats(&evidence, word, now_ns),
             in_flight: self.in_flight(),
-            overdue_in_flight: evidence.overdue.calls,
+            overdue_in_flight: evidence.under_way.overdue,
             half_open: HalfOpenStats {
                 permits: self.config.half_open_permits,
                 issued: probes.issued,
@@ -142,7 +142,7 @@ impl Core {
         }
     }
 
-    fn sum(&self, counter: impl Fn(&ShardCounters) -> &AtomicU64) -> u64 {
+    pub(super) fn sum(&self, counter: impl Fn(&ShardCounters) -> &AtomicU64) -> u64 {
         self.counters
             .iter()
             .map(|shard| counter(shard).load(Ordering::Acquire))

@@ -15,7 +15,7 @@ pub enum TransitionReason {
     FailureRate,
     /// Opened: the share of slow calls, by the completed ones alone.
     SlowRate,
-    /// Opened: the share of slow calls, counting those that are overdue and still under way.
+    /// Opened: calls under way that hang, by their share of the calls or because nothing is answered.
     Overdue,
     /// Opened: failures in a row.
     Consecutive,

@@ -206,13 +206,15 @@ proptest! {
                 let (_, place) = running.remove(which % running.len());
                 ring.leave(SEATS[thread], generation, place, now_ns, || true);
             }
-            let seen = ring.overdue(generation, now_ns, 0).calls;
+            let under_way = ring.under_way(generation, now_ns, 0);
+            let seen = under_way.overdue;
             let older_than = |age_ns: u64| {
                 running.iter().filter(|(began_ns, _)| now_ns - began_ns >= age_ns).count() as u64
             };
             prop_assert!(seen <= older_than(THRESHOLD_NS), "never more than there are");
             prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "none is missed by more than a slot");
-            prop_assert_eq!(ring.overdue(generation, now_ns, now_ns).calls, 0, "all of them began just now");
+            prop_assert_eq!(ring.under_way(generation, now_ns, now_ns).overdue, 0, "all of them began just now");
+            prop_assert_eq!(under_way.calls, running.len() as u64, "whatever their age");
         }
     }
 

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::sys::limits::ignore_file_size_signal;
+
 pub use self::client_args::{ClientArgs, Credentials, OutputFormat};
 
 /// The build that this is: version and commit.
@@ -83,6 +85,9 @@ impl Cli {
     /// Does it.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if let Err(error) = ignore_file_size_signal() {
+            return fail(exit::SOFTWARE, &error);
+        }
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Health(args) => health::run(&args),

@@ -3,7 +3,13 @@
 //! The order of stopping: tell the health checks, take no new connections and calls, let the calls under way finish, let
 //! the engine commit and answer everything that is in its queue, end the threads, exit.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::Args;
 use thiserror::Error;
@@ -78,6 +84,8 @@ enum ServeError {
     Security(#[from] SecurityError),
     #[error("the API's descriptors: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the machine's clock is before 1970: set it; HTTP can't be answered by it")]
+    Clock,
     #[error("signals: {0}")]
     Signals(#[source] std::io::Error),
 }
@@ -94,7 +102,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 | ServeError::Net(grpc::NetError::Affinity(_))
                 | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
-                ServeError::Net(_) | ServeError::Admin(_) => exit::UNAVAILABLE,
+                ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
                 ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
             };
             fail(code, &error)
@@ -111,6 +119,9 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let affinity = CpuAffinityManager::detect(config.affinity()?)?;
     if args.check {
         return Ok(ExitCode::SUCCESS);
+    }
+    if is_before_epoch(SystemTime::now()) {
+        return Err(ServeError::Clock);
     }
     let _place = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
@@ -299,6 +310,12 @@ fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
     Ok(config)
 }
 
+/// Whether a clock shows a time that hyper's HTTP/1.1 can't write as a date, which it does for every answer of the
+/// operators' port, also where no date is sent: it panics. HTTP/2 does so only where a date is sent, so calls are answered.
+fn is_before_epoch(now: SystemTime) -> bool {
+    now < UNIX_EPOCH
+}
+
 fn log_placement(affinity: &CpuAffinityManager) {
     let plan = affinity.plan();
     tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
@@ -411,7 +428,12 @@ impl Stop {
                     Condition::StoreFailed | Condition::Running => Why::StoreFailed,
                 },
                 _ = tick.tick() => engine.tick(),
-                _ = refresh.tick() => security.refresh(),
+                _ = refresh.tick() => {
+                    security.refresh();
+                    if is_before_epoch(SystemTime::now()) {
+                        tracing::error!("the machine's clock was set to before 1970; the operators' port can't answer");
+                    }
+                }
                 _ = self.hangup.recv() => security.refresh(),
                 _ = throttle.tick() => {
                     let now = Instant::now();
@@ -424,5 +446,17 @@ impl Stop {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_before_1970_by_as_little_as_a_nanosecond() {
+        let nanosecond = Duration::from_nanos(1);
+        assert!(is_before_epoch(UNIX_EPOCH - nanosecond));
+        assert!(!is_before_epoch(UNIX_EPOCH));
     }
 }

@@ -51,10 +51,28 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
             amount(totals.credits)
         );
     }
+    println!(
+        "last stop        {}",
+        if report.journal.clean {
+            "clean: the last block is the last one that was written"
+        } else {
+            "not clean: the service crashed, or this is a copy of a running one"
+        }
+    );
     if let Some(torn) = &report.journal.torn {
-        println!("torn tail        {torn:?} (a write that a crash cut short; never acknowledged)");
+        println!(
+            "torn tail        {} bytes behind the last block: {}. After a crash this is a write that was cut short, and \
+             nothing in it was acknowledged; damage to the last acknowledged block looks the same. The next start clears \
+             it: if there is doubt, keep a copy",
+            torn.remains_bytes, torn.defect
+        );
     }
-    if let Some(corruption) = &report.journal.corruption {
+    for corruption in report
+        .journal
+        .corruption
+        .iter()
+        .chain(&report.journal.further_damages)
+    {
         println!("CORRUPT          {corruption}");
     }
     for difference in &report.differences {

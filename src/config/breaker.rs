@@ -68,6 +68,14 @@ pub struct BreakerSection {
     pub min_batches: Option<u32>,
     /// Calls that hang open it once the oldest has been under way for so many slow thresholds.
     pub overdue_rounds: Option<u32>,
+    /// Opens when this share of the calls of a moment hangs, however many fast ones came before.
+    pub stall_rate: Option<f64>,
+    /// So many overdue calls are many; fewer open it only after `stall_after`.
+    pub min_overdue: Option<u32>,
+    /// Opens when calls wait and none is answered for so long, even if only one waits. Unset: `overdue_rounds` slow
+    /// thresholds and 50 ms.
+    #[serde(with = "humantime_serde")]
+    pub stall_after: Option<Duration>,
     /// Opens at so many failures in a row; 0 turns the rule off.
     pub consecutive_failures: Option<u32>,
     /// Opens at so many slow calls in the window; 0 turns the rule off.
@@ -217,6 +225,9 @@ impl BreakerSection {
             min_calls: self.min_calls.unwrap_or(base.min_calls),
             min_batches: self.min_batches.unwrap_or(base.min_batches),
             overdue_rounds: self.overdue_rounds.unwrap_or(base.overdue_rounds),
+            stall_rate: self.stall_rate.unwrap_or(base.stall_rate),
+            min_overdue: self.min_overdue.unwrap_or(base.min_overdue),
+            stall_after: self.stall_after.or(base.stall_after),
             consecutive_failures: switch(self.consecutive_failures, base.consecutive_failures),
             violations: switch(self.violations, base.violations),
             p99_threshold,

@@ -17,7 +17,7 @@ pub use self::{
 };
 use crate::{
     batch::BatchConfig,
-    engine::{CheckpointInterval, EngineConfig},
+    engine::{CheckpointInterval, EngineConfig, ScrubRate},
     grpc::NetConfig,
     security::{SecurityConfig, TlsPaths},
     store::embedded::{BLOCK_BYTES_MIN, StoreConfig},
@@ -116,6 +116,8 @@ pub struct StoreSection {
     pub block_bytes_max: ByteSize,
     /// Journal between two checkpoints: about what a start has to replay at most. At least 1 MiB.
     pub checkpoint_bytes: ByteSize,
+    /// How much journal is read again each second, in search of damage: 64 KiB to 1 GiB, or 0 for no search.
+    pub scrub_bytes_per_second: ByteSize,
 }
 
 /// The queue.
@@ -267,6 +269,7 @@ impl Default for StoreSection {
             segment_bytes: ByteSize(store.segment_bytes.into()),
             block_bytes_max: ByteSize(store.block_bytes_max.into()),
             checkpoint_bytes: ByteSize(CheckpointInterval::default().0),
+            scrub_bytes_per_second: ByteSize(ScrubRate::default().0),
         }
     }
 }
@@ -303,6 +306,8 @@ const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 /// Bounds of the memory that calls under way may hold: a client must be able to send the largest message.
 const MEMORY_MIN: u64 = 64 << 20;
 const MEMORY_MAX: u64 = 1 << 40;
+/// How fast the journal may be scrubbed: slower, and a pass would take months; faster than disks are.
+const SCRUB_BYTES_PER_SECOND: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// Most connections, and most calls on one.
 const MANY: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -329,6 +334,14 @@ impl Config {
                 "at least 1 MiB",
             ));
         }
+        let scrub = store.scrub_bytes_per_second;
+        if scrub.0 != 0 && !SCRUB_BYTES_PER_SECOND.contains(&scrub.0) {
+            return Err(ConfigError::bound(
+                "store.scrub_bytes_per_second",
+                scrub,
+                "0, or 64 KiB to 1 GiB",
+            ));
+        }
         let segment = |key, size: ByteSize| {
             u32::try_from(size.0).map_err(|_| ConfigError::bound(key, size, "at most 1 GiB"))
         };
@@ -348,6 +361,7 @@ impl Config {
                 block_bytes_max: segment("store.block_bytes_max", store.block_bytes_max)?,
             },
             checkpoint: CheckpointInterval(store.checkpoint_bytes.0),
+            scrub: ScrubRate(scrub.0),
         };
         engine
             .batch

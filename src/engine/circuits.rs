@@ -9,7 +9,7 @@ use super::{Guard, StartError};
 use crate::{
     breaker::{
         BreakerMode, BreakerRegistry, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError,
-        LatencyCircuitBreaker, SystemClock, Transition, TransitionObserver,
+        LatencyCircuitBreaker, SystemClock, Transition, TransitionObserver, Work,
     },
     store::journal::{CommitTimes, CommitTrial},
 };
@@ -173,6 +173,7 @@ impl Guard {
         let mut config = base.clone();
         if self != Guard::Unary {
             config.probe_timeout = None;
+            config.stall_after = None;
             self.set_threshold(&mut config, base.slow_threshold);
         }
         config
@@ -248,8 +249,9 @@ impl Circuits {
         self.breakers.iter().zip(&self.sources).map(report).collect()
     }
 
-    pub(super) fn tick(&self) {
-        self.registry.tick();
+    /// `journal` is what the calls of every circuit wait for.
+    pub(super) fn tick(&self, journal: Work) {
+        self.registry.tick_watching(journal);
     }
 }
 

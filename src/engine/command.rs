@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use crate::{
     batch::BatchItem,
     ledger::{
-        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, Tags, TransactionView, Transfer,
-        tag_index::tag, transaction::put_transaction,
+        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags, TransactionView,
+        Transfer, tag_index::tag, transaction::put_transaction,
     },
     store::embedded::Candidates,
     telemetry::TraceLink,
@@ -91,8 +91,8 @@ pub enum CreatedAccounts {
         /// Its place in the request.
         place: usize,
     },
-    /// The ledger has as many accounts as it can number.
-    Full,
+    /// The ledger has no room for all of them. None was created.
+    Full(TableFull),
 }
 
 /// Transactions in the ledger's own encoding, back to back in one buffer, with the hashes of their names.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::command::Outcomes;
-use crate::{ledger::Outcome, store::embedded::Book};
+use crate::{ledger::Outcome, store::embedded::Book, time::Timestamp};
 
 /// Figures of the ledger since the process started, or as they are now.
 #[derive(Debug, Default)]
@@ -16,8 +16,37 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by WAL.
+    /// Written by whoever gives the answers.
     unknown_outcomes: AtomicU64,
+    /// By [`FoundBy`].
+    damages: [AtomicU64; FoundBy::ALL.len()],
+    /// Written by AUX, as the two below.
+    scrubbed_bytes: AtomicU64,
+    scrub_passes: AtomicU64,
+    /// Nanoseconds since the Unix epoch; 0 before the first.
+    last_scrub_pass: AtomicU64,
+}
+
+/// Who came upon damage in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundBy {
+    /// A call that asked for what is damaged.
+    Call,
+    /// The scrub, which reads everything in turn.
+    Scrub,
+}
+
+/// What is known of the state of the journal on the disk, since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalCondition {
+    /// How often damage was found by calls and by the scrub. The scrub finds the same damage again in every pass.
+    pub damages: [(FoundBy, u64); FoundBy::ALL.len()],
+    /// Bytes of blocks that the scrub has checked.
+    pub scrubbed_bytes: u64,
+    /// Passes over the whole journal.
+    pub scrub_passes: u64,
+    /// When the last one ended, if there was one.
+    pub last_scrub_pass: Option<Timestamp>,
 }
 
 /// A reading of the figures.
@@ -41,6 +70,22 @@ pub struct LedgerFigures {
     pub last_sequence: u64,
 }
 
+// ===== impl FoundBy =====
+
+impl FoundBy {
+    /// Both.
+    pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
+
+    /// As metrics call it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FoundBy::Call => "call",
+            FoundBy::Scrub => "scrub",
+        }
+    }
+}
+
 // ===== impl EngineCounters =====
 
 impl EngineCounters {
@@ -60,16 +105,49 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
-    /// So many requests waited for a block that could not be written.
-    pub(super) fn unknown(&self, requests: usize) {
-        self.unknown_outcomes
-            .fetch_add(requests as u64, Ordering::Relaxed);
+    /// A request depends on a block that could not be written.
+    pub(super) fn unknown_outcome(&self) {
+        self.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests whose outcome is unknown because their block could not be written.
     #[must_use]
     pub(super) fn unknown_outcomes(&self) -> u64 {
         self.unknown_outcomes.load(Ordering::Relaxed)
+    }
+
+    /// Damage was found in the journal.
+    pub(super) fn damage(&self, found_by: FoundBy) {
+        let [call, scrub] = &self.damages;
+        let damages = match found_by {
+            FoundBy::Call => call,
+            FoundBy::Scrub => scrub,
+        };
+        damages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The scrub has checked a block.
+    pub(super) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The scrub has come to the end of the journal.
+    pub(super) fn scrub_pass(&self, at: Timestamp) {
+        self.last_scrub_pass.store(at.as_nanos(), Ordering::Relaxed);
+        self.scrub_passes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is known of the journal on the disk.
+    pub(super) fn journal(&self) -> JournalCondition {
+        let [call, scrub] = &self.damages;
+        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let last = read(&self.last_scrub_pass);
+        JournalCondition {
+            damages: [(FoundBy::Call, read(call)), (FoundBy::Scrub, read(scrub))],
+            scrubbed_bytes: read(&self.scrubbed_bytes),
+            scrub_passes: read(&self.scrub_passes),
+            last_scrub_pass: (last > 0).then(|| Timestamp::from_nanos(last)),
+        }
     }
 
     /// Once for each block, and before EXEC sleeps.

@@ -12,8 +12,9 @@ use super::{
     },
     counters::EngineCounters,
     fault::StoreFault,
-    handoff::{EngineReply, Handoff, PendingAnswer, Progress, Spare, Work},
+    handoff::{Handoff, Progress, Spare, Work},
     health::{Condition, Health},
+    pending::{EngineReply, PendingAnswer},
     wal::Committer,
 };
 use crate::{
@@ -63,8 +64,6 @@ pub(super) struct Exec {
     answer_items: usize,
     claimed: Vec<Claimed<Command, EngineReply>>,
     spare: Option<BlockBuffer>,
-    /// The sequence of the open block.
-    open_block: u64,
     /// A probe waits for the open block, which is written even if it stays empty.
     probed: bool,
     failed: bool,
@@ -81,7 +80,6 @@ impl Exec {
         health: Arc<Health>,
         counters: Arc<EngineCounters>,
     ) -> Self {
-        let open_block = handoff.progress().durable.chain.block_sequence;
         Exec {
             answerer: intake.answerer(),
             book,
@@ -95,7 +93,6 @@ impl Exec {
             answer_items: 0,
             claimed: Vec::new(),
             spare: None,
-            open_block,
             probed: false,
             failed: false,
         }
@@ -110,19 +107,21 @@ impl Exec {
             self.catch_up();
             self.prefetch_first(&claimed);
             let mut commands = claimed.drain(..);
-            while let Some(Claimed { item, reply }) = commands.next() {
+            while let Some(Claimed { item, reply, turn }) = commands.next() {
                 self.prefetch_behind(commands.as_slice());
+                if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
+                    reply.interrupted();
+                    continue;
+                }
                 self.answer_items += item.items();
                 let result = self.execute(item);
-                self.answers.push((
-                    reply,
-                    EngineReply {
-                        result,
-                        // With nothing new to write, it depends on the blocks before.
-                        block: self.open_block
-                            - u64::from(self.book.open_records() == 0 && !self.probed).min(self.open_block),
-                    },
-                ));
+                if result.is_ok()
+                    && let Some(turn) = turn
+                {
+                    turn.executed();
+                }
+                self.answers
+                    .push(PendingAnswer::new(reply, result, self.last_block()));
                 if self.answer_items >= BLOCK_ANSWER_ITEMS_MAX {
                     self.flush(FlushReason::Items);
                 }
@@ -153,6 +152,15 @@ impl Exec {
         self.handoff.wait_idle();
     }
 
+    /// The last block that what was just executed depends on, whether it wrote or only read.
+    const fn last_block(&self) -> u64 {
+        if self.probed {
+            self.book.open_block()
+        } else {
+            self.book.last_block()
+        }
+    }
+
     fn execute(&mut self, command: Command) -> Result<Reply, StoreFault> {
         if self.failed {
             return Err(StoreFault::Failed);
@@ -164,7 +172,7 @@ impl Exec {
                 }
                 self.transactions(&batch).map(Reply::Transactions)
             }
-            Command::CreateAccounts(accounts) => Ok(Reply::CreateAccounts(self.create_accounts(accounts))),
+            Command::CreateAccounts(accounts) => self.create_accounts(accounts).map(Reply::CreateAccounts),
             Command::Account(id) => Ok(Reply::Account(self.book.ledger().account(&id).map(Box::new))),
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
             Command::Locate(id) => Ok(Reply::Located(self.book.candidates(&id))),
@@ -222,7 +230,8 @@ impl Exec {
                 tracing::error!(place, "a transaction of a batch can't be read");
                 return Err(StoreFault::ReadFailed);
             };
-            outcomes.push(self.transaction(&transaction, tags)?);
+            let outcome = self.transaction(&transaction, tags);
+            outcomes.push(outcome.map_err(|fault| if place == 0 { fault } else { fault.of_a_part() })?);
         }
         self.counters.outcomes(&outcomes);
         Ok(outcomes)
@@ -250,9 +259,9 @@ impl Exec {
         tags: Tags<'_>,
     ) -> Result<Outcome, StoreFault> {
         if !self.book.has_room(1) {
-            self.flush(FlushReason::Bytes);
+            self.next_block(FlushReason::Bytes)?;
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
-            self.flush(FlushReason::Items);
+            self.next_block(FlushReason::Items)?;
         }
         loop {
             match self.book.process(transaction, tags) {
@@ -265,30 +274,27 @@ impl Exec {
                         return Err(StoreFault::WriteFailed);
                     }
                 }
-                Err(error) => {
-                    tracing::error!(%error, "a record could not be read back");
-                    return Err(StoreFault::ReadFailed);
-                }
+                Err(error) => return Err(StoreFault::of_reading(&error, &self.counters)),
             }
         }
     }
 
-    fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> CreatedAccounts {
+    fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> Result<CreatedAccounts, StoreFault> {
         // All in one block, so that a crash leaves all or none.
         if !self
             .book
             .has_room_for_bytes(accounts.iter().map(account_bytes_max).sum())
         {
-            self.flush(FlushReason::Bytes);
+            self.next_block(FlushReason::Bytes)?;
         }
-        match self.book.create_accounts(accounts) {
+        Ok(match self.book.create_accounts(accounts) {
             AccountOutcome::Created(indexes) => {
                 let snapshot = |index| self.book.ledger().accounts().snapshot(index);
                 CreatedAccounts::All(indexes.into_iter().filter_map(snapshot).collect())
             }
             AccountOutcome::Reused { place } => CreatedAccounts::Reused { place },
-            AccountOutcome::Full => CreatedAccounts::Full,
-        }
+            AccountOutcome::Full(full) => CreatedAccounts::Full(full),
+        })
     }
 
     fn accounts(&self, from: AccountIndex, limit: usize) -> Reply {
@@ -309,23 +315,28 @@ impl Exec {
     /// Looks how far WAL has come.
     fn catch_up(&mut self) -> Progress {
         let progress = self.handoff.progress();
-        self.book.durable_to(progress.durable.chain.position);
-        if progress.failed && !self.failed {
-            // What is in memory will never be durable: nothing of it may be shown. Of a command that spans blocks, a
-            // part may be durable all the same.
-            self.failed = true;
-            self.counters.unknown(self.answers.len());
-            for (_, answer) in &mut self.answers {
-                answer.result = Err(StoreFault::WriteFailed);
-            }
-        }
+        self.book.durable_to(progress.durable.chain().position);
+        // What is in memory will never be durable: there is no point in going on.
+        self.failed |= progress.failed;
         progress
+    }
+
+    /// In the middle of a command: hands the open block over, so that the next record goes into another one.
+    ///
+    /// # Errors
+    /// [`StoreFault::Failed`] if it is known that nothing will be written any more.
+    fn next_block(&mut self, reason: FlushReason) -> Result<(), StoreFault> {
+        self.flush(reason);
+        if self.failed {
+            Err(StoreFault::Failed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Hands the open block over with the answers that wait for it. With nothing to write and nothing under way, the
     /// answers go out from here.
     fn flush(&mut self, reason: FlushReason) {
-        // The disk may have failed since the last look, and then nothing may be shown.
         let progress = self.catch_up();
         let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
         let spare = self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0));
@@ -338,13 +349,15 @@ impl Exec {
             self.book.seal(spare)
         };
         if block.is_some() {
-            self.open_block += 1;
             self.intake.flushed(reason, records as usize, bytes);
         } else if self.answers.is_empty() {
             return;
         } else if self.failed || progress.idle {
             self.answer_items = 0;
-            self.answerer.answer_uncommitted(&mut self.answers);
+            let (durable, failed, counters) = (&progress.durable, self.failed, &self.counters);
+            let answers = self.answers.drain(..);
+            let released = answers.map(|answer| answer.release(durable, failed, counters));
+            self.answerer.answer_untimed(released);
             return;
         }
         let answers = std::mem::take(&mut self.answers);

@@ -6,9 +6,8 @@ use std::collections::VecDeque;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{command::Reply, fault::StoreFault};
+use super::{fault::StoreFault, pending::PendingAnswer};
 use crate::{
-    batch,
     store::{
         embedded::{DurablePoint, SealedBlock},
         journal::BlockBuffer,
@@ -19,18 +18,6 @@ use crate::{
 /// Blocks that wait while another is being synced: one, so that WAL never waits for EXEC under load, and no more, so
 /// that what arrives meanwhile shares a block instead of queueing behind several.
 const WAITING_BLOCKS_MAX: usize = 1;
-
-/// What EXEC answers, and the block that it depends on.
-#[derive(Debug)]
-pub struct EngineReply {
-    /// The answer.
-    pub result: Result<Reply, StoreFault>,
-    /// The block that made it durable. Readings carry the last one that they could have seen.
-    pub block: u64,
-}
-
-/// Where an answer goes, and the answer.
-pub(super) type PendingAnswer = (batch::Reply<EngineReply>, EngineReply);
 
 /// A block with the answers that wait for it.
 #[derive(Debug)]
@@ -64,6 +51,8 @@ struct State {
     busy: bool,
     closed: bool,
     failed: bool,
+    /// Blocks that WAL or EXEC is done with, since the start.
+    finished: u64,
     durable: DurablePoint,
     spares: Vec<Spare>,
 }
@@ -77,6 +66,8 @@ pub(super) struct Progress {
     pub(super) has_room: bool,
     /// The journal has failed.
     pub(super) failed: bool,
+    /// Pieces of work that are done with, since the start.
+    pub(super) finished: u64,
     /// How far the journal is durable.
     pub(super) durable: DurablePoint,
 }
@@ -91,6 +82,7 @@ impl Handoff {
                 busy: false,
                 closed: false,
                 failed: false,
+                finished: 0,
                 durable,
                 spares: Vec::with_capacity(WAITING_BLOCKS_MAX + 1),
             }),
@@ -105,6 +97,7 @@ impl Handoff {
             idle: !state.busy && state.waiting.is_empty(),
             has_room: state.waiting.len() < WAITING_BLOCKS_MAX,
             failed: state.failed,
+            finished: state.finished,
             durable: state.durable,
         }
     }
@@ -167,6 +160,7 @@ impl Handoff {
             Err(_) => state.failed = true,
         }
         state.busy = false;
+        state.finished += 1;
         self.progress.notify_all();
     }
 

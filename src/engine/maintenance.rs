@@ -16,8 +16,10 @@ use futures_executor::block_on;
 use super::{
     command::{Command, Reply},
     fault::{EngineError, StoreFault},
-    handoff::{EngineReply, Handoff},
+    handoff::Handoff,
     health::{Condition, Health},
+    pending::EngineReply,
+    scrubbing::Scrubber,
 };
 use crate::{
     batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission},
@@ -28,7 +30,7 @@ use crate::{
             checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
             id_files::BlockWalk,
         },
-        journal::{ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
+        journal::{ChainPoint, ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
     },
 };
 use thiserror::Error;
@@ -71,6 +73,7 @@ pub(super) struct Maintenance {
     pub(super) last_checkpoint: Position,
     /// The first segment that may have no id file yet.
     pub(super) next_id_file: u32,
+    pub(super) scrubber: Scrubber,
     pub(super) parker: Parker,
     pub(super) stop: Stop,
 }
@@ -113,6 +116,7 @@ impl Maintenance {
         while !self.stop.is_stopped() {
             let durable = self.keep_up();
             self.checkpoint_if_due(&durable);
+            self.scrubber.work(&durable.chain());
             self.parker.park_timeout(INTERVAL);
         }
     }
@@ -121,7 +125,7 @@ impl Maintenance {
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
         let durable = self.handoff.progress().durable;
-        self.write_id_files(durable.chain.position);
+        self.write_id_files(&durable.chain());
         durable
     }
 
@@ -135,10 +139,15 @@ impl Maintenance {
         }
     }
 
-    fn write_id_files(&mut self, durable: Position) {
-        while self.next_id_file < durable.segment() && !self.stop.is_stopped() {
-            match self.write_id_file() {
+    fn write_id_files(&mut self, durable: &ChainPoint) {
+        while self.next_id_file < durable.position.segment() && !self.stop.is_stopped() {
+            match self.write_id_file(durable) {
+                Ok(0) => {}
                 Ok(ids) => tracing::debug!(segment = self.next_id_file, ids, "wrote an id file"),
+                Err(error) if error.damage().is_some() => {
+                    // Another try would read the same. The scrub counts the damage.
+                    tracing::error!(%error, segment = self.next_id_file, "the segment is damaged and gets no id file");
+                }
                 Err(error) => {
                     tracing::warn!(%error, segment = self.next_id_file, "the id file could not be written");
                     self.pause();
@@ -149,20 +158,16 @@ impl Maintenance {
         }
     }
 
-    fn write_id_file(&self) -> Result<usize, BookError> {
-        let segment = self.next_id_file;
-        if self.id_files.open_number(u64::from(segment)).is_ok() {
-            return Ok(0);
-        }
-        self.walk
-            .write(&self.id_files, segment, self.directory.hash_seed())
+    fn write_id_file(&self, durable: &ChainPoint) -> Result<usize, BookError> {
+        let segment = self.walk.full_segment(self.next_id_file, durable)?;
+        self.walk.write(&self.id_files, &segment)
     }
 
     fn checkpoint_if_due(&mut self, durable: &DurablePoint) {
         let segment_bytes = u64::from(self.directory.geometry().segment_bytes());
         let bytes =
             |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
-        let grown = bytes(durable.chain.position).saturating_sub(bytes(self.last_checkpoint));
+        let grown = bytes(durable.chain().position).saturating_sub(bytes(self.last_checkpoint));
         if grown
             < self
                 .checkpoint_bytes
@@ -172,8 +177,8 @@ impl Maintenance {
         }
         match self.checkpoint(durable) {
             Ok(bytes) => {
-                tracing::info!(block = durable.chain.block_sequence, bytes, "checkpoint");
-                self.last_checkpoint = durable.chain.position;
+                tracing::info!(block = durable.chain().block_sequence, bytes, "checkpoint");
+                self.last_checkpoint = durable.chain().position;
                 self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
@@ -222,7 +227,7 @@ impl Maintenance {
             .handoff
             .progress()
             .durable
-            .chain
+            .chain()
             .block_sequence
             .saturating_sub(1);
         let bytes = writer.finish(durable_through)?;
@@ -245,7 +250,7 @@ impl Maintenance {
         loop {
             match block_on(answer) {
                 Ok(Answer { value, timing }) => {
-                    return Ok((value.result?, timing.queue_wait + timing.commit));
+                    return Ok((value.into_result()?, timing.queue_wait + timing.commit));
                 }
                 Err(BatchError::Full { .. }) if !self.stop.is_stopped() => {
                     self.parker.park_timeout(INTERVAL);

@@ -159,6 +159,26 @@ impl TallyEngine {
             "Bytes of journal.",
             stats.journal_bytes as f64,
         );
+        let journal = self.journal_condition();
+        families.counters(
+            "tally_journal_damage_total",
+            "Times that damage was found in the journal, by what found it; each pass of the scrub finds it again.",
+            journal
+                .damages
+                .map(|(found_by, count)| (vec![("found_by", found_by.as_str())], count as f64)),
+        );
+        families.counter(
+            "tally_scrub_bytes_total",
+            "Bytes of journal blocks that the scrub has checked.",
+            journal.scrubbed_bytes as f64,
+        );
+        families.gauge(
+            "tally_scrub_last_pass_timestamp_seconds",
+            "When the scrub last came to the end of the journal, in seconds since the Unix epoch; 0 if it has not yet.",
+            journal
+                .last_scrub_pass
+                .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
+        );
         // A simulated disk has no room to tell of.
         if let Ok(space) = disk_space(&self.shared.directory) {
             families.gauge(

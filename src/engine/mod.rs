@@ -20,6 +20,8 @@ mod handoff;
 mod health;
 mod maintenance;
 mod metrics;
+mod pending;
+mod scrubbing;
 mod self_probe;
 mod start;
 mod throttle;
@@ -33,7 +35,7 @@ use tower_service::Service;
 
 use self::{
     circuits::Circuits, classify::EngineClassifier, counters::EngineCounters, handoff::Handoff,
-    maintenance::Stop, self_probe::SelfProbes,
+    maintenance::Stop, self_probe::SelfProbes, wal::Committer,
 };
 pub use self::{
     circuits::{
@@ -44,15 +46,16 @@ pub use self::{
         CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Payment, Reply,
         TRANSACTIONS_MAX, TransactionBatch,
     },
-    counters::LedgerFigures,
+    counters::{FoundBy, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
-    handoff::EngineReply,
     health::{Condition, Health, PanicGuard},
+    pending::EngineReply,
+    scrubbing::ScrubRate,
     start::StartError,
 };
 use crate::{
-    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Submission},
-    breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker},
+    batch::{BatchConfig, BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission},
+    breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker, Work},
     distribution::{Distribution, Summary},
     ledger::{AccountIndex, AccountSnapshot, NewAccount},
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport, StoreConfig},
@@ -73,6 +76,8 @@ pub struct EngineConfig {
     pub store: StoreConfig,
     /// Bytes of journal between two checkpoints.
     pub checkpoint: CheckpointInterval,
+    /// How fast the journal is read again, in search of damage.
+    pub scrub: ScrubRate,
 }
 
 /// Bytes of journal between two checkpoints: what a start has to replay at most, about.
@@ -133,6 +138,8 @@ struct Threads {
     wal: RoleHandle<()>,
     maintenance: RoleHandle<()>,
     stop: Stop,
+    /// To mark a clean stop, when the others have ended.
+    committer: Arc<Mutex<Committer>>,
 }
 
 /// What GetBatchStats shows.
@@ -172,8 +179,7 @@ impl TallyEngine {
         TransactionBatch::new(self.shared.hash_seed, bytes)
     }
 
-    /// Processes transactions, in their order, each for itself. `client` is [`TallyEngine::client_here`] where the call
-    /// began, or 0: then it is asked for now.
+    /// Processes transactions, in their order, each for itself.
     ///
     /// # Errors
     /// [`EngineError`], which says whether they were executed.
@@ -182,14 +188,32 @@ impl TallyEngine {
         guard: Guard,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
-        client: u64,
     ) -> Result<Outcomes, EngineError> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
-        let submission = Submission::new(command, deadline).of_client(client);
-        let Reply::Transactions(outcomes) = self.write(guard, submission).await? else {
-            return Err(unexpected());
-        };
-        Ok(outcomes)
+        outcomes(self.write(guard, Submission::new(command, deadline)).await)
+    }
+
+    /// Processes transactions that are the next of a sequence, in their order, each for itself. They are on their way when
+    /// this returns, whether the future is polled or not, so the order is that of the calls.
+    ///
+    /// # Errors
+    /// [`EngineError`], which says whether they were executed; [`BatchError::Interrupted`] if those before them were not.
+    pub fn process_next(
+        &self,
+        sequence: &mut Sequence,
+        guard: Guard,
+        transactions: &Arc<TransactionBatch>,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<Outcomes, EngineError>> + Send + use<> {
+        let command = Command::Transactions(Arc::clone(transactions), trace_link());
+        let submission = sequence.next(command, deadline);
+        let call = submission.map(|submission| self.write(guard, submission));
+        async {
+            match call {
+                Some(call) => outcomes(call.await),
+                None => Err(BatchError::Interrupted.into()),
+            }
+        }
     }
 
     /// Creates accounts, all or none.
@@ -263,10 +287,7 @@ impl TallyEngine {
         });
         match search.await {
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a record could not be read back");
-                Err(EngineError::Store(StoreFault::ReadFailed))
-            }
+            Ok(Err(error)) => Err(StoreFault::of_reading(&error, &self.shared.counters).into()),
             Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),
         }
     }
@@ -335,10 +356,11 @@ impl TallyEngine {
         self.shared.batch.caller()
     }
 
-    /// The number of the client whose call the calling thread polls; 0 if there is none.
+    /// Requests of the client whose call the calling thread polls, of which none is executed once one before it was not:
+    /// for [`TallyEngine::process_next`].
     #[must_use]
-    pub fn client_here(&self) -> u64 {
-        self.shared.batch.client_here()
+    pub fn sequence(&self) -> Sequence {
+        self.shared.batch.sequence()
     }
 
     /// Lets the circuits look at the clock, and sends them probes if they want some. To be called every
@@ -348,9 +370,14 @@ impl TallyEngine {
             circuits,
             self_probes,
             batch,
+            handoff,
             ..
         } = &*self.shared;
-        circuits.tick();
+        let journal = handoff.progress();
+        circuits.tick(Work {
+            done: journal.finished,
+            busy: !journal.idle,
+        });
         self_probes.tick(&circuits.breakers, batch);
     }
 
@@ -381,7 +408,7 @@ impl TallyEngine {
     /// The queue, the batches, the journal and the ledger.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        let durable = self.shared.handoff.progress().durable.chain;
+        let durable = self.shared.handoff.progress().durable.chain();
         EngineStats {
             batch: self.shared.batch.stats(),
             sync: self.shared.sync_times.summary(),
@@ -393,6 +420,12 @@ impl TallyEngine {
         }
     }
 
+    /// What is known of the state of the journal on the disk.
+    #[must_use]
+    pub fn journal_condition(&self) -> JournalCondition {
+        self.shared.counters.journal()
+    }
+
     /// Lets no command in any more, and waits until all that are in are done, durable and answered, and the threads have
     /// ended. Call it from a thread that may block. A second call does nothing.
     pub fn drain(&self) {
@@ -402,6 +435,7 @@ impl TallyEngine {
             wal,
             maintenance,
             stop,
+            committer,
         }) = self.shared.threads.lock().take()
         else {
             return;
@@ -411,14 +445,24 @@ impl TallyEngine {
         let _ = maintenance.join();
         let _ = exec.join();
         let _ = wal.join();
+        if self.health().condition() == Condition::Running {
+            committer.lock().finish();
+        }
     }
 
-    async fn write(&self, guard: Guard, submission: Submission<Command>) -> Answered {
-        let mut guarded = self.guards.get(guard).clone();
-        match guarded.call(submission).await {
-            Ok(answer) => Ok(answer.value.result?),
-            Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
-            Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
+    /// It is on its way when this returns.
+    fn write(
+        &self,
+        guard: Guard,
+        submission: Submission<Command>,
+    ) -> impl Future<Output = Answered> + Send + use<> {
+        let call = self.guards.get(guard).clone().call(submission);
+        async {
+            match call.await {
+                Ok(answer) => Ok(answer.value.into_result()?),
+                Err(CircuitBreakerError::Open(rejection)) => Err(EngineError::CircuitOpen(rejection)),
+                Err(CircuitBreakerError::Inner(error)) => Err(error.into()),
+            }
         }
     }
 
@@ -428,7 +472,7 @@ impl TallyEngine {
             .batch
             .submit(Submission::new(command, deadline))
             .await?;
-        Ok(answer.value.result?)
+        Ok(answer.value.into_result()?)
     }
 }
 
@@ -465,6 +509,13 @@ impl Guards {
     const fn get(&self, guard: Guard) -> &Guarded {
         guard.of(&self.0)
     }
+}
+
+fn outcomes(answered: Answered) -> Result<Outcomes, EngineError> {
+    let Reply::Transactions(outcomes) = answered? else {
+        return Err(unexpected());
+    };
+    Ok(outcomes)
 }
 
 /// EXEC answered something else than what it was asked: a bug, and nobody can say what was done.

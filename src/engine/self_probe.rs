@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Guard, classify::EngineClassifier, command::Command, handoff::EngineReply};
+use super::{Guard, classify::EngineClassifier, command::Command, pending::EngineReply};
 use crate::{
     batch::{BatchProcessor, ResponseFuture, Submission},
     breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},

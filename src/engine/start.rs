@@ -14,9 +14,11 @@ use super::{
     command::Command,
     counters::EngineCounters,
     exec::Exec,
-    handoff::{EngineReply, Handoff},
+    handoff::Handoff,
     health::Health,
     maintenance::{Maintenance, Stop},
+    pending::EngineReply,
+    scrubbing::Scrubber,
     self_probe::SelfProbes,
     wal::{Committer, Wal},
 };
@@ -155,13 +157,15 @@ fn spawn(
         exec: processor.notifier(),
         health,
     };
+    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&vitals.counters));
     let Vitals {
         handoff,
         health,
         counters,
         ..
     } = vitals.clone();
-    let exec = Exec::new(store.book, intake, handoff, committer, health, counters);
+    let writer = Arc::clone(&committer);
+    let exec = Exec::new(store.book, intake, handoff, writer, health, counters);
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {
@@ -177,6 +181,7 @@ fn spawn(
         last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
+        scrubber,
         parker,
         stop: stop.clone(),
     };
@@ -185,6 +190,7 @@ fn spawn(
         exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
         maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
         stop,
+        committer,
     })
 }
 

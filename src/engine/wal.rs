@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     counters::EngineCounters,
     fault::StoreFault,
-    handoff::{Handoff, PendingAnswer, Spare, Work},
+    handoff::{Handoff, Spare, Work},
     health::{Condition, Health},
 };
 use crate::{
@@ -75,47 +75,55 @@ impl Committer {
         } = work;
         let records = block.as_ref().map_or(0, |block| block.meta.record_count);
         let _span = commit_span(&links, records);
-        let written = match block.as_mut() {
-            Some(block) => self.write(block),
-            None if self.failed => Err(StoreFault::WriteFailed),
-            None => Ok(()),
-        };
-        handoff.finished(written.map(|()| self.durable));
+        if let Some(block) = block.as_mut() {
+            self.write(block);
+        }
+        handoff.finished(if self.failed {
+            Err(StoreFault::WriteFailed)
+        } else {
+            Ok(self.durable)
+        });
         // EXEC first: it closes the next block while the answers go out.
         done();
-        if let Err(fault) = written {
-            self.counters.unknown(answers.len());
-            refuse(&mut answers, fault);
-        }
-        self.answerer.answer_all(&mut answers);
+        let (durable, failed, counters) = (&self.durable, self.failed, &self.counters);
+        let released = answers
+            .drain(..)
+            .map(|answer| answer.release(durable, failed, counters));
+        self.answerer.answer_all(released);
         Spare {
             buffer: block.and_then(spare_buffer),
             answers,
         }
     }
 
-    /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
-    /// kernel may have dropped the pages that it could not write. Whoever waits for a later block hears the same as those
-    /// of the failed one, since of a command that spans blocks a part may be durable.
-    fn write(&mut self, block: &mut SealedBlock) -> Result<(), StoreFault> {
+    /// Marks that the journal ends here, in order. No more blocks are written. Without the mark the next start is as after a
+    /// crash, so an error is only logged.
+    pub(super) fn finish(&mut self) {
         if self.failed {
-            return Err(StoreFault::WriteFailed);
+            return;
+        }
+        self.failed = true;
+        if let Err(error) = self.writer.finish() {
+            tracing::warn!(%error, "the clean stop could not be marked; the next start is as after a crash");
+        }
+    }
+
+    /// Writes and syncs one block. After the first failure nothing is written any more and no sync is tried again: the
+    /// kernel may have dropped the pages that it could not write.
+    fn write(&mut self, block: &mut SealedBlock) {
+        if self.failed {
+            return;
         }
         match self.writer.append(&block.meta, &mut block.buffer) {
             Ok(receipt) => {
                 self.sync_times
                     .record_duration(receipt.write_duration + receipt.sync_duration);
-                self.durable = DurablePoint {
-                    chain: receipt.end,
-                    order: block.end,
-                };
-                Ok(())
+                self.durable = DurablePoint::after(&receipt, block);
             }
             Err(error) => {
                 tracing::error!(%error, "the journal could not be written: no more transactions until the next start");
                 self.failed = true;
                 self.health.fail(Condition::StoreFailed);
-                Err(StoreFault::WriteFailed)
             }
         }
     }
@@ -129,13 +137,6 @@ impl Drop for Wal {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);
         }
-    }
-}
-
-/// What was promised can't be kept: every answer that waited for the block is replaced by the fault.
-fn refuse(answers: &mut [PendingAnswer], fault: StoreFault) {
-    for (_, answer) in answers {
-        answer.result = Err(fault);
     }
 }
 

@@ -113,7 +113,7 @@ impl AccountService {
             Ok(CreatedAccounts::Reused { place }) => Err(status::account_id_reused(
                 ids.get(place).map_or("", String::as_str),
             )),
-            Ok(CreatedAccounts::Full) => Err(status::accounts_full()),
+            Ok(CreatedAccounts::Full(full)) => Err(status::accounts_full(full)),
             Err(error) => Err(status::engine(&error)),
         }
     }

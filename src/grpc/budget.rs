@@ -19,8 +19,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::clients::client_of;
-use crate::engine::Payment;
+use crate::{engine::Payment, security::client_of};
 
 /// What a call costs in any case: its stream in the HTTP/2 library, its task, a short message and a short answer.
 pub(super) const CALL_BYTES: usize = 4 << 10;

@@ -138,6 +138,9 @@ fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> Circui
         tick_interval: Some(duration(config.tick_interval)),
         shards: small(config.shards),
         overdue_rounds: small(config.overdue_rounds),
+        stall_rate: config.stall_rate,
+        min_overdue: small(config.min_overdue),
+        stall_after: Some(duration(config.effective_stall_after())),
     }
 }
 

@@ -1,15 +1,10 @@
-//! Who is one client, and how many connections each has.
+//! How many connections each client has.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// The network part of an IPv6 address: 64 bits (RFC 4291, 2.5.1).
-const NETWORK: u128 = !(u64::MAX as u128);
+use crate::security::client_of;
 
 /// Counts the connections, all of them and those of each address.
 #[derive(Debug, Clone)]
@@ -31,15 +26,6 @@ struct Counts {
 pub(super) struct ClientPlace {
     clients: Clients,
     client: IpAddr,
-}
-
-/// The client behind an address, for all limits of one client. A network of IPv6 is one client: whoever has an address has
-/// all 2^64 of its network.
-pub(super) fn client_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & NETWORK).into(),
-    }
 }
 
 // ===== impl Clients =====

@@ -138,15 +138,14 @@ impl Services {
         if let Some(grant) = &call.grant {
             request.extensions_mut().insert(grant.principal.clone());
         }
-        let place = match call.method.handler {
-            Handler::HealthWatch => match self.health_watchers.admit(peer.ip()) {
-                None => {
-                    let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                    return Box::pin(ready(Ok(reception.refuse(status))));
-                }
-                place => place,
-            },
-            _ => None,
+        let place = if call.method.handler == Handler::HealthWatch {
+            let Some(place) = self.health_watchers.admit(peer.ip()) else {
+                let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
+                return Box::pin(ready(Ok(reception.refuse(status))));
+            };
+            Some(place)
+        } else {
+            None
         };
         let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
         let request = request.map(|body| TimedBody::new(body, reception));

@@ -20,7 +20,7 @@ use super::{
     connection::{Accepted, Connections, refuse},
 };
 use crate::{
-    engine::TallyEngine,
+    engine::{PanicGuard, TallyEngine},
     security::Security,
     sys::memory,
     topology::{AffinityError, Role, RoleHandle},
@@ -212,7 +212,7 @@ pub fn serve(
                 Ok(listener) => {
                     let all_max = config.connections_per_thread_max.saturating_mul(count);
                     let clients = Clients::new(config.connections_per_client_max, all_max);
-                    deal_out(listener, inlets, clients, draining).await;
+                    deal_out(listener, inlets, clients, draining, &guard).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "can't accept connections");
@@ -230,6 +230,7 @@ async fn deal_out(
     inlets: Vec<mpsc::Sender<Handover>>,
     clients: Clients,
     draining: CancellationToken,
+    guard: &PanicGuard,
 ) {
     let mut turn = inlets.iter().cycle();
     let refusals = TaskTracker::new();
@@ -259,8 +260,9 @@ async fn deal_out(
                 // A thread that is behind holds new connections back, as the listener's own queue does.
                 let Some(inlet) = turn.next() else { return };
                 if inlet.send((stream, peer, place)).await.is_err() {
-                    // It ends only with the service, or by a bug; the next thread gets the next connection.
-                    tracing::error!("a NET thread has ended; its connection is dropped");
+                    // NET threads end after this one, so that one has died. Every so many connections would be dropped.
+                    tracing::error!("a NET thread has ended; the service can't go on");
+                    guard.fail();
                 }
             }
             Err(error) => tracing::warn!(%error, "a connection could not be handed over"),

@@ -14,7 +14,7 @@ use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
     engine::{EngineError, StoreFault},
-    ledger::{ContentField, Reason, Rejection, Side},
+    ledger::{ContentField, Reason, Rejection, Side, TableFull},
 };
 
 /// The domain of every `ErrorInfo`.
@@ -216,15 +216,14 @@ pub fn transaction_not_found(transaction_id: &str) -> Status {
         .build()
 }
 
-/// The ledger has as many accounts as it can number.
+/// The ledger has no room for more accounts, or for more assets.
 #[must_use]
-pub fn accounts_full() -> Status {
-    Draft::new(
-        Code::ResourceExhausted,
-        "ACCOUNTS_FULL",
-        "the ledger can't number any more accounts",
-    )
-    .build()
+pub fn accounts_full(full: TableFull) -> Status {
+    let reason = match full {
+        TableFull::Accounts => "ACCOUNTS_FULL",
+        TableFull::Assets => "ASSETS_FULL",
+    };
+    Draft::new(Code::ResourceExhausted, reason, full.to_string()).build()
 }
 
 /// The request did not arrive in time.
@@ -319,6 +318,13 @@ pub fn engine(error: &EngineError) -> Status {
                 .build()
         }
         EngineError::Batch(error) => batch(*error),
+        EngineError::Store(StoreFault::Damaged { segment, offset }) => {
+            Draft::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
+                .executed(Executed::Unknown)
+                .with("segment", segment.to_string())
+                .with("offset", offset.to_string())
+                .build()
+        }
         EngineError::Store(fault) => {
             let executed = if error.is_not_executed() {
                 Executed::No
@@ -327,7 +333,7 @@ pub fn engine(error: &EngineError) -> Status {
             };
             let code = match fault {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
-                StoreFault::ReadFailed => Code::Internal,
+                StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             Draft::new(code, "STORE_FAILED", fault.to_string())
                 .executed(executed)
@@ -350,20 +356,11 @@ fn batch(error: BatchError) -> Status {
         BatchError::Closed => return shutting_down(),
         BatchError::ExpiredInQueue => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
         BatchError::ExpiredInExecution => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message),
+        // Those behind a transaction that was refused get its reason instead: this is for those behind a fault.
+        BatchError::Interrupted => Draft::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
-}
-
-/// Whether the status says that the call was certainly not executed.
-#[must_use]
-pub fn is_not_executed(status: &Status) -> bool {
-    let info = status.get_details_error_info();
-    info.is_some_and(|info| {
-        info.metadata
-            .get(EXECUTED)
-            .is_some_and(|executed| executed == NOT_EXECUTED)
-    })
 }
 
 /// The status as a value, for the results of many transactions.

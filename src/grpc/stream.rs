@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,11 +17,13 @@ use super::{
     framing::{Inbound, Piece, gather, malformed},
     lifetime::Lifetime,
     patience::Parked,
-    requests::{Form, Transactions},
+    requests::{Form, Places, Transactions},
     status,
-    transactions::execute,
 };
-use crate::engine::{Guard, Outcomes, TallyEngine, TransactionBatch};
+use crate::{
+    batch::Sequence,
+    engine::{EngineError, Guard, Outcomes, TallyEngine, TransactionBatch},
+};
 
 /// Messages of a stream that are put together into one command, if so many have arrived.
 const CHUNK_MESSAGES_MAX: usize = 512;
@@ -34,30 +36,25 @@ const CHUNKS_MAX: usize = 8;
 
 /// The answers to a stream's messages, in their order.
 pub(super) struct StreamAnswers {
+    engine: Arc<TallyEngine>,
     /// `None` once nothing more is read.
     chunks: Option<Chunks>,
-    /// At most [`CHUNKS_MAX`].
-    running: FuturesOrdered<BoxFuture<'static, Answered>>,
-    /// Why the stream ends, if it was not the client who ended it, behind the answers of what runs.
-    ending: Option<Status>,
-    terms: Arc<Terms>,
+    deadline: Option<Instant>,
+    /// What has been read is executed in this order, and nothing behind what was not executed.
+    sequence: Sequence,
+    lifetime: Lifetime,
     /// Ready when nothing more may be read.
     over: BoxFuture<'static, Status>,
+    /// At most [`CHUNKS_MAX`].
+    running: FuturesOrdered<BoxFuture<'static, ChunkDone>>,
+    /// The answers to the first of those that are done, which are being written.
+    answering: Option<BoxFuture<'static, Answered>>,
+    /// Why the first chunk was not executed that was not: those behind it are refused for the same reason.
+    interrupted: Option<Status>,
+    /// Why the stream ends, if it was not the client who ended it, behind the answers of what runs.
+    ending: Option<Status>,
     /// Held while nothing is read.
     parked: Option<Parked>,
-}
-
-/// What all chunks of a stream have in common.
-struct Terms {
-    engine: Arc<TallyEngine>,
-    deadline: Option<Instant>,
-    /// Whose stream it is: its chunks are submitted when the call itself is over.
-    client: u64,
-    /// Nothing is let in any more when the caller's token was revoked.
-    lifetime: Lifetime,
-    /// Why a chunk was not let in. Chunks are let in one after the other, and those behind it must not be: they may need
-    /// what it was to book, and a refusal for want of funds would be remembered under their ids for ever.
-    interrupted: OnceLock<Status>,
 }
 
 /// Messages of a stream that have arrived together.
@@ -65,6 +62,17 @@ struct Chunk {
     transactions: Transactions,
     charge: Charge,
     /// Why nothing comes behind them, if it was not the client who ended the stream.
+    broken: Option<Status>,
+}
+
+/// What became of them.
+struct ChunkDone {
+    batch: Arc<TransactionBatch>,
+    places: Places,
+    charge: Charge,
+    outcomes: Result<Outcomes, EngineError>,
+    /// Why they were not let in, if the caller's token no longer allows it.
+    revoked: Option<Status>,
     broken: Option<Status>,
 }
 
@@ -102,17 +110,16 @@ impl StreamAnswers {
                 carry: Vec::new(),
                 ended: false,
             }),
+            deadline,
+            sequence: engine.sequence(),
+            over: Box::pin(lifetime.clone().ended()),
+            lifetime,
             running: FuturesOrdered::new(),
+            answering: None,
+            interrupted: None,
             ending: None,
-            terms: Arc::new(Terms {
-                deadline,
-                client: engine.client_here(),
-                engine,
-                lifetime: lifetime.clone(),
-                interrupted: OnceLock::new(),
-            }),
-            over: Box::pin(lifetime.ended()),
             parked: None,
+            engine,
         }
     }
 
@@ -126,12 +133,79 @@ impl StreamAnswers {
             };
             match chunk {
                 Poll::Ready(Some(chunk)) => {
-                    self.running
-                        .push_back(Box::pin(answer(chunk, Arc::clone(&self.terms))));
+                    let done = self.execute(chunk);
+                    self.running.push_back(done);
                 }
                 Poll::Ready(None) => self.chunks = None,
                 Poll::Pending => return,
             }
+        }
+    }
+
+    /// Has executed what the stream has brought. It is on its way when this returns, so that the chunks are executed in their
+    /// order; and as the next of the sequence, so that none is executed once one before it was not: it may need what that one
+    /// was to book, and a refusal for want of funds would be remembered under its id for ever.
+    fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
+        let Chunk {
+            transactions: Transactions { mut batch, places },
+            mut charge,
+            broken,
+        } = chunk;
+        batch.pay(Box::new(charge.split_beyond(CHUNK_BYTES)));
+        let batch = Arc::new(batch);
+        // They were read before the token was revoked.
+        let revoked = self.lifetime.revoked();
+        if revoked.is_some() {
+            self.sequence.close();
+        }
+        let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
+        let called =
+            (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+        Box::pin(async move {
+            let outcomes = match called {
+                Some(outcomes) => outcomes.await,
+                None => Ok(Outcomes::new()),
+            };
+            ChunkDone {
+                batch,
+                places,
+                charge,
+                outcomes,
+                revoked,
+                broken,
+            }
+        })
+    }
+
+    /// Why all of a chunk are refused, if they are. To be called for the chunks in their order.
+    fn failed(&mut self, done: &mut ChunkDone) -> Option<Status> {
+        match &done.outcomes {
+            Err(error) if error.is_not_executed() => {
+                let revoked = done.revoked.take();
+                let why = || revoked.unwrap_or_else(|| status::engine(error));
+                Some(self.interrupted.get_or_insert_with(why).clone())
+            }
+            // Of those, something may have been executed, and each says so.
+            Err(error) => Some(status::engine(error)),
+            // Nothing in it could be read, and nothing behind the hole is looked at.
+            Ok(_) if done.batch.is_empty() => self.interrupted.clone(),
+            Ok(_) => None,
+        }
+    }
+
+    /// The answers to the next chunk; `None` when nothing is under way.
+    fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Option<Answered>> {
+        loop {
+            if let Some(answering) = &mut self.answering {
+                let answered = ready!(answering.as_mut().poll(context));
+                self.answering = None;
+                return Poll::Ready(Some(answered));
+            }
+            let Some(mut done) = ready!(self.running.poll_next_unpin(context)) else {
+                return Poll::Ready(None);
+            };
+            let failed = self.failed(&mut done);
+            self.answering = Some(Box::pin(answer(done, failed)));
         }
     }
 
@@ -157,15 +231,7 @@ impl Stream for StreamAnswers {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             self.poll_read(context);
-            if self.running.is_empty() {
-                if self.chunks.is_some() {
-                    self.parked = None;
-                    return Poll::Pending;
-                }
-                let ending = self.ending.take().or_else(|| self.terms.lifetime.over());
-                return Poll::Ready(ending.map(Err));
-            }
-            let Poll::Ready(answered) = self.running.poll_next_unpin(context) else {
+            let Poll::Ready(answered) = self.poll_answered(context) else {
                 if self.running.len() < CHUNKS_MAX {
                     self.parked = None;
                 } else {
@@ -179,7 +245,12 @@ impl Stream for StreamAnswers {
                 broken,
             }) = answered
             else {
-                continue;
+                if self.chunks.is_some() {
+                    self.parked = None;
+                    return Poll::Pending;
+                }
+                let ending = self.ending.take().or_else(|| self.lifetime.over());
+                return Poll::Ready(ending.map(Err));
             };
             if broken.is_some() {
                 self.ending = broken;
@@ -193,21 +264,24 @@ impl Stream for StreamAnswers {
     }
 }
 
-/// Processes what a stream has brought; a message that could not be read ends the stream after the others' answers.
-async fn answer(chunk: Chunk, terms: Arc<Terms>) -> Answered {
-    let Chunk {
-        transactions: Transactions { mut batch, places },
+/// Writes the answers to a chunk; a message that could not be read ends the stream after the others' answers.
+async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
+    let ChunkDone {
+        batch,
+        places,
         mut charge,
+        outcomes,
         broken,
-    } = chunk;
-    batch.pay(Box::new(charge.split_beyond(CHUNK_BYTES)));
-    let batch = Arc::new(batch);
-    let outcomes = execute_in_turn(&batch, &terms).await;
+        ..
+    } = done;
     let results = Results {
         places: &places,
         batch: &batch,
         // Each of them gets the answer that it would have got by itself.
-        outcomes: outcomes.as_deref(),
+        outcomes: match &failed {
+            None => Ok(outcomes.as_deref().unwrap_or_default()),
+            Some(status) => Err(status),
+        },
     };
     let bytes = results.stream().await;
     drop((batch, outcomes, places));
@@ -217,26 +291,6 @@ async fn answer(chunk: Chunk, terms: Arc<Terms>) -> Answered {
         charge,
         broken,
     }
-}
-
-/// Executes a chunk of a stream, unless one before it was not let in.
-async fn execute_in_turn(batch: &Arc<TransactionBatch>, terms: &Terms) -> Result<Outcomes, Status> {
-    if let Some(status) = terms.interrupted.get() {
-        return Err(status.clone());
-    }
-    // Chunks that were read before the token was revoked and not executed yet: they are told so.
-    if let Some(status) = terms.lifetime.revoked() {
-        let _first = terms.interrupted.set(status.clone());
-        return Err(status);
-    }
-    let outcomes = execute(&terms.engine, Guard::Stream, batch, terms.deadline, terms.client).await;
-    if let Err(status) = &outcomes
-        && status::is_not_executed(status)
-    {
-        // Only the first one counts.
-        let _first = terms.interrupted.set(status.clone());
-    }
-    outcomes
 }
 
 // ===== impl Chunks =====

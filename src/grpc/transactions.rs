@@ -24,9 +24,9 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{Guard, Outcomes, TallyEngine, TransactionBatch},
+    engine::{Guard, Outcomes, StoreFault, TallyEngine, TransactionBatch},
     id::check_id,
-    ledger::{Phase, Rejection, Side},
+    ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
@@ -156,10 +156,9 @@ impl TransactionService {
         inbound: &mut Inbound,
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
-        let unreadable = |_| Status::internal("the record can't be read");
-        let (view, outcome) = found
-            .view()
-            .map_err(|_| Status::internal("the record can't be read"))?;
+        let damaged = || status::engine(&StoreFault::at(found.position()).into());
+        let unreadable = |_: Malformed| damaged();
+        let (view, outcome) = found.view().map_err(|_| damaged())?;
         inbound.hold(FOUND_BYTES + view.transfer_count() * FOUND_TRANSFER_BYTES)?;
         let numbered = view
             .transfers()
@@ -236,7 +235,7 @@ async fn answer_one(
     };
     inbound.hold(batch.memory_bytes())?;
     inbound.finish().await?;
-    let outcomes = execute(engine, Guard::Unary, &batch, deadline, 0).await?;
+    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
     let answer = answers::lone(&batch, outcomes.first().copied())?;
     drop(batch);
     Ok((answer, inbound.into_charge()))
@@ -269,7 +268,7 @@ async fn process_many(
     let Transactions { mut batch, places } = reader.finish()?;
     batch.pay(Box::new(inbound.split_charge()));
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, Guard::Bulk, &batch, deadline, 0).await?;
+    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
     let results = Results {
         places: &places,
         batch: &batch,
@@ -283,17 +282,16 @@ async fn process_many(
 }
 
 /// Executes transactions in their order.
-pub(super) async fn execute(
+async fn execute(
     engine: &TallyEngine,
     guard: Guard,
     batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
-    client: u64,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(guard, batch, deadline, client).await;
+    let outcomes = engine.process(guard, batch, deadline).await;
     outcomes.map_err(|error| status::engine(&error))
 }
 

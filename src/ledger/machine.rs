@@ -10,7 +10,7 @@ use super::{
     difference::ContentField,
     record::{Entry, Record},
     reject::{Reason, Rejection, Side},
-    table::AccountTable,
+    table::{AccountTable, TableFull},
     tag_index::tag,
     transaction::{TransactionView, Transfer, put_transfers},
 };
@@ -106,8 +106,8 @@ pub enum AccountOutcome {
         /// Which, by its place in the request.
         place: usize,
     },
-    /// There is no number left for one of them. None was created.
-    Full,
+    /// There is no room for all of them. None was created.
+    Full(TableFull),
 }
 
 /// A record that does not follow from the records before it.
@@ -124,6 +124,9 @@ pub enum ReplayError {
         /// What the table says.
         expected: usize,
     },
+    /// There are more accounts or assets than a ledger may hold.
+    #[error(transparent)]
+    Full(#[from] TableFull),
     /// A transfer names an account that does not exist.
     #[error("a transfer of transaction {id:?} names account number {account}, of {accounts} accounts")]
     UnknownAccount {
@@ -270,24 +273,31 @@ impl Ledger {
                 return AccountOutcome::Reused { place };
             }
         }
-        if super::table::ACCOUNTS_MAX - self.accounts.len() < new.len() {
-            return AccountOutcome::Full;
+        if let Err(full) = self.accounts.check_room(&new) {
+            return AccountOutcome::Full(full);
         }
         AccountOutcome::Created(
             new.into_iter()
-                .filter_map(|account| self.create_account(account, journal))
+                .map(|account| self.create_account(account, journal))
                 .collect(),
         )
     }
 
-    fn create_account<J: Journal>(&mut self, new: NewAccount, journal: &mut J) -> Option<AccountIndex> {
+    /// Creates an account, for which there is room, if it does not exist.
+    fn create_account<J: Journal>(&mut self, new: NewAccount, journal: &mut J) -> AccountIndex {
         if let Some(existing) = self.accounts.find(&new.id) {
-            return Some(existing);
+            return existing;
         }
         let entry = journal.next_entry();
-        let index = AccountIndex(u32::try_from(self.accounts.len()).ok()?);
+        let index = AccountIndex(u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
         let created = journal.append(None, Entry::AccountCreated { index, account: &new });
-        self.accounts.push(new, entry, created.time)
+        let pushed = self.accounts.push(new, entry, created.time);
+        assert_eq!(
+            pushed,
+            Ok(index),
+            "the journal has the account, so the table must"
+        );
+        index
     }
 
     /// Applies a record of the journal again. An account that already shows the effect of `entry` is left alone.
@@ -310,14 +320,16 @@ impl Ledger {
         time: Timestamp,
     ) -> Result<(), ReplayError> {
         let expected = self.accounts.len();
-        let gap = ReplayError::AccountGap {
-            found: index.0,
-            expected,
-        };
         match (index.0 as usize).cmp(&expected) {
             std::cmp::Ordering::Less => Ok(()),
-            std::cmp::Ordering::Equal => self.accounts.push(account, entry, time).map(|_| ()).ok_or(gap),
-            std::cmp::Ordering::Greater => Err(gap),
+            std::cmp::Ordering::Equal => {
+                self.accounts.push(account, entry, time)?;
+                Ok(())
+            }
+            std::cmp::Ordering::Greater => Err(ReplayError::AccountGap {
+                found: index.0,
+                expected,
+            }),
         }
     }
 

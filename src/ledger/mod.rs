@@ -11,6 +11,7 @@
 //! - replaying the journal's records gives the same accounts, without evaluating a rule.
 
 pub mod account;
+mod assets;
 pub mod codec;
 mod difference;
 mod machine;
@@ -24,8 +25,10 @@ pub use account::{
     Account, AccountIndex, AccountSnapshot, AccountStatus, AssetIndex, BalanceRule, Balances, Metadata,
     NewAccount,
 };
+pub use assets::ASSETS_MAX;
 pub use codec::Malformed;
 pub use difference::ContentField;
 pub use machine::{AccountOutcome, Committed, Journal, Key, Ledger, Outcome, Recalled, ReplayError, Tags};
 pub use reject::{Reason, Rejection, Side};
+pub use table::{ACCOUNTS_MAX, TableFull};
 pub use transaction::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, TransactionView, Transfer};

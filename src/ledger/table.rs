@@ -1,9 +1,14 @@
 //! The account table: dense, found by name, never moved as a whole.
 
+use std::collections::HashSet;
+
+use thiserror::Error;
+
 use super::{
     account::{
         Account, AccountContent, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount,
     },
+    assets::{ASSETS_MAX, AssetTable},
     tag_index::{TagIndex, tag},
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
@@ -21,10 +26,21 @@ pub struct AccountTable {
     places: Pages<Place>,
     metadata: Vec<Option<MetadataPage>>,
     by_name: TagIndex,
-    assets: Vec<Box<str>>,
+    assets: AssetTable,
     /// Keys the hash of names, so that nobody outside can choose names that collide.
     seed: u64,
     heap_bytes: usize,
+}
+
+/// What the ledger has no room left for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TableFull {
+    /// There is no number for another account.
+    #[error("the ledger has no room for these accounts: it may hold at most {ACCOUNTS_MAX}")]
+    Accounts,
+    /// An account has an asset that no other has, and there are [`ASSETS_MAX`].
+    #[error("the ledger has no room for these accounts' new assets: it may hold at most {ASSETS_MAX} assets")]
+    Assets,
 }
 
 /// All of an account but its metadata: two cache lines, and never on two pages of memory, since to find a page costs more
@@ -68,7 +84,7 @@ impl AccountTable {
             places: Pages::new(),
             metadata: Vec::new(),
             by_name: TagIndex::new(),
-            assets: Vec::new(),
+            assets: AssetTable::new(seed),
             seed,
             heap_bytes: 0,
         }
@@ -181,14 +197,60 @@ impl AccountTable {
     /// The name of an asset.
     #[must_use]
     pub fn asset(&self, asset: AssetIndex) -> Option<&str> {
-        let index = usize::try_from(asset.0).ok()?;
-        self.assets.get(index).map(|name| &**name)
+        self.assets.name(asset)
     }
 
-    /// Adds an account whose name is not there yet, and returns its number; `None` if the table is full.
-    pub fn push(&mut self, new: NewAccount, version: u64, create_time: Timestamp) -> Option<AccountIndex> {
-        let index = AccountIndex(u32::try_from(self.len()).ok().filter(|index| *index < u32::MAX)?);
-        let asset = self.intern_asset(new.asset)?;
+    /// Whether all accounts of `new` that are not there yet can be added.
+    ///
+    /// # Errors
+    /// [`TableFull`] if there is not enough room for them.
+    pub fn check_room(&self, new: &[NewAccount]) -> Result<(), TableFull> {
+        self.check_room_within(new, ACCOUNTS_MAX, ASSETS_MAX)
+    }
+
+    fn check_room_within(
+        &self,
+        new: &[NewAccount],
+        accounts_max: usize,
+        assets_max: usize,
+    ) -> Result<(), TableFull> {
+        let accounts_left = accounts_max.saturating_sub(self.len());
+        let assets_left = assets_max.saturating_sub(self.assets.len());
+        if new.len() <= accounts_left.min(assets_left) {
+            return Ok(());
+        }
+        let (mut ids, mut assets) = (HashSet::new(), HashSet::new());
+        for account in new.iter().filter(|account| self.find(&account.id).is_none()) {
+            ids.insert(account.id.as_str());
+            if self.assets.find(&account.asset).is_none() {
+                assets.insert(account.asset.as_str());
+            }
+        }
+        if ids.len() > accounts_left {
+            Err(TableFull::Accounts)
+        } else if assets.len() > assets_left {
+            Err(TableFull::Assets)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds an account whose name is not there yet, and returns its number.
+    ///
+    /// # Errors
+    /// [`TableFull`] if there is no room for it or its asset. Nothing has changed then.
+    pub fn push(
+        &mut self,
+        new: NewAccount,
+        version: u64,
+        create_time: Timestamp,
+    ) -> Result<AccountIndex, TableFull> {
+        let number = u32::try_from(self.len()).map_err(|_| TableFull::Accounts)?;
+        if self.len() >= ACCOUNTS_MAX {
+            return Err(TableFull::Accounts);
+        }
+        let index = AccountIndex(number);
+        let asset = self.assets.find_or_add(new.asset).ok_or(TableFull::Assets)?;
         self.by_name
             .insert(tag(new.id.as_bytes(), self.seed), u64::from(index.0));
         let name = Name::new(new.id);
@@ -208,7 +270,7 @@ impl AccountTable {
         if !new.metadata.is_empty() {
             self.put_metadata(index, new.metadata);
         }
-        Some(index)
+        Ok(index)
     }
 
     fn put_metadata(&mut self, index: AccountIndex, metadata: Metadata) {
@@ -231,10 +293,13 @@ impl AccountTable {
         }
     }
 
-    /// Memory taken, in bytes: the pages, the name index, long names and metadata.
+    /// Memory taken, in bytes: the pages, the name index, long names, metadata and assets.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.places.memory_bytes() + self.by_name.memory_bytes() + self.heap_bytes
+        self.places.memory_bytes()
+            + self.by_name.memory_bytes()
+            + self.assets.memory_bytes()
+            + self.heap_bytes
     }
 
     /// Every account in the order of creation, from `from` on.
@@ -243,16 +308,10 @@ impl AccountTable {
         (from.0..len).map(AccountIndex)
     }
 
-    /// Assets are few (currencies, tokens), so a scan of them beats a hash, and it happens once for each new account.
-    fn intern_asset(&mut self, name: String) -> Option<AssetIndex> {
-        let index = match self.assets.iter().position(|asset| **asset == *name) {
-            Some(index) => index,
-            None => {
-                self.assets.push(name.into_boxed_str());
-                self.assets.len() - 1
-            }
-        };
-        u32::try_from(index).ok().map(AssetIndex)
+    /// How many names of assets were compared so far with a name that was looked up.
+    #[cfg(test)]
+    pub(crate) const fn asset_comparisons(&self) -> u64 {
+        self.assets.comparisons()
     }
 }
 
@@ -370,7 +429,7 @@ mod tests {
         };
         for number in 0..count {
             let index = table.push(account(number), 1, Timestamp::default());
-            assert_eq!(index, Some(AccountIndex(u32::try_from(number).unwrap())));
+            assert_eq!(index, Ok(AccountIndex(u32::try_from(number).unwrap())));
         }
         assert_eq!(table.len(), count);
         // One asking for memory names its first line, the other the second.
@@ -386,7 +445,7 @@ mod tests {
         let long = "b".repeat(INLINE_BYTES + 1);
         for id in [&long, &long[1..]] {
             assert_eq!(table.find(id), None);
-            let index = table.push(new(id, "EUR"), 1, Timestamp::default());
+            let index = table.push(new(id, "EUR"), 1, Timestamp::default()).ok();
             table.prefetch_account(tag(id.as_bytes(), table.seed()));
             assert_eq!(table.find(id), index);
             assert_eq!(index.and_then(|index| table.id(index)), Some(id));
@@ -394,5 +453,29 @@ mod tests {
         assert_eq!(table.find("b"), None);
         assert_eq!(table.get(AccountIndex(u32::MAX)), None);
         assert_eq!(table.indexes_from(AccountIndex(5)).count(), count + 2 - 5);
+    }
+    #[test]
+    fn room_is_checked_for_what_is_new_only() {
+        let mut table = AccountTable::new(7);
+        for (id, asset) in [("a", "EUR"), ("b", "USD")] {
+            table.push(new(id, asset), 1, Timestamp::default()).unwrap();
+        }
+        let check = |new: &[NewAccount]| table.check_room_within(new, 4, 3);
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&[new("c", "CZK"), new("d", "CZK")]), Ok(()));
+        assert_eq!(check(&[new("c", "CZK"), new("d", "GBP")]), Err(TableFull::Assets));
+        assert_eq!(
+            check(&[new("c", "EUR"), new("d", "EUR"), new("e", "EUR")]),
+            Err(TableFull::Accounts)
+        );
+        // What exists, or is named twice, takes no room.
+        let again = [
+            new("a", "EUR"),
+            new("b", "USD"),
+            new("c", "CZK"),
+            new("c", "CZK"),
+            new("d", "CZK"),
+        ];
+        assert_eq!(check(&again), Ok(()));
     }
 }

@@ -155,6 +155,21 @@ impl TagIndex {
         self.lines * size_of::<Line>() + SHARDS * size_of::<Shard>()
     }
 
+    /// The most lines that a look-up may read: the longest run of lines that were passed, and the line that ends it.
+    #[cfg(test)]
+    pub(super) fn longest_walk(&self) -> usize {
+        let runs = |shard: &Shard| {
+            // Twice over, since a walk goes on at the start of its shard.
+            let lines = shard.lines.iter().chain(&shard.lines);
+            let longest = |(run, most): (usize, usize), line: &Line| {
+                let run = if line.was_passed() { run + 1 } else { 0 };
+                (run, most.max(run))
+            };
+            lines.fold((0, 0), longest).1
+        };
+        self.shards.iter().map(runs).max().unwrap_or_default() + 1
+    }
+
     fn shard(&self, tag: u64) -> &Shard {
         #[expect(
             clippy::indexing_slicing,

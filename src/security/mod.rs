@@ -4,6 +4,7 @@
 mod audit;
 mod bearer;
 mod certificate;
+mod client;
 mod tls;
 mod tokens;
 mod watched;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 pub use self::{
     audit::{AUDIT_TARGET, Administrator, CircuitChange},
     bearer::bearer_token,
+    client::client_of,
     tls::TlsError,
     tokens::{Grant, Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},
 };
@@ -118,25 +120,25 @@ impl Security {
         if let Some(tls) = &self.tls {
             tell_validity(&tls.get());
         }
-        if self.tokens.as_ref().is_some_and(|tokens| tokens.get().is_empty()) {
-            tracing::warn!("the file of tokens (security.tokens_file) has no token in it: nobody may call");
+        if let Some(tokens) = &self.tokens {
+            warn_of_emptiness(&tokens.get());
         }
     }
 
     /// Reads files again that have changed. One that can't be used is logged, and what it was before stays in force.
     /// Connections that there are keep the certificate that they began with; open streams look at their tokens again.
     pub fn refresh(&self) {
-        if let Some(tls) = &self.tls {
-            if let Some((_, new)) = renewed("certificates", tls.refresh()) {
-                tell_validity(&new);
-            }
+        if let Some(tls) = &self.tls
+            && let Some((_, new)) = renewed("certificates", tls.refresh())
+        {
+            tell_validity(&new);
         }
-        if let Some(tokens) = &self.tokens {
-            if let Some((old, new)) = renewed("tokens", tokens.refresh()) {
-                self.token_version.send_modify(|version| *version += 1);
-                audit::tokens_changed(old.len(), new.len());
-                self.warn_of_faults();
-            }
+        if let Some(tokens) = &self.tokens
+            && let Some((old, new)) = renewed("tokens", tokens.refresh())
+        {
+            self.token_version.send_modify(|version| *version += 1);
+            audit::tokens_changed(old.len(), new.len());
+            warn_of_emptiness(&new);
         }
     }
 
@@ -207,6 +209,13 @@ fn renewed<M>(what: &str, refreshed: Result<Refreshed<M>, SecurityError>) -> Opt
             tracing::error!(what, %error, "can't be used; the old ones stay in force");
             None
         }
+    }
+}
+
+/// Warns if nobody may call.
+fn warn_of_emptiness(tokens: &TokenTable) {
+    if tokens.is_empty() {
+        tracing::warn!("the file of tokens (security.tokens_file) has no token in it: nobody may call");
     }
 }
 

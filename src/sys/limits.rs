@@ -31,6 +31,19 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// Lets a write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) fail with `EFBIG`, which is handled like a full
+/// disk. Without this the kernel ends the process with SIGXFSZ in the middle of the write.
+///
+/// # Errors
+/// That of `signal`; none is expected.
+pub fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so no code runs in a signal's context.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The room on the file system that holds `path`.
 ///
 /// # Errors

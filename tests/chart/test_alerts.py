@@ -13,6 +13,7 @@ from support import CHART, FULLNAME, NAMESPACE, ROOT, TLS, merged, render
 ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
 # The failures that the product has to tell about.
 FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
+FAILURES += ["DataDamaged", "SecurityStale", "CertificateExpires", "Panicked"]
 
 
 def rule_object(values=None):
@@ -85,12 +86,14 @@ def test_runbook(alert):
 
 def test_thresholds_labels_and_exclusion():
     thresholds = {"queueFull": 0.5, "fsyncSeconds": 0.25, "cpuThrottled": 0.125, "diskFree": 0.375, "diskHours": 7}
+    thresholds["certificateDays"] = 3
     changed = {"thresholds": thresholds, "exclude": ["TallyBreakerOpen"], "alertLabels": {"team": "a", "severity": "page"}}
     found = rules({"metrics": {"prometheusRule": changed}})
     assert "TallyBreakerOpen" not in found and len(found) == len(ALERTS) - 1
     for alert, number in [("QueueSaturated", "0.5"), ("FsyncSlow", "0.25"), ("CpuThrottled", "0.125"), ("DiskFills", "0.375")]:
         assert f"> {number}" in found[f"Tally{alert}"]["expr"] or f"< {number}" in found[f"Tally{alert}"]["expr"]
     assert "7 * 3600" in found["TallyDiskFills"]["expr"]
+    assert "< 3 * 86400" in found["TallyCertificateExpires"]["expr"]
     assert {rule["labels"]["team"] for rule in found.values()} == {"a"}
     # An alert knows best how severe it is.
     assert {rule["labels"]["severity"] for rule in found.values()} == {"warning", "critical"}

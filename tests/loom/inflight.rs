@@ -70,7 +70,7 @@ fn live(gate: &Gate, generation: u32) -> bool {
 
 /// What a reading shows of the one slot that the models use, and of *older*.
 fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
-    ring.overdue_in(0..1, 0, now_ns, 0).calls
+    ring.under_way_in(0..1, 0, now_ns, 0).overdue
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() 
             assert_eq!(overdue(&ring, LATER_NS), 2, "the third one too, by now");
             ring.leave(SEATS[1], 0, third, LATER_NS, || true);
             ring.leave(SEATS[2], 0, hung, LATER_NS, || true);
-            assert_eq!(ring.overdue(0, 4 * LAP_NS, 0).calls, 0);
+            assert_eq!(ring.under_way(0, 4 * LAP_NS, 0).overdue, 0);
         });
     }
 }
@@ -279,7 +279,7 @@ fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
                     ring.leave(shared, new, ends, ends_ns, live);
                 },
             );
-            assert_eq!(ring.overdue_in(0..1, 1, ends_ns.max(LATER_NS), 0).calls, 1);
+            assert_eq!(ring.under_way_in(0..1, 1, ends_ns.max(LATER_NS), 0).overdue, 1);
         });
     };
     check_late(

@@ -130,21 +130,49 @@ async fn t27_seed_bp30_what_a_commit_would_make_too_late_is_not_begun() {
     drop(in_time);
 }
 
-/// After one stall, callers with little time are not refused for ever.
+/// After one stall, callers with little time are not refused for ever: about twice as long as the stall.
 #[tokio::test(start_paused = true)]
 async fn t27_seed_bp30_one_stall_does_not_shut_out_the_hurried() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 1000 * MS).await;
-    let refused = (0..100)
-        .take_while(|number| {
-            let future = submit(&processor, Counted::new(*number), Some(20 * MS));
-            let is_refused = take(&mut intake).is_empty();
-            drop(future);
-            is_refused
-        })
-        .count();
-    // (7/8)^30 of a second is less than 20 ms.
-    assert!((1..=30).contains(&refused), "{refused}");
+    let mut refused = 0;
+    loop {
+        let future = submit(&processor, Counted::new(refused), Some(20 * MS));
+        if !take(&mut intake).is_empty() {
+            break;
+        }
+        drop(future);
+        refused += 1;
+        advance(10 * MS).await;
+    }
+    assert!((100..=210).contains(&refused), "{refused}");
+}
+
+/// How many are refused says nothing about how long a commit takes.
+#[tokio::test(start_paused = true)]
+async fn t27_seed_bp30_a_crowd_that_is_refused_does_not_let_itself_in() {
+    let (processor, mut intake) = sides::<usize>(1024);
+    commit_of(&processor, &mut intake, 1000 * MS).await;
+    let before = processor.stats().commit_average;
+    for wait in [0, 900, 99] {
+        advance(wait * MS).await;
+        let crowd: Vec<_> = (0..1000)
+            .map(|number| submit(&processor, Counted::new(number), Some(20 * MS)))
+            .collect();
+        assert!(take(&mut intake).is_empty());
+        drop(crowd);
+    }
+    assert_eq!(processor.stats().commit_average, before);
+    // From then on once for each eighth of it, whoever asks.
+    for _ in 0..2 {
+        advance(MS).await;
+        let crowd: Vec<_> = (0..1000)
+            .map(|number| submit(&processor, Counted::new(number), Some(20 * MS)))
+            .collect();
+        assert!(take(&mut intake).is_empty());
+        drop(crowd);
+    }
+    assert_eq!(processor.stats().commit_average, before * 7 / 8);
 }
 
 // ===== 31: timers =====

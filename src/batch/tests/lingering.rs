@@ -204,11 +204,10 @@ async fn a_linger_of_zero_is_none() {
 async fn answers_without_a_commit_do_not_count_as_commits() {
     let (processor, mut intake) = linger_of_1_ms().await;
     let future = submit(&processor, Counted::new(0), None);
-    let mut answers = take(&mut intake)
+    let answers = take(&mut intake)
         .into_iter()
-        .map(|one| (one.reply, one.item.number))
-        .collect();
-    intake.answerer().answer_uncommitted(&mut answers);
+        .map(|one| (one.reply, one.item.number));
+    intake.answerer().answer_untimed(answers);
     assert_eq!(processor.stats().commit_average, 2 * MS);
     drop(future);
 }

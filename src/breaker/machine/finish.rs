@@ -57,6 +57,9 @@ impl Core {
         let Some(counters) = self.counters.get(seat.shard) else {
             return;
         };
+        if !verdict.is_some_and(is_answer) {
+            bump(&counters.unanswered, seat.writer);
+        }
         bump(&counters.finished, seat.writer);
         if verdict.is_none() {
             bump(&counters.cancelled, seat.writer);
@@ -105,7 +108,14 @@ impl Core {
             return false;
         }
         // A probe's own report may have ended the generation; any other call has come too late then.
-        let Some(sample) = sample else { return true };
+        let Some(sample) = sample else {
+            if verdict.is_some()
+                && let Some(counters) = self.counters.get(seat.shard)
+            {
+                bump(&counters.neutral, seat.writer);
+            }
+            return true;
+        };
         let counted = self.record(word, seat, &sample, now_ns) || ticket.probe.is_some();
         if counted && let Some(counters) = self.counters.get(seat.shard) {
             count_odd(counters, &sample, verdict.is_some(), seat.writer);
@@ -120,8 +130,8 @@ impl Core {
         verdict: Option<&Verdict>,
         now_ns: u64,
     ) -> (Option<Sample>, ProbeOutcome) {
-        let Some(verdict) = verdict else {
-            return self.cancelled_sample(ticket, now_ns);
+        let Some(verdict) = verdict.filter(|verdict| verdict.outcome != Outcome::GivenUp) else {
+            return self.given_up_sample(ticket, now_ns);
         };
         let failed = verdict.outcome == Outcome::Failure;
         let neutral = verdict.outcome == Outcome::Neutral;
@@ -156,7 +166,9 @@ impl Core {
             _ if slow || failed => ProbeOutcome::Bad,
             // A refusal that never reached the executor does not tell whether the executor has recovered.
             Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
-            Outcome::Success | Outcome::Failure | Outcome::Neutral => ProbeOutcome::Withdrawn,
+            Outcome::Success | Outcome::Failure | Outcome::Neutral | Outcome::GivenUp => {
+                ProbeOutcome::Withdrawn
+            }
         };
         (Some(sample), outcome)
     }
@@ -164,7 +176,7 @@ impl Core {
     /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
     /// hide them. All that were given up within one slow threshold count as one batch.
     #[cold]
-    fn cancelled_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
+    fn given_up_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
         if elapsed_ns < self.slow_ns {
             return (None, ProbeOutcome::Withdrawn);
@@ -252,6 +264,11 @@ impl Core {
     fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
     }
+}
+
+/// Whether what is behind the breaker has answered, well or not.
+fn is_answer(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Success | Outcome::Failure) && verdict.sampled
 }
 
 /// Counts a call that failed, was slow, or says nothing: successes are what is left. One that was given up is counted as

@@ -14,6 +14,7 @@ use super::{
     clock::{Clock, Time},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
+    hang::HangWatch,
     inflight::{InFlightRing, RingPlace},
     policy::Rng,
     signals::{HighWater, Pulse, ShardCounters, Streak},
@@ -43,6 +44,8 @@ pub(super) struct Core {
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
     pub(super) pulse: CachePadded<Pulse>,
     marks: CachePadded<Marks>,
+    /// For the ticker alone.
+    hang: Mutex<HangWatch>,
     /// Written by whoever holds the lock, together with the gate's word.
     pub(super) chronicle: Mutex<Chronicle>,
     rng: Rng,
@@ -93,6 +96,7 @@ impl Core {
             counters: (0..shards).map(|_| CachePadded::default()).collect(),
             pulse: CachePadded::default(),
             marks: CachePadded::default(),
+            hang: Mutex::default(),
             chronicle: Mutex::new(Chronicle::new(clock.now_ns())),
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),

@@ -6,6 +6,7 @@ use super::{
     super::{
         chronicle::Chronicle,
         gate::{BreakerMode, CircuitState, Probes, StateWord},
+        hang::{Sight, Work},
         policy::{Evidence, open_duration},
         stats::{Transition, TransitionReason},
         sync::Ordering,
@@ -30,12 +31,13 @@ const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Core {
     /// What the host calls at regular intervals: everything that has to happen though no call comes or goes.
-    pub(in crate::breaker) fn tick(&self) {
+    pub(in crate::breaker) fn tick(&self, work: Option<Work>) {
         let now_ns = self.clock.now_ns();
         self.notice_pause(now_ns);
         self.pulse.tick(now_ns);
         let word = self.gate.load();
         if matches!(word.mode(), BreakerMode::ForcedOpen | BreakerMode::Disabled) {
+            self.hang.lock().forget();
             return;
         }
         let generation = word.generation();
@@ -61,20 +63,52 @@ impl Core {
             CircuitState::Ramp if expired => {
                 self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
             }
-            CircuitState::Ramp | CircuitState::Closed => self.evaluate(word, now_ns),
+            CircuitState::Ramp | CircuitState::Closed => self.evaluate_all(word, now_ns, work),
         }
     }
 
     pub(in crate::breaker) fn evidence(&self, generation: u32, now_ns: u64) -> Evidence {
         Evidence {
             counts: self.window.counts(generation, now_ns),
-            overdue: self.ring.overdue(generation, now_ns, self.pulse.resumed_ns()),
+            under_way: self.ring.under_way(generation, now_ns, self.pulse.resumed_ns()),
         }
     }
 
+    /// What the window says, as far as a call's end may change it.
     pub(super) fn evaluate(&self, word: StateWord, now_ns: u64) {
         let evidence = self.evidence(word.generation(), now_ns);
-        if let Some(reason) = evidence.judge(&self.config) {
+        self.open_if(word, now_ns, evidence, evidence.judge(&self.config));
+    }
+
+    /// The same, and whether the calls under way hang.
+    fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
+        // In this order: a call that is seen as ended without an answer is not seen as answered.
+        let finished = self.sum(|counters| &counters.finished);
+        let unanswered = self.sum(|counters| &counters.unanswered);
+        let evidence = self.evidence(word.generation(), now_ns);
+        let sight = Sight {
+            now_ns,
+            generation: word.generation(),
+            resumed_ns: self.pulse.resumed_ns(),
+            answered: finished.saturating_sub(unanswered),
+            unanswered,
+            slow: self.sum(|counters| &counters.slow),
+            under_way: evidence.under_way,
+            work,
+        };
+        // Somebody else who ticks at the same moment sees the same.
+        let hangs = self
+            .hang
+            .try_lock()
+            .is_some_and(|mut hang| hang.look(&self.config, &sight));
+        let reason = evidence
+            .judge(&self.config)
+            .or_else(|| hangs.then_some(TransitionReason::Overdue));
+        self.open_if(word, now_ns, evidence, reason);
+    }
+
+    fn open_if(&self, word: StateWord, now_ns: u64, evidence: Evidence, reason: Option<TransitionReason>) {
+        if let Some(reason) = reason {
             self.make(
                 word,
                 Step {
@@ -216,7 +250,7 @@ impl Core {
             failure_rate: evidence.failure_rate(),
             slow_rate: evidence.slow_rate(),
             calls: evidence.counts.calls,
-            overdue: evidence.overdue.calls,
+            overdue: evidence.under_way.overdue,
             open_for: if opened { lasts } else { Duration::ZERO },
         };
         chronicle.enter(transition);

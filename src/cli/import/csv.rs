@@ -14,18 +14,16 @@ use std::{
     str::FromStr,
 };
 
-use csv::StringRecord;
 use thiserror::Error;
 
 use super::{
     bank,
+    fields::Record,
     lines::{Lines, ReadError},
     row::{Flaw, Row},
 };
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// Bytes of a line, mostly.
-const LINE_BYTES_USUAL: usize = 256;
 /// Longest header that an error shows.
 const HEADER_CHARS_MAX: usize = 200;
 
@@ -47,8 +45,13 @@ pub(super) enum HeaderError {
     #[error("can't read the header")]
     Read(#[from] io::Error),
     /// It is no text.
-    #[error("the header: {0}")]
-    Flaw(Flaw),
+    #[error("the header: {flaw}")]
+    Flaw {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        flaw: Flaw,
+    },
     /// It belongs to no shape.
     #[error(
         "the header {found:?} is not known; expected one of\n  {}\n  {}\n  {}",
@@ -57,6 +60,8 @@ pub(super) enum HeaderError {
         Shape::TransferList.describe()
     )]
     Unknown {
+        /// The line, from 1.
+        line: u64,
         /// The header, shortened.
         found: String,
     },
@@ -66,16 +71,28 @@ pub(super) enum HeaderError {
 #[derive(Debug)]
 pub(super) struct CsvRows<R> {
     lines: Lines<R>,
-    header: StringRecord,
+    header: Record,
     shape: Shape,
-    record: StringRecord,
+    record: Record,
 }
 
 /// One row, cells by the names of their columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cells<'a> {
-    header: &'a StringRecord,
-    record: &'a StringRecord,
+    header: &'a Record,
+    record: &'a Record,
+}
+
+// ===== impl HeaderError =====
+
+impl HeaderError {
+    /// The line of the header, from 1.
+    pub(super) const fn line(&self) -> u64 {
+        match self {
+            HeaderError::Read(_) => 1,
+            HeaderError::Flaw { line, .. } | HeaderError::Unknown { line, .. } => *line,
+        }
+    }
 }
 
 // ===== impl Shape =====
@@ -113,7 +130,7 @@ impl Shape {
         format!("{}{optional}", self.required().join(","))
     }
 
-    fn of(header: &StringRecord) -> Option<Self> {
+    fn of(header: &Record) -> Option<Self> {
         Shape::ALL.into_iter().find(|shape| {
             let known =
                 |column: &str| shape.required().contains(&column) || shape.optional().contains(&column);
@@ -137,28 +154,34 @@ impl<R: BufRead> CsvRows<R> {
     pub(super) fn new(source: R) -> Result<Self, HeaderError> {
         let mut lines = Lines::new(source);
         let first = lines.next().map_err(|error| match error {
-            ReadError::Flaw { flaw, .. } => HeaderError::Flaw(flaw),
+            ReadError::Flaw { line, flaw } => HeaderError::Flaw { line, flaw },
             ReadError::Io(error) => HeaderError::Read(error),
         })?;
-        let text = first.map_or("", |(_, text)| text);
-        // Without the byte order mark that spreadsheets write.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut header = StringRecord::new();
-        split(text, &mut header);
+        let (line, text) = first.unwrap_or((1, ""));
+        let mut header = Record::default();
+        header
+            .split(text)
+            .map_err(|flaw| HeaderError::Flaw { line, flaw })?;
         let shape = Shape::of(&header).ok_or_else(|| HeaderError::Unknown {
+            line,
             found: text.chars().take(HEADER_CHARS_MAX).collect(),
         })?;
         Ok(CsvRows {
             lines,
             header,
             shape,
-            record: StringRecord::new(),
+            record: Record::default(),
         })
     }
 
     /// What the columns mean.
     pub(super) const fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Lines that were read so far and had nothing in them.
+    pub(super) const fn blank(&self) -> u64 {
+        self.lines.blank()
     }
 
     /// The next transaction; `None` at the end.
@@ -169,7 +192,9 @@ impl<R: BufRead> CsvRows<R> {
         let Some((line, text)) = self.lines.next()? else {
             return Ok(None);
         };
-        split(text, &mut self.record);
+        self.record
+            .split(text)
+            .map_err(|flaw| ReadError::Flaw { line, flaw })?;
         if self.record.len() != self.header.len() {
             let (found, expected) = (self.record.len(), self.header.len());
             let expected = format!("{expected} fields, as the header has");
@@ -189,21 +214,6 @@ impl<R: BufRead> CsvRows<R> {
             Ok(transaction) => Ok(Some(Row { line, transaction })),
             Err(flaw) => Err(ReadError::Flaw { line, flaw }),
         }
-    }
-}
-
-/// Splits one line into fields. Nothing that a column may hold has a line break in it, so a row is a line: that keeps
-/// line numbers exact, and a quote that is never closed from swallowing the rest of the file.
-fn split(line: &str, record: &mut StringRecord) {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .buffer_capacity(LINE_BYTES_USUAL)
-        .from_reader(line.as_bytes());
-    // Text in memory can be read, and is UTF-8; an empty line leaves the record empty.
-    if !reader.read_record(record).unwrap_or_default() {
-        record.clear();
     }
 }
 
@@ -297,7 +307,10 @@ fn native(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
 fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
     let text = cells.text("i");
     let index: u64 =
-        number(text).ok_or_else(|| Flaw::new(named("i"), text, "the number of the row, 0 or more"))?;
+        // Written in one way only: `7` and `07` would be one transaction.
+        number(text)
+            .filter(|index: &u64| index.to_string() == text)
+            .ok_or_else(|| Flaw::new(named("i"), text, "the number of the row, 0 or more, without leading zeros"))?;
     Ok(ProcessTransactionRequest {
         transaction_id: format!("amlsim-{index}"),
         transfers: vec![Transfer {
@@ -459,7 +472,15 @@ mod tests {
                 "t1,a,b,5,,1993-02-30",
                 r#"column "effective_time" is "1993-02-30", expected a date"#,
             ),
-            ("t1,\"a,b,5,,", r#"the row is "2 fields", expected 6 fields"#),
+            (
+                "t1,\"a,b,5,,",
+                r#"field 2 is "\"a,b,5,,", expected a closing quote"#,
+            ),
+            ("t1,a,b,5,,,", r#"the row is "7 fields", expected 6 fields"#),
+            (
+                "#t1,a,b,5,,",
+                r##"column "transaction_id" is "#t1", expected an id"##,
+            ),
             ("t1,a,b,5", r#"the row is "4 fields", expected 6 fields"#),
         ] {
             let (line, message) = flaw(&format!("{NATIVE},code,effective_time\nt0,a,b,1,,\n{row}\n"));

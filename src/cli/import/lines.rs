@@ -6,6 +6,8 @@ use super::row::Flaw;
 
 /// Longest line: 256 transfers with the longest ids take 80 KiB of JSON.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+/// What spreadsheets write at the start of a file.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why the next row could not be read.
 #[derive(Debug)]
@@ -22,10 +24,15 @@ pub(super) enum ReadError {
 }
 
 /// The lines that have something in them.
+///
+/// A line ends with a line feed, or a carriage return and a line feed, or with the file. A byte order mark at the start of the
+/// file is skipped. Any other control character but a tab is refused wherever it stands: some programs take it for
+/// the end of a line, and then a row would be hidden in another.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     source: R,
     number: u64,
+    blank: u64,
     buffer: Vec<u8>,
 }
 
@@ -36,8 +43,14 @@ impl<R: BufRead> Lines<R> {
         Lines {
             source,
             number: 0,
+            blank: 0,
             buffer: Vec::new(),
         }
+    }
+
+    /// Lines that were read so far and had nothing in them.
+    pub(super) const fn blank(&self) -> u64 {
+        self.blank
     }
 
     /// The next line and its number, from 1; `None` at the end.
@@ -56,26 +69,56 @@ impl<R: BufRead> Lines<R> {
                 return Ok(None);
             }
             self.number += 1;
-            if !self.buffer.trim_ascii().is_empty() {
+            if self.number == 1 && self.buffer.starts_with(BYTE_ORDER_MARK) {
+                self.buffer.drain(..BYTE_ORDER_MARK.len());
+            }
+            if let Some(line) = self.buffer.strip_suffix(b"\n") {
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                self.buffer.truncate(line.len());
+            }
+            if !self.buffer.iter().all(|byte| matches!(byte, b' ' | b'\t')) {
                 break;
             }
+            self.blank += 1;
         }
-        let (line, bytes) = (self.number, self.buffer.trim_ascii_end());
-        if bytes.len() as u64 > LINE_BYTES_MAX {
-            let shown = String::from_utf8_lossy(bytes);
-            let flaw = Flaw::new("the line", &shown, format!("at most {LINE_BYTES_MAX} bytes"));
-            return Err(ReadError::Flaw { line, flaw });
-        }
-        match std::str::from_utf8(bytes) {
+        let line = self.number;
+        match text(&self.buffer) {
             Ok(text) => Ok(Some((line, text))),
-            Err(error) => {
-                let place = format!("byte {}", error.valid_up_to() + 1);
-                let bad = bytes.get(error.valid_up_to()..).unwrap_or_default();
-                let flaw = Flaw::new(place, &String::from_utf8_lossy(bad), "UTF-8 text");
-                Err(ReadError::Flaw { line, flaw })
-            }
+            Err(flaw) => Err(ReadError::Flaw { line, flaw }),
         }
     }
+}
+
+/// A line as text.
+fn text(bytes: &[u8]) -> Result<&str, Flaw> {
+    let flaw = |place: usize, expected| {
+        let rest = bytes.get(place..).unwrap_or_default();
+        Flaw::new(
+            format!("byte {}", place + 1),
+            &String::from_utf8_lossy(rest),
+            expected,
+        )
+    };
+    if bytes.len() as u64 > LINE_BYTES_MAX {
+        let shown = String::from_utf8_lossy(bytes);
+        return Err(Flaw::new(
+            "the line",
+            &shown,
+            format!("at most {LINE_BYTES_MAX} bytes"),
+        ));
+    }
+    if let Some(place) = bytes
+        .iter()
+        .position(|byte| byte.is_ascii_control() && *byte != b'\t')
+    {
+        let expected = if bytes.get(place) == Some(&b'\r') {
+            "a line feed behind a carriage return, which ends no row alone"
+        } else {
+            "no control character but a tab"
+        };
+        return Err(flaw(place, expected));
+    }
+    std::str::from_utf8(bytes).map_err(|error| flaw(error.valid_up_to(), "UTF-8 text"))
 }
 
 #[cfg(test)]
@@ -95,15 +138,16 @@ mod tests {
 
     #[test]
     fn lines_keep_their_numbers_over_empty_ones_and_either_ending() {
-        let mut lines = Lines::new("a\n\n  \r\nb \r\n\nc".as_bytes());
+        let mut lines = Lines::new("\u{feff}a\n\n \t\r\nb \r\n\nc".as_bytes());
         let mut seen = Vec::new();
         while let Some((number, text)) = lines.next().unwrap() {
             seen.push((number, text.to_owned()));
         }
         assert_eq!(
             seen,
-            [(1, "a".to_owned()), (4, "b".to_owned()), (6, "c".to_owned())]
+            [(1, "a".to_owned()), (4, "b ".to_owned()), (6, "c".to_owned())]
         );
+        assert_eq!(lines.blank(), 3);
     }
 
     #[test]
@@ -123,5 +167,37 @@ mod tests {
             flaw(b"ok\nt1,\xff,b\n"),
             (2, "byte 4 is \"\u{fffd},b\", expected UTF-8 text".to_owned())
         );
+    }
+
+    #[test]
+    fn what_others_may_take_for_the_end_of_a_line_is_refused() {
+        for (bytes, expected) in [
+            (
+                &b"a\rb\n"[..],
+                "byte 2 is \"\\rb\", expected a line feed behind a carriage return",
+            ),
+            (b"a\r\r\n", "byte 2 is \"\\r\", expected a line feed"),
+            (b"\r\r\n", "byte 1 is \"\\r\", expected a line feed"),
+            (b"a\r", "byte 2 is \"\\r\", expected a line feed"),
+            (b"\r", "byte 1 is \"\\r\", expected a line feed"),
+            (b"a\0\n", "byte 2 is \"\\0\", expected no control character"),
+            (b"\x0c\n", "byte 1 is \"\\u{c}\", expected no control character"),
+            (b"a\x0bb", "byte 2 is \"\\u{b}b\", expected no control character"),
+            (b"a\n\x1a", "byte 1 is \"\\u{1a}\", expected no control character"),
+        ] {
+            let (_, flaw) = flaw(bytes);
+            assert!(flaw.starts_with(expected), "{flaw}");
+        }
+    }
+
+    #[test]
+    fn the_longest_line_is_read_whole() {
+        let longest = "x".repeat(1 << 20);
+        for end in ["", "\n"] {
+            let text = format!("{longest}{end}");
+            let mut lines = Lines::new(text.as_bytes());
+            assert_eq!(lines.next().unwrap(), Some((1, &*longest)));
+            assert_eq!(lines.next().unwrap(), None);
+        }
     }
 }

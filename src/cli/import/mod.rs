@@ -7,14 +7,17 @@
 mod accounts;
 mod bank;
 mod csv;
+mod fields;
+mod input;
 mod lines;
 mod ndjson;
 mod row;
 mod source;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    fs,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -29,8 +32,8 @@ use tokio::time::Instant;
 use self::{
     accounts::{AccountCreator, BalanceRule},
     csv::Shape,
-    source::{Batch, Format, Source, SourceError, read_ahead},
-    summary::Summary,
+    source::{Account, Batch, Format, Pending, ReadAhead, Source, SourceError, read_ahead},
+    summary::{Summary, WrongAnswer},
 };
 use super::{ClientArgs, OutputFormat, block_on, exit, fail};
 use crate::{
@@ -133,6 +136,28 @@ enum ImportError {
         /// Why not.
         source: CallError,
     },
+    /// An answer is about another transaction than the one that was sent in its place.
+    #[error(transparent)]
+    WrongAnswer(#[from] WrongAnswer),
+    /// The thread that reads the files did not come to its end: a bug.
+    #[error("the files were not read to their end")]
+    Reader(#[from] tokio::task::JoinError),
+    /// Rows were read and not answered, or answered and not counted: a bug.
+    #[error(
+        "of {rows} rows, {answered} were answered ({committed} committed, {replayed} replayed, {refused} refused)"
+    )]
+    Unaccounted {
+        /// Rows in the files.
+        rows: u64,
+        /// Answers.
+        answered: u64,
+        /// Of them, committed now.
+        committed: u64,
+        /// Of them, committed earlier.
+        replayed: u64,
+        /// Of them, refused.
+        refused: u64,
+    },
     /// Some transactions were refused, each for its own reason; the others are durable.
     #[error("{refused} of {transactions} transactions were refused")]
     Refused {
@@ -155,11 +180,16 @@ impl ImportError {
     /// The code to exit with.
     fn exit_code(&self) -> u8 {
         match self {
-            ImportError::Source(SourceError::Row(_) | SourceError::Header { .. }) => EXIT_DATA,
+            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => EXIT_DATA,
             ImportError::Source(SourceError::Format { .. })
             | ImportError::AssetMissing { .. }
             | ImportError::BalanceRule { .. } => exit::USAGE,
-            ImportError::Source(SourceError::Read { .. }) | ImportError::Output(_) => exit::IO,
+            ImportError::Source(SourceError::Read { .. } | SourceError::Changed { .. })
+            | ImportError::Output(_) => exit::IO,
+            ImportError::Source(SourceError::Unaccounted { .. })
+            | ImportError::WrongAnswer(_)
+            | ImportError::Reader(_)
+            | ImportError::Unaccounted { .. } => exit::SOFTWARE,
             ImportError::Connect(_) | ImportError::Accounts { .. } | ImportError::Process { .. } => {
                 exit::UNAVAILABLE
             }
@@ -207,6 +237,7 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
 /// [`ImportError`], but not [`ImportError::Refused`]: refused transactions are only counted.
 async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportError> {
     let Checked {
+        files,
         bytes,
         only_statements,
     } = check_files(args)?;
@@ -222,6 +253,7 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
     let begin = Instant::now();
     let result = send_all(
         args,
+        files,
         args.create_accounts || only_statements,
         &client,
         summary,
@@ -235,7 +267,9 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
 
 /// What is known of the files before anything is sent.
 struct Checked {
-    /// How much there is to read.
+    /// In the order in which they were named.
+    files: Vec<Pending>,
+    /// How much there is to read, in bytes.
     bytes: u64,
     /// Every file is a bank statement. The accounts of the bank's side are the import's own invention, so nobody else could
     /// have created them.
@@ -245,6 +279,7 @@ struct Checked {
 /// Everything that can be known to be wrong before anything is sent.
 fn check_files(args: &ImportArgs) -> Result<Checked, ImportError> {
     let mut checked = Checked {
+        files: Vec::with_capacity(args.files.len()),
         bytes: 0,
         only_statements: true,
     };
@@ -257,20 +292,22 @@ fn check_files(args: &ImportArgs) -> Result<Checked, ImportError> {
             return Err(ImportError::BalanceRule { file: file.clone() });
         }
         checked.only_statements &= source.shape() == Some(Shape::BankStatement);
-        checked.bytes += fs::metadata(file).map_or(0, |metadata| metadata.len());
+        checked.bytes += source.bytes();
+        checked.files.push(source.set_aside());
     }
     Ok(checked)
 }
 
 async fn send_all(
     args: &ImportArgs,
+    files: Vec<Pending>,
     create_accounts: bool,
     client: &Client,
     summary: &mut Summary,
     progress: &ProgressBar,
 ) -> Result<(), ImportError> {
     let mut creator = create_accounts.then(|| AccountCreator::new(args.balance_rule, args.asset.clone()));
-    let mut batches = read_ahead(args.files.clone(), args.format, usize::from(args.batch));
+    let ReadAhead { mut batches, reader } = read_ahead(files, usize::from(args.batch));
     while let Some(batch) = batches.recv().await {
         let batch = batch?;
         let (file, line) = (
@@ -289,14 +326,28 @@ async fn send_all(
         let results = send(client, &batch)
             .await
             .map_err(|source| ImportError::Process { file, line, source })?;
-        summary.count(&batch, results);
+        summary.count(&batch, results)?;
         progress.set_position(batch.bytes_read);
         progress.set_message(format!(
             "{} committed, {} replayed, {} refused",
             summary.committed, summary.replayed, summary.refused
         ));
     }
-    Ok(())
+    settle(reader.await?, summary)
+}
+
+/// Compares what was read with what was answered.
+fn settle(read: Account, summary: &mut Summary) -> Result<(), ImportError> {
+    if summary.settle(read) {
+        return Ok(());
+    }
+    Err(ImportError::Unaccounted {
+        rows: read.rows,
+        answered: summary.transactions,
+        committed: summary.committed,
+        replayed: summary.replayed,
+        refused: summary.refused,
+    })
 }
 
 async fn send(client: &Client, batch: &Batch) -> Result<Vec<crate::proto::TransactionResult>, CallError> {

@@ -1,7 +1,8 @@
 //! NDJSON: one `tally.v1.ProcessTransactionRequest` in each line, in the JSON form that proto3 defines.
 //!
 //! Both spellings of a field are taken (`transactionId`, `transaction_id`), 64-bit numbers as strings or as numbers, times
-//! as RFC 3339. A field that the message does not have is an error: it would be a typing mistake that loses money.
+//! as RFC 3339. A field that the message does not have is an error: it would be a typing mistake that loses money. So is a field
+//! that comes twice, in either spelling and at any depth: one of the two would be lost.
 
 use std::io::BufRead;
 
@@ -30,6 +31,11 @@ impl<R: BufRead> NdjsonRows<R> {
         NdjsonRows {
             lines: Lines::new(source),
         }
+    }
+
+    /// Lines that were read so far and had nothing in them.
+    pub(super) const fn blank(&self) -> u64 {
+        self.lines.blank()
     }
 
     /// The next transaction; `None` at the end.
@@ -158,6 +164,10 @@ mod tests {
             ),
             (r#"{"transactionId":"t1","amount":5}"#, "column 30 is "),
             (r#"{"transactionId":7}"#, "column "),
+            (
+                r#"{"transactionId":"t1","transfers":[],"transfers":[]}"#,
+                r#"column 48 is "\":[]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the key "transfers" comes twice"#,
+            ),
             (
                 r#"{"transactionId":"t 1"}"#,
                 "field transaction_id is \"t 1\", expected an id",

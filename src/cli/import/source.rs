@@ -1,23 +1,20 @@
 //! Files, read on a thread of their own and cut into batches.
 
 use std::{
-    fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufReader},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use clap::ValueEnum;
 use prost::Message;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     bank,
     csv::{CsvRows, HeaderError, Shape},
+    input::{self, Input, Version, Watch},
     lines::ReadError,
     ndjson::NdjsonRows,
     row::{Row, RowError},
@@ -53,7 +50,7 @@ pub(super) enum SourceError {
         file: PathBuf,
     },
     /// The header is not known.
-    #[error("{}:1", file.display())]
+    #[error("{}:{}", file.display(), source.line())]
     Header {
         /// The file.
         file: PathBuf,
@@ -61,8 +58,13 @@ pub(super) enum SourceError {
         source: HeaderError,
     },
     /// A row can't be understood.
-    #[error(transparent)]
-    Row(#[from] RowError),
+    #[error("{row}; no row from line {unsent_from} on was imported")]
+    Row {
+        /// The row.
+        row: RowError,
+        /// The first line of the batch that the row would have been in.
+        unsent_from: u64,
+    },
     /// It can't be opened or read.
     #[error("can't read {}", file.display())]
     Read {
@@ -71,6 +73,35 @@ pub(super) enum SourceError {
         /// Why not.
         source: io::Error,
     },
+    /// Somebody wrote to it, or put another file into its place.
+    #[error("{}: the file changed while it was imported; no row from line {unsent_from} on was imported", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+        /// The first line of the batch in which that was noticed.
+        unsent_from: u64,
+    },
+    /// A row vanished between the file and the batches: a bug.
+    #[error("{}: of {lines} lines, {} are accounted for: {account:?}", file.display(), account.lines())]
+    Unaccounted {
+        /// The file.
+        file: PathBuf,
+        /// The lines that the file has.
+        lines: u64,
+        /// What was made of them.
+        account: Account,
+    },
+}
+
+/// What was made of the lines of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    /// Lines that are headers.
+    pub(super) headers: u64,
+    /// Lines that have nothing in them.
+    pub(super) blank: u64,
+    /// Lines that are transactions, which are in batches.
+    pub(super) rows: u64,
 }
 
 /// Rows of one file that are sent together.
@@ -90,22 +121,61 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Source {
     file: Arc<Path>,
+    format: Format,
     rows: Rows,
-    bytes_read: Arc<AtomicU64>,
+    watch: Watch,
+    /// Rows that were put into batches.
+    batched: u64,
+    /// The line behind the last row that was read.
+    next_line: u64,
+}
+
+/// A file that was opened, looked at, and put aside until its turn comes.
+#[derive(Debug)]
+pub(super) struct Pending {
+    file: PathBuf,
+    format: Format,
+    state: PendingState,
+}
+
+#[derive(Debug)]
+enum PendingState {
+    /// Closed, so that many files do not take many descriptors. It must be the same when it is opened again.
+    Closed(Version),
+    /// A pipe: what was read of it can't be read again.
+    Open(Box<Source>),
+}
+
+/// The batches of all files, and who reads them.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    /// In order; an error is the last thing that comes.
+    pub(super) batches: mpsc::Receiver<Result<Batch, SourceError>>,
+    /// Says at its end what was made of all lines.
+    pub(super) reader: JoinHandle<Account>,
 }
 
 #[derive(Debug)]
 enum Rows {
-    Csv(Box<CsvRows<BufReader<Counted>>>),
-    Ndjson(NdjsonRows<BufReader<Counted>>),
+    Csv(Box<CsvRows<BufReader<Input>>>),
+    Ndjson(NdjsonRows<BufReader<Input>>),
 }
 
-/// Counts what is read.
-#[derive(Debug)]
-struct Counted {
-    file: File,
-    /// Written here only; shared because the reader is inside others that do not give it back.
-    bytes: Arc<AtomicU64>,
+// ===== impl Account =====
+
+impl Account {
+    /// All lines that are accounted for.
+    pub(super) const fn lines(&self) -> u64 {
+        self.headers + self.blank + self.rows
+    }
+}
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.headers += other.headers;
+        self.blank += other.blank;
+        self.rows += other.rows;
+    }
 }
 
 // ===== impl Format =====
@@ -134,16 +204,11 @@ impl Source {
         let format = format.of(file).ok_or_else(|| SourceError::Format {
             file: file.to_owned(),
         })?;
-        let bytes_read = Arc::new(AtomicU64::new(0));
-        let opened = File::open(file).map_err(|source| SourceError::Read {
+        let (input, watch) = input::open(file).map_err(|source| SourceError::Read {
             file: file.to_owned(),
             source,
         })?;
-        let counted = Counted {
-            file: opened,
-            bytes: Arc::clone(&bytes_read),
-        };
-        let reader = BufReader::with_capacity(READ_BYTES, counted);
+        let reader = BufReader::with_capacity(READ_BYTES, input);
         let rows = if format == Format::Ndjson {
             Rows::Ndjson(NdjsonRows::new(reader))
         } else {
@@ -155,9 +220,29 @@ impl Source {
         };
         Ok(Source {
             file: file.into(),
+            format,
             rows,
-            bytes_read,
+            watch,
+            batched: 0,
+            next_line: 1,
         })
+    }
+
+    /// Puts the file aside until its turn comes.
+    pub(super) fn set_aside(self) -> Pending {
+        Pending {
+            file: self.file.to_path_buf(),
+            format: self.format,
+            state: match self.watch.version() {
+                Some(version) => PendingState::Closed(version),
+                None => PendingState::Open(Box::new(self)),
+            },
+        }
+    }
+
+    /// How much there is to read, in bytes; 0 if that is not known.
+    pub(super) fn bytes(&self) -> u64 {
+        self.watch.version().map_or(0, Version::bytes)
     }
 
     /// What the columns mean, if there are columns.
@@ -180,13 +265,19 @@ impl Source {
             Rows::Csv(rows) => rows.next(),
             Rows::Ndjson(rows) => rows.next(),
         };
+        if let Ok(Some(row)) = &row {
+            self.next_line = row.line + 1;
+        }
         let file = || self.file.to_path_buf();
         row.map_err(|error| match error {
-            ReadError::Flaw { line, flaw } => SourceError::Row(RowError {
-                file: file(),
-                line,
-                flaw,
-            }),
+            ReadError::Flaw { line, flaw } => SourceError::Row {
+                row: RowError {
+                    file: file(),
+                    line,
+                    flaw,
+                },
+                unsent_from: line,
+            },
             ReadError::Io(source) => SourceError::Read { file: file(), source },
         })
     }
@@ -196,79 +287,143 @@ impl Source {
     /// # Errors
     /// [`SourceError`].
     pub(super) fn next_batch(&mut self, rows_max: usize) -> Result<Option<Batch>, SourceError> {
-        let mut rows = Vec::with_capacity(rows_max);
+        let first_line = self.next_line;
+        let mut rows: Vec<Row> = Vec::with_capacity(rows_max);
         let mut bytes = 0;
+        let mut ended = false;
         while rows.len() < rows_max && bytes < BATCH_BYTES_MAX {
-            let Some(row) = self.next()? else { break };
+            let unsent_from = rows.first().map(|row| row.line);
+            let next = self.next().map_err(|error| error.unsent_from(unsent_from))?;
+            let Some(row) = next else {
+                ended = true;
+                break;
+            };
             bytes += row.transaction.encoded_len();
             rows.push(row);
         }
-        let bytes_read = self.bytes_read.load(Ordering::Relaxed);
+        self.batched += rows.len() as u64;
+        let intact = if ended {
+            self.watch.is_whole()
+        } else {
+            self.watch.is_unchanged()
+        };
+        let file = || self.file.to_path_buf();
+        if !intact.map_err(|source| SourceError::Read { file: file(), source })? {
+            let unsent_from = rows.first().map_or(first_line, |row| row.line);
+            return Err(SourceError::Changed {
+                file: file(),
+                unsent_from,
+            });
+        }
+        let (lines, account) = (self.watch.lines(), self.account());
+        if ended && lines != account.lines() {
+            return Err(SourceError::Unaccounted {
+                file: file(),
+                lines,
+                account,
+            });
+        }
         let batch = Batch {
             file: Arc::clone(&self.file),
             rows,
             asset: self.asset(),
-            bytes_read,
+            bytes_read: self.watch.bytes(),
         };
         Ok((!batch.rows.is_empty()).then_some(batch))
     }
-}
 
-// ===== impl Counted =====
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.bytes.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
+    /// What was made of the lines so far.
+    pub(super) fn account(&self) -> Account {
+        let (headers, blank) = match &self.rows {
+            Rows::Csv(rows) => (1, rows.blank()),
+            Rows::Ndjson(rows) => (0, rows.blank()),
+        };
+        Account {
+            headers,
+            blank,
+            rows: self.batched,
+        }
     }
 }
 
-/// Reads `files` one after the other on a thread of their own, a few batches ahead of whoever takes them. An error is the
-/// last thing that comes.
-pub(super) fn read_ahead(
-    files: Vec<PathBuf>,
-    format: Format,
-    rows_max: usize,
-) -> mpsc::Receiver<Result<Batch, SourceError>> {
-    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut bytes_before = 0;
-        for file in files {
-            match read_file(&file, format, rows_max, bytes_before, &sender) {
-                Ok(bytes) => bytes_before += bytes,
-                Err(error) => {
-                    // If nobody takes it, nobody wants to know.
-                    let _ = sender.blocking_send(Err(error));
-                    return;
+// ===== impl SourceError =====
+
+impl SourceError {
+    /// The same, of a row whose batch begins with line `first`, if that is an earlier one.
+    fn unsent_from(self, first: Option<u64>) -> Self {
+        match (self, first) {
+            (SourceError::Row { row, .. }, Some(unsent_from)) => SourceError::Row { row, unsent_from },
+            (other, _) => other,
+        }
+    }
+}
+
+// ===== impl Pending =====
+
+impl Pending {
+    /// Opens it again, if it was closed.
+    ///
+    /// # Errors
+    /// [`SourceError`], also if it is not the file any more that it was.
+    fn open(self) -> Result<Source, SourceError> {
+        let Pending { file, format, state } = self;
+        match state {
+            PendingState::Open(source) => Ok(*source),
+            PendingState::Closed(version) => {
+                let source = Source::open(&file, format)?;
+                if source.watch.version() == Some(version) {
+                    Ok(source)
+                } else {
+                    Err(SourceError::Changed { file, unsent_from: 1 })
                 }
             }
         }
-    });
-    receiver
+    }
 }
 
-/// Says how many bytes the file had.
+/// Reads `files` one after the other on a thread of their own, a few batches ahead of whoever takes them.
+pub(super) fn read_ahead(files: Vec<Pending>, rows_max: usize) -> ReadAhead {
+    let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+    let reader = tokio::task::spawn_blocking(move || {
+        let (mut account, mut bytes_before) = (Account::default(), 0);
+        for file in files {
+            match read_file(file, rows_max, bytes_before, &sender) {
+                Ok(source) => {
+                    account += source.account();
+                    bytes_before += source.watch.bytes();
+                }
+                Err(error) => {
+                    // If the receiver is gone, the import has failed already.
+                    let _ = sender.blocking_send(Err(error));
+                    break;
+                }
+            }
+        }
+        account
+    });
+    ReadAhead { batches, reader }
+}
+
+/// Returns the source, which was read to its end unless the receiver is gone.
 fn read_file(
-    file: &Path,
-    format: Format,
+    file: Pending,
     rows_max: usize,
     bytes_before: u64,
     sender: &mpsc::Sender<Result<Batch, SourceError>>,
-) -> Result<u64, SourceError> {
-    let mut source = Source::open(file, format)?;
+) -> Result<Source, SourceError> {
+    let mut source = file.open()?;
     while let Some(mut batch) = source.next_batch(rows_max)? {
         batch.bytes_read += bytes_before;
         if sender.blocking_send(Ok(batch)).is_err() {
             break;
         }
     }
-    Ok(source.bytes_read.load(Ordering::Relaxed))
+    Ok(source)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io::Write};
 
     use super::*;
 
@@ -299,6 +454,16 @@ mod tests {
         }
     }
 
+    fn pending(files: &[PathBuf]) -> Vec<Pending> {
+        let source = |file: &PathBuf| Source::open(file, Format::Auto).unwrap().set_aside();
+        files.iter().map(source).collect()
+    }
+
+    fn append(file: &Path, text: &str) {
+        let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
     #[tokio::test]
     async fn files_come_in_order_and_a_batch_never_spans_two() {
         let dir = tempfile::tempdir().unwrap();
@@ -307,7 +472,7 @@ mod tests {
             csv(dir.path(), "b.csv", 5..7, ""),
         ];
         let total: u64 = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
-        let mut batches = read_ahead(files, Format::Auto, 2);
+        let ReadAhead { mut batches, reader } = read_ahead(pending(&files), 2);
         let mut sizes = Vec::new();
         let mut ids = Vec::new();
         let mut bytes = 0;
@@ -321,13 +486,15 @@ mod tests {
         assert_eq!(sizes, [2, 2, 1, 2]);
         assert_eq!(ids, ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]);
         assert_eq!(bytes, total);
+        let account = reader.await.unwrap();
+        assert_eq!((account.headers, account.blank, account.rows), (2, 0, 7));
     }
 
     #[tokio::test]
     async fn a_flaw_takes_its_batch_with_it_and_ends_the_reading() {
         let dir = tempfile::tempdir().unwrap();
         let bad = csv(dir.path(), "bad.csv", 0..5, "t5,a,b,none\nt6,a,b,1\n");
-        let mut batches = read_ahead(vec![bad.clone(), bad.clone()], Format::Auto, 4);
+        let mut batches = read_ahead(pending(&[bad.clone(), bad.clone()]), 4).batches;
         assert_eq!(batches.recv().await.unwrap().unwrap().rows.len(), 4);
         let error = batches.recv().await.unwrap().unwrap_err().to_string();
         let expected = format!(
@@ -335,6 +502,7 @@ mod tests {
             bad.display()
         );
         assert!(error.starts_with(&expected), "{error}");
+        assert!(error.ends_with("; no row from line 6 on was imported"), "{error}");
         assert!(batches.recv().await.is_none());
     }
 
@@ -379,5 +547,58 @@ mod tests {
             (bank.shape(), bank.asset()),
             (Some(Shape::BankStatement), Some("CZK"))
         );
+    }
+
+    #[test]
+    fn a_file_that_changes_before_its_turn_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = csv(dir.path(), "a.csv", 0..5, "");
+        let put_aside = |file: &PathBuf| pending(std::slice::from_ref(file)).remove(0);
+        let before = put_aside(&file);
+        append(&file, "t5,a,b,1\n");
+        let error = before.open().unwrap_err();
+        assert!(
+            matches!(error, SourceError::Changed { unsent_from: 1, .. }),
+            "{error}"
+        );
+        // Another file of the same length in its place.
+        let before = put_aside(&file);
+        fs::rename(csv(dir.path(), "b.csv", 0..6, ""), &file).unwrap();
+        let error = before.open().unwrap_err();
+        assert!(
+            matches!(error, SourceError::Changed { unsent_from: 1, .. }),
+            "{error}"
+        );
+        put_aside(&file).open().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_while_it_is_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = csv(dir.path(), "a.csv", 0..5, "");
+        let length = fs::metadata(&file).unwrap().len();
+        let changes: [&dyn Fn(); 2] = [&|| append(&file, "t6,a,b,1\n"), &|| {
+            let file = fs::OpenOptions::new().write(true).open(&file).unwrap();
+            file.set_len(length - 1).unwrap();
+        }];
+        for change in changes {
+            let mut source = Source::open(&file, Format::Auto).unwrap();
+            assert_eq!(source.next_batch(3).unwrap().unwrap().rows.len(), 3);
+            change();
+            let error = source.next_batch(3).unwrap_err();
+            assert!(
+                matches!(error, SourceError::Changed { unsent_from: 5, .. }),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_that_vanishes_between_the_file_and_the_batches_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), Format::Auto).unwrap();
+        assert!(source.next().unwrap().is_some());
+        let error = source.next_batch(100).unwrap_err().to_string();
+        assert!(error.contains("of 7 lines, 6 are accounted for"), "{error}");
     }
 }

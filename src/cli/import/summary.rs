@@ -8,8 +8,9 @@ use std::{
 
 use prost::Message;
 use serde::Serialize;
+use thiserror::Error;
 
-use super::source::Batch;
+use super::source::{Account, Batch};
 use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
 
 /// Refused transactions that are shown.
@@ -22,6 +23,12 @@ const OTHER: &str = "OTHER";
 /// What an import did, or has done so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
+    /// Lines of the files, if all were read to their ends: headers, blank lines and transactions.
+    pub(super) lines: u64,
+    /// Lines that are headers.
+    pub(super) header_lines: u64,
+    /// Lines that have nothing in them.
+    pub(super) blank_lines: u64,
     /// Transactions that were answered.
     pub(super) transactions: u64,
     /// Committed now.
@@ -44,6 +51,18 @@ pub(super) struct Summary {
     pub(super) transactions_per_second: f64,
 }
 
+/// An answer that says to be about another transaction.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("line {line}: transaction {sent:?} was answered as {answered:?}")]
+pub(super) struct WrongAnswer {
+    /// The line, from 1.
+    line: u64,
+    /// The id that was sent.
+    sent: String,
+    /// The id that the answer has.
+    answered: String,
+}
+
 /// A refused transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Example {
@@ -62,9 +81,24 @@ pub(super) struct Example {
 // ===== impl Summary =====
 
 impl Summary {
-    /// Counts the answers to a batch.
-    pub(super) fn count(&mut self, batch: &Batch, results: Vec<TransactionResult>) {
+    /// Counts the answers to a batch, one for each row.
+    ///
+    /// # Errors
+    /// [`WrongAnswer`]. What came before it is counted.
+    pub(super) fn count(
+        &mut self,
+        batch: &Batch,
+        results: Vec<TransactionResult>,
+    ) -> Result<(), WrongAnswer> {
         for (row, result) in batch.rows.iter().zip(results) {
+            let sent = &row.transaction.transaction_id;
+            if result.transaction_id != *sent {
+                return Err(WrongAnswer {
+                    line: row.line,
+                    sent: sent.clone(),
+                    answered: result.transaction_id,
+                });
+            }
             self.transactions += 1;
             match result.outcome {
                 Some(transaction_result::Outcome::Committed(committed)) => self.count_committed(&committed),
@@ -78,6 +112,15 @@ impl Summary {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Notes what was `read`, and returns whether each of its rows was answered and counted once.
+    pub(super) const fn settle(&mut self, read: Account) -> bool {
+        self.lines = read.lines();
+        self.header_lines = read.headers;
+        self.blank_lines = read.blank;
+        read.rows == self.transactions && self.transactions == self.committed + self.replayed + self.refused
     }
 
     fn count_committed(&mut self, committed: &ProcessTransactionResponse) {
@@ -153,6 +196,9 @@ impl Summary {
                 .iter()
                 .map(|(reason, count)| (format!("  {reason}"), count.to_string())),
         );
+        if self.blank_lines > 0 {
+            rows.push(("blank lines".to_owned(), self.blank_lines.to_string()));
+        }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
         rows.push(("last sequence".to_owned(), self.last_sequence.to_string()));
         rows.push(("elapsed".to_owned(), format!("{:.2} s", self.elapsed_seconds)));
@@ -231,7 +277,10 @@ mod tests {
     fn batch(rows: u64) -> Batch {
         let row = |line| Row {
             line,
-            transaction: ProcessTransactionRequest::default(),
+            transaction: ProcessTransactionRequest {
+                transaction_id: "t".to_owned(),
+                ..ProcessTransactionRequest::default()
+            },
         };
         Batch {
             file: Path::new("a.csv").into(),
@@ -244,15 +293,16 @@ mod tests {
     #[test]
     fn answers_are_counted_by_what_they_are() {
         let mut summary = Summary::default();
-        summary.count(
-            &batch(3),
-            vec![
-                committed(7, false),
-                committed(3, true),
-                refused("INSUFFICIENT_FUNDS"),
-            ],
-        );
-        let silent = TransactionResult::default();
+        let results = vec![
+            committed(7, false),
+            committed(3, true),
+            refused("INSUFFICIENT_FUNDS"),
+        ];
+        summary.count(&batch(3), results).unwrap();
+        let silent = TransactionResult {
+            transaction_id: "t".to_owned(),
+            outcome: None,
+        };
         let plain = tonic_types::Status {
             code: 13,
             message: String::new(),
@@ -262,7 +312,7 @@ mod tests {
             outcome: Some(transaction_result::Outcome::Error(plain)),
             ..silent.clone()
         };
-        summary.count(&batch(2), vec![silent, plain]);
+        summary.count(&batch(2), vec![silent, plain]).unwrap();
         summary.finish(Duration::from_secs(2));
         assert_eq!(
             (
@@ -290,12 +340,43 @@ mod tests {
     }
 
     #[test]
+    fn every_row_must_be_answered_once() {
+        let mut summary = Summary::default();
+        let rows = |rows| Account {
+            headers: 1,
+            blank: 2,
+            rows,
+        };
+        assert!(!summary.settle(rows(1)), "a row was not answered");
+        summary.count(&batch(1), vec![committed(1, false)]).unwrap();
+        assert!(summary.settle(rows(1)));
+        assert_eq!(
+            (summary.lines, summary.header_lines, summary.blank_lines),
+            (4, 1, 2)
+        );
+        assert!(!summary.settle(rows(0)), "an answer has no row");
+        // An answer is missing.
+        summary.count(&batch(2), vec![committed(2, false)]).unwrap();
+        assert!(!summary.settle(rows(3)));
+        let other = TransactionResult {
+            transaction_id: "u".to_owned(),
+            ..committed(3, false)
+        };
+        let wrong = summary.count(&batch(1), vec![other]).unwrap_err();
+        assert_eq!(
+            wrong.to_string(),
+            "line 2: transaction \"t\" was answered as \"u\""
+        );
+        assert_eq!(summary.transactions, 2);
+    }
+
+    #[test]
     fn examples_and_reasons_are_bounded() {
         let mut summary = Summary::default();
         let results = (0..100)
             .map(|number| refused(&format!("REASON_{number}")))
             .collect();
-        summary.count(&batch(100), results);
+        summary.count(&batch(100), results).unwrap();
         assert_eq!(summary.refused_examples.len(), EXAMPLES_MAX);
         assert_eq!(summary.refused_by_reason.len(), REASONS_MAX + 1);
         assert_eq!(summary.refused_by_reason.values().sum::<u64>(), 100);
@@ -308,7 +389,9 @@ mod tests {
             accounts_created: 9,
             ..Summary::default()
         };
-        summary.count(&batch(1), vec![refused("ACCOUNT_NOT_FOUND")]);
+        summary
+            .count(&batch(1), vec![refused("ACCOUNT_NOT_FOUND")])
+            .unwrap();
         let mut table = Vec::new();
         summary.write_table(&mut table).unwrap();
         let table = String::from_utf8(table).unwrap();

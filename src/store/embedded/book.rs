@@ -5,13 +5,13 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    OrderPoint,
+    DurablePoint, OrderPoint,
     error::BookError,
-    recall::{RecordReader, parse_record, recalled},
+    recall::{RecordReader, indexed_record, parse_record, recalled},
 };
 use crate::{
     ledger::{
-        AccountOutcome, Committed, Journal, Key, Ledger, Malformed, NewAccount, Outcome, Recalled, Tags,
+        AccountOutcome, Committed, Journal, Key, Ledger, NewAccount, Outcome, Recalled, Tags,
         TransactionView,
         record::{Entry, RECORD_BYTES_MAX, put_record},
         tag_index::{TagIndex, tag},
@@ -33,6 +33,8 @@ pub struct Book {
 /// A block on its way to the disk.
 #[derive(Debug)]
 pub struct SealedBlock {
+    /// The number that the journal will give it.
+    pub sequence: u64,
     /// Its place and numbers.
     pub meta: BlockMeta,
     /// Its bytes.
@@ -62,6 +64,8 @@ struct Pages {
 /// The block that is being filled.
 #[derive(Debug)]
 struct OpenBlock {
+    /// Its number, from 1.
+    sequence: u64,
     buffer: BlockBuffer,
     records: u32,
     committed: u32,
@@ -73,7 +77,7 @@ struct OpenBlock {
 // ===== impl Book =====
 
 impl Book {
-    /// A book that goes on with `ledger` where `order` and `placement` stand.
+    /// A book that goes on with `ledger` where `durable` and `placement` stand.
     #[must_use]
     pub fn new(
         ledger: Ledger,
@@ -81,9 +85,10 @@ impl Book {
         seed: u64,
         reader: RecordReader,
         placement: Placement,
-        order: OrderPoint,
+        durable: &DurablePoint,
         clock: Arc<dyn WallClock>,
     ) -> Self {
+        let order = durable.order;
         let buffer = BlockBuffer::with_capacity(0);
         let pages = Pages {
             ids,
@@ -92,6 +97,7 @@ impl Book {
             placement,
             durable: placement.next_block_position(),
             block: OpenBlock {
+                sequence: durable.chain.block_sequence,
                 buffer,
                 records: 0,
                 committed: 0,
@@ -190,6 +196,23 @@ impl Book {
         self.pages.block.buffer.body_bytes()
     }
 
+    /// The number that the open block will have.
+    #[must_use]
+    pub const fn open_block(&self) -> u64 {
+        self.pages.block.sequence
+    }
+
+    /// The last block whose effects can be seen here; 0 if there are none. Whatever is told of the ledger or the ids now
+    /// holds after a crash only if that block is durable.
+    #[must_use]
+    pub const fn last_block(&self) -> u64 {
+        if self.pages.block.records > 0 {
+            self.pages.block.sequence
+        } else {
+            self.pages.block.sequence - 1
+        }
+    }
+
     /// Closes the open block and opens the next one in `spare`. `None` if there is no record in it.
     pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
         (self.pages.block.records > 0).then(|| self.pages.seal(spare))
@@ -225,6 +248,7 @@ impl Pages {
     fn seal(&mut self, spare: BlockBuffer) -> SealedBlock {
         let position = self.placement.next_block_position();
         let next = OpenBlock {
+            sequence: self.block.sequence + 1,
             buffer: spare,
             records: 0,
             committed: 0,
@@ -232,6 +256,7 @@ impl Pages {
             start: self.order,
         };
         let OpenBlock {
+            sequence,
             buffer,
             records,
             base_time,
@@ -249,6 +274,7 @@ impl Pages {
             record_count: records,
         };
         SealedBlock {
+            sequence,
             meta,
             buffer,
             end: self.order,
@@ -287,18 +313,8 @@ impl Journal for Pages {
         let found = self.ids.find(tag, |value| {
             let position = Position::from_u64(value);
             let matches = self.read(position, &mut buffer).and_then(|bytes| {
-                let framed = parse_record(position, bytes)?;
-                let recorded = recalled(&framed).map(|(transaction, _)| transaction.id_bytes());
-                let found_by = |id: &[u8]| TagIndex::takes_for_same(id_tag(id, self.seed), tag);
-                if !recorded.is_some_and(found_by) {
-                    // Not another id with the same hash but a damaged record: taking the id for a new one would apply
-                    // its transaction twice.
-                    let source = Malformed {
-                        what: "the transaction that was recorded here",
-                    };
-                    return Err(BookError::Malformed { position, source });
-                }
-                Ok(recorded == Some(id))
+                let (_, recorded) = indexed_record(position, bytes, tag, self.seed)?;
+                Ok(recorded == id)
             });
             matches.unwrap_or_else(|error| {
                 failure = Some(error);
@@ -328,13 +344,13 @@ impl Journal for Pages {
             sequence: self.order.next_sequence,
             time: self.block.base_time.plus_nanos(u64::from(ordinal)),
         };
+        let place = Position::new(body.segment(), body.offset() + offset).as_u64();
         let scratch = &mut self.scratch;
         self.block
             .buffer
-            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, entry, scratch));
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, entry, scratch));
         if let Some(Key { tag, .. }) = key {
-            let position = Position::new(body.segment(), body.offset() + offset);
-            self.ids.insert(tag, position.as_u64());
+            self.ids.insert(tag, place);
         }
         self.block.records += 1;
         self.order.next_entry += 1;

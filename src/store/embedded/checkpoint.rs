@@ -26,6 +26,8 @@ use crate::{
     time::Timestamp,
 };
 
+const DIRECTORY: &str = "checkpoint";
+const SUFFIX: &str = "ckpt";
 /// Version of the layout above.
 const VERSION: u8 = 1;
 /// Accounts that are copied in one go: well below 0.1 ms of EXEC's time.
@@ -55,7 +57,13 @@ pub struct Loaded {
 /// # Errors
 /// If the directory can't be made or read.
 pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
-    ChunkedFiles::open(directory, "checkpoint", "", "ckpt")
+    ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
+}
+
+/// As [`files`], and changes nothing.
+#[must_use]
+pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
+    ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
 
 // ===== impl CheckpointWriter =====
@@ -120,56 +128,39 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
     indexes.next()
 }
 
-/// The newest checkpoint that is whole, if there is one. A damaged one is passed over: the journal holds everything.
+/// The newest checkpoint that is whole and can be read, if there is one. Others are passed over with a warning: an older one
+/// and the journal hold everything.
 ///
 /// # Errors
-/// If the disk can't be read.
+/// [`StoreError::UnsupportedVersion`] if a program of another version wrote one, [`StoreError::Disk`] if the directory of
+/// checkpoints can't be listed.
 pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, StoreError> {
-    let Some((number, file)) = files.open_newest_valid()? else {
-        return Ok(None);
-    };
-    match read(&file, seed) {
-        Ok(loaded) => Ok(Some(loaded)),
-        Err(ReadError::Store(error)) => Err(error),
-        Err(ReadError::Malformed(error)) => {
-            tracing::warn!(checkpoint = number, %error, "the checkpoint can't be read; replaying the whole journal");
-            Ok(None)
-        }
-    }
+    files.newest(|_, file| read(file, seed))
 }
 
-enum ReadError {
-    Store(StoreError),
-    Malformed(Malformed),
-}
-
-impl From<StoreError> for ReadError {
-    fn from(error: StoreError) -> Self {
-        ReadError::Store(error)
-    }
-}
-
-impl From<Malformed> for ReadError {
-    fn from(error: Malformed) -> Self {
-        ReadError::Malformed(error)
-    }
-}
-
-fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, ReadError> {
-    let last = file.chunks().checked_sub(1).ok_or(Malformed { what: "chunks" })?;
+/// Reads a checkpoint, all of which was checked before.
+///
+/// # Errors
+/// [`StoreError::ChunkedFile`] if it does not hold a checkpoint, [`StoreError::Disk`] if the disk fails.
+pub(super) fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, StoreError> {
+    let malformed = |Malformed { what }| file.malformed(what);
+    let last = file
+        .chunks()
+        .checked_sub(1)
+        .ok_or_else(|| file.malformed("chunks"))?;
     let mut chunk = Vec::new();
     file.read_chunk(0, &mut chunk)?;
-    let start = read_start(&chunk)?;
+    let start = read_start(&chunk).map_err(malformed)?;
     let mut ledger = Ledger::new(seed);
     for number in 1..last {
         file.read_chunk(number, &mut chunk)?;
         let mut reader = Reader::new(&chunk);
         while !reader.is_empty() {
-            read_account(&mut reader, &mut ledger)?;
+            read_account(&mut reader, &mut ledger).map_err(malformed)?;
         }
     }
     file.read_chunk(last, &mut chunk)?;
-    let durable_through = Reader::new(&chunk).varint_u64()?;
+    let durable_through = Reader::new(&chunk).varint_u64().map_err(malformed)?;
     Ok(Loaded {
         ledger,
         start,
@@ -208,8 +199,9 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
     let version = reader.varint_u64()?;
     let create_time = Timestamp::from_nanos(reader.varint_u64()?);
     let accounts = ledger.accounts_mut();
-    let index = accounts.push(account, version, create_time).ok_or(Malformed {
-        what: "fewer accounts",
+    let pushed = accounts.push(account, version, create_time);
+    let index = pushed.map_err(|_| Malformed {
+        what: "no more accounts and assets than a ledger may hold",
     })?;
     if let Some(account) = accounts.get_mut(index) {
         account.balances = balances;
@@ -217,12 +209,54 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
     Ok(())
 }
 
-/// The position at which the segment of a point begins, for those who need the ids before it.
-pub(super) fn segment_start(point: &DurablePoint) -> Position {
-    Position::new(point.chain.position.segment(), 0)
-}
-
 /// So that a reader's error and a record's error meet in one type.
 pub(super) fn malformed_at(position: Position) -> impl Fn(Malformed) -> BookError {
     move |source| BookError::Malformed { position, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
+
+    #[test]
+    fn replay_and_checkpoint_take_no_longer_for_an_account_when_assets_are_many() {
+        let accounts = 20_000_u32;
+        let mut replayed = Ledger::new(7);
+        for number in 0..accounts {
+            let account = NewAccount {
+                id: format!("a{number}"),
+                asset: format!("asset-{number}"),
+                rule: BalanceRule::Unlimited,
+                overdraft_limit: Amount::default(),
+                status: AccountStatus::Open,
+                metadata: Metadata::new(),
+            };
+            let index = AccountIndex(number);
+            let record = Record::AccountCreated { index, account };
+            replayed
+                .replay(record, u64::from(number) + 1, Timestamp::default())
+                .unwrap();
+        }
+        let mut loaded = Ledger::new(7);
+        let (mut next, mut chunk) = (Some(AccountIndex(0)), Vec::new());
+        while let Some(from) = next {
+            chunk.clear();
+            next = put_accounts(&replayed, from, &mut chunk);
+            let mut reader = Reader::new(&chunk);
+            while !reader.is_empty() {
+                read_account(&mut reader, &mut loaded).unwrap();
+            }
+        }
+        for number in (0..accounts).map(AccountIndex) {
+            assert_eq!(
+                loaded.accounts().snapshot(number),
+                replayed.accounts().snapshot(number)
+            );
+        }
+        for ledger in [&replayed, &loaded] {
+            let comparisons = ledger.accounts().asset_comparisons();
+            assert!(comparisons < 100, "{comparisons} comparisons");
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub enum BookError {
     /// The journal could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The journal holds a record that no version of Tally wrote.
+    /// What stands there is not the record that was written there.
     #[error("the record at {position}: {source}")]
     Malformed {
         /// Where.
@@ -25,6 +25,21 @@ pub enum BookError {
         /// What was expected.
         source: Malformed,
     },
+}
+
+// ===== impl BookError =====
+
+impl BookError {
+    /// Where the journal is damaged, if that is what the error is about, and not a disk that could not be asked.
+    #[must_use]
+    pub const fn damage(&self) -> Option<Position> {
+        match self {
+            BookError::Malformed { position, .. }
+            | BookError::Store(StoreError::ReadPastEnd { position, .. }) => Some(*position),
+            BookError::Store(StoreError::Corrupt(corruption)) => Some(corruption.position),
+            BookError::Store(_) | BookError::NotYetDurable(_) => None,
+        }
+    }
 }
 
 /// Why a data directory could not be opened.

@@ -12,15 +12,20 @@ mod error;
 pub mod id_files;
 mod open;
 mod recall;
+mod scrub;
 mod verify;
 
 pub use book::{Book, Candidates, SealedBlock};
 pub use error::{BookError, OpenError};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use recall::{FoundTransaction, RecordReader};
-pub use verify::{VerifyReport, verify};
+pub use scrub::{Scrub, ScrubStep};
+pub use verify::{DIFFERENCES_MAX, VerifyReport, verify};
 
-use crate::time::Timestamp;
+use crate::{
+    store::journal::{AppendReceipt, ChainPoint},
+    time::Timestamp,
+};
 
 /// Where the global order stands: what the next entry, transaction and block are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +47,44 @@ impl OrderPoint {
     };
 }
 
-/// A boundary between two blocks, up to which everything is durable.
+/// A boundary between two blocks, up to which everything is durable. Only what made it so makes one: opening the store, or
+/// the receipt of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DurablePoint {
     /// Where the journal goes on.
-    pub chain: crate::store::journal::ChainPoint,
+    chain: ChainPoint,
     /// Where the order goes on.
-    pub order: OrderPoint,
+    order: OrderPoint,
+}
+
+// ===== impl DurablePoint =====
+
+impl DurablePoint {
+    /// Behind `block`, which was appended.
+    ///
+    /// # Panics
+    /// When the journal gave the block another number than [`Book`] did: answers would be given that wait for another block.
+    #[must_use]
+    pub fn after(receipt: &AppendReceipt, block: &SealedBlock) -> Self {
+        assert_eq!(
+            receipt.block_sequence, block.sequence,
+            "the journal and the book number blocks differently"
+        );
+        DurablePoint {
+            chain: receipt.end,
+            order: block.end,
+        }
+    }
+
+    /// Where the journal goes on.
+    #[must_use]
+    pub const fn chain(&self) -> ChainPoint {
+        self.chain
+    }
+
+    /// Whether a block is durable, and with it all before it. Number 0, before the first block, always is.
+    #[must_use]
+    pub const fn covers(&self, block: u64) -> bool {
+        block < self.chain.block_sequence
+    }
 }

@@ -7,16 +7,17 @@ use tokio::time::Instant;
 use super::{
     DurablePoint, OrderPoint,
     book::{Book, body_position, id_tag},
-    checkpoint::{self, Loaded, malformed_at, segment_start},
+    checkpoint::{self, Loaded, malformed_at},
     error::OpenError,
     id_files::{self, BlockWalk},
     recall::{RecordReader, recalled},
+    scrub::Scrub,
 };
 use crate::{
     ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
-        BlockHeader, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position,
-        ScanError, SegmentPreparer, Tail,
+        BlockHeader, ChainPoint, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter,
+        Position, ScanError, SegmentPreparer, Tail,
     },
     time::{Timestamp, WallClock},
 };
@@ -38,6 +39,8 @@ pub struct OpenStore {
     pub preparer: SegmentPreparer,
     /// For readers of single records.
     pub records: RecordReader,
+    /// AUX's: looks for damage.
+    pub scrub: Scrub,
     /// For the id files.
     pub walk: BlockWalk,
     /// AUX's: the checkpoints.
@@ -72,10 +75,10 @@ pub struct RecoveryReport {
 }
 
 /// What grows while the journal is replayed.
-struct Replay {
-    ledger: Ledger,
+pub(super) struct Replay {
+    pub(super) ledger: Ledger,
     ids: TagIndex,
-    order: OrderPoint,
+    pub(super) order: OrderPoint,
     seed: u64,
     entries: u64,
 }
@@ -86,25 +89,6 @@ struct Replay {
 /// [`OpenError`]: it is locked by another process, was written by a version that is not known, is damaged before its
 /// end, or the disk can't be read. Nothing is changed then.
 pub fn open(
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    config: &StoreConfig,
-    clock: Arc<dyn WallClock>,
-) -> Result<OpenStore, OpenError> {
-    open_from(Origin::Checkpoint, disk, dir, config, clock)
-}
-
-/// From where the ledger is made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// The newest checkpoint.
-    Checkpoint,
-    /// The first block, whatever checkpoints there are.
-    FirstBlock,
-}
-
-pub(super) fn open_from(
-    origin: Origin,
     disk: Arc<dyn Disk>,
     dir: &Path,
     config: &StoreConfig,
@@ -123,14 +107,15 @@ pub(super) fn open_from(
     }
     let checkpoints = checkpoint::files(directory)?;
     let id_files = id_files::files(directory)?;
-    let walk = BlockWalk::new(journal.reader(), geometry);
+    let walk = BlockWalk::new(journal.reader(), seed);
 
-    let loaded = match origin {
-        Origin::Checkpoint => checkpoint::load(&checkpoints, seed)?,
-        Origin::FirstBlock => None,
-    };
+    let loaded = checkpoint::load(&checkpoints, seed)?;
     let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain);
-    let (replay, tail) = replay(&journal, &walk, &id_files, loaded, seed)?;
+    let loaded = loaded.unwrap_or_else(|| Loaded::nothing(journal.start(), seed));
+    // Before its ids are looked for: what is wrong with a journal of another backup is best told here.
+    journal.check_point(&loaded.start.chain)?;
+    let ids = ids_before(&walk, &id_files, &loaded.start)?;
+    let (replay, tail) = replay(&journal, loaded, ids)?;
     let mut report = RecoveryReport {
         created,
         checkpoint: checkpoint.map(|start| start.block_sequence),
@@ -149,14 +134,23 @@ pub(super) fn open_from(
         chain: opened.writer.end(),
         order,
     };
-    let records = RecordReader::new(opened.reader, geometry);
-    let book = Book::new(ledger, ids, seed, records.clone(), opened.placement, order, clock);
+    let records = RecordReader::new(opened.reader.clone(), geometry, seed);
+    let book = Book::new(
+        ledger,
+        ids,
+        seed,
+        records.clone(),
+        opened.placement,
+        &durable,
+        clock,
+    );
     report.elapsed = started.elapsed();
     Ok(OpenStore {
         book,
         writer: opened.writer,
         preparer: opened.preparer,
         records,
+        scrub: Scrub::new(opened.reader),
         walk,
         checkpoints,
         id_files,
@@ -166,32 +160,32 @@ pub(super) fn open_from(
     })
 }
 
-/// Makes the ledger and the ids again, from the checkpoint if there is one, and finds the journal's end.
-fn replay(
-    journal: &Journal,
-    walk: &BlockWalk,
-    id_files: &ChunkedFiles,
-    loaded: Option<Loaded>,
-    seed: u64,
-) -> Result<(Replay, Tail), OpenError> {
+impl Loaded {
+    /// A ledger without accounts, before the first block at `start`.
+    pub(super) fn nothing(start: ChainPoint, seed: u64) -> Self {
+        Loaded {
+            ledger: Ledger::new(seed),
+            start: DurablePoint {
+                chain: start,
+                order: OrderPoint::START,
+            },
+            durable_through: 0,
+        }
+    }
+}
+
+/// Makes the ledger again from what was `loaded`, adds to `ids` those of the blocks after that, and finds the journal's end.
+pub(super) fn replay(journal: &Journal, loaded: Loaded, ids: TagIndex) -> Result<(Replay, Tail), OpenError> {
     let Loaded {
         ledger,
         start,
         durable_through,
-    } = loaded.unwrap_or_else(|| Loaded {
-        ledger: Ledger::new(seed),
-        start: DurablePoint {
-            chain: journal.start(),
-            order: OrderPoint::START,
-        },
-        durable_through: 0,
-    });
-    let ids = ids_before(walk, id_files, &start, seed)?;
+    } = loaded;
     let mut replay = Replay {
         ledger,
         ids,
         order: start.order,
-        seed,
+        seed: journal.directory().hash_seed(),
         entries: 0,
     };
     let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
@@ -205,25 +199,22 @@ fn replay(
 }
 
 /// The ids of all transactions before `start`: full segments from their files, the rest from the blocks.
-fn ids_before(
-    walk: &BlockWalk,
-    files: &ChunkedFiles,
-    start: &DurablePoint,
-    seed: u64,
-) -> Result<TagIndex, OpenError> {
+///
+/// On the way every segment is looked at: it exists, it is as long as its blocks are, its first block has a whole header of
+/// its place and of this directory, and the segments follow from one another along the hash chain. So a segment that is
+/// missing, was emptied, cut short or replaced is found here, and not by whoever asks for what was in it.
+fn ids_before(walk: &BlockWalk, files: &ChunkedFiles, start: &DurablePoint) -> Result<TagIndex, OpenError> {
     let mut ids = TagIndex::new();
     // Every committed transaction has an id; those that were refused come on top.
     let committed = start.order.next_sequence.saturating_sub(1);
     ids.reserve(usize::try_from(committed).unwrap_or_default());
-    for segment in 0..start.chain.position.segment() {
-        walk.load(files, segment, seed, &mut ids)?;
+    let last = start.chain.position.segment();
+    for number in 0..last {
+        let segment = walk.full_segment(number, &start.chain)?;
+        walk.load(files, &segment, &mut ids)?;
     }
-    walk.ids(
-        segment_start(start),
-        start.chain.position,
-        seed,
-        |tag, position| ids.insert(tag, position.as_u64()),
-    )?;
+    let last_start = walk.segment_start(last, &start.chain)?;
+    walk.ids_between(last_start, &start.chain, &mut ids)?;
     Ok(ids)
 }
 
@@ -260,7 +251,7 @@ impl Replay {
         while !reader.is_empty() {
             let offset = u32::try_from(body.len() - reader.rest().len()).unwrap_or(u32::MAX);
             let at = Position::new(body_start.segment(), body_start.offset() + offset);
-            let framed = take_record(&mut reader).map_err(malformed_at(at))?;
+            let framed = take_record(&mut reader, at.as_u64()).map_err(malformed_at(at))?;
             let time = base.plus_nanos(u64::from(framed.ordinal));
             if let Some((transaction, rejection)) = recalled(&framed) {
                 self.ids

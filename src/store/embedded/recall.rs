@@ -1,11 +1,13 @@
-//! Reads single records back from the journal.
+//! Reads single records back from the journal. Nothing of a record or of its block's header is believed before its checksum
+//! is found to be right.
 
-use super::error::BookError;
+use super::{book::id_tag, error::BookError};
 use crate::{
     ledger::{
         AccountIndex, Committed, Malformed, Rejection, TransactionView,
         codec::Reader,
         record::{Framed, RECORD_BYTES_MAX, Record, take_record},
+        tag_index::TagIndex,
     },
     store::journal::{Geometry, HEADER_BYTES, JournalReader, Position},
     time::Timestamp,
@@ -19,6 +21,8 @@ const FIRST_READ_BYTES: usize = 512;
 pub struct RecordReader {
     journal: JournalReader,
     geometry: Geometry,
+    /// Keys the hash of ids.
+    seed: u64,
 }
 
 /// A transaction that was found by its id.
@@ -34,10 +38,14 @@ pub struct FoundTransaction {
 // ===== impl RecordReader =====
 
 impl RecordReader {
-    /// Reads from `journal`, whose segments have this `geometry`.
+    /// Reads from `journal`, whose segments have this `geometry`, in a data directory that keys the hash of ids with `seed`.
     #[must_use]
-    pub const fn new(journal: JournalReader, geometry: Geometry) -> Self {
-        RecordReader { journal, geometry }
+    pub const fn new(journal: JournalReader, geometry: Geometry, seed: u64) -> Self {
+        RecordReader {
+            journal,
+            geometry,
+            seed,
+        }
     }
 
     /// The bytes from `position` on, at least to the end of the record that starts there.
@@ -64,17 +72,20 @@ impl RecordReader {
     pub(super) fn origin(&self, position: Position, back: u32) -> Result<Committed, BookError> {
         #[expect(clippy::cast_possible_truncation, reason = "128")]
         const HEADER: u32 = HEADER_BYTES as u32;
-        let distance = back.saturating_add(HEADER);
-        let offset = position.offset().checked_sub(distance);
-        let offset = offset.ok_or(BookError::Malformed {
+        let no_place = || BookError::Malformed {
             position,
             source: Malformed {
                 what: "a place in a block",
             },
-        })?;
+        };
+        let distance = back.saturating_add(HEADER);
+        let offset = position.offset().checked_sub(distance).ok_or_else(no_place)?;
         let header = self
             .journal
             .read_header(Position::new(position.segment(), offset))?;
+        if back >= header.body_bytes {
+            return Err(no_place());
+        }
         Ok(Committed {
             sequence: header.first_sequence,
             time: Timestamp::from_nanos(header.base_time_ns),
@@ -84,14 +95,15 @@ impl RecordReader {
     /// The transaction `id`, if the durable record at `position` is its.
     ///
     /// # Errors
-    /// If the record can't be read.
+    /// If the record can't be read, or is damaged ([`BookError::damage`]).
     pub fn find(&self, position: Position, id: &str) -> Result<Option<FoundTransaction>, BookError> {
         let mut bytes = Vec::new();
         self.read(position, &mut bytes)?;
-        let framed = parse_record(position, &bytes)?;
-        if recalled(&framed).is_none_or(|(transaction, _)| transaction.id() != id) {
-            return Ok(None);
-        }
+        let tag = id_tag(id.as_bytes(), self.seed);
+        let framed = match indexed_record(position, &bytes, tag, self.seed)? {
+            (framed, found) if found == id.as_bytes() => framed,
+            _ => return Ok(None),
+        };
         let origin = self.origin(position, framed.back)?;
         let place = origin.after(framed.ordinal);
         Ok(Some(FoundTransaction {
@@ -105,10 +117,16 @@ impl RecordReader {
 // ===== impl FoundTransaction =====
 
 impl FoundTransaction {
+    /// Where its record stands.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.position
+    }
+
     /// What was asked for, and what became of it.
     ///
     /// # Errors
-    /// Never: the record was read before.
+    /// Never: the record was read, and checked, before.
     pub fn view(
         &self,
     ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), BookError> {
@@ -124,9 +142,31 @@ impl FoundTransaction {
     }
 }
 
-/// Reads the record at the start of `bytes`; `position` is for the error.
+/// Reads the record at the start of `bytes`, which stands at `position`, and checks it.
 pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<Framed<'_>, BookError> {
-    take_record(&mut Reader::new(bytes)).map_err(|source| BookError::Malformed { position, source })
+    take_record(&mut Reader::new(bytes), position.as_u64())
+        .map_err(|source| BookError::Malformed { position, source })
+}
+
+/// Reads the record that the index has at `position` under `tag`, and its transaction's id. If it is not one that belongs
+/// under the tag, the index or the journal is wrong: to take the id for a new one would apply its transaction twice, or
+/// deny that it ever was.
+pub(super) fn indexed_record(
+    position: Position,
+    bytes: &[u8],
+    tag: u64,
+    seed: u64,
+) -> Result<(Framed<'_>, &[u8]), BookError> {
+    let framed = parse_record(position, bytes)?;
+    match recalled(&framed).map(|(transaction, _)| transaction.id_bytes()) {
+        Some(id) if TagIndex::takes_for_same(id_tag(id, seed), tag) => Ok((framed, id)),
+        Some(_) | None => Err(BookError::Malformed {
+            position,
+            source: Malformed {
+                what: "the transaction that was recorded here",
+            },
+        }),
+    }
 }
 
 /// The transaction of a record, and why it was refused if it was.

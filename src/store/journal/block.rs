@@ -219,6 +219,13 @@ impl BlockHash {
     pub(super) fn of_block(block: &[u8]) -> Self {
         BlockHash(*blake3::hash(block).as_bytes())
     }
+
+    /// As [`BlockHash::of_block`], of a block whose header and body are apart.
+    pub(super) fn of_parts(header: &HeaderBytes, body: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(header).update(body);
+        BlockHash(*hasher.finalize().as_bytes())
+    }
 }
 
 impl fmt::Display for BlockHash {

@@ -95,13 +95,7 @@ impl ChunkedFiles {
         prefix: &str,
         suffix: &str,
     ) -> Result<Self, StoreError> {
-        let files = ChunkedFiles {
-            disk: Arc::clone(directory.disk()),
-            directory: directory.path().join(subdirectory),
-            data_id: directory.data_id(),
-            prefix: prefix.to_owned(),
-            suffix: suffix.to_owned(),
-        };
+        let files = ChunkedFiles::open_read_only(directory, subdirectory, prefix, suffix);
         files.disk.create_dir_all(&files.directory)?;
         for name in files.disk.list(&files.directory)? {
             let unfinished = name
@@ -112,6 +106,18 @@ impl ChunkedFiles {
             }
         }
         Ok(files)
+    }
+
+    /// As [`ChunkedFiles::open`], and changes nothing: the subdirectory may be missing.
+    #[must_use]
+    pub fn open_read_only(directory: &DataDirectory, subdirectory: &str, prefix: &str, suffix: &str) -> Self {
+        ChunkedFiles {
+            disk: Arc::clone(directory.disk()),
+            directory: directory.path().join(subdirectory),
+            data_id: directory.data_id(),
+            prefix: prefix.to_owned(),
+            suffix: suffix.to_owned(),
+        }
     }
 
     /// Begins the file `number`. It takes the place of one with that number when it is finished.
@@ -139,12 +145,15 @@ impl ChunkedFiles {
         Ok(writer)
     }
 
-    /// The numbers of the finished files, ascending.
+    /// The numbers of the finished files, ascending; none if there is no such directory.
     ///
     /// # Errors
     /// [`StoreError::Disk`] when the disk fails.
     pub fn numbers(&self) -> Result<Vec<u64>, StoreError> {
-        let names = self.disk.list(&self.directory)?;
+        let names = match self.disk.list(&self.directory) {
+            Err(error) if error.is_not_found() => Vec::new(),
+            listed => listed?,
+        };
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| self.number_of(name)).collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -161,26 +170,46 @@ impl ChunkedFiles {
         ChunkedReader::open(file, self.data_id, number)
     }
 
-    /// Opens the file with the highest number that is whole, all of it checked. Damaged ones are passed over with a
-    /// warning, and left as they are.
+    /// Opens the file `number`, all of it checked.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails, [`StoreError::UnsupportedVersion`] when a newer program wrote one:
-    /// an older file would hide that.
-    pub fn open_newest_valid(&self) -> Result<Option<(u64, ChunkedReader)>, StoreError> {
+    /// As [`ChunkedFiles::open_number`] and [`ChunkedReader::verify`].
+    pub fn open_checked(&self, number: u64) -> Result<ChunkedReader, StoreError> {
+        let reader = self.open_number(number)?;
+        reader.verify()?;
+        Ok(reader)
+    }
+
+    /// Gives back what `read` makes of the file with the highest number that is whole and that `read` accepts. Files that
+    /// are damaged or can't be read are passed over with a warning, and left as they are: everything in them can be made
+    /// from the journal again.
+    ///
+    /// # Errors
+    /// [`StoreError::UnsupportedVersion`] when a program of another version wrote one, which an older file would hide;
+    /// [`StoreError::Disk`] when the directory can't be listed; other errors of `read`.
+    pub fn newest<T>(
+        &self,
+        mut read: impl FnMut(u64, &ChunkedReader) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
         for number in self.numbers()?.into_iter().rev() {
-            let opened = self
-                .open_number(number)
-                .and_then(|reader| reader.verify().map(|()| reader));
-            match opened {
-                Ok(reader) => return Ok(Some((number, reader))),
-                Err(StoreError::ChunkedFile { path, defect }) => {
-                    tracing::warn!(file = %path.display(), %defect, "a damaged file is passed over for an older one");
+            match self.open_checked(number).and_then(|reader| read(number, &reader)) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error @ (StoreError::ChunkedFile { .. } | StoreError::Disk(_))) => {
+                    let file = self.path(number);
+                    tracing::warn!(file = %file.display(), %error, "the file can't be used; an older one is tried");
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
+    }
+
+    /// The number of the file with the highest number that is whole, all of it checked.
+    ///
+    /// # Errors
+    /// As [`ChunkedFiles::newest`].
+    pub fn newest_valid(&self) -> Result<Option<u64>, StoreError> {
+        self.newest(|number, _| Ok(number))
     }
 
     /// Removes all but the `keep` files with the highest numbers. Says how many it removed.
@@ -422,6 +451,12 @@ impl ChunkedReader {
         } else {
             Err(self.refuse(ChunkDefect::Hash))
         }
+    }
+
+    /// The error for chunks that are whole but do not hold what was `expected`.
+    #[must_use]
+    pub fn malformed(&self, expected: &'static str) -> StoreError {
+        self.refuse(ChunkDefect::Content { expected })
     }
 
     fn refuse(&self, defect: ChunkDefect) -> StoreError {

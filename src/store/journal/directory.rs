@@ -1,4 +1,4 @@
-//! The data directory: who may use it (`LOCK`) and how it was made (`FORMAT`).
+//! The data directory: who may use it (a lock on the directory itself) and how it was made (`FORMAT`).
 
 use std::{
     fmt::Write as _,
@@ -8,12 +8,13 @@ use std::{
 
 use super::{
     block::DataId,
-    disk::{Access, Disk, DiskFile, DiskLock},
+    disk::{Access, Disk, DiskFile, DiskLock, LockKind},
     error::{FormatDefect, StoreError},
+    read_only::ReadOnlyDisk,
     segment::{Geometry, JournalConfig, list_segments},
 };
 
-/// An open data directory. While it lives, no other process can open it.
+/// An open data directory. While it lives, no other process can open it for writing.
 #[derive(Debug)]
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
@@ -32,10 +33,11 @@ pub(super) struct DirectoryFormat {
 }
 
 /// Version of the layout of a data directory.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 1;
+///
+/// - 2: every record ends with a checksum; id files name the blocks that they index; `journal/CLEAN`.
+pub const DIRECTORY_FORMAT_VERSION: u32 = 2;
 
 const FORMAT_FILE: &str = "FORMAT";
-const LOCK_FILE: &str = "LOCK";
 const JOURNAL_DIR: &str = "journal";
 /// What a file is called that is not finished yet. Such files are removed at the start.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
@@ -52,10 +54,7 @@ impl DataDirectory {
     pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, StoreError> {
         let configured = config.validate()?;
         disk.create_dir_all(path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let lock = disk
-            .try_lock(&lock_path)?
-            .ok_or(StoreError::Locked { path: lock_path })?;
+        let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let (format, created) = match DirectoryFormat::load(&*disk, path)? {
             Some(format) => (format, false),
             None => (DirectoryFormat::create(&*disk, path, configured)?, true),
@@ -78,6 +77,24 @@ impl DataDirectory {
         directory.disk.create_dir_all(&directory.journal_path())?;
         remove_unfinished(&*directory.disk, &directory.journal_path())?;
         Ok(directory)
+    }
+
+    /// Opens the directory at `path` for reading, beside other readers. Nothing in it can be changed through the
+    /// result: its disk refuses.
+    pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+        let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
+        let lock = lock(&*disk, path, LockKind::Shared)?;
+        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| StoreError::Format {
+            path: path.join(FORMAT_FILE),
+            defect: FormatDefect::NoDirectory,
+        })?;
+        Ok(DataDirectory {
+            disk,
+            path: path.to_path_buf(),
+            format,
+            created: false,
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -243,6 +260,12 @@ impl DirectoryFormat {
 
 // ===== files =====
 
+fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock>, StoreError> {
+    disk.try_lock(path, kind)?.ok_or_else(|| StoreError::Locked {
+        path: path.to_path_buf(),
+    })
+}
+
 /// Where a data directory has the segments of its journal.
 pub(super) fn journal_path(directory: &Path) -> PathBuf {
     directory.join(JOURNAL_DIR)
@@ -284,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn format_file_of_version_1_stays_readable() {
-        let text = "tally data directory\nformat_version = 1\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = f8f3d1c0\n";
+    fn format_file_of_version_2_stays_readable() {
+        let text = "tally data directory\nformat_version = 2\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 3fd14caa\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
@@ -309,21 +332,17 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_apart_from_damage() {
-        let text = format()
-            .render()
-            .replace("format_version = 1", "format_version = 2");
-        let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                StoreError::UnsupportedVersion {
-                    found: 2,
-                    supported: 1,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+    fn another_version_is_told_apart_from_damage() {
+        for other in [1, 3] {
+            let text = format()
+                .render()
+                .replace("format_version = 2", &format!("format_version = {other}"));
+            let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, StoreError::UnsupportedVersion { found, supported: 2, .. } if found == other),
+                "{error}"
+            );
+            assert!(error.to_string().contains("reads version 2 only"), "{error}");
+        }
     }
 }

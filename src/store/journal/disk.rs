@@ -60,12 +60,13 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// When the sync fails. What is durable is then unknown.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Takes an exclusive lock on a file, made if need be, until the lock is dropped or the process ends.
-    /// `None` when another holds it.
+    /// Locks the directory `dir` itself until the lock is dropped or the process ends. Returns `None` when another
+    /// process holds a lock that excludes this one. Nothing is written: a read-only file system can be locked as well,
+    /// and there is no lock file that somebody could remove.
     ///
     /// # Errors
-    /// When the file system refuses.
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
+    /// When there is no such directory ([`DiskError::is_not_found`]), or the file system refuses.
+    fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
     /// Fills `bytes` with random ones, for ids and hash seeds. It is here because the real ones are read from a file,
     /// and because a simulated disk must repeat itself under its seed.
@@ -112,8 +113,17 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn size_bytes(&self) -> Result<u64, DiskError>;
 }
 
-/// An exclusive lock, held until it is dropped.
+/// A lock on a directory, held until it is dropped.
 pub trait DiskLock: Send + Sync + fmt::Debug {}
+
+/// What a lock on a directory excludes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// Exclusive locks only: for any number of readers.
+    Shared,
+    /// Every other lock: for the one writer.
+    Exclusive,
+}
 
 /// For what a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +187,7 @@ struct RealFile {
     path: PathBuf,
 }
 
-/// The lock belongs to the open file: closing it releases the lock.
+/// The lock belongs to the open directory (`flock`): closing it releases the lock.
 #[derive(Debug)]
 struct RealLock {
     _file: File,
@@ -204,12 +214,13 @@ impl DiskError {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether it failed because the disk, or the quota, is full.
+    /// Whether it failed because there is no room: the disk or the quota is full, or the file may not grow beyond the
+    /// process's limit of file sizes (`RLIMIT_FSIZE`).
     #[must_use]
     pub fn is_storage_full(&self) -> bool {
         matches!(
             self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
         )
     }
 }
@@ -311,17 +322,14 @@ impl Disk for RealDisk {
             .map_err(|source| DiskError::new(Operation::SyncDir, dir, source))
     }
 
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
-        let failed = |source| DiskError::new(Operation::Lock, path, source);
-        // Not truncated and never removed: removing a lock file lets two processes lock two files of one name.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed)?;
-        match file.try_lock() {
+    fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
+        let failed = |source| DiskError::new(Operation::Lock, dir, source);
+        let file = File::open(dir).map_err(failed)?;
+        let locked = match kind {
+            LockKind::Shared => file.try_lock_shared(),
+            LockKind::Exclusive => file.try_lock(),
+        };
+        match locked {
             Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(failed(source)),

@@ -21,9 +21,13 @@ pub enum StoreError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Another process has the data directory.
-    #[error("the data directory is in use by another process: {} is locked", path.display())]
+    #[error(
+        "the data directory {} is in use by another process, which holds the lock on it; one process at a time may \
+         serve it, or any number may verify it",
+        path.display()
+    )]
     Locked {
-        /// The lock file.
+        /// The data directory.
         path: PathBuf,
     },
     /// A setting is out of bounds.
@@ -44,14 +48,17 @@ pub enum StoreError {
         /// What is wrong with it.
         defect: FormatDefect,
     },
-    /// The data was written by a newer program.
-    #[error("{} has format version {found}, this program knows up to {supported}: use a newer one", path.display())]
+    /// The data was written by a program of another format version.
+    #[error(
+        "{} has format version {found}, this program reads version {supported} only: use the release that wrote it",
+        path.display()
+    )]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: u32,
-        /// The newest that is known here.
+        /// The one that is known here.
         supported: u32,
     },
     /// The journal is damaged where a crash cannot have damaged it.
@@ -68,7 +75,7 @@ pub enum StoreError {
         /// The bound.
         block_bytes_max: u32,
     },
-    /// A read behind the end of what was written, or across the end of a segment.
+    /// A read across the end of a segment.
     #[error("there are no {length} bytes at {position} of the journal")]
     ReadPastEnd {
         /// From where.
@@ -105,6 +112,9 @@ pub enum FormatDefect {
     /// It is not there, though there is a journal.
     #[error("missing, though there is a journal beside it; bring it back from a backup of this directory")]
     Missing,
+    /// It is not there, and there is no journal either.
+    #[error("missing, and there is no journal: this is not a data directory")]
+    NoDirectory,
     /// It cannot be read as what it should be.
     #[error(
         "not the description of a data directory, or damaged; bring it back from a backup of this directory"
@@ -143,13 +153,19 @@ pub enum ChunkDefect {
         /// The index asked for.
         index: u32,
     },
+    /// Its chunks are whole, but do not hold what they should.
+    #[error("its content is not {expected}")]
+    Content {
+        /// What was expected.
+        expected: &'static str,
+    },
 }
 
 /// Damage in the journal that no crash can explain: where, and what.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "journal segment {} ({}), offset {}, block {block_sequence}: {kind}. Nothing was changed. `tally verify` lists the \
-     extent of the damage; `tally restore` rebuilds the directory from a backup",
+     extent of the damage; restore the directory from a backup (docs/operations.md)",
     position.segment(), path.display(), position.offset()
 )]
 pub struct Corruption {
@@ -197,6 +213,13 @@ pub enum CorruptionKind {
     },
     /// The block that a checkpoint builds on is not the one in the journal.
     NotTheCheckpointsBlock,
+    /// The marker of a clean stop tells of another block than the one in the journal.
+    NotTheStopsBlock,
+    /// Behind the place where the journal was stopped cleanly stand bytes, although nothing was being written.
+    WrittenAfterStop {
+        /// Why these bytes are not a block.
+        defect: BlockDefect,
+    },
 }
 
 /// Why there is no block at a place.
@@ -260,9 +283,18 @@ impl fmt::Display for CorruptionKind {
                     "the journal ends here ({defect}), but block {durable_through} was durable"
                 )
             }
-            CorruptionKind::NotTheCheckpointsBlock => {
-                f.write_str("this is not the block that the checkpoint builds on")
-            }
+            CorruptionKind::NotTheCheckpointsBlock => f.write_str(
+                "this is not the block that the checkpoint builds on: the block is damaged, or the journal and the \
+                 checkpoint are of different backups",
+            ),
+            CorruptionKind::NotTheStopsBlock => f.write_str(
+                "the journal was stopped cleanly at another block (journal/CLEAN): the two are of different backups",
+            ),
+            CorruptionKind::WrittenAfterStop { defect } => write!(
+                f,
+                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but behind its end is \
+                 no free space: {defect}"
+            ),
         }
     }
 }

@@ -4,21 +4,24 @@
 //!
 //! ```text
 //! <data directory>
-//! ├── LOCK            held by the one process that has the directory
+//! │                   the directory itself is locked by the one process that writes, or by those that only read
 //! ├── FORMAT          version, sizes and random id, decided for ever when the directory is made
 //! ├── journal/        0000000000.segment …  blocks, each synced before the next is written
+//! │                   CLEAN                 where the journal ended, if its process stopped in order
 //! └── <family>/       chunked files: checkpoints, indexes; all can be made anew from the journal
 //! ```
 
 mod block;
 mod calibrate;
 mod checkpoint;
+mod clean_stop;
 mod directory;
 mod disk;
 mod error;
 mod layout;
 mod open;
 mod prepare;
+mod read_only;
 mod reader;
 mod recover;
 mod segment;
@@ -35,7 +38,7 @@ pub use checkpoint::{
     CHUNK_BYTES_MAX, CHUNK_FORMAT_VERSION, CHUNKS_MAX, ChunkedFiles, ChunkedReader, ChunkedWriter,
 };
 pub use directory::{DIRECTORY_FORMAT_VERSION, DataDirectory};
-pub use disk::{Access, Disk, DiskError, DiskFile, DiskLock, Operation, RealDisk};
+pub use disk::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation, RealDisk};
 pub use error::{BlockDefect, ChunkDefect, Corruption, CorruptionKind, FormatDefect, StoreError};
 pub use open::{Journal, OpenJournal};
 pub use prepare::SegmentPreparer;

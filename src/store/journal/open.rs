@@ -11,6 +11,7 @@ use super::{
     reader::JournalReader,
     recover::{ChainPoint, ScanError, Scanner, Tail, repair},
     segment::{JournalConfig, Placement, Position},
+    verify::VerifyReport,
     writer::JournalWriter,
 };
 
@@ -55,10 +56,31 @@ impl Journal {
         Ok(Journal { directory, reader })
     }
 
+    /// Opens the journal of the data directory at `path` for reading, beside other readers and no writer. Nothing can be
+    /// changed through it; [`Journal::resume`] fails.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when a process has the directory open for writing, [`StoreError::Format`] when it is no data
+    /// directory, or as [`Journal::open`].
+    pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+        let directory = DataDirectory::open_read_only(disk, path)?;
+        let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
+        Ok(Journal { directory, reader })
+    }
+
     /// The directory it is in.
     #[must_use]
     pub fn directory(&self) -> &DataDirectory {
         &self.directory
+    }
+
+    /// Checks every block of the journal, and the chain, as [`super::verify`] does.
+    ///
+    /// # Errors
+    /// [`StoreError::UnsupportedVersion`] when a block has another format version, [`StoreError::Disk`] when the disk fails.
+    /// Damage is no error but in the report.
+    pub fn verify(&self) -> Result<VerifyReport, StoreError> {
+        super::verify::check(&self.scanner(), self.start())
     }
 
     /// A reader of its blocks.
@@ -73,13 +95,34 @@ impl Journal {
         ChainPoint::start(self.directory.data_id())
     }
 
+    /// Checks that the block before `point` is the one in the journal, so that a scan can go on at `point`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is another one, or missing or damaged; [`StoreError::Disk`] when the disk fails.
+    pub fn check_point(&self, point: &ChainPoint) -> Result<(), StoreError> {
+        if self.reader.leads_to(point)? {
+            Ok(())
+        } else {
+            Err(self.reader.not_the_checkpoints(point))
+        }
+    }
+
+    fn scanner(&self) -> Scanner<'_> {
+        Scanner::new(
+            &**self.directory.disk(),
+            self.directory.path(),
+            self.directory.format(),
+        )
+    }
+
     /// Shows `visitor` every block from `from` to the end of the journal (header, position, body), and finds the end.
     /// Changes nothing.
     ///
     /// The journal ends at the last block that is whole and follows from the ones before. If what stands behind it
     /// can be the remains of one write that did not complete, the end is torn and that is in order: no such block was
     /// acknowledged. `durable_through` is the highest block sequence that is known to have been durable, 0 if none is:
-    /// a journal that ends before it is damaged.
+    /// a journal that ends before it is damaged. So is one that does not reach to the marker of a clean stop, or has a
+    /// torn end there.
     ///
     /// # Errors
     /// [`ScanError::Store`] with [`StoreError::Corrupt`] for damage that no crash explains, or another fault of the
@@ -90,12 +133,8 @@ impl Journal {
         durable_through: u64,
         visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
-        Scanner::new(
-            &**self.directory.disk(),
-            self.directory.path(),
-            self.directory.format(),
-        )
-        .scan(from, durable_through, visitor)
+        self.check_point(&from)?;
+        self.scanner().walk_from(from, durable_through, visitor)
     }
 
     /// Clears away what stands behind the end that [`Journal::scan`] found, makes the last block durable once more,
@@ -106,7 +145,7 @@ impl Journal {
     pub fn resume(self, tail: Tail) -> Result<OpenJournal, StoreError> {
         let Journal { directory, reader } = self;
         let geometry = directory.geometry();
-        let end = tail.end;
+        let (end, marker) = (tail.end, tail.marker());
         let active_segment = end.position.segment();
         let active_exists = tail.active_exists;
         let pool = SegmentPool::new(
@@ -122,7 +161,7 @@ impl Journal {
             pool.create_prepared(active_segment)?;
         }
         let pool = Arc::new(pool);
-        let writer = JournalWriter::new(&directory, Arc::clone(&pool), end)?;
+        let writer = JournalWriter::new(&directory, Arc::clone(&pool), end, marker)?;
         Ok(OpenJournal {
             directory: Arc::new(directory),
             placement: Placement::new(geometry, end.position),

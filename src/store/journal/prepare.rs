@@ -1,7 +1,10 @@
 //! Segments ahead of need: written full of zeros, so that appending to them changes no metadata and a sync writes
 //! nothing but the block. It halves the time of a sync on ext4.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -106,6 +109,15 @@ impl SegmentPool {
             geometry,
             state,
         }
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// The directory of the segments.
+    pub(super) fn journal(&self) -> &Path {
+        &self.journal
     }
 
     /// Opens a segment that is there, for appending.

@@ -5,10 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    block::{BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32},
+    block::{BlockHash, BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32},
     directory::{DirectoryFormat, journal_path},
     disk::{Access, Disk, DiskFile},
     error::{BlockDefect, Corruption, CorruptionKind, StoreError},
+    recover::ChainPoint,
     segment::{Geometry, Position, segment_name},
 };
 
@@ -59,21 +60,22 @@ impl JournalReader {
     /// segment, whether the segment was prepared or is still growing.
     ///
     /// # Errors
-    /// [`StoreError::ReadPastEnd`] when that reaches beyond the end of the segment, or there is no such segment;
-    /// [`StoreError::Disk`] when the disk fails.
+    /// [`StoreError::ReadPastEnd`] when that reaches beyond the end of the segment, [`StoreError::Corrupt`] when there is
+    /// no such segment, [`StoreError::Disk`] when the disk fails.
     pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), StoreError> {
         let length = bytes.len();
-        let past_end = StoreError::ReadPastEnd { position, length };
         let rest = self
             .shared
             .geometry
             .segment_bytes()
             .saturating_sub(position.offset());
         if length > rest as usize {
-            return Err(past_end);
+            return Err(StoreError::ReadPastEnd { position, length });
         }
         let file = match self.segment(position.segment()) {
-            Err(StoreError::Disk(error)) if error.is_not_found() => return Err(past_end),
+            Err(StoreError::Disk(error)) if error.is_not_found() => {
+                return Err(self.corrupt(position, 0, BlockDefect::NoSegment));
+            }
             other => other?,
         };
         let bytes_read = file.read_at(u64::from(position.offset()), bytes)?;
@@ -88,6 +90,11 @@ impl JournalReader {
     /// # Errors
     /// [`StoreError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
     pub fn read_header(&self, position: Position) -> Result<BlockHeader, StoreError> {
+        Ok(self.read_raw_header(position)?.0)
+    }
+
+    /// The header of the block at `position`, checked, and its bytes.
+    fn read_raw_header(&self, position: Position) -> Result<(BlockHeader, [u8; HEADER_BYTES]), StoreError> {
         let mut bytes = [0; HEADER_BYTES];
         self.read_at(position, &mut bytes)?;
         let header = BlockHeader::decode(&bytes)
@@ -98,7 +105,7 @@ impl JournalReader {
                     .map(|()| header)
             })
             .map_err(|defect| self.corrupt(position, 0, BlockDefect::Header(defect)))?;
-        Ok(header)
+        Ok((header, bytes))
     }
 
     /// The header and the body of the block at `position`, checked; `body` is replaced. Whether the block belongs to
@@ -108,6 +115,13 @@ impl JournalReader {
     /// As [`JournalReader::read_header`].
     pub fn read_block(&self, position: Position, body: &mut Vec<u8>) -> Result<BlockHeader, StoreError> {
         let header = self.read_header(position)?;
+        self.read_body(&header, body)?;
+        Ok(header)
+    }
+
+    /// Replaces `body` by the body of the block with this `header`, checked.
+    fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), StoreError> {
+        let position = header.position;
         body.clear();
         body.resize(header.body_bytes as usize, 0);
         let Some(start) = position.checked_add(HEADER_BYTES_U32) else {
@@ -118,15 +132,117 @@ impl JournalReader {
         };
         self.read_at(start, body)?;
         if crc32c::crc32c(body) == header.body_crc {
-            Ok(header)
+            Ok(())
         } else {
             Err(self.corrupt(position, header.block_sequence, BlockDefect::BodyChecksum))
         }
     }
 
+    /// The start of the journal.
+    #[must_use]
+    pub fn start(&self) -> ChainPoint {
+        ChainPoint::start(self.shared.data_id)
+    }
+
+    /// Reads the block at `point`, replaces `body` by its body, and gives back its header and the place behind it. The
+    /// block is whole and follows from the blocks before `point`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when there is no such block, or as [`JournalReader::read_at`].
+    pub fn follow(
+        &self,
+        point: &ChainPoint,
+        body: &mut Vec<u8>,
+    ) -> Result<(BlockHeader, ChainPoint), StoreError> {
+        let (header, raw) = self.read_raw_header(point.position)?;
+        self.check_link(point, &header)?;
+        self.read_body(&header, body)?;
+        let hash = BlockHash::of_parts(&raw, body);
+        Ok((header, point.after(&header, hash, self.shared.geometry)))
+    }
+
+    /// Whether the block before `point` is the one that `point` tells of. There is none before the start of the journal.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] when the disk fails.
+    pub fn leads_to(&self, point: &ChainPoint) -> Result<bool, StoreError> {
+        if point.block_sequence <= 1 {
+            return Ok(*point == self.start());
+        }
+        let mut body = Vec::new();
+        let read = self
+            .read_raw_header(point.previous_position)
+            .and_then(|(header, raw)| self.read_body(&header, &mut body).map(|()| (header, raw)));
+        match read {
+            Ok((header, raw)) => Ok(header.block_sequence == point.last_block_sequence()
+                && BlockHash::of_parts(&raw, &body) == point.previous_hash
+                && self.position_behind(&header) == point.position),
+            Err(StoreError::Disk(error)) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Where `segment` starts, by the header of its first block, which must be whole. If the journal ends at the start of
+    /// the segment, there is no such block, and `end` is the place.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, StoreError> {
+        let position = Position::new(segment, 0);
+        if end.position == position {
+            return Ok(*end);
+        }
+        let header = self.read_header(position)?;
+        let point = ChainPoint {
+            position,
+            block_sequence: header.block_sequence,
+            previous_hash: header.previous_hash,
+            previous_position: position,
+        };
+        if segment == 0 {
+            self.check_link(&self.start(), &header)?;
+        }
+        Ok(point)
+    }
+
+    /// Where the block comes that follows the one with this `header`.
+    #[must_use]
+    pub fn position_behind(&self, header: &BlockHeader) -> Position {
+        self.shared
+            .geometry
+            .position_after(header.position, header.body_bytes)
+    }
+
+    /// Whether the block with this `header` is the one that comes at `point`.
+    fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), StoreError> {
+        if header.block_sequence != point.block_sequence {
+            let found = header.block_sequence;
+            let defect = BlockDefect::Sequence { found };
+            return Err(self.corrupt(point.position, point.block_sequence, defect));
+        }
+        if header.previous_hash != point.previous_hash {
+            return Err(self.chain_broken(point));
+        }
+        Ok(())
+    }
+
+    /// The error for a block at `point` that does not follow from the one before.
+    #[must_use]
+    pub fn chain_broken(&self, point: &ChainPoint) -> StoreError {
+        let kind = CorruptionKind::ChainBroken;
+        Corruption::new(&self.shared.journal, point.position, point.block_sequence, kind).into()
+    }
+
     /// Closes all files, before some of them are removed and made anew.
     pub(super) fn close_segments(&self) {
         self.shared.open.lock().recent_last.clear();
+    }
+
+    /// The error for a `point` to which no block [leads](JournalReader::leads_to).
+    pub(super) fn not_the_checkpoints(&self, point: &ChainPoint) -> StoreError {
+        let kind = CorruptionKind::NotTheCheckpointsBlock;
+        let (position, sequence) = (point.previous_position, point.last_block_sequence());
+        Corruption::new(&self.shared.journal, position, sequence, kind).into()
     }
 
     fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> StoreError {

@@ -9,12 +9,14 @@ use thiserror::Error;
 
 use super::{
     block::{BLOCK_ALIGNMENT, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HEADER_BYTES_U32, HeaderDefect},
+    clean_stop::CleanStop,
     directory::{DataDirectory, DirectoryFormat, journal_path},
     disk::{Access, Disk},
     error::{BlockDefect, Corruption, CorruptionKind, StoreError},
     layout::{field, put},
     segment::{Geometry, Position, block_span_bytes, list_segments, segment_name},
     window::SegmentWindow,
+    writer::Marker,
 };
 
 /// A place between two blocks: everything that is needed to go on from there, for appending and for scanning alike.
@@ -41,6 +43,10 @@ pub struct Tail {
     pub last: Option<BlockHeader>,
     /// What is left of a write that did not complete, if anything is.
     pub torn: Option<TornTail>,
+    /// Whether the last process stopped in order, here: the last block is the last one that was durable.
+    pub clean: bool,
+    /// Whether there is a marker of a clean stop, here or elsewhere: it is to be removed before anything is appended.
+    pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after it exists, whole and empty.
@@ -121,6 +127,15 @@ impl ChainPoint {
         }
     }
 
+    /// Whether `other` is the same place in the same chain. Where the block before starts is not compared: not everybody
+    /// knows it.
+    #[must_use]
+    pub fn is_at(&self, other: &ChainPoint) -> bool {
+        self.position == other.position
+            && self.block_sequence == other.block_sequence
+            && self.previous_hash == other.previous_hash
+    }
+
     /// The highest block sequence before this place; 0 at the start.
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
@@ -150,6 +165,19 @@ impl ChainPoint {
     }
 }
 
+// ===== impl Tail =====
+
+impl Tail {
+    /// What the writer has to know of the marker.
+    pub(super) fn marker(&self) -> Marker {
+        match (self.clean, self.marked) {
+            (true, _) => Marker::Here,
+            (false, true) => Marker::Elsewhere,
+            (false, false) => Marker::Absent,
+        }
+    }
+}
+
 // ===== impl Scanner =====
 
 impl<'a> Scanner<'a> {
@@ -162,25 +190,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// See [`super::Journal::scan`].
-    pub(super) fn scan<E>(
+    /// Shows `visitor` every block from `from` on, believing what `from` says of the block before, and finds the end. See
+    /// [`super::Journal::scan`].
+    pub(super) fn walk_from<E>(
         &self,
         from: ChainPoint,
         durable_through: u64,
         visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
-        let mut window = self.window();
-        self.check_start(&mut window, &from)?;
-        self.walk(&mut window, from, durable_through, visitor)
-    }
-
-    /// As [`Scanner::scan`], believing what `from` says of the block before.
-    pub(super) fn walk_from<E>(
-        &self,
-        from: ChainPoint,
-        visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
-    ) -> Result<Tail, ScanError<E>> {
-        self.walk(&mut self.window(), from, 0, visitor)
+        self.walk(&mut self.window(), from, durable_through, visitor)
     }
 
     /// The header at `position`, if there is one that belongs there.
@@ -198,11 +216,19 @@ impl<'a> Scanner<'a> {
         durable_through: u64,
         mut visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
+        let stop = CleanStop::read(self.disk, &self.journal, self.data_id);
         let mut point = from;
         let mut blocks = 0;
         let mut last = None;
         // Ends because every block moves the position on, and the segments are finite.
         let defect = loop {
+            if let CleanStop::At(end) = &stop
+                && end.block_sequence == point.block_sequence
+                && !end.is_at(&point)
+            {
+                let kind = CorruptionKind::NotTheStopsBlock;
+                return Err(self.corrupt(point.position, point.block_sequence, kind).into());
+            }
             match self.probe(window, &point)? {
                 Probe::Nothing(defect) => break defect,
                 Probe::Block(header, hash) => {
@@ -214,40 +240,37 @@ impl<'a> Scanner<'a> {
                 }
             }
         };
+        // First what stands behind the end, which tells more than that something is missing.
+        let mut tail = self.tail(point, defect, blocks, last)?;
+        let durable_through = match &stop {
+            CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
+            CleanStop::Unmarked | CleanStop::Unreadable => durable_through,
+        };
+        let refuse = |kind| Err(self.corrupt(point.position, point.block_sequence, kind).into());
         if point.last_block_sequence() < durable_through {
-            let kind = CorruptionKind::TooShort {
+            return refuse(CorruptionKind::TooShort {
                 durable_through,
                 defect,
-            };
-            return Err(self.corrupt(point.position, point.block_sequence, kind).into());
+            });
         }
-        Ok(self.tail(point, defect, blocks, last)?)
+        tail.marked = stop.is_marked();
+        tail.clean = matches!(&stop, CleanStop::At(end) if end.is_at(&point));
+        if tail.torn.is_some() && (tail.clean || stop == CleanStop::Unreadable) {
+            return refuse(CorruptionKind::WrittenAfterStop { defect });
+        }
+        if tail.marked && !tail.clean {
+            tracing::warn!(
+                ?stop,
+                end = %point.position,
+                "the journal does not end where it was stopped cleanly: this directory is put together from several \
+                 copies. All of its blocks follow from one another"
+            );
+        }
+        Ok(tail)
     }
 
     fn window(&self) -> SegmentWindow<'_> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
-    }
-
-    /// Whether the block before `from` is the one that `from` tells of.
-    fn check_start(&self, window: &mut SegmentWindow<'_>, from: &ChainPoint) -> Result<(), StoreError> {
-        let belongs = if from.block_sequence <= 1 {
-            *from == ChainPoint::start(self.data_id)
-        } else {
-            match self.read_header(window, from.previous_position)? {
-                Err(_) => false,
-                Ok(header) => {
-                    let hash = BlockHash::of_block(window.block(&header)?);
-                    header.block_sequence == from.last_block_sequence()
-                        && hash == from.previous_hash
-                        && self.geometry.position_after(header.position, header.body_bytes) == from.position
-                }
-            }
-        };
-        if belongs {
-            return Ok(());
-        }
-        let kind = CorruptionKind::NotTheCheckpointsBlock;
-        Err(self.corrupt(from.previous_position, from.last_block_sequence(), kind))
     }
 
     /// Whether the next block stands at `point`. Errors are damage that is certain without a look at what follows.
@@ -319,6 +342,8 @@ impl<'a> Scanner<'a> {
             blocks,
             last,
             torn: None,
+            clean: false,
+            marked: false,
             active_exists: false,
             spare_ready: false,
             surplus_segments: Vec::new(),
@@ -439,9 +464,9 @@ impl BlockDefect {
 
 /// Makes the journal on disk what `tail` says it is, durably.
 ///
-/// The last block is written once more, as it is: if its sync had failed, it may be in the system's memory only, and
-/// nothing but a new write makes a new sync write it. Sectors get the bytes that they have, so a crash here does no
-/// harm.
+/// Unless the last process stopped in order, the last block is written once more, as it is: if its sync had failed, it
+/// may be in the system's memory only, and nothing but a new write makes a new sync write it. Sectors get the bytes that
+/// they have, so a crash here does no harm.
 pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreError> {
     let disk = directory.disk();
     let journal = directory.journal_path();
@@ -452,7 +477,8 @@ pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreE
             block_sequence = end.block_sequence,
             remains_bytes = torn.remains_bytes,
             defect = %torn.defect,
-            "the last write did not complete; its remains are cleared, no acknowledged block is lost"
+            "the last block is not whole and is cleared: a write that a crash cut short, of which nothing was \
+             acknowledged. Damage to the last acknowledged block would look the same after a crash"
         );
         let file = disk.open(
             &journal.join(segment_name(end.position.segment())),
@@ -481,7 +507,9 @@ pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreE
         })?;
         let block = window.view(position.offset(), block_span_bytes(header.body_bytes))?;
         let file = disk.open(&journal.join(segment_name(position.segment())), Access::ReadWrite)?;
-        file.write_at(u64::from(position.offset()), block)?;
+        if !tail.clean {
+            file.write_at(u64::from(position.offset()), block)?;
+        }
         file.sync_all()?;
     }
     Ok(disk.sync_dir(&journal)?)

@@ -4,9 +4,9 @@ use std::{convert::Infallible, path::Path, sync::Arc};
 
 use super::{
     block::BlockHeader,
-    directory::DirectoryFormat,
     disk::Disk,
-    error::{Corruption, CorruptionKind, FormatDefect, StoreError},
+    error::{Corruption, CorruptionKind, StoreError},
+    open::Journal,
     recover::{ChainPoint, ScanError, Scanner, TornTail},
     segment::{Position, block_span_bytes},
 };
@@ -26,8 +26,11 @@ pub struct VerifyReport {
     pub last: Option<BlockHeader>,
     /// Where the journal ends; `None` when damage hides the end.
     pub end: Option<ChainPoint>,
-    /// What is left of a write that did not complete. It is in order, and cleared at the next start.
+    /// What is left of a write that did not complete, after a crash. It is in order, and cleared at the next start. Damage
+    /// to the last block looks the same.
     pub torn: Option<TornTail>,
+    /// Whether the journal was stopped in order: then its last block is known to be the last one that was durable.
+    pub clean: bool,
     /// The first damage.
     pub corruption: Option<Corruption>,
     /// Damage behind the first, in the order of the journal, up to [`FURTHER_DAMAGES_MAX`].
@@ -65,38 +68,40 @@ impl VerifyReport {
     }
 }
 
-/// Checks every block of the journal in the data directory at `path`, and the chain. Changes nothing and takes no
-/// lock: of a journal that is being written to, the last block may look torn.
+/// Checks every block of the journal in the data directory at `path`, and the chain. Changes nothing. It shares the lock
+/// on the directory with other readers, so that no process writes meanwhile.
 ///
 /// Behind damage it goes on with the next whole block, so that the report tells the extent.
 ///
 /// # Errors
-/// [`StoreError::Format`] when there is no data directory, [`StoreError::UnsupportedVersion`] when a newer program
-/// wrote it, [`StoreError::Disk`] when the disk fails. Damage is no error but in the report.
+/// [`StoreError::Locked`] when a process has the directory open for writing, [`StoreError::Format`] when there is no data
+/// directory, [`StoreError::UnsupportedVersion`] when it has another format version, [`StoreError::Disk`] when the disk
+/// fails. Damage is no error but in the report.
 pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<VerifyReport, StoreError> {
-    let format = DirectoryFormat::load(&**disk, path)?.ok_or_else(|| StoreError::Format {
-        path: path.to_path_buf(),
-        defect: FormatDefect::Missing,
-    })?;
-    let scanner = Scanner::new(&**disk, path, &format);
+    Journal::open_read_only(Arc::clone(disk), path)?.verify()
+}
+
+/// See [`Journal::verify`].
+pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyReport, StoreError> {
     let mut report = VerifyReport::default();
-    let mut from = ChainPoint::start(format.data_id);
+    let mut from = start;
     loop {
         let count = |header: &BlockHeader, _: Position, _: &[u8]| -> Result<(), Infallible> {
             report.count(header);
             Ok(())
         };
-        let corruption = match scanner.walk_from(from, count) {
+        let corruption = match scanner.walk_from(from, 0, count) {
             Ok(tail) => {
                 report.end = Some(tail.end);
                 report.torn = tail.torn;
+                report.clean = tail.clean;
                 return Ok(report);
             }
             Err(ScanError::Visitor(never)) => match never {},
             Err(ScanError::Store(StoreError::Corrupt(corruption))) => corruption,
             Err(ScanError::Store(error)) => return Err(error),
         };
-        let next = whole_block_after(&scanner, &corruption)?;
+        let next = whole_block_after(scanner, &corruption)?;
         report.note(corruption);
         match next {
             Some(next) if report.further_damages.len() < FURTHER_DAMAGES_MAX => from = next,
@@ -116,6 +121,8 @@ fn whole_block_after(
         CorruptionKind::NoBlock { .. }
         | CorruptionKind::StrayBytes { .. }
         | CorruptionKind::TooShort { .. }
+        | CorruptionKind::NotTheStopsBlock
+        | CorruptionKind::WrittenAfterStop { .. }
         | CorruptionKind::NotTheCheckpointsBlock => return Ok(None),
     };
     let header = scanner.header_at(position)?.ok();

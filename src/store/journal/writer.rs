@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::{
     block::{BlockBuffer, BlockHash, BlockHeader, BlockMeta, DataId},
+    clean_stop,
     directory::DataDirectory,
     disk::DiskFile,
     error::StoreError,
@@ -28,7 +29,19 @@ pub struct JournalWriter {
     active_segment: u32,
     active: Arc<dyn DiskFile>,
     end: ChainPoint,
+    marker: Marker,
     poisoned: bool,
+}
+
+/// Whether there is a marker of a clean stop, as the writer knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// There is none.
+    Absent,
+    /// It marks the end of the journal.
+    Here,
+    /// It marks another place, or can't be read.
+    Elsewhere,
 }
 
 /// What an append did. The block is durable.
@@ -54,10 +67,13 @@ pub struct AppendReceipt {
 
 impl JournalWriter {
     /// A writer that goes on at `end`, whose segment exists.
+    ///
+    /// The marker stays until the first append: a process that appends nothing leaves the stop as clean as it was.
     pub(super) fn new(
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
         end: ChainPoint,
+        marker: Marker,
     ) -> Result<Self, StoreError> {
         let active_segment = end.position.segment();
         Ok(JournalWriter {
@@ -67,6 +83,7 @@ impl JournalWriter {
             geometry: directory.geometry(),
             active_segment,
             end,
+            marker,
             poisoned: false,
         })
     }
@@ -91,6 +108,10 @@ impl JournalWriter {
             "the block was placed elsewhere than the journal ends"
         );
         let header = self.header(meta, block)?;
+        if self.marker != Marker::Absent {
+            clean_stop::remove(self.pool.disk(), self.pool.journal())?;
+            self.marker = Marker::Absent;
+        }
         let block_hash = block.seal(&header);
         let segment_started = meta.position.segment() != self.active_segment;
         if segment_started {
@@ -119,13 +140,31 @@ impl JournalWriter {
         })
     }
 
+    /// Marks that the journal ends here, in order, and takes no more blocks: the next start then knows which block was
+    /// durable last, and can tell damage to it from a write that a crash cut short.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`] when an append failed, or this was done before: what is durable may be unknown.
+    /// [`StoreError::Disk`] when the disk refuses; then there is no marker, or a right one.
+    pub fn finish(&mut self) -> Result<(), StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        self.poisoned = true;
+        if self.marker != Marker::Here {
+            clean_stop::write(self.pool.disk(), self.pool.journal(), self.data_id, &self.end)?;
+            self.marker = Marker::Here;
+        }
+        Ok(())
+    }
+
     /// Where the journal stands after the last durable block. A checkpoint of the state after that block stores it.
     #[must_use]
     pub fn end(&self) -> ChainPoint {
         self.end
     }
 
-    /// Whether an append failed, so that none is taken any more.
+    /// Whether an append failed, or the journal is finished, so that no block is taken any more.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poisoned

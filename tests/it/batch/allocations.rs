@@ -61,7 +61,7 @@ impl Rig {
         assert!(self.intake.due().is_some());
         let answers = self.claimed.drain(..).map(|one| (one.reply, one.item.0));
         self.answers.extend(answers);
-        self.answerer.answer_all(&mut self.answers);
+        self.answerer.answer_all(self.answers.drain(..));
         for (number, future) in [(0, first), (1, second)] {
             let Poll::Ready(answer) = future.poll(&mut context) else {
                 panic!("not answered");

@@ -20,6 +20,13 @@ fn every_bound_is_checked_seed_cb29() {
         ("min_batches", |config| config.min_batches = 0),
         ("overdue_rounds", |config| config.overdue_rounds = 0),
         ("overdue_rounds", |config| config.overdue_rounds = 8),
+        ("stall_rate", |config| config.stall_rate = 0.0),
+        ("stall_rate", |config| config.stall_rate = 1.01),
+        ("min_overdue", |config| config.min_overdue = 0),
+        ("stall_after", |config| {
+            config.stall_after = Some(Duration::from_millis(49))
+        }),
+        ("stall_after", |config| config.stall_after = Some(Duration::MAX)),
         ("consecutive_failures", |config| {
             config.consecutive_failures = Some(0)
         }),

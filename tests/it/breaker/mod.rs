@@ -4,6 +4,7 @@
 mod accounting;
 mod allocations;
 mod config;
+mod hang;
 mod operation;
 mod recovery;
 mod registry;

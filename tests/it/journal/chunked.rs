@@ -89,7 +89,8 @@ proptest! {
         }
         disk.crash();
         let (_journal, files) = files(&disk);
-        let (number, mut reader) = files.open_newest_valid().unwrap().unwrap();
+        let number = files.newest_valid().unwrap().unwrap();
+        let mut reader = files.open_number(number).unwrap();
         prop_assert!(number == 2 || operations < 11);
         prop_assert!(number == 1 || operations >= 9);
         prop_assert_eq!(read(&mut reader), sample(number));
@@ -106,17 +107,29 @@ fn every_flipped_bit_makes_way_for_the_older_file() {
     let bits = disk.contents(&path(2)).len() as u64 * 8;
     for bit in 0..bits {
         disk.flip_bit(&path(2), bit);
-        let newest = files.open_newest_valid();
+        let newest = files.newest_valid();
         assert!(
-            matches!(
-                newest,
-                Ok(Some((1, _))) | Err(StoreError::UnsupportedVersion { .. })
-            ),
+            matches!(newest, Ok(Some(1)) | Err(StoreError::UnsupportedVersion { .. })),
             "bit {bit}"
         );
         disk.flip_bit(&path(2), bit);
     }
-    assert!(matches!(files.open_newest_valid(), Ok(Some((2, _)))));
+    assert!(matches!(files.newest_valid(), Ok(Some(2))));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_makes_way_for_the_older_one() {
+    let disk = SimDisk::new(11);
+    let (_journal, files) = files(&disk);
+    write(&files, 1, &sample(1)).unwrap();
+    write(&files, 2, &sample(2)).unwrap();
+    disk.fail_reads_of(&path(2));
+    assert_eq!(files.newest_valid().unwrap(), Some(1));
+    // The content of the older one is not what the reader can use: then there is none.
+    let refused = files.newest(|_, reader| Err::<(), _>(reader.malformed("what is wanted")));
+    assert_eq!(refused.unwrap(), None);
+    disk.fail_reads_of(&path(1));
+    assert_eq!(files.newest_valid().unwrap(), None);
 }
 
 #[test]
@@ -167,7 +180,7 @@ fn a_newer_file_is_not_passed_over() {
         let checksum = crc32c::crc32c(&contents[..60]);
         contents[60..64].copy_from_slice(&checksum.to_le_bytes());
     });
-    let error = files.open_newest_valid().unwrap_err();
+    let error = files.newest_valid().unwrap_err();
     assert!(
         matches!(
             error,
@@ -189,7 +202,7 @@ fn an_unfinished_file_leaves_nothing_and_a_finished_one_replaces() {
     writer.write_chunk(b"given up").unwrap();
     drop(writer);
     assert!(files.numbers().unwrap().is_empty());
-    assert!(files.open_newest_valid().unwrap().is_none());
+    assert!(files.newest_valid().unwrap().is_none());
     assert!(
         !disk
             .snapshot()

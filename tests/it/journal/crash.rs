@@ -16,6 +16,8 @@ enum Step {
     Crash,
     /// The process is killed.
     Restart,
+    /// The process stops in order, and then the machine loses power.
+    Stop,
     /// The machine loses power in the course of one of the next operations.
     PowerOff {
         operations: u64,
@@ -34,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Prepare),
         1 => Just(Step::Crash),
         1 => Just(Step::Restart),
+        1 => Just(Step::Stop),
         2 => (0_u64..30).prop_map(|operations| Step::PowerOff { operations }),
         1 => (0_u64..10).prop_map(|syncs| Step::FailSync { syncs }),
         1 => (0_u64..20_000).prop_map(|free_bytes| Step::Fill { free_bytes }),
@@ -72,6 +75,11 @@ impl Model {
             }
             Step::Crash => self.stop(SimDisk::crash),
             Step::Restart => self.stop(SimDisk::restart),
+            Step::Stop => {
+                // It may fail like everything else; then the stop was not a clean one.
+                self.running.as_mut().map(|running| running.writer.finish());
+                self.stop(SimDisk::crash);
+            }
             Step::PowerOff { operations } => self.disk.power_off_after(operations),
             Step::FailSync { syncs } => self.disk.fail_sync_after(syncs),
             Step::Fill { free_bytes } => self.disk.set_free_bytes(free_bytes),
@@ -139,6 +147,7 @@ impl Model {
         self.open();
         let blocks = self.acknowledged.len() as u64;
         self.append(8);
+        self.stop(SimDisk::restart);
         let report = verify(&self.disk.handle(), &data()).unwrap();
         assert!(report.is_intact(), "{report:?}");
         assert_eq!((report.blocks, report.torn), (blocks + 1, None));

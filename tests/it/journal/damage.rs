@@ -120,7 +120,7 @@ fn the_message_tells_where_what_and_what_to_do() {
         refused(&disk).to_string(),
         "journal segment 1 (/data/journal/0000000001.segment), offset 328, block 24: the checksum of the body is \
          wrong, but the later block 25 is at 1:656. Nothing was changed. `tally verify` lists the extent of the \
-         damage; `tally restore` rebuilds the directory from a backup"
+         damage; restore the directory from a backup (docs/operations.md)"
     );
 }
 

@@ -12,7 +12,8 @@ fn a_directory_is_open_once_at_a_time() {
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the data directory is in use by another process: /data/LOCK is locked"
+        "the data directory /data is in use by another process, which holds the lock on it; one process at a time may \
+         serve it, or any number may verify it"
     );
     drop(running);
     assert!(Running::open(&disk.handle()).is_ok());

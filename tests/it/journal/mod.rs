@@ -1,12 +1,14 @@
 //! The journal against a disk that fails in every way it can.
 
 mod chunked;
+mod clean_stop;
 mod crash;
 mod damage;
 mod directory;
 mod faults;
 mod fixture;
 mod real_disk;
+mod scrub;
 mod segments;
 mod verify;
 

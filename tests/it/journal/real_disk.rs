@@ -33,6 +33,7 @@ fn a_journal_survives_its_process() {
     running.reader.read_block(positions[13], &mut read).unwrap();
     assert_eq!(read, body(13, 1000));
     running.append(b"goes on").unwrap();
+    drop(running);
     let report = verify(&disk(), &path).unwrap();
     assert!(report.is_intact());
     assert_eq!(report.blocks, 21);
@@ -63,7 +64,8 @@ fn chunked_files_are_found_again() {
         writer.write_chunk(&body(number, 5000)).unwrap();
         writer.finish().unwrap();
     }
-    let (number, mut reader) = files.open_newest_valid().unwrap().unwrap();
+    let number = files.newest_valid().unwrap().unwrap();
+    let mut reader = files.open_number(number).unwrap();
     let mut chunk = Vec::new();
     assert!(reader.next_chunk(&mut chunk).unwrap());
     assert_eq!((number, &chunk), (2, &body(2, 5000)));

@@ -1,8 +1,8 @@
 //! `verify` tells everything and touches nothing.
 
-use tally::store::journal::{BlockDefect, CorruptionKind, Disk, StoreError, VerifyReport, verify};
+use tally::store::journal::{BlockDefect, CorruptionKind, Disk, Journal, StoreError, VerifyReport, verify};
 
-use super::{Running, data, segment_path};
+use super::{Running, data, scan, segment_path};
 use crate::support::sim_disk::SimDisk;
 
 fn journal_of(count: u64) -> SimDisk {
@@ -96,8 +96,41 @@ fn a_forged_block_is_named_and_the_rest_is_checked() {
 }
 
 #[test]
+fn readers_share_the_directory_and_exclude_the_writer() {
+    let disk = journal_of(3);
+    let running = Running::open(&disk.handle()).unwrap();
+    let error = verify(&disk.handle(), &data()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    drop(running);
+    let readers = [1, 2].map(|_| Journal::open_read_only(disk.handle(), &data()).unwrap());
+    assert!(verify(&disk.handle(), &data()).unwrap().is_intact());
+    let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    drop(readers);
+    Running::open(&disk.handle()).unwrap();
+}
+
+#[test]
+fn a_journal_that_is_open_for_reading_cannot_be_gone_on_with() {
+    let disk = journal_of(3);
+    disk.flip_bit(&segment_path(0), (2 * 328 + 200) * 8);
+    let files = disk.snapshot();
+    let journal = Journal::open_read_only(disk.handle(), &data()).unwrap();
+    let (seen, tail) = scan(&journal, journal.start(), 0).unwrap();
+    assert!(seen.len() == 2 && tail.torn.is_some());
+    let error = journal.resume(tail).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+    assert_eq!(disk.snapshot(), files);
+}
+
+#[test]
 fn where_there_is_no_data_directory_it_says_so() {
     let disk = SimDisk::new(1);
+    let error = verify(&disk.handle(), &data()).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Disk(error) if error.is_not_found()),
+        "{error}"
+    );
     disk.create_dir_all(&data()).unwrap();
     assert!(matches!(
         verify(&disk.handle(), &data()),

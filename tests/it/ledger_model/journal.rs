@@ -76,7 +76,8 @@ impl MemoryJournal {
         for (block, end) in self.blocks.iter().zip(ends.chain([self.bytes.len()])) {
             let mut reader = Reader::new(&self.bytes[block.start..end]);
             while !reader.is_empty() {
-                let framed = take_record(&mut reader)?;
+                let place = end - reader.rest().len();
+                let framed = take_record(&mut reader, place as u64)?;
                 entry += 1;
                 if entry >= from_entry {
                     ledger.replay(framed.record, entry, block.at(framed.ordinal).time)?;
@@ -99,7 +100,7 @@ impl Journal for MemoryJournal {
         let Some(&offset) = self.offset_by_id.get(id) else {
             return Ok(None);
         };
-        let framed = take_record(&mut Reader::new(&self.bytes[offset..])).unwrap();
+        let framed = take_record(&mut Reader::new(&self.bytes[offset..]), offset as u64).unwrap();
         let start = offset - framed.back as usize;
         // Empty blocks start where the next one does; the record is in the last of them.
         let block = self.blocks.iter().rfind(|block| block.start == start).unwrap();
@@ -126,10 +127,12 @@ impl Journal for MemoryJournal {
             assert_eq!(before, None, "{id} is recorded twice");
         }
         let body_start = self.last_block().start;
+        let place = self.bytes.len() as u64;
         put_record(
             &mut self.bytes,
             body_start,
             self.ordinal,
+            place,
             entry,
             &mut self.scratch,
         );

@@ -26,6 +26,7 @@ pub(super) struct Pair {
 pub(super) enum Validity {
     Now,
     LongAgo,
+    NotYet,
 }
 
 impl Authority {
@@ -44,7 +45,11 @@ impl Authority {
     }
 
     pub(super) fn server(&self, name: &str) -> Pair {
-        self.sign(name, ExtendedKeyUsagePurpose::ServerAuth, Validity::Now)
+        self.server_valid(name, Validity::Now)
+    }
+
+    pub(super) fn server_valid(&self, name: &str, validity: Validity) -> Pair {
+        self.sign(name, ExtendedKeyUsagePurpose::ServerAuth, validity)
     }
 
     pub(super) fn client(&self, name: &str, validity: Validity) -> Pair {
@@ -56,10 +61,11 @@ impl Authority {
             CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
-        if validity == Validity::LongAgo {
-            params.not_before = date_time_ymd(2001, 1, 1);
-            params.not_after = date_time_ymd(2002, 1, 1);
-        }
+        (params.not_before, params.not_after) = match validity {
+            Validity::Now => (params.not_before, params.not_after),
+            Validity::LongAgo => (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1)),
+            Validity::NotYet => (date_time_ymd(3001, 1, 1), date_time_ymd(3002, 1, 1)),
+        };
         let key = KeyPair::generate().unwrap();
         let pair = Pair {
             certificate: self.home.join(format!("{name}.crt")),

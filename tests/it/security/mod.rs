@@ -2,11 +2,17 @@
 
 mod abuse;
 mod admin;
+mod admin_crowd;
+mod audit;
 mod authority;
+mod clock;
 mod crowd;
+mod paths;
+mod revocation;
 mod slow;
 mod tls;
 mod tokens;
+mod watchers;
 
 use std::path::PathBuf;
 

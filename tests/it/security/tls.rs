@@ -19,7 +19,10 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::authority::{Authority, Pair, Validity};
-use crate::support::server::{ServerOptions, TestServer};
+use crate::support::{
+    operators::get,
+    server::{ServerOptions, TestServer},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -237,5 +240,70 @@ fn half_of_a_pair_and_files_that_are_no_certificates_keep_the_service_from_start
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(78), "{error}");
         assert!(error.contains(words), "{words:?} is not in {error:?}");
+    }
+}
+
+/// Copies a pair to where the server looks for its own, and has it read again.
+fn put(pair: &Pair, to: &Pair, server: &TestServer) {
+    fs::copy(&pair.key, &to.key).unwrap();
+    fs::copy(&pair.certificate, &to.certificate).unwrap();
+    server.hangup();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new) = (
+        Authority::new(home.path(), "old"),
+        Authority::new(home.path(), "new"),
+    );
+    let pair = old.server("server");
+    let server = server(&pair, None);
+    let stale = |value: u8| format!("tally_security_stale{{what=\"certificates\"}} {value}\n");
+    let not_after = "tally_certificate_not_after_timestamp_seconds";
+    let metrics = || async { get(&server, "/metrics").await.2 };
+    let before = metrics().await;
+    assert!(
+        before.contains(&stale(0)) && before.contains(not_after),
+        "{before}"
+    );
+    for (name, validity, told) in [
+        ("expired", Validity::LongAgo, "expired at 2002-01-01T00:00:00Z"),
+        (
+            "early",
+            Validity::NotYet,
+            "is not valid before 3001-01-01T00:00:00Z",
+        ),
+    ] {
+        put(&new.server_valid(name, validity), &pair, &server);
+        server.tells(told).await;
+        assert!(metrics().await.contains(&stale(1)), "{name}");
+        assert!(is_served(&client(&server, &old, None)).await, "{name}");
+        assert!(!is_served(&client(&server, &new, None)).await, "{name}");
+    }
+    put(&new.server("renewed"), &pair, &server);
+    while !is_served(&client(&server, &new, None)).await {
+        tokio::task::yield_now().await;
+    }
+    assert!(metrics().await.contains(&stale(0)));
+}
+
+#[tokio::test]
+async fn an_expired_certificate_at_the_start_is_told_and_gives_way_to_any_other() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let pair = ours.server_valid("server", Validity::LongAgo);
+    let server = server(&pair, None);
+    server.tells("clients will refuse the certificate").await;
+    server.tells("expired at 2002-01-01T00:00:00Z").await;
+    // 2002-01-01, as Prometheus writes it.
+    let expected = "tally_certificate_not_after_timestamp_seconds 1009843200\n";
+    let (_, _, text) = get(&server, "/metrics").await;
+    assert!(text.contains(expected), "{text}");
+    put(&ours.server_valid("early", Validity::NotYet), &pair, &server);
+    server.tells("is not valid before 3001-01-01T00:00:00Z").await;
+    put(&ours.server("renewed"), &pair, &server);
+    while !is_served(&client(&server, &ours, None)).await {
+        tokio::task::yield_now().await;
     }
 }

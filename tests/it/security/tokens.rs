@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 use super::{ADMIN, READ, WRITE, with_tokens};
 use crate::support::{in_process::pay, server::TestServer};
 
-fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
+pub(super) fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(token) = token {
         let value = format!("Bearer {token}").parse().unwrap();
@@ -22,7 +22,7 @@ fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
 }
 
 /// Code and reason of a refusal; the answers that got past the gate are told by their own.
-fn told<T>(answer: Result<T, Status>) -> (Code, String) {
+pub(super) fn told<T>(answer: Result<T, Status>) -> (Code, String) {
     match answer {
         Ok(_) => (Code::Ok, String::new()),
         Err(status) => {
@@ -112,12 +112,12 @@ async fn each_role_may_do_what_it_says_and_no_more() {
     // The audit names whose token it was.
     server.tells("\"token\":\"root\"").await;
     assert!(!server.stderr().contains(ADMIN), "and not the token");
-    // Health checks have no token.
+    // Health checks have no token; whoever watches holds memory and needs one.
     let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
-    health
-        .check(tonic_health::pb::HealthCheckRequest::default())
-        .await
-        .unwrap();
+    let request = tonic_health::pb::HealthCheckRequest::default();
+    health.check(request.clone()).await.unwrap();
+    assert_eq!(told(health.watch(request.clone()).await), nobody);
+    health.watch(with_token(request, Some(READ))).await.unwrap();
 }
 
 #[tokio::test]

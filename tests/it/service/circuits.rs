@@ -33,18 +33,18 @@ fn patient_threshold() -> CircuitBreakerConfig {
     }
 }
 
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// A service whose circuits' time stands still between steps.
-struct Frozen {
-    service: Service,
+pub(super) struct Frozen {
+    pub(super) service: Service,
     clock: Arc<ManualClock>,
     calls: JoinSet<Result<(), Status>>,
     sent: usize,
 }
 
 impl Frozen {
-    async fn start(breaker: CircuitBreakerConfig) -> Self {
+    pub(super) async fn start(breaker: CircuitBreakerConfig) -> Self {
         let clock = Arc::new(ManualClock::new(0));
         let circuits = CircuitOptions {
             clock: Some(clock.clone()),
@@ -66,7 +66,7 @@ impl Frozen {
     }
 
     /// Time passes for the circuits, and the host does what it does every tick.
-    fn tick(&self) {
+    pub(super) fn tick(&self) {
         self.clock.advance(TICK);
         self.service.engine.tick();
     }

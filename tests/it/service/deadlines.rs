@@ -23,7 +23,7 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
 }
 
 /// With `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
-fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
+pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
     request.metadata_mut().insert(
         "grpc-timeout",

@@ -1,13 +1,16 @@
 //! The service over a real socket, on a disk that can hang and fail.
 
+mod acknowledged;
 mod answers;
 mod checkpoints;
 mod circuits;
 mod deadlines;
 mod drain;
 mod durability;
+mod hangs;
 mod malformed;
 mod overload;
+mod streams;
 mod twins;
 
 use tonic::{Code, Status};

@@ -41,6 +41,7 @@ pub(crate) struct ServerOptions {
     listen: SocketAddr,
     env: Vec<(String, String)>,
     wrapper: Vec<String>,
+    home: Option<PathBuf>,
 }
 
 /// A running server. It is killed when this is dropped.
@@ -66,8 +67,10 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            env: Vec::new(),
+            // The disk of a busy machine stands still for longer than a service may. Tests of the circuits set their own.
+            env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
+            home: None,
         }
     }
 }
@@ -85,9 +88,19 @@ impl ServerOptions {
         self
     }
 
+    /// With its data below this directory.
+    pub(crate) fn home(mut self, home: &Path) -> Self {
+        self.home = Some(home.to_path_buf());
+        self
+    }
+
     /// Starts a server on a fresh data directory.
     pub(crate) fn start(self) -> TestServer {
-        let home = tempfile::tempdir().expect("a temporary directory");
+        let home = match &self.home {
+            Some(home) => tempfile::tempdir_in(home),
+            None => tempfile::tempdir(),
+        }
+        .expect("a temporary directory");
         let data = home.path().join("data");
         let Spawned {
             child,

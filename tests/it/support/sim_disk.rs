@@ -18,7 +18,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tally::store::journal::{Access, Disk, DiskError, DiskFile, DiskLock, Operation};
+use tally::store::journal::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation};
 
 use self::state::{SimContents, Stall, State};
 
@@ -56,12 +56,14 @@ struct SimFile {
     disk: SimDisk,
     path: PathBuf,
     file: u64,
+    access: Access,
     life: u64,
 }
 
 struct SimLock {
     disk: SimDisk,
     path: PathBuf,
+    kind: LockKind,
     life: u64,
 }
 
@@ -69,6 +71,8 @@ struct SimLock {
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// The number of Linux and others for an input/output error.
 const EIO: i32 = 5;
+/// That for a file that is not open for what is asked.
+const EBADF: i32 = 9;
 
 // ===== impl SimDisk: what tests do to it =====
 
@@ -81,6 +85,18 @@ impl SimDisk {
                 changed: Condvar::new(),
             }),
         }
+    }
+
+    /// A disk that holds these files, durably.
+    pub(crate) fn holding(seed: u64, files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        let disk = SimDisk::new(seed);
+        {
+            let mut state = disk.shared.state.lock();
+            for (path, contents) in files {
+                state.hold(path, contents);
+            }
+        }
+        disk
     }
 
     /// As what the code under test takes.
@@ -116,6 +132,16 @@ impl SimDisk {
         self.shared.state.lock().faults.failing = Some(path.to_path_buf());
     }
 
+    /// Every read of that file fails from now on.
+    pub(crate) fn fail_reads_of(&self, path: &Path) {
+        self.shared
+            .state
+            .lock()
+            .faults
+            .unreadable
+            .insert(path.to_path_buf());
+    }
+
     /// The power goes in the course of the operation after the next `operations` ones that change something.
     pub(crate) fn power_off_after(&self, operations: u64) {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
@@ -134,6 +160,12 @@ impl SimDisk {
     /// Lets held-up syncs go on.
     pub(crate) fn release_syncs(&self) {
         self.shared.state.lock().faults.stalled = None;
+        self.shared.changed.notify_all();
+    }
+
+    /// Lets one held-up sync go on, this one or the next. Others are held up as before.
+    pub(crate) fn release_one_sync(&self) {
+        self.shared.state.lock().faults.syncs_let_go += 1;
         self.shared.changed.notify_all();
     }
 
@@ -230,17 +262,19 @@ impl Disk for SimDisk {
             disk: self.clone(),
             path: path.to_path_buf(),
             file,
+            access: Access::ReadWrite,
             life: state.life,
         }))
     }
 
-    fn open(&self, path: &Path, _: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
         let state = self.begin(Operation::Open, path)?;
         let file = state.find(Operation::Open, path)?;
         Ok(Arc::new(SimFile {
             disk: self.clone(),
             path: path.to_path_buf(),
             file,
+            access,
             life: state.life,
         }))
     }
@@ -297,14 +331,21 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
-        let mut state = self.begin(Operation::Lock, path)?;
+    fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
+        let mut state = self.begin(Operation::Lock, dir)?;
+        if !state.directories.contains(dir) {
+            return Err(DiskError::new(
+                Operation::Lock,
+                dir,
+                io::ErrorKind::NotFound.into(),
+            ));
+        }
         let life = state.life;
-        let free = state.locked.insert(path.to_path_buf());
-        Ok(free.then(|| -> Box<dyn DiskLock> {
+        Ok(state.lock(dir, kind).then(|| -> Box<dyn DiskLock> {
             Box::new(SimLock {
                 disk: self.clone(),
-                path: path.to_path_buf(),
+                path: dir.to_path_buf(),
+                kind,
                 life,
             })
         }))
@@ -344,6 +385,9 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError> {
         let state = self.begin(Operation::Read)?;
+        if state.faults.unreadable.contains(&self.path) {
+            return Err(self.failed(Operation::Read, io::Error::from_raw_os_error(EIO)));
+        }
         let view = &state.files[&self.file].view;
         let start = usize::try_from(offset).unwrap().min(view.len());
         let length = bytes.len().min(view.len() - start);
@@ -353,6 +397,9 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let mut state = self.begin(Operation::Write)?;
+        if self.access == Access::Read {
+            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EBADF)));
+        }
         let length_before = state.files[&self.file].view.len() as u64;
         let growth = (offset + bytes.len() as u64).saturating_sub(length_before);
         let missing = state
@@ -386,10 +433,10 @@ impl DiskFile for SimFile {
         if state.faults.holds_up(&self.path) {
             state.faults.waiting_syncs += 1;
             self.disk.shared.changed.notify_all();
-            self.disk
-                .shared
-                .changed
-                .wait_while(&mut state, |state| state.faults.holds_up(&self.path));
+            self.disk.shared.changed.wait_while(&mut state, |state| {
+                state.faults.holds_up(&self.path) && state.faults.syncs_let_go == 0
+            });
+            state.faults.syncs_let_go = state.faults.syncs_let_go.saturating_sub(1);
             state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
         }
         if state.life != self.life || state.power_goes() {
@@ -449,7 +496,7 @@ impl Drop for SimLock {
     fn drop(&mut self) {
         let mut state = self.disk.shared.state.lock();
         if state.life == self.life {
-            state.locked.remove(&self.path);
+            state.unlock(&self.path, self.kind);
         }
     }
 }

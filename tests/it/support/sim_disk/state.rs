@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tally::store::journal::{DiskError, Operation};
+use tally::store::journal::{DiskError, LockKind, Operation};
 
 use super::TraceEvent;
 
@@ -20,7 +20,8 @@ pub(super) struct State {
     unsynced_names: Vec<NameChange>,
     pub(super) files: BTreeMap<u64, SimContents>,
     pub(super) next_file: u64,
-    pub(super) locked: BTreeSet<PathBuf>,
+    /// Locked directories, with the number of shared locks; 0 for an exclusive one.
+    locked: BTreeMap<PathBuf, usize>,
     pub(super) faults: Faults,
     pub(super) trace: VecDeque<TraceEvent>,
 }
@@ -31,10 +32,14 @@ pub(super) struct Faults {
     pub(super) syncs_before_failure: Option<u64>,
     /// A file whose syncs fail.
     pub(super) failing: Option<PathBuf>,
+    /// Files whose reads fail.
+    pub(super) unreadable: BTreeSet<PathBuf>,
     pub(super) operations_before_power_off: Option<u64>,
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
     pub(super) waiting_syncs: usize,
+    /// Held-up syncs that may go on though others are held up.
+    pub(super) syncs_let_go: usize,
 }
 
 /// Which syncs are held up.
@@ -78,10 +83,26 @@ impl State {
             unsynced_names: Vec::new(),
             files: BTreeMap::new(),
             next_file: 0,
-            locked: BTreeSet::new(),
+            locked: BTreeMap::new(),
             faults: Faults::default(),
             trace: VecDeque::new(),
         }
+    }
+
+    /// Puts a durable file there.
+    pub(super) fn hold(&mut self, path: &Path, contents: &[u8]) {
+        let file = self.next_file;
+        self.next_file += 1;
+        let parents = path.ancestors().skip(1).map(Path::to_path_buf);
+        self.directories.extend(parents);
+        let contents = SimContents {
+            view: contents.to_vec(),
+            durable: contents.to_vec(),
+            unsynced: Vec::new(),
+        };
+        self.files.insert(file, contents);
+        self.names.insert(path.to_path_buf(), file);
+        self.durable_names.insert(path.to_path_buf(), file);
     }
 
     /// Loses what a crash loses.
@@ -99,6 +120,29 @@ impl State {
         self.life += 1;
         self.locked.clear();
         self.faults = Faults::default();
+    }
+
+    /// Locks a directory, unless another lock excludes this one.
+    pub(super) fn lock(&mut self, dir: &Path, kind: LockKind) -> bool {
+        match (self.locked.get_mut(dir), kind) {
+            (None, LockKind::Shared) => self.locked.insert(dir.to_path_buf(), 1).is_none(),
+            (None, LockKind::Exclusive) => self.locked.insert(dir.to_path_buf(), 0).is_none(),
+            (Some(shared), LockKind::Shared) if *shared > 0 => {
+                *shared += 1;
+                true
+            }
+            (Some(_), LockKind::Shared | LockKind::Exclusive) => false,
+        }
+    }
+
+    pub(super) fn unlock(&mut self, dir: &Path, kind: LockKind) {
+        let shared = self.locked.get_mut(dir).unwrap();
+        match kind {
+            LockKind::Shared if *shared > 1 => *shared -= 1,
+            LockKind::Shared | LockKind::Exclusive => {
+                self.locked.remove(dir);
+            }
+        }
     }
 
     pub(super) fn find(&self, operation: Operation, path: &Path) -> Result<u64, DiskError> {

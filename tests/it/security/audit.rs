@@ -1,0 +1,58 @@
+//! What administrators do is logged, whatever the log's filter says.
+
+use http::{Method, StatusCode};
+use tally::proto::{
+    CircuitMode, SetCircuitModeRequest, engine_service_client::EngineServiceClient,
+    set_circuit_mode_request::Change,
+};
+
+use super::{ADMIN, token_lines, tokens::with_token};
+use crate::support::{operators::ask, server::ServerOptions};
+
+#[tokio::test]
+async fn no_filter_silences_the_events_of_administrators() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("tokens");
+    std::fs::write(&file, token_lines()).unwrap();
+    // Not at the start either.
+    let server = ServerOptions::default()
+        .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
+        .env("TALLY__TELEMETRY__LOG", "off")
+        .start();
+    let mut before = "off";
+    for after in [
+        "error",
+        "off",
+        "tally::audit=off",
+        "tally::audit[{token}]=off,off",
+        "info",
+        "off",
+    ] {
+        let (status, _, text) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), after).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{text}");
+        server
+            .tells(&format!(
+                "\"token\":\"root\",\"before\":\"{before}\",\"after\":\"{after}\""
+            ))
+            .await;
+        before = after;
+    }
+    let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
+    let request = SetCircuitModeRequest {
+        change: Some(Change::Mode(CircuitMode::Auto.into())),
+        comment: "while the log is off".to_owned(),
+        ..SetCircuitModeRequest::default()
+    };
+    engine
+        .set_circuit_mode(with_token(request, Some(ADMIN)))
+        .await
+        .unwrap();
+    server.tells("while the log is off").await;
+    // Who may call was changed.
+    let fewer = token_lines().lines().skip(1).collect::<Vec<_>>().join("\n");
+    std::fs::write(&file, fewer).unwrap();
+    server.hangup();
+    server.tells("\"before\":3,\"after\":2").await;
+    // The filter is in force all the same.
+    assert!(!server.stderr().contains("read again"), "{}", server.stderr());
+}

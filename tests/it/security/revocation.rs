@@ -1,0 +1,307 @@
+//! Tokens that are taken back: nobody may call who is not in the file, and a stream that is open ends.
+
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+
+use tally::{
+    proto::{
+        CreateAccountRequest, GetTransactionRequest, StreamTransactionsRequest, StreamTransactionsResponse,
+        WatchCircuitStatsRequest, account_service_client::AccountServiceClient,
+        engine_service_client::EngineServiceClient, transaction_result::Outcome,
+        transaction_service_client::TransactionServiceClient,
+    },
+    security::hash_hex,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{
+    ADMIN, READ, WRITE, token_lines,
+    tokens::{told, with_token},
+    with_tokens,
+};
+use crate::support::{
+    in_process::{account, pay},
+    operators::get,
+    server::{BINARY, TestServer},
+};
+
+/// How long something may take that has to come; never what is measured.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Far more than a stream answers until it has noticed that its token was taken back.
+const ANSWERS_MAX: usize = 100_000;
+
+/// How a stream ends, which it has to.
+async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
+    let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
+    match ended.expect("the stream ends") {
+        Err(status) => status,
+        Ok(_) => panic!("an answer, or a good end"),
+    }
+}
+
+async fn channel(server: &TestServer) -> Channel {
+    let channel = Channel::from_shared(server.endpoint()).unwrap();
+    channel.connect().await.unwrap()
+}
+
+async fn create_accounts(channel: &Channel) {
+    let mut accounts = AccountServiceClient::new(channel.clone());
+    for id in ["a", "b"] {
+        let request = CreateAccountRequest {
+            account: Some(account(id)),
+        };
+        accounts
+            .create_account(with_token(request, Some(ADMIN)))
+            .await
+            .unwrap();
+    }
+}
+
+/// Whether the ledger knows the transaction.
+async fn is_known(channel: &Channel, id: &str) -> bool {
+    let mut client = TransactionServiceClient::new(channel.clone());
+    let request = GetTransactionRequest {
+        transaction_id: id.to_owned(),
+    };
+    match client.get_transaction(with_token(request, Some(ADMIN))).await {
+        Ok(_) => true,
+        Err(status) if status.code() == Code::NotFound => false,
+        Err(status) => panic!("{status:?}"),
+    }
+}
+
+/// Code and reason of a call with a token.
+async fn call(channel: &Channel, token: &str) -> (Code, String) {
+    let request = tally::proto::GetCircuitStatsRequest {};
+    let mut client = EngineServiceClient::new(channel.clone());
+    told(client.get_circuit_stats(with_token(request, Some(token))).await)
+}
+
+fn line(role: &str, token: &str) -> String {
+    format!("{role} somebody {}\n", hash_hex(token.as_bytes()))
+}
+
+/// Puts a new file in the place of the old one at once, and has it read.
+fn replace(file: &Path, text: &str, server: &TestServer) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, file).unwrap();
+    server.hangup();
+}
+
+#[tokio::test]
+async fn an_empty_file_lets_nobody_in_and_one_that_is_gone_changes_nothing() {
+    let (server, _home, file) = with_tokens();
+    let channel = channel(&server).await;
+    let ok = (Code::Ok, String::new());
+    let stale = |value: u8| format!("tally_security_stale{{what=\"tokens\"}} {value}\n");
+    assert_eq!(call(&channel, READ).await, ok);
+
+    std::fs::rename(&file, file.with_extension("away")).unwrap();
+    server.hangup();
+    server.tells("the old ones stay in force").await;
+    assert_eq!(call(&channel, READ).await, ok);
+    let (_, _, text) = get(&server, "/metrics").await;
+    assert!(
+        text.contains(&stale(1)) && text.contains("tally_tokens 3\n"),
+        "{text}"
+    );
+    std::fs::rename(file.with_extension("away"), &file).unwrap();
+    server.hangup();
+    server.tells("the files are those in force again").await;
+    assert!(get(&server, "/metrics").await.2.contains(&stale(0)));
+
+    replace(&file, "", &server);
+    server.tells("has no token in it: nobody may call").await;
+    for token in [READ, WRITE, ADMIN, ""] {
+        assert_eq!(call(&channel, token).await.0, Code::Unauthenticated);
+    }
+    assert!(get(&server, "/metrics").await.2.contains("tally_tokens 0\n"));
+    // Whether it is up, everybody may ask.
+    let mut health = HealthClient::new(channel.clone());
+    health.check(HealthCheckRequest::default()).await.unwrap();
+
+    replace(&file, &token_lines(), &server);
+    server.tells("\"before\":0,\"after\":3").await;
+    assert_eq!(call(&channel, READ).await, ok);
+}
+
+#[test]
+fn a_file_that_is_not_there_keeps_the_service_from_starting() {
+    let home = tempfile::tempdir().unwrap();
+    let check = |file: &Path| {
+        let output = Command::new(BINARY)
+            .args(["serve", "--check"])
+            .env("TALLY__SECURITY__TOKENS_FILE", file)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let file = home.path().join("tokens");
+    let (code, text) = check(&file);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains(file.to_str().unwrap()), "{text}");
+    // No file at all, rather than no setting.
+    assert_eq!(check(Path::new("")).0, Some(78));
+    // A directory.
+    assert_eq!(check(home.path()).0, Some(78));
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(check(&file).0, Some(0), "empty: nobody may call");
+}
+
+/// A stream of transactions with a token.
+struct Open {
+    requests: mpsc::Sender<StreamTransactionsRequest>,
+    answers: Streaming<StreamTransactionsResponse>,
+}
+
+impl Open {
+    async fn with(channel: &Channel, token: &str) -> Self {
+        let (requests, receiver) = mpsc::channel(1024);
+        let mut client = TransactionServiceClient::new(channel.clone());
+        let opened = client
+            .stream_transactions(with_token(ReceiverStream::new(receiver), Some(token)))
+            .await;
+        Open {
+            requests,
+            answers: opened.unwrap().into_inner(),
+        }
+    }
+
+    /// Whether the transaction could be sent.
+    async fn send(&self, id: &str) -> bool {
+        let request = StreamTransactionsRequest {
+            transaction: Some(pay(id)),
+        };
+        self.requests.send(request).await.is_ok()
+    }
+
+    async fn books(&mut self, id: &str) {
+        assert!(self.send(id).await);
+        let answer = self.answers.message().await.unwrap().unwrap();
+        let outcome = answer.result.unwrap().outcome.unwrap();
+        assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_stream_ends_when_its_token_is_taken_back_and_only_then() {
+    let (server, _home, file) = with_tokens();
+    let channel = channel(&server).await;
+    create_accounts(&channel).await;
+    let (root, reader) = (line("admin", ADMIN), line("read", READ));
+    for (name, without, expected) in [
+        ("gone", String::new(), (Code::Unauthenticated, "UNAUTHENTICATED")),
+        ("less", line("read", WRITE), (Code::PermissionDenied, "FORBIDDEN")),
+    ] {
+        replace(&file, &[root.clone(), line("write", WRITE)].concat(), &server);
+        while call(&channel, WRITE).await.0 != Code::Ok || call(&channel, READ).await.0 == Code::Ok {
+            tokio::task::yield_now().await;
+        }
+        let mut open = Open::with(&channel, WRITE).await;
+        open.books(&format!("{name}-before")).await;
+        // Another token comes; the stream goes on.
+        replace(
+            &file,
+            &[root.clone(), line("write", WRITE), reader.clone()].concat(),
+            &server,
+        );
+        while call(&channel, READ).await.0 != Code::Ok {
+            tokio::task::yield_now().await;
+        }
+        open.books(&format!("{name}-between")).await;
+
+        // The stream is idle when its token goes.
+        replace(&file, &[root.clone(), without].concat(), &server);
+        let ended = end_of(&mut open.answers).await;
+        // `told` looks whether it was executed.
+        assert_eq!(
+            told::<()>(Err(ended)),
+            (expected.0, expected.1.to_owned()),
+            "{name}"
+        );
+    }
+    assert!(is_known(&channel, "gone-between").await);
+}
+
+#[tokio::test]
+async fn what_a_stream_was_not_answered_when_its_token_was_taken_back_was_not_executed() {
+    let (server, _home, file) = with_tokens();
+    let channel = channel(&server).await;
+    create_accounts(&channel).await;
+    let mut open = Open::with(&channel, WRITE).await;
+    open.books("first").await;
+    let sending = tokio::spawn({
+        let requests = open.requests.clone();
+        async move {
+            let mut sent = 0_usize;
+            loop {
+                let request = StreamTransactionsRequest {
+                    transaction: Some(pay(&format!("t-{sent}"))),
+                };
+                if requests.send(request).await.is_err() {
+                    return sent;
+                }
+                sent += 1;
+            }
+        }
+    });
+    let (mut answered, mut refused) = (BTreeSet::new(), 0);
+    let status = loop {
+        let next = tokio::time::timeout(PATIENCE, open.answers.message()).await;
+        match next.expect("an answer, or the end") {
+            Err(status) => break status,
+            Ok(answer) => {
+                let result = answer.expect("the stream does not end well").result.unwrap();
+                match result.outcome.unwrap() {
+                    Outcome::Committed(_) => {
+                        assert_eq!(refused, 0, "{} behind a hole", result.transaction_id);
+                        answered.insert(result.transaction_id);
+                    }
+                    Outcome::Error(error) => {
+                        assert_eq!(error.code, Code::Unauthenticated as i32, "{error:?}");
+                        refused += 1;
+                    }
+                }
+                assert!(answered.len() < ANSWERS_MAX, "the stream goes on");
+                // In the middle of it.
+                if answered.len() == 500 {
+                    replace(&file, &line("admin", ADMIN), &server);
+                }
+            }
+        }
+    };
+    assert_eq!(told::<()>(Err(status)).0, Code::Unauthenticated);
+    drop(open);
+    let sent = sending.await.unwrap();
+    assert!(answered.len() >= 500 && sent >= answered.len());
+    for number in 0..sent {
+        let id = format!("t-{number}");
+        assert_eq!(is_known(&channel, &id).await, answered.contains(&id), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn watchers_end_when_their_token_is_taken_back() {
+    let (server, _home, file) = with_tokens();
+    let channel = channel(&server).await;
+    let request = with_token(WatchCircuitStatsRequest::default(), Some(READ));
+    let mut engine = EngineServiceClient::new(channel.clone());
+    let mut circuits = engine.watch_circuit_stats(request).await.unwrap().into_inner();
+    circuits.message().await.unwrap().expect("a snapshot");
+    let request = with_token(HealthCheckRequest::default(), Some(READ));
+    let mut health = HealthClient::new(channel.clone());
+    let mut health = health.watch(request).await.unwrap().into_inner();
+    health.message().await.unwrap().expect("a state");
+    replace(&file, &line("admin", ADMIN), &server);
+    let ended = [end_of(&mut circuits).await, end_of(&mut health).await];
+    for status in ended {
+        assert_eq!(told::<()>(Err(status)).0, Code::Unauthenticated);
+    }
+}

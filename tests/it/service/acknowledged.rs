@@ -1,0 +1,289 @@
+//! What was acknowledged is there after a restart, whenever the disk failed: also when a command spans blocks, and the
+//! failure is first seen in the middle of it.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use tally::{
+    batch::FlushReason,
+    engine::EngineConfig,
+    proto::{
+        Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetTransactionRequest,
+        ProcessTransactionRequest, ProcessTransactionsRequest, transaction_result::Outcome,
+    },
+    store::embedded::StoreConfig,
+};
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+use super::{expected, told};
+use crate::support::{
+    in_process::{Service, account, patient_config, pay},
+    sim_disk::SimDisk,
+};
+
+/// A test that waits so long for a condition has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The only segment that the tests with a failure at a chosen place fill.
+const SEGMENT: &str = "/data/journal/0000000000.segment";
+/// The most metadata: a block has room for about 1970 transactions with as much.
+const METADATA_BYTES: usize = 1020;
+
+/// Blocks of 2 MiB, and a segment for all of them.
+fn one_segment() -> EngineConfig {
+    EngineConfig {
+        store: StoreConfig {
+            segment_bytes: 32 << 20,
+            block_bytes_max: 2 << 20,
+        },
+        ..patient_config()
+    }
+}
+
+fn metadata() -> BTreeMap<String, String> {
+    BTreeMap::from([("note".to_owned(), "x".repeat(METADATA_BYTES))])
+}
+
+fn bulk(name: &str, count: usize) -> ProcessTransactionsRequest {
+    let transaction = |number| ProcessTransactionRequest {
+        metadata: metadata(),
+        ..pay(&format!("{name}:{number}"))
+    };
+    ProcessTransactionsRequest {
+        transactions: (0..count).map(transaction).collect(),
+    }
+}
+
+fn many_accounts(name: &str) -> BatchCreateAccountsRequest {
+    let request = |number| {
+        let account = Account {
+            metadata: metadata(),
+            ..account(&format!("{name}:{number}"))
+        };
+        CreateAccountRequest {
+            account: Some(account),
+        }
+    };
+    BatchCreateAccountsRequest {
+        requests: (0..1000).map(request).collect(),
+    }
+}
+
+/// The sequences of those that were committed, by their places.
+type Sequences = Vec<(usize, i64)>;
+
+async fn process(service: &Service, request: ProcessTransactionsRequest) -> Result<Sequences, Status> {
+    let answer = service.transactions().await.process_transactions(request).await?;
+    let results = answer.into_inner().results.into_iter().enumerate();
+    Ok(results
+        .filter_map(|(place, result)| match result.outcome? {
+            Outcome::Committed(committed) => Some((place, committed.sequence)),
+            Outcome::Error(_) => None,
+        })
+        .collect())
+}
+
+async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(PATIENCE, holds).await.is_ok(),
+        "waited in vain for {what}"
+    );
+}
+
+async fn wait_for_stalled_sync(disk: &SimDisk) {
+    let disk = disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+        .await
+        .unwrap();
+}
+
+/// EXEC has filled so many blocks in the middle of commands: with three, one is being written, one waits, and EXEC waits
+/// to hand over the third.
+async fn wait_for_full_blocks(service: &Service, blocks: u64) {
+    let full = || service.engine.stats().batch.flushed(FlushReason::Bytes);
+    wait_until("full blocks", || full() >= blocks).await;
+    assert_eq!(full(), blocks);
+}
+
+fn not_acknowledged<T>(answer: Result<T, Status>) -> Status {
+    answer.err().expect("acknowledged, and not written")
+}
+
+/// What is being written fails.
+fn fail(disk: &SimDisk) {
+    disk.fail_syncs_of(Path::new(SEGMENT));
+    disk.release_syncs();
+}
+
+/// The power goes as well, and the service starts again on what is left.
+async fn after_power_off(service: Service, config: &EngineConfig) -> Service {
+    let disk = service.stop().await;
+    disk.crash();
+    Service::start_on(disk, config).await
+}
+
+async fn is_known(service: &Service, id: &str) -> bool {
+    let request = GetTransactionRequest {
+        transaction_id: id.to_owned(),
+    };
+    match service.transactions().await.get_transaction(request).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(status.code(), Code::NotFound, "{status:?}");
+            false
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
+    let service = Service::start(&one_segment()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs_of(Path::new(SEGMENT));
+    let (bulk_of_five_blocks, disk) = (bulk("t", 8192), service.disk.clone());
+    let failing = async {
+        wait_for_full_blocks(&service, 3).await;
+        fail(&disk);
+    };
+    let (answer, ()) = tokio::join!(process(&service, bulk_of_five_blocks), failing);
+    let status = not_acknowledged(answer);
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "STORE_FAILED", "unknown")
+    );
+    assert_eq!(service.engine.stats().unknown_outcomes, 1);
+    let service = after_power_off(service, &one_segment()).await;
+    // The same request settles what was unknown, without applying anything twice.
+    let sequences = process(&service, bulk("t", 8192)).await.unwrap();
+    assert!(sequences.into_iter().eq((0..8192).zip(1..)));
+}
+
+/// The failure is first seen when the accounts, which must be in one block, do not fit the open one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
+    let service = Service::start(&one_segment()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs_of(Path::new(SEGMENT));
+    let disk = service.disk.clone();
+    // EXEC writes a lone transaction itself; what comes meanwhile is taken together.
+    let mut lone = service.transactions().await;
+    let lone = async { lone.process_transaction(pay("lone")).await };
+    let mut accounts = service.accounts().await;
+    let driver = async {
+        wait_for_stalled_sync(&disk).await;
+        let depth = || service.engine.stats().batch.queue_depth;
+        let bulk_of_three_blocks_and_a_half = process(&service, bulk("t", 7300));
+        let creation = async {
+            wait_until("the bulk in the queue", || depth() == 1).await;
+            accounts.batch_create_accounts(many_accounts("new")).await
+        };
+        let failing = async {
+            wait_until("the bulk and the accounts in the queue", || depth() == 2).await;
+            disk.release_one_sync();
+            wait_for_full_blocks(&service, 3).await;
+            fail(&disk);
+        };
+        tokio::join!(bulk_of_three_blocks_and_a_half, creation, failing)
+    };
+    let (lone, (bulk, creation, ())) = tokio::join!(lone, driver);
+    lone.unwrap();
+    assert_eq!(
+        told(&not_acknowledged(bulk)),
+        expected(Code::Unavailable, "STORE_FAILED", "unknown")
+    );
+    // Nothing was done for them: the failure was known before.
+    assert_eq!(
+        told(&not_acknowledged(creation)),
+        expected(Code::Unavailable, "STORE_FAILED", "false")
+    );
+    assert_eq!(service.engine.stats().unknown_outcomes, 1);
+    let service = after_power_off(service, &one_segment()).await;
+    assert!(is_known(&service, "lone").await);
+    let account = GetAccountRequest {
+        account_id: "new:0".to_owned(),
+    };
+    let reading = service.accounts().await.get_account(account).await;
+    assert_eq!(reading.unwrap_err().code(), Code::NotFound);
+}
+
+/// What callers were told before the disk failed.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    bulks: Vec<(String, usize, Sequences)>,
+    accounts: Vec<String>,
+}
+
+/// Callers with bulks of one to three blocks, and one who creates accounts, until each is told that something is wrong; the
+/// power goes in the course of an operation of the disk.
+async fn trial(seed: u64) {
+    let service = Service::start_on(SimDisk::new(seed), &patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.power_off_after(2 + seed * 5 % 37);
+    let mut callers = JoinSet::new();
+    let service = std::sync::Arc::new(service);
+    for caller in 0..3 {
+        let service = std::sync::Arc::clone(&service);
+        let count = 2000 + 1500 * caller;
+        callers.spawn(async move {
+            let mut told = Acknowledged::default();
+            for number in 0.. {
+                let name = format!("{caller}:{number}");
+                match process(&service, bulk(&name, count)).await {
+                    Ok(sequences) => told.bulks.push((name, count, sequences)),
+                    Err(_) => break,
+                }
+            }
+            told
+        });
+    }
+    let mut client = service.accounts().await;
+    callers.spawn(async move {
+        let mut told = Acknowledged::default();
+        for number in 0.. {
+            let name = format!("account:{number}");
+            if client.batch_create_accounts(many_accounts(&name)).await.is_err() {
+                break;
+            }
+            told.accounts.push(name);
+        }
+        told
+    });
+    let told = callers.join_all().await;
+    let service = std::sync::Arc::into_inner(service).unwrap();
+    let service = after_power_off(service, &patient_config()).await;
+    for Acknowledged { bulks, accounts } in told {
+        for (name, count, sequences) in bulks {
+            assert_eq!(sequences.len(), count, "seed {seed}: bulk {name}");
+            for place in [0, count / 2, count - 1] {
+                let id = format!("{name}:{place}");
+                assert!(
+                    is_known(&service, &id).await,
+                    "seed {seed}: {id} is lost, and was acknowledged"
+                );
+            }
+            let again = process(&service, bulk(&name, count)).await.unwrap();
+            assert_eq!(again, sequences, "seed {seed}: bulk {name} again");
+        }
+        for name in accounts {
+            let account = GetAccountRequest {
+                account_id: format!("{name}:999"),
+            };
+            let reading = service.accounts().await.get_account(account).await;
+            assert!(
+                reading.is_ok(),
+                "seed {seed}: accounts {name} are lost, and were acknowledged"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_operation_the_disk_fails_in_what_was_acknowledged_is_there() {
+    for seed in 0..12 {
+        trial(seed).await;
+    }
+}

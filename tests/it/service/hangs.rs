@@ -1,0 +1,222 @@
+//! A disk that hangs under steady load: every kind of call is told within its own bound, and gets its circuit closed again.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tally::{
+    breaker::{CircuitBreakerConfig, CircuitState, TransitionReason},
+    engine::Guard,
+    proto::{
+        CreateAccountRequest, ProcessTransactionsRequest, StreamTransactionsRequest,
+        account_service_client::AccountServiceClient, transaction_result::Outcome,
+        transaction_service_client::TransactionServiceClient,
+    },
+};
+use tokio::task::JoinSet;
+use tonic::{Code, Status, transport::Channel};
+
+use super::{
+    circuits::{Frozen, TICK},
+    deadlines::in_time,
+    expected, told,
+};
+use crate::support::in_process::{account, pay};
+
+/// Calls of each kind in one round of the steady load: `ProcessTransaction` first, as [`Guard::ALL`] has them.
+const CALLERS: [usize; Guard::ALL.len()] = [24, 3, 1, 2];
+/// Rounds of it before the disk hangs.
+const ROUNDS: usize = 60;
+
+/// Callers of every kind on one connection.
+#[derive(Clone)]
+struct Callers {
+    transactions: TransactionServiceClient<Channel>,
+    accounts: AccountServiceClient<Channel>,
+}
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+impl Callers {
+    /// One call of a kind, with an id of its own.
+    async fn call(mut self, guard: Guard) -> Result<(), Status> {
+        let id = format!("{}", CALLS.fetch_add(1, Ordering::Relaxed));
+        match guard {
+            Guard::Unary => self.transactions.process_transaction(pay(&id)).await.map(drop),
+            Guard::Bulk => {
+                let request = ProcessTransactionsRequest {
+                    transactions: vec![pay(&id), pay(&format!("{id}b"))],
+                };
+                self.transactions.process_transactions(request).await.map(drop)
+            }
+            Guard::Stream => {
+                let message = StreamTransactionsRequest {
+                    transaction: Some(pay(&id)),
+                };
+                let answers = self
+                    .transactions
+                    .stream_transactions(tokio_stream::iter([message]))
+                    .await?;
+                let answer = answers
+                    .into_inner()
+                    .message()
+                    .await?
+                    .expect("one for each message");
+                match answer.result.and_then(|result| result.outcome) {
+                    Some(Outcome::Committed(_)) => Ok(()),
+                    Some(Outcome::Error(error)) => Err(Status::new(Code::from(error.code), error.message)),
+                    None => panic!("an answer without a result"),
+                }
+            }
+            Guard::Accounts => {
+                let request = CreateAccountRequest {
+                    account: Some(account(&id)),
+                };
+                self.accounts.create_account(request).await.map(drop)
+            }
+        }
+    }
+}
+
+fn breaker() -> CircuitBreakerConfig {
+    CircuitBreakerConfig {
+        // Commits are timed by the real clock, so the threshold has to be one that a busy machine keeps.
+        slow_threshold: Duration::from_millis(500),
+        open_base: Duration::from_millis(200),
+        open_max: Duration::from_millis(200),
+        ramp: Duration::from_millis(200),
+        ..CircuitBreakerConfig::default()
+    }
+}
+
+fn bound(config: &CircuitBreakerConfig) -> Duration {
+    config.slow_threshold * 2 + Duration::from_millis(100)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load() {
+    let frozen = Frozen::start(breaker()).await;
+    let callers = Callers {
+        transactions: frozen.service.transactions().await,
+        accounts: frozen.service.accounts().await,
+    };
+    let send_all = || {
+        let mut calls = JoinSet::new();
+        for (guard, count) in Guard::ALL.into_iter().zip(CALLERS) {
+            for _ in 0..count {
+                calls.spawn(callers.clone().call(guard));
+            }
+        }
+        calls
+    };
+    for _ in 0..ROUNDS {
+        for answer in send_all().join_all().await {
+            answer.unwrap();
+        }
+        frozen.tick();
+    }
+    let circuits = Guard::ALL.map(|guard| frozen.service.engine.breaker(guard));
+    for (circuit, count) in circuits.iter().zip(CALLERS) {
+        let window = circuit.stats().window;
+        assert!(
+            window.samples >= (count * ROUNDS) as u64,
+            "the window is full of fast calls"
+        );
+    }
+
+    frozen.service.disk.stall_syncs();
+    let mut hung = send_all();
+    for (circuit, count) in circuits.iter().zip(CALLERS) {
+        while circuit.stats().in_flight < count as u64 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut waited = Duration::ZERO;
+    for (guard, circuit) in Guard::ALL.into_iter().zip(&circuits) {
+        let limit = bound(circuit.config());
+        while circuit.stats().lifetime.opens == 0 {
+            assert!(
+                waited <= limit,
+                "{}: still closed after {waited:?}",
+                circuit.key()
+            );
+            frozen.tick();
+            waited += TICK;
+        }
+        assert_eq!(circuit.stats().reason_opened, Some(TransitionReason::Overdue));
+        let status = callers.clone().call(guard).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{}", circuit.key());
+        assert_eq!(
+            circuit.stats().lifetime.rejected_open,
+            1,
+            "{}: at once",
+            circuit.key()
+        );
+    }
+
+    frozen.service.disk.release_syncs();
+    while let Some(answer) = hung.join_next().await {
+        answer.unwrap().unwrap();
+    }
+    while circuits
+        .iter()
+        .any(|circuit| circuit.state() != CircuitState::Closed)
+    {
+        frozen.tick();
+        for guard in Guard::ALL {
+            let _either = callers.clone().call(guard).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
+    /// By the real clock; the circuits' stands still meanwhile, so no call is ever overdue.
+    const DEADLINE: Duration = Duration::from_millis(20);
+    let frozen = Frozen::start(breaker()).await;
+    let callers = Callers {
+        transactions: frozen.service.transactions().await,
+        accounts: frozen.service.accounts().await,
+    };
+    for _ in 0..500 {
+        callers.clone().call(Guard::Unary).await.unwrap();
+        frozen.tick();
+    }
+    frozen.service.disk.stall_syncs();
+    // A call of another kind is what hangs. EXEC itself turns calls away that have less time than a commit takes as a rule,
+    // so it can't be said which of those with deadlines would reach the disk.
+    let hung = tokio::spawn(callers.clone().call(Guard::Bulk));
+    let disk = frozen.service.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+        .await
+        .unwrap();
+    let circuit = frozen.service.engine.breaker(Guard::Unary);
+    let mut client = frozen.service.patient_transactions().await;
+    let mut waited = Duration::ZERO;
+    let mut number = 0;
+    while circuit.stats().lifetime.opens == 0 {
+        assert!(waited <= bound(circuit.config()), "still closed after {waited:?}");
+        number += 1;
+        let status = client
+            .process_transaction(in_time(&format!("late{number}"), DEADLINE))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        frozen.tick();
+        waited += TICK;
+    }
+    assert_eq!(
+        circuit.stats().window.calls,
+        0,
+        "the new generation's window is empty"
+    );
+    assert_eq!(circuit.stats().history[0].overdue, 0, "none was overdue");
+    let status = client.process_transaction(pay("refused")).await.unwrap_err();
+    assert_eq!(
+        told(&status),
+        expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
+    );
+    frozen.service.disk.release_syncs();
+    hung.await.unwrap().unwrap();
+}

@@ -1,0 +1,133 @@
+//! A stream has no holes: what was executed of it is its beginning.
+
+use std::{path::Path, time::Duration};
+
+use tally::proto::{
+    GetTransactionRequest, StreamTransactionsRequest, TransactionResult, transaction_result::Outcome,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Request, Streaming};
+
+use crate::support::in_process::{Service, patient_config, pay};
+
+fn message(id: &str) -> StreamTransactionsRequest {
+    StreamTransactionsRequest {
+        transaction: Some(pay(id)),
+    }
+}
+
+async fn next(answers: &mut Streaming<tally::proto::StreamTransactionsResponse>) -> TransactionResult {
+    let answer = tokio::time::timeout(Duration::from_secs(60), answers.next()).await;
+    answer
+        .expect("an answer in time")
+        .unwrap()
+        .unwrap()
+        .result
+        .unwrap()
+}
+
+/// The reason of an error, and whether it was executed; `None` if it was committed.
+fn error(result: TransactionResult) -> Option<(String, String)> {
+    let Outcome::Error(status) = result.outcome.unwrap() else {
+        return None;
+    };
+    let status = tonic::Status::with_details(
+        Code::from(status.code),
+        status.message.clone(),
+        prost::Message::encode_to_vec(&status).into(),
+    );
+    let (_, reason, executed) = super::told(&status);
+    Some((reason, executed))
+}
+
+/// Its outcome is not known, so nothing may be booked that may need it.
+#[tokio::test]
+async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
+    const OLD: &str = "an-id-that-stands-once";
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut client = service.transactions().await;
+    client.process_transaction(pay(OLD)).await.unwrap();
+    client.process_transaction(pay("another")).await.unwrap();
+    let segment = Path::new("/data/journal/0000000000.segment");
+    let contents = service.disk.contents(segment);
+    let place = contents
+        .windows(OLD.len())
+        .position(|window| window == OLD.as_bytes());
+    service.disk.flip_bit(segment, 8 * place.unwrap() as u64);
+
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let stream = ReceiverStream::new(receiver);
+    let mut answers = client.stream_transactions(stream).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    for id in ["s0", OLD, "s2", "s3"] {
+        sender.send(message(id)).await.unwrap();
+        told.push(error(next(&mut answers).await));
+    }
+    assert_eq!(told[0], None);
+    let unknown = told[1].as_ref().expect("not readable");
+    assert_eq!(unknown.1, "unknown");
+    let interrupted = Some(("STREAM_INTERRUPTED".to_owned(), "false".to_owned()));
+    assert_eq!(told[2..], [interrupted.clone(), interrupted]);
+    for (id, known) in [("s0", true), ("s2", false), ("s3", false)] {
+        let transaction_id = id.to_owned();
+        let found = client
+            .get_transaction(GetTransactionRequest { transaction_id })
+            .await;
+        assert_eq!(found.is_ok(), known, "{id}");
+    }
+}
+
+/// Commits seem to take longer than the stream has time for, and each part of it that is refused for that would make them
+/// seem shorter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_in_a_hurry_has_no_holes() {
+    const COUNT: usize = 4096;
+    const HURRY: Duration = Duration::from_millis(700);
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    // The first commit of a process is all there is of the average.
+    let disk = service.stop().await;
+    disk.restart();
+    let service = Service::start_on(disk, &patient_config()).await;
+    service.disk.stall_syncs();
+    let mut client = service.transactions().await;
+    let slow = tokio::spawn(async move { client.process_transaction(pay("slow")).await });
+    let disk = service.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+        .await
+        .unwrap();
+    tokio::time::sleep(HURRY).await;
+
+    let messages = (0..COUNT).map(|number| message(&format!("s{number}")));
+    let mut request = Request::new(tokio_stream::iter(messages));
+    request.set_timeout(HURRY);
+    let mut client = service.patient_transactions().await;
+    let began = tokio::time::Instant::now();
+    let stream = tokio::spawn(async move {
+        let mut answers = client.stream_transactions(request).await.unwrap().into_inner();
+        let mut told = Vec::with_capacity(COUNT);
+        for _ in 0..COUNT {
+            told.push(error(next(&mut answers).await));
+        }
+        told
+    });
+    // As much as may be under way at a time, or as much as could be sent.
+    while service.engine.stats().batch.queue_depth < 8 && began.elapsed() < HURRY / 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    service.disk.release_syncs();
+    slow.await.unwrap().unwrap();
+    let told = stream.await.unwrap();
+    let executed = told
+        .iter()
+        .take_while(|error| !matches!(error, Some((_, executed)) if executed == "false"))
+        .count();
+    let behind = told.get(executed).cloned().flatten();
+    for (number, error) in told.iter().enumerate().skip(executed) {
+        assert_eq!(
+            *error, behind,
+            "message {number}, with a hole before it at {executed}"
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Checkpoints and id files that can't be read, are damaged, or belong to other blocks: the start does without them, and
+//! forgets nothing.
+
+use std::collections::BTreeMap;
+
+use tally::{
+    ledger::Outcome,
+    store::{embedded::OpenError, journal::StoreError},
+};
+
+use super::{Store, data, history, id_file_path, name, segment_path};
+use crate::support::sim_disk::SimDisk;
+
+/// Sends transactions again: each is known.
+fn assert_known(store: &mut Store, prefix: &str, count: usize) {
+    for number in (0..count).step_by(97).chain([count - 1]) {
+        let id = name(prefix, number);
+        let outcome = store.pay(&id).unwrap();
+        let known = matches!(
+            outcome,
+            Outcome::Committed { committed, replayed: true } if committed.sequence == number as u64 + 1
+        );
+        assert!(known, "{id} was forgotten: {outcome:?}");
+    }
+}
+
+#[test]
+fn an_id_file_of_another_history_is_not_used_and_made_anew() {
+    // Two histories of one directory, alike to the byte but for the letters of the ids: somebody restored a backup, went on,
+    // and later brought back a part of the files from before.
+    let empty = SimDisk::new(1);
+    let mut store = Store::open(&empty.handle()).unwrap();
+    store.create_accounts();
+    store.stop();
+    let (one, _) = history(&empty.snapshot(), "one");
+    let (two, count) = history(&empty.snapshot(), "two");
+    let right = two.contents(&id_file_path(0));
+    let stale = one.contents(&id_file_path(0));
+    assert_ne!(right, stale);
+    two.change(&id_file_path(0), |bytes| *bytes = stale);
+
+    let mut store = Store::open(&two.handle()).unwrap();
+    assert!(store.opened.report.checkpoint.is_some());
+    assert_known(&mut store, "two", count);
+    assert!(store.write_id_files() > 0);
+    assert_eq!(two.contents(&id_file_path(0)), right);
+    assert_eq!(store.write_id_files(), 0, "a right one is left alone");
+}
+
+#[test]
+fn an_id_file_that_cannot_be_read_is_made_from_its_segment() {
+    let (disk, count) = history(&BTreeMap::new(), "one");
+    for number in [0, 1] {
+        disk.fail_reads_of(&id_file_path(number));
+    }
+    let mut store = Store::open(&disk.handle()).unwrap();
+    assert!(store.opened.report.checkpoint.is_some());
+    assert_known(&mut store, "one", count);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_makes_way_for_an_older_one_and_for_the_journal() {
+    let disk = SimDisk::new(1);
+    let mut store = Store::open(&disk.handle()).unwrap();
+    store.create_accounts();
+    let numbers = ["first", "second"].map(|id| {
+        store.pay(id).unwrap();
+        store.commit();
+        store.checkpoint()
+    });
+    let path = |number: u64| data().join("checkpoint").join(format!("{number:020}.ckpt"));
+    let order = store.opened.book.order();
+    store.stop();
+    let mut expected = [Some(numbers[0]), None].into_iter();
+    for number in numbers.into_iter().rev() {
+        disk.fail_reads_of(&path(number));
+        let store = Store::open(&disk.handle()).unwrap();
+        assert_eq!(store.opened.report.checkpoint, expected.next().unwrap());
+        assert_eq!(store.opened.book.order(), order);
+        let accounts = store.opened.book.ledger().accounts();
+        let balances = accounts.get(tally::ledger::AccountIndex(0)).unwrap().balances;
+        assert_eq!(balances.debits_posted.minor_units(), 2);
+    }
+}
+
+/// What a start says of the journal.
+fn refused(disk: &SimDisk) -> String {
+    let before = disk.snapshot();
+    let error = Store::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
+    let OpenError::Store(StoreError::Corrupt(corruption)) = &error else {
+        let OpenError::Book(error) = &error else {
+            panic!("{error}")
+        };
+        assert!(error.damage().is_some(), "{error}");
+        return error.to_string();
+    };
+    corruption.to_string()
+}
+
+#[test]
+fn an_old_segment_that_is_missing_emptied_cut_or_replaced_is_found_at_the_start() {
+    let empty = SimDisk::new(1);
+    let mut store = Store::open(&empty.handle()).unwrap();
+    store.create_accounts();
+    store.stop();
+    let (one, _) = history(&empty.snapshot(), "one");
+    let (two, _) = history(&empty.snapshot(), "two");
+    let files = two.snapshot();
+    for number in [0, 1] {
+        let place = format!("journal segment {number} ");
+        let disk = SimDisk::holding(2, &files);
+        let whole = disk.contents(&segment_path(number));
+        // Empty, cut short by its last block, full of zeros, a copy of the other one.
+        let other = disk.contents(&segment_path(1 - number));
+        for changed in [
+            Vec::new(),
+            whole[..whole.len() / 2].to_vec(),
+            vec![0; whole.len()],
+            other,
+        ] {
+            disk.change(&segment_path(number), |bytes| *bytes = changed);
+            let told = refused(&disk);
+            assert!(told.contains(&place), "{told}");
+        }
+        // From another history, and its id file with it: its neighbours tell.
+        disk.change(&segment_path(number), |bytes| {
+            *bytes = one.contents(&segment_path(number));
+        });
+        for with_id_file in [false, true] {
+            if with_id_file {
+                disk.change(&id_file_path(number), |bytes| {
+                    *bytes = one.contents(&id_file_path(number));
+                });
+            }
+            let told = refused(&disk);
+            assert!(told.contains("another hash of its predecessor"), "{told}");
+        }
+        disk.handle().remove(&segment_path(number)).unwrap();
+        let told = refused(&disk);
+        assert!(told.contains(&place) && told.contains("missing"), "{told}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_a_later_backup_than_the_journal_is_refused_with_what_is_wrong() {
+    let (later, _) = history(&BTreeMap::new(), "one");
+    let mut files = later.snapshot();
+    files.retain(|path, _| *path != segment_path(1) && *path != segment_path(2));
+    let told = refused(&SimDisk::holding(3, &files));
+    assert!(told.contains("of different backups"), "{told}");
+}

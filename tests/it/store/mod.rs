@@ -1,0 +1,201 @@
+//! The embedded store without the service around it: on a simulated disk, one block after the other; and the real binary on
+//! data directories that were damaged or put together from several copies.
+
+mod damage;
+mod files;
+mod process;
+mod verify;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tally::{
+    id::check_id,
+    ledger::{
+        AccountIndex, AccountOutcome, AccountStatus, BalanceRule, Heading, Metadata, NewAccount, Outcome,
+        Phase, Tags, TransactionView, Transfer, tag_index::tag, transaction::put_transaction,
+    },
+    money::Amount,
+    store::{
+        embedded::{
+            BookError, DurablePoint, OpenError, OpenStore, StoreConfig,
+            checkpoint::{CheckpointWriter, put_accounts},
+            open,
+        },
+        journal::{BlockBuffer, Disk},
+    },
+    time::SystemWallClock,
+};
+
+use crate::support::sim_disk::SimDisk;
+
+/// Transactions in a block.
+const BLOCK_TRANSACTIONS: usize = 1000;
+
+/// Small segments, so that few blocks fill one.
+const CONFIG: StoreConfig = StoreConfig {
+    segment_bytes: 8 << 20,
+    block_bytes_max: 2 << 20,
+};
+
+/// A store that is open, as EXEC, WAL and AUX have it, on one thread.
+struct Store {
+    opened: OpenStore,
+}
+
+fn data() -> PathBuf {
+    PathBuf::from("/data")
+}
+
+fn segment_path(number: u32) -> PathBuf {
+    data().join("journal").join(format!("{number:010}.segment"))
+}
+
+fn id_file_path(number: u32) -> PathBuf {
+    data().join("index").join(format!("{number:020}.ids"))
+}
+
+// ===== impl Store =====
+
+impl Store {
+    fn open(disk: &Arc<dyn Disk>) -> Result<Self, OpenError> {
+        Store::open_at(disk, &data())
+    }
+
+    fn open_at(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
+        let opened = open(Arc::clone(disk), dir, &CONFIG, Arc::new(SystemWallClock))?;
+        Ok(Store { opened })
+    }
+
+    /// Two accounts, `a` and `b`.
+    fn create_accounts(&mut self) {
+        let account = |id: &str| NewAccount {
+            id: id.into(),
+            asset: "EUR".into(),
+            rule: BalanceRule::Unlimited,
+            overdraft_limit: Amount::new(0),
+            status: AccountStatus::Open,
+            metadata: Metadata::new(),
+        };
+        let created = self.opened.book.create_accounts(vec![account("a"), account("b")]);
+        assert_eq!(
+            created,
+            AccountOutcome::Created(vec![AccountIndex(0), AccountIndex(1)])
+        );
+        self.commit();
+    }
+
+    /// One unit from `a` to `b`, with a kilobyte of metadata.
+    fn pay(&mut self, id: &str) -> Result<Outcome, BookError> {
+        check_id(id).unwrap();
+        let metadata = Metadata::from([("text".into(), "x".repeat(1000))]);
+        let heading = Heading {
+            id: id.as_bytes(),
+            phase: Phase::Posted,
+            effective_time: None,
+            metadata: &metadata,
+        };
+        let transfer = Transfer {
+            debit: b"a".as_slice(),
+            credit: b"b".as_slice(),
+            amount: Amount::new(1),
+            code: 0,
+        };
+        let mut bytes = Vec::new();
+        put_transaction(&mut bytes, &heading, [transfer].into_iter());
+        let seed = self.opened.directory.hash_seed();
+        let tags = Tags {
+            id: tag(id.as_bytes(), seed),
+            accounts: &[],
+        };
+        self.opened
+            .book
+            .process(&TransactionView::parse(&bytes).unwrap(), tags)
+    }
+
+    /// Makes the open block durable.
+    fn commit(&mut self) {
+        let Some(mut sealed) = self.opened.book.seal(BlockBuffer::default()) else {
+            return;
+        };
+        let receipt = self
+            .opened
+            .writer
+            .append(&sealed.meta, &mut sealed.buffer)
+            .unwrap();
+        self.opened.durable = DurablePoint::after(&receipt, &sealed);
+        self.opened.book.durable_to(receipt.end.position);
+    }
+
+    /// Commits transactions `<prefix>-000000` and on until segment `number` is written to.
+    fn fill_to_segment(&mut self, number: u32, prefix: &str) -> usize {
+        let mut count = 0;
+        while self.opened.durable.chain().position.segment() < number {
+            for _ in 0..BLOCK_TRANSACTIONS {
+                let outcome = self.pay(&name(prefix, count)).unwrap();
+                assert!(matches!(outcome, Outcome::Committed { replayed: false, .. }));
+                count += 1;
+            }
+            self.commit();
+        }
+        count
+    }
+
+    /// Writes a checkpoint of the ledger as it is, all of which is durable.
+    fn checkpoint(&self) -> u64 {
+        let durable = self.opened.durable;
+        let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, &durable).unwrap();
+        let mut chunk = Vec::new();
+        assert_eq!(
+            put_accounts(self.opened.book.ledger(), AccountIndex(0), &mut chunk),
+            None
+        );
+        writer.accounts(&chunk).unwrap();
+        writer.finish(durable.chain().last_block_sequence()).unwrap();
+        durable.chain().block_sequence
+    }
+
+    /// Writes the id files of all full segments that have no right one. Returns how many ids it wrote.
+    fn write_id_files(&self) -> usize {
+        let durable = self.opened.durable.chain();
+        (0..durable.position.segment())
+            .map(|number| {
+                let segment = self.opened.walk.full_segment(number, &durable).unwrap();
+                self.opened.walk.write(&self.opened.id_files, &segment).unwrap()
+            })
+            .sum()
+    }
+
+    fn stop(mut self) {
+        self.opened.writer.finish().unwrap();
+    }
+}
+
+fn name(prefix: &str, number: usize) -> String {
+    format!("{prefix}-{number:06}")
+}
+
+/// A directory with two full segments of transactions `<prefix>-...`, a checkpoint behind them, id files, and some more
+/// transactions, stopped in order. It goes on from `before` if there is something.
+fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize) {
+    let disk = SimDisk::holding(1, before);
+    let mut store = Store::open(&disk.handle()).unwrap();
+    if before.is_empty() {
+        store.create_accounts();
+    }
+    let count = store.fill_to_segment(2, prefix);
+    // The next block goes to the third segment, in which nothing stands yet: all ids are in the full ones.
+    assert_eq!(store.opened.durable.chain().position.offset(), 0);
+    assert_eq!(store.write_id_files(), count);
+    store.pay("before-the-checkpoint").unwrap();
+    store.commit();
+    store.checkpoint();
+    store.pay("behind-the-checkpoint").unwrap();
+    store.commit();
+    store.stop();
+    disk.restart();
+    (disk, count)
+}

@@ -1,0 +1,291 @@
+//! The real binary: `tally verify` on real files, who may have a directory, and a limit of file sizes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use tally::{
+    proto::{
+        CreateAccountRequest, account_service_client::AccountServiceClient,
+        transaction_service_client::TransactionServiceClient,
+    },
+    store::journal::{Disk, RealDisk},
+};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{
+    in_process::{account, pay},
+    server::{BINARY, ServerOptions, TestServer},
+};
+
+/// What is in a file, and when it was written last.
+type Files = BTreeMap<PathBuf, (Vec<u8>, i64, i64)>;
+
+async fn open_accounts(server: &TestServer) {
+    let mut accounts = AccountServiceClient::connect(server.endpoint()).await.unwrap();
+    for id in ["a", "b"] {
+        let account = Some(account(id));
+        accounts
+            .create_account(CreateAccountRequest { account })
+            .await
+            .unwrap();
+    }
+}
+
+/// A server that has acknowledged some transactions.
+async fn used() -> TestServer {
+    let server = small().start();
+    open_accounts(&server).await;
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    for number in 0..20 {
+        client
+            .process_transaction(pay(&format!("t{number}")))
+            .await
+            .unwrap();
+    }
+    server
+}
+
+/// Small segments: the tests read every byte.
+fn small() -> ServerOptions {
+    ServerOptions::default()
+        .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
+        .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
+}
+
+fn files(dir: &Path) -> Files {
+    let mut files = Files::new();
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        let metadata = fs::metadata(&dir).unwrap();
+        files.insert(dir.clone(), (Vec::new(), metadata.mtime(), metadata.mtime_nsec()));
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = fs::metadata(&path).unwrap();
+            if metadata.is_dir() {
+                dirs.push(path);
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                files.insert(path, (bytes, metadata.mtime(), metadata.mtime_nsec()));
+            }
+        }
+    }
+    files
+}
+
+/// Flips a bit in the body of the last block.
+fn damage_last_block(data: &Path) {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let last = tally::store::journal::verify(&disk, data).unwrap().last.unwrap();
+    let path = data
+        .join("journal")
+        .join(format!("{:010}.segment", last.position.segment()));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[last.position.offset() as usize + 140] ^= 1;
+    fs::write(&path, bytes).unwrap();
+}
+
+fn verify(data: &Path) -> (Option<i32>, String) {
+    told(&Command::new(BINARY).arg("verify").arg(data).output().unwrap())
+}
+
+fn told(output: &Output) -> (Option<i32>, String) {
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    (output.status.code(), text.concat())
+}
+
+/// Verifies twice: the same answer, and every byte and time as it was.
+fn verify_twice(data: &Path) -> (Option<i32>, String) {
+    let before = files(data);
+    let answers = [verify(data), verify(data)];
+    assert!(files(data) == before, "verify changed the directory");
+    let [first, second] = answers;
+    assert_eq!(first, second);
+    first
+}
+
+#[tokio::test]
+async fn verify_changes_nothing_and_calls_nothing_unacknowledged_that_may_have_been() {
+    let mut server = used().await;
+    server.kill9();
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("transactions     20\n"), "{text}");
+    damage_last_block(server.data());
+    let (code, text) = verify_twice(server.data());
+    // After a crash nobody can tell this from a write that was cut short, and it does not claim to.
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("torn tail") && !text.contains("never acknowledged"),
+        "{text}"
+    );
+    assert!(
+        text.contains("damage to the last acknowledged block looks the same"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn damage_to_the_last_block_after_a_clean_stop_is_refused_by_verify_and_by_the_start() {
+    let mut server = used().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let (code, text) = verify_twice(server.data());
+    assert!(
+        code == Some(0) && text.contains("last stop        clean"),
+        "{text}"
+    );
+    damage_last_block(server.data());
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("CORRUPT") && !text.contains("torn tail"), "{text}");
+    let before = files(server.data());
+    let data = server.data().to_str().unwrap();
+    let started = Command::new(BINARY)
+        .args([
+            "serve",
+            "--data",
+            data,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ])
+        .output()
+        .unwrap();
+    let (code, text) = told(&started);
+    assert!(
+        code == Some(74) && text.contains("was durable"),
+        "{code:?} {text}"
+    );
+    let contents = |files: Files| {
+        files
+            .into_iter()
+            .map(|(path, file)| (path, file.0))
+            .collect::<Vec<_>>()
+    };
+    assert!(
+        contents(files(server.data())) == contents(before),
+        "the start changed the directory"
+    );
+}
+
+#[tokio::test]
+async fn verify_works_on_a_read_only_file_system() {
+    let mut server = used().await;
+    server.kill9();
+    let data = server.data().to_str().unwrap();
+    let read_only = |command: &str| {
+        let script = format!("mount --bind {data} {data} && mount -o remount,ro,bind {data} && {command}");
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .output()
+    };
+    match read_only(&format!("! touch {data}/x")) {
+        Ok(output) if output.status.success() => {}
+        refused => {
+            println!("NOT RUN: no read-only mount can be made here: {refused:?}");
+            return;
+        }
+    }
+    let (code, text) = told(&read_only(&format!("exec {BINARY} verify {data}")).unwrap());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.ends_with("sound\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_directory_has_one_server_whatever_is_removed_from_it() {
+    let server = used().await;
+    let data = server.data();
+    let (code, text) = verify(data);
+    assert_eq!(code, Some(74), "{text}");
+    assert!(text.contains("in use by another process"), "{text}");
+    // There is no lock file that somebody could take away.
+    for name in ["LOCK", "journal/LOCK"] {
+        let _ = fs::remove_file(data.join(name));
+    }
+    let second = Command::new(BINARY)
+        .args(["serve", "--data", data.to_str().unwrap()])
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let (code, text) = told(&second);
+    assert_eq!(code, Some(74), "{text}");
+    assert!(text.contains("in use by another process"), "{text}");
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    assert_eq!(
+        client
+            .process_transaction(pay("u"))
+            .await
+            .unwrap()
+            .into_inner()
+            .sequence,
+        21
+    );
+}
+
+#[tokio::test]
+async fn a_limit_of_file_sizes_is_a_full_disk_and_not_the_end_of_the_process() {
+    let mut server = used().await;
+    let pid = server.pid().to_string();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &pid, "--fsize=1024"])
+        .status()
+        .unwrap();
+    assert!(limited.success());
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    let status = client.process_transaction(pay("u")).await.unwrap_err();
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(
+        (
+            status.code(),
+            info.reason.as_str(),
+            info.metadata["executed"].as_str()
+        ),
+        (Code::Unavailable, "STORE_FAILED", "unknown")
+    );
+    let ended = server.wait();
+    assert_eq!(ended.code(), Some(74), "{ended:?}\n{}", server.stderr());
+    // Without the limit it goes on where it was.
+    server.restart();
+    let mut client = TransactionServiceClient::connect(server.endpoint())
+        .await
+        .unwrap();
+    assert!(
+        client
+            .process_transaction(pay("t19"))
+            .await
+            .unwrap()
+            .into_inner()
+            .replayed
+    );
+}
+
+#[test]
+fn a_start_below_the_limit_of_file_sizes_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let output = Command::new("prlimit")
+        .args(["--fsize=65536", BINARY, "serve", "--data", data.to_str().unwrap()])
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let (code, text) = told(&output);
+    assert_eq!(code, Some(74), "{text}");
+    assert!(
+        text.contains("File too large") || text.contains("os error 27"),
+        "{text}"
+    );
+}
