@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{places::Places, write_limit::WriteLimit};
+use crate::security::client_of;
 
 /// Most connections at a time. For one more, an older one goes.
 const CONNECTIONS_MAX: usize = 64;
@@ -56,8 +57,7 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
         };
         match accepted {
             Ok((stream, peer)) => {
-                // An IPv4 address is the same one however the socket writes it.
-                let place = places.admit(peer.ip().to_canonical());
+                let place = places.admit(client_of(peer.ip()));
                 let served = connection(stream, peer, router.clone());
                 tokio::spawn(async move {
                     tokio::select! {

@@ -59,7 +59,7 @@ pub struct ServerSection {
     pub streams_per_connection_max: u32,
     /// Most connections for each NET thread, 1 to 2^20; one more is told to calm down and closed.
     pub connections_per_thread_max: usize,
-    /// Most connections of one client address, 1 to 2^20; one more is told to calm down and closed.
+    /// Most connections of one client (an address of IPv4, a network of IPv6), 1 to 2^20; one more is told to calm down and closed.
     pub connections_per_client_max: usize,
     /// A connection on which no call begins for so long is told to go; 1 s to 1 day.
     #[serde(with = "humantime_serde")]
@@ -73,6 +73,9 @@ pub struct ServerSection {
     /// How long the message of a call may take to arrive, 1 s to 1 hour; a slower one is answered by REQUEST_TOO_SLOW.
     #[serde(with = "humantime_serde")]
     pub message_time_max: Duration,
+    /// Most memory that calls under way may hold, of requests and of answers, 64 MiB to 1 TiB. A client (an address of IPv4,
+    /// a network of IPv6) may not hold more of it than is left: alone, half of it.
+    pub memory_max: ByteSize,
 }
 
 /// Certificates and tokens. The files are read again when they change.
@@ -244,6 +247,7 @@ impl Default for ServerSection {
             connection_age_max: net.connection_age_max,
             connection_grace: net.connection_grace,
             message_time_max: net.message_time_max,
+            memory_max: ByteSize(net.memory_max as u64),
         }
     }
 }
@@ -299,6 +303,9 @@ impl Default for TelemetrySection {
 
 /// Smallest distance between checkpoints.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+/// Bounds of the memory that calls under way may hold: a client must be able to send the largest message.
+const MEMORY_MIN: u64 = 64 << 20;
+const MEMORY_MAX: u64 = 1 << 40;
 /// How fast the journal may be scrubbed: slower, and a pass would take months; faster than disks are.
 const SCRUB_BYTES_PER_SECOND: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// Most connections, and most calls on one.
@@ -418,6 +425,12 @@ impl Config {
                 HOUR,
                 "1s to 1 hour",
             )?,
+            memory_max: usize::try_from(server.memory_max.0)
+                .ok()
+                .filter(|_| (MEMORY_MIN..=MEMORY_MAX).contains(&server.memory_max.0))
+                .ok_or_else(|| {
+                    ConfigError::bound("server.memory_max", server.memory_max, "64 MiB to 1 TiB")
+                })?,
             drain: server.drain,
         })
     }

@@ -66,6 +66,11 @@ fn bounds_of_the_server_and_of_telemetry_are_checked() {
             "server.message_time_max = 2h: must be 1s to 1 hour",
         ),
         (
+            "memory_max",
+            "\"1MiB\"",
+            "server.memory_max = 1.0 MiB: must be 64 MiB to 1 TiB",
+        ),
+        (
             "connection_grace",
             "\"10ms\"",
             "server.connection_grace = 10ms: must be 1s to 1 day",

@@ -103,7 +103,12 @@ pub struct TransactionBatch {
     /// Of the accounts of all transactions; for the lone one of a unary call, mostly without an allocation.
     account_tags: SmallVec<[u64; 2]>,
     seed: u64,
+    /// What pays for its memory: given back with it, also if its caller has left long before.
+    payment: Option<Box<dyn Payment>>,
 }
+
+/// What pays for memory that is held, and is dropped with it.
+pub trait Payment: std::fmt::Debug + Send + Sync {}
 
 /// One transaction of a batch: where its parts end, which begin where those of the one before end.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +129,13 @@ impl TransactionBatch {
             entries: SmallVec::new(),
             account_tags: SmallVec::new(),
             seed,
+            payment: None,
         }
+    }
+
+    /// Holds `payment` as long as it lives.
+    pub fn pay(&mut self, payment: Box<dyn Payment>) {
+        self.payment = Some(payment);
     }
 
     /// Adds a transaction. Its bounds have been checked, and [`TransactionBatch::is_full`] is false.
@@ -186,8 +197,12 @@ impl TransactionBatch {
         self.entries.get(place.checked_sub(1)?)
     }
 
-    fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.entries.len() * size_of::<Entry>() + self.account_tags.len() * 8
+    /// Bytes of memory that it holds, with the room that it has to grow.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.account_tags.capacity() * 8
     }
 }
 

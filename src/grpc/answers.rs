@@ -6,7 +6,11 @@
 use prost::Message;
 use tonic::Status;
 
-use super::{framing::put_frame, requests::Refused, status};
+use super::{
+    outbound::{begin_frame, end_frame, put_frame},
+    requests::{Places, Refused},
+    status,
+};
 use crate::{
     engine::TransactionBatch,
     ledger::{
@@ -18,6 +22,10 @@ use crate::{
 
 /// About the bytes of a result, beyond its id's twice.
 const RESULT_BYTES: usize = 32;
+/// What the result of an executed transaction takes at most: that of one which the ledger refused.
+pub(super) const RESULT_BYTES_MAX: usize = 640;
+/// Results are written so many bytes at a time; then other calls of the thread have their turn.
+const TURN_BYTES: usize = 64 << 10;
 
 /// The key of a field with something of a length: text, or a message.
 const fn delimited(field: u8) -> u8 {
@@ -112,91 +120,112 @@ pub(super) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result
     Ok(out)
 }
 
-/// The framed `ProcessTransactionsResponse`.
-pub(super) fn bulk(
-    count: usize,
-    batch: &TransactionBatch,
-    outcomes: &[Outcome],
-    refused: &[Refused],
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(room(count, batch));
-    put_frame(&mut out, |out| {
-        for_each(count, batch, outcomes, refused, |result| put_result(out, &result));
-    });
-    out
-}
-
-/// The framed `StreamTransactionsResponse`s.
-pub(super) fn stream(
-    count: usize,
-    batch: &TransactionBatch,
-    outcomes: &[Outcome],
-    refused: &[Refused],
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(room(count, batch));
-    for_each(count, batch, outcomes, refused, |result| {
-        put_frame(&mut out, |out| put_result(out, &result));
-    });
-    out
-}
-
-/// The framed `StreamTransactionsResponse`s of transactions of which none was let in or all have an unknown outcome.
-pub(super) fn stream_of_errors(
-    count: usize,
-    batch: &TransactionBatch,
-    refused: &[Refused],
-    status: &Status,
-) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut refused = refused.iter().peekable();
-    let mut executed = 0;
-    for place in 0..count {
-        let id = match refused.next_if(|refused| refused.place == place) {
-            Some(refused) => refused.id.as_str(),
-            None => {
-                executed += 1;
-                batch.get(executed - 1).map_or("", |transaction| transaction.id())
-            }
-        };
-        put_frame(&mut out, |out| put_error(out, id, status));
-    }
-    out
+/// What became of many transactions.
+#[derive(Debug)]
+pub(super) struct Results<'a> {
+    pub(super) places: &'a Places,
+    pub(super) batch: &'a TransactionBatch,
+    /// Of those in the batch; or why none of them was let in, or all have an unknown outcome.
+    pub(super) outcomes: Result<&'a [Outcome], &'a Status>,
 }
 
 /// An answer to one of many transactions.
 enum Answered<'a> {
     Executed(TransactionView<'a, &'a [u8]>, Outcome),
-    Refused(&'a str, &'a Status),
+    Failed(&'a str, &'a Status),
+    Refused(Refused<'a>),
     Missing,
 }
 
-/// Calls `put` for each of `count` transactions in their order.
-fn for_each(
-    count: usize,
-    batch: &TransactionBatch,
-    outcomes: &[Outcome],
-    refused: &[Refused],
-    mut put: impl FnMut(Answered<'_>),
-) {
-    let mut refused = refused.iter().peekable();
-    let mut executed = 0;
-    for place in 0..count {
-        if let Some(Refused { id, status, .. }) = refused.next_if(|refused| refused.place == place) {
-            put(Answered::Refused(id, status));
-            continue;
+/// How far the results are written.
+#[derive(Debug, Default)]
+struct Written {
+    place: usize,
+    refused: usize,
+}
+
+// ===== impl Results =====
+
+impl<'a> Results<'a> {
+    /// The framed `ProcessTransactionsResponse`.
+    pub(super) async fn bulk(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.room());
+        let header_at = begin_frame(&mut out);
+        let mut written = Written::default();
+        let mut turn = TURN_BYTES;
+        while let Some(result) = self.next(&mut written) {
+            put_result(&mut out, &result);
+            if out.len() > turn {
+                turn = out.len() + TURN_BYTES;
+                tokio::task::yield_now().await;
+            }
         }
-        match (batch.get(executed), outcomes.get(executed)) {
-            (Some(transaction), Some(outcome)) => put(Answered::Executed(transaction, *outcome)),
-            _ => put(Answered::Missing),
-        }
-        executed += 1;
+        end_frame(&mut out, header_at);
+        fit(out)
     }
+
+    /// The framed `StreamTransactionsResponse`s.
+    pub(super) async fn stream(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.room());
+        let mut written = Written::default();
+        let mut turn = TURN_BYTES;
+        while let Some(result) = self.next(&mut written) {
+            put_frame(&mut out, |out| put_result(out, &result));
+            if out.len() > turn {
+                turn = out.len() + TURN_BYTES;
+                tokio::task::yield_now().await;
+            }
+        }
+        fit(out)
+    }
+
+    /// The answer to the next transaction, in their order.
+    fn next(&self, written: &mut Written) -> Option<Answered<'a>> {
+        let place = written.place;
+        if place >= self.places.count {
+            return None;
+        }
+        written.place += 1;
+        if let Some(found) = self.places.refused_at(place, written.refused) {
+            written.refused += 1;
+            return Some(match (found, self.outcomes) {
+                (Some(refused), Ok(_)) => Answered::Refused(refused),
+                (Some(refused), Err(status)) => Answered::Failed(refused.id, status),
+                (None, _) => Answered::Missing,
+            });
+        }
+        let executed = place - written.refused;
+        let transaction = self.batch.get(executed);
+        Some(match (transaction, self.outcomes) {
+            (Some(transaction), Ok(outcomes)) => match outcomes.get(executed) {
+                Some(outcome) => Answered::Executed(transaction, *outcome),
+                None => Answered::Missing,
+            },
+            (Some(transaction), Err(status)) => Answered::Failed(transaction.id(), status),
+            (None, _) => Answered::Missing,
+        })
+    }
+
+    /// About what the results take if all went well.
+    fn room(&self) -> usize {
+        let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
+        self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES)
+    }
+}
+
+/// Without much room that it does not need: it may wait long until it is read.
+fn fit(mut out: Vec<u8>) -> Vec<u8> {
+    if out.capacity() - out.len() > out.len() / 4 {
+        out.shrink_to_fit();
+    }
+    out
 }
 
 /// Appends a `TransactionResult` as field 1.
 fn put_result(out: &mut Vec<u8>, result: &Answered<'_>) {
     match result {
-        Answered::Refused(id, status) => put_error(out, id, status),
+        Answered::Failed(id, status) => put_error(out, id, status),
+        Answered::Refused(Refused { id, status }) => put_error(out, id, status),
         Answered::Missing => put_error(out, "", &Status::internal("an outcome is missing")),
         Answered::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
             Err(status) => put_error(out, transaction.id(), &status),
@@ -253,11 +282,6 @@ fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Reject
     });
     // Ids are ASCII.
     std::str::from_utf8(name).unwrap_or_default()
-}
-
-fn room(count: usize, batch: &TransactionBatch) -> usize {
-    let id_bytes = batch.get(0).map_or(0, |first| first.id_bytes().len());
-    count.saturating_mul(2 * id_bytes + RESULT_BYTES)
 }
 
 #[cfg(test)]

@@ -1,17 +1,10 @@
-//! How many connections each client has, and how many bytes of requests that have not arrived to their ends.
+//! How many connections each client has.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::MESSAGE_BYTES_MAX;
+use crate::security::client_of;
 
 /// Counts the connections, all of them and those of each address.
 #[derive(Debug, Clone)]
@@ -25,40 +18,20 @@ pub(super) struct Clients {
 struct Counts {
     all: usize,
     /// As many entries as there are addresses with connections, and of those there are at most `all`.
-    each: HashMap<IpAddr, Client>,
-    /// Of all clients.
-    unfinished: Arc<AtomicUsize>,
+    each: HashMap<IpAddr, usize>,
 }
-
-#[derive(Debug, Default)]
-struct Client {
-    connections: usize,
-    unfinished: Arc<AtomicUsize>,
-}
-
-/// Counts the bytes of requests that have not arrived to their ends: of one client, and of all.
-#[derive(Debug, Clone)]
-pub(super) struct Unfinished {
-    own: Arc<AtomicUsize>,
-    all: Arc<AtomicUsize>,
-}
-
-/// Bytes that unfinished requests of one client hold at most: four of the longest messages, or hundreds of usual ones.
-pub(super) const UNFINISHED_OWN_BYTES_MAX: usize = 4 * MESSAGE_BYTES_MAX;
-/// Bytes that unfinished requests of all clients hold at most.
-pub(super) const UNFINISHED_ALL_BYTES_MAX: usize = 4 * UNFINISHED_OWN_BYTES_MAX;
 
 /// A place for one connection; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct ClientPlace {
     clients: Clients,
-    address: IpAddr,
+    client: IpAddr,
 }
 
 // ===== impl Clients =====
 
 impl Clients {
-    /// At most `each_max` connections of an address, and `all_max` in all.
+    /// At most `each_max` connections of a client, and `all_max` in all.
     pub(super) fn new(each_max: usize, all_max: usize) -> Self {
         Clients {
             each_max,
@@ -69,68 +42,33 @@ impl Clients {
 
     /// A place for one more connection from `address`, if there is one.
     pub(super) fn admit(&self, address: IpAddr) -> Option<ClientPlace> {
+        let client = client_of(address);
         let mut counts = self.counts.lock();
-        let own = counts.each.get(&address).map_or(0, |client| client.connections);
+        let own = counts.each.get(&client).copied().unwrap_or_default();
         if own >= self.each_max || counts.all >= self.all_max {
             return None;
         }
         counts.all += 1;
-        counts.each.entry(address).or_default().connections += 1;
+        counts.each.insert(client, own + 1);
         Some(ClientPlace {
             clients: self.clone(),
-            address,
+            client,
         })
     }
 }
 
 // ===== impl ClientPlace =====
 
-impl ClientPlace {
-    /// The count of its client's unfinished requests.
-    pub(super) fn unfinished(&self) -> Unfinished {
-        let mut counts = self.clients.counts.lock();
-        let all = Arc::clone(&counts.unfinished);
-        let client = counts.each.entry(self.address).or_default();
-        Unfinished {
-            own: Arc::clone(&client.unfinished),
-            all,
-        }
-    }
-}
-
 impl Drop for ClientPlace {
     fn drop(&mut self) {
         let mut counts = self.clients.counts.lock();
         counts.all -= 1;
-        if let Some(client) = counts.each.get_mut(&self.address) {
-            client.connections -= 1;
-            if client.connections == 0 {
-                counts.each.remove(&self.address);
+        if let Some(own) = counts.each.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
+                counts.each.remove(&self.client);
             }
         }
-    }
-}
-
-// ===== impl Unfinished =====
-
-impl Unfinished {
-    /// Counts `bytes` more, unless that were too many.
-    pub(super) fn hold(&self, bytes: usize) -> bool {
-        let within = |count: &AtomicUsize, max| {
-            let before = count.fetch_add(bytes, Ordering::Relaxed);
-            before.saturating_add(bytes) <= max
-        };
-        let held = within(&self.own, UNFINISHED_OWN_BYTES_MAX) & within(&self.all, UNFINISHED_ALL_BYTES_MAX);
-        if !held {
-            self.release(bytes);
-        }
-        held
-    }
-
-    /// Counts `bytes` less, which were held.
-    pub(super) fn release(&self, bytes: usize) {
-        self.own.fetch_sub(bytes, Ordering::Relaxed);
-        self.all.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -139,24 +77,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unfinished_requests_have_a_bound_for_each_client_and_one_for_all() {
+    fn a_network_of_ipv6_is_one_client_and_an_address_of_ipv4_another() {
         let clients = Clients::new(2, 100);
-        let address = |last| IpAddr::from([127, 0, 0, last]);
-        let places: Vec<_> = (0..6).map(|last| clients.admit(address(last)).unwrap()).collect();
-        let second = clients.admit(address(0)).unwrap().unfinished();
-        let counts: Vec<_> = places.iter().map(ClientPlace::unfinished).collect();
-        assert!(counts[0].hold(UNFINISHED_OWN_BYTES_MAX - 1));
-        // Another connection of the same client.
-        assert!(!second.hold(2));
-        assert!(second.hold(1));
-        // Another client, until all are too many.
-        for count in &counts[1..4] {
-            assert!(count.hold(UNFINISHED_OWN_BYTES_MAX));
-        }
-        assert!(!counts[4].hold(1));
-        second.release(1);
-        assert!(counts[4].hold(1));
-        assert!(!counts[5].hold(1));
+        let admit = |address: &str| clients.admit(address.parse().unwrap());
+        let _places = [admit("2001:db8:1:2::1"), admit("2001:db8:1:2:ffff::9")].map(Option::unwrap);
+        assert!(admit("2001:db8:1:2:a:b:c:d").is_none(), "a third of the network");
+        let _other = admit("2001:db8:1:3::1").unwrap();
+        // The same address of IPv4, however the socket tells it.
+        let _both = [admit("192.0.2.1"), admit("::ffff:192.0.2.1")].map(Option::unwrap);
+        assert!(admit("192.0.2.1").is_none());
+        assert!(admit("192.0.2.2").is_some());
     }
 
     #[test]

@@ -35,6 +35,23 @@ pub(super) enum Refusal {
 #[derive(Debug, Default)]
 pub(super) struct Violations(Vec<FieldViolation>);
 
+// ===== impl Refusal =====
+
+impl Refusal {
+    /// What its words take in an answer, about.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            // The first one is told twice.
+            Refusal::Invalid(violations) => violations
+                .iter()
+                .chain(violations.first())
+                .map(|violation| violation.field.len() + violation.description.len() + 16)
+                .sum(),
+            Refusal::PhaseNotSupported(phase) => 2 * phase.len(),
+        }
+    }
+}
+
 // ===== impl Violations =====
 
 impl Violations {
@@ -80,6 +97,17 @@ pub(super) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &WireTransaction<'_>,
 ) -> Result<(), Refusal> {
+    check(request, |heading, transfers| batch.push(heading, transfers))
+}
+
+/// Checks a transaction and gives it to `then` if nothing is wrong with it.
+///
+/// # Errors
+/// [`Refusal`]: the same for the same transaction.
+pub(super) fn check(
+    request: &WireTransaction<'_>,
+    then: impl FnOnce(&Heading<'_>, &[Transfer<&[u8]>]),
+) -> Result<(), Refusal> {
     let mut violations = Violations::default();
     let id = violations.id("transaction_id", request.id);
     let unsupported = check_phase(&mut violations, request);
@@ -108,7 +136,7 @@ pub(super) fn push_transaction(
         effective_time,
         metadata: &request.metadata,
     };
-    batch.push(&heading, &transfers);
+    then(&heading, &transfers);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::Instant;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::Status;
 
 use super::status;
 
@@ -16,18 +16,10 @@ const HEADER: &str = "grpc-timeout";
 /// The gRPC specification allows at most eight digits.
 const DIGITS_MAX: usize = 8;
 
-/// When the caller stops waiting; `None` if it did not say.
+/// When the caller stops waiting, from the headers of its call; `None` if it did not say.
 ///
 /// # Errors
 /// INVALID_ARGUMENT if it said so in a way that the gRPC specification does not know.
-pub(super) fn of(metadata: &MetadataMap) -> Result<Option<Instant>, Status> {
-    of_headers(metadata.as_ref())
-}
-
-/// The same, from a call's headers.
-///
-/// # Errors
-/// As [`of`].
 pub(super) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     let Some(value) = headers.get(HEADER) else {
         return Ok(None);

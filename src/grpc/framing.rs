@@ -2,10 +2,9 @@
 //!
 //! tonic's own server does the same for every other call. For these it would copy each request into a buffer of its own,
 //! and box the body, the decoder, the handler and the answer of every call; here a message is read where it arrived, and
-//! answers are written once.
+//! answers ([`outbound`](super::outbound)) are written once.
 
 use std::{
-    fmt,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -13,27 +12,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::Stream;
-use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
-use http_body::{Body, Frame};
+use http::Request;
+use http_body::Body;
 use hyper::body::Incoming;
+use prost::{DecodeError, Message};
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataValue};
-use tracing::Span;
 
 use super::{
-    MESSAGE_BYTES_MAX, deadline,
+    budget::{CALL_BYTES, Charge, SHORT_BYTES},
+    deadline,
+    outbound::put_frame,
     patience::{Patience, Reception},
     wire::WireError,
 };
-use crate::telemetry::record_status;
 
 /// In front of a message: whether it is compressed, and its length.
-const HEADER_BYTES: usize = 5;
-/// What is set aside for a message in pieces before it has arrived, however long it says it is.
-const GATHER_BYTES: usize = 64 * 1024;
+pub(super) const HEADER_BYTES: usize = 5;
+/// What a call reads in one turn of its task; then others have theirs.
+const TURN_BYTES: usize = 64 << 10;
+/// What reading a frame costs in any case, counted as bytes.
+const FRAME_BYTES_MIN: usize = 256;
 
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const ENCODING: &str = "grpc-encoding";
 const IDENTITY: &str = "identity";
 
@@ -47,11 +47,15 @@ pub(super) struct Inbound {
     header_read: usize,
     /// Bytes of the message under way that are not read yet.
     left: Option<usize>,
-    /// Bytes of the message under way that are read: whoever reads them keeps them.
-    arrived: usize,
     ended: bool,
     expected: Expected,
+    /// The longest message that is read.
+    message_bytes_max: usize,
+    /// Bytes that may still be read in this turn.
+    turn: usize,
     patience: Patience,
+    reception: Arc<Reception>,
+    charge: Charge,
 }
 
 /// What a client sends in a call.
@@ -71,41 +75,25 @@ pub(super) struct Piece {
     pub(super) to_come: usize,
 }
 
-/// Messages in their frames.
-pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
-
-/// The body of an answer.
-pub struct Answer(Content);
-
-enum Content {
-    /// Nothing: the status is in the headers.
-    Empty,
-    /// One message, then the status OK.
-    Message(Bytes),
-    /// The status OK.
-    Ok,
-    /// Messages, then their stream's status.
-    Frames(Frames),
-    /// Of a call that tonic serves.
-    Tonic(tonic::body::Body),
-    /// Of a call that is traced. In a box: few are.
-    Traced(Box<(Answer, Span)>),
-}
-
 // ===== impl Inbound =====
 
 impl Inbound {
-    /// The messages in `body`.
+    /// The messages of a call, none of which may be longer than `message_bytes_max`, and by when its caller wants to know.
+    /// `charge` is what the call costs so far.
     ///
     /// # Errors
-    /// UNIMPLEMENTED if the headers announce compressed ones.
-    fn new(
-        headers: &HeaderMap,
-        body: Incoming,
+    /// If its headers make no sense, or announce compressed messages (UNIMPLEMENTED).
+    pub(super) fn open(
+        request: Request<Incoming>,
         expected: Expected,
+        message_bytes_max: usize,
         reception: &Arc<Reception>,
-    ) -> Result<Self, Status> {
-        if let Some(encoding) = headers.get(ENCODING)
+        charge: Charge,
+    ) -> Result<(Self, Option<Instant>), Status> {
+        // The headers are dropped here: a call can take long, and needs none of them any more.
+        let (head, body) = request.into_parts();
+        let deadline = deadline::of_headers(&head.headers)?;
+        if let Some(encoding) = head.headers.get(ENCODING)
             && encoding != IDENTITY
         {
             let mut status = Status::unimplemented(format!(
@@ -117,31 +105,80 @@ impl Inbound {
                 .insert("grpc-accept-encoding", MetadataValue::from_static(IDENTITY));
             return Err(status);
         }
-        Ok(Inbound {
+        let inbound = Inbound {
             body,
             frame: Bytes::new(),
             header: [0; HEADER_BYTES],
             header_read: 0,
             left: None,
-            arrived: 0,
             ended: false,
             expected,
+            message_bytes_max,
+            turn: TURN_BYTES,
             patience: Patience::new(reception),
-        })
+            reception: Arc::clone(reception),
+            charge,
+        };
+        Ok((inbound, deadline))
     }
 
-    /// The messages of a call, each of which may take to arrive what `reception` says, and by when its caller wants to know.
+    /// The call holds `bytes` now, besides what every call costs.
     ///
     /// # Errors
-    /// If its headers make no sense.
-    pub(super) fn open(
+    /// RESOURCE_EXHAUSTED if there is no memory for them.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        if bytes <= SHORT_BYTES || self.charge.cover(CALL_BYTES.saturating_add(bytes)) {
+            Ok(())
+        } else {
+            Err(self.reception.no_memory())
+        }
+    }
+
+    /// The call holds nothing any more besides what every call costs.
+    pub(super) fn release(&mut self) {
+        self.charge.set(CALL_BYTES);
+    }
+
+    /// The question of a call that asks one, with at most `bytes_max` bytes, and by when its caller wants to know.
+    ///
+    /// # Errors
+    /// As [`Inbound::open`] and [`Inbound::only`]; INTERNAL if it is no such message.
+    pub(super) async fn ask<Q: Message + Default>(
         request: Request<Incoming>,
-        expected: Expected,
+        bytes_max: usize,
         reception: &Arc<Reception>,
-    ) -> Result<(Self, Option<Instant>), Status> {
-        let (head, body) = request.into_parts();
-        let deadline = deadline::of_headers(&head.headers)?;
-        Ok((Inbound::new(&head.headers, body, expected, reception)?, deadline))
+        charge: Charge,
+    ) -> Result<(Q, Self, Option<Instant>), Status> {
+        let (mut inbound, deadline) =
+            Inbound::open(request, Expected::Message, bytes_max, reception, charge)?;
+        let message = inbound.only().await?;
+        let question = Q::decode(message).map_err(|error| undecodable(&error))?;
+        inbound.finish().await?;
+        Ok((question, inbound, deadline))
+    }
+
+    /// The framed answer, with what it costs until it is sent.
+    pub(super) fn answer(self, answer: &impl Message) -> (Vec<u8>, Charge) {
+        let mut out = Vec::with_capacity(HEADER_BYTES + answer.encoded_len());
+        put_frame(&mut out, |out| answer.encode_raw(out));
+        let mut charge = self.charge;
+        charge.set(CALL_BYTES + out.capacity());
+        (out, charge)
+    }
+
+    /// What the call holds besides what every call costs, to be given back by itself.
+    pub(super) fn split_charge(&mut self) -> Charge {
+        self.charge.split_beyond(CALL_BYTES)
+    }
+
+    /// What the call costs, for its answer.
+    pub(super) fn into_charge(self) -> Charge {
+        self.charge
+    }
+
+    /// What its connection's calls have in common.
+    pub(super) const fn reception(&self) -> &Arc<Reception> {
+        &self.reception
     }
 
     /// There is no message in a call that must have one.
@@ -154,27 +191,28 @@ impl Inbound {
         self.frame.len()
     }
 
-    /// The only message of the call, once the call has been sent to its end.
+    /// The only message of the call. Its end is to be waited for with [`Inbound::finish`], when the message has been read: what
+    /// arrived with it takes memory as long as it is there.
     ///
     /// # Errors
-    /// If there is none, or more than one, or it can't be read.
+    /// If there is none, it can't be read, or there is no memory for it.
     pub(super) async fn only(&mut self) -> Result<Bytes, Status> {
         let first = self.piece().await?.ok_or_else(Inbound::missing)?;
-        let message = if first.to_come == 0 {
-            first.bytes
-        } else {
-            let mut gathered = Vec::with_capacity((first.bytes.len() + first.to_come).min(GATHER_BYTES));
-            gathered.extend_from_slice(&first.bytes);
-            loop {
-                let piece = self.piece().await?.ok_or_else(Inbound::missing)?;
-                gathered.extend_from_slice(&piece.bytes);
-                if piece.to_come == 0 {
-                    break gathered.into();
-                }
+        if first.to_come == 0 {
+            return Ok(first.bytes);
+        }
+        // No room is set aside for what has not arrived, however long the message says it is.
+        let mut gathered = Vec::new();
+        gather(&mut gathered, &first);
+        loop {
+            self.hold(gathered.capacity())?;
+            let piece = self.piece().await?.ok_or_else(Inbound::missing)?;
+            gather(&mut gathered, &piece);
+            if piece.to_come == 0 {
+                self.hold(gathered.capacity())?;
+                break Ok(gathered.into());
             }
-        };
-        self.finish().await?;
-        Ok(message)
+        }
     }
 
     /// Waits for the end of the call, behind its only message.
@@ -210,16 +248,26 @@ impl Inbound {
             if self.ended {
                 return Poll::Ready(Ok(None));
             }
+            if self.turn == 0 {
+                // A long message must not hold up everybody else of the thread.
+                self.turn = TURN_BYTES;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                self.turn = TURN_BYTES;
                 if self.expected == Expected::Stream && !self.has_begun() {
                     return Poll::Pending;
                 }
-                let status = ready!(self.patience.poll_over(self.arrived, context));
+                let status = ready!(self.patience.poll_over(context));
                 return Poll::Ready(Err(self.fail(status)));
             };
             match frame {
                 // Trailers of a request mean nothing.
-                Some(Ok(frame)) => self.frame = frame.into_data().unwrap_or_default(),
+                Some(Ok(frame)) => {
+                    self.frame = frame.into_data().unwrap_or_default();
+                    self.turn = self.turn.saturating_sub(self.frame.len().max(FRAME_BYTES_MIN));
+                }
                 Some(Err(error)) => {
                     let status = Status::cancelled(format!("the call was given up: {error}"));
                     return Poll::Ready(Err(self.fail(status)));
@@ -227,10 +275,7 @@ impl Inbound {
                 None if self.has_begun() => {
                     return Poll::Ready(Err(self.fail(Status::internal("Unexpected EOF decoding stream."))));
                 }
-                None => {
-                    self.ended = true;
-                    self.patience.release();
-                }
+                None => self.ended = true,
             }
         }
     }
@@ -248,7 +293,6 @@ impl Inbound {
     /// Nothing is read behind an error.
     fn fail(&mut self, status: Status) -> Status {
         self.ended = true;
-        self.patience.release();
         self.left = None;
         self.header_read = 0;
         self.frame = Bytes::new();
@@ -270,11 +314,8 @@ impl Inbound {
         let bytes = self.frame.split_to(left.min(self.frame.len()));
         let to_come = left - bytes.len();
         self.left = (to_come > 0).then_some(to_come);
-        self.arrived += bytes.len();
         if to_come == 0 && self.expected == Expected::Stream {
-            self.arrived = 0;
             self.patience.renew();
-            self.patience.release();
         }
         Ok(Some(Piece { bytes, to_come }))
     }
@@ -304,156 +345,35 @@ impl Inbound {
             }));
         }
         let length = u32::from_be_bytes(length) as usize;
-        if length > MESSAGE_BYTES_MAX {
+        let most = self.message_bytes_max;
+        if length > most {
             return Err(Status::out_of_range(format!(
-                "decoded message length too large: found {length} bytes, the limit is: {MESSAGE_BYTES_MAX} bytes"
+                "decoded message length too large: found {length} bytes, the limit is: {most} bytes"
             )));
         }
         Ok(Some(length))
     }
 }
 
-/// A message that is none: what gRPC has for it is INTERNAL.
-pub(super) fn malformed(error: WireError) -> Status {
+/// Adds a piece to a message. Its room grows as it arrives, but never beyond the message's end.
+pub(super) fn gather(gathered: &mut Vec<u8>, piece: &Piece) {
+    let length = gathered.len() + piece.bytes.len();
+    if length > gathered.capacity() {
+        let room = gathered
+            .capacity()
+            .saturating_mul(2)
+            .clamp(length, length + piece.to_come);
+        gathered.reserve_exact(room - gathered.len());
+    }
+    gathered.extend_from_slice(&piece.bytes);
+}
+
+/// The same of a message that prost reads.
+pub(super) fn undecodable(error: &DecodeError) -> Status {
     Status::internal(format!("failed to decode Protobuf message: {error}"))
 }
 
-// ===== writing =====
-
-/// Appends a message that `put` writes, in its frame.
-pub(super) fn put_frame(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
-    let header_at = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    put(out);
-    let length = u32::try_from(out.len() - header_at - HEADER_BYTES).unwrap_or(u32::MAX);
-    if let Some(room) = out.get_mut(header_at + 1..header_at + HEADER_BYTES) {
-        room.copy_from_slice(&length.to_be_bytes());
-    }
-}
-
-// ===== impl Answer =====
-
-impl Answer {
-    /// One framed message, or the status that was come to instead.
-    #[must_use]
-    pub(super) fn message(message: Result<Vec<u8>, Status>) -> Response<Answer> {
-        match message {
-            Ok(message) => answer(Content::Message(message.into())),
-            Err(status) => Answer::status(status),
-        }
-    }
-
-    /// Framed messages, as they come.
-    #[must_use]
-    pub(super) fn frames(frames: Frames) -> Response<Answer> {
-        answer(Content::Frames(frames))
-    }
-
-    /// The answer of a call that tonic served.
-    #[must_use]
-    pub(super) fn tonic(response: Response<tonic::body::Body>) -> Response<Answer> {
-        response.map(|body| Answer(Content::Tonic(body)))
-    }
-
-    /// The end of a call's `span`: it lasts as long as the answer does, and is told with which status that ends.
-    #[must_use]
-    pub(super) fn traced(response: Response<Answer>, span: Span) -> Response<Answer> {
-        if span.is_disabled() {
-            return response;
-        }
-        if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
-            record_status(&span, status);
-        }
-        response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
-    }
-
-    /// A status and no message.
-    #[must_use]
-    pub(super) fn status(status: Status) -> Response<Answer> {
-        status.into_http()
-    }
-}
-
-fn answer(content: Content) -> Response<Answer> {
-    let mut response = Response::new(Answer(content));
-    response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    response
-}
-
-/// The trailers that end an answer with `status`.
-pub(super) fn trailers(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    if status.add_header(&mut trailers).is_err() {
-        // Its text can't be sent. Rather no text than no status.
-        let code = Status::new(status.code(), "");
-        let _plain = code.add_header(&mut trailers);
-    }
-    trailers
-}
-
-impl Default for Answer {
-    fn default() -> Self {
-        Answer(Content::Empty)
-    }
-}
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").finish_non_exhaustive()
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let content = &mut self.0;
-        match content {
-            Content::Empty => Poll::Ready(None),
-            Content::Message(message) => {
-                let message = std::mem::take(message);
-                *content = Content::Ok;
-                Poll::Ready(Some(Ok(Frame::data(message))))
-            }
-            Content::Ok => {
-                *content = Content::Empty;
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            Content::Frames(frames) => {
-                let status = match ready!(frames.as_mut().poll_next(context)) {
-                    Some(Ok(frames)) => return Poll::Ready(Some(Ok(Frame::data(frames)))),
-                    Some(Err(status)) => status,
-                    None => Status::ok(""),
-                };
-                *content = Content::Empty;
-                Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
-            }
-            Content::Tonic(body) => Pin::new(body).poll_frame(context),
-            Content::Traced(traced) => {
-                let (answer, span) = &mut **traced;
-                let frame = ready!(Pin::new(answer).poll_frame(context));
-                if let Some(Ok(frame)) = &frame
-                    && let Some(status) = frame.trailers_ref().and_then(|all| all.get(Status::GRPC_STATUS))
-                {
-                    record_status(span, status);
-                }
-                Poll::Ready(frame)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Content::Empty => true,
-            Content::Tonic(body) => body.is_end_stream(),
-            Content::Traced(traced) => traced.0.is_end_stream(),
-            Content::Message(_) | Content::Ok | Content::Frames(_) => false,
-        }
-    }
+/// A message that is none: what gRPC has for it is INTERNAL.
+pub(super) fn malformed(error: WireError) -> Status {
+    Status::internal(format!("failed to decode Protobuf message: {error}"))
 }

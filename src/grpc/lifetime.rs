@@ -19,8 +19,8 @@ use tonic::Status;
 use super::{
     access::{Access, Authorised, refuse_role},
     clients::ClientPlace,
-    framing::trailers,
     methods::Method,
+    outbound::trailers,
     status,
 };
 use crate::security::{Grant, Security};

@@ -6,6 +6,7 @@
 
 use http::{Method as HttpMethod, Request};
 
+use super::accounts::Call;
 use crate::security::Role;
 
 /// Who may call a method, where tokens are asked for.
@@ -28,6 +29,8 @@ pub(super) enum Handler {
     StreamTransactions,
     /// `TransactionService`.
     GetTransaction,
+    /// `AccountService`.
+    Accounts(Call),
     /// tonic's router. There is one answer.
     Unary,
     /// tonic's router. Answers go on until one of the two sides ends them.
@@ -71,13 +74,25 @@ const METHODS: [Method; 17] = [
         READ,
         Handler::GetTransaction,
     ),
-    method("/tally.v1.AccountService/GetAccount", READ, Handler::Unary),
-    method("/tally.v1.AccountService/ListAccounts", READ, Handler::Unary),
-    method("/tally.v1.AccountService/CreateAccount", WRITE, Handler::Unary),
+    method(
+        "/tally.v1.AccountService/GetAccount",
+        READ,
+        Handler::Accounts(Call::Get),
+    ),
+    method(
+        "/tally.v1.AccountService/ListAccounts",
+        READ,
+        Handler::Accounts(Call::List),
+    ),
+    method(
+        "/tally.v1.AccountService/CreateAccount",
+        WRITE,
+        Handler::Accounts(Call::Create),
+    ),
     method(
         "/tally.v1.AccountService/BatchCreateAccounts",
         WRITE,
-        Handler::Unary,
+        Handler::Accounts(Call::BatchCreate),
     ),
     method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),

@@ -6,6 +6,8 @@
 mod access;
 mod accounts;
 mod answers;
+mod bucket;
+mod budget;
 mod circuit;
 mod circuit_change;
 mod clients;
@@ -14,25 +16,29 @@ mod convert;
 mod deadline;
 mod engine;
 mod framing;
+mod governor;
 mod lifetime;
 mod methods;
 mod net;
+mod outbound;
 mod patience;
 mod requests;
+mod split;
 pub mod status;
+mod stream;
 mod topology;
 mod transactions;
 mod watch;
 mod wire;
 
 pub use engine::{batch_stats_response, circuit_stats_response};
-pub use framing::Answer;
 pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
+pub use outbound::Answer;
 pub use topology::from_info as topology_response;
 
-use std::{convert::Infallible, future::ready, net::SocketAddr, sync::Arc};
+use std::{future::ready, net::SocketAddr, sync::Arc};
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::TcpConnectInfo};
@@ -42,19 +48,17 @@ use tower_service::Service;
 use self::{
     access::{Access, Authorised},
     accounts::AccountService,
+    budget::{CALL_BYTES, Charge},
     clients::Clients,
     engine::EngineService,
     lifetime::{Lifetime, LimitedBody},
     methods::Handler,
     patience::{Reception, TimedBody},
-    transactions::TransactionService,
+    transactions::{Answering, QUESTION_BYTES_MAX, TransactionService},
 };
 use crate::{
     engine::TallyEngine,
-    proto::{
-        FILE_DESCRIPTOR_SET, account_service_server::AccountServiceServer,
-        engine_service_server::EngineServiceServer,
-    },
+    proto::{FILE_DESCRIPTOR_SET, engine_service_server::EngineServiceServer},
     security::Security,
 };
 
@@ -65,7 +69,9 @@ const HEALTH_WATCHERS_MAX: usize = 1024;
 /// Of those, most of one client address.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 
-type Accounts = AccountServiceServer<AccountService>;
+/// What a call that tonic serves costs besides what every call does: tonic has a buffer for each direction.
+const TONIC_CALL_BYTES: usize = 24 << 10;
+
 type Engine = EngineServiceServer<EngineService>;
 
 /// All services. Clones are cheap.
@@ -73,6 +79,7 @@ type Engine = EngineServiceServer<EngineService>;
 pub struct Services {
     /// On the hot path: called without a look at the other routes.
     transactions: TransactionService,
+    accounts: AccountService,
     others: Routes,
     access: Access,
     /// Who watches the service's health.
@@ -89,24 +96,24 @@ impl Services {
         request: http::Request<Incoming>,
         peer: SocketAddr,
         reception: &Arc<Reception>,
-    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
-        let call = match self.access.check(&request) {
-            Ok(call) => call,
-            Err(status) => return Box::pin(ready(Ok(Answer::status(status)))),
+    ) -> Answering {
+        let admitted = reception.admit(request.headers());
+        let admitted = admitted.and_then(|charge| Ok((charge, self.access.check(&request)?)));
+        let (charge, call) = match admitted {
+            Ok(admitted) => admitted,
+            Err(status) => return Box::pin(ready(Ok(reception.refuse(status)))),
         };
+        let transactions = &self.transactions;
         match call.method.handler {
-            Handler::ProcessTransaction => self.transactions.process_transaction(request, reception),
-            Handler::ProcessTransactions => self.transactions.process_transactions(request, reception),
-            Handler::GetTransaction => self.transactions.find_transaction(request, reception),
+            Handler::ProcessTransaction => transactions.process_transaction(request, reception, charge),
+            Handler::ProcessTransactions => transactions.process_transactions(request, reception, charge),
+            Handler::GetTransaction => transactions.find_transaction(request, reception, charge),
             Handler::StreamTransactions => {
-                let lifetime = self.lifetime(call);
-                let answer = self
-                    .transactions
-                    .stream_transactions(request, reception, lifetime);
-                Box::pin(ready(Ok(answer)))
+                transactions.stream_transactions(request, reception, charge, self.lifetime(call))
             }
+            Handler::Accounts(call) => self.accounts.call(call, request, reception, charge),
             Handler::Unary | Handler::Stream | Handler::HealthWatch => {
-                self.route(call, request, peer, reception)
+                self.route(call, request, peer, reception, charge)
             }
         }
     }
@@ -118,7 +125,11 @@ impl Services {
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
         reception: &Arc<Reception>,
-    ) -> BoxFuture<'static, Result<http::Response<Answer>, Infallible>> {
+        mut charge: Charge,
+    ) -> Answering {
+        if !charge.cover(CALL_BYTES + TONIC_CALL_BYTES) {
+            return Box::pin(ready(Ok(reception.refuse(reception.no_memory()))));
+        }
         // Who asks is of interest to administration only; the hot path is spared the box.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
@@ -130,7 +141,7 @@ impl Services {
         let place = if call.method.handler == Handler::HealthWatch {
             let Some(place) = self.health_watchers.admit(peer.ip()) else {
                 let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                return Box::pin(ready(Ok(Answer::status(status))));
+                return Box::pin(ready(Ok(reception.refuse(status))));
             };
             Some(place)
         } else {
@@ -141,12 +152,13 @@ impl Services {
         let answered = self.others.clone().call(request);
         Box::pin(answered.map(|response| {
             response.map(|response| {
-                Answer::tonic(match lifetime {
+                let response = match lifetime {
                     None => response,
                     Some(lifetime) => {
                         response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
                     }
-                })
+                };
+                Answer::tonic(response, charge)
             })
         }))
     }
@@ -168,7 +180,7 @@ pub async fn services(
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TransactionService>().await;
-    reporter.set_serving::<Accounts>().await;
+    reporter.set_serving::<AccountService>().await;
     reporter.set_serving::<Engine>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -176,16 +188,17 @@ pub async fn services(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let transactions = TransactionService::new(engine.clone());
-    let accounts =
-        Accounts::new(AccountService::new(engine.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let others = Routes::new(accounts)
-        .add_service(Engine::new(EngineService::new(engine.clone(), draining.clone())))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+    // tonic sets aside what a message says that it is long.
+    let most = QUESTION_BYTES_MAX;
+    let engine_service = Engine::new(EngineService::new(engine.clone(), draining.clone()));
+    let others = Routes::new(engine_service.max_decoding_message_size(most))
+        .add_service(health.max_decoding_message_size(most))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(most))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most))
         .prepare();
     let services = Services {
         transactions,
+        accounts: AccountService::new(engine.clone()),
         others,
         access: Access::new(Arc::clone(security)),
         health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),

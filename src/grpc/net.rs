@@ -9,17 +9,20 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    time::{MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Services,
+    budget::Budget,
     clients::{ClientPlace, Clients},
     connection::{Accepted, Connections, refuse},
 };
 use crate::{
     engine::{PanicGuard, TallyEngine},
     security::Security,
+    sys::memory,
     topology::{AffinityError, Role, RoleHandle},
 };
 
@@ -29,6 +32,11 @@ const HANDOFF_CONNECTIONS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that are being told that there are too many; more than that are closed without a word.
 const REFUSALS_MAX: usize = 256;
+
+/// How often it is looked whether much less memory is held than before.
+const HELD_INTERVAL: Duration = Duration::from_millis(500);
+/// Held memory that is worth asking the allocator to give back, once most of it is held no more.
+const HELD_BYTES_LARGE: usize = 32 << 20;
 
 /// A connection on its way to its thread.
 type Handover = (std::net::TcpStream, SocketAddr, ClientPlace);
@@ -40,7 +48,7 @@ pub struct NetConfig {
     pub streams_per_connection_max: u32,
     /// Most connections for each NET thread; one more is told to calm down and closed.
     pub connections_per_thread_max: usize,
-    /// Most connections of one client address; one more is told to calm down and closed.
+    /// Most connections of one client (an address of IPv4, a network of IPv6); one more is told to calm down and closed.
     pub connections_per_client_max: usize,
     /// A connection on which no call begins for so long is told to go.
     pub idle_timeout: Duration,
@@ -50,6 +58,9 @@ pub struct NetConfig {
     pub connection_grace: Duration,
     /// How long the message of a call may take to arrive, 1 s to 1 hour.
     pub message_time_max: Duration,
+    /// Most memory that calls under way may hold, of requests and of answers, in bytes. No client may hold more of it than is
+    /// left.
+    pub memory_max: usize,
     /// How long connections may take to finish their calls when the service goes down.
     pub drain: Duration,
 }
@@ -97,6 +108,7 @@ impl Default for NetConfig {
             connection_age_max: Duration::from_secs(1800),
             connection_grace: Duration::from_secs(3600),
             message_time_max: Duration::from_secs(30),
+            memory_max: 256 << 20,
             drain: Duration::from_secs(10),
         }
     }
@@ -168,12 +180,14 @@ pub fn serve(
     let count = affinity.net_threads().max(1);
     let mut inlets = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
+    let budget = Budget::new(config.memory_max);
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
         let courier = engine.courier(index);
         let serving = Connections {
             config,
+            budget: budget.clone(),
             services: services.clone(),
             security: Arc::clone(security),
             engine: engine.clone(),
@@ -256,9 +270,27 @@ async fn deal_out(
     }
 }
 
+/// Gives the system what the allocator keeps of a thread, after clients held much and hold it no more. By itself, it keeps it
+/// for the next time, which after an attack may never come.
+async fn give_memory_back(budget: Budget) {
+    let mut looks = interval(HELD_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut highest = 0;
+    loop {
+        looks.tick().await;
+        let held = budget.held();
+        highest = highest.max(held);
+        if highest >= HELD_BYTES_LARGE && held <= highest / 4 {
+            memory::give_back();
+            highest = held;
+        }
+    }
+}
+
 /// Serves the connections of one thread.
 async fn serve_connections(mut connections: mpsc::Receiver<Handover>, serving: Connections) {
     let tracker = TaskTracker::new();
+    tokio::spawn(give_memory_back(serving.budget.clone()));
     // The channel closes when the acceptor ends, which it does when draining begins.
     while let Some((stream, peer, place)) = connections.recv().await {
         let stream = match TcpStream::from_std(stream) {

@@ -1,5 +1,5 @@
-//! How long the messages of a call may take to arrive, and how much memory they may take meanwhile. Who sends slower than
-//! that holds memory for nothing.
+//! What a connection may ask for: how long its messages may take to arrive, how much memory its calls may hold meanwhile, and
+//! how often it may be over these bounds.
 
 use std::{
     pin::Pin,
@@ -9,28 +9,49 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::{clients::Unfinished, status};
+use super::{
+    budget::{CALL_BYTES, Charge, Purse, REFUSAL_BYTES},
+    connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    governor::Conduct,
+    outbound::Answer,
+    status,
+};
 
-/// What a connection's messages may take until they have arrived.
+/// Most headers of a call. Those of gRPC, a token and a trace are a dozen.
+pub(super) const HEADERS_MAX: usize = 64;
+
+/// What the calls of a connection have in common.
 #[derive(Debug)]
 pub(super) struct Reception {
-    /// How long each.
-    pub(super) time_max: Duration,
-    /// How much memory, together with those of its client's other connections.
-    pub(super) unfinished: Unfinished,
+    /// How long each message may take to arrive.
+    time_max: Duration,
+    purse: Arc<Purse>,
+    conduct: Arc<Conduct>,
+    parked: Mutex<ParkedStreams>,
 }
+
+/// Streams that are not read at the moment. What their client sends meanwhile waits in the HTTP/2 library.
+#[derive(Debug, Default)]
+struct ParkedStreams {
+    count: usize,
+    charge: Option<Charge>,
+}
+
+/// A stream that is not read at the moment.
+#[derive(Debug)]
+pub(super) struct Parked(Arc<Reception>);
 
 /// Waits for a message, but not for ever.
 #[derive(Debug)]
 pub(super) struct Patience {
-    reception: Arc<Reception>,
-    /// Bytes that are counted as unfinished. Nearly always none: only those are that had to be waited with.
-    held: usize,
+    time_max: Duration,
     /// Runs once something had to be waited for. Nearly always a message comes with its headers, and no timer is needed.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -39,43 +60,104 @@ pub(super) struct Patience {
 #[derive(Debug)]
 pub(super) struct TimedBody {
     body: Incoming,
-    arrived: usize,
     patience: Patience,
+}
+
+// ===== impl Reception =====
+
+impl Reception {
+    /// Of a connection.
+    pub(super) fn new(time_max: Duration, purse: Arc<Purse>, conduct: Arc<Conduct>) -> Self {
+        Reception {
+            time_max,
+            purse,
+            conduct,
+            parked: Mutex::default(),
+        }
+    }
+
+    /// What a call costs, if it may begin.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: it has too many headers, or there is no memory for it.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Charge, Status> {
+        // They are decoded already, and one byte on the wire can name one that takes a hundred here.
+        let count = headers.len();
+        if count > HEADERS_MAX {
+            self.conduct.refused();
+            return Err(status::too_many_headers(count, HEADERS_MAX));
+        }
+        self.purse.charge(CALL_BYTES).ok_or_else(|| self.no_memory())
+    }
+
+    /// What pays for what the connection holds.
+    pub(super) const fn purse(&self) -> &Arc<Purse> {
+        &self.purse
+    }
+
+    /// There is no memory for a call, or for the rest of one. A connection that hears it too often is cut.
+    pub(super) fn no_memory(&self) -> Status {
+        self.conduct.refused();
+        status::memory_limit()
+    }
+
+    /// The answer to a call that is refused.
+    pub(super) fn refuse(&self, status: Status) -> http::Response<Answer> {
+        Answer::status(status, self.purse.charge_anyway(REFUSAL_BYTES))
+    }
+
+    /// A stream is not read from now on, until what is returned is dropped. `None` if there is no memory for what its client
+    /// may send meanwhile.
+    pub(super) fn park(self: &Arc<Self>) -> Option<Parked> {
+        let mut parked = self.parked.lock();
+        let bytes = parked
+            .count
+            .saturating_add(1)
+            .saturating_mul(STREAM_WINDOW_BYTES as usize);
+        let bytes = bytes.min(CONNECTION_WINDOW_BYTES as usize);
+        let covered = match &mut parked.charge {
+            Some(charge) => charge.cover(bytes),
+            none => {
+                *none = self.purse.charge(bytes);
+                none.is_some()
+            }
+        };
+        if !covered {
+            return None;
+        }
+        parked.count += 1;
+        Some(Parked(Arc::clone(self)))
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let mut parked = self.0.parked.lock();
+        parked.count -= 1;
+        if parked.count == 0 {
+            parked.charge = None;
+        }
+    }
 }
 
 // ===== impl Patience =====
 
 impl Patience {
     /// Waits as long as `reception` says.
-    pub(super) fn new(reception: &Arc<Reception>) -> Self {
+    pub(super) const fn new(reception: &Reception) -> Self {
         Patience {
-            reception: Arc::clone(reception),
-            held: 0,
+            time_max: reception.time_max,
             timer: None,
         }
     }
 
-    /// There is no more yet than the `arrived` bytes of the message, which take memory. The time runs from the first such
-    /// call; ready with REQUEST_TOO_SLOW when it is over, and with UNFINISHED_REQUESTS when there is no room.
-    pub(super) fn poll_over(&mut self, arrived: usize, context: &mut Context<'_>) -> Poll<Status> {
-        let Reception { time_max, unfinished } = &*self.reception;
-        let more = arrived.saturating_sub(self.held);
-        if more > 0 {
-            if !unfinished.hold(more) {
-                return Poll::Ready(status::unfinished_requests());
-            }
-            self.held = arrived;
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(*time_max)));
+    /// There is no more yet of the message. The time runs from the first such call; ready with REQUEST_TOO_SLOW when it is
+    /// over.
+    pub(super) fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        let time_max = self.time_max;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(time_max)));
         ready!(timer.as_mut().poll(context));
-        Poll::Ready(status::request_too_slow(*time_max))
-    }
-
-    /// The message has arrived, or will not be read.
-    pub(super) fn release(&mut self) {
-        if self.held > 0 {
-            self.reception.unfinished.release(std::mem::take(&mut self.held));
-        }
+        Poll::Ready(status::request_too_slow(time_max))
     }
 
     /// For the next message, the time begins anew.
@@ -84,19 +166,12 @@ impl Patience {
     }
 }
 
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 // ===== impl TimedBody =====
 
 impl TimedBody {
-    pub(super) fn new(body: Incoming, reception: &Arc<Reception>) -> Self {
+    pub(super) const fn new(body: Incoming, reception: &Reception) -> Self {
         TimedBody {
             body,
-            arrived: 0,
             patience: Patience::new(reception),
         }
     }
@@ -111,19 +186,10 @@ impl Body for TimedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(frame) => {
-                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                self.arrived += data.map_or(0, Bytes::len);
-                Poll::Ready(frame.map(|frame| {
-                    frame.map_err(|error| Status::cancelled(format!("the call was given up: {error}")))
-                }))
-            }
-            Poll::Pending => {
-                let arrived = self.arrived;
-                self.patience
-                    .poll_over(arrived, context)
-                    .map(|over| Some(Err(over)))
-            }
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| {
+                frame.map_err(|error| Status::cancelled(format!("the call was given up: {error}")))
+            })),
+            Poll::Pending => self.patience.poll_over(context).map(|over| Some(Err(over))),
         }
     }
 

@@ -3,32 +3,74 @@
 use tonic::Status;
 
 use super::{
+    answers::RESULT_BYTES_MAX,
     convert::{self, Refusal},
     framing::{Piece, malformed},
+    split::{Found, Splitter},
     status,
-    wire::{self, TopLevel, WireError, WireTransaction},
+    wire::{self, WireError, WireTransaction},
 };
-use crate::engine::{TRANSACTIONS_MAX, TransactionBatch};
+use crate::{
+    engine::{TRANSACTIONS_MAX, TransactionBatch},
+    ledger::Outcome,
+};
 
-/// A transaction that was refused before it was queued.
+/// Longest transaction that is read, in bytes: three times as long as the longest that can be valid.
+pub(super) const TRANSACTION_BYTES_MAX: usize = 128 << 10;
+
+/// A message that holds a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A `ProcessTransactionRequest` in a `ProcessTransactionsRequest`.
+    Nested,
+    /// A `StreamTransactionsRequest`.
+    Message,
+}
+
+/// Transactions that were refused before they were queued, in the order of their places.
+///
+/// Of each, its own bytes are kept. What is wrong with it is found again when the answer is written: written out, it can
+/// take a hundred times as many bytes as the transaction itself.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    bytes: Vec<u8>,
+    entries: Vec<RefusedEntry>,
+    /// What their results take in the answer, at most.
+    answer_bytes: usize,
+}
+
+/// Its bytes begin where those of the one before end.
+#[derive(Debug, Clone, Copy)]
+struct RefusedEntry {
+    place: u32,
+    end: u32,
+    /// If it was too long to be read, its length; it has no bytes here then.
+    too_long: u32,
+}
+
+/// A transaction that was refused, with what is wrong with it.
 #[derive(Debug)]
-pub(super) struct Refused {
-    /// Its place among those it was sent with.
-    pub(super) place: usize,
-    /// Its id, as sent.
-    pub(super) id: String,
+pub(super) struct Refused<'a> {
+    /// Its id, as sent; empty if it could not be read.
+    pub(super) id: &'a str,
     /// Why.
     pub(super) status: Status,
 }
 
-/// Transactions in the order in which they were sent: those that are well-formed, and what was wrong with the others.
+/// Transactions in the order in which they were sent: those that are well-formed, and those that are not.
 #[derive(Debug)]
 pub(super) struct Transactions {
     pub(super) batch: TransactionBatch,
-    /// In the order of their places.
-    pub(super) refused: Vec<Refused>,
-    /// How many were sent. Those beyond [`TRANSACTIONS_MAX`] are counted and not kept.
+    pub(super) places: Places,
+}
+
+/// Which of the transactions that were sent are not in the batch.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) refused: Refusals,
+    /// How many were sent.
     pub(super) count: usize,
+    form: Form,
 }
 
 /// Reads a `ProcessTransactionsRequest` while it arrives. Transactions are read where they are; only those that are spread
@@ -36,47 +78,115 @@ pub(super) struct Transactions {
 #[derive(Debug)]
 pub(super) struct BulkReader {
     transactions: Transactions,
-    /// The start of a field that has not arrived as a whole.
-    carry: Vec<u8>,
-    /// It makes no sense to look at `carry` before it has so many bytes.
-    needed: usize,
+    splitter: Splitter,
+}
+
+/// Why reading a bulk ended early.
+enum Unread {
+    Malformed(WireError),
+    TooMany,
+}
+
+// ===== impl Refusals =====
+
+impl Refusals {
+    fn get(&self, index: usize, form: Form) -> Option<Refused<'_>> {
+        let entry = self.entries.get(index)?;
+        if entry.too_long > 0 {
+            return Some(Refused {
+                id: "",
+                status: status::transaction_too_long(entry.too_long as usize),
+            });
+        }
+        let before = index.checked_sub(1).and_then(|before| self.entries.get(before));
+        let from = before.map_or(0, |before| before.end);
+        let bytes = self.bytes.get(from as usize..entry.end as usize)?;
+        // It was read before, and refused: the same bytes are read and refused again.
+        let transaction = read(bytes, form).ok()?;
+        let refusal = convert::check(&transaction, |_, _| ()).err()?;
+        Some(Refused {
+            id: transaction.id.as_str(),
+            status: refused(refusal),
+        })
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<RefusedEntry>()
+    }
+
+    fn push(&mut self, place: usize, bytes: &[u8], too_long: usize, answer_bytes: usize) {
+        self.answer_bytes += answer_bytes;
+        // A message has at most 16 MiB, and 8192 places.
+        let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(bytes);
+        self.entries.push(RefusedEntry {
+            place: number(place),
+            end: number(self.bytes.len()),
+            too_long: number(too_long),
+        });
+    }
+}
+
+// ===== impl Places =====
+
+impl Places {
+    /// What is wrong with the transaction at `place`, if it is the one that was refused behind `before` others.
+    pub(super) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
+        let entry = self.refused.entries.get(before)?;
+        (entry.place as usize == place).then(|| self.refused.get(before, self.form))
+    }
 }
 
 // ===== impl Transactions =====
 
 impl Transactions {
     /// None yet.
-    pub(super) const fn new(batch: TransactionBatch) -> Self {
+    pub(super) fn new(batch: TransactionBatch, form: Form) -> Self {
         Transactions {
             batch,
-            refused: Vec::new(),
-            count: 0,
+            places: Places {
+                refused: Refusals::default(),
+                count: 0,
+                form,
+            },
         }
     }
 
-    /// Checks a transaction and adds it.
-    pub(super) fn push(&mut self, transaction: &WireTransaction<'_>) {
-        let place = self.count;
-        self.count += 1;
-        if place >= TRANSACTIONS_MAX {
-            return;
-        }
-        if let Err(refusal) = convert::push_transaction(&mut self.batch, transaction) {
-            self.refused.push(Refused {
-                place,
-                id: transaction.id.as_str().to_owned(),
-                status: refused(refusal),
-            });
-        }
-    }
-
-    /// Adds the transaction of a stream's message.
+    /// Reads and checks a transaction from its bytes, and adds it.
     ///
     /// # Errors
-    /// INTERNAL if the message is malformed.
-    pub(super) fn push_message(&mut self, message: &[u8]) -> Result<(), Status> {
-        self.push(&wire::stream_message(message).map_err(malformed)?);
+    /// [`WireError`] if it is none. Nothing is added then.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let transaction = read(bytes, self.places.form)?;
+        let place = self.places.count;
+        self.places.count += 1;
+        if let Err(refusal) = convert::push_transaction(&mut self.batch, &transaction) {
+            let answer_bytes = RESULT_BYTES_MAX + transaction.id.as_str().len() + refusal.bytes();
+            self.places.refused.push(place, bytes, 0, answer_bytes);
+        }
         Ok(())
+    }
+
+    /// A transaction was sent that is too long to be read.
+    fn skip(&mut self, length: usize) {
+        let place = self.places.count;
+        self.places.count += 1;
+        self.places.refused.push(place, &[], length, RESULT_BYTES_MAX);
+    }
+
+    /// How many were sent.
+    pub(super) const fn count(&self) -> usize {
+        self.places.count
+    }
+
+    /// Bytes of memory that they hold, with the outcomes and the answer that they will have: nothing of these can be refused
+    /// any more once they are executed.
+    pub(super) fn held_bytes(&self) -> usize {
+        let each = size_of::<Outcome>() + RESULT_BYTES_MAX;
+        self.batch.memory_bytes()
+            + self.batch.len() * each
+            + self.places.refused.held_bytes()
+            + self.places.refused.answer_bytes
     }
 }
 
@@ -84,75 +194,68 @@ impl Transactions {
 
 impl BulkReader {
     /// Fills `batch`.
-    pub(super) const fn new(batch: TransactionBatch) -> Self {
+    pub(super) fn new(batch: TransactionBatch) -> Self {
         BulkReader {
-            transactions: Transactions::new(batch),
-            carry: Vec::new(),
-            needed: 0,
+            transactions: Transactions::new(batch, Form::Nested),
+            splitter: Splitter::new(TRANSACTION_BYTES_MAX),
         }
     }
 
     /// Reads what has arrived.
     ///
     /// # Errors
-    /// INTERNAL if the message is malformed.
+    /// INTERNAL if the message is malformed, INVALID_FIELD as soon as there are too many transactions.
     pub(super) fn read(&mut self, piece: &Piece) -> Result<(), Status> {
-        self.read_bytes(&piece.bytes, piece.to_come).map_err(malformed)
+        let transactions = &mut self.transactions;
+        let read = self.splitter.read(&piece.bytes, piece.to_come, |found| {
+            if transactions.count() >= TRANSACTIONS_MAX {
+                return Err(Unread::TooMany);
+            }
+            match found {
+                Found::Transaction(bytes) => transactions.push(bytes)?,
+                Found::TooLong(length) => transactions.skip(length),
+            }
+            Ok(())
+        });
+        read.map_err(|unread| match unread {
+            Unread::Malformed(error) => malformed(error),
+            Unread::TooMany => transaction_count(&format!("at least {}", TRANSACTIONS_MAX + 1)),
+        })
+    }
+
+    /// Bytes of memory that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.transactions.held_bytes() + self.splitter.held_bytes()
     }
 
     /// All of them, once the message is whole.
-    pub(super) fn finish(self) -> Transactions {
-        self.transactions
-    }
-
-    fn read_bytes(&mut self, piece: &[u8], to_come: usize) -> Result<(), WireError> {
-        let mut piece = self.read_carried(piece, to_come)?;
-        while !piece.is_empty() {
-            let read = match wire::top_level(piece, piece.len() + to_come)? {
-                TopLevel::Transaction(bytes, read) => {
-                    self.transactions.push(&wire::nested_transaction(bytes)?);
-                    read
-                }
-                TopLevel::Skipped(read) => read,
-                TopLevel::Needs(needed) => {
-                    self.needed = needed;
-                    self.carry.extend_from_slice(piece);
-                    return Ok(());
-                }
-            };
-            piece = piece.get(read..).unwrap_or_default();
+    ///
+    /// # Errors
+    /// INVALID_FIELD if there are none.
+    pub(super) fn finish(self) -> Result<Transactions, Status> {
+        if self.transactions.count() == 0 {
+            return Err(transaction_count("0"));
         }
-        Ok(())
+        Ok(self.transactions)
     }
+}
 
-    /// Completes the field that an earlier piece began, and returns what is behind it.
-    fn read_carried<'a>(&mut self, piece: &'a [u8], to_come: usize) -> Result<&'a [u8], WireError> {
-        let mut piece = piece;
-        while !self.carry.is_empty() {
-            let missing = self.needed.saturating_sub(self.carry.len()).min(piece.len());
-            let (part, rest) = piece.split_at(missing);
-            self.carry.extend_from_slice(part);
-            piece = rest;
-            if self.carry.len() < self.needed {
-                break;
-            }
-            let left = self.carry.len() + piece.len() + to_come;
-            let read = match wire::top_level(&self.carry, left)? {
-                TopLevel::Transaction(bytes, read) => {
-                    self.transactions.push(&wire::nested_transaction(bytes)?);
-                    read
-                }
-                TopLevel::Skipped(read) => read,
-                TopLevel::Needs(needed) => {
-                    self.needed = needed;
-                    continue;
-                }
-            };
-            self.carry.drain(..read.min(self.carry.len()));
-            self.needed = 0;
-        }
-        Ok(piece)
+impl From<WireError> for Unread {
+    fn from(error: WireError) -> Self {
+        Unread::Malformed(error)
     }
+}
+
+fn read(bytes: &[u8], form: Form) -> Result<WireTransaction<'_>, WireError> {
+    match form {
+        Form::Nested => wire::nested_transaction(bytes),
+        Form::Message => wire::stream_message(bytes),
+    }
+}
+
+fn transaction_count(count: &str) -> Status {
+    let description = format!("has {count} transactions, 1 to {TRANSACTIONS_MAX} are allowed");
+    status::invalid_field("transactions", description)
 }
 
 /// The status of a refusal.

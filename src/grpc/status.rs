@@ -9,7 +9,7 @@ use prost::Message;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::clients::{UNFINISHED_ALL_BYTES_MAX, UNFINISHED_OWN_BYTES_MAX};
+use super::requests::TRANSACTION_BYTES_MAX;
 use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
@@ -30,8 +30,8 @@ const NOT_EXECUTED: &str = "false";
 
 /// How long to wait for a service that is shutting down: another one should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
-/// When there may be room for another request again that does not arrive at once.
-const UNFINISHED_RETRY: Duration = Duration::from_secs(1);
+/// When there may be memory for another call again.
+const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// Whether the call was executed, as far as anybody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,16 +233,27 @@ pub fn request_too_slow(limit: Duration) -> Status {
     Draft::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
 }
 
-/// Too many requests have begun to arrive and not come to their ends.
+/// What clients hold, of requests and of answers that they have not read, leaves no memory for the call.
 #[must_use]
-pub fn unfinished_requests() -> Status {
-    let message = format!(
-        "unfinished requests hold too much memory: at most {UNFINISHED_OWN_BYTES_MAX} bytes of a client, \
-         {UNFINISHED_ALL_BYTES_MAX} of all"
-    );
-    Draft::new(Code::ResourceExhausted, "UNFINISHED_REQUESTS", message)
-        .retry_after(UNFINISHED_RETRY)
+pub fn memory_limit() -> Status {
+    let message = "calls under way hold too much memory: of this client, or of all (server.memory_max)";
+    Draft::new(Code::ResourceExhausted, "MEMORY_LIMIT", message)
+        .retry_after(MEMORY_RETRY)
         .build()
+}
+
+/// The call has more headers than any client needs.
+#[must_use]
+pub fn too_many_headers(count: usize, most: usize) -> Status {
+    let message = format!("the call has {count} headers, at most {most} are allowed");
+    Draft::new(Code::ResourceExhausted, "TOO_MANY_HEADERS", message).build()
+}
+
+/// A transaction among others is longer than any that could be valid.
+#[must_use]
+pub fn transaction_too_long(bytes: usize) -> Status {
+    let description = format!("has {bytes} bytes, at most {TRANSACTION_BYTES_MAX} are allowed");
+    invalid_field("transaction", description)
 }
 
 /// The call has no valid token.

@@ -12,16 +12,23 @@ use crate::{
 };
 
 /// Messages may be nested so deep; only groups, which are unknown fields here, come near it.
-const DEPTH_MAX: u32 = 100;
+pub(super) const DEPTH_MAX: u32 = 100;
 /// Longest form of a number, in bytes.
-const VARINT_BYTES_MAX: usize = 10;
+pub(super) const VARINT_BYTES_MAX: usize = 10;
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
-const DELIMITED: u8 = 2;
-const GROUP: u8 = 3;
-const GROUP_END: u8 = 4;
+pub(super) const DELIMITED: u8 = 2;
+pub(super) const GROUP: u8 = 3;
+pub(super) const GROUP_END: u8 = 4;
 const FIXED32: u8 = 5;
+
+/// A field is not of the kind that the schema says.
+pub(super) const WRONG_KIND: WireError = WireError::Malformed("a field has another kind than it should");
+/// A group ends where none, or another one, has begun.
+pub(super) const NO_GROUP: WireError = WireError::Malformed("a group ends that has not begun");
+/// Messages or groups are nested more than [`DEPTH_MAX`] times.
+pub(super) const TOO_DEEP: WireError = WireError::Malformed("messages are nested too deep");
 
 /// The bytes are no such message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,15 +95,15 @@ pub(super) struct Time {
     pub(super) nanos: i32,
 }
 
-/// The next field of `ProcessTransactionsRequest`, and how many bytes it took.
+/// A field's key, and what can be said of the field from the few bytes at its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TopLevel<'a> {
-    /// A transaction.
-    Transaction(&'a [u8], usize),
-    /// Something unknown.
-    Skipped(usize),
-    /// It has not arrived as a whole: so many bytes from its start on are needed.
-    Needs(usize),
+pub(super) struct Head {
+    pub(super) field: u32,
+    pub(super) kind: u8,
+    /// Bytes that were read: the key, and the length or number behind it.
+    pub(super) bytes: usize,
+    /// Bytes of the field that are behind these; `None` if there are more than memory could ever hold. A group has none.
+    pub(super) behind: Option<usize>,
 }
 
 /// Takes values off the front of a message.
@@ -153,7 +160,7 @@ pub(super) fn transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     Ok(transaction)
 }
 
-/// Reads a transaction of a `ProcessTransactionsRequest`, from the bytes that [`top_level`] found.
+/// Reads a transaction of a `ProcessTransactionsRequest`, from the bytes that a [`Splitter`](super::split::Splitter) found.
 ///
 /// # Errors
 /// [`WireError`] if it is none.
@@ -185,41 +192,85 @@ pub(super) fn stream_message(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     Ok(transaction)
 }
 
-/// Reads the next field of a `ProcessTransactionsRequest` of which `left` bytes are not read yet; `arrived` is the part of
-/// these that is there, and not empty.
+/// Reads a field's key, and the length or number behind it; `None` if `bytes` end before that.
 ///
 /// # Errors
 /// [`WireError`] if the message is malformed.
-pub(super) fn top_level(arrived: &[u8], left: usize) -> Read<TopLevel<'_>> {
-    let whole = arrived.len() >= left;
+pub(super) fn head(bytes: &[u8]) -> Read<Option<Head>> {
     let mut wire = Wire {
-        rest: arrived,
+        rest: bytes,
         depth: DEPTH_MAX,
     };
-    let read = |wire: &Wire<'_>| arrived.len() - wire.rest.len();
-    let (field, kind) = match wire.key() {
-        // The longest key and length fit twice the longest number.
-        Err(WireError::CutShort) if !whole => return Ok(TopLevel::Needs(left.min(2 * VARINT_BYTES_MAX))),
-        key => key?,
-    };
-    if field != 1 {
-        // Unknown fields are rare: rather than looking at one again and again, wait for all of the message.
-        return match wire.skip(field, kind) {
-            Err(WireError::CutShort) if !whole => Ok(TopLevel::Needs(left)),
-            skipped => skipped.map(|()| TopLevel::Skipped(read(&wire))),
-        };
+    match wire.head() {
+        Ok((field, kind, behind)) => Ok(Some(Head {
+            field,
+            kind,
+            bytes: bytes.len() - wire.rest.len(),
+            behind,
+        })),
+        Err(WireError::CutShort) => Ok(None),
+        Err(error) => Err(error),
     }
-    wire.expect(kind, DELIMITED)?;
-    let length = match wire.length() {
-        Err(WireError::CutShort) if !whole => return Ok(TopLevel::Needs(left.min(2 * VARINT_BYTES_MAX))),
-        length => length?,
+}
+
+/// How many accounts a `BatchCreateAccountsRequest` has, if that and their metadata are within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// So many.
+    Accounts(usize),
+    /// Too many; how many was not counted.
+    TooManyAccounts,
+    /// An account has too many entries of metadata, those counted that are replaced by later ones.
+    TooManyEntries {
+        /// Its place.
+        account: usize,
+    },
+}
+
+/// Counts the accounts of a `BatchCreateAccountsRequest`, without decoding them.
+///
+/// # Errors
+/// [`WireError`] if it is none.
+pub(super) fn count_accounts(bytes: &[u8], accounts_max: usize, entries_max: usize) -> Read<Counted> {
+    let mut wire = Wire {
+        rest: bytes,
+        depth: DEPTH_MAX,
     };
-    let end = read(&wire).checked_add(length).filter(|end| *end <= left);
-    let end = end.ok_or(WireError::CutShort)?;
-    match wire.bytes(length) {
-        Ok(bytes) => Ok(TopLevel::Transaction(bytes, end)),
-        Err(_) => Ok(TopLevel::Needs(end)),
+    let mut count = 0;
+    while !wire.is_empty() {
+        match wire.key()? {
+            (1, kind) => {
+                if count == accounts_max {
+                    return Ok(Counted::TooManyAccounts);
+                }
+                if count_entries(wire.message(kind)?)? > entries_max {
+                    return Ok(Counted::TooManyEntries { account: count });
+                }
+                count += 1;
+            }
+            (field, kind) => wire.skip(field, kind)?,
+        }
     }
+    Ok(Counted::Accounts(count))
+}
+
+/// The entries of metadata of the account in a `CreateAccountRequest`.
+fn count_entries(mut request: Wire<'_>) -> Read<usize> {
+    let mut count = 0;
+    while !request.is_empty() {
+        match request.key()? {
+            (1, kind) => {
+                let mut account = request.message(kind)?;
+                while !account.is_empty() {
+                    let (field, kind) = account.key()?;
+                    count += usize::from(field == 6);
+                    account.skip(field, kind)?;
+                }
+            }
+            (field, kind) => request.skip(field, kind)?,
+        }
+    }
+    Ok(count)
 }
 
 impl<'a> WireTransaction<'a> {
@@ -319,6 +370,22 @@ impl<'a> Wire<'a> {
         }
     }
 
+    /// A key and, where the kind has one, the length or number behind it: how many bytes of the field are left then.
+    fn head(&mut self) -> Read<(u32, u8, Option<usize>)> {
+        let (field, kind) = self.key()?;
+        let behind = match kind {
+            VARINT => {
+                self.varint()?;
+                Some(0)
+            }
+            FIXED64 => Some(8),
+            FIXED32 => Some(4),
+            DELIMITED => usize::try_from(self.varint()?).ok(),
+            _ => Some(0),
+        };
+        Ok((field, kind, behind))
+    }
+
     fn varint(&mut self) -> Read<u64> {
         if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
             self.rest = rest;
@@ -354,11 +421,7 @@ impl<'a> Wire<'a> {
     }
 
     fn expect(&self, kind: u8, expected: u8) -> Read<()> {
-        if kind == expected {
-            Ok(())
-        } else {
-            Err(WireError::Malformed("a field has another kind than it should"))
-        }
+        if kind == expected { Ok(()) } else { Err(WRONG_KIND) }
     }
 
     fn delimited(&mut self, kind: u8) -> Read<&'a [u8]> {
@@ -414,15 +477,13 @@ impl<'a> Wire<'a> {
                     }
                 }
             },
-            _ => Err(WireError::Malformed("a group ends that has not begun")),
+            _ => Err(NO_GROUP),
         }
     }
 }
 
 fn deeper(depth: u32) -> Read<u32> {
-    depth
-        .checked_sub(1)
-        .ok_or(WireError::Malformed("messages are nested too deep"))
+    depth.checked_sub(1).ok_or(TOO_DEEP)
 }
 
 fn utf8(bytes: &[u8]) -> Read<&str> {

@@ -3,7 +3,10 @@
 use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::Message;
 
-use super::*;
+use super::{
+    super::split::{Found, Splitter},
+    *,
+};
 use crate::{
     ledger::TRANSFERS_MAX,
     proto::{
@@ -96,26 +99,17 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
 
 /// The transactions of a `ProcessTransactionsRequest` that arrives `piece` bytes at a time.
 fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, WireError> {
-    let (mut transactions, mut arrived, mut done) = (Vec::new(), piece.min(bytes.len()), 0);
-    while done < bytes.len() {
-        match top_level(&bytes[done..arrived], bytes.len() - done)? {
-            TopLevel::Transaction(found, read) => {
+    let (mut transactions, mut to_come) = (Vec::new(), bytes.len());
+    let mut splitter = Splitter::new(usize::MAX);
+    for piece in bytes.chunks(piece) {
+        to_come -= piece.len();
+        splitter.read(piece, to_come, |found| {
+            if let Found::Transaction(found) = found {
                 nested_transaction(found)?;
                 transactions.push(found.to_vec());
-                done += read;
             }
-            TopLevel::Skipped(read) => done += read,
-            TopLevel::Needs(needed) => {
-                assert!(
-                    done + needed > arrived && done + needed <= bytes.len(),
-                    "no progress"
-                );
-                arrived = arrived.saturating_add(piece).max(done + needed).min(bytes.len());
-            }
-        }
-        if done == arrived {
-            arrived = arrived.saturating_add(piece).min(bytes.len());
-        }
+            Ok::<(), WireError>(())
+        })?;
     }
     Ok(transactions)
 }

@@ -4,6 +4,7 @@
 mod audit;
 mod bearer;
 mod certificate;
+mod client;
 mod tls;
 mod tokens;
 mod watched;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 pub use self::{
     audit::{AUDIT_TARGET, Administrator, CircuitChange},
     bearer::bearer_token,
+    client::client_of,
     tls::TlsError,
     tokens::{Grant, Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},
     watched::Look,

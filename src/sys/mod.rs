@@ -16,6 +16,11 @@ pub mod affinity;
 pub mod limits;
 #[expect(
     unsafe_code,
+    reason = "the allocator's own functions have no safe interface; the declaration says why it is safe"
+)]
+pub mod memory;
+#[expect(
+    unsafe_code,
     reason = "the prefetch instruction is an intrinsic; its block carries its SAFETY note"
 )]
 pub mod prefetch;

@@ -7,6 +7,10 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::{RPC_TARGET, TelemetryError};
 
+/// What the HTTP libraries log unless they are named in the setting. Their warnings are about what a client sends, one for each
+/// frame: whoever likes could fill the disk with them.
+const HTTP_LIBRARIES: &str = "h2=error,hyper=error";
+
 /// What is logged. Clones share it.
 #[derive(Clone)]
 pub struct LogLevel {
@@ -51,8 +55,10 @@ impl fmt::Debug for LogLevel {
 /// The spans of calls are for the exporter; as context of log lines they would cost every call. One filter, not two on top
 /// of each other: those would switch on, and pay for, whatever either of them lets through.
 fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(format!("{text},{RPC_TARGET}=off")).map_err(|source| TelemetryError::Filter {
-        value: text.to_owned(),
-        source,
+    EnvFilter::try_new(format!("{HTTP_LIBRARIES},{text},{RPC_TARGET}=off")).map_err(|source| {
+        TelemetryError::Filter {
+            value: text.to_owned(),
+            source,
+        }
     })
 }

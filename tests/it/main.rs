@@ -6,6 +6,7 @@ mod bench;
 mod breaker;
 mod crash;
 mod frozen_disk;
+mod hostile;
 mod import;
 mod journal;
 mod ledger_model;

@@ -1,0 +1,383 @@
+//! How much memory clients hold: requests that have arrived, what was made of them, and answers that were not sent yet.
+//!
+//! There is one budget for all clients. What a client may take of it depends on what is left: it may never hold more than is
+//! free. A client that is alone gets half of it, two get a third each, and there is always room for one more.
+//!
+//! Each connection has a [`Purse`], which takes memory from the budget in larger steps, so that a small call does not touch
+//! the counters that all threads share.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{engine::Payment, security::client_of};
+
+/// What a call costs in any case: its stream in the HTTP/2 library, its task, a short message and a short answer.
+pub(super) const CALL_BYTES: usize = 4 << 10;
+/// The short message that every call may have.
+pub(super) const SHORT_BYTES: usize = 1 << 10;
+/// What the answer to a refused call costs until it is sent.
+pub(super) const REFUSAL_BYTES: usize = 2 << 10;
+/// A connection takes at least so much from the budget at once, if there is so much.
+const STEP_BYTES: usize = 32 << 10;
+/// Messages of calls that tonic serves which one connection has handed to the HTTP/2 library and that were not sent yet. What
+/// such a call answers is not known before it is made, so the next one waits until there is a place.
+const SENDING_MAX: usize = 16;
+
+/// The memory of all clients.
+#[derive(Debug, Clone)]
+pub(super) struct Budget(Arc<All>);
+
+#[derive(Debug)]
+struct All {
+    bytes_max: usize,
+    held: AtomicUsize,
+    /// Of the clients that have a connection, or hold something. An entry goes with its share.
+    shares: Mutex<HashMap<IpAddr, Weak<ClientShare>>>,
+}
+
+/// What one client holds, on all of its connections.
+#[derive(Debug)]
+pub(super) struct ClientShare {
+    all: Arc<All>,
+    client: IpAddr,
+    held: AtomicUsize,
+}
+
+/// What one connection holds.
+#[derive(Debug)]
+pub(super) struct Purse {
+    share: Arc<ClientShare>,
+    state: Mutex<State>,
+    /// [`SENDING_MAX`] places.
+    sending: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: usize,
+    /// Taken from the budget, and never less than `held`.
+    taken: usize,
+}
+
+/// Memory that is held; given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    purse: Arc<Purse>,
+    bytes: usize,
+}
+
+/// Bytes on their way to the client: what they cost is given back when the HTTP/2 library drops them.
+struct Sent<T> {
+    bytes: T,
+    _charge: Charge,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+// ===== impl Budget =====
+
+impl Budget {
+    /// Of so many bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Budget(Arc::new(All {
+            bytes_max,
+            held: AtomicUsize::new(0),
+            shares: Mutex::default(),
+        }))
+    }
+
+    /// The share of the client with this `address`.
+    pub(super) fn share(&self, address: IpAddr) -> Arc<ClientShare> {
+        let client = client_of(address);
+        let mut shares = self.0.shares.lock();
+        if let Some(share) = shares.get(&client).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(ClientShare {
+            all: Arc::clone(&self.0),
+            client,
+            held: AtomicUsize::new(0),
+        });
+        shares.insert(client, Arc::downgrade(&share));
+        share
+    }
+
+    /// Bytes that all clients hold together.
+    pub(super) fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+}
+
+// ===== impl ClientShare =====
+
+impl ClientShare {
+    /// Takes `bytes` more, unless the client would then hold more than is left.
+    fn take(&self, bytes: usize) -> bool {
+        let own = self
+            .held
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
+        let all = self
+            .all
+            .held
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
+        let fits = own.saturating_add(all) <= self.all.bytes_max;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn take_anyway(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.all.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ClientShare {
+    fn drop(&mut self) {
+        let mut shares = self.all.shares.lock();
+        // The client may have a new share already.
+        if shares
+            .get(&self.client)
+            .is_some_and(|share| share.strong_count() == 0)
+        {
+            shares.remove(&self.client);
+        }
+    }
+}
+
+// ===== impl Purse =====
+
+impl Purse {
+    /// An empty one of a connection of the client with this `share`.
+    pub(super) fn new(share: Arc<ClientShare>) -> Arc<Self> {
+        Arc::new(Purse {
+            share,
+            state: Mutex::default(),
+            sending: Arc::new(Semaphore::new(SENDING_MAX)),
+        })
+    }
+
+    /// Holds `bytes`, if the budget allows it.
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        self.hold(bytes).then(|| self.charged(bytes))
+    }
+
+    /// Holds `bytes` for what must not be refused any more, such as the answer of a transaction that was executed.
+    pub(super) fn charge_anyway(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.hold_anyway(bytes);
+        self.charged(bytes)
+    }
+
+    /// The places for messages that wait to be sent.
+    pub(super) fn sending(&self) -> &Arc<Semaphore> {
+        &self.sending
+    }
+
+    fn charged(self: &Arc<Self>, bytes: usize) -> Charge {
+        Charge {
+            purse: Arc::clone(self),
+            bytes,
+        }
+    }
+
+    fn hold(&self, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        let missing = state.held.saturating_add(bytes).saturating_sub(state.taken);
+        if missing > 0 {
+            let step = missing.max(STEP_BYTES);
+            if self.share.take(step) {
+                state.taken += step;
+            } else if step > missing && self.share.take(missing) {
+                state.taken += missing;
+            } else {
+                return false;
+            }
+        }
+        state.held += bytes;
+        true
+    }
+
+    fn hold_anyway(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.held += bytes;
+        let missing = state.held.saturating_sub(state.taken);
+        self.share.take_anyway(missing);
+        state.taken += missing;
+    }
+
+    fn release(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.held -= bytes;
+        let kept = if state.held == 0 {
+            0
+        } else {
+            state.held + STEP_BYTES
+        };
+        // A little is kept for the next call, but nothing by a connection that has none.
+        if state.taken >= kept + STEP_BYTES || state.held == 0 {
+            let spare = state.taken - kept;
+            state.taken = kept;
+            self.share.give_back(spare);
+        }
+    }
+}
+
+// ===== impl Charge =====
+
+impl Charge {
+    /// Holds at least `bytes` from now on. False if the budget does not allow it; then nothing has changed.
+    #[must_use]
+    pub(super) fn cover(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let held = more == 0 || self.purse.hold(more);
+        if held {
+            self.bytes += more;
+        }
+        held
+    }
+
+    /// Holds exactly `bytes` from now on, whatever the budget says.
+    pub(super) fn set(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.purse.hold_anyway(bytes - self.bytes);
+        } else {
+            self.purse.release(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+
+    /// Everything beyond `bytes`, to be given back by itself.
+    pub(super) fn split_beyond(&mut self, bytes: usize) -> Charge {
+        let beyond = self.bytes.saturating_sub(bytes);
+        self.bytes -= beyond;
+        Charge {
+            purse: Arc::clone(&self.purse),
+            bytes: beyond,
+        }
+    }
+
+    /// The purse that pays.
+    pub(super) fn purse(&self) -> &Arc<Purse> {
+        &self.purse
+    }
+
+    /// `bytes` that are to be sent, held until they are.
+    pub(super) fn until_sent<T>(self, bytes: T, place: Option<OwnedSemaphorePermit>) -> Bytes
+    where
+        T: AsRef<[u8]> + Send + 'static,
+    {
+        Bytes::from_owner(Sent {
+            bytes,
+            _charge: self,
+            _place: place,
+        })
+    }
+}
+
+impl Payment for Charge {}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.purse.release(self.bytes);
+    }
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Sent<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    #[test]
+    fn a_client_never_holds_more_than_is_left_and_there_is_room_for_another() {
+        let budget = Budget::new(12 << 20);
+        let [first, second, third] = [1, 2, 3].map(|last| Purse::new(budget.share(address(last))));
+        let all_that_fits = |purse: &Arc<Purse>| {
+            let pieces = std::iter::from_fn(|| purse.charge(64 << 10)).fuse();
+            pieces.collect::<Vec<_>>()
+        };
+        let held = |charges: &[Charge]| charges.iter().map(|charge| charge.bytes).sum::<usize>();
+        // Alone: half of it.
+        let of_first = all_that_fits(&first);
+        assert_eq!(held(&of_first), 6 << 20);
+        // A second one gets half of what is left, and so does a third.
+        let of_second = all_that_fits(&second);
+        assert_eq!(held(&of_second), 3 << 20);
+        let of_third = all_that_fits(&third);
+        assert!((1_u32 << 20..=3 << 19).contains(&u32::try_from(held(&of_third)).unwrap()));
+        // The first holds more than is left now, and gets nothing more.
+        assert!(first.charge(1).is_none());
+        drop((of_first, of_second, of_third));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn connections_of_a_client_share_what_it_may_hold() {
+        let budget = Budget::new(2 << 20);
+        let [one, other] = [1, 1].map(|last| Purse::new(budget.share(address(last))));
+        let held = one.charge(1 << 20).unwrap();
+        assert!(other.charge(1).is_none());
+        drop(held);
+        assert!(other.charge(1 << 20).is_some());
+        assert_eq!(budget.held(), 0);
+        drop((one, other));
+        assert!(budget.0.shares.lock().is_empty());
+    }
+
+    #[test]
+    fn what_was_executed_is_charged_all_the_same_and_everything_is_given_back() {
+        let budget = Budget::new(1 << 20);
+        let purse = Purse::new(budget.share(address(1)));
+        let mut charge = purse.charge(CALL_BYTES).unwrap();
+        assert_eq!(budget.held(), STEP_BYTES);
+        assert!(!charge.cover(1 << 20));
+        assert!(charge.cover(100 << 10));
+        charge.set(3 << 20);
+        assert_eq!(budget.held(), 3 << 20);
+        assert!(purse.charge(1).is_none());
+        let sent = charge.until_sent(vec![7; 10], None);
+        let part = sent.slice(3..4);
+        drop(sent);
+        assert_eq!(budget.held(), 3 << 20, "a part of it is still there");
+        drop(part);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_lone_small_call_leaves_nothing_taken() {
+        let budget = Budget::new(1 << 20);
+        let purse = Purse::new(budget.share(address(1)));
+        for _ in 0..3 {
+            let first = purse.charge(CALL_BYTES).unwrap();
+            let second = purse.charge(CALL_BYTES).unwrap();
+            assert_eq!(budget.held(), STEP_BYTES);
+            drop((first, second));
+            assert_eq!(budget.held(), 0);
+        }
+    }
+}

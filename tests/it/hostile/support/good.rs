@@ -1,0 +1,84 @@
+//! A client that means well, and goes on while others attack.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tally::proto::transaction_service_client::TransactionServiceClient;
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::support::{in_process::pay, server::TestServer};
+
+/// How long it waits between two calls.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How often it may be asked in vain whether it has been served.
+const LOOKS_MAX: usize = 30_000;
+
+/// A client at work.
+pub(crate) struct Good {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    work: JoinHandle<Vec<Duration>>,
+}
+
+/// What it has seen.
+pub(crate) struct Served {
+    pub(crate) calls: usize,
+    pub(crate) p99: Duration,
+}
+
+impl Good {
+    /// Pays one unit after the other, each by a call of its own, and every one of them must be answered.
+    pub(crate) async fn start(server: &TestServer, name: &'static str) -> Self {
+        let mut client = TransactionServiceClient::connect(server.endpoint())
+            .await
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let served = Arc::<AtomicUsize>::default();
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&served));
+        let work = tokio::spawn(async move {
+            let mut times = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                let id = format!("{}-{}", name.replace([' ', ','], "_"), times.len());
+                client
+                    .process_transaction(pay(&id))
+                    .await
+                    .expect("a client that means well is served");
+                times.push(begun.elapsed());
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(PAUSE).await;
+            }
+            times
+        });
+        Good { stop, served, work }
+    }
+
+    /// Waits until it has been served once more.
+    pub(crate) async fn is_served(&self) {
+        let before = self.served.load(Ordering::Relaxed);
+        for _ in 0..LOOKS_MAX {
+            // A call that began before and one that began after.
+            if self.served.load(Ordering::Relaxed) > before + 1 {
+                return;
+            }
+            assert!(!self.work.is_finished(), "it has given up");
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("a client that means well is not served");
+    }
+
+    pub(crate) async fn finish(self) -> Served {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = self.work.await.expect("every call was answered");
+        times.sort();
+        Served {
+            calls: times.len(),
+            p99: times.get(times.len() * 99 / 100).copied().unwrap_or_default(),
+        }
+    }
+}
