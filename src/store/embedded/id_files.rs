@@ -216,7 +216,14 @@ impl BlockWalk {
                 } else {
                     tracing::warn!(segment = number, %why, "the id file can't be used; reading the segment");
                 }
-                return self.ids_between(segment.start, &segment.end, ids);
+                self.ids_between(segment.start, &segment.end, ids)?;
+                // Its blocks are whole, so it is the file that is not. While it is there, none is written.
+                if !why.is_missing()
+                    && let Err(error) = files.remove(u64::from(number))
+                {
+                    tracing::warn!(segment = number, %error, "the id file could not be removed");
+                }
+                return Ok(());
             }
         };
         // Reads the tags a second time, ahead: their places in the index are anywhere in memory.

@@ -48,6 +48,21 @@ fn an_id_file_of_another_history_is_not_used_and_made_anew() {
 }
 
 #[test]
+fn a_damaged_id_file_is_made_anew_wherever_its_damage_is() {
+    let (disk, count) = history(&BTreeMap::new(), "one");
+    let path = id_file_path(0);
+    let right = disk.contents(&path);
+    for at in [0, right.len() / 3, right.len() / 2, right.len() - 1] {
+        disk.change(&path, |bytes| bytes[at] ^= 1);
+        let mut store = Store::open(&disk.handle()).unwrap();
+        assert_known(&mut store, "one", count);
+        assert!(store.write_id_files() > 0, "damage at {at} is still there");
+        assert_eq!(disk.contents(&path), right);
+        store.stop();
+    }
+}
+
+#[test]
 fn an_id_file_that_cannot_be_read_is_made_from_its_segment() {
     let (disk, count) = history(&BTreeMap::new(), "one");
     for number in [0, 1] {
