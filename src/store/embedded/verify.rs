@@ -131,7 +131,10 @@ fn id_file_difference(
         .ok()
         .filter(|number| *number < end.position.segment())
     else {
-        return Ok(Some("the journal has no such full segment".to_owned()));
+        return Ok(Some(
+            "the journal ends before the end of this segment, all of which was durable: acknowledged transactions are missing"
+                .to_owned(),
+        ));
     };
     let segment = walk.full_segment(number, end)?;
     let read = walk.read_segment(&segment)?;

@@ -121,6 +121,8 @@ fn whole_block_after(
         CorruptionKind::NoBlock { .. }
         | CorruptionKind::StrayBytes { .. }
         | CorruptionKind::TooShort { .. }
+        | CorruptionKind::SegmentMissing { .. }
+        | CorruptionKind::SegmentLength { .. }
         | CorruptionKind::NotTheStopsBlock
         | CorruptionKind::WrittenAfterStop { .. }
         | CorruptionKind::NotTheCheckpointsBlock => return Ok(None),
