@@ -24,11 +24,13 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
 
 /// With `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
 pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
+    with_timeout(id, &format!("{}m", timeout.as_millis()))
+}
+
+/// The same, with the header as it stands on the wire.
+pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
-    request.metadata_mut().insert(
-        "grpc-timeout",
-        format!("{}m", timeout.as_millis()).parse().unwrap(),
-    );
+    request.metadata_mut().insert("grpc-timeout", header.parse().unwrap());
     request
 }
 
