@@ -345,9 +345,7 @@ fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError>
 
 /// A file for each connection, and some for the journal.
 fn raise_open_files(net: &grpc::NetConfig, affinity: &CpuAffinityManager) {
-    let connections = net
-        .connections_per_thread_max
-        .saturating_mul(affinity.net_threads().max(1));
+    let connections = net.connections_max(affinity.net_threads());
     let wanted = (connections as u64).saturating_add(FILES_BESIDES);
     match limits::raise_open_files(wanted) {
         Ok(files) if files < wanted => {

@@ -1,7 +1,8 @@
 //! How much memory clients hold: requests that have arrived, what was made of them, and answers that were not sent yet.
 //!
 //! There is one budget for all clients. What a client may take of it depends on what is left: it may never hold more than is
-//! free. A client that is alone gets half of it, two get a third each, and there is always room for one more.
+//! free. A client that is alone gets half of it, two get a third each, and there is always room for one more. Besides, every
+//! client that holds little gets its floor from a reserve, whatever the others hold.
 //!
 //! Each connection has a [`Purse`], which takes memory from the budget in larger steps, so that a small call does not touch
 //! the counters that all threads share.
@@ -25,6 +26,12 @@ use crate::{engine::Payment, security::client_of};
 pub(super) const CALL_BYTES: usize = 4 << 10;
 /// The short message that every call may have.
 pub(super) const SHORT_BYTES: usize = 1 << 10;
+/// A client that holds no more than this gets it from the reserve, when the others leave it nothing.
+const FLOOR_BYTES: usize = 64 << 10;
+/// The reserve, besides the budget: the floors of so many clients that hold something.
+const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
+/// Health checks that are served beyond what their clients may hold, one of a connection.
+const PROBES_MAX: usize = 512;
 /// What the answer to a refused call costs until it is sent.
 pub(super) const REFUSAL_BYTES: usize = 2 << 10;
 /// A connection takes at least so much from the budget at once, if there is so much.
@@ -41,6 +48,10 @@ pub(super) struct Budget(Arc<All>);
 struct All {
     bytes_max: usize,
     held: AtomicUsize,
+    /// Of that, what is within the floors of the clients.
+    floors: AtomicUsize,
+    /// [`PROBES_MAX`] places.
+    probes: Arc<Semaphore>,
     /// Of the clients that have a connection, or hold something. An entry goes with its share.
     shares: Mutex<HashMap<IpAddr, Weak<ClientShare>>>,
 }
@@ -60,6 +71,8 @@ pub(super) struct Purse {
     state: Mutex<State>,
     /// [`SENDING_MAX`] places.
     sending: Arc<Semaphore>,
+    /// The place for one health check that there is no memory for.
+    probe: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -74,13 +87,23 @@ struct State {
 pub(super) struct Charge {
     purse: Arc<Purse>,
     bytes: usize,
+    /// Of a health check that there was no memory for: those of its connection and of the service.
+    probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
 }
 
-/// Bytes on their way to the client: what they cost is given back when the HTTP/2 library drops them.
-struct Sent<T> {
+/// Bytes on their way to the client: what they hold is given back when the HTTP/2 library drops them.
+struct Sent<T, H> {
     bytes: T,
-    _charge: Charge,
-    _place: Option<OwnedSemaphorePermit>,
+    _held: H,
+}
+
+/// `bytes` that are to be sent, and `held`, which is dropped when they are.
+pub(super) fn until_sent<T, H>(bytes: T, held: H) -> Bytes
+where
+    T: AsRef<[u8]> + Send + 'static,
+    H: Send + 'static,
+{
+    Bytes::from_owner(Sent { bytes, _held: held })
 }
 
 // ===== impl Budget =====
@@ -91,6 +114,8 @@ impl Budget {
         Budget(Arc::new(All {
             bytes_max,
             held: AtomicUsize::new(0),
+            floors: AtomicUsize::new(0),
+            probes: Arc::new(Semaphore::new(PROBES_MAX)),
             shares: Mutex::default(),
         }))
     }
@@ -120,31 +145,32 @@ impl Budget {
 // ===== impl ClientShare =====
 
 impl ClientShare {
-    /// Takes `bytes` more, unless the client would then hold more than is left.
+    /// Takes `bytes` more, unless the client would then hold more than is left, and more than its floor.
     fn take(&self, bytes: usize) -> bool {
-        let own = self
-            .held
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        let all = self
-            .all
-            .held
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        let fits = own.saturating_add(all) <= self.all.bytes_max;
+        let (own, all, floors) = self.add(bytes);
+        let fits = own.saturating_add(all) <= self.all.bytes_max
+            // What others hold does not count here, only their floors.
+            || (own <= FLOOR_BYTES && floors <= RESERVE_BYTES);
         if !fits {
             self.give_back(bytes);
         }
         fits
     }
 
-    fn take_anyway(&self, bytes: usize) {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        self.all.held.fetch_add(bytes, Ordering::Relaxed);
+    /// Takes `bytes` more. What the client holds then, what all hold, and what of it is within their floors.
+    fn add(&self, bytes: usize) -> (usize, usize, usize) {
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        let own = before.saturating_add(bytes);
+        let all = self.all.held.fetch_add(bytes, Ordering::Relaxed);
+        let more = own.min(FLOOR_BYTES) - before.min(FLOOR_BYTES);
+        let floors = self.all.floors.fetch_add(more, Ordering::Relaxed);
+        (own, all.saturating_add(bytes), floors + more)
     }
 
     fn give_back(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.held.fetch_sub(bytes, Ordering::Relaxed);
+        let less = before.min(FLOOR_BYTES) - (before - bytes).min(FLOOR_BYTES);
+        self.all.floors.fetch_sub(less, Ordering::Relaxed);
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -171,6 +197,7 @@ impl Purse {
             share,
             state: Mutex::default(),
             sending: Arc::new(Semaphore::new(SENDING_MAX)),
+            probe: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -185,6 +212,23 @@ impl Purse {
         self.charged(bytes)
     }
 
+    /// Holds `bytes` for a health check: one of each connection is served also when there is no memory for it, else who
+    /// looks whether the service is well would take a busy one for a dead one.
+    pub(super) fn charge_probe(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        self.charge(bytes).or_else(|| {
+            let own = Arc::clone(&self.probe).try_acquire_owned().ok()?;
+            let one_of_all = Arc::clone(&self.share.all.probes).try_acquire_owned().ok()?;
+            let mut charge = self.charge_anyway(bytes);
+            charge.probe = Some(Box::new([own, one_of_all]));
+            Some(charge)
+        })
+    }
+
+    /// Whether the client holds no more than its floor.
+    pub(super) fn holds_little(&self) -> bool {
+        self.share.held.load(Ordering::Relaxed) <= FLOOR_BYTES
+    }
+
     /// The places for messages that wait to be sent.
     pub(super) fn sending(&self) -> &Arc<Semaphore> {
         &self.sending
@@ -194,6 +238,7 @@ impl Purse {
         Charge {
             purse: Arc::clone(self),
             bytes,
+            probe: None,
         }
     }
 
@@ -218,7 +263,7 @@ impl Purse {
         let mut state = self.state.lock();
         state.held += bytes;
         let missing = state.held.saturating_sub(state.taken);
-        self.share.take_anyway(missing);
+        self.share.add(missing);
         state.taken += missing;
     }
 
@@ -270,6 +315,7 @@ impl Charge {
         Charge {
             purse: Arc::clone(&self.purse),
             bytes: beyond,
+            probe: None,
         }
     }
 
@@ -283,11 +329,7 @@ impl Charge {
     where
         T: AsRef<[u8]> + Send + 'static,
     {
-        Bytes::from_owner(Sent {
-            bytes,
-            _charge: self,
-            _place: place,
-        })
+        until_sent(bytes, (self, place))
     }
 }
 
@@ -299,7 +341,7 @@ impl Drop for Charge {
     }
 }
 
-impl<T: AsRef<[u8]>> AsRef<[u8]> for Sent<T> {
+impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Sent<T, H> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -366,6 +408,54 @@ mod tests {
         assert_eq!(budget.held(), 3 << 20, "a part of it is still there");
         drop(part);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_client_that_holds_little_gets_its_floor_whatever_others_hold_beyond_the_budget() {
+        let budget = Budget::new(1 << 20);
+        let greedy = Purse::new(budget.share(address(1)));
+        let excess = greedy.charge_anyway(8 << 20);
+        assert!(greedy.charge(1).is_none());
+        let honest = [2, 2].map(|last| Purse::new(budget.share(address(last))));
+        let held: Vec<_> = (0..FLOOR_BYTES / CALL_BYTES)
+            .map(|call| honest[call % 2].charge(CALL_BYTES).expect("its floor"))
+            .collect();
+        assert!(honest[0].holds_little() && !greedy.holds_little());
+        assert!(
+            honest[0].charge(1).is_none(),
+            "the floor is the client's, not the connection's"
+        );
+        drop(held);
+        // The reserve is bounded, too.
+        let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+        let purses: Vec<_> = addresses
+            .map(|address| Purse::new(budget.share(address)))
+            .collect();
+        let floors: Vec<_> = purses
+            .iter()
+            .map_while(|purse| purse.charge(FLOOR_BYTES))
+            .collect();
+        assert_eq!(
+            floors.len(),
+            RESERVE_BYTES / FLOOR_BYTES - 1,
+            "one floor is the greedy one's"
+        );
+        drop((floors, excess));
+        assert_eq!(budget.held(), 0);
+        assert_eq!(budget.0.floors.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_health_check_of_a_connection_is_served_without_memory() {
+        let budget = Budget::new(1 << 20);
+        let share = budget.share(address(1));
+        let [one, other] = [(); 2].map(|()| Purse::new(Arc::clone(&share)));
+        let _excess = one.charge_anyway(8 << 20);
+        let first = one.charge_probe(CALL_BYTES).unwrap();
+        assert!(one.charge_probe(CALL_BYTES).is_none());
+        let _second = other.charge_probe(CALL_BYTES).unwrap();
+        drop(first);
+        assert!(one.charge_probe(CALL_BYTES).is_some());
     }
 
     #[test]

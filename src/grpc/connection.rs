@@ -26,7 +26,7 @@ use super::{
     Answer, NetConfig, Services,
     budget::{Budget, Purse},
     clients::ClientPlace,
-    governor::{Conduct, Cut, Governed},
+    governor::{Conduct, Cut, Governed, Unsent},
     patience::Reception,
 };
 use crate::{engine::TallyEngine, security::Security, telemetry::rpc_span};
@@ -60,6 +60,7 @@ const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
 pub(super) struct Connections {
     pub(super) config: NetConfig,
     pub(super) budget: Budget,
+    pub(super) unsent: Unsent,
     pub(super) services: Services,
     pub(super) security: Arc<Security>,
     pub(super) engine: TallyEngine,
@@ -89,7 +90,7 @@ impl Connections {
         let Accepted { stream, peer, place } = accepted;
         let _place = place;
         let purse = Purse::new(self.budget.share(peer.ip()));
-        let conduct = Conduct::new();
+        let conduct = Conduct::new(&self.unsent);
         let time_max = self.config.message_time_max;
         let reception = Arc::new(Reception::new(time_max, purse, Arc::clone(&conduct)));
         if let Err(error) = stream.set_nodelay(true) {

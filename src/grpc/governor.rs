@@ -15,6 +15,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -29,7 +30,14 @@ const TURN_BYTES: usize = 64 << 10;
 const FRAMES_BURST: u64 = 4096;
 /// And in each second.
 const FRAMES_EACH_SECOND: u64 = 256;
-/// Calls that may be refused, for want of memory or for their headers, before the connection is cut.
+/// Answers to calls that were turned away which a connection may have unsent; while it has more, it is not read.
+const UNSENT_MAX: usize = 64;
+/// The same of all connections. While they have more, those that have any are not read, and the others a little at a time.
+const UNSENT_OF_ALL_MAX: usize = 4096;
+/// Bytes that are then read beyond the frame that is being read: the heads of a few more calls.
+const FEW_BYTES: usize = 64;
+/// Calls that may be turned away, for want of a token, of a method, of memory or for their headers, before the connection is
+/// cut.
 const REFUSALS_BURST: u64 = 256;
 /// And in each second.
 const REFUSALS_EACH_SECOND: u64 = 16;
@@ -69,7 +77,23 @@ pub(super) struct Conduct {
     turn: AtomicUsize,
     cut: AtomicBool,
     refusals: Mutex<Bucket>,
+    /// Answers to calls that were turned away which were not sent yet.
+    unsent: AtomicUsize,
+    unsent_of_all: Unsent,
+    /// Waits until there are fewer of them.
+    reader: AtomicWaker,
 }
+
+/// How many answers to calls that were turned away all connections have that were not sent yet.
+///
+/// Such a call holds nothing of the budget, and yet its task, its stream and its answer take memory until the answer is
+/// sent. One packet can begin hundreds of calls on each of thousands of connections, before any of them is answered.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsent(Arc<AtomicUsize>);
+
+/// The answer to a call that was turned away, as long as it is not sent.
+#[derive(Debug)]
+pub(super) struct TurnedAway(Arc<Conduct>);
 
 /// A socket that looks at the frames which pass.
 #[derive(Debug)]
@@ -120,11 +144,14 @@ struct Head {
 
 impl Conduct {
     /// Of a new connection.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(unsent_of_all: &Unsent) -> Arc<Self> {
         Arc::new(Conduct {
             turn: AtomicUsize::new(TURN_BYTES),
             cut: AtomicBool::new(false),
             refusals: Mutex::new(Bucket::new(REFUSALS_BURST, REFUSALS_EACH_SECOND, Instant::now())),
+            unsent: AtomicUsize::new(0),
+            unsent_of_all: unsent_of_all.clone(),
+            reader: AtomicWaker::new(),
         })
     }
 
@@ -138,6 +165,37 @@ impl Conduct {
         if !self.refusals.lock().take(1, Instant::now) {
             self.cut.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// A call was turned away, and its answer is on its way until what is returned is dropped.
+    pub(super) fn turn_away(self: &Arc<Self>) -> TurnedAway {
+        self.unsent.fetch_add(1, Ordering::Relaxed);
+        self.unsent_of_all.0.fetch_add(1, Ordering::Relaxed);
+        TurnedAway(Arc::clone(self))
+    }
+
+    /// Ready when the connection may be read: with whether only a little.
+    fn poll_readable(&self, context: &Context<'_>) -> Poll<bool> {
+        let many = self.unsent_of_all.0.load(Ordering::Relaxed) >= UNSENT_OF_ALL_MAX;
+        // Who has none is always read: others can't hold it up.
+        let most = if many { 1 } else { UNSENT_MAX };
+        let may_not = || self.unsent.load(Ordering::Acquire) >= most;
+        if may_not() {
+            self.reader.register(context.waker());
+            if may_not() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(many)
+    }
+}
+
+impl Drop for TurnedAway {
+    fn drop(&mut self) {
+        let conduct = &self.0;
+        conduct.unsent_of_all.0.fetch_sub(1, Ordering::Relaxed);
+        conduct.unsent.fetch_sub(1, Ordering::Release);
+        conduct.reader.wake();
     }
 }
 
@@ -207,6 +265,24 @@ impl<S> Governed<S> {
         io::Error::new(io::ErrorKind::ConnectionAborted, "cut for what the client sent")
     }
 
+    /// Reads the rest of the frame that has begun, and a few bytes more.
+    fn poll_read_little(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let most = self.inbound.skip.saturating_add(FEW_BYTES);
+        let most = most.min(TURN_BYTES).min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(self.stream()?.poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        Poll::Ready(Ok(()))
+    }
+
     fn stream(&mut self) -> io::Result<Pin<&mut S>>
     where
         S: Unpin,
@@ -262,6 +338,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Governed<S> {
         if self.conduct.cut.load(Ordering::Relaxed) {
             return Poll::Ready(Err(self.cut()));
         }
+        let little = ready!(self.conduct.poll_readable(context));
         let left = self.conduct.turn.load(Ordering::Relaxed);
         if left == 0 {
             // There may be more. The calls of what was handed over come first.
@@ -269,11 +346,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Governed<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        ready!(self.stream()?.poll_read(context, buffer))?;
+        if little {
+            ready!(self.poll_read_little(context, buffer))?;
+        } else {
+            ready!(self.stream()?.poll_read(context, buffer))?;
+        }
         let received = buffer.filled().get(before..).unwrap_or_default();
-        self.conduct
-            .turn
-            .store(left.saturating_sub(received.len()), Ordering::Relaxed);
+        // After a little, the calls among it come first.
+        let left = if little {
+            0
+        } else {
+            left.saturating_sub(received.len())
+        };
+        self.conduct.turn.store(left, Ordering::Relaxed);
         if self.receive(received) {
             return Poll::Ready(Ok(()));
         }
@@ -395,7 +480,7 @@ mod tests {
     }
 
     fn governed() -> Governed<()> {
-        Governed::new((), &Conduct::new()).0
+        Governed::new((), &Conduct::new(&Unsent::default())).0
     }
 
     #[test]
@@ -479,6 +564,58 @@ mod tests {
             for besides in [frame(8, 0, 0, 4), frame(8, 0, 199_999, 4), frame(6, 0, 0, 8)] {
                 assert!(governed.receive(&besides));
             }
+        }
+    }
+
+    #[test]
+    fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
+        let all = Unsent::default();
+        let [one, other] = [(); 2].map(|()| Conduct::new(&all));
+        let context = Context::from_waker(std::task::Waker::noop());
+        let readable = |conduct: &Conduct| conduct.poll_readable(&context);
+        let mut unsent: Vec<_> = (0..UNSENT_MAX).map(|_| one.turn_away()).collect();
+        assert!(readable(&one).is_pending());
+        assert_eq!(readable(&other), Poll::Ready(false));
+        unsent.pop();
+        assert_eq!(readable(&one), Poll::Ready(false));
+        let crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
+            .map(|_| Conduct::new(&all).turn_away())
+            .collect();
+        // A little from those that have none, nothing from the others.
+        assert_eq!(readable(&other), Poll::Ready(true));
+        assert!(readable(&one).is_pending());
+        drop(crowd);
+        assert_eq!(readable(&one), Poll::Ready(false));
+        drop(unsent);
+        assert_eq!(all.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read() {
+        use tokio::io::AsyncReadExt;
+        let all = Unsent::default();
+        let _crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
+            .map(|_| Conduct::new(&all).turn_away())
+            .collect();
+        let conduct = Conduct::new(&all);
+        let bytes = [
+            vec![0; PREFACE_BYTES],
+            frame(0, 0, 1, 1000),
+            frame(1, 4, 1, 60).repeat(100),
+        ]
+        .concat();
+        let (mut governed, _remains) = Governed::new(bytes.as_slice(), &conduct);
+        let mut read = vec![0; 32 << 10];
+        for expected in [PREFACE_BYTES + FEW_BYTES, 1000 + HEAD_BYTES] {
+            conduct.begin_turn();
+            assert_eq!(governed.read(&mut read).await.unwrap(), expected);
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let mut buffer = ReadBuf::new(&mut read);
+            assert!(
+                Pin::new(&mut governed)
+                    .poll_read(&mut context, &mut buffer)
+                    .is_pending()
+            );
         }
     }
 

@@ -41,7 +41,7 @@ use std::{future::ready, net::SocketAddr, sync::Arc};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::server::TcpConnectInfo};
+use tonic::{Status, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::server::HealthReporter;
 use tower_service::Service;
 
@@ -52,7 +52,7 @@ use self::{
     clients::Clients,
     engine::EngineService,
     lifetime::{Lifetime, LimitedBody},
-    methods::Handler,
+    methods::{Handler, Need},
     patience::{Reception, TimedBody},
     transactions::{Answering, QUESTION_BYTES_MAX, TransactionService},
 };
@@ -97,11 +97,9 @@ impl Services {
         peer: SocketAddr,
         reception: &Arc<Reception>,
     ) -> Answering {
-        let admitted = reception.admit(request.headers());
-        let admitted = admitted.and_then(|charge| Ok((charge, self.access.check(&request)?)));
-        let (charge, call) = match admitted {
+        let (charge, call) = match self.admit(&request, reception) {
             Ok(admitted) => admitted,
-            Err(status) => return Box::pin(ready(Ok(reception.refuse(status)))),
+            Err(status) => return Box::pin(ready(Ok(reception.turn_away(status)))),
         };
         let transactions = &self.transactions;
         match call.method.handler {
@@ -118,6 +116,27 @@ impl Services {
         }
     }
 
+    /// What a request calls, and what it costs, if it may begin. Memory comes last: who may not call anything takes none from
+    /// those who may.
+    ///
+    /// # Errors
+    /// As [`Reception::check_headers`], [`Access::check`] and [`Reception::admit`].
+    fn admit(
+        &self,
+        request: &http::Request<Incoming>,
+        reception: &Reception,
+    ) -> Result<(Charge, Authorised), Status> {
+        let checked = Reception::check_headers(request.headers());
+        let call = checked
+            .and_then(|()| self.access.check(request))
+            .inspect_err(|_| reception.refused())?;
+        let charge = match call.method.need {
+            Need::Nothing => reception.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
+            Need::Role(_) => reception.admit(),
+        };
+        Ok((charge?, call))
+    }
+
     /// Answers a call that tonic serves.
     fn route(
         &self,
@@ -128,7 +147,7 @@ impl Services {
         mut charge: Charge,
     ) -> Answering {
         if !charge.cover(CALL_BYTES + TONIC_CALL_BYTES) {
-            return Box::pin(ready(Ok(reception.refuse(reception.no_memory()))));
+            return Box::pin(ready(Ok(Answer::status(reception.no_memory(), charge))));
         }
         // Who asks is of interest to administration only; the hot path is spared the box.
         request.extensions_mut().insert(TcpConnectInfo {
@@ -141,7 +160,7 @@ impl Services {
         let place = if call.method.handler == Handler::HealthWatch {
             let Some(place) = self.health_watchers.admit(peer.ip()) else {
                 let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                return Box::pin(ready(Ok(reception.refuse(status))));
+                return Box::pin(ready(Ok(Answer::status(status, charge))));
             };
             Some(place)
         } else {

@@ -18,6 +18,7 @@ use super::{
     budget::Budget,
     clients::{ClientPlace, Clients},
     connection::{Accepted, Connections, refuse},
+    governor::Unsent,
 };
 use crate::{
     engine::{PanicGuard, TallyEngine},
@@ -33,6 +34,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that are being told that there are too many; more than that are closed without a word.
 const REFUSALS_MAX: usize = 256;
 
+/// What a connection takes by itself, about: the library's buffers, tables and tasks.
+const CONNECTION_BYTES: usize = 40 << 10;
+
 /// How often it is looked whether much less memory is held than before.
 const HELD_INTERVAL: Duration = Duration::from_millis(500);
 /// Held memory that is worth asking the allocator to give back, once most of it is held no more.
@@ -46,7 +50,8 @@ type Handover = (std::net::TcpStream, SocketAddr, ClientPlace);
 pub struct NetConfig {
     /// Most calls under way on one connection; HTTP/2 makes the client hold the others back.
     pub streams_per_connection_max: u32,
-    /// Most connections for each NET thread; one more is told to calm down and closed.
+    /// Most connections for each NET thread; one more is told to calm down and closed. All of them together are also bounded
+    /// by [`NetConfig::connections_max`].
     pub connections_per_thread_max: usize,
     /// Most connections of one client (an address of IPv4, a network of IPv6); one more is told to calm down and closed.
     pub connections_per_client_max: usize,
@@ -97,6 +102,16 @@ pub struct NetHandle {
 }
 
 // ===== impl NetConfig =====
+
+impl NetConfig {
+    /// Most connections of all clients on so many NET threads: by themselves they take at most half of what
+    /// [`NetConfig::memory_max`] is, besides it.
+    #[must_use]
+    pub fn connections_max(&self, threads: usize) -> usize {
+        let by_threads = self.connections_per_thread_max.saturating_mul(threads.max(1));
+        by_threads.min((self.memory_max / 2 / CONNECTION_BYTES).max(1))
+    }
+}
 
 impl Default for NetConfig {
     fn default() -> Self {
@@ -181,6 +196,7 @@ pub fn serve(
     let mut inlets = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let budget = Budget::new(config.memory_max);
+    let unsent = Unsent::default();
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
@@ -188,6 +204,7 @@ pub fn serve(
         let serving = Connections {
             config,
             budget: budget.clone(),
+            unsent: unsent.clone(),
             services: services.clone(),
             security: Arc::clone(security),
             engine: engine.clone(),
@@ -210,7 +227,7 @@ pub fn serve(
         affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let all_max = config.connections_per_thread_max.saturating_mul(count);
+                    let all_max = config.connections_max(count);
                     let clients = Clients::new(config.connections_per_client_max, all_max);
                     deal_out(listener, inlets, clients, draining, &guard).await;
                 }

@@ -16,8 +16,9 @@ use tonic::Status;
 use tracing::Span;
 
 use super::{
-    budget::{Charge, Purse, REFUSAL_BYTES},
+    budget::{Charge, Purse, REFUSAL_BYTES, until_sent},
     framing::HEADER_BYTES,
+    governor::TurnedAway,
     patience::Reception,
 };
 use crate::telemetry::record_status;
@@ -125,6 +126,14 @@ impl Answer {
         response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
     }
 
+    /// The answer to a call that was turned away, which counts as `unsent` until it is sent.
+    #[must_use]
+    pub(super) fn turned_away(status: Status, unsent: TurnedAway) -> Response<Answer> {
+        let mut response: Response<Answer> = status.into_http();
+        hold_until_sent(response.headers_mut(), &mut Some(unsent));
+        response
+    }
+
     /// A status and no message, with what it costs until it is sent.
     #[must_use]
     pub(super) fn status(status: Status, mut charge: Charge) -> Response<Answer> {
@@ -157,16 +166,16 @@ fn status_bytes(status: &Status) -> usize {
     REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
 }
 
-/// Ties `charge` to the status among `headers`, if there is one: it is given back when the HTTP/2 library has sent them.
-fn hold_until_sent(headers: &mut HeaderMap, charge: &mut Option<Charge>) {
+/// Ties what is `held` to the status among `headers`, if there is one: it is given back when the HTTP/2 library has sent them.
+fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option<H>) {
     if let Some(value) = headers.get_mut(Status::GRPC_STATUS)
-        && let Some(charge) = charge.take()
+        && let Some(held) = held.take()
     {
-        let code = charge.until_sent(value.as_bytes().to_vec(), None);
-        if let Ok(mut held) = HeaderValue::from_maybe_shared(code) {
+        let code = until_sent(value.as_bytes().to_vec(), held);
+        if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
             // Else it would stay in the table of headers that were sent.
-            held.set_sensitive(true);
-            *value = held;
+            code.set_sensitive(true);
+            *value = code;
         }
     }
 }

@@ -76,18 +76,33 @@ impl Reception {
         }
     }
 
-    /// What a call costs, if it may begin.
+    /// Looks at the headers of a call.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: it has too many headers, or there is no memory for it.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Charge, Status> {
+    /// RESOURCE_EXHAUSTED: there are too many.
+    pub(super) fn check_headers(headers: &HeaderMap) -> Result<(), Status> {
         // They are decoded already, and one byte on the wire can name one that takes a hundred here.
         let count = headers.len();
         if count > HEADERS_MAX {
-            self.conduct.refused();
             return Err(status::too_many_headers(count, HEADERS_MAX));
         }
+        Ok(())
+    }
+
+    /// What a call costs, if it may begin.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is no memory for it.
+    pub(super) fn admit(&self) -> Result<Charge, Status> {
         self.purse.charge(CALL_BYTES).ok_or_else(|| self.no_memory())
+    }
+
+    /// What a health check of `bytes` costs.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is no memory for it, and the connection has another one under way that there was none for.
+    pub(super) fn admit_probe(&self, bytes: usize) -> Result<Charge, Status> {
+        self.purse.charge_probe(bytes).ok_or_else(|| self.no_memory())
     }
 
     /// What pays for what the connection holds.
@@ -95,13 +110,27 @@ impl Reception {
         &self.purse
     }
 
-    /// There is no memory for a call, or for the rest of one. A connection that hears it too often is cut.
+    /// There is no memory for a call, or for the rest of one. A connection that hears it too often is cut, unless it is others
+    /// who hold the memory.
     pub(super) fn no_memory(&self) -> Status {
-        self.conduct.refused();
+        if !self.purse.holds_little() {
+            self.conduct.refused();
+        }
         status::memory_limit()
     }
 
-    /// The answer to a call that is refused.
+    /// A call was refused for something that the client should not ask for again and again.
+    pub(super) fn refused(&self) {
+        self.conduct.refused();
+    }
+
+    /// The answer to a call that was not let in. It holds nothing of the budget: when too many such answers are not sent, no
+    /// more calls are read.
+    pub(super) fn turn_away(&self, status: Status) -> http::Response<Answer> {
+        Answer::turned_away(status, self.conduct.turn_away())
+    }
+
+    /// The answer to a call that was let in and is refused. What the call has held is more than what this costs.
     pub(super) fn refuse(&self, status: Status) -> http::Response<Answer> {
         Answer::status(status, self.purse.charge_anyway(REFUSAL_BYTES))
     }

@@ -5,6 +5,7 @@
 //! the other client waits.
 
 mod attacks;
+mod refusals;
 mod support;
 
 use std::{future::Future, pin::Pin};

@@ -26,7 +26,7 @@ use crate::support::{
 
 /// Tokens of the three roles, in the order of their power.
 const READ: &str = "token-of-the-reader";
-const WRITE: &str = "token-of-the-writer";
+pub(crate) const WRITE: &str = "token-of-the-writer";
 const ADMIN: &str = "token-of-the-administrator";
 
 /// The lines of the file of tokens.
@@ -41,7 +41,7 @@ fn token_lines() -> String {
 }
 
 /// A server that asks for tokens, and the directory of the file.
-fn with_tokens() -> (TestServer, TempDir, PathBuf) {
+pub(crate) fn with_tokens() -> (TestServer, TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("tokens");
     std::fs::write(&file, token_lines()).unwrap();

@@ -10,6 +10,7 @@ use std::{
 
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{task::JoinHandle, time::Instant};
+use tonic::Request;
 
 use crate::support::{in_process::pay, server::TestServer};
 
@@ -34,6 +35,15 @@ pub(crate) struct Served {
 impl Good {
     /// Pays one unit after the other, each by a call of its own, and every one of them must be answered.
     pub(crate) async fn start(server: &TestServer, name: &'static str) -> Self {
+        Self::start_with(server, name, None).await
+    }
+
+    /// The same with a token.
+    pub(crate) async fn start_with(
+        server: &TestServer,
+        name: &'static str,
+        token: Option<&'static str>,
+    ) -> Self {
         let mut client = TransactionServiceClient::connect(server.endpoint())
             .await
             .unwrap();
@@ -45,8 +55,13 @@ impl Good {
             while !stopped.load(Ordering::Relaxed) {
                 let begun = Instant::now();
                 let id = format!("{}-{}", name.replace([' ', ','], "_"), times.len());
+                let mut request = Request::new(pay(&id));
+                if let Some(token) = token {
+                    let bearer = format!("Bearer {token}").parse().unwrap();
+                    request.metadata_mut().insert("authorization", bearer);
+                }
                 client
-                    .process_transaction(pay(&id))
+                    .process_transaction(request)
                     .await
                     .expect("a client that means well is served");
                 times.push(begun.elapsed());

@@ -24,7 +24,7 @@ pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const UNKNOWN: u8 = 0xfa;
 
 pub(crate) const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 /// SETTINGS that make the client's window for answers empty: nothing but headers is sent then.
 pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
