@@ -269,6 +269,11 @@ impl<'a> Scanner<'a> {
         Ok(tail)
     }
 
+    /// Whether there is a marker of a clean stop, wherever it points and whether it can be read or not.
+    pub(super) fn is_marked(&self) -> bool {
+        CleanStop::read(self.disk, &self.journal, self.data_id).is_marked()
+    }
+
     fn window(&self) -> SegmentWindow<'_> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
