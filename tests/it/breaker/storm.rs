@@ -216,20 +216,24 @@ fn t04_deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
     assert_eq!(rig.stats().history[0].overdue, 0, "none was overdue");
 }
 
-/// A period of a CPU quota: the process runs for `runs_ms`, is stopped for the rest of it, and hears of it as it goes on.
+/// A period of a CPU quota: the process is stopped, and runs for the last `runs_ms` of it. It hears of the pause only after a
+/// tick has seen it.
 fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
-    let tick = || match work {
-        Some(work) => rig.breaker.tick_watching(work),
-        None => rig.breaker.tick(),
+    let tick_after = |ms| {
+        rig.advance_ms(ms);
+        match work {
+            Some(work) => rig.breaker.tick_watching(work),
+            None => rig.breaker.tick(),
+        }
     };
-    for _ in 0..runs_ms / 10 {
-        rig.advance_ms(10);
-        tick();
-    }
     let stopped_ms = 100 - runs_ms;
-    rig.advance_ms(stopped_ms);
-    tick();
+    tick_after(stopped_ms);
+    rig.advance_ms(5);
     rig.breaker.note_self_throttled(Duration::from_millis(stopped_ms));
+    tick_after(5);
+    for _ in 1..runs_ms / 10 {
+        tick_after(10);
+    }
 }
 
 /// What counts is the time that the process ran for.

@@ -33,7 +33,9 @@ pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransaction
 /// The same, with the header as it stands on the wire.
 pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
-    request.metadata_mut().insert("grpc-timeout", header.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", header.parse().unwrap());
     request
 }
 

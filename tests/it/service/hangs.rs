@@ -227,18 +227,21 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
 async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_for_honest_ones() {
     let frozen = Frozen::start(breaker()).await;
     let circuit = frozen.service.engine.breaker(Guard::Unary);
-    let stall_ticks = circuit.config().effective_stall_after().div_duration_f64(TICK).ceil() as u64 + 1;
+    let stall_after = circuit.config().effective_stall_after();
     let mut client = frozen.service.patient_transactions().await;
     for round in 0..2 {
         let before = circuit.stats().lifetime.admitted;
-        for number in 0..stall_ticks {
-            let request = with_timeout(&format!("late{round}-{number}"), "1n");
+        let (mut waited, mut sent) = (Duration::ZERO, 0);
+        while waited <= stall_after {
+            let request = with_timeout(&format!("late{round}-{sent}"), "1n");
             client.process_transaction(request).await.unwrap_err();
             frozen.tick();
+            waited += TICK;
+            sent += 1;
         }
         assert_eq!(
             circuit.stats().lifetime.admitted - before,
-            stall_ticks,
+            sent,
             "they came as far as the circuit"
         );
         frozen.service.disk.stall_syncs();
