@@ -82,6 +82,9 @@ pub(super) struct Conduct {
     unsent_of_all: Unsent,
     /// Waits until there are fewer of them.
     reader: AtomicWaker,
+    /// The last call was let in. Before, the connection is read a little at a time: calls that are begun at once leave room in
+    /// the library's tables, which it keeps as long as the connection is there.
+    trusted: AtomicBool,
 }
 
 /// How many answers to calls that were turned away all connections have that were not sent yet.
@@ -152,7 +155,15 @@ impl Conduct {
             unsent: AtomicUsize::new(0),
             unsent_of_all: unsent_of_all.clone(),
             reader: AtomicWaker::new(),
+            trusted: AtomicBool::new(false),
         })
+    }
+
+    /// A call was let in.
+    pub(super) fn let_in(&self) {
+        if !self.trusted.load(Ordering::Relaxed) {
+            self.trusted.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The connection has its turn.
@@ -169,6 +180,7 @@ impl Conduct {
 
     /// A call was turned away, and its answer is on its way until what is returned is dropped.
     pub(super) fn turn_away(self: &Arc<Self>) -> TurnedAway {
+        self.trusted.store(false, Ordering::Relaxed);
         self.unsent.fetch_add(1, Ordering::Relaxed);
         self.unsent_of_all.0.fetch_add(1, Ordering::Relaxed);
         TurnedAway(Arc::clone(self))
@@ -186,7 +198,7 @@ impl Conduct {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(many)
+        Poll::Ready(many || !self.trusted.load(Ordering::Relaxed))
     }
 }
 
@@ -571,13 +583,15 @@ mod tests {
     fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
         let all = Unsent::default();
         let [one, other] = [(); 2].map(|()| Conduct::new(&all));
+        other.let_in();
         let context = Context::from_waker(std::task::Waker::noop());
         let readable = |conduct: &Conduct| conduct.poll_readable(&context);
         let mut unsent: Vec<_> = (0..UNSENT_MAX).map(|_| one.turn_away()).collect();
         assert!(readable(&one).is_pending());
         assert_eq!(readable(&other), Poll::Ready(false));
         unsent.pop();
-        assert_eq!(readable(&one), Poll::Ready(false));
+        // A little, until a call of it is let in again.
+        assert_eq!(readable(&one), Poll::Ready(true));
         let crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
             .map(|_| Conduct::new(&all).turn_away())
             .collect();
@@ -585,6 +599,7 @@ mod tests {
         assert_eq!(readable(&other), Poll::Ready(true));
         assert!(readable(&one).is_pending());
         drop(crowd);
+        one.let_in();
         assert_eq!(readable(&one), Poll::Ready(false));
         drop(unsent);
         assert_eq!(all.0.load(Ordering::Relaxed), 0);
