@@ -198,7 +198,8 @@ impl LatencyCircuitBreaker {
     }
 
     /// The same, for a host that knows whether the work behind the calls moves. While it does, a call that waits is not
-    /// taken for one that hangs unless many do. When it does not, calls count that were given up before they were overdue.
+    /// taken for one that hangs unless many do. When it has not for `stall_after`, one call is enough, be it that it was given
+    /// up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }

@@ -1,15 +1,22 @@
 //! Whether the calls under way hang. They are judged by themselves: thousands of fast calls that ended before a hang say
 //! nothing about it, and as part of one rate with them a hang would stay invisible until they have left the window.
 //!
-//! There are two signs, and only the ticker looks for them, so no call pays for it:
+//! There are three signs, and only the ticker looks for them, so no call pays for it:
 //!
-//! * **A standstill**: calls wait and none is answered. It opens the circuit once it has lasted for `overdue_rounds` slow
-//!   thresholds and `min_overdue` calls have become overdue in it. If fewer wait, down to one, it has to last for
+//! * **Calls stand still**: calls wait and none is answered. It opens the circuit once it has lasted for `overdue_rounds` slow
+//!   thresholds and `min_overdue` calls have become overdue in it. If fewer have, down to one, it has to last for
 //!   `stall_after`.
+//! * **The work stands still**: what the calls wait for, by the host's own word, has been busy for `stall_after` and no piece
+//!   of it was done, while somebody calls. So callers whose deadlines are shorter than the threshold do not hide a hang.
 //! * **A share that hangs**: of the calls admitted one to two thresholds ago, `stall_rate` or more are still under way,
 //!   `min_overdue` at least, and this has been so for `overdue_rounds − 1` thresholds.
 //!
-//! The second sign compares calls that were admitted *together*. The share of overdue calls among all under way would be
+//! A standstill is made of the time between two ticks, and grows only if somebody waited for **the whole of it**: a call that
+//! was under way at the first tick and still is at the second, or was given up in between and overdue by then; or the work,
+//! busy at both with as many pieces done. A call that comes and goes between two ticks did not wait, however many of them
+//! there are: callers who send deadlines that have passed already would otherwise make a standstill of nothing.
+//!
+//! The last sign compares calls that were admitted *together*. The share of overdue calls among all under way would be
 //! wrong: a slow call is under way for longer than a fast one, so of 1,000 calls a second of which 1 % take a second,
 //! ten are overdue and one is not at any moment.
 
@@ -20,7 +27,7 @@ use super::{config::CircuitBreakerConfig, inflight::UnderWay, machine::nanos};
 pub struct Work {
     /// Pieces of it done since the start. Never falls.
     pub done: u64,
-    /// Some of it is being done, or waits.
+    /// Some of it is being done, or waits. It stops being busy only by getting some of it done.
     pub busy: bool,
 }
 
@@ -31,9 +38,9 @@ pub(super) struct Sight {
     pub(super) now_ns: u64,
     /// The breaker's generation. Evidence never outlives it.
     pub(super) generation: u32,
-    /// When the process last came back from being held up.
-    pub(super) resumed_ns: u64,
-    /// Calls answered since the start.
+    /// For how long the process has been held up since the start, as far as somebody has noticed.
+    pub(super) paused_ns: u64,
+    /// Calls answered since the start. May be a little too low while calls end without an answer.
     pub(super) answered: u64,
     /// Calls that ended without an answer since the start.
     pub(super) unanswered: u64,
@@ -49,123 +56,206 @@ pub(super) struct Sight {
 #[derive(Debug, Default)]
 pub(super) struct HangWatch {
     last: Option<Seen>,
-    /// For how long calls have waited and nothing has moved.
+    /// The highest [`Sight::answered`] so far. It may dip, and what comes back from a dip is no answer.
+    answered: u64,
+    /// For how long calls or the work have waited and nothing has moved.
     standstill_ns: u64,
+    /// For how long the work has; part of the standstill.
+    work_ns: u64,
     /// [`Sight::slow`] at the beginning of the standstill. What is added without an answer was given up when overdue.
     slow_before: u64,
     /// For how long a share of the calls has hung.
     share_ns: u64,
+    lateness: Lateness,
 }
 
 /// The last tick.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     sight: Sight,
-    /// Calls waited.
-    waits: bool,
     /// A share of the calls hung.
     share_hangs: bool,
+}
+
+/// What of the time between ticks does not count, since the process did not get to run.
+#[derive(Debug, Default)]
+struct Lateness {
+    /// Time that was left out because a tick was late, and that a pause may yet be reported for.
+    left_out_ns: u64,
+    /// When some was last left out.
+    left_out_at_ns: u64,
+    /// When a pause was last reported.
+    reported_at_ns: Option<u64>,
 }
 
 /// A tick may be late by so much. When it is later, the process did not get to run, and its calls neither: only so much of
 /// the time counts.
 const LATE_MAX_NS: u64 = 40_000_000;
+/// A CPU quota's pause is reported within one period after its end, and the next one comes with the next period or two: for
+/// so long after a report the process counts as throttled, and for so long what was left out may be part of a pause.
+const REPORTED_WITHIN_NS: u64 = 250_000_000;
 
 // ===== impl HangWatch =====
 
 impl HangWatch {
     /// Looks at what a tick sees; true if the calls under way hang.
     pub(super) fn look(&mut self, config: &CircuitBreakerConfig, sight: &Sight) -> bool {
-        let last = self.last.filter(|last| {
-            last.sight.generation == sight.generation && sight.resumed_ns <= last.sight.now_ns
+        let share_hangs = share_hangs(config, &sight.under_way);
+        let last = self.last.replace(Seen {
+            sight: *sight,
+            share_hangs,
         });
-        let Some(last) = last else {
-            self.begin(sight, config);
+        let Some(last) = last.filter(|last| last.sight.generation == sight.generation) else {
+            self.begin(sight);
             return false;
         };
-        let gap_ns = sight
-            .now_ns
-            .saturating_sub(last.sight.now_ns)
-            .min(nanos(config.tick_interval).saturating_add(LATE_MAX_NS));
-        let (still, gave_up) = self.stand_still(&last, sight, gap_ns);
-        let share_hangs = share_hangs(config, &sight.under_way);
+        let gap_ns = self
+            .lateness
+            .counted_ns(last.sight.now_ns, sight.now_ns, nanos(config.tick_interval));
+        self.stand_still(&last.sight, sight, gap_ns);
         self.share_ns = if share_hangs && last.share_hangs {
             self.share_ns.saturating_add(gap_ns)
         } else {
             0
         };
-        self.last = Some(Seen {
-            sight: *sight,
-            waits: waits(sight, gave_up),
-            share_hangs,
-        });
-        let rounds_ns = |rounds: u32| nanos(config.slow_threshold.saturating_mul(rounds));
-        still && self.is_long_enough(config, sight, gave_up, rounds_ns(config.overdue_rounds))
-            || share_hangs && self.share_ns >= rounds_ns(config.overdue_rounds.saturating_sub(1))
+        let paused_ns = sight.paused_ns.saturating_sub(last.sight.paused_ns);
+        if paused_ns > 0 {
+            let excused_ns = self.lateness.report(sight.now_ns, paused_ns);
+            self.standstill_ns = self.standstill_ns.saturating_sub(excused_ns);
+            self.work_ns = self.work_ns.saturating_sub(excused_ns);
+            // Those who were held up get to run before anybody judges.
+            return false;
+        }
+        let share_for_ns = rounds_ns(config, config.overdue_rounds.saturating_sub(1));
+        self.calls_hang(config, sight)
+            || self.work_hangs(config, &last.sight, sight)
+            || share_hangs && self.share_ns >= share_for_ns
     }
 
-    /// Forgets everything: what comes next has nothing to do with it.
+    /// Forgets what it saw: what comes next has nothing to do with it.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        self.last = None;
     }
 
-    fn begin(&mut self, sight: &Sight, config: &CircuitBreakerConfig) {
-        *self = Self {
-            last: Some(Seen {
-                sight: *sight,
-                waits: waits(sight, false),
-                share_hangs: share_hangs(config, &sight.under_way),
-            }),
-            standstill_ns: 0,
-            slow_before: sight.slow,
-            share_ns: 0,
+    fn begin(&mut self, sight: &Sight) {
+        self.answered = self.answered.max(sight.answered);
+        self.standstill_ns = 0;
+        self.work_ns = 0;
+        self.slow_before = sight.slow;
+        self.share_ns = 0;
+    }
+
+    /// Adds the time since the last tick to the standstill, or ends it.
+    fn stand_still(&mut self, last: &Sight, sight: &Sight, gap_ns: u64) {
+        let works = sight.work.zip(last.work);
+        let moved =
+            sight.answered > self.answered || works.is_some_and(|(now, before)| now.done != before.done);
+        self.answered = self.answered.max(sight.answered);
+        let work_waits = !moved && works.is_some_and(|(now, before)| now.busy && before.busy);
+        let oldest_ns = sight.under_way.oldest_ns;
+        let call_waits =
+            !moved && (oldest_ns.is_some_and(|since| since <= last.now_ns) || sight.slow > last.slow);
+        self.work_ns = if work_waits {
+            self.work_ns.saturating_add(gap_ns)
+        } else {
+            0
         };
-    }
-
-    /// Whether nothing has moved since the last tick though calls wait, and whether calls were given up meanwhile.
-    fn stand_still(&mut self, last: &Seen, sight: &Sight, gap_ns: u64) -> (bool, bool) {
-        let gave_up = sight.unanswered > last.sight.unanswered;
-        let moved = sight.answered > last.sight.answered
-            || sight
-                .work
-                .zip(last.sight.work)
-                .is_some_and(|(now, before)| now.done != before.done);
-        let still = last.waits && waits(sight, gave_up) && !moved;
-        if still {
+        if work_waits || call_waits {
             self.standstill_ns = self.standstill_ns.saturating_add(gap_ns);
         } else {
             self.standstill_ns = 0;
             self.slow_before = sight.slow;
         }
-        (still, gave_up)
     }
 
-    fn is_long_enough(
-        &self,
-        config: &CircuitBreakerConfig,
-        sight: &Sight,
-        gave_up: bool,
-        rounds_ns: u64,
-    ) -> bool {
+    fn calls_hang(&self, config: &CircuitBreakerConfig, sight: &Sight) -> bool {
         let overdue = sight.under_way.overdue + sight.slow.saturating_sub(self.slow_before);
-        // The host's own word that its work hangs does for calls whose deadlines end them before they are overdue.
-        let concerned =
-            overdue > 0 || sight.work.is_some_and(|work| work.busy) && (sight.under_way.calls > 0 || gave_up);
         let enough_ns = if overdue >= u64::from(config.min_overdue) {
-            rounds_ns
+            rounds_ns(config, config.overdue_rounds)
         } else {
             nanos(config.effective_stall_after())
         };
-        concerned && self.standstill_ns >= enough_ns
+        overdue > 0 && self.standstill_ns >= enough_ns
+    }
+
+    /// Whether the work itself has hung, and somebody calls: that is not known by the calls, which may have ended by their
+    /// deadlines between any two ticks.
+    fn work_hangs(&self, config: &CircuitBreakerConfig, last: &Sight, sight: &Sight) -> bool {
+        let somebody_calls = sight.under_way.calls > 0 || sight.unanswered > last.unanswered;
+        somebody_calls && self.work_ns >= nanos(config.effective_stall_after())
     }
 }
 
-/// Whether somebody waits: a call, or the work that calls have left behind when they were given up.
-fn waits(sight: &Sight, gave_up: bool) -> bool {
-    sight.under_way.calls > 0 || gave_up || sight.work.is_some_and(|work| work.busy)
+// ===== impl Lateness =====
+
+impl Lateness {
+    /// How much of the time between two ticks counts. While the process is being throttled, a tick that is late says that
+    /// it was stopped, though the report is yet to come.
+    fn counted_ns(&mut self, last_ns: u64, now_ns: u64, tick_ns: u64) -> u64 {
+        let gap_ns = now_ns.saturating_sub(last_ns);
+        let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) <= REPORTED_WITHIN_NS;
+        let counted_ns = if !self.reported_at_ns.is_some_and(is_recent) {
+            gap_ns.min(tick_ns.saturating_add(LATE_MAX_NS))
+        } else if gap_ns <= tick_ns.saturating_mul(2) {
+            gap_ns
+        } else {
+            0
+        };
+        if !is_recent(self.left_out_at_ns) {
+            self.left_out_ns = 0;
+        }
+        if counted_ns < gap_ns {
+            self.left_out_ns = self.left_out_ns.saturating_add(gap_ns - counted_ns);
+            self.left_out_at_ns = now_ns;
+        }
+        counted_ns
+    }
+
+    /// Takes note of a pause; returns how much of it was not left out already.
+    fn report(&mut self, now_ns: u64, paused_ns: u64) -> u64 {
+        self.reported_at_ns = Some(now_ns);
+        paused_ns.saturating_sub(std::mem::take(&mut self.left_out_ns))
+    }
+}
+
+fn rounds_ns(config: &CircuitBreakerConfig, rounds: u32) -> u64 {
+    nanos(config.slow_threshold.saturating_mul(rounds))
 }
 
 fn share_hangs(config: &CircuitBreakerConfig, under_way: &UnderWay) -> bool {
     under_way.due_under_way >= u64::from(config.min_overdue)
         && under_way.due_under_way as f64 >= config.stall_rate * under_way.due as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The number of answers is the difference of two counters that are read one after the other, so it dips whenever calls
+    /// are given up in between, as they are by the thousand during a hang.
+    #[test]
+    fn t04_a_dip_of_the_answers_under_a_storm_of_give_ups_does_not_hide_a_hang() {
+        let config = CircuitBreakerConfig::default();
+        let bound = config.slow_threshold * 2 + Duration::from_millis(100);
+        let tick_ns = nanos(config.tick_interval);
+        for dips_every in [2, 3, 7] {
+            let mut watch = HangWatch::default();
+            let opened = (1..1000).find(|tick| {
+                let sight = Sight {
+                    now_ns: tick * tick_ns,
+                    answered: if tick % dips_every == 0 { 998 } else { 1000 },
+                    unanswered: tick * 100,
+                    work: Some(Work { done: 7, busy: true }),
+                    ..Sight::default()
+                };
+                watch.look(&config, &sight)
+            });
+            assert!(
+                opened.is_some_and(|tick| u128::from(tick * tick_ns) <= bound.as_nanos()),
+                "a dip every {dips_every} ticks: {opened:?}"
+            );
+        }
+    }
 }

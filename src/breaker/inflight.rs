@@ -39,6 +39,9 @@ pub(super) struct UnderWay {
     /// How many whole thresholds the oldest has been under way, at most [`ROUNDS_MAX`]. One pipeline that hangs for so
     /// long could have completed as many slow batches: the evidence that `min_batches` asks for.
     pub(super) rounds: u32,
+    /// Since when the oldest has been under way, at the earliest: where its slot begins, so up to an eighth of the threshold
+    /// too early. Zero for one that has left the ring of slots.
+    pub(super) oldest_ns: Option<u64>,
     /// Calls that were admitted at least one and less than two thresholds ago, whether they have ended or not ...
     pub(super) due: u64,
     /// ... and those of them that have not.
@@ -189,7 +192,7 @@ impl InFlightRing {
             if slot.entered > 0 {
                 let calls = u64::try_from(slot.newest).unwrap_or(0);
                 let rounds = rounds_since((slot.epoch + 1) << self.layout.slot_shift);
-                sum.add(calls, rounds);
+                sum.add(calls, rounds, slot.epoch << self.layout.slot_shift);
                 if rounds == 1 {
                     sum.due += slot.entered;
                     sum.due_under_way += calls;
@@ -199,7 +202,7 @@ impl InFlightRing {
         older = older.wrapping_sub(older_of(|shard| &shard.left));
         // The difference of two counts that wrap at 42 bits.
         let under_way = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
-        sum.add(u64::try_from(under_way).unwrap_or(0), rounds_since(0));
+        sum.add(u64::try_from(under_way).unwrap_or(0), rounds_since(0), 0);
         sum
     }
 
@@ -257,8 +260,11 @@ impl InFlightRing {
 // ===== impl UnderWay =====
 
 impl UnderWay {
-    fn add(&mut self, calls: u64, rounds: u64) {
+    fn add(&mut self, calls: u64, rounds: u64, began_ns: u64) {
         self.calls += calls;
+        if calls > 0 {
+            self.oldest_ns = Some(self.oldest_ns.map_or(began_ns, |oldest| oldest.min(began_ns)));
+        }
         if calls > 0 && rounds > 0 {
             self.overdue += calls;
             self.rounds = self

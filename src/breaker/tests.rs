@@ -215,6 +215,11 @@ proptest! {
             prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "none is missed by more than a slot");
             prop_assert_eq!(ring.under_way(generation, now_ns, now_ns).overdue, 0, "all of them began just now");
             prop_assert_eq!(under_way.calls, running.len() as u64, "whatever their age");
+            let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
+            prop_assert_eq!(under_way.oldest_ns.is_some(), oldest_ns.is_some());
+            if let (Some(seen), Some(began)) = (under_way.oldest_ns, oldest_ns) {
+                prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "{seen}, not {began}");
+            }
         }
     }
 

@@ -7,8 +7,9 @@ use super::{handle::LatencyCircuitBreaker, machine::nanos};
 impl LatencyCircuitBreaker {
     /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops
     /// it for less than a tenth of a second at a time, again and again. Calls under way are judged only from now on, and
-    /// the pause is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms), as far as the ticker has not
-    /// counted it already. A pause of zero is none.
+    /// the time for which they have stood still is shorter by the pause. It is added to
+    /// [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms), as far as the ticker has not counted it already. A
+    /// pause of zero is none.
     pub fn note_self_throttled(&self, pause: Duration) {
         if pause.is_zero() {
             return;

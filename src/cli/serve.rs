@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
     grpc::{self, NetHandle},
-    security::{Look, Security, SecurityError},
+    security::{Look, Refresher, Security, SecurityError},
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicFigures, SpanFigures},
@@ -88,6 +88,8 @@ enum ServeError {
     Clock,
     #[error("signals: {0}")]
     Signals(#[source] std::io::Error),
+    #[error("the thread that reads certificates and tokens again: {0}")]
+    Refresher(#[source] std::io::Error),
 }
 
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
@@ -103,7 +105,10 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
                 ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
-                ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
+                ServeError::Start(_)
+                | ServeError::Reflection(_)
+                | ServeError::Signals(_)
+                | ServeError::Refresher(_) => exit::SOFTWARE,
             };
             fail(code, &error)
         }
@@ -171,6 +176,9 @@ impl Service<'_> {
             self.affinity,
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
+        let refresher = Refresher::start(Arc::clone(security), engine.panic_guard())
+            .inspect_err(|_| engine.drain())
+            .map_err(ServeError::Refresher)?;
         let started = Running::start(
             config,
             listener,
@@ -187,7 +195,7 @@ impl Service<'_> {
                 return Err(error);
             }
         };
-        let why = stop.wait(&engine, security).await;
+        let why = stop.wait(&engine, &refresher).await;
         tracing::info!(?why, "stopping");
         // NET keeps to its own limit; what comes after it is one group commit.
         running.stop(config.server.drain.saturating_mul(2)).await;
@@ -406,7 +414,7 @@ impl Stop {
     }
 
     /// Ticks the breaker and checks the placement until there is a reason to stop.
-    async fn wait(&mut self, engine: &TallyEngine, security: &Security) -> Why {
+    async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> Why {
         let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
         let mut verify = interval(engine.affinity().verify_interval());
         let mut throttle = interval(THROTTLE_INTERVAL);
@@ -427,12 +435,12 @@ impl Stop {
                 },
                 _ = tick.tick() => engine.tick(),
                 _ = refresh.tick() => {
-                    security.refresh(Look::Settled);
+                    refresher.look(Look::Settled);
                     if is_before_epoch(SystemTime::now()) {
                         tracing::error!("the machine's clock was set to before 1970; the operators' port can't answer");
                     }
                 }
-                _ = self.hangup.recv() => security.refresh(Look::Now),
+                _ = self.hangup.recv() => refresher.look(Look::Now),
                 _ = throttle.tick() => {
                     let now = Instant::now();
                     engine.note_throttling(now.duration_since(looked));

@@ -53,10 +53,11 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     }
     println!(
         "last stop        {}",
-        if report.journal.clean {
-            "clean: the last block is the last one that was written"
-        } else {
-            "not clean: the service crashed, or this is a copy of a running one"
+        match (report.journal.clean, report.journal.marked) {
+            (true, _) => "clean: the last block is the last one that was written",
+            (false, true) =>
+                "clean (journal/CLEAN), but not at the end that was found here, or the marker is damaged",
+            (false, false) => "not clean: the service crashed, or this is a copy of a running one",
         }
     );
     if let Some(torn) = &report.journal.torn {

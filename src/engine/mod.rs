@@ -194,7 +194,8 @@ impl TallyEngine {
     }
 
     /// Processes transactions that are the next of a sequence, in their order, each for itself. They are on their way when
-    /// this returns, whether the future is polled or not, so the order is that of the calls.
+    /// this returns, whether the future is polled or not, so the order is that of the calls. For the circuit they are under
+    /// way until the future is polled to its end, so it has to be polled whatever becomes of the answer.
     ///
     /// # Errors
     /// [`EngineError`], which says whether they were executed; [`BatchError::Interrupted`] if those before them were not.

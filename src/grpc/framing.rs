@@ -280,6 +280,11 @@ impl Inbound {
         }
     }
 
+    /// Whether the client has ended the call, and all of it has been read.
+    pub(super) fn is_complete(&self) -> bool {
+        self.ended || (self.frame.is_empty() && !self.has_begun() && self.body.is_end_stream())
+    }
+
     /// Whether a part of a message has arrived.
     const fn has_begun(&self) -> bool {
         self.left.is_some() || self.header_read > 0

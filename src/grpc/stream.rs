@@ -1,6 +1,7 @@
 //! The answers of a `StreamTransactions`.
 
 use std::{
+    panic::resume_unwind,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -9,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
@@ -24,6 +26,9 @@ use crate::{
     batch::Sequence,
     engine::{EngineError, Guard, Outcomes, TallyEngine, TransactionBatch},
 };
+
+/// The outcomes of a chunk.
+type Executed = Result<Outcomes, EngineError>;
 
 /// Messages of a stream that are put together into one command, if so many have arrived.
 const CHUNK_MESSAGES_MAX: usize = 512;
@@ -51,7 +56,7 @@ pub(super) struct StreamAnswers {
     answering: Option<BoxFuture<'static, Answered>>,
     /// Why the first chunk was not executed that was not: those behind it are refused for the same reason.
     interrupted: Option<Status>,
-    /// Why the stream ends, if it was not the client who ended it, behind the answers of what runs.
+    /// Why nothing more is read, if it was not the client who ended the stream. It is told behind the answers of what runs.
     ending: Option<Status>,
     /// Held while nothing is read.
     parked: Option<Parked>,
@@ -70,7 +75,7 @@ struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
     charge: Charge,
-    outcomes: Result<Outcomes, EngineError>,
+    outcomes: Executed,
     /// Why they were not let in, if the caller's token no longer allows it.
     revoked: Option<Status>,
     broken: Option<Status>,
@@ -96,7 +101,8 @@ struct Chunks {
 
 impl StreamAnswers {
     /// Of the stream with the messages of `inbound`. When `lifetime` is over, what was read is answered; then it ends, and says
-    /// why if it was not the client who ended it.
+    /// why if it was not the client who ended it. To be called while the stream's call is polled: that is how the engine knows
+    /// whose messages they are.
     pub(super) fn new(
         engine: Arc<TallyEngine>,
         inbound: Inbound,
@@ -127,11 +133,16 @@ impl StreamAnswers {
     fn poll_read(&mut self, context: &mut Context<'_>) {
         while self.running.len() < CHUNKS_MAX {
             let Some(chunks) = &mut self.chunks else { return };
-            let chunk = match self.over.as_mut().poll(context) {
-                Poll::Ready(_) => Poll::Ready(None),
-                Poll::Pending => Pin::new(chunks).poll_next(context),
-            };
-            match chunk {
+            if let Poll::Ready(why) = self.over.as_mut().poll(context) {
+                // Kept as it is: when the answers have been sent, a token that was taken back may be valid again.
+                if chunks.is_complete() {
+                    self.chunks = None;
+                } else {
+                    self.stop(why);
+                }
+                return;
+            }
+            match Pin::new(chunks).poll_next(context) {
                 Poll::Ready(Some(chunk)) => {
                     let done = self.execute(chunk);
                     self.running.push_back(done);
@@ -140,6 +151,12 @@ impl StreamAnswers {
                 Poll::Pending => return,
             }
         }
+    }
+
+    /// Nothing more is read, and when what runs has been answered, the stream ends with `why`.
+    fn stop(&mut self, why: Status) {
+        self.chunks = None;
+        self.ending = Some(why);
     }
 
     /// Has executed what the stream has brought. It is on its way when this returns, so that the chunks are executed in their
@@ -155,15 +172,19 @@ impl StreamAnswers {
         let batch = Arc::new(batch);
         // They were read before the token was revoked.
         let revoked = self.lifetime.revoked();
-        if revoked.is_some() {
+        if let Some(why) = &revoked {
             self.sequence.close();
+            self.stop(why.clone());
         }
         let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
         let called =
             (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+        // In a task of its own, which ends when the chunk is answered. This stream is polled only while its client reads, and
+        // one who stops would leave the chunk under way for its circuit, which would open for everybody.
+        let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
         Box::pin(async move {
             let outcomes = match called {
-                Some(outcomes) => outcomes.await,
+                Some(task) => executed(task).await,
                 None => Ok(Outcomes::new()),
             };
             ChunkDone {
@@ -218,8 +239,8 @@ impl StreamAnswers {
             let reception = chunks.inbound.reception();
             self.parked = reception.park();
             if self.parked.is_none() {
-                self.ending = Some(reception.no_memory());
-                self.chunks = None;
+                let why = reception.no_memory();
+                self.stop(why);
             }
         }
     }
@@ -249,18 +270,29 @@ impl Stream for StreamAnswers {
                     self.parked = None;
                     return Poll::Pending;
                 }
-                let ending = self.ending.take().or_else(|| self.lifetime.over());
-                return Poll::Ready(ending.map(Err));
+                return Poll::Ready(self.ending.take().map(Err));
             };
-            if broken.is_some() {
-                self.ending = broken;
-                self.chunks = None;
+            if let Some(broken) = broken {
+                self.stop(broken);
             }
             if !bytes.is_empty() {
                 self.park();
                 return Poll::Ready(Some(Ok(charge.until_sent(bytes, None))));
             }
         }
+    }
+}
+
+/// What became of a chunk's call. Dropping it before the task ends withdraws the chunk, if it is still queued.
+async fn executed(task: AbortOnDropHandle<Executed>) -> Executed {
+    match task.await {
+        Ok(outcomes) => outcomes,
+        Err(error) => match error.try_into_panic() {
+            // As if it had been called here.
+            Ok(panic) => resume_unwind(panic),
+            // The task is stopped by dropping its handle, which is waited for here, or by the end of its thread's runtime.
+            Err(error) => unreachable!("a chunk's task was stopped while its stream was answered: {error}"),
+        },
     }
 }
 
@@ -296,6 +328,11 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
 // ===== impl Chunks =====
 
 impl Chunks {
+    /// Whether everything has been read that the client had to send.
+    fn is_complete(&self) -> bool {
+        self.ended || self.inbound.is_complete()
+    }
+
     /// Adds the next part of a message.
     fn add(&mut self, transactions: &mut Transactions, piece: &Piece) -> Result<(), Status> {
         if piece.to_come > 0 {

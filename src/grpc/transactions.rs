@@ -3,7 +3,7 @@
 //! The calls are read and answered here without tonic's server ([`framing`](super::framing)), and those with transactions
 //! without the generated types.
 
-use std::{convert::Infallible, future::ready, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -113,15 +113,20 @@ impl TransactionService {
         charge: Charge,
         lifetime: Lifetime,
     ) -> Answering {
-        let most = TRANSACTION_BYTES_MAX;
-        let answer = match Inbound::open(request, Expected::Stream, most, reception, charge) {
-            Ok((inbound, deadline)) => {
-                let answers = StreamAnswers::new(Arc::clone(&self.engine), inbound, deadline, lifetime);
-                Answer::frames(Box::pin(answers), reception.purse())
-            }
-            Err(status) => reception.refuse(status),
-        };
-        Box::pin(ready(Ok(answer)))
+        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        // Not before the call is polled: only then does the engine know whose it is.
+        Box::pin(async move {
+            let most = TRANSACTION_BYTES_MAX;
+            Ok(
+                match Inbound::open(request, Expected::Stream, most, &reception, charge) {
+                    Ok((inbound, deadline)) => {
+                        let answers = StreamAnswers::new(engine, inbound, deadline, lifetime);
+                        Answer::frames(Box::pin(answers), reception.purse())
+                    }
+                    Err(status) => reception.refuse(status),
+                },
+            )
+        })
     }
 
     async fn get_transaction(

@@ -5,6 +5,7 @@ mod audit;
 mod bearer;
 mod certificate;
 mod client;
+mod refresher;
 mod tls;
 mod tokens;
 mod watched;
@@ -19,6 +20,7 @@ pub use self::{
     audit::{AUDIT_TARGET, Administrator, CircuitChange},
     bearer::bearer_token,
     client::client_of,
+    refresher::Refresher,
     tls::TlsError,
     tokens::{Grant, Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},
     watched::Look,

@@ -53,8 +53,10 @@ pub(super) struct Watched<S: Source> {
 struct Looked {
     /// Of the contents that are in force.
     in_force: blake3::Hash,
-    /// Of the contents that the last look found for the first time: they may still be being written.
+    /// Of the contents that the last look found, if they are not in force: they may still be being written.
     unsettled: Option<blake3::Hash>,
+    /// Looks in a row that found other contents each time.
+    unsettled_looks: u32,
     /// Why the files could not be used, in words.
     failure: Option<String>,
 }
@@ -87,6 +89,9 @@ pub(super) enum Refreshed<M> {
     },
 }
 
+/// So many looks in a row may find other contents each time. The next one takes what it finds: nobody writes one file for so
+/// long, so the file is rewritten all the time, and tokens that are taken back must not stay valid for that.
+const UNSETTLED_LOOKS_MAX: u32 = 3;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -101,6 +106,7 @@ impl<S: Source> Watched<S> {
             looked: Mutex::new(Looked {
                 in_force: hash(&contents),
                 unsettled: None,
+                unsettled_looks: 0,
                 failure: None,
             }),
             is_stale: AtomicBool::new(false),
@@ -137,17 +143,18 @@ impl<S: Source> Watched<S> {
     }
 
     fn try_refresh(&self, looked: &mut Looked, look: Look) -> Result<Refreshed<S::Made>, SecurityError> {
+        let before = looked.unsettled.take();
         let contents = read(&self.source)?;
         let now = hash(&contents);
-        let before = looked.unsettled.take();
+        let looks = std::mem::take(&mut looked.unsettled_looks);
         if looked.in_force == now {
             return Ok(Refreshed::Unchanged);
         }
-        if look == Look::Settled && before != Some(now) {
-            looked.unsettled = Some(now);
+        looked.unsettled = Some(now);
+        if look == Look::Settled && before != Some(now) && looks < UNSETTLED_LOOKS_MAX {
+            looked.unsettled_looks = looks + 1;
             return Ok(Refreshed::Unsettled);
         }
-        looked.unsettled = Some(now);
         let (old, new) = (self.get(), Arc::new(self.source.make(&contents)?));
         self.source.may_replace(&old, &new)?;
         self.made.store(Arc::clone(&new));
@@ -250,10 +257,32 @@ mod tests {
         ));
         assert_eq!(tokens(&watched), 2);
 
-        // It goes away and comes back, between two looks.
+        // It is rewritten all the time.
+        for number in 0..UNSETTLED_LOOKS_MAX {
+            std::fs::write(&path, format!("# {number}\n") + &line("one", "4")).unwrap();
+            assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        }
+        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
+        assert!(matches!(
+            watched.refresh(Look::Settled),
+            Ok(Refreshed::Renewed { .. })
+        ));
+        assert_eq!(tokens(&watched), 2);
+
+        // It can't be read between two looks.
+        std::fs::write(&path, line("one", "2")).unwrap();
+        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        std::fs::remove_file(&path).unwrap();
+        assert!(watched.refresh(Look::Settled).is_err());
+        std::fs::write(&path, line("one", "2")).unwrap();
+        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
+        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Recovered)));
+
+        // It is emptied and written again, between two looks.
         std::fs::write(&path, "").unwrap();
         assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
-        std::fs::write(&path, line("one", "2") + &line("two", "3")).unwrap();
+        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
         assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unchanged)));
 
         // Whoever says that it is complete is believed.

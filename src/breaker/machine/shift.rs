@@ -82,14 +82,15 @@ impl Core {
 
     /// The same, and whether the calls under way hang.
     fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
-        // In this order: a call that is seen as ended without an answer is not seen as answered.
+        // In this order: a call that is seen as ended without an answer is not seen as answered. The difference may be too low
+        // for a moment; `HangWatch` knows.
         let finished = self.sum(|counters| &counters.finished);
         let unanswered = self.sum(|counters| &counters.unanswered);
         let evidence = self.evidence(word.generation(), now_ns);
         let sight = Sight {
             now_ns,
             generation: word.generation(),
-            resumed_ns: self.pulse.resumed_ns(),
+            paused_ns: self.pulse.throttled_ns(),
             answered: finished.saturating_sub(unanswered),
             unanswered,
             slow: self.sum(|counters| &counters.slow),

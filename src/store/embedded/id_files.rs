@@ -216,7 +216,14 @@ impl BlockWalk {
                 } else {
                     tracing::warn!(segment = number, %why, "the id file can't be used; reading the segment");
                 }
-                return self.ids_between(segment.start, &segment.end, ids);
+                self.ids_between(segment.start, &segment.end, ids)?;
+                // Its blocks are whole, so it is the file that is not. While it is there, none is written.
+                if !why.is_missing()
+                    && let Err(error) = files.remove(u64::from(number))
+                {
+                    tracing::warn!(segment = number, %error, "the id file could not be removed");
+                }
+                return Ok(());
             }
         };
         // Reads the tags a second time, ahead: their places in the index are anywhere in memory.
@@ -228,6 +235,19 @@ impl BlockWalk {
             ids.insert(tag, Position::new(number, offset).as_u64());
         }
         Ok(())
+    }
+
+    /// The highest block that an id file proves to have been durable, and 0 if none does: the file of a segment is written when
+    /// all of its blocks are durable. Files that can't be read prove nothing.
+    ///
+    /// # Errors
+    /// If the directory can't be read.
+    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, StoreError> {
+        let newest = files.numbers()?.into_iter().rev().find_map(|number| {
+            let file = files.open_checked(number).ok()?;
+            read_points(&file).ok()
+        });
+        Ok(newest.map_or(0, |segment| segment.end.last_block_sequence()))
     }
 
     /// The ids of `segment` as its file has them, all of it checked.
@@ -317,23 +337,31 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
 
 /// The end of `segment`, with the place of its last block, if the file was made from the segment's blocks.
 fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
+    let found = read_points(file)?;
+    if found.start.is_at(&segment.start) && found.end.is_at(&segment.end) {
+        Ok(found.end)
+    } else {
+        Err(Unusable::OtherBlocks)
+    }
+}
+
+/// The segment that the file was made from.
+fn read_points(file: &ChunkedReader) -> Result<FullSegment, StoreError> {
     let mut chunk = Vec::new();
     file.read_chunk(file.chunks().saturating_sub(1), &mut chunk)?;
     let malformed = || file.malformed("ids of a known version");
     let mut reader = Reader::new(&chunk);
     if chunk.len() != IDENTITY_BYTES || reader.u8().ok() != Some(VERSION) {
-        return Err(malformed().into());
+        return Err(malformed());
     }
     let mut point = || {
         let bytes = reader.bytes(CHAIN_POINT_BYTES).ok()?.first_chunk()?;
         Some(ChainPoint::from_bytes(bytes))
     };
-    let (start, end) = (point().ok_or_else(malformed)?, point().ok_or_else(malformed)?);
-    if start.is_at(&segment.start) && end.is_at(&segment.end) {
-        Ok(end)
-    } else {
-        Err(Unusable::OtherBlocks)
-    }
+    Ok(FullSegment {
+        start: point().ok_or_else(malformed)?,
+        end: point().ok_or_else(malformed)?,
+    })
 }
 
 /// Calls `visit` for every transaction record in the body of the block at `block`.

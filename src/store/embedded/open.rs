@@ -111,7 +111,8 @@ pub fn open(
 
     let loaded = checkpoint::load(&checkpoints, seed)?;
     let checkpoint = loaded.as_ref().map(|loaded| loaded.start.chain);
-    let loaded = loaded.unwrap_or_else(|| Loaded::nothing(journal.start(), seed));
+    let mut loaded = loaded.unwrap_or_else(|| Loaded::nothing(journal.start(), seed));
+    loaded.durable_through = loaded.durable_through.max(walk.durable_through(&id_files)?);
     let ids = ids_before(&journal, &walk, &id_files, &loaded.start)?;
     let (replay, tail) = replay(&journal, loaded, ids)?;
     let mut report = RecoveryReport {
@@ -148,7 +149,7 @@ pub fn open(
         writer: opened.writer,
         preparer: opened.preparer,
         records,
-        scrub: Scrub::new(opened.reader),
+        scrub: Scrub::new(&opened.reader),
         walk,
         checkpoints,
         id_files,

@@ -39,10 +39,11 @@ pub enum ScrubStep {
 impl Scrub {
     /// A pass that begins at the first block.
     #[must_use]
-    pub fn new(reader: JournalReader) -> Self {
+    pub fn new(reader: &JournalReader) -> Self {
         Scrub {
             next: reader.start(),
-            reader,
+            // Files that others have held open since the start would hide that a segment was removed or replaced.
+            reader: reader.with_own_files(),
             unlinked: false,
             body: Vec::new(),
         }
@@ -62,6 +63,9 @@ impl Scrub {
             self.next = self.reader.start();
             self.unlinked = false;
             return ScrubStep::Complete;
+        }
+        if self.next.position.offset() == 0 {
+            self.reader.close_segments();
         }
         match self.check() {
             Ok(bytes) => ScrubStep::Whole { bytes },

@@ -89,6 +89,11 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenErro
     if report.journal.corruption.is_some() {
         return Ok(report);
     }
+    if report.journal.marked && !report.journal.clean {
+        let what =
+            "the marker of a clean stop is damaged, or tells of another place than the end of the journal";
+        report.differ("journal/CLEAN", [what.to_owned()]);
+    }
     let replayed = ledger_from(&journal, Loaded::nothing(journal.start(), seed))?;
     report.accounts = replayed.ledger.accounts().len();
     report.last_sequence = replayed.order.next_sequence - 1;
@@ -131,7 +136,10 @@ fn id_file_difference(
         .ok()
         .filter(|number| *number < end.position.segment())
     else {
-        return Ok(Some("the journal has no such full segment".to_owned()));
+        return Ok(Some(
+            "the journal ends before the end of this segment, all of which was durable: acknowledged transactions are missing"
+                .to_owned(),
+        ));
     };
     let segment = walk.full_segment(number, end)?;
     let read = walk.read_segment(&segment)?;

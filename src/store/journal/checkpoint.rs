@@ -228,6 +228,15 @@ impl ChunkedFiles {
         Ok(surplus)
     }
 
+    /// Removes a file that can't be used, so that it is written anew.
+    ///
+    /// # Errors
+    /// [`StoreError::Disk`] when the disk fails, or the directory is open for reading only.
+    pub fn remove(&self, number: u64) -> Result<(), StoreError> {
+        self.disk.remove(&self.path(number))?;
+        Ok(self.disk.sync_dir(&self.directory)?)
+    }
+
     fn path(&self, number: u64) -> PathBuf {
         self.directory.join(self.name(number))
     }

@@ -211,6 +211,18 @@ pub enum CorruptionKind {
         /// Why there is no block here.
         defect: BlockDefect,
     },
+    /// The segment in which the journal would go on does not exist, but one that was made after it does.
+    SegmentMissing {
+        /// The number of the later segment.
+        later: u32,
+    },
+    /// A segment file is shorter or longer than it was made: something cut it.
+    SegmentLength {
+        /// Its length, in bytes.
+        found: u64,
+        /// The length of every segment, in bytes.
+        expected: u64,
+    },
     /// The block that a checkpoint builds on is not the one in the journal.
     NotTheCheckpointsBlock,
     /// The marker of a clean stop tells of another block than the one in the journal.
@@ -283,6 +295,14 @@ impl fmt::Display for CorruptionKind {
                     "the journal ends here ({defect}), but block {durable_through} was durable"
                 )
             }
+            CorruptionKind::SegmentMissing { later } => write!(
+                f,
+                "the segment file is missing, but segment {later}, which was made after it, is there"
+            ),
+            CorruptionKind::SegmentLength { found, expected } => write!(
+                f,
+                "the segment file has {found} bytes, and was made with {expected}"
+            ),
             CorruptionKind::NotTheCheckpointsBlock => f.write_str(
                 "this is not the block that the checkpoint builds on: the block is damaged, or the journal and the \
                  checkpoint are of different backups",

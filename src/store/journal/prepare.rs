@@ -147,9 +147,7 @@ impl SegmentPool {
         let file = if state.spare_ready {
             self.open_existing(number)?
         } else {
-            // Left to grow: writing it full of zeros here would hold up commits far longer than slower syncs do.
-            let file = self.disk.create_new(&self.path(number))?;
-            self.disk.sync_dir(&self.journal)?;
+            let file = self.create_sparse(number)?;
             tracing::warn!(
                 segment = number,
                 "no prepared segment was ready; syncs into this one are slower"
@@ -159,6 +157,22 @@ impl SegmentPool {
         state.active = number;
         state.spare_ready = false;
         Ok(file)
+    }
+
+    /// Makes a segment of the whole length that has no blocks on the disk yet: writing it full of zeros here would hold up
+    /// commits far longer than slower syncs do. It gets its name last, so that a segment with a name is never shorter than it
+    /// was, but by damage.
+    fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+        // Not the name under which the preparer may be writing the same segment.
+        let unfinished = self
+            .journal
+            .join(format!("{}.sparse{UNFINISHED_SUFFIX}", segment_name(number)));
+        let file = create_unfinished(&*self.disk, &unfinished)?;
+        file.write_at(u64::from(self.geometry.segment_bytes()) - 1, &[0])?;
+        file.sync_all()?;
+        self.disk.rename(&unfinished, &self.path(number))?;
+        self.disk.sync_dir(&self.journal)?;
+        self.open_existing(number)
     }
 
     fn write_zeros(&self, number: u32) -> Result<(), StoreError> {

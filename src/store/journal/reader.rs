@@ -57,7 +57,7 @@ impl JournalReader {
     }
 
     /// Fills `bytes` with what stands at `position`. What was never written reads as zeros up to the end of the
-    /// segment, whether the segment was prepared or is still growing.
+    /// segment.
     ///
     /// # Errors
     /// [`StoreError::ReadPastEnd`] when that reaches beyond the end of the segment, [`StoreError::Corrupt`] when there is
@@ -233,8 +233,29 @@ impl JournalReader {
         Corruption::new(&self.shared.journal, point.position, point.block_sequence, kind).into()
     }
 
-    /// Closes all files, before some of them are removed and made anew.
-    pub(super) fn close_segments(&self) {
+    /// A reader of the same journal with open files of its own.
+    #[must_use]
+    pub fn with_own_files(&self) -> Self {
+        let ReaderShared {
+            disk,
+            journal,
+            data_id,
+            geometry,
+            open: _,
+        } = &*self.shared;
+        JournalReader {
+            shared: Arc::new(ReaderShared {
+                disk: Arc::clone(disk),
+                journal: journal.clone(),
+                data_id: *data_id,
+                geometry: *geometry,
+                open: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Closes all files: what is read next is read from the files that have the segments' names by then.
+    pub fn close_segments(&self) {
         self.shared.open.lock().recent_last.clear();
     }
 

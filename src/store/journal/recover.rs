@@ -269,6 +269,11 @@ impl<'a> Scanner<'a> {
         Ok(tail)
     }
 
+    /// Whether there is a marker of a clean stop, wherever it points and whether it can be read or not.
+    pub(super) fn is_marked(&self) -> bool {
+        CleanStop::read(self.disk, &self.journal, self.data_id).is_marked()
+    }
+
     fn window(&self) -> SegmentWindow<'_> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
@@ -348,10 +353,8 @@ impl<'a> Scanner<'a> {
             spare_ready: false,
             surplus_segments: Vec::new(),
         };
-        for number in list_segments(self.disk, &self.journal)?
-            .into_iter()
-            .filter(|number| *number >= active)
-        {
+        let numbers = list_segments(self.disk, &self.journal)?;
+        for number in numbers.iter().copied().filter(|number| *number >= active) {
             let start = if number == active {
                 end.position
             } else {
@@ -383,13 +386,36 @@ impl<'a> Scanner<'a> {
                     defect,
                     remains_bytes,
                 });
-            } else if Some(number) == active.checked_add(1) && self.is_whole(number)? {
+            } else if Some(number) == active.checked_add(1) {
                 tail.spare_ready = true;
             } else {
                 tail.surplus_segments.push(number);
             }
         }
+        self.check_segments(&end, &numbers)?;
         Ok(tail)
+    }
+
+    /// Refuses segments that no crash leaves: a segment gets its name when it has its whole length, durably, and before the
+    /// one after it does.
+    fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), StoreError> {
+        let active = end.position.segment();
+        if let Some(later) = numbers.iter().copied().find(|number| *number > active)
+            && !numbers.contains(&active)
+        {
+            let kind = CorruptionKind::SegmentMissing { later };
+            return Err(self.corrupt(end.position, end.block_sequence, kind));
+        }
+        let expected = u64::from(self.geometry.segment_bytes());
+        for number in numbers {
+            let path = self.journal.join(segment_name(*number));
+            let found = self.disk.open(&path, Access::Read)?.size_bytes()?;
+            if found != expected {
+                let kind = CorruptionKind::SegmentLength { found, expected };
+                return Err(self.corrupt(Position::new(*number, 0), end.block_sequence, kind));
+            }
+        }
+        Ok(())
     }
 
     /// Looks at everything from `start` to the end of its segment.
@@ -428,13 +454,6 @@ impl<'a> Scanner<'a> {
             offset = offset.saturating_add(step);
         }
         Ok(survey)
-    }
-
-    fn is_whole(&self, segment: u32) -> Result<bool, StoreError> {
-        let file = self
-            .disk
-            .open(&self.journal.join(segment_name(segment)), Access::Read)?;
-        Ok(file.size_bytes()? == u64::from(self.geometry.segment_bytes()))
     }
 
     fn corrupt(&self, position: Position, block_sequence: u64, kind: CorruptionKind) -> StoreError {

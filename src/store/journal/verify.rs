@@ -31,6 +31,9 @@ pub struct VerifyReport {
     pub torn: Option<TornTail>,
     /// Whether the journal was stopped in order: then its last block is known to be the last one that was durable.
     pub clean: bool,
+    /// Whether there is a marker of a clean stop (`journal/CLEAN`). If the journal is not `clean` all the same, the marker is
+    /// damaged, or tells of another place than the journal's end.
+    pub marked: bool,
     /// The first damage.
     pub corruption: Option<Corruption>,
     /// Damage behind the first, in the order of the journal, up to [`FURTHER_DAMAGES_MAX`].
@@ -83,7 +86,10 @@ pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<VerifyReport, StoreEr
 
 /// See [`Journal::verify`].
 pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyReport, StoreError> {
-    let mut report = VerifyReport::default();
+    let mut report = VerifyReport {
+        marked: scanner.is_marked(),
+        ..VerifyReport::default()
+    };
     let mut from = start;
     loop {
         let count = |header: &BlockHeader, _: Position, _: &[u8]| -> Result<(), Infallible> {
@@ -121,6 +127,8 @@ fn whole_block_after(
         CorruptionKind::NoBlock { .. }
         | CorruptionKind::StrayBytes { .. }
         | CorruptionKind::TooShort { .. }
+        | CorruptionKind::SegmentMissing { .. }
+        | CorruptionKind::SegmentLength { .. }
         | CorruptionKind::NotTheStopsBlock
         | CorruptionKind::WrittenAfterStop { .. }
         | CorruptionKind::NotTheCheckpointsBlock => return Ok(None),

@@ -149,7 +149,7 @@ impl Run {
 }
 
 /// Two slow thresholds and 100 ms.
-fn bound(config: &CircuitBreakerConfig) -> Duration {
+pub(super) fn bound(config: &CircuitBreakerConfig) -> Duration {
     config.slow_threshold * 2 + Duration::from_millis(100)
 }
 

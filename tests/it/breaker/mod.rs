@@ -9,6 +9,7 @@ mod operation;
 mod recovery;
 mod registry;
 mod seed;
+mod storm;
 mod support;
 mod tower;
 mod trip;

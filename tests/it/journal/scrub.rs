@@ -33,7 +33,7 @@ fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
 }
 
 fn scrubbed(reader: &JournalReader, durable: &ChainPoint) -> (u64, Vec<Position>) {
-    let mut scrub = Scrub::new(reader.clone());
+    let mut scrub = Scrub::new(reader);
     let first = pass(&mut scrub, durable);
     assert_eq!(pass(&mut scrub, durable), first, "the next pass finds the same");
     first
@@ -42,7 +42,7 @@ fn scrubbed(reader: &JournalReader, durable: &ChainPoint) -> (u64, Vec<Position>
 #[test]
 fn a_journal_in_order_is_read_from_end_to_end() {
     let (_disk, mut running, _) = journal_of(50);
-    let mut scrub = Scrub::new(running.reader.clone());
+    let mut scrub = Scrub::new(&running.reader);
     assert_eq!(pass(&mut scrub, &running.writer.end()), (50, Vec::new()));
     running.append_many(1, 200);
     assert_eq!(pass(&mut scrub, &running.writer.end()), (51, Vec::new()));
@@ -124,4 +124,17 @@ fn the_end_is_compared_with_where_the_writer_stands() {
         ..end
     };
     assert_eq!(scrubbed(&running.reader, &elsewhere).1, [end.position]);
+}
+
+#[test]
+fn a_segment_that_is_removed_while_others_have_it_open_is_found() {
+    let (disk, running, positions) = journal_of(50);
+    let (reader, durable) = (&running.reader, running.writer.end());
+    // In one pass and in the next of the same scrub, which has had the file open as well.
+    let mut scrub = Scrub::new(reader);
+    assert_eq!(pass(&mut scrub, &durable), (50, Vec::new()));
+    reader.read_block(positions[0], &mut Vec::new()).unwrap();
+    disk.handle().remove(&segment_path(0)).unwrap();
+    assert_eq!(pass(&mut scrub, &durable), (28, vec![positions[0]]));
+    assert_eq!(scrubbed(reader, &durable), (28, vec![positions[0]]));
 }

@@ -44,17 +44,20 @@ fn one_spare_segment_is_kept_ahead_and_appending_to_it_changes_no_size() {
 }
 
 #[test]
-fn without_a_spare_the_next_segment_grows_and_reads_the_same() {
+fn without_a_spare_the_next_segment_has_its_length_at_once_and_reads_the_same() {
     let disk = SimDisk::new(2);
     let mut running = Running::open(&disk.handle()).unwrap();
     let positions = running.append_many(10, 1000);
-    assert!(disk.contents(&segment_path(1)).len() < CONFIG.segment_bytes as usize);
+    assert_eq!(
+        disk.contents(&segment_path(1)).len(),
+        CONFIG.segment_bytes as usize
+    );
     let mut read = Vec::new();
     for (index, position) in (0..).zip(&positions) {
         let header = running.reader.read_block(*position, &mut read).unwrap();
         assert_eq!((header.block_sequence, &read), (index + 1, &body(index, 1000)));
     }
-    // Behind the end of a growing file there is what there is in a prepared one.
+    // Behind its end there is what there is in a prepared one.
     let mut beyond = [7; 64];
     running
         .reader
@@ -130,21 +133,21 @@ fn a_spare_survives_a_restart_and_a_half_made_one_does_not() {
 }
 
 #[test]
-fn an_empty_segment_that_is_not_whole_is_removed_at_the_start() {
+fn a_segment_of_another_length_than_it_was_made_with_is_refused_also_if_it_is_empty() {
     let disk = SimDisk::new(4);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.preparer.prepare_next().unwrap();
     running.append(b"one").unwrap();
     drop(running);
     disk.restart();
-    disk.change(&segment_path(1), |contents| contents.truncate(100));
-    let mut running = Running::open(&disk.handle()).unwrap();
-    assert!(running.preparer.is_needed());
-    assert!(running.preparer.prepare_next().unwrap());
-    assert_eq!(
-        disk.contents(&segment_path(1)).len(),
-        CONFIG.segment_bytes as usize
-    );
+    let whole = CONFIG.segment_bytes as usize;
+    for length in [0, 100, whole - 1, whole + 1] {
+        disk.change(&segment_path(1), |contents| contents.resize(length, 0));
+        let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(&format!("has {length} bytes")), "{error}");
+    }
+    disk.change(&segment_path(1), |contents| contents.resize(whole, 0));
+    assert!(Running::open(&disk.handle()).is_ok());
 }
 
 #[test]

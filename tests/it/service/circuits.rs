@@ -26,7 +26,7 @@ use super::{
 use crate::support::in_process::{Service, config, pay};
 
 /// Commits are timed by the real clock, and none of them takes so long, however busy the machine is.
-fn patient_threshold() -> CircuitBreakerConfig {
+pub(super) fn patient_threshold() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: Duration::from_secs(10),
         ..CircuitBreakerConfig::default()

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use tally::proto::{
-    GetBatchStatsRequest, GetTransactionRequest, ProcessTransactionRequest, ProcessTransactionResponse,
+use tally::{
+    engine::EngineConfig,
+    proto::{
+        GetBatchStatsRequest, GetTransactionRequest, ProcessTransactionRequest, ProcessTransactionResponse,
+    },
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, IntoRequest, Request, Response, Status};
@@ -14,7 +17,7 @@ use crate::support::in_process::{Service, config, patient_config, pay};
 /// Long enough to reach the server, short enough to wait for.
 const DEADLINE: Duration = Duration::from_millis(200);
 
-type Call = JoinHandle<Result<Response<ProcessTransactionResponse>, Status>>;
+pub(super) type Call = JoinHandle<Result<Response<ProcessTransactionResponse>, Status>>;
 
 async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionRequest>) -> Call {
     let mut client = service.patient_transactions().await;
@@ -24,18 +27,25 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
 
 /// With `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
 pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
+    with_timeout(id, &format!("{}m", timeout.as_millis()))
+}
+
+/// The same, with the header as it stands on the wire.
+pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
-    request.metadata_mut().insert(
-        "grpc-timeout",
-        format!("{}m", timeout.as_millis()).parse().unwrap(),
-    );
+    request.metadata_mut().insert("grpc-timeout", header.parse().unwrap());
     request
 }
 
 /// A service whose disk hangs, and whose EXEC waits for it: the first transaction is on its way to the disk, and the
 /// second repeats its id, so that nothing can be said before the disk has answered. What comes now stays in the queue.
 async fn stuck() -> (Service, Vec<Call>) {
-    let service = Service::start(&patient_config()).await;
+    stuck_with(&patient_config()).await
+}
+
+/// The same with another configuration.
+pub(super) async fn stuck_with(config: &EngineConfig) -> (Service, Vec<Call>) {
+    let service = Service::start(config).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
     let mut calls = vec![call(&service, pay("first")).await];

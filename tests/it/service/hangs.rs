@@ -19,7 +19,7 @@ use tonic::{Code, Status, transport::Channel};
 
 use super::{
     circuits::{Frozen, TICK},
-    deadlines::in_time,
+    deadlines::{in_time, with_timeout},
     expected, told,
 };
 use crate::support::in_process::{account, pay};
@@ -219,4 +219,43 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
     );
     frozen.service.disk.release_syncs();
     hung.await.unwrap().unwrap();
+}
+
+/// Such calls never wait, so they say nothing about the disk; and a commit that is under way when the ticker looks is none
+/// that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_for_honest_ones() {
+    let frozen = Frozen::start(breaker()).await;
+    let circuit = frozen.service.engine.breaker(Guard::Unary);
+    let stall_ticks = circuit.config().effective_stall_after().div_duration_f64(TICK).ceil() as u64 + 1;
+    let mut client = frozen.service.patient_transactions().await;
+    for round in 0..2 {
+        let before = circuit.stats().lifetime.admitted;
+        for number in 0..stall_ticks {
+            let request = with_timeout(&format!("late{round}-{number}"), "1n");
+            client.process_transaction(request).await.unwrap_err();
+            frozen.tick();
+        }
+        assert_eq!(
+            circuit.stats().lifetime.admitted - before,
+            stall_ticks,
+            "they came as far as the circuit"
+        );
+        frozen.service.disk.stall_syncs();
+        let mut honest = frozen.service.transactions().await;
+        let honest = tokio::spawn(async move {
+            honest
+                .process_transaction(pay(&format!("honest{round}")))
+                .await
+                .map(drop)
+        });
+        let disk = frozen.service.disk.clone();
+        tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
+            .await
+            .unwrap();
+        frozen.tick();
+        frozen.service.disk.release_syncs();
+        honest.await.unwrap().unwrap();
+        assert_eq!(circuit.stats().lifetime.opens, 0, "round {round}");
+    }
 }

@@ -9,6 +9,7 @@ mod drain;
 mod durability;
 mod hangs;
 mod malformed;
+mod open_streams;
 mod overload;
 mod streams;
 mod twins;

@@ -48,6 +48,21 @@ fn an_id_file_of_another_history_is_not_used_and_made_anew() {
 }
 
 #[test]
+fn a_damaged_id_file_is_made_anew_wherever_its_damage_is() {
+    let (disk, count) = history(&BTreeMap::new(), "one");
+    let path = id_file_path(0);
+    let right = disk.contents(&path);
+    for at in [0, right.len() / 3, right.len() / 2, right.len() - 1] {
+        disk.change(&path, |bytes| bytes[at] ^= 1);
+        let mut store = Store::open(&disk.handle()).unwrap();
+        assert_known(&mut store, "one", count);
+        assert!(store.write_id_files() > 0, "damage at {at} is still there");
+        assert_eq!(disk.contents(&path), right);
+        store.stop();
+    }
+}
+
+#[test]
 fn an_id_file_that_cannot_be_read_is_made_from_its_segment() {
     let (disk, count) = history(&BTreeMap::new(), "one");
     for number in [0, 1] {
@@ -149,4 +164,50 @@ fn a_checkpoint_of_a_later_backup_than_the_journal_is_refused_with_what_is_wrong
     files.retain(|path, _| *path != segment_path(1) && *path != segment_path(2));
     let told = refused(&SimDisk::holding(3, &files));
     assert!(told.contains("of different backups"), "{told}");
+}
+
+#[test]
+fn after_a_crash_too_a_segment_that_is_missing_or_cut_is_no_torn_write() {
+    let disk = SimDisk::new(1);
+    let mut store = Store::open(&disk.handle()).unwrap();
+    store.create_accounts();
+    let count = store.fill_to_segment(2, "one");
+    assert_eq!(store.write_id_files(), count);
+    store.pay("in-the-last-segment").unwrap();
+    store.commit();
+    assert!(store.opened.preparer.prepare_next().unwrap());
+    // No checkpoint and no clean stop: nothing but the files of the journal and of the ids says how far it went.
+    drop(store);
+    disk.restart();
+    let files = disk.snapshot();
+    let damaged = |damage: &dyn Fn(&SimDisk)| {
+        let disk = SimDisk::holding(2, &files);
+        damage(&disk);
+        refused(&disk)
+    };
+    let remove = |numbers: &'static [u32]| {
+        move |disk: &SimDisk| {
+            for number in numbers {
+                disk.handle().remove(&segment_path(*number)).unwrap();
+            }
+        }
+    };
+    let cut = |number: u32, length: usize| {
+        move |disk: &SimDisk| disk.change(&segment_path(number), |bytes| bytes.truncate(length))
+    };
+    assert!(Store::open(&SimDisk::holding(2, &files).handle()).is_ok());
+    for (damage, expected) in [
+        // With the segment that was prepared behind them, and without.
+        (&remove(&[2]) as &dyn Fn(&SimDisk), "was made after it, is there"),
+        (&remove(&[1, 2]), "was made after it, is there"),
+        (&remove(&[0, 1, 2]), "was made after it, is there"),
+        (&remove(&[1, 2, 3]), "was durable"),
+        (&remove(&[0, 1, 2, 3]), "was durable"),
+        (&cut(2, 0), "was made with"),
+        (&cut(2, 5000), "was made with"),
+        (&cut(3, 4096), "was made with"),
+    ] {
+        let told = damaged(damage);
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
 }

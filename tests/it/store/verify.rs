@@ -62,6 +62,22 @@ fn an_id_file_with_one_wrong_entry_of_as_many_is_told() {
 }
 
 #[test]
+fn a_damaged_marker_of_a_clean_stop_is_told() {
+    let (disk, _) = history(&BTreeMap::new(), "one");
+    assert!(verify(&disk).is_sound());
+    let marker = data().join("journal").join("CLEAN");
+    for damage in [Vec::new(), vec![0; 128]] {
+        disk.change(&marker, |bytes| *bytes = damage);
+        let report = verify(&disk);
+        assert!(!report.is_sound() && report.journal.marked && !report.journal.clean);
+        assert!(report.differences[0].starts_with("journal/CLEAN: "), "{report:?}");
+    }
+    disk.handle().remove(&marker).unwrap();
+    let report = verify(&disk);
+    assert!(report.is_sound() && !report.journal.marked, "{report:?}");
+}
+
+#[test]
 fn every_file_beside_the_journal_that_is_damaged_or_of_other_blocks_is_told() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let files = disk.snapshot();
@@ -84,7 +100,7 @@ fn every_file_beside_the_journal_that_is_damaged_or_of_other_blocks_is_told() {
     swapped.insert(id_file_path(7), files[&id_file_path(1)].clone());
     let report = verify(&SimDisk::holding(1, &swapped));
     assert!(
-        report.differences[0].contains("no such full segment"),
+        report.differences[0].contains("the journal ends before"),
         "{report:?}"
     );
 }

@@ -87,6 +87,11 @@ impl Service {
     }
 
     pub(crate) async fn start_on(disk: SimDisk, config: &EngineConfig) -> Self {
+        Self::start_secured(disk, config, Arc::new(Security::default())).await
+    }
+
+    /// One that asks for the tokens of `security`.
+    pub(crate) async fn start_secured(disk: SimDisk, config: &EngineConfig, security: Arc<Security>) -> Self {
         let affinity = AffinityConfig {
             mode: Mode::Off,
             ..AffinityConfig::default()
@@ -102,7 +107,6 @@ impl Service {
         )
         .unwrap();
         let draining = CancellationToken::new();
-        let security = Arc::new(Security::default());
         let (services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let net = grpc::serve(

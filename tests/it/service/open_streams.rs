@@ -1,0 +1,273 @@
+//! An open stream: what it leaves under way while nobody reads it, whose its requests are, and how it ends.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tally::{
+    batch::BatchConfig,
+    engine::{EngineConfig, Guard},
+    proto::{
+        CreateAccountRequest, StreamTransactionsRequest, StreamTransactionsResponse,
+        transaction_result::Outcome, transaction_service_client::TransactionServiceClient,
+    },
+    security::{Look, Security, SecurityConfig, hash_hex},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status, Streaming, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{
+    circuits::{Frozen, TICK, patient_threshold},
+    deadlines::stuck_with,
+};
+use crate::support::{
+    in_process::{Service, account, patient_config, pay},
+    sim_disk::SimDisk,
+};
+
+/// How long something may take that has to come; never what is measured.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn message(id: &str) -> StreamTransactionsRequest {
+    StreamTransactionsRequest {
+        transaction: Some(pay(id)),
+    }
+}
+
+async fn next(answers: &mut Streaming<StreamTransactionsResponse>) -> Result<Option<Outcome>, Status> {
+    let answer = tokio::time::timeout(PATIENCE, answers.message()).await;
+    let answer = answer.expect("an answer or the end, in time")?;
+    Ok(answer.map(|answer| answer.result.unwrap().outcome.unwrap()))
+}
+
+async fn assert_committed(answers: &mut Streaming<StreamTransactionsResponse>) {
+    let outcome = next(answers).await.unwrap();
+    assert!(matches!(outcome, Some(Outcome::Committed(_))), "{outcome:?}");
+}
+
+/// Waits until it is so; false if it is not in time.
+async fn becomes(so: impl Fn() -> bool) -> bool {
+    let waiting = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.is_ok()
+}
+
+fn under_way(service: &Service) -> u64 {
+    service.engine.breaker(Guard::Stream).stats().in_flight
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
+    const CHUNKS: u64 = 4;
+    let frozen = Frozen::start(patient_threshold()).await;
+    let service = &frozen.service;
+    service.disk.stall_syncs();
+    // The first answer fills the window, and none is read.
+    let channel = Endpoint::from_shared(service.endpoint()).unwrap();
+    let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
+    let mut client = TransactionServiceClient::new(channel);
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let unread = client.stream_transactions(ReceiverStream::new(receiver)).await;
+    let mut unread = unread.unwrap().into_inner();
+    for number in 1..=CHUNKS {
+        sender.send(message(&format!("unread{number}"))).await.unwrap();
+        assert!(becomes(|| under_way(service) == number).await);
+    }
+    service.disk.release_syncs();
+    let committed = || service.engine.stats().ledger.committed == CHUNKS;
+    assert!(becomes(committed).await);
+    let answered = becomes(|| under_way(service) == 0).await;
+
+    let circuit = service.engine.breaker(Guard::Stream);
+    let thresholds = circuit.config().slow_threshold * 4;
+    for _ in 0..thresholds.as_nanos() / TICK.as_nanos() {
+        frozen.tick();
+    }
+    for circuit in service.engine.circuits() {
+        assert_eq!(circuit.stats().lifetime.opens, 0, "{} has opened", circuit.key());
+    }
+    assert!(answered, "answered chunks are under way");
+    let counted = circuit.stats().lifetime;
+    assert_eq!(
+        (counted.successes, counted.slow, counted.cancelled),
+        (CHUNKS, 0, 0)
+    );
+
+    let mut other = service.transactions().await;
+    let answers = other.stream_transactions(tokio_stream::iter([message("other")]));
+    let mut answers = answers.await.unwrap().into_inner();
+    assert_committed(&mut answers).await;
+    // And nothing was lost of what waits to be read.
+    drop(sender);
+    for _ in 0..CHUNKS {
+        assert_committed(&mut unread).await;
+    }
+    assert_eq!(next(&mut unread).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_up_takes_along_what_is_queued() {
+    let (service, calls) = stuck_with(&patient_config()).await;
+    let depth = service.engine.stats().batch.queue_depth;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let mut client = service.transactions().await;
+    let answers = client.stream_transactions(ReceiverStream::new(receiver)).await;
+    sender.send(message("given-up")).await.unwrap();
+    assert!(becomes(|| service.engine.stats().batch.queue_depth > depth).await);
+    drop((answers, client, sender));
+    assert!(becomes(|| service.engine.stats().batch.cancelled == 1).await);
+    assert_eq!(under_way(&service), 0);
+    service.disk.release_syncs();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let booked = service.engine.transaction("given-up".to_owned(), None).await;
+    assert!(booked.unwrap().is_none());
+}
+
+/// Its requests are submitted long after its call has begun, and are its connection's all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
+    // Two chunks at least, and each frame of it has more than a share, which is 81.
+    const MESSAGES: usize = 2048;
+    let (service, calls) = stuck_with(&EngineConfig {
+        batch: BatchConfig {
+            client_share_percent: 1,
+            ..BatchConfig::default()
+        },
+        ..patient_config()
+    })
+    .await;
+    // There is a request of another client among them.
+    let depth = service.engine.stats().batch.queue_depth;
+    let mut client = service.transactions().await;
+    let messages = (0..MESSAGES).map(|number| message(&format!("s{number}")));
+    let answers = client.stream_transactions(tokio_stream::iter(messages)).await;
+    let mut answers = answers.unwrap().into_inner();
+    assert!(becomes(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
+    service.disk.release_syncs();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    for _ in 0..MESSAGES {
+        assert_committed(&mut answers).await;
+    }
+    assert!(
+        service.engine.stats().batch.held_back > 0,
+        "the stream had all of the batch while another client waited"
+    );
+}
+
+/// The client's part of the call is over, and so is the service's, once that is answered.
+#[tokio::test]
+async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() {
+    let service = Service::start(&patient_config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    service.disk.stall_syncs();
+    let stream = tokio::net::TcpStream::connect(service.address()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    // The end of the call comes in the frame of its only message.
+    let message = message("last").encode_to_vec();
+    let mut frame = vec![0; 5];
+    frame[1..].copy_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    let path = "tally.v1.TransactionService/StreamTransactions";
+    let request = http::Request::post(format!("{}/{path}", service.endpoint()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from(frame)))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert!(becomes(|| under_way(&service) == 1).await);
+    service.begin_drain();
+    service.disk.release_syncs();
+    let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
+    let body = body.expect("the stream ends").unwrap();
+    let status = Status::from_header_map(body.trailers().unwrap()).unwrap();
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+    let answer = StreamTransactionsResponse::decode(&body.to_bytes()[5..]).unwrap();
+    let outcome = answer.result.unwrap().outcome.unwrap();
+    assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    service.stop().await;
+}
+
+/// Else a client would take for executed what nobody has looked at.
+#[tokio::test]
+async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() {
+    const TOKEN: &str = "token-of-the-writer";
+    let home = tempfile::tempdir().unwrap();
+    let tokens = home.path().join("tokens");
+    let line = format!("write writer {}\n", hash_hex(TOKEN.as_bytes()));
+    std::fs::write(&tokens, &line).unwrap();
+    let security = Arc::new(
+        Security::load(&SecurityConfig {
+            tokens: Some(tokens.clone()),
+            ..SecurityConfig::default()
+        })
+        .unwrap(),
+    );
+    let disk = SimDisk::new(1);
+    let service = Service::start_secured(disk, &patient_config(), Arc::clone(&security)).await;
+    let mut accounts = service.accounts().await;
+    for id in ["a", "b"] {
+        accounts
+            .create_account(with_token(
+                TOKEN,
+                CreateAccountRequest {
+                    account: Some(account(id)),
+                },
+            ))
+            .await
+            .unwrap();
+    }
+    service.disk.stall_syncs();
+    let channel = service.channel().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let mut client = TransactionServiceClient::new(channel.clone());
+    let request = with_token(TOKEN, ReceiverStream::new(receiver));
+    let answers = client.stream_transactions(request).await;
+    let mut answers = answers.unwrap().into_inner();
+    sender.send(message("first")).await.unwrap();
+    assert!(becomes(|| under_way(&service) == 1).await);
+
+    let replace = |text: &str| {
+        put(&tokens, text);
+        security.refresh(Look::Now);
+    };
+    replace("");
+    // The stream's thread has seen it when it has answered a call that came later, and another one.
+    let mut health = HealthClient::new(channel);
+    for _ in 0..2 {
+        health.check(HealthCheckRequest::default()).await.unwrap();
+    }
+    replace(&line);
+    sender.send(message("second")).await.unwrap();
+    service.disk.release_syncs();
+    assert_committed(&mut answers).await;
+    let ended = next(&mut answers).await;
+    assert_eq!(ended.map_err(|status| status.code()), Err(Code::Unauthenticated));
+}
+
+fn with_token<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+/// Puts a new file in the place of the old one at once.
+fn put(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, file).unwrap();
+}
