@@ -82,6 +82,9 @@ pub(super) struct Conduct {
     unsent_of_all: Unsent,
     /// Waits until there are fewer of them.
     reader: AtomicWaker,
+    /// The last call was let in. Before, the connection is read a little at a time: calls that are begun at once leave room in
+    /// the library's tables, which it keeps as long as the connection is there.
+    trusted: AtomicBool,
 }
 
 /// How many answers to calls that were turned away all connections have that were not sent yet.
@@ -152,7 +155,15 @@ impl Conduct {
             unsent: AtomicUsize::new(0),
             unsent_of_all: unsent_of_all.clone(),
             reader: AtomicWaker::new(),
+            trusted: AtomicBool::new(false),
         })
+    }
+
+    /// A call was let in.
+    pub(super) fn let_in(&self) {
+        if !self.trusted.load(Ordering::Relaxed) {
+            self.trusted.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The connection has its turn.
@@ -169,6 +180,7 @@ impl Conduct {
 
     /// A call was turned away, and its answer is on its way until what is returned is dropped.
     pub(super) fn turn_away(self: &Arc<Self>) -> TurnedAway {
+        self.trusted.store(false, Ordering::Relaxed);
         self.unsent.fetch_add(1, Ordering::Relaxed);
         self.unsent_of_all.0.fetch_add(1, Ordering::Relaxed);
         TurnedAway(Arc::clone(self))
@@ -186,7 +198,7 @@ impl Conduct {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(many)
+        Poll::Ready(many || !self.trusted.load(Ordering::Relaxed))
     }
 }
 
@@ -468,167 +480,5 @@ impl Head {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
-        let mut bytes = length.to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.resize(HEAD_BYTES + length as usize, 0xee);
-        bytes
-    }
-
-    fn governed() -> Governed<()> {
-        Governed::new((), &Conduct::new(&Unsent::default())).0
-    }
-
-    #[test]
-    fn heads_are_found_in_whatever_pieces_they_come() {
-        let frames = [
-            (4, 0, 0, 0),
-            (1, 5, 3, 70),
-            (0, 1, 3, 16384),
-            (8, 0, 0x8000_0005, 4),
-        ];
-        let bytes = frames.map(|(kind, flags, stream, length)| frame(kind, flags, stream, length));
-        let bytes = [vec![0xff; PREFACE_BYTES], bytes.concat()].concat();
-        for piece in [1, 2, 9, 10, 100, usize::MAX] {
-            let (mut scanner, mut heads) = (Scanner::new(PREFACE_BYTES), Vec::new());
-            for piece in bytes.chunks(piece) {
-                scanner.scan(piece, |head| heads.push(head));
-            }
-            let found = heads
-                .iter()
-                .map(|head| (head.kind, head.flags, head.stream, head.length));
-            assert!(found.eq(frames.map(|(kind, flags, stream, length)| (
-                kind,
-                flags,
-                stream & 0x7fff_ffff,
-                length
-            ))));
-            assert!(scanner.is_between_frames());
-            scanner.scan(&[0], |_| ());
-            assert!(!scanner.is_between_frames());
-        }
-    }
-
-    /// How many of such frames pass at once.
-    fn passed(frame: &[u8]) -> u64 {
-        let mut governed = governed();
-        assert!(governed.receive(&[0; PREFACE_BYTES]));
-        (0..).take_while(|_| governed.receive(frame)).count() as u64
-    }
-
-    #[test]
-    fn floods_of_every_kind_end_and_calls_do_not() {
-        for (name, flood, cost) in [
-            ("SETTINGS", frame(4, 0, 0, 6), SETTINGS_COST),
-            ("PING", frame(6, 0, 0, 8), 1),
-            ("WINDOW_UPDATE", frame(8, 0, 0, 4), 1),
-            ("PRIORITY", frame(2, 0, 1, 5), 1),
-            ("RST_STREAM", frame(3, 0, 1, 4), 1),
-            ("unknown", frame(0xfa, 0, 0, 0), 1),
-            ("long unknown", frame(0xfa, 0, 0, 16384), 65),
-            ("CONTINUATION", frame(9, 0, 1, 0), CONTINUATION_COST),
-            ("DATA of one byte", frame(0, 0, 1, 1), 1),
-            ("empty DATA", frame(0, 0, 1, 0), 1),
-        ] {
-            let count = passed(&flood);
-            // More flows in while the test runs.
-            let room = FRAMES_EACH_SECOND * 60;
-            assert!(
-                (FRAMES_BURST / cost..=(FRAMES_BURST + room) / cost).contains(&count),
-                "{name}: {count}"
-            );
-        }
-        let mut governed = governed();
-        assert!(governed.receive(&[0; PREFACE_BYTES]));
-        for call in 0..100_000 {
-            let stream = 2 * call + 1;
-            for frame in [
-                frame(1, 4, stream, 60),
-                frame(0, 1, stream, 100),
-                frame(8, 0, 0, 4),
-                frame(8, 0, stream, 4),
-                frame(6, 0, 0, 8),
-                frame(3, 0, stream, 4),
-            ] {
-                assert!(governed.receive(&frame), "call {call}");
-            }
-        }
-        // A long stream: for each message an answer, and for each answer what a careful client sends.
-        for _ in 0..100_000 {
-            assert!(governed.receive(&frame(0, 0, 199_999, 80)));
-            governed.send(&frame(0, 0, 199_999, 70));
-            for besides in [frame(8, 0, 0, 4), frame(8, 0, 199_999, 4), frame(6, 0, 0, 8)] {
-                assert!(governed.receive(&besides));
-            }
-        }
-    }
-
-    #[test]
-    fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
-        let all = Unsent::default();
-        let [one, other] = [(); 2].map(|()| Conduct::new(&all));
-        let context = Context::from_waker(std::task::Waker::noop());
-        let readable = |conduct: &Conduct| conduct.poll_readable(&context);
-        let mut unsent: Vec<_> = (0..UNSENT_MAX).map(|_| one.turn_away()).collect();
-        assert!(readable(&one).is_pending());
-        assert_eq!(readable(&other), Poll::Ready(false));
-        unsent.pop();
-        assert_eq!(readable(&one), Poll::Ready(false));
-        let crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
-            .map(|_| Conduct::new(&all).turn_away())
-            .collect();
-        // A little from those that have none, nothing from the others.
-        assert_eq!(readable(&other), Poll::Ready(true));
-        assert!(readable(&one).is_pending());
-        drop(crowd);
-        assert_eq!(readable(&one), Poll::Ready(false));
-        drop(unsent);
-        assert_eq!(all.0.load(Ordering::Relaxed), 0);
-    }
-
-    #[tokio::test]
-    async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read() {
-        use tokio::io::AsyncReadExt;
-        let all = Unsent::default();
-        let _crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
-            .map(|_| Conduct::new(&all).turn_away())
-            .collect();
-        let conduct = Conduct::new(&all);
-        let bytes = [
-            vec![0; PREFACE_BYTES],
-            frame(0, 0, 1, 1000),
-            frame(1, 4, 1, 60).repeat(100),
-        ]
-        .concat();
-        let (mut governed, _remains) = Governed::new(bytes.as_slice(), &conduct);
-        let mut read = vec![0; 32 << 10];
-        for expected in [PREFACE_BYTES + FEW_BYTES, 1000 + HEAD_BYTES] {
-            conduct.begin_turn();
-            assert_eq!(governed.read(&mut read).await.unwrap(), expected);
-            let mut context = Context::from_waker(std::task::Waker::noop());
-            let mut buffer = ReadBuf::new(&mut read);
-            assert!(
-                Pin::new(&mut governed)
-                    .poll_read(&mut context, &mut buffer)
-                    .is_pending()
-            );
-        }
-    }
-
-    #[test]
-    fn trailers_cost_by_their_length() {
-        let mut governed = governed();
-        assert!(governed.receive(&[0; PREFACE_BYTES]));
-        assert!(governed.receive(&frame(1, 4, 9_999, 60)));
-        let trailers = frame(1, 5, 1, 440);
-        let count = (0..).take_while(|_| governed.receive(&trailers)).count() as u64;
-        assert!(
-            count <= (FRAMES_BURST + CALL_CREDIT + FRAMES_EACH_SECOND * 60) / 56,
-            "{count}"
-        );
-    }
-}
+#[path = "governor_tests.rs"]
+mod tests;

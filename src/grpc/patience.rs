@@ -94,7 +94,9 @@ impl Reception {
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
     pub(super) fn admit(&self) -> Result<Charge, Status> {
-        self.purse.charge(CALL_BYTES).ok_or_else(|| self.no_memory())
+        let charge = self.purse.charge(CALL_BYTES).ok_or_else(|| self.no_memory())?;
+        self.conduct.let_in();
+        Ok(charge)
     }
 
     /// What a health check of `bytes` costs.
