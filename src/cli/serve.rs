@@ -88,8 +88,6 @@ enum ServeError {
     Clock,
     #[error("signals: {0}")]
     Signals(#[source] std::io::Error),
-    #[error("the thread that reads certificates and tokens again: {0}")]
-    Refresher(#[source] std::io::Error),
 }
 
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
@@ -105,10 +103,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
                 ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
-                ServeError::Start(_)
-                | ServeError::Reflection(_)
-                | ServeError::Signals(_)
-                | ServeError::Refresher(_) => exit::SOFTWARE,
+                ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
             };
             fail(code, &error)
         }
@@ -176,9 +171,16 @@ impl Service<'_> {
             self.affinity,
         )?;
         tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
-        let refresher = Refresher::start(Arc::clone(security), engine.panic_guard())
-            .inspect_err(|_| engine.drain())
-            .map_err(ServeError::Refresher)?;
+        let guard = engine.panic_guard();
+        let refresher = Refresher::start(Arc::clone(security), |run| {
+            let run = move || {
+                let _guard = guard;
+                run();
+            };
+            let thread = self.affinity.spawn(Role::Aux, 4, "tally-refresh", run)?;
+            Ok::<_, AffinityError>(thread.thread().clone())
+        })
+        .inspect_err(|_| engine.drain())?;
         let started = Running::start(
             config,
             listener,

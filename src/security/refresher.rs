@@ -4,7 +4,6 @@
 //! that the disk hangs, nor a signal to stop may wait for it.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -31,28 +30,25 @@ struct Wanted {
 // ===== impl Refresher =====
 
 impl Refresher {
-    /// Starts the thread. `guard` is held by it, and dropped when it panics.
+    /// Has `spawn` start the thread, with what it is to run.
     ///
     /// # Errors
-    /// If the thread can't be started.
-    pub fn start(security: Arc<Security>, guard: impl Send + 'static) -> io::Result<Self> {
+    /// Those of `spawn`.
+    pub fn start<E>(
+        security: Arc<Security>,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> Result<Thread, E>,
+    ) -> Result<Self, E> {
         let wanted = Arc::new(Wanted::default());
         let theirs = Arc::clone(&wanted);
-        let handle = std::thread::Builder::new()
-            .name("tally-refresh".to_owned())
-            .spawn(move || {
-                let _guard = guard;
-                loop {
-                    match theirs.next() {
-                        Some(look) => security.refresh(look),
-                        None => std::thread::park(),
-                    }
+        let thread = spawn(Box::new(move || {
+            loop {
+                match theirs.next() {
+                    Some(look) => security.refresh(look),
+                    None => std::thread::park(),
                 }
-            })?;
-        Ok(Refresher {
-            wanted,
-            thread: handle.thread().clone(),
-        })
+            }
+        }))?;
+        Ok(Refresher { wanted, thread })
     }
 
     /// Asks for a look at the files. Returns at once.
