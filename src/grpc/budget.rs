@@ -36,6 +36,11 @@ const PROBES_MAX: usize = 512;
 pub(super) const REFUSAL_BYTES: usize = 2 << 10;
 /// A connection takes at least so much from the budget at once, if there is so much.
 const STEP_BYTES: usize = 32 << 10;
+/// The HTTP/2 library keeps the room that the open calls of a connection took up until the connection ends: about this much
+/// for each (4.4 MiB were measured after 4000 calls, in a build without optimisation).
+const CALL_ROOM_BYTES: usize = 1 << 10;
+/// The room of so many calls of a connection is not counted: it is part of what every connection takes.
+const CALLS_WITHOUT_ROOM: usize = 64;
 /// Messages of calls that tonic serves which one connection has handed to the HTTP/2 library and that were not sent yet. What
 /// such a call answers is not known before it is made, so the next one waits until there is a place.
 const SENDING_MAX: usize = 16;
@@ -80,6 +85,10 @@ struct State {
     held: usize,
     /// Taken from the budget, and never less than `held`.
     taken: usize,
+    /// Calls that are open.
+    calls: usize,
+    /// Most calls that were open at once.
+    calls_max: usize,
 }
 
 /// Memory that is held; given back when this is dropped.
@@ -87,6 +96,8 @@ struct State {
 pub(super) struct Charge {
     purse: Arc<Purse>,
     bytes: usize,
+    /// It is that of an open call.
+    is_call: bool,
     /// Of a health check that there was no memory for: those of its connection and of the service.
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
 }
@@ -206,6 +217,24 @@ impl Purse {
         self.hold(bytes).then(|| self.charged(bytes))
     }
 
+    /// Holds what an open call costs, if the budget allows it. If more calls are open than ever before on the connection, the
+    /// room that they take up is held until the connection ends.
+    pub(super) fn charge_call(self: &Arc<Self>) -> Option<Charge> {
+        let mut state = self.state.lock();
+        let calls = state.calls + 1;
+        let is_most = calls > state.calls_max.max(CALLS_WITHOUT_ROOM);
+        let room = if is_most { CALL_ROOM_BYTES } else { 0 };
+        if !self.hold_in(&mut state, CALL_BYTES + room) {
+            return None;
+        }
+        state.calls = calls;
+        state.calls_max = state.calls_max.max(calls);
+        drop(state);
+        let mut charge = self.charged(CALL_BYTES);
+        charge.is_call = true;
+        Some(charge)
+    }
+
     /// Holds `bytes` for what must not be refused any more, such as the answer of a transaction that was executed.
     pub(super) fn charge_anyway(self: &Arc<Self>, bytes: usize) -> Charge {
         self.hold_anyway(bytes);
@@ -238,12 +267,16 @@ impl Purse {
         Charge {
             purse: Arc::clone(self),
             bytes,
+            is_call: false,
             probe: None,
         }
     }
 
     fn hold(&self, bytes: usize) -> bool {
-        let mut state = self.state.lock();
+        self.hold_in(&mut self.state.lock(), bytes)
+    }
+
+    fn hold_in(&self, state: &mut State, bytes: usize) -> bool {
         let missing = state.held.saturating_add(bytes).saturating_sub(state.taken);
         if missing > 0 {
             let step = missing.max(STEP_BYTES);
@@ -267,8 +300,9 @@ impl Purse {
         state.taken += missing;
     }
 
-    fn release(&self, bytes: usize) {
+    fn release(&self, bytes: usize, is_call: bool) {
         let mut state = self.state.lock();
+        state.calls -= usize::from(is_call);
         state.held -= bytes;
         let kept = if state.held == 0 {
             0
@@ -281,6 +315,13 @@ impl Purse {
             state.taken = kept;
             self.share.give_back(spare);
         }
+    }
+}
+
+impl Drop for Purse {
+    /// The connection has ended, and with it the room of its calls.
+    fn drop(&mut self) {
+        self.share.give_back(self.state.get_mut().taken);
     }
 }
 
@@ -303,7 +344,7 @@ impl Charge {
         if bytes > self.bytes {
             self.purse.hold_anyway(bytes - self.bytes);
         } else {
-            self.purse.release(self.bytes - bytes);
+            self.purse.release(self.bytes - bytes, false);
         }
         self.bytes = bytes;
     }
@@ -315,6 +356,7 @@ impl Charge {
         Charge {
             purse: Arc::clone(&self.purse),
             bytes: beyond,
+            is_call: false,
             probe: None,
         }
     }
@@ -337,7 +379,7 @@ impl Payment for Charge {}
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.purse.release(self.bytes);
+        self.purse.release(self.bytes, self.is_call);
     }
 }
 
@@ -469,5 +511,23 @@ mod tests {
             drop((first, second));
             assert_eq!(budget.held(), 0);
         }
+    }
+
+    #[test]
+    fn the_room_of_many_calls_is_held_until_the_connection_ends() {
+        let budget = Budget::new(64 << 20);
+        let purse = Purse::new(budget.share(IpAddr::from([127, 0, 0, 1])));
+        let open =
+            |count: usize| -> Vec<Charge> { (0..count).map(|_| purse.charge_call().unwrap()).collect() };
+        drop(open(CALLS_WITHOUT_ROOM));
+        assert_eq!(budget.held(), 0);
+        for _ in 0..3 {
+            // What was open before is not counted once more.
+            drop(open(CALLS_WITHOUT_ROOM + 1000));
+            let kept = 1000 * CALL_ROOM_BYTES;
+            assert!((kept..=kept + 2 * STEP_BYTES).contains(&budget.held()));
+        }
+        drop(purse);
+        assert_eq!(budget.held(), 0);
     }
 }

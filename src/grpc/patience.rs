@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 use super::{
-    budget::{CALL_BYTES, Charge, Purse, REFUSAL_BYTES},
+    budget::{Charge, Purse, REFUSAL_BYTES},
     connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     governor::Conduct,
     outbound::Answer,
@@ -94,7 +94,7 @@ impl Reception {
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
     pub(super) fn admit(&self) -> Result<Charge, Status> {
-        let charge = self.purse.charge(CALL_BYTES).ok_or_else(|| self.no_memory())?;
+        let charge = self.purse.charge_call().ok_or_else(|| self.no_memory())?;
         self.conduct.let_in();
         Ok(charge)
     }
