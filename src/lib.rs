@@ -10,22 +10,20 @@
 //! Layers import downwards only; `tests/it/tidy.rs` holds them to it.
 
 pub mod admin;
-pub mod batch;
-pub mod breaker;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod distribution;
 pub mod engine;
 pub mod grpc;
-pub mod id;
 pub mod json;
-pub mod ledger;
-pub mod money;
 pub mod proto;
 pub mod security;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
 pub mod time;
-pub mod topology;
+
+pub use tally_batch::{self as batch, distribution};
+pub use tally_breaker as breaker;
+pub use tally_ledger::{self as ledger, id, money};
+pub use tally_topology as topology;

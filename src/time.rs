@@ -6,47 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Nanoseconds since the Unix epoch; good until the year 2554.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(u64);
-
-/// Nanoseconds in a second.
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
-
-impl Timestamp {
-    /// `nanos` nanoseconds after the epoch.
-    #[must_use]
-    pub const fn from_nanos(nanos: u64) -> Self {
-        Timestamp(nanos)
-    }
-
-    /// Nanoseconds since the epoch.
-    #[must_use]
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-
-    /// Whole seconds since the epoch, and the nanoseconds of the last, broken one.
-    #[must_use]
-    pub const fn seconds_and_nanos(self) -> (u64, u32) {
-        // A remainder by 10^9 fits 30 bits.
-        let nanos = (self.0 % NANOS_PER_SECOND) as u32;
-        (self.0 / NANOS_PER_SECOND, nanos)
-    }
-
-    /// The time `nanos` nanoseconds later; stays at the end of time rather than wrapping.
-    #[must_use]
-    pub const fn plus_nanos(self, nanos: u64) -> Self {
-        Timestamp(self.0.saturating_add(nanos))
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, nanos) = self.seconds_and_nanos();
-        write!(f, "{seconds}.{nanos:09}")
-    }
-}
+pub use tally_ledger::Timestamp;
 
 /// Tells the time of day. The ledger asks it once for each block and never trusts it to go forward.
 pub trait WallClock: Send + Sync + fmt::Debug {
@@ -61,7 +21,7 @@ pub struct SystemWallClock;
 impl WallClock for SystemWallClock {
     fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+        Timestamp::from_nanos(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -73,30 +33,17 @@ impl ManualWallClock {
     /// A clock that shows `now`.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
-        ManualWallClock(AtomicU64::new(now.0))
+        ManualWallClock(AtomicU64::new(now.as_nanos()))
     }
 
     /// Makes it show `now`.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.0, Ordering::Relaxed);
+        self.0.store(now.as_nanos(), Ordering::Relaxed);
     }
 }
 
 impl WallClock for ManualWallClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Relaxed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn splits_into_seconds_and_nanos() {
-        let time = Timestamp::from_nanos(1_700_000_000_000_000_007);
-        assert_eq!(time.seconds_and_nanos(), (1_700_000_000, 7));
-        assert_eq!(time.to_string(), "1700000000.000000007");
-        assert_eq!(Timestamp::from_nanos(u64::MAX).plus_nanos(1).as_nanos(), u64::MAX);
+        Timestamp::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }

@@ -6,10 +6,7 @@ use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::{
-    store::{
-        embedded::{Scrub, ScrubStep},
-        journal::ChainPoint,
-    },
+    store::journal::{ChainPoint, Scrub, ScrubStep},
     time::{SystemWallClock, WallClock},
 };
 

@@ -8,4 +8,4 @@
 //! the embedded one: it takes batches, commits them in one SQL transaction each, and answers.
 
 pub mod embedded;
-pub mod journal;
+pub use tally_journal as journal;

@@ -1,15 +1,11 @@
 //! The integration tests: one binary, so that the crate is linked once.
 #![cfg(test)]
 
-mod batch;
 mod bench;
-mod breaker;
 mod crash;
 mod frozen_disk;
 mod hostile;
 mod import;
-mod journal;
-mod ledger_model;
 mod process;
 mod real_data;
 mod security;

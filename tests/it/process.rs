@@ -7,8 +7,8 @@ use tally::proto::{
     transaction_service_client::TransactionServiceClient,
 };
 use tally::{
-    sys::affinity::{THIS_THREAD, get_affinity, set_affinity},
     topology::CpuSet,
+    topology::sys::affinity::{THIS_THREAD, get_affinity, set_affinity},
 };
 use tonic::Code;
 use tonic_types::StatusExt;

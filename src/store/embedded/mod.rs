@@ -12,14 +12,12 @@ mod error;
 pub mod id_files;
 mod open;
 mod recall;
-mod scrub;
 mod verify;
 
 pub use book::{Book, Candidates, SealedBlock};
 pub use error::{BookError, OpenError};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use recall::{FoundTransaction, RecordReader};
-pub use scrub::{Scrub, ScrubStep};
 pub use verify::{DIFFERENCES_MAX, VerifyReport, verify};
 
 use crate::{

@@ -11,13 +11,12 @@ use super::{
     error::OpenError,
     id_files::{self, BlockWalk},
     recall::{RecordReader, recalled},
-    scrub::Scrub,
 };
 use crate::{
     ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
         BlockHeader, ChainPoint, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter,
-        Position, ScanError, SegmentPreparer, Tail,
+        Position, ScanError, Scrub, SegmentPreparer, Tail,
     },
     time::{Timestamp, WallClock},
 };

@@ -7,11 +7,14 @@ use tally::{
     proto::{
         GetTopologyRequest, GetTopologyResponse, TopologyThread, engine_service_client::EngineServiceClient,
     },
-    sys::affinity::set_affinity,
+    topology::sys::affinity::set_affinity,
     topology::{CpuSet, startup_mask},
 };
 
-use super::{child::unprivileged, fifo::fifo_allowed, group::Group, skipped};
+use super::{
+    group::Group,
+    support::privileges::{fifo_allowed, skipped, unprivileged},
+};
 use crate::support::{
     in_process::pay,
     server::{BINARY, ServerOptions, TestServer},

@@ -11,7 +11,7 @@ use std::{
 
 use tally::topology::CpuSet;
 
-use super::skipped;
+use super::support::privileges::skipped;
 
 /// A control group below the one at the mount point. It is removed when this is dropped, after its processes have ended.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use tally::{
     topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode},
 };
 
-use super::tree::{Tree, put};
+use super::support::tree::{Tree, put};
 use crate::support::{in_process::config, sim_disk::SimDisk};
 
 const PERIOD: Duration = Duration::from_millis(100);

@@ -1,0 +1,4 @@
+//! The batch processor from outside. What it promises is tested beside its sources, in `src/batch/tests`.
+#![cfg(test)]
+
+mod allocations;

@@ -1,0 +1,519 @@
+//! Models of the batch processor's reply slot, ring and letter box.
+//!
+//! What they can't show: loom takes `SeqCst` accesses for `AcqRel` ones, and the queue inside the ring is a mutex
+//! here. So they prove the protocols of [`slot`] and [`ring`] for a linearizable queue, and rest on crossbeam's queue
+//! being one.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
+
+use letters::LetterBox;
+use loom::{future::block_on, sync::Notify, thread};
+use pool::Pool;
+use ring::{Refused, Ring};
+use slot::{Lost, Receiver, slot};
+use sync::{Arc, AtomicUsize, Ordering};
+use tally_testing::explore::explore;
+
+#[path = "../../src/letters.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
+mod letters;
+#[path = "../../src/pool.rs"]
+mod pool;
+#[path = "../../src/ring.rs"]
+mod ring;
+#[path = "../../src/slot.rs"]
+mod slot;
+
+/// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
+const PREEMPTIONS_MAX: usize = 3;
+/// The same for the one model with three threads that wait for each other, which would take a minute with three.
+const PREEMPTIONS_MAX_OF_MANY: usize = 2;
+
+/// The names that `src/batch/sync.rs` offers, made of loom's types.
+mod sync {
+    use std::{collections::VecDeque, task::Waker};
+
+    pub(crate) use loom::sync::{Arc, MutexGuard, atomic::Ordering};
+
+    pub(crate) type AtomicU8 = tally_testing::words::Word<u8>;
+    pub(crate) type AtomicUsize = tally_testing::words::Word<usize>;
+
+    /// loom's mutex with `parking_lot`'s signature.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// loom's waker cell with `atomic_waker`'s signature.
+    #[derive(Debug)]
+    pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+
+    /// A bounded queue with `crossbeam_queue`'s signature.
+    pub(crate) struct ArrayQueue<T> {
+        items: Mutex<VecDeque<T>>,
+        capacity: usize,
+    }
+
+    // ===== impl Mutex =====
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("a panic ends the model")
+        }
+    }
+
+    // ===== impl AtomicWaker =====
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            AtomicWaker(loom::future::AtomicWaker::new())
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub(crate) fn take(&self) -> Option<Waker> {
+            self.0.take_waker()
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
+        }
+    }
+
+    // ===== impl ArrayQueue =====
+
+    impl<T> ArrayQueue<T> {
+        pub(crate) fn new(capacity: usize) -> Self {
+            ArrayQueue {
+                items: Mutex::new(VecDeque::new()),
+                capacity,
+            }
+        }
+
+        pub(crate) fn push(&self, item: T) -> Result<(), T> {
+            let mut items = self.items.lock();
+            if items.len() == self.capacity {
+                return Err(item);
+            }
+            items.push_back(item);
+            Ok(())
+        }
+
+        pub(crate) fn pop(&self) -> Option<T> {
+            self.items.lock().pop_front()
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            self.items.lock().len()
+        }
+
+        pub(crate) fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+
+        pub(crate) fn capacity(&self) -> usize {
+            self.capacity
+        }
+    }
+}
+
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    explore(PREEMPTIONS_MAX, model);
+}
+
+fn wait_for<R>(receiver: &Receiver<R>) -> Result<R, Lost> {
+    block_on(poll_fn(|context| receiver.poll_answer(context)))
+}
+
+// ===== the slot =====
+
+#[test]
+fn either_the_claim_or_the_withdrawal_wins() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            let claimed = responder.claim();
+            if claimed {
+                responder.answer(7);
+            }
+            claimed
+        });
+        let withdrawn = receiver.withdraw();
+        if !withdrawn {
+            assert_eq!(wait_for(&receiver), Ok(7));
+        }
+        let executed = executor.join().unwrap();
+        assert_ne!(withdrawn, executed);
+    });
+}
+
+#[test]
+fn a_caller_that_leaves_withdraws_or_is_too_late() {
+    check(|| {
+        let executions = Arc::new(AtomicUsize::new(0));
+        let (responder, receiver) = slot();
+        let executor = {
+            let executions = Arc::clone(&executions);
+            thread::spawn(move || {
+                if responder.claim() {
+                    executions.fetch_add(1, Ordering::Relaxed);
+                    responder.answer(7);
+                }
+            })
+        };
+        let caller = thread::spawn(move || {
+            let withdrawn = receiver.withdraw();
+            drop(receiver);
+            withdrawn
+        });
+        executor.join().unwrap();
+        let withdrawn = caller.join().unwrap();
+        assert_eq!(executions.load(Ordering::Relaxed), usize::from(!withdrawn));
+    });
+}
+
+#[test]
+fn an_answer_wakes_the_caller_and_is_seen() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            assert!(responder.claim());
+            responder.answer(7);
+        });
+        assert_eq!(wait_for(&receiver), Ok(7));
+        executor.join().unwrap();
+    });
+}
+
+/// A future may be polled by one task and then by another; only the last one's waker counts.
+#[test]
+fn an_answer_wakes_the_caller_that_polled_last() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            assert!(responder.claim());
+            responder.answer(7);
+        });
+        let answer = match receiver.poll_answer(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => wait_for(&receiver),
+        };
+        assert_eq!(answer, Ok(7));
+        executor.join().unwrap();
+    });
+}
+
+#[test]
+fn a_responder_that_is_dropped_answers_lost() {
+    for claims in [false, true] {
+        check(move || {
+            let (responder, receiver) = slot::<u8>();
+            let executor = thread::spawn(move || {
+                if claims {
+                    assert!(responder.claim());
+                }
+                drop(responder);
+            });
+            assert_eq!(wait_for(&receiver), Err(Lost));
+            executor.join().unwrap();
+        });
+    }
+}
+
+/// What a caller's future does when its timer fires: look, withdraw, look again.
+#[test]
+fn a_deadline_never_mixes_up_not_executed_and_unknown() {
+    check(|| {
+        let (responder, receiver) = slot();
+        let executor = thread::spawn(move || {
+            let claimed = responder.claim();
+            if claimed {
+                responder.answer(7);
+            }
+            claimed
+        });
+        let context = Context::from_waker(Waker::noop());
+        let withdrawn = match receiver.poll_answer(&context) {
+            Poll::Ready(answer) => {
+                assert_eq!(answer, Ok(7));
+                false
+            }
+            Poll::Pending if receiver.withdraw() => {
+                assert!(receiver.poll_answer(&context).is_pending(), "nothing is lost");
+                true
+            }
+            Poll::Pending => {
+                let again = receiver.poll_answer(&context);
+                assert!(matches!(again, Poll::Pending | Poll::Ready(Ok(7))));
+                false
+            }
+        };
+        assert_eq!(executor.join().unwrap(), !withdrawn);
+    });
+}
+
+// ===== the pool =====
+
+/// One request after the other through the same slot, while the executor may still be leaving the one before: no request
+/// sees another's answer, and the executor never claims what it has not been given.
+#[test]
+fn a_slot_that_is_used_again_mixes_up_no_requests() {
+    check(|| {
+        let pool = Pool::new();
+        let mut executors = Vec::new();
+        for number in [1, 2] {
+            let (responder, receiver) = pool.take();
+            executors.push(thread::spawn(move || {
+                assert!(responder.claim());
+                responder.answer(number);
+            }));
+            assert_eq!(wait_for(&receiver), Ok(number));
+            pool.give_back(&receiver);
+            drop(receiver);
+        }
+        for executor in executors {
+            executor.join().unwrap();
+        }
+    });
+}
+
+/// A caller that leaves gives its slot back only once it is answered, and the next one finds it clean.
+#[test]
+fn a_slot_whose_caller_has_left_is_used_again_only_when_it_is_answered() {
+    check(|| {
+        let pool = Pool::new();
+        let (responder, receiver) = pool.take();
+        let executor = thread::spawn(move || {
+            if responder.claim() {
+                responder.answer(1);
+            }
+        });
+        if !receiver.withdraw() {
+            pool.give_back(&receiver);
+        }
+        drop(receiver);
+        let (responder, receiver) = pool.take();
+        let context = Context::from_waker(Waker::noop());
+        assert!(receiver.poll_answer(&context).is_pending());
+        assert!(responder.claim(), "a new request is queued");
+        responder.answer(2);
+        assert_eq!(wait_for(&receiver), Ok(2));
+        executor.join().unwrap();
+    });
+}
+
+/// Callers on two threads without couriers share a pool.
+#[test]
+fn two_callers_that_share_a_pool_never_share_a_slot() {
+    check(|| {
+        let pool = Arc::new(Pool::new());
+        let (responder, receiver) = pool.take();
+        assert!(responder.claim());
+        responder.answer(0);
+        pool.give_back(&receiver);
+        drop(receiver);
+        let call = |number| {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || {
+                let (responder, receiver) = pool.take();
+                assert!(responder.claim());
+                responder.answer(number);
+                assert_eq!(wait_for(&receiver), Ok(number));
+                pool.give_back(&receiver);
+            })
+        };
+        let calls = [call(1), call(2)];
+        for call in calls {
+            call.join().unwrap();
+        }
+    });
+}
+
+// ===== the ring =====
+
+#[test]
+fn a_push_wakes_an_executor_that_went_to_sleep() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let executor = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || !ring.wake_at(1))
+        };
+        let wakes = ring.push('a').unwrap();
+        let sleeps = executor.join().unwrap();
+        assert!(wakes || !sleeps, "asleep, with an item in the ring");
+    });
+}
+
+/// A busy executor raises the mark, then lowers it before it sleeps: the mark that counts is the last one.
+#[test]
+fn a_push_goes_by_the_mark_that_was_set_last() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let executor = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || {
+                assert!(!ring.wake_at(2));
+                !ring.wake_at(1)
+            })
+        };
+        let wakes = ring.push('a').unwrap();
+        let sleeps = executor.join().unwrap();
+        assert!(wakes || !sleeps, "asleep, with an item in the ring");
+    });
+}
+
+#[test]
+fn one_of_two_pushes_wakes_an_executor_that_waits_for_one_or_two() {
+    for mark in [1, 2] {
+        check(move || {
+            let ring = Arc::new(Ring::new(2));
+            let push = |item| {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || ring.push(item).unwrap())
+            };
+            let (first, second) = (push('a'), push('b'));
+            let sleeps = !ring.wake_at(mark);
+            let wakes = first.join().unwrap() | second.join().unwrap();
+            assert!(wakes || !sleeps, "asleep, with two items in the ring");
+        });
+    }
+}
+
+#[test]
+fn a_full_ring_gives_the_item_back() {
+    check(|| {
+        let ring = Arc::new(Ring::new(1));
+        let pusher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.push('a').is_ok())
+        };
+        let mine = match ring.push('b') {
+            Ok(_) => true,
+            Err(Refused::Full('b')) => false,
+            Err(refused) => panic!("{refused:?}"),
+        };
+        assert_ne!(pusher.join().unwrap(), mine);
+        assert_eq!(ring.pop(), Some(if mine { 'b' } else { 'a' }));
+        assert_eq!(ring.pop(), None);
+    });
+}
+
+#[test]
+fn what_was_let_in_is_taken_before_the_ring_is_drained() {
+    check(|| {
+        let ring = Arc::new(Ring::new(2));
+        let push = |item| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || usize::from(ring.push(item).is_ok()))
+        };
+        let (first, second) = (push('a'), push('b'));
+        ring.close();
+        let mut taken = 0;
+        while !ring.is_drained() {
+            match ring.pop() {
+                Some(_) => taken += 1,
+                None => thread::yield_now(),
+            }
+        }
+        let let_in = first.join().unwrap() + second.join().unwrap();
+        assert_eq!(taken, let_in);
+        assert_eq!(ring.len(), 0);
+        assert!(ring.is_closed());
+        assert!(matches!(ring.push('c'), Err(Refused::Closed('c'))));
+    });
+}
+
+/// The executor's whole loop against a caller and a shutdown: it takes all that was let in, and it ends. Were a wake-up
+/// lost, loom would report the deadlock.
+fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
+    explore(preemptions_max, move || {
+        let ring = Arc::new(Ring::new(capacity));
+        let parker = Arc::new(Notify::new());
+        let executor = {
+            let (ring, parker) = (Arc::clone(&ring), Arc::clone(&parker));
+            thread::spawn(move || {
+                let mut taken = 0;
+                while !ring.is_drained() {
+                    while ring.pop().is_some() {
+                        taken += 1;
+                    }
+                    // As `Intake::sleep`.
+                    if !ring.wake_at(1) && !ring.is_drained() {
+                        parker.wait();
+                    }
+                }
+                taken
+            })
+        };
+        let callers = (0..callers)
+            .map(|item| {
+                let (ring, parker) = (Arc::clone(&ring), Arc::clone(&parker));
+                thread::spawn(move || push_and_wake(&ring, &parker, item))
+            })
+            .collect::<Vec<_>>();
+        ring.close();
+        parker.notify();
+        let let_in = callers
+            .into_iter()
+            .map(|caller| usize::from(caller.join().unwrap()))
+            .sum::<usize>();
+        assert_eq!(executor.join().unwrap(), let_in);
+    });
+}
+
+/// What `Shared::push` does around the ring. Says whether the item was let in.
+fn push_and_wake(ring: &Ring<usize>, parker: &Notify, item: usize) -> bool {
+    let (let_in, wake) = match ring.push(item) {
+        Ok(wake) => (true, wake),
+        Err(_) => (false, ring.is_closed()),
+    };
+    if wake {
+        parker.notify();
+    }
+    let_in
+}
+
+#[test]
+fn an_executor_that_is_shut_down_takes_all_and_ends() {
+    check_shutdown(2, 1, PREEMPTIONS_MAX);
+}
+
+#[test]
+fn an_executor_that_is_shut_down_with_a_full_ring_takes_all_and_ends() {
+    check_shutdown(1, 2, PREEMPTIONS_MAX_OF_MANY);
+}
+
+// ===== the letter box =====
+
+/// Were a letter left behind or a call lost, loom would report the deadlock.
+#[test]
+fn a_courier_finds_every_letter() {
+    check(|| {
+        let letter_box = Arc::new(LetterBox::new());
+        let posts = [1, 2].map(|letters| {
+            let letter_box = Arc::clone(&letter_box);
+            thread::spawn(move || {
+                let mut bag = vec![Waker::noop().clone(); letters];
+                letter_box.post(&mut bag);
+                assert!(bag.is_empty());
+            })
+        });
+        let (mut found, mut letters) = (0, Vec::new());
+        while found < 3 {
+            block_on(poll_fn(|context| letter_box.poll_empty(context, &mut letters)));
+            found += letters.drain(..).count();
+        }
+        for post in posts {
+            post.join().unwrap();
+        }
+        assert_eq!(found, 3);
+    });
+}

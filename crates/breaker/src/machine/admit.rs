@@ -1,0 +1,233 @@
+//! Letting calls pass, or not.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        error::Rejection,
+        gate::{BreakerMode, CircuitState, Grant, ProbeTicket, StateWord},
+        policy::{credit_of, ramp_weight},
+        stats::TransitionReason,
+        sync::Ordering,
+        threads,
+        writer::{Seat, bump},
+    },
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket, nanos,
+};
+
+/// Who asks to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// A caller of the guarded service.
+    Caller,
+    /// The host, with a probe of its own.
+    Host,
+}
+
+/// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
+/// never reached in practice; a bound all the same.
+const ADMIT_ATTEMPTS_MAX: usize = 64;
+/// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
+const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
+const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
+
+// ===== impl Core =====
+
+impl Core {
+    /// Where the calling thread counts.
+    #[inline]
+    pub(crate) fn seat(&self) -> Seat {
+        threads::seat(self.config.shards as usize)
+    }
+
+    /// Lets a call pass or not. Its ticket goes to `into` rather than through several hands: copying what has just been
+    /// written waits for the write. None is left there for a call that passes unrecorded.
+    #[inline(always)]
+    pub(crate) fn admit(&self, seat: Seat, into: &mut Option<Ticket>) -> Result<(), Rejection> {
+        let word = self.gate.load();
+        // What `pass` would say, too: the two cases that have to be quick.
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
+            let recent_ns = self.clock.recent_ns();
+            if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
+                return Err(self.rejection(word, seat, recent_ns));
+            }
+        }
+        let now_ns = self.clock.now_ns();
+        if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
+            *into = Some(self.ticket(word, seat, now_ns, None));
+            return Ok(());
+        }
+        *into = self.admit_if_may(seat, word, now_ns)?;
+        Ok(())
+    }
+
+    fn admit_if_may(
+        &self,
+        seat: Seat,
+        mut word: StateWord,
+        now_ns: u64,
+    ) -> Result<Option<Ticket>, Rejection> {
+        for _ in 0..ADMIT_ATTEMPTS_MAX {
+            match word.mode() {
+                BreakerMode::Disabled => return Ok(None),
+                BreakerMode::ForcedOpen => return self.refuse(word, seat, now_ns),
+                BreakerMode::Auto | BreakerMode::MetricsOnly => {}
+            }
+            match self.pass(word, now_ns, Asker::Caller) {
+                Grant::Granted(probe) => return Ok(Some(self.ticket(word, seat, now_ns, probe))),
+                Grant::Refused => return self.refuse(word, seat, now_ns),
+                Grant::Stale => word = self.gate.load(),
+            }
+        }
+        self.refuse(word, seat, now_ns)
+    }
+
+    /// Lets a probe of the host's pass, if the circuit is half-open, or due to be, and has a permit left. A refusal is not
+    /// counted: no caller was turned away.
+    pub(crate) fn admit_probe(&self, seat: Seat) -> Option<Ticket> {
+        let now_ns = self.clock.now_ns();
+        for _ in 0..ADMIT_ATTEMPTS_MAX {
+            let word = self.gate.load();
+            let judged = matches!(word.mode(), BreakerMode::Auto | BreakerMode::MetricsOnly);
+            let half_open = matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen);
+            if !judged || !half_open {
+                return None;
+            }
+            match self.pass(word, now_ns, Asker::Host) {
+                Grant::Granted(probe) => return Some(self.ticket(word, seat, now_ns, probe)),
+                Grant::Refused => return None,
+                Grant::Stale => {}
+            }
+        }
+        None
+    }
+
+    /// What the state machine says to a call; `Stale` if it had to move on first.
+    fn pass(&self, word: StateWord, now_ns: u64, asker: Asker) -> Grant<Option<ProbeTicket>> {
+        let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
+        match word.state() {
+            CircuitState::Closed => Grant::Granted(None),
+            CircuitState::Open if expired => {
+                self.shift(
+                    word,
+                    CircuitState::HalfOpen,
+                    TransitionReason::OpenElapsed,
+                    now_ns,
+                );
+                Grant::Stale
+            }
+            CircuitState::Open => Grant::Refused,
+            CircuitState::HalfOpen if expired => {
+                self.end_half_open_wait(word, now_ns, true);
+                Grant::Stale
+            }
+            CircuitState::HalfOpen if self.config.self_probe && asker == Asker::Caller => Grant::Refused,
+            CircuitState::HalfOpen => {
+                match self.gate.issue_probe(word.generation(), now_ns / NANOS_PER_MICRO) {
+                    Grant::Granted(ticket) => Grant::Granted(Some(ticket)),
+                    // Without a ticker this is the only place that notices a hung probe.
+                    Grant::Refused if self.expire_probes(word, now_ns) => Grant::Stale,
+                    Grant::Refused => Grant::Refused,
+                    Grant::Stale => Grant::Stale,
+                }
+            }
+            CircuitState::Ramp if expired => {
+                self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
+                Grant::Stale
+            }
+            CircuitState::Ramp => {
+                let credit = credit_of(self.ramp_weight(word, now_ns));
+                match self.gate.admit_to_ramp(word.generation(), credit) {
+                    Grant::Granted(()) => Grant::Granted(None),
+                    Grant::Refused => Grant::Refused,
+                    Grant::Stale => Grant::Stale,
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn ticket(&self, word: StateWord, seat: Seat, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
+        let generation = word.generation();
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.admitted, seat.writer);
+        }
+        let place = self
+            .ring
+            .enter(seat, generation, now_ns, || self.is_live(generation));
+        Ticket {
+            admitted_ns: now_ns,
+            generation,
+            place,
+            probe,
+        }
+    }
+
+    /// Turns a call away, or only counts that it would have.
+    fn refuse(&self, word: StateWord, seat: Seat, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
+        if word.mode() != BreakerMode::MetricsOnly {
+            return Err(self.rejection(word, seat, now_ns));
+        }
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.would_reject, seat.writer);
+        }
+        Ok(Some(self.ticket(word, seat, now_ns, None)))
+    }
+
+    /// Counts a call that is turned away.
+    #[inline(always)]
+    fn rejection(&self, word: StateWord, seat: Seat, now_ns: u64) -> Rejection {
+        let retry_ns = self.turn_away(word, seat, now_ns);
+        Rejection {
+            state: word.state(),
+            mode: word.mode(),
+            retry_after: Duration::from_nanos(retry_ns.max(RETRY_AFTER_MIN_NS)),
+        }
+    }
+
+    /// Counts a call that is turned away; returns how many nanoseconds later it may come back.
+    #[inline(always)]
+    fn turn_away(&self, word: StateWord, seat: Seat, now_ns: u64) -> u64 {
+        let mut number = 0;
+        if let Some(counters) = self.counters.get(seat.shard) {
+            let counter = match word.state() {
+                _ if word.mode() == BreakerMode::ForcedOpen => &counters.rejected_open,
+                CircuitState::Open | CircuitState::Closed => &counters.rejected_open,
+                CircuitState::HalfOpen => &counters.rejected_half_open,
+                CircuitState::Ramp => &counters.rejected_ramp,
+            };
+            number = bump(counter, seat.writer);
+        }
+        let (remaining_ns, spread_ns) = self.retry_terms(word, now_ns);
+        remaining_ns.saturating_add(self.rng.spread(spread_ns, number, seat.shard as u64))
+    }
+
+    /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    #[inline]
+    pub(crate) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
+        let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
+        let half_open_time = self.open_for_ns.load(Ordering::Relaxed) / 2;
+        match (word.mode(), word.state()) {
+            (BreakerMode::ForcedOpen, _) => {
+                let hint = nanos(self.config.forced_open_retry_after);
+                (hint, hint / 2)
+            }
+            (_, CircuitState::Open) => (left, half_open_time),
+            // The probes decide within their time limit.
+            (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
+            // The ramp turns away a share that shrinks; the next try may well pass.
+            (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
+            (_, CircuitState::Closed) => (0, 0),
+        }
+    }
+
+    pub(crate) fn ramp_weight(&self, word: StateWord, now_ns: u64) -> f64 {
+        let left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
+        ramp_weight(&self.config, self.config.ramp.saturating_sub(left))
+    }
+
+    #[inline]
+    pub(super) fn is_live(&self, generation: u32) -> bool {
+        self.gate.load().generation() == generation
+    }
+}

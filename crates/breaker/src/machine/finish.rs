@@ -1,0 +1,286 @@
+//! Counting calls out, and what their results say.
+
+use super::{
+    super::{
+        classify::{Outcome, Verdict},
+        gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
+        signals::{HighWater, ShardCounters},
+        stats::TransitionReason,
+        window::Sample,
+        writer::{Seat, Writer, bump},
+    },
+    Core, NANOS_PER_MICRO, Ticket, nanos,
+};
+
+// ===== impl Core =====
+
+impl Core {
+    /// Counts out a call: with its verdict, or without one if it was dropped. `seat` is that of the calling thread, which
+    /// need not be the one that began the call.
+    ///
+    /// Inlined, for the caller usually knows that the verdict is the plain one: it then never has to be written down.
+    #[inline(always)]
+    pub(crate) fn finish(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+        if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
+            self.finish_plainly(seat, ticket);
+        } else {
+            self.finish_otherwise(seat, ticket, verdict);
+        }
+    }
+
+    /// A success of no particular batch.
+    fn finish_plainly(&self, seat: Seat, ticket: &Ticket) {
+        let now_ns = self.clock.now_ns();
+        let word = self.gate.load();
+        if let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.finished, seat.writer);
+        }
+        let counted = word.generation() == ticket.generation && {
+            self.leave_ring(seat, ticket, now_ns);
+            if self.is_ordinary(word, ticket, now_ns) {
+                // What `weigh` would say, too. The compiler makes this a path of its own, without all that is not needed.
+                let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
+                self.record(word, seat, &sample, now_ns)
+            } else {
+                self.weigh(word, seat, ticket, Some(&Verdict::success()), now_ns)
+            }
+        };
+        if !counted && let Some(counters) = self.counters.get(seat.shard) {
+            bump(&counters.stale_results, seat.writer);
+        }
+    }
+
+    /// Anything else.
+    fn finish_otherwise(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+        let now_ns = self.clock.now_ns();
+        let word = self.gate.load();
+        let Some(counters) = self.counters.get(seat.shard) else {
+            return;
+        };
+        if !verdict.is_some_and(is_answer) {
+            bump(&counters.unanswered, seat.writer);
+        }
+        bump(&counters.finished, seat.writer);
+        if verdict.is_none() {
+            bump(&counters.cancelled, seat.writer);
+        }
+        let counted = word.generation() == ticket.generation && {
+            self.leave_ring(seat, ticket, now_ns);
+            self.weigh(word, seat, ticket, verdict, now_ns)
+        };
+        if !counted && verdict.is_some() {
+            bump(&counters.stale_results, seat.writer);
+        }
+    }
+
+    #[inline(always)]
+    fn leave_ring(&self, seat: Seat, ticket: &Ticket, now_ns: u64) {
+        if let Some(place) = ticket.place {
+            let generation = ticket.generation;
+            self.ring
+                .leave(seat, generation, place, now_ns, || self.is_live(generation));
+        }
+    }
+
+    /// Whether nothing about a success of no particular batch is out of the ordinary: fast, and no probe.
+    #[inline]
+    fn is_ordinary(&self, word: StateWord, ticket: &Ticket, now_ns: u64) -> bool {
+        ticket.probe.is_none()
+            && word.mode() != BreakerMode::Disabled
+            && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
+    }
+
+    /// Reports a call's outcome and counts it, if it is to be counted. False if the call turns out to be stale.
+    fn weigh(
+        &self,
+        word: StateWord,
+        seat: Seat,
+        ticket: &Ticket,
+        verdict: Option<&Verdict>,
+        now_ns: u64,
+    ) -> bool {
+        if word.mode() == BreakerMode::Disabled {
+            self.settle(word, ticket, ProbeOutcome::Withdrawn, now_ns);
+            return true;
+        }
+        let (sample, outcome) = self.sample(ticket, verdict, now_ns);
+        if !self.settle(word, ticket, outcome, now_ns) {
+            return false;
+        }
+        // A probe's own report may have ended the generation; any other call has come too late then.
+        let Some(sample) = sample else {
+            if verdict.is_some()
+                && let Some(counters) = self.counters.get(seat.shard)
+            {
+                bump(&counters.neutral, seat.writer);
+            }
+            return true;
+        };
+        let counted = self.record(word, seat, &sample, now_ns) || ticket.probe.is_some();
+        if counted && let Some(counters) = self.counters.get(seat.shard) {
+            count_odd(counters, &sample, verdict.is_some(), seat.writer);
+        }
+        counted
+    }
+
+    /// What a call adds to the window, if anything, and what it says as a probe.
+    fn sample(
+        &self,
+        ticket: &Ticket,
+        verdict: Option<&Verdict>,
+        now_ns: u64,
+    ) -> (Option<Sample>, ProbeOutcome) {
+        let Some(verdict) = verdict.filter(|verdict| verdict.outcome != Outcome::GivenUp) else {
+            return self.given_up_sample(ticket, now_ns);
+        };
+        let failed = verdict.outcome == Outcome::Failure;
+        let neutral = verdict.outcome == Outcome::Neutral;
+        let latency_ns = self.latency_ns(ticket, verdict, now_ns);
+        let slow = verdict.sampled && latency_ns >= self.slow_ns;
+        let over_p99 = verdict.sampled
+            && self
+                .config
+                .p99_threshold
+                .is_some_and(|p99| latency_ns >= nanos(p99));
+        let counts = verdict.sampled || !neutral;
+        let first_in = |mark: &HighWater| verdict.batch.is_none_or(|batch| mark.rises_to(batch));
+        let first_of_batch = counts && first_in(&self.marks.batch);
+        let sample = Sample {
+            failed,
+            neutral,
+            sampled: verdict.sampled,
+            slow,
+            over_p99,
+            first_of_batch,
+            first_bad_of_batch: (slow || failed || over_p99) && first_in(&self.marks.bad_batch),
+            first_failed_of_batch: failed && first_in(&self.marks.failed_batch),
+            total_us: self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO,
+            queue_wait_us: verdict.queue_wait.map(|wait| nanos(wait) / NANOS_PER_MICRO),
+            // The calls of a batch share one commit.
+            commit_us: verdict
+                .commit
+                .filter(|_| first_of_batch)
+                .map(|commit| nanos(commit) / NANOS_PER_MICRO),
+        };
+        let outcome = match verdict.outcome {
+            _ if slow || failed => ProbeOutcome::Bad,
+            // A refusal that never reached the executor does not tell whether the executor has recovered.
+            Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
+            Outcome::Success | Outcome::Failure | Outcome::Neutral | Outcome::GivenUp => {
+                ProbeOutcome::Withdrawn
+            }
+        };
+        (Some(sample), outcome)
+    }
+
+    /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
+    /// hide them. All that were given up within one slow threshold count as one batch.
+    #[cold]
+    fn given_up_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
+        let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
+        if elapsed_ns < self.slow_ns {
+            return (None, ProbeOutcome::Withdrawn);
+        }
+        let sample = Sample {
+            neutral: true,
+            sampled: true,
+            slow: true,
+            first_bad_of_batch: self.marks.cancelled_round.rises_to(now_ns / self.slow_ns),
+            total_us: elapsed_ns / NANOS_PER_MICRO,
+            ..Sample::default()
+        };
+        (Some(sample), ProbeOutcome::Bad)
+    }
+
+    /// Writes a sample into the window and draws the consequences. False if its generation is over.
+    #[inline(always)]
+    fn record(&self, word: StateWord, seat: Seat, sample: &Sample, now_ns: u64) -> bool {
+        let generation = word.generation();
+        let moment = self.window.moment(now_ns);
+        let live = || self.is_live(generation);
+        if !self.window.record(seat, generation, moment, sample, live) {
+            return false;
+        }
+        if matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen) {
+            return true;
+        }
+        if sample.first_failed_of_batch {
+            let row = self.marks.streak.extend(generation);
+            if self
+                .config
+                .consecutive_failures
+                .is_some_and(|limit| row >= u64::from(limit))
+            {
+                self.shift(word, CircuitState::Open, TransitionReason::Consecutive, now_ns);
+                return true;
+            }
+        } else if sample.sampled && !sample.failed && !sample.neutral {
+            self.marks.streak.end();
+        }
+        let bad = sample.failed || sample.slow || sample.over_p99;
+        if bad || self.marks.evaluated_epoch.rises_to(moment.epoch) {
+            self.evaluate(word, now_ns);
+        }
+        true
+    }
+
+    /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
+        let Some(probe) = ticket.probe else { return true };
+        match self.gate.settle_probe(ticket.generation, probe, outcome) {
+            Some(probes) => {
+                self.decide(word, probes, TransitionReason::ProbeFailed, now_ns);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The latency that is held against the thresholds.
+    fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
+        let latency_ns = match (verdict.queue_wait, verdict.commit) {
+            (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
+            _ => self.raw_elapsed_ns(ticket, now_ns),
+        };
+        self.judged_ns(ticket, latency_ns, now_ns)
+    }
+
+    /// A latency without the time for which the process itself was held up.
+    fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
+        if latency_ns < self.slow_ns {
+            return latency_ns;
+        }
+        // A call may come back before the ticker does.
+        self.notice_pause(now_ns);
+        latency_ns.min(self.elapsed_ns(ticket, now_ns))
+    }
+
+    #[inline]
+    fn raw_elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(ticket.admitted_ns)
+    }
+
+    #[inline]
+    fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
+    }
+}
+
+/// Whether what is behind the breaker has answered, well or not.
+fn is_answer(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Success | Outcome::Failure) && verdict.sampled
+}
+
+/// Counts a call that failed, was slow, or says nothing: successes are what is left. One that was given up is counted as
+/// such elsewhere.
+fn count_odd(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
+    for (counter, counts) in [
+        (&counters.failures, sample.failed),
+        (&counters.neutral, sample.neutral && has_verdict),
+        (&counters.slow, sample.slow),
+    ] {
+        if counts {
+            bump(counter, writer);
+        }
+    }
+}

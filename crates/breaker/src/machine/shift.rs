@@ -1,0 +1,371 @@
+//! Changing the state.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        chronicle::Chronicle,
+        gate::{BreakerMode, CircuitState, Probes, StateWord},
+        hang::{Sight, Work},
+        policy::{Evidence, open_duration},
+        stats::{Transition, TransitionReason},
+        sync::Ordering,
+    },
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms, nanos,
+};
+
+/// A transition to be made.
+struct Step {
+    to: CircuitState,
+    reason: TransitionReason,
+    now_ns: u64,
+    evidence: Evidence,
+    /// The open time, if it is not for the policy to say.
+    open_for: Option<Duration>,
+}
+
+/// The longest that an operator can open a circuit for; `ForcedOpen` has no end.
+const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+// ===== impl Core =====
+
+impl Core {
+    /// What the host calls at regular intervals: everything that has to happen though no call comes or goes.
+    pub(crate) fn tick(&self, work: Option<Work>) {
+        let now_ns = self.clock.now_ns();
+        self.notice_pause(now_ns);
+        self.pulse.tick(now_ns);
+        let word = self.gate.load();
+        if matches!(word.mode(), BreakerMode::ForcedOpen | BreakerMode::Disabled) {
+            self.hang.lock().forget();
+            return;
+        }
+        let generation = word.generation();
+        if self.marks.swept_epoch.rises_to(self.window.moment(now_ns).epoch) {
+            self.window.sweep(generation, now_ns, || self.is_live(generation));
+        }
+        let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
+        match word.state() {
+            CircuitState::Open if expired => {
+                self.shift(
+                    word,
+                    CircuitState::HalfOpen,
+                    TransitionReason::OpenElapsed,
+                    now_ns,
+                );
+            }
+            CircuitState::Open => {}
+            CircuitState::HalfOpen => {
+                if !self.expire_probes(word, now_ns) && expired {
+                    self.end_half_open_wait(word, now_ns, false);
+                }
+            }
+            CircuitState::Ramp if expired => {
+                self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
+            }
+            CircuitState::Ramp | CircuitState::Closed => self.evaluate_all(word, now_ns, work),
+        }
+    }
+
+    pub(crate) fn evidence(&self, generation: u32, now_ns: u64) -> Evidence {
+        Evidence {
+            counts: self.window.counts(generation, now_ns),
+            under_way: self.ring.under_way(generation, now_ns, self.pulse.resumed_ns()),
+        }
+    }
+
+    /// What the window says, as far as a call's end may change it.
+    pub(super) fn evaluate(&self, word: StateWord, now_ns: u64) {
+        let evidence = self.evidence(word.generation(), now_ns);
+        self.open_if(word, now_ns, evidence, evidence.judge(&self.config));
+    }
+
+    /// The same, and whether the calls under way hang.
+    fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
+        // In this order: a call that is seen as ended without an answer is not seen as answered. The difference may be too low
+        // for a moment; `HangWatch` knows.
+        let finished = self.sum(|counters| &counters.finished);
+        let unanswered = self.sum(|counters| &counters.unanswered);
+        let evidence = self.evidence(word.generation(), now_ns);
+        let sight = Sight {
+            now_ns,
+            generation: word.generation(),
+            paused_ns: self.pulse.throttled_ns(),
+            answered: finished.saturating_sub(unanswered),
+            unanswered,
+            slow: self.sum(|counters| &counters.slow),
+            under_way: evidence.under_way,
+            work,
+        };
+        // Somebody else who ticks at the same moment sees the same.
+        let hangs = self
+            .hang
+            .try_lock()
+            .is_some_and(|mut hang| hang.look(&self.config, &sight));
+        let reason = evidence
+            .judge(&self.config)
+            .or_else(|| hangs.then_some(TransitionReason::Overdue));
+        self.open_if(word, now_ns, evidence, reason);
+    }
+
+    fn open_if(&self, word: StateWord, now_ns: u64, evidence: Evidence, reason: Option<TransitionReason>) {
+        if let Some(reason) = reason {
+            self.make(
+                word,
+                Step {
+                    to: CircuitState::Open,
+                    reason,
+                    now_ns,
+                    evidence,
+                    open_for: None,
+                },
+            );
+        }
+    }
+
+    /// Counts hung probes as bad; true if that ended the generation.
+    pub(super) fn expire_probes(&self, word: StateWord, now_ns: u64) -> bool {
+        let timeout_us = nanos(self.config.effective_probe_timeout()) / NANOS_PER_MICRO;
+        let not_before_us = self.pulse.resumed_ns() / NANOS_PER_MICRO;
+        let now_us = now_ns / NANOS_PER_MICRO;
+        let expired = self
+            .gate
+            .expire_probes(word.generation(), now_us, timeout_us, not_before_us);
+        expired.is_some_and(|probes| self.decide(word, probes, TransitionReason::ProbeTimeout, now_ns))
+    }
+
+    /// Ends a half-open generation as soon as its probes suffice, either way.
+    pub(super) fn decide(
+        &self,
+        word: StateWord,
+        probes: Probes,
+        if_bad: TransitionReason,
+        now_ns: u64,
+    ) -> bool {
+        let bad_max = self.config.half_open_permits - self.config.half_open_ok_needed;
+        if probes.ok >= self.config.half_open_ok_needed {
+            self.pass_on(word, now_ns)
+        } else if probes.bad > bad_max {
+            self.shift(word, CircuitState::Open, if_bad, now_ns)
+        } else {
+            false
+        }
+    }
+
+    /// The longest wait is over. Some good probes and no bad one are enough then: traffic may be too thin for more. Without
+    /// any probe the wait begins anew when the first one comes (`renew`), for nothing has been learned.
+    pub(super) fn end_half_open_wait(&self, word: StateWord, now_ns: u64, renew: bool) {
+        let probes = self.gate.probes(word.generation());
+        if probes.issued > 0 && probes.ok > 0 && probes.bad == 0 {
+            self.pass_on(word, now_ns);
+        } else if probes.issued > 0 {
+            self.shift(word, CircuitState::Open, TransitionReason::MaxWait, now_ns);
+        } else if renew {
+            let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
+            let _chronicle = self.chronicle.lock();
+            // Not a change of state, so not written down; whoever else was faster did the same.
+            let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
+        }
+    }
+
+    fn pass_on(&self, word: StateWord, now_ns: u64) -> bool {
+        let to = if self.config.ramp.is_zero() {
+            CircuitState::Closed
+        } else {
+            CircuitState::Ramp
+        };
+        self.shift(word, to, TransitionReason::ProbesPassed, now_ns)
+    }
+
+    pub(super) fn shift(
+        &self,
+        word: StateWord,
+        to: CircuitState,
+        reason: TransitionReason,
+        now_ns: u64,
+    ) -> bool {
+        let evidence = self.evidence(word.generation(), now_ns);
+        self.make(
+            word,
+            Step {
+                to,
+                reason,
+                now_ns,
+                evidence,
+                open_for: None,
+            },
+        )
+    }
+
+    /// Makes a transition from the word it was decided upon; false if that is no longer the one.
+    fn make(&self, observed: StateWord, step: Step) -> bool {
+        let made = self.make_locked(&mut self.chronicle.lock(), observed, step);
+        if let Some(transition) = &made {
+            self.announce(transition);
+        }
+        made.is_some()
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a step is made once")]
+    fn make_locked(&self, chronicle: &mut Chronicle, observed: StateWord, step: Step) -> Option<Transition> {
+        let Step {
+            to,
+            reason,
+            now_ns,
+            evidence,
+            open_for,
+        } = step;
+        let attempt = chronicle.attempt_at(observed.state(), now_ns, nanos(self.config.stable_for));
+        let lasts = match to {
+            CircuitState::Closed => Duration::ZERO,
+            CircuitState::Open => {
+                open_for.unwrap_or_else(|| open_duration(&self.config, attempt, self.rng.fraction()))
+            }
+            CircuitState::HalfOpen => self.config.half_open_max_wait,
+            CircuitState::Ramp => self.config.ramp,
+        };
+        let deadline_ms = if to == CircuitState::Closed {
+            0
+        } else {
+            deadline_ms(now_ns, lasts)
+        };
+        let next = self.gate.transition(observed, to, deadline_ms).ok()?;
+        let opened = to == CircuitState::Open;
+        if opened {
+            self.open_for_ns.store(nanos(lasts), Ordering::Relaxed);
+            // An operator's opening says nothing about the engine, so it does not lengthen the next one.
+            chronicle.attempt = if open_for.is_none() {
+                attempt.saturating_add(1)
+            } else {
+                attempt
+            };
+        } else if reason == TransitionReason::Reset {
+            chronicle.attempt = 0;
+        }
+        let transition = Transition {
+            at_ns: now_ns,
+            generation: next.generation(),
+            from: observed.state(),
+            to,
+            reason,
+            failure_rate: evidence.failure_rate(),
+            slow_rate: evidence.slow_rate(),
+            calls: evidence.counts.calls,
+            overdue: evidence.under_way.overdue,
+            open_for: if opened { lasts } else { Duration::ZERO },
+        };
+        chronicle.enter(transition);
+        Some(transition)
+    }
+
+    fn announce(&self, transition: &Transition) {
+        let Transition {
+            from,
+            to,
+            reason,
+            failure_rate,
+            slow_rate,
+            open_for,
+            ..
+        } = *transition;
+        let (key, from, to, reason) = (&*self.key, from.as_str(), to.as_str(), reason.as_str());
+        if transition.to == CircuitState::Open {
+            tracing::warn!(
+                name: "tally.breaker.transition",
+                key,
+                from,
+                to,
+                reason,
+                failure_rate,
+                slow_rate,
+                ?open_for,
+                "circuit opened"
+            );
+        } else {
+            tracing::info!(
+                name: "tally.breaker.transition",
+                key,
+                from,
+                to,
+                reason,
+                failure_rate,
+                slow_rate,
+                "circuit changed state"
+            );
+        }
+        if let Some(observer) = &self.observer {
+            observer.on_transition(&self.key, transition);
+        }
+    }
+
+    pub(super) fn notice_pause(&self, now_ns: u64) {
+        let late_ns = nanos(self.config.tick_interval).saturating_add(nanos(self.config.bucket) / 2);
+        let Some(gap_ns) = self.pulse.check(now_ns, late_ns) else {
+            return;
+        };
+        let pause = Duration::from_nanos(gap_ns);
+        tracing::warn!(
+            name: "tally.breaker.self_throttled",
+            key = &*self.key,
+            ?pause,
+            "the process was held up; latencies are judged from now on"
+        );
+        if let Some(observer) = &self.observer {
+            observer.on_self_throttled(&self.key, pause);
+        }
+    }
+}
+
+// ===== impl Core: administration =====
+
+impl Core {
+    pub(crate) fn set_mode(&self, mode: BreakerMode) {
+        let before = {
+            let _chronicle = self.chronicle.lock();
+            self.gate.set_mode(mode)
+        };
+        if before == mode {
+            return;
+        }
+        tracing::info!(
+            name: "tally.breaker.mode",
+            key = &*self.key,
+            from = before.as_str(),
+            to = mode.as_str(),
+            "circuit breaker mode changed"
+        );
+        if let Some(observer) = &self.observer {
+            observer.on_mode_change(&self.key, before, mode);
+        }
+    }
+
+    /// Goes to closed (`None`), or to open for a given time, whatever the state.
+    pub(crate) fn command(&self, open_for: Option<Duration>) {
+        let open_for = open_for.map(|time| time.min(OPEN_FOR_MAX));
+        let now_ns = self.clock.now_ns();
+        let made = {
+            let mut chronicle = self.chronicle.lock();
+            // Under the lock nobody else changes the word, so this is the word that the step starts from.
+            let word = self.gate.load();
+            let (to, reason) = match open_for {
+                Some(_) => (CircuitState::Open, TransitionReason::Forced),
+                None => (CircuitState::Closed, TransitionReason::Reset),
+            };
+            let evidence = self.evidence(word.generation(), now_ns);
+            self.make_locked(
+                &mut chronicle,
+                word,
+                Step {
+                    to,
+                    reason,
+                    now_ns,
+                    evidence,
+                    open_for,
+                },
+            )
+        };
+        if let Some(transition) = &made {
+            self.announce(transition);
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! A hang under steady load: the window is full of fast calls, and what is under way is judged by itself all the same.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tally_breaker::{CircuitBreakerConfig, CircuitState, Permit, TransitionReason, Verdict, Work};
+
+use super::support::Rig;
+
+const STEP: Duration = Duration::from_millis(1);
+/// A tick every so many steps: the default interval.
+const STEPS_PER_TICK: u64 = 10;
+
+/// What the callers do.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// They call one by one, each for itself.
+    callers: usize,
+    /// From call to answer while all is well.
+    latency_ms: u64,
+    /// From answer to call.
+    pause_ms: u64,
+    /// When a caller gives up.
+    deadline_ms: Option<u64>,
+    /// Whether the breaker hears of the work behind the calls.
+    watched: bool,
+}
+
+/// The load, step by step.
+struct Run {
+    rig: Rig,
+    load: Load,
+    callers: Vec<Caller>,
+    now_ms: u64,
+    hangs: bool,
+    done: u64,
+    /// What callers who gave up have left behind.
+    left_behind: bool,
+    refused: u64,
+}
+
+enum Caller {
+    PausesUntil(u64),
+    /// Since when, and whether the call will hang whatever happens to the others.
+    Waits(u64, Permit, bool),
+}
+
+// ===== impl Run =====
+
+impl Run {
+    fn new(load: Load, change: impl FnOnce(&mut CircuitBreakerConfig)) -> Self {
+        let rig = Rig::new(change);
+        let cycle_ms = load.latency_ms + load.pause_ms;
+        // Spread over a cycle, so that they do not come all at once.
+        let callers = (0..load.callers as u64).map(|caller| Caller::PausesUntil(caller % cycle_ms.max(1)));
+        Run {
+            callers: callers.collect(),
+            rig,
+            load,
+            now_ms: 0,
+            hangs: false,
+            done: 0,
+            left_behind: false,
+            refused: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        let Load {
+            latency_ms,
+            pause_ms,
+            deadline_ms,
+            ..
+        } = self.load;
+        for caller in &mut self.callers {
+            let next = match std::mem::replace(caller, Caller::PausesUntil(0)) {
+                Caller::PausesUntil(until) if until > self.now_ms => Caller::PausesUntil(until),
+                Caller::PausesUntil(_) => match self.rig.breaker.try_acquire() {
+                    Ok(permit) => Caller::Waits(self.now_ms, permit, false),
+                    Err(_) => {
+                        self.refused += 1;
+                        Caller::PausesUntil(self.now_ms + pause_ms.max(1))
+                    }
+                },
+                Caller::Waits(since, permit, sticks)
+                    if !self.hangs && !sticks && self.now_ms - since >= latency_ms =>
+                {
+                    permit.record(Verdict::success());
+                    self.done += 1;
+                    Caller::PausesUntil(self.now_ms + pause_ms)
+                }
+                Caller::Waits(since, permit, _)
+                    if deadline_ms.is_some_and(|deadline| self.now_ms - since >= deadline) =>
+                {
+                    permit.record(Verdict::given_up());
+                    self.left_behind = true;
+                    Caller::PausesUntil(self.now_ms + pause_ms)
+                }
+                waits => waits,
+            };
+            *caller = next;
+        }
+        self.now_ms += 1;
+        self.rig.advance(STEP);
+        if self.now_ms.is_multiple_of(STEPS_PER_TICK) {
+            self.tick();
+        }
+    }
+
+    fn tick(&self) {
+        if self.load.watched {
+            let busy = self.waiting() > 0 || self.left_behind;
+            self.rig.breaker.tick_watching(Work {
+                done: self.done,
+                busy,
+            });
+        } else {
+            self.rig.breaker.tick();
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        let waits = |caller: &&Caller| matches!(caller, Caller::Waits(..));
+        self.callers.iter().filter(waits).count()
+    }
+
+    fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.step();
+        }
+    }
+
+    /// From the hang, or from the first call that meets it, to the opening; None if it takes longer than `limit`.
+    fn hang(&mut self, limit: Duration) -> Option<Duration> {
+        self.hangs = true;
+        while self.waiting() == 0 {
+            self.step();
+        }
+        let began_ms = self.now_ms;
+        while self.rig.state() == CircuitState::Closed {
+            let waited = Duration::from_millis(self.now_ms - began_ms);
+            if waited > limit {
+                return None;
+            }
+            self.step();
+        }
+        Some(Duration::from_millis(self.now_ms - began_ms))
+    }
+}
+
+/// Two slow thresholds and 100 ms.
+pub(super) fn bound(config: &CircuitBreakerConfig) -> Duration {
+    config.slow_threshold * 2 + Duration::from_millis(100)
+}
+
+const STEADY: Load = Load {
+    callers: 24,
+    latency_ms: 9,
+    pause_ms: 1,
+    deadline_ms: None,
+    watched: false,
+};
+
+#[track_caller]
+fn opens_in_time(load: Load, slow_threshold: Duration) {
+    let mut run = Run::new(load, |config| {
+        config.slow_threshold = slow_threshold;
+        config.half_open_max_wait = Duration::from_secs(3600);
+    });
+    run.run_ms(10_000);
+    let before = run.rig.stats();
+    assert_eq!(
+        (before.state, before.lifetime.opens),
+        (CircuitState::Closed, 0),
+        "{load:?}"
+    );
+    let (limit, config) = (bound(&before.config), before.config);
+    let waited = run.hang(limit);
+    assert!(
+        waited.is_some_and(|waited| waited <= limit),
+        "{load:?} with {:?}: closed {limit:?} after the hang, with {} fast calls in the window",
+        config.slow_threshold,
+        before.window.calls
+    );
+    assert_eq!(run.rig.reason_opened(), Some(TransitionReason::Overdue));
+    let passed = run.rig.stats().lifetime.admitted;
+    run.run_ms(1000);
+    assert_eq!(
+        run.rig.stats().lifetime.admitted,
+        passed,
+        "{load:?}: who comes is refused"
+    );
+}
+
+#[test]
+fn t04_a_hang_behind_a_window_full_of_fast_calls_opens_in_time() {
+    for (callers, latency_ms) in [(24, 9), (150, 19), (150, 3), (5, 1), (1, 2)] {
+        let load = Load {
+            callers,
+            latency_ms,
+            ..STEADY
+        };
+        opens_in_time(load, Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn t04_the_bound_holds_for_long_thresholds_and_few_callers_too() {
+    for (callers, slow_threshold) in [(1, 1000), (4, 1000), (24, 1070), (2, 7), (24, 500)] {
+        let load = Load {
+            callers,
+            latency_ms: 3,
+            ..STEADY
+        };
+        opens_in_time(load, Duration::from_millis(slow_threshold));
+    }
+}
+
+#[test]
+fn t04_callers_who_give_up_do_not_hide_a_hang() {
+    for (deadline_ms, callers, watched) in [
+        // Overdue by then: the breaker sees it by itself.
+        (60, 24, false),
+        (100, 150, false),
+        (80, 24, true),
+        // Not overdue: it takes the word of the host that its work hangs.
+        (20, 24, true),
+        (49, 3, true),
+        (5, 1, true),
+    ] {
+        let load = Load {
+            callers,
+            latency_ms: 3,
+            deadline_ms: Some(deadline_ms),
+            watched,
+            ..STEADY
+        };
+        opens_in_time(load, Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn t04_who_has_no_patience_for_a_healthy_call_does_not_open() {
+    for watched in [false, true] {
+        // Every call is given up after 1 ms, and the work behind it takes 2.
+        let rig = Rig::with_defaults();
+        for done in 0..5_000 {
+            let permit = rig.admit();
+            rig.advance_ms(1);
+            permit.record(Verdict::given_up());
+            rig.advance_ms(1);
+            if watched {
+                rig.breaker.tick_watching(Work { done, busy: true });
+            } else {
+                rig.breaker.tick();
+            }
+        }
+        let stats = rig.stats();
+        assert_eq!(
+            (stats.state, stats.lifetime.neutral),
+            (CircuitState::Closed, 5_000)
+        );
+        assert_eq!(
+            (stats.window.samples, stats.window.slow),
+            (0, 0),
+            "no fast calls either"
+        );
+    }
+}
+
+/// What hangs is named by the host, and a kind of call that was idle finds out with its first call.
+#[test]
+fn t04_a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
+    let rig = Rig::with_defaults();
+    let hung = Work { done: 7, busy: true };
+    for _ in 0..100 {
+        rig.advance_ms(10);
+        rig.breaker.tick_watching(hung);
+    }
+    assert_eq!(rig.state(), CircuitState::Closed, "nobody calls");
+    let first = rig.admit();
+    rig.advance_ms(10);
+    rig.breaker.tick_watching(hung);
+    assert_eq!(rig.reject().state, CircuitState::Open);
+    drop(first);
+}
+
+#[test]
+fn t04_a_part_that_hangs_opens_though_the_rest_is_fast() {
+    let rig = Rig::with_defaults();
+    let mut hung = Vec::new();
+    let second = |call: u64| call % 1000;
+    for call in 0..20_000_u64 {
+        let Ok(permit) = rig.breaker.try_acquire() else {
+            break;
+        };
+        rig.advance(STEP);
+        // From the tenth second on, 600 calls in 1,000 never end.
+        if call >= 10_000 && second(call * 7) < 600 {
+            hung.push(permit);
+        } else {
+            permit.record(Verdict::success());
+        }
+        if call.is_multiple_of(STEPS_PER_TICK) {
+            rig.breaker.tick();
+        }
+    }
+    let waited = Duration::from_nanos(rig.stats().history[0].at_ns) - Duration::from_secs(10);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
+    assert!(
+        waited <= rig.breaker.config().slow_threshold * 3 + Duration::from_millis(100),
+        "{waited:?}"
+    );
+    drop(hung);
+}
+
+/// At any moment ten calls are overdue and one or two are not; but they are one in a hundred of those that come.
+#[test]
+fn t04_a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
+    let rig = Rig::with_defaults();
+    let mut slow = std::collections::VecDeque::new();
+    for call in 0..30_000_u64 {
+        let permit = rig.admit();
+        rig.advance(STEP);
+        if call.is_multiple_of(100) {
+            slow.push_back((call + 1000, permit));
+        } else {
+            permit.record(Verdict::success());
+        }
+        while slow.front().is_some_and(|(ends, _)| *ends <= call) {
+            slow.pop_front().unwrap().1.record(Verdict::success());
+        }
+        if call.is_multiple_of(STEPS_PER_TICK) {
+            rig.breaker.tick();
+        }
+        if call > 2_000 {
+            assert!(rig.stats().overdue_in_flight >= 9 || !call.is_multiple_of(1000));
+        }
+    }
+    assert_eq!(rig.state(), CircuitState::Closed);
+    assert_eq!(rig.stats().lifetime.opens, 0);
+    drop(slow);
+}
+
+#[test]
+fn t04_a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
+    let mut run = Run::new(STEADY, |_| {});
+    run.run_ms(10_000);
+    for _ in 0..20 {
+        run.hangs = true;
+        run.run_ms(85);
+        run.hangs = false;
+        run.run_ms(400);
+    }
+    assert_eq!(
+        run.rig.stats().lifetime.opens,
+        0,
+        "stalls of less than overdue_rounds thresholds"
+    );
+}
+
+#[test]
+fn t04_a_lone_call_may_stand_still_for_as_long_as_is_set() {
+    let stand_still = |ms, change: fn(&mut CircuitBreakerConfig)| {
+        let rig = Rig::new(change);
+        let lone = rig.admit();
+        rig.tick_for_ms(ms);
+        drop(lone);
+        rig.reason_opened()
+    };
+    let overdue = Some(TransitionReason::Overdue);
+    assert_eq!(stand_still(140, |_| {}), None);
+    assert_eq!(stand_still(170, |_| {}), overdue, "two thresholds and 50 ms");
+    let patient = |config: &mut CircuitBreakerConfig| config.stall_after = Some(Duration::from_secs(2));
+    assert_eq!(stand_still(1990, patient), None);
+    assert_eq!(stand_still(2020, patient), overdue);
+    // Many do not need so long.
+    let rig = Rig::new(patient);
+    let many: Vec<_> = (0..5).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(120);
+    assert_eq!(rig.reason_opened(), overdue);
+    drop(many);
+}
+
+#[test]
+fn t10_a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang() {
+    for callers in [1, 24] {
+        let mut run = Run::new(Load { callers, ..STEADY }, |_| {});
+        run.run_ms(2_000);
+        // The process is held up for less than what is told as a pause, and the ticker is the first to wake up.
+        for _ in 0..10 {
+            run.rig.advance_ms(300);
+            run.tick();
+            run.run_ms(100);
+        }
+        assert_eq!(run.rig.stats().lifetime.opens, 0, "{callers} callers");
+    }
+}
+
+#[test]
+fn t04_a_standstill_does_not_outlive_modes_and_resets() {
+    let rig = Rig::with_defaults();
+    let hung: Vec<_> = (0..3).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(140);
+    rig.breaker.set_mode(tally_breaker::BreakerMode::Disabled);
+    rig.tick_for_ms(10);
+    rig.breaker.set_mode(tally_breaker::BreakerMode::Auto);
+    rig.tick_for_ms(100);
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.breaker.reset();
+    rig.tick_for_ms(1000);
+    assert_eq!(rig.state(), CircuitState::Closed, "they belong to the past");
+    drop(hung);
+}
+
+#[test]
+fn t04_after_a_hang_the_circuit_closes_again() {
+    let load = Load {
+        deadline_ms: Some(500),
+        ..STEADY
+    };
+    let mut run = Run::new(load, |_| {});
+    run.run_ms(3_000);
+    run.hang(Duration::from_secs(1)).unwrap();
+    // Longer than the open time: the probes hang, and it opens again.
+    run.run_ms(6_000);
+    assert_eq!(run.rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
+    run.hangs = false;
+    run.run_ms(30_000);
+    let stats = run.rig.stats();
+    assert_eq!((stats.state, stats.lifetime.opens), (CircuitState::Closed, 2));
+}
+
+fn any_load() -> impl Strategy<Value = Load> {
+    (1..60_usize, 1..40_u64, 0..50_u64, any::<bool>()).prop_map(|(callers, latency_ms, pause_ms, watched)| {
+        Load {
+            callers,
+            latency_ms,
+            pause_ms,
+            deadline_ms: None,
+            watched,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_hang_opens_in_time_under_any_earlier_load(load in any_load(), before_ms in 0..5_000_u64) {
+        let mut run = Run::new(load, |_| {});
+        run.run_ms(before_ms);
+        prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
+        let limit = bound(run.rig.breaker.config());
+        prop_assert!(run.hang(limit).is_some(), "closed {:?} after the hang", limit);
+    }
+
+    #[test]
+    fn a_hang_opens_in_time_though_callers_give_up(
+        load in any_load(),
+        before_ms in 0..5_000_u64,
+        patience_ms in 2..300_u64,
+    ) {
+        let deadline_ms = Some(load.latency_ms + patience_ms);
+        let mut run = Run::new(Load { deadline_ms, watched: true, ..load }, |_| {});
+        run.run_ms(before_ms);
+        prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
+        // Whoever pauses while the circuit could open does not notice before the next call.
+        let limit = bound(run.rig.breaker.config()) + Duration::from_millis(load.pause_ms);
+        prop_assert!(run.hang(limit).is_some(), "closed {:?} after the hang", limit);
+    }
+
+    #[test]
+    fn one_slow_call_among_many_never_opens(load in any_load(), before_ms in 0..500_u64) {
+        let mut run = Run::new(Load { callers: load.callers + 1, ..load }, |_| {});
+        run.run_ms(before_ms);
+        while !matches!(run.callers[0], Caller::Waits(..)) {
+            run.step();
+        }
+        if let Caller::Waits(_, _, sticks) = &mut run.callers[0] {
+            *sticks = true;
+        }
+        run.run_ms(3_000);
+        prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
+        prop_assert_eq!(run.rig.stats().overdue_in_flight, 1);
+    }
+}

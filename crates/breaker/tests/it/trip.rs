@@ -1,0 +1,343 @@
+//! When the circuit opens, and when it must not.
+
+use std::time::Duration;
+
+use tally_breaker::{CircuitBreakerConfig, CircuitState, TransitionReason, Verdict};
+
+use super::support::{FAST, Rig, SLOW};
+
+/// A hundred batches of one call each would be a hundred events; these are the calls of one.
+fn in_one_batch(batch: u64) -> Verdict {
+    Verdict::success().in_batch(batch)
+}
+
+#[test]
+fn t01_a_long_healthy_past_does_not_delay_opening_seed_cb6() {
+    let rig = Rig::new(|config| config.consecutive_failures = None);
+    rig.calls(100_000, Duration::from_micros(500), Verdict::success());
+    // The window is 10 s and holds some 20,000 of those. They age out slice by slice while the failures come in.
+    let failures = rig.calls_until_open(100_000, FAST, Verdict::failure());
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::FailureRate));
+    assert!(
+        failures < 10_000,
+        "one window of failures suffices, it took {failures}"
+    );
+
+    let quiet = Rig::new(|config| config.consecutive_failures = None);
+    quiet.calls(100_000, Duration::from_micros(500), Verdict::success());
+    quiet.advance(quiet.breaker.config().window());
+    assert_eq!(
+        quiet.calls_until_open(1000, FAST, Verdict::failure()),
+        100,
+        "min_calls, once the past has aged out"
+    );
+}
+
+#[test]
+fn t01_failures_in_a_row_open_whatever_the_rate_polly_low_throughput() {
+    let rig = Rig::with_defaults();
+    rig.calls(10_000, Duration::from_micros(100), Verdict::success());
+    assert_eq!(rig.calls_until_open(1000, FAST, Verdict::failure()), 20);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Consecutive));
+}
+
+#[test]
+fn t01_interleaved_successes_do_not_hide_failures_seed_cb7() {
+    let rig = Rig::with_defaults();
+    for call in 0..300 {
+        let verdict = if call % 3 == 0 {
+            Verdict::success()
+        } else {
+            Verdict::failure()
+        };
+        if rig.calls_until_open(1, FAST, verdict) == 0 {
+            break;
+        }
+    }
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::FailureRate));
+}
+
+#[test]
+fn t02_a_call_at_the_threshold_is_slow_resilience4j() {
+    let threshold = CircuitBreakerConfig::default().slow_threshold;
+    let rig = Rig::with_defaults();
+    rig.calls(1, threshold, Verdict::success());
+    rig.calls(1, threshold - Duration::from_nanos(1), Verdict::success());
+    assert_eq!(rig.stats().window.slow, 1);
+}
+
+#[test]
+fn t02_a_rate_at_the_threshold_opens_sentinel() {
+    for (slow_calls, opens) in [(49, false), (50, true)] {
+        let rig = Rig::new(|config| config.window_buckets = 60);
+        rig.calls(100 - slow_calls, FAST, Verdict::success());
+        rig.calls(slow_calls, SLOW, Verdict::success());
+        assert_eq!(
+            rig.stats().window.calls,
+            if opens { 0 } else { 100 },
+            "the new generation's window is empty"
+        );
+        assert_eq!(
+            rig.state() == CircuitState::Open,
+            opens,
+            "{slow_calls} slow calls of 100"
+        );
+    }
+    for (failures, opens) in [(49, false), (50, true)] {
+        let rig = Rig::new(|config| config.consecutive_failures = None);
+        rig.calls(100 - failures, FAST, Verdict::success());
+        rig.calls(failures, FAST, Verdict::failure());
+        assert_eq!(
+            rig.state() == CircuitState::Open,
+            opens,
+            "{failures} failures of 100"
+        );
+    }
+}
+
+#[test]
+fn t03_slow_successes_alone_open_seed_cb5() {
+    let rig = Rig::new(|config| config.window_buckets = 60);
+    assert_eq!(rig.calls_until_open(1000, SLOW, Verdict::success()), 100);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
+    assert_eq!(rig.stats().history[0].failure_rate, 0.0);
+    assert_eq!(rig.stats().history[0].slow_rate, 1.0);
+}
+
+#[test]
+fn t03_min_calls_means_min_calls_mcp_proxy_220() {
+    let rig = Rig::new(|config| config.min_calls = 10);
+    assert_eq!(rig.calls_until_open(1000, SLOW, Verdict::success()), 10);
+}
+
+#[test]
+fn t04_calls_that_hang_open_before_one_completes_resilience4j_1597() {
+    let rig = Rig::with_defaults();
+    let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(90);
+    assert_eq!(
+        rig.state(),
+        CircuitState::Closed,
+        "a stall of less than overdue_rounds thresholds is one event"
+    );
+    assert_eq!(rig.stats().overdue_in_flight, 100);
+    // A slot of the ring is at most an eighth of the threshold wide, and a tick 10 ms.
+    rig.tick_for_ms(20);
+    assert_eq!(rig.state(), CircuitState::Open);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
+    let stats = rig.stats();
+    assert_eq!(stats.history[0].overdue, 100);
+    assert_eq!((stats.history[0].calls, stats.in_flight), (0, 100));
+    for permit in permits {
+        permit.record(Verdict::success());
+    }
+    assert_eq!(rig.stats().lifetime.stale_results, 100);
+    assert_eq!(rig.stats().in_flight, 0);
+}
+
+#[test]
+fn t04_how_long_a_stall_may_last_can_be_set() {
+    let rig = Rig::new(|config| config.overdue_rounds = 5);
+    let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(240);
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.tick_for_ms(30);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
+    drop(permits);
+}
+
+#[test]
+fn t04_hung_calls_age_beyond_the_ring_and_still_count() {
+    let rig = Rig::new(|config| config.min_calls = 1000);
+    let hung: Vec<_> = (0..10).map(|_| rig.admit()).collect();
+    for _ in 0..2_000 {
+        rig.calls(1, FAST, Verdict::success());
+    }
+    assert_eq!(rig.stats().overdue_in_flight, 10);
+    for (left, permit) in (0..10).rev().zip(hung) {
+        permit.record(Verdict::success());
+        assert_eq!(rig.stats().overdue_in_flight, left);
+    }
+}
+
+#[test]
+fn t04_without_a_ticker_a_hang_is_seen_when_the_next_slice_begins() {
+    let rig = Rig::with_defaults();
+    rig.calls(1, FAST, Verdict::success());
+    let hung: Vec<_> = (0..100).map(|_| rig.admit()).collect();
+    rig.advance_ms(900);
+    rig.calls(1, FAST, Verdict::success());
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.advance_ms(100);
+    rig.calls(1, FAST, Verdict::success());
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
+    drop(hung);
+}
+
+#[test]
+fn t04_slow_calls_are_not_hidden_by_cancelling_them() {
+    let rig = Rig::new(|config| config.min_calls = 10);
+    for round in 1..=20 {
+        let permits: Vec<_> = (0..10).filter_map(|_| rig.breaker.try_acquire().ok()).collect();
+        rig.advance(SLOW);
+        drop(permits);
+        if rig.state() == CircuitState::Open {
+            assert_eq!(round, 5, "calls cancelled together are one event");
+            assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
+            return;
+        }
+    }
+    panic!("still closed after 200 cancelled slow calls");
+}
+
+#[test]
+fn t11_one_slow_batch_is_one_event_five_are_five() {
+    let rig = Rig::with_defaults();
+    for batch in 1..=5 {
+        assert_eq!(rig.state(), CircuitState::Closed, "before batch {batch}");
+        let permits: Vec<_> = (0..4096).map(|_| rig.admit()).collect();
+        rig.tick_for_ms(60);
+        assert_eq!(
+            rig.state(),
+            CircuitState::Closed,
+            "while batch {batch} is overdue"
+        );
+        for permit in permits {
+            permit.record(in_one_batch(batch));
+        }
+    }
+    assert_eq!(rig.state(), CircuitState::Open);
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
+}
+
+#[test]
+fn t11_one_slow_batch_after_many_fast_ones_does_not_open() {
+    let rig = Rig::with_defaults();
+    for batch in 1..=100 {
+        rig.calls(1, FAST, in_one_batch(batch));
+    }
+    let permits: Vec<_> = (0..4096).map(|_| rig.admit()).collect();
+    rig.tick_for_ms(90);
+    for permit in permits {
+        permit.record(in_one_batch(101));
+    }
+    assert_eq!(rig.state(), CircuitState::Closed);
+    assert_eq!(
+        (rig.stats().window.batches, rig.stats().window.bad_batches),
+        (101, 1)
+    );
+    assert!(rig.stats().window.slow_rate > 0.9);
+}
+
+#[test]
+fn t11_one_failed_batch_is_one_failure_in_a_row() {
+    let rig = Rig::with_defaults();
+    let failed = Verdict::failure();
+    for batch in 1..=4 {
+        rig.calls(50, FAST, failed.in_batch(batch));
+        assert_eq!(rig.state(), CircuitState::Closed, "after batch {batch}");
+    }
+    rig.calls(1, FAST, failed.in_batch(5));
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::FailureRate));
+}
+
+#[test]
+fn t12_a_million_business_rejects_leave_it_closed_seed_cb21() {
+    let rig = Rig::with_defaults();
+    let executed = Verdict::success();
+    for call in 0..1_000_000_u32 {
+        let verdict = if call % 2 == 0 {
+            executed
+        } else {
+            executed.unsampled()
+        };
+        rig.admit().record(verdict);
+        if call % 1000 == 0 {
+            rig.advance_ms(1);
+        }
+    }
+    assert_eq!(rig.state(), CircuitState::Closed);
+    assert_eq!(rig.stats().lifetime.opens, 0);
+    assert_eq!(rig.stats().lifetime.admitted, 1_000_000);
+}
+
+#[test]
+fn t12_refusals_before_the_executor_do_not_dilute_the_slow_rate() {
+    let rig = Rig::new(|config| config.window_buckets = 60);
+    for _ in 0..99 {
+        rig.calls(9, Duration::from_micros(10), Verdict::success().unsampled());
+        rig.calls(1, SLOW, Verdict::success());
+    }
+    assert_eq!(rig.stats().window.samples, 99);
+    assert_eq!(rig.stats().window.calls, 990);
+    rig.calls(1, SLOW, Verdict::success());
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
+}
+
+#[test]
+fn t12_refusals_before_the_executor_do_not_end_a_row_of_failures() {
+    let rig = Rig::new(|config| config.min_calls = 1_000_000);
+    for _ in 0..20 {
+        rig.calls(1, FAST, Verdict::success().unsampled());
+        rig.calls(1, FAST, Verdict::failure());
+    }
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::Consecutive));
+}
+
+#[test]
+fn t13_a_storm_of_full_queues_leaves_it_closed() {
+    let rig = Rig::with_defaults();
+    rig.calls(100_000, Duration::from_micros(100), Verdict::neutral());
+    rig.calls(100, SLOW, Verdict::neutral());
+    assert_eq!(rig.state(), CircuitState::Closed);
+    let window = rig.stats().window;
+    assert_eq!((window.calls, window.samples, window.slow), (0, 0, 0));
+    assert!(window.neutral > 100);
+}
+
+#[test]
+fn the_latency_tail_opens_if_asked_to() {
+    let rig = Rig::new(|config| {
+        config.p99_threshold = Some(Duration::from_millis(20));
+        config.window_buckets = 60;
+    });
+    rig.calls(990, FAST, Verdict::success());
+    rig.calls(9, Duration::from_millis(20), Verdict::success());
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.calls(1, Duration::from_millis(20), Verdict::success());
+    assert_eq!(rig.reason_opened(), Some(TransitionReason::P99));
+}
+
+#[test]
+fn the_reported_durations_are_judged_rather_than_the_total() {
+    let ms = Duration::from_millis;
+    let rig = Rig::with_defaults();
+    rig.calls(1, ms(80), Verdict::success().timed(ms(20), ms(29)));
+    assert_eq!(rig.stats().window.slow, 0);
+    rig.calls(1, ms(80), Verdict::success().timed(ms(21), ms(29)));
+    let window = rig.stats().window;
+    assert_eq!(window.slow, 1);
+    assert_eq!(
+        (window.queue_wait.count, window.commit.count, window.total.count),
+        (2, 2, 2)
+    );
+    assert!(window.total.p50 >= ms(80) && window.total.p50 <= ms(100));
+    assert!(window.commit.max >= ms(29) && window.commit.max <= ms(37));
+}
+
+#[test]
+fn old_calls_leave_the_window() {
+    let rig = Rig::with_defaults();
+    rig.calls(50, SLOW, Verdict::success());
+    assert_eq!(rig.stats().window.slow, 50);
+    rig.advance_ms(6_999);
+    assert_eq!(rig.stats().window.slow, 50, "9.999 s after the first call began");
+    rig.advance_ms(1);
+    assert_eq!(
+        rig.stats().window.slow,
+        34,
+        "the first slice, 16 calls, is now older than the window"
+    );
+    rig.advance_ms(10_000);
+    assert_eq!(rig.stats().window.slow, 0);
+}

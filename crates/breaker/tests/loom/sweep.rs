@@ -1,0 +1,109 @@
+//! Models of a word of the window that has one writer and a sweeper.
+//!
+//! The writer stores what the sweeper may exchange at the same time, so the words keep their changes in order.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use histogram::{Tag, TaggedPair};
+use tally_testing::explore::explore;
+use writer::Writer;
+
+#[path = "../../src/histogram.rs"]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the models use a part of the file, against atomics of their own"
+)]
+mod histogram;
+#[path = "../../src/writer.rs"]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the models use a part of the file, against atomics of their own"
+)]
+mod writer;
+
+/// The names that `src/breaker/sync.rs` offers, made of loom's types.
+mod sync {
+    pub(crate) use loom::sync::atomic::Ordering;
+
+    pub(crate) type AtomicU64 = tally_testing::words::Word<u64, true>;
+}
+
+/// Preemptions in one execution; the models are small enough for more than those of their neighbours.
+const PREEMPTIONS_MAX: usize = 5;
+const OLD: Tag = Tag::new(0, 1);
+const NEW: Tag = Tag::new(0, 2);
+const OTHER_GENERATION: Tag = Tag::new(1, 2);
+
+/// Runs `own` on a word that holds old counts, and a sweep for `tag` at the same time; then looks at it.
+fn check(tag: Tag, own: fn(&TaggedPair), look: fn(&TaggedPair)) {
+    explore(PREEMPTIONS_MAX, move || {
+        let pair = Arc::new(TaggedPair::default());
+        pair.add(Writer::Exclusive, OLD, 3, 3, || true);
+        let swept = Arc::clone(&pair);
+        let sweeper = thread::spawn(move || swept.sweep(tag, || true));
+        own(&pair);
+        sweeper.join().unwrap();
+        look(&pair);
+    });
+}
+
+fn count(pair: &TaggedPair, tag: Tag) {
+    assert!(pair.add(Writer::Exclusive, tag, 1, 0, || true));
+}
+
+#[test]
+fn a_sweeper_takes_nothing_from_the_owner_of_a_word() {
+    check(
+        NEW,
+        |pair| (0..3).for_each(|_| count(pair, NEW)),
+        |pair| assert_eq!((pair.read(NEW), pair.read(OLD)), ((3, 0), (0, 0))),
+    );
+}
+
+/// The owner is a lap behind the sweeper with its first call.
+#[test]
+fn a_late_owner_and_a_sweeper_lose_none_of_the_present_counts() {
+    check(
+        NEW,
+        |pair| {
+            count(pair, OLD);
+            count(pair, NEW);
+        },
+        |pair| {
+            let (counted, _) = pair.read(NEW);
+            let late_in_old_or_new = counted == 1 || counted == 2;
+            assert!(
+                late_in_old_or_new,
+                "the other one is there in any case: {counted}"
+            );
+        },
+    );
+}
+
+/// The owner's result belongs to a generation that is over, of which it does not know yet; the sweeper does.
+#[test]
+fn an_owner_that_comes_too_late_leaves_nothing_in_the_new_generation() {
+    check(
+        OTHER_GENERATION,
+        |pair| count(pair, NEW),
+        |pair| {
+            assert_eq!(pair.read(OTHER_GENERATION), (0, 0));
+            count(pair, OTHER_GENERATION);
+            assert_eq!(pair.read(OTHER_GENERATION), (1, 0));
+        },
+    );
+}
+
+/// The sweeper is a lap behind.
+#[test]
+fn a_late_sweeper_takes_nothing() {
+    check(
+        OLD,
+        |pair| (0..2).for_each(|_| count(pair, NEW)),
+        |pair| assert_eq!(pair.read(NEW), (2, 0)),
+    );
+}

@@ -1,0 +1,189 @@
+//! Whatever happens, the journal is what was acknowledged, and at most one block more.
+
+use proptest::{collection::vec, prelude::*};
+use tally_journal::{StoreError, verify};
+
+use super::{Running, body, data};
+use crate::support::sim_disk::SimDisk;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append {
+        length: usize,
+    },
+    Prepare,
+    /// The machine loses power between two operations.
+    Crash,
+    /// The process is killed.
+    Restart,
+    /// The process stops in order, and then the machine loses power.
+    Stop,
+    /// The machine loses power in the course of one of the next operations.
+    PowerOff {
+        operations: u64,
+    },
+    FailSync {
+        syncs: u64,
+    },
+    Fill {
+        free_bytes: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => prop_oneof![0_usize..40, 0_usize..=1024].prop_map(|length| Step::Append { length }),
+        4 => Just(Step::Prepare),
+        1 => Just(Step::Crash),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Stop),
+        2 => (0_u64..30).prop_map(|operations| Step::PowerOff { operations }),
+        1 => (0_u64..10).prop_map(|syncs| Step::FailSync { syncs }),
+        1 => (0_u64..20_000).prop_map(|free_bytes| Step::Fill { free_bytes }),
+    ]
+}
+
+/// The journal under test, and what must be in it.
+struct Model {
+    disk: SimDisk,
+    running: Option<Running>,
+    acknowledged: Vec<Vec<u8>>,
+    /// The block whose append failed: it may be there or not.
+    unknown: Option<Vec<u8>>,
+    appends: u64,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        Model {
+            disk: SimDisk::new(seed),
+            running: None,
+            acknowledged: Vec::new(),
+            unknown: None,
+            appends: 0,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Append { length } => self.append(length),
+            Step::Prepare => {
+                // A failed preparation costs nothing but time.
+                self.running
+                    .as_mut()
+                    .map(|running| running.preparer.prepare_next());
+            }
+            Step::Crash => self.stop(SimDisk::crash),
+            Step::Restart => self.stop(SimDisk::restart),
+            Step::Stop => {
+                // It may fail like everything else; then the stop was not a clean one.
+                self.running.as_mut().map(|running| running.writer.finish());
+                self.stop(SimDisk::crash);
+            }
+            Step::PowerOff { operations } => self.disk.power_off_after(operations),
+            Step::FailSync { syncs } => self.disk.fail_sync_after(syncs),
+            Step::Fill { free_bytes } => self.disk.set_free_bytes(free_bytes),
+        }
+    }
+
+    fn append(&mut self, length: usize) {
+        let Some(running) = &mut self.running else {
+            return self.open();
+        };
+        self.appends += 1;
+        let bytes = body(self.appends, length);
+        match running.append(&bytes) {
+            Ok(_) => self.acknowledged.push(bytes),
+            Err(StoreError::Poisoned) => assert!(running.writer.is_poisoned()),
+            Err(_) => {
+                assert!(running.writer.is_poisoned());
+                assert_eq!(
+                    self.unknown.replace(bytes),
+                    None,
+                    "two appends failed in one life"
+                );
+            }
+        }
+    }
+
+    fn stop(&mut self, how: impl Fn(&SimDisk)) {
+        self.running = None;
+        how(&self.disk);
+    }
+
+    /// Opens, unless a fault that is still to come hits the opening: then the power goes as well.
+    fn open(&mut self) {
+        match Running::open(&self.disk.handle()) {
+            Ok(running) => self.check(running),
+            Err(StoreError::Disk(_)) => self.disk.crash(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn check(&mut self, running: Running) {
+        let bodies = running.bodies();
+        if bodies.len() > self.acknowledged.len() {
+            self.acknowledged.extend(self.unknown.take());
+        }
+        assert_eq!(bodies.len(), self.acknowledged.len());
+        let differs = bodies
+            .iter()
+            .zip(&self.acknowledged)
+            .position(|(found, expected)| found != expected);
+        assert_eq!(differs, None);
+        for (sequence, seen) in (1_u64..).zip(&running.seen) {
+            assert_eq!(
+                (seen.header.block_sequence, seen.header.position),
+                (sequence, seen.position)
+            );
+            assert_eq!(seen.header.first_sequence, sequence * 100);
+        }
+        self.unknown = None;
+        self.running = Some(running);
+    }
+
+    fn finish(mut self) {
+        self.stop(SimDisk::crash);
+        self.open();
+        let blocks = self.acknowledged.len() as u64;
+        self.append(8);
+        self.stop(SimDisk::restart);
+        let report = verify(&self.disk.handle(), &data()).unwrap();
+        assert!(report.is_intact(), "{report:?}");
+        assert_eq!((report.blocks, report.torn), (blocks + 1, None));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_journal_holds_what_was_acknowledged(seed: u64, steps in vec(step(), 1..120)) {
+        let mut model = Model::new(seed);
+        for step in &steps {
+            model.step(step);
+        }
+        model.finish();
+    }
+
+    #[test]
+    fn a_crash_at_every_operation_of_a_start_is_survived(
+        seed: u64,
+        lengths in vec(0_usize..=1024, 1..12),
+        lost_power in vec(0_u64..12, 1..6),
+    ) {
+        let mut model = Model::new(seed);
+        model.open();
+        for length in lengths {
+            model.append(length);
+        }
+        model.disk.power_off_after(1);
+        model.append(1000);
+        for operations in lost_power {
+            model.stop(SimDisk::crash);
+            model.disk.power_off_after(operations);
+            model.open();
+        }
+        model.finish();
+    }
+}

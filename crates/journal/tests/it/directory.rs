@@ -1,0 +1,128 @@
+//! The data directory: one process at a time, made once, with sizes for ever.
+
+use tally_journal::{FormatDefect, Journal, JournalConfig, StoreError};
+
+use super::{CONFIG, Running, data};
+use crate::support::sim_disk::SimDisk;
+
+#[test]
+fn a_directory_is_open_once_at_a_time() {
+    let disk = SimDisk::new(1);
+    let running = Running::open(&disk.handle()).unwrap();
+    let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the data directory /data is in use by another process, which holds the lock on it; one process at a time may \
+         serve it, or any number may verify it"
+    );
+    drop(running);
+    assert!(Running::open(&disk.handle()).is_ok());
+}
+
+#[test]
+fn a_directory_keeps_its_name_its_seed_and_its_sizes() {
+    let disk = SimDisk::new(2);
+    let described = |config: &JournalConfig| {
+        let journal = Journal::open(disk.handle(), &data(), config).unwrap();
+        let directory = journal.directory();
+        (
+            directory.created(),
+            directory.data_id(),
+            directory.hash_seed(),
+            directory.geometry(),
+        )
+    };
+    let (created, data_id, hash_seed, geometry) = described(&CONFIG);
+    assert!(created);
+    assert_eq!(
+        (geometry.segment_bytes(), geometry.block_bytes_max()),
+        (8192, 1024)
+    );
+    assert_eq!(
+        described(&JournalConfig::default()),
+        (false, data_id, hash_seed, geometry)
+    );
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused_before_anything_is_made() {
+    let disk = SimDisk::new(3);
+    let config = JournalConfig {
+        segment_bytes: 8192,
+        block_bytes_max: 4096,
+    };
+    let error = Journal::open(disk.handle(), &data(), &config)
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Config {
+                field: "block_bytes_max",
+                value: 4096,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(disk.trace().is_empty());
+}
+
+#[test]
+fn a_journal_without_its_description_is_not_made_anew() {
+    let disk = SimDisk::new(4);
+    drop(Running::open(&disk.handle()).unwrap());
+    disk.handle().remove(&data().join("FORMAT")).unwrap();
+    let before = disk.snapshot();
+    let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Format {
+                defect: FormatDefect::Missing,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(disk.snapshot(), before);
+}
+
+#[test]
+fn a_damaged_description_is_refused() {
+    let disk = SimDisk::new(5);
+    drop(Running::open(&disk.handle()).unwrap());
+    disk.flip_bit(&data().join("FORMAT"), 8 * 60);
+    let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Format {
+                defect: FormatDefect::Malformed,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_crash_at_any_moment_of_the_first_start_is_survived() {
+    for operations in 0..14 {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed);
+            disk.power_off_after(operations);
+            let first = Running::open(&disk.handle()).map(|_| ());
+            disk.crash();
+            let mut running = Running::open(&disk.handle()).unwrap();
+            running.append(b"one").unwrap();
+            drop(running);
+            disk.crash();
+            assert_eq!(
+                Running::open(&disk.handle()).unwrap().bodies(),
+                [b"one"],
+                "{operations} {first:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A disk that fills up, fails a sync or hangs.
+
+use std::thread;
+
+use tally_journal::{Operation, StoreError};
+
+use super::{Running, body, segment_path};
+use crate::support::sim_disk::{SimDisk, TraceEvent};
+
+#[test]
+fn a_failed_sync_poisons_and_is_never_tried_again() {
+    let disk = SimDisk::new(1);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    running.append(b"durable").unwrap();
+    disk.fail_sync_after(0);
+    let error = running.append(b"unknown").unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Disk(error) if error.operation == Operation::Sync),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("cannot sync /data/journal/0000000000.segment"),
+        "{error}"
+    );
+
+    let trace = disk.trace();
+    assert!(running.writer.is_poisoned());
+    for _ in 0..3 {
+        assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+    }
+    assert_eq!(disk.trace(), trace, "a poisoned writer must not touch the disk");
+    assert_eq!(running.writer.end().last_block_sequence(), 1);
+}
+
+#[test]
+fn a_block_that_only_the_page_cache_has_is_made_durable_by_the_next_start() {
+    // The failed sync dropped the block, but a restarted process still reads it. If it just went on behind it, a crash
+    // would take that block from under the acknowledged ones.
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let mut running = Running::open(&disk.handle()).unwrap();
+        running.append(&body(1, 900)).unwrap();
+        disk.fail_sync_after(0);
+        running.append(&body(2, 900)).unwrap_err();
+        drop(running);
+        disk.restart();
+
+        let mut running = Running::open(&disk.handle()).unwrap();
+        assert_eq!(running.seen.len(), 2);
+        running.append(&body(3, 900)).unwrap();
+        drop(running);
+        disk.crash();
+        let running = Running::open(&disk.handle()).unwrap();
+        assert_eq!(
+            running.bodies(),
+            [body(1, 900), body(2, 900), body(3, 900)],
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_poisons_and_takes_nothing_back() {
+    let disk = SimDisk::new(3);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    disk.set_free_bytes(500);
+    let appended = (0..20)
+        .take_while(|index| running.append(&body(*index, 1000)).is_ok())
+        .count();
+    // The first segment was made in full; for the second one there is no room.
+    assert_eq!(appended, 7);
+    assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+    drop(running);
+    disk.restart();
+    let mut running = Running::open(&disk.handle()).unwrap();
+    assert_eq!(running.seen.len(), 7);
+    assert!(running.tail.torn.is_none());
+    running.append(b"there is room again").unwrap();
+}
+
+#[test]
+fn a_full_disk_does_not_stop_the_journal_for_a_segment_that_is_not_needed_yet() {
+    let disk = SimDisk::new(4);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    disk.set_free_bytes(5000);
+    let error = running.preparer.prepare_next().unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Disk(error) if error.is_storage_full()),
+        "{error}"
+    );
+    assert!(
+        !disk
+            .snapshot()
+            .keys()
+            .any(|path| path.extension().is_some_and(|suffix| suffix == "tmp"))
+    );
+    running.append(b"goes on").unwrap();
+    assert!(running.preparer.is_needed());
+}
+
+#[test]
+fn a_directory_that_fails_to_sync_stops_the_journal_before_it_relies_on_the_name() {
+    let disk = SimDisk::new(5);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    // One sync of the zeros, then that of the directory.
+    disk.fail_sync_after(1);
+    running.preparer.prepare_next().unwrap_err();
+    assert!(!running.preparer.prepare_next().unwrap());
+    let appended = (0..20)
+        .take_while(|index| running.append(&body(*index, 1000)).is_ok())
+        .count();
+    assert_eq!(appended, 7);
+    assert!(running.writer.is_poisoned());
+}
+
+#[test]
+fn an_append_returns_after_the_sync_of_its_block_and_not_sooner() {
+    let disk = SimDisk::new(6);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    running.append(b"before").unwrap();
+    disk.stall_syncs();
+    let appender = thread::spawn({
+        let disk = disk.clone();
+        move || {
+            running.append(b"held up").unwrap();
+            disk.mark("acknowledged");
+        }
+    });
+    disk.wait_for_stalled_sync();
+    disk.mark("stalled");
+    disk.release_syncs();
+    appender.join().unwrap();
+
+    let trace = disk.trace();
+    let last_four = &trace[trace.len() - 4..];
+    assert_eq!(
+        last_four,
+        [
+            TraceEvent::SyncBegan(segment_path(0)),
+            TraceEvent::Mark("stalled".to_owned()),
+            TraceEvent::Synced(segment_path(0)),
+            TraceEvent::Mark("acknowledged".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn a_block_costs_one_write_and_one_sync() {
+    let disk = SimDisk::new(7);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    let events = disk.trace().len();
+    running.append(&body(1, 13)).unwrap();
+    let path = segment_path(0);
+    assert_eq!(
+        disk.trace()[events..],
+        [
+            TraceEvent::Wrote {
+                path: path.clone(),
+                offset: 0,
+                length: 144
+            },
+            TraceEvent::SyncBegan(path.clone()),
+            TraceEvent::Synced(path),
+        ]
+    );
+}
+
+#[test]
+fn a_block_beyond_the_bound_is_refused_and_poisons() {
+    let disk = SimDisk::new(8);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    let error = running.append(&body(1, 1025)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a block's body has 1025 bytes, at most 1024 are allowed"
+    );
+    assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+}
+
+#[test]
+#[should_panic(expected = "placed elsewhere")]
+fn a_misplaced_block_is_a_bug_of_the_caller() {
+    let disk = SimDisk::new(9);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    running.placement.advance(8);
+    let _ = running.append(b"misplaced");
+}
+
+#[test]
+fn remains_of_a_torn_write_are_cleared_and_synced_before_anything_is_appended() {
+    let disk = SimDisk::new(10);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    let end = running.append(&body(1, 200)).unwrap().end.position.offset();
+    running.append(&body(2, 1000)).unwrap();
+    drop(running);
+    disk.restart();
+    // The head of the block got lost, the rest is there.
+    let start = end as usize;
+    disk.change(&segment_path(0), |contents| contents[start..start + 512].fill(0));
+    let events = disk.trace().len();
+    let running = Running::open(&disk.handle()).unwrap();
+    assert_eq!(running.seen.len(), 1);
+    assert!(
+        disk.contents(&segment_path(0))[start..]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    let path = segment_path(0);
+    assert_eq!(
+        disk.trace()[events..][..3],
+        [
+            TraceEvent::Wrote {
+                path: path.clone(),
+                offset: u64::from(end),
+                length: 1128
+            },
+            TraceEvent::SyncBegan(path.clone()),
+            TraceEvent::Synced(path),
+        ]
+    );
+}

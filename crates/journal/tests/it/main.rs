@@ -1,0 +1,164 @@
+//! The journal against a disk that fails in every way it can.
+#![cfg(test)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chunked;
+mod clean_stop;
+mod crash;
+mod damage;
+mod directory;
+mod faults;
+mod fixture;
+mod real_disk;
+mod scrub;
+mod segments;
+mod verify;
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tally_journal::{
+    AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, ChainPoint, Disk, Journal, JournalConfig,
+    JournalReader, JournalWriter, OpenJournal, Placement, Position, ScanError, SegmentPreparer, StoreError,
+    Tail,
+};
+
+/// Small, so that few blocks fill a segment: about seven of the longest.
+const CONFIG: JournalConfig = JournalConfig {
+    segment_bytes: 8192,
+    block_bytes_max: 1024,
+};
+
+/// A block as a scan showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    header: BlockHeader,
+    position: Position,
+    body: Vec<u8>,
+}
+
+/// A running journal with what the thread in front of it would hold.
+struct Running {
+    placement: Placement,
+    writer: JournalWriter,
+    preparer: SegmentPreparer,
+    reader: JournalReader,
+    block: BlockBuffer,
+    /// Blocks that this scan showed, in order.
+    seen: Vec<Seen>,
+    tail: Tail,
+    _directory: Arc<tally_journal::DataDirectory>,
+}
+
+fn data() -> PathBuf {
+    PathBuf::from("/data")
+}
+
+fn segment_path(number: u32) -> PathBuf {
+    data().join("journal").join(format!("{number:010}.segment"))
+}
+
+/// A body that tells its index by every byte, so that no two are alike.
+fn body(index: u64, length: usize) -> Vec<u8> {
+    let bytes = index
+        .to_le_bytes()
+        .into_iter()
+        .chain(std::iter::repeat(0x5a ^ index.to_le_bytes()[0] | 1));
+    bytes.take(length).collect()
+}
+
+impl Running {
+    fn open(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+        Running::open_at(disk, &data())
+    }
+
+    fn open_at(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+        let journal = Journal::open(Arc::clone(disk), path, &CONFIG)?;
+        let start = journal.start();
+        let (seen, tail) = scan(&journal, start, 0)?;
+        let kept = tail.clone();
+        let OpenJournal {
+            directory,
+            placement,
+            writer,
+            preparer,
+            reader,
+        } = journal.resume(tail)?;
+        let block = BlockBuffer::with_capacity(0);
+        Ok(Running {
+            placement,
+            writer,
+            preparer,
+            reader,
+            block,
+            seen,
+            tail: kept,
+            _directory: directory,
+        })
+    }
+
+    fn append(&mut self, body: &[u8]) -> Result<AppendReceipt, StoreError> {
+        append(&mut self.writer, &mut self.placement, &mut self.block, body)
+    }
+
+    /// Appends blocks of `length` bytes and gives back where they went.
+    fn append_many(&mut self, count: u64, length: usize) -> Vec<Position> {
+        (0..count)
+            .map(|index| self.append(&body(index, length)).unwrap().end.previous_position)
+            .collect()
+    }
+
+    fn bodies(&self) -> Vec<Vec<u8>> {
+        self.seen.iter().map(|block| block.body.clone()).collect()
+    }
+}
+
+/// As the threads do it: placed first, appended then.
+fn append(
+    writer: &mut JournalWriter,
+    placement: &mut Placement,
+    block: &mut BlockBuffer,
+    body: &[u8],
+) -> Result<AppendReceipt, StoreError> {
+    block.clear();
+    block.push(body);
+    let sequence = writer.end().block_sequence;
+    let meta = BlockMeta {
+        position: placement.next_block_position(),
+        first_entry: sequence * 10,
+        first_sequence: sequence * 100,
+        base_time_ns: sequence * 1000,
+        record_count: 1,
+    };
+    let receipt = writer.append(&meta, block)?;
+    let placed = placement.advance(u32::try_from(body.len()).unwrap());
+    assert_eq!(placed, receipt.end.previous_position);
+    assert_eq!(placement.next_block_position(), receipt.end.position);
+    Ok(receipt)
+}
+
+fn scan(journal: &Journal, from: ChainPoint, durable_through: u64) -> Result<(Vec<Seen>, Tail), StoreError> {
+    let mut seen = Vec::new();
+    let tail = journal.scan(
+        from,
+        durable_through,
+        |header, position, body| -> Result<(), Infallible> {
+            seen.push(Seen {
+                header: *header,
+                position,
+                body: body.to_vec(),
+            });
+            Ok(())
+        },
+    );
+    match tail {
+        Ok(tail) => Ok((seen, tail)),
+        Err(ScanError::Store(error)) => Err(error),
+        Err(ScanError::Visitor(never)) => match never {},
+    }
+}

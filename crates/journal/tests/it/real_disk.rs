@@ -1,0 +1,122 @@
+//! The same on the disk of this machine.
+
+use std::{path::Path, sync::Arc};
+
+use tally_journal::{Access, ChunkedFiles, Disk, Operation, RealDisk, StoreError, verify};
+use tempfile::TempDir;
+
+use super::{Running, body};
+
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
+
+#[test]
+fn a_journal_survives_its_process() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("deep").join("data");
+    let mut running = Running::open_at(&disk(), &path).unwrap();
+    running.preparer.prepare_next().unwrap();
+    let positions = running.append_many(20, 1000);
+    assert!(matches!(
+        Running::open_at(&disk(), &path),
+        Err(StoreError::Locked { .. })
+    ));
+    drop(running);
+
+    let mut running = Running::open_at(&disk(), &path).unwrap();
+    assert_eq!(
+        running.bodies(),
+        (0..20).map(|index| body(index, 1000)).collect::<Vec<_>>()
+    );
+    let mut read = Vec::new();
+    running.reader.read_block(positions[13], &mut read).unwrap();
+    assert_eq!(read, body(13, 1000));
+    running.append(b"goes on").unwrap();
+    drop(running);
+    let report = verify(&disk(), &path).unwrap();
+    assert!(report.is_intact());
+    assert_eq!(report.blocks, 21);
+}
+
+#[test]
+fn a_cut_off_write_is_cleared() {
+    let root = TempDir::new().unwrap();
+    let mut running = Running::open_at(&disk(), root.path()).unwrap();
+    let positions = running.append_many(3, 600);
+    drop(running);
+    let segment = root.path().join("journal").join("0000000000.segment");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[positions[2].offset() as usize + 400..].fill(0);
+    std::fs::write(&segment, bytes).unwrap();
+    let mut running = Running::open_at(&disk(), root.path()).unwrap();
+    assert_eq!((running.seen.len(), running.tail.torn.is_some()), (2, true));
+    running.append(b"three").unwrap();
+}
+
+#[test]
+fn chunked_files_are_found_again() {
+    let root = TempDir::new().unwrap();
+    let journal = tally_journal::Journal::open(disk(), root.path(), &super::CONFIG).unwrap();
+    let files = ChunkedFiles::open(journal.directory(), "index", "", "ids").unwrap();
+    for number in [1, 2] {
+        let mut writer = files.create(number).unwrap();
+        writer.write_chunk(&body(number, 5000)).unwrap();
+        writer.finish().unwrap();
+    }
+    let number = files.newest_valid().unwrap().unwrap();
+    let mut reader = files.open_number(number).unwrap();
+    let mut chunk = Vec::new();
+    assert!(reader.next_chunk(&mut chunk).unwrap());
+    assert_eq!((number, &chunk), (2, &body(2, 5000)));
+    assert!(!reader.next_chunk(&mut chunk).unwrap());
+    assert_eq!(files.prune(0).unwrap(), 2);
+}
+
+#[test]
+fn errors_name_the_operation_and_the_path() {
+    let root = TempDir::new().unwrap();
+    let missing = root.path().join("missing");
+    let error = disk().open(&missing, Access::Read).unwrap_err();
+    assert!(error.is_not_found());
+    assert_eq!(
+        (error.operation, error.path.as_path()),
+        (Operation::Open, missing.as_path())
+    );
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot open {}: ", missing.display())),
+        "{error}"
+    );
+    assert!(disk().list(&missing).unwrap_err().is_not_found());
+
+    let file = disk().create_new(&missing).unwrap();
+    assert_eq!(
+        disk().create_new(&missing).unwrap_err().operation,
+        Operation::Create
+    );
+    drop(file);
+    let read_only = disk().open(&missing, Access::Read).unwrap();
+    assert_eq!(
+        read_only.write_at(0, b"x").unwrap_err().operation,
+        Operation::Write
+    );
+}
+
+#[test]
+fn reads_stop_at_the_end_and_randomness_differs() {
+    let root = TempDir::new().unwrap();
+    let file = disk().create_new(&root.path().join("file")).unwrap();
+    file.write_at(3, b"abc").unwrap();
+    let mut bytes = [9; 8];
+    assert_eq!(file.read_at(2, &mut bytes).unwrap(), 4);
+    assert_eq!(&bytes, b"\0abc\x09\x09\x09\x09");
+    assert_eq!(file.size_bytes().unwrap(), 6);
+    let mut random = [[0; 16]; 2];
+    random
+        .iter_mut()
+        .for_each(|bytes| disk().fill_random(bytes).unwrap());
+    assert_ne!(random[0], random[1]);
+    assert!(disk().create_dir_all(Path::new("")).is_err() || Path::new("").ancestors().count() == 1);
+}

@@ -1,0 +1,510 @@
+//! A disk in memory that does what disks do at their worst, the same way again under the same seed.
+//!
+//! - Bytes are durable after a sync of their file, names after a sync of their directory, and nothing sooner: a crash
+//!   keeps any part of the rest, in sectors of 512 bytes and in any order, and of the names of a directory any prefix
+//!   of the changes.
+//! - A failed sync forgets what it should have written, as Linux does: it can still be read, a later sync succeeds, and
+//!   it is not on the disk.
+//! - It fills up, loses power after a number of operations, flips bits, and holds up syncs until it is told to go on.
+
+mod state;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tally_journal::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation};
+
+use self::state::{SimContents, Stall, State};
+
+/// The simulated disk. Clones are the same disk.
+#[derive(Clone)]
+pub(crate) struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+/// What happened on the disk, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TraceEvent {
+    Created(PathBuf),
+    Wrote {
+        path: PathBuf,
+        offset: u64,
+        length: usize,
+    },
+    SyncBegan(PathBuf),
+    Synced(PathBuf),
+    SyncedDir(PathBuf),
+    Renamed(PathBuf, PathBuf),
+    Removed(PathBuf),
+    /// Put there by the test: see [`SimDisk::mark`].
+    Mark(String),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Told when stalled syncs may go on, and when one more waits.
+    changed: Condvar,
+}
+
+struct SimFile {
+    disk: SimDisk,
+    path: PathBuf,
+    file: u64,
+    access: Access,
+    life: u64,
+}
+
+struct SimLock {
+    disk: SimDisk,
+    path: PathBuf,
+    kind: LockKind,
+    life: u64,
+}
+
+/// A test that waits so long for a stalled sync has failed.
+const STALL_PATIENCE: Duration = Duration::from_secs(30);
+/// The number of Linux and others for an input/output error.
+const EIO: i32 = 5;
+/// That for a file that is not open for what is asked.
+const EBADF: i32 = 9;
+
+// ===== impl SimDisk: what tests do to it =====
+
+impl SimDisk {
+    pub(crate) fn new(seed: u64) -> Self {
+        let state = Mutex::new(State::new(seed));
+        SimDisk {
+            shared: Arc::new(Shared {
+                state,
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// A disk that holds these files, durably.
+    pub(crate) fn holding(seed: u64, files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        let disk = SimDisk::new(seed);
+        {
+            let mut state = disk.shared.state.lock();
+            for (path, contents) in files {
+                state.hold(path, contents);
+            }
+        }
+        disk
+    }
+
+    /// As what the code under test takes.
+    pub(crate) fn handle(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    /// Power fails and comes back: what was not synced is kept, lost or torn. All faults are gone.
+    pub(crate) fn crash(&self) {
+        self.shared.state.lock().crash();
+        self.shared.changed.notify_all();
+    }
+
+    /// The process is killed and another one starts: files are as they were seen, and what was not synced is still
+    /// not durable. All faults are gone.
+    pub(crate) fn restart(&self) {
+        self.shared.state.lock().begin_life();
+        self.shared.changed.notify_all();
+    }
+
+    /// From now on files can grow by `bytes` together.
+    pub(crate) fn set_free_bytes(&self, bytes: u64) {
+        self.shared.state.lock().faults.free_bytes = Some(bytes);
+    }
+
+    /// The sync after the next `syncs` ones fails.
+    pub(crate) fn fail_sync_after(&self, syncs: u64) {
+        self.shared.state.lock().faults.syncs_before_failure = Some(syncs);
+    }
+
+    /// Every sync of that file fails from now on; those of others, which AUX may be at, do not.
+    pub(crate) fn fail_syncs_of(&self, path: &Path) {
+        self.shared.state.lock().faults.failing = Some(path.to_path_buf());
+    }
+
+    /// Every read of that file fails from now on.
+    pub(crate) fn fail_reads_of(&self, path: &Path) {
+        self.shared
+            .state
+            .lock()
+            .faults
+            .unreadable
+            .insert(path.to_path_buf());
+    }
+
+    /// The power goes in the course of the operation after the next `operations` ones that change something.
+    pub(crate) fn power_off_after(&self, operations: u64) {
+        self.shared.state.lock().faults.operations_before_power_off = Some(operations);
+    }
+
+    /// Holds up every sync of a file until [`SimDisk::release_syncs`].
+    pub(crate) fn stall_syncs(&self) {
+        self.shared.state.lock().faults.stalled = Some(Stall::All);
+    }
+
+    /// Holds up the syncs of one file until [`SimDisk::release_syncs`].
+    pub(crate) fn stall_syncs_of(&self, path: &Path) {
+        self.shared.state.lock().faults.stalled = Some(Stall::Of(path.to_path_buf()));
+    }
+
+    /// Lets held-up syncs go on.
+    pub(crate) fn release_syncs(&self) {
+        self.shared.state.lock().faults.stalled = None;
+        self.shared.changed.notify_all();
+    }
+
+    /// Lets one held-up sync go on, this one or the next. Others are held up as before.
+    pub(crate) fn release_one_sync(&self) {
+        self.shared.state.lock().faults.syncs_let_go += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until a sync is held up.
+    pub(crate) fn wait_for_stalled_sync(&self) {
+        let mut state = self.shared.state.lock();
+        let waiting = self.shared.changed.wait_while_for(
+            &mut state,
+            |state| state.faults.waiting_syncs == 0,
+            STALL_PATIENCE,
+        );
+        assert!(!waiting.timed_out(), "no sync was held up");
+    }
+
+    /// Flips a bit of a file, counted from its start.
+    pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
+        self.change(path, |contents| {
+            let byte = usize::try_from(bit / 8).unwrap();
+            contents[byte] ^= 1 << (bit % 8);
+        });
+    }
+
+    /// Changes the durable bytes of a file behind everybody's back.
+    pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.shared.state.lock();
+        let file = state.names[path];
+        let contents = state.files.get_mut(&file).unwrap();
+        assert!(
+            contents.unsynced.is_empty(),
+            "there are unsynced writes to {}",
+            path.display()
+        );
+        change(&mut contents.durable);
+        contents.view = contents.durable.clone();
+    }
+
+    /// What a process reads from a file.
+    pub(crate) fn contents(&self, path: &Path) -> Vec<u8> {
+        let state = self.shared.state.lock();
+        state.files[&state.names[path]].view.clone()
+    }
+
+    /// All files and their contents, as a process sees them.
+    pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = self.shared.state.lock();
+        state
+            .names
+            .iter()
+            .map(|(path, file)| (path.clone(), state.files[file].view.clone()))
+            .collect()
+    }
+
+    /// What happened so far.
+    pub(crate) fn trace(&self) -> Vec<TraceEvent> {
+        self.shared.state.lock().trace.iter().cloned().collect()
+    }
+
+    /// Notes in the trace that the test has seen something, so that the order can be asserted.
+    pub(crate) fn mark(&self, text: &str) {
+        self.shared.state.lock().note(TraceEvent::Mark(text.to_owned()));
+    }
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").finish_non_exhaustive()
+    }
+}
+
+// ===== impl Disk for SimDisk =====
+
+impl Disk for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::CreateDir, dir)?;
+        state.directories.extend(dir.ancestors().map(Path::to_path_buf));
+        Ok(())
+    }
+
+    fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut state = self.begin_change(Operation::Create, path)?;
+        if state.names.contains_key(path) {
+            return Err(DiskError::new(
+                Operation::Create,
+                path,
+                io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
+        let file = state.next_file;
+        state.next_file += 1;
+        state.files.insert(file, SimContents::default());
+        state.change_names(path, vec![(path.to_path_buf(), Some(file))]);
+        state.note(TraceEvent::Created(path.to_path_buf()));
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_path_buf(),
+            file,
+            access: Access::ReadWrite,
+            life: state.life,
+        }))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let state = self.begin(Operation::Open, path)?;
+        let file = state.find(Operation::Open, path)?;
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_path_buf(),
+            file,
+            access,
+            life: state.life,
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        assert_eq!(from.parent(), to.parent(), "renames stay in their directory");
+        let mut state = self.begin_change(Operation::Rename, from)?;
+        let file = state.find(Operation::Rename, from)?;
+        state.change_names(
+            from,
+            vec![(from.to_path_buf(), None), (to.to_path_buf(), Some(file))],
+        );
+        state.note(TraceEvent::Renamed(from.to_path_buf(), to.to_path_buf()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin_change(Operation::Remove, path)?;
+        let file = state.find(Operation::Remove, path)?;
+        let freed = state.files[&file].view.len() as u64;
+        state.change_names(path, vec![(path.to_path_buf(), None)]);
+        state.faults.free_bytes = state.faults.free_bytes.map(|free| free + freed);
+        state.note(TraceEvent::Removed(path.to_path_buf()));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let state = self.begin(Operation::List, dir)?;
+        if !state.directories.contains(dir) {
+            return Err(DiskError::new(
+                Operation::List,
+                dir,
+                io::ErrorKind::NotFound.into(),
+            ));
+        }
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let mut state = self.begin_change(Operation::SyncDir, dir)?;
+        if state.sync_fails() {
+            // Unlike data, names are kept in a file system's own journal: they are written later, or it shuts down.
+            return Err(DiskError::new(
+                Operation::SyncDir,
+                dir,
+                io::Error::from_raw_os_error(EIO),
+            ));
+        }
+        state.settle_names(dir, usize::MAX);
+        state.note(TraceEvent::SyncedDir(dir.to_path_buf()));
+        Ok(())
+    }
+
+    fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
+        let mut state = self.begin(Operation::Lock, dir)?;
+        if !state.directories.contains(dir) {
+            return Err(DiskError::new(
+                Operation::Lock,
+                dir,
+                io::ErrorKind::NotFound.into(),
+            ));
+        }
+        let life = state.life;
+        Ok(state.lock(dir, kind).then(|| -> Box<dyn DiskLock> {
+            Box::new(SimLock {
+                disk: self.clone(),
+                path: dir.to_path_buf(),
+                kind,
+                life,
+            })
+        }))
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Random, Path::new("random"))?;
+        bytes.fill_with(|| state.random.next().to_le_bytes()[0]);
+        Ok(())
+    }
+}
+
+impl SimDisk {
+    fn begin(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.shared.state.lock();
+        if state.faults.powered_off {
+            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
+        }
+        Ok(state)
+    }
+
+    fn begin_change(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
+        let mut state = self.begin(operation, path)?;
+        if state.power_goes() {
+            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
+        }
+        Ok(state)
+    }
+}
+
+// ===== impl SimFile =====
+
+impl DiskFile for SimFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError> {
+        let state = self.begin(Operation::Read)?;
+        if state.faults.unreadable.contains(&self.path) {
+            return Err(self.failed(Operation::Read, io::Error::from_raw_os_error(EIO)));
+        }
+        let view = &state.files[&self.file].view;
+        let start = usize::try_from(offset).unwrap().min(view.len());
+        let length = bytes.len().min(view.len() - start);
+        bytes[..length].copy_from_slice(&view[start..start + length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Write)?;
+        if self.access == Access::Read {
+            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EBADF)));
+        }
+        let length_before = state.files[&self.file].view.len() as u64;
+        let growth = (offset + bytes.len() as u64).saturating_sub(length_before);
+        let missing = state
+            .faults
+            .free_bytes
+            .map_or(0, |free| growth.saturating_sub(free));
+        let fitting = bytes.len() - usize::try_from(missing).unwrap().min(bytes.len());
+        state.faults.free_bytes = state.faults.free_bytes.map(|free| free.saturating_sub(growth));
+        state
+            .files
+            .get_mut(&self.file)
+            .unwrap()
+            .write(offset, &bytes[..fitting]);
+        state.note(TraceEvent::Wrote {
+            path: self.path.clone(),
+            offset,
+            length: fitting,
+        });
+        if state.power_goes() {
+            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EIO)));
+        }
+        if missing > 0 {
+            return Err(self.failed(Operation::Write, io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), DiskError> {
+        let mut state = self.begin(Operation::Sync)?;
+        state.note(TraceEvent::SyncBegan(self.path.clone()));
+        if state.faults.holds_up(&self.path) {
+            state.faults.waiting_syncs += 1;
+            self.disk.shared.changed.notify_all();
+            self.disk.shared.changed.wait_while(&mut state, |state| {
+                state.faults.holds_up(&self.path) && state.faults.syncs_let_go == 0
+            });
+            state.faults.syncs_let_go = state.faults.syncs_let_go.saturating_sub(1);
+            state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
+        }
+        if state.life != self.life || state.power_goes() {
+            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
+        }
+        let fails = state.faults.failing.as_deref() == Some(self.path.as_path()) || state.sync_fails();
+        let State { files, random, .. } = &mut *state;
+        let contents = files.get_mut(&self.file).unwrap();
+        if fails {
+            contents.forget(random);
+            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
+        }
+        contents.settle();
+        state.note(TraceEvent::Synced(self.path.clone()));
+        Ok(())
+    }
+
+    fn sync_all(&self) -> Result<(), DiskError> {
+        self.sync_data()
+    }
+
+    fn size_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.begin(Operation::Size)?.files[&self.file].view.len() as u64)
+    }
+}
+
+impl SimFile {
+    fn begin(&self, operation: Operation) -> Result<MutexGuard<'_, State>, DiskError> {
+        let state = self.disk.begin(operation, &self.path)?;
+        if state.life != self.life {
+            return Err(self.failed(
+                operation,
+                io::Error::other("the file was opened before the crash"),
+            ));
+        }
+        Ok(state)
+    }
+
+    fn failed(&self, operation: Operation, source: io::Error) -> DiskError {
+        DiskError::new(operation, &self.path, source)
+    }
+}
+
+impl fmt::Debug for SimFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl SimLock =====
+
+impl DiskLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.disk.shared.state.lock();
+        if state.life == self.life {
+            state.unlock(&self.path, self.kind);
+        }
+    }
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimLock")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}

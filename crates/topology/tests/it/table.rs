@@ -1,0 +1,459 @@
+//! The placement table, one machine per test, each plan as one line.
+
+use tally_topology::{AffinityConfig, AffinityError, CpuSet, Mode, Plan, PodHints, RoleCpus, WarningCode};
+
+use super::support::tree::{Tree, set};
+
+fn codes(plan: &Plan) -> Vec<WarningCode> {
+    plan.warnings.iter().map(|warning| warning.code).collect()
+}
+
+fn config(mode: Mode) -> AffinityConfig {
+    AffinityConfig {
+        mode,
+        ..AffinityConfig::default()
+    }
+}
+
+/// Four cores of two CPUs each of which we have one of the first and both of the others.
+fn with_lone_sibling() -> Tree {
+    Tree::smt(4).mask("1,5,2,6,3")
+}
+
+#[test]
+fn one_cpu_is_degraded_but_runs() {
+    let plan = Tree::cores(1).plan();
+    assert_eq!(plan.summary(), "fence exec=0 wal=0 net=0(1) aux=0 spare=");
+    assert_eq!(plan.why, "degraded: single_cpu");
+    assert_eq!(codes(&plan), [WarningCode::SingleCpu]);
+}
+
+#[test]
+fn two_cores() {
+    let plan = Tree::cores(2).plan_with(&config(Mode::Pin));
+    assert_eq!(plan.summary(), "pin exec=1 wal=0 net=0(1) aux=0 spare= spin");
+    assert_eq!(codes(&plan), []);
+}
+
+#[test]
+fn a_small_machine_is_left_to_the_scheduler_unless_somebody_insists() {
+    for (tree, summary) in [
+        (Tree::cores(2), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::smt(1), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
+        (Tree::cores(3), "fence exec=0-2 wal=0-2 net=0-2(1) aux=0-2 spare="),
+    ] {
+        let plan = tree.plan();
+        assert_eq!(plan.summary(), summary);
+        assert_eq!(codes(&plan), [], "nothing is wrong");
+    }
+    // A part of a machine was cut out for us.
+    let plan = Tree::cores(8).mask("2-3").plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=2(1) aux=2 spare= spin");
+}
+
+#[test]
+fn two_hyper_threads_of_one_core() {
+    let plan = Tree::smt(1).plan_with(&config(Mode::Pin));
+    assert_eq!(
+        plan.summary(),
+        "pin exec=1 wal=0 net=0(1) aux=0 spare= shared_core"
+    );
+    assert_eq!(codes(&plan), [WarningCode::SharedCore]);
+}
+
+#[test]
+fn three_cores() {
+    let plan = Tree::cores(3).plan_with(&config(Mode::Pin));
+    assert_eq!(plan.summary(), "pin exec=2 wal=0 net=1(1) aux=0 spare= spin");
+}
+
+#[test]
+fn a_core_of_two_and_a_lone_sibling() {
+    let plan = Tree::smt(4).mask("1-2,5").plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=1 wal=5 net=2(1) aux=5 spare= shared_core"
+    );
+}
+
+#[test]
+fn four_cores() {
+    let plan = Tree::cores(4).plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare= spin");
+}
+
+#[test]
+fn two_cores_of_two() {
+    let plan = Tree::smt(2).plan();
+    assert_eq!(plan.summary(), "pin exec=1 wal=3 net=0,2(2) aux=0,2 spare= spin");
+}
+
+#[test]
+fn eight_cores() {
+    let plan = Tree::cores(8).plan();
+    assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare= spin");
+}
+
+#[test]
+fn four_cores_of_two() {
+    let plan = Tree::smt(4).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=3 wal=7 net=1-2,5-6(4) aux=0,4 spare= spin"
+    );
+}
+
+#[test]
+fn sixteen_cores_hit_the_cap_of_net() {
+    let plan = Tree::cores(16).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=15 wal=14 net=6-13(8) aux=0 spare=1-5 spin"
+    );
+}
+
+#[test]
+fn sixteen_cores_stay_in_the_cache_of_exec() {
+    // The group without CPU 0 is the larger quiet one.
+    let plan = Tree::cores(16).caches(&["8-15", "0-7"]).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=15 wal=14 net=6-13(8) aux=0 spare=1-5 spin"
+    );
+    // A group of four is too small to be preferred, although its ids are the highest.
+    let plan = Tree::cores(16).caches(&["0-3", "4-11", "12-15"]).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=11 wal=10 net=4-9,14-15(8) aux=0 spare=1-3,12-13 spin"
+    );
+}
+
+#[test]
+fn sixty_four_cores_on_two_nodes_stay_at_home() {
+    let tree = Tree::cores(64).nodes(&["0-31", "32-63"]);
+    let plan = tree.plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=31 wal=30 net=22-29(8) aux=0-1 spare=2-21,32-63 spin"
+    );
+    assert_eq!(plan.home_node, Some(0));
+
+    // Where the drive is, is home.
+    let plan = tree.nvme_node(1).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=63 wal=62 net=54-61(8) aux=32-33 spare=0-31,34-53 spin"
+    );
+    assert_eq!(plan.home_node, Some(1));
+}
+
+#[test]
+fn a_node_with_one_cpu_is_no_home() {
+    let plan = Tree::cores(4).nodes(&["0", "1", "2", "3"]).plan();
+    assert_eq!(plan.summary(), "pin exec=1 wal=2 net=0,3(2) aux=0 spare= spin");
+}
+
+#[test]
+fn scattered_ids() {
+    let plan = Tree::cores(48).mask("2,5,9-11,40").plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=40 wal=11 net=5,9-10(3) aux=2 spare= spin"
+    );
+}
+
+#[test]
+fn lone_siblings_never_get_the_writer_while_there_is_a_choice() {
+    let plan = with_lone_sibling().plan();
+    assert_eq!(plan.summary(), "pin exec=2 wal=6 net=1,3,5(3) aux=3 spare= spin");
+
+    // The other threads of both cores are somebody else's.
+    let plan = Tree::smt(4).mask("1-2").plan();
+    assert_eq!(plan.summary(), "pin exec=2 wal=1 net=1(1) aux=1 spare=");
+    assert_eq!(codes(&plan), [WarningCode::ForeignSibling]);
+}
+
+#[test]
+fn ids_beyond_1024() {
+    let plan = Tree::cores(2048).mask("1023-1025,2040-2047").plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=2047 wal=2046 net=1024-1025,2040-2045(8) aux=1023 spare= spin"
+    );
+    assert_eq!(
+        plan.mask(tally_topology::Role::Net, 7),
+        Some(CpuSet::single(2045))
+    );
+}
+
+#[test]
+fn four_threads_per_core() {
+    // POWER style: the third and fourth thread of the writer's core stay idle.
+    let plan = Tree::of_cores(vec![set("0-3"), set("4-7"), set("8-11")]).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=8 wal=9 net=4-7(4) aux=0-3 spare=10-11 spin"
+    );
+    let plan = Tree::of_cores(vec![set("0-3")]).plan();
+    assert_eq!(
+        plan.summary(),
+        "pin exec=0 wal=1 net=2-3(2) aux=3 spare= shared_core"
+    );
+}
+
+#[test]
+fn a_quota_on_the_whole_machine_is_fenced_and_pin_insists() {
+    let tree = Tree::cores(8).cpu_max("300000 100000");
+    let plan = tree.plan();
+    assert_eq!(plan.summary(), "fence exec=0-7 wal=0-7 net=0-7(1) aux=0-7 spare=");
+    assert_eq!(
+        plan.why,
+        "a quota of 3000 thousandths of a CPU over 8 allowed CPUs: they are shared"
+    );
+    assert_eq!(codes(&plan), [WarningCode::SharedCpus]);
+
+    let plan = tree.plan_with(&config(Mode::Pin));
+    assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare=");
+    assert_eq!(codes(&plan), [WarningCode::Quota]);
+
+    let plan = Tree::cores(8).cpu_max("max 100000").plan();
+    assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare= spin");
+}
+
+#[test]
+fn a_quota_as_large_as_an_exclusive_cpuset_is_pinned() {
+    // Kubernetes before 1.33 puts the quota on exclusive CPUs too.
+    let plan = Tree::cores(8).mask("2-5").cpu_max("400000 100000").plan();
+    assert_eq!(plan.summary(), "pin exec=5 wal=4 net=2-3(2) aux=2 spare=");
+    assert_eq!(codes(&plan), [WarningCode::Quota]);
+    // The shared pool of such a node: part of the machine, and more CPUs than quota.
+    let plan = Tree::cores(8).mask("2-5").cpu_max("250000 100000").plan();
+    assert_eq!(plan.summary(), "fence exec=2-5 wal=2-5 net=2-5(1) aux=2-5 spare=");
+}
+
+#[test]
+fn pods_that_share_cpus_are_fenced() {
+    let pod = PodHints {
+        kubernetes: true,
+        ..PodHints::default()
+    };
+    let plan = Tree::cores(4).pod(pod.clone()).plan();
+    assert_eq!(
+        plan.why,
+        "a pod without CPU limit on the whole machine: its CPUs are shared"
+    );
+    let burstable = PodHints {
+        qos_class: Some("Burstable".to_owned()),
+        ..pod.clone()
+    };
+    let plan = Tree::cores(8).mask("0-5").pod(burstable).plan();
+    assert_eq!(
+        plan.why,
+        "the pod is Burstable, not Guaranteed: its CPUs are shared"
+    );
+    let guaranteed = PodHints {
+        qos_class: Some("Guaranteed".to_owned()),
+        ..pod
+    };
+    let plan = Tree::cores(8).mask("2-5").pod(guaranteed).plan();
+    assert_eq!(plan.summary(), "pin exec=5 wal=4 net=2-3(2) aux=2 spare= spin");
+}
+
+#[test]
+fn modes_without_pins() {
+    let plan = Tree::cores(4).plan_with(&config(Mode::Off));
+    assert_eq!(plan.summary(), "off exec=0-3 wal=0-3 net=0-3(2) aux=0-3 spare=");
+    assert_eq!(plan.mask(tally_topology::Role::Exec, 0), None);
+    let plan = Tree::cores(4).isolated("2-3").plan_with(&config(Mode::Fence));
+    assert_eq!(plan.summary(), "fence exec=0-3 wal=0-3 net=0-3(2) aux=0-3 spare=");
+    assert_eq!(codes(&plan), [WarningCode::Isolated]);
+}
+
+#[test]
+fn on_isolated_cpus_aux_threads_get_single_cpus_too() {
+    use tally_topology::Role;
+    let tree = Tree::smt(4);
+    let aux = |tree: &Tree, index| tree.plan().mask(Role::Aux, index).unwrap().to_string();
+    assert_eq!(aux(&tree, 0), "0,4");
+    let tree = tree.isolated("0-7");
+    assert_eq!(aux(&tree, 0), "0");
+    assert_eq!(aux(&tree, 1), "4");
+    assert_eq!(aux(&tree, 2), "0");
+}
+
+#[test]
+fn more_threads_than_cpus_wrap() {
+    use tally_topology::Role;
+    let plan = Tree::cores(4).plan();
+    let net = |index| plan.mask(Role::Net, index).unwrap().to_string();
+    assert_eq!([net(0), net(1), net(2)], ["0", "1", "0"]);
+    assert_eq!(plan.mask(Role::Exec, 3), Some(CpuSet::single(3)));
+}
+
+#[test]
+fn explicit_lists_win_and_the_others_make_room() {
+    let mut wishes = config(Mode::Auto);
+    wishes.cpus = RoleCpus {
+        exec: Some(set("1")),
+        net: Some(set("2-3")),
+        ..RoleCpus::default()
+    };
+    let plan = Tree::cores(4).plan_with(&wishes);
+    assert_eq!(plan.summary(), "pin exec=1 wal=0 net=2-3(2) aux=0 spare= spin");
+    assert_eq!(plan.why, "explicit CPU lists");
+
+    // NET has the place that EXEC would have: EXEC and WAL still do not share.
+    wishes.cpus = RoleCpus {
+        net: Some(set("3")),
+        ..RoleCpus::default()
+    };
+    let plan = Tree::cores(4).plan_with(&wishes);
+    assert_eq!(plan.summary(), "pin exec=2 wal=1 net=3(1) aux=0 spare= spin");
+
+    wishes.cpus = RoleCpus {
+        exec: Some(set("7")),
+        ..RoleCpus::default()
+    };
+    let plan = Tree::cores(8).plan_with(&wishes);
+    assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare= spin");
+
+    wishes.cpus.exec = Some(set("1"));
+    // Nothing is left for WAL and AUX: they share, the service runs.
+    wishes.cpus.net = Some(set("0,2-3"));
+    let plan = Tree::cores(4).plan_with(&wishes);
+    assert_eq!(
+        plan.summary(),
+        "pin exec=1 wal=0,2-3 net=0,2-3(3) aux=0,2-3 spare= spin"
+    );
+}
+
+#[test]
+fn overlapping_and_oversized_lists_are_followed_with_a_warning() {
+    let mut wishes = config(Mode::Pin);
+    wishes.net_threads_max = 2;
+    wishes.cpus = RoleCpus {
+        exec: Some(set("3")),
+        net: Some(set("1-3")),
+        ..RoleCpus::default()
+    };
+    let plan = Tree::cores(4).plan_with(&wishes);
+    assert_eq!(plan.summary(), "pin exec=3 wal=0 net=1-2(2) aux=0 spare= spin");
+    assert_eq!(codes(&plan), [WarningCode::Overlap, WarningCode::ListIgnored]);
+}
+
+#[test]
+fn a_list_outside_the_allowed_cpus_falls_back_and_strict_refuses() {
+    let mut wishes = config(Mode::Auto);
+    wishes.cpus.exec = Some(set("3,7-9"));
+    let tree = Tree::cores(16).mask("0-3");
+    let plan = tree.plan_with(&wishes);
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare= spin");
+    assert_eq!(
+        plan.warnings[0].to_string(),
+        "list_ignored: affinity.cpus.exec = 3,7-9: CPUs 7-9 are not allowed (allowed: 0-3), placed by the table"
+    );
+
+    wishes.mode = Mode::Strict;
+    let error = Plan::new(&tree.machine(), &wishes).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "affinity.cpus.exec: CPUs 7-9 are not allowed (allowed: 0-3)"
+    );
+}
+
+#[test]
+fn only_strict_refuses_a_machine_that_is_too_small() {
+    let machine = Tree::cores(1).machine();
+    for mode in [Mode::Auto, Mode::Off, Mode::Fence, Mode::Pin] {
+        assert!(Plan::new(&machine, &config(mode)).is_ok());
+    }
+    let error = Plan::new(&machine, &config(Mode::Strict)).unwrap_err();
+    assert!(matches!(
+        error,
+        AffinityError::InsufficientCpus {
+            allowed: 1,
+            needed: 2
+        }
+    ));
+}
+
+#[test]
+fn on_isolated_cpus_auto_pins_whatever_speaks_against_it() {
+    let tree = Tree::cores(4).isolated("2-3").cpu_max("100000 100000");
+    let plan = tree.plan();
+    assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare=");
+    assert_eq!(plan.why, "isolated CPUs, between which nothing balances load");
+    assert_eq!(codes(&plan), [WarningCode::Quota]);
+    // Isolated CPUs that are not ours are nobody's business.
+    let plan = Tree::cores(8)
+        .mask("0-3")
+        .isolated("6-7")
+        .cpu_max("100000 100000")
+        .plan();
+    assert_eq!(plan.summary(), "fence exec=0-3 wal=0-3 net=0-3(1) aux=0-3 spare=");
+}
+
+#[test]
+fn an_isolated_partition_is_isolated_cpus() {
+    let mut machine = Tree::smt(4).mask("2-3,6-7").machine();
+    let aux = |machine: &tally_topology::Machine| {
+        let plan = Plan::new(machine, &config(Mode::Pin)).unwrap();
+        plan.mask(tally_topology::Role::Aux, 0).unwrap().to_string()
+    };
+    assert_eq!(aux(&machine), "2,6");
+    machine.cgroup.partition = Some("isolated".to_owned());
+    assert_eq!(aux(&machine), "2");
+    machine.cgroup.partition = Some("member".to_owned());
+    assert_eq!(aux(&machine), "2,6");
+}
+
+#[test]
+fn memory_that_would_be_far_from_the_writer_is_said() {
+    let mut wishes = config(Mode::Pin);
+    wishes.cpus.exec = Some(set("5"));
+    wishes.cpus.aux = Some(set("0"));
+    let plan = Tree::cores(8).nodes(&["0-3", "4-7"]).plan_with(&wishes);
+    assert_eq!(
+        plan.warnings.last().unwrap().to_string(),
+        "remote_memory: exec is on memory node 1, aux, which opens the store, on node 0"
+    );
+}
+
+#[test]
+fn what_the_downward_api_tells_decides_too() {
+    let pod = |request, limit| PodHints {
+        kubernetes: true,
+        cpu_request_milli: Some(request),
+        cpu_limit_milli: Some(limit),
+        ..PodHints::default()
+    };
+    let plan = |request, limit| Tree::cores(8).mask("2-5").pod(pod(request, limit)).plan();
+    assert_eq!(
+        plan(4000, 4000).summary(),
+        "pin exec=5 wal=4 net=2-3(2) aux=2 spare= spin"
+    );
+    assert!(
+        plan(2000, 4000)
+            .why
+            .contains("requests 2000 and is limited to 4000")
+    );
+    assert!(plan(3500, 3500).why.contains("not a whole number"));
+}
+
+#[test]
+fn the_long_form_says_why() {
+    let plan = Tree::smt(4)
+        .cpu_max("400000 100000")
+        .plan_with(&config(Mode::Pin));
+    assert_eq!(
+        plan.to_string(),
+        "\
+pin (affinity.mode = pin): as configured
+  exec  3            thread 0 of its core
+  wal   7            sibling of exec
+  net   1-2,5-6      the other cores, nearest to exec first
+  aux   0,4          one core per 16, from the least quiet
+  ! quota: a quota of 400000 µs per 100000 µs can stop pinned threads
+"
+    );
+}

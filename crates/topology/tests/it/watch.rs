@@ -1,0 +1,201 @@
+//! The machine changes while threads run: the plan follows, the threads too.
+//!
+//! The threads and their masks are real, the limits come from files that the test rewrites.
+
+use std::{fs, path::Path, sync::mpsc};
+
+use tally_topology::{
+    AffinityConfig, CpuAffinityManager, CpuSet, Mode, Placement, Role, RoleHandle, Sources, WarningCode,
+    startup_mask, sys::affinity::Tid,
+};
+
+use super::support::tree::{Tree, put};
+
+const GROUP: &str = "sys/fs/cgroup/tally";
+
+fn manager(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
+    CpuAffinityManager::detect_from(sources, mask, AffinityConfig::default()).unwrap()
+}
+
+/// Insists on pins, however few CPUs there are.
+fn pinning(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
+    let config = AffinityConfig {
+        mode: Mode::Pin,
+        ..AffinityConfig::default()
+    };
+    CpuAffinityManager::detect_from(sources, mask, config).unwrap()
+}
+
+fn waiting(manager: &CpuAffinityManager, role: Role) -> (RoleHandle<()>, mpsc::Sender<()>) {
+    let (end, ended) = mpsc::channel();
+    let body = move || {
+        // An error means that the test is over, too.
+        let _ = ended.recv();
+    };
+    (manager.spawn(role, 0, role.as_str(), body).unwrap(), end)
+}
+
+/// Changes what the control group grants.
+fn grant(root: &Path, cpus: &CpuSet) {
+    put(root, &format!("{GROUP}/cpuset.cpus.effective"), &cpus.to_string());
+}
+
+fn mask_in_proc(tid: Tid) -> CpuSet {
+    let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    line.parse().unwrap()
+}
+
+/// The real CPUs; `None`, said aloud, if there is only one.
+fn two_real_cpus() -> Option<CpuSet> {
+    let mask = startup_mask().unwrap();
+    if mask.len() < 2 {
+        super::support::privileges::skipped(&format!("needs two CPUs, this process has {mask}"));
+        return None;
+    }
+    Some(mask)
+}
+
+#[test]
+fn a_cpuset_that_shrinks_and_grows_moves_the_threads() {
+    let Some(all) = two_real_cpus() else {
+        return;
+    };
+    let first = CpuSet::single(all.first().unwrap());
+    let (files, sources) = Tree::of_cores(all.iter().map(CpuSet::single).collect()).write();
+    let manager = pinning(sources, Some(all.clone()));
+    let (handle, end) = waiting(&manager, Role::Exec);
+    let at_start = mask_in_proc(handle.tid());
+    assert_eq!(at_start.len(), 1);
+    assert_ne!(at_start, first);
+
+    grant(files.path(), &first);
+    let report = manager.verify_now();
+    assert!(report.replanned);
+    assert_eq!(
+        (report.checked, report.lost, report.reapplied, report.failed),
+        (1, 0, 1, 0)
+    );
+    assert_eq!(mask_in_proc(handle.tid()), first);
+    let topology = manager.topology();
+    assert_eq!(topology.layout_version, 2);
+    assert_eq!(topology.plan.why, "degraded: single_cpu");
+    assert_eq!(topology.threads[0].wanted, Some(first));
+
+    grant(files.path(), &all);
+    assert!(manager.verify_now().replanned);
+    assert_eq!(mask_in_proc(handle.tid()), at_start);
+    assert_eq!(manager.topology().layout_version, 3);
+    assert_eq!(manager.topology().affinity_lost, 0, "we moved it, nobody else");
+
+    assert!(!manager.verify_now().replanned);
+    end.send(()).unwrap();
+    handle.join().unwrap();
+}
+
+#[test]
+fn a_quota_that_appears_turns_pins_into_a_fence() {
+    let Some(all) = two_real_cpus() else {
+        return;
+    };
+    // More CPUs than we may use: a part of a machine is pinned by `auto`, be it ever so small.
+    let cores = all.iter().chain([8000, 8001]).map(CpuSet::single).collect();
+    let (files, sources) = Tree::of_cores(cores).mask(&all.to_string()).write();
+    let manager = manager(sources, Some(all.clone()));
+    let (handle, end) = waiting(&manager, Role::Exec);
+    assert_eq!(mask_in_proc(handle.tid()).len(), 1);
+
+    put(files.path(), &format!("{GROUP}/cpu.max"), "50000 100000");
+    assert!(manager.verify_now().replanned);
+    assert_eq!(manager.plan().placement, Placement::Fence);
+    assert_eq!(mask_in_proc(handle.tid()), all);
+    end.send(()).unwrap();
+    handle.join().unwrap();
+}
+
+#[test]
+fn a_mask_narrowed_at_start_stays_narrow() {
+    let (files, sources) = Tree::cores(8).write();
+    let manager = manager(sources, Some("2-5".parse().unwrap()));
+    assert_eq!(
+        manager.plan().summary(),
+        "pin exec=5 wal=4 net=2-3(2) aux=2 spare= spin"
+    );
+
+    grant(files.path(), &"0-4".parse().unwrap());
+    assert!(manager.verify_now().replanned);
+    assert_eq!(manager.plan().allowed.to_string(), "2-4");
+
+    grant(files.path(), &"6-7".parse().unwrap());
+    assert!(manager.verify_now().replanned);
+    assert_eq!(
+        manager.plan().allowed.to_string(),
+        "6-7",
+        "nothing of the wish is left"
+    );
+}
+
+#[test]
+fn a_process_that_had_its_whole_cpuset_gets_the_whole_new_one() {
+    let (files, sources) = Tree::cores(8).write();
+    grant(files.path(), &"2-5".parse().unwrap());
+    let manager = manager(sources, Some("2-5".parse().unwrap()));
+    grant(files.path(), &"2-7".parse().unwrap());
+    assert!(manager.verify_now().replanned);
+    assert_eq!(manager.plan().allowed.to_string(), "2-7");
+}
+
+#[test]
+fn a_cpu_that_goes_offline_is_given_up() {
+    let (files, sources) = Tree::cores(4).write();
+    let manager = pinning(sources, Some("0-3".parse().unwrap()));
+    put(files.path(), "sys/devices/system/cpu/online", "0-2");
+    assert!(manager.verify_now().replanned);
+    assert_eq!(
+        manager.plan().summary(),
+        "pin exec=2 wal=0 net=1(1) aux=0 spare= spin"
+    );
+}
+
+#[test]
+fn throttling_counters_are_fresh_and_no_reason_to_plan_again() {
+    let (files, sources) = Tree::cores(4).write();
+    let manager = manager(sources, None);
+    assert_eq!(manager.topology().machine.cgroup.stat, None);
+    put(
+        files.path(),
+        &format!("{GROUP}/cpu.stat"),
+        "nr_periods 9\nnr_throttled 2\nthrottled_usec 77",
+    );
+    let stat = manager.topology().machine.cgroup.stat.unwrap();
+    assert_eq!(
+        (stat.periods, stat.throttled_periods, stat.throttled_us),
+        (9, 2, 77)
+    );
+    assert!(!manager.verify_now().replanned);
+}
+
+#[test]
+fn a_strict_plan_that_cannot_follow_stays_in_force() {
+    let (files, sources) = Tree::cores(4).write();
+    let config = AffinityConfig {
+        mode: Mode::Strict,
+        ..AffinityConfig::default()
+    };
+    let manager = CpuAffinityManager::detect_from(sources, None, config).unwrap();
+    let before = manager.plan();
+    grant(files.path(), &CpuSet::single(0));
+    assert!(!manager.verify_now().replanned);
+    assert!(!manager.verify_now().replanned);
+    assert_eq!(manager.plan().summary(), before.summary());
+    let codes: Vec<WarningCode> = manager
+        .topology()
+        .warnings
+        .iter()
+        .map(|warning| warning.code)
+        .collect();
+    assert_eq!(codes, [WarningCode::PlanKept]);
+}

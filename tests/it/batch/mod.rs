@@ -1,3 +1,0 @@
-//! The batch processor from outside. What it promises is tested beside its sources, in `src/batch/tests`.
-
-mod allocations;
