@@ -1,60 +1,38 @@
-//! House rules that neither the compiler nor clippy knows, among them the one that keeps the layers apart.
+//! House rules that neither the compiler nor clippy checks, among them the direction of imports.
 
+mod cycles;
 mod self_test;
 mod text;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
-use text::{blanked, functions, imported, place, words};
+use cycles::cycles;
+use text::{blanked, functions, paths, place, without_inline_tests, words};
 
-/// The layers, lowest first. A module imports from lower layers only, and not sideways.
-const LAYERS: [(&str, &[&str]); 3] = [
-    (
-        "L0 vocabulary",
-        &[
-            "id",
-            "money",
-            "time",
-            "distribution",
-            "sys",
-            "proto",
-            "json",
-            "ledger",
-            "breaker",
-            "batch",
-            "topology",
-        ],
-    ),
-    (
-        "L3 adapters",
-        &["store", "telemetry", "config", "client", "security"],
-    ),
-    ("L4 service", &["engine", "grpc", "admin", "cli", "main"]),
+/// The modules of the service, lowest first: a module imports only from those before it. There are no exceptions.
+const MODULES: [&str; 15] = [
+    "proto",
+    "sys",
+    "wall_clock",
+    "settings",
+    "json",
+    "store",
+    "telemetry",
+    "client",
+    "security",
+    "engine",
+    "grpc",
+    "admin",
+    "config",
+    "bench",
+    "cli",
 ];
+/// The crates that the service is made of. None depends on another, and none on the wire's library.
+const CRATES: [&str; 5] = ["breaker", "batch", "topology", "ledger", "journal"];
 
-/// Modules that import less than their layer may: each could be a crate of its own.
-const NARROWED: [(&str, &[&str]); 0] = [];
-
-/// Imports that go sideways or upwards, and why.
-const EXCEPTIONS: [(&str, &str, &str); 13] = [
-    ("json", "proto", "the JSON form is that of the generated messages"),
-    ("config", "store", "where all parts' settings meet"),
-    ("config", "engine", "where all parts' settings meet"),
-    ("config", "grpc", "where all parts' settings meet"),
-    ("config", "security", "where all parts' settings meet"),
-    ("telemetry", "config", "takes its own section of the settings"),
-    ("grpc", "engine", "calls it"),
-    ("admin", "engine", "shows it"),
-    ("admin", "grpc", "shows what the calls of EngineService show"),
-    ("cli", "admin", "serves it"),
-    ("cli", "grpc", "serves it"),
-    ("cli", "engine", "starts and stops it"),
-    ("main", "cli", "runs it"),
-];
-
-/// Lines of a file of `src`, its tests apart.
+/// Lines of a source file, its tests apart.
 const FILE_LINES_MAX: usize = 600;
-/// Lines of a function of `src`, from `fn` to the closing brace.
+/// Lines of a function, from `fn` to the closing brace.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Words of code that are nowhere, and why.
 const BANNED: [(&str, &str); 4] = [
@@ -90,20 +68,24 @@ fn the_project_is_tidy() {
             "{needed} was not found"
         );
     }
-    let findings: Vec<String> = files.iter().flat_map(|(path, text)| check(path, text)).collect();
+    let mut findings: Vec<String> = files.iter().flat_map(|(path, text)| check(path, text)).collect();
+    findings.extend(cycles("src", &files));
+    for name in CRATES {
+        findings.extend(cycles(&format!("crates/{name}/src"), &files));
+    }
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
 }
 
 #[test]
-fn every_module_of_the_crate_has_its_layer() {
+fn every_module_of_the_service_has_its_place() {
     let lib = include_str!("../../src/lib.rs");
     for module in lib
         .lines()
         .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
     {
         assert!(
-            layer(module).is_some(),
-            "src/lib.rs has {module}, which is in no layer of tests/it/tidy.rs"
+            MODULES.contains(&module),
+            "src/lib.rs has {module}, which has no place in MODULES of tests/it/tidy.rs"
         );
     }
 }
@@ -157,6 +139,11 @@ fn check(path: &str, text: &str) -> Vec<String> {
         check_rust(path, text, &blanked(text), &mut found);
     } else if path.starts_with("proto/") && path.ends_with(".proto") {
         check_comments(path, text, &mut found);
+    } else if CRATES
+        .iter()
+        .any(|name| path == format!("crates/{name}/Cargo.toml"))
+    {
+        check_manifest(path, text, &mut found);
     } else if path == "CHANGELOG.md" && !text.lines().any(|line| line.starts_with("## [Unreleased]")) {
         found.push(format!("{path}: no Unreleased section"));
     }
@@ -170,23 +157,22 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
             .collect::<Vec<_>>()
     };
     found.extend(BANNED.into_iter().flat_map(ban));
-    // Tests may need an allocator or a signal of their own; it stands in a file of that name, too.
-    let is_sys = path.starts_with("src/sys/")
-        || (path.starts_with("crates/") && path.contains("/src/sys"))
-        || (path.starts_with("tests/") && path.ends_with("/sys.rs"));
+    // Tests may need an allocator or a signal of their own; it is in a file of that name, too.
+    let is_sys = path.contains("src/sys/") || path.ends_with("/sys.rs");
     if !is_sys {
-        let why = "only src/sys may, and a sys.rs of the tests";
+        let why = "only a directory src/sys may, and a sys.rs of the tests";
         found.extend(
             ["unsafe", "unsafe_code"]
                 .into_iter()
                 .flat_map(|word| ban((word, why))),
         );
     }
-    let Some(module) = path.strip_prefix("src/") else {
+    let is_source = path.starts_with("src/") || (path.starts_with("crates/") && path.contains("/src/"));
+    if !is_source {
         return;
-    };
+    }
     found.extend(BANNED_IN_SRC.into_iter().flat_map(ban));
-    let is_test = module.ends_with("tests.rs") || module.contains("/tests/");
+    let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
     let lines = text.lines().count();
     if lines > FILE_LINES_MAX && !is_test {
         found.push(format!("{path}: {lines} lines, at most {FILE_LINES_MAX}"));
@@ -197,55 +183,64 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
             place(path, code, at)
         ));
     }
-    check_imports(path, module, code, found);
+    if let Some(module) = path.strip_prefix("src/")
+        && !is_test
+    {
+        check_order(path, module, &without_inline_tests(code), found);
+    }
 }
 
-fn check_imports(path: &str, module: &str, code: &str, found: &mut Vec<String>) {
+/// The modules of the service import in one direction.
+fn check_order(path: &str, module: &str, code: &str, found: &mut Vec<String>) {
     let from = module.split(['/', '.']).next().unwrap_or_default();
     if from == "lib" {
         return;
     }
-    // Elsewhere in a module's root, `super` would be the crate's root by another name.
-    let is_root = [format!("{from}.rs"), format!("{from}/mod.rs")]
-        .iter()
-        .any(|root| module == root);
-    let outside_inline_modules = code.split("\nmod tests {").next().unwrap_or_default();
-    if is_root && words(outside_inline_modules, "super::").next().is_some() {
-        found.push(format!("{path}: super:: is the crate here, say crate::"));
-    }
     let prefix = if from == "main" { "tally::" } else { "crate::" };
-    for at in words(code, prefix) {
-        for to in imported(code.get(at + prefix.len()..).unwrap_or_default()) {
-            if let Some(why) = forbidden(from, &to) {
-                found.push(format!("{}: {from} imports {to}: {why}", place(path, code, at)));
-            }
+    let imported = words(code, prefix).flat_map(|at| paths(&code[at..]));
+    let modules: BTreeSet<String> = imported.filter_map(|path| path.into_iter().nth(1)).collect();
+    for to in modules {
+        if let Some(why) = forbidden(from, &to) {
+            found.push(format!("{path}: {from} imports {to}: {why}"));
         }
     }
 }
 
 /// Why `from` may not import `to`; `None` if it may.
 fn forbidden(from: &str, to: &str) -> Option<String> {
-    if from == to
-        || EXCEPTIONS
-            .iter()
-            .any(|(above, below, _)| (*above, *below) == (from, to))
-    {
+    if from == to {
         return None;
     }
-    let (Some(above), Some(below)) = (layer(from), layer(to)) else {
-        return Some("one of them is in no layer".to_owned());
-    };
-    let narrowed = NARROWED.iter().find(|(module, _)| *module == from);
-    match narrowed {
-        Some((_, allowed)) if allowed.contains(&to) => None,
-        Some((_, allowed)) => Some(format!("it may import {allowed:?} only")),
-        None if above > below => None,
-        None => Some(format!("{} is not below {}", LAYERS[below].0, LAYERS[above].0)),
+    let place = |module| MODULES.iter().position(|known| *known == module);
+    match (place(from), place(to)) {
+        (_, None) => Some(format!("{to} has no place in MODULES")),
+        (None, Some(_)) if from == "main" => None,
+        (None, _) => Some(format!("{from} has no place in MODULES")),
+        (Some(above), Some(below)) if above > below => None,
+        _ => Some(format!("{to} is not below {from}")),
     }
 }
 
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|(_, modules)| modules.contains(&module))
+/// The manifest of a crate that must stand alone.
+fn check_manifest(path: &str, text: &str, found: &mut Vec<String>) {
+    let mut section = "";
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let name = line.split(['=', '.', ' ']).next().unwrap_or_default();
+        let is_own = name.starts_with("tally-");
+        let is_banned = match section {
+            "[dependencies]" => is_own || name.starts_with("tonic"),
+            "[dev-dependencies]" => is_own && name != "tally-testing",
+            _ => false,
+        };
+        if is_banned {
+            found.push(format!(
+                "{path}: depends on {name}: each of the crates stands alone"
+            ));
+        }
+    }
 }
 
 /// Every service, call, message, enum and field has a comment on the line before it.

@@ -1,6 +1,6 @@
 //! The rules on made-up files: what breaks one is reported, what only looks like it is not.
 
-use super::{FILE_LINES_MAX, FUNCTION_LINES_MAX, MACHINE_PATHS, check};
+use super::{FILE_LINES_MAX, FUNCTION_LINES_MAX, MACHINE_PATHS, check, cycles::cycles};
 
 #[test]
 fn every_rule_reports_what_breaks_it() {
@@ -8,76 +8,75 @@ fn every_rule_reports_what_breaks_it() {
     let long_file = "// line\n".repeat(FILE_LINES_MAX + 1);
     let machine_path = format!("// see {}/x\n", MACHINE_PATHS[0]);
     for (path, text, finding) in [
-        ("src/id.rs", "fn f() {\n\tg();\n}\n", "src/id.rs:2: a tab"),
+        ("src/json.rs", "fn f() {\n\tg();\n}\n", "src/json.rs:2: a tab"),
         ("README.md", machine_path.as_str(), "README.md:1: /"),
-        ("src/id.rs", long_file.as_str(), "601 lines"),
+        ("src/json.rs", long_file.as_str(), "601 lines"),
         (
-            "src/id.rs",
+            "src/json.rs",
             long_function.as_str(),
-            "src/id.rs:1: fn f has 72 lines",
+            "src/json.rs:1: fn f has 72 lines",
         ),
-        ("src/id.rs", "fn f() { todo!() }", "todo!"),
+        ("src/json.rs", "fn f() { todo!() }", "todo!"),
         ("tests/it/x.rs", "fn f() { unimplemented!() }", "unimplemented!"),
-        ("src/id.rs", "fn f() { dbg!(1); }", "dbg!"),
+        ("src/json.rs", "fn f() { dbg!(1); }", "dbg!"),
         (
             "tests/it/x.rs",
             "#[test]\n#[ignore = \"slow\"]\nfn f() {}",
             "tests/it/x.rs:2: #[ignore",
         ),
         (
-            "src/id.rs",
+            "src/json.rs",
             "fn f() { let (a, b) = mpsc::channel(); }",
             "mpsc::channel()",
         ),
         (
-            "src/id.rs",
+            "src/json.rs",
             "use tokio::sync::mpsc::unbounded_channel;",
             "unbounded_channel",
         ),
         (
-            "src/batch/ring.rs",
+            "crates/batch/src/ring.rs",
             "fn f() { unsafe { g() } }",
-            "unsafe: only src/sys may",
+            "unsafe: only a directory src/sys may",
         ),
         (
-            "src/batch/mod.rs",
+            "crates/batch/src/lib.rs",
             "#![allow(unsafe_code)]",
-            "unsafe_code: only src/sys may",
-        ),
-        (
-            "src/batch/mod.rs",
-            "use super::ledger;",
-            "super:: is the crate here",
-        ),
-        (
-            "src/breaker/gate.rs",
-            "use crate::time::Clock;",
-            "breaker imports time: it may import [] only",
-        ),
-        (
-            "src/batch/mod.rs",
-            "use crate::{\n    distribution::D,\n    topology::T,\n};",
-            "batch imports topology",
-        ),
-        (
-            "src/topology/pin.rs",
-            "fn f() -> crate::batch::B { g() }",
-            "topology imports batch",
-        ),
-        (
-            "src/ledger/mod.rs",
-            "use crate::{id::{check_id, x}, store};",
-            "ledger imports store",
+            "unsafe_code: only a directory src/sys may",
         ),
         (
             "src/store/mod.rs",
             "use crate::engine::E;",
-            "L4 service is not below L3 adapters",
+            "store imports engine: engine is not below store",
         ),
         ("src/engine/mod.rs", "use crate::grpc::G;", "engine imports grpc"),
-        ("src/grpc/mod.rs", "use crate::cli::C;", "grpc imports cli"),
-        ("src/id.rs", "use crate::stray::S;", "in no layer"),
-        ("src/main.rs", "use tally::stray::S;", "in no layer"),
+        (
+            "src/grpc/mod.rs",
+            "use crate::{engine::{E, F}, cli};",
+            "grpc imports cli",
+        ),
+        (
+            "src/telemetry/mod.rs",
+            "fn f() -> crate::config::C { g() }",
+            "telemetry imports config",
+        ),
+        ("src/json.rs", "use crate::stray::S;", "stray has no place"),
+        ("src/main.rs", "use tally::stray::S;", "stray has no place"),
+        (
+            "crates/batch/Cargo.toml",
+            "[dependencies]\ntally-ledger.workspace = true\n",
+            "depends on tally-ledger",
+        ),
+        (
+            "crates/breaker/Cargo.toml",
+            "[dependencies]\ntonic = \"0.14\"\n",
+            "depends on tonic",
+        ),
+        (
+            "crates/breaker/Cargo.toml",
+            "[dev-dependencies]\ntally-batch = \"0.1\"\n",
+            "depends on tally-batch",
+        ),
         (
             "proto/tally/v1/x.proto",
             "// M.\nmessage M {\n  int32 a = 1;\n}\n",
@@ -102,27 +101,35 @@ fn every_rule_reports_what_breaks_it() {
 fn what_only_looks_broken_is_not_reported() {
     for (path, text) in [
         (
-            "src/batch/mod.rs",
-            "// crate::ledger, todo!() and unsafe\n/* dbg! */\nuse crate::{batch, distribution};",
+            "src/store/mod.rs",
+            "// crate::engine, todo!() and unsafe\n/* dbg! */\nuse crate::{proto, wall_clock};",
         ),
         (
-            "src/batch/mod.rs",
+            "src/store/mod.rs",
             r##"const A: &str = "\" unsafe"; const B: &str = r#"" todo!"#; const C: char = '"';"##,
         ),
         (
-            "src/id.rs",
+            "src/json.rs",
             "fn f<'a>(x: &'a str) -> [u8; 4] { g('\\'', '\u{e9}', b'x') }",
         ),
         (
             "src/engine/mod.rs",
-            "use crate::{batch::B, breaker, store::{embedded::{self, X}, Y}, topology};",
+            "use crate::{security::B, telemetry, store::{embedded::{self, X}, Y}, sys};",
         ),
-        ("src/batch/tests.rs", &"// line\n".repeat(FILE_LINES_MAX + 1)),
+        (
+            "crates/batch/src/tests.rs",
+            &"// line\n".repeat(FILE_LINES_MAX + 1),
+        ),
         ("src/sys/affinity.rs", "fn f() { unsafe { g() } }"),
+        ("crates/topology/src/sys/affinity.rs", "fn f() { unsafe { g() } }"),
+        (
+            "crates/batch/Cargo.toml",
+            "[dependencies]\ntower-service = \"0.3\"\n[dev-dependencies]\ntally-testing.workspace = true\n",
+        ),
         ("tests/it/x/sys.rs", "fn f() { unsafe { g() } }"),
         (
-            "src/time.rs",
-            "fn f() { g(); }\nmod tests {\n    use super::*;\n}\n",
+            "src/store/open.rs",
+            "fn f() { g(); }\n#[cfg(test)]\nmod tests {\n    use crate::engine::E;\n}\n",
         ),
         (
             "README.md",
@@ -131,4 +138,51 @@ fn what_only_looks_broken_is_not_reported() {
     ] {
         assert_eq!(check(path, text), Vec::<String>::new(), "{text:?}");
     }
+}
+
+#[test]
+fn an_import_cycle_is_reported_with_its_arrows() {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let files = [
+        file("src/lib.rs", "mod a;\nmod b;\nmod c;\n"),
+        file("src/a.rs", "use super::b::{self, B};\n"),
+        file(
+            "src/b/mod.rs",
+            "mod deep;\npub use deep::D;\npub struct B(crate::c::C);\n",
+        ),
+        // Through what the parent re-exports: an arrow to the parent.
+        file("src/b/deep.rs", "use super::B;\n"),
+        file("src/c.rs", "use crate::{a::A, x};\n"),
+        // Tests make no arrows, and comments neither.
+        file(
+            "src/d.rs",
+            "// crate::e\n#[cfg(test)]\nmod tests {\n    use crate::e::E;\n}\n",
+        ),
+        file("src/e.rs", "use crate::d::D;\n"),
+        file("src/e/tests.rs", "use crate::{d::D, e::E};\n"),
+    ];
+    assert_eq!(
+        cycles("src", &files),
+        [
+            "import cycle: src/a.rs -> src/b/mod.rs (super::b::self), src/b/mod.rs -> src/c.rs (crate::c::C), \
+             src/c.rs -> src/a.rs (crate::a::A)",
+            "import cycle: src/b/deep.rs -> src/b/mod.rs (super::B), src/b/mod.rs -> src/b/deep.rs (deep)",
+        ]
+    );
+}
+
+#[test]
+fn files_without_a_cycle_give_no_finding() {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let files = [
+        file(
+            "crates/x/src/lib.rs",
+            "mod a;\nmod b;\npub use a::A;\npub use b::B;\n",
+        ),
+        file("crates/x/src/a.rs", "use crate::b::B;\n"),
+        file("crates/x/src/b.rs", "use std::collections::BTreeMap;\n"),
+        // Of another crate.
+        file("crates/y/src/b.rs", "use crate::a::A;\n"),
+    ];
+    assert_eq!(cycles("crates/x/src", &files), Vec::<String>::new());
 }

@@ -1,36 +1,77 @@
 //! Rust as text: comments and literals blanked out, words, functions and imports found. Enough for the rules of
 //! `tidy`, and no parser to wait for.
 
-/// The modules that a path names first: one, or those of a `{...}` group.
-pub(super) fn imported(path: &str) -> Vec<String> {
-    let path = path.trim_start();
-    let name = |text: &str| {
-        text.trim_start()
-            .chars()
-            .take_while(|character| is_word(*character))
-            .collect::<String>()
+/// The paths at the beginning of `code`: one, or several if a part of it is a `{...}` group.
+pub(super) fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut path = Vec::new();
+    let mut rest = code.trim_start();
+    loop {
+        let name: String = rest.chars().take_while(|character| is_word(*character)).collect();
+        if name.is_empty() {
+            break;
+        }
+        rest = &rest[name.len()..];
+        path.push(name);
+        let Some(next) = rest.strip_prefix("::") else {
+            return vec![path];
+        };
+        rest = next;
+    }
+    let Some(group) = rest.strip_prefix('{') else {
+        return vec![path];
     };
-    let Some(group) = path.strip_prefix('{') else {
-        return vec![name(path)];
-    };
-    let mut depth = 1;
-    let mut starts = vec![0];
+    members(group)
+        .into_iter()
+        .flat_map(paths)
+        .filter(|member| !member.is_empty())
+        .map(|member| path.iter().cloned().chain(member).collect())
+        .collect()
+}
+
+/// The members of a group, of which `group` is what follows the opening brace.
+fn members(group: &str) -> Vec<&str> {
+    let mut members = Vec::new();
+    let (mut depth, mut start) = (0, 0);
     for (at, character) in group.char_indices() {
         match character {
             '{' => depth += 1,
+            '}' if depth == 0 => {
+                members.push(&group[start..at]);
+                break;
+            }
             '}' => depth -= 1,
-            ',' if depth == 1 => starts.push(at + 1),
+            ',' if depth == 0 => {
+                members.push(&group[start..at]);
+                start = at + 1;
+            }
             _ => {}
         }
-        if depth == 0 {
-            break;
-        }
     }
-    starts
-        .into_iter()
-        .map(|start| name(&group[start..]))
-        .filter(|name| !name.is_empty())
-        .collect()
+    members
+}
+
+/// The code without its inline test modules; lines do not stay where they are.
+pub(super) fn without_inline_tests(code: &str) -> String {
+    let mut kept = String::with_capacity(code.len());
+    let mut rest = code;
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        let (before, from) = rest.split_at(at);
+        kept.push_str(before);
+        // Up to the end of the item: its body, or a semicolon before any body.
+        let mut depth = 0;
+        let end = from.char_indices().find_map(|(at, character)| {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            let ends = depth == 0 && (character == '}' || character == ';');
+            ends.then_some(at + 1)
+        });
+        rest = end.map_or("", |end| &from[end..]);
+    }
+    kept.push_str(rest);
+    kept
 }
 
 /// Every function with a body: where it begins, its name, how many lines it has.
