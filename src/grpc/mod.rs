@@ -23,6 +23,7 @@ mod net;
 mod outbound;
 mod patience;
 mod requests;
+pub mod settings;
 mod split;
 pub mod status;
 mod stream;
@@ -32,8 +33,9 @@ mod watch;
 mod wire;
 
 pub use engine::{batch_stats_response, circuit_stats_response};
-pub use net::{Listener, NetConfig, NetError, NetHandle, serve};
+pub use net::{Listener, NetError, NetHandle, serve};
 pub use outbound::Answer;
+pub use settings::NetConfig;
 pub use topology::from_info as topology_response;
 
 use std::{future::ready, net::SocketAddr, sync::Arc};
