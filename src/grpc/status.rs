@@ -3,13 +3,14 @@
 //! Every error carries a `google.rpc.ErrorInfo` of domain [`DOMAIN`], with a reason that programs can rely on and the
 //! word whether the call was `executed`: `false`, or `unknown`.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::requests::TRANSACTION_BYTES_MAX;
+use super::limits::TRANSACTION_BYTES_MAX;
 use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
@@ -361,6 +362,108 @@ fn batch(error: BatchError) -> Status {
         BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
+}
+
+/// The body of a call is not compressed here: the service reads no compressed messages.
+#[must_use]
+pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    let message =
+        format!("grpc-encoding: messages are compressed with {encoding}, only identity is supported");
+    let mut status = Draft::new(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message).build();
+    status
+        .metadata_mut()
+        .insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    status
+}
+
+/// The flag in front of a message is not 0.
+#[must_use]
+pub(crate) fn wrong_compression_flag(flag: u8) -> Status {
+    let message = match flag {
+        1 => "the message is marked as compressed, but the call has no grpc-encoding".to_owned(),
+        _ => format!("the message has compression flag {flag}, only 0 and 1 are valid"),
+    };
+    Draft::new(Code::Internal, "MALFORMED_CALL", message).build()
+}
+
+/// The call ended before its message began.
+#[must_use]
+pub(crate) fn message_missing() -> Status {
+    Draft::new(
+        Code::Internal,
+        "MALFORMED_CALL",
+        "the call has no message, it must have one",
+    )
+    .build()
+}
+
+/// The call ended in the middle of a message.
+#[must_use]
+pub(crate) fn message_cut_short() -> Status {
+    Draft::new(
+        Code::Internal,
+        "MALFORMED_CALL",
+        "the call ended in the middle of a message",
+    )
+    .build()
+}
+
+/// A call that takes one message has another one.
+#[must_use]
+pub(crate) fn second_message() -> Status {
+    let message = "the call has more than one message, it must have one";
+    Draft::new(Code::Internal, "MALFORMED_CALL", message).build()
+}
+
+/// A message is longer than the method reads.
+#[must_use]
+pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
+    let message = format!("the message has {bytes} bytes, at most {most} are allowed");
+    Draft::new(Code::OutOfRange, "MESSAGE_TOO_LARGE", message).build()
+}
+
+/// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
+#[must_use]
+pub(crate) fn malformed_message(error: impl Display) -> Status {
+    let message = format!("failed to decode the protobuf message: {error}");
+    Draft::new(Code::Internal, "MALFORMED_MESSAGE", message).build()
+}
+
+/// The client ended the call, or lost its connection, before its message had arrived.
+#[must_use]
+pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
+    let message = format!("the client ended the call before its message had arrived: {error}");
+    Draft::new(Code::Cancelled, "CALL_CANCELLED", message).build()
+}
+
+/// The engine answered without the outcome of a transaction. This is a bug, and the transaction may have been executed.
+#[must_use]
+pub(crate) fn outcome_missing() -> Status {
+    Draft::new(
+        Code::Internal,
+        "REPLY_LOST",
+        "the outcome of the transaction is missing",
+    )
+    .executed(Executed::Unknown)
+    .build()
+}
+
+/// The call succeeded.
+#[must_use]
+pub(crate) fn ok() -> Status {
+    Status::ok("")
+}
+
+/// The trailers that end an answer with `status`.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(4);
+    if status.add_header(&mut trailers).is_err() {
+        // Its text can't be sent. The code alone is better than no status.
+        let code = Status::new(status.code(), "");
+        let _plain = code.add_header(&mut trailers);
+    }
+    trailers
 }
 
 /// The status as a value, for the results of many transactions.
