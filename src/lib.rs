@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod json;
 pub mod proto;
 pub mod security;
+pub mod settings;
 pub mod store;
 pub mod sys;
 pub mod telemetry;

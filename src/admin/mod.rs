@@ -6,36 +6,20 @@
 
 mod places;
 mod routes;
-mod security_metrics;
 mod server;
+pub mod settings;
 mod write_limit;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr};
 
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use self::routes::Readiness;
+pub use self::routes::{Admin, Readiness};
 use crate::{
-    engine::TallyEngine,
     grpc::Listener,
-    security::Security,
-    telemetry::LogLevel,
     topology::{AffinityError, Role, RoleHandle},
 };
-
-/// What the port shows.
-#[derive(Debug, Clone)]
-pub struct Admin {
-    /// The engine.
-    pub engine: TallyEngine,
-    /// Whose tokens are valid.
-    pub security: Arc<Security>,
-    /// Whether the service takes calls.
-    pub readiness: Readiness,
-    /// The log's filter.
-    pub log_level: LogLevel,
-}
 
 /// Why the port could not be opened.
 #[derive(Debug, Error)]

@@ -16,14 +16,26 @@ use axum::{
     routing::get,
 };
 
-use super::Admin;
 use crate::{
-    engine::Condition,
+    engine::{Condition, TallyEngine},
     grpc,
     json::to_json,
-    security::{Administrator, Role, bearer_token},
-    telemetry::{Families, MetricSource, PROMETHEUS_TEXT, PanicFigures, SpanFigures},
+    security::{Administrator, Role, Security, bearer_token},
+    telemetry::{Families, LogLevel, MetricSource, PROMETHEUS_TEXT, PanicMetrics, SpanMetrics},
 };
+
+/// What the port shows.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// The engine.
+    pub engine: TallyEngine,
+    /// Whose tokens are valid.
+    pub security: Arc<Security>,
+    /// Whether the service takes calls.
+    pub readiness: Readiness,
+    /// The log's filter.
+    pub log_level: LogLevel,
+}
 
 /// Whether the service takes calls. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +78,7 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let sources: [&dyn MetricSource; 4] = [&admin.engine, &*admin.security, &SpanFigures, &PanicFigures];
+    let sources: [&dyn MetricSource; 4] = [&admin.engine, &*admin.security, &SpanMetrics, &PanicMetrics];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
         Families::of(&sources).to_prometheus(),

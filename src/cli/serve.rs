@@ -27,9 +27,10 @@ use crate::{
     engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
     grpc::{self, NetHandle},
     security::{Look, Refresher, Security, SecurityError},
+    settings::SettingError,
     store::journal::RealDisk,
     sys::limits,
-    telemetry::{self, LogLevel, MetricSource, PanicFigures, SpanFigures},
+    telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
     time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
 };
@@ -71,6 +72,8 @@ enum ServeError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
     #[error(transparent)]
     Affinity(#[from] AffinityError),
@@ -96,6 +99,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Err(error) => {
             let code = match &error {
                 ServeError::Config(_)
+                | ServeError::Setting(_)
                 | ServeError::Telemetry(_)
                 | ServeError::Affinity(_)
                 | ServeError::Start(StartError::Affinity(_))
@@ -112,11 +116,12 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 
 fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let config = load(args)?;
-    let (engine_config, net_config) = (config.engine()?, config.net()?);
-    let telemetry_config = config.telemetry()?;
+    let engine_config = config.engine()?;
+    config.server.check()?;
+    config.telemetry.check()?;
     let security = Arc::new(Security::load(&config.security()?)?);
     // Before any thread is started: what a thread inherits, and what the machine seems to have, depends on it.
-    let affinity = CpuAffinityManager::detect(config.affinity()?)?;
+    let affinity = CpuAffinityManager::detect(config.affinity.config()?)?;
     if args.check {
         return Ok(ExitCode::SUCCESS);
     }
@@ -126,15 +131,14 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let _place = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
-        let (telemetry, log_level) = telemetry::init(&telemetry_config)?;
+        let (telemetry, log_level) = telemetry::init(&config.telemetry)?;
         log_placement(&affinity);
         warn_of_openness(&config);
         security.warn_of_faults();
-        raise_open_files(&net_config, &affinity);
+        raise_open_files(&config.server, &affinity);
         let served = Service {
             config: &config,
             engine_config: &engine_config,
-            net_config,
             security: &security,
             affinity: &affinity,
         };
@@ -148,7 +152,6 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
 struct Service<'a> {
     config: &'a Config,
     engine_config: &'a EngineConfig,
-    net_config: grpc::NetConfig,
     security: &'a Arc<Security>,
     affinity: &'a CpuAffinityManager,
 }
@@ -181,15 +184,7 @@ impl Service<'_> {
             Ok::<_, AffinityError>(thread.thread().clone())
         })
         .inspect_err(|_| engine.drain())?;
-        let started = Running::start(
-            config,
-            listener,
-            self.net_config,
-            admin_listener,
-            &engine,
-            security,
-            log_level,
-        );
+        let started = Running::start(config, listener, admin_listener, &engine, security, log_level);
         let running = match started.await {
             Ok(running) => running,
             Err(error) => {
@@ -222,7 +217,6 @@ impl Running {
     async fn start(
         config: &Config,
         listener: grpc::Listener,
-        net_config: grpc::NetConfig,
         admin_listener: Option<grpc::Listener>,
         engine: &TallyEngine,
         security: &Arc<Security>,
@@ -235,8 +229,8 @@ impl Running {
                 let sources: Vec<Arc<dyn MetricSource>> = vec![
                     Arc::new(engine.clone()),
                     Arc::<Security>::clone(security),
-                    Arc::new(SpanFigures),
-                    Arc::new(PanicFigures),
+                    Arc::new(SpanMetrics),
+                    Arc::new(PanicMetrics),
                 ];
                 let period = config.telemetry.metrics_interval;
                 Some(telemetry::metrics_exporter(endpoint, period, sources)?)
@@ -256,7 +250,7 @@ impl Running {
                 admin::serve(listener, shown)
             })
             .transpose()?;
-        let net = grpc::serve(listener, net_config, &services, security, engine, &draining)?;
+        let net = grpc::serve(listener, config.server, &services, security, engine, &draining)?;
         if let Some(exporter) = exporter {
             tokio::spawn(exporter);
         }
@@ -365,8 +359,7 @@ fn raise_open_files(net: &grpc::NetConfig, affinity: &CpuAffinityManager) {
 /// Whoever opens the service to others hears of it, every time.
 fn warn_of_openness(config: &Config) {
     let (server, security) = (&config.server, &config.security);
-    let secured = security.tls_certificate.is_some() && security.tokens_file.is_some();
-    if !server.listen.ip().is_loopback() && !secured {
+    if !server.listen.ip().is_loopback() && !security.is_secured() {
         tracing::warn!(
             listen = %server.listen,
             tls = security.tls_certificate.is_some(),

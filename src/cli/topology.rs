@@ -67,7 +67,7 @@ pub(super) fn run(args: &TopologyArgs) -> ExitCode {
 }
 
 fn settings(args: &TopologyArgs) -> Result<AffinityConfig, config::ConfigError> {
-    config::load(args.config.as_deref(), &[])?.affinity()
+    Ok(config::load(args.config.as_deref(), &[])?.affinity.config()?)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::{
@@ -18,8 +18,9 @@ fn defaults_need_no_file_and_are_valid() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:50051");
     assert_eq!(config.store.data, PathBuf::from("./tally-data"));
     config.engine().unwrap();
-    config.net().unwrap();
-    config.affinity().unwrap();
+    config.server.check().unwrap();
+    config.telemetry.check().unwrap();
+    config.affinity.config().unwrap();
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn bounds_of_the_server_and_of_telemetry_are_checked() {
         ),
     ] {
         let file = file(&format!("[server]\n{key} = {value}"));
-        let error = load(Some(file.path()), &[]).unwrap().net().unwrap_err();
+        let error = load(Some(file.path()), &[]).unwrap().server.check().unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
     for (key, value, expected) in [
@@ -98,7 +99,11 @@ fn bounds_of_the_server_and_of_telemetry_are_checked() {
         ),
     ] {
         let file = file(&format!("[telemetry]\n{key} = {value}"));
-        let error = load(Some(file.path()), &[]).unwrap().telemetry().unwrap_err();
+        let error = load(Some(file.path()), &[])
+            .unwrap()
+            .telemetry
+            .check()
+            .unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
 }
@@ -121,14 +126,20 @@ fn bounds_are_checked_with_key_value_and_bound() {
             "1KiB",
             "batch.queue_bytes_max = 1024: must be 1048576 to 1099511627776",
         ),
+        (
+            "store.segment_bytes",
+            "10000001",
+            "store.segment_bytes = 10000001: must be a multiple of 4096 up to 1073741824",
+        ),
     ];
     for (key, value, expected) in errors {
         let config = load(None, &[(key, value.to_owned())]).unwrap();
         assert_eq!(config.engine().unwrap_err().to_string(), expected);
     }
     let config = load(None, &[("affinity.cpus.exec", "3-1".to_owned())]).unwrap();
-    let error = config.affinity().unwrap_err().to_string();
-    assert!(error.contains("affinity.cpus.exec = 3-1"), "{error}");
+    let error = config.affinity.config().unwrap_err().to_string();
+    let expected = "affinity.cpus.exec = 3-1: must be a list of CPUs such as 0-3,7: ";
+    assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! Writes pass the breaker. Readings do not, but they ride the same ring and their answers wait for the same disk: so
 //! they are linearizable, and never show what a crash could take back.
 
+pub mod breaker_settings;
 mod circuits;
 mod classify;
 mod command;
@@ -23,6 +24,7 @@ mod metrics;
 mod pending;
 mod scrubbing;
 mod self_probe;
+pub mod settings;
 mod start;
 mod throttle;
 mod wal;
@@ -166,7 +168,7 @@ type Answered = Result<Reply, EngineError>;
 
 impl Default for CheckpointInterval {
     fn default() -> Self {
-        CheckpointInterval(256 << 20)
+        CheckpointInterval(crate::store::settings::CHECKPOINT_BYTES)
     }
 }
 

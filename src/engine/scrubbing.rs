@@ -6,7 +6,10 @@ use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::{
-    store::journal::{ChainPoint, Scrub, ScrubStep},
+    store::{
+        journal::{ChainPoint, Scrub, ScrubStep},
+        settings::SCRUB_BYTES_PER_SECOND,
+    },
     time::{SystemWallClock, WallClock},
 };
 
@@ -41,9 +44,8 @@ const BLOCK_COST_MIN: u64 = 1024;
 // ===== impl ScrubRate =====
 
 impl Default for ScrubRate {
-    /// 64 MiB, a segment, in 16 s.
     fn default() -> Self {
-        ScrubRate(4 << 20)
+        ScrubRate(SCRUB_BYTES_PER_SECOND)
     }
 }
 

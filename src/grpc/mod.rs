@@ -16,6 +16,7 @@ mod limits;
 mod methods;
 mod protobuf;
 mod services;
+pub mod settings;
 pub mod status;
 mod transactions;
 mod transport;
@@ -25,7 +26,5 @@ pub use introspection::{
 };
 pub use limits::MESSAGE_BYTES_MAX;
 pub use services::{Services, not_serving, services};
-pub use transport::{
-    config::NetConfig,
-    net::{Listener, NetError, NetHandle, serve},
-};
+pub use settings::NetConfig;
+pub use transport::net::{Listener, NetError, NetHandle, serve};

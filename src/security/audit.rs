@@ -3,10 +3,8 @@
 
 use std::net::SocketAddr;
 
-use super::Principal;
-
-/// The target of audit events, for filters and for those who keep them.
-pub const AUDIT_TARGET: &str = "tally::audit";
+use super::tokens::Principal;
+use crate::telemetry::AUDIT_TARGET;
 
 /// Who did it.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::{
     thread::Thread,
 };
 
-use super::{Look, Security};
+use super::{state::Security, watched::Look};
 
 /// Asks the thread for looks. Dropping it does not end the thread, which may hang with the disk; the process does.
 #[derive(Debug)]

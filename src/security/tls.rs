@@ -1,9 +1,6 @@
 //! TLS, by rustls: HTTP/2 only, and clients' certificates if an authority for them is named.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -12,53 +9,13 @@ use rustls::{
     server::WebPkiClientVerifier,
     time_provider::TimeProvider,
 };
-use thiserror::Error;
 
 use super::{
-    SecurityError, TlsPaths,
     certificate::{Validity, since_epoch},
+    error::{SecurityError, TlsError},
+    settings::TlsPaths,
     watched::Source,
 };
-
-/// Why certificates can't be used.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// A file is not PEM, or holds nothing that is wanted.
-    #[error("{}: holds no {wanted} in PEM", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What was looked for.
-        wanted: &'static str,
-    },
-    /// The certificate and the key don't belong together, or are of a kind that is not supported.
-    #[error("{} and {}: {source}", certificate.display(), key.display())]
-    Pair {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-        /// What is wrong.
-        source: rustls::Error,
-    },
-    /// The authorities for clients' certificates.
-    #[error("{}: {reason}", path.display())]
-    ClientCa {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The certificate is not valid now, and the one that is in force is.
-    #[error("{}: {reason}", path.display())]
-    NotValid {
-        /// The file.
-        path: PathBuf,
-        /// Whose certificate it is, and when it is valid.
-        reason: String,
-    },
-}
 
 /// What is made of the files.
 #[derive(Debug)]

@@ -13,7 +13,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{SecurityError, TokenFileError, TokenTable};
+use super::{
+    error::SecurityError,
+    tokens::{TokenFileError, TokenTable},
+};
 
 /// How something is made of files.
 pub(super) trait Source {

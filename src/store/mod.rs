@@ -8,4 +8,6 @@
 //! the embedded one: it takes batches, commits them in one SQL transaction each, and answers.
 
 pub mod embedded;
+pub mod settings;
+
 pub use tally_journal as journal;

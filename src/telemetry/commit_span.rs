@@ -1,18 +1,18 @@
-//! The span of a commit. It belongs to no call: it is linked to all of those whose transactions are in its block.
+//! The span of a commit. A commit serves many calls, so its span has links to the spans of these calls instead of a parent.
 
 use opentelemetry::trace::{SpanContext, TraceContextExt};
 use tracing::{Span, span::EnteredSpan};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{RPC_TARGET, spans::SPANS};
+use super::{spans::SPANS, targets::RPC_TARGET};
 
-/// The span of a call, to be linked to. Boxed: nearly always there is none.
+/// The span of a call, for links. Boxed, since most calls have no span.
 pub type TraceLink = Box<SpanContext>;
 
-/// Calls that a commit is linked to; more are not told.
+/// Most links of one commit span. Further calls get no link.
 pub const LINKS_MAX: usize = 128;
 
-/// The present call, if its span is exported. A load and a branch if none are.
+/// Returns the span of the current call if it is exported. Costs a load and a branch if no spans are exported.
 #[must_use]
 pub fn trace_link() -> Option<TraceLink> {
     if !SPANS.is_open() {
@@ -23,8 +23,8 @@ pub fn trace_link() -> Option<TraceLink> {
     (span.is_valid() && span.is_sampled()).then(|| Box::new(span))
 }
 
-/// Begins the span of a commit of `records` records for the calls `links`; `None` if there are none. It lasts until it is
-/// dropped.
+/// Starts the span of a commit of `records` records, with links to the calls `links`. The span ends when it is dropped. Returns
+/// `None` if there are no links.
 #[must_use]
 pub fn commit_span(links: &[TraceLink], records: u32) -> Option<EnteredSpan> {
     if links.is_empty() {

@@ -1,17 +1,17 @@
-//! The log's filter, which can be changed while the service runs.
+//! The log's filter. It can be changed while the service runs.
 
 use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use super::{RPC_TARGET, TelemetryError};
+use super::{error::TelemetryError, targets::RPC_TARGET};
 
-/// What the HTTP libraries log unless they are named in the setting. Their warnings are about what a client sends, one for each
-/// frame: whoever likes could fill the disk with them.
+/// The levels of the HTTP libraries, unless the filter names them. They warn about frames that a client sends, so a client could
+/// fill the disk with their warnings.
 const HTTP_LIBRARIES: &str = "h2=error,hyper=error";
 
-/// What is logged. Clones share it.
+/// The log's filter. Clones share it.
 #[derive(Clone)]
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -33,15 +33,15 @@ impl LogLevel {
         self.text.lock().clone()
     }
 
-    /// Sets another filter: `debug`, `tally=trace,warn`, ...
+    /// Replaces the filter: `debug`, `tally=trace,warn`, ...
     ///
     /// # Errors
-    /// [`TelemetryError::Filter`] if it is malformed; nothing has changed then.
+    /// [`TelemetryError::Filter`] if `text` is malformed. The filter in force then stays.
     pub fn set(&self, text: &str) -> Result<(), TelemetryError> {
         let filter = filter(text)?;
-        let mut present = self.text.lock();
+        let mut current = self.text.lock();
         self.handle.reload(filter)?;
-        text.clone_into(&mut present);
+        text.clone_into(&mut current);
         Ok(())
     }
 }
@@ -52,8 +52,9 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-/// The spans of calls are for the exporter; as context of log lines they would cost every call. One filter, not two on top
-/// of each other: those would switch on, and pay for, whatever either of them lets through.
+/// Adds two rules to the operator's filter: the levels of the HTTP libraries, and no spans of calls. Those spans are for the
+/// exporter; as context of log lines they would cost every call. The rules are part of one filter, because two layered filters
+/// would enable whatever either of them lets through.
 fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(format!("{HTTP_LIBRARIES},{text},{RPC_TARGET}=off")).map_err(|source| {
         TelemetryError::Filter {

@@ -20,7 +20,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    EXPORT_TIMEOUT, SERVICE_NAME, TelemetryError,
+    error::TelemetryError,
+    export::{EXPORT_TIMEOUT, SERVICE_NAME},
     metrics::{Families, MetricSource},
 };
 

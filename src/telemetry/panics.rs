@@ -1,33 +1,33 @@
-//! Counts panics. Where one is caught, the rest of the process goes on and looks well: a connection's task, for one.
+//! Counts panics. A caught panic, such as that of a connection's task, is otherwise visible only in the log.
 
 use std::{
     panic,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Families, MetricSource};
+use super::metrics::{Families, MetricSource};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How many panics there were in the process, caught or not.
+/// The number of panics in the process, caught or not, as a metric.
 #[derive(Debug, Clone, Copy)]
-pub struct PanicFigures;
+pub struct PanicMetrics;
 
-/// Counts panics from now on, and has each of them reported as before.
+/// Installs a panic hook that counts the panic and then calls the hook that was installed before.
 pub(super) fn count() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        // Nothing but the count: what panicked may have been the log.
+        // No log line here: the logger itself may have panicked.
         PANICS.fetch_add(1, Ordering::Relaxed);
         report(panic);
     }));
 }
 
-impl MetricSource for PanicFigures {
+impl MetricSource for PanicMetrics {
     fn collect(&self, families: &mut Families) {
         families.counter(
             "tally_panics_total",
-            "Panics of the process: a bug if above 0.",
+            "Panics in the process. Any panic is a bug.",
             PANICS.load(Ordering::Relaxed) as f64,
         );
     }

@@ -1,4 +1,4 @@
-//! The caller's trace context, from W3C `traceparent` in the call's metadata.
+//! Reads the caller's trace context from the W3C header `traceparent`, and creates the span of a call.
 
 use std::net::SocketAddr;
 
@@ -9,9 +9,9 @@ use tonic::Code;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{RPC_TARGET, spans::SPANS};
+use super::{spans::SPANS, targets::RPC_TARGET};
 
-/// The header of W3C trace context without which there is none.
+/// The W3C header of a trace context.
 const TRACE_PARENT: &str = "traceparent";
 
 struct Headers<'a>(&'a HeaderMap);
@@ -26,13 +26,13 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Makes W3C trace context the way in which traces go on over processes.
+/// Sets W3C trace context as the process's format for trace contexts.
 pub(super) fn install() {
     global::set_text_map_propagator(TraceContextPropagator::new());
 }
 
-/// The span of a call of `peer` to `path` (`/package.Service/Method`), a child of the caller's span if the headers name one.
-/// None, at the cost of a look, unless traces are exported and this call is one of those that are traced.
+/// Creates the span of a call from `peer` to `path` (`/package.Service/Method`). The span is a child of the caller's span if the
+/// headers name one. Returns [`Span::none`], after one load, if traces are not exported or this call is not traced.
 #[must_use]
 pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
     if !SPANS.is_open() {
@@ -64,16 +64,16 @@ pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
     if let Some(parent) = parent
         && let Err(error) = span.set_parent(parent)
     {
-        tracing::debug!(%error, "trace context");
+        tracing::debug!(%error, "a trace context could not be used");
     }
     span
 }
 
-/// Tells the span with which status its call has ended: the value of `grpc-status`.
+/// Records the status of a call (the value of `grpc-status`) in its span.
 pub fn record_status(span: &Span, status: &HeaderValue) {
     let code = Code::from_bytes(status.as_bytes());
     span.record("rpc.grpc.status_code", i64::from(i32::from(code)));
-    // Which ones are the server's errors, OpenTelemetry's conventions for RPC say; the others are the caller's.
+    // The codes that OpenTelemetry's conventions for RPC define as errors of the server. The others are errors of the caller.
     if matches!(
         code,
         Code::Unknown
@@ -87,7 +87,7 @@ pub fn record_status(span: &Span, status: &HeaderValue) {
     }
 }
 
-/// The caller's span, if the headers name one.
+/// Returns the caller's trace context if the headers have a valid one.
 fn caller(headers: &HeaderMap) -> Option<Context> {
     if !headers.contains_key(TRACE_PARENT) {
         return None;

@@ -65,7 +65,7 @@ pub(super) struct CountedExporter<E>(pub(super) E);
 
 /// What became of spans, as metrics. Nothing is told if none are exported.
 #[derive(Debug, Clone, Copy)]
-pub struct SpanFigures;
+pub struct SpanMetrics;
 
 // ===== impl SpanGate =====
 
@@ -211,9 +211,9 @@ impl<E: SpanExporter> SpanExporter for CountedExporter<E> {
     }
 }
 
-// ===== impl SpanFigures =====
+// ===== impl SpanMetrics =====
 
-impl MetricSource for SpanFigures {
+impl MetricSource for SpanMetrics {
     fn collect(&self, families: &mut Families) {
         if !SPANS.is_open() {
             return;

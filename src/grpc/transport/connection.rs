@@ -25,12 +25,17 @@ use tracing::Instrument;
 use super::{
     budget::{Budget, Purse},
     clients::ClientPlace,
-    config::{CONNECTION_WINDOW_BYTES, NetConfig, STREAM_WINDOW_BYTES},
     governor::{Conduct, Cut, Governed, Unsent},
     outbound::Answer,
     reception::Reception,
+    windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
-use crate::{engine::TallyEngine, grpc::services::Services, security::Security, telemetry::rpc_span};
+use crate::{
+    engine::TallyEngine,
+    grpc::{services::Services, settings::NetConfig},
+    security::Security,
+    telemetry::rpc_span,
+};
 
 /// Bytes of a stream's answers that the HTTP/2 library takes before they are sent.
 const SEND_BYTES_MAX: usize = 64 << 10;

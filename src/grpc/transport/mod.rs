@@ -3,7 +3,6 @@
 mod bucket;
 pub(crate) mod budget;
 pub(crate) mod clients;
-pub(crate) mod config;
 mod connection;
 mod deadline;
 pub(crate) mod frame;
@@ -14,3 +13,4 @@ pub(crate) mod net;
 pub(crate) mod outbound;
 pub(crate) mod patience;
 pub(crate) mod reception;
+mod windows;

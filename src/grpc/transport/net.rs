@@ -16,13 +16,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     budget::Budget,
     clients::{ClientPlace, Clients},
-    config::NetConfig,
     connection::{Accepted, Connections, refuse},
     governor::Unsent,
 };
 use crate::{
     engine::{PanicGuard, TallyEngine},
-    grpc::services::Services,
+    grpc::{services::Services, settings::NetConfig},
     security::Security,
     sys::memory,
     topology::{AffinityError, Role, RoleHandle},
@@ -140,7 +139,7 @@ pub fn serve(
     let count = affinity.net_threads().max(1);
     let mut inlets = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
-    let budget = Budget::new(config.memory_max);
+    let budget = Budget::new(config.memory_bytes_max());
     let unsent = Unsent::default();
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);

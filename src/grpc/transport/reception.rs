@@ -9,9 +9,9 @@ use tonic::Status;
 
 use super::{
     budget::{Charge, Purse, REFUSAL_BYTES},
-    config::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     governor::Conduct,
     outbound::Answer,
+    windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
 use crate::grpc::status;
 

@@ -1,38 +1,41 @@
-//! The breaker's section: a preset, what is set otherwise, and what is set otherwise for single kinds of calls.
+//! The section `breaker`: a preset, the values that differ from it, and those that differ for a single kind of call.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::ConfigError;
+use super::{
+    Guard,
+    circuits::{CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
+};
 use crate::{
     breaker::{BreakerMode, CircuitBreakerConfig},
-    engine::{CircuitOptions, Guard, InitialMode, MethodCircuit, ThresholdSource},
+    settings::SettingError,
 };
 
-/// A set of figures to start from.
+/// A set of values to start from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// Fit for a disk: slow is 50 ms.
+    /// Values for a disk: a call is slow from 50 ms.
     #[default]
     Default,
-    /// The figures Tally grew from: slow is 1 ms, 5 failures, 3 successes, 60 s, 10 violations. Below one sync of most
-    /// cloud disks.
+    /// The values that Tally started with: slow from 1 ms, 5 failures, 3 successes, 60 s open, 10 violations. 1 ms is less than
+    /// one sync takes on most cloud disks.
     Seed,
 }
 
-/// Who decides at the start; an operator can change it while the service runs.
+/// The mode of the circuits at the start. An operator can change the mode while the service runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerModeSetting {
-    /// The breaker.
+    /// The circuit decides.
     Auto,
-    /// The breaker keeps its books and rejects nothing.
+    /// The circuit measures calls and changes its state, but admits every call.
     MetricsOnly,
-    /// Everything is rejected.
+    /// The circuit rejects every call.
     ForcedOpen,
-    /// Nothing is recorded and nothing rejected.
+    /// The circuit records nothing and admits every call.
     Disabled,
 }
 
@@ -41,46 +44,48 @@ pub enum BreakerModeSetting {
 pub enum SlowThreshold {
     /// Measured at the start.
     Auto,
-    /// As given.
+    /// This time.
     Fixed(Duration),
 }
 
-/// What is set otherwise than the preset has it. The bounds are those of [`CircuitBreakerConfig`].
+/// The section `breaker`. A key that is not set keeps the value of the preset. The bounds are those of
+/// [`CircuitBreakerConfig`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct BreakerSection {
-    /// The set of figures to start from.
+pub struct BreakerSettings {
+    /// The set of values to start from.
     pub preset: Option<Preset>,
-    /// Who decides at the start. Not for single kinds of calls.
+    /// The mode at the start. Not allowed for a single kind of call.
     pub mode: Option<BreakerModeSetting>,
-    /// Whether a slow threshold that healthy commits reach keeps the service from starting. Not for single kinds of calls.
+    /// If true, the service does not start when healthy commits are as slow as a slow threshold; if false, it warns. Not allowed
+    /// for a single kind of call.
     pub strict: Option<bool>,
-    /// A call that takes as long or longer is slow. `"auto"`: 8 times the 99th percentile of a commit, measured at the
-    /// start, from 5 ms to 1 s.
+    /// A call that takes this long or longer is slow. `"auto"`: 8 times the 99th percentile of a commit, measured at the start,
+    /// between 5 ms and 1 s.
     pub slow_threshold: Option<SlowThreshold>,
-    /// Opens at this share of slow calls.
+    /// The circuit opens at this share of slow calls.
     pub slow_rate: Option<f64>,
-    /// Opens at this share of failed calls.
+    /// The circuit opens at this share of failed calls.
     pub failure_rate: Option<f64>,
-    /// No verdict by rate below so many calls.
+    /// Fewest calls in the window for a decision by rate.
     pub min_calls: Option<u32>,
-    /// No verdict by rate below so many blocks.
+    /// Fewest slow or failed blocks in the window for a decision by rate.
     pub min_batches: Option<u32>,
-    /// Calls that hang open it once the oldest has been under way for so many slow thresholds.
+    /// Calls that hang open the circuit when the oldest has been in flight for this many slow thresholds.
     pub overdue_rounds: Option<u32>,
-    /// Opens when this share of the calls of a moment hangs, however many fast ones came before.
+    /// The circuit opens when this share of the calls admitted at about the same time hangs, however many fast calls came before.
     pub stall_rate: Option<f64>,
-    /// So many overdue calls are many; fewer open it only after `stall_after`.
+    /// Fewest overdue calls that open the circuit after `overdue_rounds`. Fewer overdue calls open it after `stall_after`.
     pub min_overdue: Option<u32>,
-    /// Opens when calls wait and none is answered for so long, even if only one waits. Unset: `overdue_rounds` slow
-    /// thresholds and 50 ms.
+    /// The circuit opens when calls wait and none has been answered for this long, even if only one waits. Unset:
+    /// `overdue_rounds` slow thresholds and 50 ms.
     #[serde(with = "humantime_serde")]
     pub stall_after: Option<Duration>,
-    /// Opens at so many failures in a row; 0 turns the rule off.
+    /// The circuit opens at this many failures in a row; 0 turns the rule off.
     pub consecutive_failures: Option<u32>,
-    /// Opens at so many slow calls in the window; 0 turns the rule off.
+    /// The circuit opens at this many slow calls in the window; 0 turns the rule off.
     pub violations: Option<u32>,
-    /// Opens when 1 % of the calls take as long; `"0s"` turns the rule off.
+    /// The circuit opens when 1 % of the calls take this long or longer; `"0s"` turns the rule off.
     #[serde(with = "humantime_serde")]
     pub p99_threshold: Option<Duration>,
     /// Slices of the window.
@@ -88,71 +93,71 @@ pub struct BreakerSection {
     /// Length of a slice.
     #[serde(with = "humantime_serde")]
     pub bucket: Option<Duration>,
-    /// How long it stays open the first time.
+    /// How long the circuit stays open the first time.
     #[serde(with = "humantime_serde")]
     pub open_base: Option<Duration>,
-    /// The longest it stays open.
+    /// The longest time that the circuit stays open.
     #[serde(with = "humantime_serde")]
     pub open_max: Option<Duration>,
-    /// By which share of itself the open time varies.
+    /// The share by which the open time varies at random.
     pub open_jitter: Option<f64>,
-    /// Whether probes are the service's own empty commits rather than callers' transactions.
+    /// If true, the service probes with empty commits; if false, callers' transactions are the probes.
     pub self_probe: Option<bool>,
-    /// Probes that are let through while half-open.
+    /// Probes that a half-open circuit admits.
     pub half_open_permits: Option<u32>,
-    /// Good probes that close it.
+    /// Successful probes that end the half-open state.
     pub half_open_ok_needed: Option<u32>,
-    /// A probe under way for so long is bad. Unset: twice the slow threshold.
+    /// A probe that is in flight for this long counts as failed. Unset: twice the slow threshold.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Option<Duration>,
-    /// How long probes may take to decide.
+    /// How long a half-open circuit waits for its probes to decide.
     #[serde(with = "humantime_serde")]
     pub half_open_max_wait: Option<Duration>,
-    /// How long the ramp takes.
+    /// How long the ramp takes after successful probes.
     #[serde(with = "humantime_serde")]
     pub ramp: Option<Duration>,
-    /// The share of calls at the ramp's beginning.
+    /// The share of calls that the ramp admits at its beginning.
     pub ramp_min: Option<f64>,
-    /// The ramp's curve: 1 is linear, above 1 is faster at first.
+    /// The curve of the ramp: 1 is linear, above 1 is faster at first.
     pub ramp_aggression: Option<f64>,
-    /// Closed for so long, it forgets how often it has opened.
+    /// After this long in the closed state, the next open time is `open_base` again.
     #[serde(with = "humantime_serde")]
     pub stable_for: Option<Duration>,
-    /// The retry hint while an operator holds it open.
+    /// The retry hint while an operator holds the circuit open.
     #[serde(with = "humantime_serde")]
     pub forced_open_retry_after: Option<Duration>,
-    /// How often the circuits look at the clock. Not for single kinds of calls.
+    /// How often the circuits check the time. Not allowed for a single kind of call.
     #[serde(with = "humantime_serde")]
     pub tick_interval: Option<Duration>,
-    /// Sets of counters that threads are spread over.
+    /// Sets of counters over which the threads are spread.
     pub shards: Option<u32>,
     /// Settings of single kinds of calls: `ProcessTransaction`, `ProcessTransactions`, `StreamTransactions`,
-    /// `CreateAccounts` (case does not matter). They go before those above, from which they inherit; without an own slow
-    /// threshold the last three have 20 times the first one's.
-    pub methods: BTreeMap<String, BreakerSection>,
+    /// `CreateAccounts` (case does not matter). A kind inherits every key that it does not set from the keys above, except the
+    /// slow threshold: for the last three kinds, it is 20 times that of the first.
+    pub methods: BTreeMap<String, BreakerSettings>,
 }
 
-// ===== impl BreakerSection =====
+// ===== impl BreakerSettings =====
 
-impl BreakerSection {
-    /// What holds for every kind of call.
+impl BreakerSettings {
+    /// The settings of every kind of call that has none of its own in `methods`.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key, the value and the bound.
-    pub fn config(&self) -> Result<CircuitBreakerConfig, ConfigError> {
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn config(&self) -> Result<CircuitBreakerConfig, SettingError> {
         let base = self
-            .preset_figures()
+            .preset_values()
             .map_or_else(CircuitBreakerConfig::default, |(base, _)| base);
-        let config = self.over(&base);
-        valid("breaker", &config)?;
+        let config = self.merged_into(&base);
+        validate("breaker", &config)?;
         Ok(config)
     }
 
-    /// The circuits of the kinds of calls, over `base`, which [`BreakerSection::config`] made.
+    /// The circuits of the kinds of calls. `base` is the result of [`BreakerSettings::config`].
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key, the value and the bound.
-    pub fn circuits(&self, base: &CircuitBreakerConfig) -> Result<CircuitOptions, ConfigError> {
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn circuits(&self, base: &CircuitBreakerConfig) -> Result<CircuitOptions, SettingError> {
         let threshold = self.threshold_source(ThresholdSource::Default);
         let mut options = CircuitOptions {
             threshold,
@@ -166,19 +171,16 @@ impl BreakerSection {
             let mut places = Guard::ALL.into_iter().zip(&mut options.methods);
             let Some((guard, place)) = places.find(known) else {
                 let names = Guard::ALL.map(Guard::key).join(", ");
-                return Err(ConfigError::bound(
-                    "breaker.methods",
-                    name,
-                    &format!("one of {names}"),
-                ));
+                let bound = format!("one of {names}");
+                return Err(SettingError::new("breaker.methods", name, bound));
             };
-            method.has_no_service_settings(&key)?;
-            let inherited = match method.preset_figures() {
-                Some((figures, _)) => figures,
+            method.check_no_global_keys(&key)?;
+            let inherited = match method.preset_values() {
+                Some((values, _)) => values,
                 None => guard.settings(base),
             };
-            let settings = method.over(&inherited);
-            valid(&key, &settings)?;
+            let settings = method.merged_into(&inherited);
+            validate(&key, &settings)?;
             *place = Some(MethodCircuit {
                 settings,
                 threshold: method.threshold_source(threshold),
@@ -187,7 +189,7 @@ impl BreakerSection {
         Ok(options)
     }
 
-    fn preset_figures(&self) -> Option<(CircuitBreakerConfig, ThresholdSource)> {
+    fn preset_values(&self) -> Option<(CircuitBreakerConfig, ThresholdSource)> {
         self.preset.map(|preset| match preset {
             Preset::Default => (CircuitBreakerConfig::default(), ThresholdSource::Default),
             Preset::Seed => (CircuitBreakerConfig::seed(), ThresholdSource::Preset),
@@ -198,13 +200,13 @@ impl BreakerSection {
         match self.slow_threshold {
             Some(SlowThreshold::Auto) => ThresholdSource::Auto,
             Some(SlowThreshold::Fixed(_)) => ThresholdSource::Configured,
-            None => self.preset_figures().map_or(inherited, |(_, source)| source),
+            None => self.preset_values().map_or(inherited, |(_, source)| source),
         }
     }
 
-    /// `base` with what is set here.
-    fn over(&self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
-        let switch = |set: Option<u32>, inherited| match set {
+    /// `base` with the values that are set here.
+    fn merged_into(&self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
+        let optional = |set: Option<u32>, inherited| match set {
             None => inherited,
             Some(0) => None,
             set => set,
@@ -228,8 +230,8 @@ impl BreakerSection {
             stall_rate: self.stall_rate.unwrap_or(base.stall_rate),
             min_overdue: self.min_overdue.unwrap_or(base.min_overdue),
             stall_after: self.stall_after.or(base.stall_after),
-            consecutive_failures: switch(self.consecutive_failures, base.consecutive_failures),
-            violations: switch(self.violations, base.violations),
+            consecutive_failures: optional(self.consecutive_failures, base.consecutive_failures),
+            violations: optional(self.violations, base.violations),
             p99_threshold,
             window_buckets: self.window_buckets.unwrap_or(base.window_buckets),
             bucket: self.bucket.unwrap_or(base.bucket),
@@ -252,15 +254,15 @@ impl BreakerSection {
             shards: self.shards.unwrap_or(base.shards),
             ..base.clone()
         };
-        // A longer threshold means longer probes; whoever sets only the threshold does not mean to be refused for that.
+        // A longer slow threshold makes probes longer. An operator who sets only the threshold must not get an error for this key.
         if self.half_open_max_wait.is_none() {
             config.half_open_max_wait = config.half_open_max_wait.max(config.effective_probe_timeout());
         }
         config
     }
 
-    /// What holds for the whole service can't be set for one kind of call.
-    fn has_no_service_settings(&self, key: &str) -> Result<(), ConfigError> {
+    /// Checks that a kind of call sets no key that holds for the whole breaker.
+    fn check_no_global_keys(&self, key: &str) -> Result<(), SettingError> {
         for (field, is_set) in [
             ("mode", self.mode.is_some()),
             ("strict", self.strict.is_some()),
@@ -268,21 +270,18 @@ impl BreakerSection {
             ("methods", !self.methods.is_empty()),
         ] {
             if is_set {
-                return Err(ConfigError::bound(
-                    &format!("{key}.{field}"),
-                    "set",
-                    "absent; set it for the whole breaker",
-                ));
+                let bound = "absent; set it for the whole breaker";
+                return Err(SettingError::new(format!("{key}.{field}"), "set", bound));
             }
         }
         Ok(())
     }
 }
 
-fn valid(key: &str, config: &CircuitBreakerConfig) -> Result<(), ConfigError> {
+fn validate(key: &str, config: &CircuitBreakerConfig) -> Result<(), SettingError> {
     config
         .validate()
-        .map_err(|error| ConfigError::bound(&format!("{key}.{}", error.field), error.value, error.bound))
+        .map_err(|error| SettingError::new(format!("{key}.{}", error.field), error.value, error.bound))
 }
 
 // ===== impl BreakerModeSetting =====
@@ -300,7 +299,7 @@ impl From<BreakerModeSetting> for BreakerMode {
 
 // ===== impl SlowThreshold =====
 
-/// What stands for a measured threshold.
+/// The word for a measured threshold.
 const AUTO: &str = "auto";
 
 impl Serialize for SlowThreshold {

@@ -1,0 +1,181 @@
+//! The sections `batch` and `affinity`: the queue, and the CPUs of the threads.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    batch::BatchConfig,
+    settings::SettingError,
+    topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus},
+};
+
+/// The queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchSettings {
+    /// Most queued requests, 2 to 2^20.
+    pub queue_requests_max: usize,
+    /// Most bytes of queued requests, 1 MiB to 1 TiB.
+    pub queue_bytes_max: ByteSize,
+    /// The longest time that a block waits for calls that are about to arrive, 0 to 1 s. A block never waits longer than half a
+    /// commit. Zero: a block never waits.
+    #[serde(with = "humantime_serde")]
+    pub max_linger: Duration,
+    /// Fewest calls about to arrive for which a block waits, 1 to 2^20.
+    pub siblings: usize,
+    /// Largest part of one connection, in percent of the largest batch, while other connections wait, 1 to 100.
+    pub client_share_percent: u8,
+}
+
+/// The CPUs of the threads.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AffinitySettings {
+    /// `auto`, `off`, `fence`, `pin` or `strict`.
+    pub mode: AffinityMode,
+    /// Explicit CPUs by role, in the list syntax of cpusets: `0-3,7`.
+    pub cpus: RoleLists,
+    /// Most NET threads, 1 to 64.
+    pub net_threads_max: Option<usize>,
+    /// The real-time class for EXEC and WAL.
+    pub fifo: FifoSettings,
+    /// How often the masks of all threads are compared with the plan, 100 ms to 1 h.
+    #[serde(with = "humantime_serde::option")]
+    pub verify_interval: Option<Duration>,
+}
+
+/// How threads are placed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AffinityMode {
+    /// Pins threads where the machine allows for it and it helps.
+    #[default]
+    Auto,
+    /// Leaves the masks of all threads as they are.
+    Off,
+    /// Lets every thread run on all allowed CPUs.
+    Fence,
+    /// Pins threads.
+    Pin,
+    /// Pins threads. The service does not start if a thread can't be pinned.
+    Strict,
+}
+
+/// Explicit CPUs by role.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoleLists {
+    /// CPUs of EXEC.
+    pub exec: Option<String>,
+    /// CPUs of WAL.
+    pub wal: Option<String>,
+    /// CPUs of NET.
+    pub net: Option<String>,
+    /// CPUs of AUX.
+    pub aux: Option<String>,
+}
+
+/// The real-time class for EXEC and WAL.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FifoSettings {
+    /// Whether to ask for it.
+    pub enabled: bool,
+    /// Its priority, 1 to 10.
+    pub priority: Option<u8>,
+    /// If true, the service does not start without it.
+    pub required: bool,
+    /// A real-time thread that runs for this long without blocking ends the process, 100 ms to 60 s.
+    #[serde(with = "humantime_serde::option")]
+    pub rttime_max: Option<Duration>,
+}
+
+// ===== impl BatchSettings =====
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        let batch = BatchConfig::default();
+        BatchSettings {
+            queue_requests_max: batch.queue_requests_max,
+            queue_bytes_max: ByteSize(batch.queue_bytes_max as u64),
+            max_linger: batch.max_linger,
+            siblings: batch.siblings,
+            client_share_percent: batch.client_share_percent,
+        }
+    }
+}
+
+impl BatchSettings {
+    /// Checks the section, and returns the settings of the batch processor.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn config(&self) -> Result<BatchConfig, SettingError> {
+        let config = BatchConfig {
+            queue_requests_max: self.queue_requests_max,
+            // A number beyond `usize` is beyond the bound, too.
+            queue_bytes_max: usize::try_from(self.queue_bytes_max.0).unwrap_or(usize::MAX),
+            max_linger: self.max_linger,
+            siblings: self.siblings,
+            client_share_percent: self.client_share_percent,
+        };
+        match config.validate() {
+            Ok(()) => Ok(config),
+            Err(error) => {
+                let bound = format!("{} to {}", error.minimum, error.maximum);
+                Err(SettingError::new(
+                    format!("batch.{}", error.field),
+                    error.value,
+                    bound,
+                ))
+            }
+        }
+    }
+}
+
+// ===== impl AffinitySettings =====
+
+impl AffinitySettings {
+    /// Parses the CPU lists, and returns the settings of the placement. Its other bounds are checked when the plan is made.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first list that is malformed.
+    pub fn config(&self) -> Result<AffinityConfig, SettingError> {
+        let list = |key: &str, list: &Option<String>| match list {
+            None => Ok(None),
+            Some(text) => match text.parse::<CpuSet>() {
+                Ok(cpus) => Ok(Some(cpus)),
+                Err(error) => {
+                    let bound = format!("a list of CPUs such as 0-3,7: {error}");
+                    Err(SettingError::new(key, text, bound))
+                }
+            },
+        };
+        let defaults = AffinityConfig::default();
+        Ok(AffinityConfig {
+            mode: match self.mode {
+                AffinityMode::Auto => Mode::Auto,
+                AffinityMode::Off => Mode::Off,
+                AffinityMode::Fence => Mode::Fence,
+                AffinityMode::Pin => Mode::Pin,
+                AffinityMode::Strict => Mode::Strict,
+            },
+            cpus: RoleCpus {
+                exec: list("affinity.cpus.exec", &self.cpus.exec)?,
+                wal: list("affinity.cpus.wal", &self.cpus.wal)?,
+                net: list("affinity.cpus.net", &self.cpus.net)?,
+                aux: list("affinity.cpus.aux", &self.cpus.aux)?,
+            },
+            net_threads_max: self.net_threads_max.unwrap_or(defaults.net_threads_max),
+            fifo: FifoConfig {
+                enabled: self.fifo.enabled,
+                required: self.fifo.required,
+                priority: self.fifo.priority.unwrap_or(defaults.fifo.priority),
+                rttime_max: self.fifo.rttime_max.unwrap_or(defaults.fifo.rttime_max),
+            },
+            verify_interval: self.verify_interval.unwrap_or(defaults.verify_interval),
+        })
+    }
+}

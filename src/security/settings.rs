@@ -1,0 +1,78 @@
+//! The section `security`: the files of certificates and tokens.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::SettingError;
+
+/// Certificates and tokens. The service reads the files again when they change.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecuritySettings {
+    /// The server's certificate chain in PEM. Needs `tls_key`.
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The certificate authorities for clients, in PEM. If this is set, a client must present a certificate that one of them
+    /// signed.
+    pub client_ca: Option<PathBuf>,
+    /// The tokens file: one token in a line, as `role name sha256`. The role is `read`, `write` or `admin`.
+    pub tokens_file: Option<PathBuf>,
+    /// Allows an address beyond this machine without TLS and tokens.
+    pub allow_insecure: bool,
+}
+
+/// The section in the form in which it is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SecurityConfig {
+    /// The files of TLS. `None`: connections are not encrypted.
+    pub tls: Option<TlsPaths>,
+    /// The tokens file. `None`: calls need no token, and every caller may do everything.
+    pub tokens: Option<PathBuf>,
+}
+
+/// The files of TLS, all in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPaths {
+    /// The server's certificate, followed by the intermediate certificates.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The certificate authorities for clients. If this is set, a client must present a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+// ===== impl SecuritySettings =====
+
+impl SecuritySettings {
+    /// Checks that certificate and key are set together, and a CA for clients only with them.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the key that is missing.
+    pub fn config(&self) -> Result<SecurityConfig, SettingError> {
+        let missing =
+            |key: &str, other: &str| SettingError::new(key, "unset", format!("set together with {other}"));
+        let tls = match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsPaths {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: self.client_ca.clone(),
+            }),
+            (None, None) if self.client_ca.is_none() => None,
+            (None, None) => return Err(missing("security.tls_certificate", "security.client_ca")),
+            (None, Some(_)) => return Err(missing("security.tls_certificate", "security.tls_key")),
+            (Some(_), None) => return Err(missing("security.tls_key", "security.tls_certificate")),
+        };
+        Ok(SecurityConfig {
+            tls,
+            tokens: self.tokens_file.clone(),
+        })
+    }
+
+    /// Whether calls are encrypted and need a token.
+    #[must_use]
+    pub const fn is_secured(&self) -> bool {
+        self.tls_certificate.is_some() && self.tls_key.is_some() && self.tokens_file.is_some()
+    }
+}

@@ -1,0 +1,39 @@
+//! Why logs or traces could not be set up.
+
+use thiserror::Error;
+
+/// Why logs or traces could not be set up.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TelemetryError {
+    /// The log's filter is malformed.
+    #[error("telemetry.log = {value:?}: {source}")]
+    Filter {
+        /// The filter.
+        value: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The exporter of traces or events could not be created.
+    #[error("telemetry.otlp_endpoint = {endpoint:?}: {source}")]
+    Exporter {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with it.
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
+    /// The endpoint is not a URL.
+    #[error("telemetry.otlp_endpoint = {endpoint:?}: must be a URL such as http://127.0.0.1:4317: {source}")]
+    Endpoint {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+    /// The filter could not be replaced, since the subscriber of the log no longer exists.
+    #[error(transparent)]
+    Reload(#[from] tracing_subscriber::reload::Error),
+    /// Logs were set up before in this process.
+    #[error(transparent)]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}

@@ -1,0 +1,106 @@
+//! Exports traces and events to an OpenTelemetry collector.
+
+use std::time::Duration;
+
+use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    logs::SdkLoggerProvider,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
+};
+
+use super::{
+    error::TelemetryError,
+    spans::{BoundedProcessor, CountedExporter, SPANS_WAITING_MAX},
+};
+
+/// The name of the service in the collector.
+pub(super) const SERVICE_NAME: &str = "tally";
+/// How long an export may take before it fails. An export never delays a call.
+pub(super) const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last spans and events may take to be sent. Then the process ends without them.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What goes to the collector, besides metrics: nothing without `telemetry.otlp_endpoint`.
+#[derive(Debug)]
+pub struct Telemetry(pub(super) Option<Providers>);
+
+#[derive(Debug)]
+pub(super) struct Providers {
+    pub(super) spans: SdkTracerProvider,
+    pub(super) events: SdkLoggerProvider,
+}
+
+// ===== impl Providers =====
+
+impl Providers {
+    /// Each of the batch exporters has a thread and a bounded queue. What does not fit into the queue is dropped.
+    pub(super) fn new(endpoint: &str) -> Result<Self, TelemetryError> {
+        let failed = |source| TelemetryError::Exporter {
+            endpoint: endpoint.to_owned(),
+            source,
+        };
+        let spans = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build()
+            .map_err(failed)?;
+        let events = LogExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build()
+            .map_err(failed)?;
+        let resource = Resource::builder()
+            .with_service_name(SERVICE_NAME)
+            .with_attribute(opentelemetry::KeyValue::new(
+                "service.version",
+                env!("CARGO_PKG_VERSION"),
+            ))
+            .build();
+        // `BoundedProcessor` has the same bound and drops first, so that dropped spans are counted in a metric.
+        let queue = BatchConfigBuilder::default()
+            .with_max_queue_size(SPANS_WAITING_MAX)
+            .build();
+        let spans = BatchSpanProcessor::builder(CountedExporter(spans))
+            .with_batch_config(queue)
+            .build();
+        Ok(Providers {
+            spans: SdkTracerProvider::builder()
+                .with_span_processor(BoundedProcessor(spans))
+                // `SpanGate` decides which calls are traced, before a span is created.
+                .with_sampler(Sampler::AlwaysOn)
+                .with_resource(resource.clone())
+                .build(),
+            events: SdkLoggerProvider::builder()
+                .with_batch_exporter(events)
+                .with_resource(resource)
+                .build(),
+        })
+    }
+}
+
+// ===== impl Telemetry =====
+
+impl Telemetry {
+    /// Sends the last spans and events. Takes at most 3 s.
+    pub async fn shutdown(self) {
+        let Some(Providers { spans, events }) = self.0 else {
+            return;
+        };
+        // On blocking threads: the exporters wait for tasks of this thread's runtime.
+        let (spans, events) = tokio::join!(
+            tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
+            tokio::task::spawn_blocking(move || events.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
+        );
+        let failed = |what: &str, result: Result<OTelSdkResult, tokio::task::JoinError>| match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last {what} could not be sent"),
+            Err(error) => tracing::error!(%error, "the last {what} could not be sent"),
+        };
+        failed("spans", spans);
+        failed("events", events);
+    }
+}
