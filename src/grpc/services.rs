@@ -18,12 +18,12 @@ use super::{
     status,
     transactions::service::TransactionService,
     transport::{
-        budget::{CALL_BYTES, Charge},
+        budget::{CALL_BYTES, Reservation},
         clients::Clients,
+        connection_limits::ConnectionLimits,
         lifetime::{Lifetime, LimitedBody},
-        outbound::{Answer, Answering},
-        patience::TimedBody,
-        reception::Reception,
+        outbound::{Answer, AnswerFuture},
+        receive_timeout::TimedBody,
     },
 };
 use crate::{
@@ -58,28 +58,28 @@ pub struct Services {
 // ===== impl Services =====
 
 impl Services {
-    /// Answers a call from `peer`, whose connection has this `reception`.
+    /// Answers a call from `peer`, whose connection has this `limits`.
     pub(crate) fn call(
         &self,
         request: http::Request<Incoming>,
         peer: SocketAddr,
-        reception: &Arc<Reception>,
-    ) -> Answering {
-        let (charge, call) = match self.admit(&request, reception) {
+        limits: &Arc<ConnectionLimits>,
+    ) -> AnswerFuture {
+        let (reservation, call) = match self.admit(&request, limits) {
             Ok(admitted) => admitted,
-            Err(status) => return Box::pin(ready(Ok(reception.turn_away(status)))),
+            Err(status) => return Box::pin(ready(Ok(limits.answer_unadmitted(status)))),
         };
         let transactions = &self.transactions;
         match call.method.handler {
-            Handler::ProcessTransaction => transactions.process_transaction(request, reception, charge),
-            Handler::ProcessTransactions => transactions.process_transactions(request, reception, charge),
-            Handler::GetTransaction => transactions.find_transaction(request, reception, charge),
+            Handler::ProcessTransaction => transactions.process_transaction(request, limits, reservation),
+            Handler::ProcessTransactions => transactions.process_transactions(request, limits, reservation),
+            Handler::GetTransaction => transactions.find_transaction(request, limits, reservation),
             Handler::StreamTransactions => {
-                transactions.stream_transactions(request, reception, charge, self.lifetime(call))
+                transactions.stream_transactions(request, limits, reservation, self.lifetime(call))
             }
-            Handler::Accounts(call) => self.accounts.call(call, request, reception, charge),
+            Handler::Accounts(call) => self.accounts.call(call, request, limits, reservation),
             Handler::Unary | Handler::Stream | Handler::HealthWatch => {
-                self.route(call, request, peer, reception, charge)
+                self.route(call, request, peer, limits, reservation)
             }
         }
     }
@@ -88,21 +88,21 @@ impl Services {
     /// those who may.
     ///
     /// # Errors
-    /// As [`Reception::check_headers`], [`Access::check`] and [`Reception::admit`].
+    /// As [`ConnectionLimits::check_headers`], [`Access::check`] and [`ConnectionLimits::admit`].
     fn admit(
         &self,
         request: &http::Request<Incoming>,
-        reception: &Reception,
-    ) -> Result<(Charge, Authorised), Status> {
-        let checked = Reception::check_headers(request.headers());
+        limits: &ConnectionLimits,
+    ) -> Result<(Reservation, Authorised), Status> {
+        let checked = ConnectionLimits::check_headers(request.headers());
         let call = checked
             .and_then(|()| self.access.check(request))
-            .inspect_err(|_| reception.refused())?;
-        let charge = match call.method.need {
-            Need::Nothing => reception.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
-            Need::Role(_) => reception.admit(),
+            .inspect_err(|_| limits.count_refusal())?;
+        let reservation = match call.method.need {
+            Need::Nothing => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
+            Need::Role(_) => limits.admit(),
         };
-        Ok((charge?, call))
+        Ok((reservation?, call))
     }
 
     /// Answers a call that tonic serves.
@@ -111,11 +111,14 @@ impl Services {
         call: Authorised,
         mut request: http::Request<Incoming>,
         peer: SocketAddr,
-        reception: &Arc<Reception>,
-        mut charge: Charge,
-    ) -> Answering {
-        if !charge.cover(CALL_BYTES + TONIC_CALL_BYTES) {
-            return Box::pin(ready(Ok(Answer::status(reception.no_memory(), charge))));
+        limits: &Arc<ConnectionLimits>,
+        mut reservation: Reservation,
+    ) -> AnswerFuture {
+        if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
+            return Box::pin(ready(Ok(Answer::status(
+                limits.memory_limit_reached(),
+                reservation,
+            ))));
         }
         // Who asks is of interest to administration only; the hot path is spared the box.
         request.extensions_mut().insert(TcpConnectInfo {
@@ -128,14 +131,14 @@ impl Services {
         let place = if call.method.handler == Handler::HealthWatch {
             let Some(place) = self.health_watchers.admit(peer.ip()) else {
                 let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                return Box::pin(ready(Ok(Answer::status(status, charge))));
+                return Box::pin(ready(Ok(Answer::status(status, reservation))));
             };
             Some(place)
         } else {
             None
         };
         let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
-        let request = request.map(|body| TimedBody::new(body, reception.time_max()));
+        let request = request.map(|body| TimedBody::new(body, limits.time_max()));
         let answered = self.others.clone().call(request);
         Box::pin(answered.map(|response| {
             response.map(|response| {
@@ -145,7 +148,7 @@ impl Services {
                         response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
                     }
                 };
-                Answer::tonic(response, charge)
+                Answer::tonic(response, reservation)
             })
         }))
     }

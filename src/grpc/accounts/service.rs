@@ -19,10 +19,10 @@ use crate::{
         methods::AccountCall,
         status,
         transport::{
-            budget::Charge,
+            budget::Reservation,
+            connection_limits::ConnectionLimits,
             framing::{Expected, Inbound},
-            outbound::Answering,
-            reception::Reception,
+            outbound::AnswerFuture,
         },
     },
     id::check_id,
@@ -50,7 +50,7 @@ pub(crate) struct AccountService {
     engine: Arc<TallyEngine>,
 }
 
-type Answered = Result<(Vec<u8>, Charge), Status>;
+type Answered = Result<(Vec<u8>, Reservation), Status>;
 
 // ===== impl AccountService =====
 
@@ -72,18 +72,20 @@ impl AccountService {
         &self,
         call: AccountCall,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
-    ) -> Answering {
-        let (service, reception) = (self.clone(), Arc::clone(reception));
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> AnswerFuture {
+        let (service, limits) = (self.clone(), Arc::clone(limits));
         Box::pin(async move {
             let answered = match call {
-                AccountCall::Create => service.create_account(request, &reception, charge).await,
-                AccountCall::BatchCreate => service.batch_create_accounts(request, &reception, charge).await,
-                AccountCall::Get => service.get_account(request, &reception, charge).await,
-                AccountCall::List => service.list_accounts(request, &reception, charge).await,
+                AccountCall::Create => service.create_account(request, &limits, reservation).await,
+                AccountCall::BatchCreate => {
+                    service.batch_create_accounts(request, &limits, reservation).await
+                }
+                AccountCall::Get => service.get_account(request, &limits, reservation).await,
+                AccountCall::List => service.list_accounts(request, &limits, reservation).await,
             };
-            Ok(reception.answer(answered))
+            Ok(limits.answer(answered))
         })
     }
 
@@ -106,11 +108,11 @@ impl AccountService {
     async fn create_account(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Answered {
         let most = ACCOUNT_BYTES_MAX;
-        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, reception, charge)?;
+        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
         let account = {
             let message = inbound.only().await?;
             let request = CreateAccountRequest::decode(message).map_err(status::malformed_message)?;
@@ -130,11 +132,11 @@ impl AccountService {
     async fn batch_create_accounts(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Answered {
         let most = ACCOUNTS_BYTES_MAX;
-        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, reception, charge)?;
+        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
         let accounts = {
             let message = inbound.only().await?;
             // Decoded, a short message can take a thousand times as much: it is counted first.
@@ -151,12 +153,12 @@ impl AccountService {
     async fn get_account(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Answered {
         let most = QUERY_BYTES_MAX;
         let (question, mut inbound, deadline) =
-            Inbound::ask::<GetAccountRequest>(request, most, reception, charge).await?;
+            Inbound::ask::<GetAccountRequest>(request, most, limits, reservation).await?;
         let id = question.account_id;
         check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
@@ -174,12 +176,12 @@ impl AccountService {
     async fn list_accounts(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Answered {
         let most = QUERY_BYTES_MAX;
         let (question, mut inbound, deadline) =
-            Inbound::ask::<ListAccountsRequest>(request, most, reception, charge).await?;
+            Inbound::ask::<ListAccountsRequest>(request, most, limits, reservation).await?;
         let limit = decode::page_limit(question.page_size)?;
         let from = decode::page_start(&question.page_token)?;
         // Before EXEC reads them, and they wait there for the disk.

@@ -3,7 +3,10 @@
 //! A `TransactionResult` is field 1 of both messages that have one: an element of `ProcessTransactionsResponse` and the
 //! only field of `StreamTransactionsResponse` have the same bytes.
 
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+};
 use tonic::Status;
 
 use super::collect::{Places, Refused};
@@ -14,10 +17,7 @@ use crate::{
         status,
         transport::frame::{begin_frame, end_frame, put_frame},
     },
-    ledger::{
-        Committed, Outcome, Rejection, Side, TransactionView,
-        codec::{put_short_bytes, put_varint_u64},
-    },
+    ledger::{Committed, Outcome, Rejection, Side, TransactionView},
     money::Amount,
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
@@ -27,17 +27,7 @@ const RESULT_BYTES: usize = 32;
 /// Results are written so many bytes at a time; then other calls of the thread have their turn.
 const TURN_BYTES: usize = 64 << 10;
 
-/// The key of a field with something of a length: text, or a message.
-const fn delimited(field: u8) -> u8 {
-    field << 3 | 2
-}
-
-/// The key of a field with a number.
-const fn number(field: u8) -> u8 {
-    field << 3
-}
-
-/// A `ProcessTransactionResponse`. Its id has at most 64 bytes, so that its length takes one byte.
+/// A `ProcessTransactionResponse`, without the `String` that the generated type has.
 #[derive(Debug, Clone, Copy)]
 struct CommittedAnswer<'a> {
     id: &'a [u8],
@@ -61,49 +51,61 @@ impl<'a> CommittedAnswer<'a> {
         }
     }
 
-    fn time_bytes(&self) -> u64 {
+    fn time_bytes(&self) -> usize {
         number_bytes(self.seconds) + number_bytes(self.nanos.into())
     }
 
-    fn bytes(&self) -> u64 {
-        2 + self.id.len() as u64
+    fn bytes(&self) -> usize {
+        text_bytes(self.id)
             + number_bytes(self.sequence)
-            + 2
-            + self.time_bytes()
+            + message_bytes(self.time_bytes())
             + number_bytes(self.replayed.into())
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         put_text(out, 1, self.id);
         put_number(out, 2, self.sequence);
-        out.push(delimited(3));
-        put_varint_u64(out, self.time_bytes());
+        put_head(out, 3, self.time_bytes());
         put_number(out, 1, self.seconds);
         put_number(out, 2, self.nanos.into());
         put_number(out, 4, self.replayed.into());
     }
 }
 
-/// Bytes of a number with its key; a zero is left out.
-const fn number_bytes(value: u64) -> u64 {
-    if value == 0 { 0 } else { 1 + varint_bytes(value) }
-}
-
-const fn varint_bytes(value: u64) -> u64 {
-    (70 - (value | 1).leading_zeros() as u64) / 7
-}
-
-fn put_number(out: &mut Vec<u8>, field: u8, value: u64) {
-    if value != 0 {
-        out.push(number(field));
-        put_varint_u64(out, value);
+/// Bytes of a number with its key. A zero is left out. The fields have numbers below 16, so that a key takes one byte.
+fn number_bytes(value: u64) -> usize {
+    if value == 0 {
+        0
+    } else {
+        1 + encoded_len_varint(value)
     }
 }
 
-fn put_text(out: &mut Vec<u8>, field: u8, text: &[u8]) {
-    out.push(delimited(field));
-    // An id's length takes one byte in protobuf, too.
-    put_short_bytes(out, text);
+fn text_bytes(text: &[u8]) -> usize {
+    message_bytes(text.len())
+}
+
+/// Bytes of a text or message of `length` bytes with its key.
+fn message_bytes(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(value, out);
+    }
+}
+
+/// Appends the key and the length of a text or message.
+fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(length as u64, out);
+}
+
+fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
+    put_head(out, field, text.len());
+    out.extend_from_slice(text);
 }
 
 /// The framed answer to a lone transaction.
@@ -231,11 +233,9 @@ fn put_result(out: &mut Vec<u8>, result: &Answered<'_>) {
             Err(status) => put_error(out, transaction.id(), &status),
             Ok(answer) => {
                 let bytes = answer.bytes();
-                out.push(delimited(1));
-                put_varint_u64(out, 2 + answer.id.len() as u64 + 1 + varint_bytes(bytes) + bytes);
+                put_head(out, 1, text_bytes(answer.id) + message_bytes(bytes));
                 put_text(out, 1, answer.id);
-                out.push(delimited(2));
-                put_varint_u64(out, bytes);
+                put_head(out, 2, bytes);
                 answer.put(out);
             }
         },
@@ -342,7 +342,7 @@ mod tests {
             };
             let mut bytes = Vec::new();
             answer.put(&mut bytes);
-            prop_assert_eq!(bytes.len() as u64, answer.bytes());
+            prop_assert_eq!(bytes.len(), answer.bytes());
             prop_assert_eq!(bytes, expected.encode_to_vec());
         }
     }

@@ -22,11 +22,11 @@ use crate::{
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
         transport::{
-            budget::{CALL_BYTES, Charge},
+            budget::{CALL_BYTES, Reservation},
+            connection_limits::ConnectionLimits,
             framing::{Expected, Inbound},
             lifetime::Lifetime,
-            outbound::{Answer, Answering},
-            reception::Reception,
+            outbound::{Answer, AnswerFuture},
         },
     },
     id::check_id,
@@ -69,24 +69,24 @@ impl TransactionService {
     pub(crate) fn process_transaction(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
-    ) -> Answering {
-        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
-        Box::pin(process_one(engine, request, reception, charge))
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
+        Box::pin(process_one(engine, request, limits, reservation))
     }
 
     /// Answers `ProcessTransactions`.
     pub(crate) fn process_transactions(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
-    ) -> Answering {
-        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
         Box::pin(async move {
-            let answered = process_many(&engine, request, &reception, charge).await;
-            Ok(reception.answer(answered))
+            let answered = process_many(&engine, request, &limits, reservation).await;
+            Ok(limits.answer(answered))
         })
     }
 
@@ -94,13 +94,13 @@ impl TransactionService {
     pub(crate) fn find_transaction(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
-    ) -> Answering {
-        let (service, reception) = (self.clone(), Arc::clone(reception));
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> AnswerFuture {
+        let (service, limits) = (self.clone(), Arc::clone(limits));
         Box::pin(async move {
-            let answered = service.get_transaction(request, &reception, charge).await;
-            Ok(reception.answer(answered))
+            let answered = service.get_transaction(request, &limits, reservation).await;
+            Ok(limits.answer(answered))
         })
     }
 
@@ -108,21 +108,21 @@ impl TransactionService {
     pub(crate) fn stream_transactions(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
         lifetime: Lifetime,
-    ) -> Answering {
-        let (engine, reception) = (Arc::clone(&self.engine), Arc::clone(reception));
+    ) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
         // Not before the call is polled: only then does the engine know whose it is.
         Box::pin(async move {
             let most = TRANSACTION_BYTES_MAX;
             Ok(
-                match Inbound::open(request, Expected::Stream, most, &reception, charge) {
+                match Inbound::open(request, Expected::Stream, most, &limits, reservation) {
                     Ok((inbound, deadline)) => {
                         let answers = StreamAnswers::new(engine, inbound, deadline, lifetime);
-                        Answer::frames(Box::pin(answers), reception.purse())
+                        Answer::frames(Box::pin(answers), limits.memory())
                     }
-                    Err(status) => reception.refuse(status),
+                    Err(status) => limits.answer_failed(status),
                 },
             )
         })
@@ -131,11 +131,11 @@ impl TransactionService {
     async fn get_transaction(
         &self,
         request: http::Request<Incoming>,
-        reception: &Arc<Reception>,
-        charge: Charge,
-    ) -> Result<(Vec<u8>, Charge), Status> {
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> Result<(Vec<u8>, Reservation), Status> {
         let (question, mut inbound, deadline) =
-            Inbound::ask::<GetTransactionRequest>(request, QUERY_BYTES_MAX, reception, charge).await?;
+            Inbound::ask::<GetTransactionRequest>(request, QUERY_BYTES_MAX, limits, reservation).await?;
         let id = question.transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
         let found = self
@@ -214,22 +214,22 @@ impl TransactionService {
 async fn process_one(
     engine: Arc<TallyEngine>,
     request: http::Request<Incoming>,
-    reception: Arc<Reception>,
-    charge: Charge,
+    limits: Arc<ConnectionLimits>,
+    reservation: Reservation,
 ) -> Result<http::Response<Answer>, Infallible> {
     let most = TRANSACTION_BYTES_MAX;
-    let answered = match Inbound::open(request, Expected::Message, most, &reception, charge) {
+    let answered = match Inbound::open(request, Expected::Message, most, &limits, reservation) {
         Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
         Err(status) => Err(status),
     };
-    Ok(reception.answer(answered))
+    Ok(limits.answer(answered))
 }
 
 async fn answer_one(
     engine: &TallyEngine,
     mut inbound: Inbound,
     deadline: Option<Instant>,
-) -> Result<(Vec<u8>, Charge), Status> {
+) -> Result<(Vec<u8>, Reservation), Status> {
     let batch = {
         let message = inbound.only().await?;
         let transaction = wire::transaction(&message).map_err(status::malformed_message)?;
@@ -242,7 +242,7 @@ async fn answer_one(
     let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
     let answer = encode::lone(&batch, outcomes.first().copied())?;
     drop(batch);
-    Ok((answer, inbound.into_charge()))
+    Ok((answer, inbound.into_reservation()))
 }
 
 /// `ProcessTransactions`.
@@ -252,11 +252,11 @@ async fn answer_one(
 async fn process_many(
     engine: &TallyEngine,
     request: http::Request<Incoming>,
-    reception: &Arc<Reception>,
-    charge: Charge,
-) -> Result<(Vec<u8>, Charge), Status> {
+    limits: &Arc<ConnectionLimits>,
+    reservation: Reservation,
+) -> Result<(Vec<u8>, Reservation), Status> {
     let most = MESSAGE_BYTES_MAX;
-    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, reception, charge)?;
+    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
     let mut piece = inbound.piece().await?.ok_or_else(status::message_missing)?;
     let mut reader = BulkReader::new(engine.batch(piece.bytes.len()));
     loop {
@@ -270,7 +270,7 @@ async fn process_many(
     drop(piece);
     inbound.finish().await?;
     let Transactions { mut batch, places } = reader.finish()?;
-    batch.pay(Box::new(inbound.split_charge()));
+    batch.pay(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
     let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
     let results = Results {
@@ -279,10 +279,10 @@ async fn process_many(
         outcomes: Ok(&outcomes),
     };
     let answer = results.bulk().await;
-    let mut charge = inbound.into_charge();
+    let mut reservation = inbound.into_reservation();
     drop((batch, outcomes, places));
-    charge.set(CALL_BYTES + answer.capacity());
-    Ok((answer, charge))
+    reservation.resize(CALL_BYTES + answer.capacity());
+    Ok((answer, reservation))
 }
 
 /// Executes transactions in their order.

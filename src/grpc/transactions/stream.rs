@@ -23,10 +23,10 @@ use crate::{
     grpc::{
         status,
         transport::{
-            budget::Charge,
+            budget::Reservation,
+            connection_limits::Parked,
             framing::{Inbound, Piece, gather},
             lifetime::Lifetime,
-            reception::Parked,
         },
     },
 };
@@ -69,7 +69,7 @@ pub(crate) struct StreamAnswers {
 /// Messages of a stream that have arrived together.
 struct Chunk {
     transactions: Transactions,
-    charge: Charge,
+    reservation: Reservation,
     /// Why nothing comes behind them, if it was not the client who ended the stream.
     broken: Option<Status>,
 }
@@ -78,7 +78,7 @@ struct Chunk {
 struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
-    charge: Charge,
+    reservation: Reservation,
     outcomes: Executed,
     /// Why they were not let in, if the caller's token no longer allows it.
     revoked: Option<Status>,
@@ -88,7 +88,7 @@ struct ChunkDone {
 /// The answers to a chunk.
 struct Answered {
     bytes: Vec<u8>,
-    charge: Charge,
+    reservation: Reservation,
     broken: Option<Status>,
 }
 
@@ -169,10 +169,10 @@ impl StreamAnswers {
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
             transactions: Transactions { mut batch, places },
-            mut charge,
+            mut reservation,
             broken,
         } = chunk;
-        batch.pay(Box::new(charge.split_beyond(CHUNK_BYTES)));
+        batch.pay(Box::new(reservation.split_off_beyond(CHUNK_BYTES)));
         let batch = Arc::new(batch);
         // They were read before the token was revoked.
         let revoked = self.lifetime.revoked();
@@ -194,7 +194,7 @@ impl StreamAnswers {
             ChunkDone {
                 batch,
                 places,
-                charge,
+                reservation,
                 outcomes,
                 revoked,
                 broken,
@@ -240,10 +240,10 @@ impl StreamAnswers {
         if let Some(chunks) = &self.chunks
             && self.parked.is_none()
         {
-            let reception = chunks.inbound.reception();
-            self.parked = reception.park();
+            let limits = chunks.inbound.limits();
+            self.parked = limits.park();
             if self.parked.is_none() {
-                let why = reception.no_memory();
+                let why = limits.memory_limit_reached();
                 self.stop(why);
             }
         }
@@ -266,7 +266,7 @@ impl Stream for StreamAnswers {
             };
             let Some(Answered {
                 bytes,
-                charge,
+                reservation,
                 broken,
             }) = answered
             else {
@@ -281,7 +281,7 @@ impl Stream for StreamAnswers {
             }
             if !bytes.is_empty() {
                 self.park();
-                return Poll::Ready(Some(Ok(charge.until_sent(bytes, None))));
+                return Poll::Ready(Some(Ok(reservation.until_sent(bytes, None))));
             }
         }
     }
@@ -305,7 +305,7 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
     let ChunkDone {
         batch,
         places,
-        mut charge,
+        mut reservation,
         outcomes,
         broken,
         ..
@@ -321,10 +321,10 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
     };
     let bytes = results.stream().await;
     drop((batch, outcomes, places));
-    charge.set(CHUNK_BYTES + bytes.capacity());
+    reservation.resize(CHUNK_BYTES + bytes.capacity());
     Answered {
         bytes,
-        charge,
+        reservation,
         broken,
     }
 }
@@ -355,11 +355,11 @@ impl Chunks {
 
     /// A chunk of what has arrived, if there is memory for it and its answers.
     fn chunk(&mut self, transactions: Transactions, broken: Option<Status>) -> Chunk {
-        let reception = self.inbound.reception();
-        if let Some(charge) = reception.purse().charge(CHUNK_BYTES + transactions.held_bytes()) {
+        let limits = self.inbound.limits();
+        if let Some(reservation) = limits.memory().reserve(CHUNK_BYTES + transactions.held_bytes()) {
             return Chunk {
                 transactions,
-                charge,
+                reservation,
                 broken,
             };
         }
@@ -367,8 +367,8 @@ impl Chunks {
         self.ended = true;
         Chunk {
             transactions: Transactions::new(self.engine.batch(0), Form::Message),
-            charge: reception.purse().charge_anyway(CHUNK_BYTES),
-            broken: Some(reception.no_memory()),
+            reservation: limits.memory().reserve_beyond_limit(CHUNK_BYTES),
+            broken: Some(limits.memory_limit_reached()),
         }
     }
 }
@@ -412,7 +412,7 @@ impl Stream for Chunks {
             }
             next = self.inbound.poll_piece(context);
         }
-        self.inbound.renew_patience();
+        self.inbound.restart_receive_timeout();
         Poll::Ready(Some(self.chunk(transactions, broken)))
     }
 }

@@ -4,7 +4,7 @@
 //! free. A client that is alone gets half of it, two get a third each, and there is always room for one more. Besides, every
 //! client that holds little gets its floor from a reserve, whatever the others hold.
 //!
-//! Each connection has a [`Purse`], which takes memory from the budget in larger steps, so that a small call does not touch
+//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps, so that a small call does not touch
 //! the counters that all threads share.
 
 use std::{
@@ -71,7 +71,7 @@ pub(crate) struct ClientShare {
 
 /// What one connection holds.
 #[derive(Debug)]
-pub(crate) struct Purse {
+pub(crate) struct ConnectionMemory {
     share: Arc<ClientShare>,
     state: Mutex<State>,
     /// [`SENDING_MAX`] places.
@@ -93,8 +93,8 @@ struct State {
 
 /// Memory that is held; given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Charge {
-    purse: Arc<Purse>,
+pub(crate) struct Reservation {
+    memory: Arc<ConnectionMemory>,
     bytes: usize,
     /// It is that of an open call.
     is_call: bool,
@@ -199,12 +199,12 @@ impl Drop for ClientShare {
     }
 }
 
-// ===== impl Purse =====
+// ===== impl ConnectionMemory =====
 
-impl Purse {
+impl ConnectionMemory {
     /// An empty one of a connection of the client with this `share`.
     pub(crate) fn new(share: Arc<ClientShare>) -> Arc<Self> {
-        Arc::new(Purse {
+        Arc::new(ConnectionMemory {
             share,
             state: Mutex::default(),
             sending: Arc::new(Semaphore::new(SENDING_MAX)),
@@ -213,13 +213,13 @@ impl Purse {
     }
 
     /// Holds `bytes`, if the budget allows it.
-    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        self.hold(bytes).then(|| self.charged(bytes))
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.hold(bytes).then(|| self.reservation(bytes))
     }
 
     /// Holds what an open call costs, if the budget allows it. If more calls are open than ever before on the connection, the
     /// room that they take up is held until the connection ends.
-    pub(crate) fn charge_call(self: &Arc<Self>) -> Option<Charge> {
+    pub(crate) fn reserve_call(self: &Arc<Self>) -> Option<Reservation> {
         let mut state = self.state.lock();
         let calls = state.calls + 1;
         let is_most = calls > state.calls_max.max(CALLS_WITHOUT_ROOM);
@@ -230,26 +230,26 @@ impl Purse {
         state.calls = calls;
         state.calls_max = state.calls_max.max(calls);
         drop(state);
-        let mut charge = self.charged(CALL_BYTES);
-        charge.is_call = true;
-        Some(charge)
+        let mut reservation = self.reservation(CALL_BYTES);
+        reservation.is_call = true;
+        Some(reservation)
     }
 
     /// Holds `bytes` for what must not be refused any more, such as the answer of a transaction that was executed.
-    pub(crate) fn charge_anyway(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.hold_anyway(bytes);
-        self.charged(bytes)
+    pub(crate) fn reserve_beyond_limit(self: &Arc<Self>, bytes: usize) -> Reservation {
+        self.hold_beyond_limit(bytes);
+        self.reservation(bytes)
     }
 
     /// Holds `bytes` for a health check: one of each connection is served also when there is no memory for it, else who
     /// looks whether the service is well would take a busy one for a dead one.
-    pub(crate) fn charge_probe(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        self.charge(bytes).or_else(|| {
+    pub(crate) fn reserve_probe(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.reserve(bytes).or_else(|| {
             let own = Arc::clone(&self.probe).try_acquire_owned().ok()?;
             let one_of_all = Arc::clone(&self.share.all.probes).try_acquire_owned().ok()?;
-            let mut charge = self.charge_anyway(bytes);
-            charge.probe = Some(Box::new([own, one_of_all]));
-            Some(charge)
+            let mut reservation = self.reserve_beyond_limit(bytes);
+            reservation.probe = Some(Box::new([own, one_of_all]));
+            Some(reservation)
         })
     }
 
@@ -263,9 +263,9 @@ impl Purse {
         &self.sending
     }
 
-    fn charged(self: &Arc<Self>, bytes: usize) -> Charge {
-        Charge {
-            purse: Arc::clone(self),
+    fn reservation(self: &Arc<Self>, bytes: usize) -> Reservation {
+        Reservation {
+            memory: Arc::clone(self),
             bytes,
             is_call: false,
             probe: None,
@@ -292,7 +292,7 @@ impl Purse {
         true
     }
 
-    fn hold_anyway(&self, bytes: usize) {
+    fn hold_beyond_limit(&self, bytes: usize) {
         let mut state = self.state.lock();
         state.held += bytes;
         let missing = state.held.saturating_sub(state.taken);
@@ -318,21 +318,21 @@ impl Purse {
     }
 }
 
-impl Drop for Purse {
+impl Drop for ConnectionMemory {
     /// The connection has ended, and with it the room of its calls.
     fn drop(&mut self) {
         self.share.give_back(self.state.get_mut().taken);
     }
 }
 
-// ===== impl Charge =====
+// ===== impl Reservation =====
 
-impl Charge {
+impl Reservation {
     /// Holds at least `bytes` from now on. False if the budget does not allow it; then nothing has changed.
     #[must_use]
-    pub(crate) fn cover(&mut self, bytes: usize) -> bool {
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
-        let held = more == 0 || self.purse.hold(more);
+        let held = more == 0 || self.memory.hold(more);
         if held {
             self.bytes += more;
         }
@@ -340,30 +340,30 @@ impl Charge {
     }
 
     /// Holds exactly `bytes` from now on, whatever the budget says.
-    pub(crate) fn set(&mut self, bytes: usize) {
+    pub(crate) fn resize(&mut self, bytes: usize) {
         if bytes > self.bytes {
-            self.purse.hold_anyway(bytes - self.bytes);
+            self.memory.hold_beyond_limit(bytes - self.bytes);
         } else {
-            self.purse.release(self.bytes - bytes, false);
+            self.memory.release(self.bytes - bytes, false);
         }
         self.bytes = bytes;
     }
 
     /// Everything beyond `bytes`, to be given back by itself.
-    pub(crate) fn split_beyond(&mut self, bytes: usize) -> Charge {
+    pub(crate) fn split_off_beyond(&mut self, bytes: usize) -> Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
-        Charge {
-            purse: Arc::clone(&self.purse),
+        Reservation {
+            memory: Arc::clone(&self.memory),
             bytes: beyond,
             is_call: false,
             probe: None,
         }
     }
 
-    /// The purse that pays.
-    pub(crate) fn purse(&self) -> &Arc<Purse> {
-        &self.purse
+    /// The memory that pays.
+    pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
+        &self.memory
     }
 
     /// `bytes` that are to be sent, held until they are.
@@ -375,11 +375,11 @@ impl Charge {
     }
 }
 
-impl Payment for Charge {}
+impl Payment for Reservation {}
 
-impl Drop for Charge {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.purse.release(self.bytes, self.is_call);
+        self.memory.release(self.bytes, self.is_call);
     }
 }
 
@@ -400,12 +400,17 @@ mod tests {
     #[test]
     fn a_client_never_holds_more_than_is_left_and_there_is_room_for_another() {
         let budget = Budget::new(12 << 20);
-        let [first, second, third] = [1, 2, 3].map(|last| Purse::new(budget.share(address(last))));
-        let all_that_fits = |purse: &Arc<Purse>| {
-            let pieces = std::iter::from_fn(|| purse.charge(64 << 10)).fuse();
+        let [first, second, third] = [1, 2, 3].map(|last| ConnectionMemory::new(budget.share(address(last))));
+        let all_that_fits = |memory: &Arc<ConnectionMemory>| {
+            let pieces = std::iter::from_fn(|| memory.reserve(64 << 10)).fuse();
             pieces.collect::<Vec<_>>()
         };
-        let held = |charges: &[Charge]| charges.iter().map(|charge| charge.bytes).sum::<usize>();
+        let held = |reservations: &[Reservation]| {
+            reservations
+                .iter()
+                .map(|reservation| reservation.bytes)
+                .sum::<usize>()
+        };
         // Alone: half of it.
         let of_first = all_that_fits(&first);
         assert_eq!(held(&of_first), 6 << 20);
@@ -415,7 +420,7 @@ mod tests {
         let of_third = all_that_fits(&third);
         assert!((1_u32 << 20..=3 << 19).contains(&u32::try_from(held(&of_third)).unwrap()));
         // The first holds more than is left now, and gets nothing more.
-        assert!(first.charge(1).is_none());
+        assert!(first.reserve(1).is_none());
         drop((of_first, of_second, of_third));
         assert_eq!(budget.held(), 0);
     }
@@ -423,11 +428,11 @@ mod tests {
     #[test]
     fn connections_of_a_client_share_what_it_may_hold() {
         let budget = Budget::new(2 << 20);
-        let [one, other] = [1, 1].map(|last| Purse::new(budget.share(address(last))));
-        let held = one.charge(1 << 20).unwrap();
-        assert!(other.charge(1).is_none());
+        let [one, other] = [1, 1].map(|last| ConnectionMemory::new(budget.share(address(last))));
+        let held = one.reserve(1 << 20).unwrap();
+        assert!(other.reserve(1).is_none());
         drop(held);
-        assert!(other.charge(1 << 20).is_some());
+        assert!(other.reserve(1 << 20).is_some());
         assert_eq!(budget.held(), 0);
         drop((one, other));
         assert!(budget.0.shares.lock().is_empty());
@@ -436,15 +441,15 @@ mod tests {
     #[test]
     fn what_was_executed_is_charged_all_the_same_and_everything_is_given_back() {
         let budget = Budget::new(1 << 20);
-        let purse = Purse::new(budget.share(address(1)));
-        let mut charge = purse.charge(CALL_BYTES).unwrap();
+        let memory = ConnectionMemory::new(budget.share(address(1)));
+        let mut reservation = memory.reserve(CALL_BYTES).unwrap();
         assert_eq!(budget.held(), STEP_BYTES);
-        assert!(!charge.cover(1 << 20));
-        assert!(charge.cover(100 << 10));
-        charge.set(3 << 20);
+        assert!(!reservation.grow_to(1 << 20));
+        assert!(reservation.grow_to(100 << 10));
+        reservation.resize(3 << 20);
         assert_eq!(budget.held(), 3 << 20);
-        assert!(purse.charge(1).is_none());
-        let sent = charge.until_sent(vec![7; 10], None);
+        assert!(memory.reserve(1).is_none());
+        let sent = reservation.until_sent(vec![7; 10], None);
         let part = sent.slice(3..4);
         drop(sent);
         assert_eq!(budget.held(), 3 << 20, "a part of it is still there");
@@ -455,27 +460,27 @@ mod tests {
     #[test]
     fn a_client_that_holds_little_gets_its_floor_whatever_others_hold_beyond_the_budget() {
         let budget = Budget::new(1 << 20);
-        let greedy = Purse::new(budget.share(address(1)));
-        let excess = greedy.charge_anyway(8 << 20);
-        assert!(greedy.charge(1).is_none());
-        let honest = [2, 2].map(|last| Purse::new(budget.share(address(last))));
+        let greedy = ConnectionMemory::new(budget.share(address(1)));
+        let excess = greedy.reserve_beyond_limit(8 << 20);
+        assert!(greedy.reserve(1).is_none());
+        let honest = [2, 2].map(|last| ConnectionMemory::new(budget.share(address(last))));
         let held: Vec<_> = (0..FLOOR_BYTES / CALL_BYTES)
-            .map(|call| honest[call % 2].charge(CALL_BYTES).expect("its floor"))
+            .map(|call| honest[call % 2].reserve(CALL_BYTES).expect("its floor"))
             .collect();
         assert!(honest[0].holds_little() && !greedy.holds_little());
         assert!(
-            honest[0].charge(1).is_none(),
+            honest[0].reserve(1).is_none(),
             "the floor is the client's, not the connection's"
         );
         drop(held);
         // The reserve is bounded, too.
         let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
-        let purses: Vec<_> = addresses
-            .map(|address| Purse::new(budget.share(address)))
+        let memories: Vec<_> = addresses
+            .map(|address| ConnectionMemory::new(budget.share(address)))
             .collect();
-        let floors: Vec<_> = purses
+        let floors: Vec<_> = memories
             .iter()
-            .map_while(|purse| purse.charge(FLOOR_BYTES))
+            .map_while(|memory| memory.reserve(FLOOR_BYTES))
             .collect();
         assert_eq!(
             floors.len(),
@@ -491,22 +496,22 @@ mod tests {
     fn one_health_check_of_a_connection_is_served_without_memory() {
         let budget = Budget::new(1 << 20);
         let share = budget.share(address(1));
-        let [one, other] = [(); 2].map(|()| Purse::new(Arc::clone(&share)));
-        let _excess = one.charge_anyway(8 << 20);
-        let first = one.charge_probe(CALL_BYTES).unwrap();
-        assert!(one.charge_probe(CALL_BYTES).is_none());
-        let _second = other.charge_probe(CALL_BYTES).unwrap();
+        let [one, other] = [(); 2].map(|()| ConnectionMemory::new(Arc::clone(&share)));
+        let _excess = one.reserve_beyond_limit(8 << 20);
+        let first = one.reserve_probe(CALL_BYTES).unwrap();
+        assert!(one.reserve_probe(CALL_BYTES).is_none());
+        let _second = other.reserve_probe(CALL_BYTES).unwrap();
         drop(first);
-        assert!(one.charge_probe(CALL_BYTES).is_some());
+        assert!(one.reserve_probe(CALL_BYTES).is_some());
     }
 
     #[test]
     fn a_lone_small_call_leaves_nothing_taken() {
         let budget = Budget::new(1 << 20);
-        let purse = Purse::new(budget.share(address(1)));
+        let memory = ConnectionMemory::new(budget.share(address(1)));
         for _ in 0..3 {
-            let first = purse.charge(CALL_BYTES).unwrap();
-            let second = purse.charge(CALL_BYTES).unwrap();
+            let first = memory.reserve(CALL_BYTES).unwrap();
+            let second = memory.reserve(CALL_BYTES).unwrap();
             assert_eq!(budget.held(), STEP_BYTES);
             drop((first, second));
             assert_eq!(budget.held(), 0);
@@ -516,9 +521,10 @@ mod tests {
     #[test]
     fn the_room_of_many_calls_is_held_until_the_connection_ends() {
         let budget = Budget::new(64 << 20);
-        let purse = Purse::new(budget.share(IpAddr::from([127, 0, 0, 1])));
-        let open =
-            |count: usize| -> Vec<Charge> { (0..count).map(|_| purse.charge_call().unwrap()).collect() };
+        let memory = ConnectionMemory::new(budget.share(IpAddr::from([127, 0, 0, 1])));
+        let open = |count: usize| -> Vec<Reservation> {
+            (0..count).map(|_| memory.reserve_call().unwrap()).collect()
+        };
         drop(open(CALLS_WITHOUT_ROOM));
         assert_eq!(budget.held(), 0);
         for _ in 0..3 {
@@ -527,7 +533,7 @@ mod tests {
             let kept = 1000 * CALL_ROOM_BYTES;
             assert!((kept..=kept + 2 * STEP_BYTES).contains(&budget.held()));
         }
-        drop(purse);
+        drop(memory);
         assert_eq!(budget.held(), 0);
     }
 }

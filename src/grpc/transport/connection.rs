@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    budget::{Budget, Purse},
+    budget::{Budget, ConnectionMemory},
     clients::ClientPlace,
-    governor::{Conduct, Cut, Governed, Unsent},
+    connection_limits::ConnectionLimits,
+    governor::{Cut, GovernedSocket, Throttle, UnsentRefusals},
     outbound::Answer,
-    reception::Reception,
     windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
 use crate::{
@@ -62,7 +62,7 @@ const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
 pub(crate) struct Connections {
     pub(crate) config: NetConfig,
     pub(crate) budget: Budget,
-    pub(crate) unsent: Unsent,
+    pub(crate) unsent: UnsentRefusals,
     pub(crate) services: Services,
     pub(crate) security: Arc<Security>,
     pub(crate) engine: TallyEngine,
@@ -81,7 +81,7 @@ pub(crate) struct Accepted {
 /// Drives a connection, and tells its socket whenever it has its turn.
 struct InTurns<'a, C> {
     connection: Pin<&'a mut C>,
-    conduct: &'a Conduct,
+    throttle: &'a Throttle,
 }
 
 // ===== impl Connections =====
@@ -91,18 +91,18 @@ impl Connections {
     pub(crate) async fn serve(self, accepted: Accepted) {
         let Accepted { stream, peer, place } = accepted;
         let _place = place;
-        let purse = Purse::new(self.budget.share(peer.ip()));
-        let conduct = Conduct::new(&self.unsent);
+        let memory = ConnectionMemory::new(self.budget.share(peer.ip()));
+        let throttle = Throttle::new(&self.unsent);
         let time_max = self.config.message_time_max;
-        let reception = Arc::new(Reception::new(time_max, purse, Arc::clone(&conduct)));
+        let limits = Arc::new(ConnectionLimits::new(time_max, memory, Arc::clone(&throttle)));
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         let Some(acceptor) = self.security.acceptor() else {
-            return self.serve_http2(stream, peer, reception, conduct).await;
+            return self.serve_http2(stream, peer, limits, throttle).await;
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http2(stream, peer, reception, conduct).await,
+            Ok(Ok(stream)) => self.serve_http2(stream, peer, limits, throttle).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
             Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
@@ -112,21 +112,26 @@ impl Connections {
         self,
         stream: S,
         peer: SocketAddr,
-        reception: Arc<Reception>,
-        conduct: Arc<Conduct>,
+        limits: Arc<ConnectionLimits>,
+        throttle: Arc<Throttle>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (stream, remains) = Governed::new(stream, &conduct);
-        self.drive(stream, peer, reception, conduct).await;
-        if let Some(cut) = remains.take() {
+        let (stream, cut_slot) = GovernedSocket::new(stream, &throttle);
+        self.drive(stream, peer, limits, throttle).await;
+        if let Some(cut) = cut_slot.take() {
             tracing::debug!(%peer, "cut: too many refused calls, or frames that carry none");
-            cut.say_goodbye().await;
+            cut.send_goaway().await;
         }
     }
 
-    async fn drive<S>(self, stream: S, peer: SocketAddr, reception: Arc<Reception>, conduct: Arc<Conduct>)
-    where
+    async fn drive<S>(
+        self,
+        stream: S,
+        peer: SocketAddr,
+        limits: Arc<ConnectionLimits>,
+        throttle: Arc<Throttle>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let NetConfig {
@@ -145,7 +150,7 @@ impl Connections {
                 // Without an exporter there is no span, and it costs a look.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
                 let call = caller
-                    .calling(services.call(request, peer, &reception))
+                    .calling(services.call(request, peer, &limits))
                     .instrument(span.clone());
                 call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }
@@ -153,7 +158,7 @@ impl Connections {
         let connection = http2(streams_per_connection_max).serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
-            result = InTurns { connection: connection.as_mut(), conduct: &conduct } => Some(result),
+            result = InTurns { connection: connection.as_mut(), throttle: &throttle } => Some(result),
             () = self.draining.cancelled() => None,
             () = sleep(connection_age_max) => None,
             () = idle(&begun, idle_timeout) => {
@@ -172,7 +177,7 @@ impl Connections {
                 connection.as_mut().graceful_shutdown();
                 let connection = InTurns {
                     connection,
-                    conduct: &conduct,
+                    throttle: &throttle,
                 };
                 match timeout(connection_grace, connection).await {
                     Ok(result) => result,
@@ -208,7 +213,7 @@ impl<C: Future> Future for InTurns<'_, C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
-        self.conduct.begin_turn();
+        self.throttle.begin_turn();
         self.connection.as_mut().poll(context)
     }
 }
@@ -229,11 +234,14 @@ async fn idle(begun: &AtomicU64, limit: Duration) {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Cut<S> {
     /// Tells the client to calm down, and closes the connection.
-    async fn say_goodbye(self) {
-        let Cut { mut stream, goodbye } = self;
+    async fn send_goaway(self) {
+        let Cut {
+            mut stream,
+            goaway_frame,
+        } = self;
         let told = async {
-            if let Some(goodbye) = goodbye {
-                stream.write_all(&goodbye).await?;
+            if let Some(goaway_frame) = goaway_frame {
+                stream.write_all(&goaway_frame).await?;
             }
             stream.shutdown().await?;
             // With bytes that were not read, the system would take the last words back.

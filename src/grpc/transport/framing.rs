@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
-    budget::{CALL_BYTES, Charge, SHORT_BYTES},
+    budget::{CALL_BYTES, Reservation, SHORT_BYTES},
+    connection_limits::ConnectionLimits,
     deadline,
     frame::{HEADER_BYTES, put_frame},
-    patience::Patience,
-    reception::Reception,
+    receive_timeout::ReceiveTimeout,
 };
 use crate::grpc::status;
 
@@ -52,9 +52,9 @@ pub(crate) struct Inbound {
     message_bytes_max: usize,
     /// Bytes that may still be read in this turn.
     turn: usize,
-    patience: Patience,
-    reception: Arc<Reception>,
-    charge: Charge,
+    receive_timeout: ReceiveTimeout,
+    limits: Arc<ConnectionLimits>,
+    reservation: Reservation,
 }
 
 /// What a client sends in a call.
@@ -78,7 +78,7 @@ pub(crate) struct Piece {
 
 impl Inbound {
     /// The messages of a call, none of which may be longer than `message_bytes_max`, and by when its caller wants to know.
-    /// `charge` is what the call costs so far.
+    /// `reservation` is what the call costs so far.
     ///
     /// # Errors
     /// If its headers make no sense, or announce compressed messages (UNIMPLEMENTED).
@@ -86,8 +86,8 @@ impl Inbound {
         request: Request<Incoming>,
         expected: Expected,
         message_bytes_max: usize,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Result<(Self, Option<Instant>), Status> {
         // The headers are dropped here: a call can take long, and needs none of them any more.
         let (head, body) = request.into_parts();
@@ -107,9 +107,9 @@ impl Inbound {
             expected,
             message_bytes_max,
             turn: TURN_BYTES,
-            patience: Patience::new(reception.time_max()),
-            reception: Arc::clone(reception),
-            charge,
+            receive_timeout: ReceiveTimeout::new(limits.time_max()),
+            limits: Arc::clone(limits),
+            reservation,
         };
         Ok((inbound, deadline))
     }
@@ -119,16 +119,16 @@ impl Inbound {
     /// # Errors
     /// RESOURCE_EXHAUSTED if there is no memory for them.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
-        if bytes <= SHORT_BYTES || self.charge.cover(CALL_BYTES.saturating_add(bytes)) {
+        if bytes <= SHORT_BYTES || self.reservation.grow_to(CALL_BYTES.saturating_add(bytes)) {
             Ok(())
         } else {
-            Err(self.reception.no_memory())
+            Err(self.limits.memory_limit_reached())
         }
     }
 
     /// The call holds nothing any more besides what every call costs.
     pub(crate) fn release(&mut self) {
-        self.charge.set(CALL_BYTES);
+        self.reservation.resize(CALL_BYTES);
     }
 
     /// The question of a call that asks one, with at most `bytes_max` bytes, and by when its caller wants to know.
@@ -138,11 +138,11 @@ impl Inbound {
     pub(crate) async fn ask<Q: Message + Default>(
         request: Request<Incoming>,
         bytes_max: usize,
-        reception: &Arc<Reception>,
-        charge: Charge,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
     ) -> Result<(Q, Self, Option<Instant>), Status> {
         let (mut inbound, deadline) =
-            Inbound::open(request, Expected::Message, bytes_max, reception, charge)?;
+            Inbound::open(request, Expected::Message, bytes_max, limits, reservation)?;
         let message = inbound.only().await?;
         let question = Q::decode(message).map_err(status::malformed_message)?;
         inbound.finish().await?;
@@ -150,27 +150,27 @@ impl Inbound {
     }
 
     /// The framed answer, with what it costs until it is sent.
-    pub(crate) fn answer(self, answer: &impl Message) -> (Vec<u8>, Charge) {
+    pub(crate) fn answer(self, answer: &impl Message) -> (Vec<u8>, Reservation) {
         let mut out = Vec::with_capacity(HEADER_BYTES + answer.encoded_len());
         put_frame(&mut out, |out| answer.encode_raw(out));
-        let mut charge = self.charge;
-        charge.set(CALL_BYTES + out.capacity());
-        (out, charge)
+        let mut reservation = self.reservation;
+        reservation.resize(CALL_BYTES + out.capacity());
+        (out, reservation)
     }
 
     /// What the call holds besides what every call costs, to be given back by itself.
-    pub(crate) fn split_charge(&mut self) -> Charge {
-        self.charge.split_beyond(CALL_BYTES)
+    pub(crate) fn split_reservation(&mut self) -> Reservation {
+        self.reservation.split_off_beyond(CALL_BYTES)
     }
 
     /// What the call costs, for its answer.
-    pub(crate) fn into_charge(self) -> Charge {
-        self.charge
+    pub(crate) fn into_reservation(self) -> Reservation {
+        self.reservation
     }
 
     /// What its connection's calls have in common.
-    pub(crate) const fn reception(&self) -> &Arc<Reception> {
-        &self.reception
+    pub(crate) const fn limits(&self) -> &Arc<ConnectionLimits> {
+        &self.limits
     }
 
     /// How many bytes have arrived and are not read yet.
@@ -246,7 +246,7 @@ impl Inbound {
                 if self.expected == Expected::Stream && !self.has_begun() {
                     return Poll::Pending;
                 }
-                let status = ready!(self.patience.poll_over(context));
+                let status = ready!(self.receive_timeout.poll_elapsed(context));
                 return Poll::Ready(Err(self.fail(status)));
             };
             match frame {
@@ -277,8 +277,8 @@ impl Inbound {
     }
 
     /// What comes next of a stream is waited for from now on: what was not read before was not late.
-    pub(crate) fn renew_patience(&mut self) {
-        self.patience.renew();
+    pub(crate) fn restart_receive_timeout(&mut self) {
+        self.receive_timeout.renew();
     }
 
     /// Nothing is read behind an error.
@@ -306,7 +306,7 @@ impl Inbound {
         let to_come = left - bytes.len();
         self.left = (to_come > 0).then_some(to_come);
         if to_come == 0 && self.expected == Expected::Stream {
-            self.patience.renew();
+            self.receive_timeout.renew();
         }
         Ok(Some(Piece { bytes, to_come }))
     }

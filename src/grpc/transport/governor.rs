@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::bucket::Bucket;
+use super::token_bucket::TokenBucket;
 
 /// Bytes that are handed over in one turn of a connection.
 const TURN_BYTES: usize = 64 << 10;
@@ -33,7 +33,7 @@ const FRAMES_EACH_SECOND: u64 = 256;
 /// Answers to calls that were turned away which a connection may have unsent; while it has more, it is not read.
 const UNSENT_MAX: usize = 64;
 /// The same of all connections. While they have more, those that have any are not read, and the others a little at a time.
-const UNSENT_OF_ALL_MAX: usize = 4096;
+const UNSENT_OF_SERVICE_MAX: usize = 4096;
 /// Bytes that are then read beyond the frame that is being read: the heads of a few more calls.
 const FEW_BYTES: usize = 64;
 /// Calls that may be turned away, for want of a token, of a method, of memory or for their headers, before the connection is
@@ -72,14 +72,14 @@ const OTHER_BYTES: u32 = 256;
 
 /// How a connection behaves: shared by its socket, its driver and its calls.
 #[derive(Debug)]
-pub(crate) struct Conduct {
+pub(crate) struct Throttle {
     /// Bytes that may still be handed over in this turn.
     turn: AtomicUsize,
     cut: AtomicBool,
-    refusals: Mutex<Bucket>,
+    refusals: Mutex<TokenBucket>,
     /// Answers to calls that were turned away which were not sent yet.
     unsent: AtomicUsize,
-    unsent_of_all: Unsent,
+    unsent_of_service: UnsentRefusals,
     /// Waits until there are fewer of them.
     reader: AtomicWaker,
     /// The last call was let in. Before, the connection is read a little at a time: calls that are begun at once leave room in
@@ -92,37 +92,37 @@ pub(crate) struct Conduct {
 /// Such a call holds nothing of the budget, and yet its task, its stream and its answer take memory until the answer is
 /// sent. One packet can begin hundreds of calls on each of thousands of connections, before any of them is answered.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Unsent(Arc<AtomicUsize>);
+pub(crate) struct UnsentRefusals(Arc<AtomicUsize>);
 
 /// The answer to a call that was turned away, as long as it is not sent.
 #[derive(Debug)]
-pub(crate) struct TurnedAway(Arc<Conduct>);
+pub(crate) struct UnsentRefusal(Arc<Throttle>);
 
 /// A socket that looks at the frames which pass.
 #[derive(Debug)]
-pub(crate) struct Governed<S> {
+pub(crate) struct GovernedSocket<S> {
     /// `None` once it was cut.
     stream: Option<S>,
-    conduct: Arc<Conduct>,
+    throttle: Arc<Throttle>,
     inbound: Scanner,
     outbound: Scanner,
-    frames: Bucket,
+    frames: TokenBucket,
     /// The last call that was begun.
     last_call: u32,
     /// Where the socket is left when the connection is cut.
-    remains: Arc<Remains<S>>,
+    cut_slot: Arc<CutSlot<S>>,
 }
 
 /// A connection that was cut.
 #[derive(Debug)]
-pub(crate) struct Remains<S>(Mutex<Option<Cut<S>>>);
+pub(crate) struct CutSlot<S>(Mutex<Option<Cut<S>>>);
 
 /// The socket of a connection that was cut, and how to say so.
 #[derive(Debug)]
 pub(crate) struct Cut<S> {
     pub(crate) stream: S,
     /// The last words; none if the library was in the middle of a frame.
-    pub(crate) goodbye: Option<[u8; GOAWAY_BYTES]>,
+    pub(crate) goaway_frame: Option<[u8; GOAWAY_BYTES]>,
 }
 
 /// Finds the frames in what passes.
@@ -143,24 +143,28 @@ struct Head {
     stream: u32,
 }
 
-// ===== impl Conduct =====
+// ===== impl Throttle =====
 
-impl Conduct {
+impl Throttle {
     /// Of a new connection.
-    pub(crate) fn new(unsent_of_all: &Unsent) -> Arc<Self> {
-        Arc::new(Conduct {
+    pub(crate) fn new(unsent_of_service: &UnsentRefusals) -> Arc<Self> {
+        Arc::new(Throttle {
             turn: AtomicUsize::new(TURN_BYTES),
             cut: AtomicBool::new(false),
-            refusals: Mutex::new(Bucket::new(REFUSALS_BURST, REFUSALS_EACH_SECOND, Instant::now())),
+            refusals: Mutex::new(TokenBucket::new(
+                REFUSALS_BURST,
+                REFUSALS_EACH_SECOND,
+                Instant::now(),
+            )),
             unsent: AtomicUsize::new(0),
-            unsent_of_all: unsent_of_all.clone(),
+            unsent_of_service: unsent_of_service.clone(),
             reader: AtomicWaker::new(),
             trusted: AtomicBool::new(false),
         })
     }
 
     /// A call was let in.
-    pub(crate) fn let_in(&self) {
+    pub(crate) fn call_admitted(&self) {
         if !self.trusted.load(Ordering::Relaxed) {
             self.trusted.store(true, Ordering::Relaxed);
         }
@@ -172,23 +176,23 @@ impl Conduct {
     }
 
     /// A call was refused for something that the client should not ask for again and again.
-    pub(crate) fn refused(&self) {
+    pub(crate) fn count_refusal(&self) {
         if !self.refusals.lock().take(1, Instant::now) {
             self.cut.store(true, Ordering::Relaxed);
         }
     }
 
     /// A call was turned away, and its answer is on its way until what is returned is dropped.
-    pub(crate) fn turn_away(self: &Arc<Self>) -> TurnedAway {
+    pub(crate) fn count_unsent(self: &Arc<Self>) -> UnsentRefusal {
         self.trusted.store(false, Ordering::Relaxed);
         self.unsent.fetch_add(1, Ordering::Relaxed);
-        self.unsent_of_all.0.fetch_add(1, Ordering::Relaxed);
-        TurnedAway(Arc::clone(self))
+        self.unsent_of_service.0.fetch_add(1, Ordering::Relaxed);
+        UnsentRefusal(Arc::clone(self))
     }
 
     /// Ready when the connection may be read: with whether only a little.
     fn poll_readable(&self, context: &Context<'_>) -> Poll<bool> {
-        let many = self.unsent_of_all.0.load(Ordering::Relaxed) >= UNSENT_OF_ALL_MAX;
+        let many = self.unsent_of_service.0.load(Ordering::Relaxed) >= UNSENT_OF_SERVICE_MAX;
         // Who has none is always read: others can't hold it up.
         let most = if many { 1 } else { UNSENT_MAX };
         let may_not = || self.unsent.load(Ordering::Acquire) >= most;
@@ -202,45 +206,45 @@ impl Conduct {
     }
 }
 
-impl Drop for TurnedAway {
+impl Drop for UnsentRefusal {
     fn drop(&mut self) {
-        let conduct = &self.0;
-        conduct.unsent_of_all.0.fetch_sub(1, Ordering::Relaxed);
-        conduct.unsent.fetch_sub(1, Ordering::Release);
-        conduct.reader.wake();
+        let throttle = &self.0;
+        throttle.unsent_of_service.0.fetch_sub(1, Ordering::Relaxed);
+        throttle.unsent.fetch_sub(1, Ordering::Release);
+        throttle.reader.wake();
     }
 }
 
-// ===== impl Remains =====
+// ===== impl CutSlot =====
 
-impl<S> Remains<S> {
+impl<S> CutSlot<S> {
     /// What is left of the connection, if it was cut.
     pub(crate) fn take(&self) -> Option<Cut<S>> {
         self.0.lock().take()
     }
 }
 
-// ===== impl Governed =====
+// ===== impl GovernedSocket =====
 
-impl<S> Governed<S> {
+impl<S> GovernedSocket<S> {
     /// Looks at the frames of `stream`, and says where it is found when it had to be cut.
-    pub(crate) fn new(stream: S, conduct: &Arc<Conduct>) -> (Self, Arc<Remains<S>>) {
-        let remains = Arc::new(Remains(Mutex::new(None)));
-        let governed = Governed {
+    pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
+        let cut_slot = Arc::new(CutSlot(Mutex::new(None)));
+        let governed = GovernedSocket {
             stream: Some(stream),
-            conduct: Arc::clone(conduct),
+            throttle: Arc::clone(throttle),
             inbound: Scanner::new(PREFACE_BYTES),
             outbound: Scanner::new(0),
-            frames: Bucket::new(FRAMES_BURST, FRAMES_EACH_SECOND, Instant::now()),
+            frames: TokenBucket::new(FRAMES_BURST, FRAMES_EACH_SECOND, Instant::now()),
             last_call: 0,
-            remains: Arc::clone(&remains),
+            cut_slot: Arc::clone(&cut_slot),
         };
-        (governed, remains)
+        (governed, cut_slot)
     }
 
     /// Looks at what was received. False if there were too many frames that are good for nothing.
     fn receive(&mut self, bytes: &[u8]) -> bool {
-        let Governed {
+        let GovernedSocket {
             inbound,
             frames,
             last_call,
@@ -261,7 +265,7 @@ impl<S> Governed<S> {
 
     /// Looks at what was sent.
     fn send(&mut self, bytes: &[u8]) {
-        let Governed { outbound, frames, .. } = self;
+        let GovernedSocket { outbound, frames, .. } = self;
         outbound.scan(bytes, |head| {
             if head.kind == DATA {
                 frames.give(ANSWER_CREDIT);
@@ -271,8 +275,8 @@ impl<S> Governed<S> {
 
     fn cut(&mut self) -> io::Error {
         if let Some(stream) = self.stream.take() {
-            let goodbye = self.outbound.is_between_frames().then(|| goaway(self.last_call));
-            *self.remains.0.lock() = Some(Cut { stream, goodbye });
+            let goaway_frame = self.outbound.is_between_frames().then(|| goaway(self.last_call));
+            *self.cut_slot.0.lock() = Some(Cut { stream, goaway_frame });
         }
         io::Error::new(io::ErrorKind::ConnectionAborted, "cut for what the client sent")
     }
@@ -341,17 +345,17 @@ const fn goaway(last_call: u32) -> [u8; GOAWAY_BYTES] {
     ]
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Governed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.conduct.cut.load(Ordering::Relaxed) {
+        if self.throttle.cut.load(Ordering::Relaxed) {
             return Poll::Ready(Err(self.cut()));
         }
-        let little = ready!(self.conduct.poll_readable(context));
-        let left = self.conduct.turn.load(Ordering::Relaxed);
+        let little = ready!(self.throttle.poll_readable(context));
+        let left = self.throttle.turn.load(Ordering::Relaxed);
         if left == 0 {
             // There may be more. The calls of what was handed over come first.
             context.waker().wake_by_ref();
@@ -370,7 +374,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Governed<S> {
         } else {
             left.saturating_sub(received.len())
         };
-        self.conduct.turn.store(left, Ordering::Relaxed);
+        self.throttle.turn.store(left, Ordering::Relaxed);
         if self.receive(received) {
             return Poll::Ready(Ok(()));
         }
@@ -379,7 +383,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Governed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Governed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for GovernedSocket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

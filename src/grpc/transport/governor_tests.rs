@@ -10,8 +10,8 @@ fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
     bytes
 }
 
-fn governed() -> Governed<()> {
-    Governed::new((), &Conduct::new(&Unsent::default())).0
+fn governed() -> GovernedSocket<()> {
+    GovernedSocket::new((), &Throttle::new(&UnsentRefusals::default())).0
 }
 
 #[test]
@@ -100,25 +100,25 @@ fn floods_of_every_kind_end_and_calls_do_not() {
 
 #[test]
 fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
-    let all = Unsent::default();
-    let [one, other] = [(); 2].map(|()| Conduct::new(&all));
-    other.let_in();
+    let all = UnsentRefusals::default();
+    let [one, other] = [(); 2].map(|()| Throttle::new(&all));
+    other.call_admitted();
     let context = Context::from_waker(std::task::Waker::noop());
-    let readable = |conduct: &Conduct| conduct.poll_readable(&context);
-    let mut unsent: Vec<_> = (0..UNSENT_MAX).map(|_| one.turn_away()).collect();
+    let readable = |throttle: &Throttle| throttle.poll_readable(&context);
+    let mut unsent: Vec<_> = (0..UNSENT_MAX).map(|_| one.count_unsent()).collect();
     assert!(readable(&one).is_pending());
     assert_eq!(readable(&other), Poll::Ready(false));
     unsent.pop();
     // A little, until a call of it is let in again.
     assert_eq!(readable(&one), Poll::Ready(true));
-    let crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
-        .map(|_| Conduct::new(&all).turn_away())
+    let crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
+        .map(|_| Throttle::new(&all).count_unsent())
         .collect();
     // A little from those that have none, nothing from the others.
     assert_eq!(readable(&other), Poll::Ready(true));
     assert!(readable(&one).is_pending());
     drop(crowd);
-    one.let_in();
+    one.call_admitted();
     assert_eq!(readable(&one), Poll::Ready(false));
     drop(unsent);
     assert_eq!(all.0.load(Ordering::Relaxed), 0);
@@ -127,21 +127,21 @@ fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
 #[tokio::test]
 async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read() {
     use tokio::io::AsyncReadExt;
-    let all = Unsent::default();
-    let _crowd: Vec<_> = (0..UNSENT_OF_ALL_MAX)
-        .map(|_| Conduct::new(&all).turn_away())
+    let all = UnsentRefusals::default();
+    let _crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
+        .map(|_| Throttle::new(&all).count_unsent())
         .collect();
-    let conduct = Conduct::new(&all);
+    let throttle = Throttle::new(&all);
     let bytes = [
         vec![0; PREFACE_BYTES],
         frame(0, 0, 1, 1000),
         frame(1, 4, 1, 60).repeat(100),
     ]
     .concat();
-    let (mut governed, _remains) = Governed::new(bytes.as_slice(), &conduct);
+    let (mut governed, _remains) = GovernedSocket::new(bytes.as_slice(), &throttle);
     let mut read = vec![0; 32 << 10];
     for expected in [PREFACE_BYTES + FEW_BYTES, 1000 + HEAD_BYTES] {
-        conduct.begin_turn();
+        throttle.begin_turn();
         assert_eq!(governed.read(&mut read).await.unwrap(), expected);
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut buffer = ReadBuf::new(&mut read);

@@ -17,7 +17,7 @@ use super::{
     budget::Budget,
     clients::{ClientPlace, Clients},
     connection::{Accepted, Connections, refuse},
-    governor::Unsent,
+    governor::UnsentRefusals,
 };
 use crate::{
     engine::{PanicGuard, TallyEngine},
@@ -40,7 +40,7 @@ const HELD_INTERVAL: Duration = Duration::from_millis(500);
 const HELD_BYTES_LARGE: usize = 32 << 20;
 
 /// A connection on its way to its thread.
-type Handover = (std::net::TcpStream, SocketAddr, ClientPlace);
+type AcceptedStream = (std::net::TcpStream, SocketAddr, ClientPlace);
 
 /// Why serving could not begin.
 #[derive(Debug, Error)]
@@ -140,7 +140,7 @@ pub fn serve(
     let mut inlets = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let budget = Budget::new(config.memory_bytes_max());
-    let unsent = Unsent::default();
+    let unsent = UnsentRefusals::default();
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
@@ -173,7 +173,7 @@ pub fn serve(
                 Ok(listener) => {
                     let all_max = config.connections_max(count);
                     let clients = Clients::new(config.connections_per_client_max, all_max);
-                    deal_out(listener, inlets, clients, draining, &guard).await;
+                    distribute(listener, inlets, clients, draining, &guard).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "can't accept connections");
@@ -186,9 +186,9 @@ pub fn serve(
 }
 
 /// Accepts connections and deals them out in turn.
-async fn deal_out(
+async fn distribute(
     listener: TcpListener,
-    inlets: Vec<mpsc::Sender<Handover>>,
+    inlets: Vec<mpsc::Sender<AcceptedStream>>,
     clients: Clients,
     draining: CancellationToken,
     guard: &PanicGuard,
@@ -249,7 +249,7 @@ async fn give_memory_back(budget: Budget) {
 }
 
 /// Serves the connections of one thread.
-async fn serve_connections(mut connections: mpsc::Receiver<Handover>, serving: Connections) {
+async fn serve_connections(mut connections: mpsc::Receiver<AcceptedStream>, serving: Connections) {
     let tracker = TaskTracker::new();
     tokio::spawn(give_memory_back(serving.budget.clone()));
     // The channel closes when the acceptor ends, which it does when draining begins.

@@ -17,15 +17,15 @@ use tonic::Status;
 use tracing::Span;
 
 use super::{
-    budget::{Charge, Purse, REFUSAL_BYTES, until_sent},
-    governor::TurnedAway,
+    budget::{ConnectionMemory, REFUSAL_BYTES, Reservation, until_sent},
+    governor::UnsentRefusal,
 };
 use crate::{grpc::status, telemetry::record_status};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// An answer on its way.
-pub(crate) type Answering = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
+pub(crate) type AnswerFuture = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
 
 /// Messages in their frames.
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -35,8 +35,8 @@ struct TonicAnswer {
     body: tonic::body::Body,
     sending: PollSemaphore,
     /// Goes with the status.
-    charge: Option<Charge>,
-    purse: Arc<Purse>,
+    reservation: Option<Reservation>,
+    memory: Arc<ConnectionMemory>,
 }
 
 /// The body of an answer.
@@ -46,11 +46,11 @@ enum Content {
     /// Nothing: the status is in the headers.
     Empty,
     /// One message, then the status OK.
-    Message(Vec<u8>, Charge),
+    Message(Vec<u8>, Reservation),
     /// The status OK.
     Ok,
     /// Messages, then their stream's status.
-    Frames(Frames, Arc<Purse>),
+    Frames(Frames, Arc<ConnectionMemory>),
     /// Of a call that tonic serves.
     Tonic(Box<TonicAnswer>),
     /// Of a call that is traced. In a box: few are.
@@ -62,28 +62,29 @@ enum Content {
 impl Answer {
     /// One framed message with what it costs until it is sent.
     #[must_use]
-    pub(crate) fn message(message: Vec<u8>, charge: Charge) -> Response<Answer> {
-        answer(Content::Message(message, charge))
+    pub(crate) fn message(message: Vec<u8>, reservation: Reservation) -> Response<Answer> {
+        answer(Content::Message(message, reservation))
     }
 
     /// Framed messages, as they come.
     #[must_use]
-    pub(crate) fn frames(frames: Frames, purse: &Arc<Purse>) -> Response<Answer> {
-        answer(Content::Frames(frames, Arc::clone(purse)))
+    pub(crate) fn frames(frames: Frames, memory: &Arc<ConnectionMemory>) -> Response<Answer> {
+        answer(Content::Frames(frames, Arc::clone(memory)))
     }
 
     /// The answer of a call that tonic served.
     #[must_use]
-    pub(crate) fn tonic(response: Response<tonic::body::Body>, charge: Charge) -> Response<Answer> {
+    pub(crate) fn tonic(response: Response<tonic::body::Body>, reservation: Reservation) -> Response<Answer> {
         let (mut head, body) = response.into_parts();
-        let purse = Arc::clone(charge.purse());
-        let mut charge = Some(charge);
-        hold_until_sent(&mut head.headers, &mut charge);
+        let memory = Arc::clone(reservation.memory());
+        let mut reservation = Some(reservation);
+        status::complete(&mut head.headers);
+        hold_until_sent(&mut head.headers, &mut reservation);
         let answer = TonicAnswer {
             body,
-            sending: PollSemaphore::new(Arc::clone(purse.sending())),
-            charge,
-            purse,
+            sending: PollSemaphore::new(Arc::clone(memory.sending())),
+            reservation,
+            memory,
         };
         Response::from_parts(head, Answer(Content::Tonic(Box::new(answer))))
     }
@@ -102,7 +103,7 @@ impl Answer {
 
     /// The answer to a call that was turned away, which counts as `unsent` until it is sent.
     #[must_use]
-    pub(crate) fn turned_away(status: Status, unsent: TurnedAway) -> Response<Answer> {
+    pub(crate) fn unadmitted(status: Status, unsent: UnsentRefusal) -> Response<Answer> {
         let mut response: Response<Answer> = status.into_http();
         hold_until_sent(response.headers_mut(), &mut Some(unsent));
         response
@@ -110,10 +111,10 @@ impl Answer {
 
     /// A status and no message, with what it costs until it is sent.
     #[must_use]
-    pub(crate) fn status(status: Status, mut charge: Charge) -> Response<Answer> {
-        charge.set(status_bytes(&status));
+    pub(crate) fn status(status: Status, mut reservation: Reservation) -> Response<Answer> {
+        reservation.resize(status_bytes(&status));
         let mut response: Response<Answer> = status.into_http();
-        hold_until_sent(response.headers_mut(), &mut Some(charge));
+        hold_until_sent(response.headers_mut(), &mut Some(reservation));
         response
     }
 }
@@ -154,12 +155,13 @@ impl TonicAnswer {
             let frame = frame?;
             Ok(match frame.into_data() {
                 Ok(data) => {
-                    let charge = self.purse.charge_anyway(data.len());
-                    Frame::data(charge.until_sent(data, place))
+                    let reservation = self.memory.reserve_beyond_limit(data.len());
+                    Frame::data(reservation.until_sent(data, place))
                 }
                 Err(frame) => match frame.into_trailers() {
                     Ok(mut trailers) => {
-                        hold_until_sent(&mut trailers, &mut self.charge);
+                        status::complete(&mut trailers);
+                        hold_until_sent(&mut trailers, &mut self.reservation);
                         Frame::trailers(trailers)
                     }
                     Err(frame) => frame,
@@ -193,10 +195,10 @@ impl Body for Answer {
         match content {
             Content::Empty => Poll::Ready(None),
             Content::Message(..) => {
-                let Content::Message(message, charge) = std::mem::replace(content, Content::Ok) else {
+                let Content::Message(message, reservation) = std::mem::replace(content, Content::Ok) else {
                     return Poll::Ready(None);
                 };
-                Poll::Ready(Some(Ok(Frame::data(charge.until_sent(message, None)))))
+                Poll::Ready(Some(Ok(Frame::data(reservation.until_sent(message, None)))))
             }
             Content::Ok => {
                 *content = Content::Empty;
@@ -204,7 +206,7 @@ impl Body for Answer {
                 trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
-            Content::Frames(frames, purse) => {
+            Content::Frames(frames, memory) => {
                 let status = match ready!(frames.as_mut().poll_next(context)) {
                     Some(Ok(frames)) => return Poll::Ready(Some(Ok(Frame::data(frames)))),
                     Some(Err(status)) => status,
@@ -213,7 +215,7 @@ impl Body for Answer {
                 let mut trailers = status::trailers(&status);
                 hold_until_sent(
                     &mut trailers,
-                    &mut Some(purse.charge_anyway(status_bytes(&status))),
+                    &mut Some(memory.reserve_beyond_limit(status_bytes(&status))),
                 );
                 *content = Content::Empty;
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))

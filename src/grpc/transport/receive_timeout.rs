@@ -16,7 +16,7 @@ use crate::grpc::status;
 
 /// Waits for a message, but not for ever.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ReceiveTimeout {
     time_max: Duration,
     /// Runs once something had to be waited for. Nearly always a message comes with its headers, and no timer is needed.
     timer: Option<Pin<Box<Sleep>>>,
@@ -26,15 +26,15 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct TimedBody {
     body: Incoming,
-    patience: Patience,
+    receive_timeout: ReceiveTimeout,
 }
 
-// ===== impl Patience =====
+// ===== impl ReceiveTimeout =====
 
-impl Patience {
+impl ReceiveTimeout {
     /// Each message may take `time_max` to arrive.
     pub(crate) const fn new(time_max: Duration) -> Self {
-        Patience {
+        ReceiveTimeout {
             time_max,
             timer: None,
         }
@@ -42,7 +42,7 @@ impl Patience {
 
     /// There is no more yet of the message. The time runs from the first such call; ready with REQUEST_TOO_SLOW when it is
     /// over.
-    pub(crate) fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+    pub(crate) fn poll_elapsed(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         let time_max = self.time_max;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(time_max)));
         ready!(timer.as_mut().poll(context));
@@ -61,7 +61,7 @@ impl TimedBody {
     pub(crate) const fn new(body: Incoming, time_max: Duration) -> Self {
         TimedBody {
             body,
-            patience: Patience::new(time_max),
+            receive_timeout: ReceiveTimeout::new(time_max),
         }
     }
 }
@@ -78,7 +78,10 @@ impl Body for TimedBody {
             Poll::Ready(frame) => {
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| status::call_cancelled(&error))))
             }
-            Poll::Pending => self.patience.poll_over(context).map(|over| Some(Err(over))),
+            Poll::Pending => self
+                .receive_timeout
+                .poll_elapsed(context)
+                .map(|over| Some(Err(over))),
         }
     }
 

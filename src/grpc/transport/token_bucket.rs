@@ -4,19 +4,19 @@ use tokio::time::Instant;
 
 /// What something costs is taken from it; time fills it again.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     capacity: u64,
     each_second: u64,
     room: u64,
     filled: Instant,
 }
 
-// ===== impl Bucket =====
+// ===== impl TokenBucket =====
 
-impl Bucket {
+impl TokenBucket {
     /// A full one, into which `each_second` flows.
     pub(crate) const fn new(capacity: u64, each_second: u64, now: Instant) -> Self {
-        Bucket {
+        TokenBucket {
             capacity,
             each_second,
             room: capacity,
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_only_what_flows_in() {
         let begun = Instant::now();
-        let mut bucket = Bucket::new(10, 100, begun);
+        let mut bucket = TokenBucket::new(10, 100, begun);
         assert!((0..10).all(|_| bucket.take(1, || begun)));
         assert!(!bucket.take(1, || begun));
         let later = begun + Duration::from_millis(25);

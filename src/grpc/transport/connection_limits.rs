@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tonic::Status;
 
 use super::{
-    budget::{Charge, Purse, REFUSAL_BYTES},
-    governor::Conduct,
+    budget::{ConnectionMemory, REFUSAL_BYTES, Reservation},
+    governor::Throttle,
     outbound::Answer,
     windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
@@ -20,11 +20,11 @@ pub(crate) const HEADERS_MAX: usize = 64;
 
 /// What the calls of a connection have in common.
 #[derive(Debug)]
-pub(crate) struct Reception {
+pub(crate) struct ConnectionLimits {
     /// How long each message may take to arrive.
     time_max: Duration,
-    purse: Arc<Purse>,
-    conduct: Arc<Conduct>,
+    memory: Arc<ConnectionMemory>,
+    throttle: Arc<Throttle>,
     parked: Mutex<ParkedStreams>,
 }
 
@@ -32,22 +32,22 @@ pub(crate) struct Reception {
 #[derive(Debug, Default)]
 struct ParkedStreams {
     count: usize,
-    charge: Option<Charge>,
+    reservation: Option<Reservation>,
 }
 
 /// A stream that is not read at the moment.
 #[derive(Debug)]
-pub(crate) struct Parked(Arc<Reception>);
+pub(crate) struct Parked(Arc<ConnectionLimits>);
 
-// ===== impl Reception =====
+// ===== impl ConnectionLimits =====
 
-impl Reception {
+impl ConnectionLimits {
     /// Of a connection.
-    pub(crate) fn new(time_max: Duration, purse: Arc<Purse>, conduct: Arc<Conduct>) -> Self {
-        Reception {
+    pub(crate) fn new(time_max: Duration, memory: Arc<ConnectionMemory>, throttle: Arc<Throttle>) -> Self {
+        ConnectionLimits {
             time_max,
-            purse,
-            conduct,
+            memory,
+            throttle,
             parked: Mutex::default(),
         }
     }
@@ -69,18 +69,23 @@ impl Reception {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it.
-    pub(crate) fn admit(&self) -> Result<Charge, Status> {
-        let charge = self.purse.charge_call().ok_or_else(|| self.no_memory())?;
-        self.conduct.let_in();
-        Ok(charge)
+    pub(crate) fn admit(&self) -> Result<Reservation, Status> {
+        let reservation = self
+            .memory
+            .reserve_call()
+            .ok_or_else(|| self.memory_limit_reached())?;
+        self.throttle.call_admitted();
+        Ok(reservation)
     }
 
     /// What a health check of `bytes` costs.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: there is no memory for it, and the connection has another one under way that there was none for.
-    pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Charge, Status> {
-        self.purse.charge_probe(bytes).ok_or_else(|| self.no_memory())
+    pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Reservation, Status> {
+        self.memory
+            .reserve_probe(bytes)
+            .ok_or_else(|| self.memory_limit_reached())
     }
 
     /// How long each message may take to arrive.
@@ -89,41 +94,41 @@ impl Reception {
     }
 
     /// What pays for what the connection holds.
-    pub(crate) const fn purse(&self) -> &Arc<Purse> {
-        &self.purse
+    pub(crate) const fn memory(&self) -> &Arc<ConnectionMemory> {
+        &self.memory
     }
 
     /// There is no memory for a call, or for the rest of one. A connection that hears it too often is cut, unless it is others
     /// who hold the memory.
-    pub(crate) fn no_memory(&self) -> Status {
-        if !self.purse.holds_little() {
-            self.conduct.refused();
+    pub(crate) fn memory_limit_reached(&self) -> Status {
+        if !self.memory.holds_little() {
+            self.throttle.count_refusal();
         }
         status::memory_limit()
     }
 
     /// A call was refused for something that the client should not ask for again and again.
-    pub(crate) fn refused(&self) {
-        self.conduct.refused();
+    pub(crate) fn count_refusal(&self) {
+        self.throttle.count_refusal();
     }
 
     /// The answer to a call that was not let in. It holds nothing of the budget: when too many such answers are not sent, no
     /// more calls are read.
-    pub(crate) fn turn_away(&self, status: Status) -> http::Response<Answer> {
-        Answer::turned_away(status, self.conduct.turn_away())
+    pub(crate) fn answer_unadmitted(&self, status: Status) -> http::Response<Answer> {
+        Answer::unadmitted(status, self.throttle.count_unsent())
     }
 
     /// The answer to a call: one framed message with what it costs until it is sent, or a status.
-    pub(crate) fn answer(&self, answer: Result<(Vec<u8>, Charge), Status>) -> http::Response<Answer> {
+    pub(crate) fn answer(&self, answer: Result<(Vec<u8>, Reservation), Status>) -> http::Response<Answer> {
         match answer {
-            Ok((message, charge)) => Answer::message(message, charge),
-            Err(status) => self.refuse(status),
+            Ok((message, reservation)) => Answer::message(message, reservation),
+            Err(status) => self.answer_failed(status),
         }
     }
 
     /// The answer to a call that was let in and is refused. What the call has held is more than what this costs.
-    pub(crate) fn refuse(&self, status: Status) -> http::Response<Answer> {
-        Answer::status(status, self.purse.charge_anyway(REFUSAL_BYTES))
+    pub(crate) fn answer_failed(&self, status: Status) -> http::Response<Answer> {
+        Answer::status(status, self.memory.reserve_beyond_limit(REFUSAL_BYTES))
     }
 
     /// A stream is not read from now on, until what is returned is dropped. `None` if there is no memory for what its client
@@ -135,10 +140,10 @@ impl Reception {
             .saturating_add(1)
             .saturating_mul(STREAM_WINDOW_BYTES as usize);
         let bytes = bytes.min(CONNECTION_WINDOW_BYTES as usize);
-        let covered = match &mut parked.charge {
-            Some(charge) => charge.cover(bytes),
+        let covered = match &mut parked.reservation {
+            Some(reservation) => reservation.grow_to(bytes),
             none => {
-                *none = self.purse.charge(bytes);
+                *none = self.memory.reserve(bytes);
                 none.is_some()
             }
         };
@@ -155,7 +160,7 @@ impl Drop for Parked {
         let mut parked = self.0.parked.lock();
         parked.count -= 1;
         if parked.count == 0 {
-            parked.charge = None;
+            parked.reservation = None;
         }
     }
 }
