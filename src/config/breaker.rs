@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::ConfigError;
 use crate::{
     breaker::{BreakerMode, CircuitBreakerConfig},
-    engine::{CircuitOptions, Guard, InitialMode, MethodCircuit, ThresholdSource},
+    engine::{CallKind, CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
 };
 
 /// A set of figures to start from.
@@ -162,10 +162,10 @@ impl BreakerSection {
         };
         for (name, method) in &self.methods {
             let key = format!("breaker.methods.{name}");
-            let known = |(guard, _): &(Guard, _)| guard.key().eq_ignore_ascii_case(name);
-            let mut places = Guard::ALL.into_iter().zip(&mut options.methods);
-            let Some((guard, place)) = places.find(known) else {
-                let names = Guard::ALL.map(Guard::key).join(", ");
+            let known = |(kind, _): &(CallKind, _)| kind.key().eq_ignore_ascii_case(name);
+            let mut places = CallKind::ALL.into_iter().zip(&mut options.methods);
+            let Some((kind, place)) = places.find(known) else {
+                let names = CallKind::ALL.map(CallKind::key).join(", ");
                 return Err(ConfigError::bound(
                     "breaker.methods",
                     name,
@@ -175,7 +175,7 @@ impl BreakerSection {
             method.has_no_service_settings(&key)?;
             let inherited = match method.preset_figures() {
                 Some((figures, _)) => figures,
-                None => guard.settings(base),
+                None => kind.settings(base),
             };
             let settings = method.over(&inherited);
             valid(&key, &settings)?;

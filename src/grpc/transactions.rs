@@ -24,7 +24,7 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{Guard, Outcomes, StoreFault, TallyEngine, TransactionBatch},
+    engine::{CallKind, Outcomes, StoreFault, TallyEngine, TransactionBatch},
     id::check_id,
     ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
@@ -240,7 +240,7 @@ async fn answer_one(
     };
     inbound.hold(batch.memory_bytes())?;
     inbound.finish().await?;
-    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Unary, &batch, deadline).await?;
     let answer = answers::lone(&batch, outcomes.first().copied())?;
     drop(batch);
     Ok((answer, inbound.into_charge()))
@@ -273,7 +273,7 @@ async fn process_many(
     let Transactions { mut batch, places } = reader.finish()?;
     batch.pay(Box::new(inbound.split_charge()));
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Bulk, &batch, deadline).await?;
     let results = Results {
         places: &places,
         batch: &batch,
@@ -289,14 +289,14 @@ async fn process_many(
 /// Executes transactions in their order.
 async fn execute(
     engine: &TallyEngine,
-    guard: Guard,
+    kind: CallKind,
     batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(guard, batch, deadline).await;
+    let outcomes = engine.process(kind, batch, deadline).await;
     outcomes.map_err(|error| status::engine(&error))
 }
 
