@@ -14,7 +14,7 @@ use crossbeam_utils::sync::{Parker, Unparker};
 use futures_executor::block_on;
 
 use super::{
-    command::{Command, Reply},
+    command::{Command, CommandReply},
     fault::{EngineError, StoreFault},
     handoff::Handoff,
     health::{Condition, Health},
@@ -206,7 +206,7 @@ impl Maintenance {
                 break;
             };
             let (reply, elapsed) = self.wait_for(from, answer)?;
-            let Reply::CheckpointChunk { bytes, next } = reply else {
+            let CommandReply::CheckpointChunk { bytes, next } = reply else {
                 return Err(CheckpointError::UnexpectedReply);
             };
             wanted = chunks_for(elapsed);
@@ -246,7 +246,7 @@ impl Maintenance {
         &self,
         from: AccountIndex,
         mut answer: ResponseFuture<EngineReply>,
-    ) -> Result<(Reply, Duration), EngineError> {
+    ) -> Result<(CommandReply, Duration), EngineError> {
         loop {
             match block_on(answer) {
                 Ok(Answer { value, timing }) => {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tower::ServiceBuilder;
 
 use super::{
-    CircuitOptions, EngineConfig, Guards, Shared, TallyEngine, Threads,
+    CircuitOptions, CircuitServices, EngineConfig, Shared, TallyEngine, Threads,
     circuits::Circuits,
     classify::EngineClassifier,
     command::Command,
@@ -92,7 +92,7 @@ impl TallyEngine {
         let segment_bytes = store.directory.geometry().segment_bytes();
         let hash_seed = store.directory.hash_seed();
         let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
-        let guards = Guards(circuits.breakers.clone().map(|breaker| {
+        let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
             ServiceBuilder::new()
                 .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
                 .service(processor.clone())
@@ -121,7 +121,7 @@ impl TallyEngine {
         };
         Ok(TallyEngine {
             shared: Arc::new(shared),
-            guards,
+            services,
         })
     }
 }

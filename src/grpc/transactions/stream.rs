@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     batch::Sequence,
-    engine::{EngineError, Guard, Outcomes, TallyEngine, TransactionBatch},
+    engine::{EngineError, CallKind, Outcomes, TallyEngine, TransactionBatch},
     grpc::{
         status,
         transport::{
@@ -182,7 +182,7 @@ impl StreamAnswers {
         }
         let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
         let called =
-            (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+            (!batch.is_empty()).then(|| engine.process_next(sequence, CallKind::Stream, &batch, deadline));
         // In a task of its own, which ends when the chunk is answered. This stream is polled only while its client reads, and
         // one who stops would leave the chunk under way for its circuit, which would open for everybody.
         let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
