@@ -30,8 +30,8 @@ use crate::{
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicFigures, SpanFigures},
-    time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::SystemWallClock,
 };
 
 /// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::command::Outcomes;
-use crate::{ledger::Outcome, store::embedded::Book, time::Timestamp};
+use crate::{
+    ledger::{Outcome, Timestamp},
+    store::embedded::Book,
+};
 
 /// Figures of the ledger since the process started, or as they are now.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::counters::{EngineCounters, FoundBy};
 use crate::{
     store::journal::{ChainPoint, Scrub, ScrubStep},
-    time::{SystemWallClock, WallClock},
+    wall_clock::{SystemWallClock, WallClock},
 };
 
 /// How fast the journal is read in search of damage, in bytes a second; 0: it is not.

@@ -30,8 +30,8 @@ use crate::{
         embedded::{self, OpenError, OpenStore},
         journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
-    time::WallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::WallClock,
 };
 
 /// Why the engine could not be started.

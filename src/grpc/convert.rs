@@ -9,12 +9,11 @@ use crate::{
     id::{check_asset, check_id},
     ledger::{
         AccountSnapshot, AccountStatus, BalanceRule, Committed, EffectiveTime, Heading, Metadata, NewAccount,
-        Phase, TRANSFERS_MAX, Transfer,
+        Phase, TRANSFERS_MAX, Timestamp, Transfer,
         account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     },
     money::Amount,
     proto::{self, amount, transfer},
-    time::Timestamp,
 };
 
 /// Violations that are told of one request; more would help nobody.

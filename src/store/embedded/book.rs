@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     ledger::{
-        AccountOutcome, Committed, Journal, Key, Ledger, NewAccount, Outcome, Recalled, Tags,
+        AccountOutcome, Committed, Journal, Key, Ledger, NewAccount, Outcome, Recalled, Tags, Timestamp,
         TransactionView,
         record::{Entry, RECORD_BYTES_MAX, put_record},
         tag_index::{TagIndex, tag},
     },
     store::journal::{BlockBuffer, BlockMeta, HEADER_BYTES, Placement, Position},
-    time::{Timestamp, WallClock},
+    wall_clock::WallClock,
 };
 
 /// Records that an id might name: nearly always none or one.

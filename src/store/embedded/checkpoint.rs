@@ -16,14 +16,13 @@
 use super::{BookError, DurablePoint, OrderPoint};
 use crate::{
     ledger::{
-        AccountIndex, Balances, Ledger, Malformed, NewAccount,
+        AccountIndex, Balances, Ledger, Malformed, NewAccount, Timestamp,
         codec::{Reader, put_varint},
     },
     money::Amount,
     store::journal::{
         ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError,
     },
-    time::Timestamp,
 };
 
 const DIRECTORY: &str = "checkpoint";

@@ -21,8 +21,8 @@ pub use recall::{FoundTransaction, RecordReader};
 pub use verify::{DIFFERENCES_MAX, VerifyReport, verify};
 
 use crate::{
+    ledger::Timestamp,
     store::journal::{AppendReceipt, ChainPoint},
-    time::Timestamp,
 };
 
 /// Where the global order stands: what the next entry, transaction and block are given.

@@ -13,12 +13,12 @@ use super::{
     recall::{RecordReader, recalled},
 };
 use crate::{
-    ledger::{Ledger, codec::Reader, record::take_record, tag_index::TagIndex},
+    ledger::{Ledger, Timestamp, codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
         BlockHeader, ChainPoint, ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter,
         Position, ScanError, Scrub, SegmentPreparer, Tail,
     },
-    time::{Timestamp, WallClock},
+    wall_clock::WallClock,
 };
 
 /// How a data directory is made if there is none. An existing one keeps the sizes it was made with.

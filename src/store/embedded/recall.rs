@@ -4,13 +4,12 @@
 use super::{book::id_tag, error::BookError};
 use crate::{
     ledger::{
-        AccountIndex, Committed, Malformed, Rejection, TransactionView,
+        AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView,
         codec::Reader,
         record::{Framed, RECORD_BYTES_MAX, Record, take_record},
         tag_index::TagIndex,
     },
     store::journal::{Geometry, HEADER_BYTES, JournalReader, Position},
-    time::Timestamp,
 };
 
 /// How much of a record is read at first: nearly all are shorter.

@@ -27,7 +27,7 @@ use tally::{
         },
         journal::{BlockBuffer, Disk},
     },
-    time::SystemWallClock,
+    wall_clock::SystemWallClock,
 };
 
 use crate::support::sim_disk::SimDisk;
