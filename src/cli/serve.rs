@@ -31,8 +31,8 @@ use crate::{
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
-    time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::SystemWallClock,
 };
 
 /// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.

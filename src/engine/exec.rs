@@ -22,7 +22,7 @@ use crate::{
     batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
     ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, Tags, TransactionView},
     store::{
-        embedded::{Book, BookError, checkpoint::put_accounts},
+        embedded::{JournaledLedger, RecordError, checkpoint::put_accounts},
         journal::BlockBuffer,
     },
     telemetry::{LINKS_MAX, TraceLink},
@@ -50,7 +50,7 @@ const PREFETCH_DISTANCE: usize = 8;
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
-    book: Book,
+    book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
     answerer: Answerer,
     handoff: Arc<Handoff>,
@@ -74,7 +74,7 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) fn new(
-        book: Book,
+        book: JournaledLedger,
         intake: Intake<Command, EngineReply>,
         handoff: Arc<Handoff>,
         committer: Arc<Mutex<Committer>>,
@@ -273,7 +273,7 @@ impl Exec {
                 Ok(outcome) => return Ok(outcome),
                 // The id was used a moment ago and its block is under way. Its fate must be known first, and nothing
                 // else could be made durable before that either.
-                Err(BookError::NotYetDurable(_)) => {
+                Err(RecordError::NotYetDurable(_)) => {
                     self.handoff.wait_idle();
                     if self.catch_up().failed {
                         return Err(StoreFault::WriteFailed);

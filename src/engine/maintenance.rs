@@ -26,7 +26,7 @@ use crate::{
     ledger::AccountIndex,
     store::{
         embedded::{
-            BookError, DurablePoint,
+            DurablePoint, RecordError,
             checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
             id_files::BlockWalk,
         },
@@ -158,7 +158,7 @@ impl Maintenance {
         }
     }
 
-    fn write_id_file(&self, durable: &ChainPoint) -> Result<usize, BookError> {
+    fn write_id_file(&self, durable: &ChainPoint) -> Result<usize, RecordError> {
         let segment = self.walk.full_segment(self.next_id_file, durable)?;
         self.walk.write(&self.id_files, &segment)
     }

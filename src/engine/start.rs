@@ -30,8 +30,8 @@ use crate::{
         embedded::{self, OpenError, OpenStore},
         journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
-    time::WallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::WallClock,
 };
 
 /// Why the engine could not be started.
@@ -87,7 +87,7 @@ impl TallyEngine {
             counters: Arc::new(EngineCounters::default()),
             sync_times: Arc::new(Distribution::new()),
         };
-        vitals.counters.publish(&store.book);
+        vitals.counters.publish(&store.ledger);
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
         let hash_seed = store.directory.hash_seed();
@@ -165,7 +165,7 @@ fn spawn(
         ..
     } = vitals.clone();
     let writer = Arc::clone(&committer);
-    let exec = Exec::new(store.book, intake, handoff, writer, health, counters);
+    let exec = Exec::new(store.ledger, intake, handoff, writer, health, counters);
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {
