@@ -16,7 +16,7 @@ use crate::{
         record::{Entry, RECORD_BYTES_MAX, put_record},
         tag_index::{TagIndex, tag},
     },
-    store::journal::{BlockBuffer, BlockMeta, HEADER_BYTES, Placement, Position},
+    store::journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position},
     time::{Timestamp, WallClock},
 };
 
@@ -49,7 +49,7 @@ struct Pages {
     ids: TagIndex,
     seed: u64,
     reader: RecordReader,
-    placement: Placement,
+    placement: BlockPlacement,
     /// Blocks before this position can be read from the disk.
     durable: Position,
     block: OpenBlock,
@@ -84,7 +84,7 @@ impl Book {
         ids: TagIndex,
         seed: u64,
         reader: RecordReader,
-        placement: Placement,
+        placement: BlockPlacement,
         durable: &DurablePoint,
         clock: Arc<dyn WallClock>,
     ) -> Self {

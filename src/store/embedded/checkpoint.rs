@@ -21,7 +21,7 @@ use crate::{
     },
     money::Amount,
     store::journal::{
-        ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError,
+        ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory, JournalError, Position,
     },
     time::Timestamp,
 };
@@ -38,7 +38,7 @@ pub const KEEP: usize = 2;
 /// A checkpoint that is being written.
 #[derive(Debug)]
 pub struct CheckpointWriter {
-    file: ChunkedWriter,
+    file: ChunkedFileWriter,
 }
 
 /// A checkpoint that was read.
@@ -56,7 +56,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// If the directory can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
@@ -73,7 +73,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, StoreError> {
+    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, JournalError> {
         let mut file = files.create(start.chain.block_sequence)?;
         let mut meta = vec![VERSION];
         meta.extend_from_slice(&start.chain.to_bytes());
@@ -88,7 +88,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
         self.file.write_chunk(chunk)
     }
 
@@ -96,7 +96,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn finish(mut self, durable_through: u64) -> Result<u64, StoreError> {
+    pub fn finish(mut self, durable_through: u64) -> Result<u64, JournalError> {
         let mut last = Vec::new();
         put_varint(&mut last, u128::from(durable_through));
         self.file.write_chunk(&last)?;
@@ -132,17 +132,17 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
 /// and the journal hold everything.
 ///
 /// # Errors
-/// [`StoreError::UnsupportedVersion`] if a program of another version wrote one, [`StoreError::Disk`] if the directory of
+/// [`JournalError::UnsupportedVersion`] if a program of another version wrote one, [`JournalError::Disk`] if the directory of
 /// checkpoints can't be listed.
-pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, StoreError> {
+pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, JournalError> {
     files.newest(|_, file| read(file, seed))
 }
 
 /// Reads a checkpoint, all of which was checked before.
 ///
 /// # Errors
-/// [`StoreError::ChunkedFile`] if it does not hold a checkpoint, [`StoreError::Disk`] if the disk fails.
-pub(super) fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, StoreError> {
+/// [`JournalError::ChunkedFile`] if it does not hold a checkpoint, [`JournalError::Disk`] if the disk fails.
+pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<Loaded, JournalError> {
     let malformed = |Malformed { what }| file.malformed(what);
     let last = file
         .chunks()

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{
     ledger::{Malformed, ReplayError},
-    store::journal::{Position, StoreError},
+    store::journal::{JournalError, Position},
 };
 
 /// Why a transaction could not be processed, or a record not read back.
@@ -16,7 +16,7 @@ pub enum BookError {
     NotYetDurable(Position),
     /// The journal could not be read.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     /// What stands there is not the record that was written there.
     #[error("the record at {position}: {source}")]
     Malformed {
@@ -35,8 +35,8 @@ impl BookError {
     pub const fn damage(&self) -> Option<Position> {
         match self {
             BookError::Malformed { position, .. }
-            | BookError::Store(StoreError::ReadPastEnd { position, .. }) => Some(*position),
-            BookError::Store(StoreError::Corrupt(corruption)) => Some(corruption.position),
+            | BookError::Store(JournalError::ReadPastEnd { position, .. }) => Some(*position),
+            BookError::Store(JournalError::Corrupt(corruption)) => Some(corruption.position),
             BookError::Store(_) | BookError::NotYetDurable(_) => None,
         }
     }
@@ -48,7 +48,7 @@ impl BookError {
 pub enum OpenError {
     /// The directory, the journal or a checkpoint.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     /// The directory was made for smaller blocks than the largest request needs.
     #[error("the data directory has blocks of at most {found} bytes, at least {minimum} are needed")]
     BlockTooSmall {

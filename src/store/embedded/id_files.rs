@@ -20,8 +20,8 @@ use super::{
 use crate::{
     ledger::{codec::Reader, record::take_record, tag_index::TagIndex},
     store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, DataDirectory, JournalReader, Position,
-        StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
+        JournalReader, Position,
     },
 };
 
@@ -42,7 +42,7 @@ const CHUNK_ENTRIES: usize = 64 * 1024;
 ///
 /// # Errors
 /// If the directory can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
@@ -80,7 +80,7 @@ pub(super) struct SegmentIds {
 #[derive(Debug)]
 pub(super) enum Unusable {
     /// It can't be read, or is damaged.
-    Store(StoreError),
+    Store(JournalError),
     /// It was made from other blocks than those in the segment.
     OtherBlocks,
 }
@@ -98,7 +98,7 @@ impl BlockWalk {
     ///
     /// # Errors
     /// If its first block, or that of the next segment, is missing or damaged.
-    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, StoreError> {
+    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, JournalError> {
         Ok(FullSegment {
             start: self.reader.segment_start(number, end)?,
             end: self.reader.segment_start(number.saturating_add(1), end)?,
@@ -109,7 +109,7 @@ impl BlockWalk {
     ///
     /// # Errors
     /// If its first block is missing or damaged.
-    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, StoreError> {
+    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         self.reader.segment_start(number, end)
     }
 
@@ -124,7 +124,7 @@ impl BlockWalk {
         let mut point = from;
         let mut body = Vec::new();
         while point.position < to.position {
-            let (_, next) = self.reader.follow(&point, &mut body)?;
+            let (_, next) = self.reader.read_next(&point, &mut body)?;
             visit(point.position, &body)?;
             point = next;
         }
@@ -242,7 +242,7 @@ impl BlockWalk {
     ///
     /// # Errors
     /// If the directory can't be read.
-    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, StoreError> {
+    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, JournalError> {
         let newest = files.numbers()?.into_iter().rev().find_map(|number| {
             let file = files.open_checked(number).ok()?;
             read_points(&file).ok()
@@ -261,7 +261,7 @@ impl BlockWalk {
         let end = read_identity(&file, segment)?;
         // The neighbours of the segment say that the file is right. Its last block says that the segment is: one that was
         // emptied, cut short or replaced must not hide behind its file.
-        if !self.reader.leads_to(&end)? {
+        if !self.reader.contains_point(&end)? {
             return Err(Unusable::OtherBlocks);
         }
         let mut ids = SegmentIds::default();
@@ -307,12 +307,12 @@ impl SegmentIds {
 
 impl Unusable {
     fn is_missing(&self) -> bool {
-        matches!(self, Unusable::Store(StoreError::Disk(error)) if error.is_not_found())
+        matches!(self, Unusable::Store(JournalError::Disk(error)) if error.is_not_found())
     }
 }
 
-impl From<StoreError> for Unusable {
-    fn from(error: StoreError) -> Self {
+impl From<JournalError> for Unusable {
+    fn from(error: JournalError) -> Self {
         Unusable::Store(error)
     }
 }
@@ -336,7 +336,7 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
 }
 
 /// The end of `segment`, with the place of its last block, if the file was made from the segment's blocks.
-fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
+fn read_identity(file: &ChunkedFileReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
     let found = read_points(file)?;
     if found.start.is_at(&segment.start) && found.end.is_at(&segment.end) {
         Ok(found.end)
@@ -346,7 +346,7 @@ fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoi
 }
 
 /// The segment that the file was made from.
-fn read_points(file: &ChunkedReader) -> Result<FullSegment, StoreError> {
+fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     let mut chunk = Vec::new();
     file.read_chunk(file.chunks().saturating_sub(1), &mut chunk)?;
     let malformed = || file.malformed("ids of a known version");

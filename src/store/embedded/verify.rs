@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct VerifyReport {
     /// Blocks, checksums and the chain.
-    pub journal: journal::VerifyReport,
+    pub journal: journal::JournalReport,
     /// Accounts.
     pub accounts: usize,
     /// Transactions committed.
@@ -70,7 +70,7 @@ pub const DIFFERENCES_MAX: usize = 16;
 /// meanwhile.
 ///
 /// # Errors
-/// If it can't be opened, as while a service has it open ([`journal::StoreError::Locked`]); if the disk can't be read.
+/// If it can't be opened, as while a service has it open ([`journal::JournalError::Locked`]); if the disk can't be read.
 /// [`VerifyReport::journal`] tells of damage that a service would refuse to start with.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
