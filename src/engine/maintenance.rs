@@ -30,7 +30,7 @@ use crate::{
             checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
             id_files::BlockWalk,
         },
-        journal::{ChainPoint, ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
+        journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer},
     },
 };
 use thiserror::Error;
@@ -82,7 +82,7 @@ pub(super) struct Maintenance {
 #[derive(Debug, Error)]
 enum CheckpointError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("EXEC answered something else")]

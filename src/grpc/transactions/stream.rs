@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     batch::Sequence,
-    engine::{EngineError, CallKind, Outcomes, TallyEngine, TransactionBatch},
+    engine::{CallKind, EngineError, Outcomes, TallyEngine, TransactionBatch},
     grpc::{
         status,
         transport::{

@@ -21,7 +21,8 @@ use crate::{
     },
     money::Amount,
     store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
+        JournalError,
     },
 };
 
@@ -37,7 +38,7 @@ pub const KEEP: usize = 2;
 /// A checkpoint that is being written.
 #[derive(Debug)]
 pub struct CheckpointWriter {
-    file: ChunkedWriter,
+    file: ChunkedFileWriter,
 }
 
 /// A checkpoint that was read.
@@ -55,7 +56,7 @@ pub struct LoadedCheckpoint {
 ///
 /// # Errors
 /// If the directory of checkpoints can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
@@ -88,7 +89,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, StoreError> {
+    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, JournalError> {
         let mut file = files.create(start.chain.block_sequence)?;
         let mut meta = vec![VERSION];
         meta.extend_from_slice(&start.chain.to_bytes());
@@ -103,7 +104,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
         self.file.write_chunk(chunk)
     }
 
@@ -111,7 +112,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn finish(mut self, durable_through: u64) -> Result<u64, StoreError> {
+    pub fn finish(mut self, durable_through: u64) -> Result<u64, JournalError> {
         let mut last = Vec::new();
         put_varint(&mut last, u128::from(durable_through));
         self.file.write_chunk(&last)?;
@@ -152,17 +153,17 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
 /// older checkpoint and the journal together hold the same accounts.
 ///
 /// # Errors
-/// [`StoreError::UnsupportedVersion`] if an unknown version of the program wrote a checkpoint, [`StoreError::Disk`] if the
+/// [`JournalError::UnsupportedVersion`] if an unknown version of the program wrote a checkpoint, [`JournalError::Disk`] if the
 /// directory of checkpoints can't be listed.
-pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>, StoreError> {
+pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>, JournalError> {
     files.newest(|_, file| read(file, seed))
 }
 
 /// Reads a checkpoint file whose checksums have been verified.
 ///
 /// # Errors
-/// [`StoreError::ChunkedFile`] if the file does not hold a checkpoint, [`StoreError::Disk`] if the disk fails.
-pub(super) fn read(file: &ChunkedReader, seed: u64) -> Result<LoadedCheckpoint, StoreError> {
+/// [`JournalError::ChunkedFile`] if the file does not hold a checkpoint, [`JournalError::Disk`] if the disk fails.
+pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoint, JournalError> {
     let malformed = |Malformed { what }| file.malformed(what);
     let last = file
         .chunks()

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{
     ledger::{Malformed, ReplayError},
-    store::journal::{Position, StoreError},
+    store::journal::{JournalError, Position},
 };
 
 /// Why a record could not be read.
@@ -16,7 +16,7 @@ pub enum RecordError {
     NotYetDurable(Position),
     /// The journal could not be read.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     /// The bytes at the position are not the record that was written there.
     #[error("the record at {position}: {source}")]
     Malformed {
@@ -35,8 +35,8 @@ impl RecordError {
     pub const fn damage(&self) -> Option<Position> {
         match self {
             RecordError::Malformed { position, .. }
-            | RecordError::Store(StoreError::ReadPastEnd { position, .. }) => Some(*position),
-            RecordError::Store(StoreError::Corrupt(corruption)) => Some(corruption.position),
+            | RecordError::Store(JournalError::ReadPastEnd { position, .. }) => Some(*position),
+            RecordError::Store(JournalError::Corrupt(corruption)) => Some(corruption.position),
             RecordError::Store(_) | RecordError::NotYetDurable(_) => None,
         }
     }
@@ -48,7 +48,7 @@ impl RecordError {
 pub enum OpenError {
     /// The directory, the journal, a checkpoint or an id file.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     /// The directory was made for blocks that are too small for the largest request.
     #[error("the data directory has blocks of at most {found} bytes, at least {minimum} are needed")]
     BlockTooSmall {

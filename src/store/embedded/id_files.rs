@@ -18,8 +18,8 @@ use super::{
 use crate::{
     ledger::{codec::Reader, tag_index::TagIndex},
     store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, DataDirectory, JournalReader, Position,
-        StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
+        JournalReader, Position,
     },
 };
 
@@ -40,7 +40,7 @@ const CHUNK_ENTRIES: usize = 64 * 1024;
 ///
 /// # Errors
 /// If the directory of id files can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
@@ -78,7 +78,7 @@ pub(super) struct SegmentIds {
 #[derive(Debug)]
 pub(super) enum IdFileError {
     /// The file can't be read, or is damaged.
-    Store(StoreError),
+    Store(JournalError),
     /// The file was made from other blocks than those in the segment.
     OtherBlocks,
 }
@@ -100,7 +100,7 @@ impl BlockWalk {
     ///
     /// # Panics
     /// If `number` is the last possible one: no segment follows it, so it is never full.
-    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, StoreError> {
+    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, JournalError> {
         let Some(next) = number.checked_add(1) else {
             panic!("segment {number} is the last possible one, and counts as full");
         };
@@ -114,7 +114,7 @@ impl BlockWalk {
     ///
     /// # Errors
     /// If its first block is missing or damaged.
-    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, StoreError> {
+    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         self.reader.segment_start(number, end)
     }
 
@@ -129,7 +129,7 @@ impl BlockWalk {
         let mut point = from;
         let mut body = Vec::new();
         while point.position < to.position {
-            let (_, next) = self.reader.follow(&point, &mut body)?;
+            let (_, next) = self.reader.read_next(&point, &mut body)?;
             visit(point.position, &body)?;
             point = next;
         }
@@ -250,7 +250,7 @@ impl BlockWalk {
     ///
     /// # Errors
     /// If the directory of id files can't be read.
-    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, StoreError> {
+    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, JournalError> {
         let newest = files.numbers()?.into_iter().rev().find_map(|number| {
             let file = files.open_checked(number).ok()?;
             read_points(&file).ok()
@@ -269,7 +269,7 @@ impl BlockWalk {
         let end = read_identity(&file, segment)?;
         // The chain points show that the file is right. The last block of the segment must exist, too: a valid id file must
         // not hide that a segment is empty, cut short or replaced.
-        if !self.reader.leads_to(&end)? {
+        if !self.reader.contains_point(&end)? {
             return Err(IdFileError::OtherBlocks);
         }
         let mut ids = SegmentIds::default();
@@ -320,12 +320,12 @@ impl SegmentIds {
 
 impl IdFileError {
     fn is_missing(&self) -> bool {
-        matches!(self, IdFileError::Store(StoreError::Disk(error)) if error.is_not_found())
+        matches!(self, IdFileError::Store(JournalError::Disk(error)) if error.is_not_found())
     }
 }
 
-impl From<StoreError> for IdFileError {
-    fn from(error: StoreError) -> Self {
+impl From<JournalError> for IdFileError {
+    fn from(error: JournalError) -> Self {
         IdFileError::Store(error)
     }
 }
@@ -351,7 +351,7 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
 }
 
 /// Checks that the file was made from the blocks of `segment`. Returns the chain point at the end of the segment.
-fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, IdFileError> {
+fn read_identity(file: &ChunkedFileReader, segment: &FullSegment) -> Result<ChainPoint, IdFileError> {
     let found = read_points(file)?;
     if found.start.is_at(&segment.start) && found.end.is_at(&segment.end) {
         Ok(found.end)
@@ -361,7 +361,7 @@ fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoi
 }
 
 /// Reads the identity of the segment from which the file was made.
-fn read_points(file: &ChunkedReader) -> Result<FullSegment, StoreError> {
+fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     let malformed = || file.malformed("ids of a known version");
     let last = file.chunks().checked_sub(1).ok_or_else(malformed)?;
     let mut chunk = Vec::new();

@@ -19,7 +19,7 @@ use crate::{
         record::{RECORD_BYTES_MAX, put_record},
         tag_index::TagIndex,
     },
-    store::journal::{BlockBuffer, BlockMeta, HEADER_BYTES, Placement, Position},
+    store::journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position},
     wall_clock::WallClock,
 };
 
@@ -41,7 +41,7 @@ struct BlockLog {
     /// Seed of the hash of transaction ids.
     seed: u64,
     reader: RecordReader,
-    placement: Placement,
+    placement: BlockPlacement,
     /// All blocks before this position are durable and can be read.
     durable: Position,
     block: UnsealedBlock,
@@ -83,7 +83,7 @@ impl JournaledLedger {
         ids: TagIndex,
         seed: u64,
         reader: RecordReader,
-        placement: Placement,
+        placement: BlockPlacement,
         durable: &DurablePoint,
         clock: Arc<dyn WallClock>,
     ) -> Self {

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct DirectoryReport {
     /// The report on the journal: blocks, checksums and the hash chain.
-    pub journal: journal::VerifyReport,
+    pub journal: journal::JournalReport,
     /// Number of accounts.
     pub accounts: usize,
     /// Number of committed transactions.
@@ -67,7 +67,7 @@ pub const DIFFERENCES_MAX: usize = 16;
 /// file with the blocks of its segment. Holds a shared lock on the directory, so that no service can start meanwhile.
 ///
 /// # Errors
-/// If the directory can't be opened, for example because a service has opened it ([`journal::StoreError::Locked`]), or the
+/// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the
 /// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tally::{
     ledger::Outcome,
-    store::{embedded::OpenError, journal::StoreError},
+    store::{embedded::OpenError, journal::JournalError},
 };
 
 use super::{Store, data, history, id_file_path, name, segment_path};
@@ -103,7 +103,7 @@ fn refused(disk: &SimDisk) -> String {
     let before = disk.snapshot();
     let error = Store::open(&disk.handle()).map(|_| ()).unwrap_err();
     assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
-    let OpenError::Store(StoreError::Corrupt(corruption)) = &error else {
+    let OpenError::Store(JournalError::Corrupt(corruption)) = &error else {
         let OpenError::Record(error) = &error else {
             panic!("{error}")
         };
