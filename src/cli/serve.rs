@@ -24,15 +24,15 @@ use super::{exit, fail};
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
-    engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
+    engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, NetHandle},
     security::{RefreshKind, Refresher, Security, SecurityError},
     settings::SettingError,
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
-    time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::SystemWallClock,
 };
 
 /// How often throttling by the CPU quota is read: once in the kernel's usual quota period.
@@ -411,7 +411,7 @@ impl Stop {
     /// Waits for a reason to stop. Meanwhile ticks the breaker, checks the placement of the threads, and requests refreshes of
     /// certificates and tokens.
     async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> StopReason {
-        let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
+        let mut tick = interval(engine.breaker(CallKind::Unary).config().tick_interval);
         let mut verify = interval(engine.affinity().verify_interval());
         let mut throttle = interval(THROTTLE_INTERVAL);
         let mut refresh = interval(REFRESH_INTERVAL);

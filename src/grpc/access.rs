@@ -13,24 +13,24 @@ use crate::security::{Grant, Security, bearer_token};
 
 /// Looks at the token of a call.
 #[derive(Debug, Clone)]
-pub(super) struct Access(Arc<Security>);
+pub(crate) struct Access(Arc<Security>);
 
 /// A call that may be made. There is no other way to a [`Method`], so nothing is dispatched that was not authorised.
 #[derive(Debug)]
-pub(super) struct Authorised {
-    pub(super) method: &'static Method,
+pub(crate) struct Authorised {
+    pub(crate) method: &'static Method,
     /// Whose token it is; `None` if none is asked for.
-    pub(super) grant: Option<Grant>,
+    pub(crate) grant: Option<Grant>,
 }
 
 // ===== impl Access =====
 
 impl Access {
-    pub(super) const fn new(security: Arc<Security>) -> Self {
+    pub(crate) const fn new(security: Arc<Security>) -> Self {
         Access(security)
     }
 
-    pub(super) const fn security(&self) -> &Arc<Security> {
+    pub(crate) const fn security(&self) -> &Arc<Security> {
         &self.0
     }
 
@@ -39,7 +39,7 @@ impl Access {
     /// # Errors
     /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED with one that does not allow the call, UNIMPLEMENTED if
     /// there is no such method. Strangers do not learn which methods there are: they get UNAUTHENTICATED in any case.
-    pub(super) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
+    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
         let method = methods::find(request);
         let open = method.filter(|method| method.need == Need::Nothing || !self.0.asks_for_tokens());
         if let Some(method) = open {
@@ -72,7 +72,7 @@ impl Access {
 ///
 /// # Errors
 /// PERMISSION_DENIED.
-pub(super) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
+pub(crate) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
     match method.need {
         Need::Role(needed) if grant.principal.role < needed => {
             Err(status::forbidden(grant.principal.role.as_str(), needed.as_str()))

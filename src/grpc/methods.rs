@@ -6,21 +6,33 @@
 
 use http::{Method as HttpMethod, Request};
 
-use super::accounts::Call;
 use crate::security::Role;
 
 /// Who may call a method, where tokens are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(crate) enum Need {
     /// Anybody, also without a token.
     Nothing,
     /// Whoever has a token of this role or of a higher one.
     Role(Role),
 }
 
+/// The methods of `AccountService`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AccountCall {
+    /// `CreateAccount`.
+    Create,
+    /// `BatchCreateAccounts`.
+    BatchCreate,
+    /// `GetAccount`.
+    Get,
+    /// `ListAccounts`.
+    List,
+}
+
 /// Which code answers a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Handler {
+pub(crate) enum Handler {
     /// `TransactionService`, the hot path.
     ProcessTransaction,
     /// `TransactionService`.
@@ -30,7 +42,7 @@ pub(super) enum Handler {
     /// `TransactionService`.
     GetTransaction,
     /// `AccountService`.
-    Accounts(Call),
+    Accounts(AccountCall),
     /// tonic's router. There is one answer.
     Unary,
     /// tonic's router. Answers go on until one of the two sides ends them.
@@ -41,11 +53,11 @@ pub(super) enum Handler {
 
 /// A method that the service answers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Method {
+pub(crate) struct Method {
     /// `/package.Service/Method`, as it is on the wire.
-    pub(super) path: &'static str,
-    pub(super) need: Need,
-    pub(super) handler: Handler,
+    pub(crate) path: &'static str,
+    pub(crate) need: Need,
+    pub(crate) handler: Handler,
 }
 
 const READ: Need = Need::Role(Role::Read);
@@ -77,22 +89,22 @@ const METHODS: [Method; 17] = [
     method(
         "/tally.v1.AccountService/GetAccount",
         READ,
-        Handler::Accounts(Call::Get),
+        Handler::Accounts(AccountCall::Get),
     ),
     method(
         "/tally.v1.AccountService/ListAccounts",
         READ,
-        Handler::Accounts(Call::List),
+        Handler::Accounts(AccountCall::List),
     ),
     method(
         "/tally.v1.AccountService/CreateAccount",
         WRITE,
-        Handler::Accounts(Call::Create),
+        Handler::Accounts(AccountCall::Create),
     ),
     method(
         "/tally.v1.AccountService/BatchCreateAccounts",
         WRITE,
-        Handler::Accounts(Call::BatchCreate),
+        Handler::Accounts(AccountCall::BatchCreate),
     ),
     method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),
@@ -121,7 +133,7 @@ const fn method(path: &'static str, need: Need, handler: Handler) -> Method {
 
 /// Returns the method that a request calls. `None` if the request is not a POST to exactly one of the paths of the table,
 /// byte for byte: no other segment, slash, case, percent-encoding or query.
-pub(super) fn find<B>(request: &Request<B>) -> Option<&'static Method> {
+pub(crate) fn find<B>(request: &Request<B>) -> Option<&'static Method> {
     const TABLE: &[Method] = &METHODS;
     if request.method() != HttpMethod::POST {
         return None;

@@ -1,243 +1,30 @@
-//! The gRPC face: decode, check the shape, call the engine, answer.
+//! The gRPC service: it reads requests, checks them, calls the engine and writes answers.
 //!
-//! [`serve`] runs one pinned, single-threaded runtime for each NET CPU. Connections are accepted in one place and dealt
-//! out in turn, so that a few heavy clients don't end up on one thread.
+//! - [`transactions`], [`accounts`] and [`introspection`] hold one service of `proto/tally/v1` each;
+//! - [`transport`] serves connections and bounds what a client may use of them;
+//! - [`services`] finds the method of a call and passes the call on;
+//! - [`status`] makes every error that a client can get.
+//!
+//! [`serve`] starts one pinned, single-threaded runtime for each NET CPU. One task accepts all connections and hands them to
+//! the runtimes in turn, so that a few heavy clients do not share one thread.
 
 mod access;
 mod accounts;
-mod answers;
-mod bucket;
-mod budget;
-mod circuit;
-mod circuit_change;
-mod clients;
-mod connection;
-mod convert;
-mod deadline;
-mod engine;
-mod framing;
-mod governor;
-mod lifetime;
+mod fields;
+mod introspection;
+mod limits;
 mod methods;
-mod net;
-mod outbound;
-mod patience;
-mod requests;
+mod protobuf;
+mod services;
 pub mod settings;
-mod split;
 pub mod status;
-mod stream;
-mod topology;
 mod transactions;
-mod watch;
-mod wire;
+mod transport;
 
-pub use engine::{batch_stats_response, circuit_stats_response};
-pub use net::{Listener, NetError, NetHandle, serve};
-pub use outbound::Answer;
+pub use introspection::{
+    batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
+};
+pub use limits::MESSAGE_BYTES_MAX;
+pub use services::{Services, not_serving, services};
 pub use settings::NetConfig;
-pub use topology::from_info as topology_response;
-
-use std::{future::ready, net::SocketAddr, sync::Arc};
-
-use futures_util::FutureExt;
-use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
-use tonic::{Status, service::Routes, transport::server::TcpConnectInfo};
-use tonic_health::server::HealthReporter;
-use tower_service::Service;
-
-use self::{
-    access::{Access, Authorised},
-    accounts::AccountService,
-    budget::{CALL_BYTES, Charge},
-    clients::Clients,
-    engine::EngineService,
-    lifetime::{Lifetime, LimitedBody},
-    methods::{Handler, Need},
-    patience::{Reception, TimedBody},
-    transactions::{Answering, QUESTION_BYTES_MAX, TransactionService},
-};
-use crate::{
-    engine::TallyEngine,
-    proto::{FILE_DESCRIPTOR_SET, engine_service_server::EngineServiceServer},
-    security::Security,
-};
-
-/// Largest message that is read: 8192 transactions of about 2 KiB each.
-pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Most callers of the health service's `Watch` at a time: a client has one for each connection.
-const HEALTH_WATCHERS_MAX: usize = 1024;
-/// Of those, most of one client address.
-const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
-
-/// What a call that tonic serves costs besides what every call does: tonic has a buffer for each direction.
-const TONIC_CALL_BYTES: usize = 24 << 10;
-
-type Engine = EngineServiceServer<EngineService>;
-
-/// All services. Clones are cheap.
-#[derive(Debug, Clone)]
-pub struct Services {
-    /// On the hot path: called without a look at the other routes.
-    transactions: TransactionService,
-    accounts: AccountService,
-    others: Routes,
-    access: Access,
-    /// Who watches the service's health.
-    health_watchers: Clients,
-    draining: CancellationToken,
-}
-
-// ===== impl Services =====
-
-impl Services {
-    /// Answers a call from `peer`, whose connection has this `reception`.
-    fn call(
-        &self,
-        request: http::Request<Incoming>,
-        peer: SocketAddr,
-        reception: &Arc<Reception>,
-    ) -> Answering {
-        let (charge, call) = match self.admit(&request, reception) {
-            Ok(admitted) => admitted,
-            Err(status) => return Box::pin(ready(Ok(reception.turn_away(status)))),
-        };
-        let transactions = &self.transactions;
-        match call.method.handler {
-            Handler::ProcessTransaction => transactions.process_transaction(request, reception, charge),
-            Handler::ProcessTransactions => transactions.process_transactions(request, reception, charge),
-            Handler::GetTransaction => transactions.find_transaction(request, reception, charge),
-            Handler::StreamTransactions => {
-                transactions.stream_transactions(request, reception, charge, self.lifetime(call))
-            }
-            Handler::Accounts(call) => self.accounts.call(call, request, reception, charge),
-            Handler::Unary | Handler::Stream | Handler::HealthWatch => {
-                self.route(call, request, peer, reception, charge)
-            }
-        }
-    }
-
-    /// What a request calls, and what it costs, if it may begin. Memory comes last: who may not call anything takes none from
-    /// those who may.
-    ///
-    /// # Errors
-    /// As [`Reception::check_headers`], [`Access::check`] and [`Reception::admit`].
-    fn admit(
-        &self,
-        request: &http::Request<Incoming>,
-        reception: &Reception,
-    ) -> Result<(Charge, Authorised), Status> {
-        let checked = Reception::check_headers(request.headers());
-        let call = checked
-            .and_then(|()| self.access.check(request))
-            .inspect_err(|_| reception.refused())?;
-        let charge = match call.method.need {
-            Need::Nothing => reception.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
-            Need::Role(_) => reception.admit(),
-        };
-        Ok((charge?, call))
-    }
-
-    /// Answers a call that tonic serves.
-    fn route(
-        &self,
-        call: Authorised,
-        mut request: http::Request<Incoming>,
-        peer: SocketAddr,
-        reception: &Arc<Reception>,
-        mut charge: Charge,
-    ) -> Answering {
-        if !charge.cover(CALL_BYTES + TONIC_CALL_BYTES) {
-            return Box::pin(ready(Ok(Answer::status(reception.no_memory(), charge))));
-        }
-        // Who asks is of interest to administration only; the hot path is spared the box.
-        request.extensions_mut().insert(TcpConnectInfo {
-            local_addr: None,
-            remote_addr: Some(peer),
-        });
-        if let Some(grant) = &call.grant {
-            request.extensions_mut().insert(grant.principal.clone());
-        }
-        let place = if call.method.handler == Handler::HealthWatch {
-            let Some(place) = self.health_watchers.admit(peer.ip()) else {
-                let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                return Box::pin(ready(Ok(Answer::status(status, charge))));
-            };
-            Some(place)
-        } else {
-            None
-        };
-        let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
-        let request = request.map(|body| TimedBody::new(body, reception));
-        let answered = self.others.clone().call(request);
-        Box::pin(answered.map(|response| {
-            response.map(|response| {
-                let response = match lifetime {
-                    None => response,
-                    Some(lifetime) => {
-                        response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
-                    }
-                };
-                Answer::tonic(response, charge)
-            })
-        }))
-    }
-
-    /// How long the stream that `call` opens may last.
-    fn lifetime(&self, call: Authorised) -> Lifetime {
-        Lifetime::new(&self.access, call, &self.draining)
-    }
-}
-
-/// All services over `engine`, and the reporter of their health.
-///
-/// # Errors
-/// If the descriptors that were compiled in can't be read: a bug of the build.
-pub async fn services(
-    engine: &TallyEngine,
-    security: &Arc<Security>,
-    draining: &CancellationToken,
-) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<TransactionService>().await;
-    reporter.set_serving::<AccountService>().await;
-    reporter.set_serving::<Engine>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let transactions = TransactionService::new(engine.clone());
-    // tonic sets aside what a message says that it is long.
-    let most = QUESTION_BYTES_MAX;
-    let engine_service = Engine::new(EngineService::new(engine.clone(), draining.clone()));
-    let others = Routes::new(engine_service.max_decoding_message_size(most))
-        .add_service(health.max_decoding_message_size(most))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(most))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most))
-        .prepare();
-    let services = Services {
-        transactions,
-        accounts: AccountService::new(engine.clone()),
-        others,
-        access: Access::new(Arc::clone(security)),
-        health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
-        draining: draining.clone(),
-    };
-    Ok((services, reporter))
-}
-
-/// Tells the world that no more requests should be sent here.
-pub async fn not_serving(reporter: &HealthReporter) {
-    for service in [
-        "",
-        "tally.v1.TransactionService",
-        "tally.v1.AccountService",
-        "tally.v1.EngineService",
-    ] {
-        reporter
-            .set_service_status(service, tonic_health::ServingStatus::NotServing)
-            .await;
-    }
-}
+pub use transport::net::{Listener, NetError, NetHandle, serve};

@@ -3,13 +3,14 @@
 //! Every error carries a `google.rpc.ErrorInfo` of domain [`DOMAIN`], with a reason that programs can rely on and the
 //! word whether the call was `executed`: `false`, or `unknown`.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Display, time::Duration};
 
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::requests::TRANSACTION_BYTES_MAX;
+use super::limits::TRANSACTION_BYTES_MAX;
 use crate::{
     batch::BatchError,
     breaker::{BreakerMode, CircuitState},
@@ -43,7 +44,7 @@ pub enum Executed {
 }
 
 /// A status in the making.
-struct Draft {
+struct ErrorBuilder {
     code: Code,
     reason: &'static str,
     message: String,
@@ -53,11 +54,11 @@ struct Draft {
     violations: Vec<FieldViolation>,
 }
 
-// ===== impl Draft =====
+// ===== impl ErrorBuilder =====
 
-impl Draft {
+impl ErrorBuilder {
     fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Draft {
+        ErrorBuilder {
             code,
             reason,
             message: message.into(),
@@ -123,7 +124,7 @@ pub fn invalid(violations: Vec<FieldViolation>) -> Status {
             count => format!("{}: {} (and {} more)", first.field, first.description, count - 1),
         },
     );
-    let mut draft = Draft::new(Code::InvalidArgument, "INVALID_FIELD", message);
+    let mut draft = ErrorBuilder::new(Code::InvalidArgument, "INVALID_FIELD", message);
     draft.violations = violations;
     draft.build()
 }
@@ -138,7 +139,7 @@ pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -
 #[must_use]
 pub fn phase_not_supported(phase: &str) -> Status {
     let message = format!("phase {phase} is not supported by this release; TRANSACTION_PHASE_POSTED is");
-    Draft::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message)
+    ErrorBuilder::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message)
         .with("phase", phase)
         .build()
 }
@@ -171,7 +172,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         Reason::BalanceOverflow => (Code::OutOfRange, "would exceed 2^128 - 1 minor units"),
     };
     let message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
-    Draft::new(code, reason.as_str(), message)
+    ErrorBuilder::new(code, reason.as_str(), message)
         .with("transfer", transfer.to_string())
         .with("field", format!("transfers[{transfer}].{side}"))
         .with("account_id", account_id)
@@ -183,7 +184,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
 #[must_use]
 pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
     let message = format!("transaction_id {transaction_id:?} was used before with another {field}");
-    Draft::new(Code::AlreadyExists, "TRANSACTION_ID_REUSED", message)
+    ErrorBuilder::new(Code::AlreadyExists, "TRANSACTION_ID_REUSED", message)
         .with("transaction_id", transaction_id)
         .with("field", field.to_string())
         .build()
@@ -193,7 +194,7 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
     let message = format!("account {account_id:?} exists with other content");
-    Draft::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message)
+    ErrorBuilder::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message)
         .with("account_id", account_id)
         .build()
 }
@@ -202,7 +203,7 @@ pub fn account_id_reused(account_id: &str) -> Status {
 #[must_use]
 pub fn account_not_found(account_id: &str) -> Status {
     let message = format!("account {account_id:?} does not exist");
-    Draft::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message)
+    ErrorBuilder::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message)
         .with("account_id", account_id)
         .build()
 }
@@ -211,7 +212,7 @@ pub fn account_not_found(account_id: &str) -> Status {
 #[must_use]
 pub fn transaction_not_found(transaction_id: &str) -> Status {
     let message = format!("transaction {transaction_id:?} is not known");
-    Draft::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message)
+    ErrorBuilder::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message)
         .with("transaction_id", transaction_id)
         .build()
 }
@@ -223,21 +224,21 @@ pub fn accounts_full(full: TableFull) -> Status {
         TableFull::Accounts => "ACCOUNTS_FULL",
         TableFull::Assets => "ASSETS_FULL",
     };
-    Draft::new(Code::ResourceExhausted, reason, full.to_string()).build()
+    ErrorBuilder::new(Code::ResourceExhausted, reason, full.to_string()).build()
 }
 
 /// The request did not arrive in time.
 #[must_use]
 pub fn request_too_slow(limit: Duration) -> Status {
     let message = format!("the request did not arrive within {limit:?}");
-    Draft::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
+    ErrorBuilder::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
 }
 
 /// What clients hold, of requests and of answers that they have not read, leaves no memory for the call.
 #[must_use]
 pub fn memory_limit() -> Status {
     let message = "calls under way hold too much memory: of this client, or of all (server.memory_max)";
-    Draft::new(Code::ResourceExhausted, "MEMORY_LIMIT", message)
+    ErrorBuilder::new(Code::ResourceExhausted, "MEMORY_LIMIT", message)
         .retry_after(MEMORY_RETRY)
         .build()
 }
@@ -246,7 +247,7 @@ pub fn memory_limit() -> Status {
 #[must_use]
 pub fn too_many_headers(count: usize, most: usize) -> Status {
     let message = format!("the call has {count} headers, at most {most} are allowed");
-    Draft::new(Code::ResourceExhausted, "TOO_MANY_HEADERS", message).build()
+    ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_HEADERS", message).build()
 }
 
 /// A transaction among others is longer than any that could be valid.
@@ -259,14 +260,14 @@ pub fn transaction_too_long(bytes: usize) -> Status {
 /// The call has no valid token.
 #[must_use]
 pub fn unauthenticated(why: &str) -> Status {
-    Draft::new(Code::Unauthenticated, "UNAUTHENTICATED", why).build()
+    ErrorBuilder::new(Code::Unauthenticated, "UNAUTHENTICATED", why).build()
 }
 
 /// The token is valid, but does not allow the call.
 #[must_use]
 pub fn forbidden(role: &str, needed: &str) -> Status {
     let message = format!("authorization: the token has role {role}, and the call needs {needed}");
-    Draft::new(Code::PermissionDenied, "FORBIDDEN", message)
+    ErrorBuilder::new(Code::PermissionDenied, "FORBIDDEN", message)
         .with("needed_role", needed)
         .build()
 }
@@ -275,14 +276,14 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
 #[must_use]
 pub fn unknown_method() -> Status {
     let message = "the service has no such method; a call is a POST to /package.Service/Method";
-    Draft::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
+    ErrorBuilder::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
 }
 
 /// There is no circuit of that name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {
     let message = format!("key: there is no circuit {key:?}; there are {known}");
-    Draft::new(Code::NotFound, "CIRCUIT_NOT_FOUND", message)
+    ErrorBuilder::new(Code::NotFound, "CIRCUIT_NOT_FOUND", message)
         .with("key", key)
         .build()
 }
@@ -291,13 +292,13 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
     let message = format!("{bound} watchers are connected, and more are not served");
-    Draft::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).build()
+    ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).build()
 }
 
 /// The service is going down, and a stream is ended for it.
 #[must_use]
 pub fn shutting_down() -> Status {
-    Draft::new(Code::Unavailable, "SHUTTING_DOWN", "the service is shutting down")
+    ErrorBuilder::new(Code::Unavailable, "SHUTTING_DOWN", "the service is shutting down")
         .retry_after(SHUTDOWN_RETRY)
         .build()
 }
@@ -313,13 +314,13 @@ pub fn engine(error: &EngineError) -> Status {
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
-            Draft::new(Code::Unavailable, "CIRCUIT_OPEN", why)
+            ErrorBuilder::new(Code::Unavailable, "CIRCUIT_OPEN", why)
                 .retry_after(rejection.retry_after)
                 .build()
         }
         EngineError::Batch(error) => batch(*error),
         EngineError::Store(StoreFault::Damaged { segment, offset }) => {
-            Draft::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
+            ErrorBuilder::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
                 .executed(Executed::Unknown)
                 .with("segment", segment.to_string())
                 .with("offset", offset.to_string())
@@ -335,7 +336,7 @@ pub fn engine(error: &EngineError) -> Status {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
-            Draft::new(code, "STORE_FAILED", fault.to_string())
+            ErrorBuilder::new(code, "STORE_FAILED", fault.to_string())
                 .executed(executed)
                 .build()
         }
@@ -351,16 +352,146 @@ fn batch(error: BatchError) -> Status {
     let message = error.to_string();
     let draft = match error {
         BatchError::Full { retry_after } => {
-            Draft::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_after(retry_after)
+            ErrorBuilder::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_after(retry_after)
         }
         BatchError::Closed => return shutting_down(),
-        BatchError::ExpiredInQueue => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
-        BatchError::ExpiredInExecution => Draft::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message),
+        BatchError::ExpiredInQueue => ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
+        BatchError::ExpiredInExecution => {
+            ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
+        }
         // Those behind a transaction that was refused get its reason instead: this is for those behind a fault.
-        BatchError::Interrupted => Draft::new(Code::Aborted, "STREAM_INTERRUPTED", message),
-        BatchError::Lost => Draft::new(Code::Internal, "REPLY_LOST", message),
+        BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
+        BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
+}
+
+/// The body of a call is not compressed here: the service reads no compressed messages.
+#[must_use]
+pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
+    let encoding = String::from_utf8_lossy(encoding.as_bytes());
+    let message =
+        format!("grpc-encoding: messages are compressed with {encoding}, only identity is supported");
+    let mut status = ErrorBuilder::new(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message).build();
+    status
+        .metadata_mut()
+        .insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    status
+}
+
+/// The flag in front of a message is not 0.
+#[must_use]
+pub(crate) fn wrong_compression_flag(flag: u8) -> Status {
+    let message = match flag {
+        1 => "the message is marked as compressed, but the call has no grpc-encoding".to_owned(),
+        _ => format!("the message has compression flag {flag}, only 0 and 1 are valid"),
+    };
+    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", message).build()
+}
+
+/// The call ended before its message began.
+#[must_use]
+pub(crate) fn message_missing() -> Status {
+    ErrorBuilder::new(
+        Code::Internal,
+        "MALFORMED_CALL",
+        "the call has no message, it must have one",
+    )
+    .build()
+}
+
+/// The call ended in the middle of a message.
+#[must_use]
+pub(crate) fn message_cut_short() -> Status {
+    ErrorBuilder::new(
+        Code::Internal,
+        "MALFORMED_CALL",
+        "the call ended in the middle of a message",
+    )
+    .build()
+}
+
+/// A call that takes one message has another one.
+#[must_use]
+pub(crate) fn second_message() -> Status {
+    let message = "the call has more than one message, it must have one";
+    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", message).build()
+}
+
+/// A message is longer than the method reads.
+#[must_use]
+pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
+    let message = format!("the message has {bytes} bytes, at most {most} are allowed");
+    ErrorBuilder::new(Code::OutOfRange, "MESSAGE_TOO_LARGE", message).build()
+}
+
+/// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
+#[must_use]
+pub(crate) fn malformed_message(error: impl Display) -> Status {
+    let message = format!("failed to decode the protobuf message: {error}");
+    ErrorBuilder::new(Code::Internal, "MALFORMED_MESSAGE", message).build()
+}
+
+/// The client ended the call, or lost its connection, before its message had arrived.
+#[must_use]
+pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
+    let message = format!("the client ended the call before its message had arrived: {error}");
+    ErrorBuilder::new(Code::Cancelled, "CALL_CANCELLED", message).build()
+}
+
+/// The engine answered without the outcome of a transaction. This is a bug, and the transaction may have been executed.
+#[must_use]
+pub(crate) fn outcome_missing() -> Status {
+    ErrorBuilder::new(
+        Code::Internal,
+        "REPLY_LOST",
+        "the outcome of the transaction is missing",
+    )
+    .executed(Executed::Unknown)
+    .build()
+}
+
+/// The call succeeded.
+#[must_use]
+pub(crate) fn ok() -> Status {
+    Status::ok("")
+}
+
+/// Adds what every error has to a status among `headers` that tonic, or a service of its family, has made: health, reflection,
+/// and the reading of messages that tonic does. No call of these moves money, so that nothing was executed.
+pub(crate) fn complete(headers: &mut HeaderMap) {
+    let Some(status) = Status::from_header_map(headers) else {
+        return;
+    };
+    if status.code() == Code::Ok || !status.details().is_empty() {
+        return;
+    }
+    let complete = ErrorBuilder::new(status.code(), library_reason(status.code()), status.message()).build();
+    let _same_text = complete.add_header(headers);
+}
+
+/// What tonic and its services mean by their codes.
+fn library_reason(code: Code) -> &'static str {
+    match code {
+        Code::Internal => "MALFORMED_MESSAGE",
+        Code::OutOfRange => "MESSAGE_TOO_LARGE",
+        Code::Unimplemented => "COMPRESSION_NOT_SUPPORTED",
+        Code::Cancelled => "CALL_CANCELLED",
+        Code::NotFound => "NOT_FOUND",
+        Code::InvalidArgument => "INVALID_FIELD",
+        _ => "LIBRARY_ERROR",
+    }
+}
+
+/// The trailers that end an answer with `status`.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(4);
+    if status.add_header(&mut trailers).is_err() {
+        // Its text can't be sent. The code alone is better than no status.
+        let code = Status::new(status.code(), "");
+        let _plain = code.add_header(&mut trailers);
+    }
+    trailers
 }
 
 /// The status as a value, for the results of many transactions.

@@ -11,6 +11,7 @@ mod hangs;
 mod malformed;
 mod open_streams;
 mod overload;
+mod statuses;
 mod streams;
 mod twins;
 

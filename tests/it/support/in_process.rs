@@ -15,8 +15,8 @@ use tally::{
     },
     security::Security,
     store::{embedded::StoreConfig, journal::Disk},
-    time::SystemWallClock,
     topology::{AffinityConfig, CpuAffinityManager, Mode},
+    wall_clock::SystemWallClock,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, client::GrpcService, transport::Channel};
@@ -92,6 +92,16 @@ impl Service {
 
     /// One that asks for the tokens of `security`.
     pub(crate) async fn start_secured(disk: SimDisk, config: &EngineConfig, security: Arc<Security>) -> Self {
+        Self::start_limited(disk, config, security, NetConfig::default()).await
+    }
+
+    /// One with other limits for its connections.
+    pub(crate) async fn start_limited(
+        disk: SimDisk,
+        config: &EngineConfig,
+        security: Arc<Security>,
+        limits: NetConfig,
+    ) -> Self {
         let affinity = AffinityConfig {
             mode: Mode::Off,
             ..AffinityConfig::default()
@@ -111,7 +121,7 @@ impl Service {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let net = grpc::serve(
             grpc::Listener::bind(any).unwrap(),
-            NetConfig::default(),
+            limits,
             &services,
             &security,
             &engine,

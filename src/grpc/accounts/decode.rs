@@ -1,0 +1,235 @@
+//! Accounts of a request, on their way to the ledger.
+
+use tonic::Status;
+
+use crate::{
+    engine::{CREATE_ACCOUNTS_MAX, PAGE_ACCOUNTS_MAX},
+    grpc::{
+        fields::{Violations, check_metadata, from_halves},
+        protobuf::{Read, Reader},
+        status,
+    },
+    id::{check_asset, check_id},
+    ledger::{AccountIndex, AccountStatus, BalanceRule, NewAccount, account::METADATA_ENTRIES_MAX},
+    money::Amount,
+    proto::{self, BatchCreateAccountsRequest, amount},
+};
+
+/// Accounts of a page if the client does not say.
+const PAGE_ACCOUNTS_DEFAULT: usize = 100;
+
+/// Checks an account that is to be created. `prefix` is its path in the request.
+pub(crate) fn to_new_account(
+    violations: &mut Violations,
+    prefix: &str,
+    account: Option<proto::Account>,
+) -> Option<NewAccount> {
+    let Some(account) = account else {
+        violations.add(prefix, "must be set");
+        return None;
+    };
+    violations.check(format_args!("{prefix}.id"), check_id(&account.id));
+    violations.check(format_args!("{prefix}.asset"), check_asset(&account.asset));
+    let rule = match proto::BalanceRule::try_from(account.balance_rule) {
+        Ok(proto::BalanceRule::Unspecified | proto::BalanceRule::Unlimited) => BalanceRule::Unlimited,
+        Ok(proto::BalanceRule::CreditBalance) => BalanceRule::CreditBalance,
+        Ok(proto::BalanceRule::DebitBalance) => BalanceRule::DebitBalance,
+        Err(_) => {
+            violations.add(
+                format_args!("{prefix}.balance_rule"),
+                format_args!("{} is not a rule", account.balance_rule),
+            );
+            // Whichever rule was meant, a limit may belong to it.
+            BalanceRule::CreditBalance
+        }
+    };
+    let status = match proto::AccountStatus::try_from(account.status) {
+        Ok(proto::AccountStatus::Unspecified | proto::AccountStatus::Open) => AccountStatus::Open,
+        Ok(proto::AccountStatus::Frozen) => AccountStatus::Frozen,
+        Ok(proto::AccountStatus::Closed) => AccountStatus::Closed,
+        Err(_) => {
+            violations.add(
+                format_args!("{prefix}.status"),
+                format_args!("{} is not a status", account.status),
+            );
+            AccountStatus::Open
+        }
+    };
+    let overdraft_limit = overdraft_limit(violations, prefix, account.overdraft_limit.as_ref());
+    if rule == BalanceRule::Unlimited && !overdraft_limit.is_zero() {
+        violations.add(
+            format_args!("{prefix}.overdraft_limit"),
+            "must be unset with BALANCE_RULE_UNLIMITED, which has no bound to move",
+        );
+    }
+    if account.balances.is_some() {
+        violations.add(format_args!("{prefix}.balances"), "is output only, must be unset");
+    }
+    if account.create_time.is_some() {
+        violations.add(
+            format_args!("{prefix}.create_time"),
+            "is output only, must be unset",
+        );
+    }
+    check_metadata(violations, &format!("{prefix}.metadata"), &account.metadata);
+    let proto::Account {
+        id, asset, metadata, ..
+    } = account;
+    Some(NewAccount {
+        id,
+        asset,
+        rule,
+        overdraft_limit,
+        status,
+        metadata,
+    })
+}
+
+fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&proto::Amount>) -> Amount {
+    let Some(limit) = limit else { return Amount::ZERO };
+    match &limit.value {
+        None => {
+            violations.add(
+                format_args!("{prefix}.overdraft_limit"),
+                "must have a value if it is set",
+            );
+            Amount::ZERO
+        }
+        Some(amount::Value::WideMinorUnits(wide)) => from_halves(wide.high, wide.low),
+        Some(amount::Value::MinorUnits(units)) => match u64::try_from(*units) {
+            Ok(units) => Amount::from(units),
+            Err(_) => {
+                violations.add(
+                    format_args!("{prefix}.overdraft_limit.minor_units"),
+                    format_args!("is {units}, must be 0 to {}", i64::MAX),
+                );
+                Amount::ZERO
+            }
+        },
+    }
+}
+
+/// How many accounts a `BatchCreateAccountsRequest` has, if that and their metadata are within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// So many.
+    Accounts(usize),
+    /// Too many; how many was not counted.
+    TooManyAccounts,
+    /// An account has too many entries of metadata, those counted that are replaced by later ones.
+    TooManyEntries {
+        /// Its place.
+        account: usize,
+    },
+}
+
+/// Counts the accounts of a `BatchCreateAccountsRequest`, without decoding them.
+///
+/// # Errors
+/// [`WireError`] if it is none.
+fn count(bytes: &[u8], accounts_max: usize, entries_max: usize) -> Read<Counted> {
+    let mut reader = Reader::new(bytes);
+    let mut count = 0;
+    while !reader.is_empty() {
+        match reader.key()? {
+            (1, kind) => {
+                if count == accounts_max {
+                    return Ok(Counted::TooManyAccounts);
+                }
+                if count_entries(reader.message(kind)?)? > entries_max {
+                    return Ok(Counted::TooManyEntries { account: count });
+                }
+                count += 1;
+            }
+            (field, kind) => reader.skip(field, kind)?,
+        }
+    }
+    Ok(Counted::Accounts(count))
+}
+
+/// The entries of metadata of the account in a `CreateAccountRequest`.
+fn count_entries(mut request: Reader<'_>) -> Read<usize> {
+    let mut count = 0;
+    while !request.is_empty() {
+        match request.key()? {
+            (1, kind) => {
+                let mut account = request.message(kind)?;
+                while !account.is_empty() {
+                    let (field, kind) = account.key()?;
+                    count += usize::from(field == 6);
+                    account.skip(field, kind)?;
+                }
+            }
+            (field, kind) => request.skip(field, kind)?,
+        }
+    }
+    Ok(count)
+}
+
+/// How many accounts a `BatchCreateAccountsRequest` has.
+pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
+    let counted =
+        count(message, CREATE_ACCOUNTS_MAX, METADATA_ENTRIES_MAX).map_err(status::malformed_message)?;
+    match counted {
+        Counted::Accounts(count @ 1..) => Ok(count),
+        Counted::Accounts(_) => Err(request_count("0")),
+        Counted::TooManyAccounts => Err(request_count(&format!("at least {}", CREATE_ACCOUNTS_MAX + 1))),
+        Counted::TooManyEntries { account } => Err(status::invalid_field(
+            format!("requests[{account}].account.metadata"),
+            format!(
+                "has more than {METADATA_ENTRIES_MAX} entries, at most {METADATA_ENTRIES_MAX} are allowed"
+            ),
+        )),
+    }
+}
+
+fn request_count(count: &str) -> Status {
+    let description = format!("has {count} requests, 1 to {CREATE_ACCOUNTS_MAX} are allowed");
+    status::invalid_field("requests", description)
+}
+
+pub(crate) fn new_accounts(request: BatchCreateAccountsRequest) -> Result<Vec<NewAccount>, Status> {
+    let mut violations = Violations::default();
+    let accounts = request.requests.into_iter().enumerate();
+    let accounts = accounts.filter_map(|(place, request)| {
+        to_new_account(
+            &mut violations,
+            &format!("requests[{place}].account"),
+            request.account,
+        )
+    });
+    let accounts = accounts.collect();
+    violations.finish().map_err(status::invalid)?;
+    Ok(accounts)
+}
+
+pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
+    match usize::try_from(page_size) {
+        Ok(0) => Ok(PAGE_ACCOUNTS_DEFAULT),
+        Ok(size) if size <= PAGE_ACCOUNTS_MAX => Ok(size),
+        _ => {
+            let description =
+                format!("is {page_size}, must be 0 (for {PAGE_ACCOUNTS_DEFAULT}) to {PAGE_ACCOUNTS_MAX}");
+            Err(status::invalid_field("page_size", description))
+        }
+    }
+}
+
+/// Accounts are numbered in the order of their creation and none is ever taken away, so a page begins at a number.
+pub(crate) fn page_token_of(next: AccountIndex) -> String {
+    format!("a{:x}", next.0)
+}
+
+pub(crate) fn page_start(token: &str) -> Result<AccountIndex, Status> {
+    if token.is_empty() {
+        return Ok(AccountIndex(0));
+    }
+    let index = token
+        .strip_prefix('a')
+        .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    // Only what `page_token_of` wrote: no sign, no leading zeros, no capitals.
+    index
+        .map(AccountIndex)
+        .filter(|index| page_token_of(*index) == token)
+        .ok_or_else(|| status::invalid_field("page_token", "is not a next_page_token of ListAccounts"))
+}

@@ -1,0 +1,5 @@
+//! `tally.v1.AccountService`.
+
+mod decode;
+mod encode;
+pub(crate) mod service;

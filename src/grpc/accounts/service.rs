@@ -1,0 +1,199 @@
+//! `tally.v1.AccountService`.
+//!
+//! Read and answered here without tonic's server ([`framing`](super::framing)), so that what a call holds is known and
+//! bounded before it is decoded.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::time::Instant;
+use tonic::{Status, server::NamedService};
+
+use super::{decode, encode::from_account};
+use crate::{
+    engine::{CreatedAccounts, TallyEngine},
+    grpc::{
+        fields::Violations,
+        limits::QUERY_BYTES_MAX,
+        methods::AccountCall,
+        status,
+        transport::{
+            budget::Reservation,
+            connection_limits::ConnectionLimits,
+            framing::{Expected, Inbound},
+            outbound::AnswerFuture,
+        },
+    },
+    id::check_id,
+    ledger::NewAccount,
+    proto::{
+        self, BatchCreateAccountsRequest, BatchCreateAccountsResponse, CreateAccountRequest,
+        CreateAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
+        ListAccountsResponse, account_service_server::SERVICE_NAME,
+    },
+};
+
+/// Longest message with one account; a valid one has less than 2 KiB.
+const ACCOUNT_BYTES_MAX: usize = 16 << 10;
+/// Longest message with many accounts: twice as long as the longest that can be valid.
+const ACCOUNTS_BYTES_MAX: usize = 4 << 20;
+/// What an account takes on its way to an answer, at most: read, with all its metadata, and written.
+const SHOWN_ACCOUNT_BYTES: usize = 5 << 10;
+/// What an account takes on its way into the ledger and to the answer, besides its bytes in the request.
+const NEW_ACCOUNT_BYTES: usize = 2 << 10;
+/// How often its bytes in the request are there at the same time: as sent, decoded, of the ledger, as answered.
+const NEW_ACCOUNT_COPIES: usize = 4;
+/// The service. Clones are cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct AccountService {
+    engine: Arc<TallyEngine>,
+}
+
+type Answered = Result<(Vec<u8>, Reservation), Status>;
+
+// ===== impl AccountService =====
+
+impl NamedService for AccountService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl AccountService {
+    /// Serves `engine`.
+    #[must_use]
+    pub(crate) fn new(engine: TallyEngine) -> Self {
+        AccountService {
+            engine: Arc::new(engine),
+        }
+    }
+
+    /// Answers `CreateAccount`, `BatchCreateAccounts`, `GetAccount` or `ListAccounts`.
+    pub(crate) fn call(
+        &self,
+        call: AccountCall,
+        request: http::Request<Incoming>,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> AnswerFuture {
+        let (service, limits) = (self.clone(), Arc::clone(limits));
+        Box::pin(async move {
+            let answered = match call {
+                AccountCall::Create => service.create_account(request, &limits, reservation).await,
+                AccountCall::BatchCreate => {
+                    service.batch_create_accounts(request, &limits, reservation).await
+                }
+                AccountCall::Get => service.get_account(request, &limits, reservation).await,
+                AccountCall::List => service.list_accounts(request, &limits, reservation).await,
+            };
+            Ok(limits.answer(answered))
+        })
+    }
+
+    async fn create(
+        &self,
+        accounts: Vec<NewAccount>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<proto::Account>, Status> {
+        let ids: Vec<String> = accounts.iter().map(|account| account.id.clone()).collect();
+        match self.engine.create_accounts(accounts, deadline).await {
+            Ok(CreatedAccounts::All(accounts)) => Ok(accounts.into_iter().map(from_account).collect()),
+            Ok(CreatedAccounts::Reused { place }) => Err(status::account_id_reused(
+                ids.get(place).map_or("", String::as_str),
+            )),
+            Ok(CreatedAccounts::Full(full)) => Err(status::accounts_full(full)),
+            Err(error) => Err(status::engine(&error)),
+        }
+    }
+
+    async fn create_account(
+        &self,
+        request: http::Request<Incoming>,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> Answered {
+        let most = ACCOUNT_BYTES_MAX;
+        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
+        let account = {
+            let message = inbound.only().await?;
+            let request = CreateAccountRequest::decode(message).map_err(status::malformed_message)?;
+            let mut violations = Violations::default();
+            let account = decode::to_new_account(&mut violations, "account", request.account);
+            violations.finish().map_err(status::invalid)?;
+            account
+        };
+        inbound.hold(SHOWN_ACCOUNT_BYTES)?;
+        inbound.finish().await?;
+        let mut accounts = self.create(account.into_iter().collect(), deadline).await?;
+        Ok(inbound.answer(&CreateAccountResponse {
+            account: accounts.pop(),
+        }))
+    }
+
+    async fn batch_create_accounts(
+        &self,
+        request: http::Request<Incoming>,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> Answered {
+        let most = ACCOUNTS_BYTES_MAX;
+        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
+        let accounts = {
+            let message = inbound.only().await?;
+            // Decoded, a short message can take a thousand times as much: it is counted first.
+            let count = decode::count_accounts(&message)?;
+            inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
+            let request = BatchCreateAccountsRequest::decode(message).map_err(status::malformed_message)?;
+            decode::new_accounts(request)?
+        };
+        inbound.finish().await?;
+        let accounts = self.create(accounts, deadline).await?;
+        Ok(inbound.answer(&BatchCreateAccountsResponse { accounts }))
+    }
+
+    async fn get_account(
+        &self,
+        request: http::Request<Incoming>,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> Answered {
+        let most = QUERY_BYTES_MAX;
+        let (question, mut inbound, deadline) =
+            Inbound::ask::<GetAccountRequest>(request, most, limits, reservation).await?;
+        let id = question.account_id;
+        check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
+        inbound.hold(SHOWN_ACCOUNT_BYTES)?;
+        let account = self
+            .engine
+            .account(id.clone(), deadline)
+            .await
+            .map_err(|error| status::engine(&error))?;
+        let account = account.ok_or_else(|| status::account_not_found(&id))?;
+        Ok(inbound.answer(&GetAccountResponse {
+            account: Some(from_account(*account)),
+        }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: http::Request<Incoming>,
+        limits: &Arc<ConnectionLimits>,
+        reservation: Reservation,
+    ) -> Answered {
+        let most = QUERY_BYTES_MAX;
+        let (question, mut inbound, deadline) =
+            Inbound::ask::<ListAccountsRequest>(request, most, limits, reservation).await?;
+        let limit = decode::page_limit(question.page_size)?;
+        let from = decode::page_start(&question.page_token)?;
+        // Before EXEC reads them, and they wait there for the disk.
+        inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
+        let (accounts, next) = self
+            .engine
+            .accounts(from, limit, deadline)
+            .await
+            .map_err(|error| status::engine(&error))?;
+        Ok(inbound.answer(&ListAccountsResponse {
+            accounts: accounts.into_iter().map(from_account).collect(),
+            next_page_token: next.map(decode::page_token_of).unwrap_or_default(),
+        }))
+    }
+}

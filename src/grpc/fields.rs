@@ -1,0 +1,108 @@
+//! What the services have in common: the checks of fields, and the conversions of amounts and times.
+
+use tonic_types::FieldViolation;
+
+use crate::{
+    ledger::{
+        Metadata, Timestamp,
+        account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
+    },
+    money::Amount,
+    proto::{self, amount},
+};
+
+/// Violations that are told of one request; more would help nobody.
+const VIOLATIONS_MAX: usize = 16;
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub(crate) struct Violations(Vec<FieldViolation>);
+
+// ===== impl Violations =====
+
+impl Violations {
+    /// Adds a violation. `field` is only made into text if something is wrong.
+    pub(crate) fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
+        if self.0.len() < VIOLATIONS_MAX {
+            self.0
+                .push(FieldViolation::new(field.to_string(), description.to_string()));
+        }
+    }
+
+    /// Adds a violation if `result` is an error.
+    pub(crate) fn check(
+        &mut self,
+        field: impl std::fmt::Display,
+        result: Result<(), impl std::fmt::Display>,
+    ) {
+        if let Err(error) = result {
+            self.add(field, error);
+        }
+    }
+
+    /// Nothing, or what is wrong.
+    ///
+    /// # Errors
+    /// The violations, if there are any.
+    pub(crate) fn finish(self) -> Result<(), Vec<FieldViolation>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+    }
+}
+
+pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata) {
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        let count = metadata.len();
+        violations.add(
+            field,
+            format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed"),
+        );
+    }
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > METADATA_BYTES_MAX {
+        violations.add(
+            field,
+            format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed"),
+        );
+    }
+    if let Some(key) = metadata
+        .keys()
+        .find(|key| key.is_empty() || key.len() > METADATA_KEY_BYTES_MAX)
+    {
+        let length = key.len();
+        violations.add(
+            field,
+            format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed"),
+        );
+    }
+}
+
+pub(crate) const fn from_halves(high: u64, low: u64) -> Amount {
+    // Widening, as `u128::from` is not const.
+    Amount::new((high as u128) << 64 | low as u128)
+}
+
+pub(crate) fn to_wide(amount: Amount) -> proto::Uint128 {
+    let units = amount.minor_units();
+    let half = |units: u128| u64::try_from(units & u128::from(u64::MAX)).unwrap_or_default();
+    proto::Uint128 {
+        high: half(units >> 64),
+        low: half(units),
+    }
+}
+
+pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
+    let value = match i64::try_from(amount.minor_units()) {
+        Ok(units) => amount::Value::MinorUnits(units),
+        Err(_) => amount::Value::WideMinorUnits(to_wide(amount)),
+    };
+    proto::Amount { value: Some(value) }
+}
+
+/// The ledger's time as a client sees it.
+#[must_use]
+pub(crate) fn from_time(time: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = time.seconds_and_nanos();
+    prost_types::Timestamp {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        nanos: i32::try_from(nanos).unwrap_or_default(),
+    }
+}

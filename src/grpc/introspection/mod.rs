@@ -1,0 +1,9 @@
+//! `tally.v1.EngineService`: reports on the circuits, the batches and the threads.
+
+pub(crate) mod batch_stats;
+pub(crate) mod circuit;
+mod circuit_change;
+pub(crate) mod service;
+pub(crate) mod topology;
+mod values;
+mod watch;

@@ -1,0 +1,111 @@
+//! `tally.v1.EngineService`: the engine's own state. Nothing here passes the breaker or the queue.
+
+use std::{pin::Pin, sync::Arc};
+
+use tokio::sync::Semaphore;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{
+    batch_stats::batch_stats_response,
+    circuit::{self, circuit_stats_response},
+    circuit_change::{self, Change},
+    topology::topology_response,
+    watch::{self, WATCHERS_MAX},
+};
+use crate::{
+    engine::TallyEngine,
+    proto::{
+        GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse,
+        GetTopologyRequest, GetTopologyResponse, SetCircuitModeRequest, SetCircuitModeResponse,
+        WatchCircuitStatsRequest, WatchCircuitStatsResponse, engine_service_server,
+    },
+    security::{Administrator, Principal},
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineService {
+    engine: TallyEngine,
+    /// A permit for each watcher.
+    watchers: Arc<Semaphore>,
+    draining: CancellationToken,
+}
+
+// ===== impl EngineService =====
+
+impl EngineService {
+    /// Shows `engine`. Watchers are told when `draining` begins.
+    #[must_use]
+    pub(crate) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+        EngineService {
+            engine,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            draining,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl engine_service_server::EngineService for EngineService {
+    async fn get_circuit_stats(
+        &self,
+        _: Request<GetCircuitStatsRequest>,
+    ) -> Result<Response<GetCircuitStatsResponse>, Status> {
+        Ok(Response::new(circuit_stats_response(&self.engine)))
+    }
+
+    type WatchCircuitStatsStream =
+        Pin<Box<dyn Stream<Item = Result<WatchCircuitStatsResponse, Status>> + Send>>;
+
+    async fn watch_circuit_stats(
+        &self,
+        request: Request<WatchCircuitStatsRequest>,
+    ) -> Result<Response<Self::WatchCircuitStatsStream>, Status> {
+        let snapshots = watch::watch(&self.engine, request.get_ref(), &self.watchers, &self.draining)?;
+        Ok(Response::new(Box::pin(snapshots)))
+    }
+
+    async fn set_circuit_mode(
+        &self,
+        request: Request<SetCircuitModeRequest>,
+    ) -> Result<Response<SetCircuitModeResponse>, Status> {
+        let who = Administrator {
+            peer: request.remote_addr(),
+            principal: request.extensions().get::<Principal>().cloned(),
+        };
+        let request = request.into_inner();
+        let change = Change::parse(&request)?;
+        let breakers = circuit_change::named(&self.engine, &request.key)?;
+        for breaker in &breakers {
+            change.apply(breaker, &who, &request.comment);
+        }
+        let reports = self.engine.circuit_reports();
+        let is_named = |key: &str| breakers.iter().any(|breaker| breaker.key() == key);
+        Ok(Response::new(SetCircuitModeResponse {
+            circuits: reports
+                .iter()
+                .filter(|report| is_named(&report.stats.key))
+                .map(circuit::from_report)
+                .collect(),
+        }))
+    }
+
+    async fn get_topology(
+        &self,
+        _: Request<GetTopologyRequest>,
+    ) -> Result<Response<GetTopologyResponse>, Status> {
+        // It reads a few files of /proc for each thread, which do not block on a disk.
+        Ok(Response::new(topology_response(
+            &self.engine.affinity().topology(),
+        )))
+    }
+
+    async fn get_batch_stats(
+        &self,
+        _: Request<GetBatchStatsRequest>,
+    ) -> Result<Response<GetBatchStatsResponse>, Status> {
+        Ok(Response::new(batch_stats_response(&self.engine)))
+    }
+}

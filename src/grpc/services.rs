@@ -1,0 +1,212 @@
+//! Passes each call to the code that answers it.
+
+use std::{future::ready, net::SocketAddr, sync::Arc};
+
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, service::Routes, transport::server::TcpConnectInfo};
+use tonic_health::server::HealthReporter;
+use tower_service::Service;
+
+use super::{
+    access::{Access, Authorised},
+    accounts::service::AccountService,
+    introspection::service::EngineService,
+    limits::QUERY_BYTES_MAX,
+    methods::{Handler, Need},
+    status,
+    transactions::service::TransactionService,
+    transport::{
+        budget::{CALL_BYTES, Reservation},
+        clients::Clients,
+        connection_limits::ConnectionLimits,
+        lifetime::{Lifetime, LimitedBody},
+        outbound::{Answer, AnswerFuture},
+        receive_timeout::TimedBody,
+    },
+};
+use crate::{
+    engine::TallyEngine,
+    proto::{FILE_DESCRIPTOR_SET, engine_service_server::EngineServiceServer},
+    security::Security,
+};
+
+/// Most callers of the health service's `Watch` at a time: a client has one for each connection.
+const HEALTH_WATCHERS_MAX: usize = 1024;
+/// Of those, most of one client address.
+const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
+
+/// What a call that tonic serves costs besides what every call does: tonic has a buffer for each direction.
+const TONIC_CALL_BYTES: usize = 24 << 10;
+
+type Engine = EngineServiceServer<EngineService>;
+
+/// All services. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// On the hot path: called without a look at the other routes.
+    transactions: TransactionService,
+    accounts: AccountService,
+    others: Routes,
+    access: Access,
+    /// Who watches the service's health.
+    health_watchers: Clients,
+    draining: CancellationToken,
+}
+
+// ===== impl Services =====
+
+impl Services {
+    /// Answers a call from `peer`, whose connection has this `limits`.
+    pub(crate) fn call(
+        &self,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+        limits: &Arc<ConnectionLimits>,
+    ) -> AnswerFuture {
+        let (reservation, call) = match self.admit(&request, limits) {
+            Ok(admitted) => admitted,
+            Err(status) => return Box::pin(ready(Ok(limits.answer_unadmitted(status)))),
+        };
+        let transactions = &self.transactions;
+        match call.method.handler {
+            Handler::ProcessTransaction => transactions.process_transaction(request, limits, reservation),
+            Handler::ProcessTransactions => transactions.process_transactions(request, limits, reservation),
+            Handler::GetTransaction => transactions.find_transaction(request, limits, reservation),
+            Handler::StreamTransactions => {
+                transactions.stream_transactions(request, limits, reservation, self.lifetime(call))
+            }
+            Handler::Accounts(call) => self.accounts.call(call, request, limits, reservation),
+            Handler::Unary | Handler::Stream | Handler::HealthWatch => {
+                self.route(call, request, peer, limits, reservation)
+            }
+        }
+    }
+
+    /// What a request calls, and what it costs, if it may begin. Memory comes last: who may not call anything takes none from
+    /// those who may.
+    ///
+    /// # Errors
+    /// As [`ConnectionLimits::check_headers`], [`Access::check`] and [`ConnectionLimits::admit`].
+    fn admit(
+        &self,
+        request: &http::Request<Incoming>,
+        limits: &ConnectionLimits,
+    ) -> Result<(Reservation, Authorised), Status> {
+        let checked = ConnectionLimits::check_headers(request.headers());
+        let call = checked
+            .and_then(|()| self.access.check(request))
+            .inspect_err(|_| limits.count_refusal())?;
+        let reservation = match call.method.need {
+            Need::Nothing => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
+            Need::Role(_) => limits.admit(),
+        };
+        Ok((reservation?, call))
+    }
+
+    /// Answers a call that tonic serves.
+    fn route(
+        &self,
+        call: Authorised,
+        mut request: http::Request<Incoming>,
+        peer: SocketAddr,
+        limits: &Arc<ConnectionLimits>,
+        mut reservation: Reservation,
+    ) -> AnswerFuture {
+        if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
+            return Box::pin(ready(Ok(Answer::status(
+                limits.memory_limit_reached(),
+                reservation,
+            ))));
+        }
+        // Who asks is of interest to administration only; the hot path is spared the box.
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(peer),
+        });
+        if let Some(grant) = &call.grant {
+            request.extensions_mut().insert(grant.principal.clone());
+        }
+        let place = if call.method.handler == Handler::HealthWatch {
+            let Some(place) = self.health_watchers.admit(peer.ip()) else {
+                let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
+                return Box::pin(ready(Ok(Answer::status(status, reservation))));
+            };
+            Some(place)
+        } else {
+            None
+        };
+        let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
+        let request = request.map(|body| TimedBody::new(body, limits.time_max()));
+        let answered = self.others.clone().call(request);
+        Box::pin(answered.map(|response| {
+            response.map(|response| {
+                let response = match lifetime {
+                    None => response,
+                    Some(lifetime) => {
+                        response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
+                    }
+                };
+                Answer::tonic(response, reservation)
+            })
+        }))
+    }
+
+    /// How long the stream that `call` opens may last.
+    fn lifetime(&self, call: Authorised) -> Lifetime {
+        Lifetime::new(&self.access, call, &self.draining)
+    }
+}
+
+/// All services over `engine`, and the reporter of their health.
+///
+/// # Errors
+/// If the descriptors that were compiled in can't be read: a bug of the build.
+pub async fn services(
+    engine: &TallyEngine,
+    security: &Arc<Security>,
+    draining: &CancellationToken,
+) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<TransactionService>().await;
+    reporter.set_serving::<AccountService>().await;
+    reporter.set_serving::<Engine>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let transactions = TransactionService::new(engine.clone());
+    // tonic sets aside what a message says that it is long.
+    let most = QUERY_BYTES_MAX;
+    let engine_service = Engine::new(EngineService::new(engine.clone(), draining.clone()));
+    let others = Routes::new(engine_service.max_decoding_message_size(most))
+        .add_service(health.max_decoding_message_size(most))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(most))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most))
+        .prepare();
+    let services = Services {
+        transactions,
+        accounts: AccountService::new(engine.clone()),
+        others,
+        access: Access::new(Arc::clone(security)),
+        health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
+        draining: draining.clone(),
+    };
+    Ok((services, reporter))
+}
+
+/// Tells the world that no more requests should be sent here.
+pub async fn not_serving(reporter: &HealthReporter) {
+    for service in [
+        "",
+        "tally.v1.TransactionService",
+        "tally.v1.AccountService",
+        "tally.v1.EngineService",
+    ] {
+        reporter
+            .set_service_status(service, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+}

@@ -1,0 +1,349 @@
+//! Writes what became of transactions, straight from the batch that was executed.
+//!
+//! A `TransactionResult` is field 1 of both messages that have one: an element of `ProcessTransactionsResponse` and the
+//! only field of `StreamTransactionsResponse` have the same bytes.
+
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+};
+use tonic::Status;
+
+use super::collect::{Places, Refused};
+use crate::{
+    engine::TransactionBatch,
+    grpc::{
+        fields::{from_time, to_wide},
+        status,
+        transport::frame::{begin_frame, end_frame, put_frame},
+    },
+    ledger::{Committed, Outcome, Rejection, Side, TransactionView},
+    money::Amount,
+    proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
+};
+
+/// About the bytes of a result, beyond its id's twice.
+const RESULT_BYTES: usize = 32;
+/// Results are written so many bytes at a time; then other calls of the thread have their turn.
+const TURN_BYTES: usize = 64 << 10;
+
+/// A `ProcessTransactionResponse`, without the `String` that the generated type has.
+#[derive(Debug, Clone, Copy)]
+struct CommittedAnswer<'a> {
+    id: &'a [u8],
+    sequence: u64,
+    seconds: u64,
+    nanos: u32,
+    replayed: bool,
+}
+
+// ===== impl CommittedAnswer =====
+
+impl<'a> CommittedAnswer<'a> {
+    fn new(id: &'a [u8], committed: Committed, replayed: bool) -> Self {
+        let (seconds, nanos) = committed.time.seconds_and_nanos();
+        CommittedAnswer {
+            id,
+            sequence: committed.sequence,
+            seconds,
+            nanos,
+            replayed,
+        }
+    }
+
+    fn time_bytes(&self) -> usize {
+        number_bytes(self.seconds) + number_bytes(self.nanos.into())
+    }
+
+    fn bytes(&self) -> usize {
+        text_bytes(self.id)
+            + number_bytes(self.sequence)
+            + message_bytes(self.time_bytes())
+            + number_bytes(self.replayed.into())
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(out, 1, self.id);
+        put_number(out, 2, self.sequence);
+        put_head(out, 3, self.time_bytes());
+        put_number(out, 1, self.seconds);
+        put_number(out, 2, self.nanos.into());
+        put_number(out, 4, self.replayed.into());
+    }
+}
+
+/// Bytes of a number with its key. A zero is left out. The fields have numbers below 16, so that a key takes one byte.
+fn number_bytes(value: u64) -> usize {
+    if value == 0 {
+        0
+    } else {
+        1 + encoded_len_varint(value)
+    }
+}
+
+fn text_bytes(text: &[u8]) -> usize {
+    message_bytes(text.len())
+}
+
+/// Bytes of a text or message of `length` bytes with its key.
+fn message_bytes(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(value, out);
+    }
+}
+
+/// Appends the key and the length of a text or message.
+fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(length as u64, out);
+}
+
+fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
+    put_head(out, field, text.len());
+    out.extend_from_slice(text);
+}
+
+/// The framed answer to a lone transaction.
+///
+/// # Errors
+/// The status, if it was not committed.
+pub(crate) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
+    let (Some(transaction), Some(outcome)) = (batch.get(0), outcome) else {
+        return Err(status::outcome_missing());
+    };
+    let answer = committed_or_error(&transaction, outcome)?;
+    let mut out = Vec::with_capacity(transaction.id_bytes().len() + RESULT_BYTES);
+    put_frame(&mut out, |out| answer.put(out));
+    Ok(out)
+}
+
+/// What became of many transactions.
+#[derive(Debug)]
+pub(crate) struct Results<'a> {
+    pub(crate) places: &'a Places,
+    pub(crate) batch: &'a TransactionBatch,
+    /// Of those in the batch; or why none of them was let in, or all have an unknown outcome.
+    pub(crate) outcomes: Result<&'a [Outcome], &'a Status>,
+}
+
+/// An answer to one of many transactions.
+enum Answered<'a> {
+    Executed(TransactionView<'a, &'a [u8]>, Outcome),
+    Failed(&'a str, &'a Status),
+    Refused(Refused<'a>),
+    Missing,
+}
+
+/// How far the results are written.
+#[derive(Debug, Default)]
+struct Written {
+    place: usize,
+    refused: usize,
+}
+
+// ===== impl Results =====
+
+impl<'a> Results<'a> {
+    /// The framed `ProcessTransactionsResponse`.
+    pub(crate) async fn bulk(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.room());
+        let header_at = begin_frame(&mut out);
+        let mut written = Written::default();
+        let mut turn = TURN_BYTES;
+        while let Some(result) = self.next(&mut written) {
+            put_result(&mut out, &result);
+            if out.len() > turn {
+                turn = out.len() + TURN_BYTES;
+                tokio::task::yield_now().await;
+            }
+        }
+        end_frame(&mut out, header_at);
+        fit(out)
+    }
+
+    /// The framed `StreamTransactionsResponse`s.
+    pub(crate) async fn stream(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.room());
+        let mut written = Written::default();
+        let mut turn = TURN_BYTES;
+        while let Some(result) = self.next(&mut written) {
+            put_frame(&mut out, |out| put_result(out, &result));
+            if out.len() > turn {
+                turn = out.len() + TURN_BYTES;
+                tokio::task::yield_now().await;
+            }
+        }
+        fit(out)
+    }
+
+    /// The answer to the next transaction, in their order.
+    fn next(&self, written: &mut Written) -> Option<Answered<'a>> {
+        let place = written.place;
+        if place >= self.places.count {
+            return None;
+        }
+        written.place += 1;
+        if let Some(found) = self.places.refused_at(place, written.refused) {
+            written.refused += 1;
+            return Some(match (found, self.outcomes) {
+                (Some(refused), Ok(_)) => Answered::Refused(refused),
+                (Some(refused), Err(status)) => Answered::Failed(refused.id, status),
+                (None, _) => Answered::Missing,
+            });
+        }
+        let executed = place - written.refused;
+        let transaction = self.batch.get(executed);
+        Some(match (transaction, self.outcomes) {
+            (Some(transaction), Ok(outcomes)) => match outcomes.get(executed) {
+                Some(outcome) => Answered::Executed(transaction, *outcome),
+                None => Answered::Missing,
+            },
+            (Some(transaction), Err(status)) => Answered::Failed(transaction.id(), status),
+            (None, _) => Answered::Missing,
+        })
+    }
+
+    /// About what the results take if all went well.
+    fn room(&self) -> usize {
+        let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
+        self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES)
+    }
+}
+
+/// Without much room that it does not need: it may wait long until it is read.
+fn fit(mut out: Vec<u8>) -> Vec<u8> {
+    if out.capacity() - out.len() > out.len() / 4 {
+        out.shrink_to_fit();
+    }
+    out
+}
+
+/// Appends a `TransactionResult` as field 1.
+fn put_result(out: &mut Vec<u8>, result: &Answered<'_>) {
+    match result {
+        Answered::Failed(id, status) => put_error(out, id, status),
+        Answered::Refused(Refused { id, status }) => put_error(out, id, status),
+        Answered::Missing => put_error(out, "", &status::outcome_missing()),
+        Answered::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
+            Err(status) => put_error(out, transaction.id(), &status),
+            Ok(answer) => {
+                let bytes = answer.bytes();
+                put_head(out, 1, text_bytes(answer.id) + message_bytes(bytes));
+                put_text(out, 1, answer.id);
+                put_head(out, 2, bytes);
+                answer.put(out);
+            }
+        },
+    }
+}
+
+fn put_error(out: &mut Vec<u8>, id: &str, status: &Status) {
+    let error = StreamTransactionsResponse {
+        result: Some(TransactionResult {
+            transaction_id: id.to_owned(),
+            outcome: Some(transaction_result::Outcome::Error(status::to_value(status))),
+        }),
+    };
+    // A vector has always room.
+    let _infallible = error.encode(out);
+}
+
+fn committed_or_error<'a>(
+    transaction: &TransactionView<'a, &'a [u8]>,
+    outcome: Outcome,
+) -> Result<CommittedAnswer<'a>, Status> {
+    match outcome {
+        Outcome::Committed { committed, replayed } => {
+            Ok(CommittedAnswer::new(transaction.id_bytes(), committed, replayed))
+        }
+        Outcome::Rejected { rejection, replayed } => Err(status::rejection(
+            rejection,
+            account_of(transaction, rejection),
+            replayed,
+        )),
+        Outcome::Reused { field } => Err(status::transaction_id_reused(transaction.id(), field)),
+    }
+}
+
+/// The account that a rejection is about.
+fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> &'a str {
+    let transfer = transaction
+        .transfers()
+        .nth(rejection.transfer.into())
+        .and_then(Result::ok);
+    let name = transfer.map_or(&[][..], |transfer| match rejection.side {
+        Side::Debit => transfer.debit,
+        Side::Credit => transfer.credit,
+    });
+    // Ids are ASCII.
+    std::str::from_utf8(name).unwrap_or_default()
+}
+
+/// A transfer of the journal, as a client sent it.
+#[must_use]
+pub(crate) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
+    let amount = match i64::try_from(amount.minor_units()) {
+        Ok(units) => transfer::Amount::MinorUnits(units),
+        Err(_) => transfer::Amount::WideMinorUnits(to_wide(amount)),
+    };
+    proto::Transfer {
+        debit_account_id: debit,
+        credit_account_id: credit,
+        code: i32::try_from(code).unwrap_or(i32::MAX),
+        amount: Some(amount),
+    }
+}
+
+/// A committed transaction as a client sees it.
+#[must_use]
+pub(crate) fn from_committed(
+    transaction_id: String,
+    committed: Committed,
+    replayed: bool,
+) -> proto::ProcessTransactionResponse {
+    proto::ProcessTransactionResponse {
+        transaction_id,
+        sequence: i64::try_from(committed.sequence).unwrap_or(i64::MAX),
+        commit_time: Some(from_time(committed.time)),
+        replayed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{ledger::Timestamp, proto::ProcessTransactionResponse};
+
+    proptest! {
+        #[test]
+        fn a_committed_answer_has_the_bytes_that_prost_writes(
+            id in "[a-z]{1,64}",
+            sequence in prop_oneof![any::<u64>().prop_map(|sequence| sequence >> 1), 0..300_u64],
+            nanos in prop_oneof![any::<u64>(), 0..3_u64, Just(5_000_000_000)],
+            replayed: bool,
+        ) {
+            let committed = Committed { sequence, time: Timestamp::from_nanos(nanos) };
+            let answer = CommittedAnswer::new(id.as_bytes(), committed, replayed);
+            let expected = ProcessTransactionResponse {
+                transaction_id: id.clone(),
+                sequence: i64::try_from(sequence).unwrap(),
+                commit_time: Some(prost_types::Timestamp {
+                    seconds: i64::try_from(nanos / 1_000_000_000).unwrap(),
+                    nanos: i32::try_from(nanos % 1_000_000_000).unwrap(),
+                }),
+                replayed,
+            };
+            let mut bytes = Vec::new();
+            answer.put(&mut bytes);
+            prop_assert_eq!(bytes.len(), answer.bytes());
+            prop_assert_eq!(bytes, expected.encode_to_vec());
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Splits a `ProcessTransactionsRequest` into its transactions while it arrives.
+//!
+//! Every byte is looked at a bounded number of times, whatever the pieces are in which the message comes: what was read is
+//! never read again, and of an unknown field nothing is kept but how much of it is still to come.
+
+use crate::grpc::protobuf::{self, Head, WireError};
+
+/// Longest key with the number behind it.
+const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
+/// The field with the transactions.
+const TRANSACTIONS: u32 = 1;
+
+/// What is found in the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    /// The bytes of a transaction.
+    Transaction(&'a [u8]),
+    /// A transaction of so many bytes, which are too many to be looked at.
+    TooLong(usize),
+}
+
+/// Where it is in the message.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    /// The longest transaction that is read.
+    transaction_bytes_max: usize,
+    next: Next,
+    /// The beginning of what is next: of a key, or of a transaction. Nearly always empty.
+    carry: Vec<u8>,
+    /// The numbers of the groups that are open. They are unknown fields; nothing in them is a transaction.
+    groups: Vec<u32>,
+    /// Bytes that were looked at or copied so far.
+    #[cfg(test)]
+    work: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// A field's key.
+    Key,
+    /// A transaction of so many bytes.
+    Transaction(usize),
+    /// So many bytes of something unknown.
+    Unknown(usize),
+}
+
+// ===== impl Splitter =====
+
+impl Splitter {
+    /// At the beginning of a message. Transactions of more than `transaction_bytes_max` bytes are not read.
+    pub(crate) const fn new(transaction_bytes_max: usize) -> Self {
+        Splitter {
+            transaction_bytes_max,
+            next: Next::Key,
+            carry: Vec::new(),
+            groups: Vec::new(),
+            #[cfg(test)]
+            work: 0,
+        }
+    }
+
+    /// Reads the next `piece` of the message, behind which `to_come` bytes are to come, and calls `each` for what is found.
+    ///
+    /// # Errors
+    /// What `each` says, or that the message is malformed.
+    pub(crate) fn read<E: From<WireError>>(
+        &mut self,
+        piece: &[u8],
+        to_come: usize,
+        mut each: impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut piece = piece;
+        while !piece.is_empty() {
+            match self.next {
+                Next::Key => self.read_head(&mut piece, to_come, &mut each)?,
+                Next::Unknown(left) => {
+                    let skipped = left.min(piece.len());
+                    piece = piece.get(skipped..).unwrap_or_default();
+                    self.next = match left - skipped {
+                        0 => Next::Key,
+                        left => Next::Unknown(left),
+                    };
+                }
+                Next::Transaction(length) => {
+                    let (part, rest) = piece.split_at(piece.len().min(length - self.carry.len()));
+                    piece = rest;
+                    self.note(part.len());
+                    if self.carry.is_empty() && part.len() == length {
+                        self.next = Next::Key;
+                        each(Found::Transaction(part))?;
+                    } else {
+                        self.carry.extend_from_slice(part);
+                        if self.carry.len() == length {
+                            self.next = Next::Key;
+                            self.note(length);
+                            each(Found::Transaction(&self.carry))?;
+                            self.carry.clear();
+                        }
+                    }
+                }
+            }
+        }
+        if to_come == 0 {
+            self.check_end()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.carry.capacity() + self.groups.capacity() * size_of::<u32>()
+    }
+
+    /// Reads a key, and the length or number behind it.
+    fn read_head<E: From<WireError>>(
+        &mut self,
+        piece: &mut &[u8],
+        to_come: usize,
+        each: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let head = if self.carry.is_empty() {
+            self.note(piece.len().min(HEAD_BYTES_MAX));
+            let head = protobuf::head(piece)?;
+            if head.is_none() {
+                self.carry.extend_from_slice(piece);
+            }
+            let read = head.as_ref().map_or(piece.len(), |head| head.bytes);
+            *piece = piece.get(read..).unwrap_or_default();
+            head
+        } else {
+            // It began in an earlier piece. It is short, so that it can be tried with each byte that comes.
+            let Some((byte, rest)) = piece.split_first() else {
+                return Ok(());
+            };
+            *piece = rest;
+            self.carry.push(*byte);
+            self.note(self.carry.len());
+            let head = protobuf::head(&self.carry)?;
+            if head.is_some() {
+                self.carry.clear();
+            }
+            head
+        };
+        match head {
+            Some(head) => self.enter(&head, piece.len() + to_come, each),
+            None => Ok(()),
+        }
+    }
+
+    /// Decides what is next, behind the `head` of a field.
+    fn enter<E: From<WireError>>(
+        &mut self,
+        head: &Head,
+        left: usize,
+        each: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Head { field, kind, .. } = *head;
+        let is_transaction = field == TRANSACTIONS && self.groups.is_empty();
+        if is_transaction && kind != protobuf::DELIMITED {
+            return Err(protobuf::WRONG_KIND.into());
+        }
+        if kind == protobuf::GROUP_END {
+            return match self.groups.pop() {
+                Some(group) if group == field => Ok(()),
+                _ => Err(protobuf::NO_GROUP.into()),
+            };
+        }
+        if self.groups.len() >= protobuf::DEPTH_MAX as usize {
+            return Err(protobuf::TOO_DEEP.into());
+        }
+        if kind == protobuf::GROUP {
+            self.groups.push(field);
+            return Ok(());
+        }
+        let length = head
+            .behind
+            .filter(|length| *length <= left)
+            .ok_or(WireError::CutShort)?;
+        if is_transaction && length > self.transaction_bytes_max {
+            each(Found::TooLong(length))?;
+            self.next = Next::Unknown(length);
+        } else if is_transaction && length == 0 {
+            each(Found::Transaction(&[]))?;
+        } else if is_transaction {
+            self.next = Next::Transaction(length);
+        } else if length > 0 {
+            self.next = Next::Unknown(length);
+        }
+        Ok(())
+    }
+
+    /// The message is over: it must not be in the middle of anything.
+    fn check_end(&self) -> Result<(), WireError> {
+        if matches!(self.next, Next::Key) && self.carry.is_empty() && self.groups.is_empty() {
+            Ok(())
+        } else {
+            Err(WireError::CutShort)
+        }
+    }
+
+    /// So many bytes were looked at or copied.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count"))]
+    fn note(&mut self, bytes: usize) {
+        #[cfg(test)]
+        {
+            self.work += bytes;
+        }
+        #[cfg(not(test))]
+        let _ = bytes;
+    }
+
+    /// Bytes that were looked at or copied so far.
+    #[cfg(test)]
+    pub(crate) const fn work(&self) -> usize {
+        self.work
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that are looked at, at most, for each byte of a message.
+    const WORK_MAX: usize = 24;
+
+    /// Reads `message` in pieces of `piece` bytes. How many transactions it has, and how much work that was.
+    fn read(message: &[u8], piece: usize) -> Result<(usize, usize), WireError> {
+        let mut splitter = Splitter::new(1 << 20);
+        let (mut count, mut to_come) = (0, message.len());
+        for piece in message.chunks(piece) {
+            to_come -= piece.len();
+            splitter.read(piece, to_come, |_| {
+                count += 1;
+                Ok::<(), WireError>(())
+            })?;
+        }
+        Ok((count, splitter.work()))
+    }
+
+    fn number(value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        prost::encoding::encode_varint(value as u64, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn every_message_is_read_in_linear_work_whatever_its_pieces_are() {
+        const BYTES: usize = 1 << 20;
+        // An unknown field of all that is left, which straddles every piece.
+        let unknown = [&[0x12], number(BYTES).as_slice(), &vec![0; BYTES]].concat();
+        // One that contains what looks like transactions, and one of each other kind.
+        let nested = [&[0x12], number(BYTES).as_slice(), &[0x0a, 0].repeat(BYTES / 2)].concat();
+        let numbers = [0x10, 0xff, 0xff, 0x7f].repeat(BYTES / 4);
+        let fixed = [0x11, 1, 2, 3, 4, 5, 6, 7, 8, 0x15, 1, 2, 3, 4].repeat(BYTES / 14);
+        let groups = [0x13, 0x1b, 0x0a, 0, 0x1c, 0x14].repeat(BYTES / 6);
+        // Keys and lengths in their longest forms.
+        let long_key = [0x92, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0];
+        let long_length = [0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0];
+        let long = [long_key.as_slice(), &long_length, &[7]]
+            .concat()
+            .repeat(BYTES / 21);
+        let transactions = [&[0x0a, 100], [9; 100].as_slice()].concat().repeat(BYTES / 102);
+        let empty = [0x0a, 0].repeat(BYTES / 2);
+        for (name, message, expected) in [
+            ("unknown", unknown, 0),
+            ("nested", nested, 0),
+            ("numbers", numbers, 0),
+            ("fixed", fixed, 0),
+            ("groups", groups, 0),
+            ("long", long, 0),
+            ("transactions", transactions, BYTES / 102),
+            ("empty", empty, BYTES / 2),
+        ] {
+            for piece in [1, 2, 19, 1000, 16 << 10, usize::MAX] {
+                let (count, work) = read(&message, piece).unwrap();
+                assert_eq!(count, expected, "{name} in pieces of {piece}");
+                let each = work / message.len();
+                assert!(
+                    each <= WORK_MAX,
+                    "{name} in pieces of {piece}: {each} times each byte"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_transaction_that_is_too_long_is_told_and_skipped() {
+        let mut splitter = Splitter::new(3);
+        let mut found = Vec::new();
+        let message = [0x0a, 4, 1, 2, 3, 4, 0x0a, 3, 7, 8, 9];
+        for (place, byte) in message.iter().enumerate() {
+            let to_come = message.len() - 1 - place;
+            splitter
+                .read(&[*byte], to_come, |each| {
+                    found.push(match each {
+                        Found::Transaction(bytes) => bytes.to_vec(),
+                        Found::TooLong(length) => vec![0; length],
+                    });
+                    Ok::<(), WireError>(())
+                })
+                .unwrap();
+        }
+        assert_eq!(found, [vec![0; 4], vec![7, 8, 9]]);
+        assert!(splitter.held_bytes() < 64);
+    }
+
+    #[test]
+    fn a_message_that_ends_in_the_middle_is_none() {
+        for message in [
+            &[0x0a][..],
+            &[0x0a, 2, 1],
+            &[0x12, 2, 1],
+            &[0x10, 0x80],
+            &[0x11, 1],
+            &[0x13],
+            &[0x14],
+            &[0x13, 0x1c],
+            &[0x08, 1],
+            &[0x0f],
+            &[0x00],
+        ] {
+            for piece in [1, usize::MAX] {
+                assert!(read(message, piece).is_err(), "{message:?}");
+            }
+        }
+        assert!(read(&[0x13].repeat(101), 1).is_err(), "too deep");
+    }
+}

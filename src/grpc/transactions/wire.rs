@@ -1,0 +1,218 @@
+//! Reads requests with transactions straight from their bytes.
+//!
+//! They are nearly all of the traffic, and a generated type has a `String` for every name in them. What is read here is
+//! borrowed from the request. The rules are those of protobuf as prost has them, of which the tests make sure: unknown
+//! fields are skipped, the last of several values counts, messages that come twice are merged, text must be UTF-8.
+
+use smallvec::SmallVec;
+
+use crate::{
+    grpc::protobuf::{Read, Reader, utf8},
+    id::is_id,
+    ledger::{Metadata, TRANSFERS_MAX},
+};
+
+/// A field with an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text<'a> {
+    /// What an id may be.
+    Id(&'a [u8]),
+    /// Other text.
+    Other(&'a str),
+}
+
+/// `ProcessTransactionRequest`. Fields that are not there have their defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WireTransaction<'a> {
+    pub(crate) id: Text<'a>,
+    pub(crate) phase: i32,
+    /// The first [`TRANSFERS_MAX`].
+    pub(crate) transfers: SmallVec<[WireTransfer<'a>; 2]>,
+    /// How many there are.
+    pub(crate) transfer_count: usize,
+    pub(crate) pending_transaction_id: &'a str,
+    pub(crate) pending_timeout: Option<Time>,
+    pub(crate) effective_time: Option<Time>,
+    pub(crate) metadata: Metadata,
+}
+
+/// `Transfer`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WireTransfer<'a> {
+    pub(crate) debit: Text<'a>,
+    pub(crate) credit: Text<'a>,
+    pub(crate) amount: Option<WireAmount>,
+    pub(crate) code: i32,
+}
+
+/// The amount of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WireAmount {
+    /// `minor_units`.
+    Narrow(i64),
+    /// `wide_minor_units`.
+    Wide {
+        /// The upper 64 bits.
+        high: u64,
+        /// The lower 64 bits.
+        low: u64,
+    },
+}
+
+/// `google.protobuf.Timestamp` and `Duration`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) seconds: i64,
+    pub(crate) nanos: i32,
+}
+
+// ===== impl Text =====
+
+impl Default for Text<'_> {
+    fn default() -> Self {
+        Text::Other("")
+    }
+}
+
+impl<'a> Text<'a> {
+    fn of(bytes: &'a [u8]) -> Read<Self> {
+        // An id is ASCII, so that nothing else has to be looked at.
+        if is_id(bytes) {
+            Ok(Text::Id(bytes))
+        } else {
+            utf8(bytes).map(Text::Other)
+        }
+    }
+
+    /// As it was sent.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'a str {
+        match self {
+            // Always UTF-8, as ids are ASCII.
+            Text::Id(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Text::Other(text) => text,
+        }
+    }
+}
+
+// ===== reading messages =====
+
+/// Reads a `ProcessTransactionRequest`.
+///
+/// # Errors
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+pub(crate) fn transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
+    let mut transaction = WireTransaction::default();
+    transaction.merge(Reader::new(bytes))?;
+    Ok(transaction)
+}
+
+/// Reads a transaction of a `ProcessTransactionsRequest`, from the bytes that a [`Splitter`](super::split::Splitter) found.
+///
+/// # Errors
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+pub(crate) fn nested_transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
+    let mut transaction = WireTransaction::default();
+    transaction.merge(Reader::nested(bytes))?;
+    Ok(transaction)
+}
+
+/// Reads a `StreamTransactionsRequest`. Without a transaction in it, it has the default one.
+///
+/// # Errors
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+pub(crate) fn stream_message(bytes: &[u8]) -> Read<WireTransaction<'_>> {
+    let mut transaction = WireTransaction::default();
+    let mut reader = Reader::new(bytes);
+    while !reader.is_empty() {
+        match reader.key()? {
+            (1, kind) => transaction.merge(reader.message(kind)?)?,
+            (field, kind) => reader.skip(field, kind)?,
+        }
+    }
+    Ok(transaction)
+}
+
+impl<'a> WireTransaction<'a> {
+    fn merge(&mut self, mut reader: Reader<'a>) -> Read<()> {
+        while !reader.is_empty() {
+            match reader.key()? {
+                (1, kind) => self.id = Text::of(reader.delimited(kind)?)?,
+                (2, kind) => self.phase = reader.int32(kind)?,
+                (3, kind) => self.merge_transfer(reader.message(kind)?)?,
+                (4, kind) => self.pending_transaction_id = utf8(reader.delimited(kind)?)?,
+                (5, kind) => merge_time(
+                    self.pending_timeout.get_or_insert_default(),
+                    reader.message(kind)?,
+                )?,
+                (6, kind) => merge_time(self.effective_time.get_or_insert_default(), reader.message(kind)?)?,
+                (7, kind) => merge_entry(&mut self.metadata, reader.message(kind)?)?,
+                (field, kind) => reader.skip(field, kind)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_transfer(&mut self, mut reader: Reader<'a>) -> Read<()> {
+        let mut transfer = WireTransfer::default();
+        while !reader.is_empty() {
+            match reader.key()? {
+                (1, kind) => transfer.debit = Text::of(reader.delimited(kind)?)?,
+                (2, kind) => transfer.credit = Text::of(reader.delimited(kind)?)?,
+                (3, kind) => transfer.amount = Some(WireAmount::Narrow(reader.int64(kind)?)),
+                (4, kind) => merge_wide(&mut transfer.amount, reader.message(kind)?)?,
+                (5, kind) => transfer.code = reader.int32(kind)?,
+                (field, kind) => reader.skip(field, kind)?,
+            }
+        }
+        self.transfer_count += 1;
+        if self.transfers.len() < TRANSFERS_MAX {
+            self.transfers.push(transfer);
+        }
+        Ok(())
+    }
+}
+
+fn merge_wide(amount: &mut Option<WireAmount>, mut reader: Reader<'_>) -> Read<()> {
+    let (mut high, mut low) = match amount {
+        Some(WireAmount::Wide { high, low }) => (*high, *low),
+        Some(WireAmount::Narrow(_)) | None => (0, 0),
+    };
+    while !reader.is_empty() {
+        match reader.key()? {
+            (1, kind) => high = reader.fixed64(kind)?,
+            (2, kind) => low = reader.fixed64(kind)?,
+            (field, kind) => reader.skip(field, kind)?,
+        }
+    }
+    *amount = Some(WireAmount::Wide { high, low });
+    Ok(())
+}
+
+fn merge_time(time: &mut Time, mut reader: Reader<'_>) -> Read<()> {
+    while !reader.is_empty() {
+        match reader.key()? {
+            (1, kind) => time.seconds = reader.int64(kind)?,
+            (2, kind) => time.nanos = reader.int32(kind)?,
+            (field, kind) => reader.skip(field, kind)?,
+        }
+    }
+    Ok(())
+}
+
+fn merge_entry(metadata: &mut Metadata, mut reader: Reader<'_>) -> Read<()> {
+    let (mut key, mut value) = ("", "");
+    while !reader.is_empty() {
+        match reader.key()? {
+            (1, kind) => key = utf8(reader.delimited(kind)?)?,
+            (2, kind) => value = utf8(reader.delimited(kind)?)?,
+            (field, kind) => reader.skip(field, kind)?,
+        }
+    }
+    metadata.insert(key.to_owned(), value.to_owned());
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -1,0 +1,539 @@
+//! How much memory clients hold: requests that have arrived, what was made of them, and answers that were not sent yet.
+//!
+//! There is one budget for all clients. What a client may take of it depends on what is left: it may never hold more than is
+//! free. A client that is alone gets half of it, two get a third each, and there is always room for one more. Besides, every
+//! client that holds little gets its floor from a reserve, whatever the others hold.
+//!
+//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps, so that a small call does not touch
+//! the counters that all threads share.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{engine::Payment, security::client_of};
+
+/// What a call costs in any case: its stream in the HTTP/2 library, its task, a short message and a short answer.
+pub(crate) const CALL_BYTES: usize = 4 << 10;
+/// The short message that every call may have.
+pub(crate) const SHORT_BYTES: usize = 1 << 10;
+/// A client that holds no more than this gets it from the reserve, when the others leave it nothing.
+const FLOOR_BYTES: usize = 64 << 10;
+/// The reserve, besides the budget: the floors of so many clients that hold something.
+const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
+/// Health checks that are served beyond what their clients may hold, one of a connection.
+const PROBES_MAX: usize = 512;
+/// What the answer to a refused call costs until it is sent.
+pub(crate) const REFUSAL_BYTES: usize = 2 << 10;
+/// A connection takes at least so much from the budget at once, if there is so much.
+const STEP_BYTES: usize = 32 << 10;
+/// The HTTP/2 library keeps the room that the open calls of a connection took up until the connection ends: about this much
+/// for each (4.4 MiB were measured after 4000 calls, in a build without optimisation).
+const CALL_ROOM_BYTES: usize = 1 << 10;
+/// The room of so many calls of a connection is not counted: it is part of what every connection takes.
+const CALLS_WITHOUT_ROOM: usize = 64;
+/// Messages of calls that tonic serves which one connection has handed to the HTTP/2 library and that were not sent yet. What
+/// such a call answers is not known before it is made, so the next one waits until there is a place.
+const SENDING_MAX: usize = 16;
+
+/// The memory of all clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Arc<All>);
+
+#[derive(Debug)]
+struct All {
+    bytes_max: usize,
+    held: AtomicUsize,
+    /// Of that, what is within the floors of the clients.
+    floors: AtomicUsize,
+    /// [`PROBES_MAX`] places.
+    probes: Arc<Semaphore>,
+    /// Of the clients that have a connection, or hold something. An entry goes with its share.
+    shares: Mutex<HashMap<IpAddr, Weak<ClientShare>>>,
+}
+
+/// What one client holds, on all of its connections.
+#[derive(Debug)]
+pub(crate) struct ClientShare {
+    all: Arc<All>,
+    client: IpAddr,
+    held: AtomicUsize,
+}
+
+/// What one connection holds.
+#[derive(Debug)]
+pub(crate) struct ConnectionMemory {
+    share: Arc<ClientShare>,
+    state: Mutex<State>,
+    /// [`SENDING_MAX`] places.
+    sending: Arc<Semaphore>,
+    /// The place for one health check that there is no memory for.
+    probe: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: usize,
+    /// Taken from the budget, and never less than `held`.
+    taken: usize,
+    /// Calls that are open.
+    calls: usize,
+    /// Most calls that were open at once.
+    calls_max: usize,
+}
+
+/// Memory that is held; given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    memory: Arc<ConnectionMemory>,
+    bytes: usize,
+    /// It is that of an open call.
+    is_call: bool,
+    /// Of a health check that there was no memory for: those of its connection and of the service.
+    probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
+}
+
+/// Bytes on their way to the client: what they hold is given back when the HTTP/2 library drops them.
+struct Sent<T, H> {
+    bytes: T,
+    _held: H,
+}
+
+/// `bytes` that are to be sent, and `held`, which is dropped when they are.
+pub(crate) fn until_sent<T, H>(bytes: T, held: H) -> Bytes
+where
+    T: AsRef<[u8]> + Send + 'static,
+    H: Send + 'static,
+{
+    Bytes::from_owner(Sent { bytes, _held: held })
+}
+
+// ===== impl Budget =====
+
+impl Budget {
+    /// Of so many bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Budget(Arc::new(All {
+            bytes_max,
+            held: AtomicUsize::new(0),
+            floors: AtomicUsize::new(0),
+            probes: Arc::new(Semaphore::new(PROBES_MAX)),
+            shares: Mutex::default(),
+        }))
+    }
+
+    /// The share of the client with this `address`.
+    pub(crate) fn share(&self, address: IpAddr) -> Arc<ClientShare> {
+        let client = client_of(address);
+        let mut shares = self.0.shares.lock();
+        if let Some(share) = shares.get(&client).and_then(Weak::upgrade) {
+            return share;
+        }
+        let share = Arc::new(ClientShare {
+            all: Arc::clone(&self.0),
+            client,
+            held: AtomicUsize::new(0),
+        });
+        shares.insert(client, Arc::downgrade(&share));
+        share
+    }
+
+    /// Bytes that all clients hold together.
+    pub(crate) fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+}
+
+// ===== impl ClientShare =====
+
+impl ClientShare {
+    /// Takes `bytes` more, unless the client would then hold more than is left, and more than its floor.
+    fn take(&self, bytes: usize) -> bool {
+        let (own, all, floors) = self.add(bytes);
+        let fits = own.saturating_add(all) <= self.all.bytes_max
+            // What others hold does not count here, only their floors.
+            || (own <= FLOOR_BYTES && floors <= RESERVE_BYTES);
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    /// Takes `bytes` more. What the client holds then, what all hold, and what of it is within their floors.
+    fn add(&self, bytes: usize) -> (usize, usize, usize) {
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        let own = before.saturating_add(bytes);
+        let all = self.all.held.fetch_add(bytes, Ordering::Relaxed);
+        let more = own.min(FLOOR_BYTES) - before.min(FLOOR_BYTES);
+        let floors = self.all.floors.fetch_add(more, Ordering::Relaxed);
+        (own, all.saturating_add(bytes), floors + more)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let before = self.held.fetch_sub(bytes, Ordering::Relaxed);
+        let less = before.min(FLOOR_BYTES) - (before - bytes).min(FLOOR_BYTES);
+        self.all.floors.fetch_sub(less, Ordering::Relaxed);
+        self.all.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ClientShare {
+    fn drop(&mut self) {
+        let mut shares = self.all.shares.lock();
+        // The client may have a new share already.
+        if shares
+            .get(&self.client)
+            .is_some_and(|share| share.strong_count() == 0)
+        {
+            shares.remove(&self.client);
+        }
+    }
+}
+
+// ===== impl ConnectionMemory =====
+
+impl ConnectionMemory {
+    /// An empty one of a connection of the client with this `share`.
+    pub(crate) fn new(share: Arc<ClientShare>) -> Arc<Self> {
+        Arc::new(ConnectionMemory {
+            share,
+            state: Mutex::default(),
+            sending: Arc::new(Semaphore::new(SENDING_MAX)),
+            probe: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    /// Holds `bytes`, if the budget allows it.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.hold(bytes).then(|| self.reservation(bytes))
+    }
+
+    /// Holds what an open call costs, if the budget allows it. If more calls are open than ever before on the connection, the
+    /// room that they take up is held until the connection ends.
+    pub(crate) fn reserve_call(self: &Arc<Self>) -> Option<Reservation> {
+        let mut state = self.state.lock();
+        let calls = state.calls + 1;
+        let is_most = calls > state.calls_max.max(CALLS_WITHOUT_ROOM);
+        let room = if is_most { CALL_ROOM_BYTES } else { 0 };
+        if !self.hold_in(&mut state, CALL_BYTES + room) {
+            return None;
+        }
+        state.calls = calls;
+        state.calls_max = state.calls_max.max(calls);
+        drop(state);
+        let mut reservation = self.reservation(CALL_BYTES);
+        reservation.is_call = true;
+        Some(reservation)
+    }
+
+    /// Holds `bytes` for what must not be refused any more, such as the answer of a transaction that was executed.
+    pub(crate) fn reserve_beyond_limit(self: &Arc<Self>, bytes: usize) -> Reservation {
+        self.hold_beyond_limit(bytes);
+        self.reservation(bytes)
+    }
+
+    /// Holds `bytes` for a health check: one of each connection is served also when there is no memory for it, else who
+    /// looks whether the service is well would take a busy one for a dead one.
+    pub(crate) fn reserve_probe(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        self.reserve(bytes).or_else(|| {
+            let own = Arc::clone(&self.probe).try_acquire_owned().ok()?;
+            let one_of_all = Arc::clone(&self.share.all.probes).try_acquire_owned().ok()?;
+            let mut reservation = self.reserve_beyond_limit(bytes);
+            reservation.probe = Some(Box::new([own, one_of_all]));
+            Some(reservation)
+        })
+    }
+
+    /// Whether the client holds no more than its floor.
+    pub(crate) fn holds_little(&self) -> bool {
+        self.share.held.load(Ordering::Relaxed) <= FLOOR_BYTES
+    }
+
+    /// The places for messages that wait to be sent.
+    pub(crate) fn sending(&self) -> &Arc<Semaphore> {
+        &self.sending
+    }
+
+    fn reservation(self: &Arc<Self>, bytes: usize) -> Reservation {
+        Reservation {
+            memory: Arc::clone(self),
+            bytes,
+            is_call: false,
+            probe: None,
+        }
+    }
+
+    fn hold(&self, bytes: usize) -> bool {
+        self.hold_in(&mut self.state.lock(), bytes)
+    }
+
+    fn hold_in(&self, state: &mut State, bytes: usize) -> bool {
+        let missing = state.held.saturating_add(bytes).saturating_sub(state.taken);
+        if missing > 0 {
+            let step = missing.max(STEP_BYTES);
+            if self.share.take(step) {
+                state.taken += step;
+            } else if step > missing && self.share.take(missing) {
+                state.taken += missing;
+            } else {
+                return false;
+            }
+        }
+        state.held += bytes;
+        true
+    }
+
+    fn hold_beyond_limit(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.held += bytes;
+        let missing = state.held.saturating_sub(state.taken);
+        self.share.add(missing);
+        state.taken += missing;
+    }
+
+    fn release(&self, bytes: usize, is_call: bool) {
+        let mut state = self.state.lock();
+        state.calls -= usize::from(is_call);
+        state.held -= bytes;
+        let kept = if state.held == 0 {
+            0
+        } else {
+            state.held + STEP_BYTES
+        };
+        // A little is kept for the next call, but nothing by a connection that has none.
+        if state.taken >= kept + STEP_BYTES || state.held == 0 {
+            let spare = state.taken - kept;
+            state.taken = kept;
+            self.share.give_back(spare);
+        }
+    }
+}
+
+impl Drop for ConnectionMemory {
+    /// The connection has ended, and with it the room of its calls.
+    fn drop(&mut self) {
+        self.share.give_back(self.state.get_mut().taken);
+    }
+}
+
+// ===== impl Reservation =====
+
+impl Reservation {
+    /// Holds at least `bytes` from now on. False if the budget does not allow it; then nothing has changed.
+    #[must_use]
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let held = more == 0 || self.memory.hold(more);
+        if held {
+            self.bytes += more;
+        }
+        held
+    }
+
+    /// Holds exactly `bytes` from now on, whatever the budget says.
+    pub(crate) fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.memory.hold_beyond_limit(bytes - self.bytes);
+        } else {
+            self.memory.release(self.bytes - bytes, false);
+        }
+        self.bytes = bytes;
+    }
+
+    /// Everything beyond `bytes`, to be given back by itself.
+    pub(crate) fn split_off_beyond(&mut self, bytes: usize) -> Reservation {
+        let beyond = self.bytes.saturating_sub(bytes);
+        self.bytes -= beyond;
+        Reservation {
+            memory: Arc::clone(&self.memory),
+            bytes: beyond,
+            is_call: false,
+            probe: None,
+        }
+    }
+
+    /// The memory that pays.
+    pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
+        &self.memory
+    }
+
+    /// `bytes` that are to be sent, held until they are.
+    pub(crate) fn until_sent<T>(self, bytes: T, place: Option<OwnedSemaphorePermit>) -> Bytes
+    where
+        T: AsRef<[u8]> + Send + 'static,
+    {
+        until_sent(bytes, (self, place))
+    }
+}
+
+impl Payment for Reservation {}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.memory.release(self.bytes, self.is_call);
+    }
+}
+
+impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Sent<T, H> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    #[test]
+    fn a_client_never_holds_more_than_is_left_and_there_is_room_for_another() {
+        let budget = Budget::new(12 << 20);
+        let [first, second, third] = [1, 2, 3].map(|last| ConnectionMemory::new(budget.share(address(last))));
+        let all_that_fits = |memory: &Arc<ConnectionMemory>| {
+            let pieces = std::iter::from_fn(|| memory.reserve(64 << 10)).fuse();
+            pieces.collect::<Vec<_>>()
+        };
+        let held = |reservations: &[Reservation]| {
+            reservations
+                .iter()
+                .map(|reservation| reservation.bytes)
+                .sum::<usize>()
+        };
+        // Alone: half of it.
+        let of_first = all_that_fits(&first);
+        assert_eq!(held(&of_first), 6 << 20);
+        // A second one gets half of what is left, and so does a third.
+        let of_second = all_that_fits(&second);
+        assert_eq!(held(&of_second), 3 << 20);
+        let of_third = all_that_fits(&third);
+        assert!((1_u32 << 20..=3 << 19).contains(&u32::try_from(held(&of_third)).unwrap()));
+        // The first holds more than is left now, and gets nothing more.
+        assert!(first.reserve(1).is_none());
+        drop((of_first, of_second, of_third));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn connections_of_a_client_share_what_it_may_hold() {
+        let budget = Budget::new(2 << 20);
+        let [one, other] = [1, 1].map(|last| ConnectionMemory::new(budget.share(address(last))));
+        let held = one.reserve(1 << 20).unwrap();
+        assert!(other.reserve(1).is_none());
+        drop(held);
+        assert!(other.reserve(1 << 20).is_some());
+        assert_eq!(budget.held(), 0);
+        drop((one, other));
+        assert!(budget.0.shares.lock().is_empty());
+    }
+
+    #[test]
+    fn what_was_executed_is_charged_all_the_same_and_everything_is_given_back() {
+        let budget = Budget::new(1 << 20);
+        let memory = ConnectionMemory::new(budget.share(address(1)));
+        let mut reservation = memory.reserve(CALL_BYTES).unwrap();
+        assert_eq!(budget.held(), STEP_BYTES);
+        assert!(!reservation.grow_to(1 << 20));
+        assert!(reservation.grow_to(100 << 10));
+        reservation.resize(3 << 20);
+        assert_eq!(budget.held(), 3 << 20);
+        assert!(memory.reserve(1).is_none());
+        let sent = reservation.until_sent(vec![7; 10], None);
+        let part = sent.slice(3..4);
+        drop(sent);
+        assert_eq!(budget.held(), 3 << 20, "a part of it is still there");
+        drop(part);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_client_that_holds_little_gets_its_floor_whatever_others_hold_beyond_the_budget() {
+        let budget = Budget::new(1 << 20);
+        let greedy = ConnectionMemory::new(budget.share(address(1)));
+        let excess = greedy.reserve_beyond_limit(8 << 20);
+        assert!(greedy.reserve(1).is_none());
+        let honest = [2, 2].map(|last| ConnectionMemory::new(budget.share(address(last))));
+        let held: Vec<_> = (0..FLOOR_BYTES / CALL_BYTES)
+            .map(|call| honest[call % 2].reserve(CALL_BYTES).expect("its floor"))
+            .collect();
+        assert!(honest[0].holds_little() && !greedy.holds_little());
+        assert!(
+            honest[0].reserve(1).is_none(),
+            "the floor is the client's, not the connection's"
+        );
+        drop(held);
+        // The reserve is bounded, too.
+        let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+        let memories: Vec<_> = addresses
+            .map(|address| ConnectionMemory::new(budget.share(address)))
+            .collect();
+        let floors: Vec<_> = memories
+            .iter()
+            .map_while(|memory| memory.reserve(FLOOR_BYTES))
+            .collect();
+        assert_eq!(
+            floors.len(),
+            RESERVE_BYTES / FLOOR_BYTES - 1,
+            "one floor is the greedy one's"
+        );
+        drop((floors, excess));
+        assert_eq!(budget.held(), 0);
+        assert_eq!(budget.0.floors.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_health_check_of_a_connection_is_served_without_memory() {
+        let budget = Budget::new(1 << 20);
+        let share = budget.share(address(1));
+        let [one, other] = [(); 2].map(|()| ConnectionMemory::new(Arc::clone(&share)));
+        let _excess = one.reserve_beyond_limit(8 << 20);
+        let first = one.reserve_probe(CALL_BYTES).unwrap();
+        assert!(one.reserve_probe(CALL_BYTES).is_none());
+        let _second = other.reserve_probe(CALL_BYTES).unwrap();
+        drop(first);
+        assert!(one.reserve_probe(CALL_BYTES).is_some());
+    }
+
+    #[test]
+    fn a_lone_small_call_leaves_nothing_taken() {
+        let budget = Budget::new(1 << 20);
+        let memory = ConnectionMemory::new(budget.share(address(1)));
+        for _ in 0..3 {
+            let first = memory.reserve(CALL_BYTES).unwrap();
+            let second = memory.reserve(CALL_BYTES).unwrap();
+            assert_eq!(budget.held(), STEP_BYTES);
+            drop((first, second));
+            assert_eq!(budget.held(), 0);
+        }
+    }
+
+    #[test]
+    fn the_room_of_many_calls_is_held_until_the_connection_ends() {
+        let budget = Budget::new(64 << 20);
+        let memory = ConnectionMemory::new(budget.share(IpAddr::from([127, 0, 0, 1])));
+        let open = |count: usize| -> Vec<Reservation> {
+            (0..count).map(|_| memory.reserve_call().unwrap()).collect()
+        };
+        drop(open(CALLS_WITHOUT_ROOM));
+        assert_eq!(budget.held(), 0);
+        for _ in 0..3 {
+            // What was open before is not counted once more.
+            drop(open(CALLS_WITHOUT_ROOM + 1000));
+            let kept = 1000 * CALL_ROOM_BYTES;
+            assert!((kept..=kept + 2 * STEP_BYTES).contains(&budget.held()));
+        }
+        drop(memory);
+        assert_eq!(budget.held(), 0);
+    }
+}

@@ -1,0 +1,104 @@
+//! How many connections each client has.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::security::client_of;
+
+/// Counts the connections, all of them and those of each address.
+#[derive(Debug, Clone)]
+pub(crate) struct Clients {
+    each_max: usize,
+    all_max: usize,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    /// As many entries as there are addresses with connections, and of those there are at most `all`.
+    each: HashMap<IpAddr, usize>,
+}
+
+/// A place for one connection; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ClientPlace {
+    clients: Clients,
+    client: IpAddr,
+}
+
+// ===== impl Clients =====
+
+impl Clients {
+    /// At most `each_max` connections of a client, and `all_max` in all.
+    pub(crate) fn new(each_max: usize, all_max: usize) -> Self {
+        Clients {
+            each_max,
+            all_max,
+            counts: Arc::default(),
+        }
+    }
+
+    /// A place for one more connection from `address`, if there is one.
+    pub(crate) fn admit(&self, address: IpAddr) -> Option<ClientPlace> {
+        let client = client_of(address);
+        let mut counts = self.counts.lock();
+        let own = counts.each.get(&client).copied().unwrap_or_default();
+        if own >= self.each_max || counts.all >= self.all_max {
+            return None;
+        }
+        counts.all += 1;
+        counts.each.insert(client, own + 1);
+        Some(ClientPlace {
+            clients: self.clone(),
+            client,
+        })
+    }
+}
+
+// ===== impl ClientPlace =====
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        let mut counts = self.clients.counts.lock();
+        counts.all -= 1;
+        if let Some(own) = counts.each.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
+                counts.each.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client_and_an_address_of_ipv4_another() {
+        let clients = Clients::new(2, 100);
+        let admit = |address: &str| clients.admit(address.parse().unwrap());
+        let _places = [admit("2001:db8:1:2::1"), admit("2001:db8:1:2:ffff::9")].map(Option::unwrap);
+        assert!(admit("2001:db8:1:2:a:b:c:d").is_none(), "a third of the network");
+        let _other = admit("2001:db8:1:3::1").unwrap();
+        // The same address of IPv4, however the socket tells it.
+        let _both = [admit("192.0.2.1"), admit("::ffff:192.0.2.1")].map(Option::unwrap);
+        assert!(admit("192.0.2.1").is_none());
+        assert!(admit("192.0.2.2").is_some());
+    }
+
+    #[test]
+    fn each_address_has_its_own_places_and_gives_them_back() {
+        let clients = Clients::new(2, 3);
+        let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([127, 0, 0, last]));
+        let places = [clients.admit(a).unwrap(), clients.admit(a).unwrap()];
+        assert!(clients.admit(a).is_none(), "two of an address");
+        let last = clients.admit(b).unwrap();
+        assert!(clients.admit(c).is_none(), "three in all");
+        drop((places, last));
+        let counts = clients.counts.lock();
+        assert_eq!((counts.all, counts.each.len()), (0, 0));
+    }
+}

@@ -1,0 +1,75 @@
+//! The caller's deadline, from `grpc-timeout`.
+//!
+//! tonic's own server would cut a call off at this time, drop its handler and answer CANCELLED, which tells the caller
+//! nothing. Here the deadline goes with the command, so that the answer says whether it was executed.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::grpc::status;
+
+/// The header's name.
+const HEADER: &str = "grpc-timeout";
+/// The gRPC specification allows at most eight digits.
+const DIGITS_MAX: usize = 8;
+
+/// When the caller stops waiting, from the headers of its call; `None` if it did not say.
+///
+/// # Errors
+/// INVALID_ARGUMENT if it said so in a way that the gRPC specification does not know.
+pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
+    let Some(value) = headers.get(HEADER) else {
+        return Ok(None);
+    };
+    let timeout = value.to_str().ok().and_then(parse);
+    let timeout = timeout.ok_or_else(|| {
+        status::invalid_field(
+            HEADER,
+            "must be one to eight digits and a unit of H, M, S, m, u or n",
+        )
+    })?;
+    // A time beyond what the clock can tell is no deadline.
+    Ok(Instant::now().checked_add(timeout))
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_unit_and_refuses_the_rest() {
+        for (text, expected) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+        ] {
+            assert_eq!(parse(text), Some(expected), "{text}");
+        }
+        for text in ["", "S", "1", "1s", "123456789S", "-1S", "+1S", "1 S", "1é"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

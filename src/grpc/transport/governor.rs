@@ -1,0 +1,488 @@
+//! Between a connection's socket and the HTTP/2 library: looks at the headers of frames, nothing else.
+//!
+//! The library answers whatever it is sent. Frames that carry no call and no message cost a client next to nothing and the
+//! service some work each, so they are counted against the calls and answers that they can belong to; a connection with far
+//! more of them is told to calm down and cut. It also hands over only so much at a time that what the library decodes from
+//! it, before a call is seen at all, stays small, and other connections get their turn.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::token_bucket::TokenBucket;
+
+/// Bytes that are handed over in one turn of a connection.
+const TURN_BYTES: usize = 64 << 10;
+/// Frames without a call or message that a connection may send at once; each costs 1 or more.
+const FRAMES_BURST: u64 = 4096;
+/// And in each second.
+const FRAMES_EACH_SECOND: u64 = 256;
+/// Answers to calls that were turned away which a connection may have unsent; while it has more, it is not read.
+const UNSENT_MAX: usize = 64;
+/// The same of all connections. While they have more, those that have any are not read, and the others a little at a time.
+const UNSENT_OF_SERVICE_MAX: usize = 4096;
+/// Bytes that are then read beyond the frame that is being read: the heads of a few more calls.
+const FEW_BYTES: usize = 64;
+/// Calls that may be turned away, for want of a token, of a method, of memory or for their headers, before the connection is
+/// cut.
+const REFUSALS_BURST: u64 = 256;
+/// And in each second.
+const REFUSALS_EACH_SECOND: u64 = 16;
+
+/// What the client's magic word takes, in front of all frames (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
+const HEAD_BYTES: usize = 9;
+const GOAWAY_BYTES: usize = HEAD_BYTES + 8;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const ENHANCE_YOUR_CALM: u8 = 11;
+
+/// A new call may come with so many frames besides: window updates, a ping, a reset.
+const CALL_CREDIT: u64 = 8;
+/// And so may each frame of an answer.
+const ANSWER_CREDIT: u64 = 4;
+/// DATA of fewer bytes, in the middle of a call, is not worth its frame: no message is so short.
+const DATA_BYTES_MIN: u32 = 16;
+/// A SETTINGS frame can change every stream of the connection.
+const SETTINGS_COST: u64 = 16;
+/// The headers of a call need no second frame.
+const CONTINUATION_COST: u64 = 16;
+/// Bytes of trailers that cost as much as a frame: a request has none in gRPC, and they are decoded, and may wait to be read.
+const TRAILERS_BYTES: u32 = 8;
+/// Bytes of other frames that cost as much as another frame.
+const OTHER_BYTES: u32 = 256;
+
+/// How a connection behaves: shared by its socket, its driver and its calls.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    /// Bytes that may still be handed over in this turn.
+    turn: AtomicUsize,
+    cut: AtomicBool,
+    refusals: Mutex<TokenBucket>,
+    /// Answers to calls that were turned away which were not sent yet.
+    unsent: AtomicUsize,
+    unsent_of_service: UnsentRefusals,
+    /// Waits until there are fewer of them.
+    reader: AtomicWaker,
+    /// The last call was let in. Before, the connection is read a little at a time: calls that are begun at once leave room in
+    /// the library's tables, which it keeps as long as the connection is there.
+    trusted: AtomicBool,
+}
+
+/// How many answers to calls that were turned away all connections have that were not sent yet.
+///
+/// Such a call holds nothing of the budget, and yet its task, its stream and its answer take memory until the answer is
+/// sent. One packet can begin hundreds of calls on each of thousands of connections, before any of them is answered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UnsentRefusals(Arc<AtomicUsize>);
+
+/// The answer to a call that was turned away, as long as it is not sent.
+#[derive(Debug)]
+pub(crate) struct UnsentRefusal(Arc<Throttle>);
+
+/// A socket that looks at the frames which pass.
+#[derive(Debug)]
+pub(crate) struct GovernedSocket<S> {
+    /// `None` once it was cut.
+    stream: Option<S>,
+    throttle: Arc<Throttle>,
+    inbound: Scanner,
+    outbound: Scanner,
+    frames: TokenBucket,
+    /// The last call that was begun.
+    last_call: u32,
+    /// Where the socket is left when the connection is cut.
+    cut_slot: Arc<CutSlot<S>>,
+}
+
+/// A connection that was cut.
+#[derive(Debug)]
+pub(crate) struct CutSlot<S>(Mutex<Option<Cut<S>>>);
+
+/// The socket of a connection that was cut, and how to say so.
+#[derive(Debug)]
+pub(crate) struct Cut<S> {
+    pub(crate) stream: S,
+    /// The last words; none if the library was in the middle of a frame.
+    pub(crate) goaway_frame: Option<[u8; GOAWAY_BYTES]>,
+}
+
+/// Finds the frames in what passes.
+#[derive(Debug)]
+struct Scanner {
+    head: [u8; HEAD_BYTES],
+    head_read: usize,
+    /// Bytes that pass before the next head.
+    skip: usize,
+}
+
+/// The head of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    length: u32,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+// ===== impl Throttle =====
+
+impl Throttle {
+    /// Of a new connection.
+    pub(crate) fn new(unsent_of_service: &UnsentRefusals) -> Arc<Self> {
+        Arc::new(Throttle {
+            turn: AtomicUsize::new(TURN_BYTES),
+            cut: AtomicBool::new(false),
+            refusals: Mutex::new(TokenBucket::new(
+                REFUSALS_BURST,
+                REFUSALS_EACH_SECOND,
+                Instant::now(),
+            )),
+            unsent: AtomicUsize::new(0),
+            unsent_of_service: unsent_of_service.clone(),
+            reader: AtomicWaker::new(),
+            trusted: AtomicBool::new(false),
+        })
+    }
+
+    /// A call was let in.
+    pub(crate) fn call_admitted(&self) {
+        if !self.trusted.load(Ordering::Relaxed) {
+            self.trusted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection has its turn.
+    pub(crate) fn begin_turn(&self) {
+        self.turn.store(TURN_BYTES, Ordering::Relaxed);
+    }
+
+    /// A call was refused for something that the client should not ask for again and again.
+    pub(crate) fn count_refusal(&self) {
+        if !self.refusals.lock().take(1, Instant::now) {
+            self.cut.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A call was turned away, and its answer is on its way until what is returned is dropped.
+    pub(crate) fn count_unsent(self: &Arc<Self>) -> UnsentRefusal {
+        self.trusted.store(false, Ordering::Relaxed);
+        self.unsent.fetch_add(1, Ordering::Relaxed);
+        self.unsent_of_service.0.fetch_add(1, Ordering::Relaxed);
+        UnsentRefusal(Arc::clone(self))
+    }
+
+    /// Ready when the connection may be read: with whether only a little.
+    fn poll_readable(&self, context: &Context<'_>) -> Poll<bool> {
+        let many = self.unsent_of_service.0.load(Ordering::Relaxed) >= UNSENT_OF_SERVICE_MAX;
+        // Who has none is always read: others can't hold it up.
+        let most = if many { 1 } else { UNSENT_MAX };
+        let may_not = || self.unsent.load(Ordering::Acquire) >= most;
+        if may_not() {
+            self.reader.register(context.waker());
+            if may_not() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(many || !self.trusted.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for UnsentRefusal {
+    fn drop(&mut self) {
+        let throttle = &self.0;
+        throttle.unsent_of_service.0.fetch_sub(1, Ordering::Relaxed);
+        throttle.unsent.fetch_sub(1, Ordering::Release);
+        throttle.reader.wake();
+    }
+}
+
+// ===== impl CutSlot =====
+
+impl<S> CutSlot<S> {
+    /// What is left of the connection, if it was cut.
+    pub(crate) fn take(&self) -> Option<Cut<S>> {
+        self.0.lock().take()
+    }
+}
+
+// ===== impl GovernedSocket =====
+
+impl<S> GovernedSocket<S> {
+    /// Looks at the frames of `stream`, and says where it is found when it had to be cut.
+    pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
+        let cut_slot = Arc::new(CutSlot(Mutex::new(None)));
+        let governed = GovernedSocket {
+            stream: Some(stream),
+            throttle: Arc::clone(throttle),
+            inbound: Scanner::new(PREFACE_BYTES),
+            outbound: Scanner::new(0),
+            frames: TokenBucket::new(FRAMES_BURST, FRAMES_EACH_SECOND, Instant::now()),
+            last_call: 0,
+            cut_slot: Arc::clone(&cut_slot),
+        };
+        (governed, cut_slot)
+    }
+
+    /// Looks at what was received. False if there were too many frames that are good for nothing.
+    fn receive(&mut self, bytes: &[u8]) -> bool {
+        let GovernedSocket {
+            inbound,
+            frames,
+            last_call,
+            ..
+        } = self;
+        let mut calm = true;
+        inbound.scan(bytes, |head| {
+            if head.kind == HEADERS && head.stream > *last_call {
+                *last_call = head.stream;
+                frames.give(CALL_CREDIT);
+            } else {
+                let cost = cost(head);
+                calm = calm && (cost == 0 || frames.take(cost, Instant::now));
+            }
+        });
+        calm
+    }
+
+    /// Looks at what was sent.
+    fn send(&mut self, bytes: &[u8]) {
+        let GovernedSocket { outbound, frames, .. } = self;
+        outbound.scan(bytes, |head| {
+            if head.kind == DATA {
+                frames.give(ANSWER_CREDIT);
+            }
+        });
+    }
+
+    fn cut(&mut self) -> io::Error {
+        if let Some(stream) = self.stream.take() {
+            let goaway_frame = self.outbound.is_between_frames().then(|| goaway(self.last_call));
+            *self.cut_slot.0.lock() = Some(Cut { stream, goaway_frame });
+        }
+        io::Error::new(io::ErrorKind::ConnectionAborted, "cut for what the client sent")
+    }
+
+    /// Reads the rest of the frame that has begun, and a few bytes more.
+    fn poll_read_little(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let most = self.inbound.skip.saturating_add(FEW_BYTES);
+        let most = most.min(TURN_BYTES).min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(self.stream()?.poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        Poll::Ready(Ok(()))
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut S>>
+    where
+        S: Unpin,
+    {
+        self.stream
+            .as_mut()
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// What a frame costs that does not begin a call.
+fn cost(head: Head) -> u64 {
+    match head.kind {
+        DATA => u64::from(head.length < DATA_BYTES_MIN && head.flags & END_STREAM == 0),
+        HEADERS => 1 + u64::from(head.length / TRAILERS_BYTES),
+        SETTINGS => SETTINGS_COST,
+        CONTINUATION => CONTINUATION_COST,
+        _ => 1 + u64::from(head.length / OTHER_BYTES),
+    }
+}
+
+/// A GOAWAY frame with ENHANCE_YOUR_CALM.
+const fn goaway(last_call: u32) -> [u8; GOAWAY_BYTES] {
+    let [a, b, c, d] = last_call.to_be_bytes();
+    [
+        0,
+        0,
+        8,
+        GOAWAY,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a,
+        b,
+        c,
+        d,
+        0,
+        0,
+        0,
+        ENHANCE_YOUR_CALM,
+    ]
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.throttle.cut.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(self.cut()));
+        }
+        let little = ready!(self.throttle.poll_readable(context));
+        let left = self.throttle.turn.load(Ordering::Relaxed);
+        if left == 0 {
+            // There may be more. The calls of what was handed over come first.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        if little {
+            ready!(self.poll_read_little(context, buffer))?;
+        } else {
+            ready!(self.stream()?.poll_read(context, buffer))?;
+        }
+        let received = buffer.filled().get(before..).unwrap_or_default();
+        // After a little, the calls among it come first.
+        let left = if little {
+            0
+        } else {
+            left.saturating_sub(received.len())
+        };
+        self.throttle.turn.store(left, Ordering::Relaxed);
+        if self.receive(received) {
+            return Poll::Ready(Ok(()));
+        }
+        buffer.set_filled(before);
+        Poll::Ready(Err(self.cut()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for GovernedSocket<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream()?.poll_write(context, bytes))?;
+        self.send(bytes.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream()?.poll_write_vectored(context, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+            self.send(part);
+            left -= part.len();
+            if left == 0 {
+                break;
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(context)
+    }
+}
+
+// ===== impl Scanner =====
+
+impl Scanner {
+    /// The first head comes behind `skip` bytes.
+    const fn new(skip: usize) -> Self {
+        Scanner {
+            head: [0; HEAD_BYTES],
+            head_read: 0,
+            skip,
+        }
+    }
+
+    /// Calls `each` for the heads that are complete with `bytes`.
+    fn scan(&mut self, bytes: &[u8], mut each: impl FnMut(Head)) {
+        let mut rest = bytes;
+        loop {
+            let skipped = self.skip.min(rest.len());
+            self.skip -= skipped;
+            rest = rest.get(skipped..).unwrap_or_default();
+            if rest.is_empty() {
+                return;
+            }
+            let (part, behind) = rest.split_at(rest.len().min(HEAD_BYTES - self.head_read));
+            if let Some(room) = self.head.get_mut(self.head_read..self.head_read + part.len()) {
+                room.copy_from_slice(part);
+            }
+            self.head_read += part.len();
+            rest = behind;
+            if self.head_read < HEAD_BYTES {
+                return;
+            }
+            self.head_read = 0;
+            let head = Head::parse(self.head);
+            self.skip = head.length as usize;
+            each(head);
+        }
+    }
+
+    /// Whether what has passed ends with the end of a frame.
+    const fn is_between_frames(&self) -> bool {
+        self.skip == 0 && self.head_read == 0
+    }
+}
+
+// ===== impl Head =====
+
+impl Head {
+    const fn parse([l1, l2, l3, kind, flags, s1, s2, s3, s4]: [u8; HEAD_BYTES]) -> Self {
+        Head {
+            length: u32::from_be_bytes([0, l1, l2, l3]),
+            kind,
+            flags,
+            // The highest bit means nothing.
+            stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "governor_tests.rs"]
+mod tests;

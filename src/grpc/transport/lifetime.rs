@@ -1,0 +1,194 @@
+//! How long an open stream may last: until the service stops, or until the caller's token no longer allows the call.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::clients::ClientPlace;
+use crate::{
+    grpc::{
+        access::{Access, Authorised, refuse_role},
+        methods::Method,
+        status,
+    },
+    security::{Grant, Security},
+};
+
+/// Says when an open stream has to end. Clones share what they know.
+#[derive(Debug, Clone)]
+pub(crate) struct Lifetime {
+    draining: CancellationToken,
+    /// `None` if no token is asked for.
+    authority: Option<Arc<Authority>>,
+}
+
+/// The token that a stream was opened with.
+#[derive(Debug)]
+struct Authority {
+    security: Arc<Security>,
+    method: &'static Method,
+    grant: Grant,
+    /// The version of the tokens that the token was last found valid in; [`UNCHECKED`] at first.
+    valid_in: AtomicU64,
+}
+
+/// No version of the tokens has this number.
+const UNCHECKED: u64 = u64::MAX;
+
+/// The body of an answer that goes on until its [`Lifetime`] is over.
+pub(crate) struct LimitedBody {
+    body: tonic::body::Body,
+    over: Pin<Box<dyn Future<Output = Status> + Send>>,
+    ended: bool,
+    /// Held until the end.
+    _place: Option<ClientPlace>,
+}
+
+// ===== impl Lifetime =====
+
+impl Lifetime {
+    /// Of a stream that was opened by this call.
+    pub(crate) fn new(access: &Access, call: Authorised, draining: &CancellationToken) -> Self {
+        let authority = call.grant.map(|grant| {
+            Arc::new(Authority {
+                security: Arc::clone(access.security()),
+                method: call.method,
+                grant,
+                // The tokens may have changed since the call was let in.
+                valid_in: AtomicU64::new(UNCHECKED),
+            })
+        });
+        Lifetime {
+            draining: draining.clone(),
+            authority,
+        }
+    }
+
+    /// Returns why the stream has to end now, if it has to.
+    pub(crate) fn over(&self) -> Option<Status> {
+        if self.draining.is_cancelled() {
+            return Some(status::shutting_down());
+        }
+        self.revoked()
+    }
+
+    /// Returns why the token no longer allows the call, if it does not.
+    pub(crate) fn revoked(&self) -> Option<Status> {
+        self.authority.as_ref()?.refusal()
+    }
+
+    /// Waits until the stream has to end, and returns why.
+    pub(crate) async fn ended(self) -> Status {
+        let Some(authority) = &self.authority else {
+            self.draining.cancelled().await;
+            return status::shutting_down();
+        };
+        // Before the first look, so that no change falls between the two.
+        let mut changes = authority.security.token_changes();
+        loop {
+            if let Some(status) = self.over() {
+                tracing::debug!(
+                    token = &*authority.grant.principal.name,
+                    path = authority.method.path,
+                    code = ?status.code(),
+                    "an open stream was ended"
+                );
+                return status;
+            }
+            tokio::select! {
+                () = self.draining.cancelled() => {}
+                changed = changes.changed() => if changed.is_err() {
+                    // The sender lives as long as `authority`; without it, nothing can change any more.
+                    self.draining.cancelled().await;
+                }
+            }
+        }
+    }
+}
+
+// ===== impl Authority =====
+
+impl Authority {
+    fn refusal(&self) -> Option<Status> {
+        // Read before the tokens are: if they change meanwhile, the version does so afterwards, and is looked at again.
+        let version = self.security.token_version();
+        // Relaxed: a version that is not seen here is looked up once more.
+        if self.valid_in.load(Ordering::Relaxed) == version {
+            return None;
+        }
+        let Some(grant) = self.security.renewed(&self.grant) else {
+            return Some(status::unauthenticated(
+                "authorization: the token is no longer valid",
+            ));
+        };
+        if let Err(status) = refuse_role(self.method, &grant) {
+            return Some(status);
+        }
+        self.valid_in.store(version, Ordering::Relaxed);
+        None
+    }
+}
+
+// ===== impl LimitedBody =====
+
+impl LimitedBody {
+    /// Ends `body` when `lifetime` is over. `place` is given back when the body has ended.
+    pub(crate) fn new(body: tonic::body::Body, lifetime: Lifetime, place: Option<ClientPlace>) -> Self {
+        LimitedBody {
+            body,
+            over: Box::pin(lifetime.ended()),
+            ended: false,
+            _place: place,
+        }
+    }
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(status) = self.over.as_mut().poll(context) {
+            self.ended = true;
+            // What the answers are made of is given back now, not when the client has read the end.
+            self.body = tonic::body::Body::empty();
+            return Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&status)))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.ended = frame.as_ref().is_none_or(|frame| match frame {
+            Ok(frame) => frame.is_trailers(),
+            Err(_) => true,
+        });
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}
+
+impl fmt::Debug for LimitedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitedBody")
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

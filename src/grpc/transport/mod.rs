@@ -1,0 +1,16 @@
+//! Connections, HTTP/2 and gRPC's frames, and the bounds on what a client may use of the service.
+
+pub(crate) mod budget;
+pub(crate) mod clients;
+mod connection;
+pub(crate) mod connection_limits;
+mod deadline;
+pub(crate) mod frame;
+pub(crate) mod framing;
+mod governor;
+pub(crate) mod lifetime;
+pub(crate) mod net;
+pub(crate) mod outbound;
+pub(crate) mod receive_timeout;
+mod token_bucket;
+mod windows;

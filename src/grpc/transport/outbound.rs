@@ -1,0 +1,245 @@
+//! Answers on their way to the HTTP/2 library: each is held, and paid for, until the library has sent it.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, future::BoxFuture};
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use http_body::{Body, Frame};
+use tokio_util::sync::PollSemaphore;
+use tonic::Status;
+use tracing::Span;
+
+use super::{
+    budget::{ConnectionMemory, REFUSAL_BYTES, Reservation, until_sent},
+    governor::UnsentRefusal,
+};
+use crate::{grpc::status, telemetry::record_status};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// An answer on its way.
+pub(crate) type AnswerFuture = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
+
+/// Messages in their frames.
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+/// An answer that tonic writes.
+struct TonicAnswer {
+    body: tonic::body::Body,
+    sending: PollSemaphore,
+    /// Goes with the status.
+    reservation: Option<Reservation>,
+    memory: Arc<ConnectionMemory>,
+}
+
+/// The body of an answer.
+pub(crate) struct Answer(Content);
+
+enum Content {
+    /// Nothing: the status is in the headers.
+    Empty,
+    /// One message, then the status OK.
+    Message(Vec<u8>, Reservation),
+    /// The status OK.
+    Ok,
+    /// Messages, then their stream's status.
+    Frames(Frames, Arc<ConnectionMemory>),
+    /// Of a call that tonic serves.
+    Tonic(Box<TonicAnswer>),
+    /// Of a call that is traced. In a box: few are.
+    Traced(Box<(Answer, Span)>),
+}
+
+// ===== impl Answer =====
+
+impl Answer {
+    /// One framed message with what it costs until it is sent.
+    #[must_use]
+    pub(crate) fn message(message: Vec<u8>, reservation: Reservation) -> Response<Answer> {
+        answer(Content::Message(message, reservation))
+    }
+
+    /// Framed messages, as they come.
+    #[must_use]
+    pub(crate) fn frames(frames: Frames, memory: &Arc<ConnectionMemory>) -> Response<Answer> {
+        answer(Content::Frames(frames, Arc::clone(memory)))
+    }
+
+    /// The answer of a call that tonic served.
+    #[must_use]
+    pub(crate) fn tonic(response: Response<tonic::body::Body>, reservation: Reservation) -> Response<Answer> {
+        let (mut head, body) = response.into_parts();
+        let memory = Arc::clone(reservation.memory());
+        let mut reservation = Some(reservation);
+        status::complete(&mut head.headers);
+        hold_until_sent(&mut head.headers, &mut reservation);
+        let answer = TonicAnswer {
+            body,
+            sending: PollSemaphore::new(Arc::clone(memory.sending())),
+            reservation,
+            memory,
+        };
+        Response::from_parts(head, Answer(Content::Tonic(Box::new(answer))))
+    }
+
+    /// The end of a call's `span`: it lasts as long as the answer does, and is told with which status that ends.
+    #[must_use]
+    pub(crate) fn traced(response: Response<Answer>, span: Span) -> Response<Answer> {
+        if span.is_disabled() {
+            return response;
+        }
+        if let Some(status) = response.headers().get(Status::GRPC_STATUS) {
+            record_status(&span, status);
+        }
+        response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
+    }
+
+    /// The answer to a call that was turned away, which counts as `unsent` until it is sent.
+    #[must_use]
+    pub(crate) fn unadmitted(status: Status, unsent: UnsentRefusal) -> Response<Answer> {
+        let mut response: Response<Answer> = status.into_http();
+        hold_until_sent(response.headers_mut(), &mut Some(unsent));
+        response
+    }
+
+    /// A status and no message, with what it costs until it is sent.
+    #[must_use]
+    pub(crate) fn status(status: Status, mut reservation: Reservation) -> Response<Answer> {
+        reservation.resize(status_bytes(&status));
+        let mut response: Response<Answer> = status.into_http();
+        hold_until_sent(response.headers_mut(), &mut Some(reservation));
+        response
+    }
+}
+
+fn answer(content: Content) -> Response<Answer> {
+    let mut response = Response::new(Answer(content));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+/// What a status takes until it is sent, about: its details are sent in base64.
+fn status_bytes(status: &Status) -> usize {
+    REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
+}
+
+/// Ties what is `held` to the status among `headers`, if there is one: it is given back when the HTTP/2 library has sent them.
+fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option<H>) {
+    if let Some(value) = headers.get_mut(Status::GRPC_STATUS)
+        && let Some(held) = held.take()
+    {
+        let code = until_sent(value.as_bytes().to_vec(), held);
+        if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
+            // Else it would stay in the table of headers that were sent.
+            code.set_sensitive(true);
+            *value = code;
+        }
+    }
+}
+
+// ===== impl TonicAnswer =====
+
+impl TonicAnswer {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Not before there is room for it on its way. While there is none, it takes no room either.
+        let place = ready!(self.sending.poll_acquire(context));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame?;
+            Ok(match frame.into_data() {
+                Ok(data) => {
+                    let reservation = self.memory.reserve_beyond_limit(data.len());
+                    Frame::data(reservation.until_sent(data, place))
+                }
+                Err(frame) => match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        status::complete(&mut trailers);
+                        hold_until_sent(&mut trailers, &mut self.reservation);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                },
+            })
+        }))
+    }
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Answer(Content::Empty)
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let content = &mut self.0;
+        match content {
+            Content::Empty => Poll::Ready(None),
+            Content::Message(..) => {
+                let Content::Message(message, reservation) = std::mem::replace(content, Content::Ok) else {
+                    return Poll::Ready(None);
+                };
+                Poll::Ready(Some(Ok(Frame::data(reservation.until_sent(message, None)))))
+            }
+            Content::Ok => {
+                *content = Content::Empty;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Content::Frames(frames, memory) => {
+                let status = match ready!(frames.as_mut().poll_next(context)) {
+                    Some(Ok(frames)) => return Poll::Ready(Some(Ok(Frame::data(frames)))),
+                    Some(Err(status)) => status,
+                    None => status::ok(),
+                };
+                let mut trailers = status::trailers(&status);
+                hold_until_sent(
+                    &mut trailers,
+                    &mut Some(memory.reserve_beyond_limit(status_bytes(&status))),
+                );
+                *content = Content::Empty;
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Content::Tonic(answer) => answer.poll_frame(context),
+            Content::Traced(traced) => {
+                let (answer, span) = &mut **traced;
+                let frame = ready!(Pin::new(answer).poll_frame(context));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(status) = frame.trailers_ref().and_then(|all| all.get(Status::GRPC_STATUS))
+                {
+                    record_status(span, status);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Content::Empty => true,
+            Content::Tonic(answer) => answer.body.is_end_stream(),
+            Content::Traced(traced) => traced.0.is_end_stream(),
+            Content::Message(..) | Content::Ok | Content::Frames(..) => false,
+        }
+    }
+}

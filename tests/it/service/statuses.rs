@@ -1,0 +1,602 @@
+//! Every error that the service can give has an `ErrorInfo`, with the reason, the domain and whether the call was executed.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use http::Request;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{body::Frame, client::conn::http2::SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tally::{
+    breaker::BreakerMode,
+    engine::CallKind,
+    grpc::{MESSAGE_BYTES_MAX, NetConfig},
+    ledger::Reason,
+    proto::{
+        Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
+        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
+        ProcessTransactionsRequest, ProcessTransactionsResponse, SetCircuitModeRequest,
+        StreamTransactionsRequest, StreamTransactionsResponse, TransactionPhase, TransactionResult, Uint128,
+        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transaction_result::Outcome, transfer,
+    },
+    security::{Security, SecurityConfig, hash_hex},
+};
+use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
+
+use super::{expected, told};
+use crate::support::{
+    in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
+    sim_disk::SimDisk,
+};
+
+const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
+const PROCESS_MANY: &str = "/tally.v1.TransactionService/ProcessTransactions";
+const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
+const GET_TRANSACTION: &str = "/tally.v1.TransactionService/GetTransaction";
+const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
+const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
+const GET_ACCOUNT: &str = "/tally.v1.AccountService/GetAccount";
+const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
+const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
+const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
+const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+
+/// Methods that take one message and are read by the service itself.
+const OWN: [&str; 7] = [
+    PROCESS_ONE,
+    PROCESS_MANY,
+    GET_TRANSACTION,
+    CREATE_ACCOUNT,
+    CREATE_ACCOUNTS,
+    GET_ACCOUNT,
+    LIST_ACCOUNTS,
+];
+/// Methods that take one message and that tonic reads.
+const TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
+
+/// Reasons that no client can provoke over the wire here, and where they are tested.
+const ELSEWHERE: [(&str, &str); 9] = [
+    ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
+    (
+        "ACCOUNTS_FULL",
+        "needs four thousand million accounts; the ledger's tests",
+    ),
+    (
+        "ASSETS_FULL",
+        "needs more assets than a test can create; the ledger's tests",
+    ),
+    ("DATA_DAMAGED", "service/streams.rs damages the journal"),
+    ("STREAM_INTERRUPTED", "service/streams.rs"),
+    ("QUEUE_FULL", "service/overload.rs"),
+    (
+        "CALL_CANCELLED",
+        "the client that cancelled the call does not see it; status.rs has a unit test",
+    ),
+    (
+        "LIBRARY_ERROR",
+        "tonic gives no other codes; status.rs has a unit test",
+    ),
+    ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
+];
+
+/// A message in its frame.
+fn framed(message: &impl Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0], length.as_slice(), &message].concat()
+}
+
+/// A client that sends any bytes, and keeps the reasons of the errors that it got.
+struct Wire {
+    sender: SendRequest<Full<Bytes>>,
+    endpoint: String,
+    reasons: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Wire {
+    async fn connect(service: &Service, reasons: &Arc<Mutex<BTreeSet<String>>>) -> Self {
+        let stream = TcpStream::connect(service.address()).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        Wire {
+            sender,
+            endpoint: service.endpoint(),
+            reasons: Arc::clone(reasons),
+        }
+    }
+
+    /// The status of a call, and the bytes of its messages.
+    async fn call(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (Status, Bytes) {
+        let mut request = Request::builder()
+            .method("POST")
+            .uri(format!("{}{path}", self.endpoint))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let response = self.sender.send_request(request).await.unwrap();
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            return (status, Bytes::new());
+        }
+        let collected = response.into_body().collect().await.unwrap();
+        let status = Status::from_header_map(collected.trailers().expect("trailers")).expect("a status");
+        (status, collected.to_bytes())
+    }
+
+    /// A call that must fail with this code and reason, and without being executed.
+    async fn fails(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>, code: Code, reason: &str) {
+        let (status, _) = self.call(path, headers, body).await;
+        self.check(path, &status, code, reason, "false");
+    }
+
+    /// As [`Wire::fails`], for a whole message.
+    async fn refuses(&mut self, path: &str, message: &impl Message, code: Code, reason: &str) {
+        self.fails(path, &[], framed(message), code, reason).await;
+    }
+
+    fn check(&self, call: &str, status: &Status, code: Code, reason: &str, executed: &str) {
+        assert_eq!(
+            told(status),
+            expected(code, reason, executed),
+            "{call}: {status:?}"
+        );
+        self.reasons.lock().unwrap().insert(reason.to_owned());
+    }
+
+    /// The same error by all three ways to send a transaction: alone, among many, and in a stream.
+    async fn refuses_transaction(&mut self, request: ProcessTransactionRequest, code: Code, reason: &str) {
+        self.refuses(PROCESS_ONE, &request, code, reason).await;
+        let many = ProcessTransactionsRequest {
+            transactions: vec![request.clone()],
+        };
+        let (status, body) = self.call(PROCESS_MANY, &[], framed(&many)).await;
+        assert_eq!(status.code(), Code::Ok);
+        let response = ProcessTransactionsResponse::decode(&body[5..]).unwrap();
+        self.check_result(response.results[0].clone(), code, reason);
+        let one = StreamTransactionsRequest {
+            transaction: Some(request),
+        };
+        let (status, body) = self.call(STREAM, &[], framed(&one)).await;
+        assert_eq!(status.code(), Code::Ok);
+        let response = StreamTransactionsResponse::decode(&body[5..]).unwrap();
+        self.check_result(response.result.unwrap(), code, reason);
+    }
+
+    fn check_result(&self, result: TransactionResult, code: Code, reason: &str) {
+        let Some(Outcome::Error(error)) = result.outcome else {
+            panic!("{result:?}")
+        };
+        let details = error.encode_to_vec();
+        let status = Status::with_details(Code::from(error.code), error.message, details.into());
+        self.check("a result", &status, code, reason, "false");
+    }
+}
+
+/// What gRPC's framing and protobuf can get wrong, for every method.
+async fn provoke_malformed_calls(wire: &mut Wire) {
+    // One unknown field of three bytes: a message of any type.
+    let whole = vec![0, 0, 0, 0, 5, 0x7a, 3, 0, 0, 0];
+    let too_long = u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_be_bytes();
+    let too_long = [&[0], too_long.as_slice()].concat();
+    let gzip = [("grpc-encoding", "gzip")];
+    let unsupported = (Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED");
+    let malformed = (Code::Internal, "MALFORMED_CALL");
+    let undecodable = (Code::Internal, "MALFORMED_MESSAGE");
+    let too_large = (Code::OutOfRange, "MESSAGE_TOO_LARGE");
+    let second = [whole.as_slice(), &whole].concat();
+    for path in OWN {
+        for (headers, body, (code, reason)) in [
+            (&[][..], Vec::new(), malformed),
+            (&[], whole[..3].to_vec(), malformed),
+            (&[], whole[..whole.len() - 1].to_vec(), malformed),
+            (&[], vec![1, 0, 0, 0, 0], malformed),
+            (&[], vec![9, 0, 0, 0, 0], malformed),
+            (&[], vec![0, 0, 0, 0, 1, 0xff], undecodable),
+            (&[], too_long.clone(), too_large),
+            (&gzip[..], whole.clone(), unsupported),
+        ] {
+            wire.fails(path, headers, body, code, reason).await;
+        }
+    }
+    wire.fails(GET_TRANSACTION, &[], second, malformed.0, malformed.1)
+        .await;
+    for (headers, body, (code, reason)) in [
+        (&[][..], whole[..3].to_vec(), malformed),
+        (&[], vec![1, 0, 0, 0, 0], malformed),
+        (&[], vec![0, 0, 0, 0, 1, 0xff], undecodable),
+        (&[], too_long.clone(), too_large),
+        (&gzip[..], whole.clone(), unsupported),
+    ] {
+        wire.fails(STREAM, headers, body, code, reason).await;
+    }
+    for path in TONIC {
+        for (headers, body, (code, reason)) in [
+            (&[][..], Vec::new(), undecodable),
+            (&[], vec![0, 0, 0, 0, 1, 0xff], undecodable),
+            (&[], too_long.clone(), too_large),
+            (&gzip[..], whole.clone(), unsupported),
+        ] {
+            wire.fails(path, headers, body, code, reason).await;
+        }
+    }
+    let many: Vec<(String, String)> = (0..70).map(|n| (format!("x-{n}"), "y".to_owned())).collect();
+    let many: Vec<(&str, &str)> = many
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    for path in [PROCESS_ONE, CIRCUITS, HEALTH] {
+        let refused = (Code::ResourceExhausted, "TOO_MANY_HEADERS");
+        wire.fails(path, &many, whole.clone(), refused.0, refused.1).await;
+    }
+    for path in ["/", "/tally.v1.TransactionService/Nothing", "/x.Y/Z"] {
+        wire.fails(path, &[], whole.clone(), Code::Unimplemented, "UNKNOWN_METHOD")
+            .await;
+    }
+}
+
+/// What is wrong with the fields of a request.
+async fn provoke_invalid_fields(wire: &mut Wire) {
+    let invalid = (Code::InvalidArgument, "INVALID_FIELD");
+    wire.refuses_transaction(pay(""), invalid.0, invalid.1).await;
+    let soon = [("grpc-timeout", "soon")];
+    wire.fails(PROCESS_ONE, &soon, framed(&pay("t")), invalid.0, invalid.1)
+        .await;
+    wire.refuses(
+        PROCESS_MANY,
+        &ProcessTransactionsRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    wire.refuses(
+        GET_TRANSACTION,
+        &GetTransactionRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    wire.refuses(GET_ACCOUNT, &GetAccountRequest::default(), invalid.0, invalid.1)
+        .await;
+    wire.refuses(
+        CREATE_ACCOUNT,
+        &CreateAccountRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    wire.refuses(
+        CREATE_ACCOUNTS,
+        &BatchCreateAccountsRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    let page = ListAccountsRequest {
+        page_size: -1,
+        page_token: String::new(),
+    };
+    wire.refuses(LIST_ACCOUNTS, &page, invalid.0, invalid.1).await;
+    wire.refuses(SET_MODE, &SetCircuitModeRequest::default(), invalid.0, invalid.1)
+        .await;
+    let watch = WatchCircuitStatsRequest {
+        interval: Some(prost_types::Duration::default()),
+    };
+    wire.refuses(WATCH, &watch, invalid.0, invalid.1).await;
+    wire.refuses(
+        REFLECTION,
+        &ServerReflectionRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    wire.refuses(
+        REFLECTION_OLD,
+        &ServerReflectionRequest::default(),
+        invalid.0,
+        invalid.1,
+    )
+    .await;
+    let pending = ProcessTransactionRequest {
+        phase: TransactionPhase::Pending.into(),
+        ..pay("t")
+    };
+    wire.refuses_transaction(pending, Code::Unimplemented, "PHASE_NOT_SUPPORTED")
+        .await;
+}
+
+/// What the ledger refuses.
+async fn provoke_refusals(wire: &mut Wire) {
+    let with = |change: fn(&mut Account), id: &str| {
+        let mut account = account(id);
+        change(&mut account);
+        account
+    };
+    for account in [
+        with(|it| it.asset = "USD".into(), "usd"),
+        with(|it| it.status = AccountStatus::Frozen.into(), "frozen"),
+        with(|it| it.status = AccountStatus::Closed.into(), "closed"),
+        with(|it| it.balance_rule = BalanceRule::CreditBalance.into(), "wallet"),
+    ] {
+        let request = CreateAccountRequest {
+            account: Some(account),
+        };
+        let (status, _) = wire.call(CREATE_ACCOUNT, &[], framed(&request)).await;
+        assert_eq!(status.code(), Code::Ok, "{status:?}");
+    }
+    let mut most = moved("a", "b", 1);
+    most.amount = Some(transfer::Amount::WideMinorUnits(Uint128 {
+        high: u64::MAX,
+        low: u64::MAX,
+    }));
+    let precondition = Code::FailedPrecondition;
+    for (id, transfers, code, reason) in [
+        (
+            "r1",
+            vec![moved("a", "nobody", 1)],
+            Code::NotFound,
+            "ACCOUNT_NOT_FOUND",
+        ),
+        ("r2", vec![moved("a", "a", 1)], precondition, "SAME_ACCOUNT"),
+        ("r3", vec![moved("a", "usd", 1)], precondition, "ASSET_MISMATCH"),
+        (
+            "r4",
+            vec![moved("a", "frozen", 1)],
+            precondition,
+            "ACCOUNT_FROZEN",
+        ),
+        (
+            "r5",
+            vec![moved("a", "closed", 1)],
+            precondition,
+            "ACCOUNT_CLOSED",
+        ),
+        (
+            "r6",
+            vec![moved("wallet", "a", 1)],
+            precondition,
+            "INSUFFICIENT_FUNDS",
+        ),
+        (
+            "r7",
+            vec![most.clone(), most],
+            Code::OutOfRange,
+            "BALANCE_OVERFLOW",
+        ),
+    ] {
+        wire.refuses_transaction(transaction(id, transfers), code, reason)
+            .await;
+    }
+    let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("once"))).await;
+    assert_eq!(status.code(), Code::Ok);
+    let other = transaction("once", vec![moved("a", "b", 2)]);
+    wire.refuses_transaction(other, Code::AlreadyExists, "TRANSACTION_ID_REUSED")
+        .await;
+    let reused = CreateAccountRequest {
+        account: Some(with(|it| it.asset = "USD".into(), "a")),
+    };
+    wire.refuses(CREATE_ACCOUNT, &reused, Code::AlreadyExists, "ACCOUNT_ID_REUSED")
+        .await;
+    let unknown = GetTransactionRequest {
+        transaction_id: "unknown".into(),
+    };
+    wire.refuses(GET_TRANSACTION, &unknown, Code::NotFound, "TRANSACTION_NOT_FOUND")
+        .await;
+    let unknown = GetAccountRequest {
+        account_id: "unknown".into(),
+    };
+    wire.refuses(GET_ACCOUNT, &unknown, Code::NotFound, "ACCOUNT_NOT_FOUND")
+        .await;
+}
+
+/// What the engine's own services refuse.
+async fn provoke_introspection(wire: &mut Wire, service: &Service) {
+    let unknown = SetCircuitModeRequest {
+        key: "unknown".into(),
+        change: Some(Change::Mode(1)),
+        ..SetCircuitModeRequest::default()
+    };
+    wire.refuses(SET_MODE, &unknown, Code::NotFound, "CIRCUIT_NOT_FOUND")
+        .await;
+    let unknown = HealthCheckRequest {
+        service: "unknown".into(),
+    };
+    wire.refuses(HEALTH, &unknown, Code::NotFound, "NOT_FOUND").await;
+    wire.refuses(HEALTH_WATCH, &unknown, Code::NotFound, "NOT_FOUND")
+        .await;
+    let unknown = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("unknown".into())),
+    };
+    wire.refuses(REFLECTION, &unknown, Code::NotFound, "NOT_FOUND")
+        .await;
+    let mut watchers = Vec::new();
+    let status = loop {
+        let request = WatchCircuitStatsRequest::default();
+        match service.stats().await.watch_circuit_stats(request).await {
+            Ok(watcher) => watchers.push(watcher),
+            Err(status) => break status,
+        }
+    };
+    wire.check(
+        WATCH,
+        &status,
+        Code::ResourceExhausted,
+        "TOO_MANY_WATCHERS",
+        "false",
+    );
+}
+
+/// What depends on the state of the service.
+async fn provoke_states(wire: &mut Wire, service: &Service) {
+    let circuit = service.engine.breaker(CallKind::Unary);
+    circuit.set_mode(BreakerMode::ForcedOpen);
+    wire.refuses(PROCESS_ONE, &pay("open"), Code::Unavailable, "CIRCUIT_OPEN")
+        .await;
+    circuit.set_mode(BreakerMode::Auto);
+    let now = [("grpc-timeout", "0n")];
+    let expired = (Code::DeadlineExceeded, "EXPIRED_IN_QUEUE");
+    wire.fails(PROCESS_ONE, &now, framed(&pay("late")), expired.0, expired.1)
+        .await;
+    // The transaction is on its way to the disk when its time is up.
+    service.disk.stall_syncs();
+    let (status, _) = wire
+        .call(PROCESS_ONE, &[("grpc-timeout", "200m")], framed(&pay("slow")))
+        .await;
+    let expired = (Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION");
+    wire.check(PROCESS_ONE, &status, expired.0, expired.1, "unknown");
+    service.disk.release_syncs();
+    service
+        .disk
+        .fail_syncs_of(Path::new("/data/journal/0000000000.segment"));
+    let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("doubtful"))).await;
+    wire.check(PROCESS_ONE, &status, Code::Unavailable, "STORE_FAILED", "unknown");
+    wire.refuses(PROCESS_ONE, &pay("after"), Code::Unavailable, "STORE_FAILED")
+        .await;
+}
+
+/// A message that does not arrive in time, by every method.
+async fn provoke_slow_requests(service: &Service, wire: &Wire) {
+    let stream = TcpStream::connect(service.address()).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let calls = OWN.iter().chain(&TONIC).chain(&[STREAM]).map(|path| {
+        let mut sender = sender.clone();
+        // The header promises a hundred bytes, of which one comes.
+        let part = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100, 10]));
+        let body =
+            tokio_stream::once(Ok::<_, std::convert::Infallible>(part)).chain(tokio_stream::pending::<
+                Result<Frame<Bytes>, std::convert::Infallible>,
+            >());
+        let request = Request::post(format!("{}{path}", service.endpoint()))
+            .header("content-type", "application/grpc")
+            .body(StreamBody::new(body))
+            .unwrap();
+        async move {
+            let response = sender.send_request(request).await.unwrap();
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                return (path, status);
+            }
+            let collected = response.into_body().collect().await.unwrap();
+            let status = Status::from_header_map(collected.trailers().expect("trailers"));
+            (path, status.expect("a status"))
+        }
+    });
+    for (path, status) in futures_util::future::join_all(calls).await {
+        wire.check(path, &status, Code::DeadlineExceeded, "REQUEST_TOO_SLOW", "false");
+    }
+}
+
+/// Calls without a token, and with one whose role is too low.
+async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
+    const TOKEN: &str = "token-of-the-reader";
+    let home = tempfile::tempdir().unwrap();
+    let tokens = home.path().join("tokens");
+    std::fs::write(&tokens, format!("read reader {}\n", hash_hex(TOKEN.as_bytes()))).unwrap();
+    let security = Security::load(&SecurityConfig {
+        tokens: Some(tokens),
+        ..SecurityConfig::default()
+    })
+    .unwrap();
+    let service = Service::start_secured(SimDisk::new(1), &patient_config(), Arc::new(security)).await;
+    let mut wire = Wire::connect(&service, reasons).await;
+    let (bearer, wrong) = (format!("Bearer {TOKEN}"), "Bearer of-nobody");
+    for path in [PROCESS_ONE, PROCESS_MANY, STREAM, CREATE_ACCOUNT, SET_MODE] {
+        let refused = (Code::Unauthenticated, "UNAUTHENTICATED");
+        wire.fails(path, &[], Vec::new(), refused.0, refused.1).await;
+        wire.fails(
+            path,
+            &[("authorization", wrong)],
+            Vec::new(),
+            refused.0,
+            refused.1,
+        )
+        .await;
+        let refused = (Code::PermissionDenied, "FORBIDDEN");
+        wire.fails(
+            path,
+            &[("authorization", &bearer)],
+            Vec::new(),
+            refused.0,
+            refused.1,
+        )
+        .await;
+    }
+}
+
+/// The reasons that the source of the service's statuses names, and those of the ledger.
+fn reasons_in_the_source() -> BTreeSet<String> {
+    let source = include_str!("../../../src/grpc/status.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let literals = source.split('"').skip(1).step_by(2);
+    let is_reason =
+        |text: &&str| text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let mut reasons: BTreeSet<String> = literals.filter(is_reason).map(str::to_owned).collect();
+    let of_ledger = [
+        Reason::AccountNotFound,
+        Reason::SameAccount,
+        Reason::AssetMismatch,
+        Reason::AccountFrozen,
+        Reason::AccountClosed,
+        Reason::InsufficientFunds,
+        Reason::BalanceOverflow,
+    ];
+    reasons.extend(of_ledger.map(|reason| reason.as_str().to_owned()));
+    reasons
+}
+
+#[tokio::test]
+async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
+    let reasons = Arc::new(Mutex::new(BTreeSet::new()));
+    let limits = NetConfig {
+        message_time_max: Duration::from_secs(1),
+        memory_max: ByteSize::mib(64),
+        ..NetConfig::default()
+    };
+    let security = Arc::new(Security::default());
+    let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
+    service.open_accounts(&["a", "b"]).await;
+    // Every connection may have a bounded number of refused calls.
+    provoke_malformed_calls(&mut Wire::connect(&service, &reasons).await).await;
+    let mut wire = Wire::connect(&service, &reasons).await;
+    provoke_invalid_fields(&mut wire).await;
+    provoke_refusals(&mut wire).await;
+    provoke_introspection(&mut wire, &service).await;
+    provoke_slow_requests(&service, &wire).await;
+    provoke_security(&reasons).await;
+    // An open stream is told that the service stops.
+    let draining = Service::start(&patient_config()).await;
+    let mut client = draining.transactions().await;
+    let requests = tokio_stream::pending::<StreamTransactionsRequest>();
+    let mut answers = client.stream_transactions(requests).await.unwrap().into_inner();
+    draining.begin_drain();
+    let status = answers.message().await.unwrap_err();
+    wire.check(STREAM, &status, Code::Unavailable, "SHUTTING_DOWN", "false");
+    provoke_states(&mut wire, &service).await;
+
+    let mut provoked = reasons.lock().unwrap().clone();
+    provoked.extend(ELSEWHERE.map(|(reason, _)| reason.to_owned()));
+    assert_eq!(provoked, reasons_in_the_source());
+}
