@@ -286,11 +286,11 @@ mod tests {
             ),
             (
                 format!("read ana {}", hash_hex(b"")),
-                "line 1: sha256: is that of an empty token",
+                "line 1: sha256: is the hash of an empty token",
             ),
             (
                 format!("read ana {hash}\nadmin ana {hash}\n"),
-                "line 2: sha256: stands in an earlier line, too",
+                "line 2: sha256: is also in an earlier line",
             ),
             (
                 (0..=TOKENS_MAX)

@@ -240,85 +240,58 @@ mod tests {
         watched.get().len()
     }
 
+    fn line(name: &str, digit: &str) -> String {
+        format!("read {name} {}\n", digit.repeat(64))
+    }
+
     #[test]
     fn a_file_comes_into_force_after_two_equal_reads() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tokens");
-        let line = |name: &str, digit: &str| format!("read {name} {}\n", digit.repeat(64));
-        std::fs::write(&path, line("old", "1")).unwrap();
+        let write = |content: String| std::fs::write(&path, content).unwrap();
+        write(line("old", "1"));
         let watched = Watched::load(path.clone()).unwrap();
+        let refresh = || watched.refresh(RefreshKind::Settled);
+        let two_lines = || line("one", "2") + &line("two", "3");
 
         // Empty, then half, then complete: each refresh finds different contents.
-        for content in [
-            String::new(),
-            line("one", "2"),
-            line("one", "2") + &line("two", "3"),
-        ] {
-            std::fs::write(&path, content).unwrap();
-            assert!(matches!(
-                watched.refresh(RefreshKind::Settled),
-                Ok(Refreshed::Unsettled)
-            ));
+        for content in [String::new(), line("one", "2"), two_lines()] {
+            write(content);
+            assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
             assert_eq!(tokens(&watched), 1);
         }
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        assert!(matches!(refresh(), Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 2);
 
         // The file changes before every refresh.
         for number in 0..UNSETTLED_COUNT_MAX {
-            std::fs::write(&path, format!("# {number}\n") + &line("one", "4")).unwrap();
-            assert!(matches!(
-                watched.refresh(RefreshKind::Settled),
-                Ok(Refreshed::Unsettled)
-            ));
+            write(format!("# {number}\n") + &line("one", "4"));
+            assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
         }
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 2);
 
         // The file is missing between two refreshes.
-        std::fs::write(&path, line("one", "2")).unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Unsettled)
-        ));
+        write(line("one", "2"));
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
         std::fs::remove_file(&path).unwrap();
-        assert!(watched.refresh(RefreshKind::Settled).is_err());
-        std::fs::write(&path, line("one", "2")).unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Unsettled)
-        ));
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Recovered)
-        ));
+        assert!(refresh().is_err());
+        write(line("one", "2"));
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Recovered)));
 
         // The file is empty at one refresh, and has the contents in force at the next.
-        std::fs::write(&path, "").unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Unsettled)
-        ));
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Settled),
-            Ok(Refreshed::Unchanged)
-        ));
+        write(String::new());
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Unchanged)));
 
         // SIGHUP puts the contents into force at once.
-        std::fs::write(&path, "").unwrap();
-        assert!(matches!(
-            watched.refresh(RefreshKind::Immediate),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        write(String::new());
+        let refreshed = watched.refresh(RefreshKind::Immediate);
+        assert!(matches!(refreshed, Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 0);
     }
 }
