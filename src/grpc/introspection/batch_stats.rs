@@ -1,4 +1,4 @@
-//! `GetBatchStats`: the batch processor, the journal and the ledger in the form of the API.
+//! `GetBatchStats`: converts the figures of the batch processor, the journal and the ledger for the API.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     proto::{FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
 };
 
-/// What GetBatchStats answers.
+/// Returns the answer of `GetBatchStats`.
 #[must_use]
 pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
     let EngineStats {
