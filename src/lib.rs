@@ -22,7 +22,7 @@ pub mod settings;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
-pub mod time;
+pub mod wall_clock;
 
 pub use tally_batch::{self as batch, distribution};
 pub use tally_breaker as breaker;

@@ -24,15 +24,15 @@ use super::{exit, fail};
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
-    engine::{Condition, EngineConfig, Guard, StartError, TallyEngine},
+    engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, NetHandle},
     security::{Look, Refresher, Security, SecurityError},
     settings::SettingError,
     store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
-    time::SystemWallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::SystemWallClock,
 };
 
 /// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.
@@ -410,7 +410,7 @@ impl Stop {
 
     /// Ticks the breaker and checks the placement until there is a reason to stop.
     async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> Why {
-        let mut tick = interval(engine.breaker(Guard::Unary).config().tick_interval);
+        let mut tick = interval(engine.breaker(CallKind::Unary).config().tick_interval);
         let mut verify = interval(engine.affinity().verify_interval());
         let mut throttle = interval(THROTTLE_INTERVAL);
         let mut refresh = interval(REFRESH_INTERVAL);

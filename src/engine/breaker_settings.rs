@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    Guard,
+    CallKind,
     circuits::{CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
 };
 use crate::{
@@ -167,17 +167,17 @@ impl BreakerSettings {
         };
         for (name, method) in &self.methods {
             let key = format!("breaker.methods.{name}");
-            let known = |(guard, _): &(Guard, _)| guard.key().eq_ignore_ascii_case(name);
-            let mut places = Guard::ALL.into_iter().zip(&mut options.methods);
-            let Some((guard, place)) = places.find(known) else {
-                let names = Guard::ALL.map(Guard::key).join(", ");
+            let known = |(kind, _): &(CallKind, _)| kind.key().eq_ignore_ascii_case(name);
+            let mut places = CallKind::ALL.into_iter().zip(&mut options.methods);
+            let Some((kind, place)) = places.find(known) else {
+                let names = CallKind::ALL.map(CallKind::key).join(", ");
                 let bound = format!("one of {names}");
                 return Err(SettingError::new("breaker.methods", name, bound));
             };
             method.check_no_global_keys(&key)?;
             let inherited = match method.preset_values() {
                 Some((values, _)) => values,
-                None => guard.settings(base),
+                None => kind.settings(base),
             };
             let settings = method.merged_into(&inherited);
             validate(&key, &settings)?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Guard, StartError};
+use super::{CallKind, StartError};
 use crate::{
     breaker::{
         BreakerMode, BreakerRegistry, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError,
@@ -19,8 +19,8 @@ use crate::{
 pub struct CircuitOptions {
     /// Where the base's slow threshold comes from.
     pub threshold: ThresholdSource,
-    /// Kinds of calls with settings of their own, in the order of [`Guard::ALL`].
-    pub methods: [Option<MethodCircuit>; Guard::ALL.len()],
+    /// Kinds of calls with settings of their own, in the order of [`CallKind::ALL`].
+    pub methods: [Option<MethodCircuit>; CallKind::ALL.len()],
     /// The mode of all circuits at the start.
     pub mode: InitialMode,
     /// Whether a slow threshold that healthy commits reach is an error rather than a warning.
@@ -81,8 +81,8 @@ pub struct TransitionKind {
 /// The circuits of an engine.
 #[derive(Debug)]
 pub(super) struct Circuits {
-    pub(super) breakers: [LatencyCircuitBreaker; Guard::ALL.len()],
-    pub(super) sources: [ThresholdSource; Guard::ALL.len()],
+    pub(super) breakers: [LatencyCircuitBreaker; CallKind::ALL.len()],
+    pub(super) sources: [ThresholdSource; CallKind::ALL.len()],
     pub(super) events: Arc<CircuitEvents>,
     registry: BreakerRegistry,
 }
@@ -164,14 +164,14 @@ pub fn auto_threshold(p99: Duration) -> Duration {
     p99.saturating_mul(AUTO_FACTOR).clamp(AUTO_MIN, AUTO_MAX)
 }
 
-// ===== impl Guard =====
+// ===== impl CallKind =====
 
-impl Guard {
+impl CallKind {
     /// The settings of this kind of call if it has none of its own: the base's, with a longer slow threshold for bulk.
     #[must_use]
     pub fn settings(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
         let mut config = base.clone();
-        if self != Guard::Unary {
+        if self != CallKind::Unary {
             config.probe_timeout = None;
             config.stall_after = None;
             self.set_threshold(&mut config, base.slow_threshold);
@@ -181,7 +181,7 @@ impl Guard {
 
     /// Sets the slow threshold that follows from the one of a lone transaction.
     fn set_threshold(self, config: &mut CircuitBreakerConfig, unary: Duration) {
-        let factor = if self == Guard::Unary { 1 } else { BULK_FACTOR };
+        let factor = if self == CallKind::Unary { 1 } else { BULK_FACTOR };
         config.slow_threshold = unary.saturating_mul(factor).min(SLOW_THRESHOLD_MAX);
         config.half_open_max_wait = config.half_open_max_wait.max(config.effective_probe_timeout());
     }
@@ -202,25 +202,25 @@ impl Circuits {
             .clone()
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let observer: Arc<dyn TransitionObserver> = Arc::clone(&events) as _;
-        let mut registry = BreakerRegistry::with(base.clone(), Guard::ALL.len(), clock, Some(observer))?;
-        let mut sources = [options.threshold; Guard::ALL.len()];
-        for ((guard, own), source) in Guard::ALL.into_iter().zip(&options.methods).zip(&mut sources) {
+        let mut registry = BreakerRegistry::with(base.clone(), CallKind::ALL.len(), clock, Some(observer))?;
+        let mut sources = [options.threshold; CallKind::ALL.len()];
+        for ((kind, own), source) in CallKind::ALL.into_iter().zip(&options.methods).zip(&mut sources) {
             let mut config = match own {
                 Some(method) => {
                     *source = method.threshold;
                     method.settings.clone()
                 }
-                None => guard.settings(base),
+                None => kind.settings(base),
             };
             if let (ThresholdSource::Auto, Some(times)) = (*source, times) {
-                guard.set_threshold(&mut config, auto_threshold(times.quantile(0.99)));
+                kind.set_threshold(&mut config, auto_threshold(times.quantile(0.99)));
             }
             if let Some(times) = times {
-                check_floor(guard, &config, times, options.strict)?;
+                check_floor(kind, &config, times, options.strict)?;
             }
-            registry.set_config(guard.key(), config)?;
+            registry.set_config(kind.key(), config)?;
         }
-        let breakers = Guard::ALL.map(|guard| registry.get(guard.key()));
+        let breakers = CallKind::ALL.map(|kind| registry.get(kind.key()));
         for breaker in &breakers {
             breaker.set_mode(options.mode.0);
         }
@@ -232,8 +232,8 @@ impl Circuits {
         })
     }
 
-    pub(super) fn get(&self, guard: Guard) -> &LatencyCircuitBreaker {
-        guard.of(&self.breakers)
+    pub(super) fn get(&self, kind: CallKind) -> &LatencyCircuitBreaker {
+        kind.of(&self.breakers)
     }
 
     /// The circuit called `key`, as an operator names it.
@@ -257,7 +257,7 @@ impl Circuits {
 
 /// A threshold that healthy commits reach would open the circuit for nothing.
 fn check_floor(
-    guard: Guard,
+    kind: CallKind,
     config: &CircuitBreakerConfig,
     times: &CommitTimes,
     strict: bool,
@@ -266,7 +266,7 @@ fn check_floor(
     match config.check_latency_floor(floor) {
         Err(error) if strict => Err(error),
         Err(error) => {
-            let key = guard.key();
+            let key = kind.key();
             tracing::warn!(key, %error, median_commit = ?floor, "healthy commits are slow by this threshold");
             Ok(())
         }
@@ -303,14 +303,14 @@ impl CircuitEvents {
 
 impl TransitionObserver for CircuitEvents {
     fn on_transition(&self, key: &str, transition: &Transition) {
-        if let Some(guard) = Guard::ALL.into_iter().find(|guard| guard.key() == key) {
-            let kind = TransitionKind {
-                key: guard.key(),
+        if let Some(kind) = CallKind::ALL.into_iter().find(|kind| kind.key() == key) {
+            let change = TransitionKind {
+                key: kind.key(),
                 from: transition.from.as_str(),
                 to: transition.to.as_str(),
                 reason: transition.reason.as_str(),
             };
-            *self.transitions.lock().entry(kind).or_default() += 1;
+            *self.transitions.lock().entry(change).or_default() += 1;
         }
         self.changed();
     }
@@ -338,14 +338,14 @@ mod tests {
     #[test]
     fn bulk_kinds_take_longer_and_stay_valid() {
         let base = CircuitBreakerConfig::default();
-        assert_eq!(Guard::Unary.settings(&base), base);
-        let bulk = Guard::Bulk.settings(&base);
+        assert_eq!(CallKind::Unary.settings(&base), base);
+        let bulk = CallKind::Bulk.settings(&base);
         assert_eq!(bulk.slow_threshold, Duration::from_secs(1));
         let slowest = CircuitBreakerConfig {
             slow_threshold: SLOW_THRESHOLD_MAX,
             half_open_max_wait: Duration::from_secs(120),
             ..base
         };
-        Guard::Bulk.settings(&slowest).validate().unwrap();
+        CallKind::Bulk.settings(&slowest).validate().unwrap();
     }
 }

@@ -52,7 +52,7 @@ pub enum Command {
 
 /// What EXEC answers, by the kind of command.
 #[derive(Debug)]
-pub enum Reply {
+pub enum CommandReply {
     /// An outcome for each transaction.
     Transactions(Outcomes),
     /// What became of the accounts.

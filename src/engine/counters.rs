@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::command::Outcomes;
-use crate::{ledger::Outcome, store::embedded::Book, time::Timestamp};
+use crate::{
+    ledger::{Outcome, Timestamp},
+    store::embedded::JournaledLedger,
+};
 
 /// Figures of the ledger since the process started, or as they are now.
 #[derive(Debug, Default)]
@@ -151,7 +154,7 @@ impl EngineCounters {
     }
 
     /// Once for each block, and before EXEC sleeps.
-    pub(super) fn publish(&self, book: &Book) {
+    pub(super) fn publish(&self, book: &JournaledLedger) {
         let (ids, id_bytes) = book.id_memory();
         let accounts = book.ledger().accounts();
         self.accounts.store(accounts.len() as u64, Ordering::Relaxed);

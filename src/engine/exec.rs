@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 
 use super::{
     command::{
-        Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Reply, TransactionBatch, account_bytes_max,
+        Command, CommandReply, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, TransactionBatch,
+        account_bytes_max,
     },
     counters::EngineCounters,
     fault::StoreFault,
@@ -21,7 +22,7 @@ use crate::{
     batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
     ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, Tags, TransactionView},
     store::{
-        embedded::{Book, BookError, checkpoint::put_accounts},
+        embedded::{JournaledLedger, RecordError, checkpoint::put_accounts},
         journal::BlockBuffer,
     },
     telemetry::{LINKS_MAX, TraceLink},
@@ -49,7 +50,7 @@ const PREFETCH_DISTANCE: usize = 8;
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
-    book: Book,
+    book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
     answerer: Answerer,
     handoff: Arc<Handoff>,
@@ -73,7 +74,7 @@ pub(super) struct Exec {
 
 impl Exec {
     pub(super) fn new(
-        book: Book,
+        book: JournaledLedger,
         intake: Intake<Command, EngineReply>,
         handoff: Arc<Handoff>,
         committer: Arc<Mutex<Committer>>,
@@ -161,7 +162,7 @@ impl Exec {
         }
     }
 
-    fn execute(&mut self, command: Command) -> Result<Reply, StoreFault> {
+    fn execute(&mut self, command: Command) -> Result<CommandReply, StoreFault> {
         if self.failed {
             return Err(StoreFault::Failed);
         }
@@ -170,12 +171,16 @@ impl Exec {
                 if self.links.len() < LINKS_MAX {
                     self.links.extend(link);
                 }
-                self.transactions(&batch).map(Reply::Transactions)
+                self.transactions(&batch).map(CommandReply::Transactions)
             }
-            Command::CreateAccounts(accounts) => self.create_accounts(accounts).map(Reply::CreateAccounts),
-            Command::Account(id) => Ok(Reply::Account(self.book.ledger().account(&id).map(Box::new))),
+            Command::CreateAccounts(accounts) => {
+                self.create_accounts(accounts).map(CommandReply::CreateAccounts)
+            }
+            Command::Account(id) => Ok(CommandReply::Account(
+                self.book.ledger().account(&id).map(Box::new),
+            )),
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
-            Command::Locate(id) => Ok(Reply::Located(self.book.candidates(&id))),
+            Command::Locate(id) => Ok(CommandReply::Located(self.book.candidates(&id))),
             Command::AccountIds(indexes) => {
                 let name = |index: &AccountIndex| {
                     self.book
@@ -185,16 +190,16 @@ impl Exec {
                         .unwrap_or_default()
                         .to_owned()
                 };
-                Ok(Reply::AccountIds(indexes.iter().map(name).collect()))
+                Ok(CommandReply::AccountIds(indexes.iter().map(name).collect()))
             }
             Command::CheckpointChunk(from) => {
                 let mut bytes = Vec::new();
                 let next = put_accounts(self.book.ledger(), from, &mut bytes);
-                Ok(Reply::CheckpointChunk { bytes, next })
+                Ok(CommandReply::CheckpointChunk { bytes, next })
             }
             Command::Probe => {
                 self.probed = true;
-                Ok(Reply::Probed)
+                Ok(CommandReply::Probed)
             }
         }
     }
@@ -268,7 +273,7 @@ impl Exec {
                 Ok(outcome) => return Ok(outcome),
                 // The id was used a moment ago and its block is under way. Its fate must be known first, and nothing
                 // else could be made durable before that either.
-                Err(BookError::NotYetDurable(_)) => {
+                Err(RecordError::NotYetDurable(_)) => {
                     self.handoff.wait_idle();
                     if self.catch_up().failed {
                         return Err(StoreFault::WriteFailed);
@@ -297,7 +302,7 @@ impl Exec {
         })
     }
 
-    fn accounts(&self, from: AccountIndex, limit: usize) -> Reply {
+    fn accounts(&self, from: AccountIndex, limit: usize) -> CommandReply {
         let table = self.book.ledger().accounts();
         let mut indexes = table.indexes_from(from);
         let limit = limit.min(PAGE_ACCOUNTS_MAX);
@@ -306,7 +311,7 @@ impl Exec {
             .take(limit)
             .filter_map(|index| table.snapshot(index))
             .collect();
-        Reply::Accounts {
+        CommandReply::Accounts {
             accounts,
             next: indexes.next(),
         }

@@ -6,7 +6,7 @@ use super::counters::{EngineCounters, FoundBy};
 use crate::{
     batch::BatchError,
     breaker::Rejection,
-    store::{embedded::BookError, journal::Position},
+    store::{embedded::RecordError, journal::Position},
 };
 
 /// Why a command was not answered. Business refusals are not here: they are outcomes.
@@ -57,7 +57,7 @@ pub enum StoreFault {
 
 impl StoreFault {
     /// The fault that a record could not be read back. It is logged, and damage is counted.
-    pub(super) fn of_reading(error: &BookError, counters: &EngineCounters) -> Self {
+    pub(super) fn of_reading(error: &RecordError, counters: &EngineCounters) -> Self {
         tracing::error!(%error, "a record could not be read back");
         match error.damage() {
             Some(position) => {

@@ -14,7 +14,7 @@ use crossbeam_utils::sync::{Parker, Unparker};
 use futures_executor::block_on;
 
 use super::{
-    command::{Command, Reply},
+    command::{Command, CommandReply},
     fault::{EngineError, StoreFault},
     handoff::Handoff,
     health::{Condition, Health},
@@ -26,11 +26,11 @@ use crate::{
     ledger::AccountIndex,
     store::{
         embedded::{
-            BookError, DurablePoint,
+            DurablePoint, RecordError,
             checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
             id_files::BlockWalk,
         },
-        journal::{ChainPoint, ChunkedFiles, DataDirectory, Position, SegmentPreparer, StoreError},
+        journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer},
     },
 };
 use thiserror::Error;
@@ -82,7 +82,7 @@ pub(super) struct Maintenance {
 #[derive(Debug, Error)]
 enum CheckpointError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("EXEC answered something else")]
@@ -158,7 +158,7 @@ impl Maintenance {
         }
     }
 
-    fn write_id_file(&self, durable: &ChainPoint) -> Result<usize, BookError> {
+    fn write_id_file(&self, durable: &ChainPoint) -> Result<usize, RecordError> {
         let segment = self.walk.full_segment(self.next_id_file, durable)?;
         self.walk.write(&self.id_files, &segment)
     }
@@ -206,7 +206,7 @@ impl Maintenance {
                 break;
             };
             let (reply, elapsed) = self.wait_for(from, answer)?;
-            let Reply::CheckpointChunk { bytes, next } = reply else {
+            let CommandReply::CheckpointChunk { bytes, next } = reply else {
                 return Err(CheckpointError::UnexpectedReply);
             };
             wanted = chunks_for(elapsed);
@@ -246,7 +246,7 @@ impl Maintenance {
         &self,
         from: AccountIndex,
         mut answer: ResponseFuture<EngineReply>,
-    ) -> Result<(Reply, Duration), EngineError> {
+    ) -> Result<(CommandReply, Duration), EngineError> {
         loop {
             match block_on(answer) {
                 Ok(Answer { value, timing }) => {

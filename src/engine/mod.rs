@@ -45,7 +45,7 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Payment, Reply,
+        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Payment,
         TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
@@ -89,7 +89,7 @@ pub struct CheckpointInterval(pub u64);
 /// The kinds of writing calls. Each has a circuit of its own: what is slow for one transaction is not for thousands, and
 /// the trouble of one kind is not the others'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
+pub enum CallKind {
     /// `ProcessTransaction`.
     Unary,
     /// `ProcessTransactions`.
@@ -102,16 +102,16 @@ pub enum Guard {
 
 /// The batch processor behind each of the circuits.
 #[derive(Debug, Clone)]
-struct Guards([Guarded; Guard::ALL.len()]);
+struct CircuitServices([CircuitService; CallKind::ALL.len()]);
 
 /// The service behind a breaker.
-type Guarded = CircuitBreaker<BatchProcessor<Command, EngineReply>, EngineClassifier>;
+type CircuitService = CircuitBreaker<BatchProcessor<Command, EngineReply>, EngineClassifier>;
 
 /// The engine. Clones are cheap and share everything.
 #[derive(Debug, Clone)]
 pub struct TallyEngine {
     shared: Arc<Shared>,
-    guards: Guards,
+    services: CircuitServices,
 }
 
 #[derive(Debug)]
@@ -162,7 +162,7 @@ pub struct EngineStats {
 }
 
 /// An answer of the ledger to a request that passed the breaker.
-type Answered = Result<Reply, EngineError>;
+type Answered = Result<CommandReply, EngineError>;
 
 // ===== impl CheckpointInterval =====
 
@@ -187,12 +187,12 @@ impl TallyEngine {
     /// [`EngineError`], which says whether they were executed.
     pub async fn process(
         &self,
-        guard: Guard,
+        kind: CallKind,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
     ) -> Result<Outcomes, EngineError> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
-        outcomes(self.write(guard, Submission::new(command, deadline)).await)
+        outcomes(self.write(kind, Submission::new(command, deadline)).await)
     }
 
     /// Processes transactions that are the next of a sequence, in their order, each for itself. They are on their way when
@@ -204,13 +204,13 @@ impl TallyEngine {
     pub fn process_next(
         &self,
         sequence: &mut Sequence,
-        guard: Guard,
+        kind: CallKind,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<Outcomes, EngineError>> + Send + use<> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
         let submission = sequence.next(command, deadline);
-        let call = submission.map(|submission| self.write(guard, submission));
+        let call = submission.map(|submission| self.write(kind, submission));
         async {
             match call {
                 Some(call) => outcomes(call.await),
@@ -229,7 +229,7 @@ impl TallyEngine {
         deadline: Option<Instant>,
     ) -> Result<CreatedAccounts, EngineError> {
         let submission = Submission::new(Command::CreateAccounts(accounts), deadline);
-        let Reply::CreateAccounts(created) = self.write(Guard::Accounts, submission).await? else {
+        let CommandReply::CreateAccounts(created) = self.write(CallKind::Accounts, submission).await? else {
             return Err(unexpected());
         };
         Ok(created)
@@ -244,7 +244,7 @@ impl TallyEngine {
         id: String,
         deadline: Option<Instant>,
     ) -> Result<Option<Box<AccountSnapshot>>, EngineError> {
-        let Reply::Account(account) = self.read(Command::Account(id), deadline).await? else {
+        let CommandReply::Account(account) = self.read(Command::Account(id), deadline).await? else {
             return Err(unexpected());
         };
         Ok(account)
@@ -260,7 +260,7 @@ impl TallyEngine {
         limit: usize,
         deadline: Option<Instant>,
     ) -> Result<(Vec<AccountSnapshot>, Option<AccountIndex>), EngineError> {
-        let Reply::Accounts { accounts, next } =
+        let CommandReply::Accounts { accounts, next } =
             self.read(Command::Accounts { from, limit }, deadline).await?
         else {
             return Err(unexpected());
@@ -278,7 +278,8 @@ impl TallyEngine {
         id: String,
         deadline: Option<Instant>,
     ) -> Result<Option<FoundTransaction>, EngineError> {
-        let Reply::Located(candidates) = self.read(Command::Locate(id.clone()), deadline).await? else {
+        let CommandReply::Located(candidates) = self.read(Command::Locate(id.clone()), deadline).await?
+        else {
             return Err(unexpected());
         };
         let records = self.shared.records.clone();
@@ -304,7 +305,7 @@ impl TallyEngine {
         indexes: Vec<AccountIndex>,
         deadline: Option<Instant>,
     ) -> Result<Vec<String>, EngineError> {
-        let Reply::AccountIds(ids) = self.read(Command::AccountIds(indexes), deadline).await? else {
+        let CommandReply::AccountIds(ids) = self.read(Command::AccountIds(indexes), deadline).await? else {
             return Err(unexpected());
         };
         Ok(ids)
@@ -342,8 +343,8 @@ impl TallyEngine {
 
     /// One of the circuits.
     #[must_use]
-    pub fn breaker(&self, guard: Guard) -> &LatencyCircuitBreaker {
-        self.shared.circuits.get(guard)
+    pub fn breaker(&self, kind: CallKind) -> &LatencyCircuitBreaker {
+        self.shared.circuits.get(kind)
     }
 
     /// Carries answers to the callers of the calling thread's runtime, all of a block at once. To be spawned once on each
@@ -456,10 +457,10 @@ impl TallyEngine {
     /// It is on its way when this returns.
     fn write(
         &self,
-        guard: Guard,
+        kind: CallKind,
         submission: Submission<Command>,
     ) -> impl Future<Output = Answered> + Send + use<> {
-        let call = self.guards.get(guard).clone().call(submission);
+        let call = self.services.get(kind).clone().call(submission);
         async {
             match call.await {
                 Ok(answer) => Ok(answer.value.into_result()?),
@@ -479,43 +480,48 @@ impl TallyEngine {
     }
 }
 
-// ===== impl Guard =====
+// ===== impl CallKind =====
 
-impl Guard {
+impl CallKind {
     /// All of them.
-    pub const ALL: [Guard; 4] = [Guard::Unary, Guard::Bulk, Guard::Stream, Guard::Accounts];
+    pub const ALL: [CallKind; 4] = [
+        CallKind::Unary,
+        CallKind::Bulk,
+        CallKind::Stream,
+        CallKind::Accounts,
+    ];
 
     /// The name of the circuit.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {
-            Guard::Unary => "ProcessTransaction",
-            Guard::Bulk => "ProcessTransactions",
-            Guard::Stream => "StreamTransactions",
-            Guard::Accounts => "CreateAccounts",
+            CallKind::Unary => "ProcessTransaction",
+            CallKind::Bulk => "ProcessTransactions",
+            CallKind::Stream => "StreamTransactions",
+            CallKind::Accounts => "CreateAccounts",
         }
     }
 
-    /// What belongs to it of `all`, which is in the order of [`Guard::ALL`].
-    const fn of<T>(self, all: &[T; Guard::ALL.len()]) -> &T {
+    /// What belongs to it of `all`, which is in the order of [`CallKind::ALL`].
+    const fn of<T>(self, all: &[T; CallKind::ALL.len()]) -> &T {
         let [unary, bulk, stream, accounts] = all;
         match self {
-            Guard::Unary => unary,
-            Guard::Bulk => bulk,
-            Guard::Stream => stream,
-            Guard::Accounts => accounts,
+            CallKind::Unary => unary,
+            CallKind::Bulk => bulk,
+            CallKind::Stream => stream,
+            CallKind::Accounts => accounts,
         }
     }
 }
 
-impl Guards {
-    const fn get(&self, guard: Guard) -> &Guarded {
-        guard.of(&self.0)
+impl CircuitServices {
+    const fn get(&self, kind: CallKind) -> &CircuitService {
+        kind.of(&self.0)
     }
 }
 
 fn outcomes(answered: Answered) -> Result<Outcomes, EngineError> {
-    let Reply::Transactions(outcomes) = answered? else {
+    let CommandReply::Transactions(outcomes) = answered? else {
         return Err(unexpected());
     };
     Ok(outcomes)

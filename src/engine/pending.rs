@@ -6,13 +6,13 @@
 //! point does not cover the block, the answer is replaced by the fault. Nobody who gives answers has to remember to look
 //! whether the journal has failed, or when.
 
-use super::{command::Reply, counters::EngineCounters, fault::StoreFault};
+use super::{command::CommandReply, counters::EngineCounters, fault::StoreFault};
 use crate::{batch, store::embedded::DurablePoint};
 
 /// What EXEC answers: durable, or a fault.
 #[derive(Debug)]
 pub struct EngineReply {
-    result: Result<Reply, StoreFault>,
+    result: Result<CommandReply, StoreFault>,
     block: u64,
 }
 
@@ -20,7 +20,7 @@ pub struct EngineReply {
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     to: batch::Reply<EngineReply>,
-    result: Result<Reply, StoreFault>,
+    result: Result<CommandReply, StoreFault>,
     /// The last block whose effects it tells. A command that spans blocks depends on all of them, and the last is durable
     /// only after the others.
     block: u64,
@@ -33,7 +33,7 @@ impl EngineReply {
     ///
     /// # Errors
     /// What the store did to the command.
-    pub fn into_result(self) -> Result<Reply, StoreFault> {
+    pub fn into_result(self) -> Result<CommandReply, StoreFault> {
         self.result
     }
 
@@ -56,7 +56,7 @@ impl PendingAnswer {
     /// An answer that may be given once `block` is durable.
     pub(super) const fn new(
         to: batch::Reply<EngineReply>,
-        result: Result<Reply, StoreFault>,
+        result: Result<CommandReply, StoreFault>,
         block: u64,
     ) -> Self {
         PendingAnswer { to, result, block }

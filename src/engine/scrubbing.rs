@@ -10,7 +10,7 @@ use crate::{
         journal::{ChainPoint, Scrub, ScrubStep},
         settings::SCRUB_BYTES_PER_SECOND,
     },
-    time::{SystemWallClock, WallClock},
+    wall_clock::{SystemWallClock, WallClock},
 };
 
 /// How fast the journal is read in search of damage, in bytes a second; 0: it is not.

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Guard, classify::EngineClassifier, command::Command, pending::EngineReply};
+use super::{CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
 use crate::{
     batch::{BatchProcessor, ResponseFuture, Submission},
     breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},
@@ -17,7 +17,7 @@ use crate::{
 
 /// At most one probe under way for each circuit.
 #[derive(Debug, Default)]
-pub(super) struct SelfProbes(Mutex<[Option<Probe>; Guard::ALL.len()]>);
+pub(super) struct SelfProbes(Mutex<[Option<Probe>; CallKind::ALL.len()]>);
 
 #[derive(Debug)]
 struct Probe {
@@ -32,7 +32,7 @@ impl SelfProbes {
     /// is the time that the queue and the commit took, not when somebody looked.
     pub(super) fn tick(
         &self,
-        breakers: &[LatencyCircuitBreaker; Guard::ALL.len()],
+        breakers: &[LatencyCircuitBreaker; CallKind::ALL.len()],
         batch: &BatchProcessor<Command, EngineReply>,
     ) {
         if !breakers.iter().any(|breaker| breaker.config().self_probe) {

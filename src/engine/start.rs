@@ -8,7 +8,7 @@ use thiserror::Error;
 use tower::ServiceBuilder;
 
 use super::{
-    CircuitOptions, EngineConfig, Guards, Shared, TallyEngine, Threads,
+    CircuitOptions, CircuitServices, EngineConfig, Shared, TallyEngine, Threads,
     circuits::Circuits,
     classify::EngineClassifier,
     command::Command,
@@ -30,8 +30,8 @@ use crate::{
         embedded::{self, OpenError, OpenStore},
         journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
-    time::WallClock,
     topology::{AffinityError, CpuAffinityManager, Role},
+    wall_clock::WallClock,
 };
 
 /// Why the engine could not be started.
@@ -87,12 +87,12 @@ impl TallyEngine {
             counters: Arc::new(EngineCounters::default()),
             sync_times: Arc::new(Distribution::new()),
         };
-        vitals.counters.publish(&store.book);
+        vitals.counters.publish(&store.ledger);
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
         let hash_seed = store.directory.hash_seed();
         let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
-        let guards = Guards(circuits.breakers.clone().map(|breaker| {
+        let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
             ServiceBuilder::new()
                 .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
                 .service(processor.clone())
@@ -121,7 +121,7 @@ impl TallyEngine {
         };
         Ok(TallyEngine {
             shared: Arc::new(shared),
-            guards,
+            services,
         })
     }
 }
@@ -165,7 +165,7 @@ fn spawn(
         ..
     } = vitals.clone();
     let writer = Arc::clone(&committer);
-    let exec = Exec::new(store.book, intake, handoff, writer, health, counters);
+    let exec = Exec::new(store.ledger, intake, handoff, writer, health, counters);
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Guard, TallyEngine};
+use super::{CallKind, TallyEngine};
 
 impl TallyEngine {
     /// Looks whether the CPU quota has stopped the process since the last call, `elapsed` ago, and tells the circuits. To
@@ -16,8 +16,8 @@ impl TallyEngine {
         };
         // The kernel adds up the CPUs; nobody was stopped for longer than the time that has passed.
         let pause = throttled.time.min(elapsed);
-        for guard in Guard::ALL {
-            self.breaker(guard).note_self_throttled(pause);
+        for kind in CallKind::ALL {
+            self.breaker(kind).note_self_throttled(pause);
         }
     }
 }

@@ -4,12 +4,11 @@ use tonic_types::FieldViolation;
 
 use crate::{
     ledger::{
-        Metadata,
+        Metadata, Timestamp,
         account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     },
     money::Amount,
     proto::{self, amount},
-    time::Timestamp,
 };
 
 /// Most violations that an error names.

@@ -1,11 +1,7 @@
 //! Where transactions become durable.
 //!
-//! - [`journal`] keeps blocks of bytes: segments, checksums, the hash chain, recovery of a torn tail. It knows nothing
-//!   of ledgers.
-//! - [`embedded`] keeps a ledger in memory and its history in a journal.
-//!
-//! A store on another engine (PostgreSQL and its kin) would be a second consumer of the batch processor's intake, beside
-//! the embedded one: it takes batches, commits them in one SQL transaction each, and answers.
+//! - [`journal`] stores blocks of bytes: segments, checksums, the hash chain and recovery. It knows nothing of ledgers.
+//! - [`embedded`] stores a ledger in memory and its history in a journal.
 
 pub mod embedded;
 pub mod settings;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     embedded::{BLOCK_BYTES_MIN, StoreConfig},
-    journal::StoreError,
+    journal::JournalError,
 };
 use crate::settings::{SettingError, check};
 
@@ -87,7 +87,7 @@ impl StoreSettings {
         };
         match config.validate() {
             Ok(_geometry) => Ok(config),
-            Err(StoreError::Config { field, value, bound }) => {
+            Err(JournalError::Config { field, value, bound }) => {
                 Err(SettingError::new(format!("store.{field}"), value, bound))
             }
             Err(error) => Err(SettingError::new(

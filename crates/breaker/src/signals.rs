@@ -67,6 +67,16 @@ impl Streak {
         }
     }
 
+    /// Failures of `generation` since its last success.
+    pub(super) fn current(&self, generation: u32) -> u64 {
+        let word = self.0.load(Ordering::Relaxed);
+        if word >> STREAK_BITS == u64::from(generation) {
+            word & STREAK_MASK
+        } else {
+            0
+        }
+    }
+
     /// A success: the row ends.
     pub(super) fn end(&self) {
         let word = self.0.load(Ordering::Relaxed);

@@ -49,6 +49,7 @@ impl Core {
             window: self.window_stats(&evidence, word, now_ns),
             in_flight: self.in_flight(),
             overdue_in_flight: evidence.under_way.overdue,
+            consecutive_failures: self.streak().current(word.generation()),
             half_open: HalfOpenStats {
                 permits: self.config.half_open_permits,
                 issued: probes.issued,

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::{
     config::CircuitBreakerConfig,
     gate::{BreakerMode, CircuitState},
-    histogram::{CELLS, upper_edge_ns},
+    histogram::{CELLS, middle_ns, upper_edge_ns},
 };
 
 /// Why a circuit changed its state.
@@ -84,8 +84,11 @@ pub trait TransitionObserver: Send + Sync + 'static {
 /// Percentiles of a duration, each as the upper edge of its histogram cell: at most 25 % above the true value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LatencySummary {
-    /// How many were measured.
+    /// Number of measured durations.
     pub count: u64,
+    /// Arithmetic mean, taken from the middles of the histogram's cells: within 12.5 % of the true mean, for durations of at
+    /// least 4 µs. Zero if nothing was measured.
+    pub mean: Duration,
     /// Half took no longer.
     pub p50: Duration,
     /// 90 % took no longer.
@@ -216,8 +219,10 @@ pub struct CircuitBreakerStats {
     pub window: WindowStats,
     /// Calls under way.
     pub in_flight: u64,
-    /// Calls of this generation under way for the slow threshold or longer.
+    /// Calls of this generation in flight for the slow threshold or longer.
     pub overdue_in_flight: u64,
+    /// Failures in a row in this generation: those since the last success. The failed calls of one batch count as one failure.
+    pub consecutive_failures: u64,
     /// The probes.
     pub half_open: HalfOpenStats,
     /// The share of calls let through: below 1 in a ramp, 0 while open, else 1.
@@ -267,8 +272,16 @@ impl LatencySummary {
     pub(super) fn from_cells(cells: &[u64; CELLS]) -> Self {
         let count: u64 = cells.iter().sum();
         let at = |per_mille: u64| quantile(cells, (count * per_mille).div_ceil(1000));
+        let sum_ns: u128 = cells
+            .iter()
+            .enumerate()
+            .map(|(index, cell)| u128::from(*cell) * u128::from(middle_ns(index)))
+            .sum();
+        let mean_ns = sum_ns / u128::from(count.max(1));
         Self {
             count,
+            // A mean is never above the largest middle, which fits.
+            mean: Duration::from_nanos(u64::try_from(mean_ns).unwrap_or(u64::MAX)),
             p50: at(500),
             p90: at(900),
             p99: at(990),

@@ -334,7 +334,9 @@ fn a_batch_counts_once_and_in_order() {
 fn a_row_of_failures_belongs_to_its_generation() {
     let streak = Streak::default();
     assert_eq!((streak.extend(1), streak.extend(1), streak.extend(2)), (1, 2, 1));
+    assert_eq!((streak.current(1), streak.current(2)), (0, 1));
     streak.end();
+    assert_eq!(streak.current(2), 0);
     assert_eq!(streak.extend(2), 1);
 }
 

@@ -26,9 +26,9 @@ use std::{fmt, io};
 
 use thiserror::Error;
 
-use super::{
+use crate::{
     layout::{checksum_before_last_field, field, put, write_hex},
-    segment::Position,
+    position::Position,
 };
 
 /// What stands in front of a block's body.

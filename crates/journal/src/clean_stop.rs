@@ -20,13 +20,13 @@
 
 use std::path::Path;
 
-use super::{
+use crate::{
     block::DataId,
+    chain_point::{CHAIN_POINT_BYTES, ChainPoint},
     directory::{UNFINISHED_SUFFIX, create_unfinished},
-    disk::{Access, Disk, DiskError},
-    error::StoreError,
+    disk::{Disk, DiskError, FileAccess},
+    error::JournalError,
     layout::{checksum_before_last_field, field, put},
-    recover::{CHAIN_POINT_BYTES, ChainPoint},
 };
 
 /// What is known of the last stop.
@@ -39,6 +39,17 @@ pub(super) enum CleanStop {
     /// There is a marker, but what it says is lost. The stop was clean all the same: the marker has its name only since
     /// its bytes were durable.
     Unreadable,
+}
+
+/// Whether there is a marker of a clean stop, as the writer knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MarkerState {
+    /// There is none.
+    Absent,
+    /// It marks the end of the journal.
+    Here,
+    /// It marks another place, or can't be read.
+    Elsewhere,
 }
 
 const MARKER_FILE: &str = "CLEAN";
@@ -57,7 +68,7 @@ impl CleanStop {
         let path = journal.join(MARKER_FILE);
         let mut bytes = [0; MARKER_BYTES];
         let read = disk
-            .open(&path, Access::Read)
+            .open(&path, FileAccess::Read)
             .and_then(|file| file.read_at(0, &mut bytes));
         match read {
             Err(error) if error.is_not_found() => CleanStop::Unmarked,
@@ -90,7 +101,7 @@ pub(super) fn write(
     journal: &Path,
     data_id: DataId,
     end: &ChainPoint,
-) -> Result<(), StoreError> {
+) -> Result<(), JournalError> {
     let unfinished = journal.join(format!("{MARKER_FILE}{UNFINISHED_SUFFIX}"));
     let file = create_unfinished(disk, &unfinished)?;
     file.write_at(0, &encode(data_id, end))?;

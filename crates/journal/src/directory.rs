@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{
+use crate::{
     block::DataId,
-    disk::{Access, Disk, DiskFile, DiskLock, LockKind},
-    error::{FormatDefect, StoreError},
+    disk::{Disk, DiskFile, DiskLock, FileAccess, LockKind},
+    error::{FormatDefect, JournalError},
+    geometry::{Geometry, JournalConfig},
     read_only::ReadOnlyDisk,
-    segment::{Geometry, JournalConfig, list_segments},
+    segment_file::list_segments,
 };
 
 /// An open data directory. While it lives, no other process can open it for writing.
@@ -51,7 +52,11 @@ const FORMAT_BYTES_MAX: usize = 4096;
 impl DataDirectory {
     /// Locks the directory at `path`, and makes it with the sizes in `config` if there is none yet. An older
     /// directory keeps its own sizes.
-    pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        config: &JournalConfig,
+    ) -> Result<Self, JournalError> {
         let configured = config.validate()?;
         disk.create_dir_all(path)?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
@@ -81,10 +86,10 @@ impl DataDirectory {
 
     /// Opens the directory at `path` for reading, beside other readers. Nothing in it can be changed through the
     /// result: its disk refuses.
-    pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
-        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| StoreError::Format {
+        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::Format {
             path: path.join(FORMAT_FILE),
             defect: FormatDefect::NoDirectory,
         })?;
@@ -148,19 +153,19 @@ impl DataDirectory {
 
 impl DirectoryFormat {
     /// Reads `FORMAT`. `None` when there is neither a `FORMAT` nor a journal.
-    pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, StoreError> {
+    pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join(FORMAT_FILE);
-        let file = match disk.open(&path, Access::Read) {
+        let file = match disk.open(&path, FileAccess::Read) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => {
                 // Making a new one would turn every block of that journal into a foreign one.
                 let journal = journal_path(directory);
                 let has_journal = match list_segments(disk, &journal) {
                     Ok(segments) => !segments.is_empty(),
-                    Err(StoreError::Disk(error)) if error.is_not_found() => false,
-                    Err(error) => return Err(error),
+                    Err(error) if error.is_not_found() => false,
+                    Err(error) => return Err(error.into()),
                 };
-                let missing = StoreError::Format {
+                let missing = JournalError::Format {
                     path,
                     defect: FormatDefect::Missing,
                 };
@@ -174,7 +179,7 @@ impl DirectoryFormat {
         DirectoryFormat::parse(&path, &bytes).map(Some)
     }
 
-    fn create(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<Self, StoreError> {
+    fn create(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<Self, JournalError> {
         let mut data_id = [0; 16];
         let mut hash_seed = [0; 8];
         disk.fill_random(&mut data_id)?;
@@ -209,8 +214,8 @@ impl DirectoryFormat {
         text
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, StoreError> {
-        let malformed = || StoreError::Format {
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, JournalError> {
+        let malformed = || JournalError::Format {
             path: path.to_path_buf(),
             defect: FormatDefect::Malformed,
         };
@@ -225,7 +230,7 @@ impl DirectoryFormat {
             .ok_or_else(malformed)?;
         if version != DIRECTORY_FORMAT_VERSION {
             let supported = DIRECTORY_FORMAT_VERSION;
-            return Err(StoreError::UnsupportedVersion {
+            return Err(JournalError::UnsupportedVersion {
                 path: path.to_path_buf(),
                 found: version,
                 supported,
@@ -260,8 +265,8 @@ impl DirectoryFormat {
 
 // ===== files =====
 
-fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock>, StoreError> {
-    disk.try_lock(path, kind)?.ok_or_else(|| StoreError::Locked {
+fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock>, JournalError> {
+    disk.try_lock(path, kind)?.ok_or_else(|| JournalError::Locked {
         path: path.to_path_buf(),
     })
 }
@@ -272,7 +277,7 @@ pub(super) fn journal_path(directory: &Path) -> PathBuf {
 }
 
 /// Makes a file that is to be renamed when it is complete, in place of the remains of an earlier attempt.
-pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
+pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
     match disk.remove(path) {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         Ok(()) | Err(_) => {}
@@ -281,7 +286,7 @@ pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn 
 }
 
 /// Removes what earlier processes did not finish.
-pub(super) fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
     for name in disk.list(directory)? {
         if name.ends_with(UNFINISHED_SUFFIX) {
             disk.remove(&directory.join(name))?;
@@ -339,7 +344,7 @@ mod tests {
                 .replace("format_version = 2", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, StoreError::UnsupportedVersion { found, supported: 2, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 2, .. } if found == other),
                 "{error}"
             );
             assert!(error.to_string().contains("reads version 2 only"), "{error}");

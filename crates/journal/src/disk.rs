@@ -34,7 +34,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// When there is no such file ([`DiskError::is_not_found`]), or the file system refuses.
-    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError>;
+    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
 
     /// Gives a file another name in the same directory, replacing what had it. Durable after [`Disk::sync_dir`].
     ///
@@ -127,7 +127,7 @@ pub enum LockKind {
 
 /// For what a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum FileAccess {
     /// Reading only.
     Read,
     /// Reading and writing.
@@ -284,10 +284,10 @@ impl Disk for RealDisk {
         }))
     }
 
-    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
         let file = OpenOptions::new()
             .read(true)
-            .write(access == Access::ReadWrite)
+            .write(access == FileAccess::ReadWrite)
             .open(path)
             .map_err(|source| DiskError::new(Operation::Open, path, source))?;
         Ok(Arc::new(RealFile {

@@ -7,16 +7,12 @@ use std::{
 
 use thiserror::Error;
 
-use super::{
-    block::HeaderDefect,
-    disk::DiskError,
-    segment::{Position, segment_name},
-};
+use crate::{block::HeaderDefect, disk::DiskError, position::Position, segment_file::segment_name};
 
 /// A fault of the embedded store. None of them is worth a retry in the same process.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum StoreError {
+pub enum JournalError {
     /// A file operation failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -224,9 +220,9 @@ pub enum CorruptionKind {
         expected: u64,
     },
     /// The block that a checkpoint builds on is not the one in the journal.
-    NotTheCheckpointsBlock,
+    CheckpointMismatch,
     /// The marker of a clean stop tells of another block than the one in the journal.
-    NotTheStopsBlock,
+    CleanStopMismatch,
     /// Behind the place where the journal was stopped cleanly stand bytes, although nothing was being written.
     WrittenAfterStop {
         /// Why these bytes are not a block.
@@ -303,11 +299,11 @@ impl fmt::Display for CorruptionKind {
                 f,
                 "the segment file has {found} bytes, and was made with {expected}"
             ),
-            CorruptionKind::NotTheCheckpointsBlock => f.write_str(
+            CorruptionKind::CheckpointMismatch => f.write_str(
                 "this is not the block that the checkpoint builds on: the block is damaged, or the journal and the \
                  checkpoint are of different backups",
             ),
-            CorruptionKind::NotTheStopsBlock => f.write_str(
+            CorruptionKind::CleanStopMismatch => f.write_str(
                 "the journal was stopped cleanly at another block (journal/CLEAN): the two are of different backups",
             ),
             CorruptionKind::WrittenAfterStop { defect } => write!(

@@ -12,20 +12,24 @@
 //! ```
 
 mod block;
-mod calibrate;
-mod checkpoint;
+mod chain_point;
+mod chunked_file;
 mod clean_stop;
+mod commit_times;
 mod directory;
 mod disk;
 mod error;
+mod geometry;
+mod journal;
 mod layout;
-mod open;
+mod position;
 mod prepare;
 mod read_only;
 mod reader;
-mod recover;
+mod repair;
+mod scan;
 mod scrub;
-mod segment;
+mod segment_file;
 mod stopwatch;
 mod verify;
 mod window;
@@ -35,21 +39,23 @@ pub use block::{
     BLOCK_ALIGNMENT, BLOCK_FORMAT_VERSION, BlockBuffer, BlockHash, BlockHeader, BlockMeta, DataId,
     HEADER_BYTES, HeaderDefect,
 };
-pub use calibrate::{CommitTimes, CommitTrial, time_commits};
-pub use checkpoint::{
-    CHUNK_BYTES_MAX, CHUNK_FORMAT_VERSION, CHUNKS_MAX, ChunkedFiles, ChunkedReader, ChunkedWriter,
+pub use chain_point::{CHAIN_POINT_BYTES, ChainPoint};
+pub use chunked_file::{
+    CHUNK_BYTES_MAX, CHUNK_FORMAT_VERSION, CHUNKS_MAX, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles,
 };
+pub use commit_times::{CommitTimes, CommitTrial, time_commits};
 pub use directory::{DIRECTORY_FORMAT_VERSION, DataDirectory};
-pub use disk::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation, RealDisk};
-pub use error::{BlockDefect, ChunkDefect, Corruption, CorruptionKind, FormatDefect, StoreError};
-pub use open::{Journal, OpenJournal};
+pub use disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation, RealDisk};
+pub use error::{BlockDefect, ChunkDefect, Corruption, CorruptionKind, FormatDefect, JournalError};
+pub use geometry::{
+    BLOCK_BYTES_MAX_DEFAULT, BLOCK_BYTES_MAX_LOWEST, BLOCKS_PER_SEGMENT_MIN, BlockPlacement, Geometry,
+    JournalConfig, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_GRANULE_BYTES,
+};
+pub use journal::{Journal, OpenJournal};
+pub use position::Position;
 pub use prepare::SegmentPreparer;
 pub use reader::{JournalReader, OPEN_SEGMENTS_MAX};
-pub use recover::{CHAIN_POINT_BYTES, ChainPoint, ScanError, Tail, TornTail};
+pub use scan::{ScanError, Tail, TornTail};
 pub use scrub::{Scrub, ScrubStep};
-pub use segment::{
-    BLOCK_BYTES_MAX_DEFAULT, BLOCK_BYTES_MAX_LOWEST, BLOCKS_PER_SEGMENT_MIN, Geometry, JournalConfig,
-    Placement, Position, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_GRANULE_BYTES,
-};
-pub use verify::{FURTHER_DAMAGES_MAX, VerifyReport, verify};
+pub use verify::{FURTHER_DAMAGES_MAX, JournalReport};
 pub use writer::{AppendReceipt, JournalWriter};

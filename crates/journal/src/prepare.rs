@@ -8,11 +8,12 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
+use crate::{
     directory::{UNFINISHED_SUFFIX, create_unfinished},
-    disk::{Access, Disk, DiskFile},
-    error::StoreError,
-    segment::{Geometry, segment_name},
+    disk::{Disk, DiskFile, FileAccess},
+    error::JournalError,
+    geometry::Geometry,
+    segment_file::segment_name,
 };
 
 /// Prepares the segment after the active one. It belongs to a thread that may wait for the disk.
@@ -66,9 +67,9 @@ impl SegmentPreparer {
     /// When the writer needs the segment sooner, it makes one itself, and the work here is thrown away.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk is full or fails. The journal can still be appended to, unless the directory
+    /// [`JournalError::Disk`] when the disk is full or fails. The journal can still be appended to, unless the directory
     /// failed to sync.
-    pub fn prepare_next(&mut self) -> Result<bool, StoreError> {
+    pub fn prepare_next(&mut self) -> Result<bool, JournalError> {
         let target = {
             let state = self.pool.state.lock();
             if state.spare_ready || state.failed {
@@ -121,12 +122,12 @@ impl SegmentPool {
     }
 
     /// Opens a segment that is there, for appending.
-    pub(super) fn open_existing(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
-        Ok(self.disk.open(&self.path(number), Access::ReadWrite)?)
+    pub(super) fn open_existing(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
+        Ok(self.disk.open(&self.path(number), FileAccess::ReadWrite)?)
     }
 
     /// Makes a whole segment of zeros, durably. Only while nobody else uses the pool.
-    pub(super) fn create_prepared(&self, number: u32) -> Result<(), StoreError> {
+    pub(super) fn create_prepared(&self, number: u32) -> Result<(), JournalError> {
         self.write_zeros(number)?;
         self.disk
             .rename(&self.unfinished_path(number), &self.path(number))?;
@@ -134,10 +135,10 @@ impl SegmentPool {
     }
 
     /// Makes `number`, the one after the active segment, the active one: the prepared one if there is one.
-    pub(super) fn activate(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+    pub(super) fn activate(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         let mut state = self.state.lock();
         if state.failed {
-            return Err(StoreError::Poisoned);
+            return Err(JournalError::Poisoned);
         }
         assert_eq!(
             number,
@@ -162,7 +163,7 @@ impl SegmentPool {
     /// Makes a segment of the whole length that has no blocks on the disk yet: writing it full of zeros here would hold up
     /// commits far longer than slower syncs do. It gets its name last, so that a segment with a name is never shorter than it
     /// was, but by damage.
-    fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+    fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         // Not the name under which the preparer may be writing the same segment.
         let unfinished = self
             .journal
@@ -175,7 +176,7 @@ impl SegmentPool {
         self.open_existing(number)
     }
 
-    fn write_zeros(&self, number: u32) -> Result<(), StoreError> {
+    fn write_zeros(&self, number: u32) -> Result<(), JournalError> {
         let file = create_unfinished(&*self.disk, &self.unfinished_path(number))?;
         let zeros = vec![0; ZERO_STEP_BYTES];
         let mut unwritten = self.geometry.segment_bytes() as usize;
@@ -196,7 +197,7 @@ impl SegmentPool {
     }
 
     /// Gives the prepared segment its name, unless the writer was faster.
-    fn publish(&self, number: u32) -> Result<bool, StoreError> {
+    fn publish(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
         if state.failed || state.active.saturating_add(1) != number {
             return Ok(false);

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use super::disk::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation};
+use crate::disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation};
 
 /// Reads from another disk, and refuses every operation that would change it: whoever is given this disk cannot write,
 /// whatever the code behind it does.
@@ -26,10 +26,10 @@ impl Disk for ReadOnlyDisk {
         refuse(Operation::Create, path)
     }
 
-    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
         match access {
-            Access::Read => self.0.open(path, Access::Read),
-            Access::ReadWrite => refuse(Operation::Open, path),
+            FileAccess::Read => self.0.open(path, FileAccess::Read),
+            FileAccess::ReadWrite => refuse(Operation::Open, path),
         }
     }
 

@@ -4,13 +4,15 @@ use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{
+use crate::{
     block::{BlockHash, BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32},
+    chain_point::ChainPoint,
     directory::{DirectoryFormat, journal_path},
-    disk::{Access, Disk, DiskFile},
-    error::{BlockDefect, Corruption, CorruptionKind, StoreError},
-    recover::ChainPoint,
-    segment::{Geometry, Position, segment_name},
+    disk::{Disk, DiskFile, FileAccess},
+    error::{BlockDefect, Corruption, CorruptionKind, JournalError},
+    geometry::Geometry,
+    position::Position,
+    segment_file::segment_name,
 };
 
 /// Reads blocks and parts of them. Clones share their open files; any thread may have one.
@@ -60,9 +62,9 @@ impl JournalReader {
     /// segment.
     ///
     /// # Errors
-    /// [`StoreError::ReadPastEnd`] when that reaches beyond the end of the segment, [`StoreError::Corrupt`] when there is
-    /// no such segment, [`StoreError::Disk`] when the disk fails.
-    pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), StoreError> {
+    /// [`JournalError::ReadPastEnd`] when that reaches beyond the end of the segment, [`JournalError::Corrupt`] when there is
+    /// no such segment, [`JournalError::Disk`] when the disk fails.
+    pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), JournalError> {
         let length = bytes.len();
         let rest = self
             .shared
@@ -70,10 +72,10 @@ impl JournalReader {
             .segment_bytes()
             .saturating_sub(position.offset());
         if length > rest as usize {
-            return Err(StoreError::ReadPastEnd { position, length });
+            return Err(JournalError::ReadPastEnd { position, length });
         }
         let file = match self.segment(position.segment()) {
-            Err(StoreError::Disk(error)) if error.is_not_found() => {
+            Err(JournalError::Disk(error)) if error.is_not_found() => {
                 return Err(self.corrupt(position, 0, BlockDefect::NoSegment));
             }
             other => other?,
@@ -88,13 +90,13 @@ impl JournalReader {
     /// The header of the block at `position`, checked.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
-    pub fn read_header(&self, position: Position) -> Result<BlockHeader, StoreError> {
+    /// [`JournalError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    pub fn read_header(&self, position: Position) -> Result<BlockHeader, JournalError> {
         Ok(self.read_raw_header(position)?.0)
     }
 
     /// The header of the block at `position`, checked, and its bytes.
-    fn read_raw_header(&self, position: Position) -> Result<(BlockHeader, [u8; HEADER_BYTES]), StoreError> {
+    fn read_raw_header(&self, position: Position) -> Result<(BlockHeader, [u8; HEADER_BYTES]), JournalError> {
         let mut bytes = [0; HEADER_BYTES];
         self.read_at(position, &mut bytes)?;
         let header = BlockHeader::decode(&bytes)
@@ -113,19 +115,19 @@ impl JournalReader {
     ///
     /// # Errors
     /// As [`JournalReader::read_header`].
-    pub fn read_block(&self, position: Position, body: &mut Vec<u8>) -> Result<BlockHeader, StoreError> {
+    pub fn read_block(&self, position: Position, body: &mut Vec<u8>) -> Result<BlockHeader, JournalError> {
         let header = self.read_header(position)?;
         self.read_body(&header, body)?;
         Ok(header)
     }
 
     /// Replaces `body` by the body of the block with this `header`, checked.
-    fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), JournalError> {
         let position = header.position;
         body.clear();
         body.resize(header.body_bytes as usize, 0);
         let Some(start) = position.checked_add(HEADER_BYTES_U32) else {
-            return Err(StoreError::ReadPastEnd {
+            return Err(JournalError::ReadPastEnd {
                 position,
                 length: body.len(),
             });
@@ -148,12 +150,12 @@ impl JournalReader {
     /// block is whole and follows from the blocks before `point`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when there is no such block, or as [`JournalReader::read_at`].
-    pub fn follow(
+    /// [`JournalError::Corrupt`] when there is no such block, or as [`JournalReader::read_at`].
+    pub fn read_next(
         &self,
         point: &ChainPoint,
         body: &mut Vec<u8>,
-    ) -> Result<(BlockHeader, ChainPoint), StoreError> {
+    ) -> Result<(BlockHeader, ChainPoint), JournalError> {
         let (header, raw) = self.read_raw_header(point.position)?;
         self.check_link(point, &header)?;
         self.read_body(&header, body)?;
@@ -164,8 +166,8 @@ impl JournalReader {
     /// Whether the block before `point` is the one that `point` tells of. There is none before the start of the journal.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails.
-    pub fn leads_to(&self, point: &ChainPoint) -> Result<bool, StoreError> {
+    /// [`JournalError::Disk`] when the disk fails.
+    pub fn contains_point(&self, point: &ChainPoint) -> Result<bool, JournalError> {
         if point.block_sequence <= 1 {
             return Ok(*point == self.start());
         }
@@ -177,7 +179,7 @@ impl JournalReader {
             Ok((header, raw)) => Ok(header.block_sequence == point.last_block_sequence()
                 && BlockHash::of_parts(&raw, &body) == point.previous_hash
                 && self.position_behind(&header) == point.position),
-            Err(StoreError::Disk(error)) => Err(error.into()),
+            Err(JournalError::Disk(error)) => Err(error.into()),
             Err(_) => Ok(false),
         }
     }
@@ -186,8 +188,8 @@ impl JournalReader {
     /// the segment, there is no such block, and `end` is the place.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
-    pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, StoreError> {
+    /// [`JournalError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         let position = Position::new(segment, 0);
         if end.position == position {
             return Ok(*end);
@@ -214,7 +216,7 @@ impl JournalReader {
     }
 
     /// Whether the block with this `header` is the one that comes at `point`.
-    fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), StoreError> {
+    fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), JournalError> {
         if header.block_sequence != point.block_sequence {
             let found = header.block_sequence;
             let defect = BlockDefect::Sequence { found };
@@ -228,7 +230,7 @@ impl JournalReader {
 
     /// The error for a block at `point` that does not follow from the one before.
     #[must_use]
-    pub fn chain_broken(&self, point: &ChainPoint) -> StoreError {
+    pub fn chain_broken(&self, point: &ChainPoint) -> JournalError {
         let kind = CorruptionKind::ChainBroken;
         Corruption::new(&self.shared.journal, point.position, point.block_sequence, kind).into()
     }
@@ -259,24 +261,24 @@ impl JournalReader {
         self.shared.open.lock().recent_last.clear();
     }
 
-    /// The error for a `point` to which no block [leads](JournalReader::leads_to).
-    pub(super) fn not_the_checkpoints(&self, point: &ChainPoint) -> StoreError {
-        let kind = CorruptionKind::NotTheCheckpointsBlock;
+    /// The error for a `point` to which no block [leads](JournalReader::contains_point).
+    pub(super) fn checkpoint_mismatch(&self, point: &ChainPoint) -> JournalError {
+        let kind = CorruptionKind::CheckpointMismatch;
         let (position, sequence) = (point.previous_position, point.last_block_sequence());
         Corruption::new(&self.shared.journal, position, sequence, kind).into()
     }
 
-    fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> StoreError {
+    fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> JournalError {
         let kind = CorruptionKind::NoBlock { defect };
         Corruption::new(&self.shared.journal, position, block_sequence, kind).into()
     }
 
-    fn segment(&self, number: u32) -> Result<Arc<dyn DiskFile>, StoreError> {
+    fn segment(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         if let Some(file) = self.shared.open.lock().get(number) {
             return Ok(file);
         }
         let path = self.shared.journal.join(segment_name(number));
-        let file = self.shared.disk.open(&path, Access::Read)?;
+        let file = self.shared.disk.open(&path, FileAccess::Read)?;
         self.shared.open.lock().insert(number, Arc::clone(&file));
         Ok(file)
     }

@@ -1,7 +1,8 @@
 //! Reads the whole journal again, a little at a time, so that damage is found before somebody asks for what was damaged.
 
 use crate::{
-    block::HEADER_BYTES, error::StoreError, reader::JournalReader, recover::ChainPoint, segment::Position,
+    block::HEADER_BYTES, chain_point::ChainPoint, error::JournalError, position::Position,
+    reader::JournalReader,
 };
 
 /// The state of a pass over the journal, from its first block to the last durable one. Every block is checked as a start
@@ -29,7 +30,7 @@ pub enum ScrubStep {
         /// Where.
         position: Position,
         /// What is wrong.
-        error: StoreError,
+        error: JournalError,
     },
     /// The pass has come to the end; the next step begins another one.
     Complete,
@@ -78,13 +79,13 @@ impl Scrub {
         }
     }
 
-    fn check(&mut self) -> Result<u64, StoreError> {
+    fn check(&mut self) -> Result<u64, JournalError> {
         if self.unlinked {
             let header = self.reader.read_header(self.next.position)?;
             self.next.block_sequence = header.block_sequence;
             self.next.previous_hash = header.previous_hash;
         }
-        let (header, next) = self.reader.follow(&self.next, &mut self.body)?;
+        let (header, next) = self.reader.read_next(&self.next, &mut self.body)?;
         self.next = next;
         self.unlinked = false;
         Ok(HEADER_BYTES as u64 + u64::from(header.body_bytes))

@@ -1,19 +1,19 @@
 //! Checking a whole journal without touching it.
 
-use std::{convert::Infallible, path::Path, sync::Arc};
+use std::convert::Infallible;
 
-use super::{
+use crate::{
     block::BlockHeader,
-    disk::Disk,
-    error::{Corruption, CorruptionKind, StoreError},
-    open::Journal,
-    recover::{ChainPoint, ScanError, Scanner, TornTail},
-    segment::{Position, block_span_bytes},
+    chain_point::ChainPoint,
+    error::{Corruption, CorruptionKind, JournalError},
+    geometry::block_span_bytes,
+    position::Position,
+    scan::{ChainScanner, ScanError, TornTail},
 };
 
-/// What [`verify`] found.
+/// What [`crate::Journal::verify`] found.
 #[derive(Debug, Clone, Default)]
-pub struct VerifyReport {
+pub struct JournalReport {
     /// Whole blocks.
     pub blocks: u64,
     /// Bytes that they take up.
@@ -40,12 +40,12 @@ pub struct VerifyReport {
     pub further_damages: Vec<Corruption>,
 }
 
-/// After so much damage [`verify`] looks no further.
+/// After so much damage [`crate::Journal::verify`] looks no further.
 pub const FURTHER_DAMAGES_MAX: usize = 64;
 
-// ===== impl VerifyReport =====
+// ===== impl JournalReport =====
 
-impl VerifyReport {
+impl JournalReport {
     /// Whether the journal is in order.
     #[must_use]
     pub fn is_intact(&self) -> bool {
@@ -71,24 +71,14 @@ impl VerifyReport {
     }
 }
 
-/// Checks every block of the journal in the data directory at `path`, and the chain. Changes nothing. It shares the lock
-/// on the directory with other readers, so that no process writes meanwhile.
-///
-/// Behind damage it goes on with the next whole block, so that the report tells the extent.
-///
-/// # Errors
-/// [`StoreError::Locked`] when a process has the directory open for writing, [`StoreError::Format`] when there is no data
-/// directory, [`StoreError::UnsupportedVersion`] when it has another format version, [`StoreError::Disk`] when the disk
-/// fails. Damage is no error but in the report.
-pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<VerifyReport, StoreError> {
-    Journal::open_read_only(Arc::clone(disk), path)?.verify()
-}
-
-/// See [`Journal::verify`].
-pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyReport, StoreError> {
-    let mut report = VerifyReport {
+/// See [`crate::Journal::verify`].
+pub(super) fn check_chain(
+    scanner: &ChainScanner<'_>,
+    start: ChainPoint,
+) -> Result<JournalReport, JournalError> {
+    let mut report = JournalReport {
         marked: scanner.is_marked(),
-        ..VerifyReport::default()
+        ..JournalReport::default()
     };
     let mut from = start;
     loop {
@@ -104,7 +94,7 @@ pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyRe
                 return Ok(report);
             }
             Err(ScanError::Visitor(never)) => match never {},
-            Err(ScanError::Store(StoreError::Corrupt(corruption))) => corruption,
+            Err(ScanError::Store(JournalError::Corrupt(corruption))) => corruption,
             Err(ScanError::Store(error)) => return Err(error),
         };
         let next = whole_block_after(scanner, &corruption)?;
@@ -118,9 +108,9 @@ pub(super) fn check(scanner: &Scanner<'_>, start: ChainPoint) -> Result<VerifyRe
 
 /// The place of the first whole block behind the damage, believing what its header says of the block before it.
 fn whole_block_after(
-    scanner: &Scanner<'_>,
+    scanner: &ChainScanner<'_>,
     corruption: &Corruption,
-) -> Result<Option<ChainPoint>, StoreError> {
+) -> Result<Option<ChainPoint>, JournalError> {
     let position = match corruption.kind {
         CorruptionKind::DamagedBlock { later, .. } => later,
         CorruptionKind::ChainBroken => corruption.position,
@@ -129,9 +119,9 @@ fn whole_block_after(
         | CorruptionKind::TooShort { .. }
         | CorruptionKind::SegmentMissing { .. }
         | CorruptionKind::SegmentLength { .. }
-        | CorruptionKind::NotTheStopsBlock
+        | CorruptionKind::CleanStopMismatch
         | CorruptionKind::WrittenAfterStop { .. }
-        | CorruptionKind::NotTheCheckpointsBlock => return Ok(None),
+        | CorruptionKind::CheckpointMismatch => return Ok(None),
     };
     let header = scanner.header_at(position)?.ok();
     Ok(header.map(|header| ChainPoint {

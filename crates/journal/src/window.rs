@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{
+use crate::{
     block::{BlockHeader, HEADER_BYTES, HEADER_BYTES_U32},
-    disk::{Access, Disk, DiskFile},
-    error::StoreError,
-    segment::segment_name,
+    disk::{Disk, DiskFile, FileAccess},
+    error::JournalError,
+    segment_file::segment_name,
 };
 
 /// A part of a segment in memory. What is behind the end of the file reads as zeros, as in a segment that is not
@@ -38,14 +38,14 @@ impl<'a> SegmentWindow<'a> {
     }
 
     /// Turns to a segment. Says whether there is one.
-    pub(super) fn open(&mut self, number: u32) -> Result<bool, StoreError> {
+    pub(super) fn open(&mut self, number: u32) -> Result<bool, JournalError> {
         if matches!(&self.segment, Some((open, _)) if *open == number) {
             return Ok(true);
         }
         self.start = None;
         match self
             .disk
-            .open(&self.journal.join(segment_name(number)), Access::Read)
+            .open(&self.journal.join(segment_name(number)), FileAccess::Read)
         {
             Ok(file) => self.segment = Some((number, file)),
             Err(error) if error.is_not_found() => self.segment = None,
@@ -58,7 +58,7 @@ impl<'a> SegmentWindow<'a> {
     ///
     /// # Panics
     /// When that is longer than the window.
-    pub(super) fn view(&mut self, offset: u32, length: u32) -> Result<&[u8], StoreError> {
+    pub(super) fn view(&mut self, offset: u32, length: u32) -> Result<&[u8], JournalError> {
         let length = length as usize;
         assert!(
             length <= self.bytes.len(),
@@ -83,17 +83,17 @@ impl<'a> SegmentWindow<'a> {
     }
 
     /// The header and the body of the block in the open segment.
-    pub(super) fn block(&mut self, header: &BlockHeader) -> Result<&[u8], StoreError> {
+    pub(super) fn block(&mut self, header: &BlockHeader) -> Result<&[u8], JournalError> {
         let length = HEADER_BYTES_U32.saturating_add(header.body_bytes);
         self.view(header.position.offset(), length)
     }
 
     /// The body of the block in the open segment.
-    pub(super) fn body(&mut self, header: &BlockHeader) -> Result<&[u8], StoreError> {
+    pub(super) fn body(&mut self, header: &BlockHeader) -> Result<&[u8], JournalError> {
         Ok(self.block(header)?.get(HEADER_BYTES..).unwrap_or_default())
     }
 
-    fn fill(&mut self, offset: u32) -> Result<(), StoreError> {
+    fn fill(&mut self, offset: u32) -> Result<(), JournalError> {
         self.start = None;
         let bytes_read = match &self.segment {
             Some((_, file)) => file.read_at(u64::from(offset), &mut self.bytes)?,

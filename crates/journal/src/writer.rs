@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
+use crate::{
     block::{BlockBuffer, BlockHash, BlockHeader, BlockMeta, DataId},
-    clean_stop,
+    chain_point::ChainPoint,
+    clean_stop::{self, MarkerState},
     directory::DataDirectory,
     disk::DiskFile,
-    error::StoreError,
+    error::JournalError,
+    geometry::Geometry,
     prepare::SegmentPool,
-    recover::ChainPoint,
-    segment::Geometry,
     stopwatch::now,
 };
 
@@ -23,19 +23,8 @@ pub struct JournalWriter {
     active_segment: u32,
     active: Arc<dyn DiskFile>,
     end: ChainPoint,
-    marker: Marker,
+    marker: MarkerState,
     poisoned: bool,
-}
-
-/// Whether there is a marker of a clean stop, as the writer knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Marker {
-    /// There is none.
-    Absent,
-    /// It marks the end of the journal.
-    Here,
-    /// It marks another place, or can't be read.
-    Elsewhere,
 }
 
 /// What an append did. The block is durable.
@@ -67,8 +56,8 @@ impl JournalWriter {
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
         end: ChainPoint,
-        marker: Marker,
-    ) -> Result<Self, StoreError> {
+        marker: MarkerState,
+    ) -> Result<Self, JournalError> {
         let active_segment = end.position.segment();
         Ok(JournalWriter {
             active: pool.open_existing(active_segment)?,
@@ -86,14 +75,18 @@ impl JournalWriter {
     ///
     /// # Errors
     /// After any error the writer is poisoned: what is durable is unknown, and every further append is refused with
-    /// [`StoreError::Poisoned`]. The sync is never tried again: a second one may succeed though the system has thrown
+    /// [`JournalError::Poisoned`]. The sync is never tried again: a second one may succeed though the system has thrown
     /// the block away.
     ///
     /// # Panics
     /// When the block was placed elsewhere than at [`JournalWriter::end`]: records would be found where they are not.
-    pub fn append(&mut self, meta: &BlockMeta, block: &mut BlockBuffer) -> Result<AppendReceipt, StoreError> {
+    pub fn append(
+        &mut self,
+        meta: &BlockMeta,
+        block: &mut BlockBuffer,
+    ) -> Result<AppendReceipt, JournalError> {
         if self.poisoned {
-            return Err(StoreError::Poisoned);
+            return Err(JournalError::Poisoned);
         }
         // Taken back at the very end, so that neither an error nor a panic leaves a way on.
         self.poisoned = true;
@@ -102,9 +95,9 @@ impl JournalWriter {
             "the block was placed elsewhere than the journal ends"
         );
         let header = self.header(meta, block)?;
-        if self.marker != Marker::Absent {
+        if self.marker != MarkerState::Absent {
             clean_stop::remove(self.pool.disk(), self.pool.journal())?;
-            self.marker = Marker::Absent;
+            self.marker = MarkerState::Absent;
         }
         let block_hash = block.seal(&header);
         let segment_started = meta.position.segment() != self.active_segment;
@@ -138,16 +131,16 @@ impl JournalWriter {
     /// durable last, and can tell damage to it from a write that a crash cut short.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`] when an append failed, or this was done before: what is durable may be unknown.
-    /// [`StoreError::Disk`] when the disk refuses; then there is no marker, or a right one.
-    pub fn finish(&mut self) -> Result<(), StoreError> {
+    /// [`JournalError::Poisoned`] when an append failed, or this was done before: what is durable may be unknown.
+    /// [`JournalError::Disk`] when the disk refuses; then there is no marker, or a right one.
+    pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
-            return Err(StoreError::Poisoned);
+            return Err(JournalError::Poisoned);
         }
         self.poisoned = true;
-        if self.marker != Marker::Here {
+        if self.marker != MarkerState::Here {
             clean_stop::write(self.pool.disk(), self.pool.journal(), self.data_id, &self.end)?;
-            self.marker = Marker::Here;
+            self.marker = MarkerState::Here;
         }
         Ok(())
     }
@@ -164,10 +157,10 @@ impl JournalWriter {
         self.poisoned
     }
 
-    fn header(&self, meta: &BlockMeta, block: &BlockBuffer) -> Result<BlockHeader, StoreError> {
+    fn header(&self, meta: &BlockMeta, block: &BlockBuffer) -> Result<BlockHeader, JournalError> {
         let block_bytes_max = self.geometry.block_bytes_max();
         let body_bytes = block.body_bytes();
-        let too_large = StoreError::BlockTooLarge {
+        let too_large = JournalError::BlockTooLarge {
             body_bytes,
             block_bytes_max,
         };

@@ -1,36 +1,36 @@
-//! Accounts: four balance columns, one rule, and how a transfer changes them.
+//! Accounts: their balance columns and balance rules, and how a transfer changes them.
 
 use std::collections::BTreeMap;
 
 use super::{
     codec::{Malformed, Reader, put_long_str, put_short_str, put_varint},
-    reject::Reason,
+    reject::{Reason, Side},
 };
 use crate::{money::Amount, time::Timestamp};
 
-/// Most metadata entries of an account or a transaction.
+/// Maximum number of metadata entries of an account or a transaction.
 pub const METADATA_ENTRIES_MAX: usize = 16;
-/// Most bytes of all metadata keys and values together.
+/// Maximum length of all metadata keys and values together, in bytes.
 pub const METADATA_BYTES_MAX: usize = 1024;
-/// Longest metadata key, in bytes.
+/// Maximum length of a metadata key, in bytes.
 pub const METADATA_KEY_BYTES_MAX: usize = 64;
 
-/// Free text that belongs to an account or a transaction. Sorted, so that its encoding is canonical.
+/// Free text that a client attaches to an account or a transaction. It is sorted, so that its encoding is canonical.
 pub type Metadata = BTreeMap<String, String>;
 
-/// The dense number of an account: its place in the table, in the order of creation.
+/// The number of an account. Accounts are numbered from 0, in the order of their creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountIndex(pub u32);
 
-/// The dense number of an asset.
+/// The number of an asset. Assets are numbered from 0, in the order in which accounts first named them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssetIndex(pub u32);
 
-/// Which side of an account may outgrow the other. The numbers are written to the journal and never change.
+/// Which balances an account may have. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum BalanceRule {
-    /// Any balance.
+    /// Any balance is allowed.
     #[default]
     Unlimited = 1,
     /// Debits may not exceed credits plus the overdraft limit.
@@ -39,92 +39,92 @@ pub enum BalanceRule {
     DebitBalance = 3,
 }
 
-/// Whether an account takes transfers. The numbers are written to the journal and never change.
+/// Whether an account accepts transfers. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum AccountStatus {
-    /// Takes transfers.
+    /// The account accepts transfers.
     #[default]
     Open = 1,
-    /// Takes none for now.
+    /// The account accepts no transfers for now.
     Frozen = 2,
-    /// Takes none any more.
+    /// The account accepts no transfers any more.
     Closed = 3,
 }
 
-/// The four columns, in minor units of the account's asset.
+/// The four balance columns of an account, in minor units of its asset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Balances {
-    /// Reserved, to be debited.
+    /// The sum of pending debits.
     pub debits_pending: Amount,
-    /// Debited.
+    /// The sum of posted debits.
     pub debits_posted: Amount,
-    /// Reserved, to be credited.
+    /// The sum of pending credits.
     pub credits_pending: Amount,
-    /// Credited.
+    /// The sum of posted credits.
     pub credits_posted: Amount,
 }
 
-/// What a client says of an account when it creates it.
+/// An account as a client creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAccount {
     /// The client's id.
     pub id: String,
     /// The asset's name.
     pub asset: String,
-    /// Which side may outgrow the other.
+    /// Which balances the account may have.
     pub rule: BalanceRule,
-    /// By how much the rule's bound is moved.
+    /// The amount by which the balance may exceed the bound of the rule.
     pub overdraft_limit: Amount,
-    /// Whether it takes transfers.
+    /// Whether the account accepts transfers.
     pub status: AccountStatus,
-    /// Free text.
+    /// The client's metadata.
     pub metadata: Metadata,
 }
 
-/// What was said of an account when it was created, where it stands.
+/// A [`NewAccount`] that borrows its text from the account table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccountContent<'a> {
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::id`].
     pub id: &'a str,
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::asset`].
     pub asset: &'a str,
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::rule`].
     pub rule: BalanceRule,
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::overdraft_limit`].
     pub overdraft_limit: Amount,
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::status`].
     pub status: AccountStatus,
-    /// As in [`NewAccount`].
+    /// See [`NewAccount::metadata`].
     pub metadata: &'a Metadata,
 }
 
-/// An account as a reader sees it.
+/// An account and its balances at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountSnapshot {
-    /// As it was created.
+    /// The account as it was created.
     pub account: NewAccount,
-    /// The columns now.
+    /// The balances.
     pub balances: Balances,
-    /// When it was created.
+    /// When the account was created.
     pub create_time: Timestamp,
 }
 
-/// The part of an account that a transfer touches: 96 bytes.
+/// The part of an account that a transfer reads or changes: 96 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
-    /// The columns.
+    /// The balances.
     pub balances: Balances,
-    /// By how much the rule's bound is moved.
+    /// The amount by which the balance may exceed the bound of the rule.
     pub overdraft_limit: Amount,
-    /// The journal entry that changed the account last. Replaying an older entry leaves the account alone, which is
-    /// what lets a checkpoint copy accounts one after the other while transactions go on.
+    /// The number of the record that last changed the account. Replay skips records with a lower or equal number. So a
+    /// checkpoint can copy accounts one after the other while transactions change them.
     pub version: u64,
     /// The asset.
     pub asset: AssetIndex,
-    /// Which side may outgrow the other.
+    /// Which balances the account may have.
     pub rule: BalanceRule,
-    /// Whether it takes transfers.
+    /// Whether the account accepts transfers.
     pub status: AccountStatus,
 }
 
@@ -157,12 +157,26 @@ impl AccountStatus {
         }
     }
 
-    /// Why an account of this status takes no transfer, if it takes none.
-    const fn refusal(self) -> Option<Reason> {
+    /// The reason why an account with this status accepts no transfer; `None` if it accepts transfers.
+    #[inline]
+    const fn rejection_reason(self) -> Option<Reason> {
         match self {
             AccountStatus::Open => None,
             AccountStatus::Frozen => Some(Reason::AccountFrozen),
             AccountStatus::Closed => Some(Reason::AccountClosed),
+        }
+    }
+}
+
+// ===== impl Balances =====
+
+impl Balances {
+    /// The column of posted transfers of one side.
+    #[inline]
+    pub(crate) const fn posted_mut(&mut self, side: Side) -> &mut Amount {
+        match side {
+            Side::Debit => &mut self.debits_posted,
+            Side::Credit => &mut self.credits_posted,
         }
     }
 }
@@ -173,7 +187,8 @@ impl Account {
     /// Debits `amount`.
     ///
     /// # Errors
-    /// The reason for which the account refuses it; the account is unchanged then.
+    /// The reason why the account rejects the debit. The account is then unchanged.
+    #[inline]
     pub fn debit(&mut self, amount: Amount) -> Result<(), Reason> {
         self.accepts_transfers()?;
         let posted = self
@@ -194,7 +209,8 @@ impl Account {
     /// Credits `amount`.
     ///
     /// # Errors
-    /// The reason for which the account refuses it; the account is unchanged then.
+    /// The reason why the account rejects the credit. The account is then unchanged.
+    #[inline]
     pub fn credit(&mut self, amount: Amount) -> Result<(), Reason> {
         self.accepts_transfers()?;
         let posted = self
@@ -212,16 +228,18 @@ impl Account {
         Ok(())
     }
 
-    /// Whether the account takes transfers at all.
+    /// Checks that the account accepts transfers.
     ///
     /// # Errors
-    /// The reason for which it does not.
+    /// The reason why it does not.
+    #[inline]
     pub fn accepts_transfers(&self) -> Result<(), Reason> {
-        self.status.refusal().map_or(Ok(()), Err)
+        self.status.rejection_reason().map_or(Ok(()), Err)
     }
 
-    /// Whether `total` of one side is more than `other` side and the overdraft limit allow. A bound beyond 2^128 - 1
-    /// is no bound.
+    /// Whether the `total` of one side exceeds the `other` side plus the overdraft limit. If that bound exceeds 2^128 - 1,
+    /// no total exceeds it.
+    #[inline]
     fn exceeds(&self, total: Amount, other: Amount) -> bool {
         other
             .checked_add(self.overdraft_limit)
@@ -232,7 +250,7 @@ impl Account {
 // ===== impl AccountContent =====
 
 impl AccountContent<'_> {
-    /// Appends the journal's form, which [`NewAccount::take`] reads.
+    /// Appends the encoded account to `out`. [`NewAccount::take`] decodes it.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_short_str(out, self.id);
         put_short_str(out, self.asset);
@@ -242,7 +260,7 @@ impl AccountContent<'_> {
         put_metadata(out, self.metadata);
     }
 
-    /// A copy of its own.
+    /// Copies the account.
     #[must_use]
     pub fn to_new(&self) -> NewAccount {
         NewAccount {
@@ -259,7 +277,7 @@ impl AccountContent<'_> {
 // ===== impl NewAccount =====
 
 impl NewAccount {
-    /// The same, borrowed.
+    /// Borrows the account.
     #[must_use]
     pub fn content(&self) -> AccountContent<'_> {
         AccountContent {
@@ -272,10 +290,10 @@ impl NewAccount {
         }
     }
 
-    /// Reads the journal's form.
+    /// Reads an encoded account.
     ///
     /// # Errors
-    /// [`Malformed`] if it is none.
+    /// [`Malformed`] if the bytes are not an encoded account.
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let id = reader.short_str()?.to_owned();
         let asset = reader.short_str()?.to_owned();
@@ -294,7 +312,7 @@ impl NewAccount {
     }
 }
 
-/// Appends the number of entries, then every key and value in order.
+/// Appends the number of entries, then each key and value, in order.
 pub fn put_metadata(out: &mut Vec<u8>, metadata: &Metadata) {
     put_varint(out, metadata.len() as u128);
     for (key, value) in metadata {
@@ -303,10 +321,10 @@ pub fn put_metadata(out: &mut Vec<u8>, metadata: &Metadata) {
     }
 }
 
-/// Reads what [`put_metadata`] wrote.
+/// Reads metadata that [`put_metadata`] wrote.
 ///
 /// # Errors
-/// [`Malformed`] if it is cut short or has more than [`METADATA_ENTRIES_MAX`] entries.
+/// [`Malformed`] if the metadata is cut short, is not UTF-8, or has more than [`METADATA_ENTRIES_MAX`] entries.
 pub fn take_metadata(reader: &mut Reader<'_>) -> Result<Metadata, Malformed> {
     let entries = take_metadata_len(reader)?;
     (0..entries)
@@ -314,10 +332,10 @@ pub fn take_metadata(reader: &mut Reader<'_>) -> Result<Metadata, Malformed> {
         .collect()
 }
 
-/// Reads past what [`put_metadata`] wrote.
+/// Skips metadata that [`put_metadata`] wrote.
 ///
 /// # Errors
-/// As [`take_metadata`].
+/// Those of [`take_metadata`].
 pub fn skip_metadata(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     for _ in 0..take_metadata_len(reader)? {
         reader.long_str()?;
@@ -352,12 +370,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_transfer_touches_is_96_bytes() {
+    fn the_part_that_a_transfer_changes_has_96_bytes() {
         assert_eq!(size_of::<Account>(), 96);
     }
 
     #[test]
-    fn a_credit_balance_holds_at_the_bound_and_refuses_one_beyond() {
+    fn a_credit_balance_accepts_the_bound_and_rejects_one_unit_more() {
         let mut wallet = account(BalanceRule::CreditBalance, 5);
         wallet.credit(Amount::from(10)).unwrap();
         let before = wallet;
@@ -386,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_is_refused_and_an_unreachable_bound_is_none() {
+    fn overflow_is_rejected_and_a_bound_beyond_128_bits_is_never_exceeded() {
         let mut unlimited = account(BalanceRule::Unlimited, 0);
         unlimited.debit(Amount::new(u128::MAX)).unwrap();
         assert_eq!(unlimited.debit(Amount::from(1)), Err(Reason::BalanceOverflow));
@@ -397,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn frozen_and_closed_accounts_take_nothing() {
+    fn frozen_and_closed_accounts_reject_transfers() {
         let mut frozen = Account {
             status: AccountStatus::Frozen,
             ..account(BalanceRule::Unlimited, 0)

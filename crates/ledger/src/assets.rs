@@ -1,28 +1,28 @@
-//! The names of assets, each with its dense number. Both directions take constant time.
+//! The assets: maps each name to its number and back, both in constant time.
 
 use super::{
     account::AssetIndex,
     tag_index::{TagIndex, tag},
 };
 
-/// Most assets of a ledger. The names of that many, and their index, take at most 64 MiB.
+/// Maximum number of assets of a ledger. The names of all of them and their index take at most 64 MiB.
 pub const ASSETS_MAX: usize = 1 << 20;
 
-/// All assets, in the order in which accounts first named them.
+/// All assets. An asset's number is its place in the order in which accounts first named the assets.
 #[derive(Debug)]
 pub(super) struct AssetTable {
     names: Vec<Box<str>>,
     by_name: TagIndex,
-    /// Keys the hash of names, so that no client can choose names that collide.
+    /// Seed of the hash of names. It is secret, so that no client can choose names that collide.
     seed: u64,
     name_bytes: usize,
-    /// Names that were compared with a name that was looked up.
+    /// Number of names that lookups have compared so far.
     #[cfg(test)]
     comparisons: std::cell::Cell<u64>,
 }
 
 impl AssetTable {
-    /// Without assets. `seed` keys the hash of their names.
+    /// Creates an empty table. `seed` is the seed of the hash of names.
     pub(super) fn new(seed: u64) -> Self {
         AssetTable {
             names: Vec::new(),
@@ -34,39 +34,41 @@ impl AssetTable {
         }
     }
 
-    /// How many assets there are, at most [`ASSETS_MAX`].
+    /// The number of assets, at most [`ASSETS_MAX`].
     pub(super) const fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// The name of an asset.
+    /// Returns the name of an asset, or `None` if no asset has this number.
     pub(super) fn name(&self, asset: AssetIndex) -> Option<&str> {
-        let index = usize::try_from(asset.0).ok()?;
-        self.names.get(index).map(|name| &**name)
+        self.names.get(asset.0 as usize).map(|name| &**name)
     }
 
-    /// The number of the asset named `name`.
+    /// Returns the number of the asset named `name`.
     pub(super) fn find(&self, name: &str) -> Option<AssetIndex> {
         self.find_tagged(name, self.tag(name))
     }
 
-    /// The number of the asset named `name`, which is added if it is new; `None` if there is no room for it.
+    /// Returns the number of the asset named `name`, and adds the asset if it is new. Returns `None` if it is new and the
+    /// table is full.
     pub(super) fn find_or_add(&mut self, name: String) -> Option<AssetIndex> {
         let tag = self.tag(&name);
         if let Some(asset) = self.find_tagged(&name, tag) {
             return Some(asset);
         }
-        let asset = u32::try_from(self.names.len()).ok()?;
         if self.names.len() >= ASSETS_MAX {
             return None;
         }
+        let Ok(asset) = u32::try_from(self.names.len()) else {
+            panic!("the number of an asset exceeds 32 bits, although ASSETS_MAX does not");
+        };
         self.by_name.insert(tag, u64::from(asset));
         self.name_bytes += name.len();
         self.names.push(name.into_boxed_str());
         Some(AssetIndex(asset))
     }
 
-    /// Memory taken, in bytes: the names and the index.
+    /// Memory used by the names and the index, in bytes.
     pub(super) const fn memory_bytes(&self) -> usize {
         self.names.capacity() * size_of::<Box<str>>() + self.name_bytes + self.by_name.memory_bytes()
     }
@@ -76,20 +78,27 @@ impl AssetTable {
     }
 
     fn find_tagged(&self, name: &str, tag: u64) -> Option<AssetIndex> {
-        let asset = |value| u32::try_from(value).ok().map(AssetIndex);
         let found = self.by_name.find(tag, |value| {
             #[cfg(test)]
             self.comparisons.set(self.comparisons.get() + 1);
-            asset(value).and_then(|asset| self.name(asset)) == Some(name)
+            self.name(asset_of(value)) == Some(name)
         });
-        found.and_then(asset)
+        found.map(asset_of)
     }
 
-    /// How many names were compared so far with a name that was looked up.
+    /// The number of names that lookups have compared so far.
     #[cfg(test)]
     pub(super) const fn comparisons(&self) -> u64 {
         self.comparisons.get()
     }
+}
+
+/// Converts a value of the name index back to the asset's number.
+fn asset_of(value: u64) -> AssetIndex {
+    let Ok(number) = u32::try_from(value) else {
+        panic!("the index of assets holds {value}, which is not the number of an asset");
+    };
+    AssetIndex(number)
 }
 
 #[cfg(test)]
@@ -106,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_takes_constant_work_with_many_assets() {
+    fn a_lookup_takes_constant_work_with_many_assets() {
         let assets = 50_000;
         let mut table = with_assets(assets);
-        // A name is compared only with names whose hash agrees in 46 bits.
+        // A lookup compares a name only with names whose hash agrees in 46 bits.
         assert!(table.comparisons() < 10, "{} comparisons", table.comparisons());
         let before = table.comparisons();
         for number in (0..assets).rev() {
@@ -120,17 +129,17 @@ mod tests {
         let comparisons = table.comparisons() - before;
         assert!(comparisons < assets as u64 + 10, "{comparisons} comparisons");
         let most = table.by_name.longest_walk();
-        assert!(most <= 64, "a look-up may read {most} cache lines");
+        assert!(most <= 64, "a lookup may read {most} cache lines");
     }
 
     #[test]
-    fn the_bound_holds_and_so_does_the_memory() {
+    fn the_bounds_of_assets_and_of_memory_hold() {
         let mut table = with_assets(ASSETS_MAX);
         assert_eq!(table.len(), ASSETS_MAX);
         assert_eq!(table.find_or_add("one more".to_owned()), None);
         assert_eq!(table.find("one more"), None);
         assert_eq!(table.len(), ASSETS_MAX);
-        // What is there is found as before.
+        // Existing assets are still found.
         assert_eq!(table.find_or_add(format!("{:016}", 5)), Some(AssetIndex(5)));
         let bytes = table.memory_bytes();
         assert!(bytes <= 64 << 20, "{bytes} bytes");

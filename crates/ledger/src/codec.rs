@@ -1,23 +1,22 @@
-//! The bytes of the ledger: LEB128 varints and length-prefixed text, read without copying.
+//! The byte encoding of the ledger: LEB128 varints and length-prefixed text, decoded without copying.
 //!
-//! One encoding serves three masters: the request on its way from NET to EXEC, the record in the journal, and the
-//! comparison that decides whether a repeated transaction id carries the same content. So it is canonical: equal
-//! content has equal bytes.
+//! Requests and records use the same encoding. It is canonical: equal content always has equal bytes. So a comparison of
+//! bytes decides whether a repeated transaction id has the same content as before.
 
 use thiserror::Error;
 
-/// Longest LEB128 form of a `u128`, in bytes.
+/// Maximum length of a LEB128-encoded `u128`, in bytes.
 pub const VARINT_BYTES_MAX: usize = 19;
 
-/// The bytes are not what the encoder writes.
+/// The bytes are not an encoding of the expected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed record: {what}")]
 pub struct Malformed {
-    /// What was expected.
+    /// The value that was expected.
     pub what: &'static str,
 }
 
-/// Takes values off the front of a byte slice.
+/// Decodes values from the front of a byte slice.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -26,28 +25,32 @@ pub struct Reader<'a> {
 // ===== impl Reader =====
 
 impl<'a> Reader<'a> {
-    /// Reads from the start of `bytes`.
+    /// Creates a reader at the start of `bytes`.
+    #[inline]
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes }
     }
 
-    /// What has not been read.
+    /// The bytes that have not been read.
+    #[inline]
     #[must_use]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Whether all has been read.
+    /// Whether all bytes have been read.
+    #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// The next `length` bytes.
+    /// Reads the next `length` bytes.
     ///
     /// # Errors
-    /// [`Malformed`] if there are fewer.
+    /// [`Malformed`] if fewer are left.
+    #[inline]
     pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self
             .rest
@@ -57,10 +60,11 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// The next byte.
+    /// Reads the next byte.
     ///
     /// # Errors
-    /// [`Malformed`] if there is none.
+    /// [`Malformed`] if none is left.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         let (byte, rest) = self.rest.split_first().ok_or(Malformed {
             what: "one more byte",
@@ -69,55 +73,70 @@ impl<'a> Reader<'a> {
         Ok(*byte)
     }
 
-    /// What is behind a one-byte length.
+    /// Reads a one-byte length, then that number of bytes.
     ///
     /// # Errors
-    /// [`Malformed`] if it is cut short.
+    /// [`Malformed`] if fewer bytes are left.
+    #[inline]
     pub fn short_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = usize::from(self.u8()?);
         self.bytes(length)
     }
 
-    /// Text behind a one-byte length.
+    /// Reads a one-byte length, then text of that number of bytes.
     ///
     /// # Errors
-    /// [`Malformed`] if it is cut short or not UTF-8.
+    /// [`Malformed`] if fewer bytes are left, or the text is not UTF-8.
     pub fn short_str(&mut self) -> Result<&'a str, Malformed> {
         let length = usize::from(self.u8()?);
         self.utf8(length)
     }
 
-    /// Text behind a varint length.
+    /// Reads a varint length, then text of that number of bytes.
     ///
     /// # Errors
-    /// [`Malformed`] if it is cut short or not UTF-8.
+    /// [`Malformed`] if fewer bytes are left, or the text is not UTF-8.
     pub fn long_str(&mut self) -> Result<&'a str, Malformed> {
         let length = usize::try_from(self.varint_u64()?).map_err(|_| Malformed { what: "a length" })?;
         self.utf8(length)
     }
 
-    /// An unsigned number of up to 128 bits.
+    /// Reads an unsigned number of up to 128 bits.
     ///
     /// # Errors
-    /// [`Malformed`] if it is cut short, too long, or not in its shortest form.
+    /// [`Malformed`] if the number is cut short, too long, or not in its shortest form.
     pub fn varint_u128(&mut self) -> Result<u128, Malformed> {
-        // Amounts of up to two million minor units, without 128-bit arithmetic.
-        match *self.rest {
-            [byte @ 0..=0x7f, ..] => return self.advance(1, u128::from(byte)),
-            [low @ 0x80..=0xff, high @ 1..=0x7f, ..] => {
-                return self.advance(2, u128::from(u32::from(low & 0x7f) | u32::from(high) << 7));
+        // Amounts of up to two million minor units are decoded without 128-bit arithmetic.
+        match self.rest {
+            [byte @ 0..=0x7f, rest @ ..] => {
+                self.rest = rest;
+                return Ok(u128::from(*byte));
             }
-            [low @ 0x80..=0xff, middle @ 0x80..=0xff, high @ 1..=0x7f, ..] => {
-                let value = u32::from(low & 0x7f) | u32::from(middle & 0x7f) << 7 | u32::from(high) << 14;
-                return self.advance(3, u128::from(value));
+            [low @ 0x80..=0xff, high @ 1..=0x7f, rest @ ..] => {
+                self.rest = rest;
+                return Ok(u128::from(u32::from(low & 0x7f) | u32::from(*high) << 7));
+            }
+            [
+                low @ 0x80..=0xff,
+                middle @ 0x80..=0xff,
+                high @ 1..=0x7f,
+                rest @ ..,
+            ] => {
+                self.rest = rest;
+                let value = u32::from(low & 0x7f) | u32::from(middle & 0x7f) << 7 | u32::from(*high) << 14;
+                return Ok(u128::from(value));
             }
             _ => {}
         }
         let mut value = 0_u128;
-        for (index, byte) in self.rest.iter().take(VARINT_BYTES_MAX).enumerate() {
+        let mut left = self.rest.iter();
+        for index in 0..VARINT_BYTES_MAX {
+            let byte = left.next().ok_or(Malformed {
+                what: "the end of a number",
+            })?;
             let bits = u128::from(byte & 0x7f);
             let shift = 7 * index;
-            // The nineteenth byte has room for the top two bits of 128 only.
+            // Eighteen bytes hold 126 bits, so the nineteenth byte may hold only two more.
             if index == VARINT_BYTES_MAX - 1 && bits > 0b11 {
                 return Err(Malformed {
                     what: "a number of at most 128 bits",
@@ -130,7 +149,7 @@ impl<'a> Reader<'a> {
                         what: "a number in its shortest form",
                     });
                 }
-                self.rest = self.rest.get(index + 1..).unwrap_or_default();
+                self.rest = left.as_slice();
                 return Ok(value);
             }
         }
@@ -139,17 +158,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn advance(&mut self, bytes: usize, value: u128) -> Result<u128, Malformed> {
-        self.rest = self.rest.get(bytes..).unwrap_or_default();
-        Ok(value)
-    }
-
-    /// An unsigned number of up to 64 bits.
+    /// Reads an unsigned number of up to 64 bits.
     ///
     /// # Errors
-    /// As [`Reader::varint_u128`], or if it is larger.
+    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number is larger.
+    #[inline]
     pub fn varint_u64(&mut self) -> Result<u64, Malformed> {
-        // Nearly every number in a record has one byte.
+        // Most numbers in a record have one byte.
         if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
             self.rest = rest;
             return Ok(u64::from(*byte));
@@ -159,10 +174,11 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An unsigned number of up to 32 bits.
+    /// Reads an unsigned number of up to 32 bits.
     ///
     /// # Errors
-    /// As [`Reader::varint_u128`], or if it is larger.
+    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number is larger.
+    #[inline]
     pub fn varint_u32(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.varint_u64()?).map_err(|_| Malformed {
             what: "a number of at most 32 bits",
@@ -174,9 +190,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends `value` in as few bytes as it takes, seven bits each.
+/// Appends `value` as the shortest LEB128 varint.
+#[inline]
 pub fn put_varint(out: &mut Vec<u8>, value: u128) {
-    // Nearly every number fits 64 bits, whose shifts are one instruction.
+    // Most numbers fit 64 bits, which shift with one instruction.
     match u64::try_from(value) {
         Ok(value) => put_varint_u64(out, value),
         Err(_) => {
@@ -190,7 +207,7 @@ pub fn put_varint(out: &mut Vec<u8>, value: u128) {
     }
 }
 
-/// As [`put_varint`].
+/// Appends `value` as the shortest LEB128 varint.
 #[inline]
 pub fn put_varint_u64(out: &mut Vec<u8>, value: u64) {
     let mut value = value;
@@ -201,29 +218,36 @@ pub fn put_varint_u64(out: &mut Vec<u8>, value: u64) {
     out.push((value & 0x7f) as u8);
 }
 
-/// Appends text of at most 255 bytes behind a one-byte length. Longer text is cut by the callers' own checks.
+/// Appends a one-byte length, then `text`.
+///
+/// # Panics
+/// If `text` is longer than 255 bytes.
+#[inline]
 pub fn put_short_str(out: &mut Vec<u8>, text: &str) {
     put_short_bytes(out, text.as_bytes());
 }
 
-/// As [`put_short_str`].
+/// Appends a one-byte length, then `text`.
+///
+/// # Panics
+/// If `text` is longer than 255 bytes: a text that was cut would be another transaction's id or another account's.
+#[inline]
 pub fn put_short_bytes(out: &mut Vec<u8>, text: &[u8]) {
-    debug_assert!(
-        text.len() <= usize::from(u8::MAX),
-        "checked where the text came in"
-    );
-    let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    let Ok(length) = u8::try_from(text.len()) else {
+        panic!("a text of {} bytes, where at most 255 can be encoded", text.len());
+    };
     out.push(length);
-    out.extend_from_slice(text.get(..usize::from(length)).unwrap_or_default());
+    out.extend_from_slice(text);
 }
 
-/// Appends text behind a varint length.
+/// Appends a varint length, then `text`.
 pub fn put_long_str(out: &mut Vec<u8>, text: &str) {
     put_varint(out, text.len() as u128);
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Masked to seven bits, so the cast loses nothing.
+/// Returns the lowest seven bits.
+#[inline]
 const fn low_seven_bits(value: u128) -> u8 {
     (value & 0x7f) as u8
 }
@@ -236,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn varints_come_back(value in prop_oneof![any::<u128>(), 0..300_u128, Just(u128::MAX)]) {
+        fn varints_are_decoded_as_they_were_encoded(value in prop_oneof![any::<u128>(), 0..300_u128, Just(u128::MAX)]) {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             prop_assert!(bytes.len() <= VARINT_BYTES_MAX);
@@ -246,21 +270,27 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let mut reader = Reader::new(&bytes);
             if let Ok(value) = reader.varint_u128() {
-                // Canonical: what was read is what would be written.
+                // The encoding is canonical: encoding the value gives the bytes that were read.
                 let mut again = Vec::new();
                 put_varint(&mut again, value);
                 prop_assert_eq!(&again[..], &bytes[..again.len()]);
             }
-            let _ = Reader::new(&bytes).short_str();
-            let _ = Reader::new(&bytes).long_str();
+            let texts = [Reader::new(&bytes).short_str(), Reader::new(&bytes).long_str()];
+            prop_assert!(texts.iter().flatten().all(|text| text.len() <= bytes.len()));
         }
     }
 
     #[test]
-    fn refuses_overlong_and_truncated_numbers() {
+    #[should_panic(expected = "a text of 256 bytes")]
+    fn a_text_that_is_too_long_is_not_cut() {
+        put_short_bytes(&mut Vec::new(), &[b'x'; 256]);
+    }
+
+    #[test]
+    fn overlong_and_truncated_numbers_are_malformed() {
         assert!(Reader::new(&[0x80, 0x00]).varint_u128().is_err());
         assert!(Reader::new(&[0x80]).varint_u128().is_err());
         assert!(Reader::new(&[0xff; 20]).varint_u128().is_err());

@@ -1,15 +1,15 @@
-//! In what a transaction differs from the one that was recorded under its id.
+//! Names the field in which two transactions with the same id differ.
 
 use std::fmt;
 
-/// The first part of a transaction that differs from what was recorded under its id.
+/// The first field of a transaction that differs from the transaction recorded under the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentField {
-    /// What to do with the transfers.
+    /// The phase.
     Phase,
-    /// Business time.
+    /// The business time.
     EffectiveTime,
-    /// Free text.
+    /// The metadata.
     Metadata,
     /// The number of transfers.
     Transfers,
@@ -26,7 +26,7 @@ pub enum ContentField {
 // ===== impl ContentField =====
 
 impl fmt::Display for ContentField {
-    /// The path of the field in `ProcessTransactionRequest`.
+    /// Writes the path of the field in `ProcessTransactionRequest`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ContentField::Phase => f.write_str("phase"),

@@ -1,36 +1,36 @@
-//! Identifiers: which characters and lengths they may have.
+//! Identifiers: their allowed characters and lengths.
 //!
-//! An id is plain text with a charset that is safe in URLs, log lines, file names and CSV without quoting, so that one
-//! rule serves accounts, transactions and assets.
+//! All characters of an id are safe in URLs, log lines, file names and CSV without quoting. So one rule serves accounts,
+//! transactions and assets.
 
 use thiserror::Error;
 
-/// Longest account or transaction id, in bytes (every allowed character is one byte).
+/// Maximum length of an account or transaction id, in bytes. Every allowed character is one byte.
 pub const ID_BYTES_MAX: usize = 64;
 
-/// Longest asset name, in bytes.
+/// Maximum length of an asset name, in bytes.
 pub const ASSET_BYTES_MAX: usize = 16;
 
-/// What is wrong with an identifier.
+/// Why an identifier is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IdError {
-    /// It has no characters.
+    /// The identifier is empty.
     #[error("must not be empty")]
     Empty,
-    /// It has too many characters.
+    /// The identifier is too long.
     #[error("has {length} bytes, at most {length_max} are allowed")]
     TooLong {
-        /// Bytes it has.
+        /// Its length, in bytes.
         length: usize,
-        /// Bytes it may have.
+        /// The maximum length, in bytes.
         length_max: usize,
     },
-    /// It has a character outside the charset.
+    /// The identifier contains a character that is not allowed.
     #[error("has the character {character:?} at byte {offset}, allowed are A-Z a-z 0-9 _ - . : / @")]
     Character {
-        /// The first offending character.
+        /// The first such character.
         character: char,
-        /// Where it stands.
+        /// Its offset in the identifier, in bytes.
         offset: usize,
     },
 }
@@ -51,10 +51,10 @@ pub fn check_asset(asset: &str) -> Result<(), IdError> {
     check(asset, ASSET_BYTES_MAX)
 }
 
-/// Whether `bytes` are an account or transaction id. They are ASCII then.
+/// Whether `bytes` are a valid account or transaction id. A valid id is ASCII.
 #[must_use]
 pub fn is_id(bytes: &[u8]) -> bool {
-    // No early exit, so that the compiler can check many bytes at once.
+    // The loop has no early exit, so that the compiler can check several bytes with one instruction.
     (1..=ID_BYTES_MAX).contains(&bytes.len())
         && bytes.iter().fold(true, |so_far, byte| so_far & is_allowed(*byte))
 }
@@ -76,7 +76,7 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
     }
 }
 
-/// By ranges: `-` to `:` are `-./0123456789:`, and `@` to `Z` are `@` and the capitals.
+/// The range from `-` to `:` is `-./0123456789:`; the range from `@` to `Z` is `@` and the capital letters.
 const fn is_allowed(byte: u8) -> bool {
     (byte.wrapping_sub(b'-') <= b':' - b'-')
         | (byte.wrapping_sub(b'@') <= b'Z' - b'@')
@@ -89,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_every_allowed_character_and_the_longest_id() {
+    fn every_allowed_character_and_the_longest_id_are_accepted() {
         assert_eq!(check_id("AZaz09_-.:/@"), Ok(()));
         assert_eq!(check_id(&"x".repeat(ID_BYTES_MAX)), Ok(()));
         assert_eq!(check_asset("ETH-wei"), Ok(()));
     }
 
     #[test]
-    fn the_ranges_are_the_charset_and_both_checks_agree() {
+    fn the_ranges_match_the_allowed_characters_and_both_checks_agree() {
         for character in ('\0'..='\u{2ff}').chain(['é', '€', '😀']) {
             let allowed = character.is_ascii_alphanumeric() || "_-.:/@".contains(character);
             let text = format!("a{character}");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
+    fn the_error_names_the_broken_rule() {
         assert_eq!(check_id(""), Err(IdError::Empty));
         assert_eq!(
             check_id(&"x".repeat(65)),

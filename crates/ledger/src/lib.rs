@@ -1,20 +1,26 @@
-//! The ledger: a pure state machine. No async, no I/O, no clock of its own.
+//! A double-entry ledger as a pure state machine: it does no I/O, uses no async code and reads no clock.
 //!
-//! [`Ledger::process`] takes a transaction and a [`Journal`] and says what became of it. The journal is the ledger's
-//! memory of transactions: it finds earlier ones by id and takes new records. The ledger itself keeps only accounts.
+//! [`Ledger`] holds the accounts. [`Ledger::process`] takes a transaction and a [`TransactionLog`], and returns an
+//! [`Outcome`]. The log is the ledger's memory of transactions: it finds earlier transactions by id, and stores new
+//! records. A program supplies the log; the simplest log is a vector and a map, as in `examples/ledger.rs`.
 //!
-//! What never changes, whatever happens:
+//! These invariants hold after every call:
 //!
-//! - every transfer debits and credits the same amount, so the debits of all accounts of an asset equal their credits;
-//! - a transaction is applied whole or not at all;
-//! - a recorded transaction id answers for ever as it did the first time;
-//! - replaying the journal's records gives the same accounts, without evaluating a rule.
+//! - Every transfer debits and credits the same amount. So for each asset, the debits of all accounts equal the credits.
+//! - A transaction is applied completely or not at all.
+//! - A transaction id that is recorded always gets the same outcome as the first time.
+//! - Replaying the records of the log gives the same accounts, without evaluating any rule.
+//!
+//! A broken invariant is a bug in this crate or in the caller's log. The ledger then panics with a message that names the
+//! invariant, in release builds too: to continue could lose money, or apply a transaction twice. Bad requests are
+//! [rejections](Rejection), and damaged bytes are [errors](Malformed); neither panics.
 
 pub mod account;
 mod assets;
 pub mod codec;
 mod difference;
 pub mod id;
+mod log;
 mod machine;
 pub mod money;
 pub mod record;
@@ -32,8 +38,10 @@ pub use account::{
 pub use assets::ASSETS_MAX;
 pub use codec::Malformed;
 pub use difference::ContentField;
-pub use machine::{AccountOutcome, Committed, Journal, Key, Ledger, Outcome, Recalled, ReplayError, Tags};
+pub use log::{Committed, RecordedTransaction, TransactionKey, TransactionLog};
+pub use machine::{AccountOutcome, Ledger, Outcome, ReplayError, Tags};
 pub use money::Amount;
+pub use record::NewRecord;
 pub use reject::{Reason, Rejection, Side};
 pub use table::{ACCOUNTS_MAX, TableFull};
 pub use time::Timestamp;

@@ -1,4 +1,5 @@
-//! The state machine: resolve, recall, check, apply, record.
+//! The state machine. It resolves account ids, looks up the transaction id, checks the rules, and applies and records the
+//! transaction.
 
 use std::collections::HashMap;
 
@@ -8,159 +9,117 @@ use super::{
     account::{AccountIndex, AccountSnapshot, NewAccount},
     codec::Malformed,
     difference::ContentField,
-    record::{Entry, Record},
+    log::{Committed, RecordedTransaction, TransactionKey, TransactionLog, append},
+    record::{NewRecord, Record},
     reject::{Reason, Rejection, Side},
     table::{AccountTable, TableFull},
     tag_index::tag,
+    time::Timestamp,
     transaction::{TransactionView, Transfer, put_transfers},
 };
-use crate::time::Timestamp;
 
-/// The ledger's memory of transactions, kept by the store.
-pub trait Journal {
-    /// Why a record could not be read back.
-    type Error;
-
-    /// The recorded transaction with this key.
-    ///
-    /// # Errors
-    /// If it can't be read back; then nothing may be said of the transaction.
-    fn recall(&mut self, key: Key<'_>) -> Result<Option<Recalled<'_>>, Self::Error>;
-
-    /// The number of the entry that is appended next, by which accounts are stamped.
-    fn next_entry(&self) -> u64;
-
-    /// Appends an entry, under `key` if it is a transaction's, and says where it came in the global order. The room for
-    /// it was made sure of before.
-    fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed;
-}
-
-/// By what a transaction is remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key<'a> {
-    /// The client's idempotency key.
-    pub id: &'a [u8],
-    /// Its [`tag`], with the seed of the account table.
-    pub tag: u64,
-}
-
-/// The hashes of a transaction's names, each made once, where the transaction was encoded: its [`tag`]s with the seed of the
-/// account table.
+/// The [`tag`]s of the names in a transaction, with the seed of the account table. The thread that encodes the transaction
+/// computes them, to save time on the thread that executes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags<'a> {
-    /// Of its id.
+    /// The tag of the transaction id.
     pub id: u64,
-    /// Of the debit and the credit account of each transfer, in their order. What is missing is made when it is needed.
+    /// The tags of the debit and the credit account of each transfer, in order. The ledger computes the tags that are
+    /// missing at the end.
     pub accounts: &'a [u64],
 }
 
-/// A transaction that was recorded earlier.
-#[derive(Debug, Clone, Copy)]
-pub struct Recalled<'a> {
-    /// What was asked for.
-    pub transaction: TransactionView<'a, AccountIndex>,
-    /// What became of it.
-    pub outcome: Result<Committed, Rejection>,
-}
-
-/// A place in the global order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
-    /// 1, 2, 3, without gaps.
-    pub sequence: u64,
-    /// Strictly increases with the sequence.
-    pub time: Timestamp,
-}
-
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was committed.
+    /// The transaction was committed.
     Committed {
-        /// Where.
+        /// Its place in the global order.
         committed: Committed,
-        /// Whether that was at an earlier time, under the same id and with the same content.
+        /// Whether it had already been recorded, with the same id and content.
         replayed: bool,
     },
-    /// It was refused.
+    /// The transaction was rejected.
     Rejected {
         /// Why.
         rejection: Rejection,
-        /// Whether that was at an earlier time, under the same id and with the same content.
+        /// Whether it had already been recorded, with the same id and content.
         replayed: bool,
     },
-    /// The id belongs to a transaction with other content.
+    /// A transaction with the same id and different content is recorded.
     Reused {
-        /// The first difference.
+        /// The first field that differs.
         field: ContentField,
     },
 }
 
-/// What became of an account's creation.
+/// The outcome of a request to create accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountOutcome {
-    /// All are there, some of them perhaps from before.
+    /// All accounts exist now. Some may have existed before, with the same content.
     Created(Vec<AccountIndex>),
-    /// One of them exists with other content. None was created.
+    /// An account exists with different content. No account was created.
     Reused {
-        /// Which, by its place in the request.
+        /// The index of this account in the request.
         place: usize,
     },
-    /// There is no room for all of them. None was created.
+    /// The ledger has no room for all of the accounts. No account was created.
     Full(TableFull),
 }
 
-/// A record that does not follow from the records before it.
+/// Why a record can't be applied to the ledger that the earlier records made.
 #[derive(Debug, Error)]
 pub enum ReplayError {
-    /// It can't be read.
+    /// The record can't be decoded.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// An account's number leaves a gap.
-    #[error("account number {found} where at most {expected} can come next")]
+    /// The number of the account is too high: the record of another account is missing.
+    #[error("account number {found}, where the next account has number {expected}")]
     AccountGap {
-        /// What the record says.
+        /// The number in the record.
         found: u32,
-        /// What the table says.
+        /// The number of the next account.
         expected: usize,
     },
-    /// There are more accounts or assets than a ledger may hold.
+    /// The ledger can't hold more accounts or assets.
     #[error(transparent)]
     Full(#[from] TableFull),
     /// A transfer names an account that does not exist.
-    #[error("a transfer of transaction {id:?} names account number {account}, of {accounts} accounts")]
+    #[error(
+        "a transfer of transaction {id:?} names account number {account}, but there are {accounts} accounts"
+    )]
     UnknownAccount {
-        /// The transaction.
+        /// The transaction's id.
         id: String,
-        /// The account.
+        /// The account's number.
         account: u32,
-        /// How many there are.
+        /// The number of accounts.
         accounts: usize,
     },
-    /// A committed transfer does not fit the account's column.
-    #[error("transaction {id:?} overflows account number {account}")]
+    /// A balance column of an account would exceed 2^128 - 1.
+    #[error("transaction {id:?} overflows a balance of account number {account}")]
     Overflow {
-        /// The transaction.
+        /// The transaction's id.
         id: String,
-        /// The account.
+        /// The account's number.
         account: u32,
     },
 }
 
-/// All accounts, and the rules by which they change.
+/// All accounts, and the rules by which transactions change them.
 #[derive(Debug)]
 pub struct Ledger {
     accounts: AccountTable,
-    /// The transaction in hand, accounts by number. Kept to be filled again.
+    /// The transfers of the current transaction, with account numbers. A field to reuse its memory.
     transfers: Vec<Transfer<AccountIndex>>,
-    /// Its encoding, accounts by number. Kept to be filled again.
+    /// The current transaction, encoded with account numbers. A field to reuse its memory.
     content: Vec<u8>,
 }
 
 // ===== impl Ledger =====
 
 impl Ledger {
-    /// Without accounts. `seed` keys the hash of their names.
+    /// Creates a ledger without accounts. `seed` is the seed of the hash of names; keep it secret from clients.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Ledger {
@@ -171,17 +130,18 @@ impl Ledger {
     }
 
     /// The accounts.
+    #[inline]
     #[must_use]
     pub const fn accounts(&self) -> &AccountTable {
         &self.accounts
     }
 
-    /// The accounts, to be filled from a checkpoint.
+    /// The accounts, to restore them from a checkpoint.
     pub const fn accounts_mut(&mut self) -> &mut AccountTable {
         &mut self.accounts
     }
 
-    /// The account named `id`, as a reader sees it.
+    /// Returns a copy of the account named `id`, with its balances.
     #[must_use]
     pub fn account(&self, id: &str) -> Option<AccountSnapshot> {
         self.accounts
@@ -189,40 +149,48 @@ impl Ledger {
             .and_then(|index| self.accounts.snapshot(index))
     }
 
-    /// Processes a transaction: answers for it as before if its id is known, else applies it whole or not at all, and
-    /// records what must be remembered.
+    /// Processes a transaction, which the caller has encoded with
+    /// [`put_transaction`](super::transaction::put_transaction). If its id is recorded with the same content, returns the
+    /// recorded outcome. Otherwise applies the transaction completely or not at all, and records the outcome if a retry must
+    /// get the same one.
     ///
     /// # Errors
-    /// Those of the journal. Nothing has changed then.
-    pub fn process<J: Journal>(
+    /// Those of the log. Nothing has changed then.
+    ///
+    /// # Panics
+    /// If the transfers can't be decoded, or the log breaks its contract.
+    pub fn process<L: TransactionLog>(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
-        journal: &mut J,
-    ) -> Result<Outcome, J::Error> {
+        log: &mut L,
+    ) -> Result<Outcome, L::Error> {
         let tags = Tags {
             id: tag(transaction.id_bytes(), self.accounts.seed()),
             accounts: &[],
         };
-        self.process_tagged(transaction, tags, journal)
+        self.process_tagged(transaction, tags, log)
     }
 
-    /// As [`Ledger::process`], of a transaction whose names have been hashed.
+    /// Processes a transaction whose names the caller has hashed. See [`Ledger::process`].
     ///
     /// # Errors
-    /// As [`Ledger::process`].
-    pub fn process_tagged<J: Journal>(
+    /// Those of [`Ledger::process`].
+    ///
+    /// # Panics
+    /// See [`Ledger::process`].
+    pub fn process_tagged<L: TransactionLog>(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
-        journal: &mut J,
-    ) -> Result<Outcome, J::Error> {
-        let key = Key {
+        log: &mut L,
+    ) -> Result<Outcome, L::Error> {
+        let key = TransactionKey {
             id: transaction.id_bytes(),
             tag: tags.id,
         };
         let resolved = self.resolve(transaction, tags.accounts);
-        if let Some(recalled) = journal.recall(key)? {
-            return Ok(self.repeat(transaction, &recalled));
+        if let Some(recorded) = log.find(key)? {
+            return Ok(self.recorded_outcome(transaction, &recorded));
         }
         if let Err(rejection) = resolved {
             return Ok(Outcome::Rejected {
@@ -230,27 +198,16 @@ impl Ledger {
                 replayed: false,
             });
         }
-        let entry = journal.next_entry();
-        Ok(match self.apply(entry) {
-            Ok(()) => {
-                let committed = journal.append(
-                    Some(key),
-                    Entry::Committed {
-                        content: &self.content,
-                    },
-                );
-                Outcome::Committed {
-                    committed,
-                    replayed: false,
-                }
-            }
+        let applied = self.apply(log.next_entry());
+        let content = &self.content;
+        Ok(match applied {
+            Ok(()) => Outcome::Committed {
+                committed: append(log, Some(key), NewRecord::Committed { content }),
+                replayed: false,
+            },
             Err(rejection) => {
                 if rejection.reason.is_recorded() {
-                    let entry = Entry::Rejected {
-                        content: &self.content,
-                        rejection,
-                    };
-                    journal.append(Some(key), entry);
+                    append(log, Some(key), NewRecord::Rejected { content, rejection });
                 }
                 Outcome::Rejected {
                     rejection,
@@ -260,8 +217,12 @@ impl Ledger {
         })
     }
 
-    /// Creates accounts, all or none. An account that exists with the same content counts as created.
-    pub fn create_accounts<J: Journal>(&mut self, new: Vec<NewAccount>, journal: &mut J) -> AccountOutcome {
+    /// Creates all of the accounts or none. An account that exists with the same content counts as created.
+    pub fn create_accounts<L: TransactionLog>(
+        &mut self,
+        new: Vec<NewAccount>,
+        log: &mut L,
+    ) -> AccountOutcome {
         let mut seen = HashMap::with_capacity(new.len());
         for (place, account) in new.iter().enumerate() {
             let first = *seen.entry(account.id.as_str()).or_insert(account);
@@ -278,32 +239,38 @@ impl Ledger {
         }
         AccountOutcome::Created(
             new.into_iter()
-                .map(|account| self.create_account(account, journal))
+                .map(|account| self.create_account(account, log))
                 .collect(),
         )
     }
 
-    /// Creates an account, for which there is room, if it does not exist.
-    fn create_account<J: Journal>(&mut self, new: NewAccount, journal: &mut J) -> AccountIndex {
+    /// Creates an account if it does not exist. The caller has checked that the ledger has room for it.
+    fn create_account<L: TransactionLog>(&mut self, new: NewAccount, log: &mut L) -> AccountIndex {
         if let Some(existing) = self.accounts.find(&new.id) {
             return existing;
         }
-        let entry = journal.next_entry();
-        let index = AccountIndex(u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
-        let created = journal.append(None, Entry::AccountCreated { index, account: &new });
+        let entry = log.next_entry();
+        let Ok(index) = self.accounts.next_index() else {
+            panic!(
+                "the ledger is full, although its room was checked for account {:?}",
+                new.id
+            );
+        };
+        let created = append(log, None, NewRecord::AccountCreated { index, account: &new });
         let pushed = self.accounts.push(new, entry, created.time);
         assert_eq!(
             pushed,
             Ok(index),
-            "the journal has the account, so the table must"
+            "an account is in the log and not in the account table"
         );
         index
     }
 
-    /// Applies a record of the journal again. An account that already shows the effect of `entry` is left alone.
+    /// Applies a record of the log again. `entry` is the record's number. Skips each account that already contains the
+    /// effect of the record.
     ///
     /// # Errors
-    /// [`ReplayError`] if the record does not follow from those before it.
+    /// [`ReplayError`] if the record does not follow from the records before it.
     pub fn replay(&mut self, record: Record<'_>, entry: u64, time: Timestamp) -> Result<(), ReplayError> {
         match record {
             Record::AccountCreated { index, account } => self.replay_account(index, account, entry, time),
@@ -342,7 +309,7 @@ impl Ledger {
         for transfer in transaction.transfers() {
             self.transfers.push(transfer?);
         }
-        // Two passes: an account may take part in several transfers, and is stamped only after the last.
+        // Accounts are stamped in a second pass, because several transfers may change the same account.
         for transfer in &self.transfers {
             for (index, side) in [(transfer.debit, Side::Debit), (transfer.credit, Side::Credit)] {
                 let accounts = self.accounts.len();
@@ -354,26 +321,30 @@ impl Ledger {
                         account: index.0,
                         accounts,
                     })?;
-                if account.version >= entry {
-                    continue;
+                if account.version < entry {
+                    let column = account.balances.posted_mut(side);
+                    *column = column
+                        .checked_add(transfer.amount)
+                        .ok_or_else(|| ReplayError::Overflow {
+                            id: transaction.id().to_owned(),
+                            account: index.0,
+                        })?;
                 }
-                let column = match side {
-                    Side::Debit => &mut account.balances.debits_posted,
-                    Side::Credit => &mut account.balances.credits_posted,
-                };
-                *column = column
-                    .checked_add(transfer.amount)
-                    .ok_or_else(|| ReplayError::Overflow {
-                        id: transaction.id().to_owned(),
-                        account: index.0,
-                    })?;
             }
         }
-        self.stamp(entry);
+        for transfer in &self.transfers {
+            for index in [transfer.debit, transfer.credit] {
+                let account = self.accounts.found_mut(index);
+                account.version = account.version.max(entry);
+            }
+        }
         Ok(())
     }
 
-    /// Fills `transfers` and `content` with the transaction, accounts by number.
+    /// Fills `transfers` and `content` with the transaction, with account numbers.
+    ///
+    /// # Panics
+    /// If a transfer can't be decoded: the request was not encoded correctly, and must not reach the log.
     fn resolve(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
@@ -383,25 +354,19 @@ impl Ledger {
         let mut tags = account_tags.iter();
         let mut unknown = Ok(());
         for (place, transfer) in (0_u8..=u8::MAX).zip(transaction.transfers()) {
-            let not_found = |side| Rejection {
-                reason: Reason::AccountNotFound,
-                transfer: place,
-                side,
-            };
-            // A request is encoded by this process itself. Should a transfer be malformed all the same, its accounts
-            // are not found, so that nothing of it reaches the journal.
-            let Ok(transfer) = transfer else {
-                unknown = Err(not_found(Side::Debit));
-                break;
-            };
-            let mut number = |id: &[u8], side| {
+            let transfer = decoded(transfer);
+            let mut find = |id: &[u8], side| {
                 let known = tags.next().copied();
                 let tag = known.unwrap_or_else(|| tag(id, self.accounts.seed()));
-                self.accounts.find_tagged(id, tag).ok_or(not_found(side))
+                self.accounts.find_tagged(id, tag).ok_or(Rejection {
+                    reason: Reason::AccountNotFound,
+                    transfer: place,
+                    side,
+                })
             };
             match (
-                number(transfer.debit, Side::Debit),
-                number(transfer.credit, Side::Credit),
+                find(transfer.debit, Side::Debit),
+                find(transfer.credit, Side::Credit),
             ) {
                 (Ok(debit), Ok(credit)) => {
                     let Transfer { amount, code, .. } = transfer;
@@ -413,7 +378,7 @@ impl Ledger {
                     });
                 }
                 (Err(rejection), _) | (_, Err(rejection)) => {
-                    unknown = unknown.and(Err(rejection));
+                    unknown = Err(rejection);
                     break;
                 }
             }
@@ -424,10 +389,14 @@ impl Ledger {
         unknown
     }
 
-    /// Answers for a transaction whose id is recorded.
-    fn repeat(&self, transaction: &TransactionView<'_, &[u8]>, recalled: &Recalled<'_>) -> Outcome {
-        if self.content == recalled.transaction.encoded() {
-            return match recalled.outcome {
+    /// Returns the outcome of a transaction whose id is recorded.
+    fn recorded_outcome(
+        &self,
+        transaction: &TransactionView<'_, &[u8]>,
+        recorded: &RecordedTransaction<'_>,
+    ) -> Outcome {
+        if self.content == recorded.transaction.encoded() {
+            return match recorded.outcome {
                 Ok(committed) => Outcome::Committed {
                     committed,
                     replayed: true,
@@ -439,7 +408,7 @@ impl Ledger {
             };
         }
         Outcome::Reused {
-            field: self.first_difference(transaction, &recalled.transaction),
+            field: self.first_difference(transaction, &recorded.transaction),
         }
     }
 
@@ -458,9 +427,7 @@ impl Ledger {
             return ContentField::Transfers;
         }
         for (place, (sent, recorded)) in (0_u8..=u8::MAX).zip(sent.transfers().zip(recorded.transfers())) {
-            let (Ok(sent), Ok(recorded)) = (sent, recorded) else {
-                return ContentField::Transfers;
-            };
+            let (sent, recorded) = (decoded(sent), decoded(recorded));
             if self.accounts.id(recorded.debit).map(str::as_bytes) != Some(sent.debit) {
                 return ContentField::DebitAccount(place);
             }
@@ -474,110 +441,101 @@ impl Ledger {
                 return ContentField::Code(place);
             }
         }
+        assert_ne!(
+            sent.heading_bytes(),
+            recorded.heading_bytes(),
+            "two encodings of the same transaction differ"
+        );
         ContentField::Metadata
     }
 
-    /// Applies all of `transfers`, in order, or none of them.
+    /// Applies all of `transfers`, in order, or none of them. `entry` is the number of the transaction's record.
     fn apply(&mut self, entry: u64) -> Result<(), Rejection> {
-        for place in 0..self.transfers.len() {
-            if let Err((reason, side)) = self.apply_one(place) {
-                self.take_back(place);
-                let transfer = u8::try_from(place).unwrap_or(u8::MAX);
+        let Ledger {
+            accounts, transfers, ..
+        } = self;
+        for (place, transfer) in (0_u8..=u8::MAX).zip(&*transfers) {
+            if let Err((reason, side)) = apply_transfer(accounts, transfer) {
+                let (applied, _) = transfers.split_at(usize::from(place));
+                for transfer in applied.iter().rev() {
+                    undo(accounts, transfer, Side::Credit);
+                    undo(accounts, transfer, Side::Debit);
+                }
                 return Err(Rejection {
                     reason,
-                    transfer,
+                    transfer: place,
                     side,
                 });
             }
         }
-        self.stamp(entry);
-        Ok(())
-    }
-
-    fn apply_one(&mut self, place: usize) -> Result<(), (Reason, Side)> {
-        let gone = |side| (Reason::AccountNotFound, side);
-        let Some(&Transfer {
-            debit,
-            credit,
-            amount,
-            ..
-        }) = self.transfers.get(place)
-        else {
-            return Ok(());
-        };
-        if debit == credit {
-            return Err((Reason::SameAccount, Side::Credit));
-        }
-        let creditor = self.accounts.get(credit).ok_or(gone(Side::Credit))?;
-        let (creditor_asset, creditor_accepts) = (creditor.asset, creditor.accepts_transfers());
-        let debtor = self.accounts.get_mut(debit).ok_or(gone(Side::Debit))?;
-        if debtor.asset != creditor_asset {
-            return Err((Reason::AssetMismatch, Side::Credit));
-        }
-        debtor
-            .accepts_transfers()
-            .map_err(|reason| (reason, Side::Debit))?;
-        creditor_accepts.map_err(|reason| (reason, Side::Credit))?;
-        debtor.debit(amount).map_err(|reason| (reason, Side::Debit))?;
-        let creditor = self.accounts.get_mut(credit).ok_or(gone(Side::Credit))?;
-        let credited = creditor.credit(amount);
-        if let Err(reason) = credited {
-            self.undo(debit, Side::Debit, place);
-            return Err((reason, Side::Credit));
-        }
-        Ok(())
-    }
-
-    /// Takes the first `count` transfers back, last first.
-    fn take_back(&mut self, count: usize) {
-        for place in (0..count).rev() {
-            if let Some(&Transfer { debit, credit, .. }) = self.transfers.get(place) {
-                self.undo(credit, Side::Credit, place);
-                self.undo(debit, Side::Debit, place);
-            }
-        }
-    }
-
-    /// Takes one side of a transfer back that was applied a moment ago.
-    fn undo(&mut self, index: AccountIndex, side: Side, place: usize) {
-        let amount = self.transfers.get(place).map(|transfer| transfer.amount);
-        if let (Some(account), Some(amount)) = (self.accounts.get_mut(index), amount) {
-            let column = match side {
-                Side::Debit => &mut account.balances.debits_posted,
-                Side::Credit => &mut account.balances.credits_posted,
-            };
-            let before = column.checked_sub(amount);
-            assert!(
-                before.is_some(),
-                "a column can't hold less than what was just added to it"
-            );
-            *column = before.unwrap_or_default();
-        }
-    }
-
-    /// Stamps every account of `transfers` with the entry that changed it.
-    fn stamp(&mut self, entry: u64) {
-        for transfer in &self.transfers {
+        for transfer in transfers {
             for index in [transfer.debit, transfer.credit] {
-                if let Some(account) = self.accounts.get_mut(index) {
-                    account.version = account.version.max(entry);
-                }
+                let account = accounts.found_mut(index);
+                assert!(
+                    account.version <= entry,
+                    "account number {} has already been changed by record {}, and record {entry} is new",
+                    index.0,
+                    account.version
+                );
+                account.version = entry;
             }
         }
+        Ok(())
     }
 }
 
-// ===== impl Committed =====
-
-impl Committed {
-    /// The place of the transaction that comes `ordinal` committed ones after this one, in the same block.
-    #[must_use]
-    pub const fn after(self, ordinal: u32) -> Self {
-        // Widening, as `u64::from` is not const.
-        let ordinal = ordinal as u64;
-        Committed {
-            sequence: self.sequence + ordinal,
-            time: self.time.plus_nanos(ordinal),
-        }
+/// Returns a transfer of a transaction whose heading was decoded.
+fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
+    match transfer {
+        Ok(transfer) => transfer,
+        Err(error) => panic!("a transfer was not encoded correctly: {error}"),
     }
+}
+
+/// Applies one transfer, or changes nothing.
+fn apply_transfer(
+    accounts: &mut AccountTable,
+    transfer: &Transfer<AccountIndex>,
+) -> Result<(), (Reason, Side)> {
+    let &Transfer {
+        debit,
+        credit,
+        amount,
+        ..
+    } = transfer;
+    if debit == credit {
+        return Err((Reason::SameAccount, Side::Credit));
+    }
+    let creditor = accounts.found_mut(credit);
+    let (creditor_asset, creditor_accepts) = (creditor.asset, creditor.accepts_transfers());
+    let debtor = accounts.found_mut(debit);
+    if debtor.asset != creditor_asset {
+        return Err((Reason::AssetMismatch, Side::Credit));
+    }
+    debtor
+        .accepts_transfers()
+        .map_err(|reason| (reason, Side::Debit))?;
+    creditor_accepts.map_err(|reason| (reason, Side::Credit))?;
+    debtor.debit(amount).map_err(|reason| (reason, Side::Debit))?;
+    if let Err(reason) = accounts.found_mut(credit).credit(amount) {
+        undo(accounts, transfer, Side::Debit);
+        return Err((reason, Side::Credit));
+    }
+    Ok(())
+}
+
+/// Undoes one side of a transfer that was just applied.
+fn undo(accounts: &mut AccountTable, transfer: &Transfer<AccountIndex>, side: Side) {
+    let index = match side {
+        Side::Debit => transfer.debit,
+        Side::Credit => transfer.credit,
+    };
+    let column = accounts.found_mut(index).balances.posted_mut(side);
+    let Some(before) = column.checked_sub(transfer.amount) else {
+        panic!(
+            "account number {} holds {column} on one side, less than the {} just added to it",
+            index.0, transfer.amount
+        );
+    };
+    *column = before;
 }

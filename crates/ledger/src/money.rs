@@ -1,36 +1,40 @@
-//! Amounts of money: whole minor units, unsigned, 128 bits, never wrapping.
+//! Amounts of money: unsigned 128-bit numbers of minor units. Their arithmetic is checked.
 
 use std::fmt;
 
-/// A number of minor units of one asset (cents, satoshi, wei), 0 to 2^128 - 1.
+/// A number of minor units of one asset (cents, satoshi, wei), from 0 to 2^128 - 1.
 ///
-/// Arithmetic is checked only: there is no operator that could wrap or saturate by accident.
+/// Only checked arithmetic exists, so that no operation can wrap or saturate by accident.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(u128);
 
 impl Amount {
-    /// Nothing.
+    /// Zero minor units.
     pub const ZERO: Amount = Amount(0);
 
-    /// `minor_units` of the asset.
+    /// Creates an amount of `minor_units`.
+    #[inline]
     #[must_use]
     pub const fn new(minor_units: u128) -> Self {
         Amount(minor_units)
     }
 
     /// The number of minor units.
+    #[inline]
     #[must_use]
     pub const fn minor_units(self) -> u128 {
         self.0
     }
 
-    /// Whether this is nothing.
+    /// Whether the amount is zero.
+    #[inline]
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// `self + other`, or `None` beyond 2^128 - 1.
+    /// Returns `self + other`, or `None` if the sum exceeds 2^128 - 1.
+    #[inline]
     #[must_use]
     pub const fn checked_add(self, other: Amount) -> Option<Amount> {
         match self.0.checked_add(other.0) {
@@ -39,7 +43,8 @@ impl Amount {
         }
     }
 
-    /// `self - other`, or `None` below zero.
+    /// Returns `self - other`, or `None` if `other` is larger than `self`.
+    #[inline]
     #[must_use]
     pub const fn checked_sub(self, other: Amount) -> Option<Amount> {
         match self.0.checked_sub(other.0) {
@@ -50,6 +55,7 @@ impl Amount {
 }
 
 impl From<u64> for Amount {
+    #[inline]
     fn from(minor_units: u64) -> Self {
         Amount(u128::from(minor_units))
     }

@@ -1,16 +1,16 @@
-//! The journal's records: what happened, so that replaying needs no rules.
+//! Records: the effects of requests. A replay applies them without evaluating any rule.
 //!
 //! ```text
-//! length: varint of all that follows | kind: u8 | back: varint | ordinal: varint | payload | checksum: u32
+//! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | payload | checksum: u32
 //! ```
 //!
-//! A record is read back by itself, years later, without the block around it, so it carries a checksum of its own: CRC-32C
-//! over everything before, begun with a number made from the record's place in the journal. A record that stands elsewhere
-//! than where it was written, such as in a sector that the disk put at a wrong place, does not pass.
+//! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of all
+//! bytes before it. The CRC starts from a number that depends on the record's place in the journal. So a record fails the
+//! check if it is found at another place, for example because the disk wrote a sector to the wrong address.
 //!
-//! `back` is the distance in bytes from the start of the record to the start of its block's body, and `ordinal` the
-//! number of transactions that were committed in the block before it. So a record that is read by itself leads to its
-//! block's header, and with it to its sequence and time, without a word of either being repeated in every record.
+//! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is the
+//! number of transactions committed in the block before the record. With both, a reader finds the block's header, and
+//! computes the record's sequence and time from it. So records need not repeat them.
 
 use super::{
     account::{AccountIndex, NewAccount},
@@ -19,143 +19,152 @@ use super::{
     transaction::TransactionView,
 };
 
-/// No record is longer: 256 transfers with the widest amounts, 1 KiB of metadata, and their framing.
+/// Maximum length of a record, in bytes. The longest has 256 transfers with the widest amounts and 1 KiB of metadata.
 pub const RECORD_BYTES_MAX: usize = 12 * 1024;
 
-/// Bytes of the checksum at the end of a record.
+/// Length of the checksum at the end of a record, in bytes.
 const CHECKSUM_BYTES: usize = 4;
 
 const KIND_ACCOUNT_CREATED: u8 = 1;
 const KIND_COMMITTED: u8 = 2;
 const KIND_REJECTED: u8 = 3;
 
-/// What happened.
+/// A decoded record.
 #[derive(Debug, Clone)]
 pub enum Record<'a> {
-    /// An account came into being under this number.
+    /// An account was created.
     AccountCreated {
-        /// Its number.
+        /// The account's number.
         index: AccountIndex,
         /// The account.
         account: NewAccount,
     },
-    /// A transaction was committed. Its sequence is `first_sequence + ordinal` of its block.
+    /// A transaction was committed. Its sequence is the block's `first_sequence` plus the record's `ordinal`.
     Committed {
-        /// The transaction, accounts by number.
+        /// The transaction, with account numbers.
         transaction: TransactionView<'a, AccountIndex>,
     },
-    /// A transaction was refused for a reason that depended on the ledger's state.
+    /// A transaction was rejected, for a reason that [is recorded](super::reject::Reason::is_recorded).
     Rejected {
-        /// The transaction, accounts by number.
+        /// The transaction, with account numbers.
         transaction: TransactionView<'a, AccountIndex>,
-        /// Why.
+        /// Why the transaction was rejected.
         rejection: Rejection,
     },
 }
 
-/// A record and its place in its block.
+/// A decoded record and its place in its block.
 #[derive(Debug, Clone)]
-pub struct Framed<'a> {
-    /// Bytes from the record's start back to the start of the block's body.
+pub struct FramedRecord<'a> {
+    /// Distance from the start of the record back to the start of the block's body, in bytes.
     pub back: u32,
-    /// Transactions committed in the block before this record.
+    /// Number of transactions committed in the block before this record.
     pub ordinal: u32,
-    /// What happened.
+    /// The record.
     pub record: Record<'a>,
 }
 
-/// What is to be written.
+/// A record that is not written yet.
 #[derive(Debug, Clone, Copy)]
-pub enum Entry<'a> {
+pub enum NewRecord<'a> {
     /// See [`Record::AccountCreated`].
     AccountCreated {
-        /// Its number.
+        /// The account's number.
         index: AccountIndex,
         /// The account.
         account: &'a NewAccount,
     },
     /// See [`Record::Committed`].
     Committed {
-        /// The encoded transaction, accounts by number.
+        /// The encoded transaction, with account numbers.
         content: &'a [u8],
     },
     /// See [`Record::Rejected`].
     Rejected {
-        /// The encoded transaction, accounts by number.
+        /// The encoded transaction, with account numbers.
         content: &'a [u8],
-        /// Why.
+        /// Why the transaction was rejected.
         rejection: Rejection,
     },
 }
 
-/// Appends `entry` to `body`, the body of a block in which `ordinal` transactions have been committed so far. `place` is
-/// where the record stands in the journal, a number that no other record has; [`take_record`] must be given the same.
-/// `scratch` is overwritten; it is passed in so that it is allocated once.
+/// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal` transactions
+/// have been committed in the block so far. `place` is the record's place in the journal, a number that no other record
+/// has; [`take_record`] needs the same number. `scratch` is overwritten; the caller passes it in to reuse its memory.
 ///
 /// # Panics
-/// If the record is longer than [`RECORD_BYTES_MAX`] or the block longer than 4 GiB; both bounds are kept by what the
-/// service accepts.
+/// If the record is longer than [`RECORD_BYTES_MAX`], or starts 4 GiB or more behind `body_start`. The bounds of requests
+/// and of blocks exclude both.
 pub fn put_record(
     body: &mut Vec<u8>,
     body_start: usize,
     ordinal: u32,
     place: u64,
-    entry: Entry<'_>,
+    record: NewRecord<'_>,
     scratch: &mut Vec<u8>,
 ) {
     let start = body.len();
-    let back = start.saturating_sub(body_start);
+    let Some(Ok(back)) = start.checked_sub(body_start).map(u32::try_from) else {
+        panic!("a record at {start} of a block whose body starts at {body_start}");
+    };
     scratch.clear();
-    let payload: &[u8] = match entry {
-        Entry::AccountCreated { index, account } => {
+    let payload: &[u8] = match record {
+        NewRecord::AccountCreated { index, account } => {
             put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal);
             put_varint_u64(scratch, u64::from(index.0));
             account.content().put(scratch);
             &[]
         }
-        Entry::Committed { content } => {
+        NewRecord::Committed { content } => {
             put_frame(scratch, KIND_COMMITTED, back, ordinal);
             content
         }
-        Entry::Rejected { content, rejection } => {
+        NewRecord::Rejected { content, rejection } => {
             put_frame(scratch, KIND_REJECTED, back, ordinal);
             rejection.put(scratch);
             content
         }
     };
     let length = scratch.len() + payload.len() + CHECKSUM_BYTES;
-    assert!(length + 4 <= RECORD_BYTES_MAX, "a record of {length} bytes");
+    // The length itself takes at most four bytes.
+    assert!(
+        length + 4 <= RECORD_BYTES_MAX,
+        "a record of {length} bytes, which could not be read back"
+    );
     put_varint_u64(body, length as u64);
     body.extend_from_slice(scratch);
     body.extend_from_slice(payload);
-    let checksum = checksum(place, body.get(start..).unwrap_or_default());
+    let checksum = checksum(place, body.split_at(start).1);
     body.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// The checksum of the record at `place`, of which `bytes` is everything before the checksum.
+/// Computes the checksum of the record at `place`. `bytes` are all bytes of the record before the checksum.
+#[inline]
 fn checksum(place: u64, bytes: &[u8]) -> u32 {
-    // The number of the segment and the offset in it, spread so that neighbours differ in many bits. Two places in one
-    // segment never give the same bytes the same checksum.
+    // The upper half of a place is the number of the segment, the lower half is the offset in the segment. The
+    // multiplication makes neighbouring segments differ in many bits. For two offsets in one segment, equal bytes always
+    // have different checksums.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the two halves, one after the other"
+        reason = "both halves of the number are used"
     )]
-    let begun = ((place >> u32::BITS) as u32).wrapping_mul(0x9e37_79b9) ^ place as u32;
-    crc32c::crc32c_append(begun, bytes)
+    let initial = ((place >> u32::BITS) as u32).wrapping_mul(0x9e37_79b9) ^ place as u32;
+    crc32c::crc32c_append(initial, bytes)
 }
 
-fn put_frame(out: &mut Vec<u8>, kind: u8, back: usize, ordinal: u32) {
+#[inline]
+fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32) {
     out.push(kind);
-    put_varint_u64(out, back as u64);
+    put_varint_u64(out, u64::from(back));
     put_varint_u64(out, u64::from(ordinal));
 }
 
-/// Reads the next record of a block's body, which was written at `place`. Nothing of it is believed before its checksum
-/// is found to be right.
+/// Reads the next record of a block's body, which was written at `place`. The checksum is verified before anything else
+/// is decoded.
 ///
 /// # Errors
-/// [`Malformed`] if there is none, or it is damaged.
-pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<Framed<'a>, Malformed> {
+/// [`Malformed`] if no record is left, or the record is damaged.
+pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedRecord<'a>, Malformed> {
     let from_start = reader.rest();
     let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
         what: "a record's length",
@@ -165,9 +174,7 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<Framed<'a>
         .split_last_chunk::<CHECKSUM_BYTES>()
         .ok_or(Malformed { what: "a record" })?;
     let record_bytes = from_start.len() - reader.rest().len();
-    let covered = from_start
-        .get(..record_bytes - CHECKSUM_BYTES)
-        .unwrap_or_default();
+    let (covered, _) = from_start.split_at(record_bytes - CHECKSUM_BYTES);
     if u32::from_le_bytes(*found) != checksum(place, covered) {
         return Err(Malformed {
             what: "a record with the right checksum",
@@ -201,7 +208,7 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<Framed<'a>
             });
         }
     };
-    Ok(Framed {
+    Ok(FramedRecord {
         back,
         ordinal,
         record,
@@ -221,7 +228,7 @@ mod tests {
     };
 
     #[test]
-    fn records_come_back_with_their_place() {
+    fn records_are_decoded_as_they_were_encoded() {
         let account = NewAccount {
             id: "a".into(),
             asset: "EUR".into(),
@@ -244,7 +251,7 @@ mod tests {
             16,
             0,
             place(16),
-            Entry::AccountCreated {
+            NewRecord::AccountCreated {
                 index,
                 account: &account,
             },
@@ -256,7 +263,7 @@ mod tests {
             16,
             0,
             place(second_at),
-            Entry::Committed { content: &content },
+            NewRecord::Committed { content: &content },
             &mut scratch,
         );
         let third_at = body.len();
@@ -265,7 +272,7 @@ mod tests {
             16,
             1,
             place(third_at),
-            Entry::Rejected {
+            NewRecord::Rejected {
                 content: &content,
                 rejection,
             },
@@ -290,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_bit_and_every_other_place_is_noticed() {
+    fn every_changed_bit_and_every_wrong_place_is_detected() {
         let content = content(2, &Metadata::new());
         let (mut body, mut scratch) = (Vec::new(), Vec::new());
-        let entry = Entry::Committed { content: &content };
-        put_record(&mut body, 0, 7, 1 << 40, entry, &mut scratch);
+        let record = NewRecord::Committed { content: &content };
+        put_record(&mut body, 0, 7, 1 << 40, record, &mut scratch);
         let whole = body.len();
-        // What follows in the block must not make up for what is missing.
-        put_record(&mut body, 0, 8, (1 << 40) + whole as u64, entry, &mut scratch);
+        // A record that is too short must not be completed by the record behind it.
+        put_record(&mut body, 0, 8, (1 << 40) + whole as u64, record, &mut scratch);
         assert!(take_record(&mut Reader::new(&body), 1 << 40).is_ok());
         for bit in 0..whole * 8 {
             let mut damaged = body.clone();
@@ -316,7 +323,7 @@ mod tests {
         }
     }
 
-    /// The bytes of a record are what a data directory holds: another format needs another version of the directory.
+    /// Data directories hold these bytes: another format needs another version of the directory.
     #[test]
     fn the_bytes_of_a_record_stay_what_they_are() {
         let content = content(1, &Metadata::new());
@@ -326,7 +333,7 @@ mod tests {
             0,
             5,
             128,
-            Entry::Committed { content: &content },
+            NewRecord::Committed { content: &content },
             &mut scratch,
         );
         let text: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -351,12 +358,27 @@ mod tests {
             0,
             8192,
             0,
-            Entry::Committed {
+            NewRecord::Committed {
                 content: &content(TRANSFERS_MAX, &metadata),
             },
             &mut scratch,
         );
         assert!(body.len() <= RECORD_BYTES_MAX, "{} bytes", body.len());
+    }
+
+    #[test]
+    #[should_panic(expected = "a record at 3 of a block whose body starts at 4")]
+    fn a_record_before_its_block_is_not_written() {
+        let record = NewRecord::Committed { content: b"" };
+        put_record(&mut vec![0; 3], 4, 0, 0, record, &mut Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "which could not be read back")]
+    fn a_record_that_is_too_long_is_not_written() {
+        let content = [0; RECORD_BYTES_MAX];
+        let record = NewRecord::Committed { content: &content };
+        put_record(&mut Vec::new(), 0, 0, 0, record, &mut Vec::new());
     }
 
     fn content(transfers: usize, metadata: &Metadata) -> Vec<u8> {

@@ -1,14 +1,14 @@
-//! Why a transaction was refused: values, not faults.
+//! Rejections: the business reasons for which a transaction is not applied. They are outcomes, not errors.
 
 use std::fmt;
 
 use super::codec::{Malformed, Reader, put_varint};
 
-/// The business reasons for which a transaction is refused. The numbers are written to the journal and never change.
+/// Why a transaction is rejected. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Reason {
-    /// No such account.
+    /// The account does not exist.
     AccountNotFound = 1,
     /// Both sides name the same account.
     SameAccount = 2,
@@ -18,13 +18,13 @@ pub enum Reason {
     AccountFrozen = 4,
     /// The account is closed.
     AccountClosed = 5,
-    /// The balance rule would be broken.
+    /// The transfer would break the account's balance rule.
     InsufficientFunds = 6,
-    /// A column would exceed 2^128 - 1.
+    /// A balance column would exceed 2^128 - 1.
     BalanceOverflow = 7,
 }
 
-/// The side of a transfer that the reason is about.
+/// One of the two accounts of a transfer. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Side {
@@ -34,25 +34,27 @@ pub enum Side {
     Credit = 1,
 }
 
-/// A refusal: the reason, and the first transfer that met with it.
+/// A rejection: the reason, and the first transfer to which the reason applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rejection {
-    /// Why.
+    /// Why the transaction is rejected.
     pub reason: Reason,
-    /// Which transfer of the transaction, from 0.
+    /// The transfer, by its index in the transaction. The first transfer has index 0.
     pub transfer: u8,
-    /// Which of its accounts.
+    /// The account of the transfer that causes the rejection.
     pub side: Side,
 }
 
 // ===== impl Reason =====
 
 impl Reason {
-    /// Whether the refusal depended on the ledger's state, so that it is journalled under the transaction's id and
-    /// answered again to every repetition. A late duplicate must not succeed after its caller has moved on.
+    /// Whether a rejection for this reason is recorded under the transaction's id.
     ///
-    /// The others would be the same at any time (`SameAccount`, `AssetMismatch`: an account's asset never changes), or
-    /// are about something that has yet to be made (`AccountNotFound`).
+    /// A rejection that depends on balances or on the status of an account is recorded, and every retry gets the same
+    /// rejection. Otherwise a delayed duplicate could succeed after its caller has seen the rejection.
+    ///
+    /// The other rejections need no record. `SameAccount` and `AssetMismatch` never change, because an account keeps its
+    /// asset. After `AccountNotFound`, the caller may create the account and retry.
     #[must_use]
     pub const fn is_recorded(self) -> bool {
         match self {
@@ -64,7 +66,7 @@ impl Reason {
         }
     }
 
-    /// The name by which programs know it.
+    /// The stable name that programs compare.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -101,17 +103,17 @@ impl fmt::Display for Reason {
 // ===== impl Rejection =====
 
 impl Rejection {
-    /// Appends the journal's form.
+    /// Appends the encoded rejection to `out`.
     pub fn put(self, out: &mut Vec<u8>) {
         out.push(self.reason as u8);
         put_varint(out, u128::from(self.transfer));
         out.push(self.side as u8);
     }
 
-    /// Reads the journal's form.
+    /// Reads an encoded rejection.
     ///
     /// # Errors
-    /// [`Malformed`] if it is none.
+    /// [`Malformed`] if the bytes are not an encoded rejection.
     pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let reason = Reason::from_code(reader.u8()?).ok_or(Malformed { what: "a reason" })?;
         let transfer = u8::try_from(reader.varint_u32()?).map_err(|_| Malformed {
@@ -135,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_journal_form_comes_back_for_every_reason() {
+    fn every_rejection_is_decoded_as_it_was_encoded() {
         for code in 1..=7 {
             let reason = Reason::from_code(code).unwrap();
             assert_eq!(reason as u8, code);

@@ -1,4 +1,4 @@
-//! The account table: dense, found by name, never moved as a whole.
+//! The account table: stores accounts by number and finds them by id. Existing accounts never move.
 
 use std::collections::HashSet;
 
@@ -13,61 +13,63 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Accounts in a page. Pages never move, so that adding the next account never copies the others. A page of metadata is
-/// taken when the first of its accounts has some.
+/// Number of accounts of a page. Pages never move, so that adding an account never copies others. A page of metadata is
+/// allocated when the first of its accounts has metadata.
 const PAGE_ACCOUNTS: usize = 4096;
 
-/// Most accounts of a ledger: their numbers have 32 bits.
+/// Maximum number of accounts of a ledger. Account numbers have 32 bits.
 pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
 
 /// All accounts, in the order of their creation.
 #[derive(Debug)]
 pub struct AccountTable {
-    places: Pages<Place>,
+    slots: Pages<AccountSlot>,
     metadata: Vec<Option<MetadataPage>>,
     by_name: TagIndex,
     assets: AssetTable,
-    /// Keys the hash of names, so that nobody outside can choose names that collide.
+    /// Seed of the hash of names. It is secret, so that no client can choose names that collide.
     seed: u64,
     heap_bytes: usize,
 }
 
-/// What the ledger has no room left for.
+/// The ledger is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TableFull {
-    /// There is no number for another account.
-    #[error("the ledger has no room for these accounts: it may hold at most {ACCOUNTS_MAX}")]
+    /// The new accounts would exceed [`ACCOUNTS_MAX`].
+    #[error("the ledger has no room for these accounts: the maximum is {ACCOUNTS_MAX} accounts")]
     Accounts,
-    /// An account has an asset that no other has, and there are [`ASSETS_MAX`].
-    #[error("the ledger has no room for these accounts' new assets: it may hold at most {ASSETS_MAX} assets")]
+    /// The new accounts name new assets, which would exceed [`ASSETS_MAX`].
+    #[error(
+        "the ledger has no room for the new assets of these accounts: the maximum is {ASSETS_MAX} assets"
+    )]
     Assets,
 }
 
-/// All of an account but its metadata: two cache lines, and never on two pages of memory, since to find a page costs more
-/// than to read a line once there are millions of accounts. The name comes first: a comparison may read 32 bytes of it,
-/// and would touch the next account if it came last.
+/// An account without its metadata: two cache lines. The alignment keeps them on one page of memory, because with millions
+/// of accounts, a second address translation costs more than a second cache line. The name is the first field, because a
+/// comparison may read 32 bytes, which would reach into the next account if the name were the last field.
 #[derive(Debug)]
 #[repr(C, align(128))]
-struct Place {
+struct AccountSlot {
     name: Name,
     create_time: Timestamp,
     account: Account,
 }
 
-/// The metadata of the accounts of a page, each of which has it or not.
+/// The metadata of the accounts of a page.
 type MetadataPage = Box<[Option<Box<Metadata>>]>;
 
-/// Bytes of a name that are kept without an allocation of their own.
+/// Maximum length of a name that needs no allocation, in bytes.
 const INLINE_BYTES: usize = 22;
 
-/// An account's id. A short one stands where its account does, which saves memory and a cache miss.
+/// An account's id. A short id is stored in the account's slot, which saves memory and a cache miss.
 #[derive(Debug)]
 enum Name {
     Short { length: u8, bytes: [u8; INLINE_BYTES] },
     Long(Box<str>),
 }
 
-/// A vector in pages of fixed capacity.
+/// A vector of pages that have a fixed capacity.
 #[derive(Debug)]
 struct Pages<T> {
     pages: Vec<Vec<T>>,
@@ -77,11 +79,11 @@ struct Pages<T> {
 // ===== impl AccountTable =====
 
 impl AccountTable {
-    /// Without accounts. `seed` keys the hash of their names.
+    /// Creates an empty table. `seed` is the seed of the hash of names.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         AccountTable {
-            places: Pages::new(),
+            slots: Pages::new(),
             metadata: Vec::new(),
             by_name: TagIndex::new(),
             assets: AssetTable::new(seed),
@@ -90,100 +92,119 @@ impl AccountTable {
         }
     }
 
-    /// How many accounts there are.
+    /// The number of accounts.
+    #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.places.len
+        self.slots.len
     }
 
-    /// Whether there are none.
+    /// Whether the table has no accounts.
+    #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.places.len == 0
+        self.slots.len == 0
     }
 
-    /// The number of the account named `id`.
+    /// Returns the number of the account named `id`.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<AccountIndex> {
         self.find_tagged(id.as_bytes(), tag(id.as_bytes(), self.seed))
     }
 
-    /// The number of the account named `id`, whose [`tag`] with this table's seed is `tag`.
+    /// Returns the number of the account named `id`, whose [`tag`] with this table's seed is `tag`.
     #[must_use]
     pub fn find_tagged(&self, id: &[u8], tag: u64) -> Option<AccountIndex> {
         let found = self.by_name.find(tag, |value| {
-            index_of(value)
-                .and_then(|index| self.places.get(index))
-                .is_some_and(|place| place.name.as_bytes() == id)
+            self.slots.indexed(index_of(value)).name.as_bytes() == id
         });
-        found.and_then(index_of)
+        found.map(index_of)
     }
 
-    /// Keys the hash of names.
+    /// The seed of the hash of names.
+    #[inline]
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Asks for the memory where the account with this `tag` is looked up.
+    /// Prefetches the entry of the name index for `tag`.
+    #[inline]
     pub fn prefetch_name(&self, tag: u64) {
         self.by_name.prefetch(tag);
     }
 
-    /// Asks for the memory of the account with this `tag`, once its place in the name index has been asked for.
+    /// Prefetches the account with this `tag`. Reads the name index, so prefetch the [entry](Self::prefetch_name) earlier.
     pub fn prefetch_account(&self, tag: u64) {
-        let Some(index) = self.by_name.first(tag).and_then(index_of) else {
-            return;
-        };
-        if let Some(place) = self.places.get(index) {
-            prefetch_read(&place.name);
-            // In the second line.
-            prefetch_read(&place.account.version);
+        if let Some(value) = self.by_name.first(tag) {
+            let slot = self.slots.indexed(index_of(value));
+            prefetch_read(&slot.name);
+            // This field is in the second cache line.
+            prefetch_read(&slot.account.version);
         }
     }
 
-    /// What transfers touch of the account.
+    /// Returns the part of an account that transfers change, or `None` if no account has this number.
+    #[inline]
     #[must_use]
     pub fn get(&self, index: AccountIndex) -> Option<&Account> {
-        self.places.get(index).map(|place| &place.account)
+        self.slots.get(index).map(|slot| &slot.account)
     }
 
-    /// What transfers touch of the account, to be changed.
+    /// Returns the part of an account that transfers change, or `None` if no account has this number.
+    #[inline]
     pub fn get_mut(&mut self, index: AccountIndex) -> Option<&mut Account> {
-        self.places.get_mut(index).map(|place| &mut place.account)
+        self.slots.get_mut(index).map(|slot| &mut slot.account)
     }
 
-    /// The account's name.
+    /// Returns an account that an earlier lookup has found.
+    ///
+    /// # Panics
+    /// If no account has this number.
+    #[inline]
+    pub(crate) fn found_mut(&mut self, index: AccountIndex) -> &mut Account {
+        let Some(account) = self.get_mut(index) else {
+            panic!(
+                "account number {} was found, and is no longer in the table",
+                index.0
+            );
+        };
+        account
+    }
+
+    /// Returns the id of an account, or `None` if no account has this number.
     #[must_use]
     pub fn id(&self, index: AccountIndex) -> Option<&str> {
-        self.places.get(index).map(|place| place.name.as_str())
+        self.slots.get(index).map(|slot| slot.name.as_str())
     }
 
-    /// What was said of the account when it was created, and when that was.
+    /// Returns the account as it was created, and its creation time. Returns `None` if no account has this number.
     #[must_use]
     pub fn content(&self, index: AccountIndex) -> Option<(AccountContent<'_>, Timestamp)> {
         static NO_METADATA: Metadata = Metadata::new();
-        let Place {
+        let AccountSlot {
             name,
             create_time,
             account,
-        } = self.places.get(index)?;
+        } = self.slots.get(index)?;
+        let Some(asset) = self.asset(account.asset) else {
+            panic!("account number {} has an asset that is not in the table", index.0);
+        };
         let (page, place) = place_of(index);
-        let metadata = self.metadata.get(page).and_then(Option::as_ref);
+        let page = self.metadata.get(page).and_then(Option::as_ref);
+        let metadata = page.and_then(|page| page.get(place)?.as_deref());
         let content = AccountContent {
             id: name.as_str(),
-            asset: self.asset(account.asset)?,
+            asset,
             rule: account.rule,
             overdraft_limit: account.overdraft_limit,
             status: account.status,
-            metadata: metadata
-                .and_then(|page| page.get(place)?.as_deref())
-                .unwrap_or(&NO_METADATA),
+            metadata: metadata.map_or(&NO_METADATA, |metadata| metadata),
         };
         Some((content, *create_time))
     }
 
-    /// The account as a reader sees it.
+    /// Copies an account and its balances. Returns `None` if no account has this number.
     #[must_use]
     pub fn snapshot(&self, index: AccountIndex) -> Option<AccountSnapshot> {
         let (content, create_time) = self.content(index)?;
@@ -194,16 +215,16 @@ impl AccountTable {
         })
     }
 
-    /// The name of an asset.
+    /// Returns the name of an asset, or `None` if no asset has this number.
     #[must_use]
     pub fn asset(&self, asset: AssetIndex) -> Option<&str> {
         self.assets.name(asset)
     }
 
-    /// Whether all accounts of `new` that are not there yet can be added.
+    /// Checks that all accounts of `new` that do not exist yet can be added.
     ///
     /// # Errors
-    /// [`TableFull`] if there is not enough room for them.
+    /// [`TableFull`] if the table has not enough room for them.
     pub fn check_room(&self, new: &[NewAccount]) -> Result<(), TableFull> {
         self.check_room_within(new, ACCOUNTS_MAX, ASSETS_MAX)
     }
@@ -214,8 +235,16 @@ impl AccountTable {
         accounts_max: usize,
         assets_max: usize,
     ) -> Result<(), TableFull> {
-        let accounts_left = accounts_max.saturating_sub(self.len());
-        let assets_left = assets_max.saturating_sub(self.assets.len());
+        let left = accounts_max
+            .checked_sub(self.len())
+            .zip(assets_max.checked_sub(self.assets.len()));
+        let Some((accounts_left, assets_left)) = left else {
+            panic!(
+                "{} accounts and {} assets are more than allowed",
+                self.len(),
+                self.assets.len()
+            );
+        };
         if new.len() <= accounts_left.min(assets_left) {
             return Ok(());
         }
@@ -235,27 +264,35 @@ impl AccountTable {
         }
     }
 
-    /// Adds an account whose name is not there yet, and returns its number.
+    /// Returns the number that the next account gets.
     ///
     /// # Errors
-    /// [`TableFull`] if there is no room for it or its asset. Nothing has changed then.
+    /// [`TableFull::Accounts`] if the table has no room for another account.
+    pub fn next_index(&self) -> Result<AccountIndex, TableFull> {
+        if self.len() >= ACCOUNTS_MAX {
+            return Err(TableFull::Accounts);
+        }
+        let next = u32::try_from(self.len()).map_err(|_| TableFull::Accounts)?;
+        Ok(AccountIndex(next))
+    }
+
+    /// Adds an account and returns its number. The caller ensures that its id is new.
+    ///
+    /// # Errors
+    /// [`TableFull`] if the table has no room for the account or its asset. The table is then unchanged.
     pub fn push(
         &mut self,
         new: NewAccount,
         version: u64,
         create_time: Timestamp,
     ) -> Result<AccountIndex, TableFull> {
-        let number = u32::try_from(self.len()).map_err(|_| TableFull::Accounts)?;
-        if self.len() >= ACCOUNTS_MAX {
-            return Err(TableFull::Accounts);
-        }
-        let index = AccountIndex(number);
+        let index = self.next_index()?;
         let asset = self.assets.find_or_add(new.asset).ok_or(TableFull::Assets)?;
         self.by_name
             .insert(tag(new.id.as_bytes(), self.seed), u64::from(index.0));
         let name = Name::new(new.id);
         self.heap_bytes += name.heap_bytes();
-        self.places.push(Place {
+        self.slots.push(AccountSlot {
             name,
             create_time,
             account: Account {
@@ -280,43 +317,53 @@ impl AccountTable {
         if self.metadata.len() <= page {
             self.metadata.resize_with(page + 1, || None);
         }
-        let Some(page) = self.metadata.get_mut(page) else {
-            return;
-        };
-        let page = page.get_or_insert_with(|| {
-            let empty: MetadataPage = (0..PAGE_ACCOUNTS).map(|_| None).collect();
-            self.heap_bytes += size_of_val(&*empty);
-            empty
+        let page = self.metadata.get_mut(page).map(|page| {
+            page.get_or_insert_with(|| {
+                let empty: MetadataPage = (0..PAGE_ACCOUNTS).map(|_| None).collect();
+                self.heap_bytes += size_of_val(&*empty);
+                empty
+            })
         });
-        if let Some(place) = page.get_mut(place) {
-            *place = Some(Box::new(metadata));
-        }
+        let Some(place) = page.and_then(|page| page.get_mut(place)) else {
+            panic!(
+                "the metadata of account number {} has no place in its page",
+                index.0
+            );
+        };
+        *place = Some(Box::new(metadata));
     }
 
-    /// Memory taken, in bytes: the pages, the name index, long names, metadata and assets.
+    /// Memory used, in bytes: the pages, the name index, long names, metadata and assets.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.places.memory_bytes()
-            + self.by_name.memory_bytes()
-            + self.assets.memory_bytes()
-            + self.heap_bytes
+        self.slots.memory_bytes() + self.by_name.memory_bytes() + self.assets.memory_bytes() + self.heap_bytes
     }
 
-    /// Every account in the order of creation, from `from` on.
+    /// The numbers of all accounts from `from` on, in the order of creation.
     pub fn indexes_from(&self, from: AccountIndex) -> impl Iterator<Item = AccountIndex> + use<> {
-        let len = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        let Ok(len) = u32::try_from(self.len()) else {
+            panic!(
+                "{} accounts, where at most {ACCOUNTS_MAX} are allowed",
+                self.len()
+            );
+        };
         (from.0..len).map(AccountIndex)
     }
 
-    /// How many names of assets were compared so far with a name that was looked up.
+    /// The number of asset names that lookups have compared so far.
     #[cfg(test)]
     pub(crate) const fn asset_comparisons(&self) -> u64 {
         self.assets.comparisons()
     }
 }
 
-fn index_of(value: u64) -> Option<AccountIndex> {
-    u32::try_from(value).ok().map(AccountIndex)
+/// Converts a value of the name index back to the account's number.
+#[inline]
+fn index_of(value: u64) -> AccountIndex {
+    let Ok(number) = u32::try_from(value) else {
+        panic!("the index of accounts holds {value}, which is not the number of an account");
+    };
+    AccountIndex(number)
 }
 
 // ===== impl Name =====
@@ -333,16 +380,22 @@ impl Name {
         }
     }
 
+    #[inline]
     fn as_bytes(&self) -> &[u8] {
         match self {
-            Name::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Name::Short { length, bytes } => bytes.split_at(usize::from(*length)).0,
             Name::Long(id) => id.as_bytes(),
         }
     }
 
     fn as_str(&self) -> &str {
-        // It was made from text.
-        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+        let Ok(name) = std::str::from_utf8(self.as_bytes()) else {
+            panic!(
+                "the account id {:?} was created as text, and is no text now",
+                self.as_bytes()
+            );
+        };
+        name
     }
 
     fn heap_bytes(&self) -> usize {
@@ -363,11 +416,25 @@ impl<T> Pages<T> {
         }
     }
 
+    /// Returns the value with a number that an index holds.
+    ///
+    /// # Panics
+    /// If no value has this number: the account would count as unknown, and could be created twice.
+    #[inline]
+    fn indexed(&self, index: AccountIndex) -> &T {
+        let Some(value) = self.get(index) else {
+            panic!("the index holds account number {}, which does not exist", index.0);
+        };
+        value
+    }
+
+    #[inline]
     fn get(&self, index: AccountIndex) -> Option<&T> {
         let (page, place) = place_of(index);
         self.pages.get(page)?.get(place)
     }
 
+    #[inline]
     fn get_mut(&mut self, index: AccountIndex) -> Option<&mut T> {
         let (page, place) = place_of(index);
         self.pages.get_mut(page)?.get_mut(place)
@@ -377,10 +444,11 @@ impl<T> Pages<T> {
         if self.len.is_multiple_of(PAGE_ACCOUNTS) {
             self.pages.push(Vec::with_capacity(PAGE_ACCOUNTS));
         }
-        if let Some(page) = self.pages.last_mut() {
-            page.push(value);
-            self.len += 1;
-        }
+        let Some(page) = self.pages.last_mut() else {
+            panic!("{} accounts, and no page for them", self.len);
+        };
+        page.push(value);
+        self.len += 1;
     }
 
     fn memory_bytes(&self) -> usize {
@@ -388,6 +456,8 @@ impl<T> Pages<T> {
     }
 }
 
+/// The page of an account, and its place in the page.
+#[inline]
 const fn place_of(index: AccountIndex) -> (usize, usize) {
     let index = index.0 as usize;
     (index / PAGE_ACCOUNTS, index % PAGE_ACCOUNTS)
@@ -415,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_costs_no_more_when_assets_are_many() {
+    fn adding_an_account_takes_constant_work_with_many_assets() {
         let mut table = AccountTable::new(7);
         for number in 0..20_000 {
             let account = new(&format!("a{number}"), &format!("asset-{number}"));
@@ -429,12 +499,12 @@ mod tests {
     fn finds_accounts_by_name_across_pages() {
         let mut table = AccountTable::new(7);
         let count = PAGE_ACCOUNTS * 2 + 1;
-        // None of the first page has metadata.
+        // No account of the first page has metadata.
         let account = |number: usize| {
             let text = || number.to_string();
-            let has_some = number > PAGE_ACCOUNTS && number.is_multiple_of(3);
+            let has_metadata = number > PAGE_ACCOUNTS && number.is_multiple_of(3);
             NewAccount {
-                metadata: has_some.then(|| (text(), text())).into_iter().collect(),
+                metadata: has_metadata.then(|| (text(), text())).into_iter().collect(),
                 ..new(&format!("a{number}"), ["EUR", "USD"][number % 2])
             }
         };
@@ -443,10 +513,14 @@ mod tests {
             assert_eq!(index, Ok(AccountIndex(u32::try_from(number).unwrap())));
         }
         assert_eq!(table.len(), count);
-        // One asking for memory names its first line, the other the second.
-        let version = offset_of!(Place, account.version);
+        // The two prefetched fields are in different cache lines.
+        let version = offset_of!(AccountSlot, account.version);
         assert_eq!(
-            (size_of::<Place>(), offset_of!(Place, name), version / 64),
+            (
+                size_of::<AccountSlot>(),
+                offset_of!(AccountSlot, name),
+                version / 64
+            ),
             (128, 0, 1)
         );
         for number in (0..count).step_by(97) {
@@ -465,8 +539,17 @@ mod tests {
         assert_eq!(table.get(AccountIndex(u32::MAX)), None);
         assert_eq!(table.indexes_from(AccountIndex(5)).count(), count + 2 - 5);
     }
+
     #[test]
-    fn room_is_checked_for_what_is_new_only() {
+    #[should_panic(expected = "the index holds account number 5")]
+    fn an_indexed_account_that_does_not_exist_is_not_unknown() {
+        let mut table = AccountTable::new(7);
+        table.by_name.insert(tag(b"a", 7), 5);
+        let _found = table.find("a");
+    }
+
+    #[test]
+    fn only_new_accounts_need_room() {
         let mut table = AccountTable::new(7);
         for (id, asset) in [("a", "EUR"), ("b", "USD")] {
             table.push(new(id, asset), 1, Timestamp::default()).unwrap();
@@ -479,7 +562,7 @@ mod tests {
             check(&[new("c", "EUR"), new("d", "EUR"), new("e", "EUR")]),
             Err(TableFull::Accounts)
         );
-        // What exists, or is named twice, takes no room.
+        // An account that exists or is named twice needs no room.
         let again = [
             new("a", "EUR"),
             new("b", "USD"),

@@ -1,48 +1,49 @@
-//! A hash index from a 64-bit tag to a 64-bit value that never stops the world to grow.
+//! A hash index from 64-bit tags to 64-bit values. It grows in small steps, so that no insertion takes long.
 //!
-//! The caller keeps the keys (an account table, the journal) and the index keeps only part of their hashes: 12.8 bytes a
-//! slot. It is exact all the same, because the caller compares the real key of every candidate; of n keys, one that is
-//! looked for meets another's entry with probability n / 2^46, once in a million at 50 million keys. It is split into
-//! shards, each of which grows by itself, so that no insertion pays for moving all of it: with 50 million keys a shard moves
-//! about two megabytes.
+//! A tag is the hash of a key. The caller stores the keys (in the account table, or in the journal); the index stores only a
+//! part of each tag, and needs 12.8 bytes a slot. Lookups are exact nevertheless, because the caller compares the key of
+//! every candidate. With n keys, a lookup meets the entry of another key with probability n / 2^46: once in a million
+//! lookups with 50 million keys.
 //!
-//! A shard is one array of cache lines, each with five slots. A tag has a home line; what finds it full goes to the next
-//! line that is not. The line that was passed remembers it, so that a look-up, whether it finds something or not, mostly
-//! takes one line, which can be asked for ahead of time ([`TagIndex::prefetch`]). The home is the tag's share of the array
-//! (its upper bits times the number of lines), so that this number need not be a power of two: a shard grows by half, and
-//! once it is large, at least five ninths of its slots are in use.
+//! The index consists of shards that grow independently. With 50 million keys, the growth of a shard moves about two
+//! megabytes.
+//!
+//! A shard is an array of cache lines with five slots each. Every tag has a home line. If the home line is full, the entry
+//! goes to the next line that has room, and each full line that it passes is marked. A lookup ends at the first line without
+//! the mark. So most lookups read one line, which [`TagIndex::prefetch`] can prefetch. The home line is computed as the upper
+//! bits of the tag times the number of lines, so that this number need not be a power of two. A shard grows by half. Once a
+//! shard is large, at least five ninths of its slots are in use.
 
 use crate::sys::prefetch::prefetch_read;
 
-/// Shards; a power of two. Chosen so that an empty index is small and a large one grows in small steps.
+/// Number of shards, a power of two. With this number, an empty index is small and a large index grows in small steps.
 const SHARDS: usize = 512;
-/// The shard is taken from the lowest bits of the tag; the home in it from the highest.
+/// The bits of a tag that select the shard. The highest bits of the tag select the home line in the shard.
 const SHARD_MASK: u64 = SHARDS as u64 - 1;
-/// Lines of the first shard when it has its first entry. Others have up to half as many again, in fractions of a line, which
-/// show when they have grown a few times. So shards, which fill alike, do not all grow at the same time: memory is taken
-/// evenly, and no moment is slower than others.
+/// Number of lines of shard 0 when it gets its first entry. The other shards start with up to half as many more, so that
+/// shards do not all grow at the same time although they fill at the same rate.
 const LINES_MIN: usize = 2;
-/// Fractions of a line, in which sizes are computed: rounded to lines, shards would soon be of few sizes.
+/// Sizes of shards are computed in fractions of a line: if they were rounded to lines, only a few sizes would occur.
 const LINE_FRACTIONS: usize = 256;
-/// Slots of a line.
+/// Number of slots of a line.
 const LINE_SLOTS: u32 = 5;
-/// Upper bits of a tag that a slot keeps, after the 32 that have a word of their own.
+/// Number of bits of a tag that [`Line::more`] stores for each slot. They follow the 32 highest bits of the tag.
 const EXTRA_BITS: u32 = 5;
-/// The bits of a tag that are kept, by which two can be told apart within a shard.
+/// The bits of a tag that a slot stores: the 32 highest bits and the extra bits.
 const KEPT_MASK: u64 = u64::MAX << (u32::BITS - EXTRA_BITS);
-/// In [`Line::more`]: above the extra bits of each slot, how many slots are in use.
+/// Position in [`Line::more`] of the number of slots in use. The extra bits of the slots are below.
 const USED_SHIFT: u32 = EXTRA_BITS * LINE_SLOTS;
-/// Above it: an entry whose walk passed this line stands behind it.
+/// The mark in [`Line::more`] that an entry passed this line because it was full.
 const PASSED: u32 = 1 << (u32::BITS - 1);
-/// The extra bits of one slot.
+/// Mask of the extra bits of one slot.
 const EXTRA_MASK: u32 = (1 << EXTRA_BITS) - 1;
 
-/// From tag to values. Several keys may share a tag.
+/// A map from tags to values. Several keys may have the same tag.
 #[derive(Debug)]
 pub struct TagIndex {
     shards: Box<[Shard]>,
     len: usize,
-    /// Of all shards.
+    /// Number of lines of all shards.
     lines: usize,
 }
 
@@ -59,12 +60,13 @@ struct Line {
     values: [u64; LINE_SLOTS as usize],
     /// The upper 32 bits of each tag.
     tags: [u32; LINE_SLOTS as usize],
-    /// Their next bits, how many slots are in use, and whether others were turned away.
+    /// The extra bits of each tag, the number of slots in use, and the mark that an entry passed this line.
     more: u32,
 }
 
-/// The hash by which a name is found. `seed` is the data directory's secret, so that nobody outside can choose names that
+/// Returns the tag of a name: its hash with the given seed. The seed is secret, so that no client can choose names that
 /// collide.
+#[inline]
 #[must_use]
 pub fn tag(name: &[u8], seed: u64) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name, seed)
@@ -73,7 +75,7 @@ pub fn tag(name: &[u8], seed: u64) -> u64 {
 // ===== impl TagIndex =====
 
 impl TagIndex {
-    /// Without entries.
+    /// Creates an empty index.
     #[must_use]
     pub fn new() -> Self {
         TagIndex {
@@ -83,33 +85,36 @@ impl TagIndex {
         }
     }
 
-    /// How many entries there are.
+    /// The number of entries.
+    #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the index has no entries.
+    #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the index takes one of these tags for the other: it keeps only so many of their bits.
+    /// Whether the index can't distinguish the two tags, because they are equal in all bits that it stores.
+    #[inline]
     #[must_use]
-    pub const fn takes_for_same(a: u64, b: u64) -> bool {
+    pub const fn is_same_tag(a: u64, b: u64) -> bool {
         (a ^ b) & (KEPT_MASK | SHARD_MASK) == 0
     }
 
-    /// The value of the entry with this `tag`, or one that [the index takes for it](Self::takes_for_same), that `is_it`
-    /// recognises.
+    /// Returns the first value for which `matches` returns true, among the values under this `tag` and under tags that
+    /// [the index can't distinguish from it](Self::is_same_tag).
     #[must_use]
-    pub fn find(&self, tag: u64, mut is_it: impl FnMut(u64) -> bool) -> Option<u64> {
+    pub fn find(&self, tag: u64, mut matches: impl FnMut(u64) -> bool) -> Option<u64> {
         let shard = self.shard(tag);
-        let (head, tail) = shard.lines.split_at_checked(shard.home(tag))?;
-        // Some lines always have room, and nothing was ever turned away there: both parts together end the walk.
+        let (head, tail) = shard.lines.split_at(shard.home(tag));
+        // A shard always has lines with room. Such a line has no mark, so the loop ends there at the latest.
         for line in tail.iter().chain(head) {
-            if let Some(value) = line.find(tag, &mut is_it) {
+            if let Some(value) = line.find(tag, &mut matches) {
                 return Some(value);
             }
             if !line.was_passed() {
@@ -119,13 +124,15 @@ impl TagIndex {
         None
     }
 
-    /// The first value under this `tag`, whosever it is: a guess at what [`TagIndex::find`] will look at.
+    /// Returns the first value under this `tag`. It may belong to another key; use it only for prefetching.
+    #[inline]
     #[must_use]
     pub fn first(&self, tag: u64) -> Option<u64> {
         self.find(tag, |_| true)
     }
 
-    /// Asks for the memory where entries with this `tag` are.
+    /// Prefetches the memory that a lookup of `tag` reads first.
+    #[inline]
     pub fn prefetch(&self, tag: u64) {
         let shard = self.shard(tag);
         if let Some(line) = shard.lines.get(shard.home(tag)) {
@@ -133,33 +140,41 @@ impl TagIndex {
         }
     }
 
-    /// Adds an entry. The caller has made sure that its key is not there yet.
+    /// Adds an entry. The caller ensures that its key has no entry yet.
+    ///
+    /// # Panics
+    /// If the entry found no place: a lookup would miss its key, and a transaction could be applied twice.
+    #[inline]
     pub fn insert(&mut self, tag: u64, value: u64) {
         let number = shard_of(tag);
-        if let Some(shard) = self.shards.get_mut(number) {
-            self.lines += shard.insert(tag, value, number);
-            self.len += 1;
-        }
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "`shard_of` returns a number below the number of shards"
+        )]
+        let shard = &mut self.shards[number];
+        self.lines += shard.insert(tag, value, number);
+        self.len += 1;
     }
 
-    /// Takes the memory for so many entries in all, which so are not moved from one array to the next as they come.
+    /// Allocates memory for `entries` entries in total, so that later insertions need not move existing entries.
     pub fn reserve(&mut self, entries: usize) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             self.lines += shard.reserve(entries / SHARDS, number);
         }
     }
 
-    /// Memory taken, in bytes.
+    /// Memory used, in bytes.
+    #[inline]
     #[must_use]
     pub const fn memory_bytes(&self) -> usize {
         self.lines * size_of::<Line>() + SHARDS * size_of::<Shard>()
     }
 
-    /// The most lines that a look-up may read: the longest run of lines that were passed, and the line that ends it.
+    /// The maximum number of lines that a lookup may read: the longest run of marked lines, and the line that ends it.
     #[cfg(test)]
     pub(super) fn longest_walk(&self) -> usize {
         let runs = |shard: &Shard| {
-            // Twice over, since a walk goes on at the start of its shard.
+            // A lookup continues at the start of its shard, so the lines are visited twice.
             let lines = shard.lines.iter().chain(&shard.lines);
             let longest = |(run, most): (usize, usize), line: &Line| {
                 let run = if line.was_passed() { run + 1 } else { 0 };
@@ -167,13 +182,14 @@ impl TagIndex {
             };
             lines.fold((0, 0), longest).1
         };
-        self.shards.iter().map(runs).max().unwrap_or_default() + 1
+        self.shards.iter().map(runs).fold(0, usize::max) + 1
     }
 
+    #[inline]
     fn shard(&self, tag: u64) -> &Shard {
         #[expect(
             clippy::indexing_slicing,
-            reason = "`shard_of` is masked to the number of shards"
+            reason = "`shard_of` returns a number below the number of shards"
         )]
         &self.shards[shard_of(tag)]
     }
@@ -188,7 +204,8 @@ impl Default for TagIndex {
 // ===== impl Shard =====
 
 impl Shard {
-    /// Where the walk for `tag` begins: below the number of lines, or 0 if there are none.
+    /// The home line of `tag`: below the number of lines, or 0 if the shard has no lines.
+    #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the upper half of a product of 64-bit numbers fits 64 bits, and is below the number of lines"
@@ -197,7 +214,8 @@ impl Shard {
         ((u128::from(tag & KEPT_MASK) * self.lines.len() as u128) >> u64::BITS) as usize
     }
 
-    /// Adds an entry to this shard, the one with this `number`, and returns by how many lines it has grown.
+    /// Adds an entry to this shard, which has the given `number`. Returns the number of lines by which the shard grew.
+    #[inline]
     fn insert(&mut self, tag: u64, value: u64, number: usize) -> usize {
         let more = if is_full(self.len, self.lines.len()) {
             self.grow_to(next_lines(self.lines.len(), number))
@@ -209,7 +227,7 @@ impl Shard {
         more
     }
 
-    /// Returns by how many lines it has grown to hold `entries`.
+    /// Makes room for `entries` entries in total. Returns the number of lines by which the shard grew.
     fn reserve(&mut self, entries: usize, number: usize) -> usize {
         let mut lines = self.lines.len();
         while entries > 0 && is_full(entries, lines) {
@@ -222,25 +240,30 @@ impl Shard {
         }
     }
 
-    /// Puts an entry into the first line from its home on that has room; there is one.
+    /// Puts an entry into the first line that has room, from its home line on.
+    #[inline]
     fn put(&mut self, tag: u64, value: u64) {
         let home = self.home(tag);
-        let Some((head, tail)) = self.lines.split_at_mut_checked(home) else {
-            return;
-        };
+        let (head, tail) = self.lines.split_at_mut(home);
         let placed = tail.iter_mut().chain(head).any(|line| line.put(tag, value));
-        debug_assert!(placed, "a shard grows before it is full");
+        assert!(
+            placed,
+            "a shard of the index is full: the entry {value} would be lost"
+        );
     }
 
-    /// Moves to an array of so many lines, and says how many more they are. Homes keep their order, so this reads and
-    /// writes memory from front to back.
+    /// Moves all entries to a new array of `lines` lines. Returns the number of lines by which the shard grew. Home lines
+    /// keep their order, so this reads and writes memory from front to back.
     fn grow_to(&mut self, lines: usize) -> usize {
         let smaller = std::mem::replace(&mut self.lines, vec![Line::default(); lines]);
+        let mut moved = 0;
         for line in &smaller {
             for (tag, value) in line.entries() {
                 self.put(tag, value);
+                moved += 1;
             }
         }
+        assert_eq!(moved, self.len, "a shard of the index lost entries when it grew");
         lines - smaller.len()
     }
 }
@@ -248,15 +271,17 @@ impl Shard {
 // ===== impl Line =====
 
 impl Line {
+    #[inline]
     const fn used(&self) -> u32 {
         self.more >> USED_SHIFT & 0b111
     }
 
+    #[inline]
     const fn was_passed(&self) -> bool {
         self.more & PASSED != 0
     }
 
-    /// The bits that are kept of the tags in use, and the values.
+    /// The stored bits of the tags, and the values.
     fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
         let tags = self.tags.iter().zip(0_u32..).map(|(upper, place)| {
             u64::from(*upper) << u32::BITS | u64::from(self.extra(place)) << (u32::BITS - EXTRA_BITS)
@@ -264,34 +289,42 @@ impl Line {
         tags.zip(self.values).take(self.used() as usize)
     }
 
-    /// The value under `tag` that `is_it` recognises. All slots are compared at once, without a branch for each: where a walk
-    /// over them ends can't be predicted, and after a wrong prediction the CPU waits for this line before it asks for others.
-    fn find(&self, tag: u64, is_it: &mut impl FnMut(u64) -> bool) -> Option<u64> {
-        let mut matches = self.matches(tag);
-        while matches != 0 {
-            let place = matches.trailing_zeros();
-            matches &= matches - 1;
-            let value = *self.values.get(place as usize)?;
-            if self.extra(place) == extra_of(tag) && is_it(value) {
+    /// Returns the first value under `tag` for which `matches` returns true. Compares all slots without a branch for each:
+    /// the CPU could not predict the branches, and would wait for this line before it loads the next one.
+    #[inline]
+    fn find(&self, tag: u64, matches: &mut impl FnMut(u64) -> bool) -> Option<u64> {
+        let mut candidates = self.candidates(tag);
+        while candidates != 0 {
+            let place = candidates.trailing_zeros();
+            candidates &= candidates - 1;
+            #[expect(
+                clippy::indexing_slicing,
+                reason = "`candidates` has a bit for each slot only"
+            )]
+            let value = self.values[place as usize];
+            if self.extra(place) == extra_of(tag) && matches(value) {
                 return Some(value);
             }
         }
         None
     }
 
-    /// A bit for each slot in use that has the upper 32 bits of `tag`.
-    fn matches(&self, tag: u64) -> u32 {
+    /// Returns a bit for each slot in use whose tag has the same upper 32 bits as `tag`.
+    #[inline]
+    fn candidates(&self, tag: u64) -> u32 {
         let upper = upper_of(tag);
         let used = (1 << self.used()) - 1;
         let same = |bits, (kept, place): (&u32, u32)| bits | u32::from(*kept == upper) << place;
         self.tags.iter().zip(0..).fold(0, same) & used
     }
 
+    #[inline]
     const fn extra(&self, place: u32) -> u32 {
         self.more >> (place * EXTRA_BITS) & EXTRA_MASK
     }
 
-    /// Adds an entry, if there is room; otherwise remembers that one was turned away.
+    /// Adds an entry and returns true if the line has room. Otherwise marks the line and returns false.
+    #[inline]
     fn put(&mut self, tag: u64, value: u64) -> bool {
         let used = self.used();
         let (upper, place) = (
@@ -310,24 +343,26 @@ impl Line {
     }
 }
 
+#[inline]
 const fn upper_of(tag: u64) -> u32 {
     (tag >> u32::BITS) as u32
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the lowest bits are what is asked for"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "only the lowest bits are used")]
+#[inline]
 const fn extra_of(tag: u64) -> u32 {
     (tag >> (u32::BITS - EXTRA_BITS)) as u32 & EXTRA_MASK
 }
 
-/// Full at five sixths: beyond it, walks become long.
+/// Whether a shard must grow before the next insertion. The limit is five sixths: a fuller shard has long runs of marked
+/// lines.
+#[inline]
 const fn is_full(entries: usize, lines: usize) -> bool {
     entries * 6 >= lines * LINE_SLOTS as usize * 5
 }
 
-/// How many lines come after so many in shard `number`: half as many more, and [`LINES_MIN`] or somewhat more at first.
+/// The next size of shard `number`, which has `lines` lines now: half as many more, and at first [`LINES_MIN`] or up to half
+/// as many more.
 fn next_lines(lines: usize, number: usize) -> usize {
     let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);
     while next / LINE_FRACTIONS <= lines {
@@ -336,8 +371,9 @@ fn next_lines(lines: usize, number: usize) -> usize {
     next / LINE_FRACTIONS
 }
 
-fn shard_of(tag: u64) -> usize {
-    usize::try_from(tag & SHARD_MASK).unwrap_or_default()
+#[inline]
+const fn shard_of(tag: u64) -> usize {
+    (tag & SHARD_MASK) as usize
 }
 
 #[cfg(test)]
@@ -347,10 +383,10 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Few distinct tags, so that most of them are shared by several keys; some of them at the very end of a shard, so
-        /// that walks go on at its start.
+        /// The tags are few, so that several keys share a tag. Some home lines are at the end of a shard, so that lookups
+        /// continue at its start.
         #[test]
-        fn finds_what_was_inserted_even_under_one_tag(keys in proptest::collection::hash_set(0..2000_u64, 0..600)) {
+        fn every_inserted_key_is_found_even_if_keys_share_a_tag(keys in proptest::collection::hash_set(0..2000_u64, 0..600)) {
             let tag = |key: u64| (u64::MAX - (key % 7) * (u64::MAX / 7)) & !SHARD_MASK | (key % 3);
             let mut index = TagIndex::new();
             for key in &keys {
@@ -364,16 +400,28 @@ mod tests {
             }
         }
 
-        /// Two tags are one to the index exactly if it says so; any value is kept whole.
+        /// The index confuses two tags exactly if `is_same_tag` says so, and returns all bits of a value.
         #[test]
-        fn tells_tags_apart_as_it_says(tag: u64, bit in 0..u64::BITS, value: u64) {
+        fn tags_are_distinguished_by_the_stored_bits(tag: u64, bit in 0..u64::BITS, value: u64) {
             let mut index = TagIndex::new();
             index.insert(tag, value);
             let other = tag ^ 1 << bit;
-            let same = TagIndex::takes_for_same(tag, other);
+            let same = TagIndex::is_same_tag(tag, other);
             prop_assert_eq!(same, (SHARD_MASK.count_ones()..u32::BITS - EXTRA_BITS).contains(&bit));
             prop_assert_eq!(index.first(other), same.then_some(value));
             prop_assert_eq!(index.first(tag), Some(value));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a shard of the index is full: the entry 10 would be lost")]
+    fn an_entry_without_a_place_is_not_dropped() {
+        let mut shard = Shard {
+            lines: vec![Line::default(); 2],
+            len: 0,
+        };
+        for value in 0..11 {
+            shard.put(0, value);
         }
     }
 
@@ -383,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn room_that_was_made_before_changes_nothing_but_the_moves() {
+    fn reserving_memory_changes_no_entry() {
         let (mut grown, mut reserved) = (TagIndex::new(), TagIndex::new());
         reserved.reserve(1_000_000);
         let before = reserved.memory_bytes();
@@ -395,10 +443,10 @@ mod tests {
         assert_eq!(
             reserved.memory_bytes() * 100 / before,
             100,
-            "few shards are fuller than others"
+            "the reserved memory suffices for almost all shards"
         );
         assert_eq!(reserved.memory_bytes() * 50 / grown.memory_bytes(), 50);
-        // What is there stays.
+        // Existing entries stay.
         grown.reserve(3_000_000);
         grown.reserve(10);
         for key in (0..1_000_000_u64).step_by(997) {
@@ -407,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_many_hashed_names_in_at_most_20_bytes_each() {
+    fn an_entry_takes_at_most_20_bytes_in_a_large_index() {
         let mut index = TagIndex::new();
         let mut checked = 0;
         for key in 0..8_000_000_u64 {

@@ -1,8 +1,8 @@
-//! Points in time. The ledger is given the time; it reads no clock.
+//! Points in time. The caller passes the time to the ledger; the ledger reads no clock.
 
 use std::fmt;
 
-/// Nanoseconds since the Unix epoch; good until the year 2554.
+/// Nanoseconds since the Unix epoch. The last representable time is in the year 2554.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -10,30 +10,50 @@ pub struct Timestamp(u64);
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 impl Timestamp {
-    /// `nanos` nanoseconds after the epoch.
+    /// The time `nanos` nanoseconds after the epoch.
+    #[inline]
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Timestamp(nanos)
     }
 
     /// Nanoseconds since the epoch.
+    #[inline]
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// Whole seconds since the epoch, and the nanoseconds of the last, broken one.
+    /// Whole seconds since the epoch, and the remaining nanoseconds (below 10^9).
+    #[inline]
     #[must_use]
     pub const fn seconds_and_nanos(self) -> (u64, u32) {
-        // A remainder by 10^9 fits 30 bits.
+        // The remainder of a division by 10^9 fits 30 bits.
         let nanos = (self.0 % NANOS_PER_SECOND) as u32;
         (self.0 / NANOS_PER_SECOND, nanos)
     }
 
-    /// The time `nanos` nanoseconds later; stays at the end of time rather than wrapping.
+    /// The time `nanos` nanoseconds later, or `None` if that is after the last representable time.
+    #[inline]
+    #[must_use]
+    pub const fn checked_add_nanos(self, nanos: u64) -> Option<Self> {
+        match self.0.checked_add(nanos) {
+            Some(sum) => Some(Timestamp(sum)),
+            None => None,
+        }
+    }
+
+    /// The time `nanos` nanoseconds later.
+    ///
+    /// # Panics
+    /// If that is after the last representable time: a time that stayed behind would break the order of transactions.
+    #[inline]
     #[must_use]
     pub const fn plus_nanos(self, nanos: u64) -> Self {
-        Timestamp(self.0.saturating_add(nanos))
+        match self.checked_add_nanos(nanos) {
+            Some(time) => time,
+            None => panic!("a time after the year 2554: the clock is wrong"),
+        }
     }
 }
 
@@ -53,6 +73,12 @@ mod tests {
         let time = Timestamp::from_nanos(1_700_000_000_000_000_007);
         assert_eq!(time.seconds_and_nanos(), (1_700_000_000, 7));
         assert_eq!(time.to_string(), "1700000000.000000007");
-        assert_eq!(Timestamp::from_nanos(u64::MAX).plus_nanos(1).as_nanos(), u64::MAX);
+        assert_eq!(Timestamp::from_nanos(u64::MAX).checked_add_nanos(1), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "the clock is wrong")]
+    fn time_does_not_stand_still_at_its_end() {
+        let _next = Timestamp::from_nanos(u64::MAX).plus_nanos(1);
     }
 }

@@ -1,7 +1,8 @@
-//! A transaction as bytes: encoded once on NET, executed by EXEC, journalled, and compared byte for byte.
+//! The encoding of a transaction. A request is encoded once, when it arrives; the ledger executes, records and compares
+//! the encoded bytes.
 //!
-//! The same layout exists in two forms that differ only in how an account is written: by **name** in a request
-//! (`&str`, or its bytes), by **number** in the journal ([`AccountIndex`]). [`AccountRef`] is that difference.
+//! The layout has two forms. A request names accounts by their **ids** (`&str`, or its bytes); a record names them by their
+//! **numbers** ([`AccountIndex`]). The forms differ in nothing else. [`AccountRef`] is implemented for both kinds of names.
 //!
 //! ```text
 //! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata] | transfers...
@@ -16,22 +17,22 @@ use super::{
 };
 use crate::money::Amount;
 
-/// Most transfers of a transaction.
+/// Maximum number of transfers of a transaction.
 pub const TRANSFERS_MAX: usize = 256;
 
 const FLAG_EFFECTIVE_TIME: u8 = 1;
 const FLAG_METADATA: u8 = 2;
 
-/// What a transaction does with its transfers. The numbers are written to the journal and never change.
+/// What a transaction does with its transfers. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Phase {
-    /// Posts them at once.
+    /// The transfers are posted immediately.
     #[default]
     Posted = 1,
 }
 
-/// The client's business time. It is kept and given back, and means nothing to the ledger.
+/// The client's business time. The ledger stores and returns it, and does not interpret it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EffectiveTime {
     /// Seconds since the Unix epoch, negative before it.
@@ -40,14 +41,14 @@ pub struct EffectiveTime {
     pub nanos: u32,
 }
 
-/// How a form of the encoding writes an account.
+/// A way to name an account in an encoded transaction.
 pub trait AccountRef<'a>: Copy + PartialEq + fmt::Debug {
-    /// Appends it.
+    /// Appends the encoded name to `out`.
     fn put(self, out: &mut Vec<u8>);
-    /// Reads it.
+    /// Reads an encoded name.
     ///
     /// # Errors
-    /// [`Malformed`] if it is none.
+    /// [`Malformed`] if the bytes are not an encoded name.
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed>;
 }
 
@@ -58,30 +59,30 @@ pub struct Transfer<A> {
     pub debit: A,
     /// The account that is credited.
     pub credit: A,
-    /// How much; more than zero.
+    /// The amount; more than zero.
     pub amount: Amount,
     /// The client's reason code.
     pub code: u32,
 }
 
-/// Everything of a transaction but its transfers.
+/// All fields of a transaction except its transfers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heading<'a> {
-    /// The client's idempotency key: UTF-8, as bytes because it is only copied.
+    /// The client's idempotency key: UTF-8 text of at most 64 bytes.
     pub id: &'a [u8],
-    /// What to do with the transfers.
+    /// What the transaction does with its transfers.
     pub phase: Phase,
-    /// Business time.
+    /// The business time.
     pub effective_time: Option<EffectiveTime>,
-    /// Free text.
+    /// The client's metadata.
     pub metadata: &'a Metadata,
 }
 
-/// A transaction read in place.
+/// A decoded transaction that borrows its encoded bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct TransactionView<'a, A> {
     encoded: &'a [u8],
-    /// Where the transfers start in `encoded`.
+    /// Offset of the first transfer in `encoded`, in bytes.
     transfers_at: usize,
     transfer_count: usize,
     id: &'a [u8],
@@ -90,7 +91,7 @@ pub struct TransactionView<'a, A> {
     form: PhantomData<A>,
 }
 
-/// The transfers of a transaction, read one after the other.
+/// Iterates over the transfers of a transaction.
 #[derive(Debug, Clone)]
 pub struct Transfers<'a, A> {
     reader: Reader<'a>,
@@ -111,20 +112,24 @@ impl<'a> AccountRef<'a> for &'a str {
 }
 
 impl<'a> AccountRef<'a> for &'a [u8] {
+    #[inline]
     fn put(self, out: &mut Vec<u8>) {
         put_short_bytes(out, self);
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         reader.short_bytes()
     }
 }
 
 impl<'a> AccountRef<'a> for AccountIndex {
+    #[inline]
     fn put(self, out: &mut Vec<u8>) {
         put_varint_u64(out, u64::from(self.0));
     }
 
+    #[inline]
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         reader.varint_u32().map(AccountIndex)
     }
@@ -133,6 +138,7 @@ impl<'a> AccountRef<'a> for AccountIndex {
 // ===== impl Phase =====
 
 impl Phase {
+    #[inline]
     fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Phase::Posted),
@@ -143,26 +149,25 @@ impl Phase {
 
 // ===== encoding =====
 
-/// Appends a transaction of 1 to [`TRANSFERS_MAX`] transfers.
+/// Appends an encoded transaction of 1 to [`TRANSFERS_MAX`] transfers.
 ///
-/// The bounds were checked where the request came in; here they are asserted, because the journal must never hold
-/// what it can't give back.
+/// The caller checks the bounds of a request. This function asserts them again, because a record that can't be decoded
+/// must never be written.
 ///
 /// # Panics
-/// If there is no transfer, or more than [`TRANSFERS_MAX`].
+/// If there is no transfer or more than [`TRANSFERS_MAX`], or if an id is longer than 255 bytes.
 pub fn put_transaction<'a, A: AccountRef<'a>>(
     out: &mut Vec<u8>,
     heading: &Heading<'_>,
     transfers: impl ExactSizeIterator<Item = Transfer<A>>,
 ) {
-    assert!(
-        (1..=TRANSFERS_MAX).contains(&transfers.len()),
-        "{} transfers",
-        transfers.len()
-    );
+    let count = transfers.len();
+    let Some(Ok(count_less_one)) = count.checked_sub(1).map(u8::try_from) else {
+        panic!("a transaction of {count} transfers, where 1 to {TRANSFERS_MAX} can be encoded");
+    };
     put_short_bytes(out, heading.id);
     out.push(heading.phase as u8);
-    out.push(u8::try_from(transfers.len() - 1).unwrap_or(u8::MAX));
+    out.push(count_less_one);
     let mut flags = 0;
     if heading.effective_time.is_some() {
         flags |= FLAG_EFFECTIVE_TIME;
@@ -181,7 +186,7 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     put_transfers(out, transfers);
 }
 
-/// Appends the transfers behind the heading.
+/// Appends encoded transfers, which follow the heading of a transaction.
 pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl Iterator<Item = Transfer<A>>) {
     for transfer in transfers {
         transfer.debit.put(out);
@@ -194,10 +199,12 @@ pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl I
 // ===== impl TransactionView =====
 
 impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
-    /// Reads a transaction that takes up all of `encoded`.
+    /// Decodes the heading of `encoded`, which ends with the last transfer. The transfers are decoded by
+    /// [`TransactionView::transfers`].
     ///
     /// # Errors
-    /// [`Malformed`] if the part before the transfers is no transaction. The transfers are checked as they are read.
+    /// [`Malformed`] if the bytes do not start with an encoded heading.
+    #[inline]
     pub fn parse(encoded: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(encoded);
         let id = reader.short_bytes()?;
@@ -224,63 +231,78 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         })
     }
 
-    /// The client's idempotency key. It was checked where it came in; what is not UTF-8 all the same has no name.
+    /// The client's idempotency key.
+    ///
+    /// # Panics
+    /// If the id is not UTF-8. [`check_id`](crate::id::check_id) accepts only ASCII.
     #[must_use]
     pub fn id(&self) -> &'a str {
-        std::str::from_utf8(self.id).unwrap_or_default()
+        let Ok(id) = std::str::from_utf8(self.id) else {
+            panic!(
+                "the transaction id {:?} is not text, although ids are checked",
+                self.id
+            );
+        };
+        id
     }
 
-    /// The same, without a look at its characters.
+    /// The bytes of the client's idempotency key.
+    #[inline]
     #[must_use]
     pub const fn id_bytes(&self) -> &'a [u8] {
         self.id
     }
 
-    /// What it does with its transfers.
+    /// What the transaction does with its transfers.
+    #[inline]
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Business time.
+    /// The client's business time.
+    #[inline]
     #[must_use]
     pub const fn effective_time(&self) -> Option<EffectiveTime> {
         self.effective_time
     }
 
-    /// How many transfers there are, 1 to [`TRANSFERS_MAX`].
+    /// The number of transfers, from 1 to [`TRANSFERS_MAX`].
+    #[inline]
     #[must_use]
     pub const fn transfer_count(&self) -> usize {
         self.transfer_count
     }
 
-    /// All of its bytes.
+    /// All bytes of the encoded transaction.
+    #[inline]
     #[must_use]
     pub const fn encoded(&self) -> &'a [u8] {
         self.encoded
     }
 
-    /// The bytes before the transfers: the same in both forms.
+    /// The bytes before the transfers. They are the same in both forms.
+    #[inline]
     #[must_use]
-    pub fn heading_bytes(&self) -> &'a [u8] {
-        self.encoded.get(..self.transfers_at).unwrap_or_default()
+    pub const fn heading_bytes(&self) -> &'a [u8] {
+        self.encoded.split_at(self.transfers_at).0
     }
 
-    /// The transfers in their order.
+    /// The transfers in their order. The iterator ends after the first transfer that can't be decoded.
+    #[inline]
     #[must_use]
     pub fn transfers(&self) -> Transfers<'a, A> {
-        let reader = Reader::new(self.encoded.get(self.transfers_at..).unwrap_or_default());
         Transfers {
-            reader,
+            reader: Reader::new(self.encoded.split_at(self.transfers_at).1),
             left: self.transfer_count,
             form: PhantomData,
         }
     }
 
-    /// Free text.
+    /// Decodes the client's metadata.
     ///
     /// # Errors
-    /// [`Malformed`] never for a view that was parsed; the type says so because it is read again.
+    /// [`Malformed`] if the bytes are not encoded metadata. [`TransactionView::parse`] has already checked this.
     pub fn metadata(&self) -> Result<Metadata, Malformed> {
         let mut reader = Reader::new(self.encoded);
         reader.short_bytes()?;
@@ -315,6 +337,7 @@ fn take_effective_time(reader: &mut Reader<'_>) -> Result<EffectiveTime, Malform
 impl<'a, A: AccountRef<'a>> Iterator for Transfers<'a, A> {
     type Item = Result<Transfer<A>, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let transfer = take_transfer(&mut self.reader);
@@ -329,6 +352,7 @@ impl<'a, A: AccountRef<'a>> Iterator for Transfers<'a, A> {
     }
 }
 
+#[inline]
 fn take_transfer<'a, A: AccountRef<'a>>(reader: &mut Reader<'a>) -> Result<Transfer<A>, Malformed> {
     Ok(Transfer {
         debit: A::take(reader)?,
@@ -346,7 +370,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_forms_come_back(
+        fn both_forms_are_decoded_as_they_were_encoded(
             id in "[a-z]{1,64}",
             effective in proptest::option::of((any::<i64>(), 0..1_000_000_000_u32)),
             metadata in proptest::collection::btree_map("[a-z]{1,8}", ".{0,20}", 0..4),
@@ -377,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn no_bytes_make_a_view_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(view) = TransactionView::<AccountIndex>::parse(&bytes) {
                 prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
             }
@@ -385,5 +409,25 @@ mod tests {
                 prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a transaction of 257 transfers")]
+    fn a_transaction_with_too_many_transfers_is_not_cut() {
+        let metadata = Metadata::new();
+        let heading = Heading {
+            id: b"t",
+            phase: Phase::Posted,
+            effective_time: None,
+            metadata: &metadata,
+        };
+        let transfer = Transfer {
+            debit: AccountIndex(0),
+            credit: AccountIndex(1),
+            amount: Amount::from(1),
+            code: 0,
+        };
+        let transfers = vec![transfer; TRANSFERS_MAX + 1];
+        put_transaction(&mut Vec::new(), &heading, transfers.into_iter());
     }
 }

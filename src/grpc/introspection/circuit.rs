@@ -67,6 +67,7 @@ pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
         open_until: stats.open_until_ms.map(|_| ahead(stats.next_probe_in)),
         retry_hint: Some(duration(stats.retry_hint)),
         next_probe: Some(duration(stats.next_probe_in)),
+        consecutive_failures: count(stats.consecutive_failures),
     }
 }
 
@@ -99,6 +100,7 @@ fn latencies(summary: &LatencySummary) -> proto::LatencySummary {
         p999: Some(duration(summary.p999)),
         max: Some(duration(summary.max)),
         count: count(summary.count),
+        mean: Some(duration(summary.mean)),
     }
 }
 
@@ -115,6 +117,9 @@ fn totals(lifetime: &LifetimeStats) -> CircuitTotals {
         half_opens: count(lifetime.half_opens),
         closes: count(lifetime.closes),
         self_throttled: Some(duration(Duration::from_millis(lifetime.self_throttled_ms))),
+        successes: count(lifetime.successes),
+        failures: count(lifetime.failures),
+        slow_calls: count(lifetime.slow),
     }
 }
 

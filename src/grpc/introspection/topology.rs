@@ -45,6 +45,7 @@ pub fn topology_response(info: &TopologyInfo) -> GetTopologyResponse {
         affinity_reapplied: count(info.affinity_reapplied),
         layout_version: count(info.layout_version),
         unregistered_threads: size(info.unregistered_threads),
+        register_overflow: count(info.register_overflow),
     }
 }
 

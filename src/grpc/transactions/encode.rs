@@ -321,7 +321,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{proto::ProcessTransactionResponse, time::Timestamp};
+    use crate::{ledger::Timestamp, proto::ProcessTransactionResponse};
 
     proptest! {
         #[test]

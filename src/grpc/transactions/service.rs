@@ -17,7 +17,7 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{Guard, Outcomes, StoreFault, TallyEngine, TransactionBatch},
+    engine::{CallKind, Outcomes, StoreFault, TallyEngine, TransactionBatch},
     grpc::{
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
@@ -238,7 +238,7 @@ async fn answer_one(
     };
     inbound.hold(batch.memory_bytes())?;
     inbound.finish().await?;
-    let outcomes = execute(engine, Guard::Unary, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Unary, &batch, deadline).await?;
     let answer = encode::lone(&batch, outcomes.first().copied())?;
     drop(batch);
     Ok((answer, inbound.into_reservation()))
@@ -271,7 +271,7 @@ async fn process_many(
     let Transactions { mut batch, places } = reader.finish()?;
     batch.pay(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, Guard::Bulk, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Bulk, &batch, deadline).await?;
     let results = Results {
         places: &places,
         batch: &batch,
@@ -287,14 +287,14 @@ async fn process_many(
 /// Executes the transactions of a batch in their order.
 async fn execute(
     engine: &TallyEngine,
-    guard: Guard,
+    kind: CallKind,
     batch: &Arc<TransactionBatch>,
     deadline: Option<Instant>,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(guard, batch, deadline).await;
+    let outcomes = engine.process(kind, batch, deadline).await;
     outcomes.map_err(|error| status::engine(&error))
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     batch::Sequence,
-    engine::{EngineError, Guard, Outcomes, TallyEngine, TransactionBatch},
+    engine::{CallKind, EngineError, Outcomes, TallyEngine, TransactionBatch},
     grpc::{
         status,
         transport::{
@@ -182,7 +182,7 @@ impl StreamAnswers {
         }
         let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
         let called =
-            (!batch.is_empty()).then(|| engine.process_next(sequence, Guard::Stream, &batch, deadline));
+            (!batch.is_empty()).then(|| engine.process_next(sequence, CallKind::Stream, &batch, deadline));
         // The call runs in a separate task. The stream is polled only while its client reads. Without the task, the
         // chunk of a client that stops reading would stay in flight, and the circuit would open for all clients.
         let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));

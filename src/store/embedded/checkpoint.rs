@@ -1,79 +1,95 @@
-//! Checkpoints of the accounts, copied a few at a time while transactions go on.
+//! Checkpoints: copies of the accounts, made in small steps while transactions go on.
 //!
-//! A checkpoint is *fuzzy*: its accounts were copied at different times, all of them after its start point. Each carries
-//! the number of the entry that changed it last, and replaying from the start point leaves an account alone until the
-//! entries are newer than that. So EXEC is never stopped, and nothing has to be locked or copied twice.
+//! A checkpoint is *fuzzy*: its accounts are copied at different times, all after its start point. Each copy has the number
+//! of the record that last changed the account. A replay from the start point skips an account until the records are newer
+//! than that. So EXEC does not stop for a checkpoint, and no account is locked or copied twice.
 //!
-//! It is published only when everything that it shows is durable: its chunks are read through the batch processor like
-//! any other reading, whose answers wait for the blocks that they depend on.
+//! A checkpoint is published only when all changes that it contains are durable. AUX requests its chunks through the batch
+//! processor like any other read, and a reply waits for the blocks on which it depends.
 //!
 //! ```text
-//! chunk 0:    version | start point of the chain | order
+//! chunk 0:    version | start point in the journal | start point in the order
 //! chunk 1..n: accounts, in the order of creation
-//! last chunk: the sequence of the last block that was durable when the last account had been copied
+//! last chunk: the number of the last block that was durable when the last account had been copied
 //! ```
 
-use super::{BookError, DurablePoint, OrderPoint};
+use super::point::{DurablePoint, OrderPoint};
 use crate::{
     ledger::{
-        AccountIndex, Balances, Ledger, Malformed, NewAccount,
+        AccountIndex, Balances, Ledger, Malformed, NewAccount, Timestamp,
         codec::{Reader, put_varint},
     },
     money::Amount,
     store::journal::{
-        ChainPoint, ChunkedFiles, ChunkedReader, ChunkedWriter, DataDirectory, Position, StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
+        JournalError,
     },
-    time::Timestamp,
 };
 
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
 /// Version of the layout above.
 const VERSION: u8 = 1;
-/// Accounts that are copied in one go: well below 0.1 ms of EXEC's time.
+/// Number of accounts that are copied in one step. A step takes much less than 0.1 ms of EXEC's time.
 pub const CHUNK_ACCOUNTS: usize = 1024;
-/// Checkpoints that are kept: the newest, and one in case it is damaged.
+/// Number of checkpoints that are kept: the newest, and an older one in case the newest is damaged.
 pub const KEEP: usize = 2;
 
 /// A checkpoint that is being written.
 #[derive(Debug)]
 pub struct CheckpointWriter {
-    file: ChunkedWriter,
+    file: ChunkedFileWriter,
 }
 
 /// A checkpoint that was read.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedCheckpoint {
     /// The accounts.
     pub ledger: Ledger,
-    /// From where the journal is to be replayed.
+    /// The point from which the journal must be replayed.
     pub start: DurablePoint,
-    /// The journal must reach at least to this block.
+    /// The number of a block that the journal must contain.
     pub durable_through: u64,
 }
 
-/// The family of checkpoint files of a data directory, numbered by the block sequence they start from.
+/// The checkpoint files of a data directory. A file's number is the number of the first block after the checkpoint.
 ///
 /// # Errors
-/// If the directory can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+/// If the directory of checkpoints can't be made or read.
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// As [`files`], and changes nothing.
+/// The same as [`files`], but changes nothing.
 #[must_use]
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
 
+// ===== impl LoadedCheckpoint =====
+
+impl LoadedCheckpoint {
+    /// A ledger without accounts, before the first block at `start`.
+    pub(super) fn empty(start: ChainPoint, seed: u64) -> Self {
+        LoadedCheckpoint {
+            ledger: Ledger::new(seed),
+            start: DurablePoint {
+                chain: start,
+                order: OrderPoint::START,
+            },
+            durable_through: 0,
+        }
+    }
+}
+
 // ===== impl CheckpointWriter =====
 
 impl CheckpointWriter {
-    /// Begins a checkpoint from which the journal is to be replayed from `start` on.
+    /// Starts a checkpoint, after which the journal is replayed from `start`.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, StoreError> {
+    /// If the disk fails.
+    pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, JournalError> {
         let mut file = files.create(start.chain.block_sequence)?;
         let mut meta = vec![VERSION];
         meta.extend_from_slice(&start.chain.to_bytes());
@@ -84,19 +100,19 @@ impl CheckpointWriter {
         Ok(CheckpointWriter { file })
     }
 
-    /// Adds accounts as [`put_accounts`] wrote them.
+    /// Adds a chunk of accounts, encoded by [`put_accounts`].
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+    /// If the disk fails.
+    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
         self.file.write_chunk(chunk)
     }
 
-    /// Publishes the checkpoint.
+    /// Publishes the checkpoint. `durable_through` is the number of the last durable block.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn finish(mut self, durable_through: u64) -> Result<u64, StoreError> {
+    /// If the disk fails.
+    pub fn finish(mut self, durable_through: u64) -> Result<u64, JournalError> {
         let mut last = Vec::new();
         put_varint(&mut last, u128::from(durable_through));
         self.file.write_chunk(&last)?;
@@ -104,13 +120,18 @@ impl CheckpointWriter {
     }
 }
 
-/// Writes up to [`CHUNK_ACCOUNTS`] accounts from `from` on, and returns the next one to write; `None` behind the last.
+/// Encodes up to [`CHUNK_ACCOUNTS`] accounts from `from` on. Returns the number of the next account; `None` after the last
+/// account.
+///
+/// # Panics
+/// If the table does not hold an account that it lists: the checkpoint would lose the account's balances.
 pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Option<AccountIndex> {
     let accounts = ledger.accounts();
     let mut indexes = accounts.indexes_from(from);
     for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
-        let (Some(hot), Some((content, create_time))) = (accounts.get(index), accounts.content(index)) else {
-            continue;
+        let (Some(account), Some((content, create_time))) = (accounts.get(index), accounts.content(index))
+        else {
+            panic!("account number {} is listed, and is not in the table", index.0);
         };
         content.put(out);
         let Balances {
@@ -118,31 +139,31 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
             debits_posted,
             credits_pending,
             credits_posted,
-        } = hot.balances;
+        } = account.balances;
         for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
             put_varint(out, column.minor_units());
         }
-        put_varint(out, u128::from(hot.version));
+        put_varint(out, u128::from(account.version));
         put_varint(out, u128::from(create_time.as_nanos()));
     }
     indexes.next()
 }
 
-/// The newest checkpoint that is whole and can be read, if there is one. Others are passed over with a warning: an older one
-/// and the journal hold everything.
+/// Loads the newest checkpoint that is complete and readable; `None` without one. Skips others with a warning, because an
+/// older checkpoint and the journal together hold the same accounts.
 ///
 /// # Errors
-/// [`StoreError::UnsupportedVersion`] if a program of another version wrote one, [`StoreError::Disk`] if the directory of
-/// checkpoints can't be listed.
-pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<Loaded>, StoreError> {
+/// [`JournalError::UnsupportedVersion`] if an unknown version of the program wrote a checkpoint, [`JournalError::Disk`] if the
+/// directory of checkpoints can't be listed.
+pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>, JournalError> {
     files.newest(|_, file| read(file, seed))
 }
 
-/// Reads a checkpoint, all of which was checked before.
+/// Reads a checkpoint file whose checksums have been verified.
 ///
 /// # Errors
-/// [`StoreError::ChunkedFile`] if it does not hold a checkpoint, [`StoreError::Disk`] if the disk fails.
-pub(super) fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, StoreError> {
+/// [`JournalError::ChunkedFile`] if the file does not hold a checkpoint, [`JournalError::Disk`] if the disk fails.
+pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoint, JournalError> {
     let malformed = |Malformed { what }| file.malformed(what);
     let last = file
         .chunks()
@@ -161,7 +182,7 @@ pub(super) fn read(file: &ChunkedReader, seed: u64) -> Result<Loaded, StoreError
     }
     file.read_chunk(last, &mut chunk)?;
     let durable_through = Reader::new(&chunk).varint_u64().map_err(malformed)?;
-    Ok(Loaded {
+    Ok(LoadedCheckpoint {
         ledger,
         start,
         durable_through,
@@ -175,15 +196,23 @@ fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
             what: "a checkpoint of a known version",
         });
     }
-    let chain = reader.bytes(56)?.try_into().map_err(|_| Malformed {
-        what: "a point of the chain",
-    })?;
+    let chain = reader
+        .bytes(CHAIN_POINT_BYTES)?
+        .try_into()
+        .map_err(|_| Malformed {
+            what: "a chain point",
+        })?;
     let chain = ChainPoint::from_bytes(chain);
     let order = OrderPoint {
         next_entry: reader.varint_u64()?,
         next_sequence: reader.varint_u64()?,
         last_time: Timestamp::from_nanos(reader.varint_u64()?),
     };
+    if order.next_entry == 0 || order.next_sequence == 0 {
+        return Err(Malformed {
+            what: "numbers of records and transactions, which start at 1",
+        });
+    }
     Ok(DurablePoint { chain, order })
 }
 
@@ -203,15 +232,14 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
     let index = pushed.map_err(|_| Malformed {
         what: "no more accounts and assets than a ledger may hold",
     })?;
-    if let Some(account) = accounts.get_mut(index) {
-        account.balances = balances;
-    }
+    let Some(account) = accounts.get_mut(index) else {
+        panic!(
+            "account number {} was just added, and is not in the table",
+            index.0
+        );
+    };
+    account.balances = balances;
     Ok(())
-}
-
-/// So that a reader's error and a record's error meet in one type.
-pub(super) fn malformed_at(position: Position) -> impl Fn(Malformed) -> BookError {
-    move |source| BookError::Malformed { position, source }
 }
 
 #[cfg(test)]
@@ -220,7 +248,7 @@ mod tests {
     use crate::ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
 
     #[test]
-    fn a_checkpoint_of_many_assets_gives_the_same_accounts() {
+    fn a_checkpoint_with_many_assets_restores_the_same_accounts() {
         let accounts = 20_000_u32;
         let mut replayed = Ledger::new(7);
         for number in 0..accounts {

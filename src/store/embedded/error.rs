@@ -1,43 +1,43 @@
-//! What can go wrong with the embedded store.
+//! Errors of the embedded store.
 
 use thiserror::Error;
 
 use crate::{
     ledger::{Malformed, ReplayError},
-    store::journal::{Position, StoreError},
+    store::journal::{JournalError, Position},
 };
 
-/// Why a transaction could not be processed, or a record not read back.
+/// Why a record could not be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum BookError {
-    /// The answer is in a block that is on its way to the disk. Ask again when it is durable.
+pub enum RecordError {
+    /// The record is in a block that is not durable yet. Retry when the block is durable.
     #[error("the block at {0} is not durable yet")]
     NotYetDurable(Position),
     /// The journal could not be read.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What stands there is not the record that was written there.
+    Store(#[from] JournalError),
+    /// The bytes at the position are not the record that was written there.
     #[error("the record at {position}: {source}")]
     Malformed {
-        /// Where.
+        /// The position of the record.
         position: Position,
-        /// What was expected.
+        /// The value that was expected.
         source: Malformed,
     },
 }
 
-// ===== impl BookError =====
+// ===== impl RecordError =====
 
-impl BookError {
-    /// Where the journal is damaged, if that is what the error is about, and not a disk that could not be asked.
+impl RecordError {
+    /// The position of the damage, if the journal is damaged. `None` if the error has another cause, such as a failing disk.
     #[must_use]
     pub const fn damage(&self) -> Option<Position> {
         match self {
-            BookError::Malformed { position, .. }
-            | BookError::Store(StoreError::ReadPastEnd { position, .. }) => Some(*position),
-            BookError::Store(StoreError::Corrupt(corruption)) => Some(corruption.position),
-            BookError::Store(_) | BookError::NotYetDurable(_) => None,
+            RecordError::Malformed { position, .. }
+            | RecordError::Store(JournalError::ReadPastEnd { position, .. }) => Some(*position),
+            RecordError::Store(JournalError::Corrupt(corruption)) => Some(corruption.position),
+            RecordError::Store(_) | RecordError::NotYetDurable(_) => None,
         }
     }
 }
@@ -46,40 +46,40 @@ impl BookError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The directory, the journal or a checkpoint.
+    /// The directory, the journal, a checkpoint or an id file.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The directory was made for smaller blocks than the largest request needs.
+    Store(#[from] JournalError),
+    /// The directory was made for blocks that are too small for the largest request.
     #[error("the data directory has blocks of at most {found} bytes, at least {minimum} are needed")]
     BlockTooSmall {
-        /// What it was made with.
+        /// The maximum size of the directory's blocks, in bytes.
         found: u32,
-        /// What is needed.
+        /// The size that is needed, in bytes.
         minimum: u32,
     },
     /// A record can't be read.
     #[error(transparent)]
-    Book(#[from] BookError),
-    /// A record does not follow from those before it.
+    Record(#[from] RecordError),
+    /// A record does not follow from the records before it.
     #[error("block {block_sequence}, entry {entry}: {source}")]
     Replay {
-        /// The block.
+        /// The number of the block.
         block_sequence: u64,
-        /// The entry.
+        /// The number of the record.
         entry: u64,
-        /// What is wrong.
+        /// Why the record does not follow.
         source: ReplayError,
     },
-    /// A block does not go on where the one before it ended.
+    /// A block does not continue where the block before it ends.
     #[error("block {block_sequence}: {field} is {found}, the block before it calls for {expected}")]
     Order {
-        /// The block.
+        /// The number of the block.
         block_sequence: u64,
-        /// Which number.
+        /// The field of the block's header.
         field: &'static str,
-        /// What the block says.
+        /// The value in the header.
         found: u64,
-        /// What it should say.
+        /// The value that follows from the block before.
         expected: u64,
     },
 }

@@ -1,27 +1,25 @@
-//! The transaction ids of a full segment, written once, so that opening need not read the segment again.
+//! Id files: the transaction ids of full segments. With them, opening need not read the segments.
 //!
-//! A file holds a hash and an offset for every transaction record of its segment: 12 bytes an id. It can always be made
-//! again from the segment. It names the blocks that it was made from, by the places in the hash chain where its segment
-//! starts and ends: a file of another history than that of the blocks beside it is not used.
+//! A file holds the tag and the offset of each transaction record of its segment: 12 bytes for each. It can be made again
+//! from the segment. The file identifies the blocks from which it was made, by the chain points at the start and the end of
+//! its segment. So a file that was made from other blocks, for example from another backup, is not used.
 //!
 //! ```text
-//! chunk 0..n: hash u64, offset u32, little endian, in the order of the records
-//! last chunk: version | place in the chain at the start of the segment | place at its end
+//! chunk 0..n: tag u64, offset u32, little endian, in the order of the records
+//! last chunk: version | chain point at the start of the segment | chain point at its end
 //! ```
 
 use std::fmt;
 
 use super::{
-    book::{body_position, id_tag},
-    checkpoint::malformed_at,
-    error::BookError,
-    recall::recalled,
+    error::RecordError,
+    record::{BlockRecords, id_tag, transaction_of},
 };
 use crate::{
-    ledger::{codec::Reader, record::take_record, tag_index::TagIndex},
+    ledger::{codec::Reader, tag_index::TagIndex},
     store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFiles, ChunkedReader, DataDirectory, JournalReader, Position,
-        StoreError,
+        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
+        JournalReader, Position,
     },
 };
 
@@ -29,38 +27,38 @@ const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";
 /// Version of the layout above.
 const VERSION: u8 = 1;
-/// Bytes of the last chunk.
+/// Length of the last chunk, in bytes.
 const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
-/// Bytes of an entry: the tag and the offset, little endian.
+/// Length of an entry, in bytes: the tag and the offset.
 const ENTRY_BYTES: usize = 12;
-/// How many entries ahead memory is asked for.
+/// Number of entries by which prefetching is ahead.
 const PREFETCH_DISTANCE: usize = 16;
-/// Most entries of a chunk: 768 KiB.
+/// Maximum number of entries of a chunk: 768 KiB.
 const CHUNK_ENTRIES: usize = 64 * 1024;
 
-/// The family of id files of a data directory, numbered by segment.
+/// The id files of a data directory. A file has the number of its segment.
 ///
 /// # Errors
-/// If the directory can't be made or read.
-pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, StoreError> {
+/// If the directory of id files can't be made or read.
+pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// As [`files`], and changes nothing.
+/// The same as [`files`], but changes nothing.
 #[must_use]
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// Reads the blocks of a journal one after the other, along the hash chain.
+/// Reads the blocks of a journal in order, and checks that the hash chain connects them.
 #[derive(Debug, Clone)]
 pub struct BlockWalk {
     reader: JournalReader,
-    /// Keys the hash of ids.
+    /// Seed of the hash of transaction ids.
     seed: u64,
 }
 
-/// A full segment: where it starts and ends in the chain. What it holds follows from that.
+/// A full segment, identified by the chain points at its start and end. These determine its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FullSegment {
     /// Its first block.
@@ -69,62 +67,69 @@ pub struct FullSegment {
     pub end: ChainPoint,
 }
 
-/// The ids of a segment, as its file holds them.
+/// The ids of a segment, encoded as in its id file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SegmentIds {
-    /// Entries, back to back.
+    /// The entries, one after the other.
     bytes: Vec<u8>,
 }
 
-/// Why an id file is not used.
+/// Why an id file can't be used.
 #[derive(Debug)]
-pub(super) enum Unusable {
-    /// It can't be read, or is damaged.
-    Store(StoreError),
-    /// It was made from other blocks than those in the segment.
+pub(super) enum IdFileError {
+    /// The file can't be read, or is damaged.
+    Store(JournalError),
+    /// The file was made from other blocks than those in the segment.
     OtherBlocks,
 }
 
 // ===== impl BlockWalk =====
 
 impl BlockWalk {
-    /// Walks the journal behind `reader`, in a data directory that keys the hash of ids with `seed`.
+    /// Creates a walk over the journal of `reader`. `seed` is the seed of the hash of transaction ids.
     #[must_use]
     pub const fn new(reader: JournalReader, seed: u64) -> Self {
         BlockWalk { reader, seed }
     }
 
-    /// The full segment with that `number`, before `end`, the end of the journal or another place in it.
+    /// Returns the full segment with this `number`. The segment is before `end`, which is the end of the journal or an
+    /// earlier point.
     ///
     /// # Errors
-    /// If its first block, or that of the next segment, is missing or damaged.
-    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, StoreError> {
+    /// If the first block of this or of the next segment is missing or damaged.
+    ///
+    /// # Panics
+    /// If `number` is the last possible one: no segment follows it, so it is never full.
+    pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, JournalError> {
+        let Some(next) = number.checked_add(1) else {
+            panic!("segment {number} is the last possible one, and counts as full");
+        };
         Ok(FullSegment {
             start: self.reader.segment_start(number, end)?,
-            end: self.reader.segment_start(number.saturating_add(1), end)?,
+            end: self.reader.segment_start(next, end)?,
         })
     }
 
-    /// Where the segment with that `number` starts, which is before `end` or begins there.
+    /// Returns the chain point at the start of the segment with this `number`. The segment starts before `end` or at `end`.
     ///
     /// # Errors
     /// If its first block is missing or damaged.
-    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, StoreError> {
+    pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         self.reader.segment_start(number, end)
     }
 
-    /// Calls `visit` with the position and body of every block from `from` on that stands before `to`, and checks that they
-    /// lead there. Returns the place, and where the last block is. All of these blocks must be durable.
+    /// Calls `visit` with the position and the body of each block from `from` up to `to`. Returns the chain point at the end,
+    /// after a check that it equals `to`. All of these blocks must be durable.
     fn blocks(
         &self,
         from: ChainPoint,
         to: &ChainPoint,
-        mut visit: impl FnMut(Position, &[u8]) -> Result<(), BookError>,
-    ) -> Result<ChainPoint, BookError> {
+        mut visit: impl FnMut(Position, &[u8]) -> Result<(), RecordError>,
+    ) -> Result<ChainPoint, RecordError> {
         let mut point = from;
         let mut body = Vec::new();
         while point.position < to.position {
-            let (_, next) = self.reader.follow(&point, &mut body)?;
+            let (_, next) = self.reader.read_next(&point, &mut body)?;
             visit(point.position, &body)?;
             point = next;
         }
@@ -135,25 +140,24 @@ impl BlockWalk {
         }
     }
 
-    /// Adds the ids between two places of the journal to `ids`, from the blocks, which must lead from one to the other.
+    /// Reads the blocks between two points of the journal, and adds their transaction ids to `ids`.
     ///
     /// # Errors
-    /// If a block can't be read, or does not follow from the one before.
+    /// If a block can't be read, or does not follow from the block before it.
     pub(super) fn ids_between(
         &self,
         from: ChainPoint,
         to: &ChainPoint,
         ids: &mut TagIndex,
-    ) -> Result<(), BookError> {
+    ) -> Result<(), RecordError> {
         self.blocks(from, to, |position, body| {
             block_ids(position, body, self.seed, |tag, at| ids.insert(tag, at.as_u64()))
         })?;
         Ok(())
     }
 
-    /// Makes the ids of a full segment from its blocks, which must lead from its start to its end. They are held in memory:
-    /// 12 bytes for each.
-    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<SegmentIds, BookError> {
+    /// Reads the transaction ids of a full segment from its blocks. They take 12 bytes of memory each.
+    pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<SegmentIds, RecordError> {
         let mut ids = SegmentIds::default();
         self.blocks(segment.start, &segment.end, |position, body| {
             block_ids(position, body, self.seed, |tag, at| ids.push(tag, at.offset()))
@@ -161,17 +165,17 @@ impl BlockWalk {
         Ok(ids)
     }
 
-    /// Writes the id file of `segment`, all of whose blocks are durable, unless there is a right one. Returns how many ids it
-    /// wrote.
+    /// Writes the id file of `segment`, whose blocks are all durable, unless a valid one exists. Returns the number of ids that
+    /// it wrote.
     ///
     /// # Errors
-    /// If the disk refuses, or a block can't be read.
-    pub fn write(&self, files: &ChunkedFiles, segment: &FullSegment) -> Result<usize, BookError> {
+    /// If the disk fails, or a block can't be read.
+    pub fn write(&self, files: &ChunkedFiles, segment: &FullSegment) -> Result<usize, RecordError> {
         let number = u64::from(segment.start.position.segment());
-        let has_file = files
+        let is_valid = files
             .open_number(number)
             .is_ok_and(|file| read_identity(&file, segment).is_ok());
-        if has_file {
+        if is_valid {
             return Ok(0);
         }
         let mut file = files.create(number)?;
@@ -197,28 +201,32 @@ impl BlockWalk {
         Ok(count)
     }
 
-    /// Adds the ids of a full segment: from its file, or, where there is none that can be used, from its blocks.
+    /// Adds the ids of a full segment to `ids`. Reads them from the id file, or from the blocks if the file is missing or can't
+    /// be used.
     ///
     /// # Errors
-    /// If neither can be read, or the blocks don't lead from the start of the segment to its end.
+    /// If neither can be read, or the hash chain does not connect the blocks of the segment.
     pub(super) fn load(
         &self,
         files: &ChunkedFiles,
         segment: &FullSegment,
         ids: &mut TagIndex,
-    ) -> Result<(), BookError> {
+    ) -> Result<(), RecordError> {
         let number = segment.start.position.segment();
         let loaded = match self.read_file(files, segment) {
             Ok(loaded) => loaded,
-            Err(why) => {
-                if why.is_missing() {
-                    tracing::debug!(segment = number, "no id file; reading the segment");
+            Err(error) => {
+                if error.is_missing() {
+                    tracing::debug!(
+                        segment = number,
+                        "read the ids from the segment: it has no id file"
+                    );
                 } else {
-                    tracing::warn!(segment = number, %why, "the id file can't be used; reading the segment");
+                    tracing::warn!(segment = number, %error, "read the ids from the segment: its id file can't be used");
                 }
                 self.ids_between(segment.start, &segment.end, ids)?;
-                // Its blocks are whole, so it is the file that is not. While it is there, none is written.
-                if !why.is_missing()
+                // The blocks are valid, so the file is wrong. It is removed, because a new one is written only if none exists.
+                if !error.is_missing()
                     && let Err(error) = files.remove(u64::from(number))
                 {
                     tracing::warn!(segment = number, %error, "the id file could not be removed");
@@ -226,7 +234,7 @@ impl BlockWalk {
                 return Ok(());
             }
         };
-        // Reads the tags a second time, ahead: their places in the index are anywhere in memory.
+        // Prefetches the index for later tags, because their entries are at random places in memory.
         let mut ahead = loaded.entries().skip(PREFETCH_DISTANCE);
         for (tag, offset) in loaded.entries() {
             if let Some((tag, _)) = ahead.next() {
@@ -237,12 +245,12 @@ impl BlockWalk {
         Ok(())
     }
 
-    /// The highest block that an id file proves to have been durable, and 0 if none does: the file of a segment is written when
-    /// all of its blocks are durable. Files that can't be read prove nothing.
+    /// Returns the number of the last block of the newest readable id file; 0 without one. This block was durable, because an
+    /// id file is written after all blocks of its segment are durable.
     ///
     /// # Errors
-    /// If the directory can't be read.
-    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, StoreError> {
+    /// If the directory of id files can't be read.
+    pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, JournalError> {
         let newest = files.numbers()?.into_iter().rev().find_map(|number| {
             let file = files.open_checked(number).ok()?;
             read_points(&file).ok()
@@ -250,23 +258,27 @@ impl BlockWalk {
         Ok(newest.map_or(0, |segment| segment.end.last_block_sequence()))
     }
 
-    /// The ids of `segment` as its file has them, all of it checked.
+    /// Reads the ids of `segment` from its id file, and verifies the whole file.
     pub(super) fn read_file(
         &self,
         files: &ChunkedFiles,
         segment: &FullSegment,
-    ) -> Result<SegmentIds, Unusable> {
+    ) -> Result<SegmentIds, IdFileError> {
         let number = segment.start.position.segment();
         let file = files.open_checked(u64::from(number))?;
         let end = read_identity(&file, segment)?;
-        // The neighbours of the segment say that the file is right. Its last block says that the segment is: one that was
-        // emptied, cut short or replaced must not hide behind its file.
-        if !self.reader.leads_to(&end)? {
-            return Err(Unusable::OtherBlocks);
+        // The chain points show that the file is right. The last block of the segment must exist, too: a valid id file must
+        // not hide that a segment is empty, cut short or replaced.
+        if !self.reader.contains_point(&end)? {
+            return Err(IdFileError::OtherBlocks);
         }
         let mut ids = SegmentIds::default();
         let mut chunk = Vec::new();
-        for index in 0..file.chunks().saturating_sub(1) {
+        let last = file
+            .chunks()
+            .checked_sub(1)
+            .ok_or_else(|| file.malformed("chunks"))?;
+        for index in 0..last {
             file.read_chunk(index, &mut chunk)?;
             if !chunk.len().is_multiple_of(ENTRY_BYTES) {
                 return Err(file.malformed("ids").into());
@@ -285,14 +297,15 @@ impl SegmentIds {
         self.bytes.extend_from_slice(&offset.to_le_bytes());
     }
 
-    /// How many there are.
+    /// The number of ids.
     pub(super) const fn len(&self) -> usize {
         self.bytes.len() / ENTRY_BYTES
     }
 
-    /// Tags and offsets, in the order of the records.
+    /// The tags and offsets, in the order of the records.
     fn entries(&self) -> impl Iterator<Item = (u64, u32)> {
-        let (entries, _) = self.bytes.as_chunks::<ENTRY_BYTES>();
+        let (entries, rest) = self.bytes.as_chunks::<ENTRY_BYTES>();
+        assert!(rest.is_empty(), "the last entry of a segment's ids is cut short");
         entries.iter().map(|entry| {
             let [a, b, c, d, e, f, g, h, offset @ ..] = *entry;
             (
@@ -303,25 +316,27 @@ impl SegmentIds {
     }
 }
 
-// ===== impl Unusable =====
+// ===== impl IdFileError =====
 
-impl Unusable {
+impl IdFileError {
     fn is_missing(&self) -> bool {
-        matches!(self, Unusable::Store(StoreError::Disk(error)) if error.is_not_found())
+        matches!(self, IdFileError::Store(JournalError::Disk(error)) if error.is_not_found())
     }
 }
 
-impl From<StoreError> for Unusable {
-    fn from(error: StoreError) -> Self {
-        Unusable::Store(error)
+impl From<JournalError> for IdFileError {
+    fn from(error: JournalError) -> Self {
+        IdFileError::Store(error)
     }
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for IdFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unusable::Store(error) => error.fmt(f),
-            Unusable::OtherBlocks => f.write_str("it was made from other blocks than those in the segment"),
+            IdFileError::Store(error) => error.fmt(f),
+            IdFileError::OtherBlocks => {
+                f.write_str("it was made from other blocks than those in the segment")
+            }
         }
     }
 }
@@ -335,21 +350,22 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
     bytes
 }
 
-/// The end of `segment`, with the place of its last block, if the file was made from the segment's blocks.
-fn read_identity(file: &ChunkedReader, segment: &FullSegment) -> Result<ChainPoint, Unusable> {
+/// Checks that the file was made from the blocks of `segment`. Returns the chain point at the end of the segment.
+fn read_identity(file: &ChunkedFileReader, segment: &FullSegment) -> Result<ChainPoint, IdFileError> {
     let found = read_points(file)?;
     if found.start.is_at(&segment.start) && found.end.is_at(&segment.end) {
         Ok(found.end)
     } else {
-        Err(Unusable::OtherBlocks)
+        Err(IdFileError::OtherBlocks)
     }
 }
 
-/// The segment that the file was made from.
-fn read_points(file: &ChunkedReader) -> Result<FullSegment, StoreError> {
-    let mut chunk = Vec::new();
-    file.read_chunk(file.chunks().saturating_sub(1), &mut chunk)?;
+/// Reads the identity of the segment from which the file was made.
+fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     let malformed = || file.malformed("ids of a known version");
+    let last = file.chunks().checked_sub(1).ok_or_else(malformed)?;
+    let mut chunk = Vec::new();
+    file.read_chunk(last, &mut chunk)?;
     let mut reader = Reader::new(&chunk);
     if chunk.len() != IDENTITY_BYTES || reader.u8().ok() != Some(VERSION) {
         return Err(malformed());
@@ -364,20 +380,16 @@ fn read_points(file: &ChunkedReader) -> Result<FullSegment, StoreError> {
     })
 }
 
-/// Calls `visit` for every transaction record in the body of the block at `block`.
+/// Calls `visit` with the tag and the position of each transaction record in a block.
 fn block_ids(
     block: Position,
     body: &[u8],
     seed: u64,
     mut visit: impl FnMut(u64, Position),
-) -> Result<(), BookError> {
-    let start = body_position(block);
-    let mut reader = Reader::new(body);
-    while !reader.is_empty() {
-        let offset = u32::try_from(body.len() - reader.rest().len()).unwrap_or(u32::MAX);
-        let position = Position::new(start.segment(), start.offset() + offset);
-        let framed = take_record(&mut reader, position.as_u64()).map_err(malformed_at(position))?;
-        if let Some((transaction, _)) = recalled(&framed) {
+) -> Result<(), RecordError> {
+    for record in BlockRecords::new(block, body) {
+        let (position, framed) = record?;
+        if let Some((transaction, _)) = transaction_of(&framed) {
             visit(id_tag(transaction.id_bytes(), seed), position);
         }
     }

@@ -1,35 +1,35 @@
-//! Checks a data directory from its first block to its last, and everything that follows from them.
+//! Verifies a data directory: all blocks, and all files that are made from them.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    checkpoint::{self, Loaded},
+    checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
-    open::{Replay, replay},
+    replay::{Replay, replay},
 };
 use crate::{
     ledger::{AccountIndex, Ledger, tag_index::TagIndex},
     store::journal::{self, ChainPoint, ChunkedFiles, Disk, Journal},
 };
 
-/// What the check found.
+/// What the verification of a data directory found.
 #[derive(Debug, Clone)]
-pub struct VerifyReport {
-    /// Blocks, checksums and the chain.
-    pub journal: journal::VerifyReport,
-    /// Accounts.
+pub struct DirectoryReport {
+    /// The report on the journal: blocks, checksums and the hash chain.
+    pub journal: journal::JournalReport,
+    /// Number of accounts.
     pub accounts: usize,
-    /// Transactions committed.
+    /// Number of committed transactions.
     pub last_sequence: u64,
-    /// Per asset: the sum of all debits and of all credits, which must be equal. `None` beyond 2^128 - 1.
+    /// The totals of each asset. In a sound directory, debits equal credits.
     pub assets: BTreeMap<String, AssetTotals>,
-    /// What checkpoints and id files show otherwise than the blocks do, or don't show since they are damaged, up to
-    /// [`DIFFERENCES_MAX`]. A service passes such files over, and makes what is in them from the blocks.
+    /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
+    /// such files and reads the blocks instead.
     pub differences: Vec<String>,
 }
 
-/// What was debited and credited of one asset.
+/// The sums of debits and of credits of all accounts with one asset. `None` if a sum exceeds 2^128 - 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AssetTotals {
     /// The sum of `debits_posted`.
@@ -38,10 +38,10 @@ pub struct AssetTotals {
     pub credits: Option<u128>,
 }
 
-// ===== impl VerifyReport =====
+// ===== impl DirectoryReport =====
 
-impl VerifyReport {
-    /// Whether nothing is wrong. A torn tail after a crash is not wrong: it is what a crash leaves.
+impl DirectoryReport {
+    /// Whether the directory is sound. An incomplete block at the end of the journal is sound, because a crash leaves one.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.journal.corruption.is_none()
@@ -49,33 +49,30 @@ impl VerifyReport {
             && self.assets.values().all(|totals| totals.debits == totals.credits)
     }
 
-    /// Notes what is different about a file, within the bound.
+    /// Adds the differences of a file, up to [`DIFFERENCES_MAX`].
     fn differ(&mut self, file: &str, differences: impl IntoIterator<Item = String>) {
-        let room = DIFFERENCES_MAX.saturating_sub(self.differences.len());
-        self.differences.extend(
-            differences
-                .into_iter()
-                .take(room)
-                .map(|difference| format!("{file}: {difference}")),
-        );
+        for difference in differences {
+            if self.differences.len() < DIFFERENCES_MAX {
+                self.differences.push(format!("{file}: {difference}"));
+            }
+        }
     }
 }
 
-/// Most differences that a report lists.
+/// Maximum number of differences in a report.
 pub const DIFFERENCES_MAX: usize = 16;
 
-/// Checks the data directory `dir` without changing a byte of it, on a read-only file system too: every checksum and the
-/// chain; then the ledger, made from every checkpoint as a service would, and once more from the first block; then every id
-/// file against the blocks that it indexes. It shares a lock on the directory with other readers, so that no service starts
-/// meanwhile.
+/// Verifies the data directory `dir` without changing it; the file system may be read-only. Verifies all checksums and the
+/// hash chain. Then compares the ledger that each checkpoint gives with the ledger that the first block gives, and each id
+/// file with the blocks of its segment. Holds a shared lock on the directory, so that no service can start meanwhile.
 ///
 /// # Errors
-/// If it can't be opened, as while a service has it open ([`journal::StoreError::Locked`]); if the disk can't be read.
-/// [`VerifyReport::journal`] tells of damage that a service would refuse to start with.
-pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenError> {
+/// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the
+/// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start.
+pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
-    let mut report = VerifyReport {
+    let mut report = DirectoryReport {
         journal: journal.verify()?,
         accounts: 0,
         last_sequence: 0,
@@ -83,7 +80,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenErro
         differences: Vec::new(),
     };
     let Some(end) = report.journal.end else {
-        // Damage hides the end, and nothing can be made from a part of the journal.
+        // The end of the journal is unknown, and a part of the journal is not enough to replay it.
         return Ok(report);
     };
     if report.journal.corruption.is_some() {
@@ -91,10 +88,10 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenErro
     }
     if report.journal.marked && !report.journal.clean {
         let what =
-            "the marker of a clean stop is damaged, or tells of another place than the end of the journal";
+            "the marker of a clean stop is damaged, or names another position than the end of the journal";
         report.differ("journal/CLEAN", [what.to_owned()]);
     }
-    let replayed = ledger_from(&journal, Loaded::nothing(journal.start(), seed))?;
+    let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
     report.accounts = replayed.ledger.accounts().len();
     report.last_sequence = replayed.order.next_sequence - 1;
     report.assets = totals(&replayed.ledger);
@@ -121,11 +118,11 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, OpenErro
     Ok(report)
 }
 
-fn ledger_from(journal: &Journal, loaded: Loaded) -> Result<Replay, OpenError> {
-    replay(journal, loaded, TagIndex::new()).map(|(replay, _)| replay)
+fn ledger_from(journal: &Journal, checkpoint: LoadedCheckpoint) -> Result<Replay, OpenError> {
+    replay(journal, checkpoint, TagIndex::new()).map(|(replay, _)| replay)
 }
 
-/// How the id file with that `number` differs from the blocks of its segment, entry by entry; `None` if it does not.
+/// Returns how the id file with this `number` differs from the blocks of its segment; `None` if they agree.
 fn id_file_difference(
     walk: &BlockWalk,
     files: &ChunkedFiles,
@@ -144,10 +141,10 @@ fn id_file_difference(
     let segment = walk.full_segment(number, end)?;
     let read = walk.read_segment(&segment)?;
     Ok(match walk.read_file(files, &segment) {
-        Err(why) => Some(why.to_string()),
+        Err(error) => Some(error.to_string()),
         Ok(found) if found == read => None,
         Ok(found) => Some(format!(
-            "{} ids, of which not all are the {} of the segment",
+            "its {} ids are not the {} ids of the segment",
             found.len(),
             read.len()
         )),
@@ -158,9 +155,13 @@ fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
     let order = (started.order != replayed.order)
         .then(|| format!("the order: {:?} and {:?}", started.order, replayed.order));
     let (started, replayed) = (started.ledger.accounts(), replayed.ledger.accounts());
-    let last = started.len().max(replayed.len());
-    let accounts = (0..u32::try_from(last).unwrap_or(u32::MAX))
-        .map(AccountIndex)
+    let longer = if started.len() > replayed.len() {
+        started
+    } else {
+        replayed
+    };
+    let accounts = longer
+        .indexes_from(AccountIndex(0))
         .filter(|index| started.snapshot(*index) != replayed.snapshot(*index))
         .map(|index| {
             format!(
@@ -173,16 +174,20 @@ fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
     order.into_iter().chain(accounts).take(DIFFERENCES_MAX).collect()
 }
 
-/// The sums of all posted columns by asset.
+/// Sums the posted debits and credits of all accounts, by asset.
 fn totals(ledger: &Ledger) -> BTreeMap<String, AssetTotals> {
     let accounts = ledger.accounts();
     let mut assets = BTreeMap::new();
     for index in accounts.indexes_from(AccountIndex(0)) {
-        let Some(account) = accounts.get(index) else {
-            continue;
+        let account = accounts.get(index);
+        let asset = account.and_then(|account| accounts.asset(account.asset));
+        let (Some(account), Some(asset)) = (account, asset) else {
+            panic!(
+                "account number {} is listed, but it or its asset is not in the table",
+                index.0
+            );
         };
-        let name = accounts.asset(account.asset).unwrap_or_default().to_owned();
-        let totals = assets.entry(name).or_insert(AssetTotals {
+        let totals = assets.entry(asset.to_owned()).or_insert(AssetTotals {
             debits: Some(0),
             credits: Some(0),
         });

@@ -9,7 +9,7 @@ use prost::Message;
 use tally::{
     breaker::{BreakerMode, CircuitBreakerConfig, CircuitState, ManualClock},
     client::{Client, RetryPolicy},
-    engine::{CircuitOptions, EngineConfig, Guard, InitialMode, ThresholdSource},
+    engine::{CallKind, CircuitOptions, EngineConfig, InitialMode, ThresholdSource},
     proto::{
         CircuitMode, CircuitReset, CircuitStats, GetCircuitStatsRequest, SetCircuitModeRequest,
         WatchCircuitStatsRequest, set_circuit_mode_request::Change,
@@ -205,7 +205,7 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
     let service = Service::start(&config()).await;
     service
         .engine
-        .breaker(Guard::Unary)
+        .breaker(CallKind::Unary)
         .set_mode(BreakerMode::ForcedOpen);
     let stream = tokio::net::TcpStream::connect(service.address()).await.unwrap();
     let (mut sender, connection) =
@@ -255,7 +255,7 @@ async fn conformance_17_our_own_client_comes_back_when_it_was_told_to() {
     service.open_accounts(&["a", "b"]).await;
     service
         .engine
-        .breaker(Guard::Unary)
+        .breaker(CallKind::Unary)
         .open_for(Duration::from_millis(100));
     let client = Client::connect(&service.endpoint()).await.unwrap();
     // Two attempts: one that is refused, and one that comes late enough to be let in.
@@ -303,7 +303,7 @@ async fn circuits_are_opened_and_reset_by_hand() {
     };
     // No key: all of them.
     let all = change(&service, "", Change::OpenFor(day)).await.unwrap();
-    assert_eq!(all.len(), Guard::ALL.len());
+    assert_eq!(all.len(), CallKind::ALL.len());
     for stats in &all {
         assert_eq!(stats.state(), tally::proto::CircuitState::Open);
         assert_eq!(stats.reason_opened, "forced");
@@ -314,8 +314,8 @@ async fn circuits_are_opened_and_reset_by_hand() {
     change(&service, "StreamTransactions", Change::Reset(CircuitReset {}))
         .await
         .unwrap();
-    let states: Vec<_> = Guard::ALL
-        .map(|guard| service.engine.breaker(guard).state())
+    let states: Vec<_> = CallKind::ALL
+        .map(|kind| service.engine.breaker(kind).state())
         .into();
     assert_eq!(
         states,
@@ -371,8 +371,8 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
         "{}",
         status.message()
     );
-    for guard in Guard::ALL {
-        assert_eq!(service.engine.breaker(guard).stats().generation, 0);
+    for kind in CallKind::ALL {
+        assert_eq!(service.engine.breaker(kind).stats().generation, 0);
     }
 }
 
@@ -386,18 +386,18 @@ async fn watchers_hear_of_every_change_and_of_the_end() {
         .unwrap()
         .into_inner();
     let first = snapshots.message().await.unwrap().unwrap();
-    assert_eq!(first.circuits.len(), Guard::ALL.len());
+    assert_eq!(first.circuits.len(), CallKind::ALL.len());
     assert!(first.circuits.iter().all(|circuit| circuit.history.is_empty()));
 
     service
         .engine
-        .breaker(Guard::Bulk)
+        .breaker(CallKind::Bulk)
         .open_for(Duration::from_secs(60));
     let second = snapshots.message().await.unwrap().unwrap();
     assert_eq!(second.circuits[1].state(), tally::proto::CircuitState::Open);
     service
         .engine
-        .breaker(Guard::Bulk)
+        .breaker(CallKind::Bulk)
         .set_mode(BreakerMode::MetricsOnly);
     let third = snapshots.message().await.unwrap().unwrap();
     assert_eq!(third.circuits[1].mode(), CircuitMode::MetricsOnly);
@@ -478,7 +478,7 @@ async fn a_measured_threshold_is_in_force_and_says_where_it_comes_from() {
     );
     assert_ne!(threshold, Duration::from_millis(50));
     assert_eq!(
-        service.engine.breaker(Guard::Bulk).config().slow_threshold,
+        service.engine.breaker(CallKind::Bulk).config().slow_threshold,
         threshold * 20,
         "bulk takes 20 times as long"
     );

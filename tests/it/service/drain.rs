@@ -21,7 +21,7 @@ async fn calls_under_way_are_answered_and_kept() {
     // All of them are in: in the queue, in a block, or on the way to the disk.
     while service
         .engine
-        .breaker(tally::engine::Guard::Unary)
+        .breaker(tally::engine::CallKind::Unary)
         .stats()
         .in_flight
         < CALLS as u64

@@ -7,7 +7,7 @@ use std::{
 
 use tally::{
     breaker::{CircuitBreakerConfig, CircuitState, TransitionReason},
-    engine::Guard,
+    engine::CallKind,
     proto::{
         CreateAccountRequest, ProcessTransactionsRequest, StreamTransactionsRequest,
         account_service_client::AccountServiceClient, transaction_result::Outcome,
@@ -24,8 +24,8 @@ use super::{
 };
 use crate::support::in_process::{account, pay};
 
-/// Calls of each kind in one round of the steady load: `ProcessTransaction` first, as [`Guard::ALL`] has them.
-const CALLERS: [usize; Guard::ALL.len()] = [24, 3, 1, 2];
+/// Calls of each kind in one round of the steady load: `ProcessTransaction` first, as [`CallKind::ALL`] has them.
+const CALLERS: [usize; CallKind::ALL.len()] = [24, 3, 1, 2];
 /// Rounds of it before the disk hangs.
 const ROUNDS: usize = 60;
 
@@ -40,17 +40,17 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 
 impl Callers {
     /// One call of a kind, with an id of its own.
-    async fn call(mut self, guard: Guard) -> Result<(), Status> {
+    async fn call(mut self, kind: CallKind) -> Result<(), Status> {
         let id = format!("{}", CALLS.fetch_add(1, Ordering::Relaxed));
-        match guard {
-            Guard::Unary => self.transactions.process_transaction(pay(&id)).await.map(drop),
-            Guard::Bulk => {
+        match kind {
+            CallKind::Unary => self.transactions.process_transaction(pay(&id)).await.map(drop),
+            CallKind::Bulk => {
                 let request = ProcessTransactionsRequest {
                     transactions: vec![pay(&id), pay(&format!("{id}b"))],
                 };
                 self.transactions.process_transactions(request).await.map(drop)
             }
-            Guard::Stream => {
+            CallKind::Stream => {
                 let message = StreamTransactionsRequest {
                     transaction: Some(pay(&id)),
                 };
@@ -69,7 +69,7 @@ impl Callers {
                     None => panic!("an answer without a result"),
                 }
             }
-            Guard::Accounts => {
+            CallKind::Accounts => {
                 let request = CreateAccountRequest {
                     account: Some(account(&id)),
                 };
@@ -103,9 +103,9 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
     };
     let send_all = || {
         let mut calls = JoinSet::new();
-        for (guard, count) in Guard::ALL.into_iter().zip(CALLERS) {
+        for (kind, count) in CallKind::ALL.into_iter().zip(CALLERS) {
             for _ in 0..count {
-                calls.spawn(callers.clone().call(guard));
+                calls.spawn(callers.clone().call(kind));
             }
         }
         calls
@@ -116,7 +116,7 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
         }
         frozen.tick();
     }
-    let circuits = Guard::ALL.map(|guard| frozen.service.engine.breaker(guard));
+    let circuits = CallKind::ALL.map(|kind| frozen.service.engine.breaker(kind));
     for (circuit, count) in circuits.iter().zip(CALLERS) {
         let window = circuit.stats().window;
         assert!(
@@ -133,7 +133,7 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
         }
     }
     let mut waited = Duration::ZERO;
-    for (guard, circuit) in Guard::ALL.into_iter().zip(&circuits) {
+    for (kind, circuit) in CallKind::ALL.into_iter().zip(&circuits) {
         let limit = bound(circuit.config());
         while circuit.stats().lifetime.opens == 0 {
             assert!(
@@ -145,7 +145,7 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
             waited += TICK;
         }
         assert_eq!(circuit.stats().reason_opened, Some(TransitionReason::Overdue));
-        let status = callers.clone().call(guard).await.unwrap_err();
+        let status = callers.clone().call(kind).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable, "{}", circuit.key());
         assert_eq!(
             circuit.stats().lifetime.rejected_open,
@@ -164,8 +164,8 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
         .any(|circuit| circuit.state() != CircuitState::Closed)
     {
         frozen.tick();
-        for guard in Guard::ALL {
-            let _either = callers.clone().call(guard).await;
+        for kind in CallKind::ALL {
+            let _either = callers.clone().call(kind).await;
         }
     }
 }
@@ -180,18 +180,18 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
         accounts: frozen.service.accounts().await,
     };
     for _ in 0..500 {
-        callers.clone().call(Guard::Unary).await.unwrap();
+        callers.clone().call(CallKind::Unary).await.unwrap();
         frozen.tick();
     }
     frozen.service.disk.stall_syncs();
     // A call of another kind is what hangs. EXEC itself turns calls away that have less time than a commit takes as a rule,
     // so it can't be said which of those with deadlines would reach the disk.
-    let hung = tokio::spawn(callers.clone().call(Guard::Bulk));
+    let hung = tokio::spawn(callers.clone().call(CallKind::Bulk));
     let disk = frozen.service.disk.clone();
     tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
         .await
         .unwrap();
-    let circuit = frozen.service.engine.breaker(Guard::Unary);
+    let circuit = frozen.service.engine.breaker(CallKind::Unary);
     let mut client = frozen.service.patient_transactions().await;
     let mut waited = Duration::ZERO;
     let mut number = 0;
@@ -226,7 +226,7 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_for_honest_ones() {
     let frozen = Frozen::start(breaker()).await;
-    let circuit = frozen.service.engine.breaker(Guard::Unary);
+    let circuit = frozen.service.engine.breaker(CallKind::Unary);
     let stall_after = circuit.config().effective_stall_after();
     let mut client = frozen.service.patient_transactions().await;
     for round in 0..2 {

@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tally::{
     batch::BatchConfig,
-    engine::{EngineConfig, Guard},
+    engine::{CallKind, EngineConfig},
     proto::{
         CreateAccountRequest, StreamTransactionsRequest, StreamTransactionsResponse,
         transaction_result::Outcome, transaction_service_client::TransactionServiceClient,
@@ -59,7 +59,7 @@ async fn becomes(so: impl Fn() -> bool) -> bool {
 }
 
 fn under_way(service: &Service) -> u64 {
-    service.engine.breaker(Guard::Stream).stats().in_flight
+    service.engine.breaker(CallKind::Stream).stats().in_flight
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +84,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     assert!(becomes(committed).await);
     let answered = becomes(|| under_way(service) == 0).await;
 
-    let circuit = service.engine.breaker(Guard::Stream);
+    let circuit = service.engine.breaker(CallKind::Stream);
     let thresholds = circuit.config().slow_threshold * 4;
     for _ in 0..thresholds.as_nanos() / TICK.as_nanos() {
         frozen.tick();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tally::{
     breaker::BreakerMode,
-    engine::{EngineConfig, Guard},
+    engine::{CallKind, EngineConfig},
     proto::{StreamTransactionsRequest, transaction_result::Outcome},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -34,7 +34,7 @@ pub(super) fn hint(status: &Status) -> Duration {
 }
 
 pub(super) fn circuit(service: &Service) -> tally::breaker::CircuitBreakerStats {
-    service.engine.breaker(Guard::Unary).stats()
+    service.engine.breaker(CallKind::Unary).stats()
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
 async fn a_stream_has_no_holes_behind_a_transaction_that_was_not_let_in() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
-    let guard = service.engine.breaker(Guard::Stream);
+    let circuit = service.engine.breaker(CallKind::Stream);
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let mut client = service.transactions().await;
     let mut answers = client
@@ -104,7 +104,7 @@ async fn a_stream_has_no_holes_behind_a_transaction_that_was_not_let_in() {
         ("s1", BreakerMode::ForcedOpen),
         ("s2", BreakerMode::Auto),
     ] {
-        guard.set_mode(mode);
+        circuit.set_mode(mode);
         sender
             .send(StreamTransactionsRequest {
                 transaction: Some(pay(id)),

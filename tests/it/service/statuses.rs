@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tally::{
     breaker::BreakerMode,
-    engine::Guard,
+    engine::CallKind,
     grpc::{MESSAGE_BYTES_MAX, NetConfig},
     ledger::Reason,
     proto::{
@@ -448,7 +448,7 @@ async fn provoke_introspection(wire: &mut Wire, service: &Service) {
 
 /// What depends on the state of the service.
 async fn provoke_states(wire: &mut Wire, service: &Service) {
-    let circuit = service.engine.breaker(Guard::Unary);
+    let circuit = service.engine.breaker(CallKind::Unary);
     circuit.set_mode(BreakerMode::ForcedOpen);
     wire.refuses(PROCESS_ONE, &pay("open"), Code::Unavailable, "CIRCUIT_OPEN")
         .await;

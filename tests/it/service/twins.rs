@@ -50,7 +50,7 @@ async fn ids_that_the_index_takes_for_one_are_two_transactions_also_after_a_star
     let seed = hash_seed(&service);
     let [one, other] = TWINS.map(|id| tag(id.as_bytes(), seed));
     assert!(
-        TagIndex::takes_for_same(one, other),
+        TagIndex::is_same_tag(one, other),
         "no twins under seed {seed:#x}: look for others, and write them down"
     );
     service.open_accounts(&["a", "b"]).await;

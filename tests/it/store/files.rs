@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tally::{
     ledger::Outcome,
-    store::{embedded::OpenError, journal::StoreError},
+    store::{embedded::OpenError, journal::JournalError},
 };
 
 use super::{Store, data, history, id_file_path, name, segment_path};
@@ -84,15 +84,15 @@ fn a_checkpoint_that_cannot_be_read_makes_way_for_an_older_one_and_for_the_journ
         store.checkpoint()
     });
     let path = |number: u64| data().join("checkpoint").join(format!("{number:020}.ckpt"));
-    let order = store.opened.book.order();
+    let order = store.opened.ledger.order();
     store.stop();
     let mut expected = [Some(numbers[0]), None].into_iter();
     for number in numbers.into_iter().rev() {
         disk.fail_reads_of(&path(number));
         let store = Store::open(&disk.handle()).unwrap();
         assert_eq!(store.opened.report.checkpoint, expected.next().unwrap());
-        assert_eq!(store.opened.book.order(), order);
-        let accounts = store.opened.book.ledger().accounts();
+        assert_eq!(store.opened.ledger.order(), order);
+        let accounts = store.opened.ledger.ledger().accounts();
         let balances = accounts.get(tally::ledger::AccountIndex(0)).unwrap().balances;
         assert_eq!(balances.debits_posted.minor_units(), 2);
     }
@@ -103,8 +103,8 @@ fn refused(disk: &SimDisk) -> String {
     let before = disk.snapshot();
     let error = Store::open(&disk.handle()).map(|_| ()).unwrap_err();
     assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
-    let OpenError::Store(StoreError::Corrupt(corruption)) = &error else {
-        let OpenError::Book(error) = &error else {
+    let OpenError::Store(JournalError::Corrupt(corruption)) = &error else {
+        let OpenError::Record(error) = &error else {
             panic!("{error}")
         };
         assert!(error.damage().is_some(), "{error}");

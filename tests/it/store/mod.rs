@@ -21,13 +21,13 @@ use tally::{
     money::Amount,
     store::{
         embedded::{
-            BookError, DurablePoint, OpenError, OpenStore, StoreConfig,
+            DurablePoint, OpenError, OpenStore, RecordError, StoreConfig,
             checkpoint::{CheckpointWriter, put_accounts},
             open,
         },
         journal::{BlockBuffer, Disk},
     },
-    time::SystemWallClock,
+    wall_clock::SystemWallClock,
 };
 
 use crate::support::sim_disk::SimDisk;
@@ -80,7 +80,10 @@ impl Store {
             status: AccountStatus::Open,
             metadata: Metadata::new(),
         };
-        let created = self.opened.book.create_accounts(vec![account("a"), account("b")]);
+        let created = self
+            .opened
+            .ledger
+            .create_accounts(vec![account("a"), account("b")]);
         assert_eq!(
             created,
             AccountOutcome::Created(vec![AccountIndex(0), AccountIndex(1)])
@@ -89,7 +92,7 @@ impl Store {
     }
 
     /// One unit from `a` to `b`, with a kilobyte of metadata.
-    fn pay(&mut self, id: &str) -> Result<Outcome, BookError> {
+    fn pay(&mut self, id: &str) -> Result<Outcome, RecordError> {
         check_id(id).unwrap();
         let metadata = Metadata::from([("text".into(), "x".repeat(1000))]);
         let heading = Heading {
@@ -112,13 +115,13 @@ impl Store {
             accounts: &[],
         };
         self.opened
-            .book
+            .ledger
             .process(&TransactionView::parse(&bytes).unwrap(), tags)
     }
 
     /// Makes the open block durable.
     fn commit(&mut self) {
-        let Some(mut sealed) = self.opened.book.seal(BlockBuffer::default()) else {
+        let Some(mut sealed) = self.opened.ledger.seal(BlockBuffer::default()) else {
             return;
         };
         let receipt = self
@@ -127,7 +130,7 @@ impl Store {
             .append(&sealed.meta, &mut sealed.buffer)
             .unwrap();
         self.opened.durable = DurablePoint::after(&receipt, &sealed);
-        self.opened.book.durable_to(receipt.end.position);
+        self.opened.ledger.durable_to(receipt.end.position);
     }
 
     /// Commits transactions `<prefix>-000000` and on until segment `number` is written to.
@@ -150,7 +153,7 @@ impl Store {
         let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, &durable).unwrap();
         let mut chunk = Vec::new();
         assert_eq!(
-            put_accounts(self.opened.book.ledger(), AccountIndex(0), &mut chunk),
+            put_accounts(self.opened.ledger.ledger(), AccountIndex(0), &mut chunk),
             None
         );
         writer.accounts(&chunk).unwrap();

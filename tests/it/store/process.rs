@@ -14,7 +14,7 @@ use tally::{
         CreateAccountRequest, account_service_client::AccountServiceClient,
         transaction_service_client::TransactionServiceClient,
     },
-    store::journal::{Disk, RealDisk},
+    store::journal::{Disk, Journal, RealDisk},
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -84,7 +84,8 @@ fn files(dir: &Path) -> Files {
 /// Flips a bit in the body of the last block.
 fn damage_last_block(data: &Path) {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let last = tally::store::journal::verify(&disk, data).unwrap().last.unwrap();
+    let journal = Journal::open_read_only(disk, data).unwrap();
+    let last = journal.verify().unwrap().last.unwrap();
     let path = data
         .join("journal")
         .join(format!("{:010}.segment", last.position.segment()));

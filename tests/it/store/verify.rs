@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use tally::store::{
-    embedded::{self, VerifyReport, id_files},
+    embedded::{self, DirectoryReport, id_files},
     journal::Journal,
 };
 
 use super::{CONFIG, Store, data, history, id_file_path, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-fn verify(disk: &SimDisk) -> VerifyReport {
+fn verify(disk: &SimDisk) -> DirectoryReport {
     let (files, trace) = (disk.snapshot(), disk.trace());
     let reports = [1, 2].map(|_| embedded::verify(&disk.handle(), &data()).unwrap());
     assert_eq!(

@@ -15,8 +15,8 @@ use tally::{
     },
     security::Security,
     store::{embedded::StoreConfig, journal::Disk},
-    time::SystemWallClock,
     topology::{AffinityConfig, CpuAffinityManager, Mode},
+    wall_clock::SystemWallClock,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, client::GrpcService, transport::Channel};

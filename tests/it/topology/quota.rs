@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tally::{
     breaker::ManualClock,
     engine::TallyEngine,
-    time::SystemWallClock,
     topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode},
+    wall_clock::SystemWallClock,
 };
 
 use super::support::tree::{Tree, put};

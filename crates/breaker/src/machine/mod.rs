@@ -110,6 +110,10 @@ impl Core {
             observer,
         }
     }
+
+    pub(super) fn streak(&self) -> &Streak {
+        &self.marks.streak
+    }
 }
 
 impl fmt::Debug for Core {

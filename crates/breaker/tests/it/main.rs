@@ -10,6 +10,7 @@ mod operation;
 mod recovery;
 mod registry;
 mod seed;
+mod stats;
 mod storm;
 mod support;
 mod tower;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use proptest::{collection::vec, prelude::*};
 use tally_journal::{
-    CHUNK_BYTES_MAX, ChunkDefect, ChunkedFiles, ChunkedReader, DataDirectory, Journal, StoreError,
+    CHUNK_BYTES_MAX, ChunkDefect, ChunkedFileReader, ChunkedFiles, DataDirectory, Journal, JournalError,
 };
 
 use super::{CONFIG, body, data};
@@ -26,7 +26,7 @@ fn path(number: u64) -> PathBuf {
         .join(format!("at-{number:020}.checkpoint"))
 }
 
-fn write(files: &ChunkedFiles, number: u64, chunks: &[Vec<u8>]) -> Result<u64, StoreError> {
+fn write(files: &ChunkedFiles, number: u64, chunks: &[Vec<u8>]) -> Result<u64, JournalError> {
     let mut writer = files.create(number)?;
     for chunk in chunks {
         writer.write_chunk(chunk)?;
@@ -34,7 +34,7 @@ fn write(files: &ChunkedFiles, number: u64, chunks: &[Vec<u8>]) -> Result<u64, S
     writer.finish()
 }
 
-fn read(reader: &mut ChunkedReader) -> Vec<Vec<u8>> {
+fn read(reader: &mut ChunkedFileReader) -> Vec<Vec<u8>> {
     let mut chunks = Vec::new();
     let mut chunk = Vec::new();
     while reader.next_chunk(&mut chunk).unwrap() {
@@ -43,9 +43,9 @@ fn read(reader: &mut ChunkedReader) -> Vec<Vec<u8>> {
     chunks
 }
 
-fn defect<T: std::fmt::Debug>(result: Result<T, StoreError>) -> ChunkDefect {
+fn defect<T: std::fmt::Debug>(result: Result<T, JournalError>) -> ChunkDefect {
     let error = result.unwrap_err();
-    let StoreError::ChunkedFile { defect, .. } = error else {
+    let JournalError::ChunkedFile { defect, .. } = error else {
         panic!("{error}")
     };
     defect
@@ -109,7 +109,7 @@ fn every_flipped_bit_makes_way_for_the_older_file() {
         disk.flip_bit(&path(2), bit);
         let newest = files.newest_valid();
         assert!(
-            matches!(newest, Ok(Some(1)) | Err(StoreError::UnsupportedVersion { .. })),
+            matches!(newest, Ok(Some(1)) | Err(JournalError::UnsupportedVersion { .. })),
             "bit {bit}"
         );
         disk.flip_bit(&path(2), bit);
@@ -184,7 +184,7 @@ fn a_newer_file_is_not_passed_over() {
     assert!(
         matches!(
             error,
-            StoreError::UnsupportedVersion {
+            JournalError::UnsupportedVersion {
                 found: 2,
                 supported: 1,
                 ..
@@ -222,7 +222,7 @@ fn a_full_disk_gives_its_space_back() {
     disk.set_free_bytes(400);
     let error = write(&files, 1, &sample(1)).unwrap_err();
     assert!(
-        matches!(&error, StoreError::Disk(error) if error.is_storage_full()),
+        matches!(&error, JournalError::Disk(error) if error.is_storage_full()),
         "{error}"
     );
     write(&files, 1, &[body(1, 100)]).unwrap();

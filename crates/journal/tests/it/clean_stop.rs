@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use proptest::prelude::*;
-use tally_journal::{CorruptionKind, Disk, Position, StoreError, verify};
+use tally_journal::{CorruptionKind, Disk, JournalError, Position};
 
-use super::{Running, body, data, segment_path};
+use super::{Running, body, data, segment_path, verify};
 use crate::support::sim_disk::SimDisk;
 
 fn marker() -> PathBuf {
@@ -30,7 +30,7 @@ fn refused(disk: &SimDisk) -> CorruptionKind {
         .map(|running| running.seen.len())
         .unwrap_err();
     assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
-    let StoreError::Corrupt(corruption) = error else {
+    let JournalError::Corrupt(corruption) = error else {
         panic!("{error}")
     };
     let report = verify(&disk.handle(), &data()).unwrap();
@@ -119,14 +119,14 @@ fn a_finished_journal_takes_no_more_blocks() {
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"one").unwrap();
     running.writer.finish().unwrap();
-    assert!(matches!(running.append(b"two"), Err(StoreError::Poisoned)));
-    assert!(matches!(running.writer.finish(), Err(StoreError::Poisoned)));
+    assert!(matches!(running.append(b"two"), Err(JournalError::Poisoned)));
+    assert!(matches!(running.writer.finish(), Err(JournalError::Poisoned)));
     drop(running);
     // One whose last write failed is not marked: what is durable is unknown.
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.fail_sync_after(1);
     running.append(b"unknown").unwrap_err();
-    assert!(matches!(running.writer.finish(), Err(StoreError::Poisoned)));
+    assert!(matches!(running.writer.finish(), Err(JournalError::Poisoned)));
     assert!(!disk.snapshot().contains_key(&marker()));
 }
 
@@ -152,7 +152,7 @@ fn a_marker_of_another_history_is_refused_and_an_older_one_is_not() {
     });
     let [mut one, two] = histories;
     one.insert(marker(), two[&marker()].clone());
-    assert_eq!(refused(&disk_of(&one)), CorruptionKind::NotTheStopsBlock);
+    assert_eq!(refused(&disk_of(&one)), CorruptionKind::CleanStopMismatch);
     // Of the same history, but from before its last block: nothing is missing.
     one.insert(marker(), before[&marker()].clone());
     let disk = disk_of(&one);

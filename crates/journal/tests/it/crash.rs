@@ -1,9 +1,9 @@
 //! Whatever happens, the journal is what was acknowledged, and at most one block more.
 
 use proptest::{collection::vec, prelude::*};
-use tally_journal::{StoreError, verify};
+use tally_journal::JournalError;
 
-use super::{Running, body, data};
+use super::{Running, body, data, verify};
 use crate::support::sim_disk::SimDisk;
 
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl Model {
         let bytes = body(self.appends, length);
         match running.append(&bytes) {
             Ok(_) => self.acknowledged.push(bytes),
-            Err(StoreError::Poisoned) => assert!(running.writer.is_poisoned()),
+            Err(JournalError::Poisoned) => assert!(running.writer.is_poisoned()),
             Err(_) => {
                 assert!(running.writer.is_poisoned());
                 assert_eq!(
@@ -115,7 +115,7 @@ impl Model {
     fn open(&mut self) {
         match Running::open(&self.disk.handle()) {
             Ok(running) => self.check(running),
-            Err(StoreError::Disk(_)) => self.disk.crash(),
+            Err(JournalError::Disk(_)) => self.disk.crash(),
             Err(error) => panic!("{error}"),
         }
     }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 use tally_journal::{
     BlockDefect, BlockHash, ChainPoint, Corruption, CorruptionKind, DataId, HEADER_BYTES, HeaderDefect,
-    Journal, Position, ScanError, StoreError, Tail,
+    Journal, JournalError, Position, ScanError, Tail,
 };
 
 use super::{CONFIG, Running, Seen, body, data, scan, segment_path};
@@ -29,7 +29,7 @@ fn refused(disk: &SimDisk) -> Corruption {
         .map(|running| running.seen.len())
         .unwrap_err();
     assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
-    let StoreError::Corrupt(corruption) = error else {
+    let JournalError::Corrupt(corruption) = error else {
         panic!("{error}")
     };
     corruption
@@ -39,7 +39,7 @@ fn scan_from(
     disk: &SimDisk,
     from: ChainPoint,
     durable_through: u64,
-) -> Result<(Vec<Seen>, Tail), StoreError> {
+) -> Result<(Vec<Seen>, Tail), JournalError> {
     let journal = Journal::open(disk.handle(), &data(), &CONFIG).unwrap();
     scan(&journal, from, durable_through)
 }
@@ -81,13 +81,13 @@ proptest! {
         let (seen, _) = scan(&journal, journal.start(), first_lost as u64).unwrap();
         prop_assert_eq!(seen.len(), first_lost);
         let error = scan(&journal, journal.start(), first_lost as u64 + 1).unwrap_err();
-        let StoreError::Corrupt(corruption) = error else { panic!("{error}") };
+        let JournalError::Corrupt(corruption) = error else { panic!("{error}") };
         prop_assert_eq!(corruption.position, positions[first_lost]);
         let too_short = matches!(corruption.kind, CorruptionKind::TooShort { .. });
         prop_assert!(too_short, "{}", corruption);
         let error = scan(&journal, end, 0).unwrap_err();
-        let StoreError::Corrupt(corruption) = error else { panic!("{error}") };
-        prop_assert_eq!(corruption.kind, CorruptionKind::NotTheCheckpointsBlock);
+        let JournalError::Corrupt(corruption) = error else { panic!("{error}") };
+        prop_assert_eq!(corruption.kind, CorruptionKind::CheckpointMismatch);
     }
 
     #[test]
@@ -298,10 +298,10 @@ fn a_point_that_does_not_belong_to_the_journal_is_refused() {
         },
     ] {
         let error = scan_from(&disk, foreign, 0).unwrap_err();
-        let StoreError::Corrupt(corruption) = error else {
+        let JournalError::Corrupt(corruption) = error else {
             panic!("{error}")
         };
-        assert_eq!(corruption.kind, CorruptionKind::NotTheCheckpointsBlock);
+        assert_eq!(corruption.kind, CorruptionKind::CheckpointMismatch);
     }
 }
 
@@ -319,7 +319,7 @@ fn a_block_of_a_newer_version_is_refused_and_not_cleared() {
     assert!(
         matches!(
             error,
-            StoreError::UnsupportedVersion {
+            JournalError::UnsupportedVersion {
                 found: 2,
                 supported: 1,
                 ..

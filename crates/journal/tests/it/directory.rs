@@ -1,6 +1,6 @@
 //! The data directory: one process at a time, made once, with sizes for ever.
 
-use tally_journal::{FormatDefect, Journal, JournalConfig, StoreError};
+use tally_journal::{FormatDefect, Journal, JournalConfig, JournalError};
 
 use super::{CONFIG, Running, data};
 use crate::support::sim_disk::SimDisk;
@@ -57,7 +57,7 @@ fn sizes_out_of_bounds_are_refused_before_anything_is_made() {
     assert!(
         matches!(
             error,
-            StoreError::Config {
+            JournalError::Config {
                 field: "block_bytes_max",
                 value: 4096,
                 ..
@@ -78,7 +78,7 @@ fn a_journal_without_its_description_is_not_made_anew() {
     assert!(
         matches!(
             error,
-            StoreError::Format {
+            JournalError::Format {
                 defect: FormatDefect::Missing,
                 ..
             }
@@ -97,7 +97,7 @@ fn a_damaged_description_is_refused() {
     assert!(
         matches!(
             error,
-            StoreError::Format {
+            JournalError::Format {
                 defect: FormatDefect::Malformed,
                 ..
             }

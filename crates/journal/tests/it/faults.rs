@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use tally_journal::{Operation, StoreError};
+use tally_journal::{JournalError, Operation};
 
 use super::{Running, body, segment_path};
 use crate::support::sim_disk::{SimDisk, TraceEvent};
@@ -15,7 +15,7 @@ fn a_failed_sync_poisons_and_is_never_tried_again() {
     disk.fail_sync_after(0);
     let error = running.append(b"unknown").unwrap_err();
     assert!(
-        matches!(&error, StoreError::Disk(error) if error.operation == Operation::Sync),
+        matches!(&error, JournalError::Disk(error) if error.operation == Operation::Sync),
         "{error}"
     );
     assert!(
@@ -28,7 +28,7 @@ fn a_failed_sync_poisons_and_is_never_tried_again() {
     let trace = disk.trace();
     assert!(running.writer.is_poisoned());
     for _ in 0..3 {
-        assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+        assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     }
     assert_eq!(disk.trace(), trace, "a poisoned writer must not touch the disk");
     assert_eq!(running.writer.end().last_block_sequence(), 1);
@@ -71,7 +71,7 @@ fn a_full_disk_poisons_and_takes_nothing_back() {
         .count();
     // The first segment was made in full; for the second one there is no room.
     assert_eq!(appended, 7);
-    assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+    assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     drop(running);
     disk.restart();
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -87,7 +87,7 @@ fn a_full_disk_does_not_stop_the_journal_for_a_segment_that_is_not_needed_yet() 
     disk.set_free_bytes(5000);
     let error = running.preparer.prepare_next().unwrap_err();
     assert!(
-        matches!(&error, StoreError::Disk(error) if error.is_storage_full()),
+        matches!(&error, JournalError::Disk(error) if error.is_storage_full()),
         "{error}"
     );
     assert!(
@@ -176,7 +176,7 @@ fn a_block_beyond_the_bound_is_refused_and_poisons() {
         error.to_string(),
         "a block's body has 1025 bytes, at most 1024 are allowed"
     );
-    assert!(matches!(running.append(b"refused"), Err(StoreError::Poisoned)));
+    assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
 }
 
 #[test]

@@ -5,10 +5,10 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use tally_journal::{ChunkedFiles, Disk, Journal, RealDisk, verify};
+use tally_journal::{ChunkedFiles, Disk, Journal, RealDisk};
 use tempfile::TempDir;
 
-use super::{CONFIG, Running, body, scan};
+use super::{CONFIG, Running, body, scan, verify};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v2");
 const FILES: [&str; 4] = [

@@ -23,9 +23,9 @@ use std::{
 };
 
 use tally_journal::{
-    AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, ChainPoint, Disk, Journal, JournalConfig,
-    JournalReader, JournalWriter, OpenJournal, Placement, Position, ScanError, SegmentPreparer, StoreError,
-    Tail,
+    AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, BlockPlacement, ChainPoint, Disk, Journal,
+    JournalConfig, JournalError, JournalReader, JournalReport, JournalWriter, OpenJournal, Position,
+    ScanError, SegmentPreparer, Tail,
 };
 
 /// Small, so that few blocks fill a segment: about seven of the longest.
@@ -44,7 +44,7 @@ struct Seen {
 
 /// A running journal with what the thread in front of it would hold.
 struct Running {
-    placement: Placement,
+    placement: BlockPlacement,
     writer: JournalWriter,
     preparer: SegmentPreparer,
     reader: JournalReader,
@@ -73,11 +73,11 @@ fn body(index: u64, length: usize) -> Vec<u8> {
 }
 
 impl Running {
-    fn open(disk: &Arc<dyn Disk>) -> Result<Self, StoreError> {
+    fn open(disk: &Arc<dyn Disk>) -> Result<Self, JournalError> {
         Running::open_at(disk, &data())
     }
 
-    fn open_at(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+    fn open_at(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let journal = Journal::open(Arc::clone(disk), path, &CONFIG)?;
         let start = journal.start();
         let (seen, tail) = scan(&journal, start, 0)?;
@@ -102,7 +102,7 @@ impl Running {
         })
     }
 
-    fn append(&mut self, body: &[u8]) -> Result<AppendReceipt, StoreError> {
+    fn append(&mut self, body: &[u8]) -> Result<AppendReceipt, JournalError> {
         append(&mut self.writer, &mut self.placement, &mut self.block, body)
     }
 
@@ -121,10 +121,10 @@ impl Running {
 /// As the threads do it: placed first, appended then.
 fn append(
     writer: &mut JournalWriter,
-    placement: &mut Placement,
+    placement: &mut BlockPlacement,
     block: &mut BlockBuffer,
     body: &[u8],
-) -> Result<AppendReceipt, StoreError> {
+) -> Result<AppendReceipt, JournalError> {
     block.clear();
     block.push(body);
     let sequence = writer.end().block_sequence;
@@ -142,7 +142,16 @@ fn append(
     Ok(receipt)
 }
 
-fn scan(journal: &Journal, from: ChainPoint, durable_through: u64) -> Result<(Vec<Seen>, Tail), StoreError> {
+/// Checks a directory in which no journal is open.
+fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<JournalReport, JournalError> {
+    Journal::open_read_only(Arc::clone(disk), path)?.verify()
+}
+
+fn scan(
+    journal: &Journal,
+    from: ChainPoint,
+    durable_through: u64,
+) -> Result<(Vec<Seen>, Tail), JournalError> {
     let mut seen = Vec::new();
     let tail = journal.scan(
         from,

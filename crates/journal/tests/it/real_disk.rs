@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use tally_journal::{Access, ChunkedFiles, Disk, Operation, RealDisk, StoreError, verify};
+use tally_journal::{ChunkedFiles, Disk, FileAccess, JournalError, Operation, RealDisk};
 use tempfile::TempDir;
 
-use super::{Running, body};
+use super::{Running, body, verify};
 
 fn disk() -> Arc<dyn Disk> {
     Arc::new(RealDisk)
@@ -20,7 +20,7 @@ fn a_journal_survives_its_process() {
     let positions = running.append_many(20, 1000);
     assert!(matches!(
         Running::open_at(&disk(), &path),
-        Err(StoreError::Locked { .. })
+        Err(JournalError::Locked { .. })
     ));
     drop(running);
 
@@ -77,7 +77,7 @@ fn chunked_files_are_found_again() {
 fn errors_name_the_operation_and_the_path() {
     let root = TempDir::new().unwrap();
     let missing = root.path().join("missing");
-    let error = disk().open(&missing, Access::Read).unwrap_err();
+    let error = disk().open(&missing, FileAccess::Read).unwrap_err();
     assert!(error.is_not_found());
     assert_eq!(
         (error.operation, error.path.as_path()),
@@ -97,7 +97,7 @@ fn errors_name_the_operation_and_the_path() {
         Operation::Create
     );
     drop(file);
-    let read_only = disk().open(&missing, Access::Read).unwrap();
+    let read_only = disk().open(&missing, FileAccess::Read).unwrap();
     assert_eq!(
         read_only.write_at(0, b"x").unwrap_err().operation,
         Operation::Write

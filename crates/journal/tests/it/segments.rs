@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread};
 
-use tally_journal::{HEADER_BYTES, OPEN_SEGMENTS_MAX, Position, StoreError};
+use tally_journal::{HEADER_BYTES, JournalError, OPEN_SEGMENTS_MAX, Position};
 
 use super::{CONFIG, Running, append, body, segment_path};
 use crate::support::sim_disk::{SimDisk, TraceEvent};
@@ -177,7 +177,7 @@ fn reads_outside_of_segments_and_of_blocks_are_refused() {
     };
     assert!(matches!(
         read(0, 8177),
-        Err(StoreError::ReadPastEnd { length: 16, .. })
+        Err(JournalError::ReadPastEnd { length: 16, .. })
     ));
     let error = read(9, 0).unwrap_err();
     assert!(

@@ -1,8 +1,8 @@
 //! `verify` tells everything and touches nothing.
 
-use tally_journal::{BlockDefect, CorruptionKind, Disk, Journal, StoreError, VerifyReport, verify};
+use tally_journal::{BlockDefect, CorruptionKind, Disk, Journal, JournalError, JournalReport};
 
-use super::{Running, data, scan, segment_path};
+use super::{Running, data, scan, segment_path, verify};
 use crate::support::sim_disk::SimDisk;
 
 fn journal_of(count: u64) -> SimDisk {
@@ -12,7 +12,7 @@ fn journal_of(count: u64) -> SimDisk {
     disk
 }
 
-fn report(disk: &SimDisk) -> VerifyReport {
+fn report(disk: &SimDisk) -> JournalReport {
     let (files, trace) = (disk.snapshot(), disk.trace());
     let report = verify(&disk.handle(), &data()).unwrap();
     assert_eq!(
@@ -100,12 +100,12 @@ fn readers_share_the_directory_and_exclude_the_writer() {
     let disk = journal_of(3);
     let running = Running::open(&disk.handle()).unwrap();
     let error = verify(&disk.handle(), &data()).unwrap_err();
-    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(matches!(error, JournalError::Locked { .. }), "{error}");
     drop(running);
     let readers = [1, 2].map(|_| Journal::open_read_only(disk.handle(), &data()).unwrap());
     assert!(verify(&disk.handle(), &data()).unwrap().is_intact());
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
-    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(matches!(error, JournalError::Locked { .. }), "{error}");
     drop(readers);
     Running::open(&disk.handle()).unwrap();
 }
@@ -128,12 +128,12 @@ fn where_there_is_no_data_directory_it_says_so() {
     let disk = SimDisk::new(1);
     let error = verify(&disk.handle(), &data()).unwrap_err();
     assert!(
-        matches!(&error, StoreError::Disk(error) if error.is_not_found()),
+        matches!(&error, JournalError::Disk(error) if error.is_not_found()),
         "{error}"
     );
     disk.create_dir_all(&data()).unwrap();
     assert!(matches!(
         verify(&disk.handle(), &data()),
-        Err(StoreError::Format { .. })
+        Err(JournalError::Format { .. })
     ));
 }

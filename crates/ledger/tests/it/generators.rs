@@ -1,4 +1,4 @@
-//! Random sequences of requests in which accounts and ids meet often.
+//! Generates random sequences of requests. Accounts and ids are few, so that requests often use the same ones.
 
 use proptest::{
     collection::vec,
@@ -10,11 +10,11 @@ use tally_ledger::*;
 
 use super::model::{ACCOUNTS, Change, Content};
 
-/// Ids of transactions.
+/// Number of transaction ids.
 const TRANSACTIONS: usize = 40;
-/// Most requests in a sequence.
+/// Maximum number of requests in a sequence.
 const STEPS_MAX: usize = 80;
-/// Accounts that are there from the start.
+/// Number of accounts that are created first.
 const CREATED_FIRST: usize = 5;
 const MAX: u128 = u128::MAX;
 
@@ -24,16 +24,16 @@ pub(super) enum Step {
     Send(Content),
     SendAgain(Index),
     SendChanged(Index, Change),
-    /// Starts a block, so many nanoseconds later.
+    /// Starts a new block, this number of nanoseconds later.
     NextBlock(u64),
-    /// Copies so many accounts into the checkpoint.
+    /// Copies this number of accounts into the checkpoint.
     Copy(usize),
 }
 
 // ===== generators =====
 
 fn name() -> impl Strategy<Value = String> {
-    // Mostly one of those that are there from the start.
+    // Most names are of accounts that are created first.
     prop_oneof![20 => select(&ACCOUNTS[..CREATED_FIRST]), 1 => select(&ACCOUNTS[CREATED_FIRST..])]
         .prop_map(str::to_owned)
 }
@@ -86,7 +86,7 @@ fn transfer() -> impl Strategy<Value = Transfer<String>> {
 
 fn content() -> impl Strategy<Value = Content> {
     let effective_time = option::weighted(0.2, (any::<i64>(), 0..1_000_000_000_u32));
-    // Long ones are seldom committed.
+    // Most transactions are short, because long ones are rarely committed.
     let transfers = prop_oneof![3 => vec(transfer(), 1..=2), 1 => vec(transfer(), 3..=6)];
     (0..TRANSACTIONS, effective_time, metadata(), transfers).prop_map(|(id, time, metadata, transfers)| {
         Content {
@@ -124,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Some accounts to begin with, then anything; once in a while an account is created a second time.
+/// Creates some accounts first, then makes random requests. Sometimes creates the first two accounts twice.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let first =
         std::array::from_fn::<_, CREATED_FIRST, _>(|place| new_account(Just(ACCOUNTS[place].to_owned())));

@@ -1,26 +1,29 @@
-//! The ledger against a naive model of its rules: random sequences of requests, and after each of them everything that
-//! must never change.
+//! Compares the ledger with a simple model of its rules. Runs random sequences of requests, and checks all invariants after
+//! each request.
 
-// Always true here; it tells clippy that helpers are test code, too.
+// Always true. Without it, clippy would not know that the helpers are test code.
 #![cfg(test)]
 
 mod generators;
-mod journal;
+mod memory_log;
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use generators::{Step, steps};
-use journal::MemoryJournal;
+use memory_log::MemoryLog;
 use model::{Content, Model, Verdict};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tally_ledger::*;
 
-/// Sequences for the test that looks whether every outcome is reached.
+/// Number of sequences of the test that checks whether every outcome is reached.
 const REACH_CASES: usize = 600;
 const MAX: u128 = u128::MAX;
 
-/// Accounts that are copied one after the other while transactions go on.
+/// Copies of accounts, made one after the other while transactions change them.
 #[derive(Debug)]
 struct Checkpoint {
     first_entry: u64,
@@ -28,14 +31,14 @@ struct Checkpoint {
     copies: Vec<(AccountSnapshot, Account)>,
 }
 
-/// A sum of amounts that does not overflow: how often 2^128 was passed, and the rest.
+/// A sum of amounts that can't overflow: the multiple of 2^128, and the remainder.
 #[derive(Debug, Default, PartialEq)]
 struct Sum(u32, u128);
 
-/// The ledger, its journal, the model, and what has been sent so far.
+/// The ledger, its log, the model, and the transactions sent so far.
 struct World {
     ledger: Ledger,
-    journal: MemoryJournal,
+    log: MemoryLog,
     model: Model,
     sent: Vec<Content>,
     checkpoint: Option<Checkpoint>,
@@ -48,7 +51,7 @@ impl World {
     fn new() -> Self {
         World {
             ledger: Ledger::new(1),
-            journal: MemoryJournal::new(),
+            log: MemoryLog::new(),
             model: Model::default(),
             sent: Vec::new(),
             checkpoint: None,
@@ -68,7 +71,7 @@ impl World {
                     self.send(place.get(&self.sent).clone().changed(change))?;
                 }
                 Step::SendAgain(_) | Step::SendChanged(..) => {}
-                Step::NextBlock(later_by_nanos) => self.journal.next_block(later_by_nanos),
+                Step::NextBlock(later_by_nanos) => self.log.next_block(later_by_nanos),
                 Step::Copy(count) => self.copy(count),
             }
             self.check_accounts()?;
@@ -78,12 +81,12 @@ impl World {
     }
 
     fn create(&mut self, new: Vec<NewAccount>) -> Result<(), TestCaseError> {
-        let (entries, before) = (self.journal.entries, self.hot());
+        let (entries, before) = (self.log.entries, self.hot());
         let names = new.iter().map(|account| account.id.clone()).collect::<Vec<_>>();
         let expected = self.model.create(&new);
-        let outcome = self.ledger.create_accounts(new, &mut self.journal);
+        let outcome = self.ledger.create_accounts(new, &mut self.log);
         let created = self.hot().len() - before.len();
-        prop_assert_eq!(self.journal.entries - entries, created as u64);
+        prop_assert_eq!(self.log.entries - entries, created as u64);
         match (expected, outcome) {
             (Ok(()), AccountOutcome::Created(indexes)) => {
                 prop_assert_eq!(indexes.len(), names.len());
@@ -108,11 +111,11 @@ impl World {
     }
 
     fn send(&mut self, content: Content) -> Result<(), TestCaseError> {
-        let (entries, before) = (self.journal.entries, self.hot());
-        let next = self.journal.next();
+        let (entries, before) = (self.log.entries, self.hot());
+        let next = self.log.next();
         let encoded = content.encode();
         let view = TransactionView::parse(&encoded).unwrap();
-        let outcome = self.ledger.process(&view, &mut self.journal).unwrap();
+        let outcome = self.ledger.process(&view, &mut self.log).unwrap();
         self.sent.push(content.clone());
 
         let (expected, recorded) = match self.model.process(&content) {
@@ -133,7 +136,7 @@ impl World {
             Verdict::Reused(field) => (Outcome::Reused { field }, false),
         };
         prop_assert_eq!(outcome, expected);
-        prop_assert_eq!(self.journal.entries - entries, u64::from(recorded));
+        prop_assert_eq!(self.log.entries - entries, u64::from(recorded));
         if outcome != committed(next, false) {
             prop_assert_eq!(self.hot(), before, "only a first commit changes accounts");
         }
@@ -141,11 +144,11 @@ impl World {
         Ok(())
     }
 
-    /// The next step of a checkpoint. A complete one makes way for another.
+    /// Copies the next `count` accounts into the checkpoint. Starts a new checkpoint if there is none or it is complete.
     fn copy(&mut self, count: usize) {
         if self.checkpoint.as_ref().is_none_or(Checkpoint::is_complete) {
             self.checkpoint = Some(Checkpoint {
-                first_entry: self.journal.next_entry(),
+                first_entry: self.log.next_entry(),
                 accounts_at_start: self.ledger.accounts().len(),
                 copies: Vec::new(),
             });
@@ -158,12 +161,12 @@ impl World {
                 .copies
                 .push((table.snapshot(index).unwrap(), *table.get(index).unwrap()));
         }
-        if checkpoint.is_complete() && self.journal.entries >= checkpoint.first_entry {
+        if checkpoint.is_complete() && self.log.entries >= checkpoint.first_entry {
             self.reached.insert("checkpoint copied amid changes".to_owned());
         }
     }
 
-    /// The columns are what the model says, and money neither appears nor vanishes.
+    /// Checks that the balances equal those of the model, and that debits equal credits for each asset.
     fn check_accounts(&self) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.ledger.accounts().len(), self.model.accounts.len());
         let mut sums = BTreeMap::<&str, (Sum, Sum)>::new();
@@ -183,20 +186,20 @@ impl World {
         for (asset, (debits, credits)) in sums {
             prop_assert_eq!(debits, credits, "asset {}", asset);
         }
-        prop_assert_eq!(self.journal.next().sequence, self.model.committed + 1);
+        prop_assert_eq!(self.log.next().sequence, self.model.committed + 1);
         Ok(())
     }
 
-    /// Replaying gives the same accounts: from nothing, twice over, and from a checkpoint.
+    /// Checks that a replay gives the same accounts: from an empty ledger, a second time, and from a checkpoint.
     fn check_replay(&mut self) -> Result<(), TestCaseError> {
         let mut fresh = Ledger::new(2);
-        self.journal.replay_into(&mut fresh, 1).unwrap();
+        self.log.replay_into(&mut fresh, 1).unwrap();
         prop_assert_eq!(all(&fresh), all(&self.ledger));
-        self.journal.replay_into(&mut fresh, 1).unwrap();
+        self.log.replay_into(&mut fresh, 1).unwrap();
         prop_assert_eq!(all(&fresh), all(&self.ledger));
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|copy| copy.is_complete()) {
             let mut restored = checkpoint.restore();
-            self.journal
+            self.log
                 .replay_into(&mut restored, checkpoint.first_entry)
                 .unwrap();
             prop_assert_eq!(all(&restored), all(&self.ledger));
@@ -238,7 +241,7 @@ impl Checkpoint {
     }
 }
 
-/// Everything that the ledger holds, in the order of creation.
+/// All accounts of the ledger, in the order of creation.
 fn all(ledger: &Ledger) -> Vec<(AccountSnapshot, Account)> {
     let table = ledger.accounts();
     table
@@ -255,7 +258,7 @@ const fn rejected(rejection: Rejection, replayed: bool) -> Outcome {
     Outcome::Rejected { rejection, replayed }
 }
 
-/// The outcome without its numbers.
+/// The outcome as text, without its numbers.
 fn label(outcome: Outcome) -> String {
     match outcome {
         Outcome::Committed { replayed: true, .. } => "committed, replayed".to_owned(),
@@ -283,7 +286,7 @@ fn label(outcome: Outcome) -> String {
 
 proptest! {
     #[test]
-    fn the_ledger_does_as_the_model_says(steps in steps()) {
+    fn the_ledger_agrees_with_the_model(steps in steps()) {
         World::new().run(steps)?;
     }
 }
@@ -318,7 +321,7 @@ fn the_generator_reaches_every_outcome() {
             expected.insert(format!("{reason} Credit {place}"));
         }
     }
-    // `phase` can't differ as long as there is one phase.
+    // `phase` can't differ, because only one phase exists.
     for other in [
         "committed",
         "committed, replayed",
@@ -339,7 +342,7 @@ fn the_generator_reaches_every_outcome() {
     assert_eq!(reached, expected);
 }
 
-/// Two open accounts without limits, to begin with.
+/// A ledger with two open accounts without limits.
 fn world_of_two() -> World {
     let open = |id: &str| NewAccount {
         id: id.to_owned(),
@@ -370,7 +373,7 @@ fn transfers_of(amount: u128, count: usize) -> Content {
 }
 
 #[test]
-fn the_longest_transaction_is_applied_whole_or_taken_back_whole() {
+fn the_longest_transaction_is_applied_completely_or_undone_completely() {
     let mut world = world_of_two();
     world.send(transfers_of(1, TRANSFERS_MAX)).unwrap();
     assert!(world.reached.contains("committed"));
@@ -387,43 +390,42 @@ fn the_longest_transaction_is_applied_whole_or_taken_back_whole() {
 }
 
 #[test]
-fn nothing_is_said_or_changed_when_the_journal_cannot_be_read() {
+fn an_unreadable_log_is_an_error_and_changes_nothing() {
     let mut world = world_of_two();
     let before = all(&world.ledger);
-    world.journal.unreadable = true;
+    world.log.unreadable = true;
     let encoded = transfers_of(1, 1).encode();
     let view = TransactionView::parse(&encoded).unwrap();
-    assert_eq!(world.ledger.process(&view, &mut world.journal), Err("unreadable"));
+    assert_eq!(world.ledger.process(&view, &mut world.log), Err("unreadable"));
     assert_eq!(all(&world.ledger), before);
-    assert_eq!(world.journal.entries, 2);
+    assert_eq!(world.log.entries, 2);
 }
 
-/// Requests are encoded by the process itself, so this takes a bug. It must not get into the journal, which could not be
-/// replayed then.
+/// The process itself encodes requests, so a transaction that can't be decoded is a bug. The ledger must stop: such a
+/// transaction must not get into the log, which could then not be replayed.
 #[test]
-fn a_transaction_that_is_cut_short_is_refused_and_not_recorded() {
+fn a_transaction_that_is_cut_short_is_never_recorded() {
     let encoded = transfers_of(1, 3).encode();
     for length in 0..encoded.len() {
-        let Ok(view) = TransactionView::parse(&encoded[..length]) else {
-            continue;
-        };
-        let mut world = world_of_two();
-        let before = all(&world.ledger);
-        let outcome = world.ledger.process(&view, &mut world.journal).unwrap();
-        assert!(matches!(outcome, Outcome::Rejected { .. }), "{outcome:?}");
-        assert_eq!(all(&world.ledger), before);
-        assert_eq!(world.journal.entries, 2);
+        if let Ok(view) = TransactionView::parse(&encoded[..length]) {
+            let mut world = world_of_two();
+            let before = all(&world.ledger);
+            let processed = catch_unwind(AssertUnwindSafe(|| world.ledger.process(&view, &mut world.log)));
+            assert!(processed.is_err(), "{processed:?}");
+            assert_eq!(all(&world.ledger), before);
+            assert_eq!(world.log.entries, 2);
+        }
     }
 }
 
 #[test]
-fn a_record_that_does_not_follow_is_refused() {
+fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
     let mut world = world_of_two();
     world.send(transfers_of(MAX, 1)).unwrap();
-    let journal = &world.journal;
+    let log = &world.log;
 
-    // Without the first account.
-    let error = journal.replay_into(&mut Ledger::new(0), 2).unwrap_err();
+    // The record of the first account is missing.
+    let error = log.replay_into(&mut Ledger::new(0), 2).unwrap_err();
     assert!(
         matches!(
             error,
@@ -434,8 +436,8 @@ fn a_record_that_does_not_follow_is_refused() {
         ),
         "{error}"
     );
-    // Without any.
-    let error = journal.replay_into(&mut Ledger::new(0), 3).unwrap_err();
+    // The records of both accounts are missing.
+    let error = log.replay_into(&mut Ledger::new(0), 3).unwrap_err();
     assert!(
         matches!(
             error,
@@ -447,15 +449,63 @@ fn a_record_that_does_not_follow_is_refused() {
         ),
         "{error}"
     );
-    // On top of what leaves no room.
+    // The balances already hold the maximum.
     let mut full = Ledger::new(0);
-    journal.replay_into(&mut full, 1).unwrap();
+    log.replay_into(&mut full, 1).unwrap();
     for index in [0, 1].map(AccountIndex) {
         full.accounts_mut().get_mut(index).unwrap().version = 2;
     }
-    let error = journal.replay_into(&mut full, 3).unwrap_err();
+    let error = log.replay_into(&mut full, 3).unwrap_err();
     assert!(
         matches!(error, ReplayError::Overflow { account: 0, .. }),
         "{error}"
     );
+}
+
+/// A log that breaks its contract: it does not number what it appends.
+#[derive(Debug)]
+struct ForgetfulLog;
+
+impl TransactionLog for ForgetfulLog {
+    type Error = &'static str;
+
+    fn find(&mut self, _key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, Self::Error> {
+        Ok(None)
+    }
+
+    fn next_entry(&self) -> u64 {
+        3
+    }
+
+    fn append(&mut self, _key: Option<TransactionKey<'_>>, _record: NewRecord<'_>) -> Committed {
+        Committed {
+            sequence: 1,
+            time: Timestamp::default(),
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "the log has not appended exactly one record")]
+fn a_log_that_drops_a_record_stops_the_ledger() {
+    let mut world = world_of_two();
+    let encoded = transfers_of(1, 1).encode();
+    let view = TransactionView::parse(&encoded).unwrap();
+    let _outcome = world.ledger.process(&view, &mut ForgetfulLog);
+}
+
+#[test]
+#[should_panic(expected = "account number 0 has already been changed by record 4")]
+fn a_log_that_reuses_a_record_number_stops_the_ledger() {
+    let mut world = world_of_two();
+    for id in ["t", "u"] {
+        let content = Content {
+            id: id.to_owned(),
+            ..transfers_of(1, 1)
+        };
+        world.send(content).unwrap();
+    }
+    let encoded = transfers_of(1, 1).encode();
+    let view = TransactionView::parse(&encoded).unwrap();
+    let _outcome = world.ledger.process(&view, &mut ForgetfulLog);
 }

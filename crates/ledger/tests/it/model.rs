@@ -1,13 +1,13 @@
-//! The rules of the ledger, written down a second time and as plainly as possible.
+//! A second, simple implementation of the ledger's rules.
 
 use std::collections::HashMap;
 
 use proptest::sample::Index;
 use tally_ledger::{transaction::put_transaction, *};
 
-/// Names of accounts; few, so that they meet often. The last is never created.
+/// Ids of accounts. They are few, so that transactions often use the same ones. The last account is never created.
 pub(super) const ACCOUNTS: [&str; 8] = ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "nobody"];
-/// A transaction with names in place of references.
+/// A transaction that owns its text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Content {
     pub(super) id: String,
@@ -16,7 +16,7 @@ pub(super) struct Content {
     pub(super) transfers: Vec<Transfer<String>>,
 }
 
-/// One part of a transaction, changed before it is sent again.
+/// A change to one field of a transaction before it is sent again.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
     EffectiveTime,
@@ -29,7 +29,7 @@ pub(super) enum Change {
     Code(Index),
 }
 
-/// What the naive model says of a transaction.
+/// The outcome of a transaction in the model.
 #[derive(Debug)]
 pub(super) enum Verdict {
     First(Result<(), Rejection>),
@@ -44,7 +44,7 @@ pub(super) struct ModelAccount {
     pub(super) credits: u128,
 }
 
-/// The rules, written down a second time and as plainly as possible.
+/// A second, simple implementation of the ledger's rules.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) accounts: HashMap<String, ModelAccount>,
@@ -100,7 +100,7 @@ impl Content {
         self
     }
 
-    /// The first field by which `self` differs from what was `recorded`.
+    /// The first field in which `self` differs from the `recorded` transaction.
     fn first_difference(&self, recorded: &Content) -> Option<ContentField> {
         if self.effective_time != recorded.effective_time {
             return Some(ContentField::EffectiveTime);
@@ -126,7 +126,7 @@ impl Content {
 // ===== impl ModelAccount =====
 
 impl ModelAccount {
-    fn refusal(&self) -> Result<(), Reason> {
+    fn accepts_transfers(&self) -> Result<(), Reason> {
         match self.new.status {
             AccountStatus::Open => Ok(()),
             AccountStatus::Frozen => Err(Reason::AccountFrozen),
@@ -134,8 +134,7 @@ impl ModelAccount {
         }
     }
 
-    /// Whether the rule bears that one side is larger than the other. Phrased by the difference, where the ledger
-    /// phrases it by the sum.
+    /// Checks the balance rule. Compares the difference of both sides with the limit; the ledger compares a sum instead.
     fn check_rule(&self) -> Result<(), Reason> {
         let overdraft = match self.new.rule {
             BalanceRule::Unlimited => 0,
@@ -152,16 +151,16 @@ impl ModelAccount {
 // ===== impl Model =====
 
 impl Model {
-    /// Whether all accounts may be created, or the place of the first that may not.
+    /// Creates all accounts. If one exists with different content, creates none and returns its index.
     pub(super) fn create(&mut self, new: &[NewAccount]) -> Result<(), usize> {
         let mut after = self.accounts.clone();
         for (place, account) in new.iter().enumerate() {
-            let there = after.entry(account.id.clone()).or_insert_with(|| ModelAccount {
+            let existing = after.entry(account.id.clone()).or_insert_with(|| ModelAccount {
                 new: account.clone(),
                 debits: 0,
                 credits: 0,
             });
-            if there.new != *account {
+            if existing.new != *account {
                 return Err(place);
             }
         }
@@ -218,8 +217,12 @@ fn apply_transfer(
     if debtor.new.asset != creditor.new.asset {
         return Err((Reason::AssetMismatch, Side::Credit));
     }
-    debtor.refusal().map_err(|reason| (reason, Side::Debit))?;
-    creditor.refusal().map_err(|reason| (reason, Side::Credit))?;
+    debtor
+        .accepts_transfers()
+        .map_err(|reason| (reason, Side::Debit))?;
+    creditor
+        .accepts_transfers()
+        .map_err(|reason| (reason, Side::Credit))?;
     for (name, side) in [(debit, Side::Debit), (credit, Side::Credit)] {
         let account = accounts.get_mut(name).unwrap();
         let column = match side {
@@ -229,13 +232,13 @@ fn apply_transfer(
         *column = column
             .checked_add(amount.minor_units())
             .ok_or((Reason::BalanceOverflow, side))?;
-        // Only the side that grows can break the rule: the other one makes room.
+        // Only the side that grows can break the rule.
         account.check_rule().map_err(|reason| (reason, side))?;
     }
     Ok(())
 }
 
-/// Whether a refusal depended on the state of the ledger, so that it is answered again to every repetition.
+/// Whether a rejection is recorded, so that every retry gets the same rejection.
 pub(super) const fn is_recorded(reason: Reason) -> bool {
     match reason {
         Reason::AccountFrozen

@@ -18,7 +18,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tally_journal::{Access, Disk, DiskError, DiskFile, DiskLock, LockKind, Operation};
+use tally_journal::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation};
 
 use self::state::{SimContents, Stall, State};
 
@@ -56,7 +56,7 @@ struct SimFile {
     disk: SimDisk,
     path: PathBuf,
     file: u64,
-    access: Access,
+    access: FileAccess,
     life: u64,
 }
 
@@ -262,12 +262,12 @@ impl Disk for SimDisk {
             disk: self.clone(),
             path: path.to_path_buf(),
             file,
-            access: Access::ReadWrite,
+            access: FileAccess::ReadWrite,
             life: state.life,
         }))
     }
 
-    fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, DiskError> {
+    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
         let state = self.begin(Operation::Open, path)?;
         let file = state.find(Operation::Open, path)?;
         Ok(Arc::new(SimFile {
@@ -397,7 +397,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let mut state = self.begin(Operation::Write)?;
-        if self.access == Access::Read {
+        if self.access == FileAccess::Read {
             return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EBADF)));
         }
         let length_before = state.files[&self.file].view.len() as u64;

@@ -1,4 +1,4 @@
-//! Time: the wall clock of the ledger, and a clock that tests can hold still.
+//! The wall clock by which the ledger dates blocks, and a clock that tests set by hand.
 
 use std::{
     fmt,
@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-pub use tally_ledger::Timestamp;
+use tally_ledger::Timestamp;
 
 /// Tells the time of day. The ledger asks it once for each block and never trusts it to go forward.
 pub trait WallClock: Send + Sync + fmt::Debug {

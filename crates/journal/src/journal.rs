@@ -2,16 +2,19 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{
+use crate::{
     block::BlockHeader,
+    chain_point::ChainPoint,
     directory::DataDirectory,
     disk::Disk,
-    error::StoreError,
+    error::JournalError,
+    geometry::{BlockPlacement, JournalConfig},
+    position::Position,
     prepare::{SegmentPool, SegmentPreparer},
     reader::JournalReader,
-    recover::{ChainPoint, ScanError, Scanner, Tail, repair},
-    segment::{JournalConfig, Placement, Position},
-    verify::VerifyReport,
+    repair::repair,
+    scan::{ChainScanner, ScanError, Tail},
+    verify::{JournalReport, check_chain},
     writer::JournalWriter,
 };
 
@@ -31,7 +34,7 @@ pub struct OpenJournal {
     /// Holds the lock on the directory: to be kept until the writer is gone.
     pub directory: Arc<DataDirectory>,
     /// For whoever builds blocks.
-    pub placement: Placement,
+    pub placement: BlockPlacement,
     /// For the thread that writes them.
     pub writer: JournalWriter,
     /// For a thread that has time.
@@ -47,10 +50,10 @@ impl Journal {
     /// none. Files that an earlier process did not finish are removed.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has the directory, [`StoreError::Config`] for sizes out of bounds,
-    /// [`StoreError::Format`] and [`StoreError::UnsupportedVersion`] for a directory that cannot be understood,
-    /// [`StoreError::Disk`] when the disk fails.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, StoreError> {
+    /// [`JournalError::Locked`] when another process has the directory, [`JournalError::Config`] for sizes out of bounds,
+    /// [`JournalError::Format`] and [`JournalError::UnsupportedVersion`] for a directory that cannot be understood,
+    /// [`JournalError::Disk`] when the disk fails.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
         Ok(Journal { directory, reader })
@@ -60,9 +63,9 @@ impl Journal {
     /// changed through it; [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when a process has the directory open for writing, [`StoreError::Format`] when it is no data
+    /// [`JournalError::Locked`] when a process has the directory open for writing, [`JournalError::Format`] when it is no data
     /// directory, or as [`Journal::open`].
-    pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StoreError> {
+    pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
         Ok(Journal { directory, reader })
@@ -74,13 +77,13 @@ impl Journal {
         &self.directory
     }
 
-    /// Checks every block of the journal, and the chain, as [`super::verify`] does.
+    /// Checks every block of the journal, and the chain, block by block.
     ///
     /// # Errors
-    /// [`StoreError::UnsupportedVersion`] when a block has another format version, [`StoreError::Disk`] when the disk fails.
+    /// [`JournalError::UnsupportedVersion`] when a block has another format version, [`JournalError::Disk`] when the disk fails.
     /// Damage is no error but in the report.
-    pub fn verify(&self) -> Result<VerifyReport, StoreError> {
-        super::verify::check(&self.scanner(), self.start())
+    pub fn verify(&self) -> Result<JournalReport, JournalError> {
+        check_chain(&self.scanner(), self.start())
     }
 
     /// A reader of its blocks.
@@ -98,17 +101,17 @@ impl Journal {
     /// Checks that the block before `point` is the one in the journal, so that a scan can go on at `point`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it is another one, or missing or damaged; [`StoreError::Disk`] when the disk fails.
-    pub fn check_point(&self, point: &ChainPoint) -> Result<(), StoreError> {
-        if self.reader.leads_to(point)? {
+    /// [`JournalError::Corrupt`] when it is another one, or missing or damaged; [`JournalError::Disk`] when the disk fails.
+    pub fn check_point(&self, point: &ChainPoint) -> Result<(), JournalError> {
+        if self.reader.contains_point(point)? {
             Ok(())
         } else {
-            Err(self.reader.not_the_checkpoints(point))
+            Err(self.reader.checkpoint_mismatch(point))
         }
     }
 
-    fn scanner(&self) -> Scanner<'_> {
-        Scanner::new(
+    fn scanner(&self) -> ChainScanner<'_> {
+        ChainScanner::new(
             &**self.directory.disk(),
             self.directory.path(),
             self.directory.format(),
@@ -125,7 +128,7 @@ impl Journal {
     /// torn end there.
     ///
     /// # Errors
-    /// [`ScanError::Store`] with [`StoreError::Corrupt`] for damage that no crash explains, or another fault of the
+    /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that no crash explains, or another fault of the
     /// store; [`ScanError::Visitor`] with what `visitor` returned.
     pub fn scan<E>(
         &self,
@@ -141,8 +144,8 @@ impl Journal {
     /// and opens the journal for appending.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails; another try is as good as the first.
-    pub fn resume(self, tail: Tail) -> Result<OpenJournal, StoreError> {
+    /// [`JournalError::Disk`] when the disk fails; another try is as good as the first.
+    pub fn resume(self, tail: Tail) -> Result<OpenJournal, JournalError> {
         let Journal { directory, reader } = self;
         let geometry = directory.geometry();
         let (end, marker) = (tail.end, tail.marker());
@@ -164,7 +167,7 @@ impl Journal {
         let writer = JournalWriter::new(&directory, Arc::clone(&pool), end, marker)?;
         Ok(OpenJournal {
             directory: Arc::new(directory),
-            placement: Placement::new(geometry, end.position),
+            placement: BlockPlacement::new(geometry, end.position),
             writer,
             preparer: SegmentPreparer::new(pool),
             reader,

@@ -13,11 +13,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{
+use crate::{
     block::DataId,
     directory::{DataDirectory, UNFINISHED_SUFFIX, create_unfinished},
-    disk::{Access, Disk, DiskFile},
-    error::{ChunkDefect, StoreError},
+    disk::{Disk, DiskFile, FileAccess},
+    error::{ChunkDefect, JournalError},
     layout::{checksum_before_last_field, field, put},
 };
 
@@ -33,7 +33,7 @@ pub struct ChunkedFiles {
 
 /// Writes one file. Unless it is finished, it leaves nothing behind.
 #[derive(Debug)]
-pub struct ChunkedWriter {
+pub struct ChunkedFileWriter {
     disk: Arc<dyn Disk>,
     file: Arc<dyn DiskFile>,
     directory: PathBuf,
@@ -48,7 +48,7 @@ pub struct ChunkedWriter {
 
 /// Reads one file, in order or at random.
 #[derive(Debug)]
-pub struct ChunkedReader {
+pub struct ChunkedFileReader {
     file: Arc<dyn DiskFile>,
     header: Frame,
     /// Where each chunk starts, and what the table says of it.
@@ -88,13 +88,13 @@ impl ChunkedFiles {
     /// not finish is removed.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails.
+    /// [`JournalError::Disk`] when the disk fails.
     pub fn open(
         directory: &DataDirectory,
         subdirectory: &str,
         prefix: &str,
         suffix: &str,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, JournalError> {
         let files = ChunkedFiles::open_read_only(directory, subdirectory, prefix, suffix);
         files.disk.create_dir_all(&files.directory)?;
         for name in files.disk.list(&files.directory)? {
@@ -123,13 +123,13 @@ impl ChunkedFiles {
     /// Begins the file `number`. It takes the place of one with that number when it is finished.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk is full or fails.
-    pub fn create(&self, number: u64) -> Result<ChunkedWriter, StoreError> {
+    /// [`JournalError::Disk`] when the disk is full or fails.
+    pub fn create(&self, number: u64) -> Result<ChunkedFileWriter, JournalError> {
         let path = self.path(number);
         let unfinished_path = self
             .directory
             .join(format!("{}{UNFINISHED_SUFFIX}", self.name(number)));
-        let mut writer = ChunkedWriter {
+        let mut writer = ChunkedFileWriter {
             disk: Arc::clone(&self.disk),
             file: create_unfinished(&*self.disk, &unfinished_path)?,
             directory: self.directory.clone(),
@@ -148,8 +148,8 @@ impl ChunkedFiles {
     /// The numbers of the finished files, ascending; none if there is no such directory.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails.
-    pub fn numbers(&self) -> Result<Vec<u64>, StoreError> {
+    /// [`JournalError::Disk`] when the disk fails.
+    pub fn numbers(&self) -> Result<Vec<u64>, JournalError> {
         let names = match self.disk.list(&self.directory) {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
@@ -162,19 +162,19 @@ impl ChunkedFiles {
     /// Opens the file `number`. Header, table and trailer are checked; chunks are when they are read.
     ///
     /// # Errors
-    /// [`StoreError::ChunkedFile`] when it is damaged or of another directory, [`StoreError::UnsupportedVersion`] when
-    /// a newer program wrote it, [`StoreError::Disk`] when there is none or the disk fails.
-    pub fn open_number(&self, number: u64) -> Result<ChunkedReader, StoreError> {
+    /// [`JournalError::ChunkedFile`] when it is damaged or of another directory, [`JournalError::UnsupportedVersion`] when
+    /// a newer program wrote it, [`JournalError::Disk`] when there is none or the disk fails.
+    pub fn open_number(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let path = self.path(number);
-        let file = self.disk.open(&path, Access::Read)?;
-        ChunkedReader::open(file, self.data_id, number)
+        let file = self.disk.open(&path, FileAccess::Read)?;
+        ChunkedFileReader::open(file, self.data_id, number)
     }
 
     /// Opens the file `number`, all of it checked.
     ///
     /// # Errors
-    /// As [`ChunkedFiles::open_number`] and [`ChunkedReader::verify`].
-    pub fn open_checked(&self, number: u64) -> Result<ChunkedReader, StoreError> {
+    /// As [`ChunkedFiles::open_number`] and [`ChunkedFileReader::verify`].
+    pub fn open_checked(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let reader = self.open_number(number)?;
         reader.verify()?;
         Ok(reader)
@@ -185,16 +185,16 @@ impl ChunkedFiles {
     /// from the journal again.
     ///
     /// # Errors
-    /// [`StoreError::UnsupportedVersion`] when a program of another version wrote one, which an older file would hide;
-    /// [`StoreError::Disk`] when the directory can't be listed; other errors of `read`.
+    /// [`JournalError::UnsupportedVersion`] when a program of another version wrote one, which an older file would hide;
+    /// [`JournalError::Disk`] when the directory can't be listed; other errors of `read`.
     pub fn newest<T>(
         &self,
-        mut read: impl FnMut(u64, &ChunkedReader) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
+        mut read: impl FnMut(u64, &ChunkedFileReader) -> Result<T, JournalError>,
+    ) -> Result<Option<T>, JournalError> {
         for number in self.numbers()?.into_iter().rev() {
             match self.open_checked(number).and_then(|reader| read(number, &reader)) {
                 Ok(value) => return Ok(Some(value)),
-                Err(error @ (StoreError::ChunkedFile { .. } | StoreError::Disk(_))) => {
+                Err(error @ (JournalError::ChunkedFile { .. } | JournalError::Disk(_))) => {
                     let file = self.path(number);
                     tracing::warn!(file = %file.display(), %error, "the file can't be used; an older one is tried");
                 }
@@ -208,15 +208,15 @@ impl ChunkedFiles {
     ///
     /// # Errors
     /// As [`ChunkedFiles::newest`].
-    pub fn newest_valid(&self) -> Result<Option<u64>, StoreError> {
+    pub fn newest_valid(&self) -> Result<Option<u64>, JournalError> {
         self.newest(|number, _| Ok(number))
     }
 
     /// Removes all but the `keep` files with the highest numbers. Says how many it removed.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails.
-    pub fn prune(&self, keep: usize) -> Result<usize, StoreError> {
+    /// [`JournalError::Disk`] when the disk fails.
+    pub fn prune(&self, keep: usize) -> Result<usize, JournalError> {
         let numbers = self.numbers()?;
         let surplus = numbers.len().saturating_sub(keep);
         for number in numbers.into_iter().take(surplus) {
@@ -231,8 +231,8 @@ impl ChunkedFiles {
     /// Removes a file that can't be used, so that it is written anew.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk fails, or the directory is open for reading only.
-    pub fn remove(&self, number: u64) -> Result<(), StoreError> {
+    /// [`JournalError::Disk`] when the disk fails, or the directory is open for reading only.
+    pub fn remove(&self, number: u64) -> Result<(), JournalError> {
         self.disk.remove(&self.path(number))?;
         Ok(self.disk.sync_dir(&self.directory)?)
     }
@@ -255,16 +255,16 @@ impl ChunkedFiles {
     }
 }
 
-// ===== impl ChunkedWriter =====
+// ===== impl ChunkedFileWriter =====
 
-impl ChunkedWriter {
+impl ChunkedFileWriter {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`StoreError::ChunkBound`] when it is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
-    /// [`StoreError::Disk`] when the disk is full or fails.
-    pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let refuse = |field, value: usize, value_max| StoreError::ChunkBound {
+    /// [`JournalError::ChunkBound`] when it is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
+    /// [`JournalError::Disk`] when the disk is full or fails.
+    pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        let refuse = |field, value: usize, value_max| JournalError::ChunkBound {
             path: self.path.clone(),
             field,
             value: value as u64,
@@ -292,8 +292,8 @@ impl ChunkedWriter {
     /// Makes the file whole and durable, and gives it its name. Says how many bytes it has.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the disk is full or fails; there is no such file then, or it is whole.
-    pub fn finish(mut self) -> Result<u64, StoreError> {
+    /// [`JournalError::Disk`] when the disk is full or fails; there is no such file then, or it is whole.
+    pub fn finish(mut self) -> Result<u64, JournalError> {
         let chunk_bytes_total = self.offset.saturating_sub(FRAME_BYTES as u64);
         let table: Vec<u8> = self.table.iter().flat_map(|entry| entry.encode()).collect();
         self.write(&table)?;
@@ -320,7 +320,7 @@ impl ChunkedWriter {
         Ok(self.offset)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         self.file.write_at(self.offset, bytes)?;
         self.hasher.update(bytes);
         self.offset = self.offset.saturating_add(bytes.len() as u64);
@@ -333,7 +333,7 @@ impl ChunkedWriter {
     }
 }
 
-impl Drop for ChunkedWriter {
+impl Drop for ChunkedFileWriter {
     fn drop(&mut self) {
         if !self.finished {
             // Gives the space back at once; the next start would remove it as well.
@@ -342,11 +342,11 @@ impl Drop for ChunkedWriter {
     }
 }
 
-// ===== impl ChunkedReader =====
+// ===== impl ChunkedFileReader =====
 
-impl ChunkedReader {
-    fn open(file: Arc<dyn DiskFile>, data_id: DataId, number: u64) -> Result<Self, StoreError> {
-        let refuse = |defect| StoreError::ChunkedFile {
+impl ChunkedFileReader {
+    fn open(file: Arc<dyn DiskFile>, data_id: DataId, number: u64) -> Result<Self, JournalError> {
+        let refuse = |defect| JournalError::ChunkedFile {
             path: file.path().to_path_buf(),
             defect,
         };
@@ -380,7 +380,7 @@ impl ChunkedReader {
             .filter(|(_, end)| *end == table_offset)
             .map(|(table, _)| table)
             .ok_or_else(|| refuse(ChunkDefect::Table))?;
-        Ok(ChunkedReader {
+        Ok(ChunkedFileReader {
             file,
             header,
             table,
@@ -409,9 +409,9 @@ impl ChunkedReader {
     /// Replaces `into` by the chunk `index`, from 0. Any number of threads may do so at once.
     ///
     /// # Errors
-    /// [`StoreError::ChunkedFile`] when the chunk is damaged or there is none, [`StoreError::Disk`] when the disk
+    /// [`JournalError::ChunkedFile`] when the chunk is damaged or there is none, [`JournalError::Disk`] when the disk
     /// fails.
-    pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), StoreError> {
+    pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), JournalError> {
         let (offset, entry) = self
             .table
             .get(index as usize)
@@ -429,8 +429,8 @@ impl ChunkedReader {
     /// Replaces `into` by the next chunk, from the first one on. Says whether there was one.
     ///
     /// # Errors
-    /// As [`ChunkedReader::read_chunk`].
-    pub fn next_chunk(&mut self, into: &mut Vec<u8>) -> Result<bool, StoreError> {
+    /// As [`ChunkedFileReader::read_chunk`].
+    pub fn next_chunk(&mut self, into: &mut Vec<u8>) -> Result<bool, JournalError> {
         if self.next >= self.chunks() {
             into.clear();
             return Ok(false);
@@ -443,8 +443,8 @@ impl ChunkedReader {
     /// Reads all of it and checks every chunk and the hash over everything.
     ///
     /// # Errors
-    /// As [`ChunkedReader::read_chunk`].
-    pub fn verify(&self) -> Result<(), StoreError> {
+    /// As [`ChunkedFileReader::read_chunk`].
+    pub fn verify(&self) -> Result<(), JournalError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.header);
         let mut bytes = Vec::new();
@@ -464,12 +464,12 @@ impl ChunkedReader {
 
     /// The error for chunks that are whole but do not hold what was `expected`.
     #[must_use]
-    pub fn malformed(&self, expected: &'static str) -> StoreError {
+    pub fn malformed(&self, expected: &'static str) -> JournalError {
         self.refuse(ChunkDefect::Content { expected })
     }
 
-    fn refuse(&self, defect: ChunkDefect) -> StoreError {
-        StoreError::ChunkedFile {
+    fn refuse(&self, defect: ChunkDefect) -> JournalError {
+        JournalError::ChunkedFile {
             path: self.file.path().to_path_buf(),
             defect,
         }
@@ -509,13 +509,13 @@ fn encode_header(data_id: DataId, number: u64) -> Frame {
     header
 }
 
-fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Frame, StoreError> {
+fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Frame, JournalError> {
     let path = || file.path().to_path_buf();
     let header = read_frame(file, 0)?;
     let whole = field::<0, 4, _>(&header) == HEADER_MAGIC
         && u32::from_le_bytes(field::<60, 4, _>(&header)) == checksum_before_last_field(&header);
     if !whole {
-        return Err(StoreError::ChunkedFile {
+        return Err(JournalError::ChunkedFile {
             path: path(),
             defect: ChunkDefect::Header,
         });
@@ -523,14 +523,14 @@ fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Fram
     let found = u16::from_le_bytes(field::<4, 2, _>(&header));
     if found != CHUNK_FORMAT_VERSION {
         let supported = u32::from(CHUNK_FORMAT_VERSION);
-        return Err(StoreError::UnsupportedVersion {
+        return Err(JournalError::UnsupportedVersion {
             path: path(),
             found: u32::from(found),
             supported,
         });
     }
     if header != encode_header(data_id, number) {
-        return Err(StoreError::ChunkedFile {
+        return Err(JournalError::ChunkedFile {
             path: path(),
             defect: ChunkDefect::Foreign,
         });
@@ -539,7 +539,7 @@ fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Fram
 }
 
 /// The frame at `offset`; zeros where the file has none.
-fn read_frame(file: &dyn DiskFile, offset: u64) -> Result<Frame, StoreError> {
+fn read_frame(file: &dyn DiskFile, offset: u64) -> Result<Frame, JournalError> {
     let mut frame = [0; FRAME_BYTES];
     file.read_at(offset, &mut frame)?;
     Ok(frame)

@@ -7,30 +7,21 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{
-    block::{BLOCK_ALIGNMENT, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HEADER_BYTES_U32, HeaderDefect},
-    clean_stop::CleanStop,
-    directory::{DataDirectory, DirectoryFormat, journal_path},
-    disk::{Access, Disk},
-    error::{BlockDefect, Corruption, CorruptionKind, StoreError},
-    layout::{field, put},
-    segment::{Geometry, Position, block_span_bytes, list_segments, segment_name},
+use crate::{
+    block::{
+        BLOCK_ALIGNMENT, BLOCK_FORMAT_VERSION, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HEADER_BYTES_U32,
+        HeaderDefect,
+    },
+    chain_point::ChainPoint,
+    clean_stop::{CleanStop, MarkerState},
+    directory::{DirectoryFormat, journal_path},
+    disk::{Disk, FileAccess},
+    error::{BlockDefect, Corruption, CorruptionKind, JournalError},
+    geometry::Geometry,
+    position::Position,
+    segment_file::{list_segments, segment_name},
     window::SegmentWindow,
-    writer::Marker,
 };
-
-/// A place between two blocks: everything that is needed to go on from there, for appending and for scanning alike.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChainPoint {
-    /// Where the next block goes.
-    pub position: Position,
-    /// The sequence that it gets, from 1.
-    pub block_sequence: u64,
-    /// Hash of the block before.
-    pub previous_hash: BlockHash,
-    /// Where the block before starts. Without meaning at the start of the journal.
-    pub previous_position: Position,
-}
 
 /// The end of a journal, as a scan found it.
 #[derive(Debug, Clone)]
@@ -69,7 +60,7 @@ pub struct TornTail {
 pub enum ScanError<E> {
     /// The store is damaged or fails.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] JournalError),
     /// The visitor refused a block.
     #[error("a block was refused: {0}")]
     Visitor(E),
@@ -77,7 +68,7 @@ pub enum ScanError<E> {
 
 /// Walks the chain of blocks. Reads only.
 #[derive(Debug)]
-pub(super) struct Scanner<'a> {
+pub(super) struct ChainScanner<'a> {
     disk: &'a dyn Disk,
     journal: PathBuf,
     data_id: DataId,
@@ -100,89 +91,27 @@ struct Survey {
     dirty_end_offset: u32,
 }
 
-/// Bytes of a stored [`ChainPoint`].
-pub const CHAIN_POINT_BYTES: usize = 56;
 /// A survey looks at this many bytes at a time.
 const SURVEY_STEP_BYTES: u32 = 1 << 20;
-
-// ===== impl ChainPoint =====
-
-impl ChainPoint {
-    pub(super) fn start(data_id: DataId) -> Self {
-        ChainPoint {
-            position: Position::START,
-            block_sequence: 1,
-            previous_hash: BlockHash::genesis(data_id),
-            previous_position: Position::START,
-        }
-    }
-
-    /// The place behind the block with that header and hash.
-    pub(super) fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
-        ChainPoint {
-            position: geometry.position_after(header.position, header.body_bytes),
-            block_sequence: self.block_sequence.saturating_add(1),
-            previous_hash: hash,
-            previous_position: header.position,
-        }
-    }
-
-    /// Whether `other` is the same place in the same chain. Where the block before starts is not compared: not everybody
-    /// knows it.
-    #[must_use]
-    pub fn is_at(&self, other: &ChainPoint) -> bool {
-        self.position == other.position
-            && self.block_sequence == other.block_sequence
-            && self.previous_hash == other.previous_hash
-    }
-
-    /// The highest block sequence before this place; 0 at the start.
-    #[must_use]
-    pub const fn last_block_sequence(&self) -> u64 {
-        self.block_sequence.saturating_sub(1)
-    }
-
-    /// For storing, little endian, in the order of the fields.
-    #[must_use]
-    pub fn to_bytes(&self) -> [u8; CHAIN_POINT_BYTES] {
-        let mut bytes = [0; CHAIN_POINT_BYTES];
-        put::<0, 8, _>(&mut bytes, self.position.as_u64().to_le_bytes());
-        put::<8, 8, _>(&mut bytes, self.block_sequence.to_le_bytes());
-        put::<16, 32, _>(&mut bytes, self.previous_hash.0);
-        put::<48, 8, _>(&mut bytes, self.previous_position.as_u64().to_le_bytes());
-        bytes
-    }
-
-    /// What [`ChainPoint::to_bytes`] stored. A scan checks it against the journal.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8; CHAIN_POINT_BYTES]) -> Self {
-        ChainPoint {
-            position: Position::from_u64(u64::from_le_bytes(field::<0, 8, _>(bytes))),
-            block_sequence: u64::from_le_bytes(field::<8, 8, _>(bytes)),
-            previous_hash: BlockHash(field::<16, 32, _>(bytes)),
-            previous_position: Position::from_u64(u64::from_le_bytes(field::<48, 8, _>(bytes))),
-        }
-    }
-}
 
 // ===== impl Tail =====
 
 impl Tail {
     /// What the writer has to know of the marker.
-    pub(super) fn marker(&self) -> Marker {
+    pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
-            (true, _) => Marker::Here,
-            (false, true) => Marker::Elsewhere,
-            (false, false) => Marker::Absent,
+            (true, _) => MarkerState::Here,
+            (false, true) => MarkerState::Elsewhere,
+            (false, false) => MarkerState::Absent,
         }
     }
 }
 
-// ===== impl Scanner =====
+// ===== impl ChainScanner =====
 
-impl<'a> Scanner<'a> {
+impl<'a> ChainScanner<'a> {
     pub(super) fn new(disk: &'a dyn Disk, directory: &Path, format: &DirectoryFormat) -> Self {
-        Scanner {
+        ChainScanner {
             disk,
             journal: journal_path(directory),
             data_id: format.data_id,
@@ -205,7 +134,7 @@ impl<'a> Scanner<'a> {
     pub(super) fn header_at(
         &self,
         position: Position,
-    ) -> Result<Result<BlockHeader, BlockDefect>, StoreError> {
+    ) -> Result<Result<BlockHeader, BlockDefect>, JournalError> {
         self.read_header(&mut self.window(), position)
     }
 
@@ -226,7 +155,7 @@ impl<'a> Scanner<'a> {
                 && end.block_sequence == point.block_sequence
                 && !end.is_at(&point)
             {
-                let kind = CorruptionKind::NotTheStopsBlock;
+                let kind = CorruptionKind::CleanStopMismatch;
                 return Err(self.corrupt(point.position, point.block_sequence, kind).into());
             }
             match self.probe(window, &point)? {
@@ -279,16 +208,16 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether the next block stands at `point`. Errors are damage that is certain without a look at what follows.
-    fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, StoreError> {
+    fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
         let position = point.position;
         let corrupt = |kind| Err(self.corrupt(position, point.block_sequence, kind));
         let header = match self.read_header(window, position)? {
             Ok(header) => header,
             Err(BlockDefect::Header(HeaderDefect::Version(version))) => {
-                return Err(StoreError::UnsupportedVersion {
+                return Err(JournalError::UnsupportedVersion {
                     path: self.journal.join(segment_name(position.segment())),
                     found: u32::from(version),
-                    supported: u32::from(super::block::BLOCK_FORMAT_VERSION),
+                    supported: u32::from(BLOCK_FORMAT_VERSION),
                 });
             }
             Err(defect) if defect.may_be_torn() => return Ok(Probe::Nothing(defect)),
@@ -310,11 +239,11 @@ impl<'a> Scanner<'a> {
         Ok(Probe::Block(header, hash))
     }
 
-    fn read_header(
+    pub(super) fn read_header(
         &self,
         window: &mut SegmentWindow<'_>,
         position: Position,
-    ) -> Result<Result<BlockHeader, BlockDefect>, StoreError> {
+    ) -> Result<Result<BlockHeader, BlockDefect>, JournalError> {
         if !window.open(position.segment())? {
             return Ok(Err(BlockDefect::NoSegment));
         }
@@ -340,7 +269,7 @@ impl<'a> Scanner<'a> {
         defect: BlockDefect,
         blocks: u64,
         last: Option<BlockHeader>,
-    ) -> Result<Tail, StoreError> {
+    ) -> Result<Tail, JournalError> {
         let active = end.position.segment();
         let mut tail = Tail {
             end,
@@ -398,7 +327,7 @@ impl<'a> Scanner<'a> {
 
     /// Refuses segments that no crash leaves: a segment gets its name when it has its whole length, durably, and before the
     /// one after it does.
-    fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), StoreError> {
+    fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)
             && !numbers.contains(&active)
@@ -409,7 +338,7 @@ impl<'a> Scanner<'a> {
         let expected = u64::from(self.geometry.segment_bytes());
         for number in numbers {
             let path = self.journal.join(segment_name(*number));
-            let found = self.disk.open(&path, Access::Read)?.size_bytes()?;
+            let found = self.disk.open(&path, FileAccess::Read)?.size_bytes()?;
             if found != expected {
                 let kind = CorruptionKind::SegmentLength { found, expected };
                 return Err(self.corrupt(Position::new(*number, 0), end.block_sequence, kind));
@@ -419,7 +348,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Looks at everything from `start` to the end of its segment.
-    fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, StoreError> {
+    fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);
         let mut survey = Survey::default();
@@ -456,7 +385,12 @@ impl<'a> Scanner<'a> {
         Ok(survey)
     }
 
-    fn corrupt(&self, position: Position, block_sequence: u64, kind: CorruptionKind) -> StoreError {
+    pub(super) fn corrupt(
+        &self,
+        position: Position,
+        block_sequence: u64,
+        kind: CorruptionKind,
+    ) -> JournalError {
         Corruption::new(&self.journal, position, block_sequence, kind).into()
     }
 }
@@ -477,59 +411,4 @@ impl BlockDefect {
             BlockDefect::Sequence { .. } => false,
         }
     }
-}
-
-// ===== repair =====
-
-/// Makes the journal on disk what `tail` says it is, durably.
-///
-/// Unless the last process stopped in order, the last block is written once more, as it is: if its sync had failed, it
-/// may be in the system's memory only, and nothing but a new write makes a new sync write it. Sectors get the bytes that
-/// they have, so a crash here does no harm.
-pub(super) fn repair(directory: &DataDirectory, tail: Tail) -> Result<(), StoreError> {
-    let disk = directory.disk();
-    let journal = directory.journal_path();
-    let end = tail.end;
-    if let Some(torn) = tail.torn {
-        tracing::warn!(
-            position = %end.position,
-            block_sequence = end.block_sequence,
-            remains_bytes = torn.remains_bytes,
-            defect = %torn.defect,
-            "the last block is not whole and is cleared: a write that a crash cut short, of which nothing was \
-             acknowledged. Damage to the last acknowledged block would look the same after a crash"
-        );
-        let file = disk.open(
-            &journal.join(segment_name(end.position.segment())),
-            Access::ReadWrite,
-        )?;
-        file.write_at(
-            u64::from(end.position.offset()),
-            &vec![0; torn.remains_bytes as usize],
-        )?;
-        file.sync_data()?;
-    }
-    for number in tail.surplus_segments {
-        disk.remove(&journal.join(segment_name(number)))?;
-    }
-    if end.block_sequence > 1 {
-        let geometry = directory.geometry();
-        let mut window = SegmentWindow::new(&**disk, &journal, geometry.block_span_bytes_max());
-        let position = end.previous_position;
-        let scanner = Scanner::new(&**disk, directory.path(), directory.format());
-        let header = scanner.read_header(&mut window, position)?.map_err(|defect| {
-            scanner.corrupt(
-                position,
-                end.last_block_sequence(),
-                CorruptionKind::NoBlock { defect },
-            )
-        })?;
-        let block = window.view(position.offset(), block_span_bytes(header.body_bytes))?;
-        let file = disk.open(&journal.join(segment_name(position.segment())), Access::ReadWrite)?;
-        if !tail.clean {
-            file.write_at(u64::from(position.offset()), block)?;
-        }
-        file.sync_all()?;
-    }
-    Ok(disk.sync_dir(&journal)?)
 }

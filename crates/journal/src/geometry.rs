@@ -1,16 +1,10 @@
 //! Where blocks go: positions, segment files, and the placement that is known before a block is written.
 
-use std::{fmt, path::Path};
-
-use super::{
+use crate::{
     block::{BLOCK_ALIGNMENT, HEADER_BYTES_U32},
-    error::StoreError,
+    error::JournalError,
+    position::Position,
 };
-
-/// A place in the journal: the segment's number in the high 32 bits, the byte offset in it in the low 32. Positions
-/// order as blocks do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(u64);
 
 /// Sizes of the journal. They are persisted when the data directory is made; later values are not looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +28,7 @@ pub struct Geometry {
 /// block: then at the start of the next segment. So the place of a block depends on the blocks before only, and whoever
 /// builds a block can hand out the positions of its records before the block is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
+pub struct BlockPlacement {
     geometry: Geometry,
     next: Position,
 }
@@ -52,65 +46,6 @@ pub const BLOCK_BYTES_MAX_LOWEST: u32 = 256;
 /// A segment holds at least so many blocks of the longest kind.
 pub const BLOCKS_PER_SEGMENT_MIN: u32 = 4;
 
-const SEGMENT_SUFFIX: &str = ".segment";
-const SEGMENT_DIGITS: usize = 10;
-
-// ===== impl Position =====
-
-impl Position {
-    /// The start of the journal.
-    pub const START: Position = Position(0);
-
-    /// `offset` bytes into segment `segment`.
-    #[must_use]
-    pub const fn new(segment: u32, offset: u32) -> Self {
-        Position(((segment as u64) << u32::BITS) | offset as u64)
-    }
-
-    /// The number of the segment.
-    #[must_use]
-    pub const fn segment(self) -> u32 {
-        (self.0 >> u32::BITS) as u32
-    }
-
-    /// The offset in the segment, in bytes.
-    #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the low half is what is asked for"
-    )]
-    pub const fn offset(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// The place `bytes` further in the same segment, or `None` beyond 4 GiB.
-    #[must_use]
-    pub const fn checked_add(self, bytes: u32) -> Option<Position> {
-        match self.offset().checked_add(bytes) {
-            Some(offset) => Some(Position::new(self.segment(), offset)),
-            None => None,
-        }
-    }
-
-    /// As one number, for storing.
-    #[must_use]
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-
-    /// From the number that [`Position::as_u64`] gave.
-    #[must_use]
-    pub const fn from_u64(value: u64) -> Self {
-        Position(value)
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.segment(), self.offset())
-    }
-}
-
 // ===== impl JournalConfig =====
 
 impl Default for JournalConfig {
@@ -126,10 +61,10 @@ impl JournalConfig {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// [`StoreError::Config`] with the first setting that is out of bounds.
-    pub fn validate(&self) -> Result<Geometry, StoreError> {
+    /// [`JournalError::Config`] with the first setting that is out of bounds.
+    pub fn validate(&self) -> Result<Geometry, JournalError> {
         let refuse = |field, value: u32, bound| {
-            Err(StoreError::Config {
+            Err(JournalError::Config {
                 field,
                 value: u64::from(value),
                 bound,
@@ -211,11 +146,11 @@ pub(super) const fn block_span_bytes(body_bytes: u32) -> u32 {
         .next_multiple_of(BLOCK_ALIGNMENT)
 }
 
-// ===== impl Placement =====
+// ===== impl BlockPlacement =====
 
-impl Placement {
+impl BlockPlacement {
     pub(super) const fn new(geometry: Geometry, next: Position) -> Self {
-        Placement { geometry, next }
+        BlockPlacement { geometry, next }
     }
 
     /// Where the next block starts. Its body starts [`super::HEADER_BYTES`] further.
@@ -233,37 +168,12 @@ impl Placement {
     /// Closes the block at the next position, with a body of `body_bytes`, and says where it is.
     ///
     /// # Panics
-    /// When the body is longer than [`Placement::block_bytes_max`].
+    /// When the body is longer than [`BlockPlacement::block_bytes_max`].
     pub fn advance(&mut self, body_bytes: u32) -> Position {
         let placed = self.next;
         self.next = self.geometry.position_after(placed, body_bytes);
         placed
     }
-}
-
-// ===== segment names =====
-
-/// The file name of a segment.
-pub(super) fn segment_name(number: u32) -> String {
-    format!("{number:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
-}
-
-/// The number of the segment with that file name, if it is one.
-pub(super) fn segment_number(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
-    let number = digits.parse().ok()?;
-    (segment_name(number) == name).then_some(number)
-}
-
-/// The numbers of the segments in a journal's directory, ascending.
-pub(super) fn list_segments(disk: &dyn super::disk::Disk, journal: &Path) -> Result<Vec<u32>, StoreError> {
-    let mut numbers: Vec<u32> = disk
-        .list(journal)?
-        .iter()
-        .filter_map(|name| segment_number(name))
-        .collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 #[cfg(test)]
@@ -280,18 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn positions_order_by_segment_then_offset_and_survive_storing() {
-        let position = Position::new(3, 4096);
-        assert_eq!((position.segment(), position.offset()), (3, 4096));
-        assert_eq!(position.to_string(), "3:4096");
-        assert_eq!(Position::from_u64(position.as_u64()), position);
-        assert!(Position::new(2, u32::MAX) < position && position < Position::new(3, 4097));
-        assert_eq!(Position::new(1, u32::MAX).checked_add(1), None);
-    }
-
-    #[test]
     fn a_block_starts_at_the_aligned_end_of_the_one_before() {
-        let mut placement = Placement::new(geometry(8192, 1024), Position::START);
+        let mut placement = BlockPlacement::new(geometry(8192, 1024), Position::START);
         assert_eq!(placement.advance(3), Position::START);
         assert_eq!(placement.next_block_position(), Position::new(0, 136));
         assert_eq!(placement.advance(8), Position::new(0, 136));
@@ -301,7 +201,7 @@ mod tests {
     #[test]
     fn a_block_never_spans_segments() {
         let geometry = geometry(8192, 1024);
-        let mut placement = Placement::new(geometry, Position::START);
+        let mut placement = BlockPlacement::new(geometry, Position::START);
         for _ in 0..100 {
             let position = placement.advance(1000);
             assert!(geometry.may_hold_block(position));
@@ -344,20 +244,5 @@ mod tests {
         );
         assert!(refused(8192, 255).starts_with("block_bytes_max is 255"));
         assert!(JournalConfig::default().validate().is_ok());
-    }
-
-    #[test]
-    fn segment_names_sort_as_their_numbers_and_come_back() {
-        assert_eq!(segment_name(7), "0000000007.segment");
-        assert_eq!(segment_number("0000000007.segment"), Some(7));
-        assert_eq!(segment_number(&segment_name(u32::MAX)), Some(u32::MAX));
-        for foreign in [
-            "7.segment",
-            "0000000007.segment.tmp",
-            "+000000007.segment",
-            "9999999999.segment",
-        ] {
-            assert_eq!(segment_number(foreign), None, "{foreign}");
-        }
     }
 }

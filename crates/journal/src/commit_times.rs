@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{
+use crate::{
     disk::{Disk, DiskError, DiskFile},
     stopwatch::now,
 };

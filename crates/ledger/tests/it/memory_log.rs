@@ -1,24 +1,24 @@
-//! A journal in memory, of the bytes that the real one writes.
+//! A transaction log in memory. It holds the same bytes as the journal of the store.
 
 use std::collections::HashMap;
 
 use tally_ledger::{
     codec::Reader,
-    record::{Entry, Record, put_record, take_record},
+    record::{Record, put_record, take_record},
     *,
 };
 
-/// A journal in memory, of the bytes that the real one writes.
+/// A transaction log in memory.
 #[derive(Debug)]
-pub(super) struct MemoryJournal {
+pub(super) struct MemoryLog {
     bytes: Vec<u8>,
     blocks: Vec<Block>,
     offset_by_id: HashMap<String, usize>,
     pub(super) entries: u64,
-    /// Transactions committed in the last block.
+    /// Number of transactions committed in the last block.
     ordinal: u32,
     scratch: Vec<u8>,
-    /// Makes every recall fail.
+    /// Makes every lookup fail.
     pub(super) unreadable: bool,
 }
 
@@ -29,11 +29,11 @@ struct Block {
     base_time: Timestamp,
 }
 
-// ===== impl MemoryJournal =====
+// ===== impl MemoryLog =====
 
-impl MemoryJournal {
+impl MemoryLog {
     pub(super) fn new() -> Self {
-        MemoryJournal {
+        MemoryLog {
             bytes: Vec::new(),
             blocks: vec![Block {
                 start: 0,
@@ -62,7 +62,7 @@ impl MemoryJournal {
         self.ordinal = 0;
     }
 
-    /// Where the next transaction comes.
+    /// The place of the next committed transaction.
     pub(super) fn next(&self) -> Committed {
         self.last_block().at(self.ordinal)
     }
@@ -86,10 +86,13 @@ impl MemoryJournal {
     }
 }
 
-impl Journal for MemoryJournal {
+impl TransactionLog for MemoryLog {
     type Error = &'static str;
 
-    fn recall(&mut self, Key { id, .. }: Key<'_>) -> Result<Option<Recalled<'_>>, Self::Error> {
+    fn find(
+        &mut self,
+        TransactionKey { id, .. }: TransactionKey<'_>,
+    ) -> Result<Option<RecordedTransaction<'_>>, Self::Error> {
         let id = std::str::from_utf8(id).unwrap();
         if self.unreadable {
             return Err("unreadable");
@@ -99,7 +102,7 @@ impl Journal for MemoryJournal {
         };
         let framed = take_record(&mut Reader::new(&self.bytes[offset..]), offset as u64).unwrap();
         let start = offset - framed.back as usize;
-        // Empty blocks start where the next one does; the record is in the last of them.
+        // An empty block starts at the same offset as the next block. The last block with this offset has the record.
         let block = self.blocks.iter().rfind(|block| block.start == start).unwrap();
         let (transaction, outcome) = match framed.record {
             Record::Committed { transaction } => (transaction, Ok(block.at(framed.ordinal))),
@@ -109,16 +112,16 @@ impl Journal for MemoryJournal {
             } => (transaction, Err(rejection)),
             Record::AccountCreated { .. } => panic!("{id} is recorded as an account"),
         };
-        Ok(Some(Recalled { transaction, outcome }))
+        Ok(Some(RecordedTransaction { transaction, outcome }))
     }
 
     fn next_entry(&self) -> u64 {
         self.entries + 1
     }
 
-    fn append(&mut self, key: Option<Key<'_>>, entry: Entry<'_>) -> Committed {
+    fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed {
         let committed = self.next();
-        if let Some(Key { id, .. }) = key {
+        if let Some(TransactionKey { id, .. }) = key {
             let id = std::str::from_utf8(id).unwrap();
             let before = self.offset_by_id.insert(id.to_owned(), self.bytes.len());
             assert_eq!(before, None, "{id} is recorded twice");
@@ -130,11 +133,11 @@ impl Journal for MemoryJournal {
             body_start,
             self.ordinal,
             place,
-            entry,
+            record,
             &mut self.scratch,
         );
         self.entries += 1;
-        self.ordinal += u32::from(matches!(entry, Entry::Committed { .. }));
+        self.ordinal += u32::from(matches!(record, NewRecord::Committed { .. }));
         committed
     }
 }

@@ -1,0 +1,466 @@
+//! The part of the store that EXEC owns: the ledger, the index of transaction ids, and the open block.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    error::RecordError,
+    point::{DurablePoint, OrderPoint, SealedBlock},
+    record::{
+        body_position, id_tag, indexed_record, not_a_transaction, parse_record, position_in, transaction_of,
+    },
+    record_reader::{RecordReader, place_in_block},
+};
+use crate::{
+    ledger::{
+        AccountOutcome, Committed, Ledger, NewAccount, NewRecord, Outcome, RecordedTransaction, Tags,
+        Timestamp, TransactionKey, TransactionLog, TransactionView,
+        record::{RECORD_BYTES_MAX, put_record},
+        tag_index::TagIndex,
+    },
+    store::journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position},
+    wall_clock::WallClock,
+};
+
+/// The positions of the records that may belong to a transaction id: almost always none or one.
+pub type Candidates = SmallVec<[Position; 1]>;
+
+/// A ledger whose changes are recorded in blocks of the journal. Only one thread may change it.
+#[derive(Debug)]
+pub struct JournaledLedger {
+    ledger: Ledger,
+    log: BlockLog,
+}
+
+/// The transaction log of the ledger: the index of transaction ids, and the open block.
+#[derive(Debug)]
+struct BlockLog {
+    /// The positions of the records of transactions, by the tags of their ids.
+    ids: TagIndex,
+    /// Seed of the hash of transaction ids.
+    seed: u64,
+    reader: RecordReader,
+    placement: BlockPlacement,
+    /// All blocks before this position are durable and can be read.
+    durable: Position,
+    block: UnsealedBlock,
+    order: OrderPoint,
+    clock: Arc<dyn WallClock>,
+    /// Memory to encode a record, reused for each record.
+    scratch: Vec<u8>,
+    /// Memory to read a record, reused for each read.
+    read_buffer: Vec<u8>,
+}
+
+/// The open block, to which records are appended.
+#[derive(Debug)]
+struct UnsealedBlock {
+    /// The block's number. The first block has number 1.
+    sequence: u64,
+    buffer: BlockBuffer,
+    /// Number of records in the block.
+    records: u32,
+    /// Number of transactions committed in the block.
+    committed: u32,
+    base_time: Timestamp,
+    /// The place in the order before the block.
+    start: OrderPoint,
+    /// Offset of the last record in the body, in bytes.
+    last_record: usize,
+}
+
+// ===== impl JournaledLedger =====
+
+impl JournaledLedger {
+    /// Creates a journaled ledger that continues at `durable`, the end of the journal.
+    ///
+    /// # Panics
+    /// If `placement` continues at another position: records would be looked up where they are not.
+    #[must_use]
+    pub fn new(
+        ledger: Ledger,
+        ids: TagIndex,
+        seed: u64,
+        reader: RecordReader,
+        placement: BlockPlacement,
+        durable: &DurablePoint,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
+        assert_eq!(
+            placement.next_block_position(),
+            durable.chain.position,
+            "the next block would not be placed at the end of the journal"
+        );
+        let order = durable.order;
+        let log = BlockLog {
+            ids,
+            seed,
+            reader,
+            placement,
+            durable: durable.chain.position,
+            block: UnsealedBlock::new(durable.chain.block_sequence, order, BlockBuffer::with_capacity(0)),
+            order,
+            clock,
+            scratch: Vec::new(),
+            read_buffer: Vec::new(),
+        };
+        JournaledLedger { ledger, log }
+    }
+
+    /// The accounts.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The place in the order after the last record.
+    #[must_use]
+    pub const fn order(&self) -> OrderPoint {
+        self.log.order
+    }
+
+    /// Processes a transaction. The caller ensures that the block [has room](JournaledLedger::has_room) for one record.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the transaction that is recorded under its id can't be read (yet). Nothing has changed then.
+    pub fn process(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        tags: Tags<'_>,
+    ) -> Result<Outcome, RecordError> {
+        self.ledger.process_tagged(transaction, tags, &mut self.log)
+    }
+
+    /// Prefetches the index entries of the names in a transaction.
+    pub fn prefetch_names(&self, tags: Tags<'_>) {
+        self.log.ids.prefetch(tags.id);
+        for tag in tags.accounts {
+            self.ledger.accounts().prefetch_name(*tag);
+        }
+    }
+
+    /// Prefetches the accounts of a transaction. Prefetch the [names](JournaledLedger::prefetch_names) earlier.
+    pub fn prefetch_accounts(&self, tags: Tags<'_>) {
+        for tag in tags.accounts {
+            self.ledger.accounts().prefetch_account(*tag);
+        }
+    }
+
+    /// Creates all of the accounts or none. The caller ensures that the block [has room](JournaledLedger::has_room) for one
+    /// record each.
+    pub fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> AccountOutcome {
+        self.ledger.create_accounts(accounts, &mut self.log)
+    }
+
+    /// Returns the positions of the records that may belong to transaction `id`. The index compares only hashes, so the caller
+    /// must read each record, once it is durable, and compare its id.
+    #[must_use]
+    pub fn candidates(&self, id: &str) -> Candidates {
+        let mut candidates = Candidates::new();
+        let tag = id_tag(id.as_bytes(), self.log.seed);
+        let _none = self.log.ids.find(tag, |value| {
+            candidates.push(Position::from_u64(value));
+            false
+        });
+        candidates
+    }
+
+    /// Whether the open block has room for `records` more records of any length.
+    #[must_use]
+    pub fn has_room(&self, records: usize) -> bool {
+        self.log.room_bytes() / RECORD_BYTES_MAX >= records
+    }
+
+    /// Whether the open block has room for `bytes` more bytes.
+    #[must_use]
+    pub fn has_room_for_bytes(&self, bytes: usize) -> bool {
+        bytes <= self.log.room_bytes()
+    }
+
+    /// Number of records in the open block.
+    #[must_use]
+    pub const fn open_records(&self) -> u32 {
+        self.log.block.records
+    }
+
+    /// Length of the body of the open block, in bytes.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.log.block.buffer.body_bytes()
+    }
+
+    /// The number of the open block.
+    #[must_use]
+    pub const fn open_block(&self) -> u64 {
+        self.log.block.sequence
+    }
+
+    /// The number of the last block that contains a record; 0 if none does. A reply that depends on the ledger or the ids may
+    /// be sent only when this block is durable.
+    #[must_use]
+    pub const fn last_block(&self) -> u64 {
+        if self.log.block.records > 0 {
+            self.log.block.sequence
+        } else {
+            self.log.block.sequence - 1
+        }
+    }
+
+    /// Seals the open block, and opens the next one in `spare`. Returns `None` if the open block has no records.
+    pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
+        (self.log.block.records > 0).then(|| self.log.seal(spare))
+    }
+
+    /// Seals the open block even if it has no records. The commit of an empty block measures how long a commit takes.
+    pub fn seal_even_if_empty(&mut self, spare: BlockBuffer) -> SealedBlock {
+        // An empty block has a time, too.
+        self.log.start_block();
+        self.log.seal(spare)
+    }
+
+    /// Reports that all blocks before `position` are durable.
+    ///
+    /// # Panics
+    /// If `position` is before an earlier one, or after the last sealed block: records would be read before they are written.
+    pub fn durable_to(&mut self, position: Position) {
+        let last = self.log.placement.next_block_position();
+        assert!(
+            self.log.durable <= position && position <= last,
+            "the journal is durable to {position}, and not between {} and {last}",
+            self.log.durable
+        );
+        self.log.durable = position;
+    }
+
+    /// The number of transaction ids, and the memory of their index, in bytes.
+    #[must_use]
+    pub fn id_memory(&self) -> (usize, usize) {
+        (self.log.ids.len(), self.log.ids.memory_bytes())
+    }
+}
+
+// ===== impl UnsealedBlock =====
+
+impl UnsealedBlock {
+    const fn new(sequence: u64, start: OrderPoint, buffer: BlockBuffer) -> Self {
+        UnsealedBlock {
+            sequence,
+            buffer,
+            records: 0,
+            committed: 0,
+            base_time: start.last_time,
+            start,
+            last_record: 0,
+        }
+    }
+
+    /// Checks that the numbers of the block agree with `end`, the place in the order after it, and that its last record can be
+    /// read back from a block whose body is at `body`.
+    ///
+    /// # Panics
+    /// If they do not agree: the journal would hold a block that can't be replayed, or a record that can't be found.
+    fn check(&self, end: &OrderPoint, body: Position) {
+        assert_eq!(
+            (
+                end.next_entry - self.start.next_entry,
+                end.next_sequence - self.start.next_sequence
+            ),
+            (u64::from(self.records), u64::from(self.committed)),
+            "the records and transactions of block {} are not those that were numbered",
+            self.sequence
+        );
+        if self.records > 0 {
+            let position = position_in(body, self.last_record);
+            let (_, bytes) = self.buffer.body().split_at(self.last_record);
+            let committed = parse_record(position, bytes).map(|framed| {
+                let is_commit = transaction_of(&framed).is_some_and(|(_, rejection)| rejection.is_none());
+                (framed.back as usize, framed.ordinal + u32::from(is_commit))
+            });
+            assert!(
+                committed
+                    .as_ref()
+                    .is_ok_and(|found| *found == (self.last_record, self.committed)),
+                "the last record of block {}, at {position}, is not the one that was written: {committed:?}",
+                self.sequence
+            );
+        }
+    }
+}
+
+// ===== impl BlockLog =====
+
+impl BlockLog {
+    /// The position that the body of the open block will have.
+    fn open_body_position(&self) -> Position {
+        body_position(self.placement.next_block_position())
+    }
+
+    /// Number of bytes that can be added to the open block.
+    fn room_bytes(&self) -> usize {
+        let (used, max) = (self.block.buffer.body_bytes(), self.placement.block_bytes_max());
+        let Some(room) = (max as usize).checked_sub(used) else {
+            panic!(
+                "the open block has {used} bytes, more than {max}: its records were appended without room"
+            );
+        };
+        room
+    }
+
+    fn seal(&mut self, spare: BlockBuffer) -> SealedBlock {
+        assert!(
+            spare.is_empty(),
+            "the next block would start with the bytes of another block"
+        );
+        self.block.check(&self.order, self.open_body_position());
+        let position = self.placement.next_block_position();
+        let next = UnsealedBlock::new(self.block.sequence + 1, self.order, spare);
+        let UnsealedBlock {
+            sequence,
+            buffer,
+            records,
+            base_time,
+            start,
+            ..
+        } = std::mem::replace(&mut self.block, next);
+        let Ok(body_bytes) = u32::try_from(buffer.body_bytes()) else {
+            panic!(
+                "block {sequence} has {} bytes, which no journal can hold",
+                buffer.body_bytes()
+            );
+        };
+        self.placement.advance(body_bytes);
+        let meta = BlockMeta {
+            position,
+            first_entry: start.next_entry,
+            first_sequence: start.next_sequence,
+            base_time_ns: base_time.as_nanos(),
+            record_count: records,
+        };
+        SealedBlock {
+            sequence,
+            meta,
+            buffer,
+            end: self.order,
+        }
+    }
+
+    /// Sets the block's time when it gets its first record: the time of the clock, but later than all earlier times.
+    fn start_block(&mut self) {
+        if self.block.records == 0 {
+            self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));
+            self.order.last_time = self.block.base_time;
+        }
+    }
+
+    /// The bytes of the open block from `position` on; `None` if the position is in an earlier block.
+    ///
+    /// # Panics
+    /// If the position is behind the last record: a record that the index holds would be missing.
+    fn open_bytes_at(&self, position: Position) -> Option<&[u8]> {
+        let open = self.open_body_position();
+        if position < open {
+            return None;
+        }
+        let offset = (position.offset() - open.offset()) as usize;
+        let bytes = self.block.buffer.body().get(offset..);
+        assert!(
+            position.segment() == open.segment() && bytes.is_some_and(|bytes| !bytes.is_empty()),
+            "the index holds a record at {position}, behind the last record"
+        );
+        bytes
+    }
+
+    /// Returns the bytes from `position` on, and reads them into `buffer` if they are in a durable block.
+    fn read<'a>(&'a self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], RecordError> {
+        match self.open_bytes_at(position) {
+            Some(bytes) => Ok(bytes),
+            None if position >= self.durable => Err(RecordError::NotYetDurable(position)),
+            None => self.reader.read(position, buffer),
+        }
+    }
+
+    /// Returns the transaction at `position`, which [`BlockLog::read`] has just read.
+    fn recorded_at(&self, position: Position) -> Result<RecordedTransaction<'_>, RecordError> {
+        let open = self.open_bytes_at(position);
+        let framed = parse_record(position, open.map_or(self.read_buffer.as_slice(), |bytes| bytes))?;
+        let start = if open.is_some() {
+            Committed {
+                sequence: self.block.start.next_sequence,
+                time: self.block.base_time,
+            }
+        } else {
+            self.reader.block_start(position, framed.back)?
+        };
+        let place = place_in_block(start, framed.ordinal, position)?;
+        let (transaction, rejection) = transaction_of(&framed).ok_or_else(|| not_a_transaction(position))?;
+        Ok(RecordedTransaction {
+            transaction,
+            outcome: rejection.map_or(Ok(place), Err),
+        })
+    }
+}
+
+impl TransactionLog for BlockLog {
+    type Error = RecordError;
+
+    fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, RecordError> {
+        let TransactionKey { id, tag } = key;
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let mut failure = None;
+        let found = self.ids.find(tag, |value| {
+            let position = Position::from_u64(value);
+            let matches = self.read(position, &mut buffer).and_then(|bytes| {
+                let (_, recorded) = indexed_record(position, bytes, tag, self.seed)?;
+                Ok(recorded == id)
+            });
+            matches.unwrap_or_else(|error| {
+                failure = Some(error);
+                true
+            })
+        });
+        self.read_buffer = buffer;
+        match (failure, found) {
+            (Some(error), _) => Err(error),
+            (None, Some(value)) => self.recorded_at(Position::from_u64(value)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn next_entry(&self) -> u64 {
+        self.order.next_entry
+    }
+
+    fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed {
+        let is_transaction = !matches!(record, NewRecord::AccountCreated { .. });
+        assert_eq!(
+            key.is_some(),
+            is_transaction,
+            "a record without its idempotency key, or a key without its transaction"
+        );
+        self.start_block();
+        let ordinal = self.block.committed;
+        let committed = Committed {
+            sequence: self.order.next_sequence,
+            time: self.block.base_time.plus_nanos(u64::from(ordinal)),
+        };
+        let offset = self.block.buffer.body_bytes();
+        let place = position_in(self.open_body_position(), offset).as_u64();
+        let scratch = &mut self.scratch;
+        self.block
+            .buffer
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, record, scratch));
+        if let Some(TransactionKey { tag, .. }) = key {
+            self.ids.insert(tag, place);
+        }
+        self.block.last_record = offset;
+        self.block.records += 1;
+        self.order.next_entry += 1;
+        if matches!(record, NewRecord::Committed { .. }) {
+            self.block.committed += 1;
+            self.order.next_sequence += 1;
+            self.order.last_time = committed.time;
+        }
+        committed
+    }
+}

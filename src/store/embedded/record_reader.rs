@@ -1,0 +1,162 @@
+//! Reads single records from the journal. The checksums of a record and of its block's header are verified before anything
+//! else is decoded.
+
+use super::{
+    error::RecordError,
+    record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
+};
+use crate::{
+    ledger::{
+        AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView, codec::Reader,
+        record::RECORD_BYTES_MAX,
+    },
+    store::journal::{Geometry, JournalReader, Position},
+};
+
+/// Number of bytes that the first read of a record requests. Almost all records are shorter.
+const FIRST_READ_BYTES: usize = 512;
+
+/// Reads records by position. Any thread may use it.
+#[derive(Debug, Clone)]
+pub struct RecordReader {
+    journal: JournalReader,
+    geometry: Geometry,
+    /// Seed of the hash of transaction ids.
+    seed: u64,
+}
+
+/// A transaction that was found by its id.
+#[derive(Debug)]
+pub struct FoundTransaction {
+    /// The bytes of the record.
+    bytes: Vec<u8>,
+    position: Position,
+    /// The place of the transaction in the order. For a rejected transaction, the place of the next committed one.
+    place: Committed,
+}
+
+// ===== impl RecordReader =====
+
+impl RecordReader {
+    /// Creates a reader of `journal`, whose segments have this `geometry`. `seed` is the seed of the hash of transaction ids
+    /// in this data directory.
+    #[must_use]
+    pub const fn new(journal: JournalReader, geometry: Geometry, seed: u64) -> Self {
+        RecordReader {
+            journal,
+            geometry,
+            seed,
+        }
+    }
+
+    /// Reads the bytes from `position` on, at least up to the end of the record that starts there.
+    ///
+    /// # Errors
+    /// If the position is outside its segment, or the disk can't be read.
+    pub fn read<'a>(&self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], RecordError> {
+        let to_segment_end = self
+            .geometry
+            .segment_bytes()
+            .checked_sub(position.offset())
+            .ok_or_else(|| not_a_transaction(position))? as usize;
+        buffer.clear();
+        buffer.resize(FIRST_READ_BYTES.min(to_segment_end), 0);
+        self.journal.read_at(position, buffer)?;
+        // The varint of the length takes at most four bytes.
+        if Reader::new(buffer).varint_u64().is_ok_and(|length| {
+            length
+                .checked_add(4)
+                .is_none_or(|bytes| bytes > buffer.len() as u64)
+        }) {
+            buffer.resize(RECORD_BYTES_MAX.min(to_segment_end), 0);
+            self.journal.read_at(position, buffer)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Returns the sequence and time of the first transaction in a block. The block holds the record at `position`, which is
+    /// `back` bytes into the body of the block.
+    pub(super) fn block_start(&self, position: Position, back: u32) -> Result<Committed, RecordError> {
+        let offset = back
+            .checked_add(BLOCK_HEADER_BYTES)
+            .and_then(|distance| position.offset().checked_sub(distance))
+            .ok_or_else(|| not_in_a_block(position))?;
+        let header = self
+            .journal
+            .read_header(Position::new(position.segment(), offset))?;
+        if back >= header.body_bytes {
+            return Err(not_in_a_block(position));
+        }
+        Ok(Committed {
+            sequence: header.first_sequence,
+            time: Timestamp::from_nanos(header.base_time_ns),
+        })
+    }
+
+    /// Returns the transaction `id`, if the durable record at `position` is this transaction's record.
+    ///
+    /// # Errors
+    /// If the record can't be read, or is damaged ([`RecordError::damage`]).
+    pub fn find(&self, position: Position, id: &str) -> Result<Option<FoundTransaction>, RecordError> {
+        let mut bytes = Vec::new();
+        self.read(position, &mut bytes)?;
+        let tag = id_tag(id.as_bytes(), self.seed);
+        let framed = match indexed_record(position, &bytes, tag, self.seed)? {
+            (framed, found) if found == id.as_bytes() => framed,
+            _ => return Ok(None),
+        };
+        let start = self.block_start(position, framed.back)?;
+        let place = place_in_block(start, framed.ordinal, position)?;
+        Ok(Some(FoundTransaction {
+            bytes,
+            position,
+            place,
+        }))
+    }
+}
+
+// ===== impl FoundTransaction =====
+
+impl FoundTransaction {
+    /// The position of the record.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The transaction and its outcome.
+    ///
+    /// # Errors
+    /// Never: [`RecordReader::find`] has decoded the record before.
+    pub fn view(
+        &self,
+    ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), RecordError> {
+        let framed = parse_record(self.position, &self.bytes)?;
+        let (transaction, rejection) =
+            transaction_of(&framed).ok_or_else(|| not_a_transaction(self.position))?;
+        Ok((transaction, rejection.map_or(Ok(self.place), Err)))
+    }
+}
+
+/// The place in the order of a record with this `ordinal` in the block that starts at `start`.
+///
+/// # Errors
+/// [`RecordError::Malformed`] if its sequence or time is out of range.
+pub(super) fn place_in_block(
+    start: Committed,
+    ordinal: u32,
+    position: Position,
+) -> Result<Committed, RecordError> {
+    start
+        .checked_after(ordinal)
+        .ok_or_else(|| not_in_a_block(position))
+}
+
+const fn not_in_a_block(position: Position) -> RecordError {
+    RecordError::Malformed {
+        position,
+        source: Malformed {
+            what: "a place in a block",
+        },
+    }
+}

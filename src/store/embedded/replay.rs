@@ -1,0 +1,111 @@
+//! Replays the blocks of a journal into a ledger.
+
+use super::{
+    checkpoint::LoadedCheckpoint,
+    error::OpenError,
+    point::OrderPoint,
+    record::{BlockRecords, id_tag, transaction_of},
+};
+use crate::{
+    ledger::{Ledger, Timestamp, tag_index::TagIndex},
+    store::journal::{BlockHeader, Journal, Position, ScanError, Tail},
+};
+
+/// The state that a replay builds.
+pub(super) struct Replay {
+    pub(super) ledger: Ledger,
+    /// The positions of the records of transactions, by the tags of their ids.
+    pub(super) ids: TagIndex,
+    pub(super) order: OrderPoint,
+    /// Number of records that were replayed.
+    pub(super) records: u64,
+    /// Seed of the hash of transaction ids.
+    seed: u64,
+}
+
+/// Replays all blocks after a checkpoint: updates its ledger, adds the ids of the blocks to `ids`, and finds the end of the
+/// journal.
+pub(super) fn replay(
+    journal: &Journal,
+    checkpoint: LoadedCheckpoint,
+    ids: TagIndex,
+) -> Result<(Replay, Tail), OpenError> {
+    let LoadedCheckpoint {
+        ledger,
+        start,
+        durable_through,
+    } = checkpoint;
+    let mut replay = Replay {
+        ledger,
+        ids,
+        order: start.order,
+        records: 0,
+        seed: journal.directory().hash_seed(),
+    };
+    let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
+        replay.block(header, position, body)
+    });
+    match scanned {
+        Ok(tail) => Ok((replay, tail)),
+        Err(ScanError::Store(error)) => Err(OpenError::Store(error)),
+        Err(ScanError::Visitor(error)) => Err(error),
+    }
+}
+
+// ===== impl Replay =====
+
+impl Replay {
+    fn block(&mut self, header: &BlockHeader, position: Position, body: &[u8]) -> Result<(), OpenError> {
+        let block_sequence = header.block_sequence;
+        let error = |field, found, expected| OpenError::Order {
+            block_sequence,
+            field,
+            found,
+            expected,
+        };
+        let expect = |field, found: u64, expected: u64| {
+            (found == expected)
+                .then_some(())
+                .ok_or_else(|| error(field, found, expected))
+        };
+        expect("first_entry", header.first_entry, self.order.next_entry)?;
+        expect("first_sequence", header.first_sequence, self.order.next_sequence)?;
+        let base = Timestamp::from_nanos(header.base_time_ns);
+        let earliest = self.order.last_time.checked_add_nanos(1);
+        if earliest.is_none_or(|earliest| base < earliest) {
+            let earliest = earliest.map_or(u64::MAX, Timestamp::as_nanos);
+            return Err(error("base_time", header.base_time_ns, earliest));
+        }
+        self.order.last_time = base;
+
+        let mut records = 0_u64;
+        for record in BlockRecords::new(position, body) {
+            let (position, framed) = record?;
+            let committed = self.order.next_sequence - header.first_sequence;
+            expect("ordinal", u64::from(framed.ordinal), committed)?;
+            let time = base
+                .checked_add_nanos(committed)
+                .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
+            if let Some((transaction, rejection)) = transaction_of(&framed) {
+                self.ids
+                    .insert(id_tag(transaction.id_bytes(), self.seed), position.as_u64());
+                if rejection.is_none() {
+                    self.order.next_sequence += 1;
+                    self.order.last_time = time;
+                }
+            }
+            let entry = self.order.next_entry;
+            self.ledger
+                .replay(framed.record, entry, time)
+                .map_err(|source| OpenError::Replay {
+                    block_sequence,
+                    entry,
+                    source,
+                })?;
+            self.order.next_entry += 1;
+            records += 1;
+        }
+        self.records += records;
+        expect("record_count", records, u64::from(header.record_count))
+    }
+}
