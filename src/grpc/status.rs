@@ -504,3 +504,7 @@ pub fn to_value(status: &Status) -> tonic_types::Status {
         details: Vec::new(),
     })
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
