@@ -1,4 +1,4 @@
-//! A service within the test's own process, over a real socket, on a disk that can be made to hang or fail.
+//! A service in the process of the test, over a real socket, on a disk that can hang or fail.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -23,7 +23,7 @@ use tonic::{body::Body, client::GrpcService, transport::Channel};
 
 use super::sim_disk::SimDisk;
 
-/// What a generated client needs.
+/// The traits that a generated client needs.
 pub(crate) trait PatientService:
     GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
 {
@@ -53,7 +53,7 @@ pub(crate) fn config() -> EngineConfig {
     }
 }
 
-/// A breaker that never opens, for tests that are about something else.
+/// A breaker that never opens, for tests of other parts.
 pub(crate) fn patient() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: std::time::Duration::from_secs(60),
@@ -90,12 +90,12 @@ impl Service {
         Self::start_secured(disk, config, Arc::new(Security::default())).await
     }
 
-    /// One that asks for the tokens of `security`.
+    /// A service that asks for the tokens of `security`.
     pub(crate) async fn start_secured(disk: SimDisk, config: &EngineConfig, security: Arc<Security>) -> Self {
         Self::start_limited(disk, config, security, NetConfig::default()).await
     }
 
-    /// One with other limits for its connections.
+    /// A service with these `limits` for its connections.
     pub(crate) async fn start_limited(
         disk: SimDisk,
         config: &EngineConfig,
@@ -158,8 +158,8 @@ impl Service {
         TransactionServiceClient::new(self.channel().await)
     }
 
-    /// A client without timers of its own: tonic's cuts a call off when its `grpc-timeout` has passed, and hides what
-    /// the server answers.
+    /// A client without a timer: tonic's client cancels a call when its `grpc-timeout` has passed, and hides the
+    /// server's answer.
     pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (sender, connection) =
@@ -194,7 +194,7 @@ impl Service {
         }
     }
 
-    /// Begins to drain: connections are told to finish.
+    /// Begins to drain: connections receive GOAWAY.
     pub(crate) fn begin_drain(&self) {
         self.draining.cancel();
     }
@@ -216,7 +216,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    /// A test that fails while the disk hangs must not hang as well.
+    /// A test that fails while the disk hangs must not hang.
     fn drop(&mut self) {
         self.disk.release_syncs();
         self.draining.cancel();
