@@ -62,18 +62,21 @@ impl Position {
     pub const START: Position = Position(0);
 
     /// `offset` bytes into segment `segment`.
+    #[inline]
     #[must_use]
     pub const fn new(segment: u32, offset: u32) -> Self {
         Position(((segment as u64) << u32::BITS) | offset as u64)
     }
 
     /// The number of the segment.
+    #[inline]
     #[must_use]
     pub const fn segment(self) -> u32 {
         (self.0 >> u32::BITS) as u32
     }
 
     /// The offset in the segment, in bytes.
+    #[inline]
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -84,6 +87,7 @@ impl Position {
     }
 
     /// The place `bytes` further in the same segment, or `None` beyond 4 GiB.
+    #[inline]
     #[must_use]
     pub const fn checked_add(self, bytes: u32) -> Option<Position> {
         match self.offset().checked_add(bytes) {
@@ -93,12 +97,14 @@ impl Position {
     }
 
     /// As one number, for storing.
+    #[inline]
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// From the number that [`Position::as_u64`] gave.
+    #[inline]
     #[must_use]
     pub const fn from_u64(value: u64) -> Self {
         Position(value)
@@ -167,6 +173,7 @@ impl Geometry {
     }
 
     /// Longest body of a block, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.block_bytes_max
@@ -219,12 +226,14 @@ impl Placement {
     }
 
     /// Where the next block starts. Its body starts [`super::HEADER_BYTES`] further.
+    #[inline]
     #[must_use]
     pub const fn next_block_position(&self) -> Position {
         self.next
     }
 
     /// Longest body that the next block may have, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.geometry.block_bytes_max
