@@ -1,8 +1,14 @@
-//! A broken invariant stops the process: each of these calls would lose a transaction or apply it twice.
+//! Invariants of the store. A broken one stops the process: to continue would lose a transaction or apply it twice.
 
-use tally::store::{
-    embedded::{DurablePoint, SealedBlock},
-    journal::{AppendReceipt, BlockBuffer, Position},
+use std::sync::Arc;
+
+use tally::{
+    ledger::{Outcome, Timestamp},
+    store::{
+        embedded::{DurablePoint, SealedBlock},
+        journal::{AppendReceipt, BlockBuffer, Position},
+    },
+    wall_clock::ManualWallClock,
 };
 
 use super::Store;
@@ -68,4 +74,28 @@ fn a_block_does_not_grow_beyond_its_bound() {
         store.pay(&format!("t{number}")).unwrap();
     }
     assert!(!store.opened.ledger.has_room(1));
+}
+
+#[test]
+fn times_increase_even_if_the_clock_goes_back() {
+    let disk = SimDisk::new(1);
+    let clock = Arc::new(ManualWallClock::new(Timestamp::from_nanos(1_000_000)));
+    let mut last = Timestamp::default();
+    for nanos in [1_000_000, 5, 2_000_000, 0] {
+        clock.set(Timestamp::from_nanos(nanos));
+        let mut store = Store::open_with(&disk.handle(), clock.clone()).unwrap();
+        if store.opened.report.created {
+            store.create_accounts();
+        }
+        for id in ["a", "b"] {
+            let outcome = store.pay(&format!("{id}-{nanos}")).unwrap();
+            let Outcome::Committed { committed, .. } = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(committed.time > last && committed.time.as_nanos() >= nanos);
+            last = committed.time;
+            store.commit();
+        }
+        store.stop();
+    }
 }

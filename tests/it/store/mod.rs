@@ -7,11 +7,7 @@ mod invariants;
 mod process;
 mod verify;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tally::{
     id::check_id,
@@ -28,7 +24,7 @@ use tally::{
         },
         journal::{BlockBuffer, Disk},
     },
-    wall_clock::SystemWallClock,
+    wall_clock::{SystemWallClock, WallClock},
 };
 
 use crate::support::sim_disk::SimDisk;
@@ -63,11 +59,11 @@ fn id_file_path(number: u32) -> PathBuf {
 
 impl Store {
     fn open(disk: &Arc<dyn Disk>) -> Result<Self, OpenError> {
-        Store::open_at(disk, &data())
+        Store::open_with(disk, Arc::new(SystemWallClock))
     }
 
-    fn open_at(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
-        let opened = open(Arc::clone(disk), dir, &CONFIG, Arc::new(SystemWallClock))?;
+    fn open_with(disk: &Arc<dyn Disk>, clock: Arc<dyn WallClock>) -> Result<Self, OpenError> {
+        let opened = open(Arc::clone(disk), &data(), &CONFIG, clock)?;
         Ok(Store { opened })
     }
 
