@@ -283,6 +283,7 @@ impl BlockBuffer {
     }
 
     /// The body so far.
+    #[inline]
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()
@@ -295,12 +296,14 @@ impl BlockBuffer {
     }
 
     /// Bytes of the body so far. The next byte gets this offset from the end of the header.
+    #[inline]
     #[must_use]
     pub fn body_bytes(&self) -> usize {
         self.bytes.len().saturating_sub(HEADER_BYTES)
     }
 
     /// Whether the body has no bytes yet.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.body_bytes() == 0
@@ -315,6 +318,7 @@ impl BlockBuffer {
     ///
     /// # Panics
     /// When `append` made the vector shorter.
+    #[inline]
     pub fn append_with<R>(&mut self, append: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let length_before = self.bytes.len();
         let result = append(&mut self.bytes);
@@ -331,11 +335,13 @@ impl BlockBuffer {
     }
 
     /// Makes the body empty; the memory stays for the next block.
+    #[inline]
     pub fn clear(&mut self) {
         self.truncate(0);
     }
 
     /// Bytes of body that fit without taking more memory.
+    #[inline]
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity().saturating_sub(HEADER_BYTES)

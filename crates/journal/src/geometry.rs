@@ -102,6 +102,7 @@ impl Geometry {
     }
 
     /// Longest body of a block, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.block_bytes_max
@@ -154,12 +155,14 @@ impl BlockPlacement {
     }
 
     /// Where the next block starts. Its body starts [`super::HEADER_BYTES`] further.
+    #[inline]
     #[must_use]
     pub const fn next_block_position(&self) -> Position {
         self.next
     }
 
     /// Longest body that the next block may have, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.geometry.block_bytes_max

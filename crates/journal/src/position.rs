@@ -15,12 +15,14 @@ impl Position {
 
     /// `offset` bytes into segment `segment`.
     #[must_use]
+    #[inline]
     pub const fn new(segment: u32, offset: u32) -> Self {
         Position(((segment as u64) << u32::BITS) | offset as u64)
     }
 
     /// The number of the segment.
     #[must_use]
+    #[inline]
     pub const fn segment(self) -> u32 {
         (self.0 >> u32::BITS) as u32
     }
@@ -31,12 +33,14 @@ impl Position {
         clippy::cast_possible_truncation,
         reason = "the low half is what is asked for"
     )]
+    #[inline]
     pub const fn offset(self) -> u32 {
         self.0 as u32
     }
 
     /// The place `bytes` further in the same segment, or `None` beyond 4 GiB.
     #[must_use]
+    #[inline]
     pub const fn checked_add(self, bytes: u32) -> Option<Position> {
         match self.offset().checked_add(bytes) {
             Some(offset) => Some(Position::new(self.segment(), offset)),
@@ -46,12 +50,14 @@ impl Position {
 
     /// As one number, for storing.
     #[must_use]
+    #[inline]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// From the number that [`Position::as_u64`] gave.
     #[must_use]
+    #[inline]
     pub const fn from_u64(value: u64) -> Self {
         Position(value)
     }
