@@ -13,7 +13,7 @@ fn a_directory_is_open_once_at_a_time() {
     assert_eq!(
         error.to_string(),
         "the data directory /data is in use by another process, which holds the lock on it; one process at a time may \
-         serve it, or any number may verify it"
+         serve the directory, or any number may verify it"
     );
     drop(running);
     assert!(Running::open(&disk.handle()).is_ok());

@@ -23,6 +23,7 @@ fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
                 whole += 1;
             }
             ScrubStep::Damaged { position, .. } => damaged.push(position),
+            ScrubStep::Postponed { error } => panic!("a descriptor is free: {error}"),
             ScrubStep::Complete => return (whole, damaged),
         }
     }
@@ -133,4 +134,27 @@ fn a_segment_that_is_removed_while_others_have_it_open_is_found() {
     disk.handle().remove(&segment_path(0)).unwrap();
     assert_eq!(pass(&mut scrub, &durable), (28, vec![positions[0]]));
     assert_eq!(scrubbed(reader, &durable), (28, vec![positions[0]]));
+}
+
+#[test]
+fn a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_damage() {
+    let (disk, running, _) = journal_of(50);
+    let durable = running.writer.end();
+    let mut scrub = Scrub::new(&running.reader);
+    for _ in 0..22 {
+        assert!(matches!(scrub.step(&durable), ScrubStep::Whole { .. }));
+    }
+    disk.set_out_of_descriptors(true);
+    for _ in 0..3 {
+        match scrub.step(&durable) {
+            ScrubStep::Postponed { error } => assert!(error.is_out_of_descriptors(), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    disk.set_out_of_descriptors(false);
+    assert_eq!(
+        pass(&mut scrub, &durable),
+        (28, Vec::new()),
+        "the pass continues where it stopped"
+    );
 }

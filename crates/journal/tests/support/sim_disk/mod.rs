@@ -71,8 +71,10 @@ struct SimLock {
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// The number of Linux and others for an input/output error.
 const EIO: i32 = 5;
-/// That for a file that is not open for what is asked.
+/// The number of Linux and others for a file that is not open for this operation.
 const EBADF: i32 = 9;
+/// The number of Linux and others for a process without a free file descriptor.
+const EMFILE: i32 = 24;
 
 // ===== impl SimDisk: what tests do to it =====
 
@@ -140,6 +142,11 @@ impl SimDisk {
             .faults
             .unreadable
             .insert(path.to_path_buf());
+    }
+
+    /// While `is_out` is true, no file can be opened, because no file descriptor is left.
+    pub(crate) fn set_out_of_descriptors(&self, is_out: bool) {
+        self.shared.state.lock().faults.out_of_descriptors = is_out;
     }
 
     /// The power goes in the course of the operation after the next `operations` ones that change something.
@@ -269,6 +276,10 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
         let state = self.begin(Operation::Open, path)?;
+        if state.faults.out_of_descriptors {
+            let source = io::Error::from_raw_os_error(EMFILE);
+            return Err(DiskError::new(Operation::Open, path, source));
+        }
         let file = state.find(Operation::Open, path)?;
         Ok(Arc::new(SimFile {
             disk: self.clone(),

@@ -34,6 +34,8 @@ pub(super) struct Faults {
     pub(super) failing: Option<PathBuf>,
     /// Files whose reads fail.
     pub(super) unreadable: BTreeSet<PathBuf>,
+    /// No file can be opened, because no file descriptor is left.
+    pub(super) out_of_descriptors: bool,
     pub(super) operations_before_power_off: Option<u64>,
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
