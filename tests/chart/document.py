@@ -68,7 +68,7 @@ def table():
             rows.append((".".join(at), default if at == path else node, documented[at]))
     if missing:
         raise Undocumented(f"no `# --` line in values.yaml for {', '.join(missing)}")
-    lines = ["| value | default | what it is |", "|---|---|---|"]
+    lines = ["| value | default | meaning |", "|---|---|---|"]
     for name, default, words in rows:
         shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
         lines.append(f"| `{name}` | `{shown}` | {words.replace('|', chr(92) + '|')} |")
