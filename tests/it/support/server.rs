@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, to be talked to over a real socket, killed and started again.
+//! Runs the real binary as a process, which tests call over a real socket, kill and restart.
 
 use std::{
     collections::VecDeque,
@@ -18,24 +18,24 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// How long a server may take to listen: recovery of a journal in a debug build on a busy machine.
+/// Time for a server to listen. Covers a recovery in a debug build on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a process may take to end.
+/// Time for a process to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server may take to tell of something on its standard error, which a thread of its own writes.
+/// Time for a message to appear on the server's standard error, which another thread of the server writes.
 const TOLD_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has told.
+/// Interval of checks for such a message.
 const TOLD_POLL: Duration = Duration::from_millis(5);
-/// How often a process is asked whether it has ended.
+/// Interval of checks whether a process has ended.
 const END_POLL: Duration = Duration::from_millis(5);
-/// Lines of standard error that are kept for the report of a failure.
+/// Number of lines of standard error that are kept for the report of a failure.
 const KEPT_LINES_MAX: usize = 200;
-/// What the server prints when it takes connections.
+/// The start of the line that the server prints when it accepts connections.
 const LISTENING: &str = "listening on ";
-/// What it prints before that: where operators look.
+/// The start of the line before that, with the address of the admin port.
 const OPERATORS: &str = "operators on ";
 
-/// How a server is started.
+/// Options for the start of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
@@ -44,7 +44,7 @@ pub(crate) struct ServerOptions {
     home: Option<PathBuf>,
 }
 
-/// A running server. It is killed when this is dropped.
+/// A running server. Dropping this value kills the server.
 #[derive(Debug)]
 pub(crate) struct TestServer {
     child: Child,
@@ -52,12 +52,12 @@ pub(crate) struct TestServer {
     admin: Option<SocketAddr>,
     options: ServerOptions,
     data: PathBuf,
-    /// Removes the data directory in the end.
+    /// Removes the data directory when dropped.
     home: TempDir,
     stderr: StderrTail,
 }
 
-/// The last lines of a process's standard error. Written by the thread that reads them.
+/// The last lines of a process's standard error, stored by the thread that reads them.
 #[derive(Debug, Clone, Default)]
 struct StderrTail(Arc<Mutex<VecDeque<String>>>);
 
@@ -67,7 +67,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            // The disk of a busy machine stands still for longer than a service may. Tests of the circuits set their own.
+            // The disk of a busy test machine can stall longer than a service may. Tests of the circuits set their own threshold.
             env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
             home: None,
@@ -76,25 +76,25 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// One more variable of its environment.
+    /// Adds an environment variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Started by these words, of a program that becomes the server by `exec`: `taskset -c 1`, ...
+    /// Starts the server through another program that runs it with `exec`, such as `taskset -c 1`.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// With its data below this directory.
+    /// Sets the directory of the data.
     pub(crate) fn home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_path_buf());
         self
     }
 
-    /// Starts a server on a fresh data directory.
+    /// Starts a server with a new data directory.
     pub(crate) fn start(self) -> TestServer {
         let home = match &self.home {
             Some(home) => tempfile::tempdir_in(home),
@@ -123,22 +123,22 @@ impl ServerOptions {
 // ===== impl TestServer =====
 
 impl TestServer {
-    /// A server with no options on a fresh data directory and a free port.
+    /// Starts a server without options, with a new data directory and a free port.
     pub(crate) fn start() -> Self {
         ServerOptions::default().start()
     }
 
-    /// For clients.
+    /// Returns the URL for clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where operators look.
+    /// Returns the address of the admin port.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin.expect("the server said where operators look")
+        self.admin.expect("the server printed the address of its admin port")
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.endpoint())
             .await
@@ -149,17 +149,17 @@ impl TestServer {
         self.child.id()
     }
 
-    /// Its data directory.
+    /// Returns the data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The last lines of its standard error.
+    /// Returns the last lines of the server's standard error.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until it has told `what` on its standard error: what was done may be answered before it is logged.
+    /// Waits until standard error contains `what`: a reply can arrive before the log line of the same event.
     pub(crate) async fn tells(&self, what: &str) {
         for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
             if self.stderr().contains(what) {
@@ -167,21 +167,21 @@ impl TestServer {
             }
             tokio::time::sleep(TOLD_POLL).await;
         }
-        panic!("it never told {what:?}:\n{}", self.stderr());
+        panic!("standard error does not contain {what:?}:\n{}", self.stderr());
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits until the process has ended.
     pub(crate) fn kill9(&mut self) -> ExitStatus {
         self.child.kill().expect("a process that is ours");
         self.wait()
     }
 
-    /// SIGTERM, and goes on at once.
+    /// Sends SIGTERM and does not wait.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// SIGHUP: certificates and tokens are read again.
+    /// Sends SIGHUP: the server reads certificates and tokens again.
     pub(crate) fn hangup(&self) {
         self.signal("-HUP");
     }
@@ -198,12 +198,12 @@ impl TestServer {
         self.address
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_for(&mut self.child, &self.stderr)
     }
 
-    /// Starts another one on the same data directory, after the end of this one.
+    /// Starts another server on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         assert!(
             self.child.try_wait().expect("a process that is ours").is_some(),
@@ -214,7 +214,7 @@ impl TestServer {
         self.stderr = spawned.stderr;
     }
 
-    /// As [`restart`](Self::restart), at the address it had before, so that clients find it again.
+    /// Does the same as [`restart`](Self::restart), with the previous address, so that clients can reconnect.
     pub(crate) fn restart_in_place(&mut self) {
         let before = self.options.listen;
         self.options.listen = self.address;
@@ -222,12 +222,12 @@ impl TestServer {
         self.options.listen = before;
     }
 
-    /// Runs another command of the binary, and waits for its end.
+    /// Runs another command of the binary and waits until it has ended.
     pub(crate) fn tally(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    /// The data directory of this server, which has ended, is whole from the first block to the last.
+    /// Checks that `tally verify` finds the data directory sound. The server must have ended.
     pub(crate) fn assert_verified(&self) {
         let output = Command::new(BINARY)
             .arg("verify")
@@ -238,7 +238,7 @@ impl TestServer {
         assert!(output.status.success(), "{words:?}");
     }
 
-    /// Another command of the binary, talking to this server.
+    /// Makes another command of the binary, which calls this server.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -251,7 +251,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody left to tell.
+        // The process may have ended already, so an error is ignored.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -285,7 +285,7 @@ impl StderrTail {
     }
 }
 
-/// A server that listens.
+/// A server that accepts connections.
 struct Spawned {
     child: Child,
     address: SocketAddr,
@@ -322,7 +322,7 @@ fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
                 admin = address.parse().ok();
             }
             if let Some(address) = line.strip_prefix(LISTENING) {
-                // Only the first one is waited for; the rest is read so that the server never blocks.
+                // Only the first lines matter. The rest is read so that the server never blocks on a full pipe.
                 let _ = sender.try_send((address.to_owned(), admin));
             }
         }
