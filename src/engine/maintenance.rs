@@ -141,6 +141,8 @@ impl Maintenance {
 
     fn write_id_files(&mut self, durable: &ChainPoint) {
         while self.next_id_file < durable.position.segment() && !self.stop.is_stopped() {
+            // After a restore many id files may be missing; commits must not wait for a segment meanwhile.
+            self.prepare_segment();
             match self.write_id_file(durable) {
                 Ok(0) => {}
                 Ok(ids) => tracing::debug!(segment = self.next_id_file, ids, "wrote an id file"),

@@ -1,4 +1,4 @@
-//! A service in the process of the test, over a real socket, on a disk that can hang or fail.
+//! A service in the process of the test, over a real socket, on a simulated disk that can hang or fail.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -23,7 +23,7 @@ use tonic::{body::Body, client::GrpcService, transport::Channel};
 
 use super::sim_disk::SimDisk;
 
-/// The traits that a generated client needs.
+/// The transport of a generated client.
 pub(crate) trait PatientService:
     GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
 {
@@ -42,7 +42,7 @@ pub(crate) struct Service {
     address: SocketAddr,
 }
 
-/// Small segments, so that several are filled in a test.
+/// A configuration with small segments, so that a test fills several.
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -73,7 +73,7 @@ pub(crate) fn patient_config() -> EngineConfig {
     }
 }
 
-/// A queue of the smallest size.
+/// A queue of the minimal length.
 pub(crate) fn short_queue() -> BatchConfig {
     BatchConfig {
         queue_requests_max: 2,
@@ -90,7 +90,7 @@ impl Service {
         Self::start_secured(disk, config, Arc::new(Security::default())).await
     }
 
-    /// A service that asks for the tokens of `security`.
+    /// Starts a service that requires the tokens of `security`.
     pub(crate) async fn start_secured(disk: SimDisk, config: &EngineConfig, security: Arc<Security>) -> Self {
         Self::start_limited(disk, config, security, NetConfig::default()).await
     }
@@ -158,8 +158,7 @@ impl Service {
         TransactionServiceClient::new(self.channel().await)
     }
 
-    /// A client without a timer: tonic's client cancels a call when its `grpc-timeout` has passed, and hides the
-    /// server's answer.
+    /// Makes a client without timers. tonic's client ends a call after its `grpc-timeout` and hides the server's reply.
     pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (sender, connection) =
@@ -194,12 +193,12 @@ impl Service {
         }
     }
 
-    /// Begins to drain: connections receive GOAWAY.
+    /// Begins to drain: the service sends GOAWAY to all connections.
     pub(crate) fn begin_drain(&self) {
         self.draining.cancel();
     }
 
-    /// Drains and waits for the end.
+    /// Drains the service and waits until it has stopped.
     pub(crate) async fn stop(mut self) -> SimDisk {
         self.draining.cancel();
         let (engine, net) = (self.engine.clone(), self.net.take());
@@ -216,7 +215,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    /// A test that fails while the disk hangs must not hang.
+    /// Releases the disk, so that a test that fails while the disk hangs does not hang.
     fn drop(&mut self) {
         self.disk.release_syncs();
         self.draining.cancel();
@@ -248,7 +247,7 @@ pub(crate) fn transaction(id: &str, transfers: Vec<Transfer>) -> ProcessTransact
     }
 }
 
-/// One unit from `a` to `b`.
+/// Makes a transaction that moves one unit from `a` to `b`.
 pub(crate) fn pay(id: &str) -> ProcessTransactionRequest {
     transaction(id, vec![transfer("a", "b", 1)])
 }
