@@ -135,7 +135,8 @@ impl TestServer {
 
     /// Returns the address of the admin port.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin.expect("the server printed the address of its admin port")
+        self.admin
+            .expect("the server printed the address of its admin port")
     }
 
     /// Opens a connection.
