@@ -35,7 +35,7 @@ def toml(values):
 
 
 def source(path):
-    return (ROOT / "src" / path).read_text()
+    return (ROOT / path).read_text()
 
 
 # ----- settings
@@ -139,8 +139,9 @@ def everything():
 
 
 def rust_structs():
-    """Returns the public fields of the structs in src/config, with their types."""
-    text = "\n".join(path.read_text() for path in sorted((ROOT / "src/config").glob("*.rs")))
+    """Returns the public fields of the structs of the service's settings, with their types."""
+    files = [*(ROOT / "src/config").glob("*.rs"), *(ROOT / "src").rglob("*settings.rs")]
+    text = "\n".join(path.read_text() for path in sorted(files))
     structs = re.findall(r"pub struct (\w+) \{(.*?)\n\}", text, re.DOTALL)
     return {name: dict(re.findall(r"^    pub (\w+): (.+),$", body, re.MULTILINE)) for name, body in structs}
 
@@ -156,7 +157,7 @@ def test_requests_are_the_limits():
 
 
 def test_the_pod_has_the_variables_that_topology_reads():
-    names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("topology/pod.rs"), re.MULTILINE)
+    names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("crates/topology/src/pod.rs"), re.MULTILINE)
     assert len(names) == 3
     environment = {variable["name"]: variable for variable in container(TLS)["env"]}
     assert set(names) <= environment.keys()

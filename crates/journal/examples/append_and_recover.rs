@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     writer.finish()?;
     drop(writer);
 
-    damage(&path, positions[1])?;
+    let second = positions.get(1).ok_or("three blocks were appended")?;
+    damage(&path, *second)?;
     println!("changed one byte of the second block; now recovery reads:");
     match scan(&open(&path)?) {
         Ok(_) => Err("the scan must detect the damage".into()),

@@ -41,7 +41,7 @@ fn header_of_version_1_keeps_its_bytes() {
 }
 
 #[test]
-fn every_flipped_bit_of_a_header_is_noticed() {
+fn every_flipped_bit_of_a_header_is_detected() {
     let whole = header().encode();
     for bit in 0..HEADER_BYTES * 8 {
         let mut damaged = whole;
@@ -58,7 +58,7 @@ fn every_flipped_bit_of_a_header_is_noticed() {
 }
 
 #[test]
-fn a_whole_header_of_a_newer_version_is_told_apart_from_damage() {
+fn a_whole_header_of_a_newer_version_is_not_reported_as_damage() {
     let mut bytes = header().encode();
     put::<4, 2, _>(&mut bytes, 2u16.to_le_bytes());
     let checksum = checksum_before_last_field(&bytes);

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_moves_behind_its_block_and_survives_storage() {
+    fn a_point_moves_after_its_block_and_survives_storage() {
         let (point, header, geometry) = point_and_header();
         let next = point.after(&header, BlockHash([7; 32]), geometry);
         assert_eq!((next.position, next.block_sequence), (Position::new(0, 136), 2));

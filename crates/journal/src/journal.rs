@@ -151,6 +151,7 @@ impl Journal {
         let geometry = directory.geometry();
         let (end, marker) = (tail.end, tail.marker());
         let active_segment = end.position.segment();
+        let active_exists = tail.active_exists;
         let pool = SegmentPool::new(
             Arc::clone(directory.disk()),
             directory.journal_path(),
@@ -159,8 +160,8 @@ impl Journal {
             tail.spare_ready,
         );
         reader.close_segments();
-        repair(&directory, &reader, &tail)?;
-        if !tail.active_exists {
+        repair(&directory, &reader, tail)?;
+        if !active_exists {
             pool.create_prepared(active_segment)?;
         }
         let pool = Arc::new(pool);

@@ -173,7 +173,7 @@ impl JournalReader {
         match read {
             Ok((header, raw)) => Ok(header.block_sequence == point.last_block_sequence()
                 && BlockHash::of_parts(&raw, &body) == point.previous_hash
-                && self.position_behind(&header) == point.position),
+                && self.position_after(&header) == point.position),
             Err(JournalError::Corrupt(_) | JournalError::ReadPastEnd { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -207,7 +207,7 @@ impl JournalReader {
     /// # Panics
     /// As [`Geometry::position_after`]: never for a header that a reader returned.
     #[must_use]
-    pub fn position_behind(&self, header: &BlockHeader) -> Position {
+    pub fn position_after(&self, header: &BlockHeader) -> Position {
         self.shared
             .geometry
             .position_after(header.position, header.body_bytes)

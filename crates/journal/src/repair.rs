@@ -13,7 +13,7 @@ use crate::{
 pub(super) fn repair(
     directory: &DataDirectory,
     reader: &JournalReader,
-    tail: &Tail,
+    tail: Tail,
 ) -> Result<(), JournalError> {
     let disk = directory.disk();
     let journal = directory.journal_path();
@@ -35,8 +35,8 @@ pub(super) fn repair(
         )?;
         file.sync_data()?;
     }
-    for number in &tail.surplus_segments {
-        disk.remove(&journal.join(segment_name(*number)))?;
+    for number in tail.surplus_segments {
+        disk.remove(&journal.join(segment_name(number)))?;
     }
     if end.block_sequence > 1 {
         let position = end.previous_position;

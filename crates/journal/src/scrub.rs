@@ -103,11 +103,11 @@ impl Scrub {
     /// the next segment.
     fn skip(&mut self, durable: &ChainPoint) {
         let damaged = self.next.position;
-        let behind = match self.reader.read_header(damaged) {
-            Ok(header) => self.reader.position_behind(&header),
+        let next = match self.reader.read_header(damaged) {
+            Ok(header) => self.reader.position_after(&header),
             Err(_) => Position::new(segment_after(damaged.segment()), 0),
         };
         self.unlinked = true;
-        self.next.position = behind.min(durable.position);
+        self.next.position = next.min(durable.position);
     }
 }

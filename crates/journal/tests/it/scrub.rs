@@ -150,10 +150,11 @@ fn a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_damage() {
     }
     disk.set_out_of_descriptors(true);
     for _ in 0..3 {
-        match scrub.step(&durable) {
-            ScrubStep::Postponed { error } => assert!(error.is_out_of_descriptors(), "{error}"),
-            other => panic!("{other:?}"),
-        }
+        let step = scrub.step(&durable);
+        assert!(
+            matches!(&step, ScrubStep::Postponed { error } if error.is_out_of_descriptors()),
+            "{step:?}"
+        );
     }
     disk.set_out_of_descriptors(false);
     assert_eq!(
