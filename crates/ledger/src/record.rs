@@ -93,7 +93,7 @@ pub enum NewRecord<'a> {
 /// has; [`take_record`] needs the same number. `scratch` is overwritten; the caller passes it in to reuse its memory.
 ///
 /// # Panics
-/// If the record is longer than [`RECORD_BYTES_MAX`], or starts 4 GiB or more behind `body_start`. The bounds of requests
+/// If the record is longer than [`RECORD_BYTES_MAX`], or starts 4 GiB or more after `body_start`. The bounds of requests
 /// and of blocks exclude both.
 pub fn put_record(
     body: &mut Vec<u8>,
@@ -303,7 +303,7 @@ mod tests {
         let record = NewRecord::Committed { content: &content };
         put_record(&mut body, 0, 7, 1 << 40, record, &mut scratch);
         let whole = body.len();
-        // A record that is too short must not be completed by the record behind it.
+        // A record that is too short must not be completed by the record after it.
         put_record(&mut body, 0, 8, (1 << 40) + whole as u64, record, &mut scratch);
         assert!(take_record(&mut Reader::new(&body), 1 << 40).is_ok());
         for bit in 0..whole * 8 {

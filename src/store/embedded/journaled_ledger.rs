@@ -357,7 +357,7 @@ impl BlockLog {
     /// The bytes of the open block from `position` on; `None` if the position is in an earlier block.
     ///
     /// # Panics
-    /// If the position is behind the last record: a record that the index holds would be missing.
+    /// If the position is after the last record: a record that the index holds would be missing.
     fn open_bytes_at(&self, position: Position) -> Option<&[u8]> {
         let open = self.open_body_position();
         if position < open {
@@ -367,7 +367,7 @@ impl BlockLog {
         let bytes = self.block.buffer.body().get(offset..);
         assert!(
             position.segment() == open.segment() && bytes.is_some_and(|bytes| !bytes.is_empty()),
-            "the index holds a record at {position}, behind the last record"
+            "the index holds a record at {position}, after the last record"
         );
         bytes
     }

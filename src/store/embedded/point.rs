@@ -67,7 +67,7 @@ impl DurablePoint {
         assert_eq!(
             receipt.end.block_sequence,
             block.sequence + 1,
-            "the journal does not end behind the block that was appended"
+            "the journal does not end after the block that was appended"
         );
         DurablePoint {
             chain: receipt.end,

@@ -70,7 +70,7 @@ pub(super) const fn body_position(block: Position) -> Position {
     }
 }
 
-/// The position `offset` bytes behind `start`, in the same block.
+/// The position `offset` bytes after `start`, in the same block.
 ///
 /// # Panics
 /// If the offset is 4 GiB or more: the journal never makes such a block, and a wrong position would lose the record.
@@ -79,7 +79,7 @@ pub(super) fn position_in(start: Position, offset: usize) -> Position {
         .ok()
         .and_then(|offset| start.checked_add(offset));
     let Some(position) = position else {
-        panic!("a record {offset} bytes behind {start}, which no block can hold");
+        panic!("a record {offset} bytes after {start}, which no block can hold");
     };
     position
 }

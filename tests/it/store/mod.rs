@@ -194,7 +194,7 @@ fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize
     store.pay("before-the-checkpoint").unwrap();
     store.commit();
     store.checkpoint();
-    store.pay("behind-the-checkpoint").unwrap();
+    store.pay("after-the-checkpoint").unwrap();
     store.commit();
     store.stop();
     disk.restart();

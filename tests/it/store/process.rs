@@ -193,8 +193,8 @@ async fn verify_works_on_a_read_only_file_system() {
     };
     match read_only(&format!("! touch {data}/x")) {
         Ok(output) if output.status.success() => {}
-        refused => {
-            println!("NOT RUN: no read-only mount can be made here: {refused:?}");
+        failed => {
+            println!("NOT RUN: a read-only mount can't be made here: {failed:?}");
             return;
         }
     }
