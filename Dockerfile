@@ -1,19 +1,19 @@
-# The image of Tally: one binary on a base without a shell, as uid 65532.
+# The image of Tally: one binary on a base image without a shell. It runs with uid 65532.
 #
 #   docker build --build-arg REVISION="$(git rev-parse HEAD)" --tag tally:0.1.0 .
 #
-# Bases are named by digest, so that the same file builds the same image; pass others by --build-arg. Buildah and Podman
-# need --format docker, since the OCI format has no HEALTHCHECK.
+# Digests name the base images, so that the same file builds the same image; --build-arg replaces them. Buildah and Podman need
+# --format docker, because the OCI format has no HEALTHCHECK.
 ARG RUST_IMAGE=rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
-# `compiled`, or `prebuilt` to take target/dist/tally as it is (built against a glibc that is not newer than the base's).
+# `compiled`, or `prebuilt` to use an existing target/dist/tally, which must not need a newer glibc than the base image has.
 ARG BINARY=compiled
 
-# ----- what compiles
+# ----- build
 FROM ${RUST_IMAGE} AS rust
-# The file rust-toolchain.toml would have rustup fetch clippy and rustfmt.
+# Without this variable, rust-toolchain.toml would make rustup download clippy and rustfmt.
 ENV RUSTUP_TOOLCHAIN=1.95.0 CARGO_INCREMENTAL=0
-# No path of this machine in the binary.
+# The binary must not contain paths of the build machine.
 ENV RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo"
 RUN command -v setcap >/dev/null \
     || (apt-get update && apt-get install --yes --no-install-recommends libcap2-bin && rm -rf /var/lib/apt/lists/*)
@@ -27,7 +27,7 @@ COPY . .
 RUN cargo chef prepare --recipe-path /recipe.json
 
 FROM chef AS compiled
-# The dependencies: a layer that stays as long as Cargo.lock does.
+# Compiles the dependencies. This layer is reused until Cargo.lock changes.
 COPY --from=recipe /recipe.json /recipe.json
 RUN cargo chef cook --locked --profile dist --recipe-path /recipe.json
 COPY . .
@@ -37,17 +37,17 @@ RUN TALLY_COMMIT="$(printf %.12s "${REVISION}")" cargo build --locked --profile 
 FROM rust AS prebuilt
 COPY target/dist/tally target/dist/tally
 
-# ----- what is shipped
+# ----- image
 FROM ${BINARY} AS binary
-# Names of functions stay in, for backtraces; lines go to a file of their own (`--target debug` has it).
+# Keeps the names of functions, for backtraces. Moves line numbers to a separate file (`--target debug` builds it).
 RUN mkdir -p /out/data \
     && objcopy --only-keep-debug target/dist/tally /out/tally.debug \
     && cp target/dist/tally /out/tally \
     && strip --strip-debug /out/tally \
     && objcopy --add-gnu-debuglink=/out/tally.debug /out/tally \
     && chmod 0755 /out/tally
-# Permitted, not effective: the binary also starts where the runtime does not grant it, and asks for real-time scheduling
-# only if it is told to.
+# Sets the capability as permitted, not effective: so the binary also starts if the runtime does not grant it. The binary uses
+# real-time scheduling only if configured.
 RUN setcap cap_sys_nice+p /out/tally
 
 FROM scratch AS debug
@@ -66,7 +66,7 @@ LABEL org.opencontainers.image.title="Tally" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.source="${SOURCE}"
 COPY --from=binary /out/tally /usr/local/bin/tally
-# A fresh volume takes its owner from here.
+# A new volume gets its owner from this directory.
 COPY --from=binary --chown=65532:65532 /out/data /var/lib/tally
 USER 65532:65532
 WORKDIR /var/lib/tally
@@ -75,5 +75,5 @@ EXPOSE 50051 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["/usr/local/bin/tally", "health"]
 ENTRYPOINT ["/usr/local/bin/tally"]
-# On loopback: to listen elsewhere needs TLS and tokens, or to say that it shall be without.
+# Listens on the loopback address. Any other address needs TLS and tokens, or an explicit setting to serve without them.
 CMD ["serve", "--data", "/var/lib/tally/ledger"]

@@ -1,11 +1,11 @@
-//! Compiles `proto/` without protoc, and notes what is being built.
+//! Compiles `proto/` without protoc, and records the commit that is built.
 
 use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
 use prost::Message;
 
 const PROTOS: [&str; 4] = [
-    // Not used by name, but sent in `details`: with it, reflection can show them.
+    // The details of errors. The code does not name them, but reflection must list them.
     "google/rpc/error_details.proto",
     "tally/v1/transaction_service.proto",
     "tally/v1/account_service.proto",
@@ -17,12 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // For reflection and for the JSON form; `compile_fds` does not write it.
+    // For reflection and for JSON. `compile_fds` does not write it.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // Sorted maps: equal content has equal bytes, which idempotency compares.
+        // Sorted maps, so that equal messages have equal bytes. Idempotency compares bytes.
         .btree_map(".")
-        // tonic-types already has the generated type; one type means one set of conversions.
+        // tonic-types has this type and its conversions.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(descriptors)?;
 
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The bare echo service that `tally bench --baseline` compares with: same message shape, no ledger behind it.
+/// Generates the echo service of `tally bench --baseline`: the same messages, without a ledger.
 fn echo_service() {
     let process = tonic_build::manual::Method::builder()
         .name("echo")
@@ -45,20 +45,20 @@ fn echo_service() {
         .package("tally.bench.v1")
         .method(process)
         .build();
-    // The load is sent by a codec of its own.
+    // The load generator has its own client.
     tonic_build::manual::Builder::new()
         .build_client(false)
         .compile(&[service]);
 }
 
-/// `TALLY_COMMIT` for `tally --version` and the bench report: from the environment, for builds of an image, or from the
-/// checkout; "unknown" without either.
+/// Sets `TALLY_COMMIT` for `tally --version` and for reports of benchmarks. The environment has precedence, for builds of
+/// images. Otherwise the commit of the checkout is taken, or "unknown" without one.
 fn build_info() {
     println!("cargo:rerun-if-env-changed=TALLY_COMMIT");
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/refs/heads");
-    let told = env::var("TALLY_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let commit = told.or_else(checked_out).unwrap_or_else(|| "unknown".to_owned());
+    let given = env::var("TALLY_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = given.or_else(checked_out).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env=TALLY_COMMIT={commit}");
 }
 

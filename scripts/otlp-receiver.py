@@ -1,5 +1,5 @@
-"""An OTLP receiver for measurements: answers every export at once, and counts bytes. Prints its port first, and once a second
-what it got. Needs grpcio (tests/clients/python/requirements.txt)."""
+"""An OTLP receiver for measurements: replies to every export at once and counts bytes. Prints its port first, then once per second
+the number of received bytes. Needs grpcio (tests/clients/python/requirements.txt)."""
 
 import collections
 import time
@@ -11,7 +11,7 @@ received = collections.Counter()
 
 
 class Everything(grpc.GenericRpcHandler):
-    """Whatever is called, an empty message is an answer of OTLP."""
+    """Handles every method: an empty message is a valid OTLP response to all of them."""
 
     def service(self, handler_call_details):
         def export(request, _context):

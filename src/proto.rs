@@ -1,4 +1,4 @@
-//! The generated types of `proto/tally/v1`, and their descriptors.
+//! The types generated from `proto/tally/v1`, and their descriptors.
 #![allow(
     missing_docs,
     missing_debug_implementations,
@@ -11,10 +11,10 @@
 
 tonic::include_proto!("tally.v1");
 
-/// The bare echo service that the benchmark compares with.
+/// The echo service of `tally bench --baseline`.
 pub mod bench {
     include!(concat!(env!("OUT_DIR"), "/tally.bench.v1.Echo.rs"));
 }
 
-/// The encoded `FileDescriptorSet` of the API, for reflection and for the JSON form.
+/// The encoded `FileDescriptorSet` of the API, for reflection and for JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tally_v1_descriptor.bin"));

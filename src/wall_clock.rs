@@ -8,9 +8,10 @@ use std::{
 
 use tally_ledger::Timestamp;
 
-/// Tells the time of day. The ledger asks it once for each block and never trusts it to go forward.
+/// A clock of the time of day. The store reads it once for each block, and keeps times increasing even if the clock goes
+/// back.
 pub trait WallClock: Send + Sync + fmt::Debug {
-    /// The time of day.
+    /// The current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -20,23 +21,30 @@ pub struct SystemWallClock;
 
 impl WallClock for SystemWallClock {
     fn now(&self) -> Timestamp {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp::from_nanos(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since_epoch| u64::try_from(since_epoch.as_nanos()));
+        match nanos {
+            Ok(Ok(nanos)) => Timestamp::from_nanos(nanos),
+            // The store uses the time after its last block instead.
+            Err(_before_1970) => Timestamp::from_nanos(0),
+            Ok(Err(_after_2554)) => panic!("the system clock shows a time after the year 2554"),
+        }
     }
 }
 
-/// A clock that stands still until it is told to move, forwards or backwards.
+/// A clock that changes only when it is set, forwards or backwards.
 #[derive(Debug, Default)]
 pub struct ManualWallClock(AtomicU64);
 
 impl ManualWallClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
         ManualWallClock(AtomicU64::new(now.as_nanos()))
     }
 
-    /// Makes it show `now`.
+    /// Sets the clock to `now`.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.as_nanos(), Ordering::Relaxed);
     }

@@ -35,6 +35,8 @@ pub(super) struct Scrubber {
 
 /// Between the end of a pass and the beginning of the next: a small journal is not read all the time.
 const PAUSE: Duration = Duration::from_secs(60 * 60);
+/// Pause after a failure to open a segment, for want of a file descriptor.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// No more time than this earns bytes, so that AUX is never held up for long: what it could not do during a checkpoint is
 /// not made up for.
 const EARNED_MAX: Duration = Duration::from_millis(100);
@@ -94,6 +96,11 @@ impl Scrubber {
                     self.counters.damage(FoundBy::Scrub);
                     tracing::error!(%position, %error, "the scrub found damage in the journal");
                     BLOCK_COST_MIN
+                }
+                ScrubStep::Postponed { error } => {
+                    tracing::warn!(%error, "the scrub waits: no file descriptor is left");
+                    self.pause_until = now + RETRY_PAUSE;
+                    return;
                 }
                 ScrubStep::Complete => {
                     self.pass_ended(durable, now);

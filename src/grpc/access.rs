@@ -1,4 +1,4 @@
-//! Who may call what: bearer tokens, and the roles that methods need.
+//! Authorisation: bearer tokens, and the roles that methods need.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use super::{
 };
 use crate::security::{Grant, Security, bearer_token};
 
-/// Looks at the token of a call.
+/// Checks the token of a call.
 #[derive(Debug, Clone)]
 pub(crate) struct Access(Arc<Security>);
 
-/// A call that may be made. There is no other way to a [`Method`], so nothing is dispatched that was not authorised.
+/// An authorised call. Only [`Access::check`] makes one, so no call is dispatched without authorisation.
 #[derive(Debug)]
 pub(crate) struct Authorised {
     pub(crate) method: &'static Method,
-    /// Whose token it is; `None` if none is asked for.
+    /// The grant of its token; `None` if the service asks for no tokens.
     pub(crate) grant: Option<Grant>,
 }
 
@@ -34,11 +34,12 @@ impl Access {
         &self.0
     }
 
-    /// Returns what the request calls, if its caller may.
+    /// Finds the method of a request, and checks that the caller may call it.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED with one that does not allow the call, UNIMPLEMENTED if
-    /// there is no such method. Strangers do not learn which methods there are: they get UNAUTHENTICATED in any case.
+    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an
+    /// unknown method. A caller without a token always gets UNAUTHENTICATED, so that it does not learn which methods
+    /// exist.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
         let method = methods::find(request);
         let open = method.filter(|method| method.need == Need::Nothing || !self.0.asks_for_tokens());
@@ -53,13 +54,15 @@ impl Access {
         Ok(Authorised { method, grant })
     }
 
-    /// Whose token the request has; `None` if none is asked for.
+    /// Returns the grant of the request's token; `None` if the service asks for no tokens.
     fn grant<B>(&self, request: &Request<B>) -> Result<Option<Grant>, Status> {
         if !self.0.asks_for_tokens() {
             return Ok(None);
         }
         let Some(token) = bearer_token(request.headers()) else {
-            return Err(status::unauthenticated("authorization: a bearer token is needed"));
+            return Err(status::unauthenticated(
+                "authorization: the call needs a bearer token",
+            ));
         };
         match self.0.grant(token) {
             None => Err(status::unauthenticated("authorization: the token is not valid")),
@@ -68,10 +71,10 @@ impl Access {
     }
 }
 
-/// Refuses a role that is too low for a method.
+/// Checks that the role of `grant` is high enough for `method`.
 ///
 /// # Errors
-/// PERMISSION_DENIED.
+/// PERMISSION_DENIED if it is not.
 pub(crate) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
     match method.need {
         Need::Role(needed) if grant.principal.role < needed => {

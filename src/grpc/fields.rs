@@ -1,4 +1,4 @@
-//! What the services have in common: the checks of fields, and the conversions of amounts and times.
+//! Checks of fields, and conversions of amounts and times, for all services.
 
 use tonic_types::FieldViolation;
 
@@ -11,16 +11,16 @@ use crate::{
     proto::{self, amount},
 };
 
-/// Violations that are told of one request; more would help nobody.
+/// Most violations that an error names.
 const VIOLATIONS_MAX: usize = 16;
-/// Collects what is wrong with a request.
+/// Collects the violations in a request.
 #[derive(Debug, Default)]
 pub(crate) struct Violations(Vec<FieldViolation>);
 
 // ===== impl Violations =====
 
 impl Violations {
-    /// Adds a violation. `field` is only made into text if something is wrong.
+    /// Adds a violation. `field` is formatted only here, so that a valid request costs nothing.
     pub(crate) fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
         if self.0.len() < VIOLATIONS_MAX {
             self.0
@@ -39,7 +39,7 @@ impl Violations {
         }
     }
 
-    /// Nothing, or what is wrong.
+    /// Ends the check.
     ///
     /// # Errors
     /// The violations, if there are any.
@@ -76,7 +76,7 @@ pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata:
 }
 
 pub(crate) const fn from_halves(high: u64, low: u64) -> Amount {
-    // Widening, as `u128::from` is not const.
+    // A cast, as `u128::from` is not const.
     Amount::new((high as u128) << 64 | low as u128)
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
     proto::Amount { value: Some(value) }
 }
 
-/// The ledger's time as a client sees it.
+/// Converts the ledger's time for the API.
 #[must_use]
 pub(crate) fn from_time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.seconds_and_nanos();

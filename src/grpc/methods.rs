@@ -1,19 +1,19 @@
-//! Every method that the service answers: its path, who may call it, and which code answers it.
+//! The table of methods: the path of each, who may call it, and which code answers it.
 //!
-//! One look at this table decides both who may call and what is called. When two parsers of the path did that, they
-//! disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one saw a call that reads, the other one that moves
-//! money.
+//! One lookup in this table decides both who may call and what is called. Two parsers of the path once decided that,
+//! and they disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one saw a call that reads, the other a
+//! call that moves money.
 
 use http::{Method as HttpMethod, Request};
 
 use crate::security::Role;
 
-/// Who may call a method, where tokens are asked for.
+/// Who may call a method, if the service asks for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Anybody, also without a token.
+    /// Everybody, also without a token.
     Nothing,
-    /// Whoever has a token of this role or of a higher one.
+    /// A caller whose token has this role or a higher one.
     Role(Role),
 }
 
@@ -43,11 +43,11 @@ pub(crate) enum Handler {
     GetTransaction,
     /// `AccountService`.
     Accounts(AccountCall),
-    /// tonic's router. There is one answer.
+    /// tonic's router. The call has one answer.
     Unary,
-    /// tonic's router. Answers go on until one of the two sides ends them.
+    /// tonic's router. The call has any number of answers, until one side ends it.
     Stream,
-    /// tonic's router, as [`Handler::Stream`], and the number of calls is bounded here.
+    /// As [`Handler::Stream`], with a limit on the number of calls.
     HealthWatch,
 }
 
@@ -64,7 +64,7 @@ const READ: Need = Need::Role(Role::Read);
 const WRITE: Need = Need::Role(Role::Write);
 const ADMIN: Need = Need::Role(Role::Admin);
 
-/// All of them, the most frequent one first. Where several are named in a row, they are searched in that order.
+/// All methods. A lookup searches in this order, so the most frequent method is first.
 const METHODS: [Method; 17] = [
     method(
         "/tally.v1.TransactionService/ProcessTransaction",
@@ -111,9 +111,9 @@ const METHODS: [Method; 17] = [
     method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),
     method("/tally.v1.EngineService/GetBatchStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/SetCircuitMode", ADMIN, Handler::Unary),
-    // Whether the service is up is no secret, and probes have no token.
+    // The health of the service is not a secret, and probes have no token.
     method("/grpc.health.v1.Health/Check", Need::Nothing, Handler::Unary),
-    // A watcher holds memory for as long as it likes.
+    // A watcher holds memory as long as it wants, so it needs a token.
     method("/grpc.health.v1.Health/Watch", READ, Handler::HealthWatch),
     method(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Paths of every method of every service that is served, with whether its answers are a stream.
+    /// The path of every method of every service, and whether its answers are a stream.
     fn served() -> BTreeMap<String, bool> {
         let mut pool = DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
         for set in [
@@ -179,7 +179,7 @@ mod tests {
             );
             (method.path.to_owned(), streams)
         });
-        // Not equal: a new call has no role, or a stream would not be ended when its token is revoked.
+        // If they differ, a new method has no role, or a stream would not end when its token is revoked.
         assert_eq!(served(), entries.collect::<BTreeMap<_, _>>());
         assert_eq!(served().len(), METHODS.len(), "a path has two entries");
     }

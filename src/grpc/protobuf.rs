@@ -1,11 +1,11 @@
-//! Reads protobuf's fields where they are, and borrows what is read from the message.
+//! Reads the fields of protobuf messages without copying: values borrow from the message.
 //!
 //! The rules are prost's: unknown fields are skipped, text must be UTF-8, and messages are nested at most [`DEPTH_MAX`]
-//! times. The tests of [`wire`](super::transactions) compare both readers.
+//! levels deep. The tests in `transactions/wire_tests.rs` compare both readers.
 
-/// Messages may be nested so deep; only groups, which are unknown fields here, come near it.
+/// Most levels of nested messages. Only groups, which are unknown fields here, come near it.
 pub(crate) const DEPTH_MAX: u32 = 100;
-/// Longest form of a number, in bytes.
+/// Longest encoding of a number, in bytes.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 const VARINT: u8 = 0;
@@ -15,14 +15,14 @@ pub(crate) const GROUP: u8 = 3;
 pub(crate) const GROUP_END: u8 = 4;
 pub(crate) const FIXED32: u8 = 5;
 
-/// A field is not of the kind that the schema says.
+/// The wire type of a field differs from the schema.
 pub(crate) const WRONG_KIND: WireError = WireError::Malformed("a field has another kind than it should");
-/// A group ends where none, or another one, has begun.
+/// The end of a group without its beginning.
 pub(crate) const NO_GROUP: WireError = WireError::Malformed("a group ends that has not begun");
-/// Messages or groups are nested more than [`DEPTH_MAX`] times.
+/// Messages or groups are nested more than [`DEPTH_MAX`] levels deep.
 pub(crate) const TOO_DEEP: WireError = WireError::Malformed("messages are nested too deep");
 
-/// The bytes are no such message.
+/// Why bytes are not the expected message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     /// They end in the middle of a field.
@@ -33,28 +33,28 @@ pub(crate) enum WireError {
     Malformed(&'static str),
 }
 
-/// A field's key, and what can be said of the field from the few bytes at its beginning.
+/// The beginning of a field: its key, and the length or number behind the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) field: u32,
     pub(crate) kind: u8,
-    /// Bytes that were read: the key, and the length or number behind it.
+    /// Bytes of the key and of the length or number behind it.
     pub(crate) bytes: usize,
-    /// Bytes of the field that are behind these; `None` if there are more than memory could ever hold. A group has none.
+    /// Bytes of the field that follow; 0 for a group. `None` if the number exceeds the address space.
     pub(crate) behind: Option<usize>,
 }
 
-/// Takes values off the front of a message.
+/// Reads values from the front of a message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// How much deeper messages may be nested here.
+    /// How many more levels of messages may be nested here.
     depth: u32,
 }
 
 pub(crate) type Read<T> = Result<T, WireError>;
 
-/// Reads a field's key, and the length or number behind it; `None` if `bytes` end before that.
+/// Reads the beginning of a field. Returns `None` if `bytes` end within it.
 ///
 /// # Errors
 /// [`WireError`] if the message is malformed.
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A key and, where the kind has one, the length or number behind it: how many bytes of the field are left then.
+    /// Reads a key and the length or number behind it. Also returns how many bytes of the field follow.
     fn head(&mut self) -> Read<(u32, u8, Option<usize>)> {
         let (field, kind) = self.key()?;
         let behind = match kind {
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
         }
         let mut value = 0;
         for (index, byte) in self.rest.iter().take(VARINT_BYTES_MAX).enumerate() {
-            // The tenth byte has room for the top bit of 64 only.
+            // The tenth byte may hold only the top bit of 64.
             if index == VARINT_BYTES_MAX - 1 && *byte > 1 {
                 break;
             }
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         Ok(self.varint()?.cast_signed())
     }
 
-    /// The lowest 32 bits, as every protobuf reader takes them.
+    /// Reads the lowest 32 bits, as protobuf requires.
     pub(crate) fn int32(&mut self, kind: u8) -> Read<i32> {
         self.expect(kind, VARINT)?;
         let low = self.varint()? & u64::from(u32::MAX);
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Reads past an unknown field.
+    /// Skips an unknown field.
     pub(crate) fn skip(&mut self, field: u32, kind: u8) -> Read<()> {
         let depth = deeper(self.depth)?;
         match kind {

@@ -32,12 +32,12 @@ use crate::{
     security::Security,
 };
 
-/// Most callers of the health service's `Watch` at a time: a client has one for each connection.
+/// Most open calls of the health service's `Watch`. A usual client has one for each connection.
 const HEALTH_WATCHERS_MAX: usize = 1024;
-/// Of those, most of one client address.
+/// The same for one client.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 
-/// What a call that tonic serves costs besides what every call does: tonic has a buffer for each direction.
+/// Memory of a call that tonic serves, in addition to [`CALL_BYTES`]: tonic has a buffer for each direction.
 const TONIC_CALL_BYTES: usize = 24 << 10;
 
 type Engine = EngineServiceServer<EngineService>;
@@ -45,12 +45,12 @@ type Engine = EngineServiceServer<EngineService>;
 /// All services. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// On the hot path: called without a look at the other routes.
+    /// On the hot path, so it is not behind the router.
     transactions: TransactionService,
     accounts: AccountService,
     others: Routes,
     access: Access,
-    /// Who watches the service's health.
+    /// Counts the open calls of the health service's `Watch`.
     health_watchers: Clients,
     draining: CancellationToken,
 }
@@ -58,7 +58,7 @@ pub struct Services {
 // ===== impl Services =====
 
 impl Services {
-    /// Answers a call from `peer`, whose connection has this `limits`.
+    /// Answers a call from `peer`. `limits` are those of its connection.
     pub(crate) fn call(
         &self,
         request: http::Request<Incoming>,
@@ -84,8 +84,8 @@ impl Services {
         }
     }
 
-    /// What a request calls, and what it costs, if it may begin. Memory comes last: who may not call anything takes none from
-    /// those who may.
+    /// Authorises a call, and reserves its memory. The memory is last, so that an unauthorised caller takes no memory
+    /// from others.
     ///
     /// # Errors
     /// As [`ConnectionLimits::check_headers`], [`Access::check`] and [`ConnectionLimits::admit`].
@@ -120,7 +120,8 @@ impl Services {
                 reservation,
             ))));
         }
-        // Who asks is of interest to administration only; the hot path is spared the box.
+        // Only administrative calls need the peer and the principal. The hot path avoids the allocation of the
+        // extensions.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
             remote_addr: Some(peer),
@@ -153,16 +154,16 @@ impl Services {
         }))
     }
 
-    /// How long the stream that `call` opens may last.
+    /// Returns the lifetime of the stream that `call` opens.
     fn lifetime(&self, call: Authorised) -> Lifetime {
         Lifetime::new(&self.access, call, &self.draining)
     }
 }
 
-/// All services over `engine`, and the reporter of their health.
+/// Builds all services over `engine`, and the reporter of their health.
 ///
 /// # Errors
-/// If the descriptors that were compiled in can't be read: a bug of the build.
+/// If the compiled descriptors cannot be read. This is a bug of the build.
 pub async fn services(
     engine: &TallyEngine,
     security: &Arc<Security>,
@@ -178,7 +179,7 @@ pub async fn services(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let transactions = TransactionService::new(engine.clone());
-    // tonic sets aside what a message says that it is long.
+    // tonic allocates the announced length of a message before it arrives, so its limit is low.
     let most = QUERY_BYTES_MAX;
     let engine_service = Engine::new(EngineService::new(engine.clone(), draining.clone()));
     let others = Routes::new(engine_service.max_decoding_message_size(most))
@@ -197,7 +198,7 @@ pub async fn services(
     Ok((services, reporter))
 }
 
-/// Tells the world that no more requests should be sent here.
+/// Reports all services as NOT_SERVING, so that clients send no more requests.
 pub async fn not_serving(reporter: &HealthReporter) {
     for service in [
         "",

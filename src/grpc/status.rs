@@ -1,7 +1,7 @@
-//! The one place where the domain's answers become gRPC statuses.
+//! Makes every gRPC status of the service. No other file makes one.
 //!
-//! Every error carries a `google.rpc.ErrorInfo` of domain [`DOMAIN`], with a reason that programs can rely on and the
-//! word whether the call was `executed`: `false`, or `unknown`.
+//! Every error has a `google.rpc.ErrorInfo` of domain [`DOMAIN`]: a stable reason for programs, and in the metadata
+//! whether the call was `executed`: `false` or `unknown`.
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
@@ -21,29 +21,29 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tally.v1";
 
-/// The metadata by which gRPC clients are told when to try again (gRFC A6): milliseconds, in decimal.
+/// The metadata that tells gRPC clients when to retry (gRFC A6): milliseconds, in decimal.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The key under which `ErrorInfo` says whether the call was executed.
 const EXECUTED: &str = "executed";
-/// It was not, and will not be.
+/// It was not executed, and will not be.
 const NOT_EXECUTED: &str = "false";
 
-/// How long to wait for a service that is shutting down: another one should be up by then.
+/// Retry delay while the service shuts down. Another instance should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
-/// When there may be memory for another call again.
+/// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
-/// Whether the call was executed, as far as anybody knows.
+/// Whether a call was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executed {
-    /// It was not, and will not be.
+    /// It was not executed, and will not be.
     No,
-    /// It may have been, or may yet be. The same id tells.
+    /// It may have been executed, or may still be. A repetition with the same id tells.
     Unknown,
 }
 
-/// A status in the making.
+/// Collects the parts of an error.
 struct ErrorBuilder {
     code: Code,
     reason: &'static str,
@@ -104,7 +104,7 @@ impl ErrorBuilder {
         }
         let mut status = Status::with_error_details(self.code, self.message, details);
         if let Some(delay) = self.retry_after {
-            // At least one: zero would mean "at once", and a negative number "never".
+            // At least 1: zero means "retry immediately", and a negative number means "do not retry".
             let millis = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX).max(1);
             status
                 .metadata_mut()
@@ -114,7 +114,7 @@ impl ErrorBuilder {
     }
 }
 
-/// The request is malformed: every field that is, up to a bound, with what is wrong with it.
+/// Fields of the request are invalid. The error names them, up to a bound.
 #[must_use]
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
     let message = violations.first().map_or_else(
@@ -129,16 +129,16 @@ pub fn invalid(violations: Vec<FieldViolation>) -> Status {
     draft.build()
 }
 
-/// One field is malformed.
+/// One field of the request is invalid.
 #[must_use]
 pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -> Status {
     invalid(vec![FieldViolation::new(field, description)])
 }
 
-/// The phase is part of the contract but not of this release.
+/// This release does not support the phase.
 #[must_use]
 pub fn phase_not_supported(phase: &str) -> Status {
-    let message = format!("phase {phase} is not supported by this release; TRANSACTION_PHASE_POSTED is");
+    let message = format!("this release supports only TRANSACTION_PHASE_POSTED, not {phase}");
     ErrorBuilder::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message)
         .with("phase", phase)
         .build()
@@ -161,7 +161,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         Reason::SameAccount => (Code::FailedPrecondition, "is on both sides of the transfer"),
         Reason::AssetMismatch => (
             Code::FailedPrecondition,
-            "has another asset than the debit account",
+            "has a different asset than the debit account",
         ),
         Reason::AccountFrozen => (Code::FailedPrecondition, "is frozen"),
         Reason::AccountClosed => (Code::FailedPrecondition, "is closed"),
@@ -183,7 +183,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
 /// The id belongs to a transaction with other content.
 #[must_use]
 pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
-    let message = format!("transaction_id {transaction_id:?} was used before with another {field}");
+    let message = format!("transaction_id {transaction_id:?} was used before with a different {field}");
     ErrorBuilder::new(Code::AlreadyExists, "TRANSACTION_ID_REUSED", message)
         .with("transaction_id", transaction_id)
         .with("field", field.to_string())
@@ -193,13 +193,13 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
 /// The id belongs to an account with other content.
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
-    let message = format!("account {account_id:?} exists with other content");
+    let message = format!("account {account_id:?} exists with different content");
     ErrorBuilder::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message)
         .with("account_id", account_id)
         .build()
 }
 
-/// There is no such account.
+/// The account does not exist.
 #[must_use]
 pub fn account_not_found(account_id: &str) -> Status {
     let message = format!("account {account_id:?} does not exist");
@@ -208,16 +208,16 @@ pub fn account_not_found(account_id: &str) -> Status {
         .build()
 }
 
-/// There is no such transaction.
+/// The transaction does not exist.
 #[must_use]
 pub fn transaction_not_found(transaction_id: &str) -> Status {
-    let message = format!("transaction {transaction_id:?} is not known");
+    let message = format!("transaction {transaction_id:?} does not exist");
     ErrorBuilder::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message)
         .with("transaction_id", transaction_id)
         .build()
 }
 
-/// The ledger has no room for more accounts, or for more assets.
+/// The ledger has its most accounts, or its most assets.
 #[must_use]
 pub fn accounts_full(full: TableFull) -> Status {
     let reason = match full {
@@ -227,30 +227,30 @@ pub fn accounts_full(full: TableFull) -> Status {
     ErrorBuilder::new(Code::ResourceExhausted, reason, full.to_string()).build()
 }
 
-/// The request did not arrive in time.
+/// The request took too long to arrive.
 #[must_use]
 pub fn request_too_slow(limit: Duration) -> Status {
     let message = format!("the request did not arrive within {limit:?}");
     ErrorBuilder::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
 }
 
-/// What clients hold, of requests and of answers that they have not read, leaves no memory for the call.
+/// The requests and unread answers of clients leave no memory for the call.
 #[must_use]
 pub fn memory_limit() -> Status {
-    let message = "calls under way hold too much memory: of this client, or of all (server.memory_max)";
+    let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
     ErrorBuilder::new(Code::ResourceExhausted, "MEMORY_LIMIT", message)
         .retry_after(MEMORY_RETRY)
         .build()
 }
 
-/// The call has more headers than any client needs.
+/// The call has too many headers.
 #[must_use]
 pub fn too_many_headers(count: usize, most: usize) -> Status {
     let message = format!("the call has {count} headers, at most {most} are allowed");
     ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_HEADERS", message).build()
 }
 
-/// A transaction among others is longer than any that could be valid.
+/// One of many transactions is longer than a valid one can be.
 #[must_use]
 pub fn transaction_too_long(bytes: usize) -> Status {
     let description = format!("has {bytes} bytes, at most {TRANSACTION_BYTES_MAX} are allowed");
@@ -263,7 +263,7 @@ pub fn unauthenticated(why: &str) -> Status {
     ErrorBuilder::new(Code::Unauthenticated, "UNAUTHENTICATED", why).build()
 }
 
-/// The token is valid, but does not allow the call.
+/// The role of the token is too low for the call.
 #[must_use]
 pub fn forbidden(role: &str, needed: &str) -> Status {
     let message = format!("authorization: the token has role {role}, and the call needs {needed}");
@@ -272,30 +272,30 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
         .build()
 }
 
-/// The service has no method of that path, or the request is not a POST.
+/// The path is not a method of the service, or the request is not a POST.
 #[must_use]
 pub fn unknown_method() -> Status {
     let message = "the service has no such method; a call is a POST to /package.Service/Method";
     ErrorBuilder::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
 }
 
-/// There is no circuit of that name.
+/// No circuit has this name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {
-    let message = format!("key: there is no circuit {key:?}; there are {known}");
+    let message = format!("key: no circuit {key:?} exists, the circuits are {known}");
     ErrorBuilder::new(Code::NotFound, "CIRCUIT_NOT_FOUND", message)
         .with("key", key)
         .build()
 }
 
-/// As many are watching as may.
+/// The number of watchers is at its limit.
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
-    let message = format!("{bound} watchers are connected, and more are not served");
+    let message = format!("the limit of {bound} watchers is reached");
     ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).build()
 }
 
-/// The service is going down, and a stream is ended for it.
+/// The service is shutting down.
 #[must_use]
 pub fn shutting_down() -> Status {
     ErrorBuilder::new(Code::Unavailable, "SHUTTING_DOWN", "the service is shutting down")
@@ -303,14 +303,14 @@ pub fn shutting_down() -> Status {
         .build()
 }
 
-/// A command was not answered.
+/// The engine did not execute a command, or does not know its outcome.
 #[must_use]
 pub fn engine(error: &EngineError) -> Status {
     match error {
         EngineError::CircuitOpen(rejection) => {
             let why = match (rejection.mode, rejection.state) {
                 (BreakerMode::ForcedOpen, _) => "an operator holds the circuit open",
-                (_, CircuitState::HalfOpen) => "the circuit is half open and its probes are under way",
+                (_, CircuitState::HalfOpen) => "the circuit is half open, and all its probes are in flight",
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
@@ -359,14 +359,15 @@ fn batch(error: BatchError) -> Status {
         BatchError::ExpiredInExecution => {
             ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
         }
-        // Those behind a transaction that was refused get its reason instead: this is for those behind a fault.
+        // For transactions behind one with an unknown outcome. Behind a refused transaction, the others get the reason
+        // of the refusal.
         BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
     draft.executed(executed).build()
 }
 
-/// The body of a call is not compressed here: the service reads no compressed messages.
+/// The messages of the call are compressed, which the service does not support.
 #[must_use]
 pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     let encoding = String::from_utf8_lossy(encoding.as_bytes());
@@ -457,8 +458,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds what every error has to a status among `headers` that tonic, or a service of its family, has made: health, reflection,
-/// and the reading of messages that tonic does. No call of these moves money, so that nothing was executed.
+/// Adds an `ErrorInfo` to a status in `headers` that has none: those of tonic, and of its services for health and
+/// reflection. These calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
@@ -470,7 +471,7 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     let _same_text = complete.add_header(headers);
 }
 
-/// What tonic and its services mean by their codes.
+/// The reason for each code that tonic and its services give.
 fn library_reason(code: Code) -> &'static str {
     match code {
         Code::Internal => "MALFORMED_MESSAGE",
@@ -487,14 +488,14 @@ fn library_reason(code: Code) -> &'static str {
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);
     if status.add_header(&mut trailers).is_err() {
-        // Its text can't be sent. The code alone is better than no status.
+        // A part of the status is not a valid header. The code alone is better than no status.
         let code = Status::new(status.code(), "");
         let _plain = code.add_header(&mut trailers);
     }
     trailers
 }
 
-/// The status as a value, for the results of many transactions.
+/// Returns the status as a protobuf message, for the results of many transactions.
 #[must_use]
 pub fn to_value(status: &Status) -> tonic_types::Status {
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
@@ -503,3 +504,7 @@ pub fn to_value(status: &Status) -> tonic_types::Status {
         details: Vec::new(),
     })
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-"""The table of values in helm/tally/README.md, made from the comments in values.yaml. `--write` brings it up to date."""
+"""Makes the table of values in helm/tally/README.md from the comments in values.yaml. `--write` updates the file."""
 
 import re
 import sys
@@ -12,11 +12,11 @@ BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 
 
 class Undocumented(Exception):
-    """A value without a line of its own."""
+    """A value has no comment."""
 
 
 def leaves(node, path=()):
-    """Every value that is not a map with values in it, by its path."""
+    """Yields every value that is not a map with entries, with its path."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from leaves(value, (*path, key))
@@ -25,9 +25,9 @@ def leaves(node, path=()):
 
 
 def comments(text):
-    """The `# --` line above each key, by the key's path. The indentation is two spaces a level."""
+    """Returns the `# --` comment above each key, by the path of the key. The indentation is two spaces per level."""
     found, path, pending = {}, [], None
-    item = None  # where the dash of a list's item stands; what is deeper belongs to the item
+    item = None  # indentation of the dash of a list item; deeper lines belong to the item
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())
@@ -46,17 +46,17 @@ def comments(text):
             pending = None
         elif stripped.startswith("#") or not stripped:
             if pending is not None:
-                raise ValueError(f"values.yaml:{number}: a `# --` line that is not above its key")
+                raise ValueError(f"values.yaml:{number}: a `# --` comment that is not directly above a key")
     return found
 
 
 def table():
-    """The table, or Undocumented with the values that have no line."""
+    """Returns the table. Raises Undocumented with the values that have no comment."""
     text = VALUES.read_text()
     documented, values = comments(text), yaml.safe_load(text)
     rows, covered, missing = [], set(), []
     for path, default in leaves(values):
-        # A line above a map speaks for all that is in it.
+        # A comment above a map documents all values in it.
         at = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in documented), None)
         if at is None:
             missing.append(".".join(path))
@@ -68,7 +68,7 @@ def table():
             rows.append((".".join(at), default if at == path else node, documented[at]))
     if missing:
         raise Undocumented(f"no `# --` line in values.yaml for {', '.join(missing)}")
-    lines = ["| value | default | what it is |", "|---|---|---|"]
+    lines = ["| value | default | meaning |", "|---|---|---|"]
     for name, default, words in rows:
         shown = yaml.safe_dump(default, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
         lines.append(f"| `{name}` | `{shown}` | {words.replace('|', chr(92) + '|')} |")

@@ -1,4 +1,4 @@
-"""The metrics that dashboards and alerts may use, with the labels that the service gives them."""
+"""The metrics that dashboards and alerts may use, with the labels that the service sets."""
 
 METRICS = {
     "tally_affinity_lost_total": set(),
@@ -33,9 +33,9 @@ METRICS = {
     "tally_store_failed": set(),
     "tally_transactions_total": {"outcome"},
 }
-# Of every series, by whoever scrapes it.
+# Labels that the scraper adds to every series.
 SCRAPED = {"namespace", "pod"}
-# Of kube-state-metrics.
+# Metrics of kube-state-metrics.
 FOREIGN = {
     "kube_pod_container_status_last_terminated_exitcode": {"container"},
     "kube_pod_container_status_restarts_total": {"container"},

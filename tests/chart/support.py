@@ -1,4 +1,4 @@
-"""Renders the chart, for the tests."""
+"""Renders the chart for the tests."""
 
 import functools
 import json
@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "tally"
 RELEASE, NAMESPACE = "books", "ledger"
 FULLNAME = "books-tally"
-# The oldest that the chart is for, and the newest whose schemas there are.
+# The oldest supported version, and the newest version with available schemas.
 KUBE_VERSIONS = ["1.30", "1.37"]
 CI_VALUES = sorted(path.name for path in (CHART / "ci").glob("*-values.yaml"))
-# The least that renders; tests add to it.
+# The minimal values that render. Tests add to them.
 TLS = {"tls": {"existingSecret": "tally-tls"}, "auth": {"existingSecret": "tally-tokens"}}
 TRIAL = {"security": {"allowInsecure": True}}
 
 
 def helm(*arguments, check=True):
-    """Runs helm, and gives what it printed on both channels."""
+    """Runs helm and returns its standard output and standard error."""
     run = subprocess.run([os.environ["HELM"], *arguments], capture_output=True, text=True, timeout=120)
     if check:
         assert run.returncode == 0, run.stderr
@@ -30,7 +30,7 @@ def helm(*arguments, check=True):
 
 
 def render_text(values, kube_version=KUBE_VERSIONS[0], check=True):
-    """`helm template` with values of a file in ci/, or of a dict."""
+    """Runs `helm template` with the values of a file in ci/ or of a dict."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "values.yaml"
         path.write_text(json.dumps(values) if isinstance(values, dict) else (CHART / "ci" / values).read_text())
@@ -42,7 +42,7 @@ def render_text(values, kube_version=KUBE_VERSIONS[0], check=True):
 
 @functools.cache
 def render_ci(name, kube_version=KUBE_VERSIONS[0]):
-    """The objects of a file in ci/."""
+    """Returns the objects for the values of a file in ci/."""
     return objects(render_text(name, kube_version).stdout)
 
 
@@ -51,12 +51,12 @@ def objects(text):
 
 
 def render(values):
-    """The objects of a dict of values, by kind and name."""
+    """Returns the objects for a dict of values, by kind and name."""
     return {(o["kind"], o["metadata"]["name"]): o for o in objects(render_text(values).stdout)}
 
 
 def merged(*parts):
-    """Nested dicts, the later over the earlier."""
+    """Merges nested dicts; a later one has priority."""
     result = {}
     for part in parts:
         for key, value in part.items():
@@ -66,7 +66,7 @@ def merged(*parts):
 
 
 def refusal(values):
-    """What a user sees of values that are refused."""
+    """Returns the error that helm prints for rejected values."""
     run = render_text(values, check=False)
     assert run.returncode != 0, f"accepted: {values}"
     return run.stderr

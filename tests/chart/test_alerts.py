@@ -1,4 +1,4 @@
-"""Alerts and dashboard: Prometheus reads them, they fire when they should and at no other time, and each has its runbook."""
+"""Alerts and dashboard: Prometheus accepts them, alerts fire when they should and at no other time, and each has a runbook."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from metrics import FOREIGN, METRICS, SCRAPED
 from support import CHART, FULLNAME, NAMESPACE, ROOT, TLS, merged, render
 
 ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
-# The failures that the product has to tell about.
+# The failures for which the product must have an alert.
 FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
 FAILURES += ["DataDamaged", "SecurityStale", "CertificateExpires", "Panicked"]
 
@@ -57,7 +57,7 @@ def test_promtool_test_rules(tmp_path):
     cases = (ROOT / "tests/chart/alerts_test.yaml").read_text()
     (tmp_path / "test.yaml").write_text(cases)
     assert "SUCCESS" in promtool("test", "rules", "test.yaml", cwd=tmp_path)
-    # Each alert is seen to fire, and seen not to.
+    # The tests show each alert firing and not firing.
     tested = [case for test in yaml.safe_load(cases)["tests"] for case in test["alert_rule_test"]]
     for alert in ALERTS:
         states = [bool(case.get("exp_alerts")) for case in tested if case["alertname"] == alert]
@@ -95,19 +95,19 @@ def test_thresholds_labels_and_exclusion():
     assert "7 * 3600" in found["TallyDiskFills"]["expr"]
     assert "< 3 * 86400" in found["TallyCertificateExpires"]["expr"]
     assert {rule["labels"]["team"] for rule in found.values()} == {"a"}
-    # An alert knows best how severe it is.
+    # The severity of an alert cannot be overridden.
     assert {rule["labels"]["severity"] for rule in found.values()} == {"warning", "critical"}
     assert "TallyPinningLost" not in rules({"pinning": {"enabled": False}})
 
 
 def selectors(expression):
-    """Every metric of an expression with the labels that it is selected by."""
+    """Returns every metric of an expression with the labels that select it."""
     bare = re.sub(r'"[^"]*"', '""', expression)
     for name, braces in re.findall(r"\b((?:tally|kube)_\w+)(\{[^}]*\})?", bare):
         yield name, set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", braces))
 
 
-def test_only_metrics_that_there_are():
+def test_only_existing_metrics_are_used():
     used = [(alert, rule["expr"]) for alert, rule in rules().items()] + targets()
     found = set()
     for place, expression in used:
@@ -119,15 +119,15 @@ def test_only_metrics_that_there_are():
     assert found >= METRICS.keys(), f"in no alert and on no panel: {METRICS.keys() - found}"
 
 
-def test_alerts_look_at_this_release_only():
+def test_alerts_select_this_release_only():
     for alert, rule in rules().items():
         for name, labels in selectors(rule["expr"]):
             assert labels >= SCRAPED, f"{alert}: {name}"
         assert f'namespace="{NAMESPACE}",pod=~"{FULLNAME}-[0-9]+"' in rule["expr"]
 
 
-def test_prometheus_reads_every_panel(tmp_path):
-    # Grafana puts values for its variables.
+def test_prometheus_accepts_every_panel(tmp_path):
+    # Grafana replaces its variables by values.
     expressions = [re.sub(r"\$__rate_interval", "1m", re.sub(r"\$(namespace|pod)\b", "x", expression)) for _, expression in targets()]
     assert len(expressions) >= 12 and not any("$" in expression for expression in expressions)
     group = {"name": "panels", "rules": [{"record": f"panel_{n}", "expr": e} for n, e in enumerate(expressions)]}
@@ -135,7 +135,7 @@ def test_prometheus_reads_every_panel(tmp_path):
     promtool("check", "rules", "rules.yaml", cwd=tmp_path)
 
 
-def test_the_dashboard_is_whole():
+def test_the_dashboard_is_complete():
     rendered = render(merged(TLS, {"metrics": {"dashboard": {"enabled": True, "annotations": {"folder": "x"}}}}))
     config_map = rendered["ConfigMap", f"{FULLNAME}-dashboard"]
     assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"

@@ -1,4 +1,4 @@
-"""What the chart promises, read off what it renders."""
+"""Checks the properties of the rendered chart."""
 
 import json
 import os
@@ -81,18 +81,18 @@ def test_affinity_settings():
 
 @pytest.mark.parametrize("values", CI_VALUES)
 def test_the_service_takes_its_configuration(values, tmp_path):
-    """The binary itself reads tally.toml and checks every key and bound."""
+    """The binary accepts the rendered tally.toml: it checks every key and bound."""
     [config] = [d for d in render_ci(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == FULLNAME]
     text = known_sections(config["data"]["tally.toml"])
     result = serve_check(text, tmp_path)
     assert result.returncode == 0, result.stderr
-    # It does look.
+    # The check must fail for a wrong value.
     result = serve_check(text.replace('drain = "', 'drain = "x'), tmp_path)
     assert result.returncode == 78 and "server.drain" in result.stderr
 
 
 def known_sections(text):
-    """The sections that the service of this checkout has: its settings may come after the chart's."""
+    """Returns only the sections that the binary knows: a setting may be in the chart before it is in the service."""
     known = rust_structs()["Config"].keys()
     assert known >= {"server", "store", "batch", "breaker", "affinity", "telemetry"}
     sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
@@ -100,7 +100,7 @@ def known_sections(text):
 
 
 def serve_check(text, scratch):
-    """`tally serve --check`, with files where the mounted secrets would be, and no wish for CPUs that are not here."""
+    """Runs `tally serve --check` with files in place of the mounted Secrets, and without CPUs that this machine does not have."""
     for directory in ("tls", "client-ca", "auth"):
         (scratch / directory).mkdir(exist_ok=True)
     certificate, key = scratch / "tls/tls.crt", scratch / "tls/tls.key"
@@ -124,7 +124,7 @@ def test_every_setting_of_the_service_is_offered():
 
 
 def everything():
-    """A value for every key of `config`, and for what is set elsewhere."""
+    """Returns a value for every key of `config` and for the settings that the chart has elsewhere."""
     return {
         "tls": {"clientCa": {"existingSecret": "clients"}},
         "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "verifyInterval": "10s", "realtime": {"enabled": True}},
@@ -139,7 +139,7 @@ def everything():
 
 
 def rust_structs():
-    """The public fields of the structs in src/config, with their types."""
+    """Returns the public fields of the structs in src/config, with their types."""
     text = "\n".join(path.read_text() for path in sorted((ROOT / "src/config").glob("*.rs")))
     structs = re.findall(r"pub struct (\w+) \{(.*?)\n\}", text, re.DOTALL)
     return {name: dict(re.findall(r"^    pub (\w+): (.+),$", body, re.MULTILINE)) for name, body in structs}
@@ -155,7 +155,7 @@ def test_requests_are_the_limits():
         assert found["requests"]["memory"] == found["limits"]["memory"]
 
 
-def test_the_pod_is_told_what_topology_reads():
+def test_the_pod_has_the_variables_that_topology_reads():
     names = re.findall(r'^pub const ENV_\w+: &str = "(TALLY_\w+)";', source("topology/pod.rs"), re.MULTILINE)
     assert len(names) == 3
     environment = {variable["name"]: variable for variable in container(TLS)["env"]}
@@ -229,7 +229,7 @@ def test_tokens_become_a_secret_of_hashes():
     assert {"name": "auth", "secret": {"secretName": f"{FULLNAME}-auth", "defaultMode": 0o440}} in volumes
 
 
-def test_network_policy_lets_in_only_who_is_named():
+def test_the_network_policy_allows_only_listed_peers():
     policy = render(TLS)["NetworkPolicy", FULLNAME]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
     assert [(rule["from"] != [], rule["ports"][0]["port"]) for rule in policy["ingress"]] == [(True, "grpc"), (True, "admin")]
@@ -245,7 +245,7 @@ def test_network_policy_lets_in_only_who_is_named():
     assert ports == [53, 53, 4317]
 
 
-# ----- living and dying
+# ----- probes, stop and restart
 
 
 def test_probes_without_tls_are_grpc_and_with_tls_http():
@@ -270,7 +270,7 @@ def test_stop_fits_into_the_grace_period():
     assert "lifecycle" not in container(merged(TLS, {"preStopSleepSeconds": 0}))
 
 
-def test_one_writer_and_a_volume_that_stays():
+def test_one_writer_and_a_volume_that_is_kept():
     spec = stateful_set(TLS)["spec"]
     assert spec["replicas"] == 1
     assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
@@ -281,7 +281,7 @@ def test_one_writer_and_a_volume_that_stays():
     assert {"name": "data", "emptyDir": {}} in trial["template"]["spec"]["volumes"]
 
 
-def test_another_setting_restarts_the_pod_and_another_rule_does_not():
+def test_a_changed_setting_restarts_the_pod_and_a_changed_rule_does_not():
     def template(values):
         return stateful_set(merged(TLS, values))["spec"]["template"]
 
@@ -334,7 +334,7 @@ def test_names_can_be_replaced():
     ],
 )
 def test_notes_have_a_first_call(values, words, tmp_path):
-    # `helm template` leaves the notes out, and `helm install` needs a cluster. So, in a copy, they are put into an object.
+    # `helm template` omits the notes, and `helm install` needs a cluster. So the test renders them as an object in a copy.
     copy = tmp_path / "tally"
     shutil.copytree(CHART, copy)
     notes = (copy / "templates/NOTES.txt").read_text()

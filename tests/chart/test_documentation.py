@@ -1,4 +1,4 @@
-"""Every value is documented, and the schema knows exactly the values that there are."""
+"""Every value is documented, and the schema contains exactly the values of values.yaml."""
 
 import json
 
@@ -8,11 +8,11 @@ import yaml
 from support import CHART, ROOT
 
 
-def test_the_readme_is_what_values_yaml_says():
+def test_the_readme_agrees_with_values_yaml():
     assert document.README.read_text() == document.readme_with(document.table())
 
 
-def test_a_value_without_a_line_is_found(tmp_path, monkeypatch):
+def test_a_value_without_a_comment_is_found(tmp_path, monkeypatch):
     text = document.VALUES.read_text()
     broken = tmp_path / "values.yaml"
     broken.write_text(text.replace("  # -- Repository.\n", ""))
@@ -29,9 +29,9 @@ def test_schema_and_values_have_the_same_keys():
         node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
         if "properties" not in node:
             return
-        # helm itself gives `global`; the rest of the breaker's keys is the service's business.
+        # helm adds `global`. The service checks the other keys of the breaker.
         missing = node["properties"].keys() - (values or {}).keys() - {"global"}
-        # Free choices under `resources`, and what a probe leaves at its default.
+        # Optional keys: those of `resources`, and the timeout of the startup probe.
         missing -= {"timeoutSeconds"} if path == "probes.startup" else set()
         assert not missing, f"{path}: {missing} in the schema, not in values.yaml"
         assert node["additionalProperties"] is False or path == "config.breaker", path
@@ -42,14 +42,14 @@ def test_schema_and_values_have_the_same_keys():
     compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
 
 
-def test_operations_covers_a_life():
+def test_operations_has_every_section():
     text = (ROOT / "docs/operations.md").read_text()
     for section in ("Install", "Size", "Upgrade", "Back up", "Restore", "Rotate certificates", "Alerts"):
         assert f"\n## {section}\n" in text
 
 
 @pytest.mark.parametrize("path", ["docs/operations.md", "helm/tally/README.md", *sorted(f"docs/runbooks/{p.name}" for p in (ROOT / "docs/runbooks").glob("*.md"))])
-def test_links_lead_somewhere(path):
+def test_links_have_targets(path):
     import re
 
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text()):

@@ -1,4 +1,4 @@
-"""Everything that is rendered is what Kubernetes and prometheus-operator know."""
+"""Every rendered object is valid for Kubernetes and prometheus-operator."""
 
 import copy
 
@@ -9,7 +9,7 @@ from support import CHART, CI_VALUES, FULLNAME, KUBE_VERSIONS, NAMESPACE, helm, 
 
 
 def check(document, kube_version):
-    """Raises if it is not valid: unknown fields, missing fields, wrong types, patterns, enumerations."""
+    """Raises if the document has unknown or missing fields, or wrong types, patterns or enumerations."""
     if document["apiVersion"] == "monitoring.coreos.com/v1":
         getattr(monitoring, document["kind"]).model_validate(document, extra="forbid")
     else:
@@ -54,7 +54,7 @@ def test_the_check_can_fail():
             check(broken, KUBE_VERSIONS[0])
 
 
-def test_between_them_the_values_render_every_template():
+def test_the_values_together_render_every_template():
     kinds = {document["kind"] for values in CI_VALUES for document in render_ci(values)}
     assert kinds == {
         "ConfigMap",
@@ -76,7 +76,7 @@ def test_names_and_labels(values):
     for document in render_ci(values):
         metadata = document["metadata"]
         assert metadata["name"].startswith(FULLNAME)
-        # extraManifests are the user's.
+        # The user decides the labels of extraManifests.
         if not metadata["name"].endswith("-extra"):
             assert metadata["namespace"] == NAMESPACE
             assert metadata["labels"]["app.kubernetes.io/instance"] == "books"

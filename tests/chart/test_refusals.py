@@ -1,10 +1,9 @@
-"""Bad values do not render, and the message names the value and what would do."""
+"""Invalid values do not render, and the message names the value and a remedy."""
 
 import pytest
 from support import TLS, TRIAL, merged, refusal, render_text
 
-# What is added to values that render, the value that the message names (helm 3.12 writes a.b, later ones /a/b), and
-# words of the message.
+# The values to add, the value that the message names (helm 3.12 writes a.b, later versions /a/b), and words of the message.
 BY_SCHEMA = [
     ({"pining": {}}, "", "pining"),
     ({"replicas": 3}, "replicas", "1"),
@@ -47,7 +46,7 @@ BY_SCHEMA = [
 
 @pytest.mark.parametrize(("values", "place", "word"), BY_SCHEMA, ids=[place or "unknown" for _, place, _ in BY_SCHEMA])
 def test_schema(values, place, word):
-    # Newer versions of helm write 65,535.
+    # Newer versions of helm print 65,535.
     message = refusal(merged(TLS, values)).replace(",", "")
     assert "values don't meet the specifications of the schema" in message
     assert place in message or "/" + place.replace(".", "/") in message, message
@@ -98,6 +97,6 @@ def test_rule(values, words):
         assert word in message, message
 
 
-def test_an_old_cluster_is_refused():
+def test_an_old_cluster_is_rejected():
     run = render_text(TLS, kube_version="1.29", check=False)
     assert run.returncode != 0 and "chart requires kubeVersion: >=1.30.0-0" in run.stderr

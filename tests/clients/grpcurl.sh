@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What somebody with grpcurl sees of Tally, over reflection. TALLY_ENDPOINT is the address of a running server, GRPCURL
-# the program. tests/clients/run sets both.
+# Tests Tally with grpcurl over reflection. TALLY_ENDPOINT is the address of a running server, GRPCURL the path of the program.
+# tests/clients/run sets both.
 set -euo pipefail
 
 passed=0
 
-# expect NAME PATTERN ARGUMENT...: grpcurl with these arguments prints PATTERN, on either output, whatever its exit code.
+# expect NAME PATTERN ARGUMENT...: checks that grpcurl with these arguments prints PATTERN on standard output or standard error.
+# Ignores the exit code.
 expect() {
     local name=$1 pattern=$2 output
     shift 2
@@ -17,7 +18,7 @@ expect() {
     passed=$((passed + 1))
 }
 
-# call NAME PATTERN METHOD JSON: the same, for a call.
+# call NAME PATTERN METHOD JSON: does the same for a call.
 call() { expect "$1" "$2" -d "$4" "$TALLY_ENDPOINT" "tally.v1.$3"; }
 
 run="curl-$$-$RANDOM"

@@ -1,4 +1,4 @@
-//! Real data over a real socket into the real binary: every row, every decision, every balance.
+//! Sends real data sets to the real binary over a socket, and checks each row, decision and balance.
 
 mod amlsim;
 pub(crate) mod berka;
@@ -20,10 +20,10 @@ use tally::{
     },
 };
 
-/// Accounts that are read at the same time.
+/// Number of accounts that are read at the same time.
 const READS_IN_FLIGHT: usize = 128;
 
-/// The file of the data set, or `None` where there is no data set. On CI there has to be one.
+/// The path of a file of a data set; `None` if it does not exist. On CI, the file must exist.
 pub(crate) fn data(path: &str) -> Option<PathBuf> {
     let root = env::var_os("TALLY_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
@@ -71,13 +71,13 @@ fn units(amount: Option<Amount>) -> i128 {
     }
 }
 
-/// What the account's owner has: credits less debits.
+/// The balance of an account: credits minus debits.
 pub(crate) fn balance(account: &Account) -> i128 {
     let balances = account.balances.unwrap_or_default();
     units(balances.credits_posted) - units(balances.debits_posted)
 }
 
-/// Reads accounts, many at a time.
+/// Reads the balances of accounts, many at the same time.
 async fn balances<'a>(client: &Client, ids: impl IntoIterator<Item = &'a str>) -> HashMap<&'a str, i128> {
     stream::iter(ids)
         .map(|id| async move {
@@ -89,7 +89,7 @@ async fn balances<'a>(client: &Client, ids: impl IntoIterator<Item = &'a str>) -
         .await
 }
 
-/// Every account there is, by its id.
+/// The balances of all accounts, by id.
 pub(crate) async fn all_balances(client: &Client) -> BTreeMap<String, i128> {
     let pages = stream::try_unfold(Some(String::new()), |token| async move {
         let Some(token) = token else {
@@ -132,7 +132,7 @@ pub(crate) fn committed(result: &TransactionResult) -> &ProcessTransactionRespon
     }
 }
 
-/// Sends transactions that must all be committed now, and says their sequences.
+/// Sends new transactions, checks that all are committed, and returns their sequences.
 async fn commit(client: &Client, transactions: Vec<ProcessTransactionRequest>) -> Vec<i64> {
     let results = client.process_transactions(transactions).await.unwrap();
     let sequence = |result| {

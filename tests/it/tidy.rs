@@ -48,6 +48,22 @@ const BANNED_IN_SRC: [(&str, &str); 4] = [
     ("unbounded(", "every queue has a bound"),
     ("SegQueue", "every queue has a bound"),
 ];
+/// The money path: the directories in which a broken invariant is an assertion.
+const MONEY_PATH: [&str; 3] = ["crates/ledger/src/", "crates/journal/src/", "src/store/"];
+/// Code that passes over a broken invariant. It does not occur on the money path.
+const SILENT_DEFAULTS: [&str; 4] = [".unwrap_or_default()", ".unwrap_or(", "let _ =", ".ok();"];
+/// What an `else` block does not begin with on the money path, for the same reason.
+const SILENT_EXITS: [&str; 4] = ["return;", "return }", "continue;", "continue }"];
+/// Makes a status. Only the service's module of statuses does, so that no status lacks its details.
+const STATUS_CONSTRUCTORS: [&str; 3] = ["Status::new(", "Status::with_details(", "Status::with_metadata("];
+/// Phrases that a reader has to read twice, and what to write.
+const STOCK_PHRASES: [(&str, &str); 5] = [
+    ("under way", "in flight"),
+    ("so many", "this many, or up to N"),
+    ("is told", "receives, or learns"),
+    ("what became of", "the outcome of"),
+    ("that is there", "present, or existing"),
+];
 /// Directories of somebody's machine. In two pieces, so that this file passes its own rule.
 const MACHINE_PATHS: [&str; 3] = [concat!("/", "work"), concat!("/", "root"), concat!("/", "home")];
 /// Directories that are not ours to tidy.
@@ -125,6 +141,11 @@ fn check(path: &str, text: &str) -> Vec<String> {
         if line.contains('\t') {
             found.push(format!("{path}:{}: a tab", number + 1));
         }
+        if !path.starts_with("tests/it/tidy") {
+            for (phrase, instead) in STOCK_PHRASES.iter().filter(|(phrase, _)| line.contains(phrase)) {
+                found.push(format!("{path}:{}: `{phrase}`: write {instead}", number + 1));
+            }
+        }
         for machine in MACHINE_PATHS
             .iter()
             .filter(|machine| words(line, machine).next().is_some())
@@ -172,6 +193,15 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
         return;
     }
     found.extend(BANNED_IN_SRC.into_iter().flat_map(ban));
+    check_money_path(path, code, found);
+    if path.starts_with("src/grpc/") && path != "src/grpc/status.rs" && !path.ends_with("tests.rs") {
+        let why = "statuses are made in src/grpc/status.rs";
+        let shipped = without_inline_tests(code);
+        let made = STATUS_CONSTRUCTORS
+            .iter()
+            .filter(|word| words(&shipped, word).next().is_some());
+        found.extend(made.map(|word| format!("{path}: {word}: {why}")));
+    }
     let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
     let lines = text.lines().count();
     if lines > FILE_LINES_MAX && !is_test {
@@ -187,6 +217,25 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
         && !is_test
     {
         check_order(path, module, &without_inline_tests(code), found);
+    }
+}
+
+/// An invariant of the money path that does not hold is an assertion.
+fn check_money_path(path: &str, code: &str, found: &mut Vec<String>) {
+    if !MONEY_PATH.iter().any(|directory| path.starts_with(directory)) || path.ends_with("tests.rs") {
+        return;
+    }
+    let shipped = without_inline_tests(code);
+    let why = "on the money path a broken invariant is an assertion, and an ignored result is one too";
+    for word in SILENT_DEFAULTS {
+        found.extend(words(&shipped, word).map(|_| format!("{path}: {word}: {why}")));
+    }
+    for at in words(&shipped, "else {") {
+        let block = shipped[at + "else {".len()..].trim_start();
+        if SILENT_EXITS.iter().any(|exit| block.starts_with(exit)) {
+            let line = block.lines().next().unwrap_or_default();
+            found.push(format!("{path}: else {{ {line}: {why}"));
+        }
     }
 }
 

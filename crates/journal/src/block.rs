@@ -1,4 +1,6 @@
-//! A block: a fixed header and an opaque body, checked by CRC-32C and chained by BLAKE3.
+//! The format of a block: a header of fixed length and a body whose content this crate does not interpret.
+//!
+//! CRC-32C checks the header and the body. The BLAKE3 hash of the block before links each block to that block.
 //!
 //! The header, little endian:
 //!
@@ -13,14 +15,15 @@
 //! | 32 | 8 | base time, nanoseconds since the Unix epoch |
 //! | 40 | 4 | number of records |
 //! | 44 | 4 | bytes of the body |
-//! | 48 | 8 | the position of this block: a misplaced write is no block |
-//! | 56 | 16 | id of the data directory: what looks like a block inside a body, or comes from elsewhere, is none |
-//! | 72 | 32 | hash of the block before |
+//! | 48 | 8 | position of this block: shows a write that went to the wrong place |
+//! | 56 | 16 | id of the data directory: shows a block of another directory, or bytes in a body that look like a block |
+//! | 72 | 32 | hash of the block before this one |
 //! | 104 | 4 | CRC-32C of the body |
 //! | 108 | 16 | zero |
-//! | 124 | 4 | CRC-32C of the 124 bytes before |
+//! | 124 | 4 | CRC-32C of the first 124 bytes of the header |
 //!
-//! A block's hash is BLAKE3 over header and body; the zeros up to the next 8-byte boundary belong to neither.
+//! The hash of a block is BLAKE3 over its header and body. It does not cover the zeros that pad the block to a multiple
+//! of 8 bytes.
 
 use std::{fmt, io};
 
@@ -31,35 +34,35 @@ use crate::{
     position::Position,
 };
 
-/// What stands in front of a block's body.
+/// The header of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockHeader {
-    /// Where the block stands.
+    /// Where the block starts.
     pub position: Position,
-    /// Its number, from 1, without gaps.
+    /// The number of the block: the first block has 1, and there are no gaps.
     pub block_sequence: u64,
-    /// Number of its first entry; the ledger's business.
+    /// The number of the block's first entry. The caller defines it; this crate stores it.
     pub first_entry: u64,
-    /// Sequence of its first transaction; the ledger's business.
+    /// The sequence of the block's first transaction. The caller defines it; this crate stores it.
     pub first_sequence: u64,
-    /// The time that its records count from, in nanoseconds since the Unix epoch.
+    /// The base of the times in the block's records, in nanoseconds since the Unix epoch.
     pub base_time_ns: u64,
-    /// How many records the body has; the ledger's business.
+    /// Number of records in the body. The caller defines it; this crate stores it.
     pub record_count: u32,
-    /// Bytes of the body.
+    /// Length of the body, in bytes.
     pub body_bytes: u32,
-    /// The data directory it was written for.
+    /// The id of the data directory for which the block was written.
     pub data_id: DataId,
-    /// Hash of the block before; derived from the data directory's id for the first one.
+    /// Hash of the block before this one. For the first block it is derived from the id of the data directory.
     pub previous_hash: BlockHash,
     /// CRC-32C of the body.
     pub body_crc: u32,
 }
 
-/// What the builder of a block knows of it; the rest of the header is the journal's business.
+/// The part of a block's header that the caller of [`crate::JournalWriter::append`] decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockMeta {
-    /// Where it was placed.
+    /// Where the block is to be written: [`crate::BlockPlacement`] computes it.
     pub position: Position,
     /// See [`BlockHeader::first_entry`].
     pub first_entry: u64,
@@ -71,62 +74,64 @@ pub struct BlockMeta {
     pub record_count: u32,
 }
 
-/// A block in the making: room for the header, then the body, so that both go to disk in one write. It is meant to be
-/// cleared and filled again.
+/// A buffer in which a block is built: space for the header, then the body, so that one write takes both to disk.
+///
+/// Clear the buffer after an append and fill it again: it keeps its memory.
 pub struct BlockBuffer {
-    /// Never shorter than the header.
+    /// At least [`HEADER_BYTES`] long.
     bytes: Vec<u8>,
 }
 
-/// BLAKE3 of a block.
+/// The BLAKE3 hash of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHash(pub [u8; 32]);
 
-/// The random name of a data directory.
+/// The random id of a data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DataId([u8; 16]);
 
-/// Why some bytes are no header of a block here.
+/// Why bytes are not the header of a block at the position where they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeaderDefect {
-    /// Zeros: nothing was written there.
+    /// The bytes are zeros: nothing was written there.
     #[error("nothing was written")]
     Absent,
-    /// They do not begin as a header does.
+    /// The bytes do not begin with the magic of a header.
     #[error("there is no header")]
     Magic,
-    /// The header's checksum is wrong.
+    /// The checksum of the header is wrong.
     #[error("the checksum of the header is wrong")]
     Checksum,
-    /// A whole header of a version that is not known here.
+    /// The header is whole, but this program does not support its format version.
     #[error("the header has format version {0}")]
     Version(u16),
-    /// A whole header, but of another data directory.
+    /// The header is whole, but belongs to another data directory.
     #[error("the header belongs to another data directory")]
     DataId,
-    /// A whole header, but of a block that belongs elsewhere.
-    #[error("the header is that of the block at {0}")]
+    /// The header is whole, but belongs to a block at another position, or no block may start at its position.
+    #[error("the header belongs to a block at {0}")]
     Misplaced(Position),
-    /// A whole header that tells a longer body than a block may have.
-    #[error("the header tells a body of {0} bytes, which is beyond the bound")]
+    /// The header is whole, but its body would be longer than `block_bytes_max`.
+    #[error("the header states a body of {0} bytes, more than a block may have")]
     BodyTooLong(u32),
 }
 
-/// Bytes of a block's header. The body follows it at once.
+/// Length of a block's header, in bytes. The body follows the header directly.
 pub const HEADER_BYTES: usize = 128;
 #[expect(clippy::cast_possible_truncation, reason = "128 fits")]
 pub(super) const HEADER_BYTES_U32: u32 = HEADER_BYTES as u32;
-/// Version of the block format.
+/// Version of the block format that this crate reads and writes.
 pub const BLOCK_FORMAT_VERSION: u16 = 1;
-/// Blocks start at multiples of this.
+/// A block starts at a multiple of this number of bytes.
 pub const BLOCK_ALIGNMENT: u32 = 8;
 
 pub(super) const BLOCK_MAGIC: [u8; 4] = *b"TLYB";
-/// Separates this use of BLAKE3 from every other one.
+/// The context of BLAKE3's key derivation, which makes these hashes differ from all other uses of BLAKE3.
 const GENESIS_CONTEXT: &str = "tally 2026 journal: hash before the first block of a data directory";
 
-type HeaderBytes = [u8; HEADER_BYTES];
+/// An encoded header.
+pub(super) type HeaderBytes = [u8; HEADER_BYTES];
 
 // ===== impl BlockHeader =====
 
@@ -155,8 +160,8 @@ impl BlockHeader {
         bytes
     }
 
-    /// The header in `bytes`, which is whole and of this version; whether it belongs here is checked by
-    /// [`BlockHeader::check_place`].
+    /// Decodes the header in `bytes` and checks its checksum and version. [`BlockHeader::check_place`] checks whether the
+    /// header belongs to the place where it was read.
     pub(super) fn decode(bytes: &HeaderBytes) -> Result<Self, HeaderDefect> {
         if field::<0, 4, _>(bytes) != BLOCK_MAGIC {
             let absent = bytes.iter().all(|byte| *byte == 0);
@@ -187,7 +192,8 @@ impl BlockHeader {
         })
     }
 
-    /// Whether the block belongs to this directory, stands where it should, and has a length that it may have.
+    /// Checks that the block belongs to the directory `data_id`, was read at its own position, and has a body of at most
+    /// `body_bytes_max` bytes.
     pub(super) fn check_place(
         &self,
         data_id: DataId,
@@ -210,17 +216,17 @@ impl BlockHeader {
 // ===== impl BlockHash =====
 
 impl BlockHash {
-    /// What the first block of a directory has for the hash of the block before.
+    /// Returns the hash that the first block of a directory stores as the hash of the block before it.
     pub(super) fn genesis(data_id: DataId) -> Self {
         BlockHash(blake3::derive_key(GENESIS_CONTEXT, &data_id.0))
     }
 
-    /// The hash of a block that stands in `block`: header and body, no padding.
+    /// Returns the hash of the block in `block`: its header and body, without padding.
     pub(super) fn of_block(block: &[u8]) -> Self {
         BlockHash(*blake3::hash(block).as_bytes())
     }
 
-    /// As [`BlockHash::of_block`], of a block whose header and body are apart.
+    /// Returns the same as [`BlockHash::of_block`], for a header and a body in two slices.
     pub(super) fn of_parts(header: &HeaderBytes, body: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(header).update(body);
@@ -243,13 +249,13 @@ impl fmt::Debug for BlockHash {
 // ===== impl DataId =====
 
 impl DataId {
-    /// The directory with that name.
+    /// Makes an id from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         DataId(bytes)
     }
 
-    /// The name.
+    /// Returns the bytes of the id.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -271,50 +277,56 @@ impl fmt::Debug for DataId {
 // ===== impl BlockBuffer =====
 
 impl BlockBuffer {
-    /// An empty block with room for a body of `body_bytes`.
+    /// Makes an empty block with memory for a body of `body_bytes`.
     #[must_use]
     pub fn with_capacity(body_bytes: usize) -> Self {
-        let room = HEADER_BYTES
+        let capacity = HEADER_BYTES
             .saturating_add(body_bytes)
             .next_multiple_of(BLOCK_ALIGNMENT as usize);
-        let mut bytes = Vec::with_capacity(room);
+        let mut bytes = Vec::with_capacity(capacity);
         bytes.resize(HEADER_BYTES, 0);
         BlockBuffer { bytes }
     }
 
-    /// The body so far.
+    /// Returns the body.
+    #[inline]
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+        self.bytes.split_at(HEADER_BYTES).1
     }
 
-    /// The body so far, to be corrected in place.
+    /// Returns the body, to be corrected in place.
+    #[inline]
     #[must_use]
     pub fn body_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(HEADER_BYTES..).unwrap_or_default()
+        self.bytes.split_at_mut(HEADER_BYTES).1
     }
 
-    /// Bytes of the body so far. The next byte gets this offset from the end of the header.
+    /// Returns the length of the body, in bytes. This is also the offset in the body of the next byte to be appended.
+    #[inline]
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        self.bytes.len().saturating_sub(HEADER_BYTES)
+        self.body().len()
     }
 
-    /// Whether the body has no bytes yet.
+    /// Returns whether the body is empty.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.body_bytes() == 0
+        self.body().is_empty()
     }
 
-    /// Puts `bytes` behind the body.
+    /// Appends `bytes` to the body.
+    #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Lets `append` put something behind the body, for encoders that write into a vector.
+    /// Calls `append` with a vector to whose end it may append, for encoders that write into a vector.
     ///
     /// # Panics
-    /// When `append` made the vector shorter.
+    /// If `append` makes the vector shorter.
+    #[inline]
     pub fn append_with<R>(&mut self, append: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let length_before = self.bytes.len();
         let result = append(&mut self.bytes);
@@ -325,41 +337,51 @@ impl BlockBuffer {
         result
     }
 
-    /// Cuts the body down to `body_bytes`, for taking back what did not fit.
+    /// Shortens the body to `body_bytes`, to remove what did not fit. A body that is shorter stays as it is.
+    #[inline]
     pub fn truncate(&mut self, body_bytes: usize) {
         self.bytes.truncate(HEADER_BYTES.saturating_add(body_bytes));
     }
 
-    /// Makes the body empty; the memory stays for the next block.
+    /// Makes the body empty and keeps the memory for the next block.
+    #[inline]
     pub fn clear(&mut self) {
         self.truncate(0);
     }
 
-    /// Bytes of body that fit without taking more memory.
+    /// Returns the length, in bytes, to which the body can grow without an allocation.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity().saturating_sub(HEADER_BYTES)
+        self.bytes.capacity() - HEADER_BYTES
     }
 
-    /// Gives back memory beyond a body of `body_bytes`, after an unusually long block.
+    /// Frees memory beyond a body of `body_bytes`, after an unusually long block.
     pub fn shrink_to(&mut self, body_bytes: usize) {
         self.bytes.shrink_to(HEADER_BYTES.saturating_add(body_bytes));
     }
 
-    /// Puts the header in front of the body and gives back the block's hash. The caller has checked the length.
+    /// Writes the header in front of the body and returns the hash of the block.
+    ///
+    /// # Panics
+    /// If the header states another body than the one in this buffer, or if its encoding does not decode to itself: such a
+    /// block could not be read again.
     pub(super) fn seal(&mut self, header: &BlockHeader) -> BlockHash {
         assert_eq!(
             self.body_bytes(),
             header.body_bytes as usize,
-            "the header tells another body"
+            "the header states another length than the body has"
         );
-        if let Some(room) = self.bytes.first_chunk_mut() {
-            *room = header.encode();
-        }
+        let encoded = header.encode();
+        assert_eq!(
+            BlockHeader::decode(&encoded),
+            Ok(*header),
+            "the encoded header must decode to the header"
+        );
+        self.bytes.split_at_mut(HEADER_BYTES).0.copy_from_slice(&encoded);
         BlockHash::of_block(&self.bytes)
     }
 
-    /// Lends the sealed block to `write` as it goes to disk: with zeros up to the alignment of the next block.
+    /// Calls `write` with the sealed block as it goes to disk: padded with zeros to the alignment of the next block.
     pub(super) fn with_padding<R>(&mut self, write: impl FnOnce(&[u8]) -> R) -> R {
         let block_bytes = self.bytes.len();
         self.bytes

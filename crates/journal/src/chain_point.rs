@@ -1,4 +1,4 @@
-//! A place between two blocks of the chain.
+//! A place between two blocks of the hash chain.
 
 use crate::{
     block::{BlockHash, BlockHeader, DataId},
@@ -7,25 +7,26 @@ use crate::{
     position::Position,
 };
 
-/// A place between two blocks: everything that is needed to go on from there, for appending and for scanning alike.
+/// A place between two blocks of the chain: what an append or a scan needs to continue there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainPoint {
-    /// Where the next block goes.
+    /// Where the next block starts.
     pub position: Position,
-    /// The sequence that it gets, from 1.
+    /// The sequence of the next block. The first block has 1.
     pub block_sequence: u64,
-    /// Hash of the block before.
+    /// Hash of the block before this place.
     pub previous_hash: BlockHash,
-    /// Where the block before starts. Without meaning at the start of the journal.
+    /// Where the block before this place starts. Has no meaning at the start of the journal.
     pub previous_position: Position,
 }
 
-/// Bytes of a stored [`ChainPoint`].
+/// Length of an encoded [`ChainPoint`], in bytes.
 pub const CHAIN_POINT_BYTES: usize = 56;
 
 // ===== impl ChainPoint =====
 
 impl ChainPoint {
+    /// Returns the start of the journal in the directory `data_id`.
     pub(super) fn start(data_id: DataId) -> Self {
         ChainPoint {
             position: Position::START,
@@ -35,18 +36,36 @@ impl ChainPoint {
         }
     }
 
-    /// The place behind the block with that header and hash.
+    /// Returns the place after the block with this header and hash, which is the block at this place.
+    ///
+    /// # Panics
+    /// If the block belongs to another place: everything after it would be stored and looked up in the wrong place.
     pub(super) fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
+        assert_eq!(
+            (header.position, header.block_sequence, header.previous_hash),
+            (self.position, self.block_sequence, self.previous_hash),
+            "the block does not follow the block before it"
+        );
+        let Some(block_sequence) = self.block_sequence.checked_add(1) else {
+            panic!("the journal has used all block sequences");
+        };
+        let position = geometry.position_after(header.position, header.body_bytes);
+        assert!(
+            position > self.position,
+            "the journal must grow: {position} is not after {}",
+            self.position
+        );
         ChainPoint {
-            position: geometry.position_after(header.position, header.body_bytes),
-            block_sequence: self.block_sequence.saturating_add(1),
+            position,
+            block_sequence,
             previous_hash: hash,
             previous_position: header.position,
         }
     }
 
-    /// Whether `other` is the same place in the same chain. Where the block before starts is not compared: not everybody
-    /// knows it.
+    /// Returns whether `other` is the same place in the same chain. Does not compare `previous_position`, which not every
+    /// caller knows.
+    #[inline]
     #[must_use]
     pub fn is_at(&self, other: &ChainPoint) -> bool {
         self.position == other.position
@@ -54,13 +73,15 @@ impl ChainPoint {
             && self.previous_hash == other.previous_hash
     }
 
-    /// The highest block sequence before this place; 0 at the start.
+    /// Returns the sequence of the block before this place; 0 at the start of the journal.
+    #[inline]
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
+        // A damaged file can contain the sequence 0, which is an error and not a panic when the point is checked.
         self.block_sequence.saturating_sub(1)
     }
 
-    /// For storing, little endian, in the order of the fields.
+    /// Encodes the point for storage: its fields in order, little endian.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; CHAIN_POINT_BYTES] {
         let mut bytes = [0; CHAIN_POINT_BYTES];
@@ -71,7 +92,7 @@ impl ChainPoint {
         bytes
     }
 
-    /// What [`ChainPoint::to_bytes`] stored. A scan checks it against the journal.
+    /// Decodes what [`ChainPoint::to_bytes`] returned. [`crate::Journal::check_point`] checks the point against the journal.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; CHAIN_POINT_BYTES]) -> Self {
         ChainPoint {
@@ -80,5 +101,55 @@ impl ChainPoint {
             previous_hash: BlockHash(field::<16, 32, _>(bytes)),
             previous_position: Position::from_u64(u64::from_le_bytes(field::<48, 8, _>(bytes))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::JournalConfig;
+
+    /// A point, and the header of the block at that point.
+    fn point_and_header() -> (ChainPoint, BlockHeader, Geometry) {
+        let data_id = DataId::from_bytes([1; 16]);
+        let point = ChainPoint::start(data_id);
+        let header = BlockHeader {
+            position: point.position,
+            block_sequence: point.block_sequence,
+            first_entry: 0,
+            first_sequence: 0,
+            base_time_ns: 0,
+            record_count: 1,
+            body_bytes: 3,
+            data_id,
+            previous_hash: point.previous_hash,
+            body_crc: 0,
+        };
+        (point, header, JournalConfig::default().validate().unwrap())
+    }
+
+    #[test]
+    fn a_point_moves_behind_its_block_and_survives_storage() {
+        let (point, header, geometry) = point_and_header();
+        let next = point.after(&header, BlockHash([7; 32]), geometry);
+        assert_eq!((next.position, next.block_sequence), (Position::new(0, 136), 2));
+        assert_eq!(next.last_block_sequence(), 1);
+        assert_eq!(ChainPoint::from_bytes(&next.to_bytes()), next);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not follow the block before it")]
+    fn a_block_of_another_place_moves_nothing() {
+        let (point, mut header, geometry) = point_and_header();
+        header.position = Position::new(0, 136);
+        let _next = point.after(&header, BlockHash([7; 32]), geometry);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not follow the block before it")]
+    fn a_block_of_another_chain_moves_nothing() {
+        let (point, mut header, geometry) = point_and_header();
+        header.previous_hash = BlockHash([8; 32]);
+        let _next = point.after(&header, BlockHash([7; 32]), geometry);
     }
 }

@@ -1,15 +1,15 @@
-//! Files of chunks, written aside and given their name when they are whole: checkpoints, and the indexes of segments.
+//! Chunked files: numbered files of checked chunks, such as checkpoints and indexes. A file gets its name when it is complete.
 //!
 //! ```text
 //! header   64 bytes   magic "TLYC", version u16, header bytes u16, number u64, data id (16), zeros, CRC-32C
-//! chunks              one after the other, as they were written
+//! chunks              one after the other, in the order of writing
 //! table               for each chunk: length u32, CRC-32C u32
 //! trailer  64 bytes   magic "TLYE", chunks u32, bytes of all chunks u64, CRC-32C of the table u32, zeros,
 //!                     BLAKE3 of everything before the trailer (32), zeros, CRC-32C
 //! ```
 //!
-//! All little endian. The table is at the end because a writer does not know it before, and the trailer has a fixed
-//! place from the end so that a file that was cut short cannot pass for a whole one.
+//! All numbers are little endian. The table is at the end because the writer knows it only then. The trailer has a fixed
+//! place relative to the end, so that a truncated file is never taken for a complete one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     layout::{checksum_before_last_field, field, put},
 };
 
-/// A family of numbered chunked files: `<directory>/<prefix><number>.<suffix>`.
+/// A family of numbered chunked files in one directory: `<directory>/<prefix><number>.<suffix>`.
 #[derive(Debug, Clone)]
 pub struct ChunkedFiles {
     disk: Arc<dyn Disk>,
@@ -31,7 +31,7 @@ pub struct ChunkedFiles {
     suffix: String,
 }
 
-/// Writes one file. Unless it is finished, it leaves nothing behind.
+/// Writes one chunked file. Removes the file when dropped before [`ChunkedFileWriter::finish`].
 #[derive(Debug)]
 pub struct ChunkedFileWriter {
     disk: Arc<dyn Disk>,
@@ -46,12 +46,12 @@ pub struct ChunkedFileWriter {
     finished: bool,
 }
 
-/// Reads one file, in order or at random.
+/// Reads the chunks of one file, in order or by index.
 #[derive(Debug)]
 pub struct ChunkedFileReader {
     file: Arc<dyn DiskFile>,
     header: Frame,
-    /// Where each chunk starts, and what the table says of it.
+    /// The offset of each chunk in the file, and its entry of the table.
     table: Vec<(u64, ChunkEntry)>,
     chunk_bytes_total: u64,
     hash: [u8; 32],
@@ -64,11 +64,11 @@ struct ChunkEntry {
     checksum: u32,
 }
 
-/// Longest chunk, in bytes: what a reader has to hold in memory.
+/// Longest chunk, in bytes. A reader holds one chunk in memory.
 pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
-/// Most chunks of a file. Its table then takes 8 MiB.
+/// Maximum number of chunks of a file. The table of such a file has 8 MiB.
 pub const CHUNKS_MAX: u32 = 1 << 20;
-/// Version of the format.
+/// Version of the format of chunked files.
 pub const CHUNK_FORMAT_VERSION: u16 = 1;
 
 const FRAME_BYTES: usize = 64;
@@ -76,7 +76,7 @@ const ENTRY_BYTES: usize = 8;
 const HEADER_MAGIC: [u8; 4] = *b"TLYC";
 const TRAILER_MAGIC: [u8; 4] = *b"TLYE";
 const NUMBER_DIGITS: usize = 20;
-/// A file is synced whenever so much was written: one sync of everything at the end would hold up the journal's syncs.
+/// The writer syncs a file after this many bytes: one sync of the whole file at the end would delay the journal's syncs.
 const SYNC_STEP_BYTES: u64 = 8 << 20;
 
 type Frame = [u8; FRAME_BYTES];
@@ -84,11 +84,11 @@ type Frame = [u8; FRAME_BYTES];
 // ===== impl ChunkedFiles =====
 
 impl ChunkedFiles {
-    /// The files in `subdirectory` of a data directory, which is made if it is missing. What an earlier process did
-    /// not finish is removed.
+    /// Opens the family in `subdirectory` of a data directory, and makes the subdirectory if it does not exist. Removes files
+    /// that an earlier process did not finish.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn open(
         directory: &DataDirectory,
         subdirectory: &str,
@@ -108,7 +108,7 @@ impl ChunkedFiles {
         Ok(files)
     }
 
-    /// As [`ChunkedFiles::open`], and changes nothing: the subdirectory may be missing.
+    /// Opens the family like [`ChunkedFiles::open`], but changes nothing: the subdirectory may be missing.
     #[must_use]
     pub fn open_read_only(directory: &DataDirectory, subdirectory: &str, prefix: &str, suffix: &str) -> Self {
         ChunkedFiles {
@@ -120,10 +120,10 @@ impl ChunkedFiles {
         }
     }
 
-    /// Begins the file `number`. It takes the place of one with that number when it is finished.
+    /// Begins the file `number`. When finished, the file replaces an older file with this number.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk is full or fails.
+    /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn create(&self, number: u64) -> Result<ChunkedFileWriter, JournalError> {
         let path = self.path(number);
         let unfinished_path = self
@@ -145,10 +145,10 @@ impl ChunkedFiles {
         Ok(writer)
     }
 
-    /// The numbers of the finished files, ascending; none if there is no such directory.
+    /// Returns the numbers of the finished files, ascending. Returns no number if the subdirectory does not exist.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn numbers(&self) -> Result<Vec<u64>, JournalError> {
         let names = match self.disk.list(&self.directory) {
             Err(error) if error.is_not_found() => Vec::new(),
@@ -159,18 +159,19 @@ impl ChunkedFiles {
         Ok(numbers)
     }
 
-    /// Opens the file `number`. Header, table and trailer are checked; chunks are when they are read.
+    /// Opens the file `number` and checks its header, table and trailer. A chunk is checked when it is read.
     ///
     /// # Errors
-    /// [`JournalError::ChunkedFile`] when it is damaged or of another directory, [`JournalError::UnsupportedVersion`] when
-    /// a newer program wrote it, [`JournalError::Disk`] when there is none or the disk fails.
+    /// [`JournalError::ChunkedFile`] if the file is damaged or belongs to another directory,
+    /// [`JournalError::UnsupportedVersion`] if it has another format version, [`JournalError::Disk`] if it does not exist or
+    /// the disk fails.
     pub fn open_number(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let path = self.path(number);
         let file = self.disk.open(&path, FileAccess::Read)?;
         ChunkedFileReader::open(file, self.data_id, number)
     }
 
-    /// Opens the file `number`, all of it checked.
+    /// Opens the file `number` and checks all of it.
     ///
     /// # Errors
     /// As [`ChunkedFiles::open_number`] and [`ChunkedFileReader::verify`].
@@ -180,13 +181,13 @@ impl ChunkedFiles {
         Ok(reader)
     }
 
-    /// Gives back what `read` makes of the file with the highest number that is whole and that `read` accepts. Files that
-    /// are damaged or can't be read are passed over with a warning, and left as they are: everything in them can be made
-    /// from the journal again.
+    /// Checks files from the highest number down, calls `read` for each whole one, and returns the first result without an
+    /// error. Skips files that are damaged or unreadable, with a warning, and leaves them unchanged: their content can be made
+    /// again from the journal. Returns `None` if no file is left.
     ///
     /// # Errors
-    /// [`JournalError::UnsupportedVersion`] when a program of another version wrote one, which an older file would hide;
-    /// [`JournalError::Disk`] when the directory can't be listed; other errors of `read`.
+    /// [`JournalError::UnsupportedVersion`] if a file has another format version, because an older file would hide that;
+    /// [`JournalError::Disk`] if the directory cannot be listed; other errors of `read`.
     pub fn newest<T>(
         &self,
         mut read: impl FnMut(u64, &ChunkedFileReader) -> Result<T, JournalError>,
@@ -196,7 +197,7 @@ impl ChunkedFiles {
                 Ok(value) => return Ok(Some(value)),
                 Err(error @ (JournalError::ChunkedFile { .. } | JournalError::Disk(_))) => {
                     let file = self.path(number);
-                    tracing::warn!(file = %file.display(), %error, "the file can't be used; an older one is tried");
+                    tracing::warn!(file = %file.display(), %error, "cannot use this file; trying an older one");
                 }
                 Err(error) => return Err(error),
             }
@@ -204,18 +205,10 @@ impl ChunkedFiles {
         Ok(None)
     }
 
-    /// The number of the file with the highest number that is whole, all of it checked.
+    /// Removes all files except the `keep` files with the highest numbers. Returns the number of removed files.
     ///
     /// # Errors
-    /// As [`ChunkedFiles::newest`].
-    pub fn newest_valid(&self) -> Result<Option<u64>, JournalError> {
-        self.newest(|number, _| Ok(number))
-    }
-
-    /// Removes all but the `keep` files with the highest numbers. Says how many it removed.
-    ///
-    /// # Errors
-    /// [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn prune(&self, keep: usize) -> Result<usize, JournalError> {
         let numbers = self.numbers()?;
         let surplus = numbers.len().saturating_sub(keep);
@@ -228,10 +221,10 @@ impl ChunkedFiles {
         Ok(surplus)
     }
 
-    /// Removes a file that can't be used, so that it is written anew.
+    /// Removes the file `number`, so that a damaged file can be written again.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk fails, or the directory is open for reading only.
+    /// [`JournalError::Disk`] if the disk fails, or the directory is open for reading only.
     pub fn remove(&self, number: u64) -> Result<(), JournalError> {
         self.disk.remove(&self.path(number))?;
         Ok(self.disk.sync_dir(&self.directory)?)
@@ -261,8 +254,8 @@ impl ChunkedFileWriter {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`JournalError::ChunkBound`] when it is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
-    /// [`JournalError::Disk`] when the disk is full or fails.
+    /// [`JournalError::ChunkBound`] if the chunk is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
+    /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         let refuse = |field, value: usize, value_max| JournalError::ChunkBound {
             path: self.path.clone(),
@@ -275,11 +268,7 @@ impl ChunkedFileWriter {
             .filter(|length| *length <= CHUNK_BYTES_MAX)
             .ok_or_else(|| refuse("bytes of a chunk", bytes.len(), CHUNK_BYTES_MAX))?;
         if self.table.len() >= CHUNKS_MAX as usize {
-            return Err(refuse(
-                "number of chunks",
-                self.table.len().saturating_add(1),
-                CHUNKS_MAX,
-            ));
+            return Err(refuse("number of chunks", self.table.len() + 1, CHUNKS_MAX));
         }
         self.write(bytes)?;
         self.table.push(ChunkEntry {
@@ -289,12 +278,20 @@ impl ChunkedFileWriter {
         Ok(())
     }
 
-    /// Makes the file whole and durable, and gives it its name. Says how many bytes it has.
+    /// Completes the file, makes it durable, and gives it its name. Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk is full or fails; there is no such file then, or it is whole.
+    /// [`JournalError::Disk`] if the disk is full or fails. Then the file does not exist or is whole.
+    ///
+    /// # Panics
+    /// If the length of the file is not the sum of its parts: a reader would look for chunks in the wrong places.
     pub fn finish(mut self) -> Result<u64, JournalError> {
-        let chunk_bytes_total = self.offset.saturating_sub(FRAME_BYTES as u64);
+        let chunk_bytes_total: u64 = self.table.iter().map(|entry| u64::from(entry.length)).sum();
+        assert_eq!(
+            self.offset,
+            FRAME_BYTES as u64 + chunk_bytes_total,
+            "the table must describe the chunks that were written"
+        );
         let table: Vec<u8> = self.table.iter().flat_map(|entry| entry.encode()).collect();
         self.write(&table)?;
 
@@ -323,8 +320,8 @@ impl ChunkedFileWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         self.file.write_at(self.offset, bytes)?;
         self.hasher.update(bytes);
-        self.offset = self.offset.saturating_add(bytes.len() as u64);
-        self.unsynced_bytes = self.unsynced_bytes.saturating_add(bytes.len() as u64);
+        self.offset += bytes.len() as u64;
+        self.unsynced_bytes += bytes.len() as u64;
         if self.unsynced_bytes >= SYNC_STEP_BYTES {
             self.file.sync_data()?;
             self.unsynced_bytes = 0;
@@ -336,8 +333,10 @@ impl ChunkedFileWriter {
 impl Drop for ChunkedFileWriter {
     fn drop(&mut self) {
         if !self.finished {
-            // Gives the space back at once; the next start would remove it as well.
-            let _ = self.disk.remove(&self.unfinished_path);
+            // Frees the space now. If this fails, the next start removes the file.
+            if let Err(error) = self.disk.remove(&self.unfinished_path) {
+                tracing::debug!(%error, "did not remove an unfinished file");
+            }
         }
     }
 }
@@ -357,7 +356,7 @@ impl ChunkedFileReader {
             .ok_or_else(|| refuse(ChunkDefect::Trailer))?;
         let header = read_header(&*file, data_id, number)?;
 
-        let trailer = read_frame(&*file, file_bytes.saturating_sub(FRAME_BYTES as u64))?;
+        let trailer = read_frame(&*file, file_bytes - FRAME_BYTES as u64, ChunkDefect::Trailer)?;
         let whole = field::<0, 4, _>(&trailer) == TRAILER_MAGIC
             && u32::from_le_bytes(field::<60, 4, _>(&trailer)) == checksum_before_last_field(&trailer);
         if !whole {
@@ -365,13 +364,13 @@ impl ChunkedFileReader {
         }
         let chunks = u32::from_le_bytes(field::<4, 4, _>(&trailer));
         let chunk_bytes_total = u64::from_le_bytes(field::<8, 8, _>(&trailer));
-        let table_bytes = u64::from(chunks).saturating_mul(ENTRY_BYTES as u64);
+        let table_bytes = u64::from(chunks) * ENTRY_BYTES as u64;
         if chunks > CHUNKS_MAX || chunk_bytes_total.checked_add(table_bytes) != Some(inner_bytes) {
             return Err(refuse(ChunkDefect::Trailer));
         }
 
-        let mut table = vec![0; (chunks as usize).saturating_mul(ENTRY_BYTES)];
-        let table_offset = (FRAME_BYTES as u64).saturating_add(chunk_bytes_total);
+        let mut table = vec![0; chunks as usize * ENTRY_BYTES];
+        let table_offset = FRAME_BYTES as u64 + chunk_bytes_total;
         let bytes_read = file.read_at(table_offset, &mut table)?;
         let checksum = u32::from_le_bytes(field::<16, 4, _>(&trailer));
         let table = (bytes_read == table.len() && crc32c::crc32c(&table) == checksum)
@@ -390,7 +389,7 @@ impl ChunkedFileReader {
         })
     }
 
-    /// How many chunks it has.
+    /// Returns the number of chunks.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -400,17 +399,16 @@ impl ChunkedFileReader {
         self.table.len() as u32
     }
 
-    /// Bytes of all chunks together.
+    /// Returns the length of all chunks together, in bytes.
     #[must_use]
     pub fn chunk_bytes_total(&self) -> u64 {
         self.chunk_bytes_total
     }
 
-    /// Replaces `into` by the chunk `index`, from 0. Any number of threads may do so at once.
+    /// Replaces `into` by the chunk `index`, from 0. Several threads may read at the same time.
     ///
     /// # Errors
-    /// [`JournalError::ChunkedFile`] when the chunk is damaged or there is none, [`JournalError::Disk`] when the disk
-    /// fails.
+    /// [`JournalError::ChunkedFile`] if the chunk is damaged or does not exist, [`JournalError::Disk`] if the disk fails.
     pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), JournalError> {
         let (offset, entry) = self
             .table
@@ -426,7 +424,7 @@ impl ChunkedFileReader {
         }
     }
 
-    /// Replaces `into` by the next chunk, from the first one on. Says whether there was one.
+    /// Replaces `into` by the next chunk; the first call reads the first chunk. Returns whether a chunk was left.
     ///
     /// # Errors
     /// As [`ChunkedFileReader::read_chunk`].
@@ -436,11 +434,11 @@ impl ChunkedFileReader {
             return Ok(false);
         }
         self.read_chunk(self.next, into)?;
-        self.next = self.next.saturating_add(1);
+        self.next += 1;
         Ok(true)
     }
 
-    /// Reads all of it and checks every chunk and the hash over everything.
+    /// Reads the whole file and checks every chunk and the hash over the file.
     ///
     /// # Errors
     /// As [`ChunkedFileReader::read_chunk`].
@@ -462,7 +460,7 @@ impl ChunkedFileReader {
         }
     }
 
-    /// The error for chunks that are whole but do not hold what was `expected`.
+    /// Makes the error for chunks that are whole but do not contain what the caller `expected`.
     #[must_use]
     pub fn malformed(&self, expected: &'static str) -> JournalError {
         self.refuse(ChunkDefect::Content { expected })
@@ -511,7 +509,7 @@ fn encode_header(data_id: DataId, number: u64) -> Frame {
 
 fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Frame, JournalError> {
     let path = || file.path().to_path_buf();
-    let header = read_frame(file, 0)?;
+    let header = read_frame(file, 0, ChunkDefect::Header)?;
     let whole = field::<0, 4, _>(&header) == HEADER_MAGIC
         && u32::from_le_bytes(field::<60, 4, _>(&header)) == checksum_before_last_field(&header);
     if !whole {
@@ -538,14 +536,19 @@ fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Fram
     Ok(header)
 }
 
-/// The frame at `offset`; zeros where the file has none.
-fn read_frame(file: &dyn DiskFile, offset: u64) -> Result<Frame, JournalError> {
+/// Reads the frame at `offset`. If the file ends before the end of the frame, the error states `defect`.
+fn read_frame(file: &dyn DiskFile, offset: u64, defect: ChunkDefect) -> Result<Frame, JournalError> {
     let mut frame = [0; FRAME_BYTES];
-    file.read_at(offset, &mut frame)?;
-    Ok(frame)
+    if file.read_at(offset, &mut frame)? == FRAME_BYTES {
+        Ok(frame)
+    } else {
+        let path = file.path().to_path_buf();
+        Err(JournalError::ChunkedFile { path, defect })
+    }
 }
 
-/// The chunks with their offsets, and where the last one ends; `None` when one is longer than it may be.
+/// Decodes a table. Returns the chunks with their offsets, and the offset at which the last chunk ends; `None` if a chunk is
+/// longer than [`CHUNK_BYTES_MAX`].
 fn place_chunks(table: &[u8]) -> Option<(Vec<(u64, ChunkEntry)>, u64)> {
     let (entries, _) = table.as_chunks::<ENTRY_BYTES>();
     let mut offset = FRAME_BYTES as u64;

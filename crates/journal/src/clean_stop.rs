@@ -1,7 +1,7 @@
-//! The marker of a clean stop: where the journal ended when its process stopped in order.
+//! The marker of a clean stop: a file that states where the journal ended when its process stopped cleanly.
 //!
-//! Without the marker, a damaged last block looks like the remains of a write that a crash cut short, and a start clears
-//! it. With the marker, a start knows which block was durable last, and refuses a journal that has lost it.
+//! Without the marker, a damaged last block looks like a write that a crash interrupted, and a start removes it. With the
+//! marker, a start knows which block was the last durable one, and refuses a journal without that block.
 //!
 //! The file `journal/CLEAN`, little endian:
 //!
@@ -13,10 +13,10 @@
 //! | 8 | 16 | id of the data directory |
 //! | 24 | 56 | the [`ChainPoint`] at which the journal ended |
 //! | 80 | 44 | zero |
-//! | 124 | 4 | CRC-32C of the 124 bytes before |
+//! | 124 | 4 | CRC-32C of the first 124 bytes |
 //!
-//! The marker gets its name when its bytes are durable, and it is removed, durably, before the first append of the next
-//! process. So a journal that goes on behind its marker was put together from different copies.
+//! The marker gets its name after its bytes are durable, and is removed, durably, before the first append of the next
+//! process. So if a journal continues after its marker, the directory contains files of different copies.
 
 use std::path::Path;
 
@@ -24,31 +24,31 @@ use crate::{
     block::DataId,
     chain_point::{CHAIN_POINT_BYTES, ChainPoint},
     directory::{UNFINISHED_SUFFIX, create_unfinished},
-    disk::{Disk, DiskError, FileAccess},
+    disk::{Disk, DiskError, FileAccess, remove_if_present},
     error::JournalError,
     layout::{checksum_before_last_field, field, put},
 };
 
-/// What is known of the last stop.
+/// What the marker file says about the last stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CleanStop {
-    /// There is no marker: the last process crashed, is the first one, or is still running.
-    Unmarked,
-    /// The journal ended here, and everything before is durable.
+    /// The marker does not exist: the last process crashed or still runs, or the journal is new.
+    NoMarker,
+    /// The journal ended at this place, and all blocks before it are durable.
     At(ChainPoint),
-    /// There is a marker, but what it says is lost. The stop was clean all the same: the marker has its name only since
-    /// its bytes were durable.
+    /// The marker exists but cannot be read. The stop was clean nevertheless: a marker gets its name after its bytes are
+    /// durable.
     Unreadable,
 }
 
-/// Whether there is a marker of a clean stop, as the writer knows it.
+/// Whether the marker of a clean stop exists, and for which place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MarkerState {
-    /// There is none.
+    /// The marker does not exist.
     Absent,
-    /// It marks the end of the journal.
+    /// The marker names the end of the journal.
     Here,
-    /// It marks another place, or can't be read.
+    /// The marker names another place, or cannot be read.
     Elsewhere,
 }
 
@@ -62,40 +62,41 @@ type MarkerBytes = [u8; MARKER_BYTES];
 // ===== impl CleanStop =====
 
 impl CleanStop {
-    /// Reads the marker in the directory `journal` of the data directory `data_id`. An error of the disk is reported as
-    /// [`CleanStop::Unreadable`], with a warning: the journal can be read without the marker.
-    pub(super) fn read(disk: &dyn Disk, journal: &Path, data_id: DataId) -> Self {
+    /// Reads the marker in the directory `journal` of the data directory `data_id`. If the disk fails, returns
+    /// [`CleanStop::Unreadable`] and logs a warning: the journal is readable without its marker.
+    ///
+    /// # Errors
+    /// If no file descriptor is left: this says nothing about the marker.
+    pub(super) fn read(disk: &dyn Disk, journal: &Path, data_id: DataId) -> Result<Self, JournalError> {
         let path = journal.join(MARKER_FILE);
         let mut bytes = [0; MARKER_BYTES];
         let read = disk
             .open(&path, FileAccess::Read)
             .and_then(|file| file.read_at(0, &mut bytes));
         match read {
-            Err(error) if error.is_not_found() => CleanStop::Unmarked,
-            Err(error) => {
-                tracing::warn!(%error, "the marker of the last clean stop could not be read");
-                CleanStop::Unreadable
+            Err(error) if error.is_not_found() => return Ok(CleanStop::NoMarker),
+            Err(error) if error.is_out_of_descriptors() => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, "could not read the marker of the last clean stop"),
+            Ok(_) => {
+                if let Some(end) = decode(&bytes, data_id) {
+                    return Ok(CleanStop::At(end));
+                }
+                tracing::warn!(
+                    file = %path.display(),
+                    "the marker of the last clean stop is damaged, or belongs to another data directory or version"
+                );
             }
-            Ok(_) => decode(&bytes, data_id).map_or_else(
-                || {
-                    tracing::warn!(
-                        file = %path.display(),
-                        "the marker of the last clean stop is damaged, or of another data directory or version"
-                    );
-                    CleanStop::Unreadable
-                },
-                CleanStop::At,
-            ),
         }
+        Ok(CleanStop::Unreadable)
     }
 
-    /// Whether there is a marker, readable or not.
+    /// Returns whether the marker exists, readable or not.
     pub(super) fn is_marked(&self) -> bool {
-        *self != CleanStop::Unmarked
+        *self != CleanStop::NoMarker
     }
 }
 
-/// Marks that the journal ended at `end`, durably. Everything before `end` must be durable.
+/// Writes the marker, durably, for a journal that ends at `end`. All blocks before `end` must be durable.
 pub(super) fn write(
     disk: &dyn Disk,
     journal: &Path,
@@ -112,10 +113,7 @@ pub(super) fn write(
 
 /// Removes the marker, durably.
 pub(super) fn remove(disk: &dyn Disk, journal: &Path) -> Result<(), DiskError> {
-    match disk.remove(&journal.join(MARKER_FILE)) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove_if_present(disk, &journal.join(MARKER_FILE))?;
     disk.sync_dir(journal)
 }
 
@@ -130,10 +128,10 @@ fn encode(data_id: DataId, end: &ChainPoint) -> MarkerBytes {
     bytes
 }
 
-/// The point in `bytes`, if they are a whole marker of this directory.
+/// Decodes the place in `bytes`; `None` if they are not a whole marker of this directory.
 fn decode(bytes: &MarkerBytes, data_id: DataId) -> Option<ChainPoint> {
     let end = ChainPoint::from_bytes(&field::<24, CHAIN_POINT_BYTES, _>(bytes));
-    // Everything follows from the two values, so comparing the bytes checks the checksum and all other fields at once.
+    // The two values determine all bytes, so this comparison checks the checksum and every field.
     (encode(data_id, &end) == *bytes).then_some(end)
 }
 
@@ -143,7 +141,7 @@ mod tests {
     use crate::{BlockHash, Position};
 
     #[test]
-    fn a_marker_comes_back_and_every_changed_bit_is_noticed() {
+    fn a_marker_decodes_and_every_changed_bit_is_detected() {
         let data_id = DataId::from_bytes([3; 16]);
         let end = ChainPoint {
             position: Position::new(2, 4096),

@@ -1,43 +1,40 @@
-//! How long a commit takes on this disk: the journal's own pattern, tried on a file beside it.
+//! Measures how long a commit takes on a disk, with the same writes and syncs as the journal's, on a file of its own.
 
 use std::{path::Path, time::Duration};
 
 use crate::{
-    disk::{Disk, DiskError, DiskFile},
+    disk::{Disk, DiskError, DiskFile, remove_if_present},
     stopwatch::now,
 };
 
-/// How many commits are timed, and for how long at most.
+/// The limits of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitTrial {
-    /// Most commits, at least 1.
+    /// Maximum number of commits. At least one commit is measured.
     pub commits_max: usize,
-    /// No further commit is begun after this time.
+    /// No commit begins after this time.
     pub time_max: Duration,
 }
 
-/// What commits took, sorted; never empty.
+/// The durations of commits, sorted; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitTimes(Vec<Duration>);
 
-/// The file of a trial. It is removed at its end; one that a crash left behind is written over.
+/// The name of the file, which is removed after the measurement. A file that a crash left is replaced.
 const TRIAL_FILE: &str = "commit-trial.tmp";
-/// A small block: what a lone transaction makes.
+/// Length of one write, in bytes: a small block, as for a single transaction.
 const TRIAL_BLOCK_BYTES: usize = 4096;
-/// Blocks that the file has room for; it is written full of zeros first, as segments are.
+/// Length of the file, in blocks. The file is written full of zeros first, like a segment.
 const TRIAL_BLOCKS: usize = 16;
 
-/// Times commits in the directory `dir`: a small write into a file that was written full of zeros, and one sync.
+/// Measures commits in the directory `dir`. A commit is one small write into a file full of zeros, and one sync.
 ///
 /// # Errors
-/// When the disk refuses. The file may be left behind then.
+/// If the disk fails. Then the file may remain.
 pub fn time_commits(disk: &dyn Disk, dir: &Path, trial: CommitTrial) -> Result<CommitTimes, DiskError> {
     let path = dir.join(TRIAL_FILE);
-    let file = match disk.remove(&path) {
-        Ok(()) => disk.create_new(&path)?,
-        Err(error) if error.is_not_found() => disk.create_new(&path)?,
-        Err(error) => return Err(error),
-    };
+    remove_if_present(disk, &path)?;
+    let file = disk.create_new(&path)?;
     let times = time_on(&*file, trial);
     drop(file);
     disk.remove(&path)?;
@@ -66,7 +63,7 @@ fn time_on(file: &dyn DiskFile, trial: CommitTrial) -> Result<CommitTimes, DiskE
 // ===== impl CommitTimes =====
 
 impl CommitTimes {
-    /// The time that the share `quantile` (0 to 1) of the commits did not exceed.
+    /// Returns the duration that the share `quantile` (0 to 1) of the commits did not exceed.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -76,10 +73,13 @@ impl CommitTimes {
     pub fn quantile(&self, quantile: f64) -> Duration {
         let rank = (self.0.len() as f64 * quantile.clamp(0.0, 1.0)).ceil() as usize;
         let index = rank.saturating_sub(1).min(self.0.len().saturating_sub(1));
-        self.0.get(index).copied().unwrap_or_default()
+        let Some(time) = self.0.get(index) else {
+            panic!("at least one commit is measured");
+        };
+        *time
     }
 
-    /// How many commits were timed.
+    /// Returns the number of measured commits.
     #[must_use]
     pub const fn commits(&self) -> usize {
         self.0.len()

@@ -1,21 +1,20 @@
-//! The data directory: who may use it (a lock on the directory itself) and how it was made (`FORMAT`).
+//! The data directory: its lock, which decides who may use it, and its file `FORMAT`, which stores its sizes and ids.
 
 use std::{
-    fmt::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::{
     block::DataId,
-    disk::{Disk, DiskFile, DiskLock, FileAccess, LockKind},
+    disk::{Disk, DiskFile, DiskLock, FileAccess, LockKind, remove_if_present},
     error::{FormatDefect, JournalError},
     geometry::{Geometry, JournalConfig},
     read_only::ReadOnlyDisk,
     segment_file::list_segments,
 };
 
-/// An open data directory. While it lives, no other process can open it for writing.
+/// An open data directory. While this value lives, no other process can open the directory for writing.
 #[derive(Debug)]
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
@@ -25,7 +24,7 @@ pub struct DataDirectory {
     _lock: Box<dyn DiskLock>,
 }
 
-/// What `FORMAT` says: everything that was decided for ever when the directory was made.
+/// The content of `FORMAT`: what was decided when the directory was made and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DirectoryFormat {
     pub(super) data_id: DataId,
@@ -35,23 +34,23 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// - 2: every record ends with a checksum; id files name the blocks that they index; `journal/CLEAN`.
+/// Version 2: every record ends with a checksum; id files name the blocks that they index; `journal/CLEAN` exists.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 2;
 
 const FORMAT_FILE: &str = "FORMAT";
 const JOURNAL_DIR: &str = "journal";
-/// What a file is called that is not finished yet. Such files are removed at the start.
+/// Suffix of the name of an unfinished file. A start removes such files.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
-/// First line of `FORMAT`. The file is text, so that a person with a damaged directory can read it.
+/// First line of `FORMAT`. The file is text, so that a person can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// Far longer than a `FORMAT` file can be.
+/// Length of the longest `FORMAT` file that is read, in bytes. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
 
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`, and makes it with the sizes in `config` if there is none yet. An older
-    /// directory keeps its own sizes.
+    /// Locks the directory at `path`, and makes it with the sizes in `config` if it does not exist. A directory that exists
+    /// keeps its own sizes.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -69,7 +68,7 @@ impl DataDirectory {
                 directory = %path.display(),
                 segment_bytes = format.geometry.segment_bytes(),
                 block_bytes_max = format.geometry.block_bytes_max(),
-                "the data directory was made with other sizes than configured and keeps them"
+                "the data directory was made with sizes that differ from the configuration, and keeps them"
             );
         }
         let directory = DataDirectory {
@@ -84,8 +83,8 @@ impl DataDirectory {
         Ok(directory)
     }
 
-    /// Opens the directory at `path` for reading, beside other readers. Nothing in it can be changed through the
-    /// result: its disk refuses.
+    /// Opens the directory at `path` for reading. Other readers may have it open. Nothing can be changed through the result:
+    /// its disk returns an error for every change.
     pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
@@ -102,37 +101,37 @@ impl DataDirectory {
         })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the segments of the journal are.
+    /// Returns the path of the directory of the journal's segments.
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
         journal_path(&self.path)
     }
 
-    /// Its random name, given when it was made.
+    /// Returns the random id of the directory, which was made with it.
     #[must_use]
     pub fn data_id(&self) -> DataId {
         self.format.data_id
     }
 
-    /// A random seed for hash tables and filters, given when it was made: indexes on disk depend on it.
+    /// Returns the random seed for hash tables and filters, which was made with the directory. Indexes on disk depend on it.
     #[must_use]
     pub fn hash_seed(&self) -> u64 {
         self.format.hash_seed
     }
 
-    /// The sizes of its journal.
+    /// Returns the sizes of the journal.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.format.geometry
     }
 
-    /// The disk it is on.
+    /// Returns the disk of the directory.
     #[must_use]
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
@@ -142,7 +141,7 @@ impl DataDirectory {
         &self.format
     }
 
-    /// Whether this opening made it.
+    /// Returns whether the call that opened the directory also made it.
     #[must_use]
     pub fn created(&self) -> bool {
         self.created
@@ -152,13 +151,13 @@ impl DataDirectory {
 // ===== impl DirectoryFormat =====
 
 impl DirectoryFormat {
-    /// Reads `FORMAT`. `None` when there is neither a `FORMAT` nor a journal.
+    /// Reads `FORMAT`. Returns `None` if neither `FORMAT` nor a journal exists.
     pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join(FORMAT_FILE);
         let file = match disk.open(&path, FileAccess::Read) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => {
-                // Making a new one would turn every block of that journal into a foreign one.
+                // A new FORMAT would have a new id, to which no block of an existing journal belongs.
                 let journal = journal_path(directory);
                 let has_journal = match list_segments(disk, &journal) {
                     Ok(segments) => !segments.is_empty(),
@@ -209,8 +208,7 @@ impl DirectoryFormat {
             self.geometry.block_bytes_max(),
         );
         let checksum = crc32c::crc32c(text.as_bytes());
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "crc32c = {checksum:08x}");
+        text.push_str(&format!("crc32c = {checksum:08x}\n"));
         text
     }
 
@@ -254,7 +252,7 @@ impl DirectoryFormat {
             })
         };
         let format = parse().ok_or_else(malformed)?;
-        // The text follows from the values, so comparing it checks the checksum and everything else at once.
+        // The values determine the text, so this comparison checks the checksum and every line.
         if format.render() == text {
             Ok(format)
         } else {
@@ -271,22 +269,19 @@ fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock
     })
 }
 
-/// Where a data directory has the segments of its journal.
+/// Returns the path of the journal's segments in a data directory.
 pub(super) fn journal_path(directory: &Path) -> PathBuf {
     directory.join(JOURNAL_DIR)
 }
 
-/// Makes a file that is to be renamed when it is complete, in place of the remains of an earlier attempt.
+/// Makes a file that gets its final name when it is complete. Replaces what an earlier attempt left.
 pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
-    match disk.remove(path) {
-        Err(error) if !error.is_not_found() => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    remove_if_present(disk, path)?;
     Ok(disk.create_new(path)?)
 }
 
-/// Removes what earlier processes did not finish.
-pub(super) fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
+/// Removes files that earlier processes did not finish.
+fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
     for name in disk.list(directory)? {
         if name.ends_with(UNFINISHED_SUFFIX) {
             disk.remove(&directory.join(name))?;
@@ -323,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_byte_of_the_format_file_is_noticed() {
+    fn every_changed_byte_of_the_format_file_is_detected() {
         let text = format().render();
         for index in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
@@ -337,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_apart_from_damage() {
+    fn another_version_is_reported_as_such_and_not_as_damage() {
         for other in [1, 3] {
             let text = format()
                 .render()

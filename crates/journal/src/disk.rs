@@ -1,8 +1,8 @@
-//! The file operations that the embedded store needs, and the real disk behind them.
+//! The trait for all file operations of the journal, and its implementation for the file system of the operating system.
 //!
-//! Everything goes through [`Disk`] so that a simulated disk can tear, lose and reorder unsynced writes, fill up and
-//! fail a sync under a seed. What the trait promises is what POSIX promises and no more: bytes are durable after
-//! [`DiskFile::sync_data`], a file's name only after [`Disk::sync_dir`] of its directory.
+//! All operations go through [`Disk`], so that a test can use a simulated disk that tears, loses and reorders unsynced
+//! writes, becomes full and fails syncs, repeatably from a seed. The trait promises what POSIX promises and no more: bytes
+//! are durable after [`DiskFile::sync_data`], and a file's name is durable after [`Disk::sync_dir`] of its directory.
 
 use std::{
     fmt,
@@ -13,91 +13,92 @@ use std::{
     sync::Arc,
 };
 
+use rustix::io::Errno;
 use thiserror::Error;
 
-/// A file system, or something that behaves like one.
+/// A file system.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Makes `dir` and its missing parents, durably.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// If the file system returns an error.
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Makes an empty file that must not exist yet, for reading and writing. Its name is durable after
+    /// Makes an empty file for reading and writing. Its name is durable after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// If the file exists, or the file system returns an error.
+    fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError>;
+
+    /// Opens an existing file.
+    ///
+    /// # Errors
+    /// If the file does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
+    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
+
+    /// Gives a file another name in the same directory, and replaces a file that has this name. Durable after
     /// [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// When there is such a file, or the file system refuses.
-    fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError>;
-
-    /// Opens a file that exists.
-    ///
-    /// # Errors
-    /// When there is no such file ([`DiskError::is_not_found`]), or the file system refuses.
-    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
-
-    /// Gives a file another name in the same directory, replacing what had it. Durable after [`Disk::sync_dir`].
-    ///
-    /// # Errors
-    /// When there is no such file, or the file system refuses.
+    /// If the file does not exist, or the file system returns an error.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
 
     /// Removes a file. Durable after [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// When there is no such file, or the file system refuses.
+    /// If the file does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn remove(&self, path: &Path) -> Result<(), DiskError>;
 
-    /// The names in a directory, sorted. Names that are not UTF-8 are not ours and are left out.
+    /// Returns the names in a directory, sorted. Omits names that are not UTF-8: the journal makes no such names.
     ///
     /// # Errors
-    /// When there is no such directory ([`DiskError::is_not_found`]), or the file system refuses.
+    /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
 
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// When the sync fails. What is durable is then unknown.
+    /// If the sync fails. Then it is unknown which names are durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Locks the directory `dir` itself until the lock is dropped or the process ends. Returns `None` when another
-    /// process holds a lock that excludes this one. Nothing is written: a read-only file system can be locked as well,
-    /// and there is no lock file that somebody could remove.
+    /// Locks the directory `dir` itself until the lock is dropped or the process ends. Returns `None` if another process holds
+    /// a lock that excludes this one. Writes nothing: this works on a read-only file system, and no lock file exists that
+    /// could be removed.
     ///
     /// # Errors
-    /// When there is no such directory ([`DiskError::is_not_found`]), or the file system refuses.
+    /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
-    /// Fills `bytes` with random ones, for ids and hash seeds. It is here because the real ones are read from a file,
-    /// and because a simulated disk must repeat itself under its seed.
+    /// Fills `bytes` with random bytes, for ids and hash seeds. This is an operation of the disk because the operating system
+    /// provides random bytes in a file, and because a simulated disk must be repeatable from its seed.
     ///
     /// # Errors
-    /// When there is no source of randomness.
+    /// If no random bytes are available.
     fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError>;
 }
 
-/// An open file. It may be used by several threads at once: there is no cursor.
+/// An open file. Several threads may use it at the same time, because it has no cursor.
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Under which name it was opened.
+    /// Returns the name with which the file was opened.
     fn path(&self) -> &Path;
 
-    /// Reads from `offset` until `bytes` is full or the file ends; says how many bytes it read.
+    /// Reads from `offset` until `bytes` is full or the file ends. Returns the number of bytes read.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// If the disk fails.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError>;
 
-    /// Writes all of `bytes` at `offset`, in one call to the system if it takes them in one.
+    /// Writes all of `bytes` at `offset`, with one system call if the system accepts all bytes at once.
     ///
     /// # Errors
-    /// When the disk fails or is full. Some of the bytes may have been written.
+    /// If the disk fails or is full. Some of the bytes may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
 
     /// Makes the contents durable (`fdatasync`).
     ///
     /// # Errors
-    /// When the sync fails. Which writes are durable is then unknown, and a second sync may succeed without having
-    /// written them: never retry.
+    /// If the sync fails. Then it is unknown which writes are durable. Never retry: a second sync may succeed without writing
+    /// them.
     fn sync_data(&self) -> Result<(), DiskError>;
 
     /// Makes contents and metadata durable (`fsync`).
@@ -106,26 +107,26 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// As [`DiskFile::sync_data`].
     fn sync_all(&self) -> Result<(), DiskError>;
 
-    /// Bytes in the file.
+    /// Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// If the file system returns an error.
     fn size_bytes(&self) -> Result<u64, DiskError>;
 }
 
 /// A lock on a directory, held until it is dropped.
 pub trait DiskLock: Send + Sync + fmt::Debug {}
 
-/// What a lock on a directory excludes.
+/// Kinds of locks on a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// Exclusive locks only: for any number of readers.
+    /// For any number of readers: excludes an exclusive lock.
     Shared,
-    /// Every other lock: for the one writer.
+    /// For one writer: excludes every other lock.
     Exclusive,
 }
 
-/// For what a file is opened.
+/// What an open file may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileAccess {
     /// Reading only.
@@ -134,15 +135,15 @@ pub enum FileAccess {
     ReadWrite,
 }
 
-/// A file operation that failed, and on what.
+/// A file operation that failed.
 #[derive(Debug, Error)]
 #[error("cannot {operation} {}: {source}", path.display())]
 pub struct DiskError {
-    /// What was tried.
+    /// The operation.
     pub operation: Operation,
-    /// On which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The error of the operating system.
     pub source: io::Error,
 }
 
@@ -177,7 +178,7 @@ pub enum Operation {
     Random,
 }
 
-/// The disk of this machine.
+/// The file system of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
@@ -187,19 +188,19 @@ struct RealFile {
     path: PathBuf,
 }
 
-/// The lock belongs to the open directory (`flock`): closing it releases the lock.
+/// A lock of the open directory (`flock`). Closing the directory releases the lock.
 #[derive(Debug)]
 struct RealLock {
     _file: File,
 }
 
-/// Where Unix systems keep their randomness.
+/// The file from which Unix systems provide random bytes.
 const RANDOM_SOURCE: &str = "/dev/urandom";
 
 // ===== impl DiskError =====
 
 impl DiskError {
-    /// `operation` on `path` failed with `source`.
+    /// Makes the error for an `operation` on `path` that failed with `source`.
     pub fn new(operation: Operation, path: impl Into<PathBuf>, source: io::Error) -> Self {
         DiskError {
             operation,
@@ -208,14 +209,24 @@ impl DiskError {
         }
     }
 
-    /// Whether it failed because there is no such file or directory.
+    /// Returns whether the operation failed because the file or directory does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether it failed because there is no room: the disk or the quota is full, or the file may not grow beyond the
-    /// process's limit of file sizes (`RLIMIT_FSIZE`).
+    /// Returns whether the operation failed because the process or the system has no file descriptor left (`EMFILE`,
+    /// `ENFILE`).
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        let number = self.source.raw_os_error();
+        [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|errno| number == Some(errno.raw_os_error()))
+    }
+
+    /// Returns whether the operation failed because no space is left: the disk or the quota is full, or the file would exceed
+    /// the process's limit for the length of a file (`RLIMIT_FSIZE`).
     #[must_use]
     pub fn is_storage_full(&self) -> bool {
         matches!(
@@ -237,7 +248,7 @@ impl fmt::Display for Operation {
             Operation::Write => "write",
             Operation::Sync => "sync",
             Operation::SyncDir => "sync the directory",
-            Operation::Size => "tell the size of",
+            Operation::Size => "get the length of",
             Operation::Rename => "rename",
             Operation::Remove => "remove",
             Operation::List => "list",
@@ -247,13 +258,21 @@ impl fmt::Display for Operation {
     }
 }
 
+/// Removes a file; it is no error if the file does not exist.
+pub(super) fn remove_if_present(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    match disk.remove(path) {
+        Err(error) if !error.is_not_found() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 // ===== impl RealDisk =====
 
 impl Disk for RealDisk {
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
         let mut made = Vec::new();
         for ancestor in dir.ancestors() {
-            // The empty path is the parent of a relative one, and always there.
+            // The empty path is the parent of a relative path with one component, and always exists.
             if ancestor.as_os_str().is_empty() || ancestor.is_dir() {
                 break;
             }

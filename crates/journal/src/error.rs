@@ -1,4 +1,4 @@
-//! What can go wrong in the embedded store.
+//! The errors of the journal: what failed, or what is damaged.
 
 use std::{
     fmt,
@@ -9,17 +9,18 @@ use thiserror::Error;
 
 use crate::{block::HeaderDefect, disk::DiskError, position::Position, segment_file::segment_name};
 
-/// A fault of the embedded store. None of them is worth a retry in the same process.
+/// An error of the journal. A retry in the same process does not help, except after
+/// [`JournalError::is_out_of_descriptors`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JournalError {
     /// A file operation failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Another process has the data directory.
+    /// Another process has the data directory open.
     #[error(
         "the data directory {} is in use by another process, which holds the lock on it; one process at a time may \
-         serve it, or any number may verify it",
+         serve the directory, or any number may verify it",
         path.display()
     )]
     Locked {
@@ -29,11 +30,11 @@ pub enum JournalError {
     /// A setting is out of bounds.
     #[error("{field} is {value}, it must be {bound}")]
     Config {
-        /// Which setting.
+        /// Name of the setting.
         field: &'static str,
-        /// Its value.
+        /// The rejected value.
         value: u64,
-        /// What would be allowed.
+        /// The allowed values.
         bound: String,
     },
     /// The file that describes the data directory is missing or damaged.
@@ -44,7 +45,7 @@ pub enum JournalError {
         /// What is wrong with it.
         defect: FormatDefect,
     },
-    /// The data was written by a program of another format version.
+    /// A program with another format version wrote the data.
     #[error(
         "{} has format version {found}, this program reads version {supported} only: use the release that wrote it",
         path.display()
@@ -52,46 +53,49 @@ pub enum JournalError {
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         found: u32,
-        /// The one that is known here.
+        /// The version that this program supports.
         supported: u32,
     },
-    /// The journal is damaged where a crash cannot have damaged it.
+    /// The journal is damaged in a way that a crash cannot cause.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// An earlier append failed: what is durable is unknown until the store is opened anew.
-    #[error("the journal takes no more blocks since a write or sync failed; restart to recover")]
+    /// An earlier append failed or the journal is finished, so it accepts no more blocks. After a failed append, only a new
+    /// start can find out which blocks are durable.
+    #[error(
+        "the journal accepts no more blocks, because a write or sync failed or it was closed; restart the process to recover"
+    )]
     Poisoned,
     /// A block's body is longer than `block_bytes_max`.
     #[error("a block's body has {body_bytes} bytes, at most {block_bytes_max} are allowed")]
     BlockTooLarge {
-        /// Its bytes.
+        /// Length of the body, in bytes.
         body_bytes: usize,
-        /// The bound.
+        /// Longest body that is allowed, in bytes.
         block_bytes_max: u32,
     },
-    /// A read across the end of a segment.
-    #[error("there are no {length} bytes at {position} of the journal")]
+    /// A read extends beyond the end of a segment.
+    #[error("a read of {length} bytes at {position} of the journal extends beyond the end of the segment")]
     ReadPastEnd {
-        /// From where.
+        /// Start of the read.
         position: Position,
-        /// How many bytes were asked for.
+        /// Length of the read, in bytes.
         length: usize,
     },
-    /// A chunk, or a chunked file, is longer than its format allows.
+    /// A chunk is longer than its format allows, or a chunked file has more chunks.
     #[error("{}: {field} would be {value}, at most {value_max} is allowed", path.display())]
     ChunkBound {
-        /// The file being written.
+        /// The file that is being written.
         path: PathBuf,
-        /// Which bound.
+        /// Name of the bounded quantity.
         field: &'static str,
-        /// The value that was refused.
+        /// The rejected value.
         value: u64,
-        /// The bound.
+        /// The greatest value that is allowed.
         value_max: u64,
     },
-    /// A chunked file (a checkpoint, an index) is damaged or not ours.
+    /// A chunked file (such as a checkpoint or an index) is damaged, or belongs to another data directory.
     #[error("{}: {defect}", path.display())]
     ChunkedFile {
         /// The file.
@@ -105,15 +109,17 @@ pub enum JournalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormatDefect {
-    /// It is not there, though there is a journal.
-    #[error("missing, though there is a journal beside it; bring it back from a backup of this directory")]
-    Missing,
-    /// It is not there, and there is no journal either.
-    #[error("missing, and there is no journal: this is not a data directory")]
-    NoDirectory,
-    /// It cannot be read as what it should be.
+    /// The file does not exist, although a journal does.
     #[error(
-        "not the description of a data directory, or damaged; bring it back from a backup of this directory"
+        "missing, although the directory has a journal; restore this file from a backup of the directory"
+    )]
+    Missing,
+    /// Neither the file nor a journal exists.
+    #[error("missing, and the directory has no journal: this is not a data directory")]
+    NoDirectory,
+    /// The file does not have the content that it should have.
+    #[error(
+        "damaged, or not the description of a data directory; restore this file from a backup of the directory"
     )]
     Malformed,
 }
@@ -122,42 +128,42 @@ pub enum FormatDefect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ChunkDefect {
-    /// Its header is not one.
+    /// The header is damaged.
     #[error("the header is damaged")]
     Header,
-    /// It was made for another data directory or under another number.
+    /// The file was written for another data directory or under another number.
     #[error("it belongs to another data directory or has another number")]
     Foreign,
-    /// Its trailer is not one: it was never finished, or is cut short.
+    /// The trailer is damaged: the file was never finished, or was truncated.
     #[error("the trailer is damaged or missing")]
     Trailer,
-    /// Its table of chunks does not fit its trailer.
+    /// The table of chunks does not match the trailer.
     #[error("the table of chunks is damaged")]
     Table,
-    /// A chunk's checksum is wrong.
+    /// The checksum of a chunk is wrong.
     #[error("chunk {index} is damaged")]
     Chunk {
-        /// Which one, from 0.
+        /// Index of the chunk, from 0.
         index: u32,
     },
-    /// The hash over everything is wrong.
+    /// The hash over the file is wrong.
     #[error("the hash over the file is wrong")]
     Hash,
-    /// It has no chunk of that index.
+    /// The file has no chunk with this index.
     #[error("there is no chunk {index}")]
     NoChunk {
-        /// The index asked for.
+        /// The requested index, from 0.
         index: u32,
     },
-    /// Its chunks are whole, but do not hold what they should.
+    /// The chunks are whole, but do not contain what the caller expects.
     #[error("its content is not {expected}")]
     Content {
-        /// What was expected.
+        /// The expected content.
         expected: &'static str,
     },
 }
 
-/// Damage in the journal that no crash can explain: where, and what.
+/// Damage in the journal that a crash cannot cause.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "journal segment {} ({}), offset {}, block {block_sequence}: {kind}. Nothing was changed. `tally verify` lists the \
@@ -165,11 +171,11 @@ pub enum ChunkDefect {
     position.segment(), path.display(), position.offset()
 )]
 pub struct Corruption {
-    /// Where.
+    /// Where the damage is.
     pub position: Position,
-    /// In which file.
+    /// The segment file.
     pub path: PathBuf,
-    /// The block that should be there.
+    /// The sequence of the block that should be there; 0 if the reader does not know it.
     pub block_sequence: u64,
     /// What is wrong.
     pub kind: CorruptionKind,
@@ -179,72 +185,83 @@ pub struct Corruption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CorruptionKind {
-    /// A block is damaged, and a later one is there: it was complete once.
+    /// A block is damaged, and a later block exists: so the damaged block was complete once.
     DamagedBlock {
-        /// What is wrong with it.
+        /// What is wrong with the block.
         defect: BlockDefect,
-        /// Where the later block stands.
+        /// Where the later block starts.
         later: Position,
-        /// Its sequence.
+        /// The sequence of the later block.
         later_sequence: u64,
     },
-    /// There is no block where a reader was told that there is one.
+    /// No block is at a place where there must be one.
     NoBlock {
-        /// Why there is none.
+        /// Why the bytes are not that block.
         defect: BlockDefect,
     },
-    /// The block is whole, but does not follow from the one before: one of the two was replaced.
+    /// The block is whole, but does not follow the block before it: one of the two was replaced.
     ChainBroken,
-    /// Behind the end of the journal stand bytes that one write cannot have left.
+    /// After the end of the journal are bytes that one incomplete write cannot have left.
     StrayBytes {
-        /// The first of them.
+        /// Position of the first of these bytes.
         first: Position,
     },
-    /// The journal ends although a later block is known to have been durable.
+    /// The journal ends before a block that is known to have been durable.
     TooShort {
-        /// The highest block known to have been durable.
+        /// Sequence of the last block that is known to have been durable.
         durable_through: u64,
-        /// Why there is no block here.
+        /// Why no block is at the end of the journal.
         defect: BlockDefect,
     },
-    /// The segment in which the journal would go on does not exist, but one that was made after it does.
+    /// The segment in which the journal should continue is missing, but a segment that was made later exists.
     SegmentMissing {
         /// The number of the later segment.
         later: u32,
     },
-    /// A segment file is shorter or longer than it was made: something cut it.
+    /// A segment file does not have the length with which it was made.
     SegmentLength {
-        /// Its length, in bytes.
+        /// Length of the file, in bytes.
         found: u64,
-        /// The length of every segment, in bytes.
+        /// Length of every segment, in bytes.
         expected: u64,
     },
-    /// The block that a checkpoint builds on is not the one in the journal.
+    /// The journal does not contain the block on which a checkpoint builds.
     CheckpointMismatch,
-    /// The marker of a clean stop tells of another block than the one in the journal.
+    /// The marker of a clean stop names another block than the journal contains.
     CleanStopMismatch,
-    /// Behind the place where the journal was stopped cleanly stand bytes, although nothing was being written.
+    /// After the place where the journal was stopped cleanly are bytes, although nothing was being written.
     WrittenAfterStop {
         /// Why these bytes are not a block.
         defect: BlockDefect,
     },
 }
 
-/// Why there is no block at a place.
+/// Why bytes are not the expected block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BlockDefect {
     /// The segment file does not exist.
     NoSegment,
-    /// The header is not one.
+    /// The header is damaged or does not belong there.
     Header(HeaderDefect),
-    /// The header is that of another block.
+    /// The header belongs to a block with another sequence.
     Sequence {
-        /// The sequence it has.
+        /// The sequence in the header.
         found: u64,
     },
-    /// The body does not have the checksum that the header tells.
+    /// The body does not have the checksum that its header states.
     BodyChecksum,
+}
+
+// ===== impl JournalError =====
+
+impl JournalError {
+    /// Returns whether the operation failed because the process or the system has no file descriptor left. This is no
+    /// damage, and the same operation can succeed later.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self, JournalError::Disk(error) if error.is_out_of_descriptors())
+    }
 }
 
 // ===== impl Corruption =====
@@ -274,12 +291,12 @@ impl fmt::Display for CorruptionKind {
             }
             CorruptionKind::NoBlock { defect } => write!(f, "there is no block: {defect}"),
             CorruptionKind::ChainBroken => {
-                f.write_str("the block is whole, but carries another hash of its predecessor")
+                f.write_str("the block is whole, but states another hash of its predecessor")
             }
             CorruptionKind::StrayBytes { first } => {
                 write!(
                     f,
-                    "the journal ends here, but from {first} on stand bytes that no crash leaves behind"
+                    "the journal ends here, but at {first} and after it are bytes that a crash cannot leave"
                 )
             }
             CorruptionKind::TooShort {
@@ -293,23 +310,24 @@ impl fmt::Display for CorruptionKind {
             }
             CorruptionKind::SegmentMissing { later } => write!(
                 f,
-                "the segment file is missing, but segment {later}, which was made after it, is there"
+                "the segment file is missing, but segment {later}, which was made after it, exists"
             ),
             CorruptionKind::SegmentLength { found, expected } => write!(
                 f,
-                "the segment file has {found} bytes, and was made with {expected}"
+                "the segment file has {found} bytes, but was made with {expected}"
             ),
             CorruptionKind::CheckpointMismatch => f.write_str(
-                "this is not the block that the checkpoint builds on: the block is damaged, or the journal and the \
-                 checkpoint are of different backups",
+                "this is not the block on which the checkpoint builds: the block is damaged, or the journal and the \
+                 checkpoint come from different backups",
             ),
             CorruptionKind::CleanStopMismatch => f.write_str(
-                "the journal was stopped cleanly at another block (journal/CLEAN): the two are of different backups",
+                "the journal was stopped cleanly at another block (journal/CLEAN): the marker and the journal come from \
+                 different backups",
             ),
             CorruptionKind::WrittenAfterStop { defect } => write!(
                 f,
-                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but behind its end is \
-                 no free space: {defect}"
+                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but the space after its \
+                 end is not empty: {defect}"
             ),
         }
     }
@@ -322,7 +340,7 @@ impl fmt::Display for BlockDefect {
         match self {
             BlockDefect::NoSegment => f.write_str("the segment file is missing"),
             BlockDefect::Header(defect) => defect.fmt(f),
-            BlockDefect::Sequence { found } => write!(f, "the header is that of block {found}"),
+            BlockDefect::Sequence { found } => write!(f, "the header belongs to block {found}"),
             BlockDefect::BodyChecksum => f.write_str("the checksum of the body is wrong"),
         }
     }

@@ -1,32 +1,33 @@
-//! Where blocks go: positions, segment files, and the placement that is known before a block is written.
+//! The sizes of a journal, and the position of the next block, which is known before a block is written.
 
 use crate::{
-    block::{BLOCK_ALIGNMENT, HEADER_BYTES_U32},
+    block::{BLOCK_ALIGNMENT, BlockHeader, DataId, HEADER_BYTES_U32, HeaderBytes, HeaderDefect},
     error::JournalError,
     position::Position,
+    segment_file::segment_after,
 };
 
-/// Sizes of the journal. They are persisted when the data directory is made; later values are not looked at.
+/// The sizes of a new journal. They are stored when the data directory is made; a directory that exists keeps its own sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
-    /// Bytes of a segment file: a multiple of 4 KiB up to 1 GiB.
+    /// Length of a segment file, in bytes: a multiple of 4 KiB, at most 1 GiB.
     pub segment_bytes: u32,
-    /// Longest body of a block, in bytes: at most a quarter of a segment.
+    /// Longest body of a block, in bytes: from 256 to a quarter of `segment_bytes`.
     pub block_bytes_max: u32,
 }
 
-/// Sizes of the journal as the data directory has them.
+/// The sizes of a journal, checked, as its data directory stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     segment_bytes: u32,
     block_bytes_max: u32,
 }
 
-/// Tells where the next block goes, without any I/O.
+/// Computes where the next block goes, without I/O.
 ///
-/// A block starts at the aligned end of the one before, unless the rest of the segment could not hold the longest
-/// block: then at the start of the next segment. So the place of a block depends on the blocks before only, and whoever
-/// builds a block can hand out the positions of its records before the block is complete.
+/// A block starts at the end of the block before it, rounded up to the alignment. If the rest of the segment could not hold
+/// the longest block, the block starts at the start of the next segment instead. So the position of a block depends only on
+/// the blocks before it, and the builder of a block knows the positions of its records before the block is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockPlacement {
     geometry: Geometry,
@@ -37,13 +38,13 @@ pub struct BlockPlacement {
 pub const SEGMENT_BYTES_DEFAULT: u32 = 64 << 20;
 /// Default of [`JournalConfig::block_bytes_max`].
 pub const BLOCK_BYTES_MAX_DEFAULT: u32 = 4 << 20;
-/// Largest [`JournalConfig::segment_bytes`]: recovery may have to search one segment byte for byte.
+/// Largest [`JournalConfig::segment_bytes`]: recovery may have to search all bytes of one segment.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 /// [`JournalConfig::segment_bytes`] is a multiple of this: the page size of most systems.
 pub const SEGMENT_GRANULE_BYTES: u32 = 4096;
 /// Smallest [`JournalConfig::block_bytes_max`].
 pub const BLOCK_BYTES_MAX_LOWEST: u32 = 256;
-/// A segment holds at least so many blocks of the longest kind.
+/// A segment has space for at least this many blocks of the greatest length.
 pub const BLOCKS_PER_SEGMENT_MIN: u32 = 4;
 
 // ===== impl JournalConfig =====
@@ -58,7 +59,7 @@ impl Default for JournalConfig {
 }
 
 impl JournalConfig {
-    /// Checks the bounds.
+    /// Checks the bounds of both sizes.
     ///
     /// # Errors
     /// [`JournalError::Config`] with the first setting that is out of bounds.
@@ -95,55 +96,76 @@ impl JournalConfig {
 // ===== impl Geometry =====
 
 impl Geometry {
-    /// Bytes of a segment file.
+    /// Returns the length of a segment file, in bytes.
+    #[inline]
     #[must_use]
     pub const fn segment_bytes(&self) -> u32 {
         self.segment_bytes
     }
 
-    /// Longest body of a block, in bytes.
+    /// Returns the longest body of a block, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.block_bytes_max
     }
 
-    /// Where the block goes that follows one at `position` with a body of `body_bytes`.
+    /// Returns where the block goes that follows a block at `position` with a body of `body_bytes`.
     ///
     /// # Panics
-    /// When the body is longer than `block_bytes_max`.
+    /// If the body is longer than `block_bytes_max`, no block may start at `position`, or the number of the next segment
+    /// would not fit 32 bits: a wrong position would let a block overwrite another one.
     #[must_use]
     pub fn position_after(&self, position: Position, body_bytes: u32) -> Position {
         assert!(
             body_bytes <= self.block_bytes_max,
-            "a body of {body_bytes} bytes is beyond the bound"
+            "a body of {body_bytes} bytes is longer than the {} that a block may have",
+            self.block_bytes_max
         );
-        let end = position.offset().saturating_add(block_span_bytes(body_bytes));
-        let rest = self.segment_bytes.saturating_sub(end);
+        assert!(self.may_hold_block(position), "no block may start at {position}");
+        // Cannot overflow: may_hold_block leaves space for the longest block, and a segment has at most 1 GiB.
+        let end = position.offset() + block_span_bytes(body_bytes);
+        let rest = self.segment_bytes - end;
         if rest < self.block_span_bytes_max() {
-            // 2^32 segments of 4 KiB are 16 TiB, of 64 MiB 256 PiB: the number does not run out.
-            Position::new(position.segment().saturating_add(1), 0)
+            Position::new(segment_after(position.segment()), 0)
         } else {
             Position::new(position.segment(), end)
         }
     }
 
-    /// Whether a block may start at `position`.
+    /// Returns whether a block may start at `position`: it is aligned, and the longest block fits the rest of the segment.
     pub(super) const fn may_hold_block(&self, position: Position) -> bool {
         let rest = self.segment_bytes.saturating_sub(position.offset());
         position.offset().is_multiple_of(BLOCK_ALIGNMENT) && rest >= self.block_span_bytes_max()
     }
 
-    /// Bytes that the longest block takes up.
+    /// Decodes the header in `bytes`, which were read at `position` in the directory `data_id`, and checks that a block with
+    /// this header may be there.
+    pub(super) fn decode_header(
+        &self,
+        bytes: &HeaderBytes,
+        data_id: DataId,
+        position: Position,
+    ) -> Result<BlockHeader, HeaderDefect> {
+        let header = BlockHeader::decode(bytes)?;
+        header.check_place(data_id, position, self.block_bytes_max)?;
+        if self.may_hold_block(position) {
+            Ok(header)
+        } else {
+            Err(HeaderDefect::Misplaced(position))
+        }
+    }
+
+    /// Returns the space that the longest block takes, in bytes.
     pub(super) const fn block_span_bytes_max(&self) -> u32 {
         block_span_bytes(self.block_bytes_max)
     }
 }
 
-/// Bytes that a block takes up: header, body, and the zeros up to the alignment of the next one.
+/// Returns the space that a block with a body of `body_bytes` takes, in bytes: its header, its body, and the zeros up to the
+/// alignment of the next block.
 pub(super) const fn block_span_bytes(body_bytes: u32) -> u32 {
-    HEADER_BYTES_U32
-        .saturating_add(body_bytes)
-        .next_multiple_of(BLOCK_ALIGNMENT)
+    (HEADER_BYTES_U32 + body_bytes).next_multiple_of(BLOCK_ALIGNMENT)
 }
 
 // ===== impl BlockPlacement =====
@@ -153,22 +175,24 @@ impl BlockPlacement {
         BlockPlacement { geometry, next }
     }
 
-    /// Where the next block starts. Its body starts [`super::HEADER_BYTES`] further.
+    /// Returns where the next block starts. Its body starts [`crate::HEADER_BYTES`] later.
+    #[inline]
     #[must_use]
     pub const fn next_block_position(&self) -> Position {
         self.next
     }
 
-    /// Longest body that the next block may have, in bytes.
+    /// Returns the longest body that the next block may have, in bytes.
+    #[inline]
     #[must_use]
     pub const fn block_bytes_max(&self) -> u32 {
         self.geometry.block_bytes_max
     }
 
-    /// Closes the block at the next position, with a body of `body_bytes`, and says where it is.
+    /// Places a block with a body of `body_bytes` and returns its position.
     ///
     /// # Panics
-    /// When the body is longer than [`BlockPlacement::block_bytes_max`].
+    /// As [`Geometry::position_after`].
     pub fn advance(&mut self, body_bytes: u32) -> Position {
         let placed = self.next;
         self.next = self.geometry.position_after(placed, body_bytes);
@@ -190,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_starts_at_the_aligned_end_of_the_one_before() {
+    fn a_block_starts_at_the_aligned_end_of_the_block_before_it() {
         let mut placement = BlockPlacement::new(geometry(8192, 1024), Position::START);
         assert_eq!(placement.advance(3), Position::START);
         assert_eq!(placement.next_block_position(), Position::new(0, 136));
@@ -207,12 +231,12 @@ mod tests {
             assert!(geometry.may_hold_block(position));
             assert!(position.offset() + block_span_bytes(1024) <= 8192);
         }
-        // 1128 bytes each: the seventh ends at 7896, where 1152 more do not fit.
+        // 1128 bytes each: the seventh block ends at 7896, and the longest block, of 1152 bytes, does not fit the rest.
         assert_eq!(
             placement.next_block_position(),
             Position::new(100 / 7, 100 % 7 * 1128)
         );
-        // Room for exactly one longest block is room enough.
+        // A rest of exactly the longest block is enough.
         assert_eq!(
             geometry.position_after(Position::new(0, 8192 - 2 * 1152), 1024),
             Position::new(0, 8192 - 1152)
@@ -221,6 +245,26 @@ mod tests {
             geometry.position_after(Position::new(0, 8200 - 2 * 1152), 1024),
             Position::new(1, 0)
         );
+    }
+
+    #[test]
+    #[should_panic(expected = "no block may start at 0:4")]
+    fn a_position_off_the_alignment_is_never_passed_on() {
+        let _next = geometry(8192, 1024).position_after(Position::new(0, 4), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "has used all")]
+    fn a_position_never_stops_growing_silently() {
+        let geometry = geometry(8192, 1024);
+        let last = Position::new(u32::MAX, 8192 - 1152);
+        let _next = geometry.position_after(last, 1024);
+    }
+
+    #[test]
+    #[should_panic(expected = "longer than the 1024 that a block may have")]
+    fn a_body_beyond_the_bound_is_never_placed() {
+        BlockPlacement::new(geometry(8192, 1024), Position::START).advance(1025);
     }
 
     #[test]

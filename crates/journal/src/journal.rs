@@ -1,4 +1,4 @@
-//! The journal as a whole: opened, scanned, resumed.
+//! The journal as a whole: opens, scans and resumes it.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,9 +18,9 @@ use crate::{
     writer::JournalWriter,
 };
 
-/// A journal that is opened and locked, and not yet written to.
+/// A journal that is open and locked, before the first append.
 ///
-/// The way to a running journal: [`Journal::open`], load the newest checkpoint, [`Journal::scan`] what came after it,
+/// To start: [`Journal::open`], load the newest checkpoint if there is one, [`Journal::scan`] the blocks after it, then
 /// [`Journal::resume`] at the end that the scan found.
 #[derive(Debug)]
 pub struct Journal {
@@ -28,42 +28,42 @@ pub struct Journal {
     reader: JournalReader,
 }
 
-/// The parts of a running journal, one for each thread that has to do with it.
+/// The parts of a running journal, to be given to different threads.
 #[derive(Debug)]
 pub struct OpenJournal {
-    /// Holds the lock on the directory: to be kept until the writer is gone.
+    /// Holds the lock on the directory. Must live as long as the writer.
     pub directory: Arc<DataDirectory>,
-    /// For whoever builds blocks.
+    /// For the thread that builds blocks.
     pub placement: BlockPlacement,
-    /// For the thread that writes them.
+    /// For the thread that appends blocks.
     pub writer: JournalWriter,
-    /// For a thread that has time.
+    /// For a thread that may wait for the disk.
     pub preparer: SegmentPreparer,
-    /// For all.
+    /// For all threads that read.
     pub reader: JournalReader,
 }
 
 // ===== impl Journal =====
 
 impl Journal {
-    /// Locks the data directory at `path` and opens its journal; makes both, with the sizes in `config`, if there are
-    /// none. Files that an earlier process did not finish are removed.
+    /// Locks the data directory at `path` and opens its journal. If there is none, makes both with the sizes in `config`.
+    /// Removes files that an earlier process did not finish.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] when another process has the directory, [`JournalError::Config`] for sizes out of bounds,
-    /// [`JournalError::Format`] and [`JournalError::UnsupportedVersion`] for a directory that cannot be understood,
-    /// [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of bounds,
+    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version,
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
         Ok(Journal { directory, reader })
     }
 
-    /// Opens the journal of the data directory at `path` for reading, beside other readers and no writer. Nothing can be
-    /// changed through it; [`Journal::resume`] fails.
+    /// Opens the journal of the data directory at `path` for reading. Other readers may have it open, but no writer. Nothing
+    /// can be changed through the result: [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] when a process has the directory open for writing, [`JournalError::Format`] when it is no data
+    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::Format`] if it is not a data
     /// directory, or as [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
@@ -71,37 +71,39 @@ impl Journal {
         Ok(Journal { directory, reader })
     }
 
-    /// The directory it is in.
+    /// Returns the data directory.
     #[must_use]
     pub fn directory(&self) -> &DataDirectory {
         &self.directory
     }
 
-    /// Checks every block of the journal, and the chain, block by block.
+    /// Checks every block of the journal and the chain. After damage it continues with the next whole block, so that the
+    /// report shows the extent of the damage.
     ///
     /// # Errors
-    /// [`JournalError::UnsupportedVersion`] when a block has another format version, [`JournalError::Disk`] when the disk fails.
-    /// Damage is no error but in the report.
+    /// [`JournalError::UnsupportedVersion`] if a block has another format version, [`JournalError::Disk`] if the disk fails.
+    /// Damage is not an error; the report contains it.
     pub fn verify(&self) -> Result<JournalReport, JournalError> {
-        check_chain(&self.scanner(), self.start())
+        check_chain(&self.scanner()?, self.start())
     }
 
-    /// A reader of its blocks.
+    /// Returns a reader of the journal's blocks.
     #[must_use]
     pub fn reader(&self) -> JournalReader {
         self.reader.clone()
     }
 
-    /// The start of the journal, for a scan of everything.
+    /// Returns the start of the journal, from which a scan reads all blocks.
     #[must_use]
     pub fn start(&self) -> ChainPoint {
         ChainPoint::start(self.directory.data_id())
     }
 
-    /// Checks that the block before `point` is the one in the journal, so that a scan can go on at `point`.
+    /// Checks that the journal contains the block before `point`, so that a scan can begin at `point`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] when it is another one, or missing or damaged; [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Corrupt`] if another block is there, or the block is missing or damaged; [`JournalError::Disk`] if the
+    /// disk fails.
     pub fn check_point(&self, point: &ChainPoint) -> Result<(), JournalError> {
         if self.reader.contains_point(point)? {
             Ok(())
@@ -110,7 +112,7 @@ impl Journal {
         }
     }
 
-    fn scanner(&self) -> ChainScanner<'_> {
+    fn scanner(&self) -> Result<ChainScanner<'_>, JournalError> {
         ChainScanner::new(
             &**self.directory.disk(),
             self.directory.path(),
@@ -118,18 +120,17 @@ impl Journal {
         )
     }
 
-    /// Shows `visitor` every block from `from` to the end of the journal (header, position, body), and finds the end.
-    /// Changes nothing.
+    /// Calls `visitor` for every block from `from` to the end of the journal, with the header, the position and the body, and
+    /// finds the end. Changes nothing.
     ///
-    /// The journal ends at the last block that is whole and follows from the ones before. If what stands behind it
-    /// can be the remains of one write that did not complete, the end is torn and that is in order: no such block was
-    /// acknowledged. `durable_through` is the highest block sequence that is known to have been durable, 0 if none is:
-    /// a journal that ends before it is damaged. So is one that does not reach to the marker of a clean stop, or has a
-    /// torn end there.
+    /// The journal ends at the last block that is whole and follows the blocks before it. Bytes after it that can be the
+    /// remains of one incomplete write are not an error: no client received a reply for such a block. `durable_through` is the
+    /// greatest block sequence that is known to have been durable, or 0: a journal that ends before this block is damaged. A
+    /// journal is also damaged if it ends before the marker of a clean stop, or has an incomplete write there.
     ///
     /// # Errors
-    /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that no crash explains, or another fault of the
-    /// store; [`ScanError::Visitor`] with what `visitor` returned.
+    /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that a crash cannot cause, or with another error of the
+    /// journal; [`ScanError::Visitor`] with the error that `visitor` returned.
     pub fn scan<E>(
         &self,
         from: ChainPoint,
@@ -137,20 +138,19 @@ impl Journal {
         visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
         self.check_point(&from)?;
-        self.scanner().walk_from(from, durable_through, visitor)
+        self.scanner()?.scan(from, durable_through, visitor)
     }
 
-    /// Clears away what stands behind the end that [`Journal::scan`] found, makes the last block durable once more,
-    /// and opens the journal for appending.
+    /// Removes what a crash left after the end that [`Journal::scan`] found, makes the last block durable once more, and opens
+    /// the journal for appends.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk fails; another try is as good as the first.
+    /// [`JournalError::Disk`] if the disk fails. Then the caller can open the journal and try again.
     pub fn resume(self, tail: Tail) -> Result<OpenJournal, JournalError> {
         let Journal { directory, reader } = self;
         let geometry = directory.geometry();
         let (end, marker) = (tail.end, tail.marker());
         let active_segment = end.position.segment();
-        let active_exists = tail.active_exists;
         let pool = SegmentPool::new(
             Arc::clone(directory.disk()),
             directory.journal_path(),
@@ -159,8 +159,8 @@ impl Journal {
             tail.spare_ready,
         );
         reader.close_segments();
-        repair(&directory, tail)?;
-        if !active_exists {
+        repair(&directory, &reader, &tail)?;
+        if !tail.active_exists {
             pool.create_prepared(active_segment)?;
         }
         let pool = Arc::new(pool);

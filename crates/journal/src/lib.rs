@@ -1,14 +1,59 @@
-//! The journal: blocks of bytes on disk, each durable before the next, chained by hash; and the files beside it.
+//! A journal: blocks of bytes in files, each durable before the next one is written, linked by a hash chain.
 //!
-//! This layer knows nothing of ledgers: a block's body is opaque to it.
+//! This crate is the storage layer of a database or a message log that must not lose an acknowledged write. The caller
+//! encodes records into the body of a block; the crate never interprets them. It provides:
+//!
+//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it accepts no
+//!   more blocks, because what is durable is unknown.
+//! - [`Journal::scan`]: reads all blocks at a start, finds the end of the journal, and distinguishes the remains of an
+//!   interrupted write, which are normal after a crash, from damage, which is an error with its place.
+//! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known before
+//!   its block is written ([`BlockPlacement`]).
+//! - [`Scrub`] and [`Journal::verify`]: check every block again, in small steps or at once.
+//! - [`ChunkedFiles`]: checked files for checkpoints and indexes in the same directory.
+//! - [`Disk`]: the trait for all file operations, so that tests can use a simulated disk that fails.
 //!
 //! ```text
-//! <data directory>
-//! │                   the directory itself is locked by the one process that writes, or by those that only read
-//! ├── FORMAT          version, sizes and random id, decided for ever when the directory is made
-//! ├── journal/        0000000000.segment …  blocks, each synced before the next is written
-//! │                   CLEAN                 where the journal ended, if its process stopped in order
-//! └── <family>/       chunked files: checkpoints, indexes; all can be made anew from the journal
+//! <data directory>    locked by the one process that writes, or by all processes that only read
+//! ├── FORMAT          version, sizes and random id, which never change
+//! ├── journal/        0000000000.segment …  files of a fixed length that contain the blocks
+//! │                   CLEAN                 where the journal ended, if its process stopped cleanly
+//! └── <family>/       chunked files, such as checkpoints and indexes, which can be made again from the journal
+//! ```
+//!
+//! # Errors and panics
+//!
+//! A damaged file or a failed operation is a [`JournalError`]. A panic means that this crate or its caller broke an invariant,
+//! such as a block that was placed elsewhere than at the end of the journal. The assertions also run in release builds:
+//! a write to a wrong place would destroy data.
+//!
+//! # Example
+//!
+//! ```
+//! use std::{convert::Infallible, sync::Arc};
+//! use tally_journal::{BlockBuffer, BlockMeta, Journal, JournalConfig, OpenJournal, RealDisk};
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("data");
+//! let journal = Journal::open(Arc::new(RealDisk), &path, &JournalConfig::default())?;
+//! let tail = journal.scan(journal.start(), 0, |_, _, body| -> Result<(), Infallible> {
+//!     println!("block of {} bytes", body.len());
+//!     Ok(())
+//! })?;
+//! let OpenJournal { directory, mut placement, mut writer, reader, .. } = journal.resume(tail)?;
+//!
+//! let mut block = BlockBuffer::default();
+//! block.push(b"a record");
+//! let position = placement.advance(8);
+//! let meta = BlockMeta { position, first_entry: 0, first_sequence: 0, base_time_ns: 0, record_count: 1 };
+//! writer.append(&meta, &mut block)?; // Now the block is durable.
+//!
+//! let mut body = Vec::new();
+//! reader.read_block(position, &mut body)?;
+//! assert_eq!(body, b"a record");
+//! writer.finish()?;
+//! drop(directory); // Unlocks the data directory.
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod block;

@@ -1,9 +1,9 @@
-//! Positions: the address of a byte in the journal.
+//! The address of a byte in the journal.
 
 use std::fmt;
 
-/// A place in the journal: the segment's number in the high 32 bits, the byte offset in it in the low 32. Positions
-/// order as blocks do.
+/// The address of a byte in the journal: the number of a segment (the high 32 bits) and a byte offset in the segment (the
+/// low 32 bits). A later block has a greater position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
@@ -13,29 +13,30 @@ impl Position {
     /// The start of the journal.
     pub const START: Position = Position(0);
 
-    /// `offset` bytes into segment `segment`.
+    /// Returns the position `offset` bytes after the start of segment `segment`.
+    #[inline]
     #[must_use]
     pub const fn new(segment: u32, offset: u32) -> Self {
         Position(((segment as u64) << u32::BITS) | offset as u64)
     }
 
-    /// The number of the segment.
+    /// Returns the number of the segment.
+    #[inline]
     #[must_use]
     pub const fn segment(self) -> u32 {
         (self.0 >> u32::BITS) as u32
     }
 
-    /// The offset in the segment, in bytes.
+    /// Returns the offset in the segment, in bytes.
+    #[inline]
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the low half is what is asked for"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the offset is the low half")]
     pub const fn offset(self) -> u32 {
         self.0 as u32
     }
 
-    /// The place `bytes` further in the same segment, or `None` beyond 4 GiB.
+    /// Returns the position `bytes` later in the same segment; `None` if its offset would not fit 32 bits.
+    #[inline]
     #[must_use]
     pub const fn checked_add(self, bytes: u32) -> Option<Position> {
         match self.offset().checked_add(bytes) {
@@ -44,13 +45,15 @@ impl Position {
         }
     }
 
-    /// As one number, for storing.
+    /// Returns the position as one number, for storage.
+    #[inline]
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// From the number that [`Position::as_u64`] gave.
+    /// Makes a position from a number that [`Position::as_u64`] returned.
+    #[inline]
     #[must_use]
     pub const fn from_u64(value: u64) -> Self {
         Position(value)

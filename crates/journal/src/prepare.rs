@@ -1,5 +1,5 @@
-//! Segments ahead of need: written full of zeros, so that appending to them changes no metadata and a sync writes
-//! nothing but the block. It halves the time of a sync on ext4.
+//! Prepares segments before they are needed: writes them full of zeros, so that an append changes no metadata of the file and
+//! a sync writes the block only. This halves the duration of a sync on ext4.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,42 +10,43 @@ use parking_lot::Mutex;
 
 use crate::{
     directory::{UNFINISHED_SUFFIX, create_unfinished},
-    disk::{Disk, DiskFile, FileAccess},
-    error::JournalError,
+    disk::{Disk, DiskFile, FileAccess, remove_if_present},
+    error::{Corruption, CorruptionKind, JournalError},
     geometry::Geometry,
-    segment_file::segment_name,
+    position::Position,
+    segment_file::{segment_after, segment_name},
 };
 
-/// Prepares the segment after the active one. It belongs to a thread that may wait for the disk.
+/// Prepares the segment after the active segment. A thread that may wait for the disk owns the preparer.
 #[derive(Debug)]
 pub struct SegmentPreparer {
     pool: Arc<SegmentPool>,
 }
 
-/// What the writer and the preparer know together.
+/// The state that the writer and the preparer share.
 #[derive(Debug)]
 pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// Held while a segment gets its name, so that the two threads never make one segment twice. The writer waits
-    /// here at most for one rename and one sync of the directory, which it would have to do itself otherwise.
+    /// Locked while a segment gets its name, so that the two threads never make the same segment. The writer waits for this
+    /// lock at most as long as one rename and one sync of the directory take, which it would otherwise do itself.
     state: Mutex<PoolState>,
 }
 
 #[derive(Debug)]
 struct PoolState {
-    /// The segment that is written to.
+    /// The number of the segment to which the writer appends.
     active: u32,
-    /// Whether the segment after it is ready.
+    /// Whether the segment after the active one is ready.
     spare_ready: bool,
-    /// Whether the directory failed to sync: which names are durable is unknown then.
+    /// Whether a sync of the directory failed: then it is unknown which names are durable.
     failed: bool,
 }
 
-/// Zeros are written in steps of this.
+/// Length of one write of zeros, in bytes.
 const ZERO_STEP_BYTES: usize = 1 << 20;
-/// So many steps between two syncs: one sync of a whole segment would hold up the sync of a block for its whole length.
+/// Number of writes between two syncs. One sync of the whole segment would delay the sync of a block as long as it takes.
 const ZERO_STEPS_PER_SYNC: u32 = 4;
 
 // ===== impl SegmentPreparer =====
@@ -55,35 +56,37 @@ impl SegmentPreparer {
         SegmentPreparer { pool }
     }
 
-    /// Whether the segment after the active one is not ready yet.
+    /// Returns whether the segment after the active one is not ready yet.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         let state = self.pool.state.lock();
         !state.spare_ready && !state.failed
     }
 
-    /// Makes the segment after the active one, unless it is ready. Says whether it made one.
+    /// Makes the segment after the active one, unless it is ready. Returns whether it made one.
     ///
-    /// When the writer needs the segment sooner, it makes one itself, and the work here is thrown away.
+    /// If the writer needs the segment earlier, the writer makes it, and this call discards its own work.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk is full or fails. The journal can still be appended to, unless the directory
-    /// failed to sync.
+    /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory failed.
     pub fn prepare_next(&mut self) -> Result<bool, JournalError> {
         let target = {
             let state = self.pool.state.lock();
             if state.spare_ready || state.failed {
                 return Ok(false);
             }
-            state.active.saturating_add(1)
+            segment_after(state.active)
         };
         let prepared = self
             .pool
             .write_zeros(target)
             .and_then(|()| self.pool.publish(target));
         if !matches!(prepared, Ok(true)) {
-            // It may be gone already, and the next start removes it in any case.
-            let _ = self.pool.disk.remove(&self.pool.unfinished_path(target));
+            // The next start removes a file that this cannot remove.
+            let unfinished = self.pool.unfinished_path(target);
+            if let Err(error) = remove_if_present(&*self.pool.disk, &unfinished) {
+                tracing::debug!(%error, "did not remove an unfinished segment");
+            }
         }
         prepared
     }
@@ -116,17 +119,23 @@ impl SegmentPool {
         &*self.disk
     }
 
-    /// The directory of the segments.
+    /// Returns the directory of the segments.
     pub(super) fn journal(&self) -> &Path {
         &self.journal
     }
 
-    /// Opens a segment that is there, for appending.
+    /// Opens an existing segment for appends.
     pub(super) fn open_existing(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
-        Ok(self.disk.open(&self.path(number), FileAccess::ReadWrite)?)
+        let file = self.disk.open(&self.path(number), FileAccess::ReadWrite)?;
+        let (found, expected) = (file.size_bytes()?, u64::from(self.geometry.segment_bytes()));
+        if found == expected {
+            return Ok(file);
+        }
+        let kind = CorruptionKind::SegmentLength { found, expected };
+        Err(Corruption::new(&self.journal, Position::new(number, 0), 0, kind).into())
     }
 
-    /// Makes a whole segment of zeros, durably. Only while nobody else uses the pool.
+    /// Makes segment `number`, full of zeros, while no other thread uses the journal.
     pub(super) fn create_prepared(&self, number: u32) -> Result<(), JournalError> {
         self.write_zeros(number)?;
         self.disk
@@ -134,7 +143,11 @@ impl SegmentPool {
         Ok(self.disk.sync_dir(&self.journal)?)
     }
 
-    /// Makes `number`, the one after the active segment, the active one: the prepared one if there is one.
+    /// Opens segment `number`, the one after the active segment, for appends, and makes it the active one. Makes the segment
+    /// if it is not prepared.
+    ///
+    /// # Panics
+    /// If `number` is not the one after the active segment: blocks would be missing between the two.
     pub(super) fn activate(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         let mut state = self.state.lock();
         if state.failed {
@@ -142,7 +155,7 @@ impl SegmentPool {
         }
         assert_eq!(
             number,
-            state.active.saturating_add(1),
+            segment_after(state.active),
             "segments are written one after the other"
         );
         let file = if state.spare_ready {
@@ -160,11 +173,11 @@ impl SegmentPool {
         Ok(file)
     }
 
-    /// Makes a segment of the whole length that has no blocks on the disk yet: writing it full of zeros here would hold up
-    /// commits far longer than slower syncs do. It gets its name last, so that a segment with a name is never shorter than it
-    /// was, but by damage.
+    /// Makes a segment of the full length without allocated blocks: writing it full of zeros here would delay commits much
+    /// longer than slower syncs do. The segment gets its name last, so that a file with the name of a segment is too short
+    /// only if it is damaged.
     fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
-        // Not the name under which the preparer may be writing the same segment.
+        // The preparer may be writing the same segment under its own unfinished name.
         let unfinished = self
             .journal
             .join(format!("{}.sparse{UNFINISHED_SUFFIX}", segment_name(number)));
@@ -192,14 +205,14 @@ impl SegmentPool {
                 file.sync_data()?;
             }
         }
-        // The size is metadata, and must be durable before the name is.
+        // The length is metadata and must be durable before the name.
         Ok(file.sync_all()?)
     }
 
-    /// Gives the prepared segment its name, unless the writer was faster.
+    /// Gives the prepared segment its name, unless the writer made the segment earlier. Returns whether it did.
     fn publish(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
-        if state.failed || state.active.saturating_add(1) != number {
+        if state.failed || segment_after(state.active) != number {
             return Ok(false);
         }
         self.disk

@@ -1,11 +1,11 @@
-//! A disk on which nothing can be changed.
+//! A disk that allows no changes.
 
 use std::{io, path::Path, sync::Arc};
 
 use crate::disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation};
 
-/// Reads from another disk, and refuses every operation that would change it: whoever is given this disk cannot write,
-/// whatever the code behind it does.
+/// Reads from another disk, and returns an error for every operation that would change it. Code that has only this disk
+/// cannot write, even by mistake.
 #[derive(Debug)]
 pub(super) struct ReadOnlyDisk(Arc<dyn Disk>);
 

@@ -1,11 +1,14 @@
-//! Reading the journal at positions, from any thread.
+//! Reads the journal at positions, from any thread.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
 use crate::{
-    block::{BlockHash, BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32},
+    block::{BlockHash, BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32, HeaderBytes},
     chain_point::ChainPoint,
     directory::{DirectoryFormat, journal_path},
     disk::{Disk, DiskFile, FileAccess},
@@ -15,9 +18,9 @@ use crate::{
     segment_file::segment_name,
 };
 
-/// Reads blocks and parts of them. Clones share their open files; any thread may have one.
+/// Reads blocks and parts of blocks. Clones share their open files. Any thread may use a reader.
 ///
-/// What it gives back behind the last durable block is undefined: whoever asks knows which blocks are durable.
+/// The caller must know which blocks are durable: what a reader returns from after the last durable block is undefined.
 #[derive(Debug, Clone)]
 pub struct JournalReader {
     shared: Arc<ReaderShared>,
@@ -29,23 +32,23 @@ struct ReaderShared {
     journal: PathBuf,
     data_id: DataId,
     geometry: Geometry,
-    /// Written by whichever reader opens a segment; held for the look-up only, never during I/O on a segment's bytes.
+    /// Locked to look up or store a file only, never during I/O.
     open: Mutex<OpenSegments>,
 }
 
-/// The segments that were read last, most recent last. A linear search over this few beats a map.
+/// The segments that were read most recently, the most recent last. A linear search over this few is faster than a map.
 #[derive(Debug, Default)]
 struct OpenSegments {
     recent_last: Vec<(u32, Arc<dyn DiskFile>)>,
 }
 
-/// How many segment files readers keep open.
+/// Maximum number of segment files that a reader and its clones keep open.
 pub const OPEN_SEGMENTS_MAX: usize = 64;
 
 // ===== impl JournalReader =====
 
 impl JournalReader {
-    pub(super) fn new(disk: Arc<dyn Disk>, directory: &std::path::Path, format: &DirectoryFormat) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, directory: &Path, format: &DirectoryFormat) -> Self {
         let shared = ReaderShared {
             disk,
             journal: journal_path(directory),
@@ -58,60 +61,56 @@ impl JournalReader {
         }
     }
 
-    /// Fills `bytes` with what stands at `position`. What was never written reads as zeros up to the end of the
-    /// segment.
+    /// Fills `bytes` with the bytes at `position`. Bytes that were never written are zeros up to the end of the segment.
     ///
     /// # Errors
-    /// [`JournalError::ReadPastEnd`] when that reaches beyond the end of the segment, [`JournalError::Corrupt`] when there is
-    /// no such segment, [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::ReadPastEnd`] if the range extends beyond the end of the segment, [`JournalError::Corrupt`] if the
+    /// segment file is missing or too short, [`JournalError::Disk`] if the disk fails.
     pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), JournalError> {
         let length = bytes.len();
-        let rest = self
-            .shared
-            .geometry
-            .segment_bytes()
-            .saturating_sub(position.offset());
+        let segment_bytes = self.shared.geometry.segment_bytes();
+        let rest = segment_bytes.saturating_sub(position.offset());
         if length > rest as usize {
             return Err(JournalError::ReadPastEnd { position, length });
         }
         let file = match self.segment(position.segment()) {
             Err(JournalError::Disk(error)) if error.is_not_found() => {
-                return Err(self.corrupt(position, 0, BlockDefect::NoSegment));
+                return Err(self.no_block(position, 0, BlockDefect::NoSegment));
             }
             other => other?,
         };
-        let bytes_read = file.read_at(u64::from(position.offset()), bytes)?;
-        if let Some(unwritten) = bytes.get_mut(bytes_read..) {
-            unwritten.fill(0);
+        if file.read_at(u64::from(position.offset()), bytes)? == length {
+            return Ok(());
         }
-        Ok(())
+        let kind = CorruptionKind::SegmentLength {
+            found: file.size_bytes()?,
+            expected: u64::from(segment_bytes),
+        };
+        Err(self.corrupt(position, 0, kind))
     }
 
-    /// The header of the block at `position`, checked.
+    /// Reads and checks the header of the block at `position`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if no such header is there, or as [`JournalReader::read_at`].
     pub fn read_header(&self, position: Position) -> Result<BlockHeader, JournalError> {
         Ok(self.read_raw_header(position)?.0)
     }
 
-    /// The header of the block at `position`, checked, and its bytes.
-    fn read_raw_header(&self, position: Position) -> Result<(BlockHeader, [u8; HEADER_BYTES]), JournalError> {
+    /// Reads and checks the header of the block at `position`. Returns the header and its bytes.
+    fn read_raw_header(&self, position: Position) -> Result<(BlockHeader, HeaderBytes), JournalError> {
         let mut bytes = [0; HEADER_BYTES];
         self.read_at(position, &mut bytes)?;
-        let header = BlockHeader::decode(&bytes)
-            .and_then(|header| {
-                let body_bytes_max = self.shared.geometry.block_bytes_max();
-                header
-                    .check_place(self.shared.data_id, position, body_bytes_max)
-                    .map(|()| header)
-            })
-            .map_err(|defect| self.corrupt(position, 0, BlockDefect::Header(defect)))?;
+        let header = self
+            .shared
+            .geometry
+            .decode_header(&bytes, self.shared.data_id, position)
+            .map_err(|defect| self.no_block(position, 0, BlockDefect::Header(defect)))?;
         Ok((header, bytes))
     }
 
-    /// The header and the body of the block at `position`, checked; `body` is replaced. Whether the block belongs to
-    /// the chain is not looked at.
+    /// Reads and checks the block at `position`. Returns the header and replaces `body` by the block's body. Does not check
+    /// whether the block belongs to the chain.
     ///
     /// # Errors
     /// As [`JournalReader::read_header`].
@@ -121,36 +120,31 @@ impl JournalReader {
         Ok(header)
     }
 
-    /// Replaces `body` by the body of the block with this `header`, checked.
+    /// Reads and checks the body of the block with this `header`, and replaces `body` by it.
     fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), JournalError> {
         let position = header.position;
         body.clear();
         body.resize(header.body_bytes as usize, 0);
-        let Some(start) = position.checked_add(HEADER_BYTES_U32) else {
-            return Err(JournalError::ReadPastEnd {
-                position,
-                length: body.len(),
-            });
-        };
+        let start = Position::new(position.segment(), position.offset() + HEADER_BYTES_U32);
         self.read_at(start, body)?;
         if crc32c::crc32c(body) == header.body_crc {
             Ok(())
         } else {
-            Err(self.corrupt(position, header.block_sequence, BlockDefect::BodyChecksum))
+            Err(self.no_block(position, header.block_sequence, BlockDefect::BodyChecksum))
         }
     }
 
-    /// The start of the journal.
+    /// Returns the start of the journal.
     #[must_use]
     pub fn start(&self) -> ChainPoint {
         ChainPoint::start(self.shared.data_id)
     }
 
-    /// Reads the block at `point`, replaces `body` by its body, and gives back its header and the place behind it. The
-    /// block is whole and follows from the blocks before `point`.
+    /// Reads the block at `point`, replaces `body` by its body, and returns its header and the place after it. Checks that
+    /// the block is whole and follows the blocks before `point`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] when there is no such block, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if no such block is there, or as [`JournalReader::read_at`].
     pub fn read_next(
         &self,
         point: &ChainPoint,
@@ -163,10 +157,11 @@ impl JournalReader {
         Ok((header, point.after(&header, hash, self.shared.geometry)))
     }
 
-    /// Whether the block before `point` is the one that `point` tells of. There is none before the start of the journal.
+    /// Returns whether the journal contains `point`: whether the block before it is the block that `point` names. No block
+    /// is before the start of the journal.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] when the disk fails.
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn contains_point(&self, point: &ChainPoint) -> Result<bool, JournalError> {
         if point.block_sequence <= 1 {
             return Ok(*point == self.start());
@@ -179,16 +174,16 @@ impl JournalReader {
             Ok((header, raw)) => Ok(header.block_sequence == point.last_block_sequence()
                 && BlockHash::of_parts(&raw, &body) == point.previous_hash
                 && self.position_behind(&header) == point.position),
-            Err(JournalError::Disk(error)) => Err(error.into()),
-            Err(_) => Ok(false),
+            Err(JournalError::Corrupt(_) | JournalError::ReadPastEnd { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Where `segment` starts, by the header of its first block, which must be whole. If the journal ends at the start of
-    /// the segment, there is no such block, and `end` is the place.
+    /// Returns where `segment` starts, from the header of its first block, which must be whole. If the journal ends at the
+    /// start of the segment, there is no such block, and this returns `end`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] when there is no such header, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if no such header is there, or as [`JournalReader::read_at`].
     pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         let position = Position::new(segment, 0);
         if end.position == position {
@@ -207,7 +202,10 @@ impl JournalReader {
         Ok(point)
     }
 
-    /// Where the block comes that follows the one with this `header`.
+    /// Returns where the block after the block with this `header` starts.
+    ///
+    /// # Panics
+    /// As [`Geometry::position_after`]: never for a header that a reader returned.
     #[must_use]
     pub fn position_behind(&self, header: &BlockHeader) -> Position {
         self.shared
@@ -215,12 +213,12 @@ impl JournalReader {
             .position_after(header.position, header.body_bytes)
     }
 
-    /// Whether the block with this `header` is the one that comes at `point`.
+    /// Checks that the block with this `header` is the block that `point` expects.
     fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), JournalError> {
         if header.block_sequence != point.block_sequence {
             let found = header.block_sequence;
             let defect = BlockDefect::Sequence { found };
-            return Err(self.corrupt(point.position, point.block_sequence, defect));
+            return Err(self.no_block(point.position, point.block_sequence, defect));
         }
         if header.previous_hash != point.previous_hash {
             return Err(self.chain_broken(point));
@@ -228,48 +226,42 @@ impl JournalReader {
         Ok(())
     }
 
-    /// The error for a block at `point` that does not follow from the one before.
+    /// Makes the error for a block at `point` that does not follow the block before it.
     #[must_use]
     pub fn chain_broken(&self, point: &ChainPoint) -> JournalError {
-        let kind = CorruptionKind::ChainBroken;
-        Corruption::new(&self.shared.journal, point.position, point.block_sequence, kind).into()
+        self.corrupt(point.position, point.block_sequence, CorruptionKind::ChainBroken)
     }
 
-    /// A reader of the same journal with open files of its own.
+    /// Makes a reader of the same journal that shares no open files with this one.
     #[must_use]
     pub fn with_own_files(&self) -> Self {
-        let ReaderShared {
-            disk,
-            journal,
-            data_id,
-            geometry,
-            open: _,
-        } = &*self.shared;
         JournalReader {
             shared: Arc::new(ReaderShared {
-                disk: Arc::clone(disk),
-                journal: journal.clone(),
-                data_id: *data_id,
-                geometry: *geometry,
+                disk: Arc::clone(&self.shared.disk),
+                journal: self.shared.journal.clone(),
+                data_id: self.shared.data_id,
+                geometry: self.shared.geometry,
                 open: Mutex::default(),
             }),
         }
     }
 
-    /// Closes all files: what is read next is read from the files that have the segments' names by then.
+    /// Closes all files. Later reads open the files that then have the names of the segments.
     pub fn close_segments(&self) {
         self.shared.open.lock().recent_last.clear();
     }
 
-    /// The error for a `point` to which no block [leads](JournalReader::contains_point).
+    /// Makes the error for a `point` that the journal does not [contain](JournalReader::contains_point).
     pub(super) fn checkpoint_mismatch(&self, point: &ChainPoint) -> JournalError {
-        let kind = CorruptionKind::CheckpointMismatch;
         let (position, sequence) = (point.previous_position, point.last_block_sequence());
-        Corruption::new(&self.shared.journal, position, sequence, kind).into()
+        self.corrupt(position, sequence, CorruptionKind::CheckpointMismatch)
     }
 
-    fn corrupt(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> JournalError {
-        let kind = CorruptionKind::NoBlock { defect };
+    fn no_block(&self, position: Position, block_sequence: u64, defect: BlockDefect) -> JournalError {
+        self.corrupt(position, block_sequence, CorruptionKind::NoBlock { defect })
+    }
+
+    fn corrupt(&self, position: Position, block_sequence: u64, kind: CorruptionKind) -> JournalError {
         Corruption::new(&self.shared.journal, position, block_sequence, kind).into()
     }
 
@@ -295,7 +287,7 @@ impl OpenSegments {
         Some(file)
     }
 
-    /// Two readers may have opened the same segment at once: the later one takes the place of the earlier.
+    /// Stores an open file. If two readers opened the same segment at the same time, the later file replaces the earlier.
     fn insert(&mut self, number: u32, file: Arc<dyn DiskFile>) {
         self.recent_last.retain(|(open, _)| *open != number);
         if self.recent_last.len() >= OPEN_SEGMENTS_MAX {

@@ -1,7 +1,8 @@
-//! Finding the end of a journal after a crash, and telling a crash's remains from damage.
+//! The scan that finds the end of a journal after a crash, and distinguishes what a crash leaves from damage.
 //!
-//! One block is written at a time and synced before the next, so a crash leaves at most one block half written, and
-//! nothing behind it. Everything else that is not a whole chain of blocks is damage, and is never "repaired".
+//! The journal writes one block at a time and syncs it before the next. So a crash leaves at most one incomplete block, with
+//! nothing after it. Everything else that is not a complete chain of blocks is damage. The scan reports damage and never
+//! repairs it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,7 @@ use thiserror::Error;
 
 use crate::{
     block::{
-        BLOCK_ALIGNMENT, BLOCK_FORMAT_VERSION, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HEADER_BYTES_U32,
-        HeaderDefect,
+        BLOCK_ALIGNMENT, BLOCK_FORMAT_VERSION, BLOCK_MAGIC, BlockHash, BlockHeader, DataId, HeaderDefect,
     },
     chain_point::ChainPoint,
     clean_stop::{CleanStop, MarkerState},
@@ -26,78 +26,85 @@ use crate::{
 /// The end of a journal, as a scan found it.
 #[derive(Debug, Clone)]
 pub struct Tail {
-    /// Where the journal goes on.
+    /// Where the next block goes.
     pub end: ChainPoint,
-    /// How many blocks the scan has shown.
+    /// Number of blocks that the scan passed to its visitor.
     pub blocks: u64,
-    /// The last one of them.
+    /// The header of the last of these blocks.
     pub last: Option<BlockHeader>,
-    /// What is left of a write that did not complete, if anything is.
+    /// The remains of an incomplete write after `end`; `None` if there are none.
     pub torn: Option<TornTail>,
-    /// Whether the last process stopped in order, here: the last block is the last one that was durable.
+    /// Whether the last process stopped cleanly at `end`: then the last block is known to be the last durable block.
     pub clean: bool,
-    /// Whether there is a marker of a clean stop, here or elsewhere: it is to be removed before anything is appended.
+    /// Whether the marker file of a clean stop exists, for this or another place. It must be removed before an append.
     pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
-    /// Whether the segment after it exists, whole and empty.
+    /// Whether the segment after the segment of `end` exists, has its full length, and is empty.
     pub(super) spare_ready: bool,
-    /// Empty segments that are not wanted.
+    /// Empty segments after that one, which are not needed.
     pub(super) surplus_segments: Vec<u32>,
 }
 
 /// The remains of the last write before a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TornTail {
-    /// Why it is not a block.
+    /// Why the remains are not a block.
     pub defect: BlockDefect,
-    /// From the end of the journal to the last byte that is not zero.
+    /// Bytes from the end of the journal to the last byte that is not zero.
     pub remains_bytes: u32,
 }
 
-/// Why a scan stopped before the end.
+/// Why a scan stopped before the end of the journal.
 #[derive(Debug, Error)]
 pub enum ScanError<E> {
-    /// The store is damaged or fails.
+    /// The journal is damaged, or an operation on it failed.
     #[error(transparent)]
     Store(#[from] JournalError),
-    /// The visitor refused a block.
-    #[error("a block was refused: {0}")]
+    /// The visitor returned an error for a block.
+    #[error("the visitor refused a block: {0}")]
     Visitor(E),
 }
 
-/// Walks the chain of blocks. Reads only.
+/// Reads the chain of blocks from a place to the end. Never writes.
 #[derive(Debug)]
 pub(super) struct ChainScanner<'a> {
     disk: &'a dyn Disk,
     journal: PathBuf,
     data_id: DataId,
     geometry: Geometry,
+    stop: CleanStop,
 }
 
-/// What stands where a block is expected.
+/// What is at a place where a block is expected.
 enum Probe {
     Block(BlockHeader, BlockHash),
-    Nothing(BlockDefect),
+    NoBlock(BlockDefect),
 }
 
-/// What stands in a part of a segment where there should be nothing.
+/// What is in a part of a segment that should be empty.
 #[derive(Debug, Default)]
 struct Survey {
-    /// The first whole header of a later block.
+    /// The first complete header of a later block: its position and block sequence.
     later: Option<(Position, u64)>,
-    first_dirty_offset: Option<u32>,
-    /// Behind the last byte that is not zero; 0 if all are.
-    dirty_end_offset: u32,
+    dirty: Option<DirtyBytes>,
 }
 
-/// A survey looks at this many bytes at a time.
+/// The bytes that are not zero in a part of a segment, as offsets in the segment.
+#[derive(Debug)]
+struct DirtyBytes {
+    first: u32,
+    /// The offset after the last of them.
+    end: u32,
+}
+
+/// A survey reads this many bytes at a time.
 const SURVEY_STEP_BYTES: u32 = 1 << 20;
 
 // ===== impl Tail =====
 
 impl Tail {
-    /// What the writer has to know of the marker.
+    /// Returns what the writer must know about the marker of a clean stop.
     pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
             (true, _) => MarkerState::Here,
@@ -110,56 +117,45 @@ impl Tail {
 // ===== impl ChainScanner =====
 
 impl<'a> ChainScanner<'a> {
-    pub(super) fn new(disk: &'a dyn Disk, directory: &Path, format: &DirectoryFormat) -> Self {
-        ChainScanner {
+    /// Makes a scanner and reads the marker of a clean stop.
+    pub(super) fn new(
+        disk: &'a dyn Disk,
+        directory: &Path,
+        format: &DirectoryFormat,
+    ) -> Result<Self, JournalError> {
+        let journal = journal_path(directory);
+        let stop = CleanStop::read(disk, &journal, format.data_id)?;
+        Ok(ChainScanner {
             disk,
-            journal: journal_path(directory),
+            journal,
             data_id: format.data_id,
             geometry: format.geometry,
-        }
+            stop,
+        })
     }
 
-    /// Shows `visitor` every block from `from` on, believing what `from` says of the block before, and finds the end. See
-    /// [`super::Journal::scan`].
-    pub(super) fn walk_from<E>(
+    /// Calls `visitor` for every block from `from` on and finds the end of the journal. Does not check what `from` states
+    /// about the block before it. See [`crate::Journal::scan`].
+    pub(super) fn scan<E>(
         &self,
-        from: ChainPoint,
-        durable_through: u64,
-        visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
-    ) -> Result<Tail, ScanError<E>> {
-        self.walk(&mut self.window(), from, durable_through, visitor)
-    }
-
-    /// The header at `position`, if there is one that belongs there.
-    pub(super) fn header_at(
-        &self,
-        position: Position,
-    ) -> Result<Result<BlockHeader, BlockDefect>, JournalError> {
-        self.read_header(&mut self.window(), position)
-    }
-
-    fn walk<E>(
-        &self,
-        window: &mut SegmentWindow<'_>,
         from: ChainPoint,
         durable_through: u64,
         mut visitor: impl FnMut(&BlockHeader, Position, &[u8]) -> Result<(), E>,
     ) -> Result<Tail, ScanError<E>> {
-        let stop = CleanStop::read(self.disk, &self.journal, self.data_id);
+        let mut window = self.window();
         let mut point = from;
         let mut blocks = 0;
         let mut last = None;
-        // Ends because every block moves the position on, and the segments are finite.
+        // The loop ends: every block moves `point` forward, and the segments are finite.
         let defect = loop {
-            if let CleanStop::At(end) = &stop
+            if let CleanStop::At(end) = &self.stop
                 && end.block_sequence == point.block_sequence
                 && !end.is_at(&point)
             {
-                let kind = CorruptionKind::CleanStopMismatch;
-                return Err(self.corrupt(point.position, point.block_sequence, kind).into());
+                return Err(self.corrupt(&point, CorruptionKind::CleanStopMismatch).into());
             }
-            match self.probe(window, &point)? {
-                Probe::Nothing(defect) => break defect,
+            match self.probe(&mut window, &point)? {
+                Probe::NoBlock(defect) => break defect,
                 Probe::Block(header, hash) => {
                     let body = window.body(&header)?;
                     visitor(&header, point.position, body).map_err(ScanError::Visitor)?;
@@ -169,77 +165,86 @@ impl<'a> ChainScanner<'a> {
                 }
             }
         };
-        // First what stands behind the end, which tells more than that something is missing.
-        let mut tail = self.tail(point, defect, blocks, last)?;
-        let durable_through = match &stop {
-            CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
-            CleanStop::Unmarked | CleanStop::Unreadable => durable_through,
-        };
-        let refuse = |kind| Err(self.corrupt(point.position, point.block_sequence, kind).into());
-        if point.last_block_sequence() < durable_through {
-            return refuse(CorruptionKind::TooShort {
-                durable_through,
-                defect,
-            });
-        }
-        tail.marked = stop.is_marked();
-        tail.clean = matches!(&stop, CleanStop::At(end) if end.is_at(&point));
-        if tail.torn.is_some() && (tail.clean || stop == CleanStop::Unreadable) {
-            return refuse(CorruptionKind::WrittenAfterStop { defect });
-        }
-        if tail.marked && !tail.clean {
-            tracing::warn!(
-                ?stop,
-                end = %point.position,
-                "the journal does not end where it was stopped cleanly: this directory is put together from several \
-                 copies. All of its blocks follow from one another"
-            );
-        }
+        let tail = self.tail(point, defect, blocks, last)?;
+        self.check_stop(&tail, durable_through, defect)?;
         Ok(tail)
     }
 
-    /// Whether there is a marker of a clean stop, wherever it points and whether it can be read or not.
+    /// Checks that the journal ends no earlier than a block that is known to have been durable, and cleanly if the last
+    /// process stopped cleanly.
+    fn check_stop(&self, tail: &Tail, durable_through: u64, defect: BlockDefect) -> Result<(), JournalError> {
+        let durable_through = match &self.stop {
+            CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
+            CleanStop::NoMarker | CleanStop::Unreadable => durable_through,
+        };
+        if tail.end.last_block_sequence() < durable_through {
+            let kind = CorruptionKind::TooShort {
+                durable_through,
+                defect,
+            };
+            return Err(self.corrupt(&tail.end, kind));
+        }
+        if tail.torn.is_some() && (tail.clean || self.stop == CleanStop::Unreadable) {
+            return Err(self.corrupt(&tail.end, CorruptionKind::WrittenAfterStop { defect }));
+        }
+        if tail.marked && !tail.clean {
+            tracing::warn!(
+                stop = ?self.stop,
+                end = %tail.end.position,
+                "the journal does not end where it was stopped cleanly: the directory contains files of several copies. \
+                 The chain of its blocks is complete"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns whether the marker of a clean stop exists, readable or not, for this or another place.
     pub(super) fn is_marked(&self) -> bool {
-        CleanStop::read(self.disk, &self.journal, self.data_id).is_marked()
+        self.stop.is_marked()
+    }
+
+    /// Returns the header at `position`, or why there is none.
+    pub(super) fn header_at(
+        &self,
+        position: Position,
+    ) -> Result<Result<BlockHeader, BlockDefect>, JournalError> {
+        self.read_header(&mut self.window(), position)
     }
 
     fn window(&self) -> SegmentWindow<'_> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
 
-    /// Whether the next block stands at `point`. Errors are damage that is certain without a look at what follows.
+    /// Returns the block at `point`, or why there is none. An error is damage that is certain whatever follows.
     fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
-        let position = point.position;
-        let corrupt = |kind| Err(self.corrupt(position, point.block_sequence, kind));
-        let header = match self.read_header(window, position)? {
+        let header = match self.read_header(window, point.position)? {
             Ok(header) => header,
             Err(BlockDefect::Header(HeaderDefect::Version(version))) => {
                 return Err(JournalError::UnsupportedVersion {
-                    path: self.journal.join(segment_name(position.segment())),
+                    path: self.journal.join(segment_name(point.position.segment())),
                     found: u32::from(version),
                     supported: u32::from(BLOCK_FORMAT_VERSION),
                 });
             }
-            Err(defect) if defect.may_be_torn() => return Ok(Probe::Nothing(defect)),
-            Err(defect) => return corrupt(CorruptionKind::NoBlock { defect }),
+            Err(defect) if defect.may_be_torn() => return Ok(Probe::NoBlock(defect)),
+            Err(defect) => return Err(self.corrupt(point, CorruptionKind::NoBlock { defect })),
         };
         if header.block_sequence != point.block_sequence {
-            let defect = BlockDefect::Sequence {
-                found: header.block_sequence,
-            };
-            return corrupt(CorruptionKind::NoBlock { defect });
+            let found = header.block_sequence;
+            let defect = BlockDefect::Sequence { found };
+            return Err(self.corrupt(point, CorruptionKind::NoBlock { defect }));
         }
         if header.previous_hash != point.previous_hash {
-            return corrupt(CorruptionKind::ChainBroken);
+            return Err(self.corrupt(point, CorruptionKind::ChainBroken));
         }
         if crc32c::crc32c(window.body(&header)?) != header.body_crc {
-            return Ok(Probe::Nothing(BlockDefect::BodyChecksum));
+            return Ok(Probe::NoBlock(BlockDefect::BodyChecksum));
         }
         let hash = BlockHash::of_block(window.block(&header)?);
         Ok(Probe::Block(header, hash))
     }
 
-    pub(super) fn read_header(
+    fn read_header(
         &self,
         window: &mut SegmentWindow<'_>,
         position: Position,
@@ -247,22 +252,15 @@ impl<'a> ChainScanner<'a> {
         if !window.open(position.segment())? {
             return Ok(Err(BlockDefect::NoSegment));
         }
-        let bytes = window.view(position.offset(), HEADER_BYTES_U32)?;
-        // A view has the length that was asked for.
-        let Some(bytes) = bytes.first_chunk() else {
-            return Ok(Err(BlockDefect::Header(HeaderDefect::Absent)));
-        };
-        let body_bytes_max = self.geometry.block_bytes_max();
-        Ok(BlockHeader::decode(bytes)
-            .and_then(|header| {
-                header
-                    .check_place(self.data_id, position, body_bytes_max)
-                    .map(|()| header)
-            })
+        let bytes = window.header_bytes(position.offset())?;
+        Ok(self
+            .geometry
+            .decode_header(bytes, self.data_id, position)
             .map_err(BlockDefect::Header))
     }
 
-    /// Judges what stands at the end of the chain, and looks for anything behind it that should not be there.
+    /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may be
+    /// there. This check comes first, because its errors say more than that a block is missing.
     fn tail(
         &self,
         end: ChainPoint,
@@ -276,39 +274,15 @@ impl<'a> ChainScanner<'a> {
             blocks,
             last,
             torn: None,
-            clean: false,
-            marked: false,
+            clean: matches!(&self.stop, CleanStop::At(stop) if stop.is_at(&end)),
+            marked: self.stop.is_marked(),
             active_exists: false,
             spare_ready: false,
             surplus_segments: Vec::new(),
         };
         let numbers = list_segments(self.disk, &self.journal)?;
         for number in numbers.iter().copied().filter(|number| *number >= active) {
-            let start = if number == active {
-                end.position
-            } else {
-                Position::new(number, 0)
-            };
-            let survey = self.survey(start, end.block_sequence)?;
-            if let Some((later, later_sequence)) = survey.later {
-                let kind = CorruptionKind::DamagedBlock {
-                    defect,
-                    later,
-                    later_sequence,
-                };
-                return Err(self.corrupt(end.position, end.block_sequence, kind));
-            }
-            let remains_bytes = survey.dirty_end_offset.saturating_sub(start.offset());
-            let remains_bytes_max = if number == active {
-                self.geometry.block_span_bytes_max()
-            } else {
-                0
-            };
-            if remains_bytes > remains_bytes_max {
-                let first = Position::new(number, survey.first_dirty_offset.unwrap_or_default());
-                let kind = CorruptionKind::StrayBytes { first };
-                return Err(self.corrupt(end.position, end.block_sequence, kind));
-            }
+            let remains_bytes = self.remains(&end, number, defect)?;
             if number == active {
                 tail.active_exists = true;
                 tail.torn = (remains_bytes > 0).then_some(TornTail {
@@ -325,29 +299,59 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Refuses segments that no crash leaves: a segment gets its name when it has its whole length, durably, and before the
-    /// one after it does.
+    /// Returns the length of the remains of an incomplete write in segment `number`, at or after the segment of `end`.
+    /// Returns an error if these bytes cannot be such remains.
+    fn remains(&self, end: &ChainPoint, number: u32, defect: BlockDefect) -> Result<u32, JournalError> {
+        let is_active = number == end.position.segment();
+        let start = if is_active {
+            end.position
+        } else {
+            Position::new(number, 0)
+        };
+        let survey = self.survey(start, end.block_sequence)?;
+        if let Some((later, later_sequence)) = survey.later {
+            let kind = CorruptionKind::DamagedBlock {
+                defect,
+                later,
+                later_sequence,
+            };
+            return Err(self.corrupt(end, kind));
+        }
+        let Some(dirty) = survey.dirty else {
+            return Ok(0);
+        };
+        let remains_bytes = dirty.end - start.offset();
+        if is_active && remains_bytes <= self.geometry.block_span_bytes_max() {
+            return Ok(remains_bytes);
+        }
+        let first = Position::new(number, dirty.first);
+        Err(self.corrupt(end, CorruptionKind::StrayBytes { first }))
+    }
+
+    /// Checks the segment files against what a crash can leave: a segment gets its name after its full length is durable, and
+    /// before the next segment gets its name.
     fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)
             && !numbers.contains(&active)
         {
-            let kind = CorruptionKind::SegmentMissing { later };
-            return Err(self.corrupt(end.position, end.block_sequence, kind));
+            return Err(self.corrupt(end, CorruptionKind::SegmentMissing { later }));
         }
         let expected = u64::from(self.geometry.segment_bytes());
         for number in numbers {
             let path = self.journal.join(segment_name(*number));
             let found = self.disk.open(&path, FileAccess::Read)?.size_bytes()?;
             if found != expected {
+                let position = Position::new(*number, 0);
                 let kind = CorruptionKind::SegmentLength { found, expected };
-                return Err(self.corrupt(Position::new(*number, 0), end.block_sequence, kind));
+                return Err(Corruption::new(&self.journal, position, end.block_sequence, kind).into());
             }
         }
         Ok(())
     }
 
-    /// Looks at everything from `start` to the end of its segment.
+    /// Searches for bytes that are not zero, and for the header of a block later than `expected_sequence`, from `start` to
+    /// the end of its segment.
     fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);
@@ -357,48 +361,43 @@ impl<'a> ChainScanner<'a> {
         }
         let mut offset = start.offset();
         while offset < self.geometry.segment_bytes() {
-            let step = SURVEY_STEP_BYTES.min(self.geometry.segment_bytes().saturating_sub(offset));
+            let step = SURVEY_STEP_BYTES.min(self.geometry.segment_bytes() - offset);
             let mut candidates = Vec::new();
             let mut at = offset;
             for word in window.view(offset, step)?.chunks(BLOCK_ALIGNMENT as usize) {
+                let end = at + BLOCK_ALIGNMENT;
                 if word.iter().any(|byte| *byte != 0) {
-                    survey.first_dirty_offset.get_or_insert(at);
-                    survey.dirty_end_offset = at.saturating_add(BLOCK_ALIGNMENT);
+                    survey.dirty.get_or_insert(DirtyBytes { first: at, end }).end = end;
                     if word.starts_with(&BLOCK_MAGIC) {
                         candidates.push(at);
                     }
                 }
-                at = at.saturating_add(BLOCK_ALIGNMENT);
+                at = end;
             }
             for candidate in candidates {
                 let position = Position::new(segment, candidate);
-                if self.geometry.may_hold_block(position)
-                    && let Ok(header) = self.read_header(&mut window, position)?
+                if let Ok(header) = self.read_header(&mut window, position)?
                     && header.block_sequence > expected_sequence
                 {
                     survey.later = Some((position, header.block_sequence));
                     return Ok(survey);
                 }
             }
-            offset = offset.saturating_add(step);
+            offset += step;
         }
         Ok(survey)
     }
 
-    pub(super) fn corrupt(
-        &self,
-        position: Position,
-        block_sequence: u64,
-        kind: CorruptionKind,
-    ) -> JournalError {
-        Corruption::new(&self.journal, position, block_sequence, kind).into()
+    /// Makes the error for damage where the block at `point` is expected.
+    fn corrupt(&self, point: &ChainPoint, kind: CorruptionKind) -> JournalError {
+        Corruption::new(&self.journal, point.position, point.block_sequence, kind).into()
     }
 }
 
 // ===== impl BlockDefect =====
 
 impl BlockDefect {
-    /// Whether a write that did not complete can leave this. A whole header in the wrong place cannot be left by one.
+    /// Returns whether an incomplete write can leave this. It cannot leave a complete header in the wrong place.
     fn may_be_torn(self) -> bool {
         match self {
             BlockDefect::NoSegment | BlockDefect::BodyChecksum => true,

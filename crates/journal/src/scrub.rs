@@ -1,61 +1,68 @@
-//! Reads the whole journal again, a little at a time, so that damage is found before somebody asks for what was damaged.
+//! The scrub: reads the whole journal again, one block at a time, to find damage before a client asks for damaged data.
 
 use crate::{
     block::HEADER_BYTES, chain_point::ChainPoint, error::JournalError, position::Position,
-    reader::JournalReader,
+    reader::JournalReader, segment_file::segment_after,
 };
 
-/// The state of a pass over the journal, from its first block to the last durable one. Every block is checked as a start
-/// would check it: header, checksum, and that it follows from the one before.
+/// The state of a pass over the journal, from the first block to the last durable block. The pass checks each block as a
+/// start would: header, checksum, and that the block follows the block before it.
 #[derive(Debug)]
 pub struct Scrub {
     reader: JournalReader,
-    /// The next block.
+    /// Where the next block is.
     next: ChainPoint,
-    /// The hash of the block before is not known, since that block is damaged: the next one is believed.
+    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the hash and sequence
+    /// in the header of the next block.
     unlinked: bool,
     body: Vec<u8>,
 }
 
-/// What one step of a [`Scrub`] did.
+/// The result of one step of a [`Scrub`].
 #[derive(Debug)]
 pub enum ScrubStep {
-    /// A block is whole. It has this many bytes.
+    /// A block is whole.
     Whole {
-        /// Header and body.
+        /// Length of its header and body, in bytes.
         bytes: u64,
     },
-    /// A block, or the rest of a segment, is damaged or can't be read; the pass goes on behind it.
+    /// A block or the rest of a segment is damaged or unreadable. The pass continues after it.
     Damaged {
-        /// Where.
+        /// Where the damage is.
         position: Position,
-        /// What is wrong.
+        /// What is damaged.
         error: JournalError,
     },
-    /// The pass has come to the end; the next step begins another one.
+    /// The process or the system has no file descriptor left, so the segment could not be opened. This is no damage. The
+    /// next step tries the same block again.
+    Postponed {
+        /// The error of the system.
+        error: JournalError,
+    },
+    /// The pass reached the end. The next step begins another pass.
     Complete,
 }
 
 // ===== impl Scrub =====
 
 impl Scrub {
-    /// A pass that begins at the first block.
+    /// Makes a pass that begins at the first block.
     #[must_use]
     pub fn new(reader: &JournalReader) -> Self {
         Scrub {
             next: reader.start(),
-            // Files that others have held open since the start would hide that a segment was removed or replaced.
+            // Shared files would stay readable after their segment was removed or replaced, and hide that.
             reader: reader.with_own_files(),
             unlinked: false,
             body: Vec::new(),
         }
     }
 
-    /// Checks the next block before `durable`, behind which nothing is looked at: blocks there are being written.
+    /// Checks the next block before `durable`. Never reads after `durable`, where blocks are being written.
     pub fn step(&mut self, durable: &ChainPoint) -> ScrubStep {
         if self.next.position >= durable.position {
             if !self.unlinked && !self.next.is_at(durable) {
-                // The blocks lead elsewhere than to the one that was written last: they are not those of this process.
+                // The blocks on disk end in another block than the writer appended last: they were replaced.
                 self.unlinked = true;
                 return ScrubStep::Damaged {
                     position: durable.position,
@@ -71,6 +78,7 @@ impl Scrub {
         }
         match self.check() {
             Ok(bytes) => ScrubStep::Whole { bytes },
+            Err(error) if error.is_out_of_descriptors() => ScrubStep::Postponed { error },
             Err(error) => {
                 let position = self.next.position;
                 self.skip(durable);
@@ -91,15 +99,14 @@ impl Scrub {
         Ok(HEADER_BYTES as u64 + u64::from(header.body_bytes))
     }
 
-    /// Goes on behind a damaged block: at the next one, if the header still tells where that is, or else at the next
-    /// segment.
+    /// Moves after a damaged block: to the next block if the header still states the length of the damaged one, otherwise to
+    /// the next segment.
     fn skip(&mut self, durable: &ChainPoint) {
         let damaged = self.next.position;
-        let behind = self
-            .reader
-            .read_header(damaged)
-            .map(|header| self.reader.position_behind(&header))
-            .unwrap_or_else(|_| Position::new(damaged.segment().saturating_add(1), 0));
+        let behind = match self.reader.read_header(damaged) {
+            Ok(header) => self.reader.position_behind(&header),
+            Err(_) => Position::new(segment_after(damaged.segment()), 0),
+        };
         self.unlinked = true;
         self.next.position = behind.min(durable.position);
     }

@@ -1,4 +1,4 @@
-//! The names of segment files.
+//! Segment files: their names and numbers.
 
 use std::path::Path;
 
@@ -7,25 +7,34 @@ use crate::disk::{Disk, DiskError};
 const SEGMENT_SUFFIX: &str = ".segment";
 const SEGMENT_DIGITS: usize = 10;
 
-/// The file name of a segment.
+/// Returns the file name of segment `number`.
 pub(super) fn segment_name(number: u32) -> String {
     format!("{number:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
 }
 
-/// The number of the segment with that file name, if it is one.
+/// Returns the number of the segment whose file name is `name`; `None` if it is not the name of a segment.
 pub(super) fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
     let number = digits.parse().ok()?;
     (segment_name(number) == name).then_some(number)
 }
 
-/// The numbers of the segments in a journal's directory, ascending.
+/// Returns the number of the segment after `number`.
+///
+/// # Panics
+/// If there is no such number. 2^32 segments of 4 KiB are 16 TiB, of 64 MiB 256 PiB. A number that did not grow would let a
+/// block overwrite an older one.
+pub(super) fn segment_after(number: u32) -> u32 {
+    let Some(next) = number.checked_add(1) else {
+        panic!("the journal has used all {number} segment numbers");
+    };
+    next
+}
+
+/// Returns the numbers of the segments in the directory `journal`, ascending.
 pub(super) fn list_segments(disk: &dyn Disk, journal: &Path) -> Result<Vec<u32>, DiskError> {
-    let mut numbers: Vec<u32> = disk
-        .list(journal)?
-        .iter()
-        .filter_map(|name| segment_number(name))
-        .collect();
+    let names = disk.list(journal)?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -35,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segment_names_sort_as_their_numbers_and_come_back() {
+    fn segment_names_sort_by_number_and_parse_back() {
         assert_eq!(segment_name(7), "0000000007.segment");
         assert_eq!(segment_number("0000000007.segment"), Some(7));
         assert_eq!(segment_number(&segment_name(u32::MAX)), Some(u32::MAX));
@@ -47,5 +56,11 @@ mod tests {
         ] {
             assert_eq!(segment_number(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "has used all")]
+    fn a_segment_number_never_stops_growing_silently() {
+        segment_after(u32::MAX);
     }
 }

@@ -1,6 +1,6 @@
-//! The clock that measures how long the disk takes.
+//! The clock for durations of disk operations.
 //!
-//! The durations are only reported: nothing the journal decides depends on them, so tests need no clock to stop.
+//! The durations are only reported. No decision of the journal depends on them, so tests need no clock that they can stop.
 
 #[expect(
     clippy::disallowed_types,
@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 #[expect(clippy::disallowed_types, reason = "see the import")]
+/// Returns the current time of the monotonic clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -1,4 +1,4 @@
-//! Checking a whole journal without touching it.
+//! The check of a whole journal, which changes nothing.
 
 use std::convert::Infallible;
 
@@ -11,42 +11,42 @@ use crate::{
     scan::{ChainScanner, ScanError, TornTail},
 };
 
-/// What [`crate::Journal::verify`] found.
+/// The result of [`crate::Journal::verify`].
 #[derive(Debug, Clone, Default)]
 pub struct JournalReport {
-    /// Whole blocks.
+    /// Number of whole blocks.
     pub blocks: u64,
-    /// Bytes that they take up.
+    /// Space that these blocks take, in bytes.
     pub bytes: u64,
-    /// Records in them, as their headers tell.
+    /// Number of records in these blocks, as their headers state it.
     pub records: u64,
-    /// The first whole block.
+    /// The header of the first whole block.
     pub first: Option<BlockHeader>,
-    /// The last whole block.
+    /// The header of the last whole block.
     pub last: Option<BlockHeader>,
-    /// Where the journal ends; `None` when damage hides the end.
+    /// Where the journal ends; `None` if the end is unknown because of damage.
     pub end: Option<ChainPoint>,
-    /// What is left of a write that did not complete, after a crash. It is in order, and cleared at the next start. Damage
-    /// to the last block looks the same.
+    /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to the
+    /// last block looks the same.
     pub torn: Option<TornTail>,
-    /// Whether the journal was stopped in order: then its last block is known to be the last one that was durable.
+    /// Whether the journal was stopped cleanly: then its last block is known to be the last durable block.
     pub clean: bool,
-    /// Whether there is a marker of a clean stop (`journal/CLEAN`). If the journal is not `clean` all the same, the marker is
-    /// damaged, or tells of another place than the journal's end.
+    /// Whether the marker file of a clean stop (`journal/CLEAN`) exists. If it exists and `clean` is false, the marker is
+    /// damaged, or names another place than the end of the journal.
     pub marked: bool,
     /// The first damage.
     pub corruption: Option<Corruption>,
-    /// Damage behind the first, in the order of the journal, up to [`FURTHER_DAMAGES_MAX`].
+    /// Damage after the first, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
     pub further_damages: Vec<Corruption>,
 }
 
-/// After so much damage [`crate::Journal::verify`] looks no further.
+/// Maximum of [`JournalReport::further_damages`]: the check then stops.
 pub const FURTHER_DAMAGES_MAX: usize = 64;
 
 // ===== impl JournalReport =====
 
 impl JournalReport {
-    /// Whether the journal is in order.
+    /// Returns whether the journal has no damage.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.corruption.is_none()
@@ -61,17 +61,15 @@ impl JournalReport {
     }
 
     fn count(&mut self, header: &BlockHeader) {
-        self.blocks = self.blocks.saturating_add(1);
-        self.bytes = self
-            .bytes
-            .saturating_add(u64::from(block_span_bytes(header.body_bytes)));
-        self.records = self.records.saturating_add(u64::from(header.record_count));
+        self.blocks += 1;
+        self.bytes += u64::from(block_span_bytes(header.body_bytes));
+        self.records += u64::from(header.record_count);
         self.first.get_or_insert(*header);
         self.last = Some(*header);
     }
 }
 
-/// See [`crate::Journal::verify`].
+/// Checks the chain from `start` on. See [`crate::Journal::verify`].
 pub(super) fn check_chain(
     scanner: &ChainScanner<'_>,
     start: ChainPoint,
@@ -86,7 +84,7 @@ pub(super) fn check_chain(
             report.count(header);
             Ok(())
         };
-        let corruption = match scanner.walk_from(from, 0, count) {
+        let corruption = match scanner.scan(from, 0, count) {
             Ok(tail) => {
                 report.end = Some(tail.end);
                 report.torn = tail.torn;
@@ -106,7 +104,8 @@ pub(super) fn check_chain(
     }
 }
 
-/// The place of the first whole block behind the damage, believing what its header says of the block before it.
+/// Returns the place of the first whole block after the damage. Takes the sequence and the previous hash from the header of
+/// that block, because no block before it can confirm them.
 fn whole_block_after(
     scanner: &ChainScanner<'_>,
     corruption: &Corruption,
@@ -123,11 +122,13 @@ fn whole_block_after(
         | CorruptionKind::WrittenAfterStop { .. }
         | CorruptionKind::CheckpointMismatch => return Ok(None),
     };
-    let header = scanner.header_at(position)?.ok();
-    Ok(header.map(|header| ChainPoint {
-        position,
-        block_sequence: header.block_sequence,
-        previous_hash: header.previous_hash,
-        previous_position: position,
-    }))
+    Ok(match scanner.header_at(position)? {
+        Ok(header) => Some(ChainPoint {
+            position,
+            block_sequence: header.block_sequence,
+            previous_hash: header.previous_hash,
+            previous_position: position,
+        }),
+        Err(_) => None,
+    })
 }

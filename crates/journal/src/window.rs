@@ -1,31 +1,31 @@
-//! A sliding view of one segment file, for reading it from front to back with few reads.
+//! A buffer over a part of a segment file, to read the file from start to end with few system calls.
 
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    block::{BlockHeader, HEADER_BYTES, HEADER_BYTES_U32},
+    block::{BlockHeader, HEADER_BYTES, HEADER_BYTES_U32, HeaderBytes},
     disk::{Disk, DiskFile, FileAccess},
     error::JournalError,
     segment_file::segment_name,
 };
 
-/// A part of a segment in memory. What is behind the end of the file reads as zeros, as in a segment that is not
-/// written to yet.
+/// A part of a segment in memory. Bytes after the end of the file read as zeros, like a part of a segment to which nothing
+/// was written.
 #[derive(Debug)]
 pub(super) struct SegmentWindow<'a> {
     disk: &'a dyn Disk,
     journal: &'a Path,
     segment: Option<(u32, Arc<dyn DiskFile>)>,
-    /// Always of the same length.
+    /// Its length never changes.
     bytes: Vec<u8>,
-    /// Where `bytes` stands in the segment; `None` before the first read.
+    /// The offset of `bytes` in the segment; `None` before the first read.
     start: Option<u32>,
 }
 
 // ===== impl SegmentWindow =====
 
 impl<'a> SegmentWindow<'a> {
-    /// A window of `bytes`, or of a header if that is more.
+    /// Makes a window of `bytes`, or of the length of a header if that is more.
     pub(super) fn new(disk: &'a dyn Disk, journal: &'a Path, bytes: u32) -> Self {
         let bytes = vec![0; HEADER_BYTES.max(bytes as usize)];
         SegmentWindow {
@@ -37,7 +37,7 @@ impl<'a> SegmentWindow<'a> {
         }
     }
 
-    /// Turns to a segment. Says whether there is one.
+    /// Opens segment `number`, from which the other methods then read. Returns whether it exists.
     pub(super) fn open(&mut self, number: u32) -> Result<bool, JournalError> {
         if matches!(&self.segment, Some((open, _)) if *open == number) {
             return Ok(true);
@@ -54,54 +54,71 @@ impl<'a> SegmentWindow<'a> {
         Ok(self.segment.is_some())
     }
 
-    /// `length` bytes at `offset` of the open segment.
+    /// Returns `length` bytes at `offset` of the open segment.
     ///
     /// # Panics
-    /// When that is longer than the window.
+    /// If no segment is open, or `length` is more than the length of the window.
     pub(super) fn view(&mut self, offset: u32, length: u32) -> Result<&[u8], JournalError> {
         let length = length as usize;
         assert!(
             length <= self.bytes.len(),
-            "a view of {length} bytes is wider than the window"
+            "a view of {length} bytes is longer than the window"
         );
-        let held = self
+        let skip = self
             .start
             .and_then(|start| offset.checked_sub(start))
-            .map(|skip| skip as usize);
-        let skip = match held {
-            Some(skip) if skip.saturating_add(length) <= self.bytes.len() => skip,
-            Some(_) | None => {
+            .map(|skip| skip as usize)
+            .filter(|skip| skip.saturating_add(length) <= self.bytes.len());
+        let skip = match skip {
+            Some(skip) => skip,
+            None => {
                 self.fill(offset)?;
                 0
             }
         };
-        Ok(self
-            .bytes
-            .get(skip..)
-            .and_then(|bytes| bytes.get(..length))
-            .unwrap_or_default())
+        Ok(self.bytes.split_at(skip).1.split_at(length).0)
     }
 
-    /// The header and the body of the block in the open segment.
+    /// Returns the bytes of a header at `offset` of the open segment.
+    ///
+    /// # Panics
+    /// If no segment is open.
+    pub(super) fn header_bytes(&mut self, offset: u32) -> Result<&HeaderBytes, JournalError> {
+        let Some(bytes) = self.view(offset, HEADER_BYTES_U32)?.first_chunk() else {
+            panic!("a view has the requested length");
+        };
+        Ok(bytes)
+    }
+
+    /// Returns the header and the body of a block in the open segment.
+    ///
+    /// # Panics
+    /// If the segment of the block is not open, or the block is longer than the window.
     pub(super) fn block(&mut self, header: &BlockHeader) -> Result<&[u8], JournalError> {
-        let length = HEADER_BYTES_U32.saturating_add(header.body_bytes);
-        self.view(header.position.offset(), length)
+        let open = self.segment.as_ref().map(|(number, _)| *number);
+        assert_eq!(
+            open,
+            Some(header.position.segment()),
+            "the segment of the block must be open"
+        );
+        self.view(header.position.offset(), HEADER_BYTES_U32 + header.body_bytes)
     }
 
-    /// The body of the block in the open segment.
+    /// Returns the body of a block in the open segment.
+    ///
+    /// # Panics
+    /// As [`SegmentWindow::block`].
     pub(super) fn body(&mut self, header: &BlockHeader) -> Result<&[u8], JournalError> {
-        Ok(self.block(header)?.get(HEADER_BYTES..).unwrap_or_default())
+        Ok(self.block(header)?.split_at(HEADER_BYTES).1)
     }
 
     fn fill(&mut self, offset: u32) -> Result<(), JournalError> {
         self.start = None;
-        let bytes_read = match &self.segment {
-            Some((_, file)) => file.read_at(u64::from(offset), &mut self.bytes)?,
-            None => 0,
+        let Some((_, file)) = &self.segment else {
+            panic!("a window reads from an open segment only");
         };
-        if let Some(behind_the_end) = self.bytes.get_mut(bytes_read..) {
-            behind_the_end.fill(0);
-        }
+        let bytes_read = file.read_at(u64::from(offset), &mut self.bytes)?;
+        self.bytes.split_at_mut(bytes_read).1.fill(0);
         self.start = Some(offset);
         Ok(())
     }

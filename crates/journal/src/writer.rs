@@ -1,4 +1,4 @@
-//! Appending to the journal.
+//! Appends blocks to the journal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,13 @@ use crate::{
     directory::DataDirectory,
     disk::DiskFile,
     error::JournalError,
-    geometry::Geometry,
+    geometry::{Geometry, block_span_bytes},
     prepare::SegmentPool,
+    segment_file::segment_after,
     stopwatch::now,
 };
 
-/// Appends blocks, each durable before the next one is written. It belongs to one thread.
+/// Appends blocks. Each block is durable before the next one is written. One thread owns the writer.
 #[derive(Debug)]
 pub struct JournalWriter {
     pool: Arc<SegmentPool>,
@@ -27,31 +28,31 @@ pub struct JournalWriter {
     poisoned: bool,
 }
 
-/// What an append did. The block is durable.
+/// The result of an append. The block is durable.
 #[derive(Debug, Clone, Copy)]
 pub struct AppendReceipt {
-    /// Where the journal stands now.
+    /// The end of the journal after the append.
     pub end: ChainPoint,
-    /// The number of the block.
+    /// The sequence of the block.
     pub block_sequence: u64,
-    /// Its hash.
+    /// The hash of the block.
     pub block_hash: BlockHash,
-    /// Bytes written: header, body and padding.
+    /// Length of what was written: header, body and padding, in bytes.
     pub bytes_written: u64,
-    /// How long the write took.
+    /// Duration of the write.
     pub write_duration: Duration,
-    /// How long the sync took.
+    /// Duration of the sync.
     pub sync_duration: Duration,
-    /// Whether the block is the first of a segment: time to wake the [`super::SegmentPreparer`].
+    /// Whether the block is the first of a segment. Then the [`crate::SegmentPreparer`] has work.
     pub segment_started: bool,
 }
 
 // ===== impl JournalWriter =====
 
 impl JournalWriter {
-    /// A writer that goes on at `end`, whose segment exists.
+    /// Makes a writer that continues at `end`, whose segment exists.
     ///
-    /// The marker stays until the first append: a process that appends nothing leaves the stop as clean as it was.
+    /// The marker of a clean stop stays until the first append: a process that appends nothing leaves the stop clean.
     pub(super) fn new(
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
@@ -71,15 +72,16 @@ impl JournalWriter {
         })
     }
 
-    /// Appends a block and makes it durable: one write and one sync. `block` keeps its body.
+    /// Appends a block and makes it durable with one write and one sync. `block` keeps its body.
     ///
     /// # Errors
-    /// After any error the writer is poisoned: what is durable is unknown, and every further append is refused with
-    /// [`JournalError::Poisoned`]. The sync is never tried again: a second one may succeed though the system has thrown
-    /// the block away.
+    /// After an error the writer is poisoned: which blocks are durable is unknown, and every later append fails with
+    /// [`JournalError::Poisoned`]. The writer never repeats a sync: a second sync may succeed although the system has
+    /// discarded the block.
     ///
     /// # Panics
-    /// When the block was placed elsewhere than at [`JournalWriter::end`]: records would be found where they are not.
+    /// If the block was placed elsewhere than at [`JournalWriter::end`]: its records would not be where their positions say.
+    /// Then, too, the writer is poisoned.
     pub fn append(
         &mut self,
         meta: &BlockMeta,
@@ -88,51 +90,56 @@ impl JournalWriter {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        // Taken back at the very end, so that neither an error nor a panic leaves a way on.
+        // Reset at the very end, so that the writer stays poisoned after an error and after a panic.
         self.poisoned = true;
-        assert_eq!(
-            meta.position, self.end.position,
-            "the block was placed elsewhere than the journal ends"
-        );
         let header = self.header(meta, block)?;
+        self.check_follows_end(&header);
         if self.marker != MarkerState::Absent {
             clean_stop::remove(self.pool.disk(), self.pool.journal())?;
             self.marker = MarkerState::Absent;
         }
         let block_hash = block.seal(&header);
-        let segment_started = meta.position.segment() != self.active_segment;
+        let next = self.end.after(&header, block_hash, self.geometry);
+        let segment_started = header.position.segment() != self.active_segment;
         if segment_started {
-            self.active = self.pool.activate(meta.position.segment())?;
-            self.active_segment = meta.position.segment();
+            self.active = self.pool.activate(header.position.segment())?;
+            self.active_segment = header.position.segment();
         }
 
+        let span_bytes = block_span_bytes(header.body_bytes);
+        let offset = u64::from(header.position.offset());
         let started = now();
-        let offset = u64::from(meta.position.offset());
-        let bytes_written =
-            block.with_padding(|bytes| self.active.write_at(offset, bytes).map(|()| bytes.len() as u64))?;
+        block.with_padding(|bytes| {
+            assert_eq!(
+                bytes.len(),
+                span_bytes as usize,
+                "what is written must be as long as the block that was placed"
+            );
+            self.active.write_at(offset, bytes)
+        })?;
         let written = now();
         self.active.sync_data()?;
         let sync_duration = written.elapsed();
 
-        self.end = self.end.after(&header, block_hash, self.geometry);
+        self.end = next;
         self.poisoned = false;
         Ok(AppendReceipt {
-            end: self.end,
+            end: next,
             block_sequence: header.block_sequence,
             block_hash,
-            bytes_written,
+            bytes_written: u64::from(span_bytes),
             write_duration: written.saturating_duration_since(started),
             sync_duration,
             segment_started,
         })
     }
 
-    /// Marks that the journal ends here, in order, and takes no more blocks: the next start then knows which block was
-    /// durable last, and can tell damage to it from a write that a crash cut short.
+    /// Writes the marker of a clean stop and accepts no more blocks. The next start then knows which block was the last
+    /// durable one, and can distinguish damage to it from a write that a crash interrupted.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`] when an append failed, or this was done before: what is durable may be unknown.
-    /// [`JournalError::Disk`] when the disk refuses; then there is no marker, or a right one.
+    /// [`JournalError::Poisoned`] if an append failed, so that it is unknown what is durable, or if `finish` was called
+    /// before. [`JournalError::Disk`] if the disk fails: then the marker is absent or correct.
     pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
@@ -145,13 +152,13 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Where the journal stands after the last durable block. A checkpoint of the state after that block stores it.
+    /// Returns the place after the last durable block. A checkpoint of the state after that block stores this place.
     #[must_use]
     pub fn end(&self) -> ChainPoint {
         self.end
     }
 
-    /// Whether an append failed, or the journal is finished, so that no block is taken any more.
+    /// Returns whether the writer accepts no more blocks, because an append failed or the journal is finished.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poisoned
@@ -180,5 +187,22 @@ impl JournalWriter {
             previous_hash: self.end.previous_hash,
             body_crc: crc32c::crc32c(block.body()),
         })
+    }
+
+    /// Asserts that the block goes directly after the last durable block: a block elsewhere would overwrite another one, or
+    /// could never be found.
+    fn check_follows_end(&self, header: &BlockHeader) {
+        assert_eq!(
+            header.position, self.end.position,
+            "the block was placed elsewhere than the journal ends"
+        );
+        let segment = header.position.segment();
+        assert!(
+            segment == self.active_segment
+                || (segment == segment_after(self.active_segment) && header.position.offset() == 0),
+            "the block at {} must be in segment {} or start the next one",
+            header.position,
+            self.active_segment
+        );
     }
 }

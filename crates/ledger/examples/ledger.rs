@@ -12,11 +12,14 @@ use tally_ledger::{
     TransactionLog, TransactionView, Transfer, transaction::put_transaction,
 };
 
+/// An encoded transaction and its outcome.
+type Recorded = (Vec<u8>, Result<Committed, Rejection>);
+
 /// A transaction log in memory. A real log writes each record to a disk.
 #[derive(Default)]
 struct MemoryLog {
-    /// The encoded transaction and its outcome, by transaction id.
-    transactions: HashMap<Vec<u8>, (Vec<u8>, Result<Committed, Rejection>)>,
+    /// The recorded transactions, by id.
+    transactions: HashMap<Vec<u8>, Recorded>,
     /// Number of records.
     records: u64,
     /// Number of committed transactions.

@@ -81,6 +81,16 @@ pub enum ReplayError {
         /// The number of the next account.
         expected: usize,
     },
+    /// Another account has the number of the record's account: the checkpoint and the records do not belong together.
+    #[error("account number {account} is {found:?}, where the record creates {expected:?}")]
+    OtherAccount {
+        /// The account's number.
+        account: u32,
+        /// The id in the account table.
+        found: String,
+        /// The id in the record.
+        expected: String,
+    },
     /// The ledger can't hold more accounts or assets.
     #[error(transparent)]
     Full(#[from] TableFull),
@@ -287,17 +297,24 @@ impl Ledger {
         time: Timestamp,
     ) -> Result<(), ReplayError> {
         let expected = self.accounts.len();
-        match (index.0 as usize).cmp(&expected) {
-            std::cmp::Ordering::Less => Ok(()),
-            std::cmp::Ordering::Equal => {
-                self.accounts.push(account, entry, time)?;
-                Ok(())
+        if let Some(existing) = self.accounts.id(index) {
+            if existing == account.id {
+                return Ok(());
             }
-            std::cmp::Ordering::Greater => Err(ReplayError::AccountGap {
+            return Err(ReplayError::OtherAccount {
+                account: index.0,
+                found: existing.to_owned(),
+                expected: account.id,
+            });
+        }
+        if index.0 as usize != expected {
+            return Err(ReplayError::AccountGap {
                 found: index.0,
                 expected,
-            }),
+            });
         }
+        self.accounts.push(account, entry, time)?;
+        Ok(())
     }
 
     fn replay_transfers(

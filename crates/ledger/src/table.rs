@@ -545,7 +545,7 @@ mod tests {
     fn an_indexed_account_that_does_not_exist_is_not_unknown() {
         let mut table = AccountTable::new(7);
         table.by_name.insert(tag(b"a", 7), 5);
-        let _found = table.find("a");
+        assert_eq!(table.find("a"), None);
     }
 
     #[test]

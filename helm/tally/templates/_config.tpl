@@ -1,6 +1,6 @@
-{{/* tally.toml. */}}
+{{/* The content of tally.toml. */}}
 
-{{/* One value in TOML. Numbers of values.yaml are floating point, whole ones are written without a dot. */}}
+{{/* Returns one value in TOML. Numbers of values.yaml are floating point; a whole number is written without a dot. */}}
 {{- define "tally.toml.value" -}}
 {{- if kindIs "string" . }}
 {{- . | toJson }}
@@ -13,7 +13,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The keys of a map that are set: numbers, strings and booleans first, then tables. (list "section" map) */}}
+{{/* Returns the keys of a map that are set: numbers, strings and booleans first, then tables. Argument: (list "section" map) */}}
 {{- define "tally.toml.table" -}}
 {{- $name := index . 0 }}
 {{- $table := index . 1 }}
@@ -34,7 +34,7 @@
 {{- define "tally.toml" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config.server "listen" "0.0.0.0:50051" }}
-{{- /* Below the mount point, where a file system keeps things of its own. */}}
+{{- /* A subdirectory, because a file system has its own entries in the root of the volume, such as lost+found. */}}
 {{- $_ := set $config.store "data" "/var/lib/tally/ledger" }}
 {{- $_ := set $config "admin" (dict "listen" "0.0.0.0:9090" "enabled" true) }}
 

@@ -20,7 +20,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: ledger
 {{- end }}
 
-{{/* Of the pod of `helm test`, which the selectors must not find. */}}
+{{/* Labels of the pod of `helm test`, which no selector of the service may match. */}}
 {{- define "tally.testLabels" -}}
 {{ include "tally.selectorLabels" . | replace "component: ledger" "component: test" }}
 {{- end }}
@@ -81,7 +81,7 @@ annotations:
 {{- ternary "https" "http" (not (empty .Values.tls.existingSecret)) }}
 {{- end }}
 
-{{/* Of the container and of the test pod. */}}
+{{/* Security context of the container and of the test pod. */}}
 {{- define "tally.securityContext" -}}
 allowPrivilegeEscalation: false
 capabilities:

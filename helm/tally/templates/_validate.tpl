@@ -1,6 +1,6 @@
-{{/* What a schema can't say: rules between values. Each message says which values, why, and what would do. */}}
+{{/* Rules between values, which a schema cannot express. Each message states the values, the reason, and a remedy. */}}
 
-{{/* A CPU quantity in thousandths; -1 if it is none. */}}
+{{/* Returns a CPU quantity in thousandths; -1 if the value is not a CPU quantity. */}}
 {{- define "tally.millicpu" -}}
 {{- $text := toString . }}
 {{- if regexMatch "^[0-9]+m$" $text }}
@@ -12,7 +12,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Whole seconds of `20s` or `2m`. */}}
+{{/* Returns the seconds of a value such as `20s` or `2m`. */}}
 {{- define "tally.seconds" -}}
 {{- if hasSuffix "m" . }}
 {{- mul 60 (trimSuffix "m" . | int64) }}
@@ -21,7 +21,8 @@
 {{- end }}
 {{- end }}
 
-{{/* `Guaranteed` only if every container has requests equal to limits for CPU and memory, as Kubernetes has it. */}}
+{{/* Returns the QoS class of the pod by the rules of Kubernetes: `Guaranteed` only if every container has requests equal to
+     limits for CPU and memory. */}}
 {{- define "tally.qos" -}}
 {{- $own := dict "name" "tally" "resources" .Values.resources }}
 {{- $why := list }}
@@ -52,37 +53,37 @@
 {{- $values := .Values }}
 {{- if not $values.security.allowInsecure }}
 {{- if not $values.tls.existingSecret }}
-{{- fail "tls.existingSecret is empty: a ledger is not served without TLS. Name a Secret of type kubernetes.io/tls (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
+{{- fail "tls.existingSecret is empty: the chart does not serve a ledger without TLS. Name a Secret of type kubernetes.io/tls (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
 {{- end }}
 {{- if not (include "tally.authSecret" .) }}
-{{- fail "auth.existingSecret and auth.tokens are empty: a ledger is not served to everybody. Give tokens by their hashes (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
+{{- fail "auth.existingSecret and auth.tokens are empty: the chart does not serve a ledger without authentication. Configure hashes of tokens (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
 {{- end }}
 {{- end }}
 {{- if and $values.tls.clientCa.existingSecret (not $values.tls.existingSecret) }}
 {{- fail "tls.clientCa.existingSecret is set and tls.existingSecret is not: client certificates need TLS" }}
 {{- end }}
 {{- if and $values.auth.existingSecret $values.auth.tokens }}
-{{- fail "auth.existingSecret and auth.tokens are both set: only one can be the file of tokens" }}
+{{- fail "auth.existingSecret and auth.tokens are both set: only one of them can provide the file of tokens" }}
 {{- end }}
 {{- $qos := include "tally.qos" . | fromJson }}
 {{- if $values.pinning.enabled }}
 {{- if ne $qos.class "Guaranteed" }}
-{{- fail (printf "pinning.enabled needs a pod of QoS class Guaranteed, and this one would be %s: %s. Kubernetes gives CPUs of their own only to Guaranteed pods. Make requests and limits equal, or set pinning.enabled=false" $qos.class (join "; " $qos.why)) }}
+{{- fail (printf "pinning.enabled needs a pod of QoS class Guaranteed, but this pod would be %s: %s. Kubernetes gives exclusive CPUs only to Guaranteed pods. Make requests and limits equal, or set pinning.enabled=false" $qos.class (join "; " $qos.why)) }}
 {{- end }}
 {{- $millis := include "tally.millicpu" (get $values.resources.limits "cpu") | int64 }}
 {{- if or (le $millis 0) (mod $millis 1000) }}
-{{- fail (printf "resources.limits.cpu = %v: pinning.enabled needs whole CPUs (1, 2, 4, ...), since Kubernetes puts a container with a fraction into the shared pool without a word. Or set pinning.enabled=false" (get $values.resources.limits "cpu")) }}
+{{- fail (printf "resources.limits.cpu = %v: pinning.enabled needs whole CPUs (1, 2, 4, ...), because Kubernetes runs a container with a fraction on shared CPUs without a warning. Or set pinning.enabled=false" (get $values.resources.limits "cpu")) }}
 {{- end }}
 {{- else if $values.pinning.realtime.enabled }}
-{{- fail "pinning.realtime.enabled is true and pinning.enabled is false: a real-time thread on shared CPUs starves its neighbours" }}
+{{- fail "pinning.realtime.enabled is true and pinning.enabled is false: a real-time thread on shared CPUs takes CPU time from all other processes" }}
 {{- end }}
 {{- $drain := include "tally.seconds" $values.config.server.drain | int64 }}
 {{- $needed := add (int64 $values.preStopSleepSeconds) (mul 2 $drain) 5 }}
 {{- if gt $needed (int64 $values.terminationGracePeriodSeconds) }}
-{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit and spans = %d. Else the kubelet kills the service while it still answers" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit and spans = %d. Otherwise the kubelet kills the service before it has sent all replies" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
 {{- end }}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
-{{- fail "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are both true: every sample would be counted twice" }}
+{{- fail "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are both true: Prometheus would count every sample twice" }}
 {{- end }}
 {{- range $name := list "TALLY_POD_CPU_LIMIT_MILLI" "TALLY_POD_CPU_REQUEST_MILLI" "TALLY_POD_QOS_CLASS" "TALLY_POD_NAME" "TALLY_POD_NAMESPACE" "TALLY_NODE_NAME" }}
 {{- range $values.extraEnv }}

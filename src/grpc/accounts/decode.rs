@@ -1,4 +1,4 @@
-//! Accounts of a request, on their way to the ledger.
+//! Checks the fields of requests for accounts, and converts them for the ledger.
 
 use tonic::Status;
 
@@ -15,7 +15,7 @@ use crate::{
     proto::{self, BatchCreateAccountsRequest, amount},
 };
 
-/// Accounts of a page if the client does not say.
+/// Accounts of a page if the request does not set a size.
 const PAGE_ACCOUNTS_DEFAULT: usize = 100;
 
 /// Checks an account that is to be created. `prefix` is its path in the request.
@@ -39,7 +39,7 @@ pub(crate) fn to_new_account(
                 format_args!("{prefix}.balance_rule"),
                 format_args!("{} is not a rule", account.balance_rule),
             );
-            // Whichever rule was meant, a limit may belong to it.
+            // The intended rule is unknown, so an overdraft limit counts as allowed.
             BalanceRule::CreditBalance
         }
     };
@@ -109,24 +109,24 @@ fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&pro
     }
 }
 
-/// How many accounts a `BatchCreateAccountsRequest` has, if that and their metadata are within bounds.
+/// The number of accounts in a `BatchCreateAccountsRequest`, or the bound that it exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counted {
-    /// So many.
+    /// The number of accounts.
     Accounts(usize),
-    /// Too many; how many was not counted.
+    /// The request has too many accounts.
     TooManyAccounts,
-    /// An account has too many entries of metadata, those counted that are replaced by later ones.
+    /// An account has too many entries of metadata. Entries that a later one replaces count, too.
     TooManyEntries {
-        /// Its place.
+        /// The position of the account.
         account: usize,
     },
 }
 
-/// Counts the accounts of a `BatchCreateAccountsRequest`, without decoding them.
+/// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them.
 ///
 /// # Errors
-/// [`WireError`] if it is none.
+/// [`WireError`](crate::grpc::protobuf::WireError) if the message is malformed.
 fn count(bytes: &[u8], accounts_max: usize, entries_max: usize) -> Read<Counted> {
     let mut reader = Reader::new(bytes);
     let mut count = 0;
@@ -147,7 +147,7 @@ fn count(bytes: &[u8], accounts_max: usize, entries_max: usize) -> Read<Counted>
     Ok(Counted::Accounts(count))
 }
 
-/// The entries of metadata of the account in a `CreateAccountRequest`.
+/// Counts the entries of metadata of the account in a `CreateAccountRequest`.
 fn count_entries(mut request: Reader<'_>) -> Read<usize> {
     let mut count = 0;
     while !request.is_empty() {
@@ -166,7 +166,7 @@ fn count_entries(mut request: Reader<'_>) -> Read<usize> {
     Ok(count)
 }
 
-/// How many accounts a `BatchCreateAccountsRequest` has.
+/// Returns the number of accounts in a `BatchCreateAccountsRequest`.
 pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
     let counted =
         count(message, CREATE_ACCOUNTS_MAX, METADATA_ENTRIES_MAX).map_err(status::malformed_message)?;
@@ -215,7 +215,7 @@ pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
     }
 }
 
-/// Accounts are numbered in the order of their creation and none is ever taken away, so a page begins at a number.
+/// Accounts are numbered in the order of their creation, and are never deleted, so a page begins at a number.
 pub(crate) fn page_token_of(next: AccountIndex) -> String {
     format!("a{:x}", next.0)
 }
@@ -227,7 +227,7 @@ pub(crate) fn page_start(token: &str) -> Result<AccountIndex, Status> {
     let index = token
         .strip_prefix('a')
         .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    // Only what `page_token_of` wrote: no sign, no leading zeros, no capitals.
+    // Accepts only the form that `page_token_of` writes: no sign, no leading zeros, no capitals.
     index
         .map(AccountIndex)
         .filter(|index| page_token_of(*index) == token)

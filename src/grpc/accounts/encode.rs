@@ -1,4 +1,4 @@
-//! Accounts of the ledger, on their way to a client.
+//! Converts accounts of the ledger for the API.
 
 use crate::{
     grpc::fields::{from_amount, from_time},
@@ -6,7 +6,7 @@ use crate::{
     proto,
 };
 
-/// An account as a client sees it.
+/// Converts an account for the API.
 #[must_use]
 pub(crate) fn from_account(snapshot: AccountSnapshot) -> proto::Account {
     let AccountSnapshot {

@@ -1,7 +1,7 @@
-//! `tally.v1.AccountService`.
+//! The methods of `tally.v1.AccountService`.
 //!
-//! Read and answered here without tonic's server ([`framing`](super::framing)), so that what a call holds is known and
-//! bounded before it is decoded.
+//! Requests are read without tonic's server, so that the memory of a call is reserved before its message is decoded;
+//! see `transport/framing.rs`.
 
 use std::sync::Arc;
 
@@ -34,15 +34,15 @@ use crate::{
     },
 };
 
-/// Longest message with one account; a valid one has less than 2 KiB.
+/// Longest message with one account. A valid one has less than 2 KiB.
 const ACCOUNT_BYTES_MAX: usize = 16 << 10;
-/// Longest message with many accounts: twice as long as the longest that can be valid.
+/// Longest message with many accounts: twice the longest one that can be valid.
 const ACCOUNTS_BYTES_MAX: usize = 4 << 20;
-/// What an account takes on its way to an answer, at most: read, with all its metadata, and written.
+/// Most memory of an account in an answer: the account with its metadata, and its encoding.
 const SHOWN_ACCOUNT_BYTES: usize = 5 << 10;
-/// What an account takes on its way into the ledger and to the answer, besides its bytes in the request.
+/// Memory of an account that is created, in addition to copies of its bytes in the request.
 const NEW_ACCOUNT_BYTES: usize = 2 << 10;
-/// How often its bytes in the request are there at the same time: as sent, decoded, of the ledger, as answered.
+/// Copies of its bytes at the same time: in the request, decoded, in the ledger, in the answer.
 const NEW_ACCOUNT_COPIES: usize = 4;
 /// The service. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl NamedService for AccountService {
 }
 
 impl AccountService {
-    /// Serves `engine`.
+    /// A service over `engine`.
     #[must_use]
     pub(crate) fn new(engine: TallyEngine) -> Self {
         AccountService {
@@ -139,7 +139,7 @@ impl AccountService {
         let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
         let accounts = {
             let message = inbound.only().await?;
-            // Decoded, a short message can take a thousand times as much: it is counted first.
+            // A decoded message can take a thousand times the memory of its bytes, so the accounts are counted first.
             let count = decode::count_accounts(&message)?;
             inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
             let request = BatchCreateAccountsRequest::decode(message).map_err(status::malformed_message)?;
@@ -184,7 +184,7 @@ impl AccountService {
             Inbound::ask::<ListAccountsRequest>(request, most, limits, reservation).await?;
         let limit = decode::page_limit(question.page_size)?;
         let from = decode::page_start(&question.page_token)?;
-        // Before EXEC reads them, and they wait there for the disk.
+        // Reserved before EXEC reads the accounts, because they stay in memory until earlier transactions are durable.
         inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
         let (accounts, next) = self
             .engine

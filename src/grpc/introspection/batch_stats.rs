@@ -1,4 +1,4 @@
-//! `GetBatchStats`: the batch processor, the journal and the ledger in the form of the API.
+//! `GetBatchStats`: converts the figures of the batch processor, the journal and the ledger for the API.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     proto::{FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
 };
 
-/// What GetBatchStats answers.
+/// Returns the answer of `GetBatchStats`.
 #[must_use]
 pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
     let EngineStats {
@@ -51,6 +51,8 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         commit_average: Some(duration(batch.commit_average)),
         held_back: count(batch.held_back),
         client_share_percent: count(batch.client_share_percent),
+        over_budget: 0,
+        settings: None,
         ledger: Some(LedgerStats {
             accounts: count(ledger.accounts),
             last_sequence: count(ledger.last_sequence),
@@ -80,6 +82,9 @@ fn latencies(summary: &Summary) -> LatencySummary {
         p999: nanos(summary.p999),
         max: nanos(summary.max),
         count: count(summary.count),
+        mean: Some(duration(
+            Duration::try_from_secs_f64(summary.mean / 1e9).unwrap_or_default(),
+        )),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The breaker as the wire has it.
+//! `GetCircuitStats`: converts the state of the breakers for the API.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What GetCircuitStats answers.
+/// Returns the answer of `GetCircuitStats`.
 #[must_use]
 pub fn circuit_stats_response(engine: &TallyEngine) -> GetCircuitStatsResponse {
     GetCircuitStatsResponse {
@@ -24,13 +24,13 @@ pub fn circuit_stats_response(engine: &TallyEngine) -> GetCircuitStatsResponse {
     }
 }
 
-/// A snapshot as the wire has it.
+/// Converts the snapshot of a breaker.
 #[must_use]
 pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
     let CircuitReport { stats, threshold } = report;
     let probes = &stats.half_open;
     let now = SystemTime::now();
-    // The breaker keeps monotonic time; the wire has the wall clock's, counted from now.
+    // The breaker has monotonic times. The API has wall-clock times, counted from now.
     let ago = |time: Duration| Some(now.checked_sub(time).unwrap_or(now).into());
     let ahead = |time: Duration| now.checked_add(time).unwrap_or(now).into();
     CircuitStats {
@@ -67,6 +67,7 @@ pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
         open_until: stats.open_until_ms.map(|_| ahead(stats.next_probe_in)),
         retry_hint: Some(duration(stats.retry_hint)),
         next_probe: Some(duration(stats.next_probe_in)),
+        consecutive_failures: count(stats.consecutive_failures),
     }
 }
 
@@ -99,6 +100,7 @@ fn latencies(summary: &LatencySummary) -> proto::LatencySummary {
         p999: Some(duration(summary.p999)),
         max: Some(duration(summary.max)),
         count: count(summary.count),
+        mean: Some(duration(summary.mean)),
     }
 }
 
@@ -115,6 +117,9 @@ fn totals(lifetime: &LifetimeStats) -> CircuitTotals {
         half_opens: count(lifetime.half_opens),
         closes: count(lifetime.closes),
         self_throttled: Some(duration(Duration::from_millis(lifetime.self_throttled_ms))),
+        successes: count(lifetime.successes),
+        failures: count(lifetime.failures),
+        slow_calls: count(lifetime.slow),
     }
 }
 
@@ -153,7 +158,7 @@ fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> Circui
     }
 }
 
-/// The breaker keeps monotonic time; the wire has the wall clock's, counted back from now.
+/// Converts a transition. The breaker has monotonic times. The API has wall-clock times, counted back from now.
 fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTransition {
     let age = Duration::from_nanos(taken_ns.saturating_sub(change.at_ns));
     CircuitTransition {
@@ -170,7 +175,7 @@ fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTra
     }
 }
 
-/// The mode that the wire names; None if it names none.
+/// Converts the mode of a request; `None` if it is unspecified.
 pub(crate) const fn wanted_mode(mode: CircuitMode) -> Option<BreakerMode> {
     match mode {
         CircuitMode::Auto => Some(BreakerMode::Auto),

@@ -1,4 +1,4 @@
-//! `SetCircuitMode`: what an administrator wants of a circuit.
+//! `SetCircuitMode`: checks the request and changes circuits.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use crate::{
     security::{Administrator, CircuitChange},
 };
 
-/// Longest comment, in bytes.
+/// Longest comment of a request, in bytes.
 const COMMENT_BYTES_MAX: usize = 256;
-/// How long a circuit can be opened for.
+/// Bounds of the time for which a circuit can be opened.
 const OPEN_FOR_MIN: Duration = Duration::from_millis(1);
 const OPEN_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is to be done.
+/// A change of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Set the mode.
+    /// Sets the mode.
     Mode(BreakerMode),
-    /// Close with a clean slate.
+    /// Closes the circuit and clears its statistics.
     Reset,
-    /// Open for so long.
+    /// Opens the circuit for this long.
     OpenFor(Duration),
 }
 
-/// The circuits that `key` names: one, or all if it is empty.
+/// Returns the circuit with this key, or all circuits if `key` is empty.
 pub(crate) fn named(engine: &TallyEngine, key: &str) -> Result<Vec<LatencyCircuitBreaker>, Status> {
     if key.is_empty() {
         return Ok(engine.circuits().to_vec());
@@ -47,7 +47,7 @@ pub(crate) fn named(engine: &TallyEngine, key: &str) -> Result<Vec<LatencyCircui
 // ===== impl Change =====
 
 impl Change {
-    /// Checks what is asked for.
+    /// Checks a request.
     pub(crate) fn parse(request: &SetCircuitModeRequest) -> Result<Self, Status> {
         let comment_bytes = request.comment.len();
         if comment_bytes > COMMENT_BYTES_MAX {
@@ -76,13 +76,13 @@ impl Change {
         }
     }
 
-    /// Does it, and writes down who did.
+    /// Changes the circuit, and writes an audit event with `who`.
     pub(crate) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Administrator, comment: &str) {
-        let told = |breaker: &LatencyCircuitBreaker| match self {
+        let describe = |breaker: &LatencyCircuitBreaker| match self {
             Change::Mode(_) => breaker.mode().as_str(),
             Change::Reset | Change::OpenFor(_) => breaker.state().as_str(),
         };
-        let before = told(breaker);
+        let before = describe(breaker);
         let action = match self {
             Change::Mode(mode) => {
                 breaker.set_mode(mode);
@@ -101,7 +101,7 @@ impl Change {
             key: breaker.key(),
             action: &action,
             before,
-            after: told(breaker),
+            after: describe(breaker),
             comment,
         });
     }

@@ -1,4 +1,4 @@
-//! `tally.v1.EngineService`: the engine's own state. Nothing here passes the breaker or the queue.
+//! The methods of `tally.v1.EngineService`. They do not pass the breaker or the queue.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -36,7 +36,7 @@ pub(crate) struct EngineService {
 // ===== impl EngineService =====
 
 impl EngineService {
-    /// Shows `engine`. Watchers are told when `draining` begins.
+    /// A service over `engine`. Open watches end when `draining` is cancelled.
     #[must_use]
     pub(crate) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
         EngineService {
@@ -96,7 +96,7 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         _: Request<GetTopologyRequest>,
     ) -> Result<Response<GetTopologyResponse>, Status> {
-        // It reads a few files of /proc for each thread, which do not block on a disk.
+        // This reads a few files of /proc for each thread. They do not block on a disk.
         Ok(Response::new(topology_response(
             &self.engine.affinity().topology(),
         )))

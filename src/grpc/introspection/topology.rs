@@ -1,4 +1,4 @@
-//! The topology as the wire has it.
+//! `GetTopology`: converts the topology for the API.
 
 use std::{io, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// A snapshot as the wire has it.
+/// Returns the answer of `GetTopology`.
 #[must_use]
 pub fn topology_response(info: &TopologyInfo) -> GetTopologyResponse {
     let machine = &info.machine;
@@ -45,6 +45,7 @@ pub fn topology_response(info: &TopologyInfo) -> GetTopologyResponse {
         affinity_reapplied: count(info.affinity_reapplied),
         layout_version: count(info.layout_version),
         unregistered_threads: size(info.unregistered_threads),
+        register_overflow: count(info.register_overflow),
     }
 }
 
@@ -110,7 +111,7 @@ fn kernel(info: &TopologyInfo) -> TopologyKernel {
         sched_rt_runtime_us: kernel.sched_rt_runtime_us,
         sched_rt_period_us: kernel.sched_rt_period_us,
         clock_source: kernel.clock_source.clone().unwrap_or_default(),
-        // Unlimited is as much as any number.
+        // No limit is reported as the largest number.
         rtprio_limit: info.rtprio_limit.map(|limit| limit.soft.map_or(i64::MAX, count)),
     }
 }
@@ -183,7 +184,7 @@ fn text(cpus: Option<&CpuSet>) -> String {
     cpus.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Thousandths as CPUs.
+/// Converts thousandths of a CPU into CPUs.
 fn cpus(millicpus: u64) -> f64 {
     millicpus as f64 / 1000.0
 }

@@ -1,13 +1,13 @@
-//! Numbers and durations in the form of the API.
+//! Converts numbers and durations for the API.
 
 use std::time::Duration;
 
-/// A count as the wire has it.
+/// Converts a count.
 pub(crate) fn count(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// A duration as the wire has it.
+/// Converts a duration.
 pub(crate) fn duration(value: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
@@ -15,12 +15,12 @@ pub(crate) fn duration(value: Duration) -> prost_types::Duration {
     }
 }
 
-/// A small number as the wire has it.
+/// Converts a small number.
 pub(crate) fn small(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// The size of something as the wire has it.
+/// Converts a size.
 pub(crate) fn size(value: usize) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }

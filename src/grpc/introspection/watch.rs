@@ -1,4 +1,4 @@
-//! `WatchCircuitStats`: a snapshot at once, after every change, and at intervals if asked for.
+//! `WatchCircuitStats`: sends a snapshot immediately, after every change, and at intervals if the request has one.
 
 use std::{
     sync::Arc,
@@ -20,27 +20,27 @@ use crate::{
     proto::{WatchCircuitStatsRequest, WatchCircuitStatsResponse},
 };
 
-/// Most watchers of a service at a time.
+/// Most watchers at a time.
 pub(crate) const WATCHERS_MAX: usize = 64;
-/// How often snapshots may be asked for.
+/// Bounds of the interval.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
-/// One who watches.
+/// The state of one watcher.
 struct Watcher {
     engine: TallyEngine,
     changes: watch::Receiver<u64>,
     interval: Option<Interval>,
     draining: CancellationToken,
-    /// Nothing has been told yet.
+    /// Whether no snapshot was sent yet.
     is_new: bool,
     _place: OwnedSemaphorePermit,
 }
 
-/// Begins to watch.
+/// Begins a watch.
 ///
 /// # Errors
-/// The interval is out of bounds, or there are too many watchers.
+/// INVALID_ARGUMENT if the interval is out of bounds, RESOURCE_EXHAUSTED with too many watchers.
 pub(crate) fn watch(
     engine: &TallyEngine,
     request: &WatchCircuitStatsRequest,
@@ -52,7 +52,7 @@ pub(crate) fn watch(
         return Err(status::too_many_watchers(WATCHERS_MAX));
     };
     let watcher = Watcher {
-        // Before the first snapshot, so that no change falls between the two.
+        // Subscribed before the first snapshot, so that no change is missed.
         changes: engine.circuit_changes(),
         engine: engine.clone(),
         interval,
@@ -81,7 +81,7 @@ fn interval(given: &prost_types::Duration) -> Result<Interval, Status> {
         ));
     };
     let mut interval = interval_at(tokio::time::Instant::now() + period, period);
-    // A client that reads slowly does not get what it missed in a burst.
+    // A client that reads slowly does not get the missed snapshots all at once.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     Ok(interval)
 }
@@ -89,7 +89,7 @@ fn interval(given: &prost_types::Duration) -> Result<Interval, Status> {
 // ===== impl Watcher =====
 
 impl Watcher {
-    /// Waits for the next reason to tell something; false if the service goes down.
+    /// Waits until the next snapshot is due. Returns false if the service shuts down.
     async fn is_due(&mut self) -> bool {
         if std::mem::take(&mut self.is_new) {
             return true;

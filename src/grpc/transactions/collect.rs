@@ -1,4 +1,4 @@
-//! Many transactions of a request or of a stream, on their way into one batch.
+//! Collects the transactions of a request, or of a part of a stream, into one batch.
 
 use tonic::Status;
 
@@ -13,9 +13,9 @@ use crate::{
     ledger::Outcome,
 };
 
-/// What the result of an executed transaction takes at most: that of one which the ledger refused.
+/// Longest result of an executed transaction, in bytes: that of one which the ledger refused.
 pub(crate) const RESULT_BYTES_MAX: usize = 640;
-/// A message that holds a transaction.
+/// The message that contains a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A `ProcessTransactionRequest` in a `ProcessTransactionsRequest`.
@@ -24,61 +24,61 @@ pub(crate) enum Form {
     Message,
 }
 
-/// Transactions that were refused before they were queued, in the order of their places.
+/// The transactions with invalid fields, in their order. They are not executed.
 ///
-/// Of each, its own bytes are kept. What is wrong with it is found again when the answer is written: written out, it can
-/// take a hundred times as many bytes as the transaction itself.
+/// For each of them the bytes of the transaction are kept, and checked again when the answer is written: the text of
+/// the errors can be a hundred times as long as the transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     bytes: Vec<u8>,
     entries: Vec<RefusedEntry>,
-    /// What their results take in the answer, at most.
+    /// Most bytes of their results in the answer.
     answer_bytes: usize,
 }
 
-/// Its bytes begin where those of the one before end.
+/// One of them. Its bytes begin at the end of the entry before.
 #[derive(Debug, Clone, Copy)]
 struct RefusedEntry {
     place: u32,
     end: u32,
-    /// If it was too long to be read, its length; it has no bytes here then.
+    /// The length of a transaction that was too long to read. Such a transaction has no bytes here. 0 for others.
     too_long: u32,
 }
 
-/// A transaction that was refused, with what is wrong with it.
+/// A transaction with invalid fields, and its error.
 #[derive(Debug)]
 pub(crate) struct Refused<'a> {
-    /// Its id, as sent; empty if it could not be read.
+    /// The id as the client sent it; empty if it was not read.
     pub(crate) id: &'a str,
-    /// Why.
+    /// The error.
     pub(crate) status: Status,
 }
 
-/// Transactions in the order in which they were sent: those that are well-formed, and those that are not.
+/// Transactions in the order of the client: the valid ones in a batch, and the invalid ones.
 #[derive(Debug)]
 pub(crate) struct Transactions {
     pub(crate) batch: TransactionBatch,
     pub(crate) places: Places,
 }
 
-/// Which of the transactions that were sent are not in the batch.
+/// The positions of the transactions that are not in the batch.
 #[derive(Debug)]
 pub(crate) struct Places {
     pub(crate) refused: Refusals,
-    /// How many were sent.
+    /// The number of transactions that the client sent.
     pub(crate) count: usize,
     form: Form,
 }
 
-/// Reads a `ProcessTransactionsRequest` while it arrives. Transactions are read where they are; only those that are spread
-/// over several pieces are copied together.
+/// Reads a `ProcessTransactionsRequest` while it arrives. It copies only the transactions that are spread over several
+/// parts of the message.
 #[derive(Debug)]
 pub(crate) struct BulkReader {
     transactions: Transactions,
     splitter: Splitter,
 }
 
-/// Why reading a bulk ended early.
+/// Why reading a request ended early.
 enum Unread {
     Malformed(WireError),
     TooMany,
@@ -98,7 +98,7 @@ impl Refusals {
         let before = index.checked_sub(1).and_then(|before| self.entries.get(before));
         let from = before.map_or(0, |before| before.end);
         let bytes = self.bytes.get(from as usize..entry.end as usize)?;
-        // It was read before, and refused: the same bytes are read and refused again.
+        // The same bytes were read and found invalid before, so this finds the same error.
         let transaction = read(bytes, form).ok()?;
         let refusal = decode::check(&transaction, |_, _| ()).err()?;
         Some(Refused {
@@ -113,7 +113,7 @@ impl Refusals {
 
     fn push(&mut self, place: usize, bytes: &[u8], too_long: usize, answer_bytes: usize) {
         self.answer_bytes += answer_bytes;
-        // A message has at most 16 MiB, and 8192 places.
+        // A message has at most 16 MiB and 8192 transactions, so these numbers fit.
         let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(bytes);
         self.entries.push(RefusedEntry {
@@ -127,7 +127,8 @@ impl Refusals {
 // ===== impl Places =====
 
 impl Places {
-    /// What is wrong with the transaction at `place`, if it is the one that was refused behind `before` others.
+    /// Returns the error of the transaction at `place`, if that is the invalid one after `before` others. The inner
+    /// value is `None` if the error is not found again, which is a bug.
     pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
         let entry = self.refused.entries.get(before)?;
         (entry.place as usize == place).then(|| self.refused.get(before, self.form))
@@ -137,7 +138,7 @@ impl Places {
 // ===== impl Transactions =====
 
 impl Transactions {
-    /// None yet.
+    /// No transactions yet.
     pub(crate) fn new(batch: TransactionBatch, form: Form) -> Self {
         Transactions {
             batch,
@@ -149,10 +150,10 @@ impl Transactions {
         }
     }
 
-    /// Reads and checks a transaction from its bytes, and adds it.
+    /// Reads and checks a transaction, and adds it.
     ///
     /// # Errors
-    /// [`WireError`] if it is none. Nothing is added then.
+    /// [`WireError`] if the bytes are not a transaction. Then nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let transaction = read(bytes, self.places.form)?;
         let place = self.places.count;
@@ -164,20 +165,20 @@ impl Transactions {
         Ok(())
     }
 
-    /// A transaction was sent that is too long to be read.
+    /// Adds a transaction that is too long to read.
     fn skip(&mut self, length: usize) {
         let place = self.places.count;
         self.places.count += 1;
         self.places.refused.push(place, &[], length, RESULT_BYTES_MAX);
     }
 
-    /// How many were sent.
+    /// The number of transactions that the client sent.
     pub(crate) const fn count(&self) -> usize {
         self.places.count
     }
 
-    /// Bytes of memory that they hold, with the outcomes and the answer that they will have: nothing of these can be refused
-    /// any more once they are executed.
+    /// Returns the bytes of memory that they hold, including their outcomes and their answer. These are reserved before
+    /// the execution, as an executed transaction must be answered.
     pub(crate) fn held_bytes(&self) -> usize {
         let each = size_of::<Outcome>() + RESULT_BYTES_MAX;
         self.batch.memory_bytes()
@@ -190,7 +191,7 @@ impl Transactions {
 // ===== impl BulkReader =====
 
 impl BulkReader {
-    /// Fills `batch`.
+    /// Begins a request whose valid transactions go into `batch`.
     pub(crate) fn new(batch: TransactionBatch) -> Self {
         BulkReader {
             transactions: Transactions::new(batch, Form::Nested),
@@ -198,10 +199,10 @@ impl BulkReader {
         }
     }
 
-    /// Reads what has arrived.
+    /// Reads the next part of the message.
     ///
     /// # Errors
-    /// INTERNAL if the message is malformed, INVALID_FIELD as soon as there are too many transactions.
+    /// INTERNAL if the message is malformed, INVALID_ARGUMENT as soon as it has too many transactions.
     pub(crate) fn read(&mut self, piece: &Piece) -> Result<(), Status> {
         let transactions = &mut self.transactions;
         let read = self.splitter.read(&piece.bytes, piece.to_come, |found| {
@@ -220,15 +221,15 @@ impl BulkReader {
         })
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that it holds.
     pub(crate) fn held_bytes(&self) -> usize {
         self.transactions.held_bytes() + self.splitter.held_bytes()
     }
 
-    /// All of them, once the message is whole.
+    /// Returns the transactions when the message is complete.
     ///
     /// # Errors
-    /// INVALID_FIELD if there are none.
+    /// INVALID_ARGUMENT if the message has no transactions.
     pub(crate) fn finish(self) -> Result<Transactions, Status> {
         if self.transactions.count() == 0 {
             return Err(transaction_count("0"));
@@ -255,7 +256,7 @@ fn transaction_count(count: &str) -> Status {
     status::invalid_field("transactions", description)
 }
 
-/// The status of a refusal.
+/// Returns the status for a refusal.
 pub(crate) fn refused(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Invalid(violations) => status::invalid(violations),

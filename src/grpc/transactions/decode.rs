@@ -1,4 +1,4 @@
-//! From the wire to the ledger and back: shapes and bounds are checked here, before anything is queued.
+//! Checks the fields of transactions, and converts them for the ledger, before anything is queued.
 
 use smallvec::SmallVec;
 use tonic_types::FieldViolation;
@@ -16,22 +16,22 @@ use crate::{
 /// `google.protobuf.Timestamp`: 0001-01-01 to 9999-12-31.
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// Why a request was refused before it was queued.
+/// Why a transaction was refused before it was queued.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Fields are malformed.
+    /// Fields are invalid.
     Invalid(Vec<FieldViolation>),
-    /// The phase is not part of this release.
+    /// This release does not support the phase.
     PhaseNotSupported(&'static str),
 }
 
 // ===== impl Refusal =====
 
 impl Refusal {
-    /// What its words take in an answer, about.
+    /// Returns the approximate length of its text in an answer.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            // The first one is told twice.
+            // The first violation is also in the message of the status.
             Refusal::Invalid(violations) => violations
                 .iter()
                 .chain(violations.first())
@@ -45,7 +45,7 @@ impl Refusal {
 /// Checks a transaction and adds it to `batch`.
 ///
 /// # Errors
-/// [`Refusal`]. `batch` is unchanged then.
+/// [`Refusal`]. Then `batch` is unchanged.
 pub(crate) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &WireTransaction<'_>,
@@ -53,10 +53,10 @@ pub(crate) fn push_transaction(
     check(request, |heading, transfers| batch.push(heading, transfers))
 }
 
-/// Checks a transaction and gives it to `then` if nothing is wrong with it.
+/// Checks a transaction, and passes it to `then` if it is valid.
 ///
 /// # Errors
-/// [`Refusal`]: the same for the same transaction.
+/// [`Refusal`]. The same transaction always gives the same refusal.
 pub(crate) fn check(
     request: &WireTransaction<'_>,
     then: impl FnOnce(&Heading<'_>, &[Transfer<&[u8]>]),
@@ -93,7 +93,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// The phase's name if it is one that this release does not have.
+/// Returns the name of the phase if this release does not support it.
 fn check_phase(violations: &mut Violations, request: &WireTransaction<'_>) -> Option<&'static str> {
     match proto::TransactionPhase::try_from(request.phase) {
         Ok(proto::TransactionPhase::Unspecified | proto::TransactionPhase::Posted) => {}
@@ -115,7 +115,7 @@ fn check_phase(violations: &mut Violations, request: &WireTransaction<'_>) -> Op
     None
 }
 
-/// Checks a transfer. What it gives back counts only if there was no violation.
+/// Checks a transfer. The returned value is meaningful only without violations.
 fn to_transfer<'a>(
     violations: &mut Violations,
     place: usize,
@@ -192,7 +192,7 @@ fn effective_time(violations: &mut Violations, field: &str, time: Time) -> Optio
     })
 }
 
-/// The id in a field. It counts only if there was no violation.
+/// Checks the id in a field. The returned value is meaningful only without violations.
 fn valid_id<'a>(violations: &mut Violations, field: impl std::fmt::Display, text: Text<'a>) -> &'a [u8] {
     match text {
         Text::Id(id) => id,

@@ -1,7 +1,9 @@
-//! Writes what became of transactions, straight from the batch that was executed.
+//! Writes the results of transactions directly from the executed batch.
 //!
-//! A `TransactionResult` is field 1 of both messages that have one: an element of `ProcessTransactionsResponse` and the
-//! only field of `StreamTransactionsResponse` have the same bytes.
+//! Committed transactions are written with prost's encoding functions, without the generated types: those have two
+//! `String`s for each result. Errors are written with the generated types. A `TransactionResult` is field 1 in both
+//! messages that contain it, so the bytes are the same in `ProcessTransactionsResponse` and in
+//! `StreamTransactionsResponse`.
 
 use prost::{
     Message,
@@ -22,9 +24,9 @@ use crate::{
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
 
-/// About the bytes of a result, beyond its id's twice.
+/// Approximate bytes of a result, in addition to twice the id.
 const RESULT_BYTES: usize = 32;
-/// Results are written so many bytes at a time; then other calls of the thread have their turn.
+/// After this many bytes of results, other tasks of the thread run.
 const TURN_BYTES: usize = 64 << 10;
 
 /// A `ProcessTransactionResponse`, without the `String` that the generated type has.
@@ -108,10 +110,10 @@ fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// The framed answer to a lone transaction.
+/// Returns the framed answer to `ProcessTransaction`.
 ///
 /// # Errors
-/// The status, if it was not committed.
+/// The status if the transaction was not committed.
 pub(crate) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
     let (Some(transaction), Some(outcome)) = (batch.get(0), outcome) else {
         return Err(status::outcome_missing());
@@ -122,16 +124,16 @@ pub(crate) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result
     Ok(out)
 }
 
-/// What became of many transactions.
+/// The results of many transactions.
 #[derive(Debug)]
 pub(crate) struct Results<'a> {
     pub(crate) places: &'a Places,
     pub(crate) batch: &'a TransactionBatch,
-    /// Of those in the batch; or why none of them was let in, or all have an unknown outcome.
+    /// The outcomes of the transactions in the batch; or the error that all of them have.
     pub(crate) outcomes: Result<&'a [Outcome], &'a Status>,
 }
 
-/// An answer to one of many transactions.
+/// The result of one of many transactions.
 enum Answered<'a> {
     Executed(TransactionView<'a, &'a [u8]>, Outcome),
     Failed(&'a str, &'a Status),
@@ -139,7 +141,7 @@ enum Answered<'a> {
     Missing,
 }
 
-/// How far the results are written.
+/// The number of results and of refused transactions that are written.
 #[derive(Debug, Default)]
 struct Written {
     place: usize,
@@ -149,7 +151,7 @@ struct Written {
 // ===== impl Results =====
 
 impl<'a> Results<'a> {
-    /// The framed `ProcessTransactionsResponse`.
+    /// Returns the framed `ProcessTransactionsResponse`.
     pub(crate) async fn bulk(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
         let header_at = begin_frame(&mut out);
@@ -166,7 +168,7 @@ impl<'a> Results<'a> {
         fit(out)
     }
 
-    /// The framed `StreamTransactionsResponse`s.
+    /// Returns the framed `StreamTransactionsResponse`s.
     pub(crate) async fn stream(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
         let mut written = Written::default();
@@ -181,7 +183,7 @@ impl<'a> Results<'a> {
         fit(out)
     }
 
-    /// The answer to the next transaction, in their order.
+    /// Returns the next result, in the order of the transactions.
     fn next(&self, written: &mut Written) -> Option<Answered<'a>> {
         let place = written.place;
         if place >= self.places.count {
@@ -208,14 +210,14 @@ impl<'a> Results<'a> {
         })
     }
 
-    /// About what the results take if all went well.
+    /// Returns the approximate length of the results if all transactions are committed.
     fn room(&self) -> usize {
         let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
         self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES)
     }
 }
 
-/// Without much room that it does not need: it may wait long until it is read.
+/// Frees most of the unused capacity, as the client may read the answer late.
 fn fit(mut out: Vec<u8>) -> Vec<u8> {
     if out.capacity() - out.len() > out.len() / 4 {
         out.shrink_to_fit();
@@ -249,7 +251,7 @@ fn put_error(out: &mut Vec<u8>, id: &str, status: &Status) {
             outcome: Some(transaction_result::Outcome::Error(status::to_value(status))),
         }),
     };
-    // A vector has always room.
+    // A vector grows, so encoding cannot fail.
     let _infallible = error.encode(out);
 }
 
@@ -270,7 +272,7 @@ fn committed_or_error<'a>(
     }
 }
 
-/// The account that a rejection is about.
+/// Returns the account that a rejection is about.
 fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> &'a str {
     let transfer = transaction
         .transfers()
@@ -284,7 +286,7 @@ fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Reject
     std::str::from_utf8(name).unwrap_or_default()
 }
 
-/// A transfer of the journal, as a client sent it.
+/// Converts a transfer of the journal for the API.
 #[must_use]
 pub(crate) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
     let amount = match i64::try_from(amount.minor_units()) {
@@ -299,7 +301,7 @@ pub(crate) fn from_transfer(debit: String, credit: String, amount: Amount, code:
     }
 }
 
-/// A committed transaction as a client sees it.
+/// Converts a committed transaction for the API.
 #[must_use]
 pub(crate) fn from_committed(
     transaction_id: String,

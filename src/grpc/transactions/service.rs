@@ -1,7 +1,7 @@
-//! `tally.v1.TransactionService`.
+//! The methods of `tally.v1.TransactionService`.
 //!
-//! The calls are read and answered here without tonic's server ([`framing`](super::framing)), and those with transactions
-//! without the generated types.
+//! Requests are read without tonic's server; `transport/framing.rs` says why. Requests with transactions are read
+//! without the generated types, see `wire.rs`.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -35,10 +35,9 @@ use crate::{
     store::embedded::FoundTransaction,
 };
 
-/// What a transfer takes while its transaction is found and written, at most: in the journal, with its accounts' names, and
-/// in the answer.
+/// Most memory of a transfer in `GetTransaction`: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;
-/// And the rest of the transaction.
+/// Most memory of the rest of the transaction.
 const FOUND_BYTES: usize = 8 << 10;
 
 /// The service. Clones are cheap.
@@ -54,7 +53,7 @@ impl NamedService for TransactionService {
 }
 
 impl TransactionService {
-    /// Serves `engine`.
+    /// A service over `engine`.
     #[must_use]
     pub(crate) fn new(engine: TallyEngine) -> Self {
         TransactionService {
@@ -64,8 +63,8 @@ impl TransactionService {
 
     /// Answers `ProcessTransaction`.
     ///
-    /// Each method has a future of its own in a box: that of the most frequent one is not as large as the largest, and is
-    /// not moved as a whole on its way into its task.
+    /// Each method boxes its own future. So the future of the most frequent method is small, and is not moved into its
+    /// task.
     pub(crate) fn process_transaction(
         &self,
         request: http::Request<Incoming>,
@@ -104,7 +103,7 @@ impl TransactionService {
         })
     }
 
-    /// Answers `StreamTransactions`, until `lifetime` is over.
+    /// Answers `StreamTransactions` until `lifetime` ends.
     pub(crate) fn stream_transactions(
         &self,
         request: http::Request<Incoming>,
@@ -113,7 +112,7 @@ impl TransactionService {
         lifetime: Lifetime,
     ) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
-        // Not before the call is polled: only then does the engine know whose it is.
+        // The stream begins when the call is polled, because the engine knows the caller only then.
         Box::pin(async move {
             let most = TRANSACTION_BYTES_MAX;
             Ok(
@@ -152,7 +151,7 @@ impl TransactionService {
 }
 
 impl TransactionService {
-    /// A record of the journal as a client sees it, accounts by name again.
+    /// Converts a record of the journal for the API. The journal has the numbers of accounts, the API their ids.
     async fn describe(
         &self,
         id: String,
@@ -247,8 +246,8 @@ async fn answer_one(
 
 /// `ProcessTransactions`.
 ///
-/// The request is read while it arrives, and nothing of it is executed before it is known to be well-formed, and that there
-/// is memory for its answer.
+/// The request is read while it arrives. Nothing is executed before the whole request is read and the memory for its
+/// answer is reserved.
 async fn process_many(
     engine: &TallyEngine,
     request: http::Request<Incoming>,
@@ -285,7 +284,7 @@ async fn process_many(
     Ok((answer, reservation))
 }
 
-/// Executes transactions in their order.
+/// Executes the transactions of a batch in their order.
 async fn execute(
     engine: &TallyEngine,
     kind: CallKind,
@@ -299,7 +298,7 @@ async fn execute(
     outcomes.map_err(|error| status::engine(&error))
 }
 
-/// The account that a rejection is about.
+/// Returns the account that a rejection is about.
 fn account_of(transfers: &[proto::Transfer], rejection: Rejection) -> &str {
     transfers
         .get(usize::from(rejection.transfer))

@@ -1,35 +1,35 @@
-//! Splits a `ProcessTransactionsRequest` into its transactions while it arrives.
+//! Splits a `ProcessTransactionsRequest` into its transactions while the message arrives.
 //!
-//! Every byte is looked at a bounded number of times, whatever the pieces are in which the message comes: what was read is
-//! never read again, and of an unknown field nothing is kept but how much of it is still to come.
+//! Every byte is read a bounded number of times, however the message is cut into parts. Of an unknown field only the
+//! number of its remaining bytes is kept.
 
 use crate::grpc::protobuf::{self, Head, WireError};
 
-/// Longest key with the number behind it.
+/// Longest key together with the number behind it.
 const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
-/// The field with the transactions.
+/// The number of the field with the transactions.
 const TRANSACTIONS: u32 = 1;
 
-/// What is found in the message.
+/// A transaction in the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found<'a> {
     /// The bytes of a transaction.
     Transaction(&'a [u8]),
-    /// A transaction of so many bytes, which are too many to be looked at.
+    /// The length of a transaction that is too long to read.
     TooLong(usize),
 }
 
-/// Where it is in the message.
+/// The state of reading one message.
 #[derive(Debug)]
 pub(crate) struct Splitter {
-    /// The longest transaction that is read.
+    /// Longest transaction that is read, in bytes.
     transaction_bytes_max: usize,
     next: Next,
-    /// The beginning of what is next: of a key, or of a transaction. Nearly always empty.
+    /// The first bytes of a key or of a transaction whose rest has not arrived. Nearly always empty.
     carry: Vec<u8>,
-    /// The numbers of the groups that are open. They are unknown fields; nothing in them is a transaction.
+    /// The field numbers of the open groups. Groups are unknown fields, and no field in them is a transaction.
     groups: Vec<u32>,
-    /// Bytes that were looked at or copied so far.
+    /// Bytes read or copied so far.
     #[cfg(test)]
     work: usize,
 }
@@ -38,16 +38,16 @@ pub(crate) struct Splitter {
 enum Next {
     /// A field's key.
     Key,
-    /// A transaction of so many bytes.
+    /// A transaction of this many bytes.
     Transaction(usize),
-    /// So many bytes of something unknown.
+    /// This many more bytes of an unknown field.
     Unknown(usize),
 }
 
 // ===== impl Splitter =====
 
 impl Splitter {
-    /// At the beginning of a message. Transactions of more than `transaction_bytes_max` bytes are not read.
+    /// Begins a message. Transactions of more than `transaction_bytes_max` bytes are not read.
     pub(crate) const fn new(transaction_bytes_max: usize) -> Self {
         Splitter {
             transaction_bytes_max,
@@ -59,10 +59,11 @@ impl Splitter {
         }
     }
 
-    /// Reads the next `piece` of the message, behind which `to_come` bytes are to come, and calls `each` for what is found.
+    /// Reads the next `piece` of the message, which is followed by `to_come` more bytes, and calls `each` for every
+    /// transaction.
     ///
     /// # Errors
-    /// What `each` says, or that the message is malformed.
+    /// The error of `each`, or [`WireError`] if the message is malformed.
     pub(crate) fn read<E: From<WireError>>(
         &mut self,
         piece: &[u8],
@@ -106,12 +107,12 @@ impl Splitter {
         Ok(())
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the bytes of memory that it holds.
     pub(crate) fn held_bytes(&self) -> usize {
         self.carry.capacity() + self.groups.capacity() * size_of::<u32>()
     }
 
-    /// Reads a key, and the length or number behind it.
+    /// Reads a key and the length or number behind it.
     fn read_head<E: From<WireError>>(
         &mut self,
         piece: &mut &[u8],
@@ -128,7 +129,7 @@ impl Splitter {
             *piece = piece.get(read..).unwrap_or_default();
             head
         } else {
-            // It began in an earlier piece. It is short, so that it can be tried with each byte that comes.
+            // The key began in an earlier part. It is short, so that it can be parsed again after each byte.
             let Some((byte, rest)) = piece.split_first() else {
                 return Ok(());
             };
@@ -147,7 +148,7 @@ impl Splitter {
         }
     }
 
-    /// Decides what is next, behind the `head` of a field.
+    /// Decides what follows after the key and length in `head`.
     fn enter<E: From<WireError>>(
         &mut self,
         head: &Head,
@@ -189,7 +190,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// The message is over: it must not be in the middle of anything.
+    /// Checks that the message does not end within a field.
     fn check_end(&self) -> Result<(), WireError> {
         if matches!(self.next, Next::Key) && self.carry.is_empty() && self.groups.is_empty() {
             Ok(())
@@ -198,7 +199,7 @@ impl Splitter {
         }
     }
 
-    /// So many bytes were looked at or copied.
+    /// Counts bytes that are read or copied.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count"))]
     fn note(&mut self, bytes: usize) {
         #[cfg(test)]
@@ -209,7 +210,7 @@ impl Splitter {
         let _ = bytes;
     }
 
-    /// Bytes that were looked at or copied so far.
+    /// Bytes read or copied so far.
     #[cfg(test)]
     pub(crate) const fn work(&self) -> usize {
         self.work
@@ -220,10 +221,10 @@ impl Splitter {
 mod tests {
     use super::*;
 
-    /// Bytes that are looked at, at most, for each byte of a message.
+    /// Most bytes that are read for each byte of a message.
     const WORK_MAX: usize = 24;
 
-    /// Reads `message` in pieces of `piece` bytes. How many transactions it has, and how much work that was.
+    /// Reads `message` in parts of `piece` bytes. Returns the number of its transactions and the bytes read.
     fn read(message: &[u8], piece: usize) -> Result<(usize, usize), WireError> {
         let mut splitter = Splitter::new(1 << 20);
         let (mut count, mut to_come) = (0, message.len());
@@ -246,14 +247,14 @@ mod tests {
     #[test]
     fn every_message_is_read_in_linear_work_whatever_its_pieces_are() {
         const BYTES: usize = 1 << 20;
-        // An unknown field of all that is left, which straddles every piece.
+        // One unknown field that spans all parts.
         let unknown = [&[0x12], number(BYTES).as_slice(), &vec![0; BYTES]].concat();
-        // One that contains what looks like transactions, and one of each other kind.
+        // An unknown field whose content looks like transactions, and fields of each other wire type.
         let nested = [&[0x12], number(BYTES).as_slice(), &[0x0a, 0].repeat(BYTES / 2)].concat();
         let numbers = [0x10, 0xff, 0xff, 0x7f].repeat(BYTES / 4);
         let fixed = [0x11, 1, 2, 3, 4, 5, 6, 7, 8, 0x15, 1, 2, 3, 4].repeat(BYTES / 14);
         let groups = [0x13, 0x1b, 0x0a, 0, 0x1c, 0x14].repeat(BYTES / 6);
-        // Keys and lengths in their longest forms.
+        // Keys and lengths in their longest encoding.
         let long_key = [0x92, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0];
         let long_length = [0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0];
         let long = [long_key.as_slice(), &long_length, &[7]]

@@ -1,4 +1,4 @@
-//! The answers of a `StreamTransactions`.
+//! `StreamTransactions`: reads messages in chunks, executes the chunks in order, and writes their answers in order.
 
 use std::{
     panic::resume_unwind,
@@ -34,53 +34,53 @@ use crate::{
 /// The outcomes of a chunk.
 type Executed = Result<Outcomes, EngineError>;
 
-/// Messages of a stream that are put together into one command, if so many have arrived.
+/// Most messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
-/// A chunk that holds so many bytes gets no more messages.
+/// A chunk that holds this many bytes gets no more messages.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
-/// What a chunk costs in any case.
+/// Memory that is reserved for every chunk.
 const CHUNK_BYTES: usize = 1 << 10;
-/// Chunks of a stream that may be under way; behind them, HTTP/2 flow control holds the client back.
+/// Most chunks of a stream in flight. Then the stream is not read, and HTTP/2 flow control stops the client.
 const CHUNKS_MAX: usize = 8;
 
 /// The answers to a stream's messages, in their order.
 pub(crate) struct StreamAnswers {
     engine: Arc<TallyEngine>,
-    /// `None` once nothing more is read.
+    /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
-    /// What has been read is executed in this order, and nothing behind what was not executed.
+    /// The engine executes the chunks of a sequence in order, and none after one that was not executed.
     sequence: Sequence,
     lifetime: Lifetime,
-    /// Ready when nothing more may be read.
+    /// Ready when reading must end, with the reason.
     over: BoxFuture<'static, Status>,
     /// At most [`CHUNKS_MAX`].
     running: FuturesOrdered<BoxFuture<'static, ChunkDone>>,
-    /// The answers to the first of those that are done, which are being written.
+    /// Writes the answers to the first executed chunk.
     answering: Option<BoxFuture<'static, Answered>>,
-    /// Why the first chunk was not executed that was not: those behind it are refused for the same reason.
+    /// The error of the first chunk that was not executed. The chunks after it are refused with the same error.
     interrupted: Option<Status>,
-    /// Why nothing more is read, if it was not the client who ended the stream. It is told behind the answers of what runs.
+    /// The status with which the stream ends after all answers; `None` if the client ended the stream.
     ending: Option<Status>,
-    /// Held while nothing is read.
+    /// Set while the stream is not read.
     parked: Option<Parked>,
 }
 
-/// Messages of a stream that have arrived together.
+/// Messages of a stream that are executed together.
 struct Chunk {
     transactions: Transactions,
     reservation: Reservation,
-    /// Why nothing comes behind them, if it was not the client who ended the stream.
+    /// The error after which the stream cannot be read on.
     broken: Option<Status>,
 }
 
-/// What became of them.
+/// An executed chunk.
 struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
     reservation: Reservation,
     outcomes: Executed,
-    /// Why they were not let in, if the caller's token no longer allows it.
+    /// Set if the chunk was not executed because the caller's token no longer allows the call.
     revoked: Option<Status>,
     broken: Option<Status>,
 }
@@ -92,11 +92,11 @@ struct Answered {
     broken: Option<Status>,
 }
 
-/// The messages of a stream.
+/// Reads the messages of a stream.
 struct Chunks {
     inbound: Inbound,
     engine: Arc<TallyEngine>,
-    /// The start of a message that has not arrived as a whole.
+    /// The first bytes of a message whose rest has not arrived.
     carry: Vec<u8>,
     ended: bool,
 }
@@ -104,9 +104,9 @@ struct Chunks {
 // ===== impl StreamAnswers =====
 
 impl StreamAnswers {
-    /// Of the stream with the messages of `inbound`. When `lifetime` is over, what was read is answered; then it ends, and says
-    /// why if it was not the client who ended it. To be called while the stream's call is polled: that is how the engine knows
-    /// whose messages they are.
+    /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that it has
+    /// read, and ends with the reason. Call this while the stream's call is polled, because the engine finds the caller
+    /// in that context.
     pub(crate) fn new(
         engine: Arc<TallyEngine>,
         inbound: Inbound,
@@ -133,12 +133,12 @@ impl StreamAnswers {
         }
     }
 
-    /// Begins to execute what has arrived, as far as chunks may be under way.
+    /// Reads chunks and begins to execute them, up to [`CHUNKS_MAX`] in flight.
     fn poll_read(&mut self, context: &mut Context<'_>) {
         while self.running.len() < CHUNKS_MAX {
             let Some(chunks) = &mut self.chunks else { return };
             if let Poll::Ready(why) = self.over.as_mut().poll(context) {
-                // Kept as it is: when the answers have been sent, a token that was taken back may be valid again.
+                // The reason is kept, because a revoked token may be valid again when the answers have been sent.
                 if chunks.is_complete() {
                     self.chunks = None;
                 } else {
@@ -157,15 +157,15 @@ impl StreamAnswers {
         }
     }
 
-    /// Nothing more is read, and when what runs has been answered, the stream ends with `why`.
+    /// Ends reading. The stream ends with `why` after the answers to the chunks in flight.
     fn stop(&mut self, why: Status) {
         self.chunks = None;
         self.ending = Some(why);
     }
 
-    /// Has executed what the stream has brought. It is on its way when this returns, so that the chunks are executed in their
-    /// order; and as the next of the sequence, so that none is executed once one before it was not: it may need what that one
-    /// was to book, and a refusal for want of funds would be remembered under its id for ever.
+    /// Submits a chunk to the engine as the next of the sequence, so that the chunks are executed in order, and none
+    /// after one that was not executed. A later chunk may need the money that an earlier one moves, and the ledger
+    /// remembers a refusal for lack of funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
             transactions: Transactions { mut batch, places },
@@ -174,7 +174,7 @@ impl StreamAnswers {
         } = chunk;
         batch.pay(Box::new(reservation.split_off_beyond(CHUNK_BYTES)));
         let batch = Arc::new(batch);
-        // They were read before the token was revoked.
+        // The token may have been revoked after the chunk was read.
         let revoked = self.lifetime.revoked();
         if let Some(why) = &revoked {
             self.sequence.close();
@@ -183,8 +183,8 @@ impl StreamAnswers {
         let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
         let called =
             (!batch.is_empty()).then(|| engine.process_next(sequence, CallKind::Stream, &batch, deadline));
-        // In a task of its own, which ends when the chunk is answered. This stream is polled only while its client reads, and
-        // one who stops would leave the chunk under way for its circuit, which would open for everybody.
+        // The call runs in a separate task. The stream is polled only while its client reads. Without the task, the
+        // chunk of a client that stops reading would stay in flight, and the circuit would open for all clients.
         let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
         Box::pin(async move {
             let outcomes = match called {
@@ -202,7 +202,7 @@ impl StreamAnswers {
         })
     }
 
-    /// Why all of a chunk are refused, if they are. To be called for the chunks in their order.
+    /// Returns the error that all transactions of a chunk get, if any. Call this for the chunks in their order.
     fn failed(&mut self, done: &mut ChunkDone) -> Option<Status> {
         match &done.outcomes {
             Err(error) if error.is_not_executed() => {
@@ -210,15 +210,15 @@ impl StreamAnswers {
                 let why = || revoked.unwrap_or_else(|| status::engine(error));
                 Some(self.interrupted.get_or_insert_with(why).clone())
             }
-            // Of those, something may have been executed, and each says so.
+            // Their outcome is unknown, and each of them gets this error.
             Err(error) => Some(status::engine(error)),
-            // Nothing in it could be read, and nothing behind the hole is looked at.
+            // The chunk has only invalid transactions. After a chunk that was not executed, they get its error.
             Ok(_) if done.batch.is_empty() => self.interrupted.clone(),
             Ok(_) => None,
         }
     }
 
-    /// The answers to the next chunk; `None` when nothing is under way.
+    /// Returns the answers to the next chunk; `None` without chunks in flight.
     fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Option<Answered>> {
         loop {
             if let Some(answering) = &mut self.answering {
@@ -234,8 +234,8 @@ impl StreamAnswers {
         }
     }
 
-    /// Nothing is read until this is polled again. What arrives meanwhile waits in the HTTP/2 library; if there is no memory
-    /// for that, nothing more is read at all.
+    /// Stops reading until the next poll. The HTTP/2 library buffers what arrives in the meantime. Without memory for
+    /// that buffer, reading ends.
     fn park(&mut self) {
         if let Some(chunks) = &self.chunks
             && self.parked.is_none()
@@ -287,20 +287,21 @@ impl Stream for StreamAnswers {
     }
 }
 
-/// What became of a chunk's call. Dropping it before the task ends withdraws the chunk, if it is still queued.
+/// Waits for the task of a chunk. Dropping the future withdraws the chunk if it is still queued.
 async fn executed(task: AbortOnDropHandle<Executed>) -> Executed {
     match task.await {
         Ok(outcomes) => outcomes,
         Err(error) => match error.try_into_panic() {
-            // As if it had been called here.
+            // A panic of the task goes on here.
             Ok(panic) => resume_unwind(panic),
-            // The task is stopped by dropping its handle, which is waited for here, or by the end of its thread's runtime.
+            // A task is aborted only when its handle is dropped, and the handle is awaited here, or when the runtime
+            // ends.
             Err(error) => unreachable!("a chunk's task was stopped while its stream was answered: {error}"),
         },
     }
 }
 
-/// Writes the answers to a chunk; a message that could not be read ends the stream after the others' answers.
+/// Writes the answers to a chunk.
 async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
     let ChunkDone {
         batch,
@@ -313,7 +314,7 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
     let results = Results {
         places: &places,
         batch: &batch,
-        // Each of them gets the answer that it would have got by itself.
+        // Every transaction gets the answer that it would get alone.
         outcomes: match &failed {
             None => Ok(outcomes.as_deref().unwrap_or_default()),
             Some(status) => Err(status),
@@ -332,7 +333,7 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
 // ===== impl Chunks =====
 
 impl Chunks {
-    /// Whether everything has been read that the client had to send.
+    /// Returns whether the client has ended the stream, and everything has been read.
     fn is_complete(&self) -> bool {
         self.ended || self.inbound.is_complete()
     }
@@ -353,7 +354,7 @@ impl Chunks {
         pushed
     }
 
-    /// A chunk of what has arrived, if there is memory for it and its answers.
+    /// Makes a chunk of the transactions, if the budget has memory for them and their answers.
     fn chunk(&mut self, transactions: Transactions, broken: Option<Status>) -> Chunk {
         let limits = self.inbound.limits();
         if let Some(reservation) = limits.memory().reserve(CHUNK_BYTES + transactions.held_bytes()) {
@@ -363,7 +364,7 @@ impl Chunks {
                 broken,
             };
         }
-        // Nothing of it is executed, and nothing behind it.
+        // Nothing of the chunk and nothing after it is executed.
         self.ended = true;
         Chunk {
             transactions: Transactions::new(self.engine.batch(0), Form::Message),
@@ -387,7 +388,7 @@ impl Stream for Chunks {
             }
             first => first,
         };
-        // What has arrived takes less room in the batch than on the wire.
+        // Transactions take less memory in the batch than on the wire.
         let mut transactions = Transactions::new(self.engine.batch(self.inbound.arrived()), Form::Message);
         let mut broken = None;
         let mut next = Poll::Ready(first);

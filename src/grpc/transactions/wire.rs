@@ -1,8 +1,8 @@
-//! Reads requests with transactions straight from their bytes.
+//! Reads requests with transactions without the generated types.
 //!
-//! They are nearly all of the traffic, and a generated type has a `String` for every name in them. What is read here is
-//! borrowed from the request. The rules are those of protobuf as prost has them, of which the tests make sure: unknown
-//! fields are skipped, the last of several values counts, messages that come twice are merged, text must be UTF-8.
+//! These requests are nearly all of the traffic, and a generated type has a `String` for every id in them. The values
+//! here borrow from the request instead. The rules are prost's, and the tests compare both: unknown fields are skipped,
+//! the last of several values counts, repeated submessages are merged, text must be UTF-8.
 
 use smallvec::SmallVec;
 
@@ -12,23 +12,23 @@ use crate::{
     ledger::{Metadata, TRANSFERS_MAX},
 };
 
-/// A field with an id.
+/// The text of a field that should be an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Text<'a> {
-    /// What an id may be.
+    /// A valid id.
     Id(&'a [u8]),
     /// Other text.
     Other(&'a str),
 }
 
-/// `ProcessTransactionRequest`. Fields that are not there have their defaults.
+/// `ProcessTransactionRequest`. Absent fields have their defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct WireTransaction<'a> {
     pub(crate) id: Text<'a>,
     pub(crate) phase: i32,
     /// The first [`TRANSFERS_MAX`].
     pub(crate) transfers: SmallVec<[WireTransfer<'a>; 2]>,
-    /// How many there are.
+    /// The number of transfers, also beyond [`TRANSFERS_MAX`].
     pub(crate) transfer_count: usize,
     pub(crate) pending_transaction_id: &'a str,
     pub(crate) pending_timeout: Option<Time>,
@@ -76,7 +76,7 @@ impl Default for Text<'_> {
 
 impl<'a> Text<'a> {
     fn of(bytes: &'a [u8]) -> Read<Self> {
-        // An id is ASCII, so that nothing else has to be looked at.
+        // A valid id is ASCII, so that UTF-8 need not be checked.
         if is_id(bytes) {
             Ok(Text::Id(bytes))
         } else {
@@ -84,11 +84,11 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// As it was sent.
+    /// Returns the text as the client sent it.
     #[must_use]
     pub(crate) fn as_str(self) -> &'a str {
         match self {
-            // Always UTF-8, as ids are ASCII.
+            // Ids are ASCII, so this cannot fail.
             Text::Id(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
             Text::Other(text) => text,
         }
@@ -100,27 +100,27 @@ impl<'a> Text<'a> {
 /// Reads a `ProcessTransactionRequest`.
 ///
 /// # Errors
-/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.
 pub(crate) fn transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     let mut transaction = WireTransaction::default();
     transaction.merge(Reader::new(bytes))?;
     Ok(transaction)
 }
 
-/// Reads a transaction of a `ProcessTransactionsRequest`, from the bytes that a [`Splitter`](super::split::Splitter) found.
+/// Reads a transaction of a `ProcessTransactionsRequest`, from its bytes.
 ///
 /// # Errors
-/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.
 pub(crate) fn nested_transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     let mut transaction = WireTransaction::default();
     transaction.merge(Reader::nested(bytes))?;
     Ok(transaction)
 }
 
-/// Reads a `StreamTransactionsRequest`. Without a transaction in it, it has the default one.
+/// Reads a `StreamTransactionsRequest`. A message without a transaction counts as one with an empty transaction.
 ///
 /// # Errors
-/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are no such message.
+/// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.
 pub(crate) fn stream_message(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     let mut transaction = WireTransaction::default();
     let mut reader = Reader::new(bytes);

@@ -1,4 +1,4 @@
-//! Against prost, which reads the same bytes into the generated types.
+//! Compares the reader with prost, which reads the same bytes into the generated types.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::Message;
@@ -20,7 +20,7 @@ fn text(text: &str) -> Text<'_> {
     Text::of(text.as_bytes()).unwrap()
 }
 
-/// What prost read, as this module would have it.
+/// Converts what prost has read.
 fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
     let ProcessTransactionRequest {
         transaction_id,
@@ -65,7 +65,7 @@ fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
     }
 }
 
-/// Both read the same, or neither reads anything.
+/// Checks that both read the same, or that both fail.
 fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     let theirs = ProcessTransactionRequest::decode(bytes);
     match (transaction(bytes), &theirs) {
@@ -98,7 +98,7 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The transactions of a `ProcessTransactionsRequest` that arrives `piece` bytes at a time.
+/// Returns the transactions of a `ProcessTransactionsRequest` that arrives in parts of `piece` bytes.
 fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, WireError> {
     let (mut transactions, mut to_come) = (Vec::new(), bytes.len());
     let mut splitter = Splitter::new(usize::MAX);
@@ -157,8 +157,8 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         )
 }
 
-/// Fields of any number and kind, some of them with known numbers and some nested: what a message of a later version, or
-/// of somebody who wants to break in, may hold.
+/// Fields of any number and wire type, some with known numbers and some nested, as a later version or an attacker may
+/// send them.
 fn fields() -> impl Strategy<Value = Vec<u8>> {
     let scalar = prop_oneof![
         (1..9_u8, vec(any::<u8>(), 0..4)).prop_map(|(field, bytes)| delimited(field, &bytes)),

@@ -1,11 +1,12 @@
-//! How much memory clients hold: requests that have arrived, what was made of them, and answers that were not sent yet.
+//! The memory that clients hold: requests that have arrived, the data decoded from them, and answers that are not sent
+//! yet.
 //!
-//! There is one budget for all clients. What a client may take of it depends on what is left: it may never hold more than is
-//! free. A client that is alone gets half of it, two get a third each, and there is always room for one more. Besides, every
-//! client that holds little gets its floor from a reserve, whatever the others hold.
+//! One budget serves all clients. A client may hold as much as is still free: a single client gets half of the budget,
+//! two clients get a third each, and a part is always free for one more client. In addition, a reserve guarantees every
+//! client a small minimum (the floor), whatever the other clients hold.
 //!
-//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps, so that a small call does not touch
-//! the counters that all threads share.
+//! Each connection has a [`ConnectionMemory`]. It takes memory from the budget in larger steps, so that a small call
+//! does not change the counters that all threads share.
 
 use std::{
     collections::HashMap,
@@ -22,27 +23,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{engine::Payment, security::client_of};
 
-/// What a call costs in any case: its stream in the HTTP/2 library, its task, a short message and a short answer.
+/// The bytes that are reserved for every call: its stream in the HTTP/2 library, its task, a short message and a short
+/// answer.
 pub(crate) const CALL_BYTES: usize = 4 << 10;
-/// The short message that every call may have.
+/// The part of [`CALL_BYTES`] for the message of the call.
 pub(crate) const SHORT_BYTES: usize = 1 << 10;
-/// A client that holds no more than this gets it from the reserve, when the others leave it nothing.
+/// A client that holds no more than this gets it from the reserve if the budget is used up.
 const FLOOR_BYTES: usize = 64 << 10;
-/// The reserve, besides the budget: the floors of so many clients that hold something.
+/// The reserve, in addition to the budget: enough for the floors of 512 clients.
 const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
-/// Health checks that are served beyond what their clients may hold, one of a connection.
+/// Most health checks at a time that are served beyond the limits of their clients, at most one of each connection.
 const PROBES_MAX: usize = 512;
-/// What the answer to a refused call costs until it is sent.
+/// The bytes that are reserved for the answer to a refused call until it is sent.
 pub(crate) const REFUSAL_BYTES: usize = 2 << 10;
-/// A connection takes at least so much from the budget at once, if there is so much.
+/// A connection takes at least this much from the budget at a time, if this much is free.
 const STEP_BYTES: usize = 32 << 10;
-/// The HTTP/2 library keeps the room that the open calls of a connection took up until the connection ends: about this much
-/// for each (4.4 MiB were measured after 4000 calls, in a build without optimisation).
+/// The HTTP/2 library frees the table entries of a connection's calls only when the connection ends. One entry takes
+/// about this much (measured: 4.4 MiB after 4000 calls, in a build without optimisation).
 const CALL_ROOM_BYTES: usize = 1 << 10;
-/// The room of so many calls of a connection is not counted: it is part of what every connection takes.
+/// The table entries of this many calls are part of the fixed cost of a connection and not counted.
 const CALLS_WITHOUT_ROOM: usize = 64;
-/// Messages of calls that tonic serves which one connection has handed to the HTTP/2 library and that were not sent yet. What
-/// such a call answers is not known before it is made, so the next one waits until there is a place.
+/// For calls that tonic serves: most messages of one connection that the HTTP/2 library holds and has not sent yet. The
+/// size of such a message is known only after it is made, so the next message waits until a permit is free.
 const SENDING_MAX: usize = 16;
 
 /// The memory of all clients.
@@ -53,15 +55,15 @@ pub(crate) struct Budget(Arc<All>);
 struct All {
     bytes_max: usize,
     held: AtomicUsize,
-    /// Of that, what is within the floors of the clients.
+    /// The part of `held` that is within the floors of the clients.
     floors: AtomicUsize,
-    /// [`PROBES_MAX`] places.
+    /// [`PROBES_MAX`] permits.
     probes: Arc<Semaphore>,
-    /// Of the clients that have a connection, or hold something. An entry goes with its share.
+    /// The shares of the clients that have a connection or hold memory. An entry is removed when its share is dropped.
     shares: Mutex<HashMap<IpAddr, Weak<ClientShare>>>,
 }
 
-/// What one client holds, on all of its connections.
+/// The memory that one client holds, on all of its connections.
 #[derive(Debug)]
 pub(crate) struct ClientShare {
     all: Arc<All>,
@@ -69,46 +71,46 @@ pub(crate) struct ClientShare {
     held: AtomicUsize,
 }
 
-/// What one connection holds.
+/// The memory that one connection holds.
 #[derive(Debug)]
 pub(crate) struct ConnectionMemory {
     share: Arc<ClientShare>,
     state: Mutex<State>,
-    /// [`SENDING_MAX`] places.
+    /// [`SENDING_MAX`] permits.
     sending: Arc<Semaphore>,
-    /// The place for one health check that there is no memory for.
+    /// The permit for one health check beyond the memory limit.
     probe: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     held: usize,
-    /// Taken from the budget, and never less than `held`.
+    /// Bytes taken from the budget; never less than `held`.
     taken: usize,
-    /// Calls that are open.
+    /// Calls that are open now.
     calls: usize,
     /// Most calls that were open at once.
     calls_max: usize,
 }
 
-/// Memory that is held; given back when this is dropped.
+/// Reserved memory. Dropping it returns the memory to the budget.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     memory: Arc<ConnectionMemory>,
     bytes: usize,
-    /// It is that of an open call.
+    /// Whether it belongs to an open call.
     is_call: bool,
-    /// Of a health check that there was no memory for: those of its connection and of the service.
+    /// For a health check beyond the memory limit: the permit of its connection and the permit of the service.
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
 }
 
-/// Bytes on their way to the client: what they hold is given back when the HTTP/2 library drops them.
+/// Bytes that are being sent to the client. `_held` is dropped when the HTTP/2 library drops the bytes.
 struct Sent<T, H> {
     bytes: T,
     _held: H,
 }
 
-/// `bytes` that are to be sent, and `held`, which is dropped when they are.
+/// Returns `bytes` for sending. `held` is dropped once they are sent.
 pub(crate) fn until_sent<T, H>(bytes: T, held: H) -> Bytes
 where
     T: AsRef<[u8]> + Send + 'static,
@@ -120,7 +122,7 @@ where
 // ===== impl Budget =====
 
 impl Budget {
-    /// Of so many bytes.
+    /// A budget of `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> Self {
         Budget(Arc::new(All {
             bytes_max,
@@ -131,7 +133,7 @@ impl Budget {
         }))
     }
 
-    /// The share of the client with this `address`.
+    /// Returns the share of the client with this `address`.
     pub(crate) fn share(&self, address: IpAddr) -> Arc<ClientShare> {
         let client = client_of(address);
         let mut shares = self.0.shares.lock();
@@ -147,7 +149,7 @@ impl Budget {
         share
     }
 
-    /// Bytes that all clients hold together.
+    /// Returns the bytes that all clients hold together.
     pub(crate) fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
@@ -156,11 +158,11 @@ impl Budget {
 // ===== impl ClientShare =====
 
 impl ClientShare {
-    /// Takes `bytes` more, unless the client would then hold more than is left, and more than its floor.
+    /// Takes `bytes` more. Refuses if the client would then hold more than is free and more than its floor.
     fn take(&self, bytes: usize) -> bool {
         let (own, all, floors) = self.add(bytes);
         let fits = own.saturating_add(all) <= self.all.bytes_max
-            // What others hold does not count here, only their floors.
+            // Within the floor, only the floors of the other clients count.
             || (own <= FLOOR_BYTES && floors <= RESERVE_BYTES);
         if !fits {
             self.give_back(bytes);
@@ -168,7 +170,8 @@ impl ClientShare {
         fits
     }
 
-    /// Takes `bytes` more. What the client holds then, what all hold, and what of it is within their floors.
+    /// Takes `bytes` more without a check. Returns what the client holds then, what all clients hold, and the part of
+    /// that within their floors.
     fn add(&self, bytes: usize) -> (usize, usize, usize) {
         let before = self.held.fetch_add(bytes, Ordering::Relaxed);
         let own = before.saturating_add(bytes);
@@ -189,7 +192,7 @@ impl ClientShare {
 impl Drop for ClientShare {
     fn drop(&mut self) {
         let mut shares = self.all.shares.lock();
-        // The client may have a new share already.
+        // Another thread may already have made a new share for the client.
         if shares
             .get(&self.client)
             .is_some_and(|share| share.strong_count() == 0)
@@ -202,7 +205,7 @@ impl Drop for ClientShare {
 // ===== impl ConnectionMemory =====
 
 impl ConnectionMemory {
-    /// An empty one of a connection of the client with this `share`.
+    /// The memory of a new connection of the client with this `share`.
     pub(crate) fn new(share: Arc<ClientShare>) -> Arc<Self> {
         Arc::new(ConnectionMemory {
             share,
@@ -212,13 +215,13 @@ impl ConnectionMemory {
         })
     }
 
-    /// Holds `bytes`, if the budget allows it.
+    /// Reserves `bytes` if the budget allows it.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         self.hold(bytes).then(|| self.reservation(bytes))
     }
 
-    /// Holds what an open call costs, if the budget allows it. If more calls are open than ever before on the connection, the
-    /// room that they take up is held until the connection ends.
+    /// Reserves [`CALL_BYTES`] for an open call if the budget allows it. If the connection has more open calls than
+    /// ever before, the new table entry stays reserved until the connection ends.
     pub(crate) fn reserve_call(self: &Arc<Self>) -> Option<Reservation> {
         let mut state = self.state.lock();
         let calls = state.calls + 1;
@@ -235,14 +238,15 @@ impl ConnectionMemory {
         Some(reservation)
     }
 
-    /// Holds `bytes` for what must not be refused any more, such as the answer of a transaction that was executed.
+    /// Reserves `bytes` without a check, for data that must not be refused any more, such as the answer to an executed
+    /// transaction.
     pub(crate) fn reserve_beyond_limit(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.hold_beyond_limit(bytes);
         self.reservation(bytes)
     }
 
-    /// Holds `bytes` for a health check: one of each connection is served also when there is no memory for it, else who
-    /// looks whether the service is well would take a busy one for a dead one.
+    /// Reserves `bytes` for a health check. One health check of each connection is served even beyond the limits.
+    /// Otherwise a prober could not tell a busy service from a dead one.
     pub(crate) fn reserve_probe(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         self.reserve(bytes).or_else(|| {
             let own = Arc::clone(&self.probe).try_acquire_owned().ok()?;
@@ -253,12 +257,12 @@ impl ConnectionMemory {
         })
     }
 
-    /// Whether the client holds no more than its floor.
+    /// Returns whether the client holds no more than its floor.
     pub(crate) fn holds_little(&self) -> bool {
         self.share.held.load(Ordering::Relaxed) <= FLOOR_BYTES
     }
 
-    /// The places for messages that wait to be sent.
+    /// Returns the permits for messages that wait to be sent.
     pub(crate) fn sending(&self) -> &Arc<Semaphore> {
         &self.sending
     }
@@ -309,7 +313,7 @@ impl ConnectionMemory {
         } else {
             state.held + STEP_BYTES
         };
-        // A little is kept for the next call, but nothing by a connection that has none.
+        // Keeps a little for the next call, but nothing if the connection holds nothing.
         if state.taken >= kept + STEP_BYTES || state.held == 0 {
             let spare = state.taken - kept;
             state.taken = kept;
@@ -319,7 +323,7 @@ impl ConnectionMemory {
 }
 
 impl Drop for ConnectionMemory {
-    /// The connection has ended, and with it the room of its calls.
+    /// The connection has ended, and the table entries of its calls are free.
     fn drop(&mut self) {
         self.share.give_back(self.state.get_mut().taken);
     }
@@ -328,7 +332,7 @@ impl Drop for ConnectionMemory {
 // ===== impl Reservation =====
 
 impl Reservation {
-    /// Holds at least `bytes` from now on. False if the budget does not allow it; then nothing has changed.
+    /// Grows the reservation to at least `bytes`. Returns false, and changes nothing, if the budget does not allow it.
     #[must_use]
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
@@ -339,7 +343,7 @@ impl Reservation {
         held
     }
 
-    /// Holds exactly `bytes` from now on, whatever the budget says.
+    /// Sets the reservation to exactly `bytes` without a check.
     pub(crate) fn resize(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.memory.hold_beyond_limit(bytes - self.bytes);
@@ -349,7 +353,7 @@ impl Reservation {
         self.bytes = bytes;
     }
 
-    /// Everything beyond `bytes`, to be given back by itself.
+    /// Splits off everything beyond `bytes` as a reservation of its own.
     pub(crate) fn split_off_beyond(&mut self, bytes: usize) -> Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
@@ -361,12 +365,12 @@ impl Reservation {
         }
     }
 
-    /// The memory that pays.
+    /// Returns the memory that it is taken from.
     pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
         &self.memory
     }
 
-    /// `bytes` that are to be sent, held until they are.
+    /// Returns `bytes` for sending. The reservation is held until they are sent.
     pub(crate) fn until_sent<T>(self, bytes: T, place: Option<OwnedSemaphorePermit>) -> Bytes
     where
         T: AsRef<[u8]> + Send + 'static,

@@ -1,4 +1,4 @@
-//! How many connections each client has.
+//! Counts the places that each client uses: its connections, or its open watches.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::security::client_of;
 
-/// Counts the connections, all of them and those of each address.
+/// Counts the places in use, in total and for each client. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
     each_max: usize,
@@ -17,11 +17,11 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// As many entries as there are addresses with connections, and of those there are at most `all`.
+    /// One entry for each client with a place, so at most `all` entries.
     each: HashMap<IpAddr, usize>,
 }
 
-/// A place for one connection; given back when it is dropped.
+/// One place. Dropping it frees it.
 #[derive(Debug)]
 pub(crate) struct ClientPlace {
     clients: Clients,
@@ -31,7 +31,7 @@ pub(crate) struct ClientPlace {
 // ===== impl Clients =====
 
 impl Clients {
-    /// At most `each_max` connections of a client, and `all_max` in all.
+    /// At most `each_max` places for one client, and `all_max` places in total.
     pub(crate) fn new(each_max: usize, all_max: usize) -> Self {
         Clients {
             each_max,
@@ -40,7 +40,7 @@ impl Clients {
         }
     }
 
-    /// A place for one more connection from `address`, if there is one.
+    /// Takes a place for the client with this `address`, if one is free.
     pub(crate) fn admit(&self, address: IpAddr) -> Option<ClientPlace> {
         let client = client_of(address);
         let mut counts = self.counts.lock();
@@ -83,7 +83,7 @@ mod tests {
         let _places = [admit("2001:db8:1:2::1"), admit("2001:db8:1:2:ffff::9")].map(Option::unwrap);
         assert!(admit("2001:db8:1:2:a:b:c:d").is_none(), "a third of the network");
         let _other = admit("2001:db8:1:3::1").unwrap();
-        // The same address of IPv4, however the socket tells it.
+        // An IPv4 address and the same address mapped into IPv6.
         let _both = [admit("192.0.2.1"), admit("::ffff:192.0.2.1")].map(Option::unwrap);
         assert!(admit("192.0.2.1").is_none());
         assert!(admit("192.0.2.2").is_some());

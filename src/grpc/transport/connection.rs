@@ -1,4 +1,4 @@
-//! One connection: its handshake, its calls, and when it has to go.
+//! Serves one connection: its handshake, its calls, and its end.
 
 use std::{
     net::SocketAddr,
@@ -37,27 +37,27 @@ use crate::{
     telemetry::rpc_span,
 };
 
-/// Bytes of a stream's answers that the HTTP/2 library takes before they are sent.
+/// Most bytes of a stream's answers that the HTTP/2 library buffers.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// Largest header block of a call.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// A connection that does not answer a ping for so long is dropped.
+/// A connection that does not answer a ping within this time is closed.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often an idle connection is pinged.
+/// Time between two pings on an idle connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a TLS handshake may take.
+/// Longest time of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that are read and thrown away at a time when a connection is cut.
+/// Size of the buffer for the bytes that are discarded when a connection is cut.
 const UNREAD_BYTES: usize = 4096;
-/// How long it may take to tell a connection why it is closed.
+/// Longest time for sending the last frame before a connection is closed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a server says that takes no more connections: an empty SETTINGS frame, and a GOAWAY with ENHANCE_YOUR_CALM that
-/// lets no stream pass (RFC 9113, 6.5, 6.8 and 7).
+/// The answer to a connection beyond the limit: an empty SETTINGS frame and a GOAWAY frame with ENHANCE_YOUR_CALM and
+/// last stream 0 (RFC 9113, 6.5, 6.8 and 7).
 const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
     \x00\x00\x1c\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo many connections";
 
-/// What the connections of a thread have in common.
+/// The state that all connections of a thread share.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
     pub(crate) config: NetConfig,
@@ -69,16 +69,16 @@ pub(crate) struct Connections {
     pub(crate) draining: CancellationToken,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
-    /// Held until the end.
+    /// Freed when the connection ends.
     pub(crate) place: ClientPlace,
 }
 
-/// Drives a connection, and tells its socket whenever it has its turn.
+/// Polls a connection, and renews the read budget of its socket before each poll.
 struct InTurns<'a, C> {
     connection: Pin<&'a mut C>,
     throttle: &'a Throttle,
@@ -96,14 +96,14 @@ impl Connections {
         let time_max = self.config.message_time_max;
         let limits = Arc::new(ConnectionLimits::new(time_max, memory, Arc::clone(&throttle)));
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
+            tracing::debug!(%error, "setting TCP_NODELAY failed");
         }
         let Some(acceptor) = self.security.acceptor() else {
             return self.serve_http2(stream, peer, limits, throttle).await;
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.serve_http2(stream, peer, limits, throttle).await,
-            Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake"),
+            Ok(Err(error)) => tracing::debug!(%error, %peer, "the TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
     }
@@ -120,7 +120,7 @@ impl Connections {
         let (stream, cut_slot) = GovernedSocket::new(stream, &throttle);
         self.drive(stream, peer, limits, throttle).await;
         if let Some(cut) = cut_slot.take() {
-            tracing::debug!(%peer, "cut: too many refused calls, or frames that carry none");
+            tracing::debug!(%peer, "the connection is cut: too many refused calls, or too many frames without a call or message");
             cut.send_goaway().await;
         }
     }
@@ -147,7 +147,7 @@ impl Connections {
             let caller = self.engine.caller();
             move |request: http::Request<Incoming>| {
                 begun.fetch_add(1, Ordering::Relaxed);
-                // Without an exporter there is no span, and it costs a look.
+                // Without an exporter the span is disabled and costs one check.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
                 let call = caller
                     .calling(services.call(request, peer, &limits))
@@ -163,8 +163,8 @@ impl Connections {
             () = sleep(connection_age_max) => None,
             () = idle(&begun, idle_timeout) => {
                 if begun.load(Ordering::Relaxed) == 0 {
-                    // Not even one call, perhaps not even a whole preface: there is nothing to be gentle with.
-                    tracing::debug!(%peer, "no call came");
+                    // The client made no call, and perhaps did not finish the preface. No GOAWAY is needed.
+                    tracing::debug!(%peer, "the idle connection is closed: it made no call");
                     return;
                 }
                 None
@@ -173,7 +173,7 @@ impl Connections {
         let result = match ended {
             Some(result) => result,
             None => {
-                // GOAWAY: no new calls; those under way are answered.
+                // Sends GOAWAY: new calls are refused, calls in flight are answered.
                 connection.as_mut().graceful_shutdown();
                 let connection = InTurns {
                     connection,
@@ -181,18 +181,20 @@ impl Connections {
                 };
                 match timeout(connection_grace, connection).await {
                     Ok(result) => result,
-                    // Calls whose client sends or reads nothing would keep it for ever.
-                    Err(_) => return tracing::debug!(%peer, "its calls did not end in time"),
+                    // Calls whose client neither sends nor reads would keep the connection open for ever.
+                    Err(_) => {
+                        return tracing::debug!(%peer, "the connection is closed: its calls did not end within the grace time");
+                    }
                 }
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%error, %peer, "connection");
+            tracing::debug!(%error, %peer, "the connection failed");
         }
     }
 }
 
-/// HTTP/2 as a connection has it.
+/// The settings of HTTP/2.
 fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
@@ -204,7 +206,7 @@ fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
         .max_send_buf_size(SEND_BYTES_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        // gRPC has no use for it, and hyper's panics while the machine's clock is before 1970.
+        // gRPC does not use the header, and hyper panics when it writes a date before 1970.
         .auto_date_header(false);
     http2
 }
@@ -218,7 +220,7 @@ impl<C: Future> Future for InTurns<'_, C> {
     }
 }
 
-/// Waits until no call has begun for `limit` or, at most, twice as long.
+/// Waits until no call has begun for `limit`. It may take twice as long until this is noticed.
 async fn idle(begun: &AtomicU64, limit: Duration) {
     let mut looks = interval_at(Instant::now() + limit, limit);
     let mut before = 0;
@@ -233,38 +235,39 @@ async fn idle(begun: &AtomicU64, limit: Duration) {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Cut<S> {
-    /// Tells the client to calm down, and closes the connection.
+    /// Sends GOAWAY with ENHANCE_YOUR_CALM, and closes the connection.
     async fn send_goaway(self) {
         let Cut {
             mut stream,
             goaway_frame,
         } = self;
-        let told = async {
+        let sent = async {
             if let Some(goaway_frame) = goaway_frame {
                 stream.write_all(&goaway_frame).await?;
             }
             stream.shutdown().await?;
-            // With bytes that were not read, the system would take the last words back.
+            // If unread bytes are left when the socket is closed, the kernel sends RST, and the client may lose the
+            // GOAWAY frame.
             let mut unread = Vec::with_capacity(UNREAD_BYTES);
             while stream.read_buf(&mut unread).await? > 0 {
                 unread.clear();
             }
             Ok::<(), std::io::Error>(())
         };
-        if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, told).await {
-            tracing::debug!(%error, "a connection was cut");
+        if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, sent).await {
+            tracing::debug!(%error, "sending GOAWAY to a connection that was cut failed");
         }
     }
 }
 
-/// Tells a connection that there are too many, and closes it.
+/// Refuses a connection beyond the limit, and closes it.
 pub(crate) async fn refuse(mut stream: TcpStream) {
-    // A TLS client can't read it; it sees a connection that is closed.
-    let told = async {
+    // A TLS client cannot read this frame. It only sees that the connection is closed.
+    let sent = async {
         stream.write_all(TOO_MANY).await?;
         stream.shutdown().await
     };
-    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, told).await {
-        tracing::debug!(%error, "a connection was refused");
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, sent).await {
+        tracing::debug!(%error, "sending GOAWAY to a refused connection failed");
     }
 }

@@ -1,5 +1,5 @@
-//! What a connection may ask for: how long its messages may take to arrive, how much memory its calls may hold meanwhile, and
-//! how often it may be over these bounds.
+//! The limits of one connection: how long its messages may take to arrive, how much memory its calls may hold, and how
+//! often it may exceed these limits before it is cut.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,34 +15,34 @@ use super::{
 };
 use crate::grpc::status;
 
-/// Most headers of a call. Those of gRPC, a token and a trace are a dozen.
+/// Most headers of a call. A usual call has about a dozen: those of gRPC, a token and a trace.
 pub(crate) const HEADERS_MAX: usize = 64;
 
-/// What the calls of a connection have in common.
+/// The limits of a connection, shared by its calls.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
-    /// How long each message may take to arrive.
+    /// The longest time that a message may take to arrive.
     time_max: Duration,
     memory: Arc<ConnectionMemory>,
     throttle: Arc<Throttle>,
     parked: Mutex<ParkedStreams>,
 }
 
-/// Streams that are not read at the moment. What their client sends meanwhile waits in the HTTP/2 library.
+/// Streams that the service does not read now. The HTTP/2 library buffers what their client sends.
 #[derive(Debug, Default)]
 struct ParkedStreams {
     count: usize,
     reservation: Option<Reservation>,
 }
 
-/// A stream that is not read at the moment.
+/// A stream that the service does not read now.
 #[derive(Debug)]
 pub(crate) struct Parked(Arc<ConnectionLimits>);
 
 // ===== impl ConnectionLimits =====
 
 impl ConnectionLimits {
-    /// Of a connection.
+    /// The limits of a new connection.
     pub(crate) fn new(time_max: Duration, memory: Arc<ConnectionMemory>, throttle: Arc<Throttle>) -> Self {
         ConnectionLimits {
             time_max,
@@ -52,12 +52,12 @@ impl ConnectionLimits {
         }
     }
 
-    /// Looks at the headers of a call.
+    /// Checks the number of a call's headers.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: there are too many.
+    /// RESOURCE_EXHAUSTED if the call has too many headers.
     pub(crate) fn check_headers(headers: &HeaderMap) -> Result<(), Status> {
-        // They are decoded already, and one byte on the wire can name one that takes a hundred here.
+        // Header compression lets a client send one byte for a header that takes a hundred bytes of memory.
         let count = headers.len();
         if count > HEADERS_MAX {
             return Err(status::too_many_headers(count, HEADERS_MAX));
@@ -65,10 +65,10 @@ impl ConnectionLimits {
         Ok(())
     }
 
-    /// What a call costs, if it may begin.
+    /// Reserves the memory of a call.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: there is no memory for it.
+    /// RESOURCE_EXHAUSTED if the budget does not allow it.
     pub(crate) fn admit(&self) -> Result<Reservation, Status> {
         let reservation = self
             .memory
@@ -78,28 +78,29 @@ impl ConnectionLimits {
         Ok(reservation)
     }
 
-    /// What a health check of `bytes` costs.
+    /// Reserves `bytes` for a health check.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED: there is no memory for it, and the connection has another one under way that there was none for.
+    /// RESOURCE_EXHAUSTED if the budget does not allow it, and the connection already has a health check beyond the
+    /// limit.
     pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Reservation, Status> {
         self.memory
             .reserve_probe(bytes)
             .ok_or_else(|| self.memory_limit_reached())
     }
 
-    /// How long each message may take to arrive.
+    /// The longest time that a message may take to arrive.
     pub(crate) const fn time_max(&self) -> Duration {
         self.time_max
     }
 
-    /// What pays for what the connection holds.
+    /// Returns the memory of the connection.
     pub(crate) const fn memory(&self) -> &Arc<ConnectionMemory> {
         &self.memory
     }
 
-    /// There is no memory for a call, or for the rest of one. A connection that hears it too often is cut, unless it is others
-    /// who hold the memory.
+    /// Returns the error for a call that the memory limit refuses. A connection that gets it too often is cut, unless
+    /// its client holds no more than its floor.
     pub(crate) fn memory_limit_reached(&self) -> Status {
         if !self.memory.holds_little() {
             self.throttle.count_refusal();
@@ -107,18 +108,18 @@ impl ConnectionLimits {
         status::memory_limit()
     }
 
-    /// A call was refused for something that the client should not ask for again and again.
+    /// Counts a refused call. A connection with too many of them is cut.
     pub(crate) fn count_refusal(&self) {
         self.throttle.count_refusal();
     }
 
-    /// The answer to a call that was not let in. It holds nothing of the budget: when too many such answers are not sent, no
-    /// more calls are read.
+    /// Answers a call that was not admitted. Such an answer reserves no memory. Instead, the connection is not read
+    /// while too many of them are unsent.
     pub(crate) fn answer_unadmitted(&self, status: Status) -> http::Response<Answer> {
         Answer::unadmitted(status, self.throttle.count_unsent())
     }
 
-    /// The answer to a call: one framed message with what it costs until it is sent, or a status.
+    /// Answers a call that was admitted: with one framed message and its reservation, or with an error.
     pub(crate) fn answer(&self, answer: Result<(Vec<u8>, Reservation), Status>) -> http::Response<Answer> {
         match answer {
             Ok((message, reservation)) => Answer::message(message, reservation),
@@ -126,13 +127,13 @@ impl ConnectionLimits {
         }
     }
 
-    /// The answer to a call that was let in and is refused. What the call has held is more than what this costs.
+    /// Answers a call that was admitted and failed. The call has already released more memory than this answer takes.
     pub(crate) fn answer_failed(&self, status: Status) -> http::Response<Answer> {
         Answer::status(status, self.memory.reserve_beyond_limit(REFUSAL_BYTES))
     }
 
-    /// A stream is not read from now on, until what is returned is dropped. `None` if there is no memory for what its client
-    /// may send meanwhile.
+    /// Stops reading a stream until the returned value is dropped. Returns `None` if the budget has no memory for what
+    /// the client may send in the meantime.
     pub(crate) fn park(self: &Arc<Self>) -> Option<Parked> {
         let mut parked = self.parked.lock();
         let bytes = parked

@@ -1,7 +1,7 @@
 //! The caller's deadline, from `grpc-timeout`.
 //!
-//! tonic's own server would cut a call off at this time, drop its handler and answer CANCELLED, which tells the caller
-//! nothing. Here the deadline goes with the command, so that the answer says whether it was executed.
+//! tonic's own server would drop the handler at this time and answer CANCELLED, and the caller would not know whether
+//! the call was executed. Here the deadline goes to the engine with the command, so that the answer says it.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const HEADER: &str = "grpc-timeout";
 /// The gRPC specification allows at most eight digits.
 const DIGITS_MAX: usize = 8;
 
-/// When the caller stops waiting, from the headers of its call; `None` if it did not say.
+/// Returns the caller's deadline from the headers of its call, or `None` without one.
 ///
 /// # Errors
-/// INVALID_ARGUMENT if it said so in a way that the gRPC specification does not know.
+/// INVALID_ARGUMENT if the header is not a timeout by the gRPC specification.
 pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     let Some(value) = headers.get(HEADER) else {
         return Ok(None);
@@ -31,7 +31,7 @@ pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status>
             "must be one to eight digits and a unit of H, M, S, m, u or n",
         )
     })?;
-    // A time beyond what the clock can tell is no deadline.
+    // A deadline beyond the range of the clock counts as none.
     Ok(Instant::now().checked_add(timeout))
 }
 

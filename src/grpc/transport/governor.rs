@@ -1,9 +1,10 @@
-//! Between a connection's socket and the HTTP/2 library: looks at the headers of frames, nothing else.
+//! Sits between a connection's socket and the HTTP/2 library, and limits what a client may send. It reads only the
+//! headers of frames.
 //!
-//! The library answers whatever it is sent. Frames that carry no call and no message cost a client next to nothing and the
-//! service some work each, so they are counted against the calls and answers that they can belong to; a connection with far
-//! more of them is told to calm down and cut. It also hands over only so much at a time that what the library decodes from
-//! it, before a call is seen at all, stays small, and other connections get their turn.
+//! The library answers every frame. A frame without a call or message costs the client almost nothing, but costs the
+//! service work. So this module counts such frames against the calls and answers to which they can belong, and cuts a
+//! connection with far more of them. It also passes a limited number of bytes to the library at a time. So the library
+//! decodes little before the service sees the calls, and other connections can run.
 
 use std::{
     io::{self, IoSlice},
@@ -24,25 +25,26 @@ use tokio::{
 
 use super::token_bucket::TokenBucket;
 
-/// Bytes that are handed over in one turn of a connection.
+/// Most bytes that pass to the library in one poll of the connection.
 const TURN_BYTES: usize = 64 << 10;
-/// Frames without a call or message that a connection may send at once; each costs 1 or more.
+/// Burst of frames without a call or message. Each costs 1 or more.
 const FRAMES_BURST: u64 = 4096;
-/// And in each second.
+/// The same in each second, in the long run.
 const FRAMES_EACH_SECOND: u64 = 256;
-/// Answers to calls that were turned away which a connection may have unsent; while it has more, it is not read.
+/// Most unsent answers to refused calls of one connection. A connection with more of them is not read.
 const UNSENT_MAX: usize = 64;
-/// The same of all connections. While they have more, those that have any are not read, and the others a little at a time.
+/// The same for all connections together. Beyond that, connections with such answers are not read, and the other
+/// connections are read a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
-/// Bytes that are then read beyond the frame that is being read: the heads of a few more calls.
+/// Bytes that are then read beyond the current frame: the headers of a few more frames.
 const FEW_BYTES: usize = 64;
-/// Calls that may be turned away, for want of a token, of a method, of memory or for their headers, before the connection is
+/// Burst of refused calls (no token, unknown method, no memory, too many headers). A connection with more of them is
 /// cut.
 const REFUSALS_BURST: u64 = 256;
-/// And in each second.
+/// The same in each second, in the long run.
 const REFUSALS_EACH_SECOND: u64 = 16;
 
-/// What the client's magic word takes, in front of all frames (RFC 9113, 3.4).
+/// Length of the client preface in front of all frames (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: usize = 9;
 const GOAWAY_BYTES: usize = HEAD_BYTES + 8;
@@ -55,86 +57,87 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const ENHANCE_YOUR_CALM: u8 = 11;
 
-/// A new call may come with so many frames besides: window updates, a ping, a reset.
+/// Frames that a new call adds to the allowance: window updates, a ping, a reset.
 const CALL_CREDIT: u64 = 8;
-/// And so may each frame of an answer.
+/// Frames that each DATA frame of an answer adds to the allowance.
 const ANSWER_CREDIT: u64 = 4;
-/// DATA of fewer bytes, in the middle of a call, is not worth its frame: no message is so short.
+/// A DATA frame of fewer bytes in the middle of a call counts as a frame without a message: no message is so short.
 const DATA_BYTES_MIN: u32 = 16;
 /// A SETTINGS frame can change every stream of the connection.
 const SETTINGS_COST: u64 = 16;
-/// The headers of a call need no second frame.
+/// The headers of a usual call fit into one frame.
 const CONTINUATION_COST: u64 = 16;
-/// Bytes of trailers that cost as much as a frame: a request has none in gRPC, and they are decoded, and may wait to be read.
+/// This many bytes of trailers cost as much as a frame. gRPC has no trailers in requests, and the library decodes and
+/// keeps them.
 const TRAILERS_BYTES: u32 = 8;
-/// Bytes of other frames that cost as much as another frame.
+/// This many bytes of other frames cost as much as one more frame.
 const OTHER_BYTES: u32 = 256;
 
-/// How a connection behaves: shared by its socket, its driver and its calls.
+/// What a connection may read, and whether it must be cut. Its socket, its task and its calls share this.
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    /// Bytes that may still be handed over in this turn.
+    /// Bytes that may still pass to the library in this poll.
     turn: AtomicUsize,
     cut: AtomicBool,
     refusals: Mutex<TokenBucket>,
-    /// Answers to calls that were turned away which were not sent yet.
+    /// Unsent answers to refused calls.
     unsent: AtomicUsize,
     unsent_of_service: UnsentRefusals,
-    /// Waits until there are fewer of them.
+    /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// The last call was let in. Before, the connection is read a little at a time: calls that are begun at once leave room in
-    /// the library's tables, which it keeps as long as the connection is there.
+    /// Whether the last call was admitted. Until then the connection is read a few bytes at a time: the library keeps a
+    /// table entry for every call until the connection ends.
     trusted: AtomicBool,
 }
 
-/// How many answers to calls that were turned away all connections have that were not sent yet.
+/// Number of unsent answers to refused calls, of all connections.
 ///
-/// Such a call holds nothing of the budget, and yet its task, its stream and its answer take memory until the answer is
-/// sent. One packet can begin hundreds of calls on each of thousands of connections, before any of them is answered.
+/// A refused call reserves no memory, but its task, its stream and its answer take memory until the answer is sent. One
+/// packet can begin hundreds of calls, on each of thousands of connections, before one of them is answered.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UnsentRefusals(Arc<AtomicUsize>);
 
-/// The answer to a call that was turned away, as long as it is not sent.
+/// The unsent answer to a refused call. Dropping it says that the answer was sent.
 #[derive(Debug)]
 pub(crate) struct UnsentRefusal(Arc<Throttle>);
 
-/// A socket that looks at the frames which pass.
+/// A socket that checks the frames which pass through it.
 #[derive(Debug)]
 pub(crate) struct GovernedSocket<S> {
-    /// `None` once it was cut.
+    /// `None` after the connection was cut.
     stream: Option<S>,
     throttle: Arc<Throttle>,
     inbound: Scanner,
     outbound: Scanner,
     frames: TokenBucket,
-    /// The last call that was begun.
+    /// The stream number of the last call.
     last_call: u32,
-    /// Where the socket is left when the connection is cut.
+    /// Receives the socket when the connection is cut.
     cut_slot: Arc<CutSlot<S>>,
 }
 
-/// A connection that was cut.
+/// The place for a connection that was cut.
 #[derive(Debug)]
 pub(crate) struct CutSlot<S>(Mutex<Option<Cut<S>>>);
 
-/// The socket of a connection that was cut, and how to say so.
+/// The socket of a connection that was cut, and its last frame.
 #[derive(Debug)]
 pub(crate) struct Cut<S> {
     pub(crate) stream: S,
-    /// The last words; none if the library was in the middle of a frame.
+    /// The GOAWAY frame. `None` if the library has sent only a part of another frame.
     pub(crate) goaway_frame: Option<[u8; GOAWAY_BYTES]>,
 }
 
-/// Finds the frames in what passes.
+/// Finds the headers of frames in a sequence of bytes.
 #[derive(Debug)]
 struct Scanner {
     head: [u8; HEAD_BYTES],
     head_read: usize,
-    /// Bytes that pass before the next head.
+    /// Bytes before the next header.
     skip: usize,
 }
 
-/// The head of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     length: u32,
@@ -146,7 +149,7 @@ struct Head {
 // ===== impl Throttle =====
 
 impl Throttle {
-    /// Of a new connection.
+    /// For a new connection.
     pub(crate) fn new(unsent_of_service: &UnsentRefusals) -> Arc<Self> {
         Arc::new(Throttle {
             turn: AtomicUsize::new(TURN_BYTES),
@@ -163,26 +166,26 @@ impl Throttle {
         })
     }
 
-    /// A call was let in.
+    /// Notes that a call was admitted.
     pub(crate) fn call_admitted(&self) {
         if !self.trusted.load(Ordering::Relaxed) {
             self.trusted.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The connection has its turn.
+    /// Renews the number of bytes that may pass to the library.
     pub(crate) fn begin_turn(&self) {
         self.turn.store(TURN_BYTES, Ordering::Relaxed);
     }
 
-    /// A call was refused for something that the client should not ask for again and again.
+    /// Counts a refused call. Too many of them cut the connection.
     pub(crate) fn count_refusal(&self) {
         if !self.refusals.lock().take(1, Instant::now) {
             self.cut.store(true, Ordering::Relaxed);
         }
     }
 
-    /// A call was turned away, and its answer is on its way until what is returned is dropped.
+    /// Counts an unsent answer to a refused call until the returned value is dropped.
     pub(crate) fn count_unsent(self: &Arc<Self>) -> UnsentRefusal {
         self.trusted.store(false, Ordering::Relaxed);
         self.unsent.fetch_add(1, Ordering::Relaxed);
@@ -190,10 +193,10 @@ impl Throttle {
         UnsentRefusal(Arc::clone(self))
     }
 
-    /// Ready when the connection may be read: with whether only a little.
+    /// Ready when the connection may be read. The value says whether it may read only a few bytes.
     fn poll_readable(&self, context: &Context<'_>) -> Poll<bool> {
         let many = self.unsent_of_service.0.load(Ordering::Relaxed) >= UNSENT_OF_SERVICE_MAX;
-        // Who has none is always read: others can't hold it up.
+        // A connection without such answers is always read, so that others cannot block it.
         let most = if many { 1 } else { UNSENT_MAX };
         let may_not = || self.unsent.load(Ordering::Acquire) >= most;
         if may_not() {
@@ -218,7 +221,7 @@ impl Drop for UnsentRefusal {
 // ===== impl CutSlot =====
 
 impl<S> CutSlot<S> {
-    /// What is left of the connection, if it was cut.
+    /// Takes the socket, if the connection was cut.
     pub(crate) fn take(&self) -> Option<Cut<S>> {
         self.0.lock().take()
     }
@@ -227,7 +230,7 @@ impl<S> CutSlot<S> {
 // ===== impl GovernedSocket =====
 
 impl<S> GovernedSocket<S> {
-    /// Looks at the frames of `stream`, and says where it is found when it had to be cut.
+    /// Checks the frames of `stream`. Also returns the place for its socket if the connection is cut.
     pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
         let cut_slot = Arc::new(CutSlot(Mutex::new(None)));
         let governed = GovernedSocket {
@@ -242,7 +245,7 @@ impl<S> GovernedSocket<S> {
         (governed, cut_slot)
     }
 
-    /// Looks at what was received. False if there were too many frames that are good for nothing.
+    /// Counts the received frames. Returns false after too many frames without a call or message.
     fn receive(&mut self, bytes: &[u8]) -> bool {
         let GovernedSocket {
             inbound,
@@ -263,7 +266,7 @@ impl<S> GovernedSocket<S> {
         calm
     }
 
-    /// Looks at what was sent.
+    /// Counts the sent frames.
     fn send(&mut self, bytes: &[u8]) {
         let GovernedSocket { outbound, frames, .. } = self;
         outbound.scan(bytes, |head| {
@@ -278,10 +281,13 @@ impl<S> GovernedSocket<S> {
             let goaway_frame = self.outbound.is_between_frames().then(|| goaway(self.last_call));
             *self.cut_slot.0.lock() = Some(Cut { stream, goaway_frame });
         }
-        io::Error::new(io::ErrorKind::ConnectionAborted, "cut for what the client sent")
+        io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "the service cut the connection because of what the client sent",
+        )
     }
 
-    /// Reads the rest of the frame that has begun, and a few bytes more.
+    /// Reads the rest of the current frame, and a few bytes more.
     fn poll_read_little(
         &mut self,
         context: &mut Context<'_>,
@@ -310,7 +316,7 @@ impl<S> GovernedSocket<S> {
     }
 }
 
-/// What a frame costs that does not begin a call.
+/// Returns the cost of a frame that does not begin a call.
 fn cost(head: Head) -> u64 {
     match head.kind {
         DATA => u64::from(head.length < DATA_BYTES_MIN && head.flags & END_STREAM == 0),
@@ -357,7 +363,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
         let little = ready!(self.throttle.poll_readable(context));
         let left = self.throttle.turn.load(Ordering::Relaxed);
         if left == 0 {
-            // There may be more. The calls of what was handed over come first.
+            // The calls that have passed run first, then the connection is polled again.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -368,7 +374,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
             ready!(self.stream()?.poll_read(context, buffer))?;
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
-        // After a little, the calls among it come first.
+        // The calls in these few bytes run first.
         let left = if little {
             0
         } else {
@@ -428,7 +434,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GovernedSocket<S> {
 // ===== impl Scanner =====
 
 impl Scanner {
-    /// The first head comes behind `skip` bytes.
+    /// The first header follows after `skip` bytes.
     const fn new(skip: usize) -> Self {
         Scanner {
             head: [0; HEAD_BYTES],
@@ -437,7 +443,7 @@ impl Scanner {
         }
     }
 
-    /// Calls `each` for the heads that are complete with `bytes`.
+    /// Calls `each` for every header that ends in `bytes`.
     fn scan(&mut self, bytes: &[u8], mut each: impl FnMut(Head)) {
         let mut rest = bytes;
         loop {
@@ -463,7 +469,7 @@ impl Scanner {
         }
     }
 
-    /// Whether what has passed ends with the end of a frame.
+    /// Returns whether the bytes so far end with a whole frame.
     const fn is_between_frames(&self) -> bool {
         self.skip == 0 && self.head_read == 0
     }
@@ -477,7 +483,7 @@ impl Head {
             length: u32::from_be_bytes([0, l1, l2, l3]),
             kind,
             flags,
-            // The highest bit means nothing.
+            // The highest bit is reserved.
             stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]),
         }
     }

@@ -44,7 +44,7 @@ fn heads_are_found_in_whatever_pieces_they_come() {
     }
 }
 
-/// How many of such frames pass at once.
+/// Returns how many of these frames pass in a burst.
 fn passed(frame: &[u8]) -> u64 {
     let mut governed = governed();
     assert!(governed.receive(&[0; PREFACE_BYTES]));
@@ -66,7 +66,7 @@ fn floods_of_every_kind_end_and_calls_do_not() {
         ("empty DATA", frame(0, 0, 1, 0), 1),
     ] {
         let count = passed(&flood);
-        // More flows in while the test runs.
+        // The allowance grows while the test runs.
         let room = FRAMES_EACH_SECOND * 60;
         assert!(
             (FRAMES_BURST / cost..=(FRAMES_BURST + room) / cost).contains(&count),
@@ -88,7 +88,7 @@ fn floods_of_every_kind_end_and_calls_do_not() {
             assert!(governed.receive(&frame), "call {call}");
         }
     }
-    // A long stream: for each message an answer, and for each answer what a careful client sends.
+    // A long stream: an answer for each message, and for each answer the frames that a usual client sends.
     for _ in 0..100_000 {
         assert!(governed.receive(&frame(0, 0, 199_999, 80)));
         governed.send(&frame(0, 0, 199_999, 70));
@@ -109,12 +109,12 @@ fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
     assert!(readable(&one).is_pending());
     assert_eq!(readable(&other), Poll::Ready(false));
     unsent.pop();
-    // A little, until a call of it is let in again.
+    // Only a few bytes, until one of its calls is admitted again.
     assert_eq!(readable(&one), Poll::Ready(true));
     let crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
         .map(|_| Throttle::new(&all).count_unsent())
         .collect();
-    // A little from those that have none, nothing from the others.
+    // Connections without unsent answers are read a few bytes at a time, the others are not read.
     assert_eq!(readable(&other), Poll::Ready(true));
     assert!(readable(&one).is_pending());
     drop(crowd);

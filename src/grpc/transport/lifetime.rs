@@ -1,4 +1,4 @@
-//! How long an open stream may last: until the service stops, or until the caller's token no longer allows the call.
+//! The end of open streams: when the service stops, or when the caller's token no longer allows the call.
 
 use std::{
     fmt,
@@ -26,47 +26,47 @@ use crate::{
     security::{Grant, Security},
 };
 
-/// Says when an open stream has to end. Clones share what they know.
+/// Says when an open stream must end. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Lifetime {
     draining: CancellationToken,
-    /// `None` if no token is asked for.
+    /// `None` if the service asks for no tokens.
     authority: Option<Arc<Authority>>,
 }
 
-/// The token that a stream was opened with.
+/// The token with which a stream was opened.
 #[derive(Debug)]
 struct Authority {
     security: Arc<Security>,
     method: &'static Method,
     grant: Grant,
-    /// The version of the tokens that the token was last found valid in; [`UNCHECKED`] at first.
+    /// The last version of the tokens in which the token was valid; [`UNCHECKED`] at first.
     valid_in: AtomicU64,
 }
 
 /// No version of the tokens has this number.
 const UNCHECKED: u64 = u64::MAX;
 
-/// The body of an answer that goes on until its [`Lifetime`] is over.
+/// The body of an answer that ends when its [`Lifetime`] ends.
 pub(crate) struct LimitedBody {
     body: tonic::body::Body,
     over: Pin<Box<dyn Future<Output = Status> + Send>>,
     ended: bool,
-    /// Held until the end.
+    /// Freed when the body ends.
     _place: Option<ClientPlace>,
 }
 
 // ===== impl Lifetime =====
 
 impl Lifetime {
-    /// Of a stream that was opened by this call.
+    /// For the stream that `call` opens.
     pub(crate) fn new(access: &Access, call: Authorised, draining: &CancellationToken) -> Self {
         let authority = call.grant.map(|grant| {
             Arc::new(Authority {
                 security: Arc::clone(access.security()),
                 method: call.method,
                 grant,
-                // The tokens may have changed since the call was let in.
+                // The tokens may have changed since the call was admitted.
                 valid_in: AtomicU64::new(UNCHECKED),
             })
         });
@@ -76,7 +76,7 @@ impl Lifetime {
         }
     }
 
-    /// Returns why the stream has to end now, if it has to.
+    /// Returns the reason if the stream must end now.
     pub(crate) fn over(&self) -> Option<Status> {
         if self.draining.is_cancelled() {
             return Some(status::shutting_down());
@@ -84,18 +84,18 @@ impl Lifetime {
         self.revoked()
     }
 
-    /// Returns why the token no longer allows the call, if it does not.
+    /// Returns the reason if the token no longer allows the call.
     pub(crate) fn revoked(&self) -> Option<Status> {
         self.authority.as_ref()?.refusal()
     }
 
-    /// Waits until the stream has to end, and returns why.
+    /// Waits until the stream must end, and returns the reason.
     pub(crate) async fn ended(self) -> Status {
         let Some(authority) = &self.authority else {
             self.draining.cancelled().await;
             return status::shutting_down();
         };
-        // Before the first look, so that no change falls between the two.
+        // Subscribed before the first check, so that no change is missed.
         let mut changes = authority.security.token_changes();
         loop {
             if let Some(status) = self.over() {
@@ -103,14 +103,14 @@ impl Lifetime {
                     token = &*authority.grant.principal.name,
                     path = authority.method.path,
                     code = ?status.code(),
-                    "an open stream was ended"
+                    "the service ended an open stream"
                 );
                 return status;
             }
             tokio::select! {
                 () = self.draining.cancelled() => {}
                 changed = changes.changed() => if changed.is_err() {
-                    // The sender lives as long as `authority`; without it, nothing can change any more.
+                    // The sender lives as long as `authority`. Without a sender the tokens cannot change any more.
                     self.draining.cancelled().await;
                 }
             }
@@ -122,9 +122,10 @@ impl Lifetime {
 
 impl Authority {
     fn refusal(&self) -> Option<Status> {
-        // Read before the tokens are: if they change meanwhile, the version does so afterwards, and is looked at again.
+        // The version is read before the tokens. If the tokens change in between, the version is newer than the one
+        // noted here, and the next call checks again.
         let version = self.security.token_version();
-        // Relaxed: a version that is not seen here is looked up once more.
+        // Relaxed is enough: a thread that does not see the newest value only checks once more.
         if self.valid_in.load(Ordering::Relaxed) == version {
             return None;
         }
@@ -144,7 +145,7 @@ impl Authority {
 // ===== impl LimitedBody =====
 
 impl LimitedBody {
-    /// Ends `body` when `lifetime` is over. `place` is given back when the body has ended.
+    /// Ends `body` when `lifetime` ends. `place` is freed when the body has ended.
     pub(crate) fn new(body: tonic::body::Body, lifetime: Lifetime, place: Option<ClientPlace>) -> Self {
         LimitedBody {
             body,
@@ -168,7 +169,7 @@ impl Body for LimitedBody {
         }
         if let Poll::Ready(status) = self.over.as_mut().poll(context) {
             self.ended = true;
-            // What the answers are made of is given back now, not when the client has read the end.
+            // Frees the memory of the answers now, not when the client has read the end.
             self.body = tonic::body::Body::empty();
             return Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&status)))));
         }

@@ -1,7 +1,7 @@
-//! NET: connections, dealt out to pinned single-threaded runtimes.
+//! The NET threads: one task accepts connections and distributes them to pinned, single-threaded runtimes.
 //!
-//! The HTTP/2 server is hyper's, driven here rather than by tonic's own `Server`, because deadlines are the engine's
-//! business (tonic's would drop the handler), and because each connection belongs to one runtime.
+//! The HTTP/2 server is hyper's. tonic's own `Server` is not used for two reasons: it would drop the handler of a call
+//! at the call's deadline, which the engine handles here; and each connection belongs to one runtime here.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,39 +27,40 @@ use crate::{
     topology::{AffinityError, Role, RoleHandle},
 };
 
-/// Connections that wait to be taken by their runtime.
+/// Most connections that wait for their runtime.
 const HANDOFF_CONNECTIONS: usize = 64;
-/// After an error of `accept` (too many open files, for one): how long until it is tried again.
+/// Pause after an error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// Connections that are being told that there are too many; more than that are closed without a word.
+/// Most connections at a time that get a GOAWAY frame because they are beyond the limit. Further ones are closed
+/// without it.
 const REFUSALS_MAX: usize = 256;
 
-/// How often it is looked whether much less memory is held than before.
+/// Time between two checks of the memory that clients hold.
 const HELD_INTERVAL: Duration = Duration::from_millis(500);
-/// Held memory that is worth asking the allocator to give back, once most of it is held no more.
+/// From this much on, the allocator returns memory to the system once clients hold only a quarter of it.
 const HELD_BYTES_LARGE: usize = 32 << 20;
 
-/// A connection on its way to its thread.
+/// An accepted connection, with its peer and its place, for a NET thread.
 type AcceptedStream = (std::net::TcpStream, SocketAddr, ClientPlace);
 
-/// Why serving could not begin.
+/// Why the service cannot listen.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NetError {
-    /// The address can't be listened on.
-    #[error("can't listen on {address}")]
+    /// Listening on the address failed.
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A NET thread could not be started.
+    /// Starting a NET thread failed.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
 }
 
-/// An address that is listened on, before anything is served there.
+/// A listening socket, before it is served.
 #[derive(Debug)]
 pub struct Listener {
     listener: std::net::TcpListener,
@@ -76,7 +77,7 @@ pub struct NetHandle {
 // ===== impl Listener =====
 
 impl Listener {
-    /// Listens on `address`; port 0 takes a free one. Connections wait until [`serve`] takes them.
+    /// Listens on `address`. Port 0 takes a free port. Connections wait until [`serve`] takes them.
     ///
     /// # Errors
     /// [`NetError::Listen`].
@@ -84,7 +85,7 @@ impl Listener {
         Self::open(address).map_err(|source| NetError::Listen { address, source })
     }
 
-    /// The same, for those who tell the failure in their own words.
+    /// As [`Listener::bind`], with the plain error.
     pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -92,7 +93,7 @@ impl Listener {
         Ok(Listener { listener, address })
     }
 
-    /// Where it listens: the port is the real one, also where 0 was asked for.
+    /// The address with the real port, also if the configured port is 0.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -106,22 +107,22 @@ impl Listener {
 // ===== impl NetHandle =====
 
 impl NetHandle {
-    /// Where the service listens: the port is the real one, also where 0 was asked for.
+    /// The address with the real port, also if the configured port is 0.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until every connection is finished. Call it from a thread that may block, after the token was cancelled.
+    /// Waits until every connection has ended. Call it after the token was cancelled, from a thread that may block.
     pub fn join(self) {
         for thread in self.threads {
-            // A NET thread that panicked took its connections with it; there is nothing left to wait for.
+            // If a NET thread panicked, its connections are closed, and there is nothing to wait for.
             let _ = thread.join();
         }
     }
 }
 
-/// Serves `services` on one thread for each NET CPU until `draining`; then connections get
+/// Serves `services` on one thread for each NET CPU until `draining` is cancelled. Then connections have
 /// [`NetConfig::drain`] to finish their calls.
 ///
 /// # Errors
@@ -176,7 +177,7 @@ pub fn serve(
                     distribute(listener, inlets, clients, draining, &guard).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "can't accept connections");
+                    tracing::error!(%error, "cannot accept connections");
                     guard.fail();
                 }
             }
@@ -185,7 +186,7 @@ pub fn serve(
     Ok(NetHandle { address, threads })
 }
 
-/// Accepts connections and deals them out in turn.
+/// Accepts connections and gives them to the NET threads in turn.
 async fn distribute(
     listener: TcpListener,
     inlets: Vec<mpsc::Sender<AcceptedStream>>,
@@ -204,13 +205,13 @@ async fn distribute(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accept");
+                tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Some(place) = clients.admit(peer.ip()) else {
-            tracing::debug!(%peer, "too many connections");
+            tracing::debug!(%peer, "the connection is refused: too many connections");
             if refusals.len() < REFUSALS_MAX {
                 refusals.spawn(refuse(stream));
             }
@@ -218,21 +219,22 @@ async fn distribute(
         };
         match stream.into_std() {
             Ok(stream) => {
-                // A thread that is behind holds new connections back, as the listener's own queue does.
+                // If the queue of the thread is full, this waits, and further connections wait in the listener's queue.
                 let Some(inlet) = turn.next() else { return };
                 if inlet.send((stream, peer, place)).await.is_err() {
-                    // NET threads end after this one, so that one has died. Every so many connections would be dropped.
-                    tracing::error!("a NET thread has ended; the service can't go on");
+                    // NET threads end after this task, so this one has failed. It would lose its share of all
+                    // connections.
+                    tracing::error!("a NET thread has failed, the service stops");
                     guard.fail();
                 }
             }
-            Err(error) => tracing::warn!(%error, "a connection could not be handed over"),
+            Err(error) => tracing::warn!(%error, "passing a connection to its thread failed"),
         }
     }
 }
 
-/// Gives the system what the allocator keeps of a thread, after clients held much and hold it no more. By itself, it keeps it
-/// for the next time, which after an attack may never come.
+/// Returns freed memory to the system after clients held much of it. Otherwise the allocator keeps the memory for the
+/// next time, which may never come after an attack.
 async fn give_memory_back(budget: Budget) {
     let mut looks = interval(HELD_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -252,12 +254,12 @@ async fn give_memory_back(budget: Budget) {
 async fn serve_connections(mut connections: mpsc::Receiver<AcceptedStream>, serving: Connections) {
     let tracker = TaskTracker::new();
     tokio::spawn(give_memory_back(serving.budget.clone()));
-    // The channel closes when the acceptor ends, which it does when draining begins.
+    // The channel closes when the acceptor ends, at the beginning of draining.
     while let Some((stream, peer, place)) = connections.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken over");
+                tracing::warn!(%error, "registering a connection with its thread failed");
                 continue;
             }
         };
@@ -269,6 +271,9 @@ async fn serve_connections(mut connections: mpsc::Receiver<AcceptedStream>, serv
         .await
         .is_err()
     {
-        tracing::warn!(connections = tracker.len(), "connections did not finish in time");
+        tracing::warn!(
+            connections = tracker.len(),
+            "some connections did not finish within server.drain"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Answers on their way to the HTTP/2 library: each is held, and paid for, until the library has sent it.
+//! The bodies of answers. The memory of an answer stays reserved until the HTTP/2 library has sent it.
 
 use std::{
     convert::Infallible,
@@ -24,17 +24,17 @@ use crate::{grpc::status, telemetry::record_status};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// An answer on its way.
+/// The future of an answer.
 pub(crate) type AnswerFuture = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
 
-/// Messages in their frames.
+/// A stream of framed messages.
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
-/// An answer that tonic writes.
+/// An answer of a call that tonic serves.
 struct TonicAnswer {
     body: tonic::body::Body,
     sending: PollSemaphore,
-    /// Goes with the status.
+    /// Released when the status is sent.
     reservation: Option<Reservation>,
     memory: Arc<ConnectionMemory>,
 }
@@ -43,36 +43,36 @@ struct TonicAnswer {
 pub(crate) struct Answer(Content);
 
 enum Content {
-    /// Nothing: the status is in the headers.
+    /// No messages. The status is in the headers.
     Empty,
     /// One message, then the status OK.
     Message(Vec<u8>, Reservation),
     /// The status OK.
     Ok,
-    /// Messages, then their stream's status.
+    /// Messages, then the status of their stream.
     Frames(Frames, Arc<ConnectionMemory>),
-    /// Of a call that tonic serves.
+    /// The answer of a call that tonic serves.
     Tonic(Box<TonicAnswer>),
-    /// Of a call that is traced. In a box: few are.
+    /// The answer of a traced call. In a box, as few calls are traced.
     Traced(Box<(Answer, Span)>),
 }
 
 // ===== impl Answer =====
 
 impl Answer {
-    /// One framed message with what it costs until it is sent.
+    /// Answers with one framed message and its reservation.
     #[must_use]
     pub(crate) fn message(message: Vec<u8>, reservation: Reservation) -> Response<Answer> {
         answer(Content::Message(message, reservation))
     }
 
-    /// Framed messages, as they come.
+    /// Answers with a stream of framed messages.
     #[must_use]
     pub(crate) fn frames(frames: Frames, memory: &Arc<ConnectionMemory>) -> Response<Answer> {
         answer(Content::Frames(frames, Arc::clone(memory)))
     }
 
-    /// The answer of a call that tonic served.
+    /// Wraps the answer of a call that tonic serves.
     #[must_use]
     pub(crate) fn tonic(response: Response<tonic::body::Body>, reservation: Reservation) -> Response<Answer> {
         let (mut head, body) = response.into_parts();
@@ -89,7 +89,7 @@ impl Answer {
         Response::from_parts(head, Answer(Content::Tonic(Box::new(answer))))
     }
 
-    /// The end of a call's `span`: it lasts as long as the answer does, and is told with which status that ends.
+    /// Keeps a call's `span` open until the answer ends, and records the status in it.
     #[must_use]
     pub(crate) fn traced(response: Response<Answer>, span: Span) -> Response<Answer> {
         if span.is_disabled() {
@@ -101,7 +101,7 @@ impl Answer {
         response.map(|answer| Answer(Content::Traced(Box::new((answer, span)))))
     }
 
-    /// The answer to a call that was turned away, which counts as `unsent` until it is sent.
+    /// Answers a call that was not admitted. `unsent` is dropped when the answer is sent.
     #[must_use]
     pub(crate) fn unadmitted(status: Status, unsent: UnsentRefusal) -> Response<Answer> {
         let mut response: Response<Answer> = status.into_http();
@@ -109,7 +109,7 @@ impl Answer {
         response
     }
 
-    /// A status and no message, with what it costs until it is sent.
+    /// Answers with a status and no message. The reservation is held until it is sent.
     #[must_use]
     pub(crate) fn status(status: Status, mut reservation: Reservation) -> Response<Answer> {
         reservation.resize(status_bytes(&status));
@@ -125,19 +125,19 @@ fn answer(content: Content) -> Response<Answer> {
     response
 }
 
-/// What a status takes until it is sent, about: its details are sent in base64.
+/// The approximate memory of a status until it is sent. Its details are sent in base64.
 fn status_bytes(status: &Status) -> usize {
     REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
 }
 
-/// Ties what is `held` to the status among `headers`, if there is one: it is given back when the HTTP/2 library has sent them.
+/// If `headers` have a status, drops `held` when the HTTP/2 library has sent them.
 fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option<H>) {
     if let Some(value) = headers.get_mut(Status::GRPC_STATUS)
         && let Some(held) = held.take()
     {
         let code = until_sent(value.as_bytes().to_vec(), held);
         if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
-            // Else it would stay in the table of headers that were sent.
+            // Otherwise the HTTP/2 library keeps the value in its compression table.
             code.set_sensitive(true);
             *value = code;
         }
@@ -148,7 +148,7 @@ fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option
 
 impl TonicAnswer {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Not before there is room for it on its way. While there is none, it takes no room either.
+        // The body is polled only with a permit, so that it makes no message that cannot be sent.
         let place = ready!(self.sending.poll_acquire(context));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {

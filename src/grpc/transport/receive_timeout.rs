@@ -1,4 +1,4 @@
-//! How long the message of a call may take to arrive.
+//! The time limit for a message to arrive.
 
 use std::{
     pin::Pin,
@@ -14,15 +14,16 @@ use tonic::Status;
 
 use crate::grpc::status;
 
-/// Waits for a message, but not for ever.
+/// The time limit for the messages of one call.
 #[derive(Debug)]
 pub(crate) struct ReceiveTimeout {
     time_max: Duration,
-    /// Runs once something had to be waited for. Nearly always a message comes with its headers, and no timer is needed.
+    /// Set when the call waits for the first time. Nearly always the message arrives with the headers, and no timer is
+    /// needed.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// A request that tonic reads. It has to arrive as a whole, to the end of the call, within the limit.
+/// The body of a request that tonic reads. The whole body must arrive within the limit.
 #[derive(Debug)]
 pub(crate) struct TimedBody {
     body: Incoming,
@@ -32,7 +33,7 @@ pub(crate) struct TimedBody {
 // ===== impl ReceiveTimeout =====
 
 impl ReceiveTimeout {
-    /// Each message may take `time_max` to arrive.
+    /// A limit of `time_max` for each message.
     pub(crate) const fn new(time_max: Duration) -> Self {
         ReceiveTimeout {
             time_max,
@@ -40,8 +41,8 @@ impl ReceiveTimeout {
         }
     }
 
-    /// There is no more yet of the message. The time runs from the first such call; ready with REQUEST_TOO_SLOW when it is
-    /// over.
+    /// Call this while the rest of the message has not arrived. The first call starts the timer. Ready with
+    /// REQUEST_TOO_SLOW when the time is over.
     pub(crate) fn poll_elapsed(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         let time_max = self.time_max;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(time_max)));
@@ -49,7 +50,7 @@ impl ReceiveTimeout {
         Poll::Ready(status::request_too_slow(time_max))
     }
 
-    /// For the next message, the time begins anew.
+    /// Stops the timer. The next message has the full time.
     pub(crate) fn renew(&mut self) {
         self.timer = None;
     }

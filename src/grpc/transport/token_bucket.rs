@@ -1,8 +1,8 @@
-//! Bursts are allowed, and so much a second in the long run.
+//! A token bucket: it limits the rate in the long run, and allows bursts.
 
 use tokio::time::Instant;
 
-/// What something costs is taken from it; time fills it again.
+/// A number of tokens that grows with time, up to a capacity.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     capacity: u64,
@@ -14,7 +14,7 @@ pub(crate) struct TokenBucket {
 // ===== impl TokenBucket =====
 
 impl TokenBucket {
-    /// A full one, into which `each_second` flows.
+    /// A full bucket that gains `each_second` tokens in a second.
     pub(crate) const fn new(capacity: u64, each_second: u64, now: Instant) -> Self {
         TokenBucket {
             capacity,
@@ -24,8 +24,8 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `cost` out of it. False if there is not so much in it; then it is left empty. `now` is only asked when there
-    /// seems to be too little.
+    /// Takes `cost` tokens. Returns false, and leaves the bucket empty, if it holds fewer. Reads the clock `now` only
+    /// if the tokens do not suffice.
     pub(crate) fn take(&mut self, cost: u64, now: impl FnOnce() -> Instant) -> bool {
         if self.room < cost {
             let now = now();
@@ -44,7 +44,7 @@ impl TokenBucket {
         enough
     }
 
-    /// Puts `credit` into it, as far as it has room.
+    /// Adds `credit` tokens, up to the capacity.
     pub(crate) fn give(&mut self, credit: u64) {
         self.room = self.room.saturating_add(credit).min(self.capacity);
     }
@@ -67,7 +67,7 @@ mod tests {
         assert!(!bucket.take(1, || later));
         bucket.give(1000);
         assert!(bucket.take(10, || later));
-        // It is never fuller than full.
+        // It never holds more than its capacity.
         assert!(!bucket.take(11, || begun + Duration::from_secs(60)));
     }
 }

@@ -16,10 +16,9 @@
 use super::point::{DurablePoint, OrderPoint};
 use crate::{
     ledger::{
-        AccountIndex, Balances, Ledger, Malformed, NewAccount, Timestamp,
+        AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
         codec::{Reader, put_varint},
     },
-    money::Amount,
     store::journal::{
         CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
         JournalError,

@@ -71,7 +71,7 @@ pub enum OpenError {
         source: ReplayError,
     },
     /// A block does not continue where the block before it ends.
-    #[error("block {block_sequence}: {field} is {found}, the block before it calls for {expected}")]
+    #[error("block {block_sequence}: {field} is {found}, but {expected} follows from the block before it")]
     Order {
         /// The number of the block.
         block_sequence: u64,

@@ -159,10 +159,11 @@ impl JournaledLedger {
     pub fn candidates(&self, id: &str) -> Candidates {
         let mut candidates = Candidates::new();
         let tag = id_tag(id.as_bytes(), self.log.seed);
-        let _none = self.log.ids.find(tag, |value| {
+        let found = self.log.ids.find(tag, |value| {
             candidates.push(Position::from_u64(value));
             false
         });
+        assert_eq!(found, None, "the index has not visited all records under a tag");
         candidates
     }
 

@@ -1,4 +1,4 @@
-"""A client of Tally without generated code: every message and method comes from the server's reflection."""
+"""A client of Tally without generated code: it gets all messages and methods from the server by reflection."""
 
 import base64
 import socket
@@ -11,13 +11,13 @@ from google.protobuf import descriptor_pool, message_factory
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-# Longer than anything takes on a busy machine: it ends a test that hangs, and decides nothing else.
+# Longer than any call takes on a busy machine. It only ends a test that hangs.
 TIMEOUT_S = 20
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Tally:
-    """Calls `Service.Method` with a request given as keyword arguments."""
+    """Calls `Service.Method` with a request from keyword arguments."""
 
     def __init__(self, endpoint):
         self.endpoint = endpoint
@@ -26,12 +26,12 @@ class Tally:
         self.pool = descriptor_pool.DescriptorPool(self.database)
 
     def message(self, name, **fields):
-        """A message of a type that is named in full, or of package tally.v1."""
+        """Returns a message of the type `name`: a full name, or a name in the package tally.v1."""
         full_name = name if "." in name else f"tally.v1.{name}"
         return message_factory.GetMessageClass(self.pool.FindMessageTypeByName(full_name))(**fields)
 
     def method(self, name):
-        """A callable for `Service.Method`, and the class of its requests."""
+        """Returns a callable for `Service.Method`, and the class of its requests."""
         full_name = name if name.count(".") > 1 else f"tally.v1.{name}"
         service, method = full_name.rsplit(".", 1)
         descriptor = self.pool.FindServiceByName(service).FindMethodByName(method)
@@ -46,7 +46,7 @@ class Tally:
         return stub, request
 
     def call(self, name, request=None, **fields):
-        """The response; a `Refused` if there is none."""
+        """Returns the response. Raises `Refused` if the call fails."""
         stub, request_class = self.method(name)
         try:
             return stub(request or request_class(**fields), timeout=TIMEOUT_S)
@@ -55,12 +55,12 @@ class Tally:
             raise Refused(error.code(), status_pb2.Status.FromString(details)) from error
 
     def stream(self, name, requests):
-        """All responses of a stream."""
+        """Returns all responses of a stream."""
         stub, _ = self.method(name)
         return list(stub(iter(requests), timeout=TIMEOUT_S))
 
     def refusal_with_headers(self, name, request, headers):
-        """What the server itself answers to headers that a gRPC library keeps for itself: `grpc-timeout`, for one."""
+        """Returns the error for a request with headers that a gRPC library does not let a caller set, such as `grpc-timeout`."""
         host, port = self.endpoint.rsplit(":", 1)
         connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         connection.initiate_connection()
@@ -84,7 +84,7 @@ class Tally:
 
 
 class Refused(Exception):
-    """An error of the service, with its details unpacked."""
+    """An error of the service, with its details decoded."""
 
     def __init__(self, code, status):
         super().__init__(code, status)
@@ -94,13 +94,13 @@ class Refused(Exception):
 
     @staticmethod
     def of_value(value):
-        """The same from a `google.rpc.Status` inside a response."""
+        """Makes the error from a `google.rpc.Status` in a response."""
         status = status_pb2.Status.FromString(value.SerializeToString())
         return Refused(CODES[status.code], status)
 
 
 def unpack(status, detail_class):
-    """The first detail of that class; an empty one if there is none."""
+    """Returns the first detail of this class, or an empty detail."""
     detail = detail_class()
     for packed in status.details:
         if packed.Unpack(detail):

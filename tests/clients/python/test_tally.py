@@ -1,6 +1,6 @@
-"""What a Python team sees of Tally: grpcio, over reflection, against a server that is already running.
+"""Tests of Tally with grpcio over reflection, against a running server.
 
-TALLY_ENDPOINT is its address and TALLY_PID its process id. tests/clients/run sets both.
+TALLY_ENDPOINT is the address of the server, TALLY_PID its process id. tests/clients/run sets both.
 """
 
 import os
@@ -33,7 +33,7 @@ def new_id():
 
 @pytest.fixture(scope="session")
 def accounts(tally):
-    """An issuer that may go below zero, and a wallet that may not."""
+    """Creates an issuer whose balance may be negative, and a wallet whose balance may not."""
     rules = {"issuer": "BALANCE_RULE_UNLIMITED", "wallet": "BALANCE_RULE_CREDIT_BALANCE"}
     ids = {name: f"{new_id()}:{name}" for name in rules}
     for name, rule in rules.items():
@@ -84,7 +84,7 @@ def test_a_transaction_is_committed_and_moves_the_balances(tally, accounts):
     assert balance(tally, accounts["wallet"]) == before + 250
 
 
-def test_a_repetition_gets_the_first_answer_and_moves_nothing(tally, accounts):
+def test_a_repetition_gets_the_first_result_and_moves_nothing(tally, accounts):
     request = deposit(tally, accounts)
     first = tally.call("TransactionService.ProcessTransaction", request)
     before = balance(tally, accounts["wallet"])
@@ -94,7 +94,7 @@ def test_a_repetition_gets_the_first_answer_and_moves_nothing(tally, accounts):
     assert balance(tally, accounts["wallet"]) == before
 
 
-def test_an_id_is_not_taken_for_other_content(tally, accounts):
+def test_an_id_cannot_be_used_for_other_content(tally, accounts):
     request = deposit(tally, accounts)
     tally.call("TransactionService.ProcessTransaction", request)
     request.transfers[0].minor_units += 1
@@ -103,7 +103,7 @@ def test_an_id_is_not_taken_for_other_content(tally, accounts):
     assert error.info.metadata["transaction_id"] == request.transaction_id
 
 
-def test_insufficient_funds_are_told_and_told_again(tally, accounts):
+def test_insufficient_funds_are_reported_again_for_the_same_id(tally, accounts):
     before = balance(tally, accounts["wallet"])
     request = overdraw(tally, accounts)
     for replayed in ("false", "true"):
@@ -129,9 +129,9 @@ def test_pending_phases_are_not_part_of_this_release(tally, accounts, phase):
     assert (error.code, error.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "PHASE_NOT_SUPPORTED")
 
 
-def test_a_deadline_that_has_passed_is_told_and_nothing_is_executed(tally, accounts):
+def test_after_an_expired_deadline_nothing_is_executed(tally, accounts):
     request = deposit(tally, accounts)
-    # By hand: grpcio rounds a timeout up to a millisecond, and waits no longer than that for the server's word.
+    # Without grpcio, which rounds a timeout up to a millisecond and does not wait for the server's reply after it.
     error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1n"})
     assert (error.code, error.info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED_IN_QUEUE")
     check_info(error)
@@ -140,13 +140,13 @@ def test_a_deadline_that_has_passed_is_told_and_nothing_is_executed(tally, accou
     assert (error.code, error.info.reason) == (grpc.StatusCode.NOT_FOUND, "TRANSACTION_NOT_FOUND")
 
 
-def test_a_deadline_that_can_not_be_read_is_malformed(tally, accounts):
+def test_a_malformed_deadline_is_an_invalid_argument(tally, accounts):
     request = deposit(tally, accounts)
     error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1 s"})
     assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["grpc-timeout"])
 
 
-# --- malformed fields: (where, what is put there, the field that the answer names)
+# --- malformed fields: (path of the field, its value, the field that the error names)
 
 TRANSACTION_CASES = [
     *[("transaction_id", bad, "transaction_id") for bad in BAD_IDS[:3]],
@@ -201,7 +201,7 @@ OTHER_CASES = [
 
 
 def put(message, path, value):
-    """Puts `value` at `path`; None unsets it. A number in the path is a place in a list, which is made long enough."""
+    """Sets the field at `path` to `value`; None clears the field. A number in the path is an index of a list, which is extended."""
     *parents, last = path.split(".")
     for step in parents:
         if step.isdigit():
@@ -220,7 +220,7 @@ def put(message, path, value):
     elif isinstance(value, dict):
         getattr(message, last).update(value)
     else:
-        # Also a zero makes the messages on the way there be set.
+        # Marks the message as present even if the value is zero.
         message.SetInParent()
         setattr(message, last, value)
 
@@ -258,7 +258,7 @@ def test_any_other_malformed_field_is_named(tally, method, path, value, field):
     assert (error.code, error.info.reason, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", [field])
 
 
-def test_the_tables_of_malformed_fields_leave_no_field_out(tally):
+def test_the_tables_of_malformed_fields_contain_every_field(tally):
     for message, cases, prefix in [
         ("ProcessTransactionRequest", TRANSACTION_CASES, ""),
         ("Transfer", TRANSACTION_CASES, "transfers.0."),
@@ -274,7 +274,7 @@ def test_the_tables_of_malformed_fields_leave_no_field_out(tally):
 
 
 def mixed(tally, accounts):
-    """Requests, and what is expected of each: a reason, or None for committed."""
+    """Returns requests and their expected results: a reason, or None for committed."""
     good = deposit(tally, accounts)
     reused = deposit(tally, accounts, transaction_id=good.transaction_id, minor_units=1)
     malformed = deposit(tally, accounts, transaction_id="a b")
@@ -307,20 +307,20 @@ def check_mixed(expected, results):
     ]
 
 
-def test_many_transactions_have_one_result_each_in_their_order(tally, accounts):
+def test_many_transactions_have_one_result_each_in_order(tally, accounts):
     expected = mixed(tally, accounts)
     response = tally.call("TransactionService.ProcessTransactions", transactions=[request for request, _ in expected])
     check_mixed(expected, response.results)
 
 
-def test_a_stream_answers_in_order(tally, accounts):
+def test_a_stream_returns_results_in_order(tally, accounts):
     expected = mixed(tally, accounts)
     requests = [tally.message("StreamTransactionsRequest", transaction=request) for request, _ in expected]
     responses = tally.stream("TransactionService.StreamTransactions", requests)
     check_mixed(expected, [response.result for response in responses])
 
 
-def test_a_long_stream_answers_all_in_order_with_a_rising_sequence(tally, accounts):
+def test_a_long_stream_returns_all_results_in_order_with_a_rising_sequence(tally, accounts):
     requests = [
         tally.message("StreamTransactionsRequest", transaction=deposit(tally, accounts)) for _ in range(2000)
     ]
@@ -333,7 +333,7 @@ def test_a_long_stream_answers_all_in_order_with_a_rising_sequence(tally, accoun
 # --- reading
 
 
-def test_a_transaction_is_found_as_it_was_sent(tally, accounts):
+def test_a_transaction_is_returned_as_it_was_sent(tally, accounts):
     request = deposit(tally, accounts, metadata={"order": "17"})
     request.effective_time.seconds = 726_019_200
     wide = request.transfers.add(debit_account_id=accounts["issuer"], credit_account_id=accounts["wallet"])
@@ -343,18 +343,18 @@ def test_a_transaction_is_found_as_it_was_sent(tally, accounts):
     assert found.committed == committed
     assert found.effective_time == request.effective_time and found.metadata == request.metadata
     assert found.transfers[0] == request.transfers[0]
-    # What fits 63 bits comes back in the narrow arm, however it was sent.
+    # An amount that fits 63 bits is returned in the 64-bit field, whichever field was sent.
     assert found.transfers[1].minor_units == 3
 
 
-def test_a_refused_transaction_is_found_with_its_reason(tally, accounts):
+def test_a_rejected_transaction_is_returned_with_its_reason(tally, accounts):
     request = overdraw(tally, accounts)
     refused(tally, "TransactionService.ProcessTransaction", request)
     found = tally.call("TransactionService.GetTransaction", transaction_id=request.transaction_id).transaction
     assert Refused.of_value(found.error).info.reason == "INSUFFICIENT_FUNDS"
 
 
-def test_an_amount_beyond_63_bits_comes_back_whole(tally):
+def test_an_amount_beyond_63_bits_is_returned_completely(tally):
     ids = [new_id(), new_id()]
     requests = [dict(account=dict(id=account_id, asset="ETH-wei")) for account_id in ids]
     tally.call("AccountService.BatchCreateAccounts", requests=requests)
@@ -375,7 +375,7 @@ def test_an_account_is_created_once(tally):
     assert (error.code, error.info.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ACCOUNT_ID_REUSED")
 
 
-def test_pages_of_accounts_join_without_gap_or_repetition(tally):
+def test_pages_of_accounts_have_no_gap_and_no_repetition(tally):
     requests = [dict(account=dict(id=new_id(), asset="EUR")) for _ in range(25)]
     created = [account.id for account in tally.call("AccountService.BatchCreateAccounts", requests=requests).accounts]
     listed, token = [], ""
@@ -390,7 +390,7 @@ def test_pages_of_accounts_join_without_gap_or_repetition(tally):
     assert listed[-len(created) :] == created
 
 
-# --- the engine's own state
+# --- the state of the engine
 
 
 def test_circuit_stats_count_the_calls(tally, accounts):
@@ -402,7 +402,7 @@ def test_circuit_stats_count_the_calls(tally, accounts):
     before = circuits()
     tally.call("TransactionService.ProcessTransaction", deposit(tally, accounts))
     after = circuits()
-    # One call passed one circuit, which is closed.
+    # One call passed one closed circuit.
     (key,) = [key for key in after if after[key].totals.admitted != before[key].totals.admitted]
     assert after[key].totals.admitted == before[key].totals.admitted + 1
     states = tally.pool.FindEnumTypeByName("tally.v1.CircuitState").values_by_name
@@ -418,7 +418,7 @@ def test_batch_stats_count_the_transactions(tally, accounts):
     assert after.replies_missing == 0 and after.unknown_outcomes == 0
 
 
-def test_the_topology_is_what_the_kernel_says(tally):
+def test_the_topology_agrees_with_the_kernel(tally):
     topology = tally.call("EngineService.GetTopology")
     tasks = pathlib.Path("/proc", os.environ["TALLY_PID"], "task")
     for thread in topology.threads:
@@ -429,7 +429,7 @@ def test_the_topology_is_what_the_kernel_says(tally):
         if topology.decision.effect == "pin":
             assert thread.pinned and thread.wanted_cpus == thread.actual_cpus, thread
     assert {"EXEC", "WAL", "NET", "AUX"} <= {thread.role for thread in topology.threads}
-    # No thread of ours is left out. (A runtime's pool for blocking calls has other names, and comes and goes.)
+    # The reply contains all threads of the service. (Threads of a runtime's blocking pool have other names and end when idle.)
     ours = {int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith("tally")}
     assert ours == {thread.tid for thread in topology.threads}
 

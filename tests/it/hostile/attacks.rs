@@ -1,5 +1,5 @@
-//! The attacks. Each sends little and would make the service hold or do much. Each returns its connections, still open, and
-//! what it has sent on them.
+//! The attacks. Each sends little data and tries to make the service hold much memory or do much work. Each returns its
+//! open connections with the number of bytes sent.
 
 use super::support::raw::{DATA, FRAME_BYTES_MAX, NO_WINDOW, RST_STREAM, Raw, frame, header_block, message};
 use crate::support::server::TestServer;
@@ -10,7 +10,7 @@ pub(super) const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions
 pub(super) const ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
 pub(super) const LIST: &str = "/tally.v1.AccountService/ListAccounts";
 
-/// Messages of 16 MiB are announced, and one byte of each comes.
+/// Announces messages of 16 MiB, and sends one byte of each.
 pub(super) async fn claimed_lengths(server: &TestServer, client: u8) -> Vec<Raw> {
     let mut connections = Vec::new();
     for path in [BULK, TRANSACTION, ACCOUNTS, STREAM] {
@@ -23,7 +23,8 @@ pub(super) async fn claimed_lengths(server: &TestServer, client: u8) -> Vec<Raw>
     connections
 }
 
-/// Bulks of transactions of which nothing is right: each takes two bytes, and its refusal hundreds. Nobody reads them.
+/// Requests with many invalid transactions: each takes two bytes, and its error takes hundreds. The client does not
+/// read the answers.
 pub(super) async fn refused_transactions(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat(8192));
     let mut connections = Vec::new();
@@ -51,7 +52,7 @@ pub(super) async fn refused_messages(server: &TestServer, client: u8) -> Vec<Raw
     connections
 }
 
-/// Too many transactions: as many as fit into a message.
+/// As many transactions as fit into a message, which are too many.
 pub(super) async fn too_many_transactions(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat(4 << 20));
     let mut raw = Raw::connect(server, client, &[]).await;
@@ -59,7 +60,7 @@ pub(super) async fn too_many_transactions(server: &TestServer, client: u8) -> Ve
     vec![raw]
 }
 
-/// The same of accounts, which are read by generated code.
+/// The same with accounts, which generated code reads.
 pub(super) async fn too_many_accounts(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat((4 << 20) / 2 - 8));
     let mut connections = Vec::new();
@@ -90,7 +91,7 @@ pub(super) async fn too_much_metadata(server: &TestServer, client: u8) -> Vec<Ra
     vec![raw]
 }
 
-/// Pages of accounts that nobody reads.
+/// Requests for pages of accounts. The client does not read the answers.
 pub(super) async fn unread_pages(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x08, 0xe8, 0x07]);
     let mut connections = Vec::new();
@@ -104,7 +105,7 @@ pub(super) async fn unread_pages(server: &TestServer, client: u8) -> Vec<Raw> {
     connections
 }
 
-/// Streams whose answers nobody reads, and that go on sending.
+/// Streams that send without reading the answers.
 pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]).repeat(4);
     let mut connections = Vec::new();
@@ -114,7 +115,7 @@ pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> 
         for _ in 0..1000 {
             calls.push(raw.call(STREAM, &body, false).await);
         }
-        // Until the windows are full.
+        // Until the flow-control windows are full.
         for call in calls.into_iter().take(60) {
             raw.send(&frame(DATA, 0, call, &[0; 1000])).await;
         }
@@ -123,7 +124,7 @@ pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> 
     connections
 }
 
-/// Bulks of well-formed transactions that do not come to their ends.
+/// Requests with many valid transactions that never end.
 pub(super) async fn unfinished_bulks(server: &TestServer, client: u8) -> Vec<Raw> {
     let transaction = [&[0x0a, 100, 0x12, 98], [0; 98].as_slice()].concat();
     let length = u32::try_from(16 << 20).unwrap();
@@ -139,12 +140,12 @@ pub(super) async fn unfinished_bulks(server: &TestServer, client: u8) -> Vec<Raw
     connections
 }
 
-/// Calls of headers only, each of which names one header 440 times: one byte each.
+/// Calls that consist of headers. Each names one header 440 times, with one byte each.
 pub(super) async fn many_headers(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 440, 4096).await
 }
 
-/// The same with as many headers as are allowed: calls that are let in, and stay open.
+/// The same with the most allowed headers: calls that are admitted and stay open.
 pub(super) async fn open_calls(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 50, 4096).await
 }
@@ -153,7 +154,7 @@ async fn headers(server: &TestServer, client: u8, count: usize, calls: usize) ->
     let mut connections = Vec::new();
     for _ in 0..10 {
         let mut raw = Raw::connect(server, client, &[]).await;
-        // The decoder remembers `x: y`, and is asked for it by its number.
+        // The decoder stores `x: y` in its table, and the client refers to it by its index.
         let first = [header_block(STREAM), vec![0x40, 1, b'x', 1, b'y']].concat();
         let again = [header_block(STREAM), vec![0xbe; count]].concat();
         for call in 0..calls {
@@ -168,7 +169,7 @@ async fn headers(server: &TestServer, client: u8, count: usize, calls: usize) ->
     connections
 }
 
-/// Trailers, which gRPC requests do not have: they wait behind a stream that is not read.
+/// Trailers, which gRPC requests do not have. They wait in a stream that is not read.
 pub(super) async fn trailers(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]);
     let mut raw = Raw::connect(server, client, NO_WINDOW).await;
@@ -192,7 +193,7 @@ pub(super) async fn trailers(server: &TestServer, client: u8) -> Vec<Raw> {
     vec![raw]
 }
 
-/// Frames of one kind, as many as are asked for or the server takes.
+/// Sends `count` frames of one kind, or as many as the server accepts.
 pub(super) async fn flood(server: &TestServer, client: u8, frame: &[u8], count: usize) -> Raw {
     let mut raw = Raw::connect(server, client, &[]).await;
     let at_once = (FRAME_BYTES_MAX / frame.len()).max(1);
@@ -206,7 +207,7 @@ pub(super) async fn flood(server: &TestServer, client: u8, frame: &[u8], count: 
     raw
 }
 
-/// Calls that are begun and taken back at once.
+/// Calls that are begun and reset immediately.
 pub(super) async fn rapid_reset(server: &TestServer, client: u8) -> Vec<Raw> {
     let mut connections = Vec::new();
     for _ in 0..20 {
@@ -223,7 +224,7 @@ pub(super) async fn rapid_reset(server: &TestServer, client: u8) -> Vec<Raw> {
     connections
 }
 
-/// Fields that the schema does not know: one that is spread over frames, and behind it very many short ones.
+/// Unknown fields: one that spans several frames, followed by very many short ones.
 pub(super) fn unknown_fields(bytes: usize) -> Vec<u8> {
     let long = 2 * FRAME_BYTES_MAX;
     let mut fields = vec![0x12];

@@ -1,8 +1,9 @@
-//! The real binary against clients that speak HTTP/2 by hand and mean harm: what it holds for them is measured by the
-//! kernel and bounded, what it does for them is counted and bounded, and a client that means well is served meanwhile.
+//! The real binary against hostile clients that send HTTP/2 frame by frame. The memory that the service holds for them
+//! is measured by the kernel and bounded, the work is counted and bounded, and an honest client is served at the same
+//! time.
 //!
-//! `cargo test --test it hostile:: -- --nocapture` prints the table: what each attack sends, what the server holds, and what
-//! the other client waits.
+//! `cargo test --test it hostile:: -- --nocapture` prints a table: the bytes that each attack sends, the memory that
+//! the server holds, and the latency of the honest client.
 
 mod attacks;
 mod refusals;
@@ -25,18 +26,20 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// What the server may hold above what it has at rest, whatever is sent to it.
+/// The most memory that the server may hold above its memory at rest.
 const HELD_BYTES_MAX: u64 = 512 << 20;
-/// What it may keep above that when all attackers have gone: some of what it was given stays with the allocator.
+/// The most memory that the server may keep above its memory at rest after all attackers have left. The allocator keeps
+/// some of it.
 const KEPT_BYTES_MAX: u64 = 96 << 20;
-/// A message of unknown fields.
+/// A message with unknown fields only.
 const UNKNOWN_BYTES: usize = 8 << 20;
-/// Frames that carry nothing, of which a connection sends so many: more than the server takes before it cuts it.
+/// The number of frames without a call or message that a connection sends: more than the server accepts before it cuts
+/// the connection.
 const FLOOD_FRAMES: usize = 20_000;
 
 type Attack = for<'a> fn(&'a TestServer, u8) -> Pin<Box<dyn Future<Output = Vec<Raw>> + Send + 'a>>;
 
-/// All that aim at memory, by name.
+/// All attacks on memory, by name.
 const ATTACKS: [(&str, Attack); 12] = [
     ("claimed lengths", |server, client| {
         Box::pin(attacks::claimed_lengths(server, client))
@@ -76,7 +79,7 @@ const ATTACKS: [(&str, Attack); 12] = [
     }),
 ];
 
-/// A server with a thousand accounts that are as large as they may be.
+/// A server with a thousand accounts of the largest size.
 async fn server() -> (TestServer, Client) {
     let server = ServerOptions::default().start();
     let client = server.client().await;
@@ -135,7 +138,7 @@ async fn all_attacks_at_once_are_bounded_together_and_a_client_that_means_well_i
     good.is_served().await;
     let rest = resident(&server);
     forget_peak(&server);
-    // Each from an address of its own: what they may hold together is one budget.
+    // Each attacker has its own address. Together they share one budget.
     let running = ATTACKS
         .iter()
         .zip(1..)
@@ -181,7 +184,7 @@ async fn unknown_fields_are_skipped_as_they_come_and_hold_nobody_up() {
     }
     for (mut raw, call) in uploads {
         raw.send(&frame(DATA, support::raw::END_STREAM, call, &[])).await;
-        // It has no transaction.
+        // The message has no transaction.
         let (answer, ended) = raw.answer(call).await;
         assert!(ended && answer.is_empty());
     }
@@ -215,14 +218,14 @@ async fn a_connection_that_goes_on_after_refusals_is_told_to_calm_down() {
     let again = [header_block(attacks::STREAM), vec![0xbe; 100]].concat();
     let (_, bytes) = raw.begin(&first);
     raw.send(&bytes).await;
-    // Each has its answer.
+    // Each call has its answer.
     for _ in 0..100 {
         let (call, bytes) = raw.begin(&again);
         raw.send(&bytes).await;
         let (_, ended) = raw.answer(call).await;
         assert!(ended, "call {call}");
     }
-    // Who does not listen is not answered for ever.
+    // A client that does not read does not get answers for ever.
     for _ in 0..2000 {
         let (_, bytes) = raw.begin(&again);
         raw.send(&bytes).await;
@@ -236,7 +239,7 @@ async fn rapid_resets_write_next_to_nothing_into_the_log() {
     let good = Good::start(&server, "resets").await;
     let connections = attacks::rapid_reset(&server, 1).await;
     for mut raw in connections {
-        // To its end, or as far as it is answered.
+        // To the end of the body, or until the answer comes.
         let _ = raw.is_told_to_calm_down().await;
     }
     good.is_served().await;
@@ -252,7 +255,7 @@ async fn rapid_resets_write_next_to_nothing_into_the_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_allowed_is_served_however_much_it_is() {
     let (server, _client) = server().await;
-    // As many refused transactions as a bulk may have: its answer is there as a whole when it is read.
+    // The most invalid transactions of a request. The answer is complete when the client reads it.
     let body = support::raw::message(&[0x0a, 0].repeat(8192));
     let mut raw = Raw::connect(&server, 1, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await;
@@ -268,7 +271,7 @@ async fn what_is_allowed_is_served_however_much_it_is() {
         assert_eq!(error.code, 3);
         assert!(error.message.contains("transaction_id"), "{error:?}");
     }
-    // 4096 streams at the same time.
+    // 4096 concurrent streams.
     let mut raw = Raw::connect(&server, 2, &[]).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await;
     let body = support::raw::message(&[0x0a, 0]);

@@ -1,4 +1,5 @@
-//! Calls that are turned away, from many addresses at once: for want of a token, or of memory that others hold.
+//! Refused calls from many addresses at the same time: calls without a token, and calls for which other clients leave
+//! no memory.
 
 use std::sync::{
     Arc,
@@ -25,13 +26,13 @@ use crate::{
     },
 };
 
-/// Addresses that attack at once, and connections of each: fewer than a client may have.
+/// The number of attacking addresses, and the connections of each, which are fewer than a client may have.
 const ADDRESSES: u8 = 5;
 const CONNECTIONS_OF_EACH: usize = 300;
-/// Files that the test has open: its connections, and those of other tests.
+/// The most open files of the test process: its connections, and those of other tests.
 const FILES: u64 = 8192;
 
-/// Whoever looks whether the service is well, by a connection of its own each time.
+/// A prober that checks the health of the service, each time on a new connection.
 struct Probe {
     stop: Arc<AtomicBool>,
     passed: Arc<AtomicUsize>,
@@ -55,7 +56,7 @@ impl Probe {
         Probe { stop, passed, work }
     }
 
-    /// What was passed, to the last one.
+    /// Stops, and returns the number of successful checks.
     async fn finish(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.work.await.expect("every check was answered");
@@ -63,7 +64,7 @@ impl Probe {
     }
 }
 
-/// Begins so many calls at once. The answer is not read.
+/// Begins `count` calls in one write. The client does not read the answers.
 async fn calls(raw: &mut Raw, path: &str, count: usize, flags: u8) {
     let block = header_block(path);
     let bytes: Vec<u8> = (0..count)
@@ -97,7 +98,7 @@ async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_a
     good.is_served().await;
     settles(&server).await;
     let idle = peak(&server).saturating_sub(rest);
-    // Fewer than a connection is cut for, and then more; ended by the client, and left open.
+    // First fewer calls than a connection may have refused, and ended by the client. Then more, and left open.
     for (count, flags) in [(255, END_STREAM), (400, 0)] {
         for raw in &mut connections {
             calls(raw, attacks::TRANSACTION, count, flags).await;
@@ -137,7 +138,7 @@ async fn a_client_that_holds_little_is_served_when_others_hold_all_memory() {
     let good = Good::start(&server, "little").await;
     let probe = Probe::start(&server);
     good.is_served().await;
-    // Each takes half of what the others have left, by calls that stay open, until there is less than a call takes.
+    // Each client takes half of the free memory with open calls, until less is free than a call needs.
     let mut connections = Vec::new();
     for address in 1..=16 {
         for _ in 0..if address <= 2 { 2 } else { 1 } {

@@ -1,4 +1,4 @@
-//! 20,000 wallets that may not be overdrawn, 118,250 transfers in an order that matters, most of them refused.
+//! The AMLSim data set: 20,000 wallets without overdraft, and 118,250 ordered transfers, of which most are rejected.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,7 +13,7 @@ use crate::support::server::TestServer;
 
 const ISSUER: &str = "issuer";
 const ASSET: &str = "USD";
-/// Transactions that fund wallets, in one call.
+/// Number of transactions in one call that funds wallets.
 const FUNDING_BATCH: usize = 5000;
 
 #[derive(Debug, Deserialize)]
@@ -22,7 +22,7 @@ struct Wallet {
     init_balance: String,
 }
 
-/// A transfer, what becomes of it, and both balances afterwards.
+/// A transfer, its expected outcome, and both balances after it.
 #[derive(Debug, Deserialize)]
 struct Decision {
     i: u64,
@@ -67,14 +67,14 @@ fn payment(transaction_id: String, debit: &str, credit: &str, amount: i64) -> Pr
     }
 }
 
-/// `184.44` is 18444.
+/// Converts an amount such as `184.44` to 18444 cents.
 fn cents(text: &str) -> i64 {
     let (whole, cents) = text.split_once('.').unwrap_or((text, "00"));
     assert_eq!(cents.len(), 2, "{text}");
     format!("{whole}{cents}").parse().unwrap()
 }
 
-/// `OK`, or the reason.
+/// Returns `OK` for a committed transaction, or the reason of the rejection.
 fn decision_of(result: &TransactionResult) -> String {
     match &result.outcome {
         Some(transaction_result::Outcome::Committed(_)) => "OK".to_owned(),
@@ -92,8 +92,8 @@ fn decision_of(result: &TransactionResult) -> String {
     }
 }
 
-/// The rows in their order, cut wherever an account would come a second time: so each row's balances can be read when its
-/// batch is done.
+/// Splits the rows into batches in which each account occurs once. So the balances after a batch are those after each of its
+/// rows.
 fn batches(rows: &[Decision]) -> Vec<&[Decision]> {
     let mut batches = Vec::new();
     let mut seen = HashSet::new();
@@ -187,6 +187,6 @@ async fn every_decision_and_both_balances_after_it_are_as_expected() {
     assert_eq!(
         usize::try_from(last).unwrap(),
         wallets.len() + decisions["OK"],
-        "refusals take no sequence"
+        "a rejection has no sequence"
     );
 }

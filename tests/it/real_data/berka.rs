@@ -1,4 +1,4 @@
-//! The bank: every row says the balance of its account after it.
+//! The Berka data set: statements of a bank. Each row contains the balance of its account after it.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,7 +12,7 @@ use tally::{
 use super::{all_balances, balances, commit, create_accounts, data, read_csv};
 use crate::support::server::TestServer;
 
-/// A row of the statement.
+/// A row of a statement.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Row {
     pub(crate) transaction_id: String,
@@ -33,7 +33,7 @@ struct FinalBalance {
 // ===== impl Row =====
 
 impl Row {
-    /// Written down here a second time, apart from what `tally import` does: the rows say whether it is right.
+    /// Converts the row to a transaction. This code is independent of `tally import`, so that each checks the other.
     pub(crate) fn to_request(&self) -> ProcessTransactionRequest {
         let signed = if self.side == "credit" {
             self.amount
@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// The final balance of every customer.
+/// Reads the final balance of each customer.
 pub(crate) fn final_balances(path: &Path) -> BTreeMap<String, i128> {
     read_csv::<FinalBalance>(path)
         .into_iter()
@@ -82,7 +82,7 @@ pub(crate) fn final_balances(path: &Path) -> BTreeMap<String, i128> {
         .collect()
 }
 
-/// Creates every account that the rows need.
+/// Creates all accounts of the rows.
 pub(crate) async fn open_accounts(client: &Client, rows: &[Row]) {
     let customers = rows.iter().map(|row| row.account_id.clone());
     let counters = rows
@@ -98,7 +98,7 @@ pub(crate) async fn open_accounts(client: &Client, rows: &[Row]) {
     .await;
 }
 
-/// The customers' balances are those of the bank, and nothing was made or lost.
+/// Checks that the balances of the customers equal those of the bank, and that all balances sum to zero.
 pub(crate) async fn assert_final_balances(client: &Client, expected: &BTreeMap<String, i128>) {
     let all = all_balances(client).await;
     assert_eq!(all.values().sum::<i128>(), 0, "all accounts sum to zero");
@@ -124,7 +124,7 @@ fn first_difference(
         .map(|id| (id.clone(), found.get(id).copied(), expected.get(id).copied()))
 }
 
-/// The first row of every account, then the second of every account, and so on.
+/// Groups the rows: first the first row of each account, then the second row of each account, and so on.
 fn waves(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut waves: Vec<Vec<&Row>> = Vec::new();
@@ -140,7 +140,7 @@ fn waves(rows: &[Row]) -> Vec<Vec<&Row>> {
 }
 
 #[tokio::test]
-async fn every_row_leaves_the_balance_that_the_bank_wrote_down() {
+async fn each_row_gives_the_balance_in_the_statement() {
     let Some(file) = data("berka/transactions.csv") else {
         return;
     };
@@ -154,7 +154,7 @@ async fn every_row_leaves_the_balance_that_the_bank_wrote_down() {
     for wave in waves(&rows) {
         let requests: Vec<_> = wave.iter().map(|row| row.to_request()).collect();
         for sequence in commit(&client, requests).await {
-            assert_eq!(sequence, last_sequence + 1, "no gap");
+            assert_eq!(sequence, last_sequence + 1, "a gap in the sequences");
             last_sequence = sequence;
         }
         let found = balances(&client, wave.iter().map(|row| row.account_id.as_str())).await;
@@ -169,7 +169,7 @@ async fn every_row_leaves_the_balance_that_the_bank_wrote_down() {
     assert_final_balances(&client, &expected).await;
 }
 
-/// `tally import FILE`, which must succeed, and what it reports.
+/// Runs `tally import FILE`, checks that it succeeds, and returns its report.
 pub(crate) fn import(server: &TestServer, file: &Path) -> Value {
     let path = file.to_str().unwrap();
     let output = server.tally(&["import", path, "--create-accounts", "--output", "json"]);
@@ -183,7 +183,7 @@ pub(crate) fn import(server: &TestServer, file: &Path) -> Value {
 }
 
 #[tokio::test]
-async fn an_import_arrives_at_the_final_balances_and_again_changes_nothing() {
+async fn an_import_gives_the_final_balances_and_a_second_import_changes_nothing() {
     let Some(file) = data("berka/transactions.csv") else {
         return;
     };

@@ -1,4 +1,5 @@
-//! A household's books: eleven assets, transactions of up to fourteen legs, balances confirmed by another program.
+//! The accounts of a household: eleven assets, and transactions of up to fourteen legs. The program Ledger computed the
+//! expected balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +9,14 @@ use tally::proto::{BalanceRule, ProcessTransactionRequest, Transfer, transfer::A
 use super::{all_balances, commit, create_accounts, data, read_csv, read_lines};
 use crate::support::server::TestServer;
 
-/// A transaction, balanced per asset.
+/// A transaction. Its legs sum to zero for each asset.
 #[derive(Debug, Deserialize)]
 struct Booking {
     id: u64,
     legs: Vec<Leg>,
 }
 
-/// `amount_minor` > 0 is a debit.
+/// A change of one account. A positive amount is a debit, a negative amount is a credit.
 #[derive(Debug, Clone, Deserialize)]
 struct Leg {
     account: String,
@@ -33,7 +34,7 @@ struct Expected {
 // ===== impl Booking =====
 
 impl Booking {
-    /// Legs paired off: each debit takes from the credits of its asset, in their order, until both are used up.
+    /// Converts the legs to transfers: pairs each debit with the credits of the same asset, in order.
     fn to_request(&self) -> ProcessTransactionRequest {
         let mut debits = self.legs.clone();
         let mut credits = self.legs.clone();
@@ -69,13 +70,13 @@ impl Booking {
     }
 }
 
-/// An account has one asset: one account for each asset that a name holds.
+/// The id of the account for one asset of a name, because an account has only one asset.
 fn account_id(name: &str, asset: &str) -> String {
     format!("{name}/{asset}")
 }
 
 #[tokio::test]
-async fn every_asset_of_every_account_ends_where_ledger_says() {
+async fn each_account_has_the_balance_that_ledger_computed() {
     let Some(file) = data("standard/transactions.jsonl") else {
         return;
     };
@@ -88,7 +89,7 @@ async fn every_asset_of_every_account_ends_where_ledger_says() {
         .map(|leg| (leg.account.as_str(), leg.asset.as_str()))
         .collect();
     let assets: BTreeSet<&str> = accounts.iter().map(|(_, asset)| *asset).collect();
-    // Without the legs of trading accounts, which the file's makers added so that every asset balances.
+    // The data set adds legs of trading accounts, so that each asset sums to zero. They are not counted here.
     let original = legs().filter(|leg| !leg.account.starts_with("trading:")).count();
     assert_eq!(
         (bookings.len(), original, assets.len()),
@@ -114,12 +115,12 @@ async fn every_asset_of_every_account_ends_where_ledger_says() {
     let sequences = commit(&client, requests).await;
     assert_eq!(sequences, (1..=1347).collect::<Vec<_>>());
 
-    // What the file itself adds up to, for the accounts that `expected_balances.csv` leaves out.
+    // The sums of the legs, because `expected_balances.csv` does not contain all accounts.
     let mut sums: BTreeMap<String, i128> = BTreeMap::new();
     for leg in legs() {
         *sums.entry(account_id(&leg.account, &leg.asset)).or_default() += i128::from(leg.amount_minor);
     }
-    // The file counts debits as positive.
+    // In the data set, debits are positive.
     let found: BTreeMap<String, i128> = all_balances(&client)
         .await
         .into_iter()

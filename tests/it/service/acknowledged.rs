@@ -1,5 +1,5 @@
-//! What was acknowledged is there after a restart, whenever the disk failed: also when a command spans blocks, and the
-//! failure is first seen in the middle of it.
+//! Acknowledged transactions exist after a restart, at whatever point the disk failed: also if a command spans blocks,
+//! and the failure is noticed in the middle of the command.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -15,20 +15,20 @@ use tally::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::{
     in_process::{Service, account, patient_config, pay},
     sim_disk::SimDisk,
 };
 
-/// A test that waits so long for a condition has failed.
+/// The longest time that a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The only segment that the tests with a failure at a chosen place fill.
+/// The only segment that the tests with a chosen point of failure write.
 const SEGMENT: &str = "/data/journal/0000000000.segment";
-/// The most metadata: a block has room for about 1970 transactions with as much.
+/// The most metadata of a transaction. About 1970 such transactions fit into a block.
 const METADATA_BYTES: usize = 1020;
 
-/// Blocks of 2 MiB, and a segment for all of them.
+/// Blocks of 2 MiB, and one segment that holds all of them.
 fn one_segment() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -68,7 +68,7 @@ fn many_accounts(name: &str) -> BatchCreateAccountsRequest {
     }
 }
 
-/// The sequences of those that were committed, by their places.
+/// The sequences of the committed transactions, by their positions.
 type Sequences = Vec<(usize, i64)>;
 
 async fn process(service: &Service, request: ProcessTransactionsRequest) -> Result<Sequences, Status> {
@@ -101,8 +101,8 @@ async fn wait_for_stalled_sync(disk: &SimDisk) {
         .unwrap();
 }
 
-/// EXEC has filled so many blocks in the middle of commands: with three, one is being written, one waits, and EXEC waits
-/// to hand over the third.
+/// EXEC fills this many blocks in the middle of commands. With three, one is being written, one waits, and EXEC waits
+/// to submit the third.
 async fn wait_for_full_blocks(service: &Service, blocks: u64) {
     let full = || service.engine.stats().batch.flushed(FlushReason::Bytes);
     wait_until("full blocks", || full() >= blocks).await;
@@ -113,13 +113,13 @@ fn not_acknowledged<T>(answer: Result<T, Status>) -> Status {
     answer.err().expect("acknowledged, and not written")
 }
 
-/// What is being written fails.
+/// The block that is being written fails.
 fn fail(disk: &SimDisk) {
     disk.fail_syncs_of(Path::new(SEGMENT));
     disk.release_syncs();
 }
 
-/// The power goes as well, and the service starts again on what is left.
+/// The power fails as well, and the service starts again on the remaining data.
 async fn after_power_off(service: Service, config: &EngineConfig) -> Service {
     let disk = service.stop().await;
     disk.crash();
@@ -152,24 +152,24 @@ async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
     let (answer, ()) = tokio::join!(process(&service, bulk_of_five_blocks), failing);
     let status = not_acknowledged(answer);
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
     let service = after_power_off(service, &one_segment()).await;
-    // The same request settles what was unknown, without applying anything twice.
+    // A repetition of the request settles the unknown outcomes, and applies nothing twice.
     let sequences = process(&service, bulk("t", 8192)).await.unwrap();
     assert!(sequences.into_iter().eq((0..8192).zip(1..)));
 }
 
-/// The failure is first seen when the accounts, which must be in one block, do not fit the open one.
+/// The failure is noticed when the accounts, which must be in one block, do not fit into the open block.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     let service = Service::start(&one_segment()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
     let disk = service.disk.clone();
-    // EXEC writes a lone transaction itself; what comes meanwhile is taken together.
+    // EXEC writes a single transaction itself. Transactions that arrive during the write form one batch.
     let mut lone = service.transactions().await;
     let lone = async { lone.process_transaction(pay("lone")).await };
     let mut accounts = service.accounts().await;
@@ -192,12 +192,12 @@ async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     let (lone, (bulk, creation, ())) = tokio::join!(lone, driver);
     lone.unwrap();
     assert_eq!(
-        told(&not_acknowledged(bulk)),
+        described(&not_acknowledged(bulk)),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
-    // Nothing was done for them: the failure was known before.
+    // They were not executed: the failure was known before.
     assert_eq!(
-        told(&not_acknowledged(creation)),
+        described(&not_acknowledged(creation)),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
@@ -210,15 +210,15 @@ async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     assert_eq!(reading.unwrap_err().code(), Code::NotFound);
 }
 
-/// What callers were told before the disk failed.
+/// The answers that callers got before the disk failed.
 #[derive(Debug, Default)]
 struct Acknowledged {
     bulks: Vec<(String, usize, Sequences)>,
     accounts: Vec<String>,
 }
 
-/// Callers with bulks of one to three blocks, and one who creates accounts, until each is told that something is wrong; the
-/// power goes in the course of an operation of the disk.
+/// Callers send requests of one to three blocks, and one caller creates accounts, until each of them gets an error. The
+/// power fails during an operation of the disk.
 async fn trial(seed: u64) {
     let service = Service::start_on(SimDisk::new(seed), &patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
@@ -229,33 +229,33 @@ async fn trial(seed: u64) {
         let service = std::sync::Arc::clone(&service);
         let count = 2000 + 1500 * caller;
         callers.spawn(async move {
-            let mut told = Acknowledged::default();
+            let mut described = Acknowledged::default();
             for number in 0.. {
                 let name = format!("{caller}:{number}");
                 match process(&service, bulk(&name, count)).await {
-                    Ok(sequences) => told.bulks.push((name, count, sequences)),
+                    Ok(sequences) => described.bulks.push((name, count, sequences)),
                     Err(_) => break,
                 }
             }
-            told
+            described
         });
     }
     let mut client = service.accounts().await;
     callers.spawn(async move {
-        let mut told = Acknowledged::default();
+        let mut described = Acknowledged::default();
         for number in 0.. {
             let name = format!("account:{number}");
             if client.batch_create_accounts(many_accounts(&name)).await.is_err() {
                 break;
             }
-            told.accounts.push(name);
+            described.accounts.push(name);
         }
-        told
+        described
     });
-    let told = callers.join_all().await;
+    let described = callers.join_all().await;
     let service = std::sync::Arc::into_inner(service).unwrap();
     let service = after_power_off(service, &patient_config()).await;
-    for Acknowledged { bulks, accounts } in told {
+    for Acknowledged { bulks, accounts } in described {
         for (name, count, sequences) in bulks {
             assert_eq!(sequences.len(), count, "seed {seed}: bulk {name}");
             for place in [0, count / 2, count - 1] {

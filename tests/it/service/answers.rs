@@ -1,4 +1,4 @@
-//! What transactions and accounts are answered with.
+//! The answers to transactions and to calls for accounts.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use tally::proto::{
 use tokio_stream::{StreamExt, iter};
 use tonic::Code;
 
-use super::{expected, info, told};
+use super::{described, expected, info};
 use crate::support::in_process::{self, Service, account, config, pay, transfer};
 
 async fn service() -> Service {
@@ -94,7 +94,7 @@ async fn an_id_with_other_content_is_refused_and_the_field_is_named() {
     for (request, field) in other {
         let status = client.process_transaction(request).await.unwrap_err();
         assert_eq!(
-            told(&status),
+            described(&status),
             expected(Code::AlreadyExists, "TRANSACTION_ID_REUSED", "false")
         );
         assert_eq!(info(&status).metadata["field"], field);
@@ -121,7 +121,7 @@ async fn a_refusal_is_remembered_though_the_money_has_come_since() {
 
     let status = client.process_transaction(spend()).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
     assert_eq!(info(&status).metadata["account_id"], "wallet");
@@ -133,13 +133,13 @@ async fn a_refusal_is_remembered_though_the_money_has_come_since() {
         .unwrap();
     let status = client.process_transaction(spend()).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
     assert_eq!(info(&status).metadata["replayed"], "true");
     assert_eq!(balance(&service, "wallet").await, (0, 9));
 
-    // A new attempt takes a new id; the sequence has no gap where the refusal was.
+    // A new attempt needs a new id. The sequence has no gap at the refusal.
     let retry = in_process::transaction("spend-2", vec![transfer("wallet", "b", 5)]);
     assert_eq!(
         client
@@ -276,7 +276,7 @@ async fn a_transaction_is_found_again_with_what_became_of_it() {
         .await
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::NotFound, "TRANSACTION_NOT_FOUND", "false")
     );
 }
@@ -288,7 +288,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
     let create = |id: &str| CreateAccountRequest {
         account: Some(account(id)),
     };
-    // Again: the same is no error, other content is.
+    // A repetition with the same content is no error, one with different content is.
     client.create_account(create("a")).await.unwrap();
     let other = Account {
         asset: "USD".to_owned(),
@@ -301,7 +301,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         .await
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::AlreadyExists, "ACCOUNT_ID_REUSED", "false")
     );
 
@@ -318,7 +318,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         .await
         .unwrap_err();
     assert_eq!(
-        told(&gone),
+        described(&gone),
         expected(Code::NotFound, "ACCOUNT_NOT_FOUND", "false")
     );
 

@@ -1,4 +1,5 @@
-//! Checkpoints are copied while accounts are created and transactions go on, and a start from one shows every effect once.
+//! Checkpoints are copied while accounts are created and transactions are executed. A start from a checkpoint shows
+//! every effect once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +16,16 @@ use tally::{
 
 use crate::support::in_process::{Service, account, config, patient, transaction, transfer};
 
-/// Accounts that are created in one call: a few of these fill a chunk of a checkpoint, and more than one.
+/// Accounts that one call creates. A few calls fill more than one chunk of a checkpoint.
 const ACCOUNTS: usize = 700;
-/// Rounds until the checkpoints are there, at most: AUX looks every few milliseconds.
+/// Most rounds until the checkpoints exist. AUX checks every few milliseconds.
 const ROUNDS_MAX: usize = 3000;
-/// Checkpoints that are waited for, so that the last began when there were several chunks of accounts.
+/// The number of checkpoints for which the test waits. The last one begins after several chunks of accounts exist.
 const CHECKPOINTS: usize = 4;
-/// Accounts are created in so many rounds, and transactions in all.
+/// Accounts are created in this many rounds, transactions in all rounds.
 const GROWING_ROUNDS: usize = 12;
 
-/// Every account's columns, by its id.
+/// The balances of every account, by its id.
 async fn balances(service: &Service) -> BTreeMap<String, Balances> {
     let mut accounts = service.accounts().await;
     let mut balances = BTreeMap::new();
@@ -52,7 +53,7 @@ fn name(number: usize) -> String {
     format!("account-{number:06}")
 }
 
-/// Creates accounts and moves money among all that there are, some in each call.
+/// Creates accounts, and moves money among all accounts.
 async fn round(service: &Service, number: usize) {
     if number < GROWING_ROUNDS {
         let requests = (number * ACCOUNTS..(number + 1) * ACCOUNTS)

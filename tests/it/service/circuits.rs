@@ -1,4 +1,4 @@
-//! The circuits over the wire: conformance 4 and 17 to 19 end to end, watching, and administration.
+//! The circuits over the wire: opening and recovery, watches, and administration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,13 +19,12 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::{
-    expected,
+    described, expected,
     overload::{circuit, hint},
-    told,
 };
 use crate::support::in_process::{Service, config, pay};
 
-/// Commits are timed by the real clock, and none of them takes so long, however busy the machine is.
+/// The latency of commits is measured by the real clock. No commit takes this long, even on a busy machine.
 pub(super) fn patient_threshold() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: Duration::from_secs(10),
@@ -35,7 +34,7 @@ pub(super) fn patient_threshold() -> CircuitBreakerConfig {
 
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// A service whose circuits' time stands still between steps.
+/// A service whose circuits have a clock that only the test advances.
 pub(super) struct Frozen {
     pub(super) service: Service,
     clock: Arc<ManualClock>,
@@ -65,7 +64,7 @@ impl Frozen {
         }
     }
 
-    /// Time passes for the circuits, and the host does what it does every tick.
+    /// Advances the clock of the circuits by a tick, and runs the engine's tick.
     pub(super) fn tick(&self) {
         self.clock.advance(TICK);
         self.service.engine.tick();
@@ -92,7 +91,7 @@ impl Frozen {
 #[tokio::test]
 async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_resilience4j_1597() {
     let breaker = CircuitBreakerConfig {
-        // The ring of calls under way tells eighths of a threshold apart, which is part of the 100 ms.
+        // The ring of calls in flight has a resolution of an eighth of the threshold, which is part of the 100 ms.
         slow_threshold: Duration::from_millis(500),
         open_base: Duration::from_millis(200),
         ramp: Duration::from_millis(200),
@@ -102,7 +101,7 @@ async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_r
     let mut frozen = Frozen::start(breaker).await;
     frozen.service.disk.stall_syncs();
     frozen.hang(100).await;
-    // From here on nothing completes; only the circuits' time moves.
+    // From here on no call completes. Only the clock of the circuits advances.
     let mut waited = Duration::ZERO;
     while circuit(&frozen.service).effective_state != CircuitState::Open {
         assert!(waited <= limit, "still closed after {waited:?}");
@@ -113,7 +112,7 @@ async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_r
     let status = client.process_transaction(pay("refused")).await.unwrap_err();
     assert!(waited <= limit, "{waited:?}");
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
     assert!(
@@ -137,7 +136,7 @@ async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_r
         .iter()
         .map(|change| change.to)
         .collect();
-    // A machine that is busy enough makes commits slow by the real clock; then it takes more than one round.
+    // On a busy machine commits may be slow by the real clock. Then more than one round is needed.
     assert!(
         states.starts_with(&[CircuitState::Open, CircuitState::HalfOpen]),
         "{states:?}"
@@ -161,11 +160,11 @@ async fn probes_of_the_services_own_close_the_circuit_without_a_caller() {
     while circuit(&frozen.service).state != CircuitState::HalfOpen {
         frozen.tick();
     }
-    // A caller is no guinea pig.
+    // Calls of clients are not used as probes.
     let mut client = frozen.service.transactions().await;
     let status = client.process_transaction(pay("guinea-pig")).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
 
@@ -186,7 +185,7 @@ async fn probes_of_the_services_own_close_the_circuit_without_a_caller() {
     );
     client.process_transaction(pay("after")).await.unwrap();
 
-    // Empty blocks are part of the journal, and it opens again with them.
+    // Empty blocks are part of the journal, and the journal opens again with them.
     let disk = frozen.service.stop().await;
     let service = Service::start_on(disk, &config()).await;
     let mut client = service.transactions().await;
@@ -226,7 +225,8 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
     .body(Full::new(Bytes::from(frame)))
     .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    // The status is in the one and only header block: the call is not committed, and a client may retry it by itself.
+    // The status is in the only header block: the call was not processed, and a client library may retry it
+    // transparently.
     let headers = response.headers().clone();
     assert_eq!(headers["grpc-status"], "14");
     let pushback: i32 = headers["grpc-retry-pushback-ms"]
@@ -237,7 +237,7 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
     assert!((30_000..=45_000).contains(&pushback), "{pushback}");
     let status = Status::from_header_map(&headers).unwrap();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
     assert_eq!(hint(&status).as_millis(), u128::try_from(pushback).unwrap());
@@ -258,7 +258,7 @@ async fn conformance_17_our_own_client_comes_back_when_it_was_told_to() {
         .breaker(CallKind::Unary)
         .open_for(Duration::from_millis(100));
     let client = Client::connect(&service.endpoint()).await.unwrap();
-    // Two attempts: one that is refused, and one that comes late enough to be let in.
+    // Two attempts: the first is refused, the second comes late enough to pass.
     let client = client.with_retry(RetryPolicy {
         attempts_max: 2,
         ..RetryPolicy::default()
@@ -301,7 +301,7 @@ async fn circuits_are_opened_and_reset_by_hand() {
         seconds: 86_400,
         nanos: 0,
     };
-    // No key: all of them.
+    // Without a key: all circuits.
     let all = change(&service, "", Change::OpenFor(day)).await.unwrap();
     assert_eq!(all.len(), CallKind::ALL.len());
     for stats in &all {
@@ -354,7 +354,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
         };
         let status = service.stats().await.set_circuit_mode(request).await.unwrap_err();
         assert_eq!(
-            told(&status),
+            described(&status),
             expected(Code::InvalidArgument, "INVALID_FIELD", "false")
         );
         assert!(status.message().starts_with(field), "{}", status.message());
@@ -363,7 +363,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
         .await
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::NotFound, "CIRCUIT_NOT_FOUND", "false")
     );
     assert!(
@@ -405,7 +405,7 @@ async fn watchers_hear_of_every_change_and_of_the_end() {
     service.begin_drain();
     let status = snapshots.message().await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
 }
@@ -422,7 +422,7 @@ async fn watchers_are_told_at_intervals_if_they_ask_and_are_not_too_many() {
         .await
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     let mut snapshots = client
@@ -445,11 +445,11 @@ async fn watchers_are_told_at_intervals_if_they_ask_and_are_not_too_many() {
         }
     };
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::ResourceExhausted, "TOO_MANY_WATCHERS", "false")
     );
     assert_eq!(watching.len(), 64);
-    // Who leaves makes room.
+    // A watcher that leaves frees its place.
     drop(watching);
     while client
         .watch_circuit_stats(WatchCircuitStatsRequest { interval: None })

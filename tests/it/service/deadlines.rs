@@ -1,4 +1,4 @@
-//! Deadlines and callers who leave: what was not executed is told apart from what may have been.
+//! Deadlines and callers that leave: the answer says whether the call was not executed or may have been executed.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tally::{
 use tokio::task::JoinHandle;
 use tonic::{Code, IntoRequest, Request, Response, Status};
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
 /// Long enough to reach the server, short enough to wait for.
@@ -25,12 +25,12 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
     tokio::spawn(async move { client.process_transaction(request).await })
 }
 
-/// With `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
+/// A request with `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
 pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
     with_timeout(id, &format!("{}m", timeout.as_millis()))
 }
 
-/// The same, with the header as it stands on the wire.
+/// The same, with the value of the header.
 pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
     request
@@ -39,8 +39,8 @@ pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransaction
     request
 }
 
-/// A service whose disk hangs, and whose EXEC waits for it: the first transaction is on its way to the disk, and the
-/// second repeats its id, so that nothing can be said before the disk has answered. What comes now stays in the queue.
+/// A service whose disk hangs, and whose EXEC waits for the disk: the first transaction is being written, and the
+/// second repeats its id, so that EXEC can answer it only after the write. Later requests stay in the queue.
 async fn stuck() -> (Service, Vec<Call>) {
     stuck_with(&patient_config()).await
 }
@@ -58,7 +58,7 @@ pub(super) async fn stuck_with(config: &EngineConfig) -> (Service, Vec<Call>) {
     calls.push(call(&service, pay("first")).await);
     calls.push(call(&service, pay("queued")).await);
     let mut stats = service.stats().await;
-    // Once something stays in the queue over many round trips, EXEC is waiting.
+    // When requests stay in the queue over many round trips, EXEC is waiting.
     let mut seen = 0;
     while seen < 20 {
         let depth = stats
@@ -100,7 +100,7 @@ async fn a_deadline_that_passes_in_the_queue_is_told_as_not_executed_and_is_not(
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
     );
     service.disk.release_syncs();
@@ -131,7 +131,7 @@ async fn a_deadline_that_passes_during_the_commit_is_told_as_unknown_and_the_id_
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", "unknown")
     );
     service.disk.release_syncs();
@@ -154,7 +154,7 @@ async fn a_deadline_that_has_passed_already_and_a_malformed_one_are_told() {
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
     );
     let mut request = Request::new(pay("t"));
@@ -163,7 +163,7 @@ async fn a_deadline_that_has_passed_already_and_a_malformed_one_are_told() {
         .insert("grpc-timeout", "soon".parse().unwrap());
     let status = call(&service, request).await.await.unwrap().unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     assert!(!is_known(&service, "t").await);
@@ -178,8 +178,8 @@ async fn a_caller_who_leaves_the_queue_takes_the_request_along() {
         tokio::task::yield_now().await;
     }
     left.abort();
-    // The reset of the call reaches the server before anything that is sent after it on another connection is answered
-    // only by chance; the count of withdrawn requests says when it has.
+    // The reset of the call may reach the server after calls on other connections that were sent later. The count of
+    // withdrawn requests shows when it has arrived.
     let _cancelled = left.await;
     while service.engine.stats().batch.cancelled == 0 {
         tokio::task::yield_now().await;

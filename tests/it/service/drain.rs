@@ -1,10 +1,10 @@
-//! Going down in order: whoever is in gets an answer.
+//! An orderly stop: every admitted call gets an answer.
 
 use tally::proto::{StreamTransactionsRequest, transaction_result::Outcome};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn calls_under_way_are_answered_and_kept() {
         let mut client = service.transactions().await;
         calls.spawn(async move { client.process_transaction(pay(&format!("t{number}"))).await });
     }
-    // All of them are in: in the queue, in a block, or on the way to the disk.
+    // All calls are admitted: in the queue, in a block, or being written.
     while service
         .engine
         .breaker(tally::engine::CallKind::Unary)
@@ -65,7 +65,7 @@ async fn a_stream_gets_its_answers_and_is_told_why_it_ends() {
     service.begin_drain();
     let status = answers.next().await.unwrap().unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
     service.stop().await;
@@ -79,7 +79,7 @@ async fn after_the_drain_the_engine_refuses_and_says_so() {
     let error = engine.account("a".to_owned(), None).await.unwrap_err();
     let status = tally::grpc::status::engine(&error);
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");

@@ -1,4 +1,4 @@
-//! An answer means durable, for readings as for transactions; and a disk that fails stops everything.
+//! Answers show only durable data, for reads and for transactions. A disk that fails stops everything.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tally::{
 };
 use tonic::Code;
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::in_process::{Service, patient_config, pay};
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn nothing_is_answered_before_it_is_durable() {
         .await
         .unwrap();
 
-    // A reading must not show what a crash could take back, so it waits as well.
+    // A read must not show what a crash could undo, so it waits as well.
     let mut accounts = service.accounts().await;
     let mut reading = tokio::spawn(async move {
         accounts
@@ -33,7 +33,7 @@ async fn nothing_is_answered_before_it_is_durable() {
             })
             .await
     });
-    // The engine's own state is always told.
+    // The state of the engine is always reported.
     let mut stats = service.stats().await;
     for _ in 0..20 {
         stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
@@ -50,7 +50,7 @@ async fn nothing_is_answered_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
+async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -61,15 +61,15 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
 
     let status = client.process_transaction(pay("doubtful")).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
     let status = client.process_transaction(pay("later")).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
-    // What is in memory is ahead of the disk: it is not shown either.
+    // The memory is ahead of the disk, so reads are refused, too.
     let reading = service
         .accounts()
         .await
@@ -78,7 +78,7 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
         })
         .await;
     assert_eq!(
-        told(&reading.unwrap_err()),
+        described(&reading.unwrap_err()),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
     assert_eq!(service.engine.health().condition(), Condition::StoreFailed);
@@ -97,7 +97,7 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
         client.get_transaction(find("later")).await.unwrap_err().code(),
         Code::NotFound
     );
-    // The same id settles the doubt, whichever way it went, and without applying it twice.
+    // A repetition with the same id settles the unknown outcome, and applies nothing twice.
     let settled = client
         .process_transaction(pay("doubtful"))
         .await
@@ -120,7 +120,7 @@ async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
             .into_inner()
             .commit_time;
     }
-    // Power is cut, not switched off.
+    // The power fails, the service does not stop in order.
     let disk = service.disk.clone();
     disk.crash();
     let _dead = service.stop().await;

@@ -1,4 +1,4 @@
-//! A disk that hangs under steady load: every kind of call is told within its own bound, and gets its circuit closed again.
+//! A disk that hangs under steady load: the circuit of every kind of call opens within its bound, and closes again.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -20,16 +20,16 @@ use tonic::{Code, Status, transport::Channel};
 use super::{
     circuits::{Frozen, TICK},
     deadlines::{in_time, with_timeout},
-    expected, told,
+    described, expected,
 };
 use crate::support::in_process::{account, pay};
 
-/// Calls of each kind in one round of the steady load: `ProcessTransaction` first, as [`CallKind::ALL`] has them.
+/// Calls of each kind in one round of the steady load, in the order of [`CallKind::ALL`].
 const CALLERS: [usize; CallKind::ALL.len()] = [24, 3, 1, 2];
-/// Rounds of it before the disk hangs.
+/// Rounds before the disk hangs.
 const ROUNDS: usize = 60;
 
-/// Callers of every kind on one connection.
+/// Clients for every kind of call on one connection.
 #[derive(Clone)]
 struct Callers {
     transactions: TransactionServiceClient<Channel>,
@@ -39,7 +39,7 @@ struct Callers {
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 impl Callers {
-    /// One call of a kind, with an id of its own.
+    /// One call of a kind, with a new id.
     async fn call(mut self, kind: CallKind) -> Result<(), Status> {
         let id = format!("{}", CALLS.fetch_add(1, Ordering::Relaxed));
         match kind {
@@ -81,7 +81,7 @@ impl Callers {
 
 fn breaker() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
-        // Commits are timed by the real clock, so the threshold has to be one that a busy machine keeps.
+        // The latency of commits is measured by the real clock, so the threshold is one that a busy machine keeps.
         slow_threshold: Duration::from_millis(500),
         open_base: Duration::from_millis(200),
         open_max: Duration::from_millis(200),
@@ -172,7 +172,7 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
-    /// By the real clock; the circuits' stands still meanwhile, so no call is ever overdue.
+    /// By the real clock. The clock of the circuits stands still, so no call becomes overdue.
     const DEADLINE: Duration = Duration::from_millis(20);
     let frozen = Frozen::start(breaker()).await;
     let callers = Callers {
@@ -184,8 +184,8 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
         frozen.tick();
     }
     frozen.service.disk.stall_syncs();
-    // A call of another kind is what hangs. EXEC itself turns calls away that have less time than a commit takes as a rule,
-    // so it can't be said which of those with deadlines would reach the disk.
+    // A call of another kind hangs. EXEC refuses calls that have less time than a usual commit takes, so the test
+    // cannot know which calls with deadlines would reach the disk.
     let hung = tokio::spawn(callers.clone().call(CallKind::Bulk));
     let disk = frozen.service.disk.clone();
     tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
@@ -214,15 +214,15 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
     assert_eq!(circuit.stats().history[0].overdue, 0, "none was overdue");
     let status = client.process_transaction(pay("refused")).await.unwrap_err();
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
     frozen.service.disk.release_syncs();
     hung.await.unwrap().unwrap();
 }
 
-/// Such calls never wait, so they say nothing about the disk; and a commit that is under way when the ticker looks is none
-/// that hangs.
+/// Such calls never wait, so they say nothing about the disk. A commit that is in flight when the ticker checks does
+/// not hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_for_honest_ones() {
     let frozen = Frozen::start(breaker()).await;

@@ -1,4 +1,4 @@
-//! Every malformed field is refused with its name, its value and its bound, and changes nothing.
+//! Every invalid field is refused with its name, its value and its bound, and the request changes nothing.
 
 use tally::proto::{
     Account, Amount, BalanceRule, Balances, CreateAccountRequest, ListAccountsRequest,
@@ -8,12 +8,12 @@ use tally::proto::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::in_process::{Service, account, config, pay, transaction, transfer};
 
 fn violation(status: &Status) -> (String, String) {
     assert_eq!(
-        told(status),
+        described(status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     let details = status.get_details_bad_request().expect("BadRequest");
@@ -139,7 +139,7 @@ async fn every_field_of_a_transaction() {
             "{field}: {described:?} does not say {words:?}"
         );
     }
-    // None of them left a trace.
+    // None of them changed the ledger.
     assert_eq!(
         client
             .process_transaction(pay("t"))
@@ -193,7 +193,7 @@ async fn pending_phases_are_told_as_not_yet_there() {
         };
         let status = client.process_transaction(request).await.unwrap_err();
         assert_eq!(
-            told(&status),
+            described(&status),
             expected(Code::Unimplemented, "PHASE_NOT_SUPPORTED", "false")
         );
     }

@@ -8,6 +8,7 @@ mod deadlines;
 mod drain;
 mod durability;
 mod hangs;
+mod introspection;
 mod malformed;
 mod open_streams;
 mod overload;
@@ -19,7 +20,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt};
 
 /// The reason of an error, with its code and whether the call was executed.
-fn told(status: &Status) -> (Code, String, String) {
+fn described(status: &Status) -> (Code, String, String) {
     let info = info(status);
     (
         status.code(),

@@ -1,4 +1,4 @@
-//! An open stream: what it leaves under way while nobody reads it, whose its requests are, and how it ends.
+//! Open streams: their requests in flight while the client does not read, the client of their requests, and their end.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::support::{
     sim_disk::SimDisk,
 };
 
-/// How long something may take that has to come; never what is measured.
+/// The longest time for an event that must come. It is not measured.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn message(id: &str) -> StreamTransactionsRequest {
@@ -48,7 +48,7 @@ async fn assert_committed(answers: &mut Streaming<StreamTransactionsResponse>) {
     assert!(matches!(outcome, Some(Outcome::Committed(_))), "{outcome:?}");
 }
 
-/// Waits until it is so; false if it is not in time.
+/// Waits until the condition holds. Returns false if it does not hold in time.
 async fn becomes(so: impl Fn() -> bool) -> bool {
     let waiting = async {
         while !so() {
@@ -68,7 +68,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let frozen = Frozen::start(patient_threshold()).await;
     let service = &frozen.service;
     service.disk.stall_syncs();
-    // The first answer fills the window, and none is read.
+    // The first answer fills the flow-control window, and the client reads none.
     let channel = Endpoint::from_shared(service.endpoint()).unwrap();
     let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
     let mut client = TransactionServiceClient::new(channel);
@@ -103,7 +103,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let answers = other.stream_transactions(tokio_stream::iter([message("other")]));
     let mut answers = answers.await.unwrap().into_inner();
     assert_committed(&mut answers).await;
-    // And nothing was lost of what waits to be read.
+    // No unread answer is lost.
     drop(sender);
     for _ in 0..CHUNKS {
         assert_committed(&mut unread).await;
@@ -131,10 +131,10 @@ async fn a_stream_that_is_given_up_takes_along_what_is_queued() {
     assert!(booked.unwrap().is_none());
 }
 
-/// Its requests are submitted long after its call has begun, and are its connection's all the same.
+/// The requests are submitted long after the call began, and still count for the client of the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
-    // Two chunks at least, and each frame of it has more than a share, which is 81.
+    // At least two chunks, each with more transactions than a share, which is 81.
     const MESSAGES: usize = 2048;
     let (service, calls) = stuck_with(&EngineConfig {
         batch: BatchConfig {
@@ -144,7 +144,7 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
         ..patient_config()
     })
     .await;
-    // There is a request of another client among them.
+    // One request of another client is in the queue.
     let depth = service.engine.stats().batch.queue_depth;
     let mut client = service.transactions().await;
     let messages = (0..MESSAGES).map(|number| message(&format!("s{number}")));
@@ -164,7 +164,7 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     );
 }
 
-/// The client's part of the call is over, and so is the service's, once that is answered.
+/// The client has ended the call, and the service ends it after the answers.
 #[tokio::test]
 async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() {
     let service = Service::start(&patient_config()).await;
@@ -176,7 +176,7 @@ async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() 
             .await
             .unwrap();
     tokio::spawn(connection);
-    // The end of the call comes in the frame of its only message.
+    // The frame of the only message also ends the call.
     let message = message("last").encode_to_vec();
     let mut frame = vec![0; 5];
     frame[1..].copy_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -201,7 +201,7 @@ async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() 
     service.stop().await;
 }
 
-/// Else a client would take for executed what nobody has looked at.
+/// Otherwise a client would assume that unread messages were executed.
 #[tokio::test]
 async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() {
     const TOKEN: &str = "token-of-the-writer";
@@ -245,7 +245,7 @@ async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() 
         security.refresh(RefreshKind::Immediate);
     };
     replace("");
-    // The stream's thread has seen it when it has answered a call that came later, and another one.
+    // After the thread has answered two later calls, it has polled the stream.
     let mut health = HealthClient::new(channel);
     for _ in 0..2 {
         health.check(HealthCheckRequest::default()).await.unwrap();
@@ -265,7 +265,7 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// Puts a new file in the place of the old one at once.
+/// Replaces the file atomically.
 fn put(file: &Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();

@@ -1,4 +1,4 @@
-//! A full queue says when to come, and a stream has no holes.
+//! A full queue gives a retry delay, and a stream has no gaps.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::in_process::{Service, config, patient, pay, short_queue};
 
-/// Both hints are there, positive, and say the same.
+/// Returns the retry delay. Both forms of it exist, are positive and agree.
 pub(super) fn hint(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
@@ -49,7 +49,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
     service.disk.stall_syncs();
     let mut calls = tokio::task::JoinSet::new();
     let mut number = 0;
-    // EXEC is made to wait for the disk by a repeated id; then the queue fills up.
+    // A repeated id makes EXEC wait for the disk. Then the queue fills.
     let status = loop {
         let id = if number < 2 {
             "first".to_owned()
@@ -60,7 +60,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
         let mut client = service.transactions().await;
         calls.spawn(async move { client.process_transaction(pay(&id)).await });
         if service.engine.stats().batch.full > 0 {
-            // The one that was refused has its answer.
+            // The refused call has its answer.
             let refused = calls.join_next().await.unwrap().unwrap();
             break refused.unwrap_err();
         }
@@ -72,7 +72,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
         }
     };
     assert_eq!(
-        told(&status),
+        described(&status),
         expected(Code::ResourceExhausted, "QUEUE_FULL", "false")
     );
     assert!(hint(&status) >= Duration::from_millis(1));
@@ -118,7 +118,7 @@ async fn a_stream_has_no_holes_behind_a_transaction_that_was_not_let_in() {
         });
     }
     assert_eq!(codes, [Code::Ok, Code::Unavailable, Code::Unavailable]);
-    // A new stream goes on from the first that was refused.
+    // A new stream continues from the first refused transaction.
     let again = ["s1", "s2"].map(|id| StreamTransactionsRequest {
         transaction: Some(pay(id)),
     });

@@ -34,7 +34,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
-use super::{expected, told};
+use super::{described, expected};
 use crate::support::{
     in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
     sim_disk::SimDisk,
@@ -156,7 +156,7 @@ impl Wire {
 
     fn check(&self, call: &str, status: &Status, code: Code, reason: &str, executed: &str) {
         assert_eq!(
-            told(status),
+            described(status),
             expected(code, reason, executed),
             "{call}: {status:?}"
         );
@@ -465,6 +465,9 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
     let expired = (Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION");
     wire.check(PROCESS_ONE, &status, expired.0, expired.1, "unknown");
     service.disk.release_syncs();
+    // Answered when the first write is durable.
+    let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("slow"))).await;
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
     service
         .disk
         .fail_syncs_of(Path::new("/data/journal/0000000000.segment"));
@@ -586,7 +589,7 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     provoke_introspection(&mut wire, &service).await;
     provoke_slow_requests(&service, &wire).await;
     provoke_security(&reasons).await;
-    // An open stream is told that the service stops.
+    // An open stream is described that the service stops.
     let draining = Service::start(&patient_config()).await;
     let mut client = draining.transactions().await;
     let requests = tokio_stream::pending::<StreamTransactionsRequest>();

@@ -1,4 +1,4 @@
-//! A stream has no holes: what was executed of it is its beginning.
+//! A stream has no gaps: the executed transactions are always its first ones.
 
 use std::{path::Path, time::Duration};
 
@@ -26,7 +26,7 @@ async fn next(answers: &mut Streaming<tally::proto::StreamTransactionsResponse>)
         .unwrap()
 }
 
-/// The reason of an error, and whether it was executed; `None` if it was committed.
+/// The reason of an error, and whether the transaction was executed; `None` if it was committed.
 fn error(result: TransactionResult) -> Option<(String, String)> {
     let Outcome::Error(status) = result.outcome.unwrap() else {
         return None;
@@ -36,11 +36,11 @@ fn error(result: TransactionResult) -> Option<(String, String)> {
         status.message.clone(),
         prost::Message::encode_to_vec(&status).into(),
     );
-    let (_, reason, executed) = super::told(&status);
+    let (_, reason, executed) = super::described(&status);
     Some((reason, executed))
 }
 
-/// Its outcome is not known, so nothing may be booked that may need it.
+/// The outcome is unknown, so no later transaction may be executed, as it may depend on this one.
 #[tokio::test]
 async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
     const OLD: &str = "an-id-that-stands-once";
@@ -59,16 +59,16 @@ async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let stream = ReceiverStream::new(receiver);
     let mut answers = client.stream_transactions(stream).await.unwrap().into_inner();
-    let mut told = Vec::new();
+    let mut described = Vec::new();
     for id in ["s0", OLD, "s2", "s3"] {
         sender.send(message(id)).await.unwrap();
-        told.push(error(next(&mut answers).await));
+        described.push(error(next(&mut answers).await));
     }
-    assert_eq!(told[0], None);
-    let unknown = told[1].as_ref().expect("not readable");
+    assert_eq!(described[0], None);
+    let unknown = described[1].as_ref().expect("not readable");
     assert_eq!(unknown.1, "unknown");
     let interrupted = Some(("STREAM_INTERRUPTED".to_owned(), "false".to_owned()));
-    assert_eq!(told[2..], [interrupted.clone(), interrupted]);
+    assert_eq!(described[2..], [interrupted.clone(), interrupted]);
     for (id, known) in [("s0", true), ("s2", false), ("s3", false)] {
         let transaction_id = id.to_owned();
         let found = client
@@ -78,15 +78,15 @@ async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
     }
 }
 
-/// Commits seem to take longer than the stream has time for, and each part of it that is refused for that would make them
-/// seem shorter.
+/// Commits seem to take longer than the deadline of the stream. Each part that is refused for that reason would lower
+/// the average.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_in_a_hurry_has_no_holes() {
     const COUNT: usize = 4096;
     const HURRY: Duration = Duration::from_millis(700);
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
-    // The first commit of a process is all there is of the average.
+    // The average has only the first commit of the process.
     let disk = service.stop().await;
     disk.restart();
     let service = Service::start_on(disk, &patient_config()).await;
@@ -106,25 +106,25 @@ async fn a_stream_in_a_hurry_has_no_holes() {
     let began = tokio::time::Instant::now();
     let stream = tokio::spawn(async move {
         let mut answers = client.stream_transactions(request).await.unwrap().into_inner();
-        let mut told = Vec::with_capacity(COUNT);
+        let mut described = Vec::with_capacity(COUNT);
         for _ in 0..COUNT {
-            told.push(error(next(&mut answers).await));
+            described.push(error(next(&mut answers).await));
         }
-        told
+        described
     });
-    // As much as may be under way at a time, or as much as could be sent.
+    // The most chunks in flight, or everything that was sent.
     while service.engine.stats().batch.queue_depth < 8 && began.elapsed() < HURRY / 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     service.disk.release_syncs();
     slow.await.unwrap().unwrap();
-    let told = stream.await.unwrap();
-    let executed = told
+    let described = stream.await.unwrap();
+    let executed = described
         .iter()
         .take_while(|error| !matches!(error, Some((_, executed)) if executed == "false"))
         .count();
-    let behind = told.get(executed).cloned().flatten();
-    for (number, error) in told.iter().enumerate().skip(executed) {
+    let behind = described.get(executed).cloned().flatten();
+    for (number, error) in described.iter().enumerate().skip(executed) {
         assert_eq!(
             *error, behind,
             "message {number}, with a hole before it at {executed}"

@@ -1,4 +1,4 @@
-//! Two transaction ids that the index takes for one: their records tell them apart.
+//! Two transaction ids with the same hash in the index. Their records distinguish them.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use tally::{
 
 use crate::support::in_process::{Service, patient_config, pay};
 
-/// Found among the hashes of the first ten million numbers; they are twins under the seed of the simulated disk only.
+/// Found among the hashes of the first ten million numbers. They collide only under the seed of the simulated disk.
 const TWINS: [&str; 2] = ["199173", "1271293"];
 
-/// The key of the hashes of a data directory.
+/// The key of the hash function of a data directory.
 fn hash_seed(service: &Service) -> u64 {
     let format = String::from_utf8(service.disk.contents(Path::new("/data/FORMAT"))).unwrap();
     let seed = format.lines().find_map(|line| line.strip_prefix("hash_seed = "));
@@ -24,7 +24,7 @@ async fn process(service: &Service, id: &str) -> ProcessTransactionResponse {
     client.process_transaction(pay(id)).await.unwrap().into_inner()
 }
 
-/// Both are recorded, and either is found again and answered from its own record.
+/// Both are recorded, and each is found and answered from its own record.
 async fn assert_each_has_its_own(service: &Service) {
     for (id, sequence) in TWINS.into_iter().zip(1..) {
         let again = process(service, id).await;

@@ -1,4 +1,4 @@
-//! Damage to what was written long ago is told as damage, by calls and by the scrub, and never as an answer.
+//! Calls and the scrub report damage to old records, and no reply contains damaged data.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,8 +15,9 @@ use crate::support::{
     sim_disk::SimDisk,
 };
 
-/// How often it is looked whether AUX has done something, and how long that may take.
+/// Interval at which a test polls the progress of AUX.
 const POLL: Duration = Duration::from_millis(5);
+/// Maximum number of polls.
 const POLLS_MAX: usize = 12_000;
 
 fn config(scrub: ScrubRate) -> EngineConfig {
@@ -28,7 +29,7 @@ fn config(scrub: ScrubRate) -> EngineConfig {
     }
 }
 
-/// What [`Store::pay`] books.
+/// The request with the same content as the transaction of [`Store::pay`].
 fn again(id: &str) -> ProcessTransactionRequest {
     ProcessTransactionRequest {
         metadata: [("text".to_owned(), "x".repeat(1000))].into(),
@@ -36,7 +37,7 @@ fn again(id: &str) -> ProcessTransactionRequest {
     }
 }
 
-/// Where the record of `id` stands in a segment: its first byte, and the byte behind the last one.
+/// The start and the end of the record of `id` in a segment, as offsets in bytes.
 fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
     let at = segment
         .windows(id.len())
@@ -51,25 +52,25 @@ fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
             .windows(next.len())
             .position(|window| window == next.as_bytes())
             .unwrap();
-    // Both records are alike up to their ids: length (2), kind, back (3), ordinal (2), and the length of the id.
+    // Before the id, both records have the same fields: length (2), kind, back (3), ordinal (2), and the length of the id.
     let before_id = 2 + 1 + 3 + 2 + 1;
     (at - before_id, next_at - before_id)
 }
 
 fn assert_damaged(status: &Status, position: (u32, usize)) {
     let info = status.get_details_error_info().unwrap();
-    let told = (
+    let found = (
         status.code(),
         info.reason.as_str(),
         info.metadata["executed"].as_str(),
     );
-    assert_eq!(told, (Code::DataLoss, "DATA_DAMAGED", "unknown"), "{status:?}");
+    assert_eq!(found, (Code::DataLoss, "DATA_DAMAGED", "unknown"), "{status:?}");
     let place = (info.metadata["segment"].clone(), info.metadata["offset"].clone());
     assert_eq!(place, (position.0.to_string(), position.1.to_string()));
 }
 
 #[tokio::test]
-async fn no_flipped_bit_of_an_old_record_is_believed() {
+async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     let mut client = service.transactions().await;
@@ -84,7 +85,7 @@ async fn no_flipped_bit_of_an_old_record_is_believed() {
         .unwrap();
     let before = found.into_inner().transaction.unwrap();
     let mut calls = 0;
-    // Everything but most of the metadata, which is one byte a thousand times.
+    // Most of the metadata is skipped, because it is the same byte 1000 times.
     for byte in (start..start + 60).chain(end - 20..end) {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 1);
         let request = GetTransactionRequest {
@@ -97,7 +98,7 @@ async fn no_flipped_bit_of_an_old_record_is_believed() {
         calls += 2;
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 1);
         if byte == start {
-            // What is whole is answered as ever.
+            // The undamaged record is still returned.
             let found = client.get_transaction(request).await.unwrap();
             assert_eq!(found.into_inner().transaction.as_ref(), Some(&before));
             let replayed = client.process_transaction(again(&id)).await.unwrap();
@@ -109,12 +110,12 @@ async fn no_flipped_bit_of_an_old_record_is_believed() {
 }
 
 #[tokio::test]
-async fn no_flipped_bit_of_the_header_of_an_old_block_is_believed() {
+async fn each_flipped_bit_of_an_old_header_is_reported_as_damage() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     let mut client = service.transactions().await;
     let id = name("one", 2500);
-    // The third block of transactions, behind that of the accounts.
+    // The first block has the accounts, so this is the third block of transactions.
     let segment = service.disk.contents(&segment_path(0));
     let headers: Vec<usize> = (0..segment.len() - 4)
         .step_by(8)
@@ -137,7 +138,7 @@ async fn no_flipped_bit_of_the_header_of_an_old_block_is_believed() {
 }
 
 #[tokio::test]
-async fn a_segment_that_vanishes_while_it_is_served_is_damage_to_calls() {
+async fn a_segment_that_is_emptied_while_the_service_runs_is_reported_as_damage() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     service.disk.change(&segment_path(1), Vec::clear);
@@ -146,7 +147,7 @@ async fn a_segment_that_vanishes_while_it_is_served_is_damage_to_calls() {
     let request = GetTransactionRequest { transaction_id: last };
     let status = client.get_transaction(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DataLoss, "{status:?}");
-    // What is elsewhere is served as ever.
+    // Transactions in other segments are still found.
     let replayed = client.process_transaction(again(&name("one", 0))).await.unwrap();
     assert!(replayed.into_inner().replayed);
     assert!(client.process_transaction(again("new")).await.is_ok());
@@ -161,11 +162,11 @@ async fn pass_of(service: &Service) -> (u64, u64) {
         }
         tokio::time::sleep(POLL).await;
     }
-    panic!("the scrub did not come to the end of the journal");
+    panic!("the scrub did not reach the end of the journal");
 }
 
 #[tokio::test]
-async fn the_scrub_finds_damage_that_nobody_asked_for_and_the_service_goes_on() {
+async fn the_scrub_finds_damage_and_the_service_continues() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let segments = [0, 1, 2].map(|number| disk.contents(&segment_path(number)));
     let damaged = disk.snapshot();
@@ -176,7 +177,7 @@ async fn the_scrub_finds_damage_that_nobody_asked_for_and_the_service_goes_on() 
         .iter()
         .map(|segment| segment.len() - segment.iter().rev().take_while(|byte| **byte == 0).count())
         .sum();
-    // Blocks are padded to 8 bytes, and a checksum may end with zeros.
+    // The two numbers differ slightly, because blocks are padded to 8 bytes and a checksum may end with zeros.
     assert!(bytes.abs_diff(dirty as u64) < 1024, "{bytes} of {dirty}");
     service.stop().await;
 
@@ -196,7 +197,7 @@ async fn the_scrub_finds_damage_that_nobody_asked_for_and_the_service_goes_on() 
 }
 
 #[tokio::test]
-async fn a_service_that_stops_in_order_marks_it_and_one_that_fails_does_not() {
+async fn a_clean_stop_leaves_a_marker_and_a_failure_does_not() {
     let marker = data().join("journal").join("CLEAN");
     let service = Service::start_on(SimDisk::new(1), &config(ScrubRate(0))).await;
     service.open_accounts(&["a", "b"]).await;

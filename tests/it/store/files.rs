@@ -1,5 +1,5 @@
-//! Checkpoints and id files that can't be read, are damaged, or belong to other blocks: the start does without them, and
-//! forgets nothing.
+//! Opening ignores checkpoints and id files that can't be read, are damaged, or belong to other blocks. It still finds all
+//! transactions.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use tally::{
 use super::{Store, data, history, id_file_path, name, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// Sends transactions again: each is known.
+/// Sends some of the transactions again, and checks that each is replayed.
 fn assert_known(store: &mut Store, prefix: &str, count: usize) {
     for number in (0..count).step_by(97).chain([count - 1]) {
         let id = name(prefix, number);
         let outcome = store.pay(&id).unwrap();
-        let known = matches!(
+        let is_replayed = matches!(
             outcome,
             Outcome::Committed { committed, replayed: true } if committed.sequence == number as u64 + 1
         );
-        assert!(known, "{id} was forgotten: {outcome:?}");
+        assert!(is_replayed, "{id} was forgotten: {outcome:?}");
     }
 }
 
 #[test]
-fn an_id_file_of_another_history_is_not_used_and_made_anew() {
-    // Two histories of one directory, alike to the byte but for the letters of the ids: somebody restored a backup, went on,
-    // and later brought back a part of the files from before.
+fn an_id_file_of_another_history_is_replaced() {
+    // Both directories continue from the same files, and differ only in the ids of their transactions. This happens if
+    // somebody restores a backup, continues from it, and later copies some of the old files back.
     let empty = SimDisk::new(1);
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();
@@ -44,11 +44,11 @@ fn an_id_file_of_another_history_is_not_used_and_made_anew() {
     assert_known(&mut store, "two", count);
     assert!(store.write_id_files() > 0);
     assert_eq!(two.contents(&id_file_path(0)), right);
-    assert_eq!(store.write_id_files(), 0, "a right one is left alone");
+    assert_eq!(store.write_id_files(), 0, "a valid id file is not written again");
 }
 
 #[test]
-fn a_damaged_id_file_is_made_anew_wherever_its_damage_is() {
+fn a_damaged_id_file_is_replaced_wherever_its_damage_is() {
     let (disk, count) = history(&BTreeMap::new(), "one");
     let path = id_file_path(0);
     let right = disk.contents(&path);
@@ -63,7 +63,7 @@ fn a_damaged_id_file_is_made_anew_wherever_its_damage_is() {
 }
 
 #[test]
-fn an_id_file_that_cannot_be_read_is_made_from_its_segment() {
+fn the_ids_of_an_unreadable_id_file_are_read_from_the_segment() {
     let (disk, count) = history(&BTreeMap::new(), "one");
     for number in [0, 1] {
         disk.fail_reads_of(&id_file_path(number));
@@ -74,7 +74,7 @@ fn an_id_file_that_cannot_be_read_is_made_from_its_segment() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_read_makes_way_for_an_older_one_and_for_the_journal() {
+fn instead_of_an_unreadable_checkpoint_an_older_one_or_the_journal_is_used() {
     let disk = SimDisk::new(1);
     let mut store = Store::open(&disk.handle()).unwrap();
     store.create_accounts();
@@ -98,11 +98,15 @@ fn a_checkpoint_that_cannot_be_read_makes_way_for_an_older_one_and_for_the_journ
     }
 }
 
-/// What a start says of the journal.
-fn refused(disk: &SimDisk) -> String {
+/// Checks that opening fails and changes nothing. Returns the error.
+fn open_error(disk: &SimDisk) -> String {
     let before = disk.snapshot();
     let error = Store::open(&disk.handle()).map(|_| ()).unwrap_err();
-    assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
+    assert_eq!(
+        disk.snapshot(),
+        before,
+        "a failed start must not change the directory"
+    );
     let OpenError::Store(JournalError::Corrupt(corruption)) = &error else {
         let OpenError::Record(error) = &error else {
             panic!("{error}")
@@ -114,7 +118,7 @@ fn refused(disk: &SimDisk) -> String {
 }
 
 #[test]
-fn an_old_segment_that_is_missing_emptied_cut_or_replaced_is_found_at_the_start() {
+fn opening_detects_an_old_segment_that_is_missing_empty_cut_short_or_replaced() {
     let empty = SimDisk::new(1);
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();
@@ -126,7 +130,7 @@ fn an_old_segment_that_is_missing_emptied_cut_or_replaced_is_found_at_the_start(
         let place = format!("journal segment {number} ");
         let disk = SimDisk::holding(2, &files);
         let whole = disk.contents(&segment_path(number));
-        // Empty, cut short by its last block, full of zeros, a copy of the other one.
+        // The segment is empty, cut to half of its length, full of zeros, or a copy of the other segment.
         let other = disk.contents(&segment_path(1 - number));
         for changed in [
             Vec::new(),
@@ -135,10 +139,10 @@ fn an_old_segment_that_is_missing_emptied_cut_or_replaced_is_found_at_the_start(
             other,
         ] {
             disk.change(&segment_path(number), |bytes| *bytes = changed);
-            let told = refused(&disk);
-            assert!(told.contains(&place), "{told}");
+            let error = open_error(&disk);
+            assert!(error.contains(&place), "{error}");
         }
-        // From another history, and its id file with it: its neighbours tell.
+        // The segment is from another history, without and with its id file. The hash chain to its neighbours is broken.
         disk.change(&segment_path(number), |bytes| {
             *bytes = one.contents(&segment_path(number));
         });
@@ -148,26 +152,26 @@ fn an_old_segment_that_is_missing_emptied_cut_or_replaced_is_found_at_the_start(
                     *bytes = one.contents(&id_file_path(number));
                 });
             }
-            let told = refused(&disk);
-            assert!(told.contains("another hash of its predecessor"), "{told}");
+            let error = open_error(&disk);
+            assert!(error.contains("another hash of its predecessor"), "{error}");
         }
         disk.handle().remove(&segment_path(number)).unwrap();
-        let told = refused(&disk);
-        assert!(told.contains(&place) && told.contains("missing"), "{told}");
+        let error = open_error(&disk);
+        assert!(error.contains(&place) && error.contains("missing"), "{error}");
     }
 }
 
 #[test]
-fn a_checkpoint_of_a_later_backup_than_the_journal_is_refused_with_what_is_wrong() {
+fn a_checkpoint_of_a_later_backup_than_the_journal_is_an_error_that_says_so() {
     let (later, _) = history(&BTreeMap::new(), "one");
     let mut files = later.snapshot();
     files.retain(|path, _| *path != segment_path(1) && *path != segment_path(2));
-    let told = refused(&SimDisk::holding(3, &files));
-    assert!(told.contains("of different backups"), "{told}");
+    let error = open_error(&SimDisk::holding(3, &files));
+    assert!(error.contains("of different backups"), "{error}");
 }
 
 #[test]
-fn after_a_crash_too_a_segment_that_is_missing_or_cut_is_no_torn_write() {
+fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
     let disk = SimDisk::new(1);
     let mut store = Store::open(&disk.handle()).unwrap();
     store.create_accounts();
@@ -176,14 +180,14 @@ fn after_a_crash_too_a_segment_that_is_missing_or_cut_is_no_torn_write() {
     store.pay("in-the-last-segment").unwrap();
     store.commit();
     assert!(store.opened.preparer.prepare_next().unwrap());
-    // No checkpoint and no clean stop: nothing but the files of the journal and of the ids says how far it went.
+    // Without a checkpoint and a clean stop, only the journal and the id files show where the journal ended.
     drop(store);
     disk.restart();
     let files = disk.snapshot();
     let damaged = |damage: &dyn Fn(&SimDisk)| {
         let disk = SimDisk::holding(2, &files);
         damage(&disk);
-        refused(&disk)
+        open_error(&disk)
     };
     let remove = |numbers: &'static [u32]| {
         move |disk: &SimDisk| {
@@ -197,7 +201,7 @@ fn after_a_crash_too_a_segment_that_is_missing_or_cut_is_no_torn_write() {
     };
     assert!(Store::open(&SimDisk::holding(2, &files).handle()).is_ok());
     for (damage, expected) in [
-        // With the segment that was prepared behind them, and without.
+        // The prepared segment 3 exists in the first three cases, and is missing in the next two.
         (&remove(&[2]) as &dyn Fn(&SimDisk), "was made after it, is there"),
         (&remove(&[1, 2]), "was made after it, is there"),
         (&remove(&[0, 1, 2]), "was made after it, is there"),
@@ -207,7 +211,7 @@ fn after_a_crash_too_a_segment_that_is_missing_or_cut_is_no_torn_write() {
         (&cut(2, 5000), "was made with"),
         (&cut(3, 4096), "was made with"),
     ] {
-        let told = damaged(damage);
-        assert!(told.contains(expected), "{expected}: {told}");
+        let error = damaged(damage);
+        assert!(error.contains(expected), "{expected}: {error}");
     }
 }

@@ -1,16 +1,13 @@
-//! The embedded store without the service around it: on a simulated disk, one block after the other; and the real binary on
-//! data directories that were damaged or put together from several copies.
+//! Tests of the embedded store without the service, on a simulated disk, and of the real binary on data directories that are
+//! damaged or mixed from several backups.
 
 mod damage;
 mod files;
+mod invariants;
 mod process;
 mod verify;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tally::{
     id::check_id,
@@ -27,21 +24,21 @@ use tally::{
         },
         journal::{BlockBuffer, Disk},
     },
-    wall_clock::SystemWallClock,
+    wall_clock::{SystemWallClock, WallClock},
 };
 
 use crate::support::sim_disk::SimDisk;
 
-/// Transactions in a block.
+/// Number of transactions in a block.
 const BLOCK_TRANSACTIONS: usize = 1000;
 
-/// Small segments, so that few blocks fill one.
+/// Small segments, so that a few blocks fill a segment.
 const CONFIG: StoreConfig = StoreConfig {
     segment_bytes: 8 << 20,
     block_bytes_max: 2 << 20,
 };
 
-/// A store that is open, as EXEC, WAL and AUX have it, on one thread.
+/// An open store. One thread does the work of EXEC, WAL and AUX.
 struct Store {
     opened: OpenStore,
 }
@@ -62,15 +59,15 @@ fn id_file_path(number: u32) -> PathBuf {
 
 impl Store {
     fn open(disk: &Arc<dyn Disk>) -> Result<Self, OpenError> {
-        Store::open_at(disk, &data())
+        Store::open_with(disk, Arc::new(SystemWallClock))
     }
 
-    fn open_at(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
-        let opened = open(Arc::clone(disk), dir, &CONFIG, Arc::new(SystemWallClock))?;
+    fn open_with(disk: &Arc<dyn Disk>, clock: Arc<dyn WallClock>) -> Result<Self, OpenError> {
+        let opened = open(Arc::clone(disk), &data(), &CONFIG, clock)?;
         Ok(Store { opened })
     }
 
-    /// Two accounts, `a` and `b`.
+    /// Creates the accounts `a` and `b`.
     fn create_accounts(&mut self) {
         let account = |id: &str| NewAccount {
             id: id.into(),
@@ -91,7 +88,7 @@ impl Store {
         self.commit();
     }
 
-    /// One unit from `a` to `b`, with a kilobyte of metadata.
+    /// Transfers one unit from `a` to `b`, with 1000 bytes of metadata.
     fn pay(&mut self, id: &str) -> Result<Outcome, RecordError> {
         check_id(id).unwrap();
         let metadata = Metadata::from([("text".into(), "x".repeat(1000))]);
@@ -119,21 +116,21 @@ impl Store {
             .process(&TransactionView::parse(&bytes).unwrap(), tags)
     }
 
-    /// Makes the open block durable.
+    /// Seals the open block and makes it durable, if it has records.
     fn commit(&mut self) {
-        let Some(mut sealed) = self.opened.ledger.seal(BlockBuffer::default()) else {
-            return;
-        };
-        let receipt = self
-            .opened
-            .writer
-            .append(&sealed.meta, &mut sealed.buffer)
-            .unwrap();
-        self.opened.durable = DurablePoint::after(&receipt, &sealed);
-        self.opened.ledger.durable_to(receipt.end.position);
+        if let Some(mut sealed) = self.opened.ledger.seal(BlockBuffer::default()) {
+            let receipt = self
+                .opened
+                .writer
+                .append(&sealed.meta, &mut sealed.buffer)
+                .unwrap();
+            self.opened.durable = DurablePoint::after(&receipt, &sealed);
+            self.opened.ledger.durable_to(receipt.end.position);
+        }
     }
 
-    /// Commits transactions `<prefix>-000000` and on until segment `number` is written to.
+    /// Commits the transactions `<prefix>-000000`, `<prefix>-000001` and so on, until the journal ends in segment `number`.
+    /// Returns their number.
     fn fill_to_segment(&mut self, number: u32, prefix: &str) -> usize {
         let mut count = 0;
         while self.opened.durable.chain().position.segment() < number {
@@ -147,7 +144,7 @@ impl Store {
         count
     }
 
-    /// Writes a checkpoint of the ledger as it is, all of which is durable.
+    /// Writes a checkpoint of the ledger, whose records are all durable. Returns the checkpoint's number.
     fn checkpoint(&self) -> u64 {
         let durable = self.opened.durable;
         let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, &durable).unwrap();
@@ -161,7 +158,7 @@ impl Store {
         durable.chain().block_sequence
     }
 
-    /// Writes the id files of all full segments that have no right one. Returns how many ids it wrote.
+    /// Writes the id files of all full segments that have no valid one. Returns the number of ids that were written.
     fn write_id_files(&self) -> usize {
         let durable = self.opened.durable.chain();
         (0..durable.position.segment())
@@ -181,8 +178,9 @@ fn name(prefix: &str, number: usize) -> String {
     format!("{prefix}-{number:06}")
 }
 
-/// A directory with two full segments of transactions `<prefix>-...`, a checkpoint behind them, id files, and some more
-/// transactions, stopped in order. It goes on from `before` if there is something.
+/// Makes a data directory with two full segments of transactions `<prefix>-...`, id files, a checkpoint after these segments,
+/// and one more transaction. The store stops cleanly. Continues from the files in `before`. Returns the disk and the number of
+/// transactions in the full segments.
 fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize) {
     let disk = SimDisk::holding(1, before);
     let mut store = Store::open(&disk.handle()).unwrap();
@@ -190,7 +188,7 @@ fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize
         store.create_accounts();
     }
     let count = store.fill_to_segment(2, prefix);
-    // The next block goes to the third segment, in which nothing stands yet: all ids are in the full ones.
+    // The next block is the first of the third segment, so all ids so far are in the full segments.
     assert_eq!(store.opened.durable.chain().position.offset(), 0);
     assert_eq!(store.write_id_files(), count);
     store.pay("before-the-checkpoint").unwrap();

@@ -1,4 +1,4 @@
-//! The real binary: `tally verify` on real files, who may have a directory, and a limit of file sizes.
+//! Tests of the real binary: `tally verify`, the lock of a data directory, and a limit of file sizes.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use crate::support::{
     server::{BINARY, ServerOptions, TestServer},
 };
 
-/// What is in a file, and when it was written last.
+/// The content and the modification time of each file.
 type Files = BTreeMap<PathBuf, (Vec<u8>, i64, i64)>;
 
 async fn open_accounts(server: &TestServer) {
@@ -38,9 +38,9 @@ async fn open_accounts(server: &TestServer) {
     }
 }
 
-/// A server that has acknowledged some transactions.
-async fn used() -> TestServer {
-    let server = small().start();
+/// Starts a server and commits 20 transactions.
+async fn server_with_transactions() -> TestServer {
+    let server = small_segments().start();
     open_accounts(&server).await;
     let mut client = TransactionServiceClient::connect(server.endpoint())
         .await
@@ -54,8 +54,8 @@ async fn used() -> TestServer {
     server
 }
 
-/// Small segments: the tests read every byte.
-fn small() -> ServerOptions {
+/// Small segments, because the tests read every byte.
+fn small_segments() -> ServerOptions {
     ServerOptions::default()
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
         .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
@@ -95,34 +95,35 @@ fn damage_last_block(data: &Path) {
 }
 
 fn verify(data: &Path) -> (Option<i32>, String) {
-    told(&Command::new(BINARY).arg("verify").arg(data).output().unwrap())
+    result_of(&Command::new(BINARY).arg("verify").arg(data).output().unwrap())
 }
 
-fn told(output: &Output) -> (Option<i32>, String) {
+/// The exit code, and all output.
+fn result_of(output: &Output) -> (Option<i32>, String) {
     let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     (output.status.code(), text.concat())
 }
 
-/// Verifies twice: the same answer, and every byte and time as it was.
+/// Verifies twice, and checks that both results are equal and that no file has changed.
 fn verify_twice(data: &Path) -> (Option<i32>, String) {
     let before = files(data);
-    let answers = [verify(data), verify(data)];
+    let results = [verify(data), verify(data)];
     assert!(files(data) == before, "verify changed the directory");
-    let [first, second] = answers;
+    let [first, second] = results;
     assert_eq!(first, second);
     first
 }
 
 #[tokio::test]
-async fn verify_changes_nothing_and_calls_nothing_unacknowledged_that_may_have_been() {
-    let mut server = used().await;
+async fn verify_after_a_crash_says_that_a_torn_tail_may_be_damage() {
+    let mut server = server_with_transactions().await;
     server.kill9();
     let (code, text) = verify_twice(server.data());
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("transactions     20\n"), "{text}");
     damage_last_block(server.data());
     let (code, text) = verify_twice(server.data());
-    // After a crash nobody can tell this from a write that was cut short, and it does not claim to.
+    // After a crash, damage to the last block can't be distinguished from a torn write.
     assert_eq!(code, Some(0), "{text}");
     assert!(
         text.contains("torn tail") && !text.contains("never acknowledged"),
@@ -135,8 +136,8 @@ async fn verify_changes_nothing_and_calls_nothing_unacknowledged_that_may_have_b
 }
 
 #[tokio::test]
-async fn damage_to_the_last_block_after_a_clean_stop_is_refused_by_verify_and_by_the_start() {
-    let mut server = used().await;
+async fn verify_and_the_start_detect_damage_to_the_last_block_after_a_clean_stop() {
+    let mut server = server_with_transactions().await;
     server.terminate();
     assert_eq!(server.wait().code(), Some(0));
     let (code, text) = verify_twice(server.data());
@@ -162,7 +163,7 @@ async fn damage_to_the_last_block_after_a_clean_stop_is_refused_by_verify_and_by
         ])
         .output()
         .unwrap();
-    let (code, text) = told(&started);
+    let (code, text) = result_of(&started);
     assert!(
         code == Some(74) && text.contains("was durable"),
         "{code:?} {text}"
@@ -181,7 +182,7 @@ async fn damage_to_the_last_block_after_a_clean_stop_is_refused_by_verify_and_by
 
 #[tokio::test]
 async fn verify_works_on_a_read_only_file_system() {
-    let mut server = used().await;
+    let mut server = server_with_transactions().await;
     server.kill9();
     let data = server.data().to_str().unwrap();
     let read_only = |command: &str| {
@@ -197,28 +198,28 @@ async fn verify_works_on_a_read_only_file_system() {
             return;
         }
     }
-    let (code, text) = told(&read_only(&format!("exec {BINARY} verify {data}")).unwrap());
+    let (code, text) = result_of(&read_only(&format!("exec {BINARY} verify {data}")).unwrap());
     assert_eq!(code, Some(0), "{text}");
     assert!(text.ends_with("sound\n"), "{text}");
 }
 
 #[tokio::test]
-async fn a_directory_has_one_server_whatever_is_removed_from_it() {
-    let server = used().await;
+async fn a_directory_has_one_server_even_if_files_are_removed() {
+    let server = server_with_transactions().await;
     let data = server.data();
     let (code, text) = verify(data);
     assert_eq!(code, Some(74), "{text}");
     assert!(text.contains("in use by another process"), "{text}");
-    // There is no lock file that somebody could take away.
+    // No lock file exists that somebody could remove.
     for name in ["LOCK", "journal/LOCK"] {
-        let _ = fs::remove_file(data.join(name));
+        assert!(!data.join(name).exists(), "{name} exists");
     }
     let second = Command::new(BINARY)
         .args(["serve", "--data", data.to_str().unwrap()])
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .output()
         .unwrap();
-    let (code, text) = told(&second);
+    let (code, text) = result_of(&second);
     assert_eq!(code, Some(74), "{text}");
     assert!(text.contains("in use by another process"), "{text}");
     let mut client = TransactionServiceClient::connect(server.endpoint())
@@ -236,8 +237,8 @@ async fn a_directory_has_one_server_whatever_is_removed_from_it() {
 }
 
 #[tokio::test]
-async fn a_limit_of_file_sizes_is_a_full_disk_and_not_the_end_of_the_process() {
-    let mut server = used().await;
+async fn a_limit_of_file_sizes_is_reported_like_a_full_disk() {
+    let mut server = server_with_transactions().await;
     let pid = server.pid().to_string();
     let limited = Command::new("prlimit")
         .args(["--pid", &pid, "--fsize=1024"])
@@ -259,7 +260,7 @@ async fn a_limit_of_file_sizes_is_a_full_disk_and_not_the_end_of_the_process() {
     );
     let ended = server.wait();
     assert_eq!(ended.code(), Some(74), "{ended:?}\n{}", server.stderr());
-    // Without the limit it goes on where it was.
+    // Without the limit, the server continues.
     server.restart();
     let mut client = TransactionServiceClient::connect(server.endpoint())
         .await
@@ -275,7 +276,7 @@ async fn a_limit_of_file_sizes_is_a_full_disk_and_not_the_end_of_the_process() {
 }
 
 #[test]
-fn a_start_below_the_limit_of_file_sizes_says_so() {
+fn a_start_with_a_limit_of_file_sizes_that_is_too_low_fails() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let output = Command::new("prlimit")
@@ -283,7 +284,7 @@ fn a_start_below_the_limit_of_file_sizes_says_so() {
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .output()
         .unwrap();
-    let (code, text) = told(&output);
+    let (code, text) = result_of(&output);
     assert_eq!(code, Some(74), "{text}");
     assert!(
         text.contains("File too large") || text.contains("os error 27"),

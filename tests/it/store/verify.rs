@@ -1,4 +1,4 @@
-//! `embedded::verify` compares what is in the files, entry by entry, and changes nothing.
+//! Tests of `embedded::verify`: it finds each damaged or wrong file, and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +22,13 @@ fn verify(disk: &SimDisk) -> DirectoryReport {
     assert_eq!(
         format!("{first:?}"),
         format!("{second:?}"),
-        "the same answer twice"
+        "two verifications differ"
     );
     first
 }
 
 #[test]
-fn a_directory_in_order_is_sound() {
+fn an_undamaged_directory_is_sound() {
     let (disk, count) = history(&BTreeMap::new(), "one");
     let report = verify(&disk);
     assert!(report.is_sound(), "{report:?}");
@@ -37,10 +37,10 @@ fn a_directory_in_order_is_sound() {
 }
 
 #[test]
-fn an_id_file_with_one_wrong_entry_of_as_many_is_told() {
+fn an_id_file_with_one_wrong_entry_is_reported() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     {
-        // A file with every checksum right, but for an entry that is not in the blocks.
+        // All checksums of this file are valid, but one entry differs from the blocks.
         let journal = Journal::open(disk.handle(), &data(), &CONFIG).unwrap();
         let files = id_files::files(journal.directory()).unwrap();
         let reader = files.open_number(0).unwrap();
@@ -62,7 +62,7 @@ fn an_id_file_with_one_wrong_entry_of_as_many_is_told() {
 }
 
 #[test]
-fn a_damaged_marker_of_a_clean_stop_is_told() {
+fn a_damaged_marker_of_a_clean_stop_is_reported() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     assert!(verify(&disk).is_sound());
     let marker = data().join("journal").join("CLEAN");
@@ -78,7 +78,7 @@ fn a_damaged_marker_of_a_clean_stop_is_told() {
 }
 
 #[test]
-fn every_file_beside_the_journal_that_is_damaged_or_of_other_blocks_is_told() {
+fn each_checkpoint_and_id_file_that_is_damaged_or_of_other_blocks_is_reported() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let files = disk.snapshot();
     let checkpoint = files
@@ -106,7 +106,7 @@ fn every_file_beside_the_journal_that_is_damaged_or_of_other_blocks_is_told() {
 }
 
 #[test]
-fn damage_after_a_clean_stop_and_a_torn_end_after_a_crash_are_told_apart_and_left() {
+fn damage_after_a_clean_stop_is_distinguished_from_a_torn_tail_after_a_crash() {
     let disk = SimDisk::new(1);
     let mut store = Store::open(&disk.handle()).unwrap();
     store.create_accounts();
@@ -120,8 +120,8 @@ fn damage_after_a_clean_stop_and_a_torn_end_after_a_crash_are_told_apart_and_lef
     disk.flip_bit(&segment_path(0), (u64::from(last.offset()) + 300) * 8);
     let report = verify(&disk);
     assert!(!report.is_sound() && report.journal.torn.is_none());
-    let told = report.journal.corruption.unwrap().to_string();
-    assert!(told.contains("was durable"), "{told}");
+    let corruption = report.journal.corruption.unwrap().to_string();
+    assert!(corruption.contains("was durable"), "{corruption}");
 
     let disk = SimDisk::holding(1, &crashed);
     disk.flip_bit(&segment_path(0), (u64::from(last.offset()) + 300) * 8);
@@ -131,7 +131,7 @@ fn damage_after_a_clean_stop_and_a_torn_end_after_a_crash_are_told_apart_and_lef
 }
 
 #[test]
-fn what_an_earlier_process_did_not_finish_stays() {
+fn unfinished_files_of_an_earlier_process_are_left_alone() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let mut files = disk.snapshot();
     for name in [
@@ -147,7 +147,7 @@ fn what_an_earlier_process_did_not_finish_stays() {
 }
 
 #[test]
-fn while_a_service_has_it_open_it_is_refused() {
+fn a_directory_that_a_service_has_opened_is_not_verified() {
     let (disk, _) = history(&BTreeMap::new(), "one");
     let store = Store::open(&disk.handle()).unwrap();
     let error = embedded::verify(&disk.handle(), &data()).unwrap_err();

@@ -1,4 +1,4 @@
-//! A service within the test's own process, over a real socket, on a disk that can be made to hang or fail.
+//! A service in the process of the test, over a real socket, on a simulated disk that can hang or fail.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -23,7 +23,7 @@ use tonic::{body::Body, client::GrpcService, transport::Channel};
 
 use super::sim_disk::SimDisk;
 
-/// What a generated client needs.
+/// The transport of a generated client.
 pub(crate) trait PatientService:
     GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
 {
@@ -42,7 +42,7 @@ pub(crate) struct Service {
     address: SocketAddr,
 }
 
-/// Small segments, so that several are filled in a test.
+/// A configuration with small segments, so that a test fills several.
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -53,7 +53,7 @@ pub(crate) fn config() -> EngineConfig {
     }
 }
 
-/// A breaker that never opens, for tests that are about something else.
+/// A breaker that never opens, for tests of other parts.
 pub(crate) fn patient() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: std::time::Duration::from_secs(60),
@@ -73,7 +73,7 @@ pub(crate) fn patient_config() -> EngineConfig {
     }
 }
 
-/// A queue of the smallest size.
+/// A queue of the minimal length.
 pub(crate) fn short_queue() -> BatchConfig {
     BatchConfig {
         queue_requests_max: 2,
@@ -90,12 +90,12 @@ impl Service {
         Self::start_secured(disk, config, Arc::new(Security::default())).await
     }
 
-    /// One that asks for the tokens of `security`.
+    /// Starts a service that requires the tokens of `security`.
     pub(crate) async fn start_secured(disk: SimDisk, config: &EngineConfig, security: Arc<Security>) -> Self {
         Self::start_limited(disk, config, security, NetConfig::default()).await
     }
 
-    /// One with other limits for its connections.
+    /// A service with these `limits` for its connections.
     pub(crate) async fn start_limited(
         disk: SimDisk,
         config: &EngineConfig,
@@ -158,8 +158,7 @@ impl Service {
         TransactionServiceClient::new(self.channel().await)
     }
 
-    /// A client without timers of its own: tonic's cuts a call off when its `grpc-timeout` has passed, and hides what
-    /// the server answers.
+    /// Makes a client without timers. tonic's client ends a call after its `grpc-timeout` and hides the server's reply.
     pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (sender, connection) =
@@ -194,12 +193,12 @@ impl Service {
         }
     }
 
-    /// Begins to drain: connections are told to finish.
+    /// Begins to drain: the service sends GOAWAY to all connections.
     pub(crate) fn begin_drain(&self) {
         self.draining.cancel();
     }
 
-    /// Drains and waits for the end.
+    /// Drains the service and waits until it has stopped.
     pub(crate) async fn stop(mut self) -> SimDisk {
         self.draining.cancel();
         let (engine, net) = (self.engine.clone(), self.net.take());
@@ -216,7 +215,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    /// A test that fails while the disk hangs must not hang as well.
+    /// Releases the disk, so that a test that fails while the disk hangs does not hang.
     fn drop(&mut self) {
         self.disk.release_syncs();
         self.draining.cancel();
@@ -248,7 +247,7 @@ pub(crate) fn transaction(id: &str, transfers: Vec<Transfer>) -> ProcessTransact
     }
 }
 
-/// One unit from `a` to `b`.
+/// Makes a transaction that moves one unit from `a` to `b`.
 pub(crate) fn pay(id: &str) -> ProcessTransactionRequest {
     transaction(id, vec![transfer("a", "b", 1)])
 }

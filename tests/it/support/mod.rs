@@ -1,4 +1,4 @@
-//! What several kinds of tests share.
+//! Support that several groups of tests share.
 
 pub(crate) mod in_process;
 pub(crate) mod operators;

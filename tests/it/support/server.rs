@@ -1,4 +1,4 @@
-//! Runs the real binary as a separate process. Tests talk to it over a real socket, kill it and start it again.
+//! Runs the real binary as a process, which tests call over a real socket, kill and restart.
 
 use std::{
     collections::VecDeque,
@@ -18,24 +18,24 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// How long a server may take until it listens, including recovery of a journal in a debug build on a busy machine.
+/// Time for a server to listen. Covers a recovery in a debug build on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a process may take to end.
+/// Time for a process to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a line on standard error may take to arrive. A separate thread of the server writes it.
+/// Time for a message to appear on the server's standard error, which another thread of the server writes.
 const TOLD_PATIENCE: Duration = Duration::from_secs(60);
-/// How often the test checks for such a line.
+/// Interval of checks for such a message.
 const TOLD_POLL: Duration = Duration::from_millis(5);
-/// How often the test checks whether a process has ended.
+/// Interval of checks whether a process has ended.
 const END_POLL: Duration = Duration::from_millis(5);
-/// Last lines of standard error that are kept for failure reports.
+/// Number of lines of standard error that are kept for the report of a failure.
 const KEPT_LINES_MAX: usize = 200;
-/// The line that the server prints when it accepts connections.
+/// The start of the line that the server prints when it accepts connections.
 const LISTENING: &str = "listening on ";
-/// The line before that, with the address of the operators' port.
+/// The start of the line before that, with the address of the admin port.
 const OPERATORS: &str = "operators on ";
 
-/// Options of a server's start.
+/// Options for the start of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
@@ -44,7 +44,7 @@ pub(crate) struct ServerOptions {
     home: Option<PathBuf>,
 }
 
-/// A running server. It is killed when this is dropped.
+/// A running server. Dropping this value kills the server.
 #[derive(Debug)]
 pub(crate) struct TestServer {
     child: Child,
@@ -52,12 +52,12 @@ pub(crate) struct TestServer {
     admin: Option<SocketAddr>,
     options: ServerOptions,
     data: PathBuf,
-    /// Removes the data directory when it is dropped.
+    /// Removes the data directory when dropped.
     home: TempDir,
     stderr: StderrTail,
 }
 
-/// The last lines of a process's standard error. Written by the thread that reads them.
+/// The last lines of a process's standard error, stored by the thread that reads them.
 #[derive(Debug, Clone, Default)]
 struct StderrTail(Arc<Mutex<VecDeque<String>>>);
 
@@ -67,7 +67,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            // The disk of a busy machine can hang for longer than the breaker allows. Tests of the circuits set their own values.
+            // The disk of a busy test machine can stall longer than a service may. Tests of the circuits set their own threshold.
             env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
             home: None,
@@ -76,25 +76,25 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// Sets an environment variable of the server.
+    /// Adds an environment variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Starts the server through this command, such as `taskset -c 1`, which replaces itself with the server by `exec`.
+    /// Starts the server through another program that runs it with `exec`, such as `taskset -c 1`.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Puts the data below this directory.
+    /// Sets the directory of the data.
     pub(crate) fn home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_path_buf());
         self
     }
 
-    /// Starts a server on a fresh data directory.
+    /// Starts a server with a new data directory.
     pub(crate) fn start(self) -> TestServer {
         let home = match &self.home {
             Some(home) => tempfile::tempdir_in(home),
@@ -123,22 +123,23 @@ impl ServerOptions {
 // ===== impl TestServer =====
 
 impl TestServer {
-    /// Starts a server without options on a fresh data directory and a free port.
+    /// Starts a server without options, with a new data directory and a free port.
     pub(crate) fn start() -> Self {
         ServerOptions::default().start()
     }
 
-    /// The endpoint for clients.
+    /// Returns the URL for clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The address of the operators' port.
+    /// Returns the address of the admin port.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.admin.expect("the server said where operators look")
+        self.admin
+            .expect("the server printed the address of its admin port")
     }
 
-    /// Connects to the server.
+    /// Opens a connection.
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.endpoint())
             .await
@@ -149,17 +150,17 @@ impl TestServer {
         self.child.id()
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The last lines of standard error.
+    /// Returns the last lines of the server's standard error.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until standard error has a line with `what`. A call may be answered before its event is logged.
+    /// Waits until standard error contains `what`: a reply can arrive before the log line of the same event.
     pub(crate) async fn tells(&self, what: &str) {
         for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
             if self.stderr().contains(what) {
@@ -167,21 +168,21 @@ impl TestServer {
             }
             tokio::time::sleep(TOLD_POLL).await;
         }
-        panic!("it never told {what:?}:\n{}", self.stderr());
+        panic!("standard error does not contain {what:?}:\n{}", self.stderr());
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits until the process has ended.
     pub(crate) fn kill9(&mut self) -> ExitStatus {
         self.child.kill().expect("a process that is ours");
         self.wait()
     }
 
-    /// Sends SIGTERM. Does not wait.
+    /// Sends SIGTERM and does not wait.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// Sends SIGHUP, so that the server reads certificates and tokens again.
+    /// Sends SIGHUP: the server reads certificates and tokens again.
     pub(crate) fn hangup(&self) {
         self.signal("-HUP");
     }
@@ -198,12 +199,12 @@ impl TestServer {
         self.address
     }
 
-    /// Waits for the end of the server.
+    /// Waits until the process has ended.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_for(&mut self.child, &self.stderr)
     }
 
-    /// Starts another server on the same data directory after the end of this one.
+    /// Starts another server on the same data directory, after this one has ended.
     pub(crate) fn restart(&mut self) {
         assert!(
             self.child.try_wait().expect("a process that is ours").is_some(),
@@ -214,7 +215,7 @@ impl TestServer {
         self.stderr = spawned.stderr;
     }
 
-    /// Like [`restart`](Self::restart), at the same address, so that clients reconnect.
+    /// Does the same as [`restart`](Self::restart), with the previous address, so that clients can reconnect.
     pub(crate) fn restart_in_place(&mut self) {
         let before = self.options.listen;
         self.options.listen = self.address;
@@ -222,12 +223,12 @@ impl TestServer {
         self.options.listen = before;
     }
 
-    /// Runs another subcommand of the binary and waits for its end.
+    /// Runs another command of the binary and waits until it has ended.
     pub(crate) fn tally(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    /// Checks that the data directory of this stopped server is sound from the first block to the last.
+    /// Checks that `tally verify` finds the data directory sound. The server must have ended.
     pub(crate) fn assert_verified(&self) {
         let output = Command::new(BINARY)
             .arg("verify")
@@ -238,7 +239,7 @@ impl TestServer {
         assert!(output.status.success(), "{words:?}");
     }
 
-    /// Another subcommand of the binary, with this server as its endpoint.
+    /// Makes another command of the binary, which calls this server.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -251,7 +252,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // The process may have ended already.
+        // The process may have ended already, so an error is ignored.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -322,7 +323,7 @@ fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
                 admin = address.parse().ok();
             }
             if let Some(address) = line.strip_prefix(LISTENING) {
-                // The test waits only for the first line. The rest is read so that the server never blocks.
+                // Only the first lines matter. The rest is read so that the server never blocks on a full pipe.
                 let _ = sender.try_send((address.to_owned(), admin));
             }
         }

@@ -63,6 +63,42 @@ fn every_rule_reports_what_breaks_it() {
         ("src/json.rs", "use crate::stray::S;", "stray has no place"),
         ("src/main.rs", "use tally::stray::S;", "stray has no place"),
         (
+            "crates/ledger/src/table.rs",
+            "fn f() { g().unwrap_or_default(); }",
+            ".unwrap_or_default(): on the money path",
+        ),
+        (
+            "crates/journal/src/writer.rs",
+            "fn f() { let x = g().unwrap_or(0); }",
+            ".unwrap_or(: on the money path",
+        ),
+        (
+            "src/store/mod.rs",
+            "fn f() { let _ = g(); }",
+            "let _ =: on the money path",
+        ),
+        (
+            "src/store/mod.rs",
+            "fn f() { g().ok(); }",
+            ".ok();: on the money path",
+        ),
+        (
+            "crates/ledger/src/table.rs",
+            "fn f() { let Some(x) = g() else {\n    return;\n}; }",
+            "else { return;: on the money path",
+        ),
+        (
+            "crates/ledger/src/table.rs",
+            "fn f() { for y in z { let Some(x) = g() else { continue }; } }",
+            "else { continue }; } }: on the money path",
+        ),
+        (
+            "src/grpc/mod.rs",
+            "fn f() { Status::new(Code::Internal, \"\") }",
+            "Status::new(: statuses are made in src/grpc/status.rs",
+        ),
+        ("README.md", concat!("calls und", "er way\n"), "write in flight"),
+        (
             "crates/batch/Cargo.toml",
             "[dependencies]\ntally-ledger.workspace = true\n",
             "depends on tally-ledger",

@@ -1,4 +1,4 @@
-//! Chunked files: whole or not there, damage found, older ones in their place.
+//! Chunked files: a file is complete or absent, damage is found, and an older file replaces a damaged one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -59,7 +59,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn chunks_come_back_in_order_and_at_random(chunks in vec(vec(any::<u8>(), 0..2000), 0..20)) {
+    fn chunks_are_read_back_in_order_and_by_index(chunks in vec(vec(any::<u8>(), 0..2000), 0..20)) {
         let disk = SimDisk::new(1);
         let (_journal, files) = files(&disk);
         let file_bytes = write(&files, 7, &chunks).unwrap();
@@ -77,19 +77,19 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_leaves_the_whole_file_or_the_one_before(seed: u64, operations in 0_u64..14) {
+    fn a_crash_leaves_the_new_file_or_the_previous_file_complete(seed: u64, operations in 0_u64..14) {
         let disk = SimDisk::new(seed);
         {
             let (_journal, files) = files(&disk);
             write(&files, 1, &sample(1)).unwrap();
             disk.power_off_after(operations);
             let second = write(&files, 2, &sample(2)).is_ok();
-            // Removing, making, two frames, three chunks, a table, a sync; then the name, then the directory's sync.
+            // The operations: remove, create, write two frames, three chunks and a table, sync, rename, sync the directory.
             prop_assert_eq!(second, operations >= 11);
         }
         disk.crash();
         let (_journal, files) = files(&disk);
-        let number = files.newest_valid().unwrap().unwrap();
+        let number = files.newest(|number, _| Ok(number)).unwrap().unwrap();
         let mut reader = files.open_number(number).unwrap();
         prop_assert!(number == 2 || operations < 11);
         prop_assert!(number == 1 || operations >= 9);
@@ -99,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn every_flipped_bit_makes_way_for_the_older_file() {
+fn after_any_flipped_bit_the_older_file_is_used() {
     let disk = SimDisk::new(2);
     let (_journal, files) = files(&disk);
     write(&files, 1, &sample(1)).unwrap();
@@ -107,33 +107,33 @@ fn every_flipped_bit_makes_way_for_the_older_file() {
     let bits = disk.contents(&path(2)).len() as u64 * 8;
     for bit in 0..bits {
         disk.flip_bit(&path(2), bit);
-        let newest = files.newest_valid();
+        let newest = files.newest(|number, _| Ok(number));
         assert!(
             matches!(newest, Ok(Some(1)) | Err(JournalError::UnsupportedVersion { .. })),
             "bit {bit}"
         );
         disk.flip_bit(&path(2), bit);
     }
-    assert!(matches!(files.newest_valid(), Ok(Some(2))));
+    assert!(matches!(files.newest(|number, _| Ok(number)), Ok(Some(2))));
 }
 
 #[test]
-fn a_file_that_cannot_be_read_makes_way_for_the_older_one() {
+fn after_a_read_error_the_older_file_is_used() {
     let disk = SimDisk::new(11);
     let (_journal, files) = files(&disk);
     write(&files, 1, &sample(1)).unwrap();
     write(&files, 2, &sample(2)).unwrap();
     disk.fail_reads_of(&path(2));
-    assert_eq!(files.newest_valid().unwrap(), Some(1));
-    // The content of the older one is not what the reader can use: then there is none.
+    assert_eq!(files.newest(|number, _| Ok(number)).unwrap(), Some(1));
+    // The reader cannot use the content of the older file either: then no file is left.
     let refused = files.newest(|_, reader| Err::<(), _>(reader.malformed("what is wanted")));
     assert_eq!(refused.unwrap(), None);
     disk.fail_reads_of(&path(1));
-    assert_eq!(files.newest_valid().unwrap(), None);
+    assert_eq!(files.newest(|number, _| Ok(number)).unwrap(), None);
 }
 
 #[test]
-fn damage_is_told_by_its_place() {
+fn the_error_names_the_damaged_part() {
     let disk = SimDisk::new(3);
     let (_journal, files) = files(&disk);
     write(&files, 1, &sample(1)).unwrap();
@@ -154,7 +154,7 @@ fn damage_is_told_by_its_place() {
 }
 
 #[test]
-fn a_file_of_another_number_or_directory_is_not_taken() {
+fn a_file_of_another_number_or_directory_is_rejected() {
     let disk = SimDisk::new(4);
     let (_journal, here) = files(&disk);
     write(&here, 1, &sample(1)).unwrap();
@@ -170,7 +170,7 @@ fn a_file_of_another_number_or_directory_is_not_taken() {
 }
 
 #[test]
-fn a_newer_file_is_not_passed_over() {
+fn a_file_of_a_newer_version_is_an_error_and_not_skipped() {
     let disk = SimDisk::new(6);
     let (_journal, files) = files(&disk);
     write(&files, 1, &sample(1)).unwrap();
@@ -180,7 +180,7 @@ fn a_newer_file_is_not_passed_over() {
         let checksum = crc32c::crc32c(&contents[..60]);
         contents[60..64].copy_from_slice(&checksum.to_le_bytes());
     });
-    let error = files.newest_valid().unwrap_err();
+    let error = files.newest(|number, _| Ok(number)).unwrap_err();
     assert!(
         matches!(
             error,
@@ -195,14 +195,14 @@ fn a_newer_file_is_not_passed_over() {
 }
 
 #[test]
-fn an_unfinished_file_leaves_nothing_and_a_finished_one_replaces() {
+fn an_unfinished_file_leaves_nothing_and_a_finished_file_replaces_the_older() {
     let disk = SimDisk::new(7);
     let (_journal, files) = files(&disk);
     let mut writer = files.create(3).unwrap();
     writer.write_chunk(b"given up").unwrap();
     drop(writer);
     assert!(files.numbers().unwrap().is_empty());
-    assert!(files.newest_valid().unwrap().is_none());
+    assert!(files.newest(|number, _| Ok(number)).unwrap().is_none());
     assert!(
         !disk
             .snapshot()
@@ -216,7 +216,7 @@ fn an_unfinished_file_leaves_nothing_and_a_finished_one_replaces() {
 }
 
 #[test]
-fn a_full_disk_gives_its_space_back() {
+fn an_unfinished_file_on_a_full_disk_frees_its_space() {
     let disk = SimDisk::new(8);
     let (_journal, files) = files(&disk);
     disk.set_free_bytes(400);
@@ -229,7 +229,7 @@ fn a_full_disk_gives_its_space_back() {
 }
 
 #[test]
-fn families_share_a_directory_and_the_newest_few_are_kept() {
+fn families_share_a_directory_and_prune_keeps_the_newest() {
     let disk = SimDisk::new(9);
     let (journal, files) = files(&disk);
     let other = ChunkedFiles::open(journal.directory(), "checkpoints", "", "idx").unwrap();
@@ -245,7 +245,7 @@ fn families_share_a_directory_and_the_newest_few_are_kept() {
 }
 
 #[test]
-fn bounds_are_kept() {
+fn bounds_are_enforced() {
     let disk = SimDisk::new(10);
     let (_journal, files) = files(&disk);
     let mut writer = files.create(1).unwrap();

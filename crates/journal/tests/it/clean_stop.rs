@@ -1,4 +1,4 @@
-//! A clean stop is marked, and tells damage to the last block from a write that a crash cut short.
+//! The marker of a clean stop distinguishes damage to the last block from a write that a crash interrupted.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -12,7 +12,7 @@ fn marker() -> PathBuf {
     data().join("journal").join("CLEAN")
 }
 
-/// A journal of `count` blocks of 200 bytes, stopped in order.
+/// Makes a journal of `count` blocks of 200 bytes and stops it cleanly.
 fn stopped(count: u64) -> (SimDisk, Vec<Position>) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -23,7 +23,7 @@ fn stopped(count: u64) -> (SimDisk, Vec<Position>) {
     (disk, positions)
 }
 
-/// Opens and expects damage, and that nothing was changed.
+/// Opens the journal and checks that this reports damage and changes nothing.
 fn refused(disk: &SimDisk) -> CorruptionKind {
     let before = disk.snapshot();
     let error = Running::open(&disk.handle())
@@ -38,7 +38,7 @@ fn refused(disk: &SimDisk) -> CorruptionKind {
     corruption.kind
 }
 
-/// Puts a disk together from files.
+/// Makes a disk that contains these files.
 fn disk_of(files: &BTreeMap<PathBuf, Vec<u8>>) -> SimDisk {
     SimDisk::holding(1, files)
 }
@@ -70,7 +70,7 @@ proptest! {
         running.append_many(blocks, 200);
         disk.power_off_after(operations);
         let stopped = running.writer.finish().is_ok();
-        // Goes on as far as the power lasts: the next process appends one block.
+        // The next process appends one block, unless the power fails before.
         drop(running);
         let appended = Running::open(&disk.handle())
             .and_then(|mut running| running.append(&body(blocks, 200)))
@@ -89,7 +89,7 @@ proptest! {
 }
 
 #[test]
-fn a_start_that_appends_nothing_leaves_the_stop_as_clean_as_it_was() {
+fn a_start_that_appends_nothing_leaves_the_stop_clean() {
     let (disk, positions) = stopped(3);
     let running = Running::open(&disk.handle()).unwrap();
     assert!(running.tail.clean);
@@ -100,7 +100,7 @@ fn a_start_that_appends_nothing_leaves_the_stop_as_clean_as_it_was() {
 }
 
 #[test]
-fn after_the_first_append_a_torn_write_is_one_again() {
+fn after_the_first_append_a_torn_write_is_no_damage_again() {
     let (disk, _) = stopped(3);
     let mut running = Running::open(&disk.handle()).unwrap();
     let position = running.append(&body(9, 200)).unwrap().end.previous_position;
@@ -114,7 +114,7 @@ fn after_the_first_append_a_torn_write_is_one_again() {
 }
 
 #[test]
-fn a_finished_journal_takes_no_more_blocks() {
+fn a_finished_journal_accepts_no_more_blocks() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"one").unwrap();
@@ -122,7 +122,7 @@ fn a_finished_journal_takes_no_more_blocks() {
     assert!(matches!(running.append(b"two"), Err(JournalError::Poisoned)));
     assert!(matches!(running.writer.finish(), Err(JournalError::Poisoned)));
     drop(running);
-    // One whose last write failed is not marked: what is durable is unknown.
+    // After a failed write no marker is written, because it is unknown what is durable.
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.fail_sync_after(1);
     running.append(b"unknown").unwrap_err();
@@ -131,7 +131,7 @@ fn a_finished_journal_takes_no_more_blocks() {
 }
 
 #[test]
-fn bytes_behind_a_clean_stop_are_damage() {
+fn bytes_after_a_clean_stop_are_damage() {
     let (disk, positions) = stopped(3);
     let end = u64::from(positions[2].offset()) + 328;
     disk.flip_bit(&segment_path(0), (end + 77) * 8);
@@ -139,7 +139,7 @@ fn bytes_behind_a_clean_stop_are_damage() {
 }
 
 #[test]
-fn a_marker_of_another_history_is_refused_and_an_older_one_is_not() {
+fn a_marker_of_another_journal_is_rejected_and_an_older_marker_is_not() {
     let (disk, _) = stopped(3);
     let before = disk.snapshot();
     let histories = ["one", "two"].map(|name| {
@@ -153,14 +153,14 @@ fn a_marker_of_another_history_is_refused_and_an_older_one_is_not() {
     let [mut one, two] = histories;
     one.insert(marker(), two[&marker()].clone());
     assert_eq!(refused(&disk_of(&one)), CorruptionKind::CleanStopMismatch);
-    // Of the same history, but from before its last block: nothing is missing.
+    // A marker of the same journal, from before its last block: no block is missing.
     one.insert(marker(), before[&marker()].clone());
     let disk = disk_of(&one);
     let mut running = Running::open(&disk.handle()).unwrap();
     assert_eq!((running.seen.len(), running.tail.clean), (4, false));
     running.append(b"goes on").unwrap();
     assert!(!disk.snapshot().contains_key(&marker()));
-    // From after it: the last block is missing.
+    // A marker from after the last block: a block is missing.
     let mut shorter = before.clone();
     shorter.insert(marker(), two[&marker()].clone());
     let kind = refused(&disk_of(&shorter));
@@ -177,7 +177,7 @@ fn a_marker_of_another_history_is_refused_and_an_older_one_is_not() {
 }
 
 #[test]
-fn a_marker_that_cannot_be_read_still_tells_that_the_stop_was_clean() {
+fn an_unreadable_marker_still_shows_that_the_stop_was_clean() {
     for unreadable in [
         |disk: &SimDisk| disk.fail_reads_of(&marker()),
         |disk: &SimDisk| disk.flip_bit(&marker(), 8 * 90),
@@ -195,7 +195,7 @@ fn a_marker_that_cannot_be_read_still_tells_that_the_stop_was_clean() {
 }
 
 #[test]
-fn the_marker_is_no_segment_and_no_unfinished_file() {
+fn the_marker_is_not_taken_for_a_segment_or_an_unfinished_file() {
     let (disk, _) = stopped(30);
     let names = disk.list(&data().join("journal")).unwrap();
     assert_eq!(names, ["0000000000.segment", "0000000001.segment", "CLEAN"]);

@@ -1,4 +1,4 @@
-//! Whatever happens, the journal is what was acknowledged, and at most one block more.
+//! After any sequence of faults, the journal contains every acknowledged block, and at most one more.
 
 use proptest::{collection::vec, prelude::*};
 use tally_journal::JournalError;
@@ -16,9 +16,9 @@ enum Step {
     Crash,
     /// The process is killed.
     Restart,
-    /// The process stops in order, and then the machine loses power.
+    /// The process stops cleanly, and then the machine loses power.
     Stop,
-    /// The machine loses power in the course of one of the next operations.
+    /// The machine loses power during one of the next operations.
     PowerOff {
         operations: u64,
     },
@@ -43,12 +43,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The journal under test, and what must be in it.
+/// The journal under test and the blocks that it must contain.
 struct Model {
     disk: SimDisk,
     running: Option<Running>,
     acknowledged: Vec<Vec<u8>>,
-    /// The block whose append failed: it may be there or not.
+    /// The block whose append failed. The journal may contain it or not.
     unknown: Option<Vec<u8>>,
     appends: u64,
 }
@@ -68,7 +68,7 @@ impl Model {
         match *step {
             Step::Append { length } => self.append(length),
             Step::Prepare => {
-                // A failed preparation costs nothing but time.
+                // After a failed preparation the journal works as before.
                 self.running
                     .as_mut()
                     .map(|running| running.preparer.prepare_next());
@@ -76,7 +76,7 @@ impl Model {
             Step::Crash => self.stop(SimDisk::crash),
             Step::Restart => self.stop(SimDisk::restart),
             Step::Stop => {
-                // It may fail like everything else; then the stop was not a clean one.
+                // This may fail like every operation; then the stop was not clean.
                 self.running.as_mut().map(|running| running.writer.finish());
                 self.stop(SimDisk::crash);
             }
@@ -111,7 +111,7 @@ impl Model {
         how(&self.disk);
     }
 
-    /// Opens, unless a fault that is still to come hits the opening: then the power goes as well.
+    /// Opens the journal. If a planned fault makes this fail, the power fails too, and the journal is opened again.
     fn open(&mut self) {
         match Running::open(&self.disk.handle()) {
             Ok(running) => self.check(running),
@@ -158,7 +158,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_journal_holds_what_was_acknowledged(seed: u64, steps in vec(step(), 1..120)) {
+    fn the_journal_contains_every_acknowledged_block(seed: u64, steps in vec(step(), 1..120)) {
         let mut model = Model::new(seed);
         for step in &steps {
             model.step(step);

@@ -1,4 +1,4 @@
-//! Damage that no crash explains is refused, named, and left as it is.
+//! Damage that a crash cannot cause is an error that names the place, and changes nothing.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use tally_journal::{
 use super::{CONFIG, Running, Seen, body, data, scan, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// A journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment), its process gone.
+/// Makes a journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment) and kills its process.
 fn journal_of(count: u64) -> (SimDisk, Vec<Position>, ChainPoint) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -22,7 +22,7 @@ fn journal_of(count: u64) -> (SimDisk, Vec<Position>, ChainPoint) {
     (disk, positions, end)
 }
 
-/// Opens and expects damage, and that nothing was changed.
+/// Opens the journal and checks that this reports damage and changes nothing.
 fn refused(disk: &SimDisk) -> Corruption {
     let before = disk.snapshot();
     let error = Running::open(&disk.handle())
@@ -48,7 +48,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_flipped_bit_in_any_block_but_the_last_is_found_and_its_block_named(
+    fn a_flipped_bit_in_any_block_but_the_last_is_found_and_the_error_names_the_block(
         victim in 0_usize..29,
         bit in 0_u64..328 * 8,
     ) {
@@ -66,9 +66,9 @@ proptest! {
     }
 
     #[test]
-    fn a_lost_end_is_noticed_by_whoever_knows_better(lost in 1_usize..29) {
+    fn a_lost_end_is_found_with_a_checkpoint_or_a_known_sequence(lost in 1_usize..29) {
         let (disk, positions, end) = journal_of(30);
-        // All blocks from `first_lost` on were durable, and are gone without a trace.
+        // All blocks from `first_lost` on were durable and are now zeros.
         let first_lost = 30 - lost;
         for position in &positions[first_lost..] {
             let start = position.offset() as usize;
@@ -110,7 +110,7 @@ fn start(disk: &SimDisk) -> ChainPoint {
 }
 
 #[test]
-fn the_message_tells_where_what_and_what_to_do() {
+fn the_message_states_the_place_the_damage_and_the_remedy() {
     let (disk, positions, _) = journal_of(30);
     disk.flip_bit(
         &segment_path(1),
@@ -125,7 +125,7 @@ fn the_message_tells_where_what_and_what_to_do() {
 }
 
 #[test]
-fn a_missing_segment_in_the_middle_is_refused() {
+fn a_missing_segment_in_the_middle_is_an_error() {
     let (disk, _, _) = journal_of(60);
     disk.handle().remove(&segment_path(1)).unwrap();
     let corruption = refused(&disk);
@@ -142,9 +142,9 @@ fn a_missing_segment_in_the_middle_is_refused() {
 }
 
 #[test]
-fn bytes_far_behind_the_end_are_refused() {
+fn bytes_far_after_the_end_are_an_error() {
     let (disk, _, end) = journal_of(5);
-    // One write leaves at most 1152 bytes.
+    // One write can leave at most 1152 bytes.
     let offset = u64::from(end.position.offset());
     disk.flip_bit(&segment_path(0), (offset + 1152) * 8);
     let corruption = refused(&disk);
@@ -161,7 +161,7 @@ fn bytes_far_behind_the_end_are_refused() {
 }
 
 #[test]
-fn bytes_in_a_spare_segment_are_refused() {
+fn bytes_in_a_spare_segment_are_an_error() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"one").unwrap();
@@ -175,7 +175,7 @@ fn bytes_in_a_spare_segment_are_refused() {
 
 #[test]
 fn a_block_that_was_replaced_by_a_whole_one_breaks_the_chain() {
-    // Somebody rewrites block 2 with all checksums right: block 3 tells.
+    // Block 2 is replaced by a block with correct checksums. Block 3 shows the change.
     let (disk, positions, _) = journal_of(3);
     let forged = SimDisk::new(3);
     let mut running = Running::open(&forged.handle()).unwrap();
@@ -195,7 +195,7 @@ fn a_block_that_was_replaced_by_a_whole_one_breaks_the_chain() {
 }
 
 #[test]
-fn blocks_of_another_directory_or_another_place_are_not_taken_and_not_cleared() {
+fn blocks_of_another_directory_or_place_are_neither_accepted_nor_removed() {
     let (disk, positions, end) = journal_of(3);
     let foreign = SimDisk::new(77);
     let mut running = Running::open(&foreign.handle()).unwrap();
@@ -223,8 +223,8 @@ fn blocks_of_another_directory_or_another_place_are_not_taken_and_not_cleared() 
 }
 
 #[test]
-fn what_looks_like_a_block_inside_a_torn_body_is_none() {
-    // A client that stores the bytes of blocks as its data cannot make a torn write look like damage.
+fn bytes_that_look_like_a_block_inside_a_torn_body_are_not_taken_for_one() {
+    // A client that stores the bytes of a block as its own data must not make a torn write look like damage.
     let donor = SimDisk::new(77);
     let mut running = Running::open(&donor.handle()).unwrap();
     running.append_many(6, 200);
@@ -244,7 +244,7 @@ fn what_looks_like_a_block_inside_a_torn_body_is_none() {
 }
 
 #[test]
-fn a_scan_goes_on_at_any_point_of_the_chain() {
+fn a_scan_can_begin_at_any_point_of_the_chain() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk.handle()).unwrap();
     let ends: Vec<ChainPoint> = (0..30)
@@ -264,7 +264,7 @@ fn a_scan_goes_on_at_any_point_of_the_chain() {
 }
 
 #[test]
-fn a_point_that_does_not_belong_to_the_journal_is_refused() {
+fn a_point_that_does_not_belong_to_the_journal_is_an_error() {
     let (disk, positions, end) = journal_of(5);
     let hash = BlockHash([7; 32]);
     for foreign in [
@@ -306,7 +306,7 @@ fn a_point_that_does_not_belong_to_the_journal_is_refused() {
 }
 
 #[test]
-fn a_block_of_a_newer_version_is_refused_and_not_cleared() {
+fn a_block_of_a_newer_version_is_an_error_and_not_removed() {
     let (disk, positions, _) = journal_of(2);
     disk.change(&segment_path(0), |contents| {
         let header = &mut contents[positions[1].offset() as usize..][..HEADER_BYTES];

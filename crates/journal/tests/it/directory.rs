@@ -1,4 +1,4 @@
-//! The data directory: one process at a time, made once, with sizes for ever.
+//! The data directory: one process at a time has it open, and its sizes never change.
 
 use tally_journal::{FormatDefect, Journal, JournalConfig, JournalError};
 
@@ -13,14 +13,14 @@ fn a_directory_is_open_once_at_a_time() {
     assert_eq!(
         error.to_string(),
         "the data directory /data is in use by another process, which holds the lock on it; one process at a time may \
-         serve it, or any number may verify it"
+         serve the directory, or any number may verify it"
     );
     drop(running);
     assert!(Running::open(&disk.handle()).is_ok());
 }
 
 #[test]
-fn a_directory_keeps_its_name_its_seed_and_its_sizes() {
+fn a_directory_keeps_its_id_its_seed_and_its_sizes() {
     let disk = SimDisk::new(2);
     let described = |config: &JournalConfig| {
         let journal = Journal::open(disk.handle(), &data(), config).unwrap();
@@ -45,7 +45,7 @@ fn a_directory_keeps_its_name_its_seed_and_its_sizes() {
 }
 
 #[test]
-fn sizes_out_of_bounds_are_refused_before_anything_is_made() {
+fn sizes_out_of_bounds_are_rejected_before_anything_is_made() {
     let disk = SimDisk::new(3);
     let config = JournalConfig {
         segment_bytes: 8192,
@@ -69,7 +69,7 @@ fn sizes_out_of_bounds_are_refused_before_anything_is_made() {
 }
 
 #[test]
-fn a_journal_without_its_description_is_not_made_anew() {
+fn a_journal_without_its_format_file_is_not_replaced() {
     let disk = SimDisk::new(4);
     drop(Running::open(&disk.handle()).unwrap());
     disk.handle().remove(&data().join("FORMAT")).unwrap();
@@ -89,7 +89,7 @@ fn a_journal_without_its_description_is_not_made_anew() {
 }
 
 #[test]
-fn a_damaged_description_is_refused() {
+fn a_damaged_format_file_is_an_error() {
     let disk = SimDisk::new(5);
     drop(Running::open(&disk.handle()).unwrap());
     disk.flip_bit(&data().join("FORMAT"), 8 * 60);

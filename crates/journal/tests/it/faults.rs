@@ -1,4 +1,4 @@
-//! A disk that fills up, fails a sync or hangs.
+//! A disk that becomes full, fails a sync, or delays a sync.
 
 use std::thread;
 
@@ -8,7 +8,7 @@ use super::{Running, body, segment_path};
 use crate::support::sim_disk::{SimDisk, TraceEvent};
 
 #[test]
-fn a_failed_sync_poisons_and_is_never_tried_again() {
+fn a_failed_sync_poisons_the_writer_and_is_never_repeated() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"durable").unwrap();
@@ -35,9 +35,9 @@ fn a_failed_sync_poisons_and_is_never_tried_again() {
 }
 
 #[test]
-fn a_block_that_only_the_page_cache_has_is_made_durable_by_the_next_start() {
-    // The failed sync dropped the block, but a restarted process still reads it. If it just went on behind it, a crash
-    // would take that block from under the acknowledged ones.
+fn the_next_start_makes_a_block_durable_that_only_the_page_cache_has() {
+    // The failed sync discarded the block, but a restarted process still reads it. If that process appended after the block
+    // without writing it again, a crash would remove a block before acknowledged blocks.
     for seed in 0..50 {
         let disk = SimDisk::new(seed);
         let mut running = Running::open(&disk.handle()).unwrap();
@@ -62,14 +62,14 @@ fn a_block_that_only_the_page_cache_has_is_made_durable_by_the_next_start() {
 }
 
 #[test]
-fn a_full_disk_poisons_and_takes_nothing_back() {
+fn a_full_disk_poisons_the_writer_and_loses_no_block() {
     let disk = SimDisk::new(3);
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.set_free_bytes(500);
     let appended = (0..20)
         .take_while(|index| running.append(&body(*index, 1000)).is_ok())
         .count();
-    // The first segment was made in full; for the second one there is no room.
+    // The first segment has its full length; the disk has no space for the second.
     assert_eq!(appended, 7);
     assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     drop(running);
@@ -81,7 +81,7 @@ fn a_full_disk_poisons_and_takes_nothing_back() {
 }
 
 #[test]
-fn a_full_disk_does_not_stop_the_journal_for_a_segment_that_is_not_needed_yet() {
+fn a_full_disk_does_not_stop_appends_before_the_next_segment_is_needed() {
     let disk = SimDisk::new(4);
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.set_free_bytes(5000);
@@ -101,10 +101,10 @@ fn a_full_disk_does_not_stop_the_journal_for_a_segment_that_is_not_needed_yet() 
 }
 
 #[test]
-fn a_directory_that_fails_to_sync_stops_the_journal_before_it_relies_on_the_name() {
+fn after_a_failed_sync_of_the_directory_no_block_goes_to_the_new_segment() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();
-    // One sync of the zeros, then that of the directory.
+    // The first sync is that of the zeros, the second that of the directory.
     disk.fail_sync_after(1);
     running.preparer.prepare_next().unwrap_err();
     assert!(!running.preparer.prepare_next().unwrap());
@@ -116,7 +116,7 @@ fn a_directory_that_fails_to_sync_stops_the_journal_before_it_relies_on_the_name
 }
 
 #[test]
-fn an_append_returns_after_the_sync_of_its_block_and_not_sooner() {
+fn an_append_returns_only_after_the_sync_of_its_block() {
     let disk = SimDisk::new(6);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"before").unwrap();
@@ -168,7 +168,7 @@ fn a_block_costs_one_write_and_one_sync() {
 }
 
 #[test]
-fn a_block_beyond_the_bound_is_refused_and_poisons() {
+fn a_block_beyond_the_bound_is_rejected_and_poisons_the_writer() {
     let disk = SimDisk::new(8);
     let mut running = Running::open(&disk.handle()).unwrap();
     let error = running.append(&body(1, 1025)).unwrap_err();
@@ -189,14 +189,14 @@ fn a_misplaced_block_is_a_bug_of_the_caller() {
 }
 
 #[test]
-fn remains_of_a_torn_write_are_cleared_and_synced_before_anything_is_appended() {
+fn the_remains_of_a_torn_write_are_removed_durably_before_the_first_append() {
     let disk = SimDisk::new(10);
     let mut running = Running::open(&disk.handle()).unwrap();
     let end = running.append(&body(1, 200)).unwrap().end.position.offset();
     running.append(&body(2, 1000)).unwrap();
     drop(running);
     disk.restart();
-    // The head of the block got lost, the rest is there.
+    // The start of the block is lost, the rest is on disk.
     let start = end as usize;
     disk.change(&segment_path(0), |contents| contents[start..start + 512].fill(0));
     let events = disk.trace().len();

@@ -1,4 +1,4 @@
-//! The journal against a disk that fails in every way it can.
+//! Tests of the journal on a simulated disk with faults, and on a real disk.
 #![cfg(test)]
 
 #[path = "../support/mod.rs"]
@@ -28,13 +28,13 @@ use tally_journal::{
     ScanError, SegmentPreparer, Tail,
 };
 
-/// Small, so that few blocks fill a segment: about seven of the longest.
+/// Small sizes, so that few blocks fill a segment: about seven of the longest.
 const CONFIG: JournalConfig = JournalConfig {
     segment_bytes: 8192,
     block_bytes_max: 1024,
 };
 
-/// A block as a scan showed it.
+/// A block that a scan passed to its visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     header: BlockHeader,
@@ -42,14 +42,14 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// A running journal with what the thread in front of it would hold.
+/// A running journal with its parts.
 struct Running {
     placement: BlockPlacement,
     writer: JournalWriter,
     preparer: SegmentPreparer,
     reader: JournalReader,
     block: BlockBuffer,
-    /// Blocks that this scan showed, in order.
+    /// The blocks that the scan at the start read, in order.
     seen: Vec<Seen>,
     tail: Tail,
     _directory: Arc<tally_journal::DataDirectory>,
@@ -63,7 +63,7 @@ fn segment_path(number: u32) -> PathBuf {
     data().join("journal").join(format!("{number:010}.segment"))
 }
 
-/// A body that tells its index by every byte, so that no two are alike.
+/// Returns a body whose bytes all depend on `index`, so that no two bodies are equal.
 fn body(index: u64, length: usize) -> Vec<u8> {
     let bytes = index
         .to_le_bytes()
@@ -106,7 +106,7 @@ impl Running {
         append(&mut self.writer, &mut self.placement, &mut self.block, body)
     }
 
-    /// Appends blocks of `length` bytes and gives back where they went.
+    /// Appends blocks of `length` bytes and returns their positions.
     fn append_many(&mut self, count: u64, length: usize) -> Vec<Position> {
         (0..count)
             .map(|index| self.append(&body(index, length)).unwrap().end.previous_position)
@@ -118,7 +118,7 @@ impl Running {
     }
 }
 
-/// As the threads do it: placed first, appended then.
+/// Places a block, then appends it, as the threads of a service do.
 fn append(
     writer: &mut JournalWriter,
     placement: &mut BlockPlacement,
@@ -142,7 +142,7 @@ fn append(
     Ok(receipt)
 }
 
-/// Checks a directory in which no journal is open.
+/// Verifies a directory that no process has open.
 fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<JournalReport, JournalError> {
     Journal::open_read_only(Arc::clone(disk), path)?.verify()
 }

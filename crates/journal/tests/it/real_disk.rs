@@ -1,4 +1,4 @@
-//! The same on the disk of this machine.
+//! The journal on a real file system.
 
 use std::{path::Path, sync::Arc};
 
@@ -40,7 +40,7 @@ fn a_journal_survives_its_process() {
 }
 
 #[test]
-fn a_cut_off_write_is_cleared() {
+fn an_incomplete_write_is_removed() {
     let root = TempDir::new().unwrap();
     let mut running = Running::open_at(&disk(), root.path()).unwrap();
     let positions = running.append_many(3, 600);
@@ -55,7 +55,7 @@ fn a_cut_off_write_is_cleared() {
 }
 
 #[test]
-fn chunked_files_are_found_again() {
+fn chunked_files_are_found_after_a_restart() {
     let root = TempDir::new().unwrap();
     let journal = tally_journal::Journal::open(disk(), root.path(), &super::CONFIG).unwrap();
     let files = ChunkedFiles::open(journal.directory(), "index", "", "ids").unwrap();
@@ -64,7 +64,7 @@ fn chunked_files_are_found_again() {
         writer.write_chunk(&body(number, 5000)).unwrap();
         writer.finish().unwrap();
     }
-    let number = files.newest_valid().unwrap().unwrap();
+    let number = files.newest(|number, _| Ok(number)).unwrap().unwrap();
     let mut reader = files.open_number(number).unwrap();
     let mut chunk = Vec::new();
     assert!(reader.next_chunk(&mut chunk).unwrap());
@@ -105,7 +105,7 @@ fn errors_name_the_operation_and_the_path() {
 }
 
 #[test]
-fn reads_stop_at_the_end_and_randomness_differs() {
+fn reads_stop_at_the_end_and_random_bytes_differ() {
     let root = TempDir::new().unwrap();
     let file = disk().create_new(&root.path().join("file")).unwrap();
     file.write_at(3, b"abc").unwrap();

@@ -1,11 +1,11 @@
-//! The scrub finds every damage in the durable part of the journal, goes on behind it, and never looks at the rest.
+//! The scrub finds all damage in the durable part of the journal, continues after it, and never reads the rest.
 
 use tally_journal::{ChainPoint, JournalReader, Position, Scrub, ScrubStep};
 
 use super::{Running, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// A running journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment), and where each of them is.
+/// Makes a running journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment). Returns the positions of the blocks.
 fn journal_of(count: u64) -> (SimDisk, Running, Vec<Position>) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -13,7 +13,7 @@ fn journal_of(count: u64) -> (SimDisk, Running, Vec<Position>) {
     (disk, running, positions)
 }
 
-/// One pass: how many blocks are whole, and where damage was found.
+/// Runs one pass. Returns the number of whole blocks and the positions of damage.
 fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
     let (mut whole, mut damaged) = (0, Vec::new());
     loop {
@@ -23,6 +23,7 @@ fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
                 whole += 1;
             }
             ScrubStep::Damaged { position, .. } => damaged.push(position),
+            ScrubStep::Postponed { error } => panic!("a descriptor is free: {error}"),
             ScrubStep::Complete => return (whole, damaged),
         }
     }
@@ -31,12 +32,16 @@ fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
 fn scrubbed(reader: &JournalReader, durable: &ChainPoint) -> (u64, Vec<Position>) {
     let mut scrub = Scrub::new(reader);
     let first = pass(&mut scrub, durable);
-    assert_eq!(pass(&mut scrub, durable), first, "the next pass finds the same");
+    assert_eq!(
+        pass(&mut scrub, durable),
+        first,
+        "the next pass must find the same"
+    );
     first
 }
 
 #[test]
-fn a_journal_in_order_is_read_from_end_to_end() {
+fn a_journal_without_damage_is_read_completely() {
     let (_disk, mut running, _) = journal_of(50);
     let mut scrub = Scrub::new(&running.reader);
     assert_eq!(pass(&mut scrub, &running.writer.end()), (50, Vec::new()));
@@ -45,7 +50,7 @@ fn a_journal_in_order_is_read_from_end_to_end() {
 }
 
 #[test]
-fn nothing_behind_the_durable_point_is_looked_at() {
+fn nothing_after_the_durable_point_is_read() {
     let (disk, mut running, _) = journal_of(10);
     let durable = running.writer.end();
     let positions = running.append_many(1, 200);
@@ -54,7 +59,7 @@ fn nothing_behind_the_durable_point_is_looked_at() {
 }
 
 #[test]
-fn every_damaged_body_is_found_and_the_blocks_behind_it_are_checked() {
+fn every_damaged_body_is_found_and_the_blocks_after_it_are_checked() {
     let (disk, running, positions) = journal_of(50);
     let victims = [0, 7, 8, 30, 49].map(|index: usize| positions[index]);
     for victim in victims {
@@ -70,7 +75,7 @@ fn every_damaged_body_is_found_and_the_blocks_behind_it_are_checked() {
 }
 
 #[test]
-fn behind_a_damaged_header_it_goes_on_with_the_next_segment() {
+fn after_a_damaged_header_the_pass_continues_with_the_next_segment() {
     let (disk, running, positions) = journal_of(50);
     disk.flip_bit(&segment_path(0), u64::from(positions[3].offset() + 20) * 8);
     assert_eq!(
@@ -80,7 +85,7 @@ fn behind_a_damaged_header_it_goes_on_with_the_next_segment() {
 }
 
 #[test]
-fn a_missing_an_emptied_and_a_cut_segment_are_found() {
+fn a_missing_an_empty_and_a_truncated_segment_are_found() {
     let (disk, running, positions) = journal_of(100);
     drop(running.reader);
     disk.handle().remove(&segment_path(0)).unwrap();
@@ -104,7 +109,7 @@ fn a_block_that_was_replaced_by_a_whole_one_is_found() {
     disk.change(&segment_path(0), |contents| {
         contents[4 * 328..5 * 328].copy_from_slice(&bytes[4 * 328..5 * 328]);
     });
-    // The block behind the forged one does not follow from it; the forged one is whole.
+    // The forged block is whole, but the block after it does not follow it.
     assert_eq!(
         scrubbed(&running.reader, &running.writer.end()),
         (9, vec![positions[5]])
@@ -112,7 +117,7 @@ fn a_block_that_was_replaced_by_a_whole_one_is_found() {
 }
 
 #[test]
-fn the_end_is_compared_with_where_the_writer_stands() {
+fn the_end_is_compared_with_the_end_of_the_writer() {
     let (_disk, running, _) = journal_of(10);
     let end = running.writer.end();
     let elsewhere = ChainPoint {
@@ -126,11 +131,34 @@ fn the_end_is_compared_with_where_the_writer_stands() {
 fn a_segment_that_is_removed_while_others_have_it_open_is_found() {
     let (disk, running, positions) = journal_of(50);
     let (reader, durable) = (&running.reader, running.writer.end());
-    // In one pass and in the next of the same scrub, which has had the file open as well.
+    // The same scrub had the segment open in its first pass, and must find the removal in its second.
     let mut scrub = Scrub::new(reader);
     assert_eq!(pass(&mut scrub, &durable), (50, Vec::new()));
     reader.read_block(positions[0], &mut Vec::new()).unwrap();
     disk.handle().remove(&segment_path(0)).unwrap();
     assert_eq!(pass(&mut scrub, &durable), (28, vec![positions[0]]));
     assert_eq!(scrubbed(reader, &durable), (28, vec![positions[0]]));
+}
+
+#[test]
+fn a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_damage() {
+    let (disk, running, _) = journal_of(50);
+    let durable = running.writer.end();
+    let mut scrub = Scrub::new(&running.reader);
+    for _ in 0..22 {
+        assert!(matches!(scrub.step(&durable), ScrubStep::Whole { .. }));
+    }
+    disk.set_out_of_descriptors(true);
+    for _ in 0..3 {
+        match scrub.step(&durable) {
+            ScrubStep::Postponed { error } => assert!(error.is_out_of_descriptors(), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    disk.set_out_of_descriptors(false);
+    assert_eq!(
+        pass(&mut scrub, &durable),
+        (28, Vec::new()),
+        "the pass continues where it stopped"
+    );
 }

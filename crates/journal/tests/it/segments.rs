@@ -1,4 +1,4 @@
-//! Segments: prepared ahead, grown when they are not, read back at any place.
+//! Segments: prepared ahead of use, made by the writer otherwise, and read at any position.
 
 use std::{path::Path, thread};
 
@@ -8,7 +8,7 @@ use super::{CONFIG, Running, append, body, segment_path};
 use crate::support::sim_disk::{SimDisk, TraceEvent};
 
 #[test]
-fn one_spare_segment_is_kept_ahead_and_appending_to_it_changes_no_size() {
+fn one_spare_segment_is_prepared_and_appends_to_it_change_no_length() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk.handle()).unwrap();
     for segment in 0..5 {
@@ -44,7 +44,7 @@ fn one_spare_segment_is_kept_ahead_and_appending_to_it_changes_no_size() {
 }
 
 #[test]
-fn without_a_spare_the_next_segment_has_its_length_at_once_and_reads_the_same() {
+fn a_segment_that_the_writer_makes_has_its_full_length_and_reads_like_a_prepared_one() {
     let disk = SimDisk::new(2);
     let mut running = Running::open(&disk.handle()).unwrap();
     let positions = running.append_many(10, 1000);
@@ -57,7 +57,7 @@ fn without_a_spare_the_next_segment_has_its_length_at_once_and_reads_the_same() 
         let header = running.reader.read_block(*position, &mut read).unwrap();
         assert_eq!((header.block_sequence, &read), (index + 1, &body(index, 1000)));
     }
-    // Behind its end there is what there is in a prepared one.
+    // After the end of the journal it has zeros, like a prepared segment.
     let mut beyond = [7; 64];
     running
         .reader
@@ -72,7 +72,7 @@ fn without_a_spare_the_next_segment_has_its_length_at_once_and_reads_the_same() 
 }
 
 #[test]
-fn a_writer_that_overtakes_the_preparer_keeps_its_segment() {
+fn a_writer_that_is_faster_than_the_preparer_keeps_its_segment() {
     let disk = SimDisk::new(8);
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.stall_syncs_of(&segment_path(1).with_extension("segment.tmp"));
@@ -133,7 +133,7 @@ fn a_spare_survives_a_restart_and_a_half_made_one_does_not() {
 }
 
 #[test]
-fn a_segment_of_another_length_than_it_was_made_with_is_refused_also_if_it_is_empty() {
+fn a_segment_of_another_length_is_an_error_even_if_it_is_empty() {
     let disk = SimDisk::new(4);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.preparer.prepare_next().unwrap();
@@ -151,7 +151,7 @@ fn a_segment_of_another_length_than_it_was_made_with_is_refused_also_if_it_is_em
 }
 
 #[test]
-fn parts_of_blocks_are_read_at_their_place() {
+fn parts_of_blocks_are_read_at_their_position() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"first").unwrap();
@@ -166,7 +166,7 @@ fn parts_of_blocks_are_read_at_their_place() {
 }
 
 #[test]
-fn reads_outside_of_segments_and_of_blocks_are_refused() {
+fn reads_outside_of_segments_and_blocks_are_errors() {
     let disk = SimDisk::new(6);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"one").unwrap();
@@ -195,7 +195,7 @@ fn reads_outside_of_segments_and_of_blocks_are_refused() {
     drop(running);
     disk.restart();
     disk.flip_bit(&segment_path(0), (HEADER_BYTES as u64) * 8);
-    // Recovery would take it for a torn tail; the reader must not take it for a block.
+    // A recovery treats the block as a torn tail. The reader must not return it as a block.
     let journal = tally_journal::Journal::open(disk.handle(), &super::data(), &CONFIG).unwrap();
     let error = journal
         .reader()
@@ -208,7 +208,7 @@ fn reads_outside_of_segments_and_of_blocks_are_refused() {
 }
 
 #[test]
-fn more_segments_than_readers_keep_open_are_read_all_the_same() {
+fn more_segments_than_a_reader_keeps_open_can_be_read() {
     let disk = SimDisk::new(7);
     let mut running = Running::open(&disk.handle()).unwrap();
     let positions = running.append_many(7 * (OPEN_SEGMENTS_MAX as u64 + 6), 1000);

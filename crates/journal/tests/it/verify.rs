@@ -1,4 +1,4 @@
-//! `verify` tells everything and touches nothing.
+//! `Journal::verify` reports all damage and changes nothing.
 
 use tally_journal::{BlockDefect, CorruptionKind, Disk, Journal, JournalError, JournalReport};
 
@@ -24,7 +24,7 @@ fn report(disk: &SimDisk) -> JournalReport {
 }
 
 #[test]
-fn a_journal_in_order_is_counted() {
+fn a_journal_without_damage_is_counted() {
     let report = report(&journal_of(30));
     assert!(report.is_intact());
     assert_eq!((report.blocks, report.bytes, report.records), (30, 30 * 328, 30));
@@ -35,14 +35,14 @@ fn a_journal_in_order_is_counted() {
 }
 
 #[test]
-fn an_empty_journal_is_in_order() {
+fn an_empty_journal_has_no_damage() {
     let report = report(&journal_of(0));
     assert!(report.is_intact());
     assert_eq!((report.blocks, report.first, report.last), (0, None, None));
 }
 
 #[test]
-fn a_torn_tail_is_in_order_and_stays() {
+fn a_torn_tail_is_no_damage_and_stays() {
     let disk = journal_of(3);
     disk.flip_bit(&segment_path(0), (2 * 328 + 200) * 8);
     for _ in 0..2 {
@@ -57,7 +57,7 @@ fn a_torn_tail_is_in_order_and_stays() {
 }
 
 #[test]
-fn every_damage_is_listed() {
+fn all_damage_is_listed() {
     let disk = journal_of(30);
     for block in [3, 4, 10] {
         disk.flip_bit(&segment_path(0), (block * 328 + 150) * 8);
@@ -65,7 +65,7 @@ fn every_damage_is_listed() {
     let report = report(&disk);
     let damages: Vec<_> = report.corruption.iter().chain(&report.further_damages).collect();
     let blocks: Vec<u64> = damages.iter().map(|damage| damage.block_sequence).collect();
-    // Blocks are counted from 1. The one behind a damaged block is believed to follow from it.
+    // Blocks are numbered from 1. The block after a damaged block is accepted as following it.
     assert_eq!(blocks, [4, 5, 11]);
     assert_eq!(
         (report.blocks, report.end.map(|end| end.block_sequence)),
@@ -75,7 +75,7 @@ fn every_damage_is_listed() {
 }
 
 #[test]
-fn a_forged_block_is_named_and_the_rest_is_checked() {
+fn a_forged_block_is_reported_and_the_rest_is_checked() {
     let disk = journal_of(10);
     let forged = SimDisk::new(10);
     let mut running = Running::open(&forged.handle()).unwrap();
@@ -111,7 +111,7 @@ fn readers_share_the_directory_and_exclude_the_writer() {
 }
 
 #[test]
-fn a_journal_that_is_open_for_reading_cannot_be_gone_on_with() {
+fn a_journal_that_is_open_for_reading_cannot_be_resumed() {
     let disk = journal_of(3);
     disk.flip_bit(&segment_path(0), (2 * 328 + 200) * 8);
     let files = disk.snapshot();
@@ -124,7 +124,7 @@ fn a_journal_that_is_open_for_reading_cannot_be_gone_on_with() {
 }
 
 #[test]
-fn where_there_is_no_data_directory_it_says_so() {
+fn a_directory_without_data_is_an_error() {
     let disk = SimDisk::new(1);
     let error = verify(&disk.handle(), &data()).unwrap_err();
     assert!(

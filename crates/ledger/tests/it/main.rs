@@ -436,6 +436,18 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
         ),
         "{error}"
     );
+    // The ledger has another account under the first number.
+    let mut other = Ledger::new(0);
+    let snapshot = world.ledger.account("a1").unwrap();
+    other
+        .accounts_mut()
+        .push(snapshot.account, 1, snapshot.create_time)
+        .unwrap();
+    let error = log.replay_into(&mut other, 1).unwrap_err();
+    assert!(
+        matches!(error, ReplayError::OtherAccount { account: 0, .. }),
+        "{error}"
+    );
     // The records of both accounts are missing.
     let error = log.replay_into(&mut Ledger::new(0), 3).unwrap_err();
     assert!(
@@ -491,7 +503,7 @@ fn a_log_that_drops_a_record_stops_the_ledger() {
     let mut world = world_of_two();
     let encoded = transfers_of(1, 1).encode();
     let view = TransactionView::parse(&encoded).unwrap();
-    let _outcome = world.ledger.process(&view, &mut ForgetfulLog);
+    world.ledger.process(&view, &mut ForgetfulLog).unwrap();
 }
 
 #[test]
@@ -507,5 +519,5 @@ fn a_log_that_reuses_a_record_number_stops_the_ledger() {
     }
     let encoded = transfers_of(1, 1).encode();
     let view = TransactionView::parse(&encoded).unwrap();
-    let _outcome = world.ledger.process(&view, &mut ForgetfulLog);
+    world.ledger.process(&view, &mut ForgetfulLog).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A client that means well, and goes on while others attack.
+//! An honest client that works while others attack.
 
 use std::{
     sync::{
@@ -14,26 +14,26 @@ use tonic::Request;
 
 use crate::support::{in_process::pay, server::TestServer};
 
-/// How long it waits between two calls.
+/// The pause between two calls.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How often it may be asked in vain whether it has been served.
+/// Most checks until it must have been served.
 const LOOKS_MAX: usize = 30_000;
 
-/// A client at work.
+/// A running client.
 pub(crate) struct Good {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     work: JoinHandle<Vec<Duration>>,
 }
 
-/// What it has seen.
+/// The latencies that it measured.
 pub(crate) struct Served {
     pub(crate) calls: usize,
     pub(crate) p99: Duration,
 }
 
 impl Good {
-    /// Pays one unit after the other, each by a call of its own, and every one of them must be answered.
+    /// Moves one unit at a time, each with one call, and every call must be answered.
     pub(crate) async fn start(server: &TestServer, name: &'static str) -> Self {
         Self::start_with(server, name, None).await
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::support::server::TestServer;
 
-/// How often it is looked whether memory has come back.
+/// The interval between two checks of the memory.
 const POLL: Duration = Duration::from_millis(50);
-/// How often it must look the same.
+/// The number of equal checks after which the memory counts as settled.
 const SAME: usize = 6;
-/// How long that may take at most.
+/// The longest time until then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A line of `/proc/PID/status`, in bytes.
@@ -18,22 +18,22 @@ fn status(server: &TestServer, key: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// What it has now.
+/// The resident memory.
 pub(crate) fn resident(server: &TestServer) -> u64 {
     status(server, "VmRSS:")
 }
 
-/// The most that it has had since the last [`forget_peak`].
+/// The largest resident memory since the last [`forget_peak`].
 pub(crate) fn peak(server: &TestServer) -> u64 {
     status(server, "VmHWM:")
 }
 
-/// The peak is what it has now.
+/// Resets the peak to the present memory.
 pub(crate) fn forget_peak(server: &TestServer) {
     std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("a process that is ours");
 }
 
-/// Waits until it has done what it was asked to: it holds the same for a while.
+/// Waits until the memory does not change for a while, as the server has then done its work.
 pub(crate) async fn settles(server: &TestServer) {
     let (mut before, mut same) = (0, 0);
     for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
@@ -47,7 +47,7 @@ pub(crate) async fn settles(server: &TestServer) {
     }
 }
 
-/// Waits until it has no more than `bytes`. What it has in the end.
+/// Waits until the memory is at most `bytes`. Returns the last value.
 pub(crate) async fn shrinks_to(server: &TestServer, bytes: u64) -> u64 {
     for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
         if resident(server) <= bytes {

@@ -1,4 +1,4 @@
-//! What attacks are made of: HTTP/2 by hand, a client that means well, and the memory of the server.
+//! Tools of the attacks: HTTP/2 frames, an honest client, and the memory of the server.
 
 pub(super) mod good;
 pub(super) mod memory;

@@ -1,4 +1,4 @@
-//! HTTP/2, frame by frame: what no library would send.
+//! An HTTP/2 client that can send any frames.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,30 +26,30 @@ pub(crate) const UNKNOWN: u8 = 0xfa;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
-/// SETTINGS that make the client's window for answers empty: nothing but headers is sent then.
+/// SETTINGS with an empty flow-control window for answers: the server can send only headers.
 pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
-/// The largest frame that a server has to take.
+/// The largest frame that every server accepts.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 10;
-/// The error with which a connection is told to calm down.
+/// The error code ENHANCE_YOUR_CALM.
 const ENHANCE_YOUR_CALM: u32 = 11;
-/// How long the server may take to read what is sent, or to send what is waited for; never what is measured.
+/// The longest time for the server to read or to answer. It is not measured.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an attacker waits until it sees that the server reads no more.
+/// The time after which an attacker assumes that the server reads no more.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A connection.
 pub(crate) struct Raw {
     stream: TcpStream,
     next_call: u32,
-    /// Bytes that were sent.
+    /// The number of bytes sent.
     pub(crate) sent: u64,
-    /// The server has closed it, or reads no more.
+    /// Whether the server has closed the connection or reads no more.
     pub(crate) closed: bool,
-    /// What the server said when it refused an upload.
+    /// The header block with which the server refused an upload.
     pub(crate) refusal: String,
 }
 
-/// A frame that was received.
+/// A received frame.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) kind: u8,
@@ -75,9 +75,9 @@ pub(crate) fn message(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The header block of a call: nothing that the decoder would have to remember.
+/// The header block of a call. It adds nothing to the decoder's table.
 pub(crate) fn header_block(path: &str) -> Vec<u8> {
-    // POST and http are in the static table, and so are the names of the path and the content type (RFC 7541, appendix A).
+    // POST, http and the names of the path and the content type are in the static table (RFC 7541, appendix A).
     let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
     block.extend_from_slice(path.as_bytes());
     let content_type = b"application/grpc";
@@ -87,7 +87,7 @@ pub(crate) fn header_block(path: &str) -> Vec<u8> {
 }
 
 impl Raw {
-    /// From one of the addresses of this machine, for limits are for each address: 127.0.2.`client`.
+    /// Connects from the address 127.0.2.`client`, because limits apply to each address.
     pub(crate) async fn connect(server: &TestServer, client: u8, settings: &[u8]) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket
@@ -106,7 +106,7 @@ impl Raw {
         raw
     }
 
-    /// Sends bytes, unless the server has closed the connection or reads no more.
+    /// Sends bytes unless the server has closed the connection or reads no more.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         if self.closed {
             return;
@@ -117,20 +117,20 @@ impl Raw {
         }
     }
 
-    /// The next call's number.
+    /// The stream number of the next call.
     pub(crate) fn call_number(&mut self) -> u32 {
         let number = self.next_call;
         self.next_call += 2;
         number
     }
 
-    /// The frame that begins a call, which is left open.
+    /// Returns the stream number and the frame of a new call, which stays open.
     pub(crate) fn begin(&mut self, block: &[u8]) -> (u32, Vec<u8>) {
         let number = self.call_number();
         (number, frame(HEADERS, END_HEADERS, number, block))
     }
 
-    /// A whole call, sent at once; `body` may be in the middle of a message. It is left open without `end`.
+    /// Sends a call in one write. `body` may end within a message. Without `end` the call stays open.
     pub(crate) async fn call(&mut self, path: &str, body: &[u8], end: bool) -> u32 {
         let (number, mut bytes) = self.begin(&header_block(path));
         let mut chunks = body.chunks(FRAME_BYTES_MAX).peekable();
@@ -142,12 +142,12 @@ impl Raw {
         number
     }
 
-    /// Sends `body` as it may: one window after the other, whenever the server opens them. False if the call was answered, or
-    /// the connection closed, before the end.
+    /// Sends `body` within the flow-control windows. Returns false if the call was answered or the connection was
+    /// closed before the end.
     pub(crate) async fn upload(&mut self, path: &str, body: &[u8], end: bool) -> (u32, bool) {
         let (number, begin) = self.begin(&header_block(path));
         self.send(&begin).await;
-        // As every client begins, until the server opens more (RFC 9113, 6.5.2 and 6.9.2).
+        // The initial windows (RFC 9113, 6.5.2 and 6.9.2).
         let (mut connection, mut stream) = (65_535_i64, 65_535_i64);
         let mut chunks = body.chunks(FRAME_BYTES_MAX).peekable();
         while let Some(chunk) = chunks.next() {
@@ -159,7 +159,7 @@ impl Raw {
                 let increment = || i64::from(u32::from_be_bytes(received.payload[..4].try_into().unwrap()));
                 match (received.kind, received.stream) {
                     (SETTINGS, _) if received.flags == 0 => {
-                        // They hold from when they are acknowledged.
+                        // The settings apply once they are acknowledged.
                         self.send(&frame(SETTINGS, ACK, 0, &[])).await;
                         let settings = received.payload.as_chunks::<6>().0;
                         let window = settings.iter().find(|setting| setting[..2] == [0, 4]);
@@ -210,7 +210,7 @@ impl Raw {
         })
     }
 
-    /// Reads to the end of the connection. Whether it was told to calm down.
+    /// Reads to the end of the connection. Returns whether a GOAWAY frame with ENHANCE_YOUR_CALM came.
     pub(crate) async fn is_told_to_calm_down(&mut self) -> bool {
         let mut told = false;
         while let Some(received) = self.receive().await {
@@ -220,7 +220,8 @@ impl Raw {
         told
     }
 
-    /// Waits for the end of the answer to `call`: its bytes, and whether it ended before the connection did.
+    /// Waits for the end of the answer to `call`. Returns its bytes, and whether the answer ended before the
+    /// connection.
     pub(crate) async fn answer(&mut self, call: u32) -> (Vec<u8>, bool) {
         let mut body = Vec::new();
         while let Some(received) = self.receive().await {

@@ -1,11 +1,11 @@
-//! A disk in memory that does what disks do at their worst, the same way again under the same seed.
+//! A simulated disk in memory that loses and tears unsynced data and fails on request, repeatably from a seed.
 //!
-//! - Bytes are durable after a sync of their file, names after a sync of their directory, and nothing sooner: a crash
-//!   keeps any part of the rest, in sectors of 512 bytes and in any order, and of the names of a directory any prefix
-//!   of the changes.
-//! - A failed sync forgets what it should have written, as Linux does: it can still be read, a later sync succeeds, and
-//!   it is not on the disk.
-//! - It fills up, loses power after a number of operations, flips bits, and holds up syncs until it is told to go on.
+//! - Bytes are durable only after a sync of their file, names only after a sync of their directory. A crash keeps any part
+//!   of the unsynced bytes, in sectors of 512 bytes and in any order, and the first few of the unsynced changes of names in
+//!   each directory.
+//! - A failed sync discards what it should have written, as on Linux: the data can still be read and a later sync succeeds,
+//!   but the data is not on the disk.
+//! - On request it becomes full, loses power after a number of operations, flips bits, and delays syncs.
 
 mod state;
 
@@ -22,13 +22,13 @@ use tally_journal::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, O
 
 use self::state::{SimContents, Stall, State};
 
-/// The simulated disk. Clones are the same disk.
+/// The simulated disk. Clones share the same disk.
 #[derive(Clone)]
 pub(crate) struct SimDisk {
     shared: Arc<Shared>,
 }
 
-/// What happened on the disk, in order.
+/// An operation on the disk, for the trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TraceEvent {
     Created(PathBuf),
@@ -42,13 +42,13 @@ pub(crate) enum TraceEvent {
     SyncedDir(PathBuf),
     Renamed(PathBuf, PathBuf),
     Removed(PathBuf),
-    /// Put there by the test: see [`SimDisk::mark`].
+    /// A mark that the test added with [`SimDisk::mark`].
     Mark(String),
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Told when stalled syncs may go on, and when one more waits.
+    /// Notified when stalled syncs may continue, and when another sync stalls.
     changed: Condvar,
 }
 
@@ -67,14 +67,16 @@ struct SimLock {
     life: u64,
 }
 
-/// A test that waits so long for a stalled sync has failed.
+/// A test that waits longer than this for a stalled sync fails.
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
-/// The number of Linux and others for an input/output error.
+/// The error number of an input/output error on Linux and other systems.
 const EIO: i32 = 5;
-/// That for a file that is not open for what is asked.
+/// The error number for a file that is not open for the operation.
 const EBADF: i32 = 9;
+/// The error number for a process that has no free file descriptor.
+const EMFILE: i32 = 24;
 
-// ===== impl SimDisk: what tests do to it =====
+// ===== impl SimDisk: control by tests =====
 
 impl SimDisk {
     pub(crate) fn new(seed: u64) -> Self {
@@ -87,7 +89,7 @@ impl SimDisk {
         }
     }
 
-    /// A disk that holds these files, durably.
+    /// Makes a disk that contains these files, durably.
     pub(crate) fn holding(seed: u64, files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
         let disk = SimDisk::new(seed);
         {
@@ -99,40 +101,40 @@ impl SimDisk {
         disk
     }
 
-    /// As what the code under test takes.
+    /// Returns the disk as the type that the code under test accepts.
     pub(crate) fn handle(&self) -> Arc<dyn Disk> {
         Arc::new(self.clone())
     }
 
-    /// Power fails and comes back: what was not synced is kept, lost or torn. All faults are gone.
+    /// Fails and restores the power: unsynced data is kept, lost or torn. Clears all faults.
     pub(crate) fn crash(&self) {
         self.shared.state.lock().crash();
         self.shared.changed.notify_all();
     }
 
-    /// The process is killed and another one starts: files are as they were seen, and what was not synced is still
-    /// not durable. All faults are gone.
+    /// Kills the process and starts another: files have the content that the process saw, and unsynced data is still not
+    /// durable. Clears all faults.
     pub(crate) fn restart(&self) {
         self.shared.state.lock().begin_life();
         self.shared.changed.notify_all();
     }
 
-    /// From now on files can grow by `bytes` together.
+    /// Lets all files together grow by at most `bytes` from now on.
     pub(crate) fn set_free_bytes(&self, bytes: u64) {
         self.shared.state.lock().faults.free_bytes = Some(bytes);
     }
 
-    /// The sync after the next `syncs` ones fails.
+    /// Lets the next `syncs` syncs succeed and the sync after them fail.
     pub(crate) fn fail_sync_after(&self, syncs: u64) {
         self.shared.state.lock().faults.syncs_before_failure = Some(syncs);
     }
 
-    /// Every sync of that file fails from now on; those of others, which AUX may be at, do not.
+    /// Fails every sync of this file from now on. Syncs of other files, which another thread may make, succeed.
     pub(crate) fn fail_syncs_of(&self, path: &Path) {
         self.shared.state.lock().faults.failing = Some(path.to_path_buf());
     }
 
-    /// Every read of that file fails from now on.
+    /// Fails every read of this file from now on.
     pub(crate) fn fail_reads_of(&self, path: &Path) {
         self.shared
             .state
@@ -142,34 +144,39 @@ impl SimDisk {
             .insert(path.to_path_buf());
     }
 
-    /// The power goes in the course of the operation after the next `operations` ones that change something.
+    /// While `is_out` is true, fails every open of a file, as if no file descriptor were left.
+    pub(crate) fn set_out_of_descriptors(&self, is_out: bool) {
+        self.shared.state.lock().faults.out_of_descriptors = is_out;
+    }
+
+    /// Fails the power during a later operation: `operations` operations that change something succeed before it.
     pub(crate) fn power_off_after(&self, operations: u64) {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
     }
 
-    /// Holds up every sync of a file until [`SimDisk::release_syncs`].
+    /// Stalls every sync of a file until [`SimDisk::release_syncs`].
     pub(crate) fn stall_syncs(&self) {
         self.shared.state.lock().faults.stalled = Some(Stall::All);
     }
 
-    /// Holds up the syncs of one file until [`SimDisk::release_syncs`].
+    /// Stalls the syncs of one file until [`SimDisk::release_syncs`].
     pub(crate) fn stall_syncs_of(&self, path: &Path) {
         self.shared.state.lock().faults.stalled = Some(Stall::Of(path.to_path_buf()));
     }
 
-    /// Lets held-up syncs go on.
+    /// Lets all stalled syncs continue.
     pub(crate) fn release_syncs(&self) {
         self.shared.state.lock().faults.stalled = None;
         self.shared.changed.notify_all();
     }
 
-    /// Lets one held-up sync go on, this one or the next. Others are held up as before.
+    /// Lets one stalled sync continue, or the next one if none is stalled. Later syncs stall as before.
     pub(crate) fn release_one_sync(&self) {
         self.shared.state.lock().faults.syncs_let_go += 1;
         self.shared.changed.notify_all();
     }
 
-    /// Waits until a sync is held up.
+    /// Waits until a sync stalls.
     pub(crate) fn wait_for_stalled_sync(&self) {
         let mut state = self.shared.state.lock();
         let waiting = self.shared.changed.wait_while_for(
@@ -177,10 +184,10 @@ impl SimDisk {
             |state| state.faults.waiting_syncs == 0,
             STALL_PATIENCE,
         );
-        assert!(!waiting.timed_out(), "no sync was held up");
+        assert!(!waiting.timed_out(), "no sync stalled");
     }
 
-    /// Flips a bit of a file, counted from its start.
+    /// Flips bit `bit` of a file, counted from its start.
     pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
         self.change(path, |contents| {
             let byte = usize::try_from(bit / 8).unwrap();
@@ -188,7 +195,7 @@ impl SimDisk {
         });
     }
 
-    /// Changes the durable bytes of a file behind everybody's back.
+    /// Changes the durable bytes of a file without an operation of the disk.
     pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.shared.state.lock();
         let file = state.names[path];
@@ -202,13 +209,13 @@ impl SimDisk {
         contents.view = contents.durable.clone();
     }
 
-    /// What a process reads from a file.
+    /// Returns the content of a file, as a process reads it.
     pub(crate) fn contents(&self, path: &Path) -> Vec<u8> {
         let state = self.shared.state.lock();
         state.files[&state.names[path]].view.clone()
     }
 
-    /// All files and their contents, as a process sees them.
+    /// Returns all files and their contents, as a process reads them.
     pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.shared.state.lock();
         state
@@ -218,12 +225,12 @@ impl SimDisk {
             .collect()
     }
 
-    /// What happened so far.
+    /// Returns the operations so far.
     pub(crate) fn trace(&self) -> Vec<TraceEvent> {
         self.shared.state.lock().trace.iter().cloned().collect()
     }
 
-    /// Notes in the trace that the test has seen something, so that the order can be asserted.
+    /// Adds a mark to the trace, so that a test can check the order of operations and its own events.
     pub(crate) fn mark(&self, text: &str) {
         self.shared.state.lock().note(TraceEvent::Mark(text.to_owned()));
     }
@@ -269,6 +276,10 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
         let state = self.begin(Operation::Open, path)?;
+        if state.faults.out_of_descriptors {
+            let source = io::Error::from_raw_os_error(EMFILE);
+            return Err(DiskError::new(Operation::Open, path, source));
+        }
         let file = state.find(Operation::Open, path)?;
         Ok(Arc::new(SimFile {
             disk: self.clone(),
@@ -319,7 +330,7 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
         let mut state = self.begin_change(Operation::SyncDir, dir)?;
         if state.sync_fails() {
-            // Unlike data, names are kept in a file system's own journal: they are written later, or it shuts down.
+            // Unlike data, names are in the file system's own journal, which writes them later or stops the file system.
             return Err(DiskError::new(
                 Operation::SyncDir,
                 dir,

@@ -1,4 +1,4 @@
-//! What is on the simulated disk, what of it is durable, and what is about to go wrong.
+//! The state of the simulated disk: its contents, the durable part of them, and the planned faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,7 +12,7 @@ use super::TraceEvent;
 
 pub(super) struct State {
     pub(super) random: SplitMix64,
-    /// One more with every crash and restart: handles of an earlier life are dead.
+    /// Incremented at every crash and restart. Handles with an older number fail.
     pub(super) life: u64,
     pub(super) directories: BTreeSet<PathBuf>,
     pub(super) names: BTreeMap<PathBuf, u64>,
@@ -20,7 +20,7 @@ pub(super) struct State {
     unsynced_names: Vec<NameChange>,
     pub(super) files: BTreeMap<u64, SimContents>,
     pub(super) next_file: u64,
-    /// Locked directories, with the number of shared locks; 0 for an exclusive one.
+    /// The locked directories with their number of shared locks; 0 for an exclusive lock.
     locked: BTreeMap<PathBuf, usize>,
     pub(super) faults: Faults,
     pub(super) trace: VecDeque<TraceEvent>,
@@ -30,19 +30,21 @@ pub(super) struct State {
 pub(super) struct Faults {
     pub(super) free_bytes: Option<u64>,
     pub(super) syncs_before_failure: Option<u64>,
-    /// A file whose syncs fail.
+    /// The file whose syncs fail.
     pub(super) failing: Option<PathBuf>,
-    /// Files whose reads fail.
+    /// The files whose reads fail.
     pub(super) unreadable: BTreeSet<PathBuf>,
+    /// Whether every open of a file fails for want of a file descriptor.
+    pub(super) out_of_descriptors: bool,
     pub(super) operations_before_power_off: Option<u64>,
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
     pub(super) waiting_syncs: usize,
-    /// Held-up syncs that may go on though others are held up.
+    /// Number of stalled syncs that may continue while others stay stalled.
     pub(super) syncs_let_go: usize,
 }
 
-/// Which syncs are held up.
+/// The syncs that stall.
 pub(super) enum Stall {
     All,
     Of(PathBuf),
@@ -50,24 +52,24 @@ pub(super) enum Stall {
 
 #[derive(Default)]
 pub(super) struct SimContents {
-    /// What a process reads.
+    /// The bytes that a process reads.
     pub(super) view: Vec<u8>,
-    /// What a crash leaves for certain.
+    /// The bytes that survive every crash.
     pub(super) durable: Vec<u8>,
     pub(super) unsynced: Vec<(u64, Vec<u8>)>,
 }
 
-/// A change of one name; `None` takes it away.
+/// A change of one name; `None` removes the name.
 struct NameChange {
     directory: PathBuf,
     changes: Vec<(PathBuf, Option<u64>)>,
 }
 
-/// A small generator: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+/// A pseudorandom number generator: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
 pub(super) struct SplitMix64(u64);
 
 const SECTOR_BYTES: usize = 512;
-/// Older events are forgotten.
+/// Maximum length of the trace. Older events are removed.
 const TRACE_EVENTS_MAX: usize = 100_000;
 
 // ===== impl State =====
@@ -89,7 +91,7 @@ impl State {
         }
     }
 
-    /// Puts a durable file there.
+    /// Makes a durable file.
     pub(super) fn hold(&mut self, path: &Path, contents: &[u8]) {
         let file = self.next_file;
         self.next_file += 1;
@@ -105,7 +107,7 @@ impl State {
         self.durable_names.insert(path.to_path_buf(), file);
     }
 
-    /// Loses what a crash loses.
+    /// Applies a crash: drops some of the unsynced data and names.
     pub(super) fn crash(&mut self) {
         self.keep_some_names();
         let kept: BTreeSet<u64> = self.names.values().copied().collect();
@@ -122,7 +124,7 @@ impl State {
         self.faults = Faults::default();
     }
 
-    /// Locks a directory, unless another lock excludes this one.
+    /// Locks a directory, unless another lock excludes this one. Returns whether it did.
     pub(super) fn lock(&mut self, dir: &Path, kind: LockKind) -> bool {
         match (self.locked.get_mut(dir), kind) {
             (None, LockKind::Shared) => self.locked.insert(dir.to_path_buf(), 1).is_none(),
@@ -175,7 +177,7 @@ impl State {
         });
     }
 
-    /// Of the unsynced changes in every directory, keeps the first few.
+    /// Keeps a random number of the first unsynced changes of each directory, and drops the rest.
     pub(super) fn keep_some_names(&mut self) {
         let directories: BTreeSet<PathBuf> = self
             .unsynced_names
@@ -261,18 +263,18 @@ impl SimContents {
         }
     }
 
-    /// A failed sync: some of it reached the disk, none of it will be written again.
+    /// Applies a failed sync: some unsynced sectors reach the disk, and the others are never written again.
     pub(super) fn forget(&mut self, random: &mut SplitMix64) {
         self.settle_some(random);
     }
 
-    /// A crash.
+    /// Applies a crash.
     pub(super) fn lose(&mut self, random: &mut SplitMix64) {
         self.settle_some(random);
         self.view = self.durable.clone();
     }
 
-    /// Keeps any of the sectors of what is not synced: all, none, or each with one probability.
+    /// Keeps some unsynced sectors: all, none, or each with the same probability.
     pub(super) fn settle_some(&mut self, random: &mut SplitMix64) {
         let kept_of_8 = random.below(9);
         for (offset, bytes) in std::mem::take(&mut self.unsynced) {

@@ -1,0 +1,86 @@
+//! Errors that no client can provoke over the wire. `tests/it/service/statuses.rs` provokes the others.
+
+use super::*;
+
+/// The code and reason of an error, and whether the call was executed.
+fn described(status: &Status) -> (Code, String, String) {
+    let info = status.get_details_error_info().expect("ErrorInfo");
+    assert_eq!(info.domain, DOMAIN);
+    (status.code(), info.reason, info.metadata[EXECUTED].clone())
+}
+
+fn expected(code: Code, reason: &str, executed: &str) -> (Code, String, String) {
+    (code, reason.to_owned(), executed.to_owned())
+}
+
+#[test]
+fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
+    for (status, code, reason, executed) in [
+        (outcome_missing(), Code::Internal, "REPLY_LOST", "unknown"),
+        (
+            engine(&BatchError::Lost.into()),
+            Code::Internal,
+            "REPLY_LOST",
+            "unknown",
+        ),
+        (
+            engine(&BatchError::Interrupted.into()),
+            Code::Aborted,
+            "STREAM_INTERRUPTED",
+            "false",
+        ),
+        (
+            engine(&EngineError::Store(StoreFault::Damaged {
+                segment: 1,
+                offset: 2,
+            })),
+            Code::DataLoss,
+            "DATA_DAMAGED",
+            "unknown",
+        ),
+        (
+            accounts_full(TableFull::Accounts),
+            Code::ResourceExhausted,
+            "ACCOUNTS_FULL",
+            "false",
+        ),
+        (
+            accounts_full(TableFull::Assets),
+            Code::ResourceExhausted,
+            "ASSETS_FULL",
+            "false",
+        ),
+        (
+            call_cancelled(&"reset"),
+            Code::Cancelled,
+            "CALL_CANCELLED",
+            "false",
+        ),
+    ] {
+        assert_eq!(described(&status), expected(code, reason, executed));
+        let value = to_value(&status);
+        assert_eq!((value.code, value.details.len()), (code.into(), 1));
+    }
+}
+
+#[test]
+fn a_status_of_a_library_gets_an_error_info_and_keeps_its_code_and_text() {
+    for (code, reason) in [
+        (Code::Internal, "MALFORMED_MESSAGE"),
+        (Code::NotFound, "NOT_FOUND"),
+        (Code::Unknown, "LIBRARY_ERROR"),
+    ] {
+        let mut headers = trailers(&Status::new(code, "the text"));
+        complete(&mut headers);
+        let status = Status::from_header_map(&headers).expect("a status");
+        assert_eq!(described(&status), expected(code, reason, "false"));
+        assert_eq!(status.message(), "the text");
+        // A second time changes nothing.
+        let before = headers.clone();
+        complete(&mut headers);
+        assert_eq!(headers, before);
+    }
+    let mut headers = trailers(&ok());
+    complete(&mut headers);
+    assert_eq!(headers.len(), 1, "success has no details");
+}
