@@ -102,7 +102,7 @@ async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
 
     std::fs::rename(&file, file.with_extension("away")).unwrap();
     server.hangup();
-    server.tells("the old ones stay in force").await;
+    server.tells("the old contents stay in force").await;
     assert_eq!(call(&channel, READ).await, ok);
     let (_, _, text) = get(&server, "/metrics").await;
     assert!(

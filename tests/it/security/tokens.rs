@@ -128,7 +128,7 @@ async fn tokens_are_renewed_without_a_restart_and_a_broken_file_changes_nothing(
     std::fs::write(&file, "this is not a tokens file\n").unwrap();
     server.hangup();
     // The log line shows that the file has been read.
-    server.tells("the old ones stay in force").await;
+    server.tells("the old contents stay in force").await;
     assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
 
     std::fs::write(&file, format!("read new {}\n", hash_hex(b"renewed"))).unwrap();

@@ -217,7 +217,7 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
     let Some(group) = Group::with_quota(20_000, 100_000) else {
         return;
     };
-    let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally::breaker=debug");
+    let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally_breaker=debug");
     let server = under(options, &group.wrapper());
     let found = topology(&server).await;
     assert_true(&server, &found);
