@@ -1,13 +1,13 @@
 //! Tally: a double-entry ledger behind gRPC that keeps its latency promise.
 //!
-//! `ARCHITECTURE.md` is the map. In brief, from the wire to the disk:
+//! `ARCHITECTURE.md` describes the design. In brief, from the network to the disk:
 //!
-//! - [`grpc`] decodes and checks, and is the only place that knows statuses;
-//! - [`engine`] puts the breaker in front of the queue, and runs EXEC and WAL on pinned threads;
-//! - [`breaker`], [`batch`] and [`topology`] are generic machinery that knows nothing of ledgers;
-//! - [`ledger`] is the pure state machine; [`store`] makes its history durable.
+//! - [`grpc`] decodes and checks requests, and is the only module that creates gRPC statuses;
+//! - [`engine`] puts the circuit breaker in front of the queue, and runs EXEC and WAL on pinned threads;
+//! - [`breaker`], [`batch`] and [`topology`] are generic and know nothing of ledgers;
+//! - [`ledger`] is the pure state machine, and [`store`] makes its history durable.
 //!
-//! Layers import downwards only; `tests/it/tidy.rs` holds them to it.
+//! Modules import only from lower modules. `tests/it/tidy.rs` checks that.
 
 pub mod admin;
 pub mod cli;

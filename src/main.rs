@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, error::ErrorKind};
 use tally::cli::{Cli, exit};
 
-/// NET makes and frees some dozens of small objects for each call.
+/// mimalloc, because NET allocates and frees dozens of small objects for each call.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -13,10 +13,10 @@ fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli.run(),
         Err(error) => {
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // A closed pipe is no error worth a word.
-            let _closed = error.print();
-            if asked {
+            let requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Printing fails if the reader has closed the pipe. There is nowhere to report that.
+            let _failed = error.print();
+            if requested {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::from(exit::USAGE)

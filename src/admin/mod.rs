@@ -1,8 +1,8 @@
-//! The port for operators, plain HTTP/1.1 on a thread of its own, so that it answers when nothing else does: metrics,
-//! liveness, readiness, the log level, and a page to look at.
+//! The operators' port: metrics, liveness, readiness, the log's filter, and a page. It speaks plain HTTP/1.1. A separate thread
+//! serves it, so that it answers even when all other threads are busy.
 //!
-//! Everything can be read by whoever reaches the port. What changes something needs a token of role `admin`; without
-//! tokens it must come from this machine.
+//! Reading needs no token. A request that changes something needs a token of role `admin`. If the service has no tokens, such a
+//! request must come from this machine.
 
 mod places;
 mod routes;
@@ -25,27 +25,27 @@ use crate::{
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// The address can't be listened on.
-    #[error("can't listen on {address} for operators (admin.listen)")]
+    /// Listening on the address failed.
+    #[error("can't listen on {address} for the operators' port (admin.listen)")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The thread could not be started.
+    /// The thread could not be started or placed.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
 }
 
-/// The running port.
+/// The running operators' port.
 #[derive(Debug)]
 pub struct AdminHandle {
     thread: RoleHandle<Result<(), AffinityError>>,
     stop: CancellationToken,
 }
 
-/// Listens on `address`; port 0 takes a free one. Nothing is served yet.
+/// Listens on `address`. Port 0 takes a free port. Requests wait until [`serve`] takes them.
 ///
 /// # Errors
 /// [`AdminError::Listen`].
@@ -61,7 +61,7 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
-    // Without this thread nobody sees how the process is.
+    // A panic of this thread ends the process, which could no longer be observed.
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;
@@ -73,10 +73,10 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
 // ===== impl AdminHandle =====
 
 impl AdminHandle {
-    /// Takes no more connections, and waits for the thread. Call it from a thread that may block.
+    /// Stops accepting connections, and waits for the thread to end. Blocks the calling thread.
     pub fn stop(self) {
         self.stop.cancel();
-        // A thread that panicked has nothing left to stop.
-        let _ = self.thread.join();
+        // A thread that panicked has ended, too.
+        let _ended = self.thread.join();
     }
 }

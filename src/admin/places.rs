@@ -1,5 +1,9 @@
-//! Places for connections of operators. The newest connection always gets one, so that nobody can keep a probe out by
-//! holding connections open: the oldest connection of the address that has the most of them goes.
+//! Places for the connections of the operators' port.
+//!
+//! A new connection always gets a place, so that nobody can keep a health probe out by holding connections open. If there are too
+//! many, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it refuses
+//! the newest connection and keeps the open ones, which may have calls in flight. So the two share only
+//! [`client_of`](crate::security::client_of).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,28 +14,28 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// The connections that are open.
+/// The open connections. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     all_max: usize,
-    of_peer_max: usize,
+    of_client_max: usize,
     table: Arc<Mutex<Table>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     admitted: u64,
-    /// The oldest first, at most [`Places::all_max`] of them.
+    /// By age, the oldest first. At most [`Places::all_max`] entries.
     open: BTreeMap<u64, Open>,
 }
 
 #[derive(Debug)]
 struct Open {
-    peer: IpAddr,
+    client: IpAddr,
     evicted: CancellationToken,
 }
 
-/// The place of one connection; given back when it is dropped.
+/// The place of one connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,
@@ -42,29 +46,29 @@ pub(super) struct Place {
 // ===== impl Places =====
 
 impl Places {
-    /// At most `all_max` connections, and `of_peer_max` of an address.
-    pub(super) fn new(all_max: usize, of_peer_max: usize) -> Self {
+    /// Places for at most `all_max` connections, and at most `of_client_max` of one client.
+    pub(super) fn new(all_max: usize, of_client_max: usize) -> Self {
         Places {
             all_max,
-            of_peer_max,
+            of_client_max,
             table: Arc::default(),
         }
     }
 
-    /// A place for one more connection from `peer`. Another connection may have to go for it.
-    pub(super) fn admit(&self, peer: IpAddr) -> Place {
+    /// Gives a place to a new connection of `client`. This may evict another connection.
+    pub(super) fn admit(&self, client: IpAddr) -> Place {
         let mut table = self.table.lock();
-        let own = table.open.values().filter(|open| open.peer == peer).count();
-        if own >= self.of_peer_max {
-            table.evict(peer);
+        let own = table.open.values().filter(|open| open.client == client).count();
+        if own >= self.of_client_max {
+            table.evict(client);
         } else if table.open.len() >= self.all_max {
-            table.evict_of_greediest();
+            table.evict_from_largest();
         }
         let number = table.admitted;
         table.admitted += 1;
         let evicted = CancellationToken::new();
         let open = Open {
-            peer,
+            client,
             evicted: evicted.clone(),
         };
         table.open.insert(number, open);
@@ -75,36 +79,36 @@ impl Places {
         }
     }
 
-    /// Has a connection closed, for want of something else than places.
+    /// Evicts a connection because another resource than places is short.
     pub(super) fn evict_one(&self) {
-        self.table.lock().evict_of_greediest();
+        self.table.lock().evict_from_largest();
     }
 }
 
 // ===== impl Table =====
 
 impl Table {
-    /// Has the oldest connection of the address with the most of them closed.
-    fn evict_of_greediest(&mut self) {
+    /// Evicts the oldest connection of the client with the most connections. If several clients have the same number, evicts the
+    /// oldest connection of all of these.
+    fn evict_from_largest(&mut self) {
         let mut counts = HashMap::<IpAddr, usize>::new();
         for open in self.open.values() {
-            *counts.entry(open.peer).or_default() += 1;
+            *counts.entry(open.client).or_default() += 1;
         }
         let most = counts.values().max().copied().unwrap_or_default();
-        // The oldest of all that are of such an address.
-        let victim = self
+        let largest = self
             .open
             .values()
-            .map(|open| open.peer)
-            .find(|peer| counts.get(peer) == Some(&most));
-        if let Some(peer) = victim {
-            self.evict(peer);
+            .map(|open| open.client)
+            .find(|client| counts.get(client) == Some(&most));
+        if let Some(client) = largest {
+            self.evict(client);
         }
     }
 
-    /// Has the oldest connection of `peer` closed.
-    fn evict(&mut self, peer: IpAddr) {
-        let oldest = self.open.iter().find(|(_, open)| open.peer == peer);
+    /// Evicts the oldest connection of `client`.
+    fn evict(&mut self, client: IpAddr) {
+        let oldest = self.open.iter().find(|(_, open)| open.client == client);
         let oldest = oldest.map(|(number, _)| *number);
         if let Some(open) = oldest.and_then(|number| self.open.remove(&number)) {
             open.evicted.cancel();
@@ -115,7 +119,7 @@ impl Table {
 // ===== impl Place =====
 
 impl Place {
-    /// Waits until the place is needed for another connection.
+    /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -131,44 +135,44 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn peer(last: u8) -> IpAddr {
+    fn client(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
     }
 
     #[test]
-    fn the_newest_gets_a_place_and_the_oldest_of_the_greediest_goes() {
+    fn the_newest_gets_a_place_and_the_oldest_of_the_largest_client_is_evicted() {
         let places = Places::new(4, 3);
-        let probe = places.admit(peer(1));
-        let mut crowd: Vec<_> = (0..3).map(|_| places.admit(peer(2))).collect();
-        let gone = |place: &Place| place.evicted.is_cancelled();
-        // One too many of an address: its own oldest goes.
-        crowd.push(places.admit(peer(2)));
+        let probe = places.admit(client(1));
+        let mut crowd: Vec<_> = (0..3).map(|_| places.admit(client(2))).collect();
+        let evicted = |place: &Place| place.evicted.is_cancelled();
+        // One too many of a client: its own oldest connection is evicted.
+        crowd.push(places.admit(client(2)));
         assert_eq!(
-            crowd.iter().map(gone).collect::<Vec<_>>(),
+            crowd.iter().map(evicted).collect::<Vec<_>>(),
             [true, false, false, false]
         );
-        // One too many of all, from a third address: the oldest connection is the probe's, which stays.
-        let third = places.admit(peer(3));
+        // One too many of all, from a third client: the oldest connection is the probe's, which stays.
+        let third = places.admit(client(3));
         assert_eq!(
-            crowd.iter().map(gone).collect::<Vec<_>>(),
+            crowd.iter().map(evicted).collect::<Vec<_>>(),
             [true, true, false, false]
         );
-        assert!(!gone(&probe) && !gone(&third));
-        // All are of one each but one.
+        assert!(!evicted(&probe) && !evicted(&third));
+        // One client has two connections, the others have one.
         places.evict_one();
-        assert!(gone(&crowd[2]) && !gone(&crowd[3]) && !gone(&probe));
+        assert!(evicted(&crowd[2]) && !evicted(&crowd[3]) && !evicted(&probe));
         drop((probe, crowd, third));
         assert!(places.table.lock().open.is_empty());
     }
 
     #[test]
-    fn of_addresses_that_have_as_many_the_oldest_connection_goes() {
+    fn of_clients_with_equally_many_the_oldest_connection_is_evicted() {
         let places = Places::new(2, 2);
-        let (first, second) = (places.admit(peer(1)), places.admit(peer(2)));
-        let third = places.admit(peer(3));
-        let gone = [&first, &second, &third].map(|place| place.evicted.is_cancelled());
-        assert_eq!(gone, [true, false, false]);
-        // Dropped late, an evicted place takes nobody else's.
+        let (first, second) = (places.admit(client(1)), places.admit(client(2)));
+        let third = places.admit(client(3));
+        let evicted = [&first, &second, &third].map(|place| place.evicted.is_cancelled());
+        assert_eq!(evicted, [true, false, false]);
+        // Dropping an evicted place later frees no other place.
         drop(first);
         assert_eq!(places.table.lock().open.len(), 2);
     }

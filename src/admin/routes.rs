@@ -1,4 +1,4 @@
-//! What is where.
+//! The paths of the operators' port.
 
 use std::{
     net::SocketAddr,
@@ -24,34 +24,34 @@ use crate::{
     telemetry::{Families, LogLevel, MetricSource, PROMETHEUS_TEXT, PanicMetrics, SpanMetrics},
 };
 
-/// What the port shows.
+/// The parts of the service that the port shows.
 #[derive(Debug, Clone)]
 pub struct Admin {
     /// The engine.
     pub engine: TallyEngine,
-    /// Whose tokens are valid.
+    /// The valid tokens.
     pub security: Arc<Security>,
-    /// Whether the service takes calls.
+    /// Whether the service accepts calls.
     pub readiness: Readiness,
     /// The log's filter.
     pub log_level: LogLevel,
 }
 
-/// Whether the service takes calls. Clones share it.
+/// Whether the service accepts calls. Clones share the state.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
-/// The page. One file, no build step, no request to anywhere else.
+/// The page: one file, without a build step. It sends requests only to this port.
 const PAGE: &str = include_str!("page.html");
-/// The page loads nothing from elsewhere, and nobody frames it.
+/// The page loads nothing from other servers, and no other page may embed it.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
-/// Largest body that is read: a log filter.
+/// Largest accepted request body, which is a log filter.
 const BODY_BYTES_MAX: usize = 4096;
 
 // ===== impl Readiness =====
 
 impl Readiness {
-    /// It takes calls, or no longer does.
+    /// Sets whether the service accepts calls.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Release);
     }
@@ -81,11 +81,11 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let sources: [&dyn MetricSource; 4] = [&admin.engine, &*admin.security, &SpanMetrics, &PanicMetrics];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
-        Families::of(&sources).to_prometheus(),
+        Families::collect(&sources).to_prometheus(),
     )
 }
 
-/// This thread answers, so the process is alive. An engine that can't go on ends the process by itself.
+/// The process is alive, since this thread answers. A failed engine ends the process by itself.
 async fn live() -> &'static str {
     "live\n"
 }
@@ -97,11 +97,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if !admin.readiness.get() {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
     }
-    // An open circuit is an answer to clients, not a reason to take the only instance away from them.
+    // An open circuit does not make the service unready: removing the only instance would not help clients.
     "ready\n".into_response()
 }
 
-/// Everything that the page shows, in the JSON form of the API's messages.
+/// The data of the page, in the JSON form of the API's messages.
 async fn stats(State(admin): State<Admin>) -> Response {
     let engine = &admin.engine;
     let parts = [
@@ -130,7 +130,7 @@ async fn stats(State(admin): State<Admin>) -> Response {
         match part {
             Ok(part) => body.push_str(&format!(",\"{name}\":{part}")),
             Err(error) => {
-                tracing::error!(%error, name, "stats.json");
+                tracing::error!(%error, name, "a part of stats.json could not be encoded");
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
             }
         }
@@ -160,10 +160,10 @@ async fn set_log_level(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    // Before the body is read: nobody waits for the body of a stranger.
-    let who = match may_change(&admin, peer, request.headers()) {
+    // Checked before the body is read, so that a caller without permission can't make the server wait for it.
+    let who = match authorise(&admin, peer, request.headers()) {
         Ok(who) => who,
-        Err(refused) => return refused.into_response(),
+        Err(refusal) => return refusal.into_response(),
     };
     let filter = match String::from_request(request, &admin).await {
         Ok(filter) => filter,
@@ -179,8 +179,8 @@ async fn set_log_level(
     }
 }
 
-/// Who may change something.
-fn may_change(
+/// Checks that the caller may make changes, and returns the caller for the audit event.
+fn authorise(
     admin: &Admin,
     peer: SocketAddr,
     headers: &HeaderMap,
@@ -193,7 +193,7 @@ fn may_change(
         if peer.ip().is_loopback() {
             return Ok(administrator(None));
         }
-        let why = "without tokens (security.tokens_file), only from this machine\n";
+        let why = "without security.tokens_file, changes are accepted from this machine only\n";
         return Err((StatusCode::FORBIDDEN, why));
     }
     let grant = bearer_token(headers).and_then(|token| admin.security.grant(token));

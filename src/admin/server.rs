@@ -1,5 +1,5 @@
-//! HTTP/1.1 connections, few of them, none of which can hold the port up: each step of a request has its time, and the
-//! newest connection always gets a place.
+//! HTTP/1.1 connections of the operators' port. No connection can block the port: each step of a request has a time limit, and a
+//! new connection always gets a place.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 
@@ -23,32 +23,32 @@ use tower_service::Service;
 use super::{places::Places, write_limit::WriteLimit};
 use crate::security::client_of;
 
-/// Most connections at a time. For one more, an older one goes.
+/// Most connections at the same time. For a further connection, an older one is closed.
 const CONNECTIONS_MAX: usize = 64;
-/// Most connections of one address at a time. For one more, the oldest of them goes.
-const CONNECTIONS_OF_PEER_MAX: usize = 16;
-/// How long a request's head may take, and a connection may be idle.
+/// Most connections of one client at the same time. For a further connection, the client's oldest one is closed.
+const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
+/// How long a request's head may take to arrive, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request's body and its answer may take, from the end of its head.
+/// How long a request's body and its answer may take after the head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may read nothing while there is something to be written.
+/// How long a write may wait for a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long, a connection is closed behind the request that it is busy with, ...
+/// A connection of this age is closed after the request in progress.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// ... or after this time in the middle of it.
+/// How long that request may still take. Then the connection is closed in the middle of it.
 const CONNECTION_GRACE: Duration = Duration::from_secs(10);
-/// Largest head of a request.
+/// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// After an error of `accept`: how long until it is tried again.
+/// The pause after an error of `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves `router` until `stop`.
 pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: CancellationToken) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the port for operators can't be served"),
+        Err(error) => return tracing::error!(%error, "the operators' port could not be served"),
     };
-    let places = Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_PEER_MAX);
+    let places = Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -62,15 +62,15 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
                 tokio::spawn(async move {
                     tokio::select! {
                         () = served => {}
-                        () = place.evicted() => tracing::debug!(%peer, "closed for a newer connection"),
+                        () = place.evicted() => tracing::debug!(%peer, "a connection was closed for a newer one"),
                     }
                 });
-                // A request that has arrived is answered before others can push its connection out.
+                // Answers a request that has already arrived before further connections can evict this one.
                 yield_now().await;
             }
             Err(error) => {
-                tracing::warn!(%error, "accept");
-                // Too many open files, for one.
+                tracing::warn!(%error, "a connection could not be accepted");
+                // A possible cause is the limit of open files. Closing a connection frees one.
                 places.evict_one();
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -88,8 +88,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        // Nobody reads it. hyper keeps one all the same, which panics while the machine's clock is before 1970: `tally serve`
-        // does not start by such a clock.
+        // No client needs the date. hyper formats it nevertheless, and panics if the system clock is before 1970. Therefore
+        // `tally serve` does not start with such a clock.
         .auto_date_header(false)
         .serve_connection(stream, service);
     tokio::pin!(connection);
@@ -99,22 +99,22 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
             connection.as_mut().graceful_shutdown();
             match timeout(CONNECTION_GRACE, connection).await {
                 Ok(served) => served,
-                Err(_) => return tracing::debug!(%peer, "took too long"),
+                Err(_) => return tracing::debug!(%peer, "a request exceeded the time limit"),
             }
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, %peer, "connection for operators");
+        tracing::debug!(%error, %peer, "a connection of the operators' port failed");
     }
 }
 
-/// The answer, or that the request took too long to arrive; the connection is closed behind that.
+/// Returns the answer. If it takes longer than [`REQUEST_TIMEOUT`], returns status 408 and closes the connection.
 async fn in_time(answer: impl Future<Output = Result<Response, Infallible>>) -> Result<Response, Infallible> {
     match timeout(REQUEST_TIMEOUT, answer).await {
         Ok(answered) => answered,
         Err(_) => {
-            let words = format!("the request did not arrive within {REQUEST_TIMEOUT:?}\n");
-            let mut response = (StatusCode::REQUEST_TIMEOUT, words).into_response();
+            let text = format!("the request did not arrive within {REQUEST_TIMEOUT:?}\n");
+            let mut response = (StatusCode::REQUEST_TIMEOUT, text).into_response();
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
             Ok(response)

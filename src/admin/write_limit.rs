@@ -1,4 +1,4 @@
-//! A stream whose writes may not wait for its reader for ever.
+//! A stream with a time limit for writes, so that a client that does not read can't hold its connection open.
 
 use std::{
     future::Future,
@@ -13,19 +13,19 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Fails with `TimedOut` when nothing could be written for a time.
+/// A stream whose writes fail with `TimedOut` when the client has read nothing for a time.
 #[derive(Debug)]
 pub(super) struct WriteLimit<S> {
     stream: S,
     limit: Duration,
-    /// Runs while a write waits.
+    /// The timer of the waiting write, if one waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 // ===== impl WriteLimit =====
 
 impl<S: Unpin> WriteLimit<S> {
-    /// Gives `stream`'s reader `limit` to make room.
+    /// Wraps `stream`. A write fails after it has waited for `limit`.
     pub(super) fn new(stream: S, limit: Duration) -> Self {
         WriteLimit {
             stream,
@@ -34,7 +34,7 @@ impl<S: Unpin> WriteLimit<S> {
         }
     }
 
-    /// What became of a write, unless it has waited for too long.
+    /// Polls `write`, and fails if it has waited for longer than the limit.
     fn poll_limited<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_makes_no_room_is_given_up_and_a_slow_one_is_not() {
+    async fn a_reader_that_stops_reading_is_dropped_and_a_slow_reader_is_not() {
         let limit = Duration::from_secs(10);
         let (mut reader, stream) = duplex(1);
         let mut writer = WriteLimit::new(stream, limit);

@@ -1,7 +1,7 @@
-//! `tally serve`: start, wait for a reason to stop, stop in order.
+//! `tally serve`: starts the service, waits for a reason to stop, and stops the service in order.
 //!
-//! The order of stopping: tell the health checks, take no new connections and calls, let the calls under way finish, let
-//! the engine commit and answer everything that is in its queue, end the threads, exit.
+//! The order of stopping: report NOT_SERVING to health checks, accept no new connections and calls, let the calls in flight
+//! finish, let the engine commit and answer everything in its queue, end the threads, exit.
 
 use std::{
     net::SocketAddr,
@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, NetHandle},
-    security::{Look, Refresher, Security, SecurityError},
+    security::{RefreshKind, Refresher, Security, SecurityError},
     settings::SettingError,
     store::journal::RealDisk,
     sys::limits,
@@ -35,30 +35,30 @@ use crate::{
     wall_clock::SystemWallClock,
 };
 
-/// How often the CPU quota is looked at, if there is one: once in the kernel's usual period.
+/// How often throttling by the CPU quota is read: once in the kernel's usual quota period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often certificates and tokens are looked at for changes. A change takes two looks.
+/// How often certificates and tokens are read again. A change comes into force at the second read that finds it.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 
-/// Open files besides connections: segments, id files, checkpoints, sockets of the runtime.
-const FILES_BESIDES: u64 = 256;
+/// Open files other than connections: segments, id files, checkpoints, sockets of the runtime.
+const OTHER_FILES: u64 = 256;
 
 /// Options of `tally serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The data directory; it is made if there is none. [default: ./tally-data]
+    /// The data directory. A missing directory is created. [default: ./tally-data]
     #[arg(long, value_name = "DIR", env = "TALLY_DATA")]
     data: Option<PathBuf>,
-    /// Where to listen; port 0 takes a free one. [default: 127.0.0.1:50051]
+    /// The address to listen on. Port 0 takes a free port. [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where operators look: metrics, health, a page; port 0 takes a free one. [default: 127.0.0.1:9090]
+    /// The address of the operators' port: metrics, health, a page. Port 0 takes a free port. [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN")]
     admin: Option<SocketAddr>,
-    /// Listen beyond this machine even without TLS and tokens.
+    /// Allow an address beyond this machine without TLS and tokens.
     #[arg(long)]
     allow_insecure: bool,
-    /// A TOML file with more settings.
+    /// A TOML file with settings.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
     config: Option<PathBuf>,
     /// Check the configuration and exit.
@@ -85,11 +85,11 @@ enum ServeError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Security(#[from] SecurityError),
-    #[error("the API's descriptors: {0}")]
+    #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error("the machine's clock is before 1970: set it; HTTP can't be answered by it")]
+    #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
     Clock,
-    #[error("signals: {0}")]
+    #[error("signal handlers can't be installed: {0}")]
     Signals(#[source] std::io::Error),
 }
 
@@ -120,7 +120,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     config.server.check()?;
     config.telemetry.check()?;
     let security = Arc::new(Security::load(&config.security()?)?);
-    // Before any thread is started: what a thread inherits, and what the machine seems to have, depends on it.
+    // Before any thread starts: threads inherit the CPU mask, and detection reads the mask of the calling thread.
     let affinity = CpuAffinityManager::detect(config.affinity.config()?)?;
     if args.check {
         return Ok(ExitCode::SUCCESS);
@@ -128,27 +128,27 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     if is_before_epoch(SystemTime::now()) {
         return Err(ServeError::Clock);
     }
-    let _place = affinity.enter(Role::Aux, 2, "tally")?;
+    let _registration = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
         let (telemetry, log_level) = telemetry::init(&config.telemetry)?;
         log_placement(&affinity);
-        warn_of_openness(&config);
+        warn_if_open(&config);
         security.warn_of_faults();
         raise_open_files(&config.server, &affinity);
-        let served = Service {
+        let service = Service {
             config: &config,
             engine_config: &engine_config,
             security: &security,
             affinity: &affinity,
         };
-        let ended = served.run(log_level).await;
+        let result = service.run(log_level).await;
         telemetry.shutdown().await;
-        ended
+        result
     })
 }
 
-/// What a service is made of.
+/// The parts that exist before the service starts.
 struct Service<'a> {
     config: &'a Config,
     engine_config: &'a EngineConfig,
@@ -159,11 +159,11 @@ struct Service<'a> {
 // ===== impl Service =====
 
 impl Service<'_> {
-    /// From the first port that is opened to the last thread that ends.
+    /// Runs the service: opens the ports, starts the threads, waits for a reason to stop, and stops everything.
     async fn run(self, log_level: LogLevel) -> Result<ExitCode, ServeError> {
         let Service { config, security, .. } = self;
         let mut stop = Stop::listen()?;
-        // Before the store is opened: a wrong address must not leave a new ledger behind.
+        // Before the store is opened, so that a wrong address does not create a new data directory.
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(config)?;
         let engine = TallyEngine::start(
@@ -192,16 +192,16 @@ impl Service<'_> {
                 return Err(error);
             }
         };
-        let why = stop.wait(&engine, &refresher).await;
-        tracing::info!(?why, "stopping");
-        // NET keeps to its own limit; what comes after it is one group commit.
+        let reason = stop.wait(&engine, &refresher).await;
+        tracing::info!(?reason, "stopping");
+        // NET takes at most `drain`. The other half is for the last commits and the end of the threads.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
-        Ok(why.exit_code())
+        Ok(reason.exit_code())
     }
 }
 
-/// A service that takes calls.
+/// A service that accepts calls.
 struct Running {
     engine: TallyEngine,
     reporter: HealthReporter,
@@ -267,7 +267,7 @@ impl Running {
         })
     }
 
-    /// Stops in order, within `limit`. A disk that hangs ends the process here.
+    /// Stops everything in order, within `limit`. If the disk hangs, ends the process after `limit`.
     async fn stop(self, limit: Duration) {
         let Running {
             engine,
@@ -290,9 +290,9 @@ impl Running {
         if tokio::time::timeout(limit, finished).await.is_err() {
             tracing::error!(
                 ?limit,
-                "the journal did not finish in time; calls under way have an unknown outcome"
+                "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
-            // Waiting for a hung disk would keep the process for ever.
+            // A thread that waits for a disk that hangs would keep the process from ending.
             std::process::exit(exit::IO.into());
         }
     }
@@ -314,8 +314,8 @@ fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
     Ok(config)
 }
 
-/// Whether a clock shows a time that hyper's HTTP/1.1 can't write as a date, which it does for every answer of the
-/// operators' port, also where no date is sent: it panics. HTTP/2 does so only where a date is sent, so calls are answered.
+/// Whether `now` is before 1970. hyper's HTTP/1.1 server formats the date for every answer, even if it sends none, and panics for
+/// such a time. So the operators' port could not answer. HTTP/2 formats the date only when it sends it, so calls would be answered.
 fn is_before_epoch(now: SystemTime) -> bool {
     now < UNIX_EPOCH
 }
@@ -328,8 +328,8 @@ fn log_placement(affinity: &CpuAffinityManager) {
     }
 }
 
-/// On standard output, for scripts that start the service with port 0.
-#[expect(clippy::print_stdout, reason = "the one line that others read")]
+/// Prints an address on standard output, for scripts that start the service with port 0.
+#[expect(clippy::print_stdout, reason = "scripts read these lines")]
 fn announce(what: &str, address: SocketAddr) {
     println!("{what} {address}");
 }
@@ -339,62 +339,62 @@ fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError>
     section.enabled.then(|| admin::bind(section.listen)).transpose()
 }
 
-/// A file for each connection, and some for the journal.
+/// Raises the limit of open files to one for each connection and some for the journal. Warns if the hard limit is lower.
 fn raise_open_files(net: &grpc::NetConfig, affinity: &CpuAffinityManager) {
     let connections = net.connections_max(affinity.net_threads());
-    let wanted = (connections as u64).saturating_add(FILES_BESIDES);
+    let wanted = (connections as u64).saturating_add(OTHER_FILES);
     match limits::raise_open_files(wanted) {
         Ok(files) if files < wanted => {
             tracing::warn!(
                 files,
                 wanted,
-                "fewer open files are allowed than connections might need"
+                "the limit of open files is lower than the highest number of connections needs"
             );
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the limit of open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
 }
 
-/// Whoever opens the service to others hears of it, every time.
-fn warn_of_openness(config: &Config) {
+/// Warns at every start if other machines can reach a port that is not secured.
+fn warn_if_open(config: &Config) {
     let (server, security) = (&config.server, &config.security);
     if !server.listen.ip().is_loopback() && !security.is_secured() {
         tracing::warn!(
             listen = %server.listen,
             tls = security.tls_certificate.is_some(),
             tokens = security.tokens_file.is_some(),
-            "whoever reaches this address can move money: security.allow_insecure is set"
+            "anybody who can reach this address can move money (security.allow_insecure is set)"
         );
     }
     if config.admin.enabled && !config.admin.listen.ip().is_loopback() {
-        tracing::warn!(listen = %config.admin.listen, "metrics and state can be read by whoever reaches this address");
+        tracing::warn!(listen = %config.admin.listen, "anybody who can reach this address can read metrics and state");
     }
 }
 
 /// Why the service stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
+enum StopReason {
     Signal,
     StoreFailed,
     Panicked,
 }
 
-impl Why {
+impl StopReason {
     fn exit_code(self) -> ExitCode {
         match self {
-            Why::Signal => ExitCode::SUCCESS,
-            Why::StoreFailed => ExitCode::from(exit::IO),
-            Why::Panicked => ExitCode::from(exit::SOFTWARE),
+            StopReason::Signal => ExitCode::SUCCESS,
+            StopReason::StoreFailed => ExitCode::from(exit::IO),
+            StopReason::Panicked => ExitCode::from(exit::SOFTWARE),
         }
     }
 }
 
-/// The reasons to stop, and the work of the thread that waits for them.
+/// The signals, and the periodic work of the thread that waits for them.
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// Certificates and tokens are to be read again, now.
+    /// SIGHUP: reads certificates and tokens again, at once.
     hangup: tokio::signal::unix::Signal,
 }
 
@@ -408,38 +408,39 @@ impl Stop {
         })
     }
 
-    /// Ticks the breaker and checks the placement until there is a reason to stop.
-    async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> Why {
+    /// Waits for a reason to stop. Meanwhile ticks the breaker, checks the placement of the threads, and requests refreshes of
+    /// certificates and tokens.
+    async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> StopReason {
         let mut tick = interval(engine.breaker(CallKind::Unary).config().tick_interval);
         let mut verify = interval(engine.affinity().verify_interval());
         let mut throttle = interval(THROTTLE_INTERVAL);
         let mut refresh = interval(REFRESH_INTERVAL);
-        let mut looked = Instant::now();
-        // After a pause of the whole process, one tick tells the breaker all that it has to know.
+        let mut throttling_read = Instant::now();
+        // After a pause of the whole process, one tick of the breaker is enough. Missed ticks are not repeated.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         throttle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return Why::Signal,
-                _ = self.interrupt.recv() => return Why::Signal,
+                _ = self.terminate.recv() => return StopReason::Signal,
+                _ = self.interrupt.recv() => return StopReason::Signal,
                 condition = engine.health().failed() => return match condition {
-                    Condition::Panicked => Why::Panicked,
-                    Condition::StoreFailed | Condition::Running => Why::StoreFailed,
+                    Condition::Panicked => StopReason::Panicked,
+                    Condition::StoreFailed | Condition::Running => StopReason::StoreFailed,
                 },
                 _ = tick.tick() => engine.tick(),
                 _ = refresh.tick() => {
-                    refresher.look(Look::Settled);
+                    refresher.request(RefreshKind::Settled);
                     if is_before_epoch(SystemTime::now()) {
-                        tracing::error!("the machine's clock was set to before 1970; the operators' port can't answer");
+                        tracing::error!("the system clock was set to before 1970; the operators' port can't answer");
                     }
                 }
-                _ = self.hangup.recv() => refresher.look(Look::Now),
+                _ = self.hangup.recv() => refresher.request(RefreshKind::Immediate),
                 _ = throttle.tick() => {
                     let now = Instant::now();
-                    engine.note_throttling(now.duration_since(looked));
-                    looked = now;
+                    engine.note_throttling(now.duration_since(throttling_read));
+                    throttling_read = now;
                 }
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
@@ -455,7 +456,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_before_1970_by_as_little_as_a_nanosecond() {
+    fn a_nanosecond_before_1970_is_before_the_epoch() {
         let nanosecond = Duration::from_nanos(1);
         assert!(is_before_epoch(UNIX_EPOCH - nanosecond));
         assert!(!is_before_epoch(UNIX_EPOCH));

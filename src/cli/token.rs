@@ -1,4 +1,4 @@
-//! `tally token`: a new bearer token, and the line for the file of tokens.
+//! `tally token`: creates a bearer token and its line for the tokens file.
 
 use std::process::ExitCode;
 
@@ -6,22 +6,22 @@ use clap::{Args, ValueEnum};
 
 use super::{exit, fail};
 use crate::{
-    security::{Role, hash_hex},
+    security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex},
     store::journal::{Disk, RealDisk},
 };
 
 /// Options of `tally token`.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// What it allows; each role includes those before it.
+    /// The role of the token. Each role includes the roles before it.
     #[arg(long, value_enum)]
     role: RoleName,
-    /// Whose it is, for audit events: up to 64 bytes without blanks.
+    /// The owner's name for audit events, 1 to 64 bytes without blanks.
     #[arg(long, value_parser = name)]
     name: String,
 }
 
-/// The roles by their names.
+/// The roles as command line values.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RoleName {
     /// Read accounts, transactions, statistics.
@@ -32,19 +32,22 @@ enum RoleName {
     Admin,
 }
 
-/// Random bytes of a token: as many as can't be guessed, ever.
+/// Random bytes of a token. 256 bits can't be guessed.
 const TOKEN_BYTES: usize = 32;
 
 fn name(text: &str) -> Result<String, String> {
-    let is_fit = !text.is_empty() && text.len() <= 64 && !text.contains(char::is_whitespace);
-    if is_fit {
+    let is_valid =
+        !text.is_empty() && text.len() <= TOKEN_NAME_BYTES_MAX && !text.contains(char::is_whitespace);
+    if is_valid {
         Ok(text.to_owned())
     } else {
-        Err("must be 1 to 64 bytes without blanks".to_owned())
+        Err(format!(
+            "must be 1 to {TOKEN_NAME_BYTES_MAX} bytes without blanks"
+        ))
     }
 }
 
-/// The token on standard output, for a secret; the line for the file on standard error, for the eye or a pipe of its own.
+/// Prints the token on standard output, and its line for the tokens file on standard error, so that each can go to another file.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 pub(super) fn run(args: &TokenArgs) -> ExitCode {
     let mut bytes = [0; TOKEN_BYTES];

@@ -1,5 +1,5 @@
-//! `tally topology`: what pinning would do on this machine with these settings, or what a service did; why, and what is
-//! wrong.
+//! `tally topology`: prints the plan for the threads on this machine, or the placement of a running service, with reasons and
+//! problems.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -25,23 +25,23 @@ use crate::{
 /// Options of `tally topology`.
 #[derive(Debug, Args)]
 pub struct TopologyArgs {
-    /// Ask this service what it did, instead of planning for this machine.
+    /// Show the placement of this service instead of a plan for this machine.
     #[arg(long, env = "TALLY_ENDPOINT")]
     endpoint: Option<String>,
     #[command(flatten)]
     credentials: Credentials,
-    /// Plan with the settings of this file, and of the environment.
+    /// Plan with the settings in this file and in the environment.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", conflicts_with = "endpoint")]
     config: Option<PathBuf>,
-    /// How to print it.
+    /// The output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
-/// Groups (cores, caches) that are written out before the rest is only counted.
+/// Most groups (cores, caches) that are listed. The others are only counted.
 const GROUPS_MAX: usize = 16;
 
-/// The text form.
+/// A topology in text form.
 struct Text<'a>(&'a GetTopologyResponse);
 
 pub(super) fn run(args: &TopologyArgs) -> ExitCode {
@@ -96,7 +96,7 @@ impl Display for Text<'_> {
             threads(f, &topology.threads)?;
             writeln!(
                 f,
-                "layout       {}; masks lost {}, set again {}; threads without a role {}",
+                "layout       {}; masks changed by others {}, set again {}; threads without a role {}",
                 topology.layout_version,
                 topology.affinity_lost,
                 topology.affinity_reapplied,
@@ -135,7 +135,7 @@ impl Text<'_> {
         {
             writeln!(
                 f,
-                "  lone       {} (not ours: {})",
+                "  half core  {} (siblings not allowed: {})",
                 core.cpus, core.foreign_siblings
             )?;
         }
@@ -177,11 +177,11 @@ impl Text<'_> {
 
 fn group(f: &mut Formatter<'_>, group: &TopologyCgroup) -> fmt::Result {
     if group.version == 0 {
-        return writeln!(f, "group        none found");
+        return writeln!(f, "cgroup       none found");
     }
     write!(
         f,
-        "group        version {}, {}, granted {}",
+        "cgroup       version {}, {}, granted {}",
         group.version,
         group.path,
         or(&group.cpuset_cpus, "?")
@@ -214,7 +214,7 @@ fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
     write!(
         f,
         "pod          {}, requests {} CPUs, limit {}",
-        or(&pod.qos_class, "of unknown class"),
+        or(&pod.qos_class, "unknown class"),
         cpus(pod.cpu_request),
         cpus(pod.cpu_limit)
     )?;
@@ -227,9 +227,9 @@ fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
 fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt::Result {
     let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     let budgets = match kernel.rt_group_sched {
-        Some(true) => "needs a budget of the group",
-        Some(false) => "needs no budget of the group",
-        None => "may need a budget of the group",
+        Some(true) => "needs a budget of the cgroup",
+        Some(false) => "needs no budget of the cgroup",
+        None => "may need a budget of the cgroup",
     };
     writeln!(
         f,

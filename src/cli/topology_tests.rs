@@ -87,20 +87,20 @@ fn the_machine_as_text() {
         "\
 allowed      1-2,5 of 0-7 online
 cores        2: 1,5 | 2
-  lone       2 (not ours: 6)
+  half core  2 (siblings not allowed: 6)
 caches       1: 1-2,5
 memory       node 0: 1-2,5 (1 drives and network cards)
 isolated     7, without a tick none
-group        version 2, /tally, granted 1-2,5, quota 400000 of 100000 µs; throttled in 3 of 90 periods, 1.025 s
+cgroup       version 2, /tally, granted 1-2,5, quota 400000 of 100000 µs; throttled in 3 of 90 periods, 1.025 s
 pod          Burstable, requests 1.5 CPUs, limit ?
-kernel       6.1, clock ?; real-time -1 of ? µs, needs a budget of the group, priority without a capability ?
+kernel       6.1, clock ?; real-time -1 of ? µs, needs a budget of the cgroup, priority without a capability ?
 exclusive    no (inferred)
 "
     );
 }
 
 #[test]
-fn what_is_wrong_comes_with_what_to_do_and_nothing_wrong_is_said_too() {
+fn a_problem_comes_with_its_remedy_and_no_problem_is_stated() {
     let mut topology = machine();
     topology.decision = Some(decision());
     let text = Text(&topology).to_string();
@@ -126,7 +126,7 @@ fn what_is_wrong_comes_with_what_to_do_and_nothing_wrong_is_said_too() {
 }
 
 #[test]
-fn a_thread_that_is_not_as_it_should_be_stands_out() {
+fn a_misplaced_thread_is_marked() {
     assert_eq!(state(&thread()), "ok");
     let lost = TopologyThread {
         pinned: false,

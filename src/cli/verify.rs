@@ -1,4 +1,4 @@
-//! `tally verify`.
+//! `tally verify`: checks a data directory.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -54,17 +54,18 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     println!(
         "last stop        {}",
         match (report.journal.clean, report.journal.marked) {
-            (true, _) => "clean: the last block is the last one that was written",
+            (true, _) => "clean: the last block in the journal is the last one that was written",
             (false, true) =>
-                "clean (journal/CLEAN), but not at the end that was found here, or the marker is damaged",
-            (false, false) => "not clean: the service crashed, or this is a copy of a running one",
+                "marked as clean (journal/CLEAN), but the marker names another last block, or is damaged",
+            (false, false) =>
+                "not clean: the service crashed, or this is a copy of a running service's directory",
         }
     );
     if let Some(torn) = &report.journal.torn {
         println!(
-            "torn tail        {} bytes behind the last block: {}. After a crash this is a write that was cut short, and \
-             nothing in it was acknowledged; damage to the last acknowledged block looks the same. The next start clears \
-             it: if there is doubt, keep a copy",
+            "torn tail        {} bytes after the last block: {}. After a crash, these bytes are an incomplete write, of which \
+             nothing was acknowledged. Damage to the last acknowledged block looks the same. The next start deletes these \
+             bytes; if in doubt, keep a copy",
             torn.remains_bytes, torn.defect
         );
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{CallKind, StartError};
+use super::call_kind::CallKind;
 use crate::{
     breaker::{
         BreakerMode, BreakerRegistry, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError,
@@ -195,7 +195,7 @@ impl Circuits {
         base: &CircuitBreakerConfig,
         options: &CircuitOptions,
         times: Option<&CommitTimes>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, ConfigError> {
         let events = Arc::new(CircuitEvents::new());
         let clock = options
             .clock
@@ -233,7 +233,7 @@ impl Circuits {
     }
 
     pub(super) fn get(&self, kind: CallKind) -> &LatencyCircuitBreaker {
-        kind.of(&self.breakers)
+        kind.select(&self.breakers)
     }
 
     /// The circuit called `key`, as an operator names it.

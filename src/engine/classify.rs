@@ -1,9 +1,9 @@
 //! What an answer of the engine says about its health: the breaker's view.
 
+use super::{fault::StoreFault, pending::EngineReply};
 use crate::{
     batch::{Answer, BatchError},
     breaker::{Classify, Verdict},
-    engine::{fault::StoreFault, pending::EngineReply},
 };
 
 /// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.

@@ -1,4 +1,4 @@
-//! What callers ask of EXEC, and what it answers.
+//! The commands that EXEC executes, and its replies.
 
 use std::sync::Arc;
 
@@ -14,103 +14,104 @@ use crate::{
     telemetry::TraceLink,
 };
 
-/// Most transactions of one request.
+/// Maximum number of transactions in one request.
 pub const TRANSACTIONS_MAX: usize = 8192;
-/// Most accounts of one request: they are created in one block, whatever they hold.
+/// Maximum number of accounts in one request. All of them are created in one block, however large they are.
 pub const CREATE_ACCOUNTS_MAX: usize = 1000;
-/// Most accounts of a page.
+/// Maximum number of accounts in a page.
 pub const PAGE_ACCOUNTS_MAX: usize = 1000;
 
-/// An outcome for each transaction of a request; the lone one of a unary call is kept without an allocation.
+/// The outcomes of a request's transactions, in order. The single outcome of a unary call needs no allocation.
 pub type Outcomes = SmallVec<[Outcome; 1]>;
 
-/// What callers ask of EXEC.
+/// A command for EXEC.
 #[derive(Debug)]
 pub enum Command {
-    /// Process these transactions in their order, each for itself. Shared with the caller, who needs their ids to answer.
+    /// Processes these transactions in order, each independently of the others. The batch is shared with the caller, who needs
+    /// the ids for the response.
     Transactions(Arc<TransactionBatch>, Option<TraceLink>),
-    /// Create these accounts, all or none.
+    /// Creates all of these accounts, or none.
     CreateAccounts(Vec<NewAccount>),
-    /// Read an account.
+    /// Reads an account.
     Account(String),
-    /// Read up to so many accounts in the order of their creation.
+    /// Reads a page of accounts, in the order of their creation.
     Accounts {
-        /// The first.
+        /// The first account.
         from: AccountIndex,
-        /// At most so many.
+        /// Maximum number of accounts.
         limit: usize,
     },
-    /// Find where a transaction's record may be.
+    /// Finds the positions where a transaction's record may be.
     Locate(String),
-    /// Name these accounts.
+    /// Reads the ids of these accounts.
     AccountIds(Vec<AccountIndex>),
-    /// Copy some accounts for a checkpoint.
+    /// Encodes some accounts, from this one on, for a checkpoint.
     CheckpointChunk(AccountIndex),
-    /// Commit, with whatever else there is to commit; an empty block if there is nothing.
+    /// Commits the open block, even if it is empty.
     Probe,
 }
 
-/// What EXEC answers, by the kind of command.
+/// The reply to a [`Command`].
 #[derive(Debug)]
 pub enum CommandReply {
-    /// An outcome for each transaction.
+    /// The outcome of each transaction.
     Transactions(Outcomes),
-    /// What became of the accounts.
+    /// Whether the accounts were created.
     CreateAccounts(CreatedAccounts),
-    /// The account, if there is one.
+    /// The account, if it exists.
     Account(Option<Box<AccountSnapshot>>),
     /// A page of accounts.
     Accounts {
         /// The accounts.
         accounts: Vec<AccountSnapshot>,
-        /// The first of the next page, if there is one.
+        /// The first account of the next page, if there is one.
         next: Option<AccountIndex>,
     },
-    /// Where to look.
+    /// The positions where the record may be.
     Located(Candidates),
-    /// The names, in the order asked for.
+    /// The ids, in the order of the command.
     AccountIds(Vec<String>),
-    /// Encoded accounts.
+    /// A chunk of a checkpoint.
     CheckpointChunk {
-        /// The accounts.
+        /// The encoded accounts.
         bytes: Vec<u8>,
-        /// The next one to copy, if there is one.
+        /// The first account of the next chunk, if there is one.
         next: Option<AccountIndex>,
     },
-    /// Everything up to here is durable.
+    /// The block that was open is durable.
     Probed,
 }
 
-/// What became of a request to create accounts.
+/// The result of a request to create accounts.
 #[derive(Debug)]
 pub enum CreatedAccounts {
-    /// All are there.
+    /// All accounts exist now.
     All(Vec<AccountSnapshot>),
-    /// One exists with other content. None was created.
+    /// An account with one of the ids exists with other content. None was created.
     Reused {
-        /// Its place in the request.
+        /// The index of that account in the request.
         place: usize,
     },
     /// The ledger has no room for all of them. None was created.
     Full(TableFull),
 }
 
-/// Transactions in the ledger's own encoding, back to back in one buffer, with the hashes of their names.
+/// Transactions in the ledger's encoding, back to back in one buffer, with the hashes of their names.
 #[derive(Debug)]
 pub struct TransactionBatch {
     bytes: Vec<u8>,
     entries: SmallVec<[Entry; 1]>,
-    /// Of the accounts of all transactions; for the lone one of a unary call, mostly without an allocation.
+    /// The hashes of the account ids of all transactions. The two of a simple unary call need no allocation.
     account_tags: SmallVec<[u64; 2]>,
     seed: u64,
-    /// What pays for its memory: given back with it, also if its caller has left long before.
+    /// The memory budget that the batch is charged to, returned when the batch is dropped, even if the caller has left before.
     payment: Option<Box<dyn Payment>>,
 }
 
-/// What pays for memory that is held, and is dropped with it.
+/// A charge to a memory budget. Dropping it returns the memory to the budget.
 pub trait Payment: std::fmt::Debug + Send + Sync {}
 
-/// One transaction of a batch: where its parts end, which begin where those of the one before end.
+/// One transaction of a batch: the ends of its parts. Each part begins where that of the transaction before ends.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     bytes_end: u32,
@@ -121,7 +122,7 @@ struct Entry {
 // ===== impl TransactionBatch =====
 
 impl TransactionBatch {
-    /// Room for so many `bytes` without growing. `seed` keys the hash of names, see [`super::TallyEngine::batch`].
+    /// An empty batch, with room for `bytes` bytes of transactions. `seed` is the key of the hash of names.
     #[must_use]
     pub(super) fn new(seed: u64, bytes: usize) -> Self {
         TransactionBatch {
@@ -133,46 +134,57 @@ impl TransactionBatch {
         }
     }
 
-    /// Holds `payment` as long as it lives.
+    /// Keeps `payment` until the batch is dropped.
     pub fn pay(&mut self, payment: Box<dyn Payment>) {
         self.payment = Some(payment);
     }
 
-    /// Adds a transaction. Its bounds have been checked, and [`TransactionBatch::is_full`] is false.
+    /// Adds a transaction. The caller has checked its bounds, and that the batch [is not full](TransactionBatch::is_full).
+    ///
+    /// # Panics
+    /// If the batch outgrows 4 GiB, which the bounds prevent.
     pub fn push(&mut self, heading: &Heading<'_>, transfers: &[Transfer<&[u8]>]) {
         put_transaction(&mut self.bytes, heading, transfers.iter().copied());
         for transfer in transfers {
             self.account_tags.push(tag(transfer.debit, self.seed));
             self.account_tags.push(tag(transfer.credit, self.seed));
         }
-        // 8192 transactions of at most 35 KiB.
-        let end = |length| u32::try_from(length).unwrap_or(u32::MAX);
+        // At most 8192 transactions of at most 35 KiB, which is less than 2^32 bytes.
+        let (Ok(bytes_end), Ok(tags_end)) = (
+            u32::try_from(self.bytes.len()),
+            u32::try_from(self.account_tags.len()),
+        ) else {
+            panic!(
+                "a batch of transactions has outgrown its bounds: {} bytes",
+                self.bytes.len()
+            );
+        };
         self.entries.push(Entry {
-            bytes_end: end(self.bytes.len()),
-            tags_end: end(self.account_tags.len()),
+            bytes_end,
+            tags_end,
             id_tag: tag(heading.id, self.seed),
         });
     }
 
-    /// How many transactions there are.
+    /// The number of transactions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether the batch has no transaction.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether there are [`TRANSACTIONS_MAX`].
+    /// Whether the batch has [`TRANSACTIONS_MAX`] transactions.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.entries.len() >= TRANSACTIONS_MAX
     }
 
-    /// The hashes of a transaction's names.
+    /// The hashes of the names in the transaction at `place`; `None` if there is no such transaction.
     #[must_use]
     pub fn tags(&self, place: usize) -> Option<Tags<'_>> {
         let entry = self.entries.get(place)?;
@@ -183,21 +195,40 @@ impl TransactionBatch {
         })
     }
 
-    /// A transaction.
+    /// The transaction at `place`; `None` if there is no such transaction.
+    ///
+    /// # Panics
+    /// If the transaction can't be decoded: [`TransactionBatch::push`] has encoded it.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<TransactionView<'_, &[u8]>> {
         let entry = self.entries.get(place)?;
         let from = self.before(place).map_or(0, |before| before.bytes_end);
         let encoded = self.bytes.get(from as usize..entry.bytes_end as usize)?;
-        // `push` wrote it, so it can be parsed.
-        TransactionView::parse(encoded).ok()
+        match TransactionView::parse(encoded) {
+            Ok(transaction) => Some(transaction),
+            Err(error) => panic!("transaction {place} of a batch can't be decoded: {error}"),
+        }
+    }
+
+    /// The transaction at `place` and the hashes of its names.
+    ///
+    /// # Panics
+    /// If there is no such transaction.
+    pub(super) fn transaction(&self, place: usize) -> (TransactionView<'_, &[u8]>, Tags<'_>) {
+        let (Some(transaction), Some(tags)) = (self.get(place), self.tags(place)) else {
+            panic!(
+                "a batch of {} transactions has no transaction {place}",
+                self.len()
+            );
+        };
+        (transaction, tags)
     }
 
     fn before(&self, place: usize) -> Option<&Entry> {
         self.entries.get(place.checked_sub(1)?)
     }
 
-    /// Bytes of memory that it holds, with the room that it has to grow.
+    /// The bytes of memory that the batch holds, including spare capacity.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity()
@@ -231,7 +262,7 @@ impl BatchItem for Command {
     }
 }
 
-/// No less than what the account takes in the journal.
+/// An upper bound of the bytes that the account takes in the journal.
 pub(super) fn account_bytes_max(account: &NewAccount) -> usize {
     let metadata: usize = account
         .metadata

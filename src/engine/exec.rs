@@ -1,9 +1,8 @@
-//! EXEC: the one thread that changes the ledger. No async, no lock on the way of a transaction, no I/O but reading back
-//! an old record that a repeated id asks for.
+//! EXEC: the one thread that changes the ledger. It runs no async code and takes no lock for a transaction. Its only I/O is
+//! to read back an old record when an id is used again.
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{
@@ -13,38 +12,29 @@ use super::{
     },
     counters::EngineCounters,
     fault::StoreFault,
-    handoff::{Handoff, Progress, Spare, Work},
     health::{Condition, Health},
+    open_batch::OpenBatch,
     pending::{EngineReply, PendingAnswer},
-    wal::Committer,
+    pipeline::{CommitPipeline, Progress},
 };
 use crate::{
     batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
-    ledger::{AccountIndex, AccountOutcome, NewAccount, Outcome, Tags, TransactionView},
-    store::{
-        embedded::{JournaledLedger, RecordError, checkpoint::put_accounts},
-        journal::BlockBuffer,
-    },
-    telemetry::{LINKS_MAX, TraceLink},
+    ledger::{AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView},
+    store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts},
 };
 
-/// Items taken from the ring in one go.
+/// Maximum number of items that EXEC takes from the queue at a time.
 const TAKE_ITEMS: usize = 8192;
-/// Requests that must wait before callers wake EXEC while the journal is busy: until then they can as well wait for the
-/// block under way, which wakes it anyway, and callers are spared a system call each.
+/// Requests that must wait before callers wake EXEC while a block is in flight. With fewer, they wait for that block, whose
+/// end wakes EXEC anyway, and callers are spared a system call each.
 const BUSY_WAKE_REQUESTS: usize = 64;
-/// From so many records on, a block is handed over while another is still being synced.
+/// A block with at least this many records is sealed while another is still being synced.
 const LARGE_BLOCK_RECORDS: u32 = 4096;
-/// No block has more records.
+/// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// No block has answers to more items waiting for it, which bounds the memory of readings that wait for the disk.
-const BLOCK_ANSWER_ITEMS_MAX: usize = 16 * 1024;
-
-/// A block of at most so many records is written by EXEC itself when nothing is under way: the next one could not be made
-/// much sooner than it is synced, and two changes of thread are saved, which a lone caller would wait for.
-const OWN_BLOCK_RECORDS_MAX: u32 = 64;
-/// How many transactions ahead memory of accounts is asked for, that of names twice as many: about as many as are executed
-/// while it comes. Within a batch, memory is asked for so many transactions at a time.
+/// The number of transactions by which EXEC prefetches the memory of accounts ahead of their execution; for the index of names
+/// it is twice that. About this many are executed while the memory comes. Within a batch, EXEC prefetches for this many
+/// transactions at a time.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The state of the thread.
@@ -52,22 +42,26 @@ const PREFETCH_DISTANCE: usize = 8;
 pub(super) struct Exec {
     book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
+    /// Gives the answers that wait for no block in flight.
     answerer: Answerer,
-    handoff: Arc<Handoff>,
-    committer: Arc<Mutex<Committer>>,
+    pipeline: Arc<CommitPipeline>,
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
-    /// Answers that wait for the open block, or for the blocks before it.
-    answers: Vec<PendingAnswer>,
-    /// The spans of the calls in the open block, if they are exported; at most [`LINKS_MAX`].
-    links: Vec<TraceLink>,
-    /// Items of the commands that they answer.
-    answer_items: usize,
+    open: OpenBatch,
     claimed: Vec<Claimed<Command, EngineReply>>,
-    spare: Option<BlockBuffer>,
-    /// A probe waits for the open block, which is written even if it stays empty.
-    probed: bool,
+    /// The log takes no more blocks.
     failed: bool,
+}
+
+/// What a call of [`Exec::step`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There was something to do. There may be more.
+    Worked,
+    /// There is nothing to do until this many requests wait, or a block in flight is durable.
+    Idle { wake_at: usize },
+    /// The queue is closed and empty.
+    Ended,
 }
 
 // ===== impl Exec =====
@@ -76,8 +70,7 @@ impl Exec {
     pub(super) fn new(
         book: JournaledLedger,
         intake: Intake<Command, EngineReply>,
-        handoff: Arc<Handoff>,
-        committer: Arc<Mutex<Committer>>,
+        pipeline: Arc<CommitPipeline>,
         health: Arc<Health>,
         counters: Arc<EngineCounters>,
     ) -> Self {
@@ -85,77 +78,87 @@ impl Exec {
             answerer: intake.answerer(),
             book,
             intake,
-            handoff,
-            committer,
+            pipeline,
             health,
             counters,
-            answers: Vec::new(),
-            links: Vec::new(),
-            answer_items: 0,
+            open: OpenBatch::default(),
             claimed: Vec::new(),
-            spare: None,
-            probed: false,
             failed: false,
         }
     }
 
-    /// Executes commands until the ring is closed and empty.
+    /// Executes commands until the queue is closed and empty.
     pub(super) fn run(mut self) {
         loop {
-            let mut claimed = std::mem::take(&mut self.claimed);
-            let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
-            // Before anything is executed: whoever comes after a failure is told that nothing was done.
-            self.catch_up();
-            self.prefetch_first(&claimed);
-            let mut commands = claimed.drain(..);
-            while let Some(Claimed { item, reply, turn }) = commands.next() {
-                self.prefetch_behind(commands.as_slice());
-                if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
-                    reply.interrupted();
-                    continue;
-                }
-                self.answer_items += item.items();
-                let result = self.execute(item);
-                if result.is_ok()
-                    && let Some(turn) = turn
-                {
-                    turn.executed();
-                }
-                self.answers
-                    .push(PendingAnswer::new(reply, result, self.last_block()));
-                if self.answer_items >= BLOCK_ANSWER_ITEMS_MAX {
-                    self.flush(FlushReason::Items);
-                }
-            }
-            drop(commands);
-            self.claimed = claimed;
-
-            let progress = self.catch_up();
-            let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
-            let due = if self.answers.is_empty() {
-                None
-            } else {
-                let due = progress.idle.then(|| self.intake.due()).flatten();
-                due.or((large && progress.has_room).then_some(FlushReason::Items))
-            };
-            if let Some(reason) = due {
-                self.flush(reason);
-            } else if taken == 0 {
-                if self.intake.is_drained() {
-                    break;
-                }
-                self.counters.publish(&self.book);
-                self.intake
-                    .sleep(if progress.idle { 1 } else { BUSY_WAKE_REQUESTS });
+            match self.step() {
+                Step::Worked => {}
+                Step::Idle { wake_at } => self.intake.sleep(wake_at),
+                Step::Ended => break,
             }
         }
         self.flush(FlushReason::Drain);
-        self.handoff.wait_idle();
+        self.pipeline.wait_idle();
     }
 
-    /// The last block that what was just executed depends on, whether it wrote or only read.
+    /// Executes the commands that wait, and seals the open block if it is time.
+    fn step(&mut self) -> Step {
+        let taken = self.execute_waiting();
+        let progress = self.catch_up();
+        let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
+        let due = if self.open.is_empty() {
+            None
+        } else {
+            let due = progress.idle.then(|| self.intake.due()).flatten();
+            due.or((large && progress.has_room).then_some(FlushReason::Items))
+        };
+        if let Some(reason) = due {
+            self.flush(reason);
+        } else if taken == 0 {
+            if self.intake.is_drained() {
+                return Step::Ended;
+            }
+            self.counters.publish(&self.book);
+            let wake_at = if progress.idle { 1 } else { BUSY_WAKE_REQUESTS };
+            return Step::Idle { wake_at };
+        }
+        Step::Worked
+    }
+
+    /// Executes the commands that wait. Returns the number of their items.
+    fn execute_waiting(&mut self) -> usize {
+        let mut claimed = std::mem::take(&mut self.claimed);
+        let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
+        // Before anything is executed: after a failure, the answer is that nothing was executed.
+        self.catch_up();
+        self.prefetch_first(&claimed);
+        let mut commands = claimed.drain(..);
+        while let Some(Claimed { item, reply, turn }) = commands.next() {
+            self.prefetch_behind(commands.as_slice());
+            if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
+                reply.interrupted();
+                continue;
+            }
+            self.open.count(item.items());
+            let result = self.execute(item);
+            if result.is_ok()
+                && let Some(turn) = turn
+            {
+                turn.executed();
+            }
+            self.open
+                .push(PendingAnswer::new(reply, result, self.last_block()));
+            if self.open.is_full() {
+                self.flush(FlushReason::Items);
+            }
+        }
+        drop(commands);
+        self.claimed = claimed;
+        taken
+    }
+
+    /// The last block that the command just executed depends on, whether it wrote or only read.
     const fn last_block(&self) -> u64 {
-        if self.probed {
+        if self.open.has_probe() {
             self.book.open_block()
         } else {
             self.book.last_block()
@@ -168,9 +171,7 @@ impl Exec {
         }
         match command {
             Command::Transactions(batch, link) => {
-                if self.links.len() < LINKS_MAX {
-                    self.links.extend(link);
-                }
+                self.open.link(link);
                 self.transactions(&batch).map(CommandReply::Transactions)
             }
             Command::CreateAccounts(accounts) => {
@@ -182,15 +183,8 @@ impl Exec {
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
             Command::Locate(id) => Ok(CommandReply::Located(self.book.candidates(&id))),
             Command::AccountIds(indexes) => {
-                let name = |index: &AccountIndex| {
-                    self.book
-                        .ledger()
-                        .accounts()
-                        .id(*index)
-                        .unwrap_or_default()
-                        .to_owned()
-                };
-                Ok(CommandReply::AccountIds(indexes.iter().map(name).collect()))
+                let ids = indexes.iter().map(|index| self.account_id(*index)).collect();
+                Ok(CommandReply::AccountIds(ids))
             }
             Command::CheckpointChunk(from) => {
                 let mut bytes = Vec::new();
@@ -198,13 +192,13 @@ impl Exec {
                 Ok(CommandReply::CheckpointChunk { bytes, next })
             }
             Command::Probe => {
-                self.probed = true;
+                self.open.set_probe();
                 Ok(CommandReply::Probed)
             }
         }
     }
 
-    /// Asks for the memory of the first commands, before any of them is executed.
+    /// Prefetches the memory of the first commands, before any of them is executed.
     fn prefetch_first(&self, commands: &[Claimed<Command, EngineReply>]) {
         for tags in commands.iter().take(2 * PREFETCH_DISTANCE).filter_map(first_tags) {
             self.book.prefetch_names(tags);
@@ -214,7 +208,8 @@ impl Exec {
         }
     }
 
-    /// Asks for memory of `commands`, which are executed after the one in hand, as [`Exec::prefetch_within`] does in a batch.
+    /// Prefetches the memory of `commands`, which follow the one about to be executed, as [`Exec::prefetch_within`] does within
+    /// a batch.
     fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
         let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
         if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
@@ -231,10 +226,7 @@ impl Exec {
             if place.is_multiple_of(PREFETCH_DISTANCE) {
                 self.prefetch_within(batch, place);
             }
-            let (Some(transaction), Some(tags)) = (batch.get(place), batch.tags(place)) else {
-                tracing::error!(place, "a transaction of a batch can't be read");
-                return Err(StoreFault::ReadFailed);
-            };
+            let (transaction, tags) = batch.transaction(place);
             let outcome = self.transaction(&transaction, tags);
             outcomes.push(outcome.map_err(|fault| if place == 0 { fault } else { fault.of_a_part() })?);
         }
@@ -242,11 +234,11 @@ impl Exec {
         Ok(outcomes)
     }
 
-    /// Asks for memory that the transactions behind `place` will touch, so that it comes while others are executed: first
-    /// where their names are looked up, then, when that is there, their accounts. It is done for several at once, since
-    /// a CPU translates several addresses at a time, if only they stand close together in the program.
+    /// Prefetches the memory that the transactions after `place` will touch while others are executed: first the index of
+    /// names, then the accounts that it leads to. It does so for several transactions at once, because a CPU translates several
+    /// addresses at a time only if the loads stand close together in the program.
     fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {
-        // At first, only the memory of the batch's first is on its way, as of every command's.
+        // At the start, only the memory of the batch's first transaction was prefetched, as for every command.
         let from = |distance: usize| if place == 0 { 1 } else { place + distance };
         let names = from(2 * PREFETCH_DISTANCE)..place + 3 * PREFETCH_DISTANCE;
         for tags in names.map_while(|place| batch.tags(place)) {
@@ -271,10 +263,10 @@ impl Exec {
         loop {
             match self.book.process(transaction, tags) {
                 Ok(outcome) => return Ok(outcome),
-                // The id was used a moment ago and its block is under way. Its fate must be known first, and nothing
-                // else could be made durable before that either.
+                // The id was used a moment ago and its block is in flight. EXEC must know whether that block becomes durable,
+                // and nothing else could become durable before it anyway.
                 Err(RecordError::NotYetDurable(_)) => {
-                    self.handoff.wait_idle();
+                    self.pipeline.wait_idle();
                     if self.catch_up().failed {
                         return Err(StoreFault::WriteFailed);
                     }
@@ -294,8 +286,7 @@ impl Exec {
         }
         Ok(match self.book.create_accounts(accounts) {
             AccountOutcome::Created(indexes) => {
-                let snapshot = |index| self.book.ledger().accounts().snapshot(index);
-                CreatedAccounts::All(indexes.into_iter().filter_map(snapshot).collect())
+                CreatedAccounts::All(indexes.into_iter().map(|index| self.snapshot(index)).collect())
             }
             AccountOutcome::Reused { place } => CreatedAccounts::Reused { place },
             AccountOutcome::Full(full) => CreatedAccounts::Full(full),
@@ -303,13 +294,12 @@ impl Exec {
     }
 
     fn accounts(&self, from: AccountIndex, limit: usize) -> CommandReply {
-        let table = self.book.ledger().accounts();
-        let mut indexes = table.indexes_from(from);
+        let mut indexes = self.book.ledger().accounts().indexes_from(from);
         let limit = limit.min(PAGE_ACCOUNTS_MAX);
         let accounts = indexes
             .by_ref()
             .take(limit)
-            .filter_map(|index| table.snapshot(index))
+            .map(|index| self.snapshot(index))
             .collect();
         CommandReply::Accounts {
             accounts,
@@ -317,11 +307,29 @@ impl Exec {
         }
     }
 
-    /// Looks how far WAL has come.
+    /// # Panics
+    /// If the ledger has no such account, although it has given out the index.
+    fn snapshot(&self, index: AccountIndex) -> AccountSnapshot {
+        let Some(snapshot) = self.book.ledger().accounts().snapshot(index) else {
+            panic!("account {index:?} was created, but the ledger does not have it");
+        };
+        snapshot
+    }
+
+    /// # Panics
+    /// If the ledger has no such account, although a record of the journal names it.
+    fn account_id(&self, index: AccountIndex) -> String {
+        let Some(id) = self.book.ledger().accounts().id(index) else {
+            panic!("a record names account {index:?}, but the ledger does not have it");
+        };
+        id.to_owned()
+    }
+
+    /// Takes in how far the log is durable, and whether it has failed.
     fn catch_up(&mut self) -> Progress {
-        let progress = self.handoff.progress();
+        let progress = self.pipeline.progress();
         self.book.durable_to(progress.durable.chain().position);
-        // What is in memory will never be durable: there is no point in going on.
+        // What is in memory will never be durable, so EXEC executes nothing more.
         self.failed |= progress.failed;
         progress
     }
@@ -339,62 +347,42 @@ impl Exec {
         }
     }
 
-    /// Hands the open block over with the answers that wait for it. With nothing to write and nothing under way, the
-    /// answers go out from here.
-    fn flush(&mut self, reason: FlushReason) {
-        let progress = self.catch_up();
+    /// Seals the open block if it has a record or a probe waits for it.
+    fn seal(&mut self, reason: FlushReason) -> Option<SealedBlock> {
         let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
-        let spare = self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0));
-        let probed = std::mem::take(&mut self.probed);
-        let block = if self.failed {
-            None
-        } else if probed {
-            Some(self.book.seal_even_if_empty(spare))
-        } else {
-            self.book.seal(spare)
-        };
-        if block.is_some() {
-            self.intake.flushed(reason, records as usize, bytes);
-        } else if self.answers.is_empty() {
-            return;
-        } else if self.failed || progress.idle {
-            self.answer_items = 0;
-            let (durable, failed, counters) = (&progress.durable, self.failed, &self.counters);
-            let answers = self.answers.drain(..);
-            let released = answers.map(|answer| answer.release(durable, failed, counters));
-            self.answerer.answer_untimed(released);
-            return;
+        if records == 0 && !self.open.has_probe() {
+            return None;
         }
-        let answers = std::mem::take(&mut self.answers);
-        self.answer_items = 0;
-        let work = Work {
-            block,
-            answers,
-            links: std::mem::take(&mut self.links),
-        };
-        // Before the answers go out: who has one finds it counted.
-        self.counters.publish(&self.book);
-        let recycled = self.commit(work, records);
-        self.answers = recycled.answers;
-        self.spare = recycled.buffer;
+        self.intake.flushed(reason, records as usize, bytes);
+        Some(self.book.seal_even_if_empty(self.open.take_spare()))
     }
 
-    /// Has a block written: by WAL, or, if it is small and nothing is under way, here and now.
-    fn commit(&self, work: Work, records: u32) -> Spare {
-        // WAL still holds the lock while it gives the answers of the block before.
-        let own = (1..=OWN_BLOCK_RECORDS_MAX)
-            .contains(&records)
-            .then(|| self.committer.try_lock())
-            .flatten()
-            .filter(|_| self.handoff.begin());
-        match own {
-            Some(mut committer) => committer.commit(&self.handoff, work, || ()),
-            None => self.handoff.submit(work),
+    /// Hands the open block over with the answers that wait for it. With nothing to write and nothing in flight, EXEC gives
+    /// the answers itself.
+    fn flush(&mut self, reason: FlushReason) {
+        let progress = self.catch_up();
+        let block = if self.failed { None } else { self.seal(reason) };
+        if block.is_none() {
+            if self.open.is_empty() {
+                return;
+            }
+            if self.failed || progress.idle {
+                let (durable, failed, counters) = (&progress.durable, self.failed, &self.counters);
+                let answers = self.open.drain();
+                let released = answers.map(|answer| answer.release(durable, failed, counters));
+                self.answerer.answer_untimed(released);
+                return;
+            }
         }
+        let batch = self.open.seal(block);
+        // Before the answers are given, so that a caller who reads the counters sees its own call.
+        self.counters.publish(&self.book);
+        let spare = self.pipeline.commit(batch);
+        self.open.reuse(spare);
     }
 }
 
-/// The hashes of a command's first transaction: of its only one, where it matters.
+/// The hashes of the names in a command's first transaction. Where prefetching matters, it is the only one.
 fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
     if let Command::Transactions(batch, _) = &command.item {
         batch.tags(0)
@@ -404,11 +392,11 @@ fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
 }
 
 impl Drop for Exec {
-    /// However the thread ends, WAL must not wait for it.
+    /// WAL must not wait for EXEC once the thread has ended, in whatever way.
     fn drop(&mut self) {
-        self.handoff.close();
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);
         }
+        self.pipeline.close();
     }
 }

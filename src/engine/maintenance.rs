@@ -16,9 +16,9 @@ use futures_executor::block_on;
 use super::{
     command::{Command, CommandReply},
     fault::{EngineError, StoreFault},
-    handoff::Handoff,
     health::{Condition, Health},
     pending::EngineReply,
+    pipeline::CommitPipeline,
     scrubbing::Scrubber,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub(super) struct Stop {
 #[derive(Debug)]
 pub(super) struct Maintenance {
     pub(super) batch: BatchProcessor<Command, EngineReply>,
-    pub(super) handoff: Arc<Handoff>,
+    pub(super) pipeline: Arc<CommitPipeline>,
     pub(super) health: Arc<Health>,
     pub(super) preparer: SegmentPreparer,
     pub(super) walk: BlockWalk,
@@ -124,7 +124,7 @@ impl Maintenance {
     /// What can't wait until a long checkpoint is written. Returns how far the journal is durable.
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
-        let durable = self.handoff.progress().durable;
+        let durable = self.pipeline.progress().durable;
         self.write_id_files(&durable.chain());
         durable
     }
@@ -220,11 +220,11 @@ impl Maintenance {
             }
         }
         // The last answer waited for every block whose effects the accounts show.
-        if self.handoff.progress().failed {
+        if self.pipeline.progress().failed {
             return Err(EngineError::Store(StoreFault::Failed).into());
         }
         let durable_through = self
-            .handoff
+            .pipeline
             .progress()
             .durable
             .chain()

@@ -1,10 +1,13 @@
 //! What the engine tells as metrics. Names and units are those of Prometheus' conventions.
 
-use super::{EngineStats, TallyEngine};
+use super::{
+    circuits::CircuitReport,
+    health::Condition,
+    tally_engine::{EngineStats, TallyEngine},
+};
 use crate::{
     batch::{BatchStats, FlushReason},
     breaker::{CircuitState, LifetimeStats},
-    engine::{CircuitReport, Condition},
     sys::limits::disk_space,
     telemetry::{Families, MetricSource},
     topology::PlacementFigures,

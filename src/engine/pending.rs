@@ -1,49 +1,49 @@
-//! Answers that wait until the journal holds what they say.
+//! Answers that wait until the log holds the blocks that they depend on.
 //!
-//! **Durable before answered** rests on the types here. EXEC puts what it would like to say into a [`PendingAnswer`], with
-//! the number of the block that it depends on. What callers get is an [`EngineReply`], and only [`PendingAnswer::release`]
-//! makes one: from a [`DurablePoint`], which in turn only the receipt of an append makes, or opening the store. If the
-//! point does not cover the block, the answer is replaced by the fault. Nobody who gives answers has to remember to look
-//! whether the journal has failed, or when.
+//! **Durable before answered** rests on the types here. EXEC puts the result of a command into a [`PendingAnswer`], with the
+//! number of the block that it depends on. Callers get an [`EngineReply`], and only [`PendingAnswer::release`] makes one, from
+//! a [`DurablePoint`], which in turn is made only by the receipt of an append or by opening the store. If the point does not
+//! cover the block, the reply is a fault instead of the result. So no code that gives answers has to remember to check
+//! whether the log has failed.
 
 use super::{command::CommandReply, counters::EngineCounters, fault::StoreFault};
 use crate::{batch, store::embedded::DurablePoint};
 
-/// What EXEC answers: durable, or a fault.
+/// The engine's reply to a command: a durable result, or a fault.
 #[derive(Debug)]
 pub struct EngineReply {
     result: Result<CommandReply, StoreFault>,
     block: u64,
 }
 
-/// An answer in waiting.
+/// The result of a command, which waits for its block.
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     to: batch::Reply<EngineReply>,
     result: Result<CommandReply, StoreFault>,
-    /// The last block whose effects it tells. A command that spans blocks depends on all of them, and the last is durable
-    /// only after the others.
+    /// The last block whose effects the result shows. A command that spans blocks depends on all of them, and the last one is
+    /// durable only after the others.
     block: u64,
 }
 
 // ===== impl EngineReply =====
 
 impl EngineReply {
-    /// The answer.
+    /// Returns the durable result.
     ///
     /// # Errors
-    /// What the store did to the command.
+    /// The fault that the store had.
     pub fn into_result(self) -> Result<CommandReply, StoreFault> {
         self.result
     }
 
-    /// What the store did to the command, if it is a fault and not an answer.
+    /// Returns the fault that the store had, if it had one.
     #[must_use]
     pub fn fault(&self) -> Option<StoreFault> {
         self.result.as_ref().err().copied()
     }
 
-    /// The block that it depends on; of a fault, the one that it would have.
+    /// The number of the block that the result depends on, or would depend on if there were no fault.
     #[must_use]
     pub const fn block(&self) -> u64 {
         self.block
@@ -62,11 +62,16 @@ impl PendingAnswer {
         PendingAnswer { to, result, block }
     }
 
-    /// What can be said when the journal is durable up to `durable`: the answer, if its block is. Otherwise its outcome is
-    /// unknown, which is counted.
+    /// The number of the last block that the answer depends on; 0 if it depends on none.
+    pub(super) const fn block(&self) -> u64 {
+        self.block
+    }
+
+    /// Makes the reply when the log is durable up to `durable`: the result, if its block is durable. Otherwise the outcome is
+    /// unknown, and is counted as such.
     ///
     /// # Panics
-    /// If its block is not durable and the journal has not `failed`: it was released too early.
+    /// If the block is not durable and the log has not `failed`: the answer was released too early.
     pub(super) fn release(
         self,
         durable: &DurablePoint,
@@ -78,11 +83,11 @@ impl PendingAnswer {
             mut result,
             block,
         } = self;
-        // A fault is true whatever is durable.
+        // A fault holds whatever is durable.
         if result.is_ok() && !durable.covers(block) {
             assert!(
                 failed,
-                "an answer that depends on block {block} was released before it was written"
+                "an answer that depends on block {block} was released before the block was durable"
             );
             result = Err(StoreFault::WriteFailed);
         }

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
+use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
 use crate::{
     batch::{BatchProcessor, ResponseFuture, Submission},
     breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},

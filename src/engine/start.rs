@@ -8,25 +8,27 @@ use thiserror::Error;
 use tower::ServiceBuilder;
 
 use super::{
-    CircuitOptions, CircuitServices, EngineConfig, Shared, TallyEngine, Threads,
-    circuits::Circuits,
+    circuits::{CircuitOptions, Circuits},
     classify::EngineClassifier,
     command::Command,
     counters::EngineCounters,
+    engine_config::EngineConfig,
     exec::Exec,
-    handoff::Handoff,
     health::Health,
     maintenance::{Maintenance, Stop},
     pending::EngineReply,
+    pipeline::CommitPipeline,
     scrubbing::Scrubber,
     self_probe::SelfProbes,
-    wal::{Committer, Wal},
+    tally_engine::{CircuitServices, Shared, TallyEngine, Threads},
+    wal::Wal,
 };
 use crate::{
     batch::{BatchConfigError, BatchProcessor, Intake, batch},
     breaker::{CircuitBreakerLayer, ConfigError},
     distribution::Distribution,
     store::{
+        block_log::EmbeddedLog,
         embedded::{self, OpenError, OpenStore},
         journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
@@ -38,27 +40,27 @@ use crate::{
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The data directory.
+    /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A setting of the queue.
+    /// A setting of the queue is out of bounds.
     #[error(transparent)]
     Batch(#[from] BatchConfigError),
-    /// A setting of the breaker.
+    /// A setting of the breaker is out of bounds.
     #[error(transparent)]
     Breaker(#[from] ConfigError),
     /// `slow_threshold = "auto"`, and commits could not be timed.
     #[error("commits could not be timed to set slow_threshold")]
     Calibrate(#[source] DiskError),
-    /// A thread could not be started, or not placed where the operator insists.
+    /// A thread could not be started, or could not be pinned although the settings require it.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
 }
 
-/// What the threads have in common with those who watch them.
-#[derive(Debug, Clone)]
+/// What the threads share with those who watch them.
+#[derive(Debug)]
 struct Vitals {
-    handoff: Arc<Handoff>,
+    pipeline: Arc<CommitPipeline>,
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     sync_times: Arc<Distribution>,
@@ -68,7 +70,7 @@ impl TallyEngine {
     /// Opens the data directory `dir` and starts the threads.
     ///
     /// # Errors
-    /// [`StartError`]. Nothing runs then.
+    /// [`StartError`]. No thread runs then.
     pub fn start(
         config: &EngineConfig,
         disk: Arc<dyn Disk>,
@@ -81,38 +83,25 @@ impl TallyEngine {
         let store = embedded::open(disk, dir, &config.store, clock)?;
         let times = commit_times(&*trial_disk, dir, &config.circuits)?;
         let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
-        let vitals = Vitals {
-            handoff: Arc::new(Handoff::new(store.durable)),
-            health: Arc::new(Health::new()),
-            counters: Arc::new(EngineCounters::default()),
-            sync_times: Arc::new(Distribution::new()),
-        };
-        vitals.counters.publish(&store.ledger);
         let (records, recovery) = (store.records.clone(), store.report);
         let segment_bytes = store.directory.geometry().segment_bytes();
         let hash_seed = store.directory.hash_seed();
-        let threads = spawn(config, store, intake, &processor, &vitals, affinity)?;
+        let (threads, vitals) = spawn(config, store, intake, &processor, affinity)?;
         let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
             ServiceBuilder::new()
                 .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
                 .service(processor.clone())
         }));
-        let Vitals {
-            handoff,
-            health,
-            counters,
-            sync_times,
-        } = vitals;
         let shared = Shared {
             batch: processor,
             circuits,
             self_probes: SelfProbes::default(),
             affinity: affinity.clone(),
             records,
-            handoff,
-            health,
-            counters,
-            sync_times,
+            pipeline: vitals.pipeline,
+            health: vitals.health,
+            counters: vitals.counters,
+            sync_times: vitals.sync_times,
             recovery,
             segment_bytes,
             directory: dir.to_owned(),
@@ -126,52 +115,43 @@ impl TallyEngine {
     }
 }
 
-/// Starts WAL before EXEC, which hands it work.
+/// Makes the commit pipeline and starts the threads: WAL before EXEC, which hands batches over to it.
 fn spawn(
     config: &EngineConfig,
     store: OpenStore,
     intake: Intake<Command, EngineReply>,
     processor: &BatchProcessor<Command, EngineReply>,
-    vitals: &Vitals,
     affinity: &CpuAffinityManager,
-) -> Result<Threads, StartError> {
-    let Vitals {
-        handoff,
-        health,
-        counters,
-        sync_times,
-    } = vitals.clone();
-    let committer = Arc::new(Mutex::new(Committer {
-        writer: store.writer,
-        _directory: Arc::clone(&store.directory),
-        answerer: intake.answerer(),
-        health: Arc::clone(&health),
-        sync_times,
-        counters,
-        durable: store.durable,
-        failed: false,
-    }));
+) -> Result<(Threads, Vitals), StartError> {
+    let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
+    counters.publish(&store.ledger);
+    let sync_times = Arc::new(Distribution::new());
+    let pipeline = Arc::new(CommitPipeline::new(
+        Box::new(EmbeddedLog::new(store.writer, Arc::clone(&store.directory))),
+        store.durable,
+        intake.answerer(),
+        Arc::clone(&health),
+        Arc::clone(&counters),
+        Arc::clone(&sync_times),
+    ));
     let wal = Wal {
-        handoff,
-        committer: Arc::clone(&committer),
+        pipeline: Arc::clone(&pipeline),
         exec: processor.notifier(),
-        health,
+        health: Arc::clone(&health),
     };
-    let scrubber = Scrubber::new(store.scrub, config.scrub, Arc::clone(&vitals.counters));
-    let Vitals {
-        handoff,
-        health,
-        counters,
-        ..
-    } = vitals.clone();
-    let writer = Arc::clone(&committer);
-    let exec = Exec::new(store.ledger, intake, handoff, writer, health, counters);
+    let exec = Exec::new(
+        store.ledger,
+        intake,
+        Arc::clone(&pipeline),
+        Arc::clone(&health),
+        Arc::clone(&counters),
+    );
     let parker = Parker::new();
     let stop = Stop::new(&parker);
     let maintenance = Maintenance {
         batch: processor.clone(),
-        handoff: Arc::clone(&vitals.handoff),
-        health: Arc::clone(&vitals.health),
+        pipeline: Arc::clone(&pipeline),
+        health: Arc::clone(&health),
         preparer: store.preparer,
         walk: store.walk,
         checkpoints: store.checkpoints,
@@ -181,20 +161,26 @@ fn spawn(
         last_checkpoint_bytes: 0,
         last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
         next_id_file: 0,
-        scrubber,
+        scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters)),
         parker,
         stop: stop.clone(),
     };
-    Ok(Threads {
+    let threads = Threads {
         wal: affinity.spawn(Role::Wal, 0, "tally-wal", move || wal.run())?,
         exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
         maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
         stop,
-        committer,
-    })
+    };
+    let vitals = Vitals {
+        pipeline,
+        health,
+        counters,
+        sync_times,
+    };
+    Ok((threads, vitals))
 }
 
-/// How long commits take in `dir`. A disk that refuses is an error only if a threshold depends on it.
+/// Times commits in `dir`. A disk error is an error of the start only if a threshold depends on the times.
 fn commit_times(
     disk: &dyn Disk,
     dir: &Path,

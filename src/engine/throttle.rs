@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CallKind, TallyEngine};
+use super::{call_kind::CallKind, tally_engine::TallyEngine};
 
 impl TallyEngine {
     /// Looks whether the CPU quota has stopped the process since the last call, `elapsed` ago, and tells the circuits. To

@@ -1,50 +1,50 @@
-//! What administrators do leaves an event behind: who, what, to which, and what it was before. No filter of the log drops
-//! these events: `telemetry` lets its target pass whatever the filter says.
+//! Audit events: who changed what, and the value before and after. The log's filter does not apply to their target
+//! ([`AUDIT_TARGET`]).
 
 use std::net::SocketAddr;
 
 use super::tokens::Principal;
 use crate::telemetry::AUDIT_TARGET;
 
-/// Who did it.
+/// Who made a change.
 #[derive(Debug)]
 pub struct Administrator {
-    /// Where the call came from, as far as it is known.
+    /// The address that the call came from, if it is known.
     pub peer: Option<SocketAddr>,
-    /// Whose token it was, if tokens are asked for.
+    /// The owner of the token, if calls need tokens.
     pub principal: Option<Principal>,
 }
 
 /// A change of a circuit.
 #[derive(Debug, Clone, Copy)]
 pub struct CircuitChange<'a> {
-    /// The circuit.
+    /// The key of the circuit.
     pub key: &'a str,
-    /// What was done.
+    /// The kind of change.
     pub action: &'a str,
-    /// Its mode or state before.
+    /// The mode or state before the change.
     pub before: &'a str,
-    /// Its mode or state after.
+    /// The mode or state after the change.
     pub after: &'a str,
-    /// What the administrator had to say.
+    /// The administrator's comment.
     pub comment: &'a str,
 }
 
-/// The tokens were read again, and others are valid now.
+/// Emits the event of a changed tokens file, with the number of valid tokens before and after.
 pub(super) fn tokens_changed(before: usize, after: usize) {
     tracing::warn!(
         name: "tally.audit.tokens",
         target: AUDIT_TARGET,
         before,
         after,
-        "the file of tokens was changed"
+        "the tokens file was changed"
     );
 }
 
 // ===== impl Administrator =====
 
 impl Administrator {
-    /// A circuit was changed.
+    /// Emits the event of a changed circuit.
     pub fn changed_circuit(&self, change: &CircuitChange<'_>) {
         let CircuitChange {
             key,
@@ -67,7 +67,7 @@ impl Administrator {
         );
     }
 
-    /// The log's filter was changed.
+    /// Emits the event of a changed log filter.
     pub fn changed_log_level(&self, before: &str, after: &str) {
         tracing::warn!(
             name: "tally.audit.log_level",

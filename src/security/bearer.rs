@@ -1,11 +1,11 @@
-//! The token of a request.
+//! The bearer token of a request.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-/// The scheme of the header, which is compared without regard to case (RFC 9110, 11.1).
+/// The scheme of the header. Its case does not matter (RFC 9110, 11.1).
 const BEARER: &[u8] = b"bearer ";
 
-/// The bearer token in `authorization`, if there is one that is not empty.
+/// Returns the bearer token in the header `authorization`; `None` if it is missing or empty.
 #[must_use]
 pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers

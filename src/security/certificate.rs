@@ -1,27 +1,27 @@
-//! When a certificate is valid. rustls serves an expired one without a word: it checks the certificates of clients only.
+//! When a certificate is valid. rustls checks only the certificates of clients, so it serves an expired one without a warning.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::{Certificate, der::Decode};
 
-/// Whose a certificate is, and when it is valid.
+/// The subject of a certificate, and when it is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Validity {
-    /// The distinguished name of its subject, as in RFC 4514.
+    /// The subject's distinguished name, in the notation of RFC 4514.
     pub(super) subject: String,
-    /// The first moment, since the Unix epoch.
+    /// The first instant of validity, since the Unix epoch.
     pub(super) not_before: Duration,
-    /// The last moment, since the Unix epoch.
+    /// The last instant of validity, since the Unix epoch.
     pub(super) not_after: Duration,
-    /// The same two in words, such as `2026-11-28T12:00:00Z`.
-    words: [String; 2],
+    /// `not_before` and `not_after` as text, such as `2026-11-28T12:00:00Z`.
+    texts: [String; 2],
 }
 
 // ===== impl Validity =====
 
 impl Validity {
-    /// Of a certificate. `None` if it is not of the kind that RFC 5280 describes, which rustls may serve all the same.
+    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280; rustls may serve it nevertheless.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();
@@ -30,14 +30,14 @@ impl Validity {
             subject: contents.subject().to_string(),
             not_before: validity.not_before.to_unix_duration(),
             not_after: validity.not_after.to_unix_duration(),
-            words: [validity.not_before.to_string(), validity.not_after.to_string()],
+            texts: [validity.not_before.to_string(), validity.not_after.to_string()],
         })
     }
 
-    /// Says why it is not valid at `now`; `None` if it is.
+    /// Returns why the certificate is not valid at `now`; `None` if it is valid.
     pub(super) fn fault(&self, now: Duration) -> Option<String> {
-        let Validity { subject, words, .. } = self;
-        let [not_before, not_after] = words;
+        let Validity { subject, texts, .. } = self;
+        let [not_before, not_after] = texts;
         if now < self.not_before {
             Some(format!(
                 "the certificate of {subject:?} is not valid before {not_before}"
@@ -49,14 +49,14 @@ impl Validity {
         }
     }
 
-    /// The last moment in words.
-    pub(super) fn not_after_in_words(&self) -> &str {
-        let [_, not_after] = &self.words;
+    /// The last instant of validity as text.
+    pub(super) fn not_after_text(&self) -> &str {
+        let [_, not_after] = &self.texts;
         not_after
     }
 }
 
-/// The time of day since the Unix epoch; zero while the machine's clock is before it.
+/// The current time since the Unix epoch; zero if the system clock is before it.
 pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
-        // 2001-01-01 and 2051-01-01: the one is written as UTCTime, the other one as GeneralizedTime.
+        // 2001-01-01 and 2051-01-01. Certificates store the first as UTCTime and the second as GeneralizedTime.
         let validity = Validity::of(&valid_in([2001, 2051])).unwrap();
         let [first, last] = [978_307_200, 2_556_144_000].map(Duration::from_secs);
         assert_eq!((validity.not_before, validity.not_after), (first, last));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_without_an_end_is_valid_for_ever_and_what_is_none_has_no_end() {
+    fn a_certificate_without_an_end_is_valid_for_ever_and_other_bytes_are_not_parsed() {
         let validity = Validity::of(&valid_in([2001, 9999])).unwrap();
         assert_eq!(validity.fault(Duration::from_secs(200_000_000_000)), None);
         assert_eq!(Validity::of(&CertificateDer::from(vec![0x30, 0])), None);

@@ -13,20 +13,20 @@ pub enum SecurityError {
     /// A file can't be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Certificates or keys.
+    /// A certificate or key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The file of tokens.
+    /// The tokens file can't be used.
     #[error("{}: {source}", path.display())]
     Tokens {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         source: TokenFileError,
     },
 }
@@ -35,25 +35,25 @@ pub enum SecurityError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file is not PEM, or holds nothing that is wanted.
-    #[error("{}: holds no {wanted} in PEM", path.display())]
+    /// A file is not PEM, or has no object of the needed kind.
+    #[error("{}: has no {wanted} in PEM", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The kind of object.
         wanted: &'static str,
     },
-    /// The certificate and the key don't belong together, or are of a kind that is not supported.
+    /// Certificate and key do not match, or are of a kind that is not supported.
     #[error("{} and {}: {source}", certificate.display(), key.display())]
     Pair {
         /// The certificate.
         certificate: PathBuf,
         /// The key.
         key: PathBuf,
-        /// What is wrong.
+        /// The error of the TLS library.
         source: rustls::Error,
     },
-    /// The authorities for clients' certificates.
+    /// The certificate authorities for clients can't be used.
     #[error("{}: {reason}", path.display())]
     ClientCa {
         /// The file.
@@ -61,12 +61,12 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
-    /// The certificate is not valid now, and the one that is in force is.
+    /// The new certificate is not valid now, and the certificate in force is.
     #[error("{}: {reason}", path.display())]
     NotValid {
         /// The file.
         path: PathBuf,
-        /// Whose certificate it is, and when it is valid.
+        /// The certificate's subject and time of validity.
         reason: String,
     },
 }

@@ -21,6 +21,8 @@ pub use self::{
     refresher::Refresher,
     settings::{SecurityConfig, TlsPaths},
     state::Security,
-    tokens::{Grant, Principal, Role, TOKENS_MAX, TokenFileError, TokenTable, hash_hex},
-    watched::Look,
+    tokens::{
+        Grant, Principal, Role, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, TokenFileError, TokenTable, hash_hex,
+    },
+    watched::RefreshKind,
 };

@@ -1,7 +1,7 @@
 //! The thread that reads certificates and tokens again.
 //!
-//! It is a thread of its own, since the disk that holds the files can hang: then neither the circuits' ticks, which tell
-//! that the disk hangs, nor a signal to stop may wait for it.
+//! A separate thread does this, because the disk with the files can hang. The circuits' ticks, which detect a disk that hangs, and
+//! a signal to stop must not wait for it.
 
 use std::{
     sync::{
@@ -11,70 +11,72 @@ use std::{
     thread::Thread,
 };
 
-use super::{state::Security, watched::Look};
+use super::{state::Security, watched::RefreshKind};
 
-/// Asks the thread for looks. Dropping it does not end the thread, which may hang with the disk; the process does.
+/// Requests refreshes from the thread. Dropping this does not end the thread, because a disk that hangs may hold up the thread. It
+/// ends with the process.
 #[derive(Debug)]
 pub struct Refresher {
-    wanted: Arc<Wanted>,
+    requests: Arc<Requests>,
     thread: Thread,
 }
 
-/// The looks that were asked for and have not begun: one of each kind at most, so that none are held for a disk that hangs.
+/// The refreshes that were requested and have not started: at most one of each kind, so that they do not pile up while a disk
+/// hangs.
 #[derive(Debug, Default)]
-struct Wanted {
+struct Requests {
     settled: AtomicBool,
-    now: AtomicBool,
+    immediate: AtomicBool,
 }
 
 // ===== impl Refresher =====
 
 impl Refresher {
-    /// Has `spawn` start the thread, with what it is to run.
+    /// Starts the thread. `spawn` receives the thread's main function.
     ///
     /// # Errors
-    /// Those of `spawn`.
+    /// The error of `spawn`.
     pub fn start<E>(
         security: Arc<Security>,
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> Result<Thread, E>,
     ) -> Result<Self, E> {
-        let wanted = Arc::new(Wanted::default());
-        let theirs = Arc::clone(&wanted);
+        let requests = Arc::new(Requests::default());
+        let received = Arc::clone(&requests);
         let thread = spawn(Box::new(move || {
             loop {
-                match theirs.next() {
-                    Some(look) => security.refresh(look),
+                match received.next() {
+                    Some(kind) => security.refresh(kind),
                     None => std::thread::park(),
                 }
             }
         }))?;
-        Ok(Refresher { wanted, thread })
+        Ok(Refresher { requests, thread })
     }
 
-    /// Asks for a look at the files. Returns at once.
-    pub fn look(&self, look: Look) {
-        let flag = match look {
-            Look::Settled => &self.wanted.settled,
-            Look::Now => &self.wanted.now,
+    /// Requests a refresh, and returns at once.
+    pub fn request(&self, kind: RefreshKind) {
+        let flag = match kind {
+            RefreshKind::Settled => &self.requests.settled,
+            RefreshKind::Immediate => &self.requests.immediate,
         };
-        // Release: what the caller saw of the files before it asked is seen by the look.
+        // Release pairs with the acquire in `next`: the refresh sees the files at least as new as the caller did.
         flag.store(true, Ordering::Release);
         self.thread.unpark();
     }
 }
 
-// ===== impl Wanted =====
+// ===== impl Requests =====
 
-impl Wanted {
-    /// The next look that was asked for. An operator's comes first, and makes the other one superfluous.
-    fn next(&self) -> Option<Look> {
-        if self.now.swap(false, Ordering::Acquire) {
+impl Requests {
+    /// Takes the next request. An operator's request comes first, and makes the periodic request unnecessary.
+    fn next(&self) -> Option<RefreshKind> {
+        if self.immediate.swap(false, Ordering::Acquire) {
             self.settled.store(false, Ordering::Relaxed);
-            return Some(Look::Now);
+            return Some(RefreshKind::Immediate);
         }
         self.settled
             .swap(false, Ordering::Acquire)
-            .then_some(Look::Settled)
+            .then_some(RefreshKind::Settled)
     }
 }
 
@@ -83,16 +85,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operators_look_comes_first_and_each_is_made_once() {
-        let wanted = Wanted::default();
-        assert_eq!(wanted.next(), None);
-        wanted.settled.store(true, Ordering::Relaxed);
-        wanted.settled.store(true, Ordering::Relaxed);
-        assert_eq!(wanted.next(), Some(Look::Settled));
-        assert_eq!(wanted.next(), None);
-        wanted.settled.store(true, Ordering::Relaxed);
-        wanted.now.store(true, Ordering::Relaxed);
-        assert_eq!(wanted.next(), Some(Look::Now));
-        assert_eq!(wanted.next(), None);
+    fn an_operators_request_comes_first_and_each_is_taken_once() {
+        let requests = Requests::default();
+        assert_eq!(requests.next(), None);
+        requests.settled.store(true, Ordering::Relaxed);
+        requests.settled.store(true, Ordering::Relaxed);
+        assert_eq!(requests.next(), Some(RefreshKind::Settled));
+        assert_eq!(requests.next(), None);
+        requests.settled.store(true, Ordering::Relaxed);
+        requests.immediate.store(true, Ordering::Relaxed);
+        assert_eq!(requests.next(), Some(RefreshKind::Immediate));
+        assert_eq!(requests.next(), None);
     }
 }

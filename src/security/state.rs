@@ -11,26 +11,26 @@ use super::{
     settings::SecurityConfig,
     tls::{Tls, TlsFiles},
     tokens::{Grant, TokenTable},
-    watched::{Look, Refreshed, Watched},
+    watched::{RefreshKind, Refreshed, Watched},
 };
 use crate::telemetry::{Families, MetricSource};
 
-/// Certificates and tokens as they are now.
+/// The certificates and tokens in force.
 #[derive(Debug, Default)]
 pub struct Security {
     tls: Option<Watched<TlsFiles>>,
     tokens: Option<Watched<PathBuf>>,
-    /// Grows whenever other tokens are valid.
+    /// Grows each time that a new tokens file comes into force.
     token_version: watch::Sender<u64>,
 }
 
 // ===== impl Security =====
 
 impl Security {
-    /// Reads the files.
+    /// Reads the files of `config`.
     ///
     /// # Errors
-    /// [`SecurityError`].
+    /// [`SecurityError`] if a file can't be read or used.
     pub fn load(config: &SecurityConfig) -> Result<Self, SecurityError> {
         let tls = config
             .tls
@@ -45,34 +45,35 @@ impl Security {
         })
     }
 
-    /// Warns of what was loaded and is of little use: a certificate that clients will refuse, a file without tokens.
+    /// Warns if the certificate is not valid now, or the tokens file has no token.
     pub fn warn_of_faults(&self) {
         if let Some(tls) = &self.tls {
-            tell_validity(&tls.get());
+            log_validity(&tls.get());
         }
         if let Some(tokens) = &self.tokens {
-            warn_of_emptiness(&tokens.get());
+            warn_if_empty(&tokens.get());
         }
     }
 
-    /// Reads files again that have changed, and puts in force what `look` allows. One that can't be used is logged, and what it was before stays in force.
-    /// Connections that there are keep the certificate that they began with; open streams look at their tokens again.
-    pub fn refresh(&self, look: Look) {
+    /// Reads the files again. Puts changed contents into force, as far as `kind` allows. If a file can't be used, logs an error and
+    /// keeps the contents in force. Open connections keep the certificate that they started with. Open streams check their tokens
+    /// again.
+    pub fn refresh(&self, kind: RefreshKind) {
         if let Some(tls) = &self.tls
-            && let Some((_, new)) = renewed("certificates", tls.refresh(look))
+            && let Some((_, new)) = renewed("certificates", tls.refresh(kind))
         {
-            tell_validity(&new);
+            log_validity(&new);
         }
         if let Some(tokens) = &self.tokens
-            && let Some((old, new)) = renewed("tokens", tokens.refresh(look))
+            && let Some((old, new)) = renewed("tokens", tokens.refresh(kind))
         {
             self.token_version.send_modify(|version| *version += 1);
             audit::tokens_changed(old.len(), new.len());
-            warn_of_emptiness(&new);
+            warn_if_empty(&new);
         }
     }
 
-    /// What takes TLS connections, if they are.
+    /// Returns the TLS acceptor with the certificate in force; `None` without TLS.
     #[must_use]
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.tls
@@ -86,25 +87,25 @@ impl Security {
         self.tokens.is_some()
     }
 
-    /// Whose token it is; `None` if it is nobody's, or none is asked for.
+    /// Returns the entry of the valid token `token`; `None` if it is not valid, or if calls need no token.
     #[must_use]
     pub fn grant(&self, token: &[u8]) -> Option<Grant> {
         self.tokens.as_ref()?.get().find(token)
     }
 
-    /// The same token as it is valid now; `None` if it no longer is.
+    /// Returns the current entry of the token of `grant`; `None` if the token is no longer valid.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.tokens.as_ref()?.get().renewed(grant)
     }
 
-    /// Grows whenever other tokens are valid, after they are.
+    /// Returns a number that grows after each change of the valid tokens.
     #[must_use]
     pub fn token_version(&self) -> u64 {
         *self.token_version.borrow()
     }
 
-    /// Tells when other tokens are valid.
+    /// Returns a receiver that wakes after each change of the valid tokens.
     #[must_use]
     pub fn token_changes(&self) -> watch::Receiver<u64> {
         self.token_version.subscribe()
@@ -138,40 +139,40 @@ impl MetricSource for Security {
     }
 }
 
-/// Logs what a look at files brought, and returns what was and is in force if that has changed.
+/// Logs the result of a refresh. Returns the old and the new contents if the contents in force have changed.
 fn renewed<M>(what: &str, refreshed: Result<Refreshed<M>, SecurityError>) -> Option<(Arc<M>, Arc<M>)> {
     match refreshed {
         Ok(Refreshed::Unchanged | Refreshed::Unsettled) => None,
         Ok(Refreshed::Recovered) => {
-            tracing::info!(what, "the files are those in force again");
+            tracing::info!(what, "the files have the contents in force again");
             None
         }
         Ok(Refreshed::Renewed { old, new }) => {
-            tracing::info!(what, "read again");
+            tracing::info!(what, "new contents came into force");
             Some((old, new))
         }
         Err(error) => {
-            tracing::error!(what, %error, "can't be used; the old ones stay in force");
+            tracing::error!(what, %error, "files could not be used; the old contents stay in force");
             None
         }
     }
 }
 
-/// Warns if nobody may call.
-fn warn_of_emptiness(tokens: &TokenTable) {
+/// Warns if there is no valid token.
+fn warn_if_empty(tokens: &TokenTable) {
     if tokens.is_empty() {
-        tracing::warn!("the file of tokens (security.tokens_file) has no token in it: nobody may call");
+        tracing::warn!("the tokens file (security.tokens_file) has no token: every call will be refused");
     }
 }
 
-/// Logs until when the server's certificate is valid, and warns if it is not valid now.
-fn tell_validity(tls: &Tls) {
+/// Logs when the server's certificate expires, and warns if it is not valid now.
+fn log_validity(tls: &Tls) {
     let Some(validity) = &tls.validity else {
         return tracing::warn!(
-            "the certificate (security.tls_certificate) does not say until when it is valid"
+            "the expiry time of the certificate (security.tls_certificate) could not be read"
         );
     };
-    let (subject, not_after) = (&*validity.subject, validity.not_after_in_words());
+    let (subject, not_after) = (&*validity.subject, validity.not_after_text());
     match tls.fault() {
         None => tracing::info!(subject, not_after, "certificate in force"),
         Some(why) => tracing::warn!(subject, not_after, why, "clients will refuse the certificate"),

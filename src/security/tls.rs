@@ -1,4 +1,4 @@
-//! TLS, by rustls: HTTP/2 only, and clients' certificates if an authority for them is named.
+//! TLS with rustls: HTTP/2 only, with client certificates if `security.client_ca` is set.
 
 use std::{path::Path, sync::Arc};
 
@@ -17,23 +17,23 @@ use super::{
     watched::Source,
 };
 
-/// What is made of the files.
+/// A TLS configuration, loaded from the files.
 #[derive(Debug)]
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    /// Of the server's certificate; `None` if it can't be read.
+    /// When the server's certificate is valid; `None` if the certificate can't be parsed.
     pub(super) validity: Option<Validity>,
 }
 
-/// The time of day as rustls wants it. rustls' own clock panics while the machine's is before 1970.
+/// The clock of rustls. The default clock of rustls panics if the system clock is before 1970.
 #[derive(Debug)]
 struct Clock;
 
-/// The files, and how a configuration is made of them.
+/// The files of a TLS configuration.
 #[derive(Debug)]
 pub(super) struct TlsFiles(pub(super) TlsPaths);
 
-/// The one protocol that is spoken inside.
+/// The only protocol that is offered over TLS.
 const ALPN_HTTP2: &[u8] = b"h2";
 
 // ===== impl Clock =====
@@ -47,7 +47,7 @@ impl TimeProvider for Clock {
 // ===== impl Tls =====
 
 impl Tls {
-    /// Says why the certificate is not valid now; `None` if it is, or if that can't be told.
+    /// Returns why the certificate is not valid now; `None` if it is valid, or if it can't be parsed.
     pub(super) fn fault(&self) -> Option<String> {
         self.validity.as_ref()?.fault(since_epoch())
     }
@@ -56,7 +56,7 @@ impl Tls {
 // ===== impl TlsFiles =====
 
 impl Source for TlsFiles {
-    type Made = Tls;
+    type Value = Tls;
 
     fn paths(&self) -> Vec<&Path> {
         let TlsPaths {
@@ -69,19 +69,19 @@ impl Source for TlsFiles {
         paths
     }
 
-    fn make(&self, contents: &[Vec<u8>]) -> Result<Tls, SecurityError> {
-        let of = |index: usize| contents.get(index).map(Vec::as_slice).unwrap_or_default();
-        let chain = certificates(of(0), &self.0.certificate)?;
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Tls, SecurityError> {
+        let file = |index: usize| contents.get(index).map(Vec::as_slice).unwrap_or_default();
+        let chain = certificates(file(0), &self.0.certificate)?;
         let validity = chain.first().and_then(Validity::of);
-        let config = self.config(chain, of(1), of(2))?;
+        let config = self.config(chain, file(1), file(2))?;
         Ok(Tls {
             config: Arc::new(config),
             validity,
         })
     }
 
-    /// A certificate that clients would refuse does not replace one that they take.
-    fn may_replace(&self, old: &Tls, new: &Tls) -> Result<(), SecurityError> {
+    /// An invalid certificate does not replace a valid one.
+    fn check_replacement(&self, old: &Tls, new: &Tls) -> Result<(), SecurityError> {
         match (old.fault(), new.fault()) {
             (None, Some(reason)) => {
                 let path = self.0.certificate.clone();

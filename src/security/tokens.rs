@@ -1,4 +1,4 @@
-//! Bearer tokens: a file with one line for each, `role name sha256`, of which the token itself can't be told.
+//! Bearer tokens. The tokens file has one line for each token: `role name sha256`. It has no token in clear text.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
-/// What a caller may do. Each includes those before it.
+/// What a caller may do. Each role includes the roles before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Read accounts, transactions, statistics.
@@ -17,58 +17,58 @@ pub enum Role {
     Admin,
 }
 
-/// Who calls.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     /// The name of the token.
     pub name: Arc<str>,
-    /// What it allows.
+    /// The role of the token.
     pub role: Role,
 }
 
-/// A token that was valid when it was looked at, so that it can be looked at again without the token.
+/// The table's entry of a valid token. It allows to check the token again without the token itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Whose it is.
+    /// The owner of the token.
     pub principal: Principal,
     hash: [u8; HASH_BYTES],
 }
 
-/// The tokens that are valid. Without any, nobody may call.
+/// The valid tokens. An empty table refuses every call.
 #[derive(Clone, Default)]
 pub struct TokenTable(Vec<Grant>);
 
-/// What is wrong with a file of tokens.
+/// What is wrong with a tokens file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
-    /// It is not UTF-8.
-    #[error("is not a text in UTF-8")]
+    /// The file is not UTF-8.
+    #[error("is not text in UTF-8")]
     NotText,
     /// A line is malformed.
     #[error("line {line}: {what}")]
     Line {
-        /// Counted from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// What is wrong with the line.
         what: String,
     },
-    /// Too many tokens.
+    /// The file has more than [`TOKENS_MAX`] tokens.
     #[error("has more than {TOKENS_MAX} tokens")]
     TooMany,
 }
 
-/// Most tokens of a file: every call compares with all of them.
+/// Most tokens in a file. Every call compares its token with all of them.
 pub const TOKENS_MAX: usize = 256;
 /// Longest name of a token, in bytes.
-const NAME_BYTES_MAX: usize = 64;
-/// Bytes of SHA-256. Tokens are random and long, so that a slow hash, as for passwords, would gain nothing.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a SHA-256 hash. Tokens are long and random, so a slow hash, as for passwords, would gain nothing.
 const HASH_BYTES: usize = 32;
 
 // ===== impl Role =====
 
 impl Role {
-    /// The name in the file: `read`, `write`, `admin`.
+    /// The name in the tokens file: `read`, `write` or `admin`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -95,11 +95,11 @@ impl FromStr for Role {
 // ===== impl TokenTable =====
 
 impl TokenTable {
-    /// Reads a file of tokens: one line each, `role name sha256-in-hex`; blank lines and lines that begin with `#` are
-    /// passed over. A file without tokens is a table without tokens.
+    /// Parses a tokens file: one token in a line, as `role name sha256-in-hex`. Ignores blank lines and lines that begin with `#`.
+    /// A file without tokens gives an empty table.
     ///
     /// # Errors
-    /// [`TokenFileError`]. It never repeats the hash.
+    /// [`TokenFileError`]. Its text never contains a hash.
     pub fn parse(text: &str) -> Result<Self, TokenFileError> {
         let mut entries = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -115,34 +115,35 @@ impl TokenTable {
                 what,
             };
             let entry = Grant::parse(line).map_err(wrong)?;
-            // Which of the two roles it has would depend on their order.
+            // Otherwise, the role of the token would depend on the order of the lines.
             if entries.iter().any(|other: &Grant| other.hash == entry.hash) {
-                return Err(wrong("sha256: stands in an earlier line, too".to_owned()));
+                return Err(wrong("sha256: is also in an earlier line".to_owned()));
             }
             entries.push(entry);
         }
         Ok(TokenTable(entries))
     }
 
-    /// Whose token it is. The time does not depend on which token it is most alike to, nor on where it stands.
+    /// Returns the entry of `token` if it is valid. The time of the search depends neither on the contents of the table nor on the
+    /// position of the entry.
     #[must_use]
     pub fn find(&self, token: &[u8]) -> Option<Grant> {
         self.find_hash(&Sha256::digest(token).into())
     }
 
-    /// The same token as it is in this table: its role may be another one.
+    /// Returns this table's entry of the token of `grant`, which may have another role.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.find_hash(&grant.hash)
     }
 
-    /// How many tokens are valid.
+    /// The number of valid tokens.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nobody may call.
+    /// Whether there is no valid token.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -159,7 +160,7 @@ impl TokenTable {
 }
 
 impl fmt::Debug for TokenTable {
-    /// Without the hashes.
+    /// Omits the hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|entry| &entry.principal))
@@ -170,7 +171,7 @@ impl fmt::Debug for TokenTable {
 // ===== impl Grant =====
 
 impl fmt::Debug for Grant {
-    /// Without the hash.
+    /// Omits the hash.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Grant").field(&self.principal).finish()
     }
@@ -187,16 +188,16 @@ impl Grant {
         let role = role
             .parse()
             .map_err(|()| format!("role {role:?}: must be read, write or admin"))?;
-        if name.len() > NAME_BYTES_MAX {
+        if name.len() > TOKEN_NAME_BYTES_MAX {
             let length = name.len();
             return Err(format!(
-                "name of {length} bytes: must be at most {NAME_BYTES_MAX}"
+                "name of {length} bytes: must be at most {TOKEN_NAME_BYTES_MAX}"
             ));
         }
         let hash = parse_hex(hash).ok_or("sha256: must be 64 hexadecimal digits")?;
-        // `sha256sum` of a variable that is not set; everybody has that token.
+        // `sha256sum` prints this hash for an unset variable. Every caller has the empty token.
         if hash == <[u8; HASH_BYTES]>::from(Sha256::digest(b"")) {
-            return Err("sha256: is that of an empty token".to_owned());
+            return Err("sha256: is the hash of an empty token".to_owned());
         }
         Ok(Grant {
             principal: Principal {
@@ -208,7 +209,7 @@ impl Grant {
     }
 }
 
-/// The hash of a token as the file has it.
+/// Returns the SHA-256 hash of a token, in hexadecimal digits, as in the tokens file.
 #[must_use]
 pub fn hash_hex(token: &[u8]) -> String {
     let hash: [u8; HASH_BYTES] = Sha256::digest(token).into();
@@ -225,7 +226,7 @@ fn parse_hex(text: &str) -> Option<[u8; HASH_BYTES]> {
         let pair = std::str::from_utf8(pair).ok()?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }
-    // `from_str_radix` takes a sign.
+    // `from_str_radix` accepts a sign.
     digits.iter().all(u8::is_ascii_hexdigit).then_some(bytes)
 }
 
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_whose_token_it_is() {
+    fn finds_the_entry_of_a_token() {
         let text = format!(
             "# tokens of the test\n\nread  ana {}\nadmin root {}\n",
             hash_hex(b"secret-a"),
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn an_error_names_the_line() {
         let hash = hash_hex(b"x");
         for (text, expected) in [
             ("read ana".to_owned(), "line 1: must be: role name sha256"),
@@ -285,11 +286,11 @@ mod tests {
             ),
             (
                 format!("read ana {}", hash_hex(b"")),
-                "line 1: sha256: is that of an empty token",
+                "line 1: sha256: is the hash of an empty token",
             ),
             (
                 format!("read ana {hash}\nadmin ana {hash}\n"),
-                "line 2: sha256: stands in an earlier line, too",
+                "line 2: sha256: is also in an earlier line",
             ),
             (
                 (0..=TOKENS_MAX)
@@ -301,8 +302,9 @@ mod tests {
             assert_eq!(TokenTable::parse(&text).unwrap_err().to_string(), expected);
         }
     }
+
     #[test]
-    fn a_file_without_tokens_lets_nobody_in() {
+    fn a_file_without_tokens_refuses_every_token() {
         for text in ["", "\n", "# nobody\n"] {
             let table = TokenTable::parse(text).unwrap();
             assert!(table.is_empty(), "{text:?}");
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_looked_at_again_by_its_hash() {
+    fn a_token_is_checked_again_by_its_hash() {
         let line = |role: &str| TokenTable::parse(&format!("{role} ana {}", hash_hex(b"secret"))).unwrap();
         let grant = line("write").find(b"secret").unwrap();
         assert_eq!(line("read").renewed(&grant).unwrap().principal.role, Role::Read);

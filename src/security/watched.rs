@@ -1,4 +1,4 @@
-//! Something made of files, made again when they change.
+//! A value that is loaded from files, and loaded again when the files change.
 
 use std::{
     fs::File,
@@ -18,84 +18,84 @@ use super::{
     tokens::{TokenFileError, TokenTable},
 };
 
-/// How something is made of files.
+/// Loads a value from files.
 pub(super) trait Source {
-    /// What is made.
-    type Made;
+    /// The value.
+    type Value;
 
-    /// The files, in the order in which [`Source::make`] wants their contents.
+    /// The files, in the order in which [`Source::parse`] expects their contents.
     fn paths(&self) -> Vec<&Path>;
 
-    /// Makes it.
+    /// Parses the contents of the files.
     ///
     /// # Errors
     /// If the contents can't be used.
-    fn make(&self, contents: &[Vec<u8>]) -> Result<Self::Made, SecurityError>;
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<Self::Value, SecurityError>;
 
-    /// Whether `new`, which can be used, may replace `old`, which is in force.
+    /// Decides whether the usable value `new` may replace `old`, which is in force.
     ///
     /// # Errors
-    /// If `old` is the better one of the two.
-    fn may_replace(&self, _old: &Self::Made, _new: &Self::Made) -> Result<(), SecurityError> {
+    /// If `old` has to stay in force.
+    fn check_replacement(&self, _old: &Self::Value, _new: &Self::Value) -> Result<(), SecurityError> {
         Ok(())
     }
 }
 
-/// What was made last, and of what.
+/// A value in force, and the files that it was loaded from.
 #[derive(Debug)]
 pub(super) struct Watched<S: Source> {
     source: S,
-    made: ArcSwap<S::Made>,
-    looked: Mutex<Looked>,
-    /// The files could not be used when they were last looked at.
+    value: ArcSwap<S::Value>,
+    last_read: Mutex<LastRead>,
+    /// Whether the files could not be used at the last refresh.
     is_stale: AtomicBool,
 }
 
-/// What the last look at the files found.
+/// What the last refresh found.
 #[derive(Debug)]
-struct Looked {
-    /// Of the contents that are in force.
+struct LastRead {
+    /// The hash of the contents in force.
     in_force: blake3::Hash,
-    /// Of the contents that the last look found, if they are not in force: they may still be being written.
+    /// The hash of the contents that the last refresh found, if they are not in force. Somebody may still be writing them.
     unsettled: Option<blake3::Hash>,
-    /// Looks in a row that found other contents each time.
-    unsettled_looks: u32,
-    /// Why the files could not be used, in words.
+    /// How many refreshes in a row found different contents each time.
+    unsettled_count: u32,
+    /// The text of the last error.
     failure: Option<String>,
 }
 
-/// Which contents of a file may come into force.
+/// Which contents of a file a refresh puts into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// Those that two looks in a row find. A file that is written in place is empty or cut for a moment, and an empty file
-    /// of tokens would shut out everybody.
+pub enum RefreshKind {
+    /// Contents that two refreshes in a row find. A file that is written in place is empty or incomplete for a moment, and an empty
+    /// tokens file would shut out every caller.
     Settled,
-    /// Those that are there: an operator has said that the files are complete (SIGHUP).
-    Now,
+    /// The contents that the refresh finds. An operator has declared them complete with SIGHUP.
+    Immediate,
 }
 
-/// What a look at the files brought.
+/// The result of a refresh.
 #[derive(Debug)]
 pub(super) enum Refreshed<M> {
-    /// The files are as they were: in force, or not usable for the same reason as before.
+    /// The contents are in force, or can't be used for the same reason as before.
     Unchanged,
-    /// The files have changed since the last look. The next look takes them, if it finds the same.
+    /// The files have changed since the last refresh. The next refresh puts the contents into force if it finds the same.
     Unsettled,
-    /// What the files hold is in force again; nothing had to be made.
+    /// After an error, the files have the contents in force again.
     Recovered,
-    /// The files had changed, and what they hold now is in force.
+    /// New contents came into force.
     Renewed {
-        /// What was in force before.
+        /// The value that was in force before.
         old: Arc<M>,
-        /// What is in force now.
+        /// The value in force now.
         new: Arc<M>,
     },
 }
 
-/// So many looks in a row may find other contents each time. The next one takes what it finds: nobody writes one file for so
-/// long, so the file is rewritten all the time, and tokens that are taken back must not stay valid for that.
-const UNSETTLED_LOOKS_MAX: u32 = 3;
-/// Largest file that is read.
+/// How many refreshes in a row may find different contents. The next refresh puts the contents into force. Writing one file does
+/// not take that long, so somebody rewrites the file all the time; revoked tokens must not stay valid because of that.
+const UNSETTLED_COUNT_MAX: u32 = 3;
+/// Largest accepted file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 // ===== impl Watched =====
@@ -103,13 +103,13 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 impl<S: Source> Watched<S> {
     pub(super) fn load(source: S) -> Result<Self, SecurityError> {
         let contents = read(&source)?;
-        let made = source.make(&contents)?;
+        let value = source.parse(&contents)?;
         Ok(Watched {
-            made: ArcSwap::from_pointee(made),
-            looked: Mutex::new(Looked {
+            value: ArcSwap::from_pointee(value),
+            last_read: Mutex::new(LastRead {
                 in_force: hash(&contents),
                 unsettled: None,
-                unsettled_looks: 0,
+                unsettled_count: 0,
                 failure: None,
             }),
             is_stale: AtomicBool::new(false),
@@ -117,60 +117,64 @@ impl<S: Source> Watched<S> {
         })
     }
 
-    /// Makes it again if the files have changed. Files that can't be used are tried at every look, since what is wrong with
-    /// them may pass by itself: a certificate that is not valid yet, the second of two files that is still to be written.
+    /// Reads the files, and loads the value again if they have changed. Files that can't be used are tried again at every refresh,
+    /// because some faults pass: a certificate becomes valid, or the second of two files gets written.
     ///
     /// # Errors
-    /// Why the files can't be used; what is in force stays. The same error is not returned again at the next look.
-    pub(super) fn refresh(&self, look: Look) -> Result<Refreshed<S::Made>, SecurityError> {
-        let mut looked = self.looked.lock();
-        match self.try_refresh(&mut looked, look) {
+    /// Why the files can't be used. The value in force stays. The next refresh does not return the same error again.
+    pub(super) fn refresh(&self, kind: RefreshKind) -> Result<Refreshed<S::Value>, SecurityError> {
+        let mut last_read = self.last_read.lock();
+        match self.try_refresh(&mut last_read, kind) {
             Ok(Refreshed::Unsettled) => Ok(Refreshed::Unsettled),
             Ok(refreshed) => {
                 self.is_stale.store(false, Ordering::Relaxed);
-                Ok(match (refreshed, looked.failure.take()) {
+                Ok(match (refreshed, last_read.failure.take()) {
                     (Refreshed::Unchanged, Some(_)) => Refreshed::Recovered,
                     (refreshed, _) => refreshed,
                 })
             }
             Err(error) => {
                 self.is_stale.store(true, Ordering::Relaxed);
-                let words = error.to_string();
-                if looked.failure.as_ref() == Some(&words) {
+                let text = error.to_string();
+                if last_read.failure.as_ref() == Some(&text) {
                     return Ok(Refreshed::Unchanged);
                 }
-                looked.failure = Some(words);
+                last_read.failure = Some(text);
                 Err(error)
             }
         }
     }
 
-    fn try_refresh(&self, looked: &mut Looked, look: Look) -> Result<Refreshed<S::Made>, SecurityError> {
-        let before = looked.unsettled.take();
+    fn try_refresh(
+        &self,
+        last_read: &mut LastRead,
+        kind: RefreshKind,
+    ) -> Result<Refreshed<S::Value>, SecurityError> {
+        let before = last_read.unsettled.take();
         let contents = read(&self.source)?;
         let now = hash(&contents);
-        let looks = std::mem::take(&mut looked.unsettled_looks);
-        if looked.in_force == now {
+        let unsettled_before = std::mem::take(&mut last_read.unsettled_count);
+        if last_read.in_force == now {
             return Ok(Refreshed::Unchanged);
         }
-        looked.unsettled = Some(now);
-        if look == Look::Settled && before != Some(now) && looks < UNSETTLED_LOOKS_MAX {
-            looked.unsettled_looks = looks + 1;
+        last_read.unsettled = Some(now);
+        if kind == RefreshKind::Settled && before != Some(now) && unsettled_before < UNSETTLED_COUNT_MAX {
+            last_read.unsettled_count = unsettled_before + 1;
             return Ok(Refreshed::Unsettled);
         }
-        let (old, new) = (self.get(), Arc::new(self.source.make(&contents)?));
-        self.source.may_replace(&old, &new)?;
-        self.made.store(Arc::clone(&new));
-        looked.in_force = now;
-        looked.unsettled = None;
+        let (old, new) = (self.get(), Arc::new(self.source.parse(&contents)?));
+        self.source.check_replacement(&old, &new)?;
+        self.value.store(Arc::clone(&new));
+        last_read.in_force = now;
+        last_read.unsettled = None;
         Ok(Refreshed::Renewed { old, new })
     }
 
-    pub(super) fn get(&self) -> Arc<S::Made> {
-        self.made.load_full()
+    pub(super) fn get(&self) -> Arc<S::Value> {
+        self.value.load_full()
     }
 
-    /// Whether the files could not be used at the last look, so that older contents are in force.
+    /// Whether the files could not be used at the last refresh, so that older contents are in force.
     pub(super) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
     }
@@ -186,12 +190,12 @@ fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
         source,
     };
     let mut content = Vec::new();
-    // One byte more than is allowed is enough to know.
+    // One byte above the limit is enough to detect a file that is too large.
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content))
         .map_err(failed)?;
     if content.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("more than {FILE_BYTES_MAX} bytes");
+        let text = format!("is larger than {FILE_BYTES_MAX} bytes");
         return Err(failed(std::io::Error::other(text)));
     }
     Ok(content)
@@ -200,22 +204,22 @@ fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
 fn hash(contents: &[Vec<u8>]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for content in contents {
-        // The length keeps the end of one file from passing for the start of the next.
+        // The length separates the files: moving bytes from one file to the next changes the hash.
         hasher.update(&(content.len() as u64).to_le_bytes());
         hasher.update(content);
     }
     hasher.finalize()
 }
 
-/// A file of tokens.
+/// The tokens file.
 impl Source for PathBuf {
-    type Made = TokenTable;
+    type Value = TokenTable;
 
     fn paths(&self) -> Vec<&Path> {
         vec![self]
     }
 
-    fn make(&self, contents: &[Vec<u8>]) -> Result<TokenTable, SecurityError> {
+    fn parse(&self, contents: &[Vec<u8>]) -> Result<TokenTable, SecurityError> {
         let failed = |source| SecurityError::Tokens {
             path: self.clone(),
             source,
@@ -236,64 +240,58 @@ mod tests {
         watched.get().len()
     }
 
+    fn line(name: &str, digit: &str) -> String {
+        format!("read {name} {}\n", digit.repeat(64))
+    }
+
     #[test]
-    fn a_file_that_is_being_written_comes_into_force_when_it_is_complete() {
+    fn a_file_comes_into_force_after_two_equal_reads() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tokens");
-        let line = |name: &str, digit: &str| format!("read {name} {}\n", digit.repeat(64));
-        std::fs::write(&path, line("old", "1")).unwrap();
+        let write = |content: String| std::fs::write(&path, content).unwrap();
+        write(line("old", "1"));
         let watched = Watched::load(path.clone()).unwrap();
+        let refresh = || watched.refresh(RefreshKind::Settled);
+        let two_lines = || line("one", "2") + &line("two", "3");
 
-        // Cut, then half of it, then all: each look finds something else.
-        for content in [
-            String::new(),
-            line("one", "2"),
-            line("one", "2") + &line("two", "3"),
-        ] {
-            std::fs::write(&path, content).unwrap();
-            assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        // Empty, then half, then complete: each refresh finds different contents.
+        for content in [String::new(), line("one", "2"), two_lines()] {
+            write(content);
+            assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
             assert_eq!(tokens(&watched), 1);
         }
-        assert!(matches!(
-            watched.refresh(Look::Settled),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        assert!(matches!(refresh(), Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 2);
 
-        // It is rewritten all the time.
-        for number in 0..UNSETTLED_LOOKS_MAX {
-            std::fs::write(&path, format!("# {number}\n") + &line("one", "4")).unwrap();
-            assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        // The file changes before every refresh.
+        for number in 0..UNSETTLED_COUNT_MAX {
+            write(format!("# {number}\n") + &line("one", "4"));
+            assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
         }
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(
-            watched.refresh(Look::Settled),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 2);
 
-        // It can't be read between two looks.
-        std::fs::write(&path, line("one", "2")).unwrap();
-        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
+        // The file is missing between two refreshes.
+        write(line("one", "2"));
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
         std::fs::remove_file(&path).unwrap();
-        assert!(watched.refresh(Look::Settled).is_err());
-        std::fs::write(&path, line("one", "2")).unwrap();
-        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Recovered)));
+        assert!(refresh().is_err());
+        write(line("one", "2"));
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Recovered)));
 
-        // It is emptied and written again, between two looks.
-        std::fs::write(&path, "").unwrap();
-        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unsettled)));
-        std::fs::write(&path, line("one", "2") + &line("two", "3") + "\n").unwrap();
-        assert!(matches!(watched.refresh(Look::Settled), Ok(Refreshed::Unchanged)));
+        // The file is empty at one refresh, and has the contents in force at the next.
+        write(String::new());
+        assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));
+        write(two_lines() + "\n");
+        assert!(matches!(refresh(), Ok(Refreshed::Unchanged)));
 
-        // Whoever says that it is complete is believed.
-        std::fs::write(&path, "").unwrap();
-        assert!(matches!(
-            watched.refresh(Look::Now),
-            Ok(Refreshed::Renewed { .. })
-        ));
+        // SIGHUP puts the contents into force at once.
+        write(String::new());
+        let refreshed = watched.refresh(RefreshKind::Immediate);
+        assert!(matches!(refreshed, Ok(Refreshed::Renewed { .. })));
         assert_eq!(tokens(&watched), 0);
     }
 }

@@ -1,20 +1,20 @@
-//! Limits that the process has, and room that the disk has.
+//! Resource limits of the process, and free space on a disk.
 
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt, path::Path};
 
-/// Room on a file system, in bytes.
+/// The space of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
-    /// What unprivileged processes may still write.
+    /// The free space for unprivileged processes.
     pub free: u64,
-    /// Its size.
+    /// The size of the file system.
     pub total: u64,
 }
 
-/// Raises the soft limit of open files to `wanted`, or as near to it as the hard limit lets; returns what holds now.
+/// Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower. Returns the limit in force.
 ///
 /// # Errors
-/// Those of `getrlimit` and `setrlimit`; none is expected, for raising up to the hard limit needs no privilege.
+/// Those of `getrlimit` and `setrlimit`. No error is expected: raising up to the hard limit needs no privilege.
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -31,11 +31,11 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Lets a write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) fail with `EFBIG`, which is handled like a full
-/// disk. Without this the kernel ends the process with SIGXFSZ in the middle of the write.
+/// Ignores SIGXFSZ. A write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) then fails with `EFBIG`, which is handled
+/// like a full disk. Otherwise, the kernel would end the process during the write.
 ///
 /// # Errors
-/// That of `signal`; none is expected.
+/// The error of `signal`. No error is expected.
 pub fn ignore_file_size_signal() -> io::Result<()> {
     // SAFETY: SIG_IGN installs no handler, so no code runs in a signal's context.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -44,16 +44,16 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// The room on the file system that holds `path`.
+/// Returns the space of the file system that contains `path`.
 ///
 /// # Errors
-/// Those of `statvfs`; `InvalidInput` if the path has a zero byte in it.
+/// Those of `statvfs`; `InvalidInput` if the path contains a zero byte.
 pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut space = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: `path` is a C string that lives through the call, and statvfs writes one `statvfs` through the pointer.
     check(unsafe { libc::statvfs(path.as_ptr(), space.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the kernel has filled it; it was all zeros before, which is valid, too.
+    // SAFETY: the call succeeded, so the kernel has filled the buffer. Its initial value, all zeros, is valid, too.
     let space = unsafe { space.assume_init() };
     Ok(DiskSpace {
         free: space.f_bavail.saturating_mul(space.f_frsize),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_has_room_and_a_path_that_is_not_there_has_none() {
+    fn a_disk_has_space_and_a_missing_path_is_an_error() {
         let space = disk_space(Path::new("/")).unwrap();
         assert!(space.total > 0 && space.free <= space.total);
         assert_eq!(

@@ -1,15 +1,15 @@
-//! The allocator, where it is asked for more than memory.
+//! Calls to the allocator beside allocation.
 
-// So that its library is there for the function below, whoever links this crate.
+// Links the C library that defines the function below, also into programs that have another global allocator.
 use mimalloc as _;
 
 unsafe extern "C" {
-    /// Of mimalloc. Frees what the calling thread's heap holds and does not use; with `force`, for the system as well.
+    /// Function of mimalloc. Frees unused memory of the calling thread's heap; with `force`, returns it to the system.
     safe fn mi_collect(force: bool);
 }
 
-/// Gives the system what the allocator keeps of memory that the calling thread has freed. It takes milliseconds. Without
-/// mimalloc as the global allocator it does nothing.
+/// Returns memory that the calling thread has freed from the allocator to the system. Takes milliseconds. Has no effect if mimalloc
+/// is not the global allocator.
 pub fn give_back() {
     mi_collect(true);
 }

@@ -1,20 +1,20 @@
-//! The only place of the crate that talks to the kernel below the standard library.
+//! System calls that the standard library does not offer. This is the only module of the crate with `unsafe` code.
 //!
-//! Every function here is a thin, safe door: it owns the buffers that it lends to the kernel, turns a
-//! failed call into an [`std::io::Error`] with its errno, and decides nothing.
+//! Every function is a thin, safe wrapper. It owns the buffers that it passes to the kernel, returns a failed call as an
+//! [`std::io::Error`] with its errno, and makes no decisions.
 
 #[expect(
     unsafe_code,
-    reason = "limits and room on disks have no safe interface in std; each block carries its SAFETY note"
+    reason = "std has no safe interface for resource limits and free disk space; each block has a SAFETY note"
 )]
 pub mod limits;
 #[expect(
     unsafe_code,
-    reason = "the allocator's own functions have no safe interface; the declaration says why it is safe"
+    reason = "the allocator's C function has no safe interface; the declaration marks it as safe"
 )]
 pub mod memory;
 #[expect(
     unsafe_code,
-    reason = "a descriptor is registered with tokio by an unsafe call; the block carries its SAFETY note"
+    reason = "registering a descriptor with tokio is an unsafe call; the block has a SAFETY note"
 )]
 pub mod timer;

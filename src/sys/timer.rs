@@ -1,4 +1,4 @@
-//! A timer as exact as the kernel's: tokio's own know milliseconds only.
+//! A timer with the resolution of the kernel's timers. Tokio's timers have a resolution of one millisecond.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -7,15 +7,16 @@ use rustix::time::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Goes off at equal distances.
+/// A timer that expires at a fixed interval.
 #[derive(Debug)]
 pub struct IntervalTimer(AsyncFd<OwnedFd>);
 
 impl IntervalTimer {
-    /// Goes off every `interval`, which is more than zero, for the first time after one. Within a tokio runtime.
+    /// Starts a timer that expires every `interval` (above zero), for the first time after one interval. Call it within a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// When the system has no more timers or descriptors.
+    /// If the system has no more timers or descriptors.
     pub fn every(interval: Duration) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -28,16 +29,16 @@ impl IntervalTimer {
             it_value: interval,
         };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
-        // SAFETY: an `OwnedFd` owns a valid descriptor and always tells the same one. It is moved in here, and nothing
-        // takes it out, replaces it or closes it before the `AsyncFd` is dropped.
+        // SAFETY: an `OwnedFd` owns a valid descriptor and always returns the same number. It moves into the `AsyncFd`, and
+        // nothing takes it out, replaces it or closes it before the `AsyncFd` is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
         Ok(IntervalTimer(registered?))
     }
 
-    /// Waits until it goes off, or returns at once if it has since the last time, once for all the times that it did.
+    /// Waits until the timer expires. Returns at once if it has expired since the last call, once for all expirations.
     ///
     /// # Errors
-    /// When the timer can't be read.
+    /// If the timer can't be read.
     pub async fn tick(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -45,7 +46,7 @@ impl IntervalTimer {
                 let mut count = [0; 8];
                 Ok(rustix::io::read(timer.get_ref(), &mut count)?)
             });
-            // Otherwise it was woken for nothing.
+            // An error here means a spurious wake-up.
             if let Ok(read) = read {
                 return read.map(|_bytes| ());
             }
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_never_goes_off_early() {
+    async fn it_never_expires_early() {
         let interval = Duration::from_micros(300);
         let begun = Instant::now();
         let mut timer = IntervalTimer::every(interval).unwrap();

@@ -1,5 +1,5 @@
-//! Metrics as they are read, not as they are counted: who has something to tell is asked when somebody wants to know.
-//! The same families go to Prometheus as text and to a collector by OTLP.
+//! Metric families, collected from their sources at each read. Prometheus receives them as text, a collector receives them by
+//! OTLP.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use prometheus::{
 
 use crate::distribution::Cumulative;
 
-/// Has something to tell.
+/// A part of the service that has metrics.
 pub trait MetricSource: Send + Sync {
-    /// Tells it, as of now.
+    /// Adds the current values to `families`.
     fn collect(&self, families: &mut Families);
 }
 
-/// What was told at one moment.
+/// The metric families of one read.
 #[derive(Default)]
 pub struct Families(Vec<MetricFamily>);
 
@@ -26,8 +26,8 @@ pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 // ===== impl Families =====
 
 impl Families {
-    /// What `sources` tell.
-    pub fn of(sources: &[&dyn MetricSource]) -> Self {
+    /// Collects the current values of `sources`.
+    pub fn collect(sources: &[&dyn MetricSource]) -> Self {
         let mut families = Families::default();
         for source in sources {
             source.collect(&mut families);
@@ -35,7 +35,7 @@ impl Families {
         families
     }
 
-    /// Counts that only grow. The name ends in `_total`.
+    /// Adds counters, which never decrease. The name ends in `_total`.
     pub fn counters<'a>(
         &mut self,
         name: &str,
@@ -49,12 +49,12 @@ impl Families {
         });
     }
 
-    /// A count without labels.
+    /// Adds a counter without labels.
     pub fn counter(&mut self, name: &str, help: &str, value: f64) {
         self.counters(name, help, [(Vec::new(), value)]);
     }
 
-    /// Values that rise and fall.
+    /// Adds gauges, which may increase and decrease.
     pub fn gauges<'a>(
         &mut self,
         name: &str,
@@ -68,12 +68,12 @@ impl Families {
         });
     }
 
-    /// A value without labels.
+    /// Adds a gauge without labels.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.gauges(name, help, [(Vec::new(), value)]);
     }
 
-    /// A distribution. `scale` turns its numbers into the unit of the name: 1e-9 from nanoseconds to seconds.
+    /// Adds a histogram. `scale` converts its numbers to the unit in the name: 1e-9 from nanoseconds to seconds.
     pub fn histogram(&mut self, name: &str, help: &str, scale: f64, values: &Cumulative) {
         let buckets = values.buckets.iter().map(|(bound, count)| {
             let mut bucket = Bucket::default();
@@ -90,18 +90,18 @@ impl Families {
         self.family(name, help, MetricType::HISTOGRAM, vec![metric]);
     }
 
-    /// As Prometheus reads it.
+    /// Returns the families in Prometheus' text format.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.0, &mut text) {
             // A family without values or with a malformed name: a bug, which a test of the whole text finds.
-            tracing::error!(%error, "metrics");
+            tracing::error!(%error, "metrics could not be encoded");
         }
         text
     }
 
-    /// The families themselves.
+    /// Returns the families.
     #[must_use]
     pub fn as_slice(&self) -> &[MetricFamily] {
         &self.0
@@ -123,7 +123,7 @@ impl Families {
         self.family(name, help, kind, metrics.collect());
     }
 
-    /// A family without values is left out: there is nothing to tell.
+    /// Adds a family. Omits a family without values, which Prometheus' format does not allow.
     fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
             return;

@@ -1,5 +1,8 @@
-//! Sends metrics to an OpenTelemetry collector. The SDK has no instrument for a distribution that is counted elsewhere,
-//! so the families are put into OTLP's own messages.
+//! Sends metrics to an OpenTelemetry collector.
+//!
+//! The SDK's own exporter can't send them: version 0.33 has observable counters and gauges, but no observable histogram, and
+//! the fields of its `ResourceMetrics` are private. Tally's histograms are counted by the engine, so an SDK histogram would have
+//! to be recorded a second time, on the hot path. Instead, this module converts the families to OTLP messages.
 
 use std::{
     sync::Arc,
@@ -25,8 +28,9 @@ use super::{
     metrics::{Families, MetricSource},
 };
 
-/// Sends what `sources` tell to the collector at `endpoint` every `period`, for as long as it is polled. An export that
-/// fails is told once, and the next one tries again: the counts are cumulative, so nothing is lost.
+/// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled. The first
+/// of several failed exports in a row is logged as a warning. The counts are cumulative, so the next successful export makes up
+/// for a failed one.
 ///
 /// # Errors
 /// [`TelemetryError::Endpoint`].
@@ -52,19 +56,19 @@ async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricS
     loop {
         ticks.tick().await;
         let sources: Vec<&dyn MetricSource> = sources.iter().map(AsRef::as_ref).collect();
-        let request = request(&Families::of(&sources), started, SystemTime::now());
+        let request = request(&Families::collect(&sources), started, SystemTime::now());
         match client.export(request).await {
             Ok(_) => failing = false,
-            Err(status) if failing => tracing::debug!(%status, "metrics were not exported"),
+            Err(status) if failing => tracing::debug!(%status, "metrics could not be exported again"),
             Err(status) => {
-                tracing::warn!(%status, "metrics are not exported");
+                tracing::warn!(%status, "metrics could not be exported");
                 failing = true;
             }
         }
     }
 }
 
-/// The families as one export.
+/// Converts the families to one export request.
 fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportMetricsServiceRequest {
     let times = Times {
         started: unix_nanos(started),
@@ -99,7 +103,7 @@ fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportM
     }
 }
 
-/// When counting began, and when it was read, in nanoseconds since the Unix epoch.
+/// When counting started and when the counts were read, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     started: u64,
@@ -158,7 +162,7 @@ impl Times {
         histogram: &prometheus::proto::Histogram,
     ) -> HistogramDataPoint {
         let buckets = histogram.get_bucket();
-        // OTLP counts each bucket by itself, and has one more, beyond the last bound.
+        // Prometheus' buckets are cumulative. OTLP's are not, and OTLP has one more bucket, above the last bound.
         let mut below = 0;
         let mut bucket_counts: Vec<u64> = buckets
             .iter()

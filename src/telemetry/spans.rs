@@ -1,8 +1,7 @@
-//! Which calls are traced, and what becomes of their spans: how many wait to be sent is bounded, and each that is not sent
-//! is counted.
+//! Decides which calls are traced, bounds the number of spans that wait for export, and counts every span that is not sent.
 //!
-//! It is decided before a span is made. A span that would be dropped costs a look, not its making: so a collector that
-//! can't be reached, or is slower than the service, takes nothing away from transactions.
+//! The decision comes before the span is created. If the span would be dropped, it is not created. So a collector that is
+//! unreachable or slower than the service does not slow down transactions.
 
 use std::{
     cell::Cell,
@@ -23,47 +22,47 @@ use tokio::time::Instant;
 
 use super::metrics::{Families, MetricSource};
 
-/// Spans that wait to be sent; one more is dropped.
+/// Most spans that wait for export. Further spans are dropped.
 pub(super) const SPANS_WAITING_MAX: usize = 2048;
-/// After an export that failed: how long no spans are made, for nobody takes them.
+/// How long no spans are created after a failed export.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// The unit of [`SpanGate::share`].
 const MILLION: u32 = 1_000_000;
 
-/// The way of spans out of the process: there is one.
+/// The gate of this process. There is one, since a process has one exporter.
 pub(super) static SPANS: SpanGate = SpanGate::new();
 
 thread_local! {
-    /// What this thread's calls have saved up towards the next one that is traced, in millionths of a call. So much that the
-    /// first one is.
-    static SAVED: Cell<u32> = const { Cell::new(MILLION - 1) };
+    /// Credit towards the next traced call of this thread, in millionths of a call. The initial value makes the first call a
+    /// traced one.
+    static CREDIT: Cell<u32> = const { Cell::new(MILLION - 1) };
 }
 
-/// Lets spans be made, and counts them.
+/// Decides whether a span is created, and counts spans by outcome.
 #[derive(Debug)]
 pub(super) struct SpanGate {
-    /// Whether spans are exported. Written once, before anything is served.
-    exported: AtomicBool,
-    /// Calls that begin a trace, of a million that come without one.
+    /// Whether spans are exported. Written once, before the service takes calls.
+    is_open: AtomicBool,
+    /// How many of a million calls without a trace context start a trace.
     share: AtomicU32,
-    /// Spans that have ended and are not sent.
+    /// Spans that have ended and wait for export.
     waiting: AtomicUsize,
-    /// No spans are made until then, in nanoseconds since [`clock_ns`] began.
+    /// No spans are created before this time, in nanoseconds of [`clock_ns`]. 0: no pause.
     paused_until_ns: AtomicU64,
     sent: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
 }
 
-/// Takes spans only as long as there is room for them.
+/// A span processor that drops ended spans when [`SPANS_WAITING_MAX`] of them wait for export.
 #[derive(Debug)]
 pub(super) struct BoundedProcessor<P>(pub(super) P);
 
-/// Counts what is sent, and what could not be.
+/// A span exporter that counts sent and failed spans.
 #[derive(Debug)]
 pub(super) struct CountedExporter<E>(pub(super) E);
 
-/// What became of spans, as metrics. Nothing is told if none are exported.
+/// Spans by outcome, as a metric. There is no metric if spans are not exported.
 #[derive(Debug, Clone, Copy)]
 pub struct SpanMetrics;
 
@@ -72,7 +71,7 @@ pub struct SpanMetrics;
 impl SpanGate {
     const fn new() -> Self {
         SpanGate {
-            exported: AtomicBool::new(false),
+            is_open: AtomicBool::new(false),
             share: AtomicU32::new(0),
             waiting: AtomicUsize::new(0),
             paused_until_ns: AtomicU64::new(0),
@@ -82,29 +81,30 @@ impl SpanGate {
         }
     }
 
-    /// From now on spans are exported: those of callers who trace, and of `ratio` (0 to 1) of all other calls.
+    /// Starts to create spans: for calls with a sampled trace context, and for the share `ratio` (0 to 1) of the calls without a
+    /// trace context.
     pub(super) fn open(&self, ratio: f64) {
         self.share.store(millionths(ratio), Ordering::Relaxed);
-        self.exported.store(true, Ordering::Relaxed);
+        self.is_open.store(true, Ordering::Relaxed);
     }
 
-    /// Whether spans are exported. A load.
+    /// Whether spans are exported. Costs one load.
     pub(super) fn is_open(&self) -> bool {
-        self.exported.load(Ordering::Relaxed)
+        self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Whether this call, which comes without a trace, begins one: as many as are wanted, evenly spread over the calls of
-    /// each thread.
+    /// Whether this call, which has no trace context, starts a trace. The traced calls are spread evenly over the calls of each
+    /// thread.
     pub(super) fn begins_trace(&self) -> bool {
         let share = self.share.load(Ordering::Relaxed);
-        SAVED.with(|saved| {
-            let together = saved.get() + share;
-            saved.set(together % MILLION);
-            together >= MILLION
+        CREDIT.with(|credit| {
+            let sum = credit.get() + share;
+            credit.set(sum % MILLION);
+            sum >= MILLION
         })
     }
 
-    /// Whether a span that is wanted is made. If not, it is counted as dropped.
+    /// Whether a span may be created now. If not, counts the span as dropped.
     pub(super) fn has_room(&self) -> bool {
         let room = self.waiting.load(Ordering::Relaxed) < SPANS_WAITING_MAX && !self.is_paused();
         if !room {
@@ -115,12 +115,12 @@ impl SpanGate {
 
     fn is_paused(&self) -> bool {
         let until = self.paused_until_ns.load(Ordering::Relaxed);
-        // The clock is looked at only after a failure.
+        // Only a failed export sets `until`, so the clock is read only after a failure.
         until > 0 && clock_ns() < until
     }
 
-    /// A place for a span that has ended. If there is none, it is counted as dropped.
-    fn take_place(&self) -> bool {
+    /// Reserves a place for an ended span. If no place is free, counts the span as dropped and returns false.
+    fn reserve(&self) -> bool {
         let taken = self
             .waiting
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
@@ -132,8 +132,8 @@ impl SpanGate {
         taken.is_ok()
     }
 
-    /// So many spans were sent, or could not be.
-    fn sent(&self, spans: usize, result: &OTelSdkResult) {
+    /// Records the result of an export of `spans` spans. A failure pauses the creation of spans.
+    fn exported(&self, spans: usize, result: &OTelSdkResult) {
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
         let (count, until) = match result {
             Ok(()) => (&self.sent, 0),
@@ -156,10 +156,10 @@ fn millionths(ratio: f64) -> u32 {
     (ratio * f64::from(MILLION)) as u32
 }
 
-/// Nanoseconds since the first look.
+/// Nanoseconds since the first call of this function.
 fn clock_ns() -> u64 {
-    static BEGAN: OnceLock<Instant> = OnceLock::new();
-    u64::try_from(BEGAN.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    static FIRST_CALL: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(FIRST_CALL.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 // ===== impl BoundedProcessor =====
@@ -170,7 +170,7 @@ impl<P: SpanProcessor> SpanProcessor for BoundedProcessor<P> {
     }
 
     fn on_end(&self, span: SpanData) {
-        if SPANS.take_place() {
+        if SPANS.reserve() {
             self.0.on_end(span);
         }
     }
@@ -194,7 +194,7 @@ impl<E: SpanExporter> SpanExporter for CountedExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let result = self.0.export(batch).await;
-        SPANS.sent(spans, &result);
+        SPANS.exported(spans, &result);
         result
     }
 
@@ -225,8 +225,9 @@ impl MetricSource for SpanMetrics {
         ];
         families.counters(
             "tally_spans_total",
-            "Spans by what became of them: dropped are those for which there was no room, or nobody who took them.",
-            outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Ordering::Relaxed) as f64)),
+            "Spans by outcome: sent, failed, or dropped because too many waited or the last export failed.",
+            outcomes
+                .map(|(outcome, count)| (vec![("outcome", outcome)], count.load(Ordering::Relaxed) as f64)),
         );
     }
 }
@@ -238,25 +239,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_calls_begin_a_trace_as_are_wanted() {
+    fn the_wanted_share_of_calls_starts_a_trace() {
         for (ratio, traced) in [(0.0, 0), (0.001, 10), (0.25, 2500), (1.0, 10_000)] {
             let gate = SpanGate::new();
             gate.open(ratio);
             let begun = (0..10_000).filter(|_| gate.begins_trace()).count();
-            // What an earlier ratio has saved up may be one call.
+            // The credit that an earlier ratio left may add one call.
             assert!(begun.abs_diff(traced) <= 1, "{ratio}: {begun}");
         }
     }
 
     #[test]
-    fn what_waits_is_bounded_and_what_is_dropped_is_counted() {
+    fn waiting_spans_are_bounded_and_dropped_spans_are_counted() {
         let gate = SpanGate::new();
-        assert!((0..SPANS_WAITING_MAX).all(|_| gate.take_place()));
-        assert!(!gate.has_room(), "no span is made");
-        assert!(!gate.take_place(), "one that was made before is dropped");
-        gate.sent(512, &Ok(()));
+        assert!((0..SPANS_WAITING_MAX).all(|_| gate.reserve()));
+        assert!(!gate.has_room(), "no span is created");
+        assert!(!gate.reserve(), "a span that was created before is dropped");
+        gate.exported(512, &Ok(()));
         assert!(gate.has_room());
-        gate.sent(SPANS_WAITING_MAX - 512, &Ok(()));
+        gate.exported(SPANS_WAITING_MAX - 512, &Ok(()));
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         assert_eq!(
             (count(&gate.sent), count(&gate.dropped)),
@@ -266,18 +267,18 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_no_spans_are_made_for_a_while() {
+    fn a_failed_export_pauses_the_creation_of_spans() {
         let gate = SpanGate::new();
-        assert!(gate.take_place());
-        gate.sent(1, &Err(OTelSdkError::Timeout(FAILURE_PAUSE)));
+        assert!(gate.reserve());
+        gate.exported(1, &Err(OTelSdkError::Timeout(FAILURE_PAUSE)));
         assert!(!gate.has_room());
         assert_eq!(gate.failed.load(Ordering::Relaxed), 1);
-        // The pause ends by itself, and one that is sent ends it at once.
+        // The pause ends by itself, and at once when an export succeeds.
         gate.paused_until_ns.store(1, Ordering::Relaxed);
         assert!(gate.has_room());
         gate.paused_until_ns.store(u64::MAX, Ordering::Relaxed);
-        assert!(gate.take_place());
-        gate.sent(1, &Ok(()));
+        assert!(gate.reserve());
+        gate.exported(1, &Ok(()));
         assert!(gate.has_room());
     }
 }

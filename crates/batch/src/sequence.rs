@@ -63,6 +63,12 @@ impl Sequence {
         })
     }
 
+    /// Whether the sequence was begun for a client, while a call of it was polled.
+    #[must_use]
+    pub const fn has_client(&self) -> bool {
+        self.client != super::caller::UNKNOWN
+    }
+
     /// Refuses every request from the next one on.
     pub fn close(&mut self) {
         self.hole.fetch_min(self.next, Ordering::Relaxed);

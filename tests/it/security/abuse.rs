@@ -1,4 +1,4 @@
-//! Garbage, and messages that are too large: each gets its answer, and the others are served all the same.
+//! Malformed bytes, and messages that are too large: the client gets an error, and the server goes on serving other clients.
 
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn garbage_is_closed_and_harms_nobody() {
+async fn malformed_bytes_close_only_their_connection() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let after_preface = |bytes: &[u8]| [preface.as_slice(), bytes].concat();
@@ -24,13 +24,13 @@ async fn garbage_is_closed_and_harms_nobody() {
         vec![0xff; 4096],
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
         after_preface(&[0xff; 4096]),
-        // A SETTINGS frame with a length that is no multiple of six.
+        // A SETTINGS frame whose length is not a multiple of six.
         after_preface(b"\x00\x00\x05\x04\x00\x00\x00\x00\x00hello"),
         // DATA for a stream that was never opened.
         after_preface(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x01hello"),
     ] {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
-        // The server may hang up in the middle.
+        // The server may close the connection before everything is sent.
         let _ = stream.write_all(&garbage).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
@@ -39,14 +39,14 @@ async fn garbage_is_closed_and_harms_nobody() {
     is_well_served(&client, "after-the-garbage").await;
 }
 
-/// Code, and reason if it is one of ours.
+/// The status code, and the reason if the status has one of Tally's.
 fn told(status: &Status) -> (Code, Option<String>) {
     let info = tonic_types::StatusExt::get_details_error_info(status);
     (status.code(), info.map(|info| info.reason))
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_by_its_code() {
+async fn too_large_messages_are_refused_with_their_code() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let connect = || TransactionServiceClient::connect(server.endpoint());
     let mut transactions = connect().await.unwrap();
@@ -76,7 +76,7 @@ async fn what_is_too_large_is_refused_by_its_code() {
     let long = "x".repeat(20_000).parse().unwrap();
     request.metadata_mut().insert("x-long", long);
     let headers = transactions.process_transaction(request).await.unwrap_err();
-    // HTTP has a status for it; gRPC clients know that one by no other code.
+    // The server answers with HTTP status 431. gRPC clients map that status to UNKNOWN.
     assert_eq!(headers.code(), Code::Unknown, "headers of 20 kB");
     assert!(headers.message().contains("431"), "{headers:?}");
     is_well_served(&client, "after-the-giants").await;

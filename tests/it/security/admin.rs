@@ -1,4 +1,4 @@
-//! The port for operators.
+//! The operators' port.
 
 use http::{Method, StatusCode};
 use tally::proto::{
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn it_shows_health_metrics_and_state_while_the_circuit_is_open() {
+async fn the_port_shows_health_metrics_and_state_while_the_circuit_is_open() {
     let server = TestServer::start();
     let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
     let hour = prost_types::Duration {

@@ -1,4 +1,4 @@
-//! The port for operators against those who want to hold it shut. A probe is always answered.
+//! The operators' port against clients that try to block it. A health probe is always answered.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// How long something may take that has to come; never what is measured. Less than the five minutes after which the port
-/// closed such connections in any case.
+/// How long an expected event may take; no test measures this time. Less than the five minutes after which the port closes such
+/// connections in any case.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// As many connections as the port takes.
+/// The port's limit of connections.
 const CONNECTIONS_MAX: u8 = 64;
-/// Requests that are written at once by a client that reads nothing.
+/// Requests that a client writes without reading any answer.
 const REQUESTS_AT_ONCE: usize = 1000;
 
 /// A connection from one of many addresses of this machine, with `bytes` sent on it.
@@ -28,15 +28,15 @@ async fn held(server: &TestServer, last: u8, bytes: &[u8]) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 2, last], 0).into()).unwrap();
     let mut stream = socket.connect(server.admin()).await.unwrap();
-    // It may have been closed already.
+    // The server may have closed the connection already.
     let _ = stream.write_all(bytes).await;
     stream
 }
 
-/// What comes until the other side ends the connection, which it has to do.
+/// Reads until the server closes the connection. Fails if the server does not.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut rest = Vec::new();
-    // A reset is an end, too.
+    // A reset closes the connection, too.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
         .await
         .expect("the connection is closed");
@@ -50,12 +50,12 @@ async fn a_probe_is_answered_while_every_place_is_held() {
         "PUT /log-level HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: 9\r\n\r\ni"
     );
     for bytes in [
-        // Half a body; a body of an administrator; half a head; nothing.
+        // Half a body; half a body with an administrator's token; half a head; nothing.
         "PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\ni",
         administrator.as_str(),
         "GET /live HTTP/1.1\r\nhost",
         "",
-        // Idle after an answer.
+        // A connection that is idle after an answer.
         "GET /live HTTP/1.1\r\nhost: x\r\n\r\n",
     ] {
         for of_one_address in [true, false] {
@@ -71,7 +71,7 @@ async fn a_probe_is_answered_while_every_place_is_held() {
                     }
                 }
             }
-            // The oldest had to go.
+            // The oldest connection was evicted.
             rest(&mut crowd[0]).await;
         }
     }
@@ -94,9 +94,9 @@ async fn a_probe_of_the_same_address_is_answered_while_it_holds_connections() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_and_an_answer_that_is_not_read_end_the_connection() {
+async fn an_incomplete_body_and_an_unread_answer_end_the_connection() {
     let server = ServerOptions::default().start();
-    // From this machine, where no token is asked for.
+    // From this machine, so that no token is needed.
     let mut partial = TcpStream::connect(server.admin()).await.unwrap();
     partial
         .write_all(b"PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\ni")
@@ -105,7 +105,7 @@ async fn a_body_that_does_not_come_and_an_answer_that_is_not_read_end_the_connec
     let mut reads_nothing = TcpStream::connect(server.admin()).await.unwrap();
     let asking = tokio::spawn(async move {
         let requests = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(REQUESTS_AT_ONCE);
-        // Until its own socket has no room any more, and then until the server has given up.
+        // Until the client's own socket is full, and then until the server has closed the connection.
         while reads_nothing.write_all(&requests).await.is_ok() {}
     });
     let answer = rest(&mut partial).await;
@@ -116,7 +116,7 @@ async fn a_body_that_does_not_come_and_an_answer_that_is_not_read_end_the_connec
 }
 
 #[tokio::test]
-async fn nobody_waits_for_the_body_of_a_stranger() {
+async fn a_caller_without_permission_is_refused_before_its_body_is_read() {
     let (server, _home, _file) = with_tokens();
     let mut stranger = held(
         &server,

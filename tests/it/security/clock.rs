@@ -1,5 +1,5 @@
-//! A machine whose clock is before 1970. The clock of this machine can't be set, so these tests look for what needs it: a
-//! `date` header, which hyper writes by a crate that panics before 1970.
+//! A system clock before 1970. The tests can't set the clock. They check that no answer has a `date` header, since hyper formats
+//! it with a crate that panics before 1970.
 
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -22,7 +22,7 @@ async fn no_answer_has_a_date() {
         .await
         .unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers().get("date"), None, "of the port for operators");
+    assert_eq!(answer.headers().get("date"), None, "of the operators' port");
 
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let (mut sender, connection) =

@@ -1,4 +1,4 @@
-//! More connections than anybody needs: those that may be are served, the others are told, and memory is bounded.
+//! Very many connections: those within the limits are served, the others are refused, and memory is bounded.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,16 +12,16 @@ use crate::support::server::{ServerOptions, TestServer};
 
 /// Idle connections at the same time.
 const CROWD: usize = 10_000;
-/// Connections of one address: half of what one may have by default.
+/// Connections of one address: half of the default limit.
 const OF_ONE_CLIENT: usize = 250;
-/// Open files that the crowd needs, here and in the server.
+/// Open files that the connections need, in the test and in the server.
 const FILES: u64 = 12_000;
-/// Connections of one address if nothing is set.
+/// The default limit of connections of one address.
 const CLIENT_MAX: usize = 512;
-/// What an idle connection may cost the server, all in all.
+/// Memory that an idle connection may cost the server, in bytes.
 const BYTES_EACH_MAX: u64 = 48 << 10;
 
-/// The preface of HTTP/2, and an empty SETTINGS frame: a whole client that wants nothing.
+/// The preface of HTTP/2 and an empty SETTINGS frame: a complete client that makes no call.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 /// A frame's header.
 const FRAME_HEADER_BYTES: usize = 9;
@@ -30,13 +30,13 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const RST_STREAM: u8 = 3;
 
-/// Connects from another address of this machine, for limits are for each client address: 127.0.1.0 and up.
+/// Connects from another address of this machine (127.0.1.0 and up), since limits apply to each client address.
 async fn connect_from(client: usize, server: &TestServer) -> TcpStream {
     let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 1, 0)) + u32::try_from(client).unwrap());
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((host, 0))).unwrap();
     let mut stream = socket.connect(server.address()).await.unwrap();
-    // One too many may have been closed already.
+    // The server may have closed a refused connection already.
     let _ = stream.write_all(HELLO).await;
     stream
 }
@@ -62,7 +62,7 @@ fn call(stream: u8) -> Vec<u8> {
     [&[0, 0, length, 1, 4, 0, 0, 0, stream], block.as_slice()].concat()
 }
 
-/// As many as there are to be, each of them greeted by the server.
+/// Opens connections, and waits for the server's first frame on each.
 async fn crowd(server: &TestServer) -> Vec<TcpStream> {
     let mut crowd = Vec::with_capacity(CROWD);
     for number in 0..CROWD {
@@ -92,7 +92,7 @@ async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
         "{} bytes for each idle connection",
         grown / CROWD as u64
     );
-    // All of them are still there.
+    // All connections are still open.
     for stream in &first {
         let mut rest = [0; 256];
         match stream.try_read(&mut rest) {
@@ -101,7 +101,7 @@ async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
         }
     }
-    // Those that go give back what they had: as many again need nothing more.
+    // Closed connections free their memory: the same number of new connections needs no more.
     drop(first);
     let second = crowd(&server).await;
     is_well_served(&client, "among-the-second").await;
@@ -111,7 +111,7 @@ async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_of_a_client_is_told_and_closed_and_others_are_let_in() {
+async fn a_connection_above_the_limit_of_a_client_is_refused_and_others_are_accepted() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let mut crowd = Vec::with_capacity(CLIENT_MAX);
     for _ in 0..CLIENT_MAX {
@@ -120,19 +120,19 @@ async fn one_connection_too_many_of_a_client_is_told_and_closed_and_others_are_l
         crowd.push(stream);
     }
     let mut answer = Vec::new();
-    // To its end.
+    // Read until the connection is closed.
     let _ = connect_from(0, &server).await.read_to_end(&mut answer).await;
     let goaway = answer.windows(4).any(|window| window == [0, 0, 0, 11]);
     assert!(goaway, "ENHANCE_YOUR_CALM is not in {answer:?}");
     assert!(answer.contains(&GOAWAY));
-    // Another address, and a place that was given back.
+    // Another address, and a connection after one was closed.
     assert_eq!(first_frame(&mut connect_from(1, &server).await).await, SETTINGS);
     drop(crowd.pop());
     let mut let_in = false;
     while !let_in {
         let mut header = [0; FRAME_HEADER_BYTES];
         let mut stream = connect_from(0, &server).await;
-        // The server's own SETTINGS frame is not empty; the one of a refusal is, and a GOAWAY follows.
+        // The SETTINGS frame of an accepted connection has entries. That of a refused one is empty, and a GOAWAY follows.
         stream.read_exact(&mut header).await.unwrap();
         let_in = header[3] == SETTINGS && header[2] > 0;
     }
@@ -140,11 +140,11 @@ async fn one_connection_too_many_of_a_client_is_told_and_closed_and_others_are_l
 }
 
 #[tokio::test]
-async fn one_call_too_many_on_a_connection_is_refused_and_the_others_go_on() {
+async fn a_call_above_the_limit_of_a_connection_is_refused_and_the_others_go_on() {
     let options = ServerOptions::default().env("TALLY__SERVER__STREAMS_PER_CONNECTION_MAX", "2");
     let (server, client) = with_accounts(options).await;
     let mut stream = connect_from(0, &server).await;
-    // What the server allows, a client that means well would wait for.
+    // The limit that the server announces. A well-behaved client would wait instead of exceeding it.
     for number in [1, 3, 5] {
         stream.write_all(&call(number)).await.unwrap();
     }
@@ -155,7 +155,7 @@ async fn one_call_too_many_on_a_connection_is_refused_and_the_others_go_on() {
         stream.read_exact(&mut payload).await.unwrap();
         assert_ne!(header[3], GOAWAY, "{payload:?}");
         if header[3] == RST_STREAM {
-            // REFUSED_STREAM: not executed, and nothing is said of the other two.
+            // REFUSED_STREAM: the call was not executed. The other two calls get no frame.
             assert_eq!((header[8], payload.as_slice()), (5, [0, 0, 0, 7].as_slice()));
             break;
         }

@@ -1,4 +1,4 @@
-//! The real binary with certificates and tokens, and against clients that mean no good.
+//! The real binary with certificates and tokens, and against hostile clients.
 
 mod abuse;
 mod admin;
@@ -24,12 +24,12 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// Tokens of the three roles, in the order of their power.
+/// Tokens of the three roles, the weakest role first.
 const READ: &str = "token-of-the-reader";
 pub(crate) const WRITE: &str = "token-of-the-writer";
 const ADMIN: &str = "token-of-the-administrator";
 
-/// The lines of the file of tokens.
+/// The lines of the tokens file.
 fn token_lines() -> String {
     [
         ("read", "reader", READ),
@@ -40,7 +40,7 @@ fn token_lines() -> String {
     .concat()
 }
 
-/// A server that asks for tokens, and the directory of the file.
+/// A server that needs tokens, and the directory of the tokens file.
 pub(crate) fn with_tokens() -> (TestServer, TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("tokens");
@@ -51,7 +51,7 @@ pub(crate) fn with_tokens() -> (TestServer, TempDir, PathBuf) {
     (server, home, file)
 }
 
-/// A server with two accounts, and a client that means well.
+/// A server with two accounts, and a well-behaved client.
 async fn with_accounts(options: ServerOptions) -> (TestServer, Client) {
     let server = options.start();
     let client = server.client().await;

@@ -1,4 +1,4 @@
-//! Paths that two parsers may read in two ways. A token that may only read moves no money by any of them.
+//! Paths that different parsers read in different ways. With none of them, a token of role `read` can move money.
 
 use bytes::Bytes;
 use http::Request;
@@ -39,7 +39,7 @@ async fn create_accounts(server: &TestServer) {
     }
 }
 
-/// None of the transactions is known to the ledger.
+/// Checks that the ledger has none of the transactions.
 async fn assert_nothing_was_booked(server: &TestServer, ids: &[String]) {
     let mut client = TransactionServiceClient::connect(server.endpoint())
         .await
@@ -53,14 +53,14 @@ async fn assert_nothing_was_booked(server: &TestServer, ids: &[String]) {
     }
 }
 
-/// A message in its frame.
+/// A gRPC message with its frame header.
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], length.as_slice(), &message].concat()
 }
 
-/// The body of a call of `method` that books `id`.
+/// The body of a call of `method` that would commit the transaction `id`.
 fn booking(method: &str, id: &str) -> Vec<u8> {
     match method {
         "ProcessTransactions" => framed(&ProcessTransactionsRequest {
@@ -156,13 +156,13 @@ async fn a_token_that_reads_moves_no_money_by_any_path() {
             ids.push(id);
             let answers = [
                 raw.call("POST", &path, Some(READ), body.clone()).await,
-                // Not a POST.
+                // Another method than POST.
                 raw.call("PUT", &path, Some(READ), body.clone()).await,
             ]
             .map(|status| told::<()>(Err(status)));
             let unknown = (Code::Unimplemented, "UNKNOWN_METHOD".to_owned());
             assert_eq!(answers, [unknown.clone(), unknown], "{path}");
-            // A stranger does not learn what there is.
+            // A caller without a token does not learn which paths exist.
             let answer = raw.call("POST", &path, None, body).await;
             assert_eq!(answer.code(), Code::Unauthenticated, "{path}");
         }
@@ -171,14 +171,14 @@ async fn a_token_that_reads_moves_no_money_by_any_path() {
         let straight = raw.call("POST", &path, Some(READ), booking(method, &id)).await;
         assert_eq!(straight.code(), Code::PermissionDenied, "{path}");
         for other in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
-            // Whoever may write does it by a POST, too.
+            // A token of role `write` needs a POST, too.
             let status = raw.call(other, &path, Some(WRITE), booking(method, &id)).await;
             assert_eq!(status.code(), Code::Unimplemented, "{other} {path}");
         }
         ids.push(id);
     }
     assert_nothing_was_booked(&server, &ids).await;
-    // What the paths would have booked can be booked.
+    // A valid call with the same transaction ids succeeds.
     for method in ["ProcessTransaction", "ProcessTransactions", "StreamTransactions"] {
         let path = format!("/{service}/{method}");
         let status = raw
@@ -188,7 +188,7 @@ async fn a_token_that_reads_moves_no_money_by_any_path() {
     }
 }
 
-/// A HEADERS frame of stream 1 with what no HTTP library sends, then the body. Fields as in RFC 7541, appendix A.
+/// A HEADERS frame of stream 1 with a path that no HTTP library sends, then the body. Fields as in RFC 7541, appendix A.
 fn by_hand(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
     let text = |prefix: &[u8], text: &str| {
         let length = u8::try_from(text.len()).unwrap();
@@ -235,7 +235,7 @@ async fn a_path_that_no_library_sends_moves_no_money() {
         ids.push(id);
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         stream.write_all(&by_hand(&path, READ, &body)).await.unwrap();
-        // Its answer or its end: the first frame of stream 1, or GOAWAY, or the end of the connection.
+        // Wait for the first frame of stream 1, for GOAWAY, or for the end of the connection.
         loop {
             let mut header = [0; 9];
             if stream.read_exact(&mut header).await.is_err() {

@@ -1,4 +1,4 @@
-//! Tokens that are taken back: nobody may call who is not in the file, and a stream that is open ends.
+//! Revoked tokens: a token that is no longer in the file is refused, and its open streams end.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -27,13 +27,13 @@ use crate::support::{
     server::{BINARY, TestServer},
 };
 
-/// How long something may take that has to come; never what is measured.
+/// How long an expected event may take; no test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Far more than a stream answers until it has noticed that its token was taken back.
+/// Far more transactions than a stream answers before it notices that its token was revoked.
 const ANSWERS_MAX: usize = 100_000;
 
-/// How a stream ends, which it has to.
+/// Waits for the end of a stream, and returns its status.
 async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
     match ended.expect("the stream ends") {
@@ -60,7 +60,7 @@ async fn create_accounts(channel: &Channel) {
     }
 }
 
-/// Whether the ledger knows the transaction.
+/// Whether the ledger has the transaction.
 async fn is_known(channel: &Channel, id: &str) -> bool {
     let mut client = TransactionServiceClient::new(channel.clone());
     let request = GetTransactionRequest {
@@ -73,7 +73,7 @@ async fn is_known(channel: &Channel, id: &str) -> bool {
     }
 }
 
-/// Code and reason of a call with a token.
+/// Makes a call with a token, and returns code and reason.
 async fn call(channel: &Channel, token: &str) -> (Code, String) {
     let request = tally::proto::GetCircuitStatsRequest {};
     let mut client = EngineServiceClient::new(channel.clone());
@@ -84,7 +84,7 @@ fn line(role: &str, token: &str) -> String {
     format!("{role} somebody {}\n", hash_hex(token.as_bytes()))
 }
 
-/// Puts a new file in the place of the old one at once, and has it read.
+/// Replaces the file atomically, and sends SIGHUP.
 fn replace(file: &Path, text: &str, server: &TestServer) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -93,7 +93,7 @@ fn replace(file: &Path, text: &str, server: &TestServer) {
 }
 
 #[tokio::test]
-async fn an_empty_file_lets_nobody_in_and_one_that_is_gone_changes_nothing() {
+async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     let ok = (Code::Ok, String::new());
@@ -111,16 +111,16 @@ async fn an_empty_file_lets_nobody_in_and_one_that_is_gone_changes_nothing() {
     );
     std::fs::rename(file.with_extension("away"), &file).unwrap();
     server.hangup();
-    server.tells("the files are those in force again").await;
+    server.tells("the files have the contents in force again").await;
     assert!(get(&server, "/metrics").await.2.contains(&stale(0)));
 
     replace(&file, "", &server);
-    server.tells("has no token in it: nobody may call").await;
+    server.tells("has no token: every call will be refused").await;
     for token in [READ, WRITE, ADMIN, ""] {
         assert_eq!(call(&channel, token).await.0, Code::Unauthenticated);
     }
     assert!(get(&server, "/metrics").await.2.contains("tally_tokens 0\n"));
-    // Whether it is up, everybody may ask.
+    // Health checks need no token.
     let mut health = HealthClient::new(channel.clone());
     health.check(HealthCheckRequest::default()).await.unwrap();
 
@@ -130,7 +130,7 @@ async fn an_empty_file_lets_nobody_in_and_one_that_is_gone_changes_nothing() {
 }
 
 #[test]
-fn a_file_that_is_not_there_keeps_the_service_from_starting() {
+fn the_service_does_not_start_with_a_missing_file() {
     let home = tempfile::tempdir().unwrap();
     let check = |file: &Path| {
         let output = Command::new(BINARY)
@@ -147,7 +147,7 @@ fn a_file_that_is_not_there_keeps_the_service_from_starting() {
     let (code, text) = check(&file);
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains(file.to_str().unwrap()), "{text}");
-    // No file at all, rather than no setting.
+    // The setting is there, the file is not.
     assert_eq!(check(Path::new("")).0, Some(78));
     // A directory.
     assert_eq!(check(home.path()).0, Some(78));
@@ -174,7 +174,7 @@ impl Open {
         }
     }
 
-    /// Whether the transaction could be sent.
+    /// Sends a transaction. Returns whether that was possible.
     async fn send(&self, id: &str) -> bool {
         let request = StreamTransactionsRequest {
             transaction: Some(pay(id)),
@@ -191,7 +191,7 @@ impl Open {
 }
 
 #[tokio::test]
-async fn an_open_stream_ends_when_its_token_is_taken_back_and_only_then() {
+async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     create_accounts(&channel).await;
@@ -206,7 +206,7 @@ async fn an_open_stream_ends_when_its_token_is_taken_back_and_only_then() {
         }
         let mut open = Open::with(&channel, WRITE).await;
         open.books(&format!("{name}-before")).await;
-        // Another token comes; the stream goes on.
+        // Another token is added; the stream goes on.
         replace(
             &file,
             &[root.clone(), line("write", WRITE), reader.clone()].concat(),
@@ -217,10 +217,10 @@ async fn an_open_stream_ends_when_its_token_is_taken_back_and_only_then() {
         }
         open.books(&format!("{name}-between")).await;
 
-        // The stream is idle when its token goes.
+        // The stream is idle when its token is revoked.
         replace(&file, &[root.clone(), without].concat(), &server);
         let ended = end_of(&mut open.answers).await;
-        // `told` looks whether it was executed.
+        // `told` checks whether it was executed.
         assert_eq!(
             told::<()>(Err(ended)),
             (expected.0, expected.1.to_owned()),
@@ -231,7 +231,7 @@ async fn an_open_stream_ends_when_its_token_is_taken_back_and_only_then() {
 }
 
 #[tokio::test]
-async fn what_a_stream_was_not_answered_when_its_token_was_taken_back_was_not_executed() {
+async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_executed() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     create_accounts(&channel).await;
@@ -270,7 +270,7 @@ async fn what_a_stream_was_not_answered_when_its_token_was_taken_back_was_not_ex
                     }
                 }
                 assert!(answered.len() < ANSWERS_MAX, "the stream goes on");
-                // In the middle of it.
+                // While the stream is busy.
                 if answered.len() == 500 {
                     replace(&file, &line("admin", ADMIN), &server);
                 }
@@ -288,7 +288,7 @@ async fn what_a_stream_was_not_answered_when_its_token_was_taken_back_was_not_ex
 }
 
 #[tokio::test]
-async fn watchers_end_when_their_token_is_taken_back() {
+async fn watchers_end_when_their_token_is_revoked() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     let request = with_token(WatchCircuitStatsRequest::default(), Some(READ));

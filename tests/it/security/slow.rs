@@ -1,4 +1,4 @@
-//! Clients that are slow on purpose: connections without a call, requests that trickle in, answers that nobody reads.
+//! Clients that are slow on purpose: connections without a call, requests that arrive byte by byte, answers that are not read.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -28,10 +28,10 @@ use crate::support::{
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 
-/// How long something may take that has to come; never what is measured.
+/// How long an expected event may take; no test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// HTTP/2 by hand, and the end of its connection.
+/// A hand-made HTTP/2 client, and the end of its connection.
 async fn connect(server: &TestServer) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let (sender, connection) =
@@ -41,7 +41,7 @@ async fn connect(server: &TestServer) -> (SendRequest<Body>, JoinHandle<hyper::R
     (sender, tokio::spawn(connection))
 }
 
-/// A call whose body is sent piece by piece.
+/// A call whose body is sent in pieces.
 fn request(server: &TestServer, method: &str) -> (Pieces, Request<Body>) {
     let (pieces, body) = mpsc::channel(16);
     let request = Request::post(format!("{}/{method}", server.endpoint()))
@@ -56,7 +56,7 @@ async fn send(pieces: &Pieces, bytes: impl Into<Bytes>) {
     pieces.send(Ok(Frame::data(bytes.into()))).await.unwrap();
 }
 
-/// How the call ended, by its headers or its trailers.
+/// The status of the call, from its headers or its trailers.
 async fn status_of(response: Response<Incoming>) -> Status {
     if let Some(status) = Status::from_header_map(response.headers()) {
         return status;
@@ -66,10 +66,10 @@ async fn status_of(response: Response<Incoming>) -> Status {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_call_is_closed_and_slow_ones_hold_nobody_up() {
+async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
     let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
     let (server, client) = with_accounts(options).await;
-    // Half a preface, and then nothing; and a header block that never ends.
+    // Half a preface; and a header block that never ends.
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
     slow.write_all(b"PRI * HT").await.unwrap();
     let mut endless = TcpStream::connect(server.address()).await.unwrap();
@@ -83,20 +83,20 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_hold_nobody_up() {
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "still open");
     }
-    // A client whose connection was closed for idleness makes a new one by itself.
+    // A client whose idle connection was closed opens a new one by itself.
     is_well_served(&client, "after").await;
 }
 
-/// A transaction that is refused, with much in a field that nobody knows.
+/// A transaction that is rejected, with many bytes in an unknown field.
 const TRANSACTION: &[u8] = &[0x0a, 0xff, 0x0f, 0x7a, 0xfc, 0x0f];
-/// Bytes behind that.
+/// Bytes of the unknown field.
 const UNKNOWN: usize = 0x7fc;
-/// As many of them as a request may have.
+/// Most transactions of a request.
 const TRANSACTIONS: usize = 8000;
-/// More than a sixth of what a client may hold that is alone.
+/// More than a sixth of the memory that a single client may hold.
 const LARGE: usize = TRANSACTIONS * (TRANSACTION.len() + UNKNOWN);
 
-/// A call whose message of [`LARGE`] bytes is sent to its end, but not the call.
+/// A call whose message of [`LARGE`] bytes is sent completely, while the request stream stays open.
 fn upload(server: &TestServer, sender: &mut SendRequest<Body>) -> (Pieces, JoinHandle<Status>) {
     let (pieces, request) = request(server, "tally.v1.TransactionService/ProcessTransactions");
     let call = sender.send_request(request);
@@ -108,7 +108,7 @@ fn upload(server: &TestServer, sender: &mut SendRequest<Body>) -> (Pieces, JoinH
         let transactions = [TRANSACTION, &[0; UNKNOWN]].concat().repeat(TRANSACTIONS / 16);
         let chunks = std::iter::repeat_n(transactions, 16);
         for bytes in std::iter::once(header).chain(chunks) {
-            // The call may be over before everything is sent.
+            // The call may end before everything is sent.
             if sending.send(Ok(Frame::data(bytes.into()))).await.is_err() {
                 break;
             }
@@ -136,7 +136,7 @@ async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() 
     drop((pieces, sender));
     connection.await.unwrap().unwrap();
 
-    // One after the other there is room for each.
+    // One after the other, each call has enough memory.
     let (mut sender, connection) = connect(&server).await;
     for _ in 0..6 {
         let (pieces, call) = upload(&server, &mut sender);
@@ -149,11 +149,11 @@ async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() 
 }
 
 #[tokio::test]
-async fn requests_that_trickle_in_are_given_up_by_their_code_whatever_is_called() {
+async fn requests_that_arrive_too_slowly_fail_with_their_code_for_every_method() {
     let options = ServerOptions::default().env("TALLY__SERVER__MESSAGE_TIME_MAX", "1s");
     let (server, client) = with_accounts(options).await;
     let (mut sender, connection) = connect(&server).await;
-    // A stream on which nothing has begun is no slow one.
+    // A stream without a started message is not slow.
     let (idle, quiet) = request(&server, "tally.v1.TransactionService/StreamTransactions");
     let quiet = tokio::spawn(sender.send_request(quiet));
     let mut calls = Vec::new();
@@ -170,7 +170,7 @@ async fn requests_that_trickle_in_are_given_up_by_their_code_whatever_is_called(
         "grpc.health.v1.Health/Check",
     ] {
         let (pieces, request) = request(&server, method);
-        // The frame's header promises a hundred bytes, and only one of them comes.
+        // The frame header announces a hundred bytes, and only one of them arrives.
         send(&pieces, vec![0, 0, 0, 0, 100, 10]).await;
         calls.push((method, pieces, tokio::spawn(sender.send_request(request))));
     }
@@ -206,13 +206,13 @@ async fn requests_that_trickle_in_are_given_up_by_their_code_whatever_is_called(
 }
 
 #[tokio::test]
-async fn a_connection_that_was_told_to_go_and_does_not_is_cut() {
+async fn a_connection_that_stays_after_goaway_is_closed() {
     let options = ServerOptions::default()
         .env("TALLY__SERVER__CONNECTION_AGE_MAX", "1s")
         .env("TALLY__SERVER__CONNECTION_GRACE", "1s");
     let (server, client) = with_accounts(options).await;
     let (mut sender, connection) = connect(&server).await;
-    // A stream that says nothing, and does not end.
+    // A stream without messages that stays open.
     let (pieces, request) = request(&server, "tally.v1.TransactionService/StreamTransactions");
     let call = sender.send_request(request);
     let response = call.await.unwrap();

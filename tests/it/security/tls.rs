@@ -1,4 +1,4 @@
-//! TLS: who is let in, and certificates that are renewed under load.
+//! TLS: which clients are accepted, and certificates that are renewed under load.
 
 use std::{
     fs,
@@ -51,7 +51,7 @@ fn client(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Clien
     }
 }
 
-/// Connects and asks something: with TLS 1.3 a client learns only then that its certificate was refused.
+/// Connects and makes a call. With TLS 1.3, a client learns only then that its certificate was refused.
 async fn is_served(config: &ClientConfig) -> bool {
     let asked = async |connection: Connection| {
         let mut client = EngineServiceClient::new(connection);
@@ -65,7 +65,7 @@ async fn is_served(config: &ClientConfig) -> bool {
 }
 
 #[tokio::test]
-async fn clients_are_let_in_by_their_certificate() {
+async fn clients_are_accepted_by_their_certificate() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let foreign = Authority::new(home.path(), "foreign");
@@ -95,7 +95,7 @@ async fn clients_are_let_in_by_their_certificate() {
     );
 }
 
-/// What the server says in TLS to a client with this certificate; `None` if it lets it in.
+/// The TLS alert that a client with this certificate receives; `None` if the server accepts the client.
 async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Option<AlertDescription> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&ca.certificate).unwrap() {
@@ -118,7 +118,7 @@ async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> 
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    // With TLS 1.3 the client's handshake is over before the server has seen its certificate: the answer comes after it.
+    // With TLS 1.3, the client's handshake ends before the server has seen its certificate. The alert comes after that.
     let mut stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -132,7 +132,7 @@ async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> 
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_is_told_why_by_tls() {
+async fn a_refused_client_receives_a_tls_alert() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let foreign = Authority::new(home.path(), "foreign");
@@ -144,7 +144,7 @@ async fn who_is_not_let_in_is_told_why_by_tls() {
         (None, Some(AlertDescription::CertificateRequired)),
         (Some(&expired), Some(AlertDescription::CertificateExpired)),
         (Some(&stranger), Some(AlertDescription::UnknownCA)),
-        // The server begins to speak HTTP/2.
+        // The server sends its first HTTP/2 frame.
         (Some(&valid), None),
     ] {
         assert_eq!(alert(&server, &ours, identity).await, expected, "{identity:?}");
@@ -162,7 +162,7 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
     let server = server(&pair, None);
     let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let config = client(&server, &old, None);
-    // No retries: a call that is dropped would be seen.
+    // Without retries, so that a dropped call would be noticed.
     let once = RetryPolicy {
         attempts_max: 1,
         ..RetryPolicy::default()
@@ -181,12 +181,12 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
     fs::copy(&renewed.key, &pair.key).unwrap();
     fs::copy(&renewed.certificate, &pair.certificate).unwrap();
     server.hangup();
-    // New connections see the new certificate, ...
+    // New connections get the new certificate.
     while !is_served(&client(&server, &new, None)).await {
         tokio::task::yield_now().await;
     }
     assert!(!is_served(&config).await, "the old one is gone");
-    // ... and the one that there was goes on.
+    // The open connection goes on.
     let before = answered.load(Ordering::Relaxed);
     while answered.load(Ordering::Relaxed) < before + 100 {
         tokio::task::yield_now().await;
@@ -196,7 +196,7 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
 }
 
 #[test]
-fn half_of_a_pair_and_files_that_are_no_certificates_keep_the_service_from_starting() {
+fn the_service_does_not_start_with_half_of_a_pair_or_files_that_are_not_certificates() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let (a, b) = (ours.server("a"), ours.server("b"));
@@ -217,7 +217,7 @@ fn half_of_a_pair_and_files_that_are_no_certificates_keep_the_service_from_start
         ),
         (
             vec![certificate(path(&text)), key(path(&a.key))],
-            "holds no certificate in PEM",
+            "has no certificate in PEM",
         ),
         (
             vec![certificate(path(&a.certificate)), key(path(&b.key))],
@@ -243,7 +243,7 @@ fn half_of_a_pair_and_files_that_are_no_certificates_keep_the_service_from_start
     }
 }
 
-/// Copies a pair to where the server looks for its own, and has it read again.
+/// Copies a pair over the server's files, and sends SIGHUP.
 fn put(pair: &Pair, to: &Pair, server: &TestServer) {
     fs::copy(&pair.key, &to.key).unwrap();
     fs::copy(&pair.certificate, &to.certificate).unwrap();
@@ -251,7 +251,7 @@ fn put(pair: &Pair, to: &Pair, server: &TestServer) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
+async fn an_invalid_certificate_does_not_replace_a_valid_one() {
     let home = tempfile::tempdir().unwrap();
     let (old, new) = (
         Authority::new(home.path(), "old"),
@@ -289,7 +289,7 @@ async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_at_the_start_is_told_and_gives_way_to_any_other() {
+async fn an_expired_certificate_at_the_start_gives_a_warning_and_can_be_replaced_by_any_other() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let pair = ours.server_valid("server", Validity::LongAgo);

@@ -1,4 +1,4 @@
-//! No token, a wrong one, one of too low a role: each is refused with its code; a valid one passes.
+//! A missing token, a wrong one, and one of too low a role are refused with their codes. A valid token is accepted.
 
 use tally::proto::{
     CircuitMode, GetAccountRequest, GetCircuitStatsRequest, SetCircuitModeRequest,
@@ -21,7 +21,7 @@ pub(super) fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     request
 }
 
-/// Code and reason of a refusal; the answers that got past the gate are told by their own.
+/// Code and reason of a status. Calls that passed authorisation have other reasons than refused ones.
 pub(super) fn told<T>(answer: Result<T, Status>) -> (Code, String) {
     match answer {
         Ok(_) => (Code::Ok, String::new()),
@@ -81,7 +81,7 @@ impl Calls {
 }
 
 #[tokio::test]
-async fn each_role_may_do_what_it_says_and_no_more() {
+async fn each_role_may_call_its_methods_and_no_others() {
     let (server, _home, _file) = with_tokens();
     let calls = Calls::to(&server).await;
     let nobody = (Code::Unauthenticated, "UNAUTHENTICATED".to_owned());
@@ -91,7 +91,7 @@ async fn each_role_may_do_what_it_says_and_no_more() {
         assert_eq!(calls.write(token).await, nobody);
         assert_eq!(calls.administer(token).await, nobody);
     }
-    // Past the gate, there is no such account.
+    // The call passed authorisation; the account does not exist.
     let passed = (Code::NotFound, "ACCOUNT_NOT_FOUND".to_owned());
     let ok = (Code::Ok, String::new());
     let forbidden = (Code::PermissionDenied, "FORBIDDEN".to_owned());
@@ -109,10 +109,10 @@ async fn each_role_may_do_what_it_says_and_no_more() {
         };
         assert_eq!(calls.administer(Some(token)).await, administration);
     }
-    // The audit names whose token it was.
+    // The audit event names the owner of the token.
     server.tells("\"token\":\"root\"").await;
     assert!(!server.stderr().contains(ADMIN), "and not the token");
-    // Health checks have no token; whoever watches holds memory and needs one.
+    // Health checks need no token. Watching health holds memory, so it needs one.
     let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
     let request = tonic_health::pb::HealthCheckRequest::default();
     health.check(request.clone()).await.unwrap();
@@ -125,9 +125,9 @@ async fn tokens_are_renewed_without_a_restart_and_a_broken_file_changes_nothing(
     let (server, _home, file) = with_tokens();
     let calls = Calls::to(&server).await;
     assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
-    std::fs::write(&file, "this is no file of tokens\n").unwrap();
+    std::fs::write(&file, "this is not a tokens file\n").unwrap();
     server.hangup();
-    // It has been read when it is told of.
+    // The log line shows that the file has been read.
     server.tells("the old ones stay in force").await;
     assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
 

@@ -1,4 +1,4 @@
-//! Callers of the health service's `Watch`: each holds memory for as long as it likes, so there are only so many.
+//! Calls of the health service's `Watch`. Each holds memory for as long as the client wants, so their number is limited.
 
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -6,11 +6,11 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use super::tokens::told;
 use crate::support::server::TestServer;
 
-/// Watchers of one client address.
+/// The limit of watchers of one client address.
 const OF_CLIENT_MAX: usize = 256;
 
 #[tokio::test]
-async fn watchers_of_health_are_counted_and_give_their_places_back() {
+async fn watchers_of_health_are_limited_and_free_their_places() {
     let server = TestServer::start();
     let channel = Channel::from_shared(server.endpoint()).unwrap();
     let channel = channel.connect().await.unwrap();
@@ -24,13 +24,13 @@ async fn watchers_of_health_are_counted_and_give_their_places_back() {
     }
     let refused = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
     assert_eq!(told(watch().watch(request.clone()).await), refused);
-    // A check is no watcher.
+    // A check is not a watcher.
     watch().check(request.clone()).await.unwrap();
     drop(watching.pop());
     while watch().watch(request.clone()).await.is_err() {
         tokio::task::yield_now().await;
     }
-    // A call that has ended by itself has no place, however it ended.
+    // A call that has ended holds no place, however it ended.
     let nowhere = HealthCheckRequest {
         service: "nowhere".to_owned(),
     };

@@ -13,7 +13,7 @@ use tally::{
         CreateAccountRequest, StreamTransactionsRequest, StreamTransactionsResponse,
         transaction_result::Outcome, transaction_service_client::TransactionServiceClient,
     },
-    security::{Look, Security, SecurityConfig, hash_hex},
+    security::{RefreshKind, Security, SecurityConfig, hash_hex},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Endpoint};
@@ -242,7 +242,7 @@ async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() 
 
     let replace = |text: &str| {
         put(&tokens, text);
-        security.refresh(Look::Now);
+        security.refresh(RefreshKind::Immediate);
     };
     replace("");
     // After the thread has answered two later calls, it has polled the stream.

@@ -1,4 +1,4 @@
-//! The port for operators, asked as a browser or Prometheus does.
+//! Requests to the operators' port, as a browser or Prometheus sends them.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 
 use super::server::TestServer;
 
-/// One request on a connection of its own: status, content type and body.
+/// Sends one request on a new connection. Returns status, content type and body.
 pub(crate) async fn ask(
     server: &TestServer,
     method: Method,

@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, to be talked to over a real socket, killed and started again.
+//! Runs the real binary as a separate process. Tests talk to it over a real socket, kill it and start it again.
 
 use std::{
     collections::VecDeque,
@@ -18,24 +18,24 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// How long a server may take to listen: recovery of a journal in a debug build on a busy machine.
+/// How long a server may take until it listens, including recovery of a journal in a debug build on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server may take to tell of something on its standard error, which a thread of its own writes.
+/// How long a line on standard error may take to arrive. A separate thread of the server writes it.
 const TOLD_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has told.
+/// How often the test checks for such a line.
 const TOLD_POLL: Duration = Duration::from_millis(5);
-/// How often a process is asked whether it has ended.
+/// How often the test checks whether a process has ended.
 const END_POLL: Duration = Duration::from_millis(5);
-/// Lines of standard error that are kept for the report of a failure.
+/// Last lines of standard error that are kept for failure reports.
 const KEPT_LINES_MAX: usize = 200;
-/// What the server prints when it takes connections.
+/// The line that the server prints when it accepts connections.
 const LISTENING: &str = "listening on ";
-/// What it prints before that: where operators look.
+/// The line before that, with the address of the operators' port.
 const OPERATORS: &str = "operators on ";
 
-/// How a server is started.
+/// Options of a server's start.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerOptions {
     listen: SocketAddr,
@@ -52,7 +52,7 @@ pub(crate) struct TestServer {
     admin: Option<SocketAddr>,
     options: ServerOptions,
     data: PathBuf,
-    /// Removes the data directory in the end.
+    /// Removes the data directory when it is dropped.
     home: TempDir,
     stderr: StderrTail,
 }
@@ -67,7 +67,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            // The disk of a busy machine stands still for longer than a service may. Tests of the circuits set their own.
+            // The disk of a busy machine can hang for longer than the breaker allows. Tests of the circuits set their own values.
             env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
             home: None,
@@ -76,19 +76,19 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// One more variable of its environment.
+    /// Sets an environment variable of the server.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Started by these words, of a program that becomes the server by `exec`: `taskset -c 1`, ...
+    /// Starts the server through this command, such as `taskset -c 1`, which replaces itself with the server by `exec`.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// With its data below this directory.
+    /// Puts the data below this directory.
     pub(crate) fn home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_path_buf());
         self
@@ -123,22 +123,22 @@ impl ServerOptions {
 // ===== impl TestServer =====
 
 impl TestServer {
-    /// A server with no options on a fresh data directory and a free port.
+    /// Starts a server without options on a fresh data directory and a free port.
     pub(crate) fn start() -> Self {
         ServerOptions::default().start()
     }
 
-    /// For clients.
+    /// The endpoint for clients.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where operators look.
+    /// The address of the operators' port.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin.expect("the server said where operators look")
     }
 
-    /// A connection.
+    /// Connects to the server.
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.endpoint())
             .await
@@ -149,17 +149,17 @@ impl TestServer {
         self.child.id()
     }
 
-    /// Its data directory.
+    /// The data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The last lines of its standard error.
+    /// The last lines of standard error.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Waits until it has told `what` on its standard error: what was done may be answered before it is logged.
+    /// Waits until standard error has a line with `what`. A call may be answered before its event is logged.
     pub(crate) async fn tells(&self, what: &str) {
         for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
             if self.stderr().contains(what) {
@@ -170,18 +170,18 @@ impl TestServer {
         panic!("it never told {what:?}:\n{}", self.stderr());
     }
 
-    /// SIGKILL, and waits for the end.
+    /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill9(&mut self) -> ExitStatus {
         self.child.kill().expect("a process that is ours");
         self.wait()
     }
 
-    /// SIGTERM, and goes on at once.
+    /// Sends SIGTERM. Does not wait.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// SIGHUP: certificates and tokens are read again.
+    /// Sends SIGHUP, so that the server reads certificates and tokens again.
     pub(crate) fn hangup(&self) {
         self.signal("-HUP");
     }
@@ -198,12 +198,12 @@ impl TestServer {
         self.address
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the server.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_for(&mut self.child, &self.stderr)
     }
 
-    /// Starts another one on the same data directory, after the end of this one.
+    /// Starts another server on the same data directory after the end of this one.
     pub(crate) fn restart(&mut self) {
         assert!(
             self.child.try_wait().expect("a process that is ours").is_some(),
@@ -214,7 +214,7 @@ impl TestServer {
         self.stderr = spawned.stderr;
     }
 
-    /// As [`restart`](Self::restart), at the address it had before, so that clients find it again.
+    /// Like [`restart`](Self::restart), at the same address, so that clients reconnect.
     pub(crate) fn restart_in_place(&mut self) {
         let before = self.options.listen;
         self.options.listen = self.address;
@@ -222,12 +222,12 @@ impl TestServer {
         self.options.listen = before;
     }
 
-    /// Runs another command of the binary, and waits for its end.
+    /// Runs another subcommand of the binary and waits for its end.
     pub(crate) fn tally(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    /// The data directory of this server, which has ended, is whole from the first block to the last.
+    /// Checks that the data directory of this stopped server is sound from the first block to the last.
     pub(crate) fn assert_verified(&self) {
         let output = Command::new(BINARY)
             .arg("verify")
@@ -238,7 +238,7 @@ impl TestServer {
         assert!(output.status.success(), "{words:?}");
     }
 
-    /// Another command of the binary, talking to this server.
+    /// Another subcommand of the binary, with this server as its endpoint.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -251,7 +251,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // It may have ended already; there is nobody left to tell.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -285,7 +285,7 @@ impl StderrTail {
     }
 }
 
-/// A server that listens.
+/// A server that accepts connections.
 struct Spawned {
     child: Child,
     address: SocketAddr,
@@ -322,7 +322,7 @@ fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
                 admin = address.parse().ok();
             }
             if let Some(address) = line.strip_prefix(LISTENING) {
-                // Only the first one is waited for; the rest is read so that the server never blocks.
+                // The test waits only for the first line. The rest is read so that the server never blocks.
                 let _ = sender.try_send((address.to_owned(), admin));
             }
         }

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that keeps what it gets.
+//! An OpenTelemetry collector that stores the exports that it receives.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// Exports that wait to be looked at; more than any test makes.
+/// Most stored exports; more than any test makes.
 const EXPORTS_MAX: usize = 4096;
 
 /// A running collector.
@@ -34,7 +34,7 @@ pub(crate) struct Collector {
     metrics: mpsc::Receiver<Vec<Metric>>,
     events: mpsc::Receiver<LogRecord>,
     spans: mpsc::Receiver<Span>,
-    /// Events that were passed over.
+    /// Events that were received and not yet returned.
     other_events: VecDeque<LogRecord>,
 }
 
@@ -76,7 +76,7 @@ impl Collector {
         self.endpoint.clone()
     }
 
-    /// The first export of metrics that is as wanted.
+    /// Waits for the first export of metrics that satisfies the condition.
     pub(crate) async fn metrics_until(&mut self, wanted: impl Fn(&[Metric]) -> bool) -> Vec<Metric> {
         loop {
             let metrics = self.metrics.recv().await.expect("exports go on");
@@ -86,7 +86,7 @@ impl Collector {
         }
     }
 
-    /// The first event of that name.
+    /// Waits for the first event of that name.
     pub(crate) async fn event(&mut self, name: &str) -> LogRecord {
         if let Some(place) = self
             .other_events
@@ -104,7 +104,7 @@ impl Collector {
         }
     }
 
-    /// The first span of that name.
+    /// Waits for the first span of that name.
     pub(crate) async fn span(&mut self, name: &str) -> Span {
         loop {
             let span = self.spans.recv().await.expect("exports go on");
@@ -114,7 +114,7 @@ impl Collector {
         }
     }
 
-    /// The spans that have arrived and were not looked at.
+    /// Takes the spans that have arrived.
     pub(crate) fn spans(&mut self) -> Vec<Span> {
         std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
     }
@@ -132,7 +132,7 @@ impl MetricsService for Inlet {
             .into_iter()
             .flat_map(|resource| resource.scope_metrics);
         let metrics = scopes.flat_map(|scope| scope.metrics).collect();
-        // Nobody listens any more when the test is over.
+        // The receiver is gone when the test has ended.
         let _ = self.metrics.send(metrics).await;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }

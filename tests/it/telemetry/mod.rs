@@ -1,4 +1,4 @@
-//! What the real binary tells an OpenTelemetry collector: metrics, the breaker's and the administrators' events, spans.
+//! What the real binary exports to an OpenTelemetry collector: metrics, breaker events, audit events, spans.
 
 mod collector;
 mod unreachable;
@@ -69,7 +69,7 @@ fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64>
     }
 }
 
-/// A transaction as part of the caller's trace.
+/// A transaction with the caller's trace context.
 async fn traced(server: &TestServer, id: &str) -> Result<Response<ProcessTransactionResponse>, Status> {
     let mut request = Request::new(pay(id));
     request
@@ -102,7 +102,7 @@ async fn a_collector_gets_metrics_events_and_spans() {
         .unwrap();
     traced(&server, "refused").await.unwrap_err();
 
-    // Metrics are cumulative: some export will have it all.
+    // Metrics are cumulative, so a later export has all of them.
     let key = ("key", "ProcessTransaction");
     let metrics = collector
         .metrics_until(|metrics| {
@@ -164,7 +164,7 @@ async fn a_collector_gets_metrics_events_and_spans() {
     );
     let verdict = span.status.as_ref().map(|status| status.code);
     assert_eq!(verdict, Some(StatusCode::Error as i32));
-    // The same is in the log, whatever the collector does.
+    // The log has the same events.
     server.tells("an administrator changed a circuit").await;
 }
 
@@ -182,7 +182,7 @@ async fn the_span_of_a_commit_is_linked_to_its_calls() {
         .await
         .unwrap();
     traced(&server, "traced").await.unwrap();
-    // A trace of its own, for a commit belongs to many calls; it leads to each of them.
+    // The span of a commit starts a new trace, since a commit belongs to many calls. It has a link to each of them.
     let commit = collector.span("tally.commit").await;
     assert_ne!(commit.trace_id, TRACE_ID);
     let links: Vec<_> = commit.links.iter().map(|link| link.trace_id.as_slice()).collect();
@@ -195,7 +195,7 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
         .start();
-    // There are no such accounts: refused by the ledger, and traced all the same.
+    // The accounts do not exist. The ledger rejects the transaction, and the call is traced nevertheless.
     traced(&server, "last").await.unwrap_err();
     server.terminate();
     let span = collector
@@ -214,7 +214,7 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_traces_is_followed_and_nobody_else_if_so_wanted() {
+async fn a_sampled_trace_context_is_followed_and_with_ratio_0_no_other_call_is_traced() {
     let mut collector = Collector::start().await;
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())

@@ -1,5 +1,5 @@
-//! Collectors that are not there, or that never answer: transactions go on, spans are dropped and counted, and the service
-//! ends when it is told to.
+//! Collectors that are unreachable or never answer: transactions go on, spans are dropped and counted, and the service stops on a
+//! signal.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// Transactions of a test: more than twice as many as there is room for spans.
+/// Transactions of a test: more than twice the number of spans that may wait.
 const TRANSACTIONS: usize = 5000;
-/// Spans that may wait for the collector.
+/// The limit of spans that wait for the collector.
 const WAITING_MAX: u64 = 2048;
-/// Calls under way.
+/// Calls in flight.
 const IN_FLIGHT: usize = 64;
 
-/// Spans by what became of them, as the metrics tell.
+/// Spans by outcome, from the metrics.
 async fn spans(server: &TestServer) -> BTreeMap<String, u64> {
     let (_, _, text) = get(server, "/metrics").await;
     let prefix = "tally_spans_total{outcome=\"";
@@ -32,7 +32,7 @@ async fn spans(server: &TestServer) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Every transaction is executed, every span is accounted for, and the service stops at once when it is told to.
+/// Checks that every transaction is executed, every span is counted, and the service stops at once on a signal.
 async fn goes_on_without(endpoint: &str) {
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", endpoint)
@@ -52,7 +52,7 @@ async fn goes_on_without(endpoint: &str) {
     assert_eq!(executed, TRANSACTIONS);
     let counts = spans(&server).await;
     assert_eq!(counts["sent"], 0, "{counts:?}");
-    // Each call has a span, and at most so many wait; all others are known to be lost.
+    // Each call has a span. At most `WAITING_MAX` spans wait; all others are counted as lost.
     let lost = counts["failed"] + counts["dropped"];
     assert!(lost + WAITING_MAX >= TRANSACTIONS as u64, "{counts:?}");
     assert!(counts["dropped"] > 0, "{counts:?}");
@@ -61,8 +61,8 @@ async fn goes_on_without(endpoint: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_not_there_holds_nothing_up() {
-    // A port that was free a moment ago, and that nobody listens on.
+async fn an_unreachable_collector_delays_nothing() {
+    // A port that was free a moment ago, without a listener.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -70,8 +70,8 @@ async fn a_collector_that_is_not_there_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_never_answers_holds_nothing_up() {
-    // The kernel takes the connections, and nobody reads from them.
+async fn a_collector_that_never_answers_delays_nothing() {
+    // The kernel accepts the connections, and nobody reads from them.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     goes_on_without(&endpoint).await;

@@ -1,0 +1,123 @@
+//! What belongs to the open block besides its records: the answers that depend on it, and the spans of its calls.
+
+use super::pending::PendingAnswer;
+use crate::{
+    store::{embedded::SealedBlock, journal::BlockBuffer},
+    telemetry::{LINKS_MAX, TraceLink},
+};
+
+/// Maximum number of items whose answers wait for one block. It bounds the memory of reads that wait for the disk.
+const ANSWER_ITEMS_MAX: usize = 16 * 1024;
+
+/// The answers that wait for the open block, or for the blocks before it.
+#[derive(Debug, Default)]
+pub(super) struct OpenBatch {
+    answers: Vec<PendingAnswer>,
+    /// Items of the commands that `answers` belong to.
+    items: usize,
+    /// The spans of the calls in the open block, if they are exported; at most [`LINKS_MAX`].
+    links: Vec<TraceLink>,
+    /// A probe waits for the open block, which is therefore written even if it has no record.
+    has_probe: bool,
+    /// The buffer of the next block.
+    spare: Option<BlockBuffer>,
+}
+
+/// A batch that takes no more answers, on its way through the commit pipeline.
+#[derive(Debug)]
+pub(super) struct SealedBatch {
+    /// `None` if there is nothing to write: the answers wait for the blocks before.
+    pub(super) block: Option<SealedBlock>,
+    /// The answers, in the order of the blocks that they depend on.
+    pub(super) answers: Vec<PendingAnswer>,
+    /// The spans of the calls in the block.
+    pub(super) links: Vec<TraceLink>,
+}
+
+/// Memory that the next batch uses again.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    pub(super) buffer: Option<BlockBuffer>,
+    pub(super) answers: Vec<PendingAnswer>,
+}
+
+// ===== impl OpenBatch =====
+
+impl OpenBatch {
+    /// Counts the `items` of a command that is about to be executed.
+    pub(super) const fn count(&mut self, items: usize) {
+        self.items += items;
+    }
+
+    /// Adds the answer to a command that was counted.
+    pub(super) fn push(&mut self, answer: PendingAnswer) {
+        self.answers.push(answer);
+    }
+
+    /// Links the commit to the span of a call.
+    pub(super) fn link(&mut self, link: Option<TraceLink>) {
+        if self.links.len() < LINKS_MAX {
+            self.links.extend(link);
+        }
+    }
+
+    /// Has the open block written even if it has no record.
+    pub(super) const fn set_probe(&mut self) {
+        self.has_probe = true;
+    }
+
+    /// Whether a probe waits for the open block.
+    pub(super) const fn has_probe(&self) -> bool {
+        self.has_probe
+    }
+
+    /// Whether no answer waits.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// Whether the batch must be sealed before another command is executed.
+    pub(super) const fn is_full(&self) -> bool {
+        self.items >= ANSWER_ITEMS_MAX
+    }
+
+    /// Takes an empty buffer for the next block.
+    pub(super) fn take_spare(&mut self) -> BlockBuffer {
+        self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0))
+    }
+
+    /// Takes the answers; the memory stays.
+    pub(super) fn drain(&mut self) -> std::vec::Drain<'_, PendingAnswer> {
+        self.items = 0;
+        self.has_probe = false;
+        self.answers.drain(..)
+    }
+
+    /// Seals the batch with its `block`, if there is one to write. [`OpenBatch::reuse`] must follow.
+    pub(super) fn seal(&mut self, block: Option<SealedBlock>) -> SealedBatch {
+        self.items = 0;
+        self.has_probe = false;
+        SealedBatch {
+            block,
+            answers: std::mem::take(&mut self.answers),
+            links: std::mem::take(&mut self.links),
+        }
+    }
+
+    /// Uses the memory of a batch that was answered.
+    pub(super) fn reuse(&mut self, spare: Spare) {
+        self.answers = spare.answers;
+        self.spare = spare.buffer;
+    }
+}
+
+// ===== impl SealedBatch =====
+
+impl SealedBatch {
+    /// The last block that must be durable before the last answer is given; 0 if there is none.
+    pub(super) fn last_block(&self) -> u64 {
+        let written = self.block.as_ref().map_or(0, |block| block.sequence);
+        let awaited = self.answers.last().map_or(0, PendingAnswer::block);
+        written.max(awaited)
+    }
+}

@@ -1,0 +1,518 @@
+//! The commit pipeline: the one owner of the log, of the durable point, and of the answers in flight.
+//!
+//! EXEC hands over sealed batches. They wait, at most [`WAITING_MAX`] of them; then their blocks are submitted to the
+//! [`BlockLog`], at most [`BlockLog::depth`] at a time; and when the log reports that blocks are durable, their answers are
+//! released, in order.
+//!
+//! One lock guards the state. The log itself is used outside of the lock, by the thread that has taken the [`Committer`] out
+//! of the state: WAL, or EXEC with a small block when nothing is in flight. [`CommitPipeline::step`] does one piece of work and
+//! never waits for another thread, so that a single-threaded scheduler can drive the pipeline; WAL is a loop round it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+};
+
+use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
+
+use super::{
+    counters::EngineCounters,
+    health::{Condition, Health},
+    open_batch::{SealedBatch, Spare},
+    pending::PendingAnswer,
+};
+use crate::{
+    batch::Answerer,
+    distribution::Distribution,
+    store::{
+        block_log::{BlockLog, Commit, LogFault, Submitted},
+        embedded::{DurablePoint, SealedBlock},
+        journal::BlockBuffer,
+    },
+    telemetry::{TraceLink, commit_span},
+};
+
+/// Batches that wait while others are in flight. With one, WAL need not wait for EXEC under load. With more, what arrives
+/// meanwhile would queue behind several blocks instead of sharing one.
+const WAITING_MAX: usize = 1;
+/// Buffers larger than this, in bytes, are not kept for the next block.
+const SPARE_BYTES_MAX: usize = 8 << 20;
+/// A block of at most this many records is written by EXEC itself when nothing is in flight. EXEC could not make the next
+/// block much sooner than this one is synced, and a lone caller does not wait for two changes of thread.
+const OWN_BLOCK_RECORDS_MAX: u32 = 64;
+
+/// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and those who watch.
+#[derive(Debug)]
+pub(super) struct CommitPipeline {
+    state: Mutex<State>,
+    /// Signalled when there may be something to do.
+    work: Condvar,
+    /// Signalled when a batch has left the pipeline, room has come, or the log has failed.
+    progress: Condvar,
+    /// [`BlockLog::depth`].
+    depth: usize,
+    health: Arc<Health>,
+    counters: Arc<EngineCounters>,
+    sync_times: Arc<Distribution>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Batches that were not submitted yet.
+    waiting: VecDeque<SealedBatch>,
+    /// Batches that were submitted and are not durable yet.
+    in_flight: VecDeque<InFlight>,
+    /// `None` while a thread uses it.
+    committer: Option<Box<Committer>>,
+    /// [`BlockLog::poll_durable`] may have something to report.
+    poll_due: bool,
+    /// No more batches will come, or nobody is left to commit them.
+    closed: bool,
+    /// The log takes no more blocks.
+    failed: bool,
+    /// The last block that EXEC has handed over.
+    last_block: u64,
+    /// Batches that have left the pipeline since the start.
+    finished: u64,
+    durable: DurablePoint,
+    spare_buffers: Vec<BlockBuffer>,
+    spare_answers: Vec<Vec<PendingAnswer>>,
+}
+
+/// Answers that wait for the log.
+#[derive(Debug)]
+struct InFlight {
+    /// The last block that the answers depend on.
+    block: u64,
+    answers: Vec<PendingAnswer>,
+}
+
+/// Uses the log and gives the answers. Whoever has it is the only one who does.
+#[derive(Debug)]
+struct Committer {
+    log: Box<dyn BlockLog>,
+    answerer: Answerer,
+}
+
+/// One use of the log.
+#[derive(Debug)]
+enum Job {
+    Submit(Submission),
+    Poll,
+}
+
+/// A batch whose answers are in flight already.
+#[derive(Debug)]
+struct Submission {
+    /// `None` if there is nothing to write, or the log takes no more blocks.
+    block: Option<SealedBlock>,
+    links: Vec<TraceLink>,
+}
+
+/// What a call of [`CommitPipeline::step`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// One piece of work. There may be more.
+    Worked,
+    /// Nothing: there is none now.
+    Idle,
+    /// Nothing: the pipeline is closed and empty.
+    Ended,
+}
+
+/// A view of the pipeline.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    /// No batch waits or is in flight.
+    pub(super) idle: bool,
+    /// One more batch can wait.
+    pub(super) has_room: bool,
+    /// The log takes no more blocks.
+    pub(super) failed: bool,
+    /// Batches that have left the pipeline since the start.
+    pub(super) finished: u64,
+    /// How far the log is durable.
+    pub(super) durable: DurablePoint,
+}
+
+/// Abandons the pipeline when the thread that uses the log panics.
+struct AbandonOnPanic<'a>(&'a CommitPipeline);
+
+// ===== impl CommitPipeline =====
+
+impl CommitPipeline {
+    /// An empty pipeline in front of `log`, which is durable up to `durable`.
+    pub(super) fn new(
+        log: Box<dyn BlockLog>,
+        durable: DurablePoint,
+        answerer: Answerer,
+        health: Arc<Health>,
+        counters: Arc<EngineCounters>,
+        sync_times: Arc<Distribution>,
+    ) -> Self {
+        let depth = log.depth();
+        assert!(depth >= 1, "a log of depth {depth} takes no block");
+        CommitPipeline {
+            state: Mutex::new(State {
+                waiting: VecDeque::with_capacity(WAITING_MAX),
+                in_flight: VecDeque::with_capacity(depth),
+                committer: Some(Box::new(Committer { log, answerer })),
+                poll_due: false,
+                closed: false,
+                failed: false,
+                last_block: durable.chain().last_block_sequence(),
+                finished: 0,
+                durable,
+                spare_buffers: Vec::with_capacity(WAITING_MAX + 1),
+                spare_answers: Vec::with_capacity(WAITING_MAX + 1),
+            }),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            depth,
+            health,
+            counters,
+            sync_times,
+        }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let state = self.state.lock();
+        Progress {
+            idle: state.is_idle(),
+            has_room: state.has_room(),
+            failed: state.failed,
+            finished: state.finished,
+            durable: state.durable,
+        }
+    }
+
+    /// Hands over a batch, and waits while there is no room for it. If its block is small and nothing is in flight, the calling
+    /// thread commits the block itself. Returns memory for the next batch.
+    ///
+    /// # Panics
+    /// If the block does not follow the one that was handed over before.
+    pub(super) fn commit(&self, batch: SealedBatch) -> Spare {
+        let mut state = self.state.lock();
+        let records = state.expect_next(&batch);
+        // A log that takes several blocks is not synchronous: EXEC would gain nothing.
+        let own = self.depth == 1 && (1..=OWN_BLOCK_RECORDS_MAX).contains(&records);
+        if own
+            && state.is_idle()
+            && !state.closed
+            && let Some(committer) = state.committer.take()
+        {
+            let submission = state.begin(batch);
+            drop(state);
+            self.submit(committer, submission, || ());
+            return self.state.lock().spare();
+        }
+        while !state.closed && !state.has_room() {
+            self.progress.wait(&mut state);
+        }
+        if state.closed {
+            // WAL is gone. The answers are dropped, and their callers learn that the outcome is unknown.
+            return Spare::default();
+        }
+        state.waiting.push_back(batch);
+        self.work.notify_one();
+        state.spare()
+    }
+
+    /// Waits until no batch waits or is in flight.
+    pub(super) fn wait_idle(&self) {
+        let mut state = self.state.lock();
+        while !state.is_idle() {
+            self.progress.wait(&mut state);
+        }
+    }
+
+    /// Does one piece of work, if there is one. `waker` is called when the log has something to report, `notify` when a batch
+    /// has left the pipeline and before its answers are given.
+    pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> Step {
+        let mut state = self.state.lock();
+        let Some((job, committer)) = state.next_job(self.depth) else {
+            return if state.is_ended() { Step::Ended } else { Step::Idle };
+        };
+        // There is room for the next batch.
+        self.progress.notify_all();
+        drop(state);
+        match job {
+            Job::Submit(submission) => self.submit(committer, submission, notify),
+            Job::Poll => self.poll(committer, waker, notify),
+        }
+        Step::Worked
+    }
+
+    /// Waits until [`CommitPipeline::step`] has something to do or the pipeline has ended.
+    pub(super) fn wait_for_work(&self) {
+        let mut state = self.state.lock();
+        while !state.has_job(self.depth) && !state.is_ended() {
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// Takes no more batches. Those that are in the pipeline are still committed.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.work.notify_all();
+    }
+
+    /// Gives up: a thread has ended without which nothing can be committed. The answers in the pipeline are dropped, and
+    /// their callers learn that the outcome is unknown.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.failed = true;
+        state.closed = true;
+        let dropped = (
+            std::mem::take(&mut state.waiting),
+            std::mem::take(&mut state.in_flight),
+        );
+        self.progress.notify_all();
+        self.work.notify_all();
+        drop(state);
+        drop(dropped);
+    }
+
+    /// Marks that the log ends here, after an orderly stop, unless it has failed. Nothing is committed afterwards. Without
+    /// the mark the next start is the same as after a crash, so an error is only logged.
+    pub(super) fn finish(&self) {
+        let committer = {
+            let mut state = self.state.lock();
+            let clean = !state.failed && state.is_idle();
+            state.closed = true;
+            state.committer.take().filter(|_| clean)
+        };
+        if let Some(mut committer) = committer
+            && let Err(error) = committer.log.finish()
+        {
+            tracing::warn!(%error, "the clean stop could not be marked; the next start is the same as after a crash");
+        }
+    }
+
+    fn submit(&self, mut committer: Box<Committer>, submission: Submission, notify: impl FnOnce()) {
+        let _abandon = AbandonOnPanic(self);
+        let Submission { mut block, links } = submission;
+        let records = block.as_ref().map_or(0, |block| block.meta.record_count);
+        let _span = commit_span(&links, records);
+        let submitted = block.as_mut().map(|block| committer.log.submit(block));
+        let commit = match submitted {
+            Some(Ok(Submitted::Durable(commit))) => Some(Ok(commit)),
+            Some(Ok(Submitted::Pending)) => {
+                self.state.lock().poll_due = true;
+                None
+            }
+            Some(Err(fault)) => Some(Err(fault)),
+            None => None,
+        };
+        self.settle(committer, commit, block.and_then(spare_buffer), notify);
+    }
+
+    fn poll(&self, mut committer: Box<Committer>, waker: &Waker, notify: impl FnOnce()) {
+        let _abandon = AbandonOnPanic(self);
+        let commit = match committer.log.poll_durable(&mut Context::from_waker(waker)) {
+            Poll::Ready(commit) => {
+                // There may be more to report, and the waker was not kept.
+                self.state.lock().poll_due = true;
+                Some(commit)
+            }
+            Poll::Pending => None,
+        };
+        self.settle(committer, commit, None, notify);
+    }
+
+    /// Takes in what the log reported, releases the answers that waited for it, and puts the committer back.
+    fn settle(
+        &self,
+        mut committer: Box<Committer>,
+        commit: Option<Result<Commit, LogFault>>,
+        buffer: Option<BlockBuffer>,
+        notify: impl FnOnce(),
+    ) {
+        match &commit {
+            Some(Ok(commit)) => self.sync_times.record_duration(commit.latency),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
+                self.health.fail(Condition::StoreFailed);
+            }
+            None => {}
+        }
+        let mut state = self.state.lock();
+        match commit {
+            Some(Ok(commit)) => state.advance(commit.durable),
+            // Nothing is submitted any more and no sync is tried again: the kernel may have dropped the pages that it could
+            // not write.
+            Some(Err(_)) => state.failed = true,
+            None => {}
+        }
+        let settled = state.take_settled();
+        let (durable, failed) = (state.durable, state.failed);
+        self.progress.notify_all();
+        drop(state);
+        // EXEC first: it seals the next block while the answers are given.
+        notify();
+        let mut spares: SmallVec<[Vec<PendingAnswer>; 1]> = SmallVec::new();
+        for InFlight { mut answers, .. } in settled {
+            let released = answers
+                .drain(..)
+                .map(|answer| answer.release(&durable, failed, &self.counters));
+            committer.answerer.answer_all(released);
+            spares.push(answers);
+        }
+        let mut state = self.state.lock();
+        state.put_back(committer, buffer, spares);
+        if state.has_job(self.depth) {
+            self.work.notify_one();
+        }
+    }
+}
+
+impl Wake for CommitPipeline {
+    /// The log has something to report.
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.state.lock().poll_due = true;
+        self.work.notify_one();
+    }
+}
+
+// ===== impl State =====
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
+    }
+
+    fn is_ended(&self) -> bool {
+        self.closed && self.is_idle()
+    }
+
+    /// Whether the log, or the failure of the log, lets the next batch in.
+    fn can_submit(&self, depth: usize) -> bool {
+        !self.waiting.is_empty() && (self.failed || self.in_flight.len() < depth)
+    }
+
+    fn has_job(&self, depth: usize) -> bool {
+        let can_poll = self.poll_due && !self.in_flight.is_empty();
+        self.committer.is_some() && (self.can_submit(depth) || can_poll)
+    }
+
+    fn next_job(&mut self, depth: usize) -> Option<(Job, Box<Committer>)> {
+        if !self.has_job(depth) {
+            return None;
+        }
+        let job = if self.can_submit(depth) {
+            Job::Submit(self.waiting.pop_front().map(|batch| self.begin(batch))?)
+        } else {
+            self.poll_due = false;
+            Job::Poll
+        };
+        Some((job, self.committer.take()?))
+    }
+
+    /// Checks that a batch is the next one. Returns the number of records in its block.
+    fn expect_next(&mut self, batch: &SealedBatch) -> u32 {
+        let Some(block) = &batch.block else {
+            return 0;
+        };
+        assert_eq!(
+            block.sequence,
+            self.last_block + 1,
+            "a block was handed over that does not follow the one before"
+        );
+        self.last_block = block.sequence;
+        block.meta.record_count
+    }
+
+    /// The batch is in flight from now on.
+    fn begin(&mut self, batch: SealedBatch) -> Submission {
+        let block = batch.last_block();
+        let SealedBatch {
+            block: written,
+            answers,
+            links,
+        } = batch;
+        self.in_flight.push_back(InFlight { block, answers });
+        Submission {
+            block: written.filter(|_| !self.failed),
+            links,
+        }
+    }
+
+    /// More blocks are durable.
+    fn advance(&mut self, durable: DurablePoint) {
+        let (before, now) = (self.durable.chain(), durable.chain());
+        let (before, now) = (before.last_block_sequence(), now.last_block_sequence());
+        assert!(
+            now > before,
+            "the log reports block {now} as durable, but it was durable up to block {before} already"
+        );
+        let submitted = self.in_flight.back().map_or(before, |last| last.block);
+        assert!(
+            now <= submitted,
+            "the log reports block {now} as durable, but the last block that was submitted is {submitted}"
+        );
+        self.durable = durable;
+    }
+
+    /// Takes out the batches, in order, that need not wait any longer: their blocks are durable, or never will be.
+    fn take_settled(&mut self) -> SmallVec<[InFlight; 1]> {
+        let mut settled = SmallVec::new();
+        while let Some(first) = self.in_flight.front()
+            && (self.failed || self.durable.covers(first.block))
+        {
+            settled.extend(self.in_flight.pop_front());
+        }
+        self.finished += settled.len() as u64;
+        settled
+    }
+
+    fn put_back(
+        &mut self,
+        committer: Box<Committer>,
+        buffer: Option<BlockBuffer>,
+        answers: SmallVec<[Vec<PendingAnswer>; 1]>,
+    ) {
+        assert!(
+            self.committer.is_none(),
+            "two threads used the log at the same time"
+        );
+        self.committer = Some(committer);
+        if self.spare_buffers.len() <= WAITING_MAX {
+            self.spare_buffers.extend(buffer);
+        }
+        let room = (WAITING_MAX + 1).saturating_sub(self.spare_answers.len());
+        self.spare_answers.extend(answers.into_iter().take(room));
+    }
+
+    fn spare(&mut self) -> Spare {
+        Spare {
+            buffer: self.spare_buffers.pop(),
+            answers: self.spare_answers.pop().unwrap_or_default(),
+        }
+    }
+}
+
+// ===== impl AbandonOnPanic =====
+
+impl Drop for AbandonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
+}
+
+fn spare_buffer(block: SealedBlock) -> Option<BlockBuffer> {
+    let mut buffer = block.buffer;
+    buffer.clear();
+    (buffer.capacity() <= SPARE_BYTES_MAX).then_some(buffer)
+}

@@ -1,0 +1,443 @@
+//! The commit pipeline with a log of depth 3 that becomes durable when the test says so.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, mpsc},
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use futures_executor::block_on;
+use parking_lot::Mutex;
+
+use super::{
+    command::{Command, CommandReply},
+    counters::EngineCounters,
+    fault::StoreFault,
+    health::{Condition, Health},
+    open_batch::SealedBatch,
+    pending::{EngineReply, PendingAnswer},
+    pipeline::{CommitPipeline, Step},
+    wal::Wal,
+};
+use crate::{
+    batch::{BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch},
+    distribution::Distribution,
+    store::{
+        block_log::{BlockLog, Commit, LogFault, Submitted},
+        embedded::{DurablePoint, OrderPoint, SealedBlock},
+        journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position},
+    },
+};
+
+const DEPTH: usize = 3;
+/// More records than EXEC commits itself.
+const RECORDS: u32 = 1000;
+
+/// A log in memory. Tests keep a clone.
+#[derive(Debug, Clone, Default)]
+struct TestLog(Arc<Mutex<LogState>>);
+
+#[derive(Debug, Default)]
+struct LogState {
+    submitted: Vec<u64>,
+    /// What the log has yet to report.
+    reports: VecDeque<Result<u64, ()>>,
+    waker: Option<Waker>,
+    finished: bool,
+    panics: bool,
+    /// A thread that makes blocks durable.
+    disk: Option<mpsc::Sender<u64>>,
+}
+
+impl TestLog {
+    /// Reports that the blocks up to `last` are durable, or a failure.
+    fn report(&self, result: Result<u64, ()>) {
+        let waker = {
+            let mut state = self.0.lock();
+            state.reports.push_back(result);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn submitted(&self) -> Vec<u64> {
+        self.0.lock().submitted.clone()
+    }
+}
+
+impl BlockLog for TestLog {
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
+        let mut state = self.0.lock();
+        assert!(!state.panics, "on purpose");
+        state.submitted.push(block.sequence);
+        if let Some(disk) = &state.disk {
+            disk.send(block.sequence).unwrap();
+        }
+        Ok(Submitted::Pending)
+    }
+
+    fn poll_durable(&mut self, context: &mut Context<'_>) -> Poll<Result<Commit, LogFault>> {
+        let mut state = self.0.lock();
+        match state.reports.pop_front() {
+            Some(Ok(last)) => Poll::Ready(Ok(Commit {
+                durable: durable(last),
+                latency: Duration::ZERO,
+            })),
+            Some(Err(())) => Poll::Ready(Err(JournalError::Poisoned.into())),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), LogFault> {
+        self.0.lock().finished = true;
+        Ok(())
+    }
+}
+
+fn sealed(sequence: u64) -> SealedBlock {
+    SealedBlock {
+        sequence,
+        meta: BlockMeta {
+            position: Position::START,
+            first_entry: 1,
+            first_sequence: 1,
+            base_time_ns: 1,
+            record_count: RECORDS,
+        },
+        buffer: BlockBuffer::with_capacity(0),
+        end: OrderPoint::START,
+    }
+}
+
+fn durable(last: u64) -> DurablePoint {
+    let hash = BlockHash([0; 32]);
+    let end = ChainPoint {
+        position: Position::START,
+        block_sequence: last + 1,
+        previous_hash: hash,
+        previous_position: Position::START,
+    };
+    let receipt = AppendReceipt {
+        end,
+        block_sequence: last,
+        block_hash: hash,
+        bytes_written: 0,
+        write_duration: Duration::ZERO,
+        sync_duration: Duration::ZERO,
+        segment_started: false,
+    };
+    DurablePoint::after(&receipt, &sealed(last))
+}
+
+type Response = Pin<Box<ResponseFuture<EngineReply>>>;
+type Answered = Result<Result<(), StoreFault>, BatchError>;
+
+struct Rig {
+    log: TestLog,
+    pipeline: Arc<CommitPipeline>,
+    health: Arc<Health>,
+    counters: Arc<EngineCounters>,
+    processor: BatchProcessor<Command, EngineReply>,
+    intake: Intake<Command, EngineReply>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (processor, intake) = batch(&BatchConfig::default()).unwrap();
+        let log = TestLog::default();
+        let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
+        let pipeline = CommitPipeline::new(
+            Box::new(log.clone()),
+            durable(0),
+            intake.answerer(),
+            Arc::clone(&health),
+            Arc::clone(&counters),
+            Arc::new(Distribution::new()),
+        );
+        Rig {
+            log,
+            pipeline: Arc::new(pipeline),
+            health,
+            counters,
+            processor,
+            intake,
+        }
+    }
+
+    /// A batch with one answer that depends on `block`, and the caller's end of the answer.
+    fn batch(&mut self, block: Option<SealedBlock>, depends_on: u64) -> (SealedBatch, Response) {
+        let response = Box::pin(self.processor.submit(Submission::new(Command::Probe, None)));
+        let mut claimed = Vec::new();
+        assert_eq!(self.intake.take(1, &mut claimed), 1);
+        let reply = claimed.pop().unwrap().reply;
+        let answer = PendingAnswer::new(reply, Ok(CommandReply::Probed), depends_on);
+        let batch = SealedBatch {
+            block,
+            answers: vec![answer],
+            links: Vec::new(),
+        };
+        (batch, response)
+    }
+
+    /// Hands over block `sequence` and does all the work there is.
+    fn commit(&mut self, sequence: u64) -> Response {
+        let (batch, response) = self.batch(Some(sealed(sequence)), sequence);
+        self.pipeline.commit(batch);
+        self.work();
+        response
+    }
+
+    /// What WAL does, on this thread. Returns the last step.
+    fn work(&self) -> Step {
+        let waker = Waker::from(Arc::clone(&self.pipeline));
+        loop {
+            let step = self.pipeline.step(&waker, || ());
+            if step != Step::Worked {
+                return step;
+            }
+        }
+    }
+
+    fn wal(&self) -> thread::JoinHandle<()> {
+        let wal = Wal {
+            pipeline: Arc::clone(&self.pipeline),
+            exec: self.processor.notifier(),
+            health: Arc::clone(&self.health),
+        };
+        thread::spawn(move || wal.run())
+    }
+}
+
+/// The answer, if it has been given. An answer that was seen must not be asked for again.
+fn answer(response: &mut Response) -> Option<Answered> {
+    match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer.map(|answer| answer.value.into_result().map(drop))),
+        Poll::Pending => None,
+    }
+}
+
+fn answered(response: &mut Response) -> Answered {
+    answer(response).expect("an answer")
+}
+
+#[test]
+fn answers_are_given_in_order_when_their_blocks_are_durable() {
+    let mut rig = Rig::new();
+    let mut responses: Vec<_> = (1..=3).map(|block| rig.commit(block)).collect();
+    assert_eq!(
+        rig.log.submitted(),
+        [1, 2, 3],
+        "three blocks are in flight at a time"
+    );
+    assert!(responses.iter_mut().all(|response| answer(response).is_none()));
+
+    rig.log.report(Ok(1));
+    rig.work();
+    assert_eq!(answered(&mut responses[0]), Ok(Ok(())));
+    assert!(answer(&mut responses[1]).is_none());
+    assert!(answer(&mut responses[2]).is_none());
+
+    rig.log.report(Ok(3));
+    rig.work();
+    assert_eq!(answered(&mut responses[1]), Ok(Ok(())));
+    assert_eq!(answered(&mut responses[2]), Ok(Ok(())));
+    let progress = rig.pipeline.progress();
+    assert!(progress.idle && !progress.failed);
+    assert_eq!(progress.finished, 3);
+    assert_eq!(progress.durable, durable(3));
+}
+
+#[test]
+fn answers_without_a_block_wait_for_the_blocks_before() {
+    let mut rig = Rig::new();
+    let mut write = rig.commit(1);
+    let (reads, mut read) = rig.batch(None, 1);
+    rig.pipeline.commit(reads);
+    rig.work();
+    assert!(answer(&mut write).is_none());
+    assert!(answer(&mut read).is_none());
+    rig.log.report(Ok(1));
+    rig.work();
+    assert_eq!(answered(&mut write), Ok(Ok(())));
+    assert_eq!(answered(&mut read), Ok(Ok(())));
+}
+
+#[test]
+fn after_a_failure_only_what_is_durable_is_confirmed() {
+    let mut rig = Rig::new();
+    let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
+    assert_eq!(rig.log.submitted(), [1, 2, 3], "the fourth block waits");
+    rig.log.report(Ok(1));
+    rig.log.report(Err(()));
+    // The room that block 1 left lets the fourth block in before the failure is seen.
+    rig.work();
+    assert_eq!(answered(&mut responses[0]), Ok(Ok(())));
+    for response in &mut responses[1..] {
+        assert_eq!(answered(response), Ok(Err(StoreFault::WriteFailed)));
+    }
+    assert_eq!(rig.counters.unknown_outcomes(), 3);
+    assert_eq!(rig.health.condition(), Condition::StoreFailed);
+    assert!(rig.pipeline.progress().failed);
+
+    let before = rig.log.submitted();
+    let mut late = rig.commit(5);
+    assert_eq!(answered(&mut late), Ok(Err(StoreFault::WriteFailed)));
+    assert_eq!(
+        rig.log.submitted(),
+        before,
+        "nothing is submitted after a failure"
+    );
+    rig.pipeline.close();
+    assert_eq!(rig.work(), Step::Ended);
+    rig.pipeline.finish();
+    assert!(!rig.log.0.lock().finished, "a failed log has no clean end");
+}
+
+#[test]
+fn a_closed_pipeline_ends_when_everything_is_durable() {
+    let mut rig = Rig::new();
+    let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
+    rig.pipeline.close();
+    assert_eq!(rig.work(), Step::Idle, "blocks are in flight");
+    rig.log.report(Ok(2));
+    assert_eq!(rig.work(), Step::Idle);
+    assert_eq!(rig.log.submitted(), [1, 2, 3, 4]);
+    rig.log.report(Ok(4));
+    assert_eq!(rig.work(), Step::Ended);
+    for response in &mut responses {
+        assert_eq!(answered(response), Ok(Ok(())));
+    }
+    rig.pipeline.finish();
+    assert!(rig.log.0.lock().finished);
+}
+
+#[test]
+fn a_full_pipeline_makes_exec_wait_until_a_block_is_durable() {
+    let mut rig = Rig::new();
+    let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
+    assert!(!rig.pipeline.progress().has_room);
+    let (fifth, mut response) = rig.batch(Some(sealed(5)), 5);
+    let exec = {
+        let pipeline = Arc::clone(&rig.pipeline);
+        thread::spawn(move || drop(pipeline.commit(fifth)))
+    };
+    let wal = rig.wal();
+    rig.log.report(Ok(1));
+    exec.join().unwrap();
+    rig.pipeline.close();
+    // WAL may not have submitted the last blocks yet, so they are reported as they come.
+    for last in 2..=5 {
+        while rig.log.submitted().len() < last {
+            thread::yield_now();
+        }
+        rig.log.report(Ok(last as u64));
+    }
+    wal.join().unwrap();
+    for response in &mut responses {
+        assert_eq!(answered(response), Ok(Ok(())));
+    }
+    assert_eq!(answered(&mut response), Ok(Ok(())));
+}
+
+#[test]
+fn no_wake_up_is_lost_between_exec_wal_and_the_log() {
+    const BLOCKS: u64 = 20_000;
+    let mut rig = Rig::new();
+    let (disk, blocks) = mpsc::channel();
+    rig.log.0.lock().disk = Some(disk);
+    let disk = {
+        let log = rig.log.clone();
+        thread::spawn(move || {
+            // Some reports cover several blocks.
+            while let Ok(first) = blocks.recv() {
+                log.report(Ok(blocks.try_iter().last().unwrap_or(first)));
+            }
+        })
+    };
+    let wal = rig.wal();
+    let (responses, answers) = mpsc::sync_channel(64);
+    let log = rig.log.clone();
+    let caller = thread::spawn(move || {
+        for (block, response) in answers {
+            let response: Response = response;
+            assert!(block_on(response).unwrap().value.into_result().is_ok());
+            assert!(log.submitted().len() as u64 >= block);
+        }
+    });
+    for block in 1..=BLOCKS {
+        let (batch, response) = rig.batch(Some(sealed(block)), block);
+        responses.send((block, response)).unwrap();
+        rig.pipeline.commit(batch);
+        if block % 1000 == 0 {
+            rig.pipeline.wait_idle();
+            assert_eq!(rig.pipeline.progress().durable, durable(block));
+        }
+    }
+    rig.pipeline.close();
+    wal.join().unwrap();
+    drop(responses);
+    caller.join().unwrap();
+    rig.log.0.lock().disk = None;
+    disk.join().unwrap();
+    assert_eq!(rig.pipeline.progress().finished, BLOCKS);
+    assert_eq!(rig.health.condition(), Condition::Running);
+}
+
+#[test]
+fn a_panic_of_the_log_leaves_nobody_waiting() {
+    let mut rig = Rig::new();
+    let mut first = rig.commit(1);
+    rig.log.0.lock().panics = true;
+    let (batch, mut second) = rig.batch(Some(sealed(2)), 2);
+    rig.pipeline.commit(batch);
+    assert!(rig.wal().join().is_err());
+    assert_eq!(answered(&mut first), Err(BatchError::Lost));
+    assert_eq!(answered(&mut second), Err(BatchError::Lost));
+    assert_eq!(rig.health.condition(), Condition::Panicked);
+    rig.pipeline.wait_idle();
+    let (batch, mut third) = rig.batch(Some(sealed(3)), 3);
+    rig.pipeline.commit(batch);
+    assert_eq!(answered(&mut third), Err(BatchError::Lost));
+    rig.pipeline.finish();
+    assert!(!rig.log.0.lock().finished);
+}
+
+#[test]
+#[should_panic(expected = "does not follow the one before")]
+fn a_block_that_is_handed_over_twice_is_a_bug() {
+    let mut rig = Rig::new();
+    let _first = rig.commit(1);
+    let _again = rig.commit(1);
+}
+
+#[test]
+#[should_panic(expected = "it was durable up to block 1 already")]
+fn a_block_that_is_reported_twice_is_a_bug() {
+    let mut rig = Rig::new();
+    let _responses: Vec<_> = (1..=2).map(|block| rig.commit(block)).collect();
+    rig.log.report(Ok(1));
+    rig.log.report(Ok(1));
+    rig.work();
+}
+
+#[test]
+#[should_panic(expected = "the last block that was submitted is 1")]
+fn a_report_of_a_block_that_was_not_submitted_is_a_bug() {
+    let mut rig = Rig::new();
+    let _response = rig.commit(1);
+    rig.log.report(Ok(2));
+    rig.work();
+}
