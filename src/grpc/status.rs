@@ -452,7 +452,18 @@ fn library_reason(code: Code) -> &'static str {
         Code::Unimplemented => "COMPRESSION_NOT_SUPPORTED",
         Code::Cancelled => "CALL_CANCELLED",
         Code::NotFound => "NOT_FOUND",
-        _ => "LIBRARY_ERROR",
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => "LIBRARY_ERROR",
     }
 }
 
