@@ -271,7 +271,7 @@ impl TallyEngine {
     /// Wakes the callers on the calling thread's runtime, all callers of a block at once. Spawn the future once on each NET
     /// runtime, with the number of the runtime.
     pub fn courier(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.batch.clone().courier(index)
+        self.shared.batch.clone().wake_task(index)
     }
 
     /// Registers a client, such as a connection. A batch can wait for the client's calls from their beginning, and contains
@@ -336,6 +336,12 @@ impl TallyEngine {
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.shared.recovery
+    }
+
+    /// Returns the settings of the batch processor.
+    #[must_use]
+    pub fn batch_config(&self) -> &crate::batch::BatchConfig {
+        self.shared.batch.config()
     }
 
     /// Returns the figures of the queue, the batches, the journal and the ledger.

@@ -35,7 +35,7 @@ pub(crate) enum WireError {
 
 /// The beginning of a field: its key, and the length or number behind the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct FieldHead {
     pub(crate) field: u32,
     pub(crate) kind: u8,
     /// Bytes of the key and of the length or number behind it.
@@ -58,10 +58,10 @@ pub(crate) type Read<T> = Result<T, WireError>;
 ///
 /// # Errors
 /// [`WireError`] if the message is malformed.
-pub(crate) fn head(bytes: &[u8]) -> Read<Option<Head>> {
+pub(crate) fn head(bytes: &[u8]) -> Read<Option<FieldHead>> {
     let mut reader = Reader::new(bytes);
     match reader.head() {
-        Ok((field, kind, behind)) => Ok(Some(Head {
+        Ok((field, kind, behind)) => Ok(Some(FieldHead {
             field,
             kind,
             bytes: bytes.len() - reader.rest.len(),

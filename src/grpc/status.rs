@@ -380,43 +380,16 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     status
 }
 
-/// The flag in front of a message is not 0.
+/// The call has no message, a second message or a part of a message. gRPC's code for that is INTERNAL.
 #[must_use]
-pub(crate) fn wrong_compression_flag(flag: u8) -> Status {
-    let message = match flag {
-        1 => "the message is marked as compressed, but the call has no grpc-encoding".to_owned(),
-        _ => format!("the message has compression flag {flag}, only 0 and 1 are valid"),
-    };
-    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", message).build()
+pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
+    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", why).build()
 }
 
 /// The call ended before its message began.
 #[must_use]
 pub(crate) fn message_missing() -> Status {
-    ErrorBuilder::new(
-        Code::Internal,
-        "MALFORMED_CALL",
-        "the call has no message, it must have one",
-    )
-    .build()
-}
-
-/// The call ended in the middle of a message.
-#[must_use]
-pub(crate) fn message_cut_short() -> Status {
-    ErrorBuilder::new(
-        Code::Internal,
-        "MALFORMED_CALL",
-        "the call ended in the middle of a message",
-    )
-    .build()
-}
-
-/// A call that takes one message has another one.
-#[must_use]
-pub(crate) fn second_message() -> Status {
-    let message = "the call has more than one message, it must have one";
-    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", message).build()
+    malformed_call("the call has no message, it must have one")
 }
 
 /// A message is longer than the method reads.
@@ -479,8 +452,18 @@ fn library_reason(code: Code) -> &'static str {
         Code::Unimplemented => "COMPRESSION_NOT_SUPPORTED",
         Code::Cancelled => "CALL_CANCELLED",
         Code::NotFound => "NOT_FOUND",
-        Code::InvalidArgument => "INVALID_FIELD",
-        _ => "LIBRARY_ERROR",
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => "LIBRARY_ERROR",
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct AccountService {
     engine: Arc<TallyEngine>,
 }
 
-type Answered = Result<(Vec<u8>, Reservation), Status>;
+type AnswerResult = Result<(Vec<u8>, Reservation), Status>;
 
 // ===== impl AccountService =====
 
@@ -110,7 +110,7 @@ impl AccountService {
         request: http::Request<Incoming>,
         limits: &Arc<ConnectionLimits>,
         reservation: Reservation,
-    ) -> Answered {
+    ) -> AnswerResult {
         let most = ACCOUNT_BYTES_MAX;
         let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
         let account = {
@@ -134,7 +134,7 @@ impl AccountService {
         request: http::Request<Incoming>,
         limits: &Arc<ConnectionLimits>,
         reservation: Reservation,
-    ) -> Answered {
+    ) -> AnswerResult {
         let most = ACCOUNTS_BYTES_MAX;
         let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
         let accounts = {
@@ -155,7 +155,7 @@ impl AccountService {
         request: http::Request<Incoming>,
         limits: &Arc<ConnectionLimits>,
         reservation: Reservation,
-    ) -> Answered {
+    ) -> AnswerResult {
         let most = QUERY_BYTES_MAX;
         let (question, mut inbound, deadline) =
             Inbound::ask::<GetAccountRequest>(request, most, limits, reservation).await?;
@@ -178,7 +178,7 @@ impl AccountService {
         request: http::Request<Incoming>,
         limits: &Arc<ConnectionLimits>,
         reservation: Reservation,
-    ) -> Answered {
+    ) -> AnswerResult {
         let most = QUERY_BYTES_MAX;
         let (question, mut inbound, deadline) =
             Inbound::ask::<ListAccountsRequest>(request, most, limits, reservation).await?;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::values::{count, duration};
 use crate::{
-    batch::FlushReason,
+    batch::{BatchConfig, FlushReason},
     distribution::Summary,
     engine::{EngineStats, TallyEngine},
-    proto::{FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
+    proto::{BatchSettings, FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
 };
 
 /// Returns the answer of `GetBatchStats`.
@@ -51,8 +51,8 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         commit_average: Some(duration(batch.commit_average)),
         held_back: count(batch.held_back),
         client_share_percent: count(batch.client_share_percent),
-        over_budget: 0,
-        settings: None,
+        over_budget: count(batch.over_budget),
+        settings: Some(settings(engine.batch_config())),
         ledger: Some(LedgerStats {
             accounts: count(ledger.accounts),
             last_sequence: count(ledger.last_sequence),
@@ -70,6 +70,17 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
             rejected: count(ledger.rejected),
             replayed: count(ledger.replayed),
         }),
+    }
+}
+
+fn settings(config: &BatchConfig) -> BatchSettings {
+    BatchSettings {
+        queue_requests_max: count(config.queue_requests_max as u64),
+        queue_bytes_max: count(config.queue_bytes_max as u64),
+        max_linger: Some(duration(config.max_linger)),
+        siblings: count(config.siblings as u64),
+        client_share_percent: i64::from(config.client_share_percent),
+        latency_budget: Some(duration(config.latency_budget.unwrap_or_default())),
     }
 }
 

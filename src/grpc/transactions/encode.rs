@@ -134,7 +134,7 @@ pub(crate) struct Results<'a> {
 }
 
 /// The result of one of many transactions.
-enum Answered<'a> {
+enum OneResult<'a> {
     Executed(TransactionView<'a, &'a [u8]>, Outcome),
     Failed(&'a str, &'a Status),
     Refused(Refused<'a>),
@@ -184,7 +184,7 @@ impl<'a> Results<'a> {
     }
 
     /// Returns the next result, in the order of the transactions.
-    fn next(&self, written: &mut Written) -> Option<Answered<'a>> {
+    fn next(&self, written: &mut Written) -> Option<OneResult<'a>> {
         let place = written.place;
         if place >= self.places.count {
             return None;
@@ -193,20 +193,20 @@ impl<'a> Results<'a> {
         if let Some(found) = self.places.refused_at(place, written.refused) {
             written.refused += 1;
             return Some(match (found, self.outcomes) {
-                (Some(refused), Ok(_)) => Answered::Refused(refused),
-                (Some(refused), Err(status)) => Answered::Failed(refused.id, status),
-                (None, _) => Answered::Missing,
+                (Some(refused), Ok(_)) => OneResult::Refused(refused),
+                (Some(refused), Err(status)) => OneResult::Failed(refused.id, status),
+                (None, _) => OneResult::Missing,
             });
         }
         let executed = place - written.refused;
         let transaction = self.batch.get(executed);
         Some(match (transaction, self.outcomes) {
             (Some(transaction), Ok(outcomes)) => match outcomes.get(executed) {
-                Some(outcome) => Answered::Executed(transaction, *outcome),
-                None => Answered::Missing,
+                Some(outcome) => OneResult::Executed(transaction, *outcome),
+                None => OneResult::Missing,
             },
-            (Some(transaction), Err(status)) => Answered::Failed(transaction.id(), status),
-            (None, _) => Answered::Missing,
+            (Some(transaction), Err(status)) => OneResult::Failed(transaction.id(), status),
+            (None, _) => OneResult::Missing,
         })
     }
 
@@ -226,12 +226,12 @@ fn fit(mut out: Vec<u8>) -> Vec<u8> {
 }
 
 /// Appends a `TransactionResult` as field 1.
-fn put_result(out: &mut Vec<u8>, result: &Answered<'_>) {
+fn put_result(out: &mut Vec<u8>, result: &OneResult<'_>) {
     match result {
-        Answered::Failed(id, status) => put_error(out, id, status),
-        Answered::Refused(Refused { id, status }) => put_error(out, id, status),
-        Answered::Missing => put_error(out, "", &status::outcome_missing()),
-        Answered::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
+        OneResult::Failed(id, status) => put_error(out, id, status),
+        OneResult::Refused(Refused { id, status }) => put_error(out, id, status),
+        OneResult::Missing => put_error(out, "", &status::outcome_missing()),
+        OneResult::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
             Err(status) => put_error(out, transaction.id(), &status),
             Ok(answer) => {
                 let bytes = answer.bytes();

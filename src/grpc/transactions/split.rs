@@ -3,7 +3,7 @@
 //! Every byte is read a bounded number of times, however the message is cut into parts. Of an unknown field only the
 //! number of its remaining bytes is kept.
 
-use crate::grpc::protobuf::{self, Head, WireError};
+use crate::grpc::protobuf::{self, FieldHead, WireError};
 
 /// Longest key together with the number behind it.
 const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
@@ -151,11 +151,11 @@ impl Splitter {
     /// Decides what follows after the key and length in `head`.
     fn enter<E: From<WireError>>(
         &mut self,
-        head: &Head,
+        head: &FieldHead,
         left: usize,
         each: &mut impl FnMut(Found<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Head { field, kind, .. } = *head;
+        let FieldHead { field, kind, .. } = *head;
         let is_transaction = field == TRANSACTIONS && self.groups.is_empty();
         if is_transaction && kind != protobuf::DELIMITED {
             return Err(protobuf::WRONG_KIND.into());

@@ -57,7 +57,7 @@ pub(crate) struct StreamAnswers {
     /// At most [`CHUNKS_MAX`].
     running: FuturesOrdered<BoxFuture<'static, ChunkDone>>,
     /// Writes the answers to the first executed chunk.
-    answering: Option<BoxFuture<'static, Answered>>,
+    answering: Option<BoxFuture<'static, ChunkAnswer>>,
     /// The error of the first chunk that was not executed. The chunks after it are refused with the same error.
     interrupted: Option<Status>,
     /// The status with which the stream ends after all answers; `None` if the client ended the stream.
@@ -86,7 +86,7 @@ struct ChunkDone {
 }
 
 /// The answers to a chunk.
-struct Answered {
+struct ChunkAnswer {
     bytes: Vec<u8>,
     reservation: Reservation,
     broken: Option<Status>,
@@ -219,7 +219,7 @@ impl StreamAnswers {
     }
 
     /// Returns the answers to the next chunk; `None` without chunks in flight.
-    fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Option<Answered>> {
+    fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Option<ChunkAnswer>> {
         loop {
             if let Some(answering) = &mut self.answering {
                 let answered = ready!(answering.as_mut().poll(context));
@@ -264,7 +264,7 @@ impl Stream for StreamAnswers {
                 }
                 return Poll::Pending;
             };
-            let Some(Answered {
+            let Some(ChunkAnswer {
                 bytes,
                 reservation,
                 broken,
@@ -302,7 +302,7 @@ async fn executed(task: AbortOnDropHandle<Executed>) -> Executed {
 }
 
 /// Writes the answers to a chunk.
-async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
+async fn answer(done: ChunkDone, failed: Option<Status>) -> ChunkAnswer {
     let ChunkDone {
         batch,
         places,
@@ -323,7 +323,7 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> Answered {
     let bytes = results.stream().await;
     drop((batch, outcomes, places));
     reservation.resize(CHUNK_BYTES + bytes.capacity());
-    Answered {
+    ChunkAnswer {
         bytes,
         reservation,
         broken,

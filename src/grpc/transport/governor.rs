@@ -139,7 +139,7 @@ struct Scanner {
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
+struct FrameHeader {
     length: u32,
     kind: u8,
     flags: u8,
@@ -317,7 +317,7 @@ impl<S> GovernedSocket<S> {
 }
 
 /// Returns the cost of a frame that does not begin a call.
-fn cost(head: Head) -> u64 {
+fn cost(head: FrameHeader) -> u64 {
     match head.kind {
         DATA => u64::from(head.length < DATA_BYTES_MIN && head.flags & END_STREAM == 0),
         HEADERS => 1 + u64::from(head.length / TRAILERS_BYTES),
@@ -444,7 +444,7 @@ impl Scanner {
     }
 
     /// Calls `each` for every header that ends in `bytes`.
-    fn scan(&mut self, bytes: &[u8], mut each: impl FnMut(Head)) {
+    fn scan(&mut self, bytes: &[u8], mut each: impl FnMut(FrameHeader)) {
         let mut rest = bytes;
         loop {
             let skipped = self.skip.min(rest.len());
@@ -463,7 +463,7 @@ impl Scanner {
                 return;
             }
             self.head_read = 0;
-            let head = Head::parse(self.head);
+            let head = FrameHeader::parse(self.head);
             self.skip = head.length as usize;
             each(head);
         }
@@ -475,11 +475,11 @@ impl Scanner {
     }
 }
 
-// ===== impl Head =====
+// ===== impl FrameHeader =====
 
-impl Head {
+impl FrameHeader {
     const fn parse([l1, l2, l3, kind, flags, s1, s2, s3, s4]: [u8; HEAD_BYTES]) -> Self {
-        Head {
+        FrameHeader {
             length: u32::from_be_bytes([0, l1, l2, l3]),
             kind,
             flags,

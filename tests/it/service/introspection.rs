@@ -3,8 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use tally::{
-    engine::CallKind,
-    proto::{CircuitStats, GetCircuitStatsRequest, GetTopologyRequest},
+    batch::BatchConfig,
+    engine::{CallKind, EngineConfig},
+    proto::{CircuitStats, GetBatchStatsRequest, GetCircuitStatsRequest, GetTopologyRequest},
 };
 
 use crate::support::in_process::{Service, patient_config, pay};
@@ -46,6 +47,40 @@ async fn circuits_report_the_mean_latency_the_failures_in_a_row_and_the_counts_s
     let totals = circuit.totals.unwrap();
     assert_eq!((totals.successes, totals.failures), (3, 1));
     assert_eq!(circuit.consecutive_failures, 1);
+}
+
+#[tokio::test]
+async fn batch_stats_report_the_settings_and_the_batches_over_the_latency_budget() {
+    let config = EngineConfig {
+        batch: BatchConfig {
+            queue_requests_max: 64,
+            queue_bytes_max: 3 << 20,
+            max_linger: Duration::from_micros(70),
+            siblings: 5,
+            client_share_percent: 30,
+            // Every batch takes longer.
+            latency_budget: Some(Duration::from_micros(1)),
+        },
+        ..patient_config()
+    };
+    let service = Service::start(&config).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut stats = service.stats().await;
+    // The batch may be counted shortly after its answers are sent.
+    let reported = loop {
+        let answer = stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
+        if answer.get_ref().over_budget > 0 {
+            break answer.into_inner();
+        }
+    };
+    let settings = reported.settings.unwrap();
+    assert_eq!(
+        (settings.queue_requests_max, settings.queue_bytes_max),
+        (64, 3 << 20)
+    );
+    assert_eq!(settings.max_linger.unwrap().nanos, 70_000);
+    assert_eq!((settings.siblings, settings.client_share_percent), (5, 30));
+    assert_eq!(settings.latency_budget.unwrap().nanos, 1000);
 }
 
 #[tokio::test]
