@@ -1,4 +1,5 @@
-//! Checkpoints are copied while accounts are created and transactions go on, and a start from one shows every effect once.
+//! AUX copies checkpoints while accounts are created and transactions are processed. A start from a checkpoint shows every effect
+//! exactly once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +16,16 @@ use tally::{
 
 use crate::support::in_process::{Service, account, config, patient, transaction, transfer};
 
-/// Accounts that are created in one call: a few of these fill a chunk of a checkpoint, and more than one.
+/// Accounts created in one call. A few calls create more accounts than fit one chunk of a checkpoint.
 const ACCOUNTS: usize = 700;
-/// Rounds until the checkpoints are there, at most: AUX looks every few milliseconds.
+/// Maximum number of rounds until the checkpoints exist. AUX checks every few milliseconds.
 const ROUNDS_MAX: usize = 3000;
-/// Checkpoints that are waited for, so that the last began when there were several chunks of accounts.
+/// Checkpoints to wait for, so that the last one began with several chunks of accounts.
 const CHECKPOINTS: usize = 4;
-/// Accounts are created in so many rounds, and transactions in all.
+/// Rounds that create accounts. Every round processes transactions.
 const GROWING_ROUNDS: usize = 12;
 
-/// Every account's columns, by its id.
+/// The columns of every account, by account id.
 async fn balances(service: &Service) -> BTreeMap<String, Balances> {
     let mut accounts = service.accounts().await;
     let mut balances = BTreeMap::new();
@@ -52,7 +53,7 @@ fn name(number: usize) -> String {
     format!("account-{number:06}")
 }
 
-/// Creates accounts and moves money among all that there are, some in each call.
+/// Creates accounts and moves money among all existing accounts, with several transactions in each call.
 async fn round(service: &Service, number: usize) {
     if number < GROWING_ROUNDS {
         let requests = (number * ACCOUNTS..(number + 1) * ACCOUNTS)

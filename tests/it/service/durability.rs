@@ -1,4 +1,4 @@
-//! An answer means durable, for readings as for transactions; and a disk that fails stops everything.
+//! An answer is durable, for reads as for transactions. A disk that fails stops the execution of everything.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ async fn nothing_is_answered_before_it_is_durable() {
         .await
         .unwrap();
 
-    // A reading must not show what a crash could take back, so it waits as well.
+    // A read must not show what a crash could take back, so it waits as well.
     let mut accounts = service.accounts().await;
     let mut reading = tokio::spawn(async move {
         accounts
@@ -33,7 +33,7 @@ async fn nothing_is_answered_before_it_is_durable() {
             })
             .await
     });
-    // The engine's own state is always told.
+    // Statistics never wait for the disk.
     let mut stats = service.stats().await;
     for _ in 0..20 {
         stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
@@ -50,7 +50,7 @@ async fn nothing_is_answered_before_it_is_durable() {
 }
 
 #[tokio::test]
-async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
+async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_it() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -69,7 +69,7 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
         told(&status),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
-    // What is in memory is ahead of the disk: it is not shown either.
+    // The memory is ahead of the disk, so reads are refused as well.
     let reading = service
         .accounts()
         .await
@@ -97,7 +97,7 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
         client.get_transaction(find("later")).await.unwrap_err().code(),
         Code::NotFound
     );
-    // The same id settles the doubt, whichever way it went, and without applying it twice.
+    // The same id resolves the unknown outcome in either case, and is not applied twice.
     let settled = client
         .process_transaction(pay("doubtful"))
         .await
@@ -107,7 +107,7 @@ async fn t30_fsyncgate_a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_e
 }
 
 #[tokio::test]
-async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
+async fn after_a_crash_every_answered_transaction_exists_and_sequences_continue() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -120,7 +120,7 @@ async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
             .into_inner()
             .commit_time;
     }
-    // Power is cut, not switched off.
+    // The power fails without a shutdown.
     let disk = service.disk.clone();
     disk.crash();
     let _dead = service.stop().await;
