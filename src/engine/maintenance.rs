@@ -286,7 +286,7 @@ fn chunks_for(elapsed: Duration) -> usize {
 }
 
 impl Drop for Maintenance {
-    /// Reports a panic. Otherwise the service would go on without checkpoints, and starts would take longer and longer.
+    /// Reports a panic. Otherwise the service would continue without checkpoints, and starts would take longer and longer.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);
