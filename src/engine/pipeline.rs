@@ -330,17 +330,21 @@ impl CommitPipeline {
         buffer: Option<BlockBuffer>,
         notify: impl FnOnce(),
     ) {
-        match &commit {
-            Some(Ok(commit)) => self.sync_times.record_duration(commit.latency),
+        let advance = match commit {
+            Some(Ok(commit)) => {
+                self.sync_times.record_duration(commit.latency);
+                Some(Ok(commit.durable))
+            }
             Some(Err(error)) => {
                 tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
                 self.health.fail(Condition::StoreFailed);
+                Some(Err(error))
             }
-            None => {}
-        }
+            None => None,
+        };
         let mut state = self.state.lock();
-        match commit {
-            Some(Ok(commit)) => state.advance(commit.durable),
+        match advance {
+            Some(Ok(durable)) => state.advance(durable),
             // Nothing is submitted any more and no sync is tried again: the kernel may have dropped the pages that it could
             // not write.
             Some(Err(_)) => state.failed = true,
