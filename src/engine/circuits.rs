@@ -1,4 +1,4 @@
-//! The circuits of the kinds of calls: their settings, where their slow thresholds come from, and who hears of changes.
+//! The circuits of the kinds of calls: their settings, the sources of their slow thresholds, and the events of their changes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,67 +14,67 @@ use crate::{
     store::journal::{CommitTimes, CommitTrial},
 };
 
-/// How the circuits are set up, beyond [`EngineConfig::breaker`](super::EngineConfig::breaker).
+/// The settings of the circuits beyond [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the base.
 #[derive(Debug, Clone, Default)]
 pub struct CircuitOptions {
-    /// Where the base's slow threshold comes from.
+    /// The source of the base's slow threshold.
     pub threshold: ThresholdSource,
-    /// Kinds of calls with settings of their own, in the order of [`CallKind::ALL`].
+    /// The settings of the kinds of calls that differ from the base, in the order of [`CallKind::ALL`].
     pub methods: [Option<MethodCircuit>; CallKind::ALL.len()],
     /// The mode of all circuits at the start.
     pub mode: InitialMode,
-    /// Whether a slow threshold that healthy commits reach is an error rather than a warning.
+    /// Whether a slow threshold that healthy commits exceed is an error of the start. Otherwise it is a warning.
     pub strict: bool,
-    /// The circuits' clock, if it is not the system's.
+    /// The clock of the circuits; the system's clock if `None`.
     pub clock: Option<Arc<dyn Clock>>,
 }
 
-/// The mode of circuits at the start.
+/// The mode of all circuits at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitialMode(pub BreakerMode);
 
 /// The settings of one kind of call.
 #[derive(Debug, Clone)]
 pub struct MethodCircuit {
-    /// All of them; with [`ThresholdSource::Auto`] the slow threshold is set at the start.
+    /// The settings. With [`ThresholdSource::Auto`] the slow threshold is set at the start.
     pub settings: CircuitBreakerConfig,
-    /// Where the slow threshold comes from.
+    /// The source of the slow threshold.
     pub threshold: ThresholdSource,
 }
 
-/// Where a slow threshold comes from.
+/// The source of a slow threshold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ThresholdSource {
-    /// The default.
+    /// The built-in default.
     #[default]
     Default,
-    /// A preset.
+    /// A preset of settings.
     Preset,
-    /// The configuration.
+    /// The operator's configuration.
     Configured,
-    /// Measured at the start: [`AUTO_FACTOR`] times the 99th percentile of a commit.
+    /// A measurement at the start: [`AUTO_FACTOR`] times the 99th percentile of the time of a commit.
     Auto,
 }
 
-/// A coherent snapshot of one circuit, and where its slow threshold comes from.
+/// A consistent snapshot of one circuit, and the source of its slow threshold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CircuitReport {
     /// The snapshot.
     pub stats: CircuitBreakerStats,
-    /// Where `stats.config.slow_threshold` comes from.
+    /// The source of `stats.config.slow_threshold`.
     pub threshold: ThresholdSource,
 }
 
-/// A kind of change, as it is counted, in the notation of metrics.
+/// A kind of state change, with the labels that metrics use. Changes are counted by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransitionKind {
-    /// The circuit.
+    /// The name of the circuit.
     pub key: &'static str,
     /// The state before.
     pub from: &'static str,
     /// The state after.
     pub to: &'static str,
-    /// Why.
+    /// The reason of the change.
     pub reason: &'static str,
 }
 
@@ -87,41 +87,42 @@ pub(super) struct Circuits {
     registry: BreakerRegistry,
 }
 
-/// Hears of every change of every circuit: counts it, and wakes those who watch.
+/// Observes every change of every circuit: counts it, and notifies the subscribers.
 #[derive(Debug)]
 pub(super) struct CircuitEvents {
-    /// Grows with every change. Watchers that were not quick enough see the latest only, with the history in it.
+    /// Increases with every change. A slow subscriber sees only the latest state of a circuit, whose history contains the
+    /// changes that it missed.
     version: watch::Sender<u64>,
     /// At most one entry for each circuit, pair of states and reason.
     transitions: Mutex<BTreeMap<TransitionKind, u64>>,
 }
 
-/// A measured slow threshold is so many times the 99th percentile of a commit, ...
+/// A measured slow threshold is this many times the 99th percentile of the time of a commit.
 pub const AUTO_FACTOR: u32 = 8;
-/// ... but no less than this ...
+/// The lowest measured slow threshold.
 pub const AUTO_MIN: Duration = Duration::from_millis(5);
-/// ... and no more than this.
+/// The highest measured slow threshold.
 pub const AUTO_MAX: Duration = Duration::from_secs(1);
-/// Commits that are timed to set a threshold: enough for a 99th percentile.
+/// The commits that are timed to set a threshold: enough for a 99th percentile.
 const AUTO_TRIAL: CommitTrial = CommitTrial {
     commits_max: 200,
     time_max: Duration::from_secs(2),
 };
-/// Commits that are timed to check a threshold that was given: enough for a median.
+/// The commits that are timed to check a configured threshold: enough for a median.
 const CHECK_TRIAL: CommitTrial = CommitTrial {
     commits_max: 15,
     time_max: Duration::from_millis(250),
 };
 
-/// A request for thousands of transactions is slow when it takes so many times the threshold of a single one.
+/// The slow threshold of a request with thousands of transactions, as a multiple of that of a single transaction.
 const BULK_FACTOR: u32 = 20;
-/// The highest threshold that a circuit takes.
+/// The highest slow threshold that a circuit accepts.
 const SLOW_THRESHOLD_MAX: Duration = Duration::from_secs(60);
 
 // ===== impl CircuitOptions =====
 
 impl CircuitOptions {
-    /// How many commits have to be timed before the circuits can be made.
+    /// The commits to time before the circuits are made.
     pub(super) fn trial(&self) -> CommitTrial {
         if self.needs_times() {
             AUTO_TRIAL
@@ -130,7 +131,7 @@ impl CircuitOptions {
         }
     }
 
-    /// Whether some threshold depends on how long commits take.
+    /// Whether a threshold depends on the time of commits.
     pub(super) fn needs_times(&self) -> bool {
         let auto = |source| source == ThresholdSource::Auto;
         auto(self.threshold) || self.methods.iter().flatten().any(|method| auto(method.threshold))
@@ -158,7 +159,7 @@ impl ThresholdSource {
     }
 }
 
-/// The slow threshold of a disk whose commits take `p99` at the 99th percentile.
+/// Returns the slow threshold for a disk whose commits take `p99` at the 99th percentile.
 #[must_use]
 pub fn auto_threshold(p99: Duration) -> Duration {
     p99.saturating_mul(AUTO_FACTOR).clamp(AUTO_MIN, AUTO_MAX)
@@ -167,7 +168,8 @@ pub fn auto_threshold(p99: Duration) -> Duration {
 // ===== impl CallKind =====
 
 impl CallKind {
-    /// The settings of this kind of call if it has none of its own: the base's, with a longer slow threshold for bulk.
+    /// Returns the settings of this kind of call if the operator configured none for it: the base, with a longer slow threshold
+    /// for the kinds with many transactions.
     #[must_use]
     pub fn settings(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
         let mut config = base.clone();
@@ -179,7 +181,7 @@ impl CallKind {
         config
     }
 
-    /// Sets the slow threshold that follows from the one of a lone transaction.
+    /// Sets the slow threshold of this kind, computed from that of a single transaction.
     fn set_threshold(self, config: &mut CircuitBreakerConfig, unary: Duration) {
         let factor = if self == CallKind::Unary { 1 } else { BULK_FACTOR };
         config.slow_threshold = unary.saturating_mul(factor).min(SLOW_THRESHOLD_MAX);
@@ -190,7 +192,7 @@ impl CallKind {
 // ===== impl Circuits =====
 
 impl Circuits {
-    /// Makes the circuits. `times` is how long commits take here, if it could be measured.
+    /// Makes the circuits. `times` are measured times of commits, if they could be measured.
     pub(super) fn new(
         base: &CircuitBreakerConfig,
         options: &CircuitOptions,
@@ -236,7 +238,7 @@ impl Circuits {
         kind.select(&self.breakers)
     }
 
-    /// The circuit called `key`, as an operator names it.
+    /// Returns the circuit with the name `key`.
     pub(super) fn find(&self, key: &str) -> Option<&LatencyCircuitBreaker> {
         self.breakers.iter().find(|breaker| breaker.key() == key)
     }
@@ -249,13 +251,13 @@ impl Circuits {
         self.breakers.iter().zip(&self.sources).map(report).collect()
     }
 
-    /// `journal` is what the calls of every circuit wait for.
+    /// Advances the circuits' time. `journal` is the work that the calls of every circuit wait for.
     pub(super) fn tick(&self, journal: Work) {
         self.registry.tick_watching(journal);
     }
 }
 
-/// A threshold that healthy commits reach would open the circuit for nothing.
+/// Checks that healthy commits are faster than the threshold: otherwise they would open the circuit.
 fn check_floor(
     kind: CallKind,
     config: &CircuitBreakerConfig,
@@ -267,7 +269,7 @@ fn check_floor(
         Err(error) if strict => Err(error),
         Err(error) => {
             let key = kind.key();
-            tracing::warn!(key, %error, median_commit = ?floor, "healthy commits are slow by this threshold");
+            tracing::warn!(key, %error, median_commit = ?floor, "healthy commits take longer than the slow threshold");
             Ok(())
         }
         Ok(()) => Ok(()),
@@ -284,12 +286,12 @@ impl CircuitEvents {
         }
     }
 
-    /// Tells of every change from now on.
+    /// Returns a receiver whose value changes with every later change.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// How often each kind of change has happened.
+    /// Returns how often each kind of change has happened.
     pub(super) fn transitions(&self) -> Vec<(TransitionKind, u64)> {
         let transitions = self.transitions.lock();
         transitions.iter().map(|(kind, count)| (*kind, *count)).collect()

@@ -1,4 +1,4 @@
-//! What an answer of the engine says about its health: the breaker's view.
+//! How the breaker judges the answers of the engine.
 
 use super::{fault::StoreFault, pending::EngineReply};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     breaker::{Classify, Verdict},
 };
 
-/// Business outcomes are successes, however they ended: a client without funds must not open the circuit for others.
-/// What never reached the executor says nothing about it. Store faults are failures.
+/// Every outcome of a transaction is a success, also a rejection: a client without funds must not open the circuit for others.
+/// A request that EXEC never executed is neutral. A fault of the store is a failure.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EngineClassifier;
 
@@ -17,7 +17,7 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
             Ok(Answer { value, timing }) => {
                 let verdict = match value.fault() {
                     None => Verdict::success(),
-                    // One damaged record must not open the circuit for others, however often a client asks for it.
+                    // One damaged record must not open the circuit for others, even if a client reads it again and again.
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
                     Some(_) => Verdict::failure(),
                 };
@@ -26,11 +26,11 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     .in_batch(value.block())
             }
             Err(BatchError::Lost) => Verdict::failure(),
-            // The caller's deadline says as much about the caller as about the engine, so it is no failure; but a call that
-            // was overdue by then was slow, or callers with deadlines would hide that the disk hangs. One with a deadline
-            // shorter than that is no fast call either.
+            // An expired deadline is not a failure: the caller may have set it too short. A call that had already exceeded the
+            // slow threshold counts as slow, so that callers with deadlines do not hide a disk that hangs. A call with a
+            // shorter deadline does not count as fast.
             Err(BatchError::ExpiredInExecution | BatchError::ExpiredInQueue) => Verdict::given_up(),
-            // Counting the engine's own refusals as failures would keep the circuit open by its own doing.
+            // If these counted as failures, a full queue would open the circuit, and an open circuit would stay open.
             Err(BatchError::Full { .. } | BatchError::Closed | BatchError::Interrupted) => {
                 Verdict::neutral().unsampled()
             }

@@ -1,4 +1,5 @@
-//! What EXEC counts for GetBatchStats. EXEC writes, anybody reads; each figure is by itself.
+//! Counters of the engine, for GetBatchStats and the metrics. Each counter is read by itself: two of them may be from
+//! different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +9,7 @@ use crate::{
     store::embedded::JournaledLedger,
 };
 
-/// Figures of the ledger since the process started, or as they are now.
+/// The counters. EXEC writes those without another note.
 #[derive(Debug, Default)]
 pub(super) struct EngineCounters {
     committed: AtomicU64,
@@ -19,55 +20,55 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by whoever gives the answers.
+    /// Written by the thread that gives the answers.
     unknown_outcomes: AtomicU64,
-    /// By [`FoundBy`].
+    /// In the order of [`FoundBy::ALL`]. Written by the thread that found the damage.
     damages: [AtomicU64; FoundBy::ALL.len()],
-    /// Written by AUX, as the two below.
+    /// Written by AUX, like the two counters below.
     scrubbed_bytes: AtomicU64,
     scrub_passes: AtomicU64,
-    /// Nanoseconds since the Unix epoch; 0 before the first.
+    /// Nanoseconds since the Unix epoch; 0 before the end of the first pass.
     last_scrub_pass: AtomicU64,
 }
 
-/// Who came upon damage in the journal.
+/// How damage in the journal was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundBy {
-    /// A call that asked for what is damaged.
+    /// By a call that read the damaged record.
     Call,
-    /// The scrub, which reads everything in turn.
+    /// By the scrub, which reads the whole journal.
     Scrub,
 }
 
-/// What is known of the state of the journal on the disk, since the process started.
+/// What is known about damage to the journal, since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalCondition {
-    /// How often damage was found by calls and by the scrub. The scrub finds the same damage again in every pass.
+    /// How often calls and the scrub found damage. The scrub finds the same damage again in every pass.
     pub damages: [(FoundBy, u64); FoundBy::ALL.len()],
     /// Bytes of blocks that the scrub has checked.
     pub scrubbed_bytes: u64,
-    /// Passes over the whole journal.
+    /// Completed passes of the scrub over the whole journal.
     pub scrub_passes: u64,
-    /// When the last one ended, if there was one.
+    /// The end of the last pass, if there was one.
     pub last_scrub_pass: Option<Timestamp>,
 }
 
-/// A reading of the figures.
+/// The figures of the ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LedgerFigures {
     /// Transactions committed since the process started.
     pub committed: u64,
-    /// Transactions refused since the process started.
+    /// Transactions rejected since the process started.
     pub rejected: u64,
-    /// Transactions answered again since the process started.
+    /// Replays since the process started: transactions whose id had been used before with the same content.
     pub replayed: u64,
-    /// Accounts.
+    /// Accounts in the ledger.
     pub accounts: u64,
-    /// Memory of the account table.
+    /// Memory of the account table, in bytes.
     pub account_bytes: u64,
-    /// Transaction ids that are known.
+    /// Transaction ids in the id index.
     pub ids: u64,
-    /// Memory of the id index.
+    /// Memory of the id index, in bytes.
     pub id_bytes: u64,
     /// The sequence of the last committed transaction.
     pub last_sequence: u64,
@@ -76,10 +77,10 @@ pub struct LedgerFigures {
 // ===== impl FoundBy =====
 
 impl FoundBy {
-    /// Both.
+    /// Both ways.
     pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
 
-    /// As metrics call it.
+    /// The value of the label `found_by`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,6 +93,7 @@ impl FoundBy {
 // ===== impl EngineCounters =====
 
 impl EngineCounters {
+    /// Counts the outcomes of a request.
     pub(super) fn outcomes(&self, outcomes: &Outcomes) {
         let (mut committed, mut rejected, mut replayed) = (0, 0, 0);
         for outcome in outcomes {
@@ -108,18 +110,18 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
-    /// A request depends on a block that could not be written.
+    /// Counts a request that depends on a block that could not be written.
     pub(super) fn unknown_outcome(&self) {
         self.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests whose outcome is unknown because their block could not be written.
+    /// The number of requests whose outcome is unknown because their block could not be written.
     #[must_use]
     pub(super) fn unknown_outcomes(&self) -> u64 {
         self.unknown_outcomes.load(Ordering::Relaxed)
     }
 
-    /// Damage was found in the journal.
+    /// Counts damage in the journal.
     pub(super) fn damage(&self, found_by: FoundBy) {
         let [call, scrub] = &self.damages;
         let damages = match found_by {
@@ -129,18 +131,18 @@ impl EngineCounters {
         damages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The scrub has checked a block.
+    /// Counts the bytes of a block that the scrub has checked.
     pub(super) fn scrubbed(&self, bytes: u64) {
         self.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The scrub has come to the end of the journal.
+    /// Counts a pass of the scrub that ended `at` this time.
     pub(super) fn scrub_pass(&self, at: Timestamp) {
         self.last_scrub_pass.store(at.as_nanos(), Ordering::Relaxed);
         self.scrub_passes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is known of the journal on the disk.
+    /// Returns what is known about damage to the journal.
     pub(super) fn journal(&self) -> JournalCondition {
         let [call, scrub] = &self.damages;
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
@@ -153,7 +155,7 @@ impl EngineCounters {
         }
     }
 
-    /// Once for each block, and before EXEC sleeps.
+    /// Publishes the figures of the ledger. EXEC calls it once for each block, and before it sleeps.
     pub(super) fn publish(&self, book: &JournaledLedger) {
         let (ids, id_bytes) = book.id_memory();
         let accounts = book.ledger().accounts();
@@ -166,7 +168,7 @@ impl EngineCounters {
             .store(book.order().next_sequence - 1, Ordering::Relaxed);
     }
 
-    /// The figures now.
+    /// Returns the figures of the ledger.
     #[must_use]
     pub(super) fn read(&self) -> LedgerFigures {
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);

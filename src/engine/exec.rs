@@ -228,7 +228,13 @@ impl Exec {
             }
             let (transaction, tags) = batch.transaction(place);
             let outcome = self.transaction(&transaction, tags);
-            outcomes.push(outcome.map_err(|fault| if place == 0 { fault } else { fault.of_a_part() })?);
+            outcomes.push(outcome.map_err(|fault| {
+                if place == 0 {
+                    fault
+                } else {
+                    fault.after_partial_execution()
+                }
+            })?);
         }
         self.counters.outcomes(&outcomes);
         Ok(outcomes)
@@ -271,7 +277,7 @@ impl Exec {
                         return Err(StoreFault::WriteFailed);
                     }
                 }
-                Err(error) => return Err(StoreFault::of_reading(&error, &self.counters)),
+                Err(error) => return Err(StoreFault::from_read_error(&error, &self.counters)),
             }
         }
     }

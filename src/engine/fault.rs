@@ -1,4 +1,4 @@
-//! Faults of the engine, as opposed to outcomes of transactions.
+//! Faults of the engine. The rejection of a transaction is not a fault, but an outcome.
 
 use thiserror::Error;
 
@@ -9,41 +9,41 @@ use crate::{
     store::{embedded::RecordError, journal::Position},
 };
 
-/// Why a command was not answered. Business refusals are not here: they are outcomes.
+/// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The circuit breaker did not let it through. Not executed.
+    /// The circuit breaker did not admit the command. It was not executed.
     #[error("the circuit is open")]
     CircuitOpen(Rejection),
-    /// The queue, the deadline, or the shutdown.
+    /// The queue was full, the deadline passed, or the service stops.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The store.
+    /// The store has a fault.
     #[error(transparent)]
     Store(#[from] StoreFault),
 }
 
-/// What the store did to a command.
+/// A fault of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StoreFault {
-    /// A write or a sync of the journal failed while the command was being executed: it, or a part of it, may or may not be
-    /// durable.
+    /// A write or a sync of the journal failed after the command, or a part of it, was executed. Whether it is durable is
+    /// unknown.
     #[error(
         "the journal could not be written; whether the transaction is durable is unknown until the next start"
     )]
     WriteFailed,
-    /// The journal had failed before the command was looked at, and nothing is executed any more until the next start.
-    #[error("the journal has failed; nothing is executed until the service is started again")]
+    /// The journal had failed before the command was executed. Nothing is executed until the next start.
+    #[error("the journal has failed; nothing is executed until the next start of the service")]
     Failed,
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
-    /// A record of the journal, or its block, is damaged or missing. What was recorded there is unknown.
+    /// A record of the journal, or its block, is damaged or missing. Its content is unknown.
     #[error(
-        "the journal is damaged at segment {segment}, offset {offset}; what was recorded there can't be told until the data \
-         is restored from a backup"
+        "the journal is damaged at segment {segment}, offset {offset}; the record there is unknown until the data is \
+         restored from a backup"
     )]
     Damaged {
         /// The number of the segment.
@@ -56,30 +56,30 @@ pub enum StoreFault {
 // ===== impl StoreFault =====
 
 impl StoreFault {
-    /// The fault that a record could not be read back. It is logged, and damage is counted.
-    pub(super) fn of_reading(error: &RecordError, counters: &EngineCounters) -> Self {
+    /// Returns the fault of an `error` while a record was read back. Logs the error, and counts damage.
+    pub(super) fn from_read_error(error: &RecordError, counters: &EngineCounters) -> Self {
         tracing::error!(%error, "a record could not be read back");
         match error.damage() {
             Some(position) => {
                 counters.damage(FoundBy::Call);
-                StoreFault::at(position)
+                StoreFault::damaged_at(position)
             }
             None => StoreFault::ReadFailed,
         }
     }
 
-    /// The fault that the record at `position` is damaged.
+    /// Returns the fault of a damaged record at `position`.
     #[must_use]
-    pub const fn at(position: Position) -> Self {
+    pub const fn damaged_at(position: Position) -> Self {
         StoreFault::Damaged {
             segment: position.segment(),
             offset: position.offset(),
         }
     }
 
-    /// The same of a command of which a part has been executed.
+    /// Returns the fault of a command after a part of it was executed: that it failed before execution is then wrong.
     #[must_use]
-    pub const fn of_a_part(self) -> Self {
+    pub const fn after_partial_execution(self) -> Self {
         match self {
             StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
             StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
@@ -90,14 +90,14 @@ impl StoreFault {
 // ===== impl EngineError =====
 
 impl EngineError {
-    /// Whether the command was certainly not executed.
+    /// Whether it is certain that the command was not executed.
     #[must_use]
     pub const fn is_not_executed(&self) -> bool {
         match self {
             EngineError::CircuitOpen(_) => true,
             EngineError::Batch(error) => error.is_not_executed(),
             EngineError::Store(fault) => match fault {
-                // Of a request for many, those before the one that could not be read are committed.
+                // The transactions of a request before the one whose record could not be read may be committed.
                 StoreFault::WriteFailed | StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::Failed => true,
             },

@@ -1,27 +1,27 @@
-//! Whether the engine can go on.
+//! Whether the engine works.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Whether the engine can go on.
+/// Whether the engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It can.
+    /// It works.
     Running,
-    /// A write or sync of the journal failed. What is in memory is ahead of what is on the disk, so nothing more may be
-    /// read or written until the next start.
+    /// A write or a sync of the journal failed. The memory is ahead of the disk, so nothing may be read or written until the
+    /// next start.
     StoreFailed,
-    /// A thread that the service needs panicked or ended. The state may be torn, so it must not be used again.
+    /// A thread or task that the service needs panicked or ended. The state in memory may be inconsistent and must not be used.
     Panicked,
 }
 
-/// Where the engine's threads say that they can't go on, and the service listens.
+/// The engine's condition. Threads report failures, and the service waits for them.
 #[derive(Debug)]
 pub struct Health(watch::Sender<Condition>);
 
-/// Held by what must not end before the service does, on a thread of its own or in a task. A panic there would leave a
-/// process that looks well and does not serve.
+/// Reports a panic of the thread or task that holds it. Without it, a panic could leave a process that runs but does not
+/// serve.
 #[derive(Debug)]
 pub struct PanicGuard(Arc<Health>);
 
@@ -32,7 +32,7 @@ impl PanicGuard {
         PanicGuard(health)
     }
 
-    /// Says that the service can't go on, without a panic.
+    /// Reports that the service can't work, without a panic.
     pub fn fail(&self) {
         self.0.fail(Condition::Panicked);
     }
@@ -53,7 +53,7 @@ impl Health {
         Health(watch::Sender::new(Condition::Running))
     }
 
-    /// The first failure is kept.
+    /// Reports a failure. The first one is kept.
     pub(super) fn fail(&self, condition: Condition) {
         self.0.send_if_modified(|current| {
             let first = *current == Condition::Running;
@@ -64,13 +64,13 @@ impl Health {
         });
     }
 
-    /// What holds now.
+    /// Returns the present condition.
     #[must_use]
     pub fn condition(&self) -> Condition {
         *self.0.borrow()
     }
 
-    /// Waits until the engine can't go on, and says why.
+    /// Waits until the engine has failed. Returns the reason.
     pub async fn failed(&self) -> Condition {
         let mut receiver = self.0.subscribe();
         match receiver
@@ -78,7 +78,7 @@ impl Health {
             .await
         {
             Ok(condition) => *condition,
-            // The sender is `self`, so this does not happen while anybody asks.
+            // Unreachable: the sender lives in `self`.
             Err(_) => self.condition(),
         }
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_a_thread_or_of_a_task_is_told_and_an_end_is_not() {
+    fn a_panic_of_a_thread_or_a_task_is_reported_and_an_ordinary_end_is_not() {
         let guard = |health: &Arc<Health>| PanicGuard::new(Arc::clone(health));
         let health = Arc::new(Health::new());
         drop(guard(&health));
@@ -102,7 +102,7 @@ mod tests {
         assert!(ended.join().is_err());
         assert_eq!(health.condition(), Condition::Panicked);
 
-        // tokio catches the panic of a task; the thread goes on.
+        // tokio catches the panic of a task, and the thread continues.
         let health = Arc::new(Health::new());
         let held = guard(&health);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -1,5 +1,5 @@
-//! AUX work: the next segment, the id files, the checkpoints. None of it is on the way of a transaction, and all of it
-//! may fail without harm: opening takes longer then.
+//! The work of AUX: the next segment, the id files, the checkpoints, the scrub. No transaction waits for it. If it fails, only
+//! the next start takes longer.
 
 use std::{
     collections::VecDeque,
@@ -35,19 +35,19 @@ use crate::{
 };
 use thiserror::Error;
 
-/// How often it looks whether there is something to do.
+/// How often AUX checks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Most chunks of a checkpoint that EXEC is asked for at a time. Each waits for the block that it depends on, so one at a
-/// time would take as many blocks as there are chunks: minutes, with millions of accounts.
-const CHUNKS_UNDER_WAY_MAX: usize = 32;
-/// With many accounts, checkpoints are such a part of what is written, and the journal's syncs wait for theirs now and then:
-/// made as often as with few, they took a fifth of the throughput with 10 million accounts.
-const CHECKPOINT_PART: u64 = 4;
-/// For each such part of the time that the last answer took, one chunk: below a tenth of EXEC's time, and blocks that are
-/// quick stay so.
+/// Maximum number of a checkpoint's chunks in flight. Each waits for the block that it depends on. One at a time, a checkpoint
+/// would take as many blocks as it has chunks, which is minutes with millions of accounts.
+const CHUNKS_IN_FLIGHT_MAX: usize = 32;
+/// The journal grows by at least this multiple of a checkpoint's size before the next checkpoint, because the journal's syncs
+/// sometimes wait for the checkpoint's writes. Without this, checkpoints took a fifth of the throughput with 10 million accounts.
+const CHECKPOINT_INTERVAL_FACTOR: u64 = 4;
+/// One chunk may be in flight for each such interval in the time of the last answer. Chunks then take less than a tenth of EXEC's
+/// time, and they do not slow down fast blocks.
 const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Tells the thread to stop.
+/// Stops the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Stop {
     stopped: Arc<AtomicBool>,
@@ -65,13 +65,13 @@ pub(super) struct Maintenance {
     pub(super) checkpoints: ChunkedFiles,
     pub(super) id_files: ChunkedFiles,
     pub(super) directory: Arc<DataDirectory>,
-    /// A checkpoint is made after so many bytes of journal, or [`CHECKPOINT_PART`] times as many as the last one had, if
-    /// those are more.
+    /// A checkpoint is made after this many bytes of journal, or after [`CHECKPOINT_INTERVAL_FACTOR`] times the bytes of the last
+    /// checkpoint if that is more.
     pub(super) checkpoint_bytes: u64,
     pub(super) last_checkpoint_bytes: u64,
-    /// Where the newest checkpoint starts.
+    /// The position from which a start with the newest checkpoint replays.
     pub(super) last_checkpoint: Position,
-    /// The first segment that may have no id file yet.
+    /// The number of the first segment that may have no id file yet.
     pub(super) next_id_file: u32,
     pub(super) scrubber: Scrubber,
     pub(super) parker: Parker,
@@ -85,7 +85,7 @@ enum CheckpointError {
     Store(#[from] JournalError),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("EXEC answered something else")]
+    #[error("EXEC gave the reply of another command")]
     UnexpectedReply,
 }
 
@@ -99,6 +99,7 @@ impl Stop {
         }
     }
 
+    /// Makes [`Maintenance::run`] return soon.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.unparker.unpark();
@@ -112,6 +113,7 @@ impl Stop {
 // ===== impl Maintenance =====
 
 impl Maintenance {
+    /// Works until it is stopped.
     pub(super) fn run(mut self) {
         while !self.stop.is_stopped() {
             let durable = self.keep_up();
@@ -121,7 +123,7 @@ impl Maintenance {
         }
     }
 
-    /// What can't wait until a long checkpoint is written. Returns how far the journal is durable.
+    /// Does what can't wait for the end of a long checkpoint. Returns how far the journal is durable.
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
         let durable = self.pipeline.progress().durable;
@@ -134,7 +136,7 @@ impl Maintenance {
             return;
         }
         if let Err(error) = self.preparer.prepare_next() {
-            tracing::warn!(%error, "the next segment could not be prepared; it will be made when it is needed");
+            tracing::warn!(%error, "the next segment could not be prepared; it will be made when the journal reaches it");
             self.pause();
         }
     }
@@ -147,7 +149,7 @@ impl Maintenance {
                 Ok(0) => {}
                 Ok(ids) => tracing::debug!(segment = self.next_id_file, ids, "wrote an id file"),
                 Err(error) if error.damage().is_some() => {
-                    // Another try would read the same. The scrub counts the damage.
+                    // A retry would read the same bytes. The scrub counts the damage.
                     tracing::error!(%error, segment = self.next_id_file, "the segment is damaged and gets no id file");
                 }
                 Err(error) => {
@@ -171,20 +173,25 @@ impl Maintenance {
             |position: Position| u64::from(position.segment()) * segment_bytes + u64::from(position.offset());
         let grown = bytes(durable.chain().position).saturating_sub(bytes(self.last_checkpoint));
         if grown
-            < self
-                .checkpoint_bytes
-                .max(self.last_checkpoint_bytes.saturating_mul(CHECKPOINT_PART))
+            < self.checkpoint_bytes.max(
+                self.last_checkpoint_bytes
+                    .saturating_mul(CHECKPOINT_INTERVAL_FACTOR),
+            )
         {
             return;
         }
         match self.checkpoint(durable) {
             Ok(bytes) => {
-                tracing::info!(block = durable.chain().block_sequence, bytes, "checkpoint");
+                tracing::info!(
+                    block = durable.chain().block_sequence,
+                    bytes,
+                    "wrote a checkpoint"
+                );
                 self.last_checkpoint = durable.chain().position;
                 self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
-                // Shutting down, overloaded, or failed: there will be another time.
+                // The service stops, is overloaded, or has failed. A later checkpoint will do.
                 self.pause();
             }
             Err(error) => {
@@ -197,14 +204,14 @@ impl Maintenance {
     fn checkpoint(&mut self, start: &DurablePoint) -> Result<u64, CheckpointError> {
         let mut writer = CheckpointWriter::begin(&self.checkpoints, start)?;
         let mut chunks = (0..=u32::MAX).step_by(CHUNK_ACCOUNTS).map(AccountIndex);
-        let mut under_way = VecDeque::with_capacity(CHUNKS_UNDER_WAY_MAX);
+        let mut in_flight = VecDeque::with_capacity(CHUNKS_IN_FLIGHT_MAX);
         let mut wanted = 1_usize;
         loop {
-            for from in chunks.by_ref().take(wanted.saturating_sub(under_way.len())) {
-                under_way.push_back((from, self.ask(from)));
+            for from in chunks.by_ref().take(wanted.saturating_sub(in_flight.len())) {
+                in_flight.push_back((from, self.ask(from)));
             }
             self.keep_up();
-            let Some((from, answer)) = under_way.pop_front() else {
+            let Some((from, answer)) = in_flight.pop_front() else {
                 break;
             };
             let (reply, elapsed) = self.wait_for(from, answer)?;
@@ -215,8 +222,8 @@ impl Maintenance {
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
-            // Those behind the last one are not waited for: an account that was created meanwhile could be in them, and
-            // not in this one, where its number belongs.
+            // The chunks after the last one are dropped: an account that was created meanwhile could be in one of them, but not
+            // in this one, to which its index belongs.
             if next.is_none() {
                 break;
             }
@@ -237,13 +244,14 @@ impl Maintenance {
         Ok(bytes)
     }
 
+    /// Asks EXEC for a chunk.
     fn ask(&self, from: AccountIndex) -> ResponseFuture<EngineReply> {
         self.batch
             .submit(Submission::new(Command::CheckpointChunk(from), None))
     }
 
-    /// Waits for the answer, and says how long it took in the service; asks again for as long as the queue is full: under a load that keeps it so, there would
-    /// never be a checkpoint otherwise.
+    /// Waits for the answer. Returns it with its time in the queue and in the commit. While the queue is full, it asks again:
+    /// otherwise a constant overload would prevent every checkpoint.
     fn wait_for(
         &self,
         from: AccountIndex,
@@ -263,7 +271,7 @@ impl Maintenance {
         }
     }
 
-    /// After a failure: not again at once.
+    /// Waits after a failure, before the next try.
     fn pause(&self) {
         if !self.stop.is_stopped() {
             self.parker.park_timeout(INTERVAL * 50);
@@ -271,16 +279,16 @@ impl Maintenance {
     }
 }
 
-/// How many chunks may be under way when the last took so long.
+/// Returns how many chunks may be in flight after one that took `elapsed`.
 fn chunks_for(elapsed: Duration) -> usize {
     let chunks = elapsed.as_nanos() / CHUNK_INTERVAL.as_nanos();
     usize::try_from(chunks)
-        .unwrap_or(CHUNKS_UNDER_WAY_MAX)
-        .clamp(1, CHUNKS_UNDER_WAY_MAX)
+        .unwrap_or(CHUNKS_IN_FLIGHT_MAX)
+        .clamp(1, CHUNKS_IN_FLIGHT_MAX)
 }
 
 impl Drop for Maintenance {
-    /// Without it the service would go on, and starts would take longer and longer.
+    /// Reports a panic. Otherwise the service would continue without checkpoints, and starts would take longer and longer.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);

@@ -1,4 +1,4 @@
-//! What the engine tells as metrics. Names and units are those of Prometheus' conventions.
+//! The engine's metrics. Names and units follow the conventions of Prometheus.
 
 use super::{
     circuits::CircuitReport,
@@ -38,7 +38,7 @@ const LATENCY_BOUNDS: [u64; 17] = [
 /// Upper bounds of the number of transactions in a block.
 const ITEM_BOUNDS: [u64; 8] = [1, 4, 16, 64, 256, 1024, 4096, 16384];
 
-/// Every state, to tell for each whether it is the present one.
+/// Every state of a circuit. The metric has one series for each.
 const STATES: [CircuitState; 4] = [
     CircuitState::Closed,
     CircuitState::Open,
@@ -54,7 +54,7 @@ impl MetricSource for TallyEngine {
         let transitions = self.circuit_transitions();
         families.counters(
             "tally_breaker_transitions_total",
-            "Changes of state of circuits.",
+            "State changes of circuits.",
             transitions.iter().map(|(kind, count)| {
                 let labels = vec![
                     ("key", kind.key),
@@ -65,7 +65,7 @@ impl MetricSource for TallyEngine {
                 (labels, *count as f64)
             }),
         );
-        // One reading for all: it sums up every distribution.
+        // Read once for all metrics, because a reading sums up every distribution.
         let stats = self.stats();
         collect_queue(families, &stats.batch);
         self.collect_batches(families);
@@ -77,15 +77,15 @@ impl MetricSource for TallyEngine {
         ];
         families.gauges(
             "tally_build_info",
-            "Which build this is; always 1.",
+            "Version and commit of this build; the value is always 1.",
             [(build, 1.0)],
         );
     }
 }
 
 impl TallyEngine {
-    /// Commits by how long they took: upper bounds in nanoseconds, and how many took longer than the bound before and no
-    /// longer than this one. The last one has those beyond all bounds, under `u64::MAX`.
+    /// Returns a histogram of the time of commits: for each upper bound in nanoseconds, the number of commits above the bound
+    /// before it and up to this one. The last bound is `u64::MAX`.
     #[must_use]
     pub fn commit_histogram(&self) -> Vec<(u64, u64)> {
         let cumulative = self
@@ -109,17 +109,17 @@ impl TallyEngine {
         let latency = [
             (
                 "tally_queue_wait_seconds",
-                "From entering the queue to being executed.",
+                "Time from entering the queue to execution.",
                 &batch.queue_wait,
             ),
             (
                 "tally_commit_seconds",
-                "From being executed to being durable.",
+                "Time from execution to durability.",
                 &batch.commit,
             ),
             (
                 "tally_fsync_seconds",
-                "Writing and syncing a journal block.",
+                "Time to write and sync a journal block.",
                 &*self.shared.sync_times,
             ),
         ];
@@ -138,7 +138,7 @@ impl TallyEngine {
         let ledger = stats.ledger;
         families.counters(
             "tally_transactions_total",
-            "Transactions by what became of them.",
+            "Transactions by outcome.",
             [
                 ("committed", ledger.committed),
                 ("rejected", ledger.rejected),
@@ -149,23 +149,23 @@ impl TallyEngine {
         );
         families.gauge(
             "tally_accounts",
-            "Accounts of the ledger.",
+            "Accounts in the ledger.",
             ledger.accounts as f64,
         );
         families.gauge(
             "tally_transaction_ids",
-            "Transaction ids that are known.",
+            "Transaction ids in the id index.",
             ledger.ids as f64,
         );
         families.gauge(
             "tally_journal_bytes",
-            "Bytes of journal.",
+            "Length of the journal in bytes.",
             stats.journal_bytes as f64,
         );
         let journal = self.journal_condition();
         families.counters(
             "tally_journal_damage_total",
-            "Times that damage was found in the journal, by what found it; each pass of the scrub finds it again.",
+            "Findings of damage in the journal, by what found it. Each pass of the scrub counts the same damage again.",
             journal
                 .damages
                 .map(|(found_by, count)| (vec![("found_by", found_by.as_str())], count as f64)),
@@ -177,52 +177,48 @@ impl TallyEngine {
         );
         families.gauge(
             "tally_scrub_last_pass_timestamp_seconds",
-            "When the scrub last came to the end of the journal, in seconds since the Unix epoch; 0 if it has not yet.",
+            "End of the last pass of the scrub over the journal, in seconds since the Unix epoch; 0 before the first.",
             journal
                 .last_scrub_pass
                 .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
         );
-        // A simulated disk has no room to tell of.
+        // A simulated disk reports no space.
         if let Ok(space) = disk_space(&self.shared.directory) {
             families.gauge(
                 "tally_disk_free_bytes",
-                "Room left for the data directory.",
+                "Free bytes on the file system of the data directory.",
                 space.free as f64,
             );
             families.gauge(
                 "tally_disk_total_bytes",
-                "Size of the file system of the data directory.",
+                "Total bytes of the file system of the data directory.",
                 space.total as f64,
             );
         }
         let failed = self.health().condition() != Condition::Running;
         families.gauge(
             "tally_store_failed",
-            "1 if the store has failed and nothing is executed until the next start.",
+            "1 if the engine has failed and executes nothing until the next start, otherwise 0.",
             f64::from(u8::from(failed)),
         );
     }
 }
 
 fn collect_queue(families: &mut Families, stats: &BatchStats) {
-    families.gauge(
-        "tally_queue_depth",
-        "Requests that wait.",
-        stats.queue_depth as f64,
-    );
+    families.gauge("tally_queue_depth", "Queued requests.", stats.queue_depth as f64);
     families.gauge(
         "tally_queue_capacity",
-        "Requests that can wait.",
+        "Maximum number of queued requests.",
         stats.queue_capacity as f64,
     );
     families.counter(
         "tally_queue_full_total",
-        "Requests refused by a full queue.",
+        "Requests refused because the queue was full.",
         stats.full as f64,
     );
     families.counters(
         "tally_queue_dropped_total",
-        "Requests that left the queue without being executed, and replies that went missing (a bug if above 0).",
+        "Requests that left the queue without execution, and replies that were lost (a bug if above 0), by reason.",
         [
             (vec![("reason", "expired")], stats.expired as f64),
             (vec![("reason", "cancelled")], stats.cancelled as f64),
@@ -231,7 +227,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.counters(
         "tally_batch_flush_total",
-        "Journal blocks by what closed them.",
+        "Journal blocks by the reason for which they were sealed.",
         FlushReason::ALL.map(|reason| {
             let labels = vec![("reason", reason.as_str())];
             (labels, stats.flushed(reason) as f64)
@@ -239,22 +235,22 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.gauge(
         "tally_queue_bytes",
-        "Bytes of the requests that wait.",
+        "Bytes of queued requests.",
         stats.queue_bytes as f64,
     );
     families.gauge(
         "tally_queue_oldest_seconds",
-        "For how long the oldest request has waited, about.",
+        "Approximate age of the oldest queued request.",
         stats.oldest_age.as_secs_f64(),
     );
     families.gauge(
         "tally_batch_linger_seconds",
-        "How long a batch may wait for callers who are on their way.",
+        "Longest time that a batch waits for requests that are about to arrive.",
         stats.linger.as_secs_f64(),
     );
     families.counter(
         "tally_queue_held_back_total",
-        "Requests that waited for one batch more since their client had had its share.",
+        "Requests that waited for one more batch because their client had used up its share.",
         stats.held_back as f64,
     );
     families.counter(
@@ -267,7 +263,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
 fn placement(families: &mut Families, figures: &PlacementFigures) {
     families.gauges(
         "tally_affinity_ok",
-        "1 if every thread of the role is where it should be.",
+        "1 if every thread of the role runs on the planned CPUs, otherwise 0.",
         figures.roles.iter().map(|role| {
             let labels = vec![("role", role.role.as_str())];
             (labels, f64::from(u8::from(role.affinity_ok)))
@@ -275,13 +271,13 @@ fn placement(families: &mut Families, figures: &PlacementFigures) {
     );
     families.counter(
         "tally_affinity_lost_total",
-        "Masks of threads that were found changed from outside.",
+        "Thread affinity masks changed by another process.",
         figures.affinity_lost as f64,
     );
     if let Some(throttled) = figures.throttled {
         families.counter(
             "tally_cpu_throttled_seconds_total",
-            "For how long the CPU quota kept the process from running.",
+            "Seconds the process was throttled by its CPU quota.",
             throttled.as_secs_f64(),
         );
     }
@@ -296,12 +292,12 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     });
     families.gauges(
         "tally_breaker_state",
-        "1 for the state that a circuit is in.",
+        "1 for the present state of a circuit, 0 for the others.",
         states,
     );
     families.counters(
         "tally_breaker_calls_total",
-        "Calls of circuits by what became of them.",
+        "Calls by outcome.",
         reports.iter().flat_map(|CircuitReport { stats, .. }| {
             outcomes(&stats.lifetime).map(|(outcome, count)| {
                 (
@@ -318,27 +314,27 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     };
     families.counters(
         "tally_breaker_slow_calls_total",
-        "Calls that took as long as the slow threshold, or longer.",
+        "Calls that took at least the slow threshold.",
         of_each(|report| report.stats.lifetime.slow as f64),
     );
     families.gauges(
         "tally_breaker_overdue",
-        "Calls under way for the slow threshold or longer.",
+        "Calls in flight for at least the slow threshold.",
         of_each(|report| report.stats.overdue_in_flight as f64),
     );
     families.gauges(
         "tally_breaker_in_flight",
-        "Calls under way.",
+        "Calls in flight.",
         of_each(|report| report.stats.in_flight as f64),
     );
     families.gauges(
         "tally_breaker_slow_threshold_seconds",
-        "The slow threshold in force.",
+        "Current slow threshold.",
         of_each(|report| report.stats.config.slow_threshold.as_secs_f64()),
     );
     families.counters(
         "tally_breaker_self_throttled_seconds_total",
-        "For how long the process itself was held up.",
+        "Seconds the process itself was stopped, by its CPU quota or otherwise.",
         of_each(|report| report.stats.lifetime.self_throttled_ms as f64 / 1e3),
     );
 }

@@ -39,8 +39,8 @@ use crate::{
 const WAITING_MAX: usize = 1;
 /// Buffers larger than this, in bytes, are not kept for the next block.
 const SPARE_BYTES_MAX: usize = 8 << 20;
-/// A block of at most this many records is written by EXEC itself when nothing is in flight. EXEC could not make the next
-/// block much sooner than this one is synced, and a lone caller does not wait for two changes of thread.
+/// EXEC commits a block of at most this many records itself when nothing is in flight. It could not seal the next block much
+/// sooner than this one is durable, and a single caller need not wait for two changes of thread.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 
 /// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and those who watch.
@@ -89,7 +89,7 @@ struct InFlight {
     answers: Vec<PendingAnswer>,
 }
 
-/// Uses the log and gives the answers. Whoever has it is the only one who does.
+/// The log, and what gives the answers. Only the thread that owns the committer uses them.
 #[derive(Debug)]
 struct Committer {
     log: Box<dyn BlockLog>,
@@ -114,11 +114,11 @@ struct Submission {
 /// What a call of [`CommitPipeline::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// One piece of work. There may be more.
+    /// One piece of work. There may be more work.
     Worked,
-    /// Nothing: there is none now.
+    /// Nothing, because there is no work now.
     Idle,
-    /// Nothing: the pipeline is closed and empty.
+    /// Nothing, because the pipeline is closed and empty.
     Ended,
 }
 
@@ -330,17 +330,21 @@ impl CommitPipeline {
         buffer: Option<BlockBuffer>,
         notify: impl FnOnce(),
     ) {
-        match &commit {
-            Some(Ok(commit)) => self.sync_times.record_duration(commit.latency),
+        let advance = match commit {
+            Some(Ok(commit)) => {
+                self.sync_times.record_duration(commit.latency);
+                Some(Ok(commit.durable))
+            }
             Some(Err(error)) => {
                 tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
                 self.health.fail(Condition::StoreFailed);
+                Some(Err(error))
             }
-            None => {}
-        }
+            None => None,
+        };
         let mut state = self.state.lock();
-        match commit {
-            Some(Ok(commit)) => state.advance(commit.durable),
+        match advance {
+            Some(Ok(durable)) => state.advance(durable),
             // Nothing is submitted any more and no sync is tried again: the kernel may have dropped the pages that it could
             // not write.
             Some(Err(_)) => state.failed = true,

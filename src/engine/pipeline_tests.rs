@@ -50,7 +50,7 @@ struct LogState {
     finished: bool,
     panics: bool,
     /// A thread that makes blocks durable.
-    disk: Option<mpsc::Sender<u64>>,
+    disk: Option<mpsc::SyncSender<u64>>,
 }
 
 impl TestLog {
@@ -356,7 +356,7 @@ fn a_full_pipeline_makes_exec_wait_until_a_block_is_durable() {
 fn no_wake_up_is_lost_between_exec_wal_and_the_log() {
     const BLOCKS: u64 = 20_000;
     let mut rig = Rig::new();
-    let (disk, blocks) = mpsc::channel();
+    let (disk, blocks) = mpsc::sync_channel(2 * DEPTH);
     rig.log.0.lock().disk = Some(disk);
     let disk = {
         let log = rig.log.clone();

@@ -1,4 +1,4 @@
-//! Scrubbing: AUX reads the whole journal again, at a bounded rate, and counts what is damaged.
+//! Scrubbing: AUX reads the whole journal again and again, at a bounded rate, and counts damage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,46 +13,47 @@ use crate::{
     wall_clock::{SystemWallClock, WallClock},
 };
 
-/// How fast the journal is read in search of damage, in bytes a second; 0: it is not.
+/// How fast the scrub reads the journal, in bytes per second. 0 turns the scrub off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubRate(pub u64);
 
-/// Reads the journal at its rate, one pass after the other.
+/// Reads the journal at the configured rate, one pass after the other.
 #[derive(Debug)]
 pub(super) struct Scrubber {
     scrub: Scrub,
     rate: ScrubRate,
     counters: Arc<EngineCounters>,
-    /// When it last worked: what may be read since then is earned by time.
+    /// The time of the last call. The time since then earns credit.
     worked: Instant,
-    /// Bytes that may be read now. Below zero after a block that was longer.
+    /// Bytes that may be read now. Negative after a block that was longer than the credit.
     credit: i64,
-    /// No pass begins before.
+    /// No pass begins before this time.
     pause_until: Instant,
-    /// Damage in this pass.
+    /// The number of damaged places in this pass.
     damages: u64,
 }
 
-/// Between the end of a pass and the beginning of the next: a small journal is not read all the time.
+/// The pause between two passes, so that a small journal is not read all the time.
 const PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Pause after a failure to open a segment, for want of a file descriptor.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// No more time than this earns bytes, so that AUX is never held up for long: what it could not do during a checkpoint is
-/// not made up for.
+/// The most time that earns credit in one call, so that one call never occupies AUX for long. Time lost to a checkpoint is not
+/// made up for.
 const EARNED_MAX: Duration = Duration::from_millis(100);
-/// A block counts as this many bytes at least, for the calls to the system that it takes.
+/// The lowest cost of a block, in bytes, because a small block takes system calls as well.
 const BLOCK_COST_MIN: u64 = 1024;
 
 // ===== impl ScrubRate =====
 
 impl Default for ScrubRate {
+    /// 4 MiB per second: a segment of 64 MiB in 16 s.
     fn default() -> Self {
         ScrubRate(SCRUB_BYTES_PER_SECOND)
     }
 }
 
 impl ScrubRate {
-    /// Bytes that may be read in this time.
+    /// Returns the bytes that `time` earns.
     fn earned(self, time: Duration) -> i64 {
         let bytes = u128::from(self.0) * time.min(EARNED_MAX).as_nanos() / Duration::from_secs(1).as_nanos();
         i64::try_from(bytes).unwrap_or(i64::MAX)
@@ -75,7 +76,7 @@ impl Scrubber {
         }
     }
 
-    /// Reads as many blocks before `durable` as the time since the last call allows.
+    /// Reads blocks before `durable`, as many as the time since the last call allows.
     pub(super) fn work(&mut self, durable: &ChainPoint) {
         let now = Instant::now();
         let earned = self.rate.earned(now.duration_since(self.worked));
@@ -83,7 +84,7 @@ impl Scrubber {
         if now < self.pause_until {
             return;
         }
-        // Debt is kept, savings are not.
+        // Debt is carried over, unused credit is not.
         self.credit = self.credit.min(0).saturating_add(earned);
         while self.credit > 0 {
             let cost = match self.scrub.step(durable) {
@@ -120,7 +121,7 @@ impl Scrubber {
         tracing::info!(
             blocks = durable.last_block_sequence(),
             damages,
-            "the whole journal was read"
+            "the scrub completed a pass over the journal"
         );
     }
 }

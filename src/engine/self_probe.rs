@@ -1,5 +1,5 @@
-//! Probes of the engine's own: while a circuit is half-open, an empty group commit finds out whether the disk is fast
-//! again, so that no caller has to.
+//! Probes by the engine itself: while a circuit is half-open, the engine commits an empty block to measure whether the disk is
+//! fast again, so that no caller's request has to be the probe.
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ use crate::{
     breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},
 };
 
-/// At most one probe under way for each circuit.
+/// At most one probe in flight for each circuit.
 #[derive(Debug, Default)]
 pub(super) struct SelfProbes(Mutex<[Option<Probe>; CallKind::ALL.len()]>);
 
@@ -28,8 +28,8 @@ struct Probe {
 // ===== impl SelfProbes =====
 
 impl SelfProbes {
-    /// Counts the probes that have been answered, and sends the next ones. Nobody is woken by an answer: what is judged
-    /// is the time that the queue and the commit took, not when somebody looked.
+    /// Records the probes that were answered, and sends the next ones. An answer wakes nobody: the circuit judges the time in the
+    /// queue and in the commit, which does not depend on when the answer is read.
     pub(super) fn tick(
         &self,
         breakers: &[LatencyCircuitBreaker; CallKind::ALL.len()],
@@ -61,7 +61,7 @@ impl Probe {
         }
     }
 
-    /// Itself if it has not been answered yet.
+    /// Records the answer, if there is one. Returns the probe if it is still in flight.
     fn check(mut self) -> Option<Self> {
         match self.answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Some(self),

@@ -212,7 +212,7 @@ impl TallyEngine {
         });
         match search.await {
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(StoreFault::of_reading(&error, &self.shared.counters).into()),
+            Ok(Err(error)) => Err(StoreFault::from_read_error(&error, &self.shared.counters).into()),
             Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),
         }
     }

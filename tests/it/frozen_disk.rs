@@ -246,7 +246,7 @@ fn start(home: &Path) -> TestServer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_04_a_frozen_file_system_opens_the_circuits_and_a_thawed_one_closes_them() {
+async fn a_frozen_file_system_opens_the_circuits_and_a_thawed_one_closes_them() {
     let Some(mut mount) = LoopMount::new() else {
         return;
     };

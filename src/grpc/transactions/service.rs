@@ -159,7 +159,7 @@ impl TransactionService {
         inbound: &mut Inbound,
         deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
-        let damaged = || status::engine(&StoreFault::at(found.position()).into());
+        let damaged = || status::engine(&StoreFault::damaged_at(found.position()).into());
         let unreadable = |_: Malformed| damaged();
         let (view, outcome) = found.view().map_err(|_| damaged())?;
         inbound.hold(FOUND_BYTES + view.transfer_count() * FOUND_TRANSFER_BYTES)?;

@@ -1,5 +1,5 @@
-//! Acknowledged transactions exist after a restart, at whatever point the disk failed: also if a command spans blocks,
-//! and the failure is noticed in the middle of the command.
+//! Every acknowledged transaction survives a restart, whichever operation of the disk failed, also if a command spans several
+//! blocks and EXEC notices the failure in the middle of it.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::support::{
     sim_disk::SimDisk,
 };
 
-/// The longest time that a test waits for a condition.
+/// The time after which a test that waits for a condition has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The only segment that the tests with a chosen point of failure write.
+/// The only segment that the tests with a failure at a chosen place write.
 const SEGMENT: &str = "/data/journal/0000000000.segment";
-/// The most metadata of a transaction. About 1970 such transactions fit into a block.
+/// The maximum size of metadata. A block has room for about 1970 transactions with this much.
 const METADATA_BYTES: usize = 1020;
 
-/// Blocks of 2 MiB, and one segment that holds all of them.
+/// The settings with blocks of 2 MiB and one segment for all of them.
 fn one_segment() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -68,7 +68,7 @@ fn many_accounts(name: &str) -> BatchCreateAccountsRequest {
     }
 }
 
-/// The sequences of the committed transactions, by their positions.
+/// The index in the request and the sequence of each committed transaction.
 type Sequences = Vec<(usize, i64)>;
 
 async fn process(service: &Service, request: ProcessTransactionsRequest) -> Result<Sequences, Status> {
@@ -101,8 +101,8 @@ async fn wait_for_stalled_sync(disk: &SimDisk) {
         .unwrap();
 }
 
-/// EXEC fills this many blocks in the middle of commands. With three, one is being written, one waits, and EXEC waits
-/// to submit the third.
+/// Waits until EXEC has filled `blocks` blocks in the middle of commands. With three, one is in flight, one waits, and EXEC waits
+/// to hand over the third.
 async fn wait_for_full_blocks(service: &Service, blocks: u64) {
     let full = || service.engine.stats().batch.flushed(FlushReason::Bytes);
     wait_until("full blocks", || full() >= blocks).await;
@@ -110,16 +110,16 @@ async fn wait_for_full_blocks(service: &Service, blocks: u64) {
 }
 
 fn not_acknowledged<T>(answer: Result<T, Status>) -> Status {
-    answer.err().expect("acknowledged, and not written")
+    answer.err().expect("a fault: the block was not written")
 }
 
-/// The block that is being written fails.
+/// Fails the write in flight.
 fn fail(disk: &SimDisk) {
     disk.fail_syncs_of(Path::new(SEGMENT));
     disk.release_syncs();
 }
 
-/// The power fails as well, and the service starts again on the remaining data.
+/// Cuts the power, and starts the service again on the remaining data.
 async fn after_power_off(service: Service, config: &EngineConfig) -> Service {
     let disk = service.stop().await;
     disk.crash();
@@ -140,7 +140,7 @@ async fn is_known(service: &Service, id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
+async fn a_bulk_is_not_acknowledged_if_the_disk_fails_in_the_middle_of_it() {
     let service = Service::start(&one_segment()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
@@ -157,19 +157,19 @@ async fn a_bulk_in_the_middle_of_which_the_disk_fails_is_not_acknowledged() {
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
     let service = after_power_off(service, &one_segment()).await;
-    // A repetition of the request settles the unknown outcomes, and applies nothing twice.
+    // The same request resolves the unknown outcomes, and applies nothing twice.
     let sequences = process(&service, bulk("t", 8192)).await.unwrap();
     assert!(sequences.into_iter().eq((0..8192).zip(1..)));
 }
 
-/// The failure is noticed when the accounts, which must be in one block, do not fit into the open block.
+/// EXEC notices the failure when the accounts, which must be in one block, do not fit the open one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
+async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
     let service = Service::start(&one_segment()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
     let disk = service.disk.clone();
-    // EXEC writes a single transaction itself. Transactions that arrive during the write form one batch.
+    // EXEC commits a single transaction itself. The requests that arrive meanwhile form one batch.
     let mut lone = service.transactions().await;
     let lone = async { lone.process_transaction(pay("lone")).await };
     let mut accounts = service.accounts().await;
@@ -210,15 +210,15 @@ async fn accounts_before_which_the_disk_fails_are_not_acknowledged() {
     assert_eq!(reading.unwrap_err().code(), Code::NotFound);
 }
 
-/// The answers that callers got before the disk failed.
+/// The answers that callers received before the disk failed.
 #[derive(Debug, Default)]
 struct Acknowledged {
     bulks: Vec<(String, usize, Sequences)>,
     accounts: Vec<String>,
 }
 
-/// Callers send requests of one to three blocks, and one caller creates accounts, until each of them gets an error. The
-/// power fails during an operation of the disk.
+/// Runs callers with bulks of one to three blocks and a caller that creates accounts, until each receives an error. The power
+/// fails during an operation of the disk.
 async fn trial(seed: u64) {
     let service = Service::start_on(SimDisk::new(seed), &patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
@@ -262,7 +262,7 @@ async fn trial(seed: u64) {
                 let id = format!("{name}:{place}");
                 assert!(
                     is_known(&service, &id).await,
-                    "seed {seed}: {id} is lost, and was acknowledged"
+                    "seed {seed}: {id} was acknowledged and is lost"
                 );
             }
             let again = process(&service, bulk(&name, count)).await.unwrap();
@@ -275,14 +275,14 @@ async fn trial(seed: u64) {
             let reading = service.accounts().await.get_account(account).await;
             assert!(
                 reading.is_ok(),
-                "seed {seed}: accounts {name} are lost, and were acknowledged"
+                "seed {seed}: accounts {name} were acknowledged and are lost"
             );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whichever_operation_the_disk_fails_in_what_was_acknowledged_is_there() {
+async fn acknowledged_transactions_survive_a_failure_of_any_disk_operation() {
     for seed in 0..12 {
         trial(seed).await;
     }

@@ -1,5 +1,5 @@
-//! Checkpoints are copied while accounts are created and transactions are executed. A start from a checkpoint shows
-//! every effect once.
+//! AUX copies checkpoints while accounts are created and transactions are processed. A start from a checkpoint shows every effect
+//! exactly once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,16 +16,16 @@ use tally::{
 
 use crate::support::in_process::{Service, account, config, patient, transaction, transfer};
 
-/// Accounts that one call creates. A few calls fill more than one chunk of a checkpoint.
+/// Accounts created in one call. A few calls create more accounts than fit one chunk of a checkpoint.
 const ACCOUNTS: usize = 700;
-/// Most rounds until the checkpoints exist. AUX checks every few milliseconds.
+/// Maximum number of rounds until the checkpoints exist. AUX checks every few milliseconds.
 const ROUNDS_MAX: usize = 3000;
-/// The number of checkpoints for which the test waits. The last one begins after several chunks of accounts exist.
+/// Checkpoints to wait for, so that the last one began with several chunks of accounts.
 const CHECKPOINTS: usize = 4;
-/// Accounts are created in this many rounds, transactions in all rounds.
+/// Rounds that create accounts. Every round processes transactions.
 const GROWING_ROUNDS: usize = 12;
 
-/// The balances of every account, by its id.
+/// The columns of every account, by account id.
 async fn balances(service: &Service) -> BTreeMap<String, Balances> {
     let mut accounts = service.accounts().await;
     let mut balances = BTreeMap::new();
@@ -53,7 +53,7 @@ fn name(number: usize) -> String {
     format!("account-{number:06}")
 }
 
-/// Creates accounts, and moves money among all accounts.
+/// Creates accounts and moves money among all existing accounts, with several transactions in each call.
 async fn round(service: &Service, number: usize) {
     if number < GROWING_ROUNDS {
         let requests = (number * ACCOUNTS..(number + 1) * ACCOUNTS)

@@ -1,4 +1,4 @@
-//! An orderly stop: every admitted call gets an answer.
+//! An orderly shutdown: every accepted call gets an answer.
 
 use tally::proto::{StreamTransactionsRequest, transaction_result::Outcome};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -8,7 +8,7 @@ use super::{described, expected};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
 #[tokio::test]
-async fn calls_under_way_are_answered_and_kept() {
+async fn calls_in_flight_are_answered_and_durable() {
     const CALLS: usize = 100;
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
@@ -18,7 +18,7 @@ async fn calls_under_way_are_answered_and_kept() {
         let mut client = service.transactions().await;
         calls.spawn(async move { client.process_transaction(pay(&format!("t{number}"))).await });
     }
-    // All calls are admitted: in the queue, in a block, or being written.
+    // All of them were accepted: they are in the queue, in a block, or in flight to the disk.
     while service
         .engine
         .breaker(tally::engine::CallKind::Unary)
@@ -43,7 +43,7 @@ async fn calls_under_way_are_answered_and_kept() {
 }
 
 #[tokio::test]
-async fn a_stream_gets_its_answers_and_is_told_why_it_ends() {
+async fn a_stream_gets_its_answers_and_the_reason_of_its_end() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
@@ -72,7 +72,7 @@ async fn a_stream_gets_its_answers_and_is_told_why_it_ends() {
 }
 
 #[tokio::test]
-async fn after_the_drain_the_engine_refuses_and_says_so() {
+async fn after_the_drain_the_engine_refuses_calls_with_a_reason() {
     let service = Service::start(&config()).await;
     let engine = service.engine.clone();
     service.stop().await;

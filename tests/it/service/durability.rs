@@ -1,4 +1,4 @@
-//! Answers show only durable data, for reads and for transactions. A disk that fails stops everything.
+//! An answer is durable, for reads as for transactions. A disk that fails stops the execution of everything.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ async fn nothing_is_answered_before_it_is_durable() {
         .await
         .unwrap();
 
-    // A read must not show what a crash could undo, so it waits as well.
+    // A read must not show what a crash could take back, so it waits as well.
     let mut accounts = service.accounts().await;
     let mut reading = tokio::spawn(async move {
         accounts
@@ -33,7 +33,7 @@ async fn nothing_is_answered_before_it_is_durable() {
             })
             .await
     });
-    // The state of the engine is always reported.
+    // Statistics never wait for the disk.
     let mut stats = service.stats().await;
     for _ in 0..20 {
         stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         described(&status),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
-    // The memory is ahead of the disk, so reads are refused, too.
+    // The memory is ahead of the disk, so reads are refused as well.
     let reading = service
         .accounts()
         .await
@@ -97,7 +97,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         client.get_transaction(find("later")).await.unwrap_err().code(),
         Code::NotFound
     );
-    // A repetition with the same id settles the unknown outcome, and applies nothing twice.
+    // The same id resolves the unknown outcome in either case, and is not applied twice.
     let settled = client
         .process_transaction(pay("doubtful"))
         .await
@@ -107,7 +107,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
 }
 
 #[tokio::test]
-async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
+async fn after_a_crash_every_answered_transaction_exists_and_sequences_continue() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -120,7 +120,7 @@ async fn after_a_crash_everything_answered_is_there_and_the_order_goes_on() {
             .into_inner()
             .commit_time;
     }
-    // The power fails, the service does not stop in order.
+    // The power fails without a shutdown.
     let disk = service.disk.clone();
     disk.crash();
     let _dead = service.stop().await;

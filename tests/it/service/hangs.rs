@@ -1,4 +1,4 @@
-//! A disk that hangs under steady load: the circuit of every kind of call opens within its bound, and closes again.
+//! A disk that hangs under steady load: the circuit of every kind of call opens within its own bound, and closes afterwards.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -26,7 +26,7 @@ use crate::support::in_process::{account, pay};
 
 /// Calls of each kind in one round of the steady load, in the order of [`CallKind::ALL`].
 const CALLERS: [usize; CallKind::ALL.len()] = [24, 3, 1, 2];
-/// Rounds before the disk hangs.
+/// Rounds of the steady load before the disk hangs.
 const ROUNDS: usize = 60;
 
 /// Clients for every kind of call on one connection.
@@ -39,7 +39,7 @@ struct Callers {
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 impl Callers {
-    /// One call of a kind, with a new id.
+    /// Makes one call of a kind, with a new id.
     async fn call(mut self, kind: CallKind) -> Result<(), Status> {
         let id = format!("{}", CALLS.fetch_add(1, Ordering::Relaxed));
         match kind {
@@ -62,7 +62,7 @@ impl Callers {
                     .into_inner()
                     .message()
                     .await?
-                    .expect("one for each message");
+                    .expect("an answer for each message");
                 match answer.result.and_then(|result| result.outcome) {
                     Some(Outcome::Committed(_)) => Ok(()),
                     Some(Outcome::Error(error)) => Err(Status::new(Code::from(error.code), error.message)),
@@ -81,7 +81,7 @@ impl Callers {
 
 fn breaker() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
-        // The latency of commits is measured by the real clock, so the threshold is one that a busy machine keeps.
+        // Commits are timed by the real clock, so even a busy machine must stay below the threshold.
         slow_threshold: Duration::from_millis(500),
         open_base: Duration::from_millis(200),
         open_max: Duration::from_millis(200),
@@ -95,7 +95,7 @@ fn bound(config: &CircuitBreakerConfig) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load() {
+async fn a_hang_under_steady_load_opens_the_circuit_of_every_kind_of_call() {
     let frozen = Frozen::start(breaker()).await;
     let callers = Callers {
         transactions: frozen.service.transactions().await,
@@ -171,8 +171,8 @@ async fn conformance_04_every_kind_of_call_is_told_of_a_hang_under_steady_load()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
-    /// By the real clock. The clock of the circuits stands still, so no call becomes overdue.
+async fn deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
+    /// In real time. The circuits' clock stands still meanwhile, so no call becomes overdue.
     const DEADLINE: Duration = Duration::from_millis(20);
     let frozen = Frozen::start(breaker()).await;
     let callers = Callers {
@@ -184,8 +184,8 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
         frozen.tick();
     }
     frozen.service.disk.stall_syncs();
-    // A call of another kind hangs. EXEC refuses calls that have less time than a usual commit takes, so the test
-    // cannot know which calls with deadlines would reach the disk.
+    // The call that hangs is of another kind. EXEC refuses calls that have less time left than an average commit takes, so the
+    // test can't know which calls with deadlines would reach the disk.
     let hung = tokio::spawn(callers.clone().call(CallKind::Bulk));
     let disk = frozen.service.disk.clone();
     tokio::task::spawn_blocking(move || disk.wait_for_stalled_sync())
@@ -221,10 +221,10 @@ async fn conformance_04_deadlines_shorter_than_the_threshold_do_not_hide_a_hang(
     hung.await.unwrap().unwrap();
 }
 
-/// Such calls never wait, so they say nothing about the disk. A commit that is in flight when the ticker checks does
-/// not hang.
+/// Such calls never wait, so they do not show that the disk is slow. A commit that is in flight during a tick does not count as a
+/// hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_for_honest_ones() {
+async fn calls_whose_deadline_has_passed_do_not_open_the_circuit_for_others() {
     let frozen = Frozen::start(breaker()).await;
     let circuit = frozen.service.engine.breaker(CallKind::Unary);
     let stall_after = circuit.config().effective_stall_after();
@@ -242,7 +242,7 @@ async fn conformance_04_calls_whose_deadline_has_passed_do_not_open_the_circuit_
         assert_eq!(
             circuit.stats().lifetime.admitted - before,
             sent,
-            "they came as far as the circuit"
+            "the calls reached the circuit"
         );
         frozen.service.disk.stall_syncs();
         let mut honest = frozen.service.transactions().await;
