@@ -87,6 +87,13 @@ fn nanos_of(clock: ClockId) -> u64 {
     now.tv_sec.cast_unsigned() * NANOS_PER_SECOND + now.tv_nsec.cast_unsigned()
 }
 
+/// Whole nanoseconds of `time`, at most `u64::MAX` (584 years).
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_mul(NANOS_PER_SECOND)
+        .saturating_add(u64::from(time.subsec_nanos()))
+}
+
 // ===== impl Time =====
 
 impl Time {
@@ -126,7 +133,7 @@ impl ManualClock {
 
     /// Moves it forward by `step`; it stops at the end of time rather than wrapping.
     pub fn advance(&self, step: Duration) {
-        let step_ns = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
+        let step_ns = nanos(step);
         let mut now = self.0.load(Ordering::Acquire);
         while let Err(seen) = self.0.compare_exchange(
             now,

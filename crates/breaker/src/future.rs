@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use super::{
     classify::Classify,
     error::{CircuitBreakerError, Rejection},
-    handle::Permit,
+    permit::Permit,
 };
 
 pin_project! {

@@ -3,16 +3,17 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    classify::{Classify, ResultClassifier, Verdict},
+    classify::{Classify, ResultClassifier},
     clock::{Clock, SystemClock},
     config::CircuitBreakerConfig,
     error::{CircuitBreakerError, ConfigError, Rejection},
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
     hang::Work,
-    machine::{Core, Ticket},
+    machine::Core,
+    permit::{BorrowedPermit, Lane, Permit},
     stats::{CircuitBreakerStats, TransitionObserver},
-    sync::CachePadded,
+    writer::Seat,
 };
 
 /// A latency circuit breaker. Clones share one circuit; a clone costs a reference count.
@@ -30,12 +31,6 @@ struct Shared {
     lanes: Box<[Arc<Lane>]>,
 }
 
-/// A way to the core with a reference count of its own, on a cache line of its own.
-#[derive(Debug)]
-struct Lane {
-    core: CachePadded<Arc<Core>>,
-}
-
 /// Makes a [`LatencyCircuitBreaker`] with more than its settings.
 #[must_use]
 pub struct LatencyCircuitBreakerBuilder {
@@ -43,29 +38,6 @@ pub struct LatencyCircuitBreakerBuilder {
     key: String,
     clock: Option<Arc<dyn Clock>>,
     observer: Option<Arc<dyn TransitionObserver>>,
-}
-
-/// An admitted call. Give it the verdict when the call has ended; dropping it instead means that the call was given up:
-/// a probe's permit goes back, and nothing counts for or against, unless the call was overdue by then. Dropped by a
-/// panic, it is a failure.
-#[derive(Debug)]
-#[must_use = "dropping a permit means that the call was given up"]
-pub struct Permit {
-    lane: Arc<Lane>,
-    /// None for a call that passes unrecorded.
-    ticket: Option<Ticket>,
-    /// The verdict is in.
-    ended: bool,
-}
-
-/// An admitted call that does not outlive its caller's hold on the breaker, so that no reference need be counted.
-#[derive(Debug)]
-struct Borrowed<'a> {
-    core: &'a Core,
-    /// None for a call that passes unrecorded.
-    ticket: Option<Ticket>,
-    /// The verdict is in.
-    ended: bool,
 }
 
 /// The key of a breaker that was given none.
@@ -120,19 +92,11 @@ impl LatencyCircuitBreaker {
         let core = &*self.shared.core;
         // The thread's at the end, too: this frame is on its stack.
         let seat = core.seat();
-        let mut call = Borrowed {
-            core,
-            ticket: None,
-            ended: false,
-        };
-        core.admit(seat, &mut call.ticket)
+        let mut call = BorrowedPermit::new(core);
+        core.admit(seat, call.ticket_mut())
             .map_err(CircuitBreakerError::Open)?;
         let result = operation();
-        let verdict = classify.classify(result.as_ref());
-        call.ended = true;
-        if let Some(ticket) = &call.ticket {
-            core.finish(seat, ticket, Some(&verdict));
-        }
+        call.end(seat, &classify.classify(result.as_ref()));
         result.map_err(CircuitBreakerError::Inner)
     }
 
@@ -163,31 +127,20 @@ impl LatencyCircuitBreaker {
     /// The circuit does not let it pass.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let Shared { core, lanes } = &*self.shared;
-        let seat = core.seat();
-        // A thread's shard is always below their number; a lane made on the spot would do as well.
-        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        let mut permit = Permit {
-            lane,
-            ticket: None,
-            ended: false,
-        };
-        core.admit(seat, &mut permit.ticket)?;
+        let seat = self.shared.core.seat();
+        let mut permit = Permit::new(self.lane(seat));
+        self.shared.core.admit(seat, permit.ticket_mut())?;
         Ok(permit)
     }
 
     /// Asks for a permit of the half-open state for a probe of the host's own; None if the circuit is not half-open (nor
     /// due to be) or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
-        let Shared { core, lanes } = &*self.shared;
-        let seat = core.seat();
-        let ticket = core.admit_probe(seat)?;
-        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        Some(Permit {
-            lane,
-            ticket: Some(ticket),
-            ended: false,
-        })
+        let seat = self.shared.core.seat();
+        let ticket = self.shared.core.admit_probe(seat)?;
+        let mut permit = Permit::new(self.lane(seat));
+        *permit.ticket_mut() = Some(ticket);
+        Some(permit)
     }
 
     /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
@@ -256,10 +209,12 @@ impl LatencyCircuitBreaker {
         &self.shared.core
     }
 
-    /// Whether nobody else holds this circuit, nor a permit of it.
-    pub(super) fn is_unshared(&self) -> bool {
-        let lanes = &self.shared.lanes;
-        Arc::strong_count(&self.shared) == 1 && lanes.iter().all(|lane| Arc::strong_count(lane) == 1)
+    /// The lane of the calling thread's shard.
+    #[inline]
+    fn lane(&self, seat: Seat) -> Arc<Lane> {
+        let Shared { core, lanes } = &*self.shared;
+        // There is a lane for every shard. A new lane would work as well, only slower.
+        lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone)
     }
 }
 
@@ -306,68 +261,5 @@ impl fmt::Debug for LatencyCircuitBreakerBuilder {
             .field("key", &self.key)
             .field("config", &self.config)
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Lane =====
-
-impl Lane {
-    fn new(core: &Arc<Core>) -> Arc<Self> {
-        Arc::new(Self {
-            core: CachePadded::new(Arc::clone(core)),
-        })
-    }
-}
-
-// ===== impl Permit =====
-
-impl Permit {
-    /// Ends the call with a verdict.
-    #[inline]
-    pub fn record(mut self, verdict: Verdict) {
-        self.end(&verdict);
-    }
-
-    /// The same, where it is; only the first verdict counts.
-    #[inline]
-    pub(super) fn end(&mut self, verdict: &Verdict) {
-        let ended = std::mem::replace(&mut self.ended, true);
-        if let Some(ticket) = self.ticket.as_ref().filter(|_| !ended) {
-            let core = &self.lane.core;
-            core.finish(core.seat(), ticket, Some(verdict));
-        }
-    }
-
-    /// When the call was admitted, by the breaker's clock, in nanoseconds; None if it passes unrecorded.
-    #[must_use]
-    pub fn admitted_ns(&self) -> Option<u64> {
-        self.ticket.map(|ticket| ticket.admitted_ns)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.ended {
-            give_up(&self.lane.core, self.ticket.as_ref());
-        }
-    }
-}
-
-// ===== impl Borrowed =====
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            give_up(self.core, self.ticket.as_ref());
-        }
-    }
-}
-
-/// Ends a call that got no verdict.
-#[cold]
-fn give_up(core: &Core, ticket: Option<&Ticket>) {
-    if let Some(ticket) = ticket {
-        let verdict = std::thread::panicking().then(Verdict::failure);
-        core.finish(core.seat(), ticket, verdict.as_ref());
     }
 }

@@ -20,7 +20,7 @@
 //! wrong: a slow call is under way for longer than a fast one, so of 1,000 calls a second of which 1 % take a second,
 //! ten are overdue and one is not at any moment.
 
-use super::{config::CircuitBreakerConfig, inflight::UnderWay, machine::nanos};
+use super::{clock::nanos, config::CircuitBreakerConfig, inflight::UnderWay};
 
 /// What the host knows of the work that the guarded calls wait for, such as the blocks of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -236,7 +236,7 @@ mod tests {
     /// The number of answers is the difference of two counters that are read one after the other, so it dips whenever calls
     /// are given up in between, as they are by the thousand during a hang.
     #[test]
-    fn t04_a_dip_of_the_answers_under_a_storm_of_give_ups_does_not_hide_a_hang() {
+    fn a_dip_of_the_answers_under_a_storm_of_give_ups_does_not_hide_a_hang() {
         let config = CircuitBreakerConfig::default();
         let bound = config.slow_threshold * 2 + Duration::from_millis(100);
         let tick_ns = nanos(config.tick_interval);

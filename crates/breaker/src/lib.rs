@@ -58,8 +58,8 @@ mod histogram;
 mod inflight;
 mod layer;
 mod machine;
+mod permit;
 mod policy;
-mod registry;
 mod service;
 mod signals;
 mod slots;
@@ -81,10 +81,10 @@ pub use self::{
     error::{CircuitBreakerError, ConfigError, ConfigValue, Rejection},
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
-    handle::{DEFAULT_KEY, LatencyCircuitBreaker, LatencyCircuitBreakerBuilder, Permit},
+    handle::{DEFAULT_KEY, LatencyCircuitBreaker, LatencyCircuitBreakerBuilder},
     hang::Work,
     layer::CircuitBreakerLayer,
-    registry::{BreakerRegistry, REGISTRY_KEYS_MAX},
+    permit::Permit,
     service::CircuitBreaker,
     stats::{
         CircuitBreakerStats, HalfOpenStats, LatencySummary, LifetimeStats, Transition, TransitionObserver,

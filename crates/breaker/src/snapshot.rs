@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{
+    clock::nanos,
     gate::{BreakerMode, CircuitState, Probes, StateWord},
-    machine::{Core, nanos},
+    machine::Core,
     policy::Evidence,
     signals::ShardCounters,
     stats::{CircuitBreakerStats, HalfOpenStats, LatencySummary, LifetimeStats, WindowStats},

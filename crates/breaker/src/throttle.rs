@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{handle::LatencyCircuitBreaker, machine::nanos};
+use super::{clock::nanos, handle::LatencyCircuitBreaker};
 
 impl LatencyCircuitBreaker {
     /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops

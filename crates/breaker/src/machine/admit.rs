@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{
+        clock::nanos,
         error::Rejection,
         gate::{BreakerMode, CircuitState, Grant, ProbeTicket, StateWord},
         policy::{credit_of, ramp_weight},
@@ -12,7 +13,7 @@ use super::{
         threads,
         writer::{Seat, bump},
     },
-    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket, nanos,
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
 };
 
 /// Who asks to pass.

@@ -3,13 +3,14 @@
 use super::{
     super::{
         classify::{Outcome, Verdict},
+        clock::nanos,
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
         signals::{HighWater, ShardCounters},
         stats::TransitionReason,
         window::Sample,
         writer::{Seat, Writer, bump},
     },
-    Core, NANOS_PER_MICRO, Ticket, nanos,
+    Core, NANOS_PER_MICRO, Ticket,
 };
 
 // ===== impl Core =====

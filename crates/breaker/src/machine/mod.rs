@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     chronicle::Chronicle,
-    clock::{Clock, Time},
+    clock::{Clock, Time, nanos},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     hang::HangWatch,
@@ -69,7 +69,6 @@ struct Marks {
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MICRO: u64 = 1_000;
 
 // ===== impl Core =====
@@ -128,11 +127,4 @@ impl fmt::Debug for Core {
 /// The end of a time that begins now, in whole milliseconds of the clock, rounded up: never early.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
-}
-
-/// Whole nanoseconds; 584 years stand for anything longer.
-pub(super) fn nanos(time: Duration) -> u64 {
-    time.as_secs()
-        .saturating_mul(NANOS_PER_SECOND)
-        .saturating_add(u64::from(time.subsec_nanos()))
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::{
     super::{
         chronicle::Chronicle,
+        clock::nanos,
         gate::{BreakerMode, CircuitState, Probes, StateWord},
         hang::{Sight, Work},
         policy::{Evidence, open_duration},
         stats::{Transition, TransitionReason},
         sync::Ordering,
     },
-    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms, nanos,
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms,
 };
 
 /// A transition to be made.

@@ -8,7 +8,6 @@ mod config;
 mod hang;
 mod operation;
 mod recovery;
-mod registry;
 mod seed;
 mod stats;
 mod storm;
