@@ -1,4 +1,4 @@
-//! [`LatencyCircuitBreaker`]: the breaker as a library, without tower.
+//! [`LatencyCircuitBreaker`]: the breaker for closures and futures, without tower.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -26,12 +26,11 @@ pub struct LatencyCircuitBreaker {
 #[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
-    /// One for each shard of threads, the shared one included. A permit holds its thread's lane rather than the core
-    /// itself, so that threads do not fight over one reference count, twice a call.
+    /// One lane for each shard of threads, including the shared shard; see [`Lane`].
     lanes: Box<[Arc<Lane>]>,
 }
 
-/// Makes a [`LatencyCircuitBreaker`] with more than its settings.
+/// Builds a [`LatencyCircuitBreaker`] with a key, a clock or an observer.
 #[must_use]
 pub struct LatencyCircuitBreakerBuilder {
     config: CircuitBreakerConfig,
@@ -40,13 +39,13 @@ pub struct LatencyCircuitBreakerBuilder {
     observer: Option<Arc<dyn TransitionObserver>>,
 }
 
-/// The key of a breaker that was given none.
+/// The key of a breaker that was built without a key.
 pub const DEFAULT_KEY: &str = "default";
 
 // ===== impl LatencyCircuitBreaker =====
 
 impl LatencyCircuitBreaker {
-    /// A closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
+    /// Makes a closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
     ///
     /// # Errors
     /// A setting is out of bounds.
@@ -54,7 +53,7 @@ impl LatencyCircuitBreaker {
         Self::builder(config).build()
     }
 
-    /// For a breaker with a key, a clock or an observer of its own.
+    /// Returns a builder, for a breaker with a key, a clock or an observer.
     pub fn builder(config: CircuitBreakerConfig) -> LatencyCircuitBreakerBuilder {
         LatencyCircuitBreakerBuilder {
             config,
@@ -64,11 +63,11 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Runs `operation` if the circuit lets it pass, and holds its latency against the slow threshold. `Ok` counts as a
-    /// success, `Err` as a failure.
+    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a success,
+    /// `Err` as a failure.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
     pub fn execute_with_latency_check<F, R, E>(&self, operation: F) -> Result<R, CircuitBreakerError<E>>
     where
         F: FnOnce() -> Result<R, E>,
@@ -76,10 +75,10 @@ impl LatencyCircuitBreaker {
         self.execute_classified(&ResultClassifier, operation)
     }
 
-    /// The same, with a classifier of the caller's.
+    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), with the caller's classifier.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
     pub fn execute_classified<C, F, R, E>(
         &self,
         classify: &C,
@@ -90,7 +89,7 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
-        // The thread's at the end, too: this frame is on its stack.
+        // The same thread ends the call, because this frame is on its stack.
         let seat = core.seat();
         let mut call = BorrowedPermit::new(core);
         core.admit(seat, call.ticket_mut())
@@ -100,8 +99,8 @@ impl LatencyCircuitBreaker {
         result.map_err(CircuitBreakerError::Inner)
     }
 
-    /// Guards a future: whether it may run is decided now, its latency counts from now. `Ok` counts as a success, `Err` as
-    /// a failure. A rejected future is dropped unpolled.
+    /// Guards a future. The circuit decides now whether the future may run, and its latency counts from now. `Ok` counts as a
+    /// success, `Err` as a failure. A rejected future is dropped unpolled.
     pub fn execute_async<F, R, E>(&self, future: F) -> ResponseFuture<F, ResultClassifier>
     where
         F: Future<Output = Result<R, E>>,
@@ -109,7 +108,7 @@ impl LatencyCircuitBreaker {
         self.execute_async_classified(ResultClassifier, future)
     }
 
-    /// The same, with a classifier of the caller's.
+    /// Guards a future like [`execute_async`](Self::execute_async), with the caller's classifier.
     pub fn execute_async_classified<C, F, R, E>(&self, classify: C, future: F) -> ResponseFuture<F, C>
     where
         C: Classify<R, E>,
@@ -121,10 +120,10 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Asks to let one call pass.
+    /// Admits one call, or rejects it.
     ///
     /// # Errors
-    /// The circuit does not let it pass.
+    /// The circuit rejects the call.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
         let seat = self.shared.core.seat();
@@ -133,8 +132,8 @@ impl LatencyCircuitBreaker {
         Ok(permit)
     }
 
-    /// Asks for a permit of the half-open state for a probe of the host's own; None if the circuit is not half-open (nor
-    /// due to be) or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
+    /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open, or
+    /// has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
         let seat = self.shared.core.seat();
         let ticket = self.shared.core.admit_probe(seat)?;
@@ -143,16 +142,16 @@ impl LatencyCircuitBreaker {
         Some(permit)
     }
 
-    /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
-    /// process was held up. The host calls it every `tick_interval`; a breaker without ticks works, but sees a hang only
-    /// when some call ends badly or the next slice begins, and only if the window holds few fast calls.
+    /// Makes the transitions that depend on time alone: opens for calls that hang, half-opens, ends ramps. Also notices that
+    /// the process did not run. The host calls this every `tick_interval`. A breaker without ticks works, but notices a hang
+    /// only when a call ends badly or the next time slice begins, and only if the window holds few fast calls.
     pub fn tick(&self) {
         self.shared.core.tick(None);
     }
 
-    /// The same, for a host that knows whether the work behind the calls moves. While it does, a call that waits is not
-    /// taken for one that hangs unless many do. When it has not for `stall_after`, one call is enough, be it that it was given
-    /// up at once.
+    /// Like [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress. While the work makes
+    /// progress, few waiting calls are not a hang. When the work has made no progress for `stall_after`, one call is enough
+    /// to open the circuit, even if its caller gave up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }
@@ -162,24 +161,24 @@ impl LatencyCircuitBreaker {
         self.shared.core.set_mode(mode);
     }
 
-    /// Closes the circuit with a clean slate, whatever its state; the mode stays.
+    /// Closes the circuit from any state and discards the evidence. The mode stays.
     pub fn reset(&self) {
         self.shared.core.command(None);
     }
 
-    /// Opens the circuit for `duration` (rounded up to milliseconds, at most a year), whatever
-    /// its state; then it recovers by itself.
+    /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the circuit
+    /// recovers by itself.
     pub fn open_for(&self, duration: Duration) {
         self.shared.core.command(Some(duration));
     }
 
-    /// A coherent snapshot. Allocates; meant for people and scrapers, a few times a second.
+    /// Takes a coherent snapshot. It allocates and is meant to be called a few times a second.
     #[must_use]
     pub fn stats(&self) -> CircuitBreakerStats {
         self.shared.core.stats()
     }
 
-    /// The state that a call would meet now.
+    /// Returns the state that a call would meet now.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.shared
@@ -187,19 +186,19 @@ impl LatencyCircuitBreaker {
             .effective_state(self.shared.core.gate.load(), self.shared.core.clock.now_ns())
     }
 
-    /// Who decides.
+    /// Returns the mode.
     #[must_use]
     pub fn mode(&self) -> BreakerMode {
         self.shared.core.gate.load().mode()
     }
 
-    /// What it guards.
+    /// Returns the key: what the breaker guards.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.core.key
     }
 
-    /// The settings in force.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &CircuitBreakerConfig {
         &self.shared.core.config
@@ -221,7 +220,7 @@ impl LatencyCircuitBreaker {
 // ===== impl LatencyCircuitBreakerBuilder =====
 
 impl LatencyCircuitBreakerBuilder {
-    /// Names what the breaker guards; for events and snapshots.
+    /// Sets the key that names what the breaker guards, for events and snapshots.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();
         self
@@ -233,13 +232,13 @@ impl LatencyCircuitBreakerBuilder {
         self
     }
 
-    /// Tells `observer` of transitions.
+    /// Reports transitions to `observer`.
     pub fn observer(mut self, observer: Arc<dyn TransitionObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Makes the breaker, closed and in mode [`BreakerMode::Auto`].
+    /// Builds the breaker: closed and in mode [`BreakerMode::Auto`].
     ///
     /// # Errors
     /// A setting is out of bounds.

@@ -1,4 +1,4 @@
-//! Pauses that the ticker is too coarse to see, told by the host.
+//! Pauses of the process that are too short for the ticker to notice, reported by the host.
 
 use std::time::Duration;
 
