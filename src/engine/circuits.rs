@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::{CallKind, StartError};
 use crate::{
     breaker::{
-        BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError,
-        LatencyCircuitBreaker, SystemClock, Transition, TransitionObserver, Work,
+        BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError, LatencyCircuitBreaker,
+        SystemClock, Transition, TransitionObserver, Work,
     },
     store::journal::{CommitTimes, CommitTrial},
 };

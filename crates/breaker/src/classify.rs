@@ -50,6 +50,7 @@ pub struct ResultClassifier;
 pub struct ClassifyFn<F>(F);
 
 /// Classifies by a closure `Fn(Result<&R, &E>) -> Verdict`.
+#[inline]
 pub const fn classify_fn<F>(classify: F) -> ClassifyFn<F> {
     ClassifyFn(classify)
 }
@@ -57,6 +58,7 @@ pub const fn classify_fn<F>(classify: F) -> ClassifyFn<F> {
 // ===== impl Verdict =====
 
 impl Verdict {
+    #[inline]
     const fn new(outcome: Outcome, sampled: bool) -> Self {
         Self {
             outcome,
@@ -69,30 +71,35 @@ impl Verdict {
 
     /// A success whose latency counts.
     #[must_use]
+    #[inline]
     pub const fn success() -> Self {
         Self::new(Outcome::Success, true)
     }
 
     /// A failure whose latency counts.
     #[must_use]
+    #[inline]
     pub const fn failure() -> Self {
         Self::new(Outcome::Failure, true)
     }
 
     /// No evidence; the latency does not count.
     #[must_use]
+    #[inline]
     pub const fn neutral() -> Self {
         Self::new(Outcome::Neutral, false)
     }
 
     /// The caller stopped waiting; the same as dropping the permit.
     #[must_use]
+    #[inline]
     pub const fn given_up() -> Self {
         Self::new(Outcome::GivenUp, false)
     }
 
     /// Makes the latency count.
     #[must_use]
+    #[inline]
     pub const fn sampled(mut self) -> Self {
         self.sampled = true;
         self
@@ -100,6 +107,7 @@ impl Verdict {
 
     /// Makes the latency not count.
     #[must_use]
+    #[inline]
     pub const fn unsampled(mut self) -> Self {
         self.sampled = false;
         self
@@ -107,6 +115,7 @@ impl Verdict {
 
     /// Sets the two parts of the latency.
     #[must_use]
+    #[inline]
     pub const fn timed(mut self, queue_wait: Duration, commit: Duration) -> Self {
         self.queue_wait = Some(queue_wait);
         self.commit = Some(commit);
@@ -115,6 +124,7 @@ impl Verdict {
 
     /// Sets the id of the commit batch.
     #[must_use]
+    #[inline]
     pub const fn in_batch(mut self, batch: u64) -> Self {
         self.batch = Some(batch);
         self

@@ -56,6 +56,7 @@ pub enum ConfigValue {
 
 impl<E> CircuitBreakerError<E> {
     /// Returns the rejection, if the call was rejected.
+    #[inline]
     pub const fn rejection(&self) -> Option<&Rejection> {
         match self {
             Self::Open(rejection) => Some(rejection),
