@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::call_kind::CallKind;
 use crate::{
     breaker::{
-        BreakerMode, BreakerRegistry, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError,
-        LatencyCircuitBreaker, SystemClock, Transition, TransitionObserver, Work,
+        BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError, LatencyCircuitBreaker,
+        SystemClock, Transition, TransitionObserver, Work,
     },
     store::journal::{CommitTimes, CommitTrial},
 };
@@ -81,10 +81,10 @@ pub struct TransitionKind {
 /// The circuits of an engine.
 #[derive(Debug)]
 pub(super) struct Circuits {
+    /// One circuit for each kind of call, in the order of [`CallKind::ALL`].
     pub(super) breakers: [LatencyCircuitBreaker; CallKind::ALL.len()],
     pub(super) sources: [ThresholdSource; CallKind::ALL.len()],
     pub(super) events: Arc<CircuitEvents>,
-    registry: BreakerRegistry,
 }
 
 /// Observes every change of every circuit: counts it, and notifies the subscribers.
@@ -204,33 +204,32 @@ impl Circuits {
             .clone()
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let observer: Arc<dyn TransitionObserver> = Arc::clone(&events) as _;
-        let mut registry = BreakerRegistry::with(base.clone(), CallKind::ALL.len(), clock, Some(observer))?;
-        let mut sources = [options.threshold; CallKind::ALL.len()];
-        for ((kind, own), source) in CallKind::ALL.into_iter().zip(&options.methods).zip(&mut sources) {
-            let mut config = match own {
-                Some(method) => {
-                    *source = method.threshold;
-                    method.settings.clone()
-                }
-                None => kind.settings(base),
-            };
-            if let (ThresholdSource::Auto, Some(times)) = (*source, times) {
+        let build = |kind: CallKind| -> Result<_, StartError> {
+            let own = kind.of(&options.methods).as_ref();
+            let source = own.map_or(options.threshold, |method| method.threshold);
+            let mut config = own.map_or_else(|| kind.settings(base), |method| method.settings.clone());
+            if let (ThresholdSource::Auto, Some(times)) = (source, times) {
                 kind.set_threshold(&mut config, auto_threshold(times.quantile(0.99)));
             }
             if let Some(times) = times {
                 check_floor(kind, &config, times, options.strict)?;
             }
-            registry.set_config(kind.key(), config)?;
-        }
-        let breakers = CallKind::ALL.map(|kind| registry.get(kind.key()));
-        for breaker in &breakers {
+            let breaker = LatencyCircuitBreaker::builder(config)
+                .key(kind.key())
+                .clock(Arc::clone(&clock))
+                .observer(Arc::clone(&observer))
+                .build()?;
             breaker.set_mode(options.mode.0);
-        }
+            Ok((breaker, source))
+        };
+        let [unary, bulk, stream, accounts] = CallKind::ALL.map(build);
+        let circuits = [unary?, bulk?, stream?, accounts?];
+        let sources = circuits.each_ref().map(|(_, source)| *source);
+        let breakers = circuits.map(|(breaker, _)| breaker);
         Ok(Circuits {
             breakers,
             sources,
             events,
-            registry,
         })
     }
 
@@ -253,7 +252,9 @@ impl Circuits {
 
     /// Advances the circuits' time. `journal` is the work that the calls of every circuit wait for.
     pub(super) fn tick(&self, journal: Work) {
-        self.registry.tick_watching(journal);
+        for breaker in &self.breakers {
+            breaker.tick_watching(journal);
+        }
     }
 }
 

@@ -152,7 +152,7 @@ async fn commit_of(
 // ===== 21: the guard =====
 
 #[test]
-fn t21_dataloader_answers_find_their_callers_in_any_order() {
+fn answers_find_their_callers_in_any_order() {
     let mut both = sides(8);
     let mut futures = (0..5)
         .map(|number| submit_number(&both, number))
@@ -171,7 +171,7 @@ fn t21_dataloader_answers_find_their_callers_in_any_order() {
 }
 
 #[test]
-fn t21_seed_bp4_an_executor_that_returns_early_answers_lost() {
+fn an_executor_that_returns_early_answers_lost() {
     fn fails_half_way(intake: &mut Intake<Counted, usize>) -> Option<()> {
         let mut claimed = take(intake);
         let unanswered = claimed.split_off(1);
@@ -192,7 +192,7 @@ fn t21_seed_bp4_an_executor_that_returns_early_answers_lost() {
 }
 
 #[test]
-fn t21_seed_bp6_an_executor_that_panics_answers_everybody() {
+fn an_executor_that_panics_answers_everybody() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut claimed = submit(&processor, Counted::new(1), None);
     let mut queued = submit(&processor, Counted::new(2), None);
@@ -220,7 +220,7 @@ fn t21_seed_bp6_an_executor_that_panics_answers_everybody() {
 // ===== 22: nothing is dropped twice, nothing is kept =====
 
 #[tokio::test(start_paused = true)]
-async fn t22_seed_bp2_ten_items_are_dropped_ten_times() {
+async fn ten_items_are_dropped_ten_times() {
     let drops = Arc::new(AtomicUsize::new(0));
     let (processor, mut intake) = sides::<usize>(6);
     let send = |number, deadline| submit(&processor, Counted::counting(number, &drops), deadline);
@@ -255,7 +255,7 @@ async fn t22_seed_bp2_ten_items_are_dropped_ten_times() {
 }
 
 #[test]
-fn t22_seed_bp2_ten_answers_are_dropped_ten_times() {
+fn ten_answers_are_dropped_ten_times() {
     let drops = Arc::new(AtomicUsize::new(0));
     let (processor, mut intake) = sides::<Counted>(16);
     let mut futures = (0..10)
@@ -282,7 +282,7 @@ fn t22_seed_bp2_ten_answers_are_dropped_ten_times() {
 
 /// The runtime has no timer, so anything that waited for one would panic.
 #[test]
-fn t23_seed_bp7_a_lone_item_is_taken_at_once() {
+fn a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
     let executor = thread::spawn(move || {
         while !intake.is_drained() {
@@ -303,7 +303,7 @@ fn t23_seed_bp7_a_lone_item_is_taken_at_once() {
 
 /// Arrivals that come at a steady pace put nothing off: a debounce would let them wait for ever.
 #[tokio::test(start_paused = true)]
-async fn t24_ultra_batch_steady_arrivals_do_not_delay_one_another() {
+async fn steady_arrivals_do_not_delay_one_another() {
     let mut both = sides(8);
     for number in 0..100 {
         let mut future = submit_number(&both, number);
@@ -319,7 +319,7 @@ async fn t24_ultra_batch_steady_arrivals_do_not_delay_one_another() {
 }
 
 #[test]
-fn t24_seed_bp31_a_batch_is_what_waits_and_no_more_than_asked_for() {
+fn a_batch_is_what_waits_and_no_more_than_asked_for() {
     let mut both = sides(8);
     let futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -343,7 +343,7 @@ fn t24_seed_bp31_a_batch_is_what_waits_and_no_more_than_asked_for() {
 // ===== 25: shutdown =====
 
 #[test]
-fn t25_zebra_and_seed_bp19_a_closed_ring_is_emptied_and_lets_nobody_in() {
+fn a_closed_ring_is_emptied_and_lets_nobody_in() {
     let mut both = sides(8);
     let mut futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -367,7 +367,7 @@ fn t25_zebra_and_seed_bp19_a_closed_ring_is_emptied_and_lets_nobody_in() {
 }
 
 #[test]
-fn t25_zebra_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
+fn all_that_was_let_in_is_executed_whoever_is_in_the_door() {
     const CALLERS: usize = 3;
     let (processor, mut intake) = sides::<usize>(4);
     let executor = thread::spawn(move || {

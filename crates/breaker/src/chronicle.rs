@@ -1,5 +1,5 @@
-//! The book of transitions. Every transition is written under its lock, so that the deadline it computes from the book and
-//! the entry it makes belong together; who passes is decided by the gate's word alone, without the lock.
+//! The history of transitions. A transition holds the history's lock while it computes its deadline from the history and
+//! adds its entry. Admission reads only the gate's word and takes no lock.
 
 use std::collections::VecDeque;
 
@@ -11,10 +11,10 @@ use super::{
 /// How many transitions a breaker remembers.
 pub const HISTORY_MAX: usize = 16;
 
-/// What has happened so far.
+/// The transitions so far, behind a lock.
 #[derive(Debug)]
 pub(super) struct Chronicle {
-    /// When the present state was entered.
+    /// When the current state began, in nanoseconds of the breaker's clock.
     pub(super) since_ns: u64,
     /// How many times in a row the circuit has opened.
     pub(super) attempt: u32,
@@ -41,13 +41,13 @@ impl Chronicle {
         }
     }
 
-    /// How many times in a row the circuit has opened, as of now: a circuit that stayed closed for `stable_ns` starts anew.
+    /// Returns how many times in a row the circuit has opened: 0 if it has stayed closed for `stable_ns`.
     pub(super) fn attempt_at(&self, state: CircuitState, now_ns: u64, stable_ns: u64) -> u32 {
         let stable = state == CircuitState::Closed && now_ns.saturating_sub(self.since_ns) >= stable_ns;
         if stable { 0 } else { self.attempt }
     }
 
-    /// Writes down a transition.
+    /// Adds a transition.
     pub(super) fn enter(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
         match transition.to {

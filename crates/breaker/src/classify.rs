@@ -1,47 +1,47 @@
-//! What an outcome says about the health of what is behind the breaker. The breaker knows no protocol: the host brings a
-//! [`Classify`] that maps its own results to a [`Verdict`].
+//! Classification of results. The breaker knows no protocol: the host supplies a [`Classify`] that maps its results to a
+//! [`Verdict`].
 
 use std::time::Duration;
 
-/// Whether a call speaks for or against what is behind the breaker.
+/// What a call says about the health of the guarded service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It worked. A business refusal (insufficient funds, not found) is a success: the engine did its work.
+    /// The service worked. A business error (insufficient funds, not found) is a success, because the service did its work.
     Success,
-    /// It did not work, and the caller is not to blame.
+    /// The service failed, and the caller did not cause the failure.
     Failure,
-    /// It says nothing: shed by a full queue, turned away before it began.
+    /// No evidence: for example, the call was shed by a full queue or rejected before it began.
     Neutral,
-    /// Nobody waits for it any more: cancelled, or its deadline has passed. It says nothing, unless it was overdue by then:
-    /// then it was slow.
+    /// The caller stopped waiting: the call was cancelled or its deadline has passed. No evidence, unless the call had already
+    /// taken the slow threshold or longer; then it was slow.
     GivenUp,
 }
 
-/// What a completed call says.
+/// The verdict on a completed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// For or against.
+    /// Success, failure or no evidence.
     pub outcome: Outcome,
-    /// Whether its latency counts. False for what never reached the executor: a stream of fast refusals would drown the
-    /// slow commits.
+    /// Whether the latency counts. False for a call that never reached the executor: many fast rejections would hide slow
+    /// commits.
     pub sampled: bool,
-    /// How long it waited to be taken into a batch, if known.
+    /// How long the call waited to be taken into a batch, if known.
     pub queue_wait: Option<Duration>,
-    /// How long its batch took to become durable, if known. With both durations known their sum is what is held against
-    /// the slow threshold, else the time from admission to the answer.
+    /// How long the batch took to become durable, if known. If both durations are known, their sum is compared with the slow
+    /// threshold; otherwise the time from admission to the end of the call.
     pub commit: Option<Duration>,
-    /// The commit batch it was part of, if any. Ids must grow; the calls of one batch share one fate, so it counts as
-    /// evidence only once. Without an id each call is its own batch.
+    /// The id of the commit batch, if any. Ids must grow. The calls of one batch succeed or fail together, so a batch counts as
+    /// evidence only once. A call without an id is a batch by itself.
     pub batch: Option<u64>,
 }
 
 /// Maps a result to a [`Verdict`].
 pub trait Classify<R, E> {
-    /// The verdict on `result`.
+    /// Returns the verdict on `result`.
     fn classify(&self, result: Result<&R, &E>) -> Verdict;
 }
 
-/// `Ok` is a success, `Err` a failure, and every latency counts. Right where errors are faults and nothing else.
+/// Classifies `Ok` as a success and `Err` as a failure; every latency counts. Use it where every error is a fault.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResultClassifier;
 
@@ -50,6 +50,7 @@ pub struct ResultClassifier;
 pub struct ClassifyFn<F>(F);
 
 /// Classifies by a closure `Fn(Result<&R, &E>) -> Verdict`.
+#[inline]
 pub const fn classify_fn<F>(classify: F) -> ClassifyFn<F> {
     ClassifyFn(classify)
 }
@@ -57,6 +58,7 @@ pub const fn classify_fn<F>(classify: F) -> ClassifyFn<F> {
 // ===== impl Verdict =====
 
 impl Verdict {
+    #[inline]
     const fn new(outcome: Outcome, sampled: bool) -> Self {
         Self {
             outcome,
@@ -67,54 +69,62 @@ impl Verdict {
         }
     }
 
-    /// It worked, and its latency counts.
+    /// A success whose latency counts.
     #[must_use]
+    #[inline]
     pub const fn success() -> Self {
         Self::new(Outcome::Success, true)
     }
 
-    /// It failed, and its latency counts.
+    /// A failure whose latency counts.
     #[must_use]
+    #[inline]
     pub const fn failure() -> Self {
         Self::new(Outcome::Failure, true)
     }
 
-    /// It says nothing, nor does its latency.
+    /// No evidence; the latency does not count.
     #[must_use]
+    #[inline]
     pub const fn neutral() -> Self {
         Self::new(Outcome::Neutral, false)
     }
 
-    /// Nobody waits for it any more; as if its permit had been dropped.
+    /// The caller stopped waiting; the same as dropping the permit.
     #[must_use]
+    #[inline]
     pub const fn given_up() -> Self {
         Self::new(Outcome::GivenUp, false)
     }
 
-    /// The same, with a latency that counts.
+    /// Makes the latency count.
     #[must_use]
+    #[inline]
     pub const fn sampled(mut self) -> Self {
         self.sampled = true;
         self
     }
 
-    /// The same, with a latency that does not count.
+    /// Makes the latency not count.
     #[must_use]
+    #[inline]
     pub const fn unsampled(mut self) -> Self {
         self.sampled = false;
         self
     }
 
-    /// The same, with the two parts of its latency.
+    /// Sets the two parts of the latency.
     #[must_use]
+    #[inline]
     pub const fn timed(mut self, queue_wait: Duration, commit: Duration) -> Self {
         self.queue_wait = Some(queue_wait);
         self.commit = Some(commit);
         self
     }
 
-    /// The same, as part of a commit batch.
+    /// Sets the id of the commit batch.
     #[must_use]
+    #[inline]
     pub const fn in_batch(mut self, batch: u64) -> Self {
         self.batch = Some(batch);
         self

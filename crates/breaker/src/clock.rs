@@ -1,4 +1,4 @@
-//! Monotonic time, as the breaker needs it, and a clock that tests can move.
+//! Monotonic clocks: the trait, the system's clock, and a clock that tests move.
 
 use std::{
     any::Any,
@@ -15,13 +15,13 @@ use rustix::time::{ClockId, clock_gettime};
 /// Nanoseconds in a second.
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// Tells monotonic time. A breaker never looks at the time of day: a step of the wall clock cannot move a deadline.
+/// A monotonic clock. A breaker never reads the time of day, so a step of the wall clock cannot move a deadline.
 pub trait Clock: Any + Send + Sync + fmt::Debug {
-    /// Nanoseconds since a fixed moment of the clock's own choice; never goes back.
+    /// Returns nanoseconds since a fixed origin; never decreases.
     fn now_ns(&self) -> u64;
 
-    /// The same, as of a little while ago, for less: not later than now, and not more than some 10 ms earlier unless the
-    /// system is held up. An open circuit goes by it while its deadline is far, so that rejections cost next to nothing.
+    /// Returns a slightly older time at less cost: never later than [`now_ns`](Self::now_ns), and at most about 10 ms earlier
+    /// unless the system stalls. An open circuit reads it while its deadline is far, so that rejections are cheap.
     fn recent_ns(&self) -> u64 {
         self.now_ns()
     }
@@ -29,14 +29,14 @@ pub trait Clock: Any + Send + Sync + fmt::Debug {
 
 /// The operating system's monotonic clock, counted from the moment this value was made.
 ///
-/// It asks the clock that `std::time::Instant` asks, too, and takes the number as it is: an `Instant` tells nanoseconds
-/// only by way of a `Duration`, which took a tenth of a whole call through the breaker, twice.
+/// It reads the same system clock as `std::time::Instant`, but takes the number directly. An `Instant` gives nanoseconds only
+/// through a `Duration`; two such conversions took a tenth of the time of a guarded call each.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     origin_ns: u64,
 }
 
-/// The clock of one breaker: the system's, known to the compiler, or another one.
+/// The clock of one breaker. The system's clock has a variant, so that its calls can be inlined.
 #[derive(Debug)]
 pub(super) enum Time {
     System(SystemClock),
@@ -87,6 +87,13 @@ fn nanos_of(clock: ClockId) -> u64 {
     now.tv_sec.cast_unsigned() * NANOS_PER_SECOND + now.tv_nsec.cast_unsigned()
 }
 
+/// Whole nanoseconds of `time`, at most `u64::MAX` (584 years).
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_mul(NANOS_PER_SECOND)
+        .saturating_add(u64::from(time.subsec_nanos()))
+}
+
 // ===== impl Time =====
 
 impl Time {
@@ -124,9 +131,9 @@ impl ManualClock {
         Self(AtomicU64::new(now_ns))
     }
 
-    /// Moves it forward by `step`; it stops at the end of time rather than wrapping.
+    /// Moves the clock forward by `step`, at most to `u64::MAX`.
     pub fn advance(&self, step: Duration) {
-        let step_ns = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
+        let step_ns = nanos(step);
         let mut now = self.0.load(Ordering::Acquire);
         while let Err(seen) = self.0.compare_exchange(
             now,

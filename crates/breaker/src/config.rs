@@ -7,85 +7,85 @@ use super::{
     inflight::ROUNDS_MAX,
 };
 
-/// How a breaker judges. The defaults are starting points for a service whose calls take a few milliseconds.
+/// The settings of a circuit breaker. The defaults suit a service whose calls take a few milliseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CircuitBreakerConfig {
-    /// A call that takes as long or longer is slow. 8 µs to 60 s; default 50 ms.
+    /// A call that takes this long or longer is slow. 8 µs to 60 s; default 50 ms.
     pub slow_threshold: Duration,
     /// Opens when the share of slow calls reaches this. Above 0, to 1; default 0.5.
     pub slow_rate: f64,
     /// Opens when the share of failed calls reaches this. Above 0, to 1; default 0.5.
     pub failure_rate: f64,
-    /// No rate is judged below so many calls in the window. 1 to 1,000,000; default 100.
+    /// Minimum number of calls in the window before a rate can open the circuit. 1 to 1,000,000; default 100.
     pub min_calls: u32,
-    /// No rate is judged before so many distinct commit batches were slow or failed: one slow batch of thousands is one
-    /// event. 1 to 10,000; default 5.
+    /// Minimum number of distinct commit batches with a slow or failed call before a rate can open the circuit. One slow
+    /// batch of thousands of calls is one event. 1 to 10,000; default 5.
     pub min_batches: u32,
-    /// Calls that hang belong to no batch yet, so `min_batches` can't gate them: they count once the oldest has been under
-    /// way for so many slow thresholds. Until then a stall is one slow batch, one event. 1 to 7; default 2.
+    /// Calls that hang belong to no batch yet, so `min_batches` does not apply to them. They count as soon as the oldest one
+    /// has been in flight for this many slow thresholds. Until then a stall is one event. 1 to 7; default 2.
     pub overdue_rounds: u32,
-    /// Opens, however many fast calls are in the window, when this share of the calls admitted one to two slow thresholds
-    /// ago is still under way, for `overdue_rounds − 1` thresholds on end. Above 0, to 1; default 0.5.
+    /// Opens when this share of the calls admitted one to two slow thresholds ago is still in flight, for
+    /// `overdue_rounds − 1` thresholds without interruption. Fast calls in the window make no difference. Above 0, to 1;
+    /// default 0.5.
     pub stall_rate: f64,
-    /// What hangs is judged after `overdue_rounds` only if so many calls are overdue; if fewer are, after `stall_after`. 1
-    /// to 1,000,000; default 5.
+    /// Minimum number of overdue calls for a hang to be judged after `overdue_rounds`. With fewer overdue calls it is judged
+    /// after `stall_after`. 1 to 1,000,000; default 5.
     pub min_overdue: u32,
-    /// Opens when calls wait and none has been answered for so long, even if only one waits. None is `overdue_rounds` slow
-    /// thresholds and 50 ms; else `slow_threshold` to 10 minutes; default None.
+    /// Opens when at least one call waits and no call has been answered for this long. None means `overdue_rounds` slow
+    /// thresholds plus 50 ms; otherwise `slow_threshold` to 10 minutes; default None.
     pub stall_after: Option<Duration>,
-    /// Opens at so many failures in a row (failures of one batch count once), whatever the rate and the number of calls.
-    /// None turns the rule off, else at least 1; default 20.
+    /// Opens at this many failures in a row, independent of the rate and the number of calls. The failures of one batch
+    /// count once. None turns the rule off; otherwise at least 1; default 20.
     pub consecutive_failures: Option<u32>,
-    /// Opens at so many slow calls in the window, whatever their rate. None turns the rule off, else at least 1; default
-    /// None. The seed's `latency_violation_threshold`.
+    /// Opens at this many slow calls in the window, independent of their rate. None turns the rule off; otherwise at least
+    /// 1; default None. The seed's `latency_violation_threshold`.
     pub violations: Option<u32>,
-    /// Opens when the 99th percentile of the latency reaches this, that is when 1 % of the calls took as long or longer.
-    /// None turns the rule off, else 1 µs to 60 s; default None.
+    /// Opens when the 99th percentile of the latency reaches this, that is, when 1 % of the calls took this long or longer.
+    /// None turns the rule off; otherwise 1 µs to 60 s; default None.
     pub p99_threshold: Option<Duration>,
-    /// Slices of the sliding window. 2 to 60; default 10.
+    /// Number of time slices of the sliding window. 2 to 60; default 10.
     pub window_buckets: u32,
     /// Length of a slice, in whole milliseconds. 10 ms to 60 s; default 1 s.
     pub bucket: Duration,
-    /// How long the circuit stays open the first time; twice as long each time it opens again. 1 ms to 1 day; default 5 s.
+    /// How long the circuit stays open the first time. The time doubles each time the circuit opens again. 1 ms to 1 day; default 5 s.
     pub open_base: Duration,
-    /// The longest it stays open, before jitter. `open_base` to 1 day; default 60 s.
+    /// The longest time for which the circuit stays open, before jitter. `open_base` to 1 day; default 60 s.
     pub open_max: Duration,
-    /// The open time is multiplied by a number drawn from 1 − this to 1 + this. 0 to 0.9; default 0.2.
+    /// The open time is multiplied by a random number between 1 − `open_jitter` and 1 + `open_jitter`. 0 to 0.9; default 0.2.
     pub open_jitter: f64,
-    /// Keeps the half-open permits for the host's own probes ([`LatencyCircuitBreaker::try_acquire_probe`]), so that no
-    /// caller has to be the guinea pig: callers are turned away until the probes have passed. Default false.
+    /// Reserves the half-open permits for the host's own probes ([`LatencyCircuitBreaker::try_acquire_probe`]). Calls are
+    /// rejected until the probes have passed, so that no caller's request is a probe. Default false.
     ///
     /// [`LatencyCircuitBreaker::try_acquire_probe`]: super::LatencyCircuitBreaker::try_acquire_probe
     pub self_probe: bool,
-    /// Probes that a half-open generation lets through. 1 to 1024; default 10.
+    /// Number of probes that a half-open generation admits. 1 to 1024; default 10.
     pub half_open_permits: u32,
-    /// Good probes needed to pass on; the circuit opens again as soon as so many cannot be reached any more. 1 to
-    /// `half_open_permits`; default 8.
+    /// Number of good probes that end the half-open state. The circuit opens again as soon as this number cannot be reached
+    /// any more. 1 to `half_open_permits`; default 8.
     pub half_open_ok_needed: u32,
-    /// A probe under way for so long counts as bad while it still runs. None is twice the slow threshold; else
+    /// A probe that has been in flight for this long counts as bad. None means twice the slow threshold; otherwise
     /// `slow_threshold` to 10 minutes; default None.
     pub probe_timeout: Option<Duration>,
-    /// A half-open generation that has let a probe through decides within this. From the probe timeout to 1 day;
-    /// default 30 s.
+    /// The longest time that a half-open generation may take to decide after it has admitted a probe. From the probe timeout
+    /// to 1 day; default 30 s.
     pub half_open_max_wait: Duration,
-    /// How long the share of admitted calls takes to grow to one after good probes. Zero closes at once; up to 1 hour;
-    /// default 10 s.
+    /// How long the share of admitted calls takes to grow to 1 after good probes. Zero closes the circuit at once. Up to 1
+    /// hour; default 10 s.
     pub ramp: Duration,
-    /// The share at the ramp's beginning. Above 0, to 1; default 0.1.
+    /// The share of admitted calls at the beginning of the ramp. Above 0, to 1; default 0.1.
     pub ramp_min: f64,
     /// The share grows as `(t/T)^(1/aggression)`: 1 is linear, above 1 is faster at first. 0.1 to 10; default 1.
     pub ramp_aggression: f64,
-    /// A circuit that stayed closed for so long opens with `open_base` again. Up to 1 day; default 60 s.
+    /// A circuit that stayed closed for this long opens for `open_base` the next time. Up to 1 day; default 60 s.
     pub stable_for: Duration,
     /// The retry hint while an operator holds the circuit open. 1 ms to 1 day; default 30 s.
     pub forced_open_retry_after: Duration,
-    /// How often the host calls `tick()`; a tick later than that by half a bucket means that the process itself was held
-    /// up. 1 ms to 1 s; default 10 ms.
+    /// How often the host calls `tick()`. A tick that is late by half a bucket or more means that the process did not run. 1 ms to 1 s; default 10 ms.
     pub tick_interval: Duration,
-    /// Sets of counters with one writing thread each, about 2.5 kB for each bucket of each; all other threads share one more.
-    /// 1 to 64; default the number of CPUs, at most 8.
+    /// Number of sets of counters with one writing thread each. All other threads share one more set. A set takes about
+    /// 2.5 kB for each bucket. 1 to 64; default the number of CPUs, at most 8.
     pub shards: u32,
-    /// Seeds jitter and spread, so that a run can be repeated.
+    /// Seed of the random numbers for jitter and for the spread of retry hints, so that a run can be repeated.
     pub rng_seed: u64,
 }
 
@@ -93,16 +93,16 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The narrowest slot of the in-flight ring is a microsecond, and there are eight to a threshold.
 const SLOW_THRESHOLD_MIN: Duration = Duration::from_micros(8);
-/// So much longer than many calls a lone one may stand still: its evidence is thinner, and the bound within which a hang
-/// has to be seen, two thresholds and 100 ms by default, leaves room for it and for late ticks.
+/// A stall of few calls is weaker evidence than a stall of many, so it must last longer by this time. The bound within which
+/// a hang must be detected, two thresholds and 100 ms by default, leaves room for this time and for late ticks.
 const LONE_GRACE: Duration = Duration::from_millis(50);
 const SHARDS_DEFAULT_MAX: usize = 8;
 
 // ===== impl CircuitBreakerConfig =====
 
 impl CircuitBreakerConfig {
-    /// The figures of the code that this breaker grew from: slow from 1 ms, 5 failures in a row, 3 good probes, open for
-    /// 60 s, 10 violations. They were chosen for calls in memory: 1 ms is less than one disk sync.
+    /// Returns the settings of the code that this breaker grew from: slow from 1 ms, 5 failures in a row, 3 good probes,
+    /// open for 60 s, 10 violations. They suit calls that stay in memory: 1 ms is shorter than one disk sync.
     #[must_use]
     pub fn seed() -> Self {
         Self {
@@ -120,21 +120,21 @@ impl CircuitBreakerConfig {
         }
     }
 
-    /// The probe timeout in force.
+    /// Returns the probe timeout: `probe_timeout`, or its default.
     #[must_use]
     pub fn effective_probe_timeout(&self) -> Duration {
         self.probe_timeout
             .unwrap_or(self.slow_threshold.saturating_mul(2))
     }
 
-    /// How long a standstill may last if few calls wait: the time in force.
+    /// Returns how long a stall of few calls may last: `stall_after`, or its default.
     #[must_use]
     pub fn effective_stall_after(&self) -> Duration {
         let rounds = self.slow_threshold.saturating_mul(self.overdue_rounds);
         self.stall_after.unwrap_or(rounds.saturating_add(LONE_GRACE))
     }
 
-    /// The length of the window.
+    /// Returns the length of the window.
     #[must_use]
     pub fn window(&self) -> Duration {
         self.bucket.saturating_mul(self.window_buckets)
@@ -150,8 +150,8 @@ impl CircuitBreakerConfig {
         self.validate_recovery()
     }
 
-    /// Checks that a healthy call is not slow: `floor` is what one takes at the least, the longest linger of a batch plus
-    /// the median time of a commit.
+    /// Checks that a healthy call is not slow. `floor` is the least time that a healthy call takes: the longest linger of a
+    /// batch plus the median time of a commit.
     ///
     /// # Errors
     /// `slow_threshold` is not above `floor`.

@@ -1,29 +1,29 @@
-//! What a caller gets instead of an answer, and what is wrong with a configuration.
+//! Rejections of calls and errors of settings.
 
 use std::{fmt, time::Duration};
 
 use super::gate::{BreakerMode, CircuitState};
 
-/// A call that was not let through. Nothing of it was executed.
+/// A rejected call. No part of it was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit is {} (mode {}); retry after {retry_after:?}", state.as_str(), mode.as_str())]
 pub struct Rejection {
-    /// The state that rejected it.
+    /// The state that rejected the call.
     pub state: CircuitState,
-    /// The mode; with [`BreakerMode::ForcedOpen`] the state did not matter.
+    /// The mode. With [`BreakerMode::ForcedOpen`] the call was rejected independent of the state.
     pub mode: BreakerMode,
-    /// When to come back, at least 1 ms: the time that is left plus a spread, drawn anew for each rejection, so that
-    /// those who obey do not all return at the same instant.
+    /// How long to wait before a retry, at least 1 ms: the remaining time plus a spread that differs for each rejection, so
+    /// that the callers do not all retry at the same moment.
     pub retry_after: Duration,
 }
 
-/// The error of a guarded call: the breaker's, or the call's own, untouched.
+/// The error of a guarded call: a rejection by the breaker, or the unchanged error of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CircuitBreakerError<E> {
-    /// The call was not let through.
+    /// The call was rejected and not executed.
     #[error(transparent)]
     Open(Rejection),
-    /// The call was let through and failed.
+    /// The call was executed and failed.
     #[error("{0}")]
     Inner(#[source] E),
 }
@@ -37,7 +37,7 @@ pub struct ConfigError {
     pub field: &'static str,
     /// Its value.
     pub value: ConfigValue,
-    /// What it would have to be.
+    /// The bounds that the value violates.
     pub bound: &'static str,
 }
 
@@ -55,7 +55,8 @@ pub enum ConfigValue {
 // ===== impl CircuitBreakerError =====
 
 impl<E> CircuitBreakerError<E> {
-    /// The rejection, if the call was not let through.
+    /// Returns the rejection, if the call was rejected.
+    #[inline]
     pub const fn rejection(&self) -> Option<&Rejection> {
         match self {
             Self::Open(rejection) => Some(rejection),

@@ -11,12 +11,12 @@ use pin_project_lite::pin_project;
 use super::{
     classify::Classify,
     error::{CircuitBreakerError, Rejection},
-    handle::Permit,
+    permit::Permit,
 };
 
 pin_project! {
-    /// A guarded call: the inner future with its permit, or the rejection. Dropping it before it is ready gives the call up,
-    /// see [`Permit`].
+    /// A guarded call: the inner future with its permit, or the rejection. Dropping the future before it is ready means that
+    /// the caller gave up the call; see [`Permit`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, C> {
@@ -72,7 +72,7 @@ where
                 classify,
             } => {
                 let result = ready!(future.poll(cx));
-                // Where it is: moving what has just been written waits for the write.
+                // The permit is not moved: a copy of bytes that have just been written waits for the write.
                 permit.end(&classify.classify(result.as_ref()));
                 Poll::Ready(result.map_err(CircuitBreakerError::Inner))
             }

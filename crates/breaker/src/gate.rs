@@ -1,33 +1,33 @@
-//! The gate: who may pass. One atomic word is the only authority over mode, state, generation and deadline; a second
-//! one counts the probes of a half-open generation, a third spaces out the calls of a ramp.
+//! The gate decides which calls are admitted. One atomic word holds mode, state, generation and deadline. A second word counts
+//! the probes of a half-open generation. A third word spaces out the calls of a ramp.
 //!
 //! Imports nothing but `super::sync`, so that `tests/loom` can model-check this very file.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// Where a circuit stands.
+/// The state of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CircuitState {
-    /// Every call passes.
+    /// Every call is admitted.
     Closed,
-    /// No call passes until the deadline.
+    /// No call is admitted until the deadline.
     Open,
-    /// A bounded number of calls pass, as probes.
+    /// A bounded number of calls is admitted, as probes.
     HalfOpen,
-    /// A growing share of the calls passes.
+    /// A growing share of the calls is admitted.
     Ramp,
 }
 
-/// Who decides whether a call passes. Orthogonal to [`CircuitState`]: changing the mode keeps the state.
+/// Whether the state machine decides which calls are admitted. Independent of [`CircuitState`]: changing the mode keeps the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakerMode {
     /// The state machine decides.
     Auto,
-    /// The state machine runs, but every call passes; what it would have rejected is counted.
+    /// The state machine runs, but every call is admitted. Calls that it would have rejected are counted.
     MetricsOnly,
-    /// No call passes, whatever the state.
+    /// No call is admitted, in any state.
     ForcedOpen,
-    /// Every call passes and nothing is recorded.
+    /// Every call is admitted and nothing is recorded.
     Disabled,
 }
 
@@ -47,15 +47,15 @@ pub(super) struct Probes {
     pub(super) bad: u32,
 }
 
-/// A probe under way: the slot that remembers when it began, and what exactly was written there. Whoever takes the
-/// value out of the slot (the call at its end, or the ticker at the time limit) is the one who reports the outcome.
+/// A probe in flight: its slot, and the value written there, which holds the time of its beginning. The thread that removes the
+/// value from the slot (the call at its end, or the ticker at the time limit) reports the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProbeTicket {
     slot: usize,
     value: u64,
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeOutcome {
     /// Fast and successful.
@@ -71,7 +71,7 @@ pub(super) enum ProbeOutcome {
 pub(super) enum Grant<T> {
     /// Granted.
     Granted(T),
-    /// Not now.
+    /// Refused.
     Refused,
     /// The state has moved on; look at the state word again.
     Stale,
@@ -137,6 +137,7 @@ impl CircuitState {
         }
     }
 
+    #[inline]
     const fn from_bits(bits: u64) -> Self {
         match bits {
             1 => Self::Open,
@@ -171,6 +172,7 @@ impl BreakerMode {
         }
     }
 
+    #[inline]
     const fn from_bits(bits: u64) -> Self {
         match bits {
             1 => Self::MetricsOnly,
@@ -189,19 +191,23 @@ impl StateWord {
         Self(mode.bits() << MODE_SHIFT)
     }
 
+    #[inline]
     pub(super) const fn mode(self) -> BreakerMode {
         BreakerMode::from_bits((self.0 >> MODE_SHIFT) & FIELD_MASK)
     }
 
+    #[inline]
     pub(super) const fn state(self) -> CircuitState {
         CircuitState::from_bits((self.0 >> STATE_SHIFT) & FIELD_MASK)
     }
 
+    #[inline]
     pub(super) const fn generation(self) -> u32 {
         ((self.0 >> DEADLINE_BITS) & GENERATION_MASK) as u32
     }
 
     /// Milliseconds of the clock: the end of OPEN, of the wait in HALF_OPEN, of the RAMP. Meaningless in CLOSED.
+    #[inline]
     pub(super) const fn deadline_ms(self) -> u64 {
         self.0 & DEADLINE_MASK
     }
@@ -252,11 +258,12 @@ impl Gate {
         }
     }
 
+    #[inline]
     pub(super) fn load(&self) -> StateWord {
         StateWord(self.word.load(Ordering::Acquire))
     }
 
-    /// Moves from the word that the caller decided upon; fails with the present word if that is no longer the one.
+    /// Makes a transition from the word `observed`. Fails with the current word if it has changed.
     pub(super) fn transition(
         &self,
         observed: StateWord,

@@ -1,18 +1,19 @@
-//! [`LatencyCircuitBreaker`]: the breaker as a library, without tower.
+//! [`LatencyCircuitBreaker`]: the breaker for closures and futures, without tower.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    classify::{Classify, ResultClassifier, Verdict},
+    classify::{Classify, ResultClassifier},
     clock::{Clock, SystemClock},
     config::CircuitBreakerConfig,
     error::{CircuitBreakerError, ConfigError, Rejection},
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
     hang::Work,
-    machine::{Core, Ticket},
+    machine::Core,
+    permit::{BorrowedPermit, Lane, Permit},
     stats::{CircuitBreakerStats, TransitionObserver},
-    sync::CachePadded,
+    writer::Seat,
 };
 
 /// A latency circuit breaker. Clones share one circuit; a clone costs a reference count.
@@ -25,18 +26,11 @@ pub struct LatencyCircuitBreaker {
 #[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
-    /// One for each shard of threads, the shared one included. A permit holds its thread's lane rather than the core
-    /// itself, so that threads do not fight over one reference count, twice a call.
+    /// One lane for each shard of threads, including the shared shard; see [`Lane`].
     lanes: Box<[Arc<Lane>]>,
 }
 
-/// A way to the core with a reference count of its own, on a cache line of its own.
-#[derive(Debug)]
-struct Lane {
-    core: CachePadded<Arc<Core>>,
-}
-
-/// Makes a [`LatencyCircuitBreaker`] with more than its settings.
+/// Builds a [`LatencyCircuitBreaker`] with a key, a clock or an observer.
 #[must_use]
 pub struct LatencyCircuitBreakerBuilder {
     config: CircuitBreakerConfig,
@@ -45,36 +39,13 @@ pub struct LatencyCircuitBreakerBuilder {
     observer: Option<Arc<dyn TransitionObserver>>,
 }
 
-/// An admitted call. Give it the verdict when the call has ended; dropping it instead means that the call was given up:
-/// a probe's permit goes back, and nothing counts for or against, unless the call was overdue by then. Dropped by a
-/// panic, it is a failure.
-#[derive(Debug)]
-#[must_use = "dropping a permit means that the call was given up"]
-pub struct Permit {
-    lane: Arc<Lane>,
-    /// None for a call that passes unrecorded.
-    ticket: Option<Ticket>,
-    /// The verdict is in.
-    ended: bool,
-}
-
-/// An admitted call that does not outlive its caller's hold on the breaker, so that no reference need be counted.
-#[derive(Debug)]
-struct Borrowed<'a> {
-    core: &'a Core,
-    /// None for a call that passes unrecorded.
-    ticket: Option<Ticket>,
-    /// The verdict is in.
-    ended: bool,
-}
-
-/// The key of a breaker that was given none.
+/// The key of a breaker that was built without a key.
 pub const DEFAULT_KEY: &str = "default";
 
 // ===== impl LatencyCircuitBreaker =====
 
 impl LatencyCircuitBreaker {
-    /// A closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
+    /// Makes a closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
     ///
     /// # Errors
     /// A setting is out of bounds.
@@ -82,7 +53,7 @@ impl LatencyCircuitBreaker {
         Self::builder(config).build()
     }
 
-    /// For a breaker with a key, a clock or an observer of its own.
+    /// Returns a builder, for a breaker with a key, a clock or an observer.
     pub fn builder(config: CircuitBreakerConfig) -> LatencyCircuitBreakerBuilder {
         LatencyCircuitBreakerBuilder {
             config,
@@ -92,11 +63,11 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Runs `operation` if the circuit lets it pass, and holds its latency against the slow threshold. `Ok` counts as a
-    /// success, `Err` as a failure.
+    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a success,
+    /// `Err` as a failure.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
     pub fn execute_with_latency_check<F, R, E>(&self, operation: F) -> Result<R, CircuitBreakerError<E>>
     where
         F: FnOnce() -> Result<R, E>,
@@ -104,10 +75,10 @@ impl LatencyCircuitBreaker {
         self.execute_classified(&ResultClassifier, operation)
     }
 
-    /// The same, with a classifier of the caller's.
+    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), with the caller's classifier.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if it was not run, [`CircuitBreakerError::Inner`] with its own error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
     pub fn execute_classified<C, F, R, E>(
         &self,
         classify: &C,
@@ -118,26 +89,18 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
-        // The thread's at the end, too: this frame is on its stack.
+        // The same thread ends the call, because this frame is on its stack.
         let seat = core.seat();
-        let mut call = Borrowed {
-            core,
-            ticket: None,
-            ended: false,
-        };
-        core.admit(seat, &mut call.ticket)
+        let mut call = BorrowedPermit::new(core);
+        core.admit(seat, call.ticket_mut())
             .map_err(CircuitBreakerError::Open)?;
         let result = operation();
-        let verdict = classify.classify(result.as_ref());
-        call.ended = true;
-        if let Some(ticket) = &call.ticket {
-            core.finish(seat, ticket, Some(&verdict));
-        }
+        call.end(seat, &classify.classify(result.as_ref()));
         result.map_err(CircuitBreakerError::Inner)
     }
 
-    /// Guards a future: whether it may run is decided now, its latency counts from now. `Ok` counts as a success, `Err` as
-    /// a failure. A rejected future is dropped unpolled.
+    /// Guards a future. The circuit decides now whether the future may run, and its latency counts from now. `Ok` counts as a
+    /// success, `Err` as a failure. A rejected future is dropped unpolled.
     pub fn execute_async<F, R, E>(&self, future: F) -> ResponseFuture<F, ResultClassifier>
     where
         F: Future<Output = Result<R, E>>,
@@ -145,7 +108,7 @@ impl LatencyCircuitBreaker {
         self.execute_async_classified(ResultClassifier, future)
     }
 
-    /// The same, with a classifier of the caller's.
+    /// Guards a future like [`execute_async`](Self::execute_async), with the caller's classifier.
     pub fn execute_async_classified<C, F, R, E>(&self, classify: C, future: F) -> ResponseFuture<F, C>
     where
         C: Classify<R, E>,
@@ -157,49 +120,38 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Asks to let one call pass.
+    /// Admits one call, or rejects it.
     ///
     /// # Errors
-    /// The circuit does not let it pass.
+    /// The circuit rejects the call.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let Shared { core, lanes } = &*self.shared;
-        let seat = core.seat();
-        // A thread's shard is always below their number; a lane made on the spot would do as well.
-        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        let mut permit = Permit {
-            lane,
-            ticket: None,
-            ended: false,
-        };
-        core.admit(seat, &mut permit.ticket)?;
+        let seat = self.shared.core.seat();
+        let mut permit = Permit::new(self.lane(seat));
+        self.shared.core.admit(seat, permit.ticket_mut())?;
         Ok(permit)
     }
 
-    /// Asks for a permit of the half-open state for a probe of the host's own; None if the circuit is not half-open (nor
-    /// due to be) or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
+    /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open, or
+    /// has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
-        let Shared { core, lanes } = &*self.shared;
-        let seat = core.seat();
-        let ticket = core.admit_probe(seat)?;
-        let lane = lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone);
-        Some(Permit {
-            lane,
-            ticket: Some(ticket),
-            ended: false,
-        })
+        let seat = self.shared.core.seat();
+        let ticket = self.shared.core.admit_probe(seat)?;
+        let mut permit = Permit::new(self.lane(seat));
+        *permit.ticket_mut() = Some(ticket);
+        Some(permit)
     }
 
-    /// Does what is due though no call comes or goes: opens for calls that hang, half-opens, ends ramps, notices that the
-    /// process was held up. The host calls it every `tick_interval`; a breaker without ticks works, but sees a hang only
-    /// when some call ends badly or the next slice begins, and only if the window holds few fast calls.
+    /// Makes the transitions that depend on time alone: opens for calls that hang, half-opens, ends ramps. Also notices that
+    /// the process did not run. The host calls this every `tick_interval`. A breaker without ticks works, but notices a hang
+    /// only when a call ends badly or the next time slice begins, and only if the window holds few fast calls.
     pub fn tick(&self) {
         self.shared.core.tick(None);
     }
 
-    /// The same, for a host that knows whether the work behind the calls moves. While it does, a call that waits is not
-    /// taken for one that hangs unless many do. When it has not for `stall_after`, one call is enough, be it that it was given
-    /// up at once.
+    /// Like [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress. While the work makes
+    /// progress, few waiting calls are not a hang. When the work has made no progress for `stall_after`, one call is enough
+    /// to open the circuit, even if its caller gave up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }
@@ -209,24 +161,24 @@ impl LatencyCircuitBreaker {
         self.shared.core.set_mode(mode);
     }
 
-    /// Closes the circuit with a clean slate, whatever its state; the mode stays.
+    /// Closes the circuit from any state and discards the evidence. The mode stays.
     pub fn reset(&self) {
         self.shared.core.command(None);
     }
 
-    /// Opens the circuit for `duration` (rounded up to milliseconds, at most a year), whatever
-    /// its state; then it recovers by itself.
+    /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the circuit
+    /// recovers by itself.
     pub fn open_for(&self, duration: Duration) {
         self.shared.core.command(Some(duration));
     }
 
-    /// A coherent snapshot. Allocates; meant for people and scrapers, a few times a second.
+    /// Takes a coherent snapshot. It allocates and is meant to be called a few times a second.
     #[must_use]
     pub fn stats(&self) -> CircuitBreakerStats {
         self.shared.core.stats()
     }
 
-    /// The state that a call would meet now.
+    /// Returns the state that a call would meet now.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.shared
@@ -234,19 +186,19 @@ impl LatencyCircuitBreaker {
             .effective_state(self.shared.core.gate.load(), self.shared.core.clock.now_ns())
     }
 
-    /// Who decides.
+    /// Returns the mode.
     #[must_use]
     pub fn mode(&self) -> BreakerMode {
         self.shared.core.gate.load().mode()
     }
 
-    /// What it guards.
+    /// Returns the key: what the breaker guards.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.core.key
     }
 
-    /// The settings in force.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &CircuitBreakerConfig {
         &self.shared.core.config
@@ -256,17 +208,19 @@ impl LatencyCircuitBreaker {
         &self.shared.core
     }
 
-    /// Whether nobody else holds this circuit, nor a permit of it.
-    pub(super) fn is_unshared(&self) -> bool {
-        let lanes = &self.shared.lanes;
-        Arc::strong_count(&self.shared) == 1 && lanes.iter().all(|lane| Arc::strong_count(lane) == 1)
+    /// The lane of the calling thread's shard.
+    #[inline]
+    fn lane(&self, seat: Seat) -> Arc<Lane> {
+        let Shared { core, lanes } = &*self.shared;
+        // There is a lane for every shard. A new lane would work as well, only slower.
+        lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone)
     }
 }
 
 // ===== impl LatencyCircuitBreakerBuilder =====
 
 impl LatencyCircuitBreakerBuilder {
-    /// Names what the breaker guards; for events and snapshots.
+    /// Sets the key that names what the breaker guards, for events and snapshots.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = key.into();
         self
@@ -278,13 +232,13 @@ impl LatencyCircuitBreakerBuilder {
         self
     }
 
-    /// Tells `observer` of transitions.
+    /// Reports transitions to `observer`.
     pub fn observer(mut self, observer: Arc<dyn TransitionObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Makes the breaker, closed and in mode [`BreakerMode::Auto`].
+    /// Builds the breaker: closed and in mode [`BreakerMode::Auto`].
     ///
     /// # Errors
     /// A setting is out of bounds.
@@ -306,68 +260,5 @@ impl fmt::Debug for LatencyCircuitBreakerBuilder {
             .field("key", &self.key)
             .field("config", &self.config)
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Lane =====
-
-impl Lane {
-    fn new(core: &Arc<Core>) -> Arc<Self> {
-        Arc::new(Self {
-            core: CachePadded::new(Arc::clone(core)),
-        })
-    }
-}
-
-// ===== impl Permit =====
-
-impl Permit {
-    /// Ends the call with a verdict.
-    #[inline]
-    pub fn record(mut self, verdict: Verdict) {
-        self.end(&verdict);
-    }
-
-    /// The same, where it is; only the first verdict counts.
-    #[inline]
-    pub(super) fn end(&mut self, verdict: &Verdict) {
-        let ended = std::mem::replace(&mut self.ended, true);
-        if let Some(ticket) = self.ticket.as_ref().filter(|_| !ended) {
-            let core = &self.lane.core;
-            core.finish(core.seat(), ticket, Some(verdict));
-        }
-    }
-
-    /// When the call was admitted, by the breaker's clock, in nanoseconds; None if it passes unrecorded.
-    #[must_use]
-    pub fn admitted_ns(&self) -> Option<u64> {
-        self.ticket.map(|ticket| ticket.admitted_ns)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.ended {
-            give_up(&self.lane.core, self.ticket.as_ref());
-        }
-    }
-}
-
-// ===== impl Borrowed =====
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            give_up(self.core, self.ticket.as_ref());
-        }
-    }
-}
-
-/// Ends a call that got no verdict.
-#[cold]
-fn give_up(core: &Core, ticket: Option<&Ticket>) {
-    if let Some(ticket) = ticket {
-        let verdict = std::thread::panicking().then(Verdict::failure);
-        core.finish(core.seat(), ticket, verdict.as_ref());
     }
 }

@@ -1,44 +1,44 @@
-//! Whether the calls under way hang. They are judged by themselves: thousands of fast calls that ended before a hang say
-//! nothing about it, and as part of one rate with them a hang would stay invisible until they have left the window.
+//! Detects that the calls in flight hang. Calls in flight are judged separately from completed calls: a rate over both would
+//! hide a hang until the thousands of fast calls before it have left the window.
 //!
-//! There are three signs, and only the ticker looks for them, so no call pays for it:
+//! There are three signs. Only the ticker checks them, so calls pay nothing:
 //!
-//! * **Calls stand still**: calls wait and none is answered. It opens the circuit once it has lasted for `overdue_rounds` slow
-//!   thresholds and `min_overdue` calls have become overdue in it. If fewer have, down to one, it has to last for
-//!   `stall_after`.
-//! * **The work stands still**: what the calls wait for, by the host's own word, has been busy for `stall_after` and no piece
-//!   of it was done, while somebody calls. So callers whose deadlines are shorter than the threshold do not hide a hang.
-//! * **A share that hangs**: of the calls admitted one to two thresholds ago, `stall_rate` or more are still under way,
-//!   `min_overdue` at least, and this has been so for `overdue_rounds − 1` thresholds.
+//! * **Calls stand still**: calls wait and no call is answered. The circuit opens when this has lasted for `overdue_rounds`
+//!   slow thresholds and at least `min_overdue` calls have become overdue meanwhile. With fewer overdue calls, but at least
+//!   one, it must last for `stall_after`.
+//! * **The work stands still**: the host reports that the work behind the calls has been busy for `stall_after` and nothing
+//!   was done, while callers call. Callers whose deadlines are shorter than the threshold therefore do not hide a hang.
+//! * **A share of the calls hangs**: of the calls admitted one to two thresholds ago, at least `stall_rate`, and at least
+//!   `min_overdue` calls, are still in flight, and this has lasted for `overdue_rounds − 1` thresholds.
 //!
-//! A standstill is made of the time between two ticks, and grows only if somebody waited for **the whole of it**: a call that
-//! was under way at the first tick and still is at the second, or was given up in between and overdue by then; or the work,
-//! busy at both with as many pieces done. A call that comes and goes between two ticks did not wait, however many of them
-//! there are: callers who send deadlines that have passed already would otherwise make a standstill of nothing.
+//! A standstill is a sum of the times between two ticks. A time is added only if something waited for **all of it**: a call
+//! that was in flight at both ticks; a call that was given up between the ticks and was overdue by then; or the work, busy at
+//! both ticks with the same number of pieces done. Calls that begin and end between two ticks do not count, however many
+//! there are: otherwise callers whose deadlines have already passed could cause a standstill.
 //!
-//! The last sign compares calls that were admitted *together*. The share of overdue calls among all under way would be
-//! wrong: a slow call is under way for longer than a fast one, so of 1,000 calls a second of which 1 % take a second,
-//! ten are overdue and one is not at any moment.
+//! The third sign compares calls that were admitted *together*. The share of overdue calls among all calls in flight would be
+//! wrong, because slow calls are in flight for longer than fast ones: of 1,000 calls a second of which 1 % take a second, ten
+//! calls are overdue at any moment and only about one is not.
 
-use super::{config::CircuitBreakerConfig, inflight::UnderWay, machine::nanos};
+use super::{clock::nanos, config::CircuitBreakerConfig, inflight::UnderWay};
 
-/// What the host knows of the work that the guarded calls wait for, such as the blocks of a journal.
+/// Progress of the work that the guarded calls wait for, such as the blocks of a journal, as the host reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Pieces of it done since the start. Never falls.
+    /// Pieces of work done since the start. Never decreases.
     pub done: u64,
-    /// Some of it is being done, or waits. It stops being busy only by getting some of it done.
+    /// Whether some work is in progress or waits. The work stays busy until a piece of it is done.
     pub busy: bool,
 }
 
-/// What one tick sees.
+/// What one tick observes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sight {
-    /// By the breaker's clock.
+    /// Time of the tick, in nanoseconds of the breaker's clock.
     pub(super) now_ns: u64,
-    /// The breaker's generation. Evidence never outlives it.
+    /// The breaker's generation. Evidence counts only within a generation.
     pub(super) generation: u32,
-    /// For how long the process has been held up since the start, as far as somebody has noticed.
+    /// Total time for which the process did not run, as far as known.
     pub(super) paused_ns: u64,
     /// Calls answered since the start. May be a little too low while calls end without an answer.
     pub(super) answered: u64,
@@ -46,25 +46,25 @@ pub(super) struct Sight {
     pub(super) unanswered: u64,
     /// Calls that ended slow since the start, answered or not.
     pub(super) slow: u64,
-    /// The calls of this generation that are under way.
+    /// The calls of this generation that are in flight.
     pub(super) under_way: UnderWay,
-    /// What the host knows.
+    /// What the host reports.
     pub(super) work: Option<Work>,
 }
 
-/// What was seen from tick to tick.
+/// State of the detection, carried from tick to tick.
 #[derive(Debug, Default)]
 pub(super) struct HangWatch {
     last: Option<Seen>,
-    /// The highest [`Sight::answered`] so far. It may dip, and what comes back from a dip is no answer.
+    /// The highest [`Sight::answered`] so far. The value may fall for a moment; its return is not a new answer.
     answered: u64,
-    /// For how long calls or the work have waited and nothing has moved.
+    /// How long calls or the work have waited without progress.
     standstill_ns: u64,
-    /// For how long the work has; part of the standstill.
+    /// How long the work has waited without progress; part of the standstill.
     work_ns: u64,
-    /// [`Sight::slow`] at the beginning of the standstill. What is added without an answer was given up when overdue.
+    /// [`Sight::slow`] at the beginning of the standstill. Calls added since then were given up when they were overdue.
     slow_before: u64,
-    /// For how long a share of the calls has hung.
+    /// How long a share of the calls has hung.
     share_ns: u64,
     lateness: Lateness,
 }
@@ -77,28 +77,28 @@ struct Seen {
     share_hangs: bool,
 }
 
-/// What of the time between ticks does not count, since the process did not get to run.
+/// Time between ticks that does not count, because the process did not run.
 #[derive(Debug, Default)]
 struct Lateness {
-    /// Time that was left out because a tick was late, and that a pause may yet be reported for.
+    /// Time left out because a tick was late. The host may still report a pause for it.
     left_out_ns: u64,
-    /// When some was last left out.
+    /// When time was last left out.
     left_out_at_ns: u64,
     /// When a pause was last reported.
     reported_at_ns: Option<u64>,
 }
 
-/// A tick may be late by so much. When it is later, the process did not get to run, and its calls neither: only so much of
-/// the time counts.
+/// A tick may be late by this much. If it is later, the process and its calls did not run, and only this much of the delay
+/// counts.
 const LATE_MAX_NS: u64 = 40_000_000;
-/// A CPU quota's pause is reported within one period after its end, and the next one comes with the next period or two: for
-/// so long after a report the process counts as throttled, and for so long what was left out may be part of a pause.
+/// A pause by a CPU quota is reported within one period after its end, and the next pause follows within two periods. For this
+/// long after a report the process counts as throttled, and for this long time that was left out may belong to a pause.
 const REPORTED_WITHIN_NS: u64 = 250_000_000;
 
 // ===== impl HangWatch =====
 
 impl HangWatch {
-    /// Looks at what a tick sees; true if the calls under way hang.
+    /// Evaluates a tick; returns whether the calls in flight hang.
     pub(super) fn look(&mut self, config: &CircuitBreakerConfig, sight: &Sight) -> bool {
         let share_hangs = share_hangs(config, &sight.under_way);
         let last = self.last.replace(Seen {
@@ -123,7 +123,7 @@ impl HangWatch {
             let excused_ns = self.lateness.report(sight.now_ns, paused_ns);
             self.standstill_ns = self.standstill_ns.saturating_sub(excused_ns);
             self.work_ns = self.work_ns.saturating_sub(excused_ns);
-            // Those who were held up get to run before anybody judges.
+            // The paused threads run first; the next tick judges.
             return false;
         }
         let share_for_ns = rounds_ns(config, config.overdue_rounds.saturating_sub(1));
@@ -132,7 +132,7 @@ impl HangWatch {
             || share_hangs && self.share_ns >= share_for_ns
     }
 
-    /// Forgets what it saw: what comes next has nothing to do with it.
+    /// Discards the evidence.
     pub(super) fn forget(&mut self) {
         self.last = None;
     }
@@ -178,8 +178,8 @@ impl HangWatch {
         overdue > 0 && self.standstill_ns >= enough_ns
     }
 
-    /// Whether the work itself has hung, and somebody calls: that is not known by the calls, which may have ended by their
-    /// deadlines between any two ticks.
+    /// Returns whether the work has hung while callers call. The calls in flight do not show this, because their deadlines may
+    /// end them between two ticks.
     fn work_hangs(&self, config: &CircuitBreakerConfig, last: &Sight, sight: &Sight) -> bool {
         let somebody_calls = sight.under_way.calls > 0 || sight.unanswered > last.unanswered;
         somebody_calls && self.work_ns >= nanos(config.effective_stall_after())
@@ -189,8 +189,8 @@ impl HangWatch {
 // ===== impl Lateness =====
 
 impl Lateness {
-    /// How much of the time between two ticks counts. While the process is being throttled, a tick that is late says that
-    /// it was stopped, though the report is yet to come.
+    /// Returns how much of the time between two ticks counts. While the process is throttled, a late tick means a pause whose
+    /// report has not arrived yet.
     fn counted_ns(&mut self, last_ns: u64, now_ns: u64, tick_ns: u64) -> u64 {
         let gap_ns = now_ns.saturating_sub(last_ns);
         let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) <= REPORTED_WITHIN_NS;
@@ -211,7 +211,7 @@ impl Lateness {
         counted_ns
     }
 
-    /// Takes note of a pause; returns how much of it was not left out already.
+    /// Records a reported pause; returns the part that was not left out already.
     fn report(&mut self, now_ns: u64, paused_ns: u64) -> u64 {
         self.reported_at_ns = Some(now_ns);
         paused_ns.saturating_sub(std::mem::take(&mut self.left_out_ns))
@@ -236,7 +236,7 @@ mod tests {
     /// The number of answers is the difference of two counters that are read one after the other, so it dips whenever calls
     /// are given up in between, as they are by the thousand during a hang.
     #[test]
-    fn t04_a_dip_of_the_answers_under_a_storm_of_give_ups_does_not_hide_a_hang() {
+    fn a_dip_of_the_answers_under_a_storm_of_give_ups_does_not_hide_a_hang() {
         let config = CircuitBreakerConfig::default();
         let bound = config.slow_threshold * 2 + Duration::from_millis(100);
         let tick_ns = nanos(config.tick_interval);

@@ -1,4 +1,4 @@
-//! Calls under way, by the moment they were admitted, so that a call that hangs is seen before it ends.
+//! Counts calls in flight by the time of their admission, so that a call that hangs is noticed before it ends.
 //!
 //! A ring of slots, each between a sixteenth and an eighth of the slow threshold wide. A slot counts the calls that were
 //! admitted in its time and, apart from them, those of them that have ended; the difference is under way, and overdue if
@@ -29,22 +29,22 @@ pub(super) struct RingPlace {
     epoch: u64,
 }
 
-/// The calls under way at one moment, and how long they have been.
+/// The calls in flight at one moment, and their age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct UnderWay {
     /// All of them.
     pub(super) calls: u64,
-    /// Those that have been under way for the slow threshold or longer.
+    /// Calls that have been in flight for the slow threshold or longer.
     pub(super) overdue: u64,
-    /// How many whole thresholds the oldest has been under way, at most [`ROUNDS_MAX`]. One pipeline that hangs for so
-    /// long could have completed as many slow batches: the evidence that `min_batches` asks for.
+    /// Number of whole thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. A pipeline that hangs
+    /// for this long could have completed as many slow batches, which is the evidence that `min_batches` requires.
     pub(super) rounds: u32,
     /// Since when the oldest has been under way, at the earliest: where its slot begins, so up to an eighth of the threshold
     /// too early. Zero for one that has left the ring of slots.
     pub(super) oldest_ns: Option<u64>,
-    /// Calls that were admitted at least one and less than two thresholds ago, whether they have ended or not ...
+    /// Calls that were admitted at least one and less than two thresholds ago, ended or not.
     pub(super) due: u64,
-    /// ... and those of them that have not.
+    /// The calls of `due` that have not ended.
     pub(super) due_under_way: u64,
 }
 
@@ -97,7 +97,7 @@ struct SlotSum {
 }
 
 const SLOTS: usize = 128;
-/// At least so many slots to a threshold; a power of two may make it twice as many.
+/// Minimum number of slots in a threshold; rounding to a power of two may double it.
 const SLOTS_PER_THRESHOLD: u64 = 8;
 /// The most whole thresholds that the ring can tell apart.
 pub(super) const ROUNDS_MAX: u32 = 7;
@@ -330,7 +330,7 @@ impl Side {
             if !same_generation && !live() {
                 return None;
             }
-            // A late thread finds the next lap's tag and counts itself in there, a little too young.
+            // A late thread finds the tag of a later lap and counts its call there, slightly too young.
             let laps_ahead = layout.laps_ahead(word, wanted);
             let next = if laps_ahead.is_some() {
                 layout.one_more(word)
@@ -378,7 +378,7 @@ impl Side {
                 return;
             }
             let laps_ahead = layout.laps_ahead(word, wanted);
-            // What the slot holds of an earlier lap has to be in *older* before it is gone from here.
+            // Calls of an earlier lap are added to *older* before they are removed from the slot.
             let moved = if same_generation && laps_ahead.is_none() {
                 layout.count(word)
             } else {
@@ -394,13 +394,13 @@ impl Side {
                 Ok(()) => return,
                 Err(changed) => word = changed,
             }
-            // Somebody else was faster; it is for another round to say what is to be moved.
+            // Lost the compare-and-swap: undo, and let the next round recompute what to move.
             self.add_older(writer, generation, moved.wrapping_neg(), &live);
         }
     }
 
-    /// By far the commonest case: the slot holds calls of its present lap already, and nobody gets in the way. False, with
-    /// nothing done, if that is not so.
+    /// The common case: the slot already holds calls of its current lap, and no other thread changes it. Returns false,
+    /// without a change, otherwise.
     #[inline(always)]
     fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
         let Some(slot) = self.slot_of(epoch) else {
@@ -445,6 +445,7 @@ impl Side {
         }
     }
 
+    #[inline]
     fn slot_of(&self, epoch: u64) -> Option<&AtomicU64> {
         let index = usize::try_from(epoch % SLOTS as u64).ok()?;
         self.slots.get(index)
@@ -476,10 +477,12 @@ impl Layout {
         }
     }
 
+    #[inline]
     const fn lap_bits(self) -> u32 {
         u64::BITS - GENERATION_BITS - self.count_bits
     }
 
+    #[inline]
     const fn lap_mask(self) -> u64 {
         (1 << self.lap_bits()) - 1
     }
@@ -489,14 +492,17 @@ impl Layout {
         1 << (self.lap_bits() - 6)
     }
 
+    #[inline]
     const fn tag(self, generation: u32, lap: u64) -> u64 {
         ((generation as u64 & GENERATION_MASK) << self.lap_bits()) | (lap & self.lap_mask())
     }
 
+    #[inline]
     const fn tag_of(self, word: u64) -> u64 {
         word >> self.count_bits
     }
 
+    #[inline]
     const fn count(self, word: u64) -> u64 {
         word & ((1 << self.count_bits) - 1)
     }

@@ -4,7 +4,7 @@ use tower_layer::Layer;
 
 use super::{classify::ResultClassifier, handle::LatencyCircuitBreaker, service::CircuitBreaker};
 
-/// Wraps services in one circuit: all services made by a layer, and their clones, share it.
+/// Guards services with one circuit, which all services made by the layer and their clones share.
 #[derive(Debug, Clone)]
 pub struct CircuitBreakerLayer<C = ResultClassifier> {
     breaker: LatencyCircuitBreaker,
@@ -14,7 +14,7 @@ pub struct CircuitBreakerLayer<C = ResultClassifier> {
 // ===== impl CircuitBreakerLayer =====
 
 impl CircuitBreakerLayer {
-    /// Guards with `breaker`; every error counts as a failure.
+    /// Makes a layer that guards with `breaker`; every error counts as a failure.
     #[must_use]
     pub const fn new(breaker: LatencyCircuitBreaker) -> Self {
         Self::with_classifier(breaker, ResultClassifier)
@@ -22,7 +22,7 @@ impl CircuitBreakerLayer {
 }
 
 impl<C> CircuitBreakerLayer<C> {
-    /// Guards with `breaker`; `classify` says what a result means. It is cloned for each call.
+    /// Makes a layer that guards with `breaker` and classifies results by `classify`, which is cloned for each call.
     #[must_use]
     pub const fn with_classifier(breaker: LatencyCircuitBreaker, classify: C) -> Self {
         Self { breaker, classify }

@@ -1,5 +1,9 @@
-//! A latency circuit breaker: it watches how long calls take, those that have not ended yet included, and stops letting
-//! them pass when too many are slow or fail.
+//! A circuit breaker that trips on latency: it measures how long calls take, including calls that have not ended yet, and
+//! rejects calls when too many are slow, fail or hang.
+//!
+//! Guard a tower service with [`CircuitBreakerLayer`], a future with [`LatencyCircuitBreaker::execute_async`], a closure with
+//! [`LatencyCircuitBreaker::execute_with_latency_check`], and anything else with [`LatencyCircuitBreaker::try_acquire`].
+//! The states:
 //!
 //! ```text
 //!            slow or failing rate · hang · failures in a row · p99
@@ -17,20 +21,21 @@
 //!                 the same rules as in CLOSED
 //! ```
 //!
-//! The mode is orthogonal to the state: [`BreakerMode::Auto`] obeys the machine, [`BreakerMode::MetricsOnly`] runs it and
-//! rejects nothing, [`BreakerMode::ForcedOpen`] rejects everything, [`BreakerMode::Disabled`] records nothing.
+//! The mode is independent of the state. [`BreakerMode::Auto`] follows the state machine. [`BreakerMode::MetricsOnly`] runs
+//! the state machine and rejects nothing. [`BreakerMode::ForcedOpen`] rejects every call. [`BreakerMode::Disabled`] records
+//! nothing.
 //!
-//! * One atomic word holds mode, state, generation and deadline, and is the only authority (`gate`). A result counts only
-//!   in the generation that admitted its call.
-//! * The window is a ring of time slices for each shard of threads; recording is O(1), lock-free and loses nothing
-//!   (`window`, `histogram`). A shard has one thread that writes, so that a call needs no locked instruction; the last one
-//!   is shared by the threads that found no shard of their own (`writer`, `slots`, `threads`).
-//! * Calls under way are counted by the moment of their admission (`inflight`), and judged by themselves (`hang`): calls
-//!   that hang open the circuit though none has ended, and however many fast ones ended before.
-//! * A call is slow if its latency is `>=` the threshold; the circuit opens if a rate is `>=` its own (`policy`).
+//! * One atomic word holds mode, state, generation and deadline; it alone decides (`gate`). A generation is the time between
+//!   two transitions. A result counts only in the generation that admitted its call.
+//! * Each shard of threads has a sliding window of time slices. Recording takes constant time, uses no lock and loses no
+//!   count (`window`, `histogram`). A shard has one writing thread, so that a call needs no locked instruction. Threads
+//!   that have no shard share the last one (`writer`, `slots`, `threads`).
+//! * Calls in flight are counted by the time of their admission (`inflight`) and judged separately from completed calls
+//!   (`hang`). Calls that hang therefore open the circuit before they end, even after many fast calls.
+//! * A call is slow if its latency is `>=` the threshold. The circuit opens if a rate is `>=` its threshold (`policy`).
 //!
-//! Nothing in here spawns a thread or a timer: the host calls [`LatencyCircuitBreaker::tick`] at regular intervals. The
-//! module knows no protocol and imports nothing from the rest of the crate.
+//! The crate starts no thread and no timer: the host calls [`LatencyCircuitBreaker::tick`] every
+//! [`CircuitBreakerConfig::tick_interval`]. The crate knows no protocol: a [`Classify`] decides what a result means.
 //!
 //! ```
 //! use tally_breaker::{CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker};
@@ -39,7 +44,7 @@
 //! let answer = breaker.execute_with_latency_check(|| Ok::<_, std::io::Error>(42));
 //! match answer {
 //!     Ok(value) => assert_eq!(value, 42),
-//!     Err(CircuitBreakerError::Open(rejection)) => println!("come back in {:?}", rejection.retry_after),
+//!     Err(CircuitBreakerError::Open(rejection)) => println!("retry after {:?}", rejection.retry_after),
 //!     Err(CircuitBreakerError::Inner(error)) => return Err(error.into()),
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -58,8 +63,8 @@ mod histogram;
 mod inflight;
 mod layer;
 mod machine;
+mod permit;
 mod policy;
-mod registry;
 mod service;
 mod signals;
 mod slots;
@@ -81,10 +86,10 @@ pub use self::{
     error::{CircuitBreakerError, ConfigError, ConfigValue, Rejection},
     future::ResponseFuture,
     gate::{BreakerMode, CircuitState},
-    handle::{DEFAULT_KEY, LatencyCircuitBreaker, LatencyCircuitBreakerBuilder, Permit},
+    handle::{DEFAULT_KEY, LatencyCircuitBreaker, LatencyCircuitBreakerBuilder},
     hang::Work,
     layer::CircuitBreakerLayer,
-    registry::{BreakerRegistry, REGISTRY_KEYS_MAX},
+    permit::Permit,
     service::CircuitBreaker,
     stats::{
         CircuitBreakerStats, HalfOpenStats, LatencySummary, LifetimeStats, Transition, TransitionObserver,

@@ -10,7 +10,7 @@ use super::{
     window::WindowCounts,
 };
 
-/// What is known about the calls of a generation.
+/// The calls of one generation: completed in the window, and in flight.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     pub(super) counts: WindowCounts,
@@ -26,13 +26,13 @@ pub(super) struct Rng {
 
 /// Splitmix64's increment, 2^64 divided by the golden ratio.
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Where one stream begins after another: 2^64 times the fractional part of the square root of 2.
+/// The distance between the starts of two streams: 2^64 times the fractional part of the square root of 2.
 const STREAM_GAMMA: u64 = 0x6a09_e667_f3bc_c909;
 /// Bits of a double's mantissa, and so of a random fraction.
 const FRACTION_BITS: u32 = 53;
-/// The open time is doubled at most so many times; any `open_max` within bounds is reached before.
+/// Limit on the number of doublings of the open time. Every valid `open_max` is reached earlier.
 const DOUBLINGS_MAX: u32 = 40;
-/// A p99 above a threshold means that this share of the calls is.
+/// The p99 is above a threshold if this share of the calls is above it.
 const P99_TAIL: f64 = 0.01;
 
 // ===== impl Evidence =====
@@ -52,24 +52,24 @@ impl Evidence {
         self.counts.samples + self.under_way.overdue
     }
 
-    /// Whether some rate may be judged as far as the number of calls goes.
+    /// Returns whether there are enough calls for some rate to open the circuit.
     pub(super) fn min_calls_met(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.calls.max(self.latency_calls()) >= u64::from(config.min_calls)
     }
 
-    /// Whether enough batches completed for a verdict.
+    /// Returns whether there are enough completed batches for a rate to open the circuit.
     pub(super) fn min_batches_met(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.batches >= u64::from(config.min_batches)
     }
 
-    /// Whether enough distinct batches went wrong: completed ones, or, since hung calls have no batch yet, one that hangs
-    /// for long enough. Not the sum of the two, for the calls of a batch that has begun to answer would be on both sides.
+    /// Returns whether enough distinct batches were slow or failed, or calls have hung for long enough (they have no batch
+    /// yet). The two are not added, because the calls of a batch that has begun to answer would count twice.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
             || self.under_way.rounds >= config.overdue_rounds
     }
 
-    /// Why the circuit has to open, if it has to. All comparisons are `>=`.
+    /// Returns why the circuit must open, or None. All comparisons are `>=`.
     pub(super) fn judge(&self, config: &CircuitBreakerConfig) -> Option<TransitionReason> {
         let counts = &self.counts;
         let min_calls = u64::from(config.min_calls);
@@ -81,7 +81,7 @@ impl Evidence {
             return Some(TransitionReason::FailureRate);
         }
         if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
-            // It is the overdue calls' doing if the completed ones alone would not have sufficed.
+            // The reason is `Overdue` if the completed calls alone do not reach the rate.
             let completed = Evidence {
                 under_way: UnderWay::default(),
                 ..*self
@@ -127,7 +127,7 @@ impl Rng {
         }
     }
 
-    /// The next number of the sequence, from 0 to 1, 1 excluded.
+    /// Returns the next number of the sequence, from 0 to 1, without 1.
     pub(super) fn fraction(&self) -> f64 {
         let state = self
             .state

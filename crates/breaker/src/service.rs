@@ -13,9 +13,8 @@ use super::{
 
 /// A service behind a circuit breaker.
 ///
-/// `poll_ready` reserves nothing: it asks the inner service, and the circuit decides in `call`. A service that is ready
-/// and not called therefore holds no permit. Readiness that the inner service reserved for a call that is then rejected
-/// stays with it, for the next call.
+/// `poll_ready` asks the inner service and reserves nothing; the circuit decides in `call`. A service that is ready and is not
+/// called therefore holds no permit. If a call is rejected, the inner service stays ready for the next call.
 #[derive(Debug, Clone)]
 pub struct CircuitBreaker<S, C = ResultClassifier> {
     inner: S,
@@ -34,7 +33,7 @@ impl<S> CircuitBreaker<S> {
 }
 
 impl<S, C> CircuitBreaker<S, C> {
-    /// Guards `inner`; `classify` says what a result means. It is cloned for each call.
+    /// Guards `inner` and classifies results by `classify`, which is cloned for each call.
     #[must_use]
     pub const fn with_classifier(inner: S, breaker: LatencyCircuitBreaker, classify: C) -> Self {
         Self {
@@ -44,12 +43,12 @@ impl<S, C> CircuitBreaker<S, C> {
         }
     }
 
-    /// The circuit.
+    /// Returns the breaker.
     pub const fn breaker(&self) -> &LatencyCircuitBreaker {
         &self.breaker
     }
 
-    /// The service behind it.
+    /// Returns the guarded service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -69,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // The permit first: the inner service must not see a request that is rejected.
+        // Ask for the permit first: the inner service must not see a rejected request.
         match self.breaker.try_acquire() {
             Ok(permit) => ResponseFuture::admitted(self.inner.call(request), permit, self.classify.clone()),
             Err(rejection) => ResponseFuture::rejected(rejection),

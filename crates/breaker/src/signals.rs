@@ -1,5 +1,5 @@
-//! Small shared words beside the gate and the window: failures in a row, the newest batches seen, the ticker's pulse, and
-//! the lifetime counters of each shard. All of them are plain facts about calls; none decides anything by itself.
+//! Shared atomic words beside the gate and the window: failures in a row, the newest batches, the time of the last tick, and the
+//! lifetime counters of each shard. They record facts; the policy decides.
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -12,16 +12,16 @@ pub(super) struct Streak(AtomicU64);
 #[derive(Debug, Default)]
 pub(super) struct HighWater(AtomicU64);
 
-/// When the ticker last ran, and when the process last came back from being held up.
+/// When the ticker last ran, and when the process last resumed after a pause.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     /// Nanoseconds of the clock; zero until the host has ticked once. Without a ticker nothing is ever suspect.
     last_tick_ns: AtomicU64,
     /// Calls admitted before this moment are judged as if admitted then.
     resumed_ns: AtomicU64,
-    /// How long the process was held up, in all.
+    /// Total time for which the process did not run.
     throttled_ns: AtomicU64,
-    /// Up to this moment it is known what of it was a pause: two who notice the same one count it once.
+    /// Pauses up to this moment have been counted, so that two threads that notice the same pause count it once.
     counted_until_ns: AtomicU64,
 }
 
@@ -30,8 +30,8 @@ pub(super) struct Pulse {
 pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
     pub(super) finished: AtomicU64,
-    /// Of the finished ones, those that were given up or say nothing. Written before `finished`: whoever reads that first
-    /// never takes one of them for an answer.
+    /// Finished calls that were given up or gave no evidence. Written before `finished`, so that a reader that reads `finished`
+    /// first never counts one of them as answered.
     pub(super) unanswered: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failures: AtomicU64,
@@ -77,11 +77,11 @@ impl Streak {
         }
     }
 
-    /// A success: the row ends.
+    /// Ends the row: a call succeeded.
     pub(super) fn end(&self) {
         let word = self.0.load(Ordering::Relaxed);
         if word & STREAK_MASK != 0 {
-            // A failure that comes in between stays counted, which is just as well: the two happened at the same time.
+            // A failure that is counted in between stays counted: both calls ended at the same time, in either order.
             let ended = word & !STREAK_MASK;
             let _ = self
                 .0
@@ -93,7 +93,7 @@ impl Streak {
 // ===== impl HighWater =====
 
 impl HighWater {
-    /// Whether `id` is higher than every one before; true for exactly one of the calls of a batch.
+    /// Returns whether `id` is higher than every earlier id; true for exactly one of the calls of a batch.
     pub(super) fn rises_to(&self, id: u64) -> bool {
         let mark = id.saturating_add(1);
         self.0.load(Ordering::Relaxed) < mark && self.0.fetch_max(mark, Ordering::Relaxed) < mark
@@ -103,38 +103,36 @@ impl HighWater {
 // ===== impl Pulse =====
 
 impl Pulse {
-    /// Notes a tick, or, between ticks, that somebody looked at the clock. If the last tick is `late_ns` or more ago the
-    /// process was held up: returns for how long, to one of the threads that see it.
+    /// Detects a pause: the last tick is `late_ns` or more ago. Returns the length of the pause to one of the threads that
+    /// notice it.
     pub(super) fn check(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
         let last = self.last_tick_ns.load(Ordering::Acquire);
         let gap = now_ns.saturating_sub(last);
         if last == 0 || gap < late_ns {
             return None;
         }
-        // Before the tick is moved on: who finds the new tick must find the new moment too.
+        // Written before `last_tick_ns`: a thread that reads the new tick must also read the new `resumed_ns`.
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
-        // Counts once for every pause. Should the ticker be dead rather than late, this also keeps the breaker from
-        // excusing everything: from here on calls are judged again.
+        // Counts each pause once. It also limits the excuse if the ticker has died: calls are judged again from now on.
         self.last_tick_ns
             .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
         self.count(now_ns, gap)
     }
 
-    /// The ticker ran.
+    /// Records a tick.
     pub(super) fn tick(&self, now_ns: u64) {
         self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
     }
 
-    /// Somebody else noticed that the process was held up for `pause_ns` until about now. Returns for how much of it
-    /// nobody had noticed yet.
+    /// Records a pause of `pause_ns` until about now that the host reports. Returns the part that was not counted before.
     pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
         self.count(now_ns, pause_ns)
     }
 
-    /// Adds a pause that ended by now, as far as it is later than the one counted before: what is counted never grows
-    /// faster than the clock.
+    /// Adds the part of a pause that is later than the last counted pause, so that the total never grows faster than the
+    /// clock.
     fn count(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         let before = self.counted_until_ns.fetch_max(now_ns, Ordering::AcqRel);
         let new = pause_ns.min(now_ns.saturating_sub(before));

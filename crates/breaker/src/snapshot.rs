@@ -1,10 +1,11 @@
-//! Taking a [`CircuitBreakerStats`].
+//! Takes snapshots of a breaker.
 
 use std::time::Duration;
 
 use super::{
+    clock::nanos,
     gate::{BreakerMode, CircuitState, Probes, StateWord},
-    machine::{Core, nanos},
+    machine::Core,
     policy::Evidence,
     signals::ShardCounters,
     stats::{CircuitBreakerStats, HalfOpenStats, LatencySummary, LifetimeStats, WindowStats},
@@ -14,8 +15,8 @@ use super::{
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 impl Core {
-    /// Everything at once. The book's lock is held throughout: transitions wait for it, calls do not, so whatever is read
-    /// here belongs to one generation.
+    /// Takes a snapshot while holding the lock of the history. Transitions wait for the lock and calls do not, so everything
+    /// that is read here belongs to one generation.
     pub(super) fn stats(&self) -> CircuitBreakerStats {
         let chronicle = self.chronicle.lock();
         let now_ns = self.clock.now_ns();
@@ -67,7 +68,7 @@ impl Core {
         }
     }
 
-    /// The state that a call would meet, as far as the clock tells.
+    /// Returns the state that a call would meet at `now_ns`.
     pub(super) fn effective_state(&self, word: StateWord, now_ns: u64) -> CircuitState {
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
@@ -82,8 +83,8 @@ impl Core {
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        // In this order: a call that is seen as ended is then seen as admitted, too, and one that comes and goes in between
-        // is missed rather than counted as ended only.
+        // `finished` is read first, so every call that it counts is also counted in `admitted`. The other order could count
+        // a call that begins and ends in between as finished only.
         let finished = self.sum(|counters| &counters.finished);
         self.sum(|counters| &counters.admitted).saturating_sub(finished)
     }

@@ -1,4 +1,4 @@
-//! What a breaker tells about itself: a coherent snapshot, the transitions, and a hook for those who want to hear of them.
+//! What a breaker reports: coherent snapshots, transitions, and the trait of observers.
 
 use std::{fmt, time::Duration};
 
@@ -8,14 +8,14 @@ use super::{
     histogram::{CELLS, middle_ns, upper_edge_ns},
 };
 
-/// Why a circuit changed its state.
+/// The reason of a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransitionReason {
     /// Opened: the share of failed calls.
     FailureRate,
-    /// Opened: the share of slow calls, by the completed ones alone.
+    /// Opened: the share of slow calls among the completed calls.
     SlowRate,
-    /// Opened: calls under way that hang, by their share of the calls or because nothing is answered.
+    /// Opened: calls in flight hang, by their share of the calls or because no call is answered.
     Overdue,
     /// Opened: failures in a row.
     Consecutive,
@@ -25,7 +25,7 @@ pub enum TransitionReason {
     Violations,
     /// Opened: too many probes were slow or failed.
     ProbeFailed,
-    /// Opened: too many probes were bad, the last of them because it did not end in time.
+    /// Opened: too many probes were bad, and the last bad probe did not end in time.
     ProbeTimeout,
     /// Opened: the probes did not decide within the longest wait.
     MaxWait,
@@ -33,7 +33,7 @@ pub enum TransitionReason {
     Forced,
     /// Half-open: the open time has passed.
     OpenElapsed,
-    /// Ramp, or closed if there is none: enough good probes.
+    /// Ramp, or closed if the ramp is zero: enough good probes.
     ProbesPassed,
     /// Closed: the ramp is over.
     RampDone,
@@ -44,10 +44,10 @@ pub enum TransitionReason {
 /// A change of state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transition {
-    /// When, by the breaker's clock, in nanoseconds.
+    /// Time of the transition, in nanoseconds of the breaker's clock.
     pub at_ns: u64,
-    /// The generation that it began. Events may be delivered out of order by threads that overtake each other; this
-    /// tells the order.
+    /// The generation that began with this transition. Threads may deliver events out of order; the generation gives the
+    /// order.
     pub generation: u32,
     /// The state before.
     pub from: CircuitState,
@@ -61,14 +61,14 @@ pub struct Transition {
     pub slow_rate: f64,
     /// Successes and failures in the window at that moment.
     pub calls: u64,
-    /// Calls under way for the slow threshold or longer at that moment.
+    /// Calls in flight for the slow threshold or longer at that moment.
     pub overdue: u64,
-    /// How long it stays open; zero unless `to` is open.
+    /// How long the circuit stays open; zero unless `to` is open.
     pub open_for: Duration,
 }
 
-/// Hears of what a breaker does, to export it. Called by the thread that caused the change, after the change, with no lock
-/// held: it must return soon.
+/// Receives the events of a breaker, to export them. The thread that caused a change calls the observer after the change and
+/// without a lock, so the observer must return soon.
 pub trait TransitionObserver: Send + Sync + 'static {
     /// The circuit `key` changed its state.
     fn on_transition(&self, key: &str, transition: &Transition);
@@ -76,8 +76,8 @@ pub trait TransitionObserver: Send + Sync + 'static {
     /// An operator changed the mode of `key`.
     fn on_mode_change(&self, _key: &str, _from: BreakerMode, _to: BreakerMode) {}
 
-    /// The process was held up for about `pause` (stopped, frozen or throttled): `key` judges the latency of the calls
-    /// under way only from now on.
+    /// The process did not run for about `pause` (it was stopped, frozen or throttled). The circuit `key` measures the
+    /// latency of the calls in flight from now on.
     fn on_self_throttled(&self, _key: &str, _pause: Duration) {}
 }
 
@@ -89,28 +89,28 @@ pub struct LatencySummary {
     /// Arithmetic mean, taken from the middles of the histogram's cells: within 12.5 % of the true mean, for durations of at
     /// least 4 µs. Zero if nothing was measured.
     pub mean: Duration,
-    /// Half took no longer.
+    /// 50 % of the durations are not longer.
     pub p50: Duration,
-    /// 90 % took no longer.
+    /// 90 % of the durations are not longer.
     pub p90: Duration,
-    /// 99 % took no longer.
+    /// 99 % of the durations are not longer.
     pub p99: Duration,
-    /// 99.9 % took no longer.
+    /// 99.9 % of the durations are not longer.
     pub p999: Duration,
-    /// None took longer (67 s stands for everything above).
+    /// No duration is longer (67 s stands for everything above).
     pub max: Duration,
 }
 
-/// The sliding window of the present generation: at most `length`, and nothing from before the last transition.
+/// The sliding window of the current generation: the last `length`, without the time before the last transition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WindowStats {
-    /// How far it looks back.
+    /// Length of the window.
     pub length: Duration,
     /// Successes and failures.
     pub calls: u64,
     /// Calls whose latency counts.
     pub samples: u64,
-    /// Distinct commit batches; a call without one is its own.
+    /// Distinct commit batches. A call without a batch is a batch by itself.
     pub batches: u64,
     /// Distinct commit batches with a slow or failed call.
     pub bad_batches: u64,
@@ -120,59 +120,59 @@ pub struct WindowStats {
     pub slow: u64,
     /// Slow calls that failed.
     pub slow_failures: u64,
-    /// Calls whose outcome says nothing.
+    /// Calls with a neutral outcome.
     pub neutral: u64,
     /// `failures / calls`, 0 to 1.
     pub failure_rate: f64,
     /// `(slow + overdue) / (samples + overdue)`, 0 to 1.
     pub slow_rate: f64,
-    /// Whether there are enough calls for a verdict by rate.
+    /// Whether the window holds enough calls for a rate to open the circuit.
     pub min_calls_met: bool,
-    /// Whether there are enough batches for a verdict by rate.
+    /// Whether the window holds enough batches for a rate to open the circuit.
     pub min_batches_met: bool,
-    /// From admission to the answer.
+    /// Durations from admission to the end of the call, of the calls whose latency counts.
     pub total: LatencySummary,
-    /// From admission to being taken into a batch.
+    /// Durations from admission until the call is taken into a batch.
     pub queue_wait: LatencySummary,
-    /// From being taken into a batch to being durable; each batch is measured once.
+    /// Durations from taking a batch until it is durable; each batch is measured once.
     pub commit: LatencySummary,
 }
 
 /// The probes of the half-open state; zeroes in other states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HalfOpenStats {
-    /// How many a generation lets through.
+    /// Number of probes that a generation admits.
     pub permits: u32,
-    /// How many it has let through, without those withdrawn.
+    /// Number of probes admitted, without the probes withdrawn.
     pub issued: u32,
-    /// How many were fast and successful.
+    /// Number of fast and successful probes.
     pub ok: u32,
-    /// How many were slow, failed, or did not end in time.
+    /// Number of probes that were slow, failed, or did not end in time.
     pub bad: u32,
 }
 
 /// Counts since the breaker was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LifetimeStats {
-    /// Calls let through and recorded.
+    /// Calls that were admitted and recorded.
     pub admitted: u64,
-    /// Calls that ended in time and well.
+    /// Calls that succeeded, slow ones included.
     pub successes: u64,
     /// Calls that failed.
     pub failures: u64,
-    /// Calls whose outcome says nothing.
+    /// Calls with a neutral outcome.
     pub neutral: u64,
-    /// Calls that were slow, whatever their outcome.
+    /// Slow calls, of any outcome.
     pub slow: u64,
-    /// Calls refused while open or forced open.
+    /// Calls rejected while open or forced open.
     pub rejected_open: u64,
-    /// Calls refused for want of a probe's permit.
+    /// Calls rejected because no permit for a probe was left.
     pub rejected_half_open: u64,
-    /// Calls refused by the ramp.
+    /// Calls rejected by the ramp.
     pub rejected_ramp: u64,
-    /// Calls let through by [`BreakerMode::MetricsOnly`] that [`BreakerMode::Auto`] would have refused.
+    /// Calls admitted by [`BreakerMode::MetricsOnly`] that [`BreakerMode::Auto`] would have rejected.
     pub would_reject: u64,
-    /// Results of calls of an earlier generation; they changed nothing.
+    /// Results of calls that an earlier generation admitted. They are not counted otherwise.
     pub stale_results: u64,
     /// Calls dropped without a result.
     pub cancelled: u64,
@@ -182,7 +182,7 @@ pub struct LifetimeStats {
     pub half_opens: u64,
     /// Transitions to closed.
     pub closes: u64,
-    /// Milliseconds that the process was held up, as far as the ticker noticed.
+    /// Milliseconds for which the process did not run, as far as the breaker noticed.
     pub self_throttled_ms: u64,
 }
 
@@ -191,43 +191,43 @@ pub struct LifetimeStats {
 pub struct CircuitBreakerStats {
     /// What the breaker guards.
     pub key: String,
-    /// When it was taken, by the breaker's clock, in nanoseconds. Subtract `history`'s `at_ns` to get an age.
+    /// Time of the snapshot, in nanoseconds of the breaker's clock. Subtract an `at_ns` of `history` to get an age.
     pub taken_ns: u64,
-    /// Who decides.
+    /// The mode.
     pub mode: BreakerMode,
-    /// The state as it was last written.
+    /// The state that the last transition set.
     pub state: CircuitState,
-    /// The state by the clock: an idle circuit whose open time has passed is half-open though no call has come yet.
+    /// The state that a call would meet now: an idle circuit whose open time has passed is half-open although no call has come.
     pub effective_state: CircuitState,
     /// Grows by one with every transition; 22 bits.
     pub generation: u32,
-    /// When the state was entered, by the breaker's clock, in nanoseconds.
+    /// When the state began, in nanoseconds of the breaker's clock.
     pub since_ns: u64,
-    /// How long the state has been held.
+    /// How long the circuit has been in this state.
     pub in_state: Duration,
-    /// Why it opened last.
+    /// Why the circuit opened last.
     pub reason_opened: Option<TransitionReason>,
-    /// How many times in a row it has opened without staying closed for `stable_for`.
+    /// How many times in a row the circuit has opened without staying closed for `stable_for`.
     pub open_attempt: u32,
-    /// When it stops being open, by the breaker's clock, in milliseconds, if it is open.
+    /// When the open time ends, in milliseconds of the breaker's clock. None unless open.
     pub open_until_ms: Option<u64>,
     /// How long until the next probe may pass; zero unless open.
     pub next_probe_in: Duration,
-    /// The hint that a rejection of this moment would carry, without its random spread; zero if none would be rejected.
+    /// The retry hint of a rejection at this moment, without its random spread. Zero if calls are admitted.
     pub retry_hint: Duration,
     /// The sliding window.
     pub window: WindowStats,
-    /// Calls under way.
+    /// Calls in flight.
     pub in_flight: u64,
     /// Calls of this generation in flight for the slow threshold or longer.
     pub overdue_in_flight: u64,
     /// Failures in a row in this generation: those since the last success. The failed calls of one batch count as one failure.
     pub consecutive_failures: u64,
-    /// The probes.
+    /// The probes of the half-open state.
     pub half_open: HalfOpenStats,
-    /// The share of calls let through: below 1 in a ramp, 0 while open, else 1.
+    /// The share of calls that is admitted: below 1 in a ramp, 0 while open, otherwise 1.
     pub ramp_weight: f64,
-    /// Counts since the start.
+    /// Counters since the breaker was made.
     pub lifetime: LifetimeStats,
     /// The settings in force.
     pub config: CircuitBreakerConfig,

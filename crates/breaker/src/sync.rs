@@ -1,4 +1,4 @@
-//! The synchronisation types of the breaker, in one place, so that a test target can put loom's in their stead.
+//! The synchronisation types of the breaker, in one place, so that a test target can replace them by loom's.
 //!
 //! `gate.rs`, `window.rs`, `histogram.rs`, `inflight.rs`, `slots.rs` and `writer.rs` import nothing but `super::sync` and
 //! each other; `tests/loom/breaker.rs` compiles the very same files against loom's atomics.

@@ -1,5 +1,5 @@
-//! The calling thread's number. A thread takes one when it first comes by a breaker and gives it back when it ends, so
-//! that at any time each number is one thread's own, in all breakers of the process.
+//! Numbers of threads. A thread takes a number when it first uses a breaker, and returns the number when it ends. At any time
+//! at most one thread has a number, in all breakers of the process.
 
 use std::cell::Cell;
 
@@ -9,12 +9,12 @@ use super::{
     writer::{Seat, Writer},
 };
 
-/// A number that the thread gives back when it ends.
+/// Returns the thread's number when the thread ends.
 struct Lease(u32);
 
 static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
 
-/// The thread has not asked yet.
+/// The thread has not asked for a number yet.
 const UNASKED: usize = usize::MAX;
 /// The thread has no number: there was none left, or it is being torn down.
 const NONE: usize = usize::MAX - 1;
@@ -25,7 +25,7 @@ thread_local! {
     static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
 }
 
-/// Where the calling thread counts in a breaker whose first `exclusive` shards have one writer each and whose next one is
+/// Returns the calling thread's shard in a breaker whose first `exclusive` shards have one writer each and whose next shard is
 /// shared by all other threads.
 #[inline]
 pub(super) fn seat(exclusive: usize) -> Seat {
@@ -48,7 +48,7 @@ pub(super) fn seat(exclusive: usize) -> Seat {
 
 #[cold]
 fn ask() -> usize {
-    // Fails while the thread is being torn down; a number that nobody gives back must not be taken.
+    // Fails while the thread ends. Then no number is taken, because nothing would return it.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;
         lease.set(Some(Lease(slot)));
@@ -63,7 +63,7 @@ fn ask() -> usize {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // First, for the destructors that run after this one may still make calls.
+        // Before the release: destructors that run later may still make calls.
         SLOT.set(NONE);
         SLOTS.release(self.0);
     }

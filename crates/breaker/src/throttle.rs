@@ -1,8 +1,8 @@
-//! Pauses that the ticker is too coarse to see, told by the host.
+//! Pauses of the process that are too short for the ticker to notice, reported by the host.
 
 use std::time::Duration;
 
-use super::{handle::LatencyCircuitBreaker, machine::nanos};
+use super::{clock::nanos, handle::LatencyCircuitBreaker};
 
 impl LatencyCircuitBreaker {
     /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops

@@ -1,6 +1,6 @@
-//! The sliding window: a ring of time slices for each shard of threads. Recording touches the words of one slice of one
-//! shard; reading sums up the slices that are young enough and belong to the generation in question. Nothing is ever
-//! reset: a slice of an older lap or generation counts as empty.
+//! The sliding window: a ring of time slices for each shard of threads. Recording changes words of one slice of one shard.
+//! Reading adds up the slices that are young enough and belong to the given generation. No counter is reset: a slice of an
+//! older lap or generation counts as empty.
 //!
 //! Imports nothing but `super::sync` and its siblings without a clock, so that `tests/loom` can model-check this very file.
 
@@ -15,7 +15,7 @@ use super::{
 pub(super) struct Sample {
     /// It failed.
     pub(super) failed: bool,
-    /// Its outcome says nothing about success or failure.
+    /// Its outcome is no evidence of success or failure.
     pub(super) neutral: bool,
     /// Its latency counts.
     pub(super) sampled: bool,
@@ -93,12 +93,11 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One slice of time. The common call, a fast and successful one, touches `alone` or `calls`, one cell of `total`, and no
-/// more.
+/// One time slice. The common call is fast and successful: it changes `alone` or `calls` and one cell of `total`.
 #[derive(Debug)]
 struct Slice {
-    /// Calls that did not fail and are the first of their batch, but not its first bad one: a call and a batch in one
-    /// count. A call that belongs to no batch is one of these as a rule. The second count is not used.
+    /// Calls that did not fail and are the first of their batch, but not its first bad call: one count stands for a call and
+    /// a batch. Most calls without a batch are counted here. The second count is not used.
     alone: TaggedPair,
     /// other calls, failed
     calls: TaggedPair,
@@ -151,7 +150,7 @@ impl Window {
         }
     }
 
-    /// Where `now_ns` lies.
+    /// Returns the slice and lap of `now_ns`.
     #[inline]
     pub(super) fn moment(&self, now_ns: u64) -> Moment {
         let now_ms = now_ns / NANOS_PER_MILLI;
@@ -201,8 +200,8 @@ impl Window {
         sums
     }
 
-    /// Empties what the present slice still holds of the lap before, in every shard: with one sweep a slice, a shard
-    /// that no thread uses cannot keep counts until its tags come round again.
+    /// Empties the counts of earlier laps from the current slice of every shard. With one sweep per slice, a shard that no
+    /// thread uses does not keep counts until its tags repeat.
     pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
         let moment = self.moment(now_ns);
         let tag = Tag::new(generation, moment.lap);

@@ -1,7 +1,6 @@
 //! What the tests of several packages share. It is no part of the service, and is not published.
 
 #[expect(
-    clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "this is test code; a failure here is a failed test"

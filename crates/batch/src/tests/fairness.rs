@@ -20,7 +20,7 @@ fn take_items(intake: &mut Intake<Counted, usize>, items_max: usize) -> Vec<usiz
 }
 
 #[test]
-fn t29_seed_bp25_a_greedy_client_has_half_of_a_batch_while_another_waits() {
+fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
     let mut both = sides(64);
     let greedy: Vec<_> = (0..20).map(|number| send(&both.0, GREEDY, number, 1)).collect();
     let modest: Vec<_> = (20..22).map(|number| send(&both.0, MODEST, number, 1)).collect();
@@ -42,7 +42,7 @@ fn t29_seed_bp25_a_greedy_client_has_half_of_a_batch_while_another_waits() {
 }
 
 #[test]
-fn t29_seed_bp25_a_clients_requests_stay_in_their_order() {
+fn a_clients_requests_stay_in_their_order() {
     let mut both = sides(64);
     // The second is too much for its share; the third, which would fit, must not overtake it.
     let futures = [(1, 2), (2, 5), (3, 1)].map(|(number, items)| send(&both.0, GREEDY, number, items));
@@ -53,7 +53,7 @@ fn t29_seed_bp25_a_clients_requests_stay_in_their_order() {
 }
 
 #[test]
-fn t29_seed_bp25_a_request_larger_than_a_share_comes_first_in_a_later_batch() {
+fn a_request_larger_than_a_share_comes_first_in_a_later_batch() {
     let mut both = sides(64);
     let small = send(&both.0, GREEDY, 0, 1);
     let large = send(&both.0, GREEDY, 1, 8);

@@ -5,7 +5,7 @@ use super::*;
 // ===== 26: callers who leave =====
 
 #[test]
-fn t26_seed_bp14_cancelled_in_the_queue_is_never_executed() {
+fn cancelled_in_the_queue_is_never_executed() {
     let mut both = sides(8);
     let (mut polled, unpolled, mut stays) = (
         submit_number(&both, 0),
@@ -23,7 +23,7 @@ fn t26_seed_bp14_cancelled_in_the_queue_is_never_executed() {
 }
 
 #[test]
-fn t26_seed_bp14_cancelled_after_the_claim_is_executed() {
+fn cancelled_after_the_claim_is_executed() {
     let mut both = sides(8);
     let future = submit_number(&both, 0);
     let claimed = take(&mut both.1);
@@ -40,7 +40,7 @@ fn t26_seed_bp14_cancelled_after_the_claim_is_executed() {
 // ===== 27: deadlines =====
 
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp13_the_callers_timer_sees_the_expiry_first() {
+async fn the_callers_timer_sees_the_expiry_first() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     assert_pending!(future.poll());
@@ -56,7 +56,7 @@ async fn t27_seed_bp13_the_callers_timer_sees_the_expiry_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp30_the_executor_sees_the_expiry_first() {
+async fn the_executor_sees_the_expiry_first() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     let mut patient = submit(&processor, Counted::new(1), Some(6 * MS));
@@ -72,7 +72,7 @@ async fn t27_seed_bp30_the_executor_sees_the_expiry_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp16_expired_before_the_queue_takes_no_room() {
+async fn expired_before_the_queue_takes_no_room() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
     assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
@@ -81,7 +81,7 @@ async fn t27_seed_bp16_expired_before_the_queue_takes_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp22_expired_after_the_claim_is_unknown() {
+async fn expired_after_the_claim_is_unknown() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     assert_pending!(future.poll());
@@ -98,7 +98,7 @@ async fn t27_seed_bp22_expired_after_the_claim_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp15_an_answer_that_came_beats_the_deadline() {
+async fn an_answer_that_came_beats_the_deadline() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
     assert_pending!(future.poll());
@@ -119,7 +119,7 @@ async fn t27_seed_bp15_an_answer_that_came_beats_the_deadline() {
 
 /// A commit of 4 ms has been seen, so a deadline in 4 ms can't be met, and one in 5 ms can.
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp30_what_a_commit_would_make_too_late_is_not_begun() {
+async fn what_a_commit_would_make_too_late_is_not_begun() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 4 * MS).await;
     let mut hopeless = submit(&processor, Counted::new(1), Some(4 * MS));
@@ -132,7 +132,7 @@ async fn t27_seed_bp30_what_a_commit_would_make_too_late_is_not_begun() {
 
 /// After one stall, callers with little time are not refused for ever: about twice as long as the stall.
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp30_one_stall_does_not_shut_out_the_hurried() {
+async fn one_stall_does_not_shut_out_the_hurried() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let mut refused = 0;
@@ -150,7 +150,7 @@ async fn t27_seed_bp30_one_stall_does_not_shut_out_the_hurried() {
 
 /// How many are refused says nothing about how long a commit takes.
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp30_a_crowd_that_is_refused_does_not_let_itself_in() {
+async fn a_crowd_that_is_refused_does_not_let_itself_in() {
     let (processor, mut intake) = sides::<usize>(1024);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let before = processor.stats().commit_average;
@@ -180,7 +180,7 @@ async fn t27_seed_bp30_a_crowd_that_is_refused_does_not_let_itself_in() {
 /// The executor is blocked on its own thread for as long as the test wants; the callers' runtime goes on, so its clock,
 /// which moves when there is nothing else to do, reaches the deadline.
 #[tokio::test(start_paused = true)]
-async fn t31_seed_bp5_a_blocked_executor_does_not_delay_timers() {
+async fn a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);
     let (release, blocked) = std::sync::mpsc::sync_channel::<()>(0);
     let (claims, claimed_first) = std::sync::mpsc::sync_channel::<()>(1);

@@ -23,7 +23,7 @@ fn a_queue_full_of_requests_refuses_with_a_hint() {
 }
 
 #[test]
-fn t28_vector_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
+fn a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
     assert_pending!(lone.poll());
@@ -47,7 +47,7 @@ fn t28_vector_a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
 }
 
 #[test]
-fn t28_vector_a_request_larger_than_any_batch_is_a_batch_of_its_own() {
+fn a_request_larger_than_any_batch_is_a_batch_of_its_own() {
     let mut both = sides(8);
     // Half of what the queue may hold is the most for a batch.
     let sizes = [400, 200, 600, 100].map(|kib| kib << 10);

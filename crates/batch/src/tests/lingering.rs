@@ -27,7 +27,7 @@ fn take_one((processor, intake): &mut TestSides, deadline: Option<Duration>) -> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn t23_kafka_a_lone_request_goes_out_at_once_however_long_commits_take() {
+async fn a_lone_request_goes_out_at_once_however_long_commits_take() {
     let mut both = linger_of_1_ms().await;
     for others in 0..4 {
         let others = on_their_way(&both.0, others);
@@ -44,7 +44,7 @@ async fn t23_kafka_a_lone_request_goes_out_at_once_however_long_commits_take() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t23_cockroach_a_batch_lingers_for_callers_on_their_way_from_its_first_request_on() {
+async fn a_batch_lingers_for_callers_on_their_way_from_its_first_request_on() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let first = take_one(&mut both, None);
@@ -156,7 +156,7 @@ async fn a_request_in_a_hurry_wakes_the_executor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t25_vector_a_flush_that_is_asked_for_ends_the_linger() {
+async fn a_flush_that_is_asked_for_ends_the_linger() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let first = take_one(&mut both, None);
@@ -172,7 +172,7 @@ async fn t25_vector_a_flush_that_is_asked_for_ends_the_linger() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t25_vector_a_shutdown_does_not_wait_out_the_linger() {
+async fn a_shutdown_does_not_wait_out_the_linger() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let mut future = take_one(&mut both, None);

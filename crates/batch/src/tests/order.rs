@@ -16,7 +16,7 @@ fn send(processor: &BatchProcessor<Counted, usize>, client: u64, item: Counted) 
 
 /// The share of one who is alone is used up, and then a request does not fit for its bytes.
 #[test]
-fn t29_seed_bp25_what_does_not_fit_stays_before_those_behind_it() {
+fn what_does_not_fit_stays_before_those_behind_it() {
     let mut both = sides(64);
     let futures: Vec<_> = (0..16)
         .map(|number| {

@@ -64,7 +64,7 @@ fn behind_one_whose_caller_has_left_none_is_executed_and_others_are() {
 
 /// A commit of a second has been seen, and each that is refused for it made it seem shorter.
 #[tokio::test(start_paused = true)]
-async fn t27_seed_bp30_behind_one_that_would_be_too_late_none_is_executed() {
+async fn behind_one_that_would_be_too_late_none_is_executed() {
     let (processor, mut intake) = sides::<usize>(1024);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let mut sequence = processor.sequence();

@@ -1,9 +1,10 @@
-//! Letting calls pass, or not.
+//! Admits or rejects calls.
 
 use std::time::Duration;
 
 use super::{
     super::{
+        clock::nanos,
         error::Rejection,
         gate::{BreakerMode, CircuitState, Grant, ProbeTicket, StateWord},
         policy::{credit_of, ramp_weight},
@@ -12,20 +13,20 @@ use super::{
         threads,
         writer::{Seat, bump},
     },
-    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket, nanos,
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
 };
 
-/// Who asks to pass.
+/// Who asks for admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
     /// A caller of the guarded service.
     Caller,
-    /// The host, with a probe of its own.
+    /// The host, for its own probe.
     Host,
 }
 
-/// How often a call looks again when the state changes under its eyes. Each time somebody else has got ahead, so this is
-/// never reached in practice; a bound all the same.
+/// Limit on retries of a call while the state changes. Each retry means that another thread made progress, so the limit is never
+/// reached in practice.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
 /// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
 const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
@@ -40,12 +41,12 @@ impl Core {
         threads::seat(self.config.shards as usize)
     }
 
-    /// Lets a call pass or not. Its ticket goes to `into` rather than through several hands: copying what has just been
-    /// written waits for the write. None is left there for a call that passes unrecorded.
+    /// Admits or rejects a call. The ticket is written to `into`, not returned: copying bytes that have just been written waits
+    /// for the write. `into` stays None for a call that is not recorded.
     #[inline(always)]
     pub(crate) fn admit(&self, seat: Seat, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
-        // What `pass` would say, too: the two cases that have to be quick.
+        // The two cases that must be fast; `pass` decides the same.
         if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
             let recent_ns = self.clock.recent_ns();
             if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
@@ -82,8 +83,8 @@ impl Core {
         self.refuse(word, seat, now_ns)
     }
 
-    /// Lets a probe of the host's pass, if the circuit is half-open, or due to be, and has a permit left. A refusal is not
-    /// counted: no caller was turned away.
+    /// Admits a probe of the host if the circuit is half-open, or due to be, and has a permit left. A refusal is not counted,
+    /// because no caller was rejected.
     pub(crate) fn admit_probe(&self, seat: Seat) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
         for _ in 0..ADMIT_ATTEMPTS_MAX {
@@ -102,7 +103,7 @@ impl Core {
         None
     }
 
-    /// What the state machine says to a call; `Stale` if it had to move on first.
+    /// Asks the state machine. `Stale` means that it made a transition first: ask again.
     fn pass(&self, word: StateWord, now_ns: u64, asker: Asker) -> Grant<Option<ProbeTicket>> {
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
@@ -163,7 +164,7 @@ impl Core {
         }
     }
 
-    /// Turns a call away, or only counts that it would have.
+    /// Rejects a call; in `MetricsOnly`, admits it and counts that it would have been rejected.
     fn refuse(&self, word: StateWord, seat: Seat, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
         if word.mode() != BreakerMode::MetricsOnly {
             return Err(self.rejection(word, seat, now_ns));
@@ -174,7 +175,7 @@ impl Core {
         Ok(Some(self.ticket(word, seat, now_ns, None)))
     }
 
-    /// Counts a call that is turned away.
+    /// Counts and returns a rejection.
     #[inline(always)]
     fn rejection(&self, word: StateWord, seat: Seat, now_ns: u64) -> Rejection {
         let retry_ns = self.turn_away(word, seat, now_ns);
@@ -185,7 +186,7 @@ impl Core {
         }
     }
 
-    /// Counts a call that is turned away; returns how many nanoseconds later it may come back.
+    /// Counts a rejected call; returns its retry hint in nanoseconds.
     #[inline(always)]
     fn turn_away(&self, word: StateWord, seat: Seat, now_ns: u64) -> u64 {
         let mut number = 0;
@@ -215,7 +216,7 @@ impl Core {
             (_, CircuitState::Open) => (left, half_open_time),
             // The probes decide within their time limit.
             (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
-            // The ramp turns away a share that shrinks; the next try may well pass.
+            // The ramp rejects a share that shrinks; a retry may be admitted at once.
             (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
             (_, CircuitState::Closed) => (0, 0),
         }

@@ -1,24 +1,25 @@
-//! Counting calls out, and what their results say.
+//! Records the ends of calls and judges their results.
 
 use super::{
     super::{
         classify::{Outcome, Verdict},
+        clock::nanos,
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
         signals::{HighWater, ShardCounters},
         stats::TransitionReason,
         window::Sample,
         writer::{Seat, Writer, bump},
     },
-    Core, NANOS_PER_MICRO, Ticket, nanos,
+    Core, NANOS_PER_MICRO, Ticket,
 };
 
 // ===== impl Core =====
 
 impl Core {
-    /// Counts out a call: with its verdict, or without one if it was dropped. `seat` is that of the calling thread, which
-    /// need not be the one that began the call.
+    /// Records the end of a call, with its verdict or, if it was dropped, without one. `seat` is the seat of the calling thread,
+    /// which may differ from the thread that began the call.
     ///
-    /// Inlined, for the caller usually knows that the verdict is the plain one: it then never has to be written down.
+    /// Inlined, because most callers know that the verdict is a plain success; the verdict is then never stored.
     #[inline(always)]
     pub(crate) fn finish(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
@@ -38,7 +39,7 @@ impl Core {
         let counted = word.generation() == ticket.generation && {
             self.leave_ring(seat, ticket, now_ns);
             if self.is_ordinary(word, ticket, now_ns) {
-                // What `weigh` would say, too. The compiler makes this a path of its own, without all that is not needed.
+                // `weigh` would do the same. This separate path contains only what an ordinary call needs.
                 let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
                 self.record(word, seat, &sample, now_ns)
             } else {
@@ -82,7 +83,7 @@ impl Core {
         }
     }
 
-    /// Whether nothing about a success of no particular batch is out of the ordinary: fast, and no probe.
+    /// Returns whether a success without a batch is ordinary: fast and not a probe.
     #[inline]
     fn is_ordinary(&self, word: StateWord, ticket: &Ticket, now_ns: u64) -> bool {
         ticket.probe.is_none()
@@ -164,7 +165,7 @@ impl Core {
         };
         let outcome = match verdict.outcome {
             _ if slow || failed => ProbeOutcome::Bad,
-            // A refusal that never reached the executor does not tell whether the executor has recovered.
+            // A rejection that never reached the executor is no evidence that the executor has recovered.
             Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
             Outcome::Success | Outcome::Failure | Outcome::Neutral | Outcome::GivenUp => {
                 ProbeOutcome::Withdrawn
@@ -192,7 +193,7 @@ impl Core {
         (Some(sample), ProbeOutcome::Bad)
     }
 
-    /// Writes a sample into the window and draws the consequences. False if its generation is over.
+    /// Adds a sample to the window and opens the circuit if a rule requires it. False if the sample's generation is over.
     #[inline(always)]
     fn record(&self, word: StateWord, seat: Seat, sample: &Sample, now_ns: u64) -> bool {
         let generation = word.generation();

@@ -1,5 +1,5 @@
-//! The state machine: puts the gate, the window, the in-flight ring and the policy together. `admit` lets calls pass,
-//! `finish` counts them out, `shift` changes the state.
+//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls, `finish`
+//! records their ends, `shift` makes transitions.
 
 mod admit;
 mod finish;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     chronicle::Chronicle,
-    clock::{Clock, Time},
+    clock::{Clock, Time, nanos},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     hang::HangWatch,
@@ -23,7 +23,7 @@ use super::{
     window::Window,
 };
 
-/// An admitted call: what is needed to count it out again.
+/// An admitted call: what `finish` needs to record its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     pub(super) admitted_ns: u64,
@@ -44,19 +44,19 @@ pub(super) struct Core {
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
     pub(super) pulse: CachePadded<Pulse>,
     marks: CachePadded<Marks>,
-    /// For the ticker alone.
+    /// Only the ticker uses it.
     hang: Mutex<HangWatch>,
-    /// Written by whoever holds the lock, together with the gate's word.
+    /// Changed together with the gate's word, under the lock.
     pub(super) chronicle: Mutex<Chronicle>,
     rng: Rng,
-    /// Nanoseconds that the last opening was meant to last; the spread of retry hints is half of it.
+    /// Open time of the last opening in nanoseconds. The spread of retry hints is half of it.
     open_for_ns: AtomicU64,
     slow_ns: u64,
     /// Below this, a latency reaches no threshold.
     ordinary_ns: u64,
 }
 
-/// What the calls of one batch, of one row, of one slice count only once.
+/// Marks by which events are counted only once for each batch, row of failures or slice.
 #[derive(Debug, Default)]
 struct Marks {
     streak: Streak,
@@ -69,7 +69,6 @@ struct Marks {
 }
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MICRO: u64 = 1_000;
 
 // ===== impl Core =====
@@ -81,7 +80,7 @@ impl Core {
         clock: Arc<dyn Clock>,
         observer: Option<Arc<dyn TransitionObserver>>,
     ) -> Self {
-        // And the one that is shared by the threads beyond their number.
+        // One more shard is shared by the threads beyond their number.
         let shards = config.shards as usize + 1;
         let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);
@@ -128,11 +127,4 @@ impl fmt::Debug for Core {
 /// The end of a time that begins now, in whole milliseconds of the clock, rounded up: never early.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
-}
-
-/// Whole nanoseconds; 584 years stand for anything longer.
-pub(super) fn nanos(time: Duration) -> u64 {
-    time.as_secs()
-        .saturating_mul(NANOS_PER_SECOND)
-        .saturating_add(u64::from(time.subsec_nanos()))
 }

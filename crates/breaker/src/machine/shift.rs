@@ -1,17 +1,18 @@
-//! Changing the state.
+//! Makes transitions.
 
 use std::time::Duration;
 
 use super::{
     super::{
         chronicle::Chronicle,
+        clock::nanos,
         gate::{BreakerMode, CircuitState, Probes, StateWord},
         hang::{Sight, Work},
         policy::{Evidence, open_duration},
         stats::{Transition, TransitionReason},
         sync::Ordering,
     },
-    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms, nanos,
+    Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms,
 };
 
 /// A transition to be made.
@@ -20,17 +21,17 @@ struct Step {
     reason: TransitionReason,
     now_ns: u64,
     evidence: Evidence,
-    /// The open time, if it is not for the policy to say.
+    /// The open time, if an operator set it.
     open_for: Option<Duration>,
 }
 
-/// The longest that an operator can open a circuit for; `ForcedOpen` has no end.
+/// The longest time for which an operator can open a circuit; `ForcedOpen` has no end.
 const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // ===== impl Core =====
 
 impl Core {
-    /// What the host calls at regular intervals: everything that has to happen though no call comes or goes.
+    /// Makes the transitions that depend on time alone. The host calls it at regular intervals.
     pub(crate) fn tick(&self, work: Option<Work>) {
         let now_ns = self.clock.now_ns();
         self.notice_pause(now_ns);
@@ -74,16 +75,16 @@ impl Core {
         }
     }
 
-    /// What the window says, as far as a call's end may change it.
+    /// Evaluates the window after the end of a call.
     pub(super) fn evaluate(&self, word: StateWord, now_ns: u64) {
         let evidence = self.evidence(word.generation(), now_ns);
         self.open_if(word, now_ns, evidence, evidence.judge(&self.config));
     }
 
-    /// The same, and whether the calls under way hang.
+    /// Evaluates the window and the calls in flight.
     fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
-        // In this order: a call that is seen as ended without an answer is not seen as answered. The difference may be too low
-        // for a moment; `HangWatch` knows.
+        // `finished` is read before `unanswered`, so no unanswered call is taken for an answer. The difference may be too low
+        // for a moment; `HangWatch` allows for that.
         let finished = self.sum(|counters| &counters.finished);
         let unanswered = self.sum(|counters| &counters.unanswered);
         let evidence = self.evidence(word.generation(), now_ns);
@@ -97,7 +98,7 @@ impl Core {
             under_way: evidence.under_way,
             work,
         };
-        // Somebody else who ticks at the same moment sees the same.
+        // A thread that ticks at the same moment observes the same, so one of them is enough.
         let hangs = self
             .hang
             .try_lock()
@@ -163,7 +164,7 @@ impl Core {
         } else if renew {
             let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
             let _chronicle = self.chronicle.lock();
-            // Not a change of state, so not written down; whoever else was faster did the same.
+            // Not a change of state, so not part of the history. A thread that was faster did the same.
             let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
         }
     }
@@ -233,7 +234,7 @@ impl Core {
         let opened = to == CircuitState::Open;
         if opened {
             self.open_for_ns.store(nanos(lasts), Ordering::Relaxed);
-            // An operator's opening says nothing about the engine, so it does not lengthen the next one.
+            // An operator's opening is no evidence about the service, so it does not lengthen the next open time.
             chronicle.attempt = if open_for.is_none() {
                 attempt.saturating_add(1)
             } else {

@@ -29,7 +29,7 @@ fn unopenable(shards: u32) -> Rig {
 }
 
 #[test]
-fn t16_two_threads_and_a_moving_window_lose_nothing() {
+fn two_threads_and_a_moving_window_lose_nothing() {
     for shards in [1, 2] {
         let rig = unopenable(shards);
         let (start, running) = (Barrier::new(3), AtomicU64::new(2));
@@ -94,7 +94,7 @@ fn call_for_each_other(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last:
 
 /// More threads than shards, so that some share one, and calls that end on other threads than they began on.
 #[test]
-fn t16_a_crowd_that_ends_each_others_calls_loses_nothing() {
+fn a_crowd_that_ends_each_others_calls_loses_nothing() {
     let rig = unopenable(2);
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..CROWD).map(|_| sync_channel(HANDED_ON_MAX)).unzip();
     let running = AtomicU64::new(CROWD as u64);
@@ -126,7 +126,7 @@ fn t16_a_crowd_that_ends_each_others_calls_loses_nothing() {
 
 /// Threads come and go, and each finds the counts of the one whose shard it takes over.
 #[test]
-fn t16_threads_that_follow_each_other_lose_nothing() {
+fn threads_that_follow_each_other_lose_nothing() {
     const GENERATIONS: u64 = 100;
     let rig = unopenable(2);
     for _ in 0..GENERATIONS {
@@ -143,7 +143,7 @@ fn t16_threads_that_follow_each_other_lose_nothing() {
 }
 
 #[test]
-fn t16_every_call_is_accounted_for_while_the_state_changes() {
+fn every_call_is_accounted_for_while_the_state_changes() {
     let rig = Rig::new(|config| {
         config.shards = 2;
         config.open_base = Duration::from_millis(1);
@@ -190,7 +190,7 @@ fn t16_every_call_is_accounted_for_while_the_state_changes() {
 }
 
 #[test]
-fn no_call_slips_through_while_open_whatever_the_threads_do_seed_cb14() {
+fn no_call_slips_through_while_open_whatever_the_threads_do() {
     let rig = Rig::new(|config| config.shards = 2);
     rig.trip();
     std::thread::scope(|scope| {

@@ -21,7 +21,7 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn t20_a_call_through_the_layer_allocates_nothing_while_closed() {
+fn a_call_through_the_layer_allocates_nothing_while_closed() {
     let rig = Rig::with_defaults();
     let layer = CircuitBreakerLayer::new(rig.breaker.clone());
     let mut service = layer.layer(service_fn(|number: u32| ready(Ok::<_, u32>(number))));
@@ -37,7 +37,7 @@ fn t20_a_call_through_the_layer_allocates_nothing_while_closed() {
 }
 
 #[test]
-fn t20_permits_closures_slow_calls_and_ticks_allocate_nothing_while_closed() {
+fn permits_closures_slow_calls_and_ticks_allocate_nothing_while_closed() {
     let rig = Rig::with_defaults();
     let timed = Verdict::success()
         .timed(Duration::from_millis(1), Duration::from_millis(2))
@@ -55,7 +55,7 @@ fn t20_permits_closures_slow_calls_and_ticks_allocate_nothing_while_closed() {
 }
 
 #[test]
-fn t20_a_rejection_allocates_nothing() {
+fn a_rejection_allocates_nothing() {
     let rig = Rig::with_defaults();
     rig.trip();
     assert_eq!(

@@ -7,7 +7,7 @@ use tally_breaker::{CircuitBreakerConfig, ConfigValue, LatencyCircuitBreaker};
 type Change = fn(&mut CircuitBreakerConfig);
 
 #[test]
-fn every_bound_is_checked_seed_cb29() {
+fn every_bound_is_checked() {
     let cases: &[(&str, Change)] = &[
         ("slow_threshold", |config| {
             config.slow_threshold = Duration::from_micros(7)
@@ -82,7 +82,7 @@ fn the_refusal_names_field_value_and_bound() {
 }
 
 #[test]
-fn a_threshold_below_linger_and_commit_is_found_seed_cb28() {
+fn a_threshold_below_linger_and_commit_is_found() {
     let seed = CircuitBreakerConfig::seed();
     let error = seed.check_latency_floor(Duration::from_millis(1)).unwrap_err();
     assert_eq!(error.field, "slow_threshold");

@@ -193,7 +193,7 @@ fn opens_in_time(load: Load, slow_threshold: Duration) {
 }
 
 #[test]
-fn t04_a_hang_behind_a_window_full_of_fast_calls_opens_in_time() {
+fn a_hang_behind_a_window_full_of_fast_calls_opens_in_time() {
     for (callers, latency_ms) in [(24, 9), (150, 19), (150, 3), (5, 1), (1, 2)] {
         let load = Load {
             callers,
@@ -205,7 +205,7 @@ fn t04_a_hang_behind_a_window_full_of_fast_calls_opens_in_time() {
 }
 
 #[test]
-fn t04_the_bound_holds_for_long_thresholds_and_few_callers_too() {
+fn the_bound_holds_for_long_thresholds_and_few_callers_too() {
     for (callers, slow_threshold) in [(1, 1000), (4, 1000), (24, 1070), (2, 7), (24, 500)] {
         let load = Load {
             callers,
@@ -217,7 +217,7 @@ fn t04_the_bound_holds_for_long_thresholds_and_few_callers_too() {
 }
 
 #[test]
-fn t04_callers_who_give_up_do_not_hide_a_hang() {
+fn callers_who_give_up_do_not_hide_a_hang() {
     for (deadline_ms, callers, watched) in [
         // Overdue by then: the breaker sees it by itself.
         (60, 24, false),
@@ -240,7 +240,7 @@ fn t04_callers_who_give_up_do_not_hide_a_hang() {
 }
 
 #[test]
-fn t04_who_has_no_patience_for_a_healthy_call_does_not_open() {
+fn who_has_no_patience_for_a_healthy_call_does_not_open() {
     for watched in [false, true] {
         // Every call is given up after 1 ms, and the work behind it takes 2.
         let rig = Rig::with_defaults();
@@ -270,7 +270,7 @@ fn t04_who_has_no_patience_for_a_healthy_call_does_not_open() {
 
 /// What hangs is named by the host, and a kind of call that was idle finds out with its first call.
 #[test]
-fn t04_a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
+fn a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
     let rig = Rig::with_defaults();
     let hung = Work { done: 7, busy: true };
     for _ in 0..100 {
@@ -286,7 +286,7 @@ fn t04_a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
 }
 
 #[test]
-fn t04_a_part_that_hangs_opens_though_the_rest_is_fast() {
+fn a_part_that_hangs_opens_though_the_rest_is_fast() {
     let rig = Rig::with_defaults();
     let mut hung = Vec::new();
     let second = |call: u64| call % 1000;
@@ -316,7 +316,7 @@ fn t04_a_part_that_hangs_opens_though_the_rest_is_fast() {
 
 /// At any moment ten calls are overdue and one or two are not; but they are one in a hundred of those that come.
 #[test]
-fn t04_a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
+fn a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
     let rig = Rig::with_defaults();
     let mut slow = std::collections::VecDeque::new();
     for call in 0..30_000_u64 {
@@ -343,7 +343,7 @@ fn t04_a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
 }
 
 #[test]
-fn t04_a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
+fn a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
     let mut run = Run::new(STEADY, |_| {});
     run.run_ms(10_000);
     for _ in 0..20 {
@@ -360,7 +360,7 @@ fn t04_a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
 }
 
 #[test]
-fn t04_a_lone_call_may_stand_still_for_as_long_as_is_set() {
+fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
     let stand_still = |ms, change: fn(&mut CircuitBreakerConfig)| {
         let rig = Rig::new(change);
         let lone = rig.admit();
@@ -383,7 +383,7 @@ fn t04_a_lone_call_may_stand_still_for_as_long_as_is_set() {
 }
 
 #[test]
-fn t10_a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang() {
+fn a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang() {
     for callers in [1, 24] {
         let mut run = Run::new(Load { callers, ..STEADY }, |_| {});
         run.run_ms(2_000);
@@ -398,7 +398,7 @@ fn t10_a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang(
 }
 
 #[test]
-fn t04_a_standstill_does_not_outlive_modes_and_resets() {
+fn a_standstill_does_not_outlive_modes_and_resets() {
     let rig = Rig::with_defaults();
     let hung: Vec<_> = (0..3).map(|_| rig.admit()).collect();
     rig.tick_for_ms(140);
@@ -414,7 +414,7 @@ fn t04_a_standstill_does_not_outlive_modes_and_resets() {
 }
 
 #[test]
-fn t04_after_a_hang_the_circuit_closes_again() {
+fn after_a_hang_the_circuit_closes_again() {
     let load = Load {
         deadline_ms: Some(500),
         ..STEADY

@@ -1,14 +1,14 @@
-//! Conformance of the circuit breaker. Each test is named after its number in the specification and after the system whose
-//! bug it is; all of them run on a clock that only they move.
+//! Conformance tests of the circuit breaker; `docs/conformance.md` lists what they prove. All of them run on a clock that
+//! only they move.
 #![cfg(test)]
 
 mod accounting;
 mod allocations;
 mod config;
+mod conformance;
 mod hang;
 mod operation;
 mod recovery;
-mod registry;
 mod seed;
 mod stats;
 mod storm;

@@ -24,7 +24,7 @@ fn frozen_with_calls_in_flight() -> (Rig, Vec<tally_breaker::Permit>) {
 }
 
 #[test]
-fn t10_a_frozen_process_does_not_open_when_the_ticker_wakes_first() {
+fn a_frozen_process_does_not_open_when_the_ticker_wakes_first() {
     let (rig, permits) = frozen_with_calls_in_flight();
     rig.breaker.tick();
     assert_eq!(rig.state(), CircuitState::Closed);
@@ -40,7 +40,7 @@ fn t10_a_frozen_process_does_not_open_when_the_ticker_wakes_first() {
 }
 
 #[test]
-fn t10_a_frozen_process_does_not_open_when_the_calls_wake_first() {
+fn a_frozen_process_does_not_open_when_the_calls_wake_first() {
     let (rig, permits) = frozen_with_calls_in_flight();
     for permit in permits {
         permit.record(Verdict::success());
@@ -52,7 +52,7 @@ fn t10_a_frozen_process_does_not_open_when_the_calls_wake_first() {
 }
 
 #[test]
-fn t10_calls_that_still_hang_after_a_freeze_are_seen() {
+fn calls_that_still_hang_after_a_freeze_are_seen() {
     let (rig, permits) = frozen_with_calls_in_flight();
     rig.breaker.tick();
     rig.tick_for_ms(90);
@@ -63,7 +63,7 @@ fn t10_calls_that_still_hang_after_a_freeze_are_seen() {
 }
 
 #[test]
-fn t10_a_dead_ticker_does_not_blind_the_breaker() {
+fn a_dead_ticker_does_not_blind_the_breaker() {
     let rig = Rig::new(|config| config.window_buckets = 60);
     rig.breaker.tick();
     rig.advance_ms(1);
@@ -77,7 +77,7 @@ fn t10_a_dead_ticker_does_not_blind_the_breaker() {
 }
 
 #[test]
-fn t17_a_rejection_says_when_to_come_back_and_spreads_the_herd_linkerd2_11669() {
+fn a_rejection_says_when_to_come_back_and_spreads_the_herd() {
     let rig = Rig::with_defaults();
     rig.trip();
     let hints: Vec<_> = (0..1000).map(|_| rig.reject().retry_after).collect();
@@ -102,7 +102,7 @@ fn t17_a_rejection_says_when_to_come_back_and_spreads_the_herd_linkerd2_11669() 
 }
 
 #[test]
-fn t17_rejections_are_not_latency_samples() {
+fn rejections_are_not_latency_samples() {
     let rig = Rig::with_defaults();
     rig.trip();
     for _ in 0..500 {
@@ -117,7 +117,7 @@ fn t17_rejections_are_not_latency_samples() {
 }
 
 #[test]
-fn t18_snapshots_are_readable_while_open_and_forced_open() {
+fn snapshots_are_readable_while_open_and_forced_open() {
     let rig = Rig::with_defaults();
     rig.trip();
     let stats = rig.stats();
@@ -159,7 +159,7 @@ fn t18_snapshots_are_readable_while_open_and_forced_open() {
 }
 
 #[test]
-fn t19_metrics_only_never_rejects_and_counts_what_it_would_have() {
+fn metrics_only_never_rejects_and_counts_what_it_would_have() {
     let rig = Rig::with_defaults();
     rig.breaker.set_mode(BreakerMode::MetricsOnly);
     rig.calls(20, FAST, Verdict::failure());

@@ -13,7 +13,7 @@ use tally_breaker::{
 use super::support::{FAST, Rig, SLOW};
 
 #[test]
-fn t05_a_closed_era_success_changes_nothing_in_half_open_tower_resilience() {
+fn a_closed_era_success_changes_nothing_in_half_open() {
     let rig = Rig::with_defaults();
     let overhanging: Vec<_> = (0..20).map(|_| rig.admit()).collect();
     rig.trip_and_wait();
@@ -74,7 +74,7 @@ fn the_systems_cheap_clock_is_never_ahead_and_never_goes_back() {
 }
 
 #[test]
-fn t05_stragglers_do_not_extend_open_seed_cb17() {
+fn stragglers_do_not_extend_open() {
     let rig = Rig::with_defaults();
     let stragglers: Vec<_> = (0..50).map(|_| rig.admit()).collect();
     rig.trip();
@@ -88,7 +88,7 @@ fn t05_stragglers_do_not_extend_open_seed_cb17() {
 }
 
 #[test]
-fn t06_a_cancelled_probe_returns_its_permit_and_says_nothing_polly_v8_linkerd() {
+fn a_cancelled_probe_returns_its_permit_and_says_nothing() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     for _ in 0..1000 {
@@ -104,7 +104,7 @@ fn t06_a_cancelled_probe_returns_its_permit_and_says_nothing_polly_v8_linkerd() 
 }
 
 #[test]
-fn t06_a_probe_cancelled_when_already_slow_is_bad() {
+fn a_probe_cancelled_when_already_slow_is_bad() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     let probe = rig.admit();
@@ -114,7 +114,7 @@ fn t06_a_probe_cancelled_when_already_slow_is_bad() {
 }
 
 #[test]
-fn t06_a_permit_of_the_closed_era_cannot_inflate_the_probes_resilience4j() {
+fn a_permit_of_the_closed_era_cannot_inflate_the_probes() {
     let rig = Rig::with_defaults();
     let old = rig.admit();
     rig.trip_and_wait();
@@ -126,7 +126,7 @@ fn t06_a_permit_of_the_closed_era_cannot_inflate_the_probes_resilience4j() {
 }
 
 #[test]
-fn t07_a_neutral_outcome_on_the_last_permit_does_not_stick_resilience4j_544() {
+fn a_neutral_outcome_on_the_last_permit_does_not_stick() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.calls(7, FAST, Verdict::success());
@@ -140,7 +140,7 @@ fn t07_a_neutral_outcome_on_the_last_permit_does_not_stick_resilience4j_544() {
 }
 
 #[test]
-fn t08_a_hung_probe_reopens_at_the_probe_timeout_gobreaker_resilience4j_935() {
+fn a_hung_probe_reopens_at_the_probe_timeout() {
     let rig = Rig::new(|config| {
         config.half_open_permits = 1;
         config.half_open_ok_needed = 1;
@@ -158,7 +158,7 @@ fn t08_a_hung_probe_reopens_at_the_probe_timeout_gobreaker_resilience4j_935() {
 }
 
 #[test]
-fn t08_a_hung_probe_is_noticed_without_a_ticker_too() {
+fn a_hung_probe_is_noticed_without_a_ticker_too() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     let hung: Vec<_> = (0..10).map(|_| rig.admit()).collect();
@@ -170,7 +170,7 @@ fn t08_a_hung_probe_is_noticed_without_a_ticker_too() {
 }
 
 #[test]
-fn t08_one_flaky_probe_does_not_reopen_polly_2381() {
+fn one_flaky_probe_does_not_reopen() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.calls(2, FAST, Verdict::failure());
@@ -180,7 +180,7 @@ fn t08_one_flaky_probe_does_not_reopen_polly_2381() {
 }
 
 #[test]
-fn t08_slow_probes_are_bad_seed_cb12() {
+fn slow_probes_are_bad() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.calls(3, SLOW, Verdict::success());
@@ -193,7 +193,7 @@ fn t08_slow_probes_are_bad_seed_cb12() {
 }
 
 #[test]
-fn t08_without_traffic_half_open_waits_for_ever_resilience4j_max_wait() {
+fn without_traffic_half_open_waits_for_ever() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.breaker.tick();
@@ -205,7 +205,7 @@ fn t08_without_traffic_half_open_waits_for_ever_resilience4j_max_wait() {
 }
 
 #[test]
-fn t08_undecided_probes_reopen_after_the_longest_wait_good_ones_do_not() {
+fn undecided_probes_reopen_after_the_longest_wait_good_ones_do_not() {
     for (verdict, reason) in [
         (Verdict::failure(), TransitionReason::MaxWait),
         (Verdict::success(), TransitionReason::ProbesPassed),
@@ -221,7 +221,7 @@ fn t08_undecided_probes_reopen_after_the_longest_wait_good_ones_do_not() {
 }
 
 #[test]
-fn t09_a_thousand_threads_at_the_deadline_get_ten_permits_resilience4j_1432() {
+fn a_thousand_threads_at_the_deadline_get_ten_permits() {
     // The threads need little stack, and there are many of them.
     const THREADS: usize = 1000;
     let rig = Rig::new(|config| config.shards = 4);
@@ -248,7 +248,7 @@ fn t09_a_thousand_threads_at_the_deadline_get_ten_permits_resilience4j_1432() {
 }
 
 #[test]
-fn t14_the_open_time_grows_caps_and_decays_envoy_6016_26758() {
+fn the_open_time_grows_caps_and_decays() {
     let rig = Rig::with_defaults();
     let mut open_times = Vec::new();
     rig.trip();
@@ -289,7 +289,7 @@ fn t14_the_open_time_grows_caps_and_decays_envoy_6016_26758() {
 }
 
 #[test]
-fn t14_jitter_stays_within_its_bounds_and_repeats_with_its_seed() {
+fn jitter_stays_within_its_bounds_and_repeats_with_its_seed() {
     let openings = |seed| {
         let rig = Rig::new(|config| {
             config.open_jitter = 0.2;
@@ -316,7 +316,7 @@ fn t14_jitter_stays_within_its_bounds_and_repeats_with_its_seed() {
 }
 
 #[test]
-fn t15_the_ramp_never_admits_more_than_its_share_and_one() {
+fn the_ramp_never_admits_more_than_its_share_and_one() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.calls(8, FAST, Verdict::success());
@@ -347,7 +347,7 @@ fn t15_the_ramp_never_admits_more_than_its_share_and_one() {
 }
 
 #[test]
-fn t15_a_ramp_that_goes_wrong_opens_for_longer() {
+fn a_ramp_that_goes_wrong_opens_for_longer() {
     let rig = Rig::new(|config| config.min_calls = 10);
     assert_eq!(rig.calls_until_open(100, FAST, Verdict::failure()), 10);
     rig.advance(rig.stats().next_probe_in);
@@ -368,7 +368,7 @@ fn t15_a_ramp_that_goes_wrong_opens_for_longer() {
 }
 
 #[test]
-fn what_happened_before_opening_is_forgotten_after_it_seed_cb16() {
+fn what_happened_before_opening_is_forgotten_after_it() {
     let rig = Rig::new(|config| {
         config.ramp = Duration::ZERO;
         config.open_base = Duration::from_millis(10);

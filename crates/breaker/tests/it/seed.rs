@@ -23,7 +23,7 @@ fn seed_rig() -> Rig {
 }
 
 #[test]
-fn two_calls_over_the_threshold_open_the_circuit_seed_test() {
+fn two_calls_over_the_threshold_open_the_circuit() {
     let rig = seed_rig();
     let breaker = &rig.breaker;
     let slow = || {
@@ -50,7 +50,7 @@ fn two_calls_over_the_threshold_open_the_circuit_seed_test() {
 }
 
 #[test]
-fn it_recovers_seed_cb3_cb4() {
+fn it_recovers() {
     let rig = seed_rig();
     let fail = || {
         rig.breaker
@@ -73,7 +73,7 @@ fn it_recovers_seed_cb3_cb4() {
 }
 
 #[test]
-fn a_panicking_operation_is_a_failure_and_leaks_no_permit_seed_cb20() {
+fn a_panicking_operation_is_a_failure_and_leaks_no_permit() {
     let rig = seed_rig();
     for _ in 0..3 {
         let run = || {

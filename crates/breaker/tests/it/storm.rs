@@ -152,7 +152,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn t04_calls_that_never_wait_do_not_make_a_hang(
+    fn calls_that_never_wait_do_not_make_a_hang(
         traffic in any_traffic(),
         slow_threshold in any_threshold(),
     ) {
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn t04_calls_that_never_wait_do_not_hide_a_hang(
+    fn calls_that_never_wait_do_not_hide_a_hang(
         traffic in any_traffic(),
         slow_threshold in any_threshold(),
         before_ms in 0..1000_u64,
@@ -180,7 +180,7 @@ proptest! {
 /// As it was seen: 250 calls a second whose deadlines have passed, and one honest call in 400 ms, whose commit of 2 ms is
 /// under way when the ticker looks.
 #[test]
-fn t04_a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
+fn a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
     let traffic = Traffic {
         storm_every: 4 * STEPS_PER_MS,
         lingers: 0,
@@ -199,7 +199,7 @@ fn t04_a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
 
 /// Deadlines so short that no call sees two ticks, while the journal hangs.
 #[test]
-fn t04_deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
+fn deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
     let rig = Rig::with_defaults();
     let hung = Work { done: 7, busy: true };
     let limit = bound(rig.breaker.config());
@@ -238,7 +238,7 @@ fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
 
 /// What counts is the time that the process ran for.
 #[test]
-fn t10_a_process_at_its_cpu_quota_is_told_of_a_hang_all_the_same() {
+fn a_process_at_its_cpu_quota_is_told_of_a_hang_all_the_same() {
     let hung = Work { done: 7, busy: true };
     for (runs_ms, calls, work) in [
         (80, 5, None),
@@ -268,7 +268,7 @@ fn t10_a_process_at_its_cpu_quota_is_told_of_a_hang_all_the_same() {
 
 /// Commits that take 60 ms of the process's time, and so six periods.
 #[test]
-fn t10_a_process_that_is_stopped_for_most_of_the_time_does_not_take_that_for_a_hang() {
+fn a_process_that_is_stopped_for_most_of_the_time_does_not_take_that_for_a_hang() {
     for (calls, watched) in [(1, false), (24, false), (24, true)] {
         let rig = Rig::with_defaults();
         rig.breaker.tick();

@@ -37,7 +37,7 @@ fn the_layer_guards_and_passes_errors_untouched() {
 }
 
 #[test]
-fn the_whole_future_is_timed_seed_cb19() {
+fn the_whole_future_is_timed() {
     let rig = Rig::with_defaults();
     let guarded = rig.breaker.execute_async(async {
         let mut first = true;
@@ -60,7 +60,7 @@ fn the_whole_future_is_timed_seed_cb19() {
 }
 
 #[test]
-fn readiness_reserves_nothing_tower_408() {
+fn readiness_reserves_nothing() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     let layer = CircuitBreakerLayer::new(rig.breaker.clone());

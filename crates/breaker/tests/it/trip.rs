@@ -12,7 +12,7 @@ fn in_one_batch(batch: u64) -> Verdict {
 }
 
 #[test]
-fn t01_a_long_healthy_past_does_not_delay_opening_seed_cb6() {
+fn a_long_healthy_past_does_not_delay_opening() {
     let rig = Rig::new(|config| config.consecutive_failures = None);
     rig.calls(100_000, Duration::from_micros(500), Verdict::success());
     // The window is 10 s and holds some 20,000 of those. They age out slice by slice while the failures come in.
@@ -34,7 +34,7 @@ fn t01_a_long_healthy_past_does_not_delay_opening_seed_cb6() {
 }
 
 #[test]
-fn t01_failures_in_a_row_open_whatever_the_rate_polly_low_throughput() {
+fn failures_in_a_row_open_whatever_the_rate() {
     let rig = Rig::with_defaults();
     rig.calls(10_000, Duration::from_micros(100), Verdict::success());
     assert_eq!(rig.calls_until_open(1000, FAST, Verdict::failure()), 20);
@@ -42,7 +42,7 @@ fn t01_failures_in_a_row_open_whatever_the_rate_polly_low_throughput() {
 }
 
 #[test]
-fn t01_interleaved_successes_do_not_hide_failures_seed_cb7() {
+fn interleaved_successes_do_not_hide_failures() {
     let rig = Rig::with_defaults();
     for call in 0..300 {
         let verdict = if call % 3 == 0 {
@@ -58,7 +58,7 @@ fn t01_interleaved_successes_do_not_hide_failures_seed_cb7() {
 }
 
 #[test]
-fn t02_a_call_at_the_threshold_is_slow_resilience4j() {
+fn a_call_at_the_threshold_is_slow() {
     let threshold = CircuitBreakerConfig::default().slow_threshold;
     let rig = Rig::with_defaults();
     rig.calls(1, threshold, Verdict::success());
@@ -67,7 +67,7 @@ fn t02_a_call_at_the_threshold_is_slow_resilience4j() {
 }
 
 #[test]
-fn t02_a_rate_at_the_threshold_opens_sentinel() {
+fn a_rate_at_the_threshold_opens() {
     for (slow_calls, opens) in [(49, false), (50, true)] {
         let rig = Rig::new(|config| config.window_buckets = 60);
         rig.calls(100 - slow_calls, FAST, Verdict::success());
@@ -96,7 +96,7 @@ fn t02_a_rate_at_the_threshold_opens_sentinel() {
 }
 
 #[test]
-fn t03_slow_successes_alone_open_seed_cb5() {
+fn slow_successes_alone_open() {
     let rig = Rig::new(|config| config.window_buckets = 60);
     assert_eq!(rig.calls_until_open(1000, SLOW, Verdict::success()), 100);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
@@ -105,13 +105,13 @@ fn t03_slow_successes_alone_open_seed_cb5() {
 }
 
 #[test]
-fn t03_min_calls_means_min_calls_mcp_proxy_220() {
+fn min_calls_means_min_calls() {
     let rig = Rig::new(|config| config.min_calls = 10);
     assert_eq!(rig.calls_until_open(1000, SLOW, Verdict::success()), 10);
 }
 
 #[test]
-fn t04_calls_that_hang_open_before_one_completes_resilience4j_1597() {
+fn calls_that_hang_open_before_one_completes() {
     let rig = Rig::with_defaults();
     let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
     rig.tick_for_ms(90);
@@ -136,7 +136,7 @@ fn t04_calls_that_hang_open_before_one_completes_resilience4j_1597() {
 }
 
 #[test]
-fn t04_how_long_a_stall_may_last_can_be_set() {
+fn how_long_a_stall_may_last_can_be_set() {
     let rig = Rig::new(|config| config.overdue_rounds = 5);
     let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
     rig.tick_for_ms(240);
@@ -147,7 +147,7 @@ fn t04_how_long_a_stall_may_last_can_be_set() {
 }
 
 #[test]
-fn t04_hung_calls_age_beyond_the_ring_and_still_count() {
+fn hung_calls_age_beyond_the_ring_and_still_count() {
     let rig = Rig::new(|config| config.min_calls = 1000);
     let hung: Vec<_> = (0..10).map(|_| rig.admit()).collect();
     for _ in 0..2_000 {
@@ -161,7 +161,7 @@ fn t04_hung_calls_age_beyond_the_ring_and_still_count() {
 }
 
 #[test]
-fn t04_without_a_ticker_a_hang_is_seen_when_the_next_slice_begins() {
+fn without_a_ticker_a_hang_is_seen_when_the_next_slice_begins() {
     let rig = Rig::with_defaults();
     rig.calls(1, FAST, Verdict::success());
     let hung: Vec<_> = (0..100).map(|_| rig.admit()).collect();
@@ -175,7 +175,7 @@ fn t04_without_a_ticker_a_hang_is_seen_when_the_next_slice_begins() {
 }
 
 #[test]
-fn t04_slow_calls_are_not_hidden_by_cancelling_them() {
+fn slow_calls_are_not_hidden_by_cancelling_them() {
     let rig = Rig::new(|config| config.min_calls = 10);
     for round in 1..=20 {
         let permits: Vec<_> = (0..10).filter_map(|_| rig.breaker.try_acquire().ok()).collect();
@@ -191,7 +191,7 @@ fn t04_slow_calls_are_not_hidden_by_cancelling_them() {
 }
 
 #[test]
-fn t11_one_slow_batch_is_one_event_five_are_five() {
+fn one_slow_batch_is_one_event_five_are_five() {
     let rig = Rig::with_defaults();
     for batch in 1..=5 {
         assert_eq!(rig.state(), CircuitState::Closed, "before batch {batch}");
@@ -211,7 +211,7 @@ fn t11_one_slow_batch_is_one_event_five_are_five() {
 }
 
 #[test]
-fn t11_one_slow_batch_after_many_fast_ones_does_not_open() {
+fn one_slow_batch_after_many_fast_ones_does_not_open() {
     let rig = Rig::with_defaults();
     for batch in 1..=100 {
         rig.calls(1, FAST, in_one_batch(batch));
@@ -230,7 +230,7 @@ fn t11_one_slow_batch_after_many_fast_ones_does_not_open() {
 }
 
 #[test]
-fn t11_one_failed_batch_is_one_failure_in_a_row() {
+fn one_failed_batch_is_one_failure_in_a_row() {
     let rig = Rig::with_defaults();
     let failed = Verdict::failure();
     for batch in 1..=4 {
@@ -242,7 +242,7 @@ fn t11_one_failed_batch_is_one_failure_in_a_row() {
 }
 
 #[test]
-fn t12_a_million_business_rejects_leave_it_closed_seed_cb21() {
+fn a_million_business_rejects_leave_it_closed() {
     let rig = Rig::with_defaults();
     let executed = Verdict::success();
     for call in 0..1_000_000_u32 {
@@ -262,7 +262,7 @@ fn t12_a_million_business_rejects_leave_it_closed_seed_cb21() {
 }
 
 #[test]
-fn t12_refusals_before_the_executor_do_not_dilute_the_slow_rate() {
+fn refusals_before_the_executor_do_not_dilute_the_slow_rate() {
     let rig = Rig::new(|config| config.window_buckets = 60);
     for _ in 0..99 {
         rig.calls(9, Duration::from_micros(10), Verdict::success().unsampled());
@@ -275,7 +275,7 @@ fn t12_refusals_before_the_executor_do_not_dilute_the_slow_rate() {
 }
 
 #[test]
-fn t12_refusals_before_the_executor_do_not_end_a_row_of_failures() {
+fn refusals_before_the_executor_do_not_end_a_row_of_failures() {
     let rig = Rig::new(|config| config.min_calls = 1_000_000);
     for _ in 0..20 {
         rig.calls(1, FAST, Verdict::success().unsampled());
@@ -285,7 +285,7 @@ fn t12_refusals_before_the_executor_do_not_end_a_row_of_failures() {
 }
 
 #[test]
-fn t13_a_storm_of_full_queues_leaves_it_closed() {
+fn a_storm_of_full_queues_leaves_it_closed() {
     let rig = Rig::with_defaults();
     rig.calls(100_000, Duration::from_micros(100), Verdict::neutral());
     rig.calls(100, SLOW, Verdict::neutral());
