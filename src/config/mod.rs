@@ -90,7 +90,7 @@ impl Config {
     pub fn engine(&self) -> Result<EngineConfig, SettingError> {
         let breaker = self.breaker.config()?;
         Ok(EngineConfig {
-            batch: self.batch.config()?,
+            batch: self.batch.config(self.breaker.preset)?,
             circuits: self.breaker.circuits(&breaker)?,
             breaker,
             store: self.store.config()?,

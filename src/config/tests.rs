@@ -169,6 +169,23 @@ fn kinds_of_calls_have_settings_of_their_own() {
 }
 
 #[test]
+fn the_latency_budget_of_batches_is_set_or_comes_with_the_preset_seed() {
+    for (text, expected) in [
+        ("", None),
+        ("[breaker]\npreset = \"default\"\n", None),
+        ("[breaker]\npreset = \"seed\"\n", Some(Duration::from_micros(800))),
+        (
+            "[breaker]\npreset = \"seed\"\n[batch]\nlatency_budget = \"5ms\"\n",
+            Some(Duration::from_millis(5)),
+        ),
+    ] {
+        let file = file(text);
+        let engine = load(Some(file.path()), &[]).unwrap().engine().unwrap();
+        assert_eq!(engine.batch.latency_budget, expected, "{text}");
+    }
+}
+
+#[test]
 fn every_breaker_setting_is_checked_and_named() {
     for (text, expected) in [
         (

@@ -254,6 +254,11 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
         "Requests that waited for one batch more since their client had had its share.",
         stats.held_back as f64,
     );
+    families.counter(
+        "tally_batch_over_budget_total",
+        "Batches that took longer than batch.latency_budget; 0 without a budget.",
+        stats.over_budget as f64,
+    );
 }
 
 fn placement(families: &mut Families, figures: &PlacementFigures) {

@@ -350,7 +350,7 @@ impl TallyEngine {
     /// Carries answers to the callers of the calling thread's runtime, all of a block at once. To be spawned once on each
     /// NET runtime, with its number.
     pub fn courier(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.batch.clone().courier(index)
+        self.shared.batch.clone().wake_task(index)
     }
 
     /// A new client, such as a connection, whose calls are on their way to EXEC from when they begin, and share its batches

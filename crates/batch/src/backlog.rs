@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::ring::Ring;
+use super::ring::LockFreeRingBuffer;
 
 /// Requests that were taken out of the ring and are not yet in a batch.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl<Q> Backlog<Q> {
     }
 
     /// The next request of the walk. It is out of the backlog, unless it is given to one of the two below.
-    pub(super) fn next(&mut self, ring: &Ring<Q>) -> Option<Q> {
+    pub(super) fn next(&mut self, ring: &LockFreeRingBuffer<Q>) -> Option<Q> {
         self.ahead.pop_front().or_else(|| ring.pop())
     }
 

@@ -11,9 +11,10 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    Answer, Desk, Slot,
     error::BatchError,
+    reply_pools::ReplyPools,
     slot::{Lost, Receiver},
+    submission::{Answer, SlotContent},
 };
 
 pin_project! {
@@ -22,9 +23,9 @@ pin_project! {
     pub struct ResponseFuture<R> {
         #[pin]
         state: State<R>,
-        desk: Arc<Desk<R>>,
-        // Whose thread's slot it is.
-        courier: Option<usize>,
+        replies: Arc<ReplyPools<R>>,
+        // The wake task of the pool to which the slot belongs.
+        wake_task: Option<usize>,
     }
 
     impl<R> PinnedDrop for ResponseFuture<R> {
@@ -35,9 +36,9 @@ pin_project! {
             {
                 // Counted here and not where the claim fails: a request withdrawn by its timer is not a cancelled one.
                 if receiver.withdraw() {
-                    this.desk.counters.cancelled();
+                    this.replies.counters.cancelled();
                 } else {
-                    this.desk.pool(*this.courier).give_back(receiver);
+                    this.replies.of(*this.wake_task).give_back(receiver);
                 }
             }
         }
@@ -48,28 +49,28 @@ pin_project! {
     #[project = StateProjection]
     enum State<R> {
         Refused { error: BatchError },
-        Waiting { receiver: Receiver<Slot<R>> },
+        Waiting { receiver: Receiver<SlotContent<R>> },
         // The timer is made only for callers that have a deadline.
-        WaitingUntil { receiver: Receiver<Slot<R>>, #[pin] deadline: Sleep },
+        WaitingUntil { receiver: Receiver<SlotContent<R>>, #[pin] deadline: Sleep },
     }
 }
 
 // ===== impl ResponseFuture =====
 
 impl<R> ResponseFuture<R> {
-    pub(super) const fn refused(error: BatchError, desk: Arc<Desk<R>>) -> Self {
+    pub(super) const fn refused(error: BatchError, replies: Arc<ReplyPools<R>>) -> Self {
         ResponseFuture {
             state: State::Refused { error },
-            desk,
-            courier: None,
+            replies,
+            wake_task: None,
         }
     }
 
     pub(super) fn waiting(
-        receiver: Receiver<Slot<R>>,
+        receiver: Receiver<SlotContent<R>>,
         deadline: Option<Instant>,
-        desk: Arc<Desk<R>>,
-        courier: Option<usize>,
+        replies: Arc<ReplyPools<R>>,
+        wake_task: Option<usize>,
     ) -> Self {
         let state = match deadline {
             None => State::Waiting { receiver },
@@ -78,7 +79,11 @@ impl<R> ResponseFuture<R> {
                 deadline: sleep_until(deadline),
             },
         };
-        ResponseFuture { state, desk, courier }
+        ResponseFuture {
+            state,
+            replies,
+            wake_task,
+        }
     }
 }
 
@@ -87,9 +92,9 @@ impl<R> Future for ResponseFuture<R> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let flatten = |answer: Result<Slot<R>, Lost>| {
+        let flatten = |answer: Result<SlotContent<R>, Lost>| {
             answer.unwrap_or_else(|Lost| {
-                this.desk.counters.replies_missing();
+                this.replies.counters.replies_missing();
                 Err(BatchError::Lost)
             })
         };
@@ -104,7 +109,7 @@ impl<R> Future for ResponseFuture<R> {
                     return Poll::Pending;
                 }
                 if receiver.withdraw() {
-                    this.desk.counters.expired();
+                    this.replies.counters.expired();
                     return Poll::Ready(Err(BatchError::ExpiredInQueue));
                 }
                 // Claimed: the answer may have come since the look above; else nobody can say.

@@ -9,35 +9,26 @@ use crossbeam_utils::sync::Parker;
 use tokio::time::Instant;
 
 use super::{
-    Answer, BATCH_BYTES_MAX, BatchConfig, BatchItem, Shared, Slot, Timing,
     backlog::Backlog,
-    courier::{Couriers, Post},
     error::BatchError,
     pace::{Pace, Situation},
+    queue::{Queue, Queued},
     sequence::Turn,
     share::Shares,
     slot::Responder,
     stats::{Counters, FlushReason},
+    submission::{Answer, BatchItem, SlotContent, Timing},
+    wake_tasks::{PendingWakes, WakeTasks},
 };
 
+/// Maximum number of bytes of a batch, unless a single request has more. A batch also has at most half of the bytes that the
+/// queue may hold.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the rate at which the queue drains is measured.
 const RATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Most requests that a batch passes over, and so about most that are held back. With more, others behind them wait as
 /// well, for one batch.
 const PASSED_MAX: usize = 4096;
-
-/// A request in the ring.
-#[derive(Debug)]
-pub(super) struct Queued<T, R> {
-    /// The courier of the caller's runtime.
-    pub(super) courier: Option<usize>,
-    pub(super) client: u64,
-    pub(super) item: T,
-    pub(super) responder: Responder<Slot<R>>,
-    pub(super) queued_at: Instant,
-    pub(super) deadline: Option<Instant>,
-    pub(super) turn: Option<Turn>,
-}
 
 /// A request that was claimed for execution.
 #[derive(Debug)]
@@ -54,9 +45,9 @@ pub struct Claimed<T, R> {
 /// Where the answer to a claimed request goes. Dropping it answers [`BatchError::Lost`].
 #[derive(Debug)]
 pub struct Reply<R> {
-    courier: Option<usize>,
+    wake_task: Option<usize>,
     client: u64,
-    responder: Responder<Slot<R>>,
+    responder: Responder<SlotContent<R>>,
     queue_wait: Duration,
     claimed_at: Instant,
 }
@@ -64,7 +55,7 @@ pub struct Reply<R> {
 /// The executor's side of the batch processor. Dropping it closes the ring and answers what is left in it.
 #[derive(Debug)]
 pub struct Intake<T: BatchItem, R> {
-    shared: Arc<Shared<T, R>>,
+    queue: Arc<Queue<T, R>>,
     parker: Parker,
     pub(super) pace: Pace,
     batch_bytes_max: usize,
@@ -94,8 +85,8 @@ struct Taking {
 #[derive(Debug)]
 pub struct Answerer {
     counters: Arc<Counters>,
-    couriers: Arc<Couriers>,
-    post: Post,
+    wake_tasks: Arc<WakeTasks>,
+    pending_wakes: PendingWakes,
     queue_waits: Vec<Duration>,
     commits: Vec<Duration>,
 }
@@ -103,9 +94,10 @@ pub struct Answerer {
 // ===== impl Intake =====
 
 impl<T: BatchItem, R> Intake<T, R> {
-    pub(super) fn new(shared: Arc<Shared<T, R>>, parker: Parker, config: &BatchConfig) -> Self {
+    pub(super) fn new(queue: Arc<Queue<T, R>>, parker: Parker) -> Self {
+        let config = queue.config;
         Intake {
-            shared,
+            queue,
             parker,
             pace: Pace::new(config.max_linger, config.siblings),
             batch_bytes_max: BATCH_BYTES_MAX.min(config.queue_bytes_max / 2),
@@ -132,7 +124,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.shares.begin(items_max);
         self.take_shared_out(items_max, &mut taking, into);
         if self.shares.is_contended() {
-            self.shared.counters.held_back(self.backlog.passed());
+            self.queue.counters.held_back(self.backlog.passed());
         } else {
             // Nobody is kept waiting by those who have had their share.
             self.backlog.rewind();
@@ -147,7 +139,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     fn take_shared_out(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
         while taking.items < items_max
             && self.backlog.passed() < self.passed_max
-            && let Some(queued) = self.backlog.next(&self.shared.ring)
+            && let Some(queued) = self.backlog.next(&self.queue.ring)
         {
             let batch = into.get(taking.start..).unwrap_or_default();
             let batch = batch.iter().map(|one| (one.reply.client, one.item.items()));
@@ -162,7 +154,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     /// Takes requests, whoever has had how much.
     fn take_all(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
         while taking.items < items_max
-            && let Some(queued) = self.backlog.next(&self.shared.ring)
+            && let Some(queued) = self.backlog.next(&self.queue.ring)
             && self.take_one(queued, taking, into)
         {}
     }
@@ -175,7 +167,7 @@ impl<T: BatchItem, R> Intake<T, R> {
             return false;
         }
         let now = *taking.now.get_or_insert_with(Instant::now);
-        self.shared.left_queue(&queued.item);
+        self.queue.left(&queued.item);
         taking.last = Some(queued.queued_at);
         let client = queued.client;
         if let Some(claimed) = self.claim(queued, now) {
@@ -188,24 +180,24 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     fn finish_taking(&mut self, taking: &Taking) {
-        self.shared.held.store(self.backlog.len(), Ordering::Relaxed);
+        self.queue.held.store(self.backlog.len(), Ordering::Relaxed);
         if let Some(percent) = self.shares.largest_percent() {
-            self.shared.counters.client_share(percent);
+            self.queue.counters.client_share(percent);
         }
         if let Some(now) = taking.now {
             let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
                 // What is left came after what was taken last.
-                None => taking.last.filter(|_| self.shared.ring.len() > 0),
+                None => taking.last.filter(|_| self.queue.ring.len() > 0),
             };
-            self.shared.counters.oldest_is(oldest);
+            self.queue.counters.oldest_is(oldest);
             self.measure_rate(taking.items, now);
         }
     }
 
     fn claim(&mut self, queued: Queued<T, R>, now: Instant) -> Option<Claimed<T, R>> {
         let Queued {
-            courier,
+            wake_task,
             client,
             item,
             responder,
@@ -222,7 +214,7 @@ impl<T: BatchItem, R> Intake<T, R> {
             return None;
         }
         if let Some(deadline) = deadline {
-            let counters = &self.shared.counters;
+            let counters = &self.queue.counters;
             let is_past = now >= deadline;
             if is_past || now + counters.commit_average() >= deadline {
                 if is_past {
@@ -239,7 +231,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         Some(Claimed {
             item,
             reply: Reply {
-                courier,
+                wake_task,
                 client,
                 responder,
                 queue_wait,
@@ -258,10 +250,10 @@ impl<T: BatchItem, R> Intake<T, R> {
 
     pub(super) fn situation(&self) -> Situation {
         Situation {
-            on_their_way: self.shared.callers.on_their_way(),
-            commit: self.shared.counters.commit_average(),
-            closed: self.shared.ring.is_closed(),
-            flush_to: self.shared.counters.flush_to(),
+            on_their_way: self.queue.callers.on_their_way(),
+            commit: self.queue.counters.commit_average(),
+            closed: self.queue.ring.is_closed(),
+            flush_to: self.queue.counters.flush_to(),
         }
     }
 
@@ -276,7 +268,7 @@ impl<T: BatchItem, R> Intake<T, R> {
                 return;
             }
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
-            self.shared
+            self.queue
                 .counters
                 .drain_rate(self.rate_items.saturating_mul(1_000_000) / micros);
             self.rate_since = now;
@@ -287,13 +279,13 @@ impl<T: BatchItem, R> Intake<T, R> {
     /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.shared.ring.len() + self.backlog.len()
+        self.queue.ring.len() + self.backlog.len()
     }
 
     /// Whether the ring is closed, nothing waits, and nothing will.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.backlog.is_empty() && self.shared.ring.is_drained()
+        self.backlog.is_empty() && self.queue.ring.is_drained()
     }
 
     /// Sleeps until `wake_at` requests wait, somebody calls [`Notifier::notify`](super::Notifier::notify), or the ring
@@ -302,7 +294,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     pub fn sleep(&self, wake_at: usize) {
         let rest = self.pace.rest(&self.situation(), Instant::now);
         let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
-        if !self.backlog.is_empty() || self.shared.ring.wake_at(wake_at) || self.shared.ring.is_drained() {
+        if !self.backlog.is_empty() || self.queue.ring.wake_at(wake_at) || self.queue.ring.is_drained() {
             return;
         }
         match rest {
@@ -311,13 +303,29 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
+    /// Waits for more requests: until `wake_at` requests are queued, `until` has passed, a flush covers the oldest queued request,
+    /// or the queue is closed.
+    pub(super) fn wait_for_more(&self, wake_at: usize, until: Instant) {
+        loop {
+            let now = Instant::now();
+            if now >= until
+                || self.queue.ring.wake_at(wake_at)
+                || self.queue.ring.is_closed()
+                || self.queue.counters.flush_covers_oldest()
+            {
+                return;
+            }
+            self.parker.park_timeout(until - now);
+        }
+    }
+
     /// What is to be used to answer from this or another thread.
     #[must_use]
     pub fn answerer(&self) -> Answerer {
         Answerer {
-            counters: Arc::clone(&self.shared.counters),
-            couriers: Arc::clone(&self.shared.couriers),
-            post: Post::new(),
+            counters: Arc::clone(&self.queue.counters),
+            wake_tasks: Arc::clone(&self.queue.wake_tasks),
+            pending_wakes: PendingWakes::new(),
             queue_waits: Vec::new(),
             commits: Vec::new(),
         }
@@ -326,19 +334,19 @@ impl<T: BatchItem, R> Intake<T, R> {
     /// Counts a batch that was closed.
     pub fn flushed(&mut self, reason: FlushReason, items: usize, bytes: usize) {
         self.pace.closed();
-        self.shared.counters.flushed(reason, items, bytes);
+        self.queue.counters.flushed(reason, items, bytes);
     }
 }
 
 impl<T: BatchItem, R> Drop for Intake<T, R> {
     /// The executor is gone: nobody else comes in, and those inside get an answer as their slots are dropped.
     fn drop(&mut self) {
-        self.shared.ring.close();
+        self.queue.ring.close();
         // Bounded: the door is closed, and whoever stands in it puts at most one item more into a bounded ring.
         while !self.is_drained() {
-            match self.backlog.next(&self.shared.ring) {
+            match self.backlog.next(&self.queue.ring) {
                 Some(queued) => {
-                    self.shared.left_queue(&queued.item);
+                    self.queue.left(&queued.item);
                     if queued.responder.claim() {
                         queued.responder.answer(Err(BatchError::Closed));
                     }
@@ -364,9 +372,13 @@ impl Answerer {
     /// Answers requests, in order, after a commit.
     pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         let now = self.give(answers);
-        // The last to be taken waited for the commit and for little else.
+        // The request that was claimed last waited for the commit and for little else.
         if let Some(commit) = self.commits.iter().min() {
             self.counters.committed(*commit, now);
+        }
+        // The request that was claimed first waited for the whole batch.
+        if let Some(took) = self.commits.first() {
+            self.counters.compare_to_budget(*took, self.commits.len(), now);
         }
     }
 
@@ -382,7 +394,7 @@ impl Answerer {
         self.commits.clear();
         for (reply, value) in answers {
             let Reply {
-                courier,
+                wake_task,
                 client: _,
                 responder,
                 queue_wait,
@@ -395,10 +407,10 @@ impl Answerer {
             self.queue_waits.push(timing.queue_wait);
             self.commits.push(timing.commit);
             if let Some(waker) = responder.answer_quietly(Ok(Answer { value, timing })) {
-                self.post.collect(courier, waker);
+                self.pending_wakes.add(wake_task, waker);
             }
         }
-        self.couriers.deliver(&mut self.post);
+        self.wake_tasks.wake_all(&mut self.pending_wakes);
         // One lock for all of them, after the callers have been woken.
         self.counters.answered(&self.queue_waits, &self.commits);
         now

@@ -1,107 +1,142 @@
-//! The ring between many callers and one executor, and the door in front of it.
+//! [`LockFreeRingBuffer`]: the bounded queue between many callers and one executor.
 //!
-//! The door lets the executor say "nobody else comes in" and then wait for those who are just stepping through, so
-//! that after the last drain nothing can be left behind in the ring.
+//! Closing must leave nothing behind: after the executor has seen "closed and empty", no caller may add an item. Each caller
+//! therefore registers in an entry counter before it looks at the closed flag, and the executor waits until the counter is zero.
 
 use super::sync::{ArrayQueue, AtomicUsize, Ordering};
 
-/// The door's highest bit: closed. The bits below count the callers that are stepping through.
+/// The highest bit of the entry word: the buffer is closed. The bits below count the callers inside `push`.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-/// A bounded queue that can be closed.
-pub(crate) struct Ring<T> {
+/// A bounded, lock-free, multi-producer queue that can be closed. Items leave in the order in which they entered.
+///
+/// ```
+/// use tally_batch::{LockFreeRingBuffer, PushError};
+///
+/// let buffer = LockFreeRingBuffer::new(2);
+/// assert_eq!(buffer.push("a"), Ok(()));
+/// assert_eq!(buffer.push("b"), Ok(()));
+/// assert_eq!(buffer.push("c"), Err(PushError::Full("c")), "a full buffer returns the item");
+/// assert_eq!(buffer.pop(), Some("a"));
+/// buffer.close();
+/// assert_eq!(buffer.push("d"), Err(PushError::Closed("d")));
+/// assert_eq!((buffer.pop(), buffer.pop()), (Some("b"), None), "what is inside can still be taken");
+/// assert!(buffer.is_drained());
+/// ```
+pub struct LockFreeRingBuffer<T> {
     queue: ArrayQueue<T>,
-    door: AtomicUsize,
-    /// Callers wake the executor once so many items wait. One when it has nothing else to do, more when it is busy
-    /// anyway and would only be disturbed.
+    entry: AtomicUsize,
+    /// Callers wake the executor once this many items are queued: one when it has nothing else to do, more while it is busy
+    /// and a wake-up would only disturb it.
     wake_at: AtomicUsize,
 }
 
-/// Why an item was not taken.
+/// Why an item was not queued. Holds the item.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused<T> {
-    /// The ring is full.
+pub enum PushError<T> {
+    /// The buffer is full.
     Full(T),
-    /// The ring is closed.
+    /// The buffer is closed.
     Closed(T),
 }
 
-// ===== impl Ring =====
+// ===== impl LockFreeRingBuffer =====
 
-impl<T> Ring<T> {
-    /// A ring for `capacity` items.
+impl<T> LockFreeRingBuffer<T> {
+    /// A buffer for `capacity` items. Allocates all its memory now.
+    ///
+    /// # Panics
+    /// If `capacity` is 0.
     #[must_use]
-    pub(crate) fn new(capacity: usize) -> Self {
-        Ring {
+    pub fn new(capacity: usize) -> Self {
+        LockFreeRingBuffer {
             queue: ArrayQueue::new(capacity),
-            door: AtomicUsize::new(0),
+            entry: AtomicUsize::new(0),
             wake_at: AtomicUsize::new(1),
         }
     }
 
-    /// Puts an item in. `Ok(true)` means that the executor wants to be woken.
+    /// Adds an item at the end. Never waits.
     ///
     /// # Errors
-    /// [`Refused`], with the item.
-    pub(crate) fn push(&self, item: T) -> Result<bool, Refused<T>> {
-        // SeqCst, as with `close` and `is_drained`: of a caller that steps in and an executor that closes, at least
-        // one must see the other.
-        let door = self.door.fetch_add(1, Ordering::SeqCst);
-        let pushed = if door & CLOSED == 0 {
-            self.queue.push(item).map_err(Refused::Full)
-        } else {
-            Err(Refused::Closed(item))
-        };
-        self.door.fetch_sub(1, Ordering::SeqCst);
-        pushed.map(|()| self.wants_wake())
+    /// If the buffer is full or closed; the error holds the item.
+    #[inline]
+    pub fn push(&self, item: T) -> Result<(), PushError<T>> {
+        self.push_for_executor(item).map(drop)
     }
 
-    /// Whether the executor wants to be woken by a caller who has just left the door, with or without success: it may
-    /// have gone to sleep because somebody stood in the door of a closed ring.
+    /// As [`push`](Self::push). Returns whether the executor has to be woken.
+    #[inline]
+    pub(crate) fn push_for_executor(&self, item: T) -> Result<bool, PushError<T>> {
+        // SeqCst, as in `close` and `is_drained`: of a caller that enters and an executor that closes, at least one must see
+        // the other.
+        let entry = self.entry.fetch_add(1, Ordering::SeqCst);
+        let pushed = if entry & CLOSED == 0 {
+            self.queue.push(item).map_err(PushError::Full)
+        } else {
+            Err(PushError::Closed(item))
+        };
+        self.entry.fetch_sub(1, Ordering::SeqCst);
+        pushed.map(|()| self.executor_wants_wake())
+    }
+
+    /// Whether the executor has to be woken by a caller that has just left `push`, with or without success: the executor
+    /// may have gone to sleep because a caller was inside the `push` of a closed buffer.
     #[must_use]
-    pub(crate) fn wants_wake(&self) -> bool {
-        // SeqCst, as with `wake_at`: either this load sees the executor's wish, or the executor sees the item.
+    #[inline]
+    pub(crate) fn executor_wants_wake(&self) -> bool {
+        // SeqCst, as in `wake_at`: either this load sees the executor's number, or the executor sees the item.
         self.queue.len() >= self.wake_at.load(Ordering::SeqCst) || self.is_closed()
     }
 
-    /// Takes the oldest item out.
+    /// Removes and returns the oldest item; `None` if the buffer is empty.
     #[must_use]
-    pub(crate) fn pop(&self) -> Option<T> {
+    #[inline]
+    pub fn pop(&self) -> Option<T> {
         self.queue.pop()
     }
 
-    /// How many items wait.
+    /// Number of queued items.
     #[must_use]
-    pub(crate) fn len(&self) -> usize {
+    #[inline]
+    pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// How many items can wait.
+    /// Whether no item is queued.
     #[must_use]
-    pub(crate) fn capacity(&self) -> usize {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Maximum number of queued items.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
         self.queue.capacity()
     }
 
-    /// Lets nobody in any more.
-    pub(crate) fn close(&self) {
-        self.door.fetch_or(CLOSED, Ordering::SeqCst);
+    /// Makes every later [`push`](Self::push) fail. Queued items can still be taken.
+    pub fn close(&self) {
+        self.entry.fetch_or(CLOSED, Ordering::SeqCst);
     }
 
-    /// Whether the ring is closed.
+    /// Whether the buffer is closed.
     #[must_use]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.door.load(Ordering::SeqCst) & CLOSED != 0
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.entry.load(Ordering::SeqCst) & CLOSED != 0
     }
 
-    /// Whether the ring is closed, nobody is stepping through the door, and nothing is left.
+    /// Whether the buffer is closed, empty, and will stay empty.
     #[must_use]
-    pub(crate) fn is_drained(&self) -> bool {
-        // The order matters: an item that is pushed by the last caller in the door is seen by the second look.
-        self.door.load(Ordering::SeqCst) == CLOSED && self.queue.is_empty()
+    pub fn is_drained(&self) -> bool {
+        // The order matters: the second look sees an item that the last caller inside `push` added.
+        self.entry.load(Ordering::SeqCst) == CLOSED && self.queue.is_empty()
     }
 
-    /// Tells callers to wake the executor once `items` wait, and says whether so many wait already: then the executor
-    /// must not go to sleep.
+    /// Makes callers wake the executor once `items` are queued. Returns whether this many are queued already: then the
+    /// executor must not go to sleep.
     #[must_use]
     pub(crate) fn wake_at(&self, items: usize) -> bool {
         self.wake_at.store(items, Ordering::SeqCst);
@@ -109,10 +144,21 @@ impl<T> Ring<T> {
     }
 }
 
-impl<T> std::fmt::Debug for Ring<T> {
+impl<T> std::fmt::Debug for LockFreeRingBuffer<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring")
+        f.debug_struct("LockFreeRingBuffer")
             .field("capacity", &self.capacity())
             .finish_non_exhaustive()
+    }
+}
+
+// ===== impl PushError =====
+
+impl<T> PushError<T> {
+    /// Returns the item.
+    pub fn into_inner(self) -> T {
+        match self {
+            PushError::Full(item) | PushError::Closed(item) => item,
+        }
     }
 }

@@ -13,10 +13,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::time::Instant;
-
-use super::Submission;
-
 /// No place: nothing has been left out.
 const NOWHERE: u64 = u64::MAX;
 
@@ -47,20 +43,19 @@ impl Sequence {
         }
     }
 
-    /// The next request, to be submitted before this is called again. `None` if one before it was not executed, or has
-    /// been refused already: then this one must not be submitted.
-    pub fn next<T>(&mut self, item: T, deadline: Option<Instant>) -> Option<Submission<T>> {
+    /// Returns the turn of the next request, which must be submitted before this is called again. `None` if an earlier request
+    /// was not executed: then the next one must not be submitted.
+    pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
             place: self.next,
             hole: Arc::clone(&self.hole),
         };
         self.next += 1;
-        turn.is_open().then(|| Submission {
-            item,
-            deadline,
-            client: self.client,
-            turn: Some(turn),
-        })
+        turn.is_open().then_some(turn)
+    }
+
+    pub(super) const fn client(&self) -> u64 {
+        self.client
     }
 
     /// Refuses every request from the next one on.

@@ -53,6 +53,10 @@ pub(super) struct Counters {
     oldest: AtomicU64,
     /// What was queued until then was asked to go out, in nanoseconds since the epoch; 0 if that never happened.
     flush_to: AtomicU64,
+    latency_budget: Option<Duration>,
+    over_budget: AtomicU64,
+    /// When the last warning about the latency budget was logged, in nanoseconds since the epoch; 0 if there was none.
+    warned_at: AtomicU64,
 }
 
 /// Distributions since the process started.
@@ -89,6 +93,8 @@ pub struct BatchStats {
     pub cancelled: u64,
     /// Requests that the executor dropped unanswered: a bug if it is ever more than zero.
     pub replies_missing: u64,
+    /// Batches that took longer than [`BatchConfig::latency_budget`](super::BatchConfig::latency_budget).
+    pub over_budget: u64,
     /// Batches by what closed them, in the order of [`FlushReason::ALL`].
     pub flushes: [u64; FlushReason::ALL.len()],
     /// Requests held back for the next batch because their client had had its share.
@@ -115,6 +121,9 @@ const HINT_DEFAULT: Duration = Duration::from_millis(100);
 const HINT_MIN: Duration = Duration::from_millis(1);
 /// Longest hint.
 const HINT_MAX: Duration = Duration::from_secs(10);
+
+/// Minimum time between two warnings about the latency budget.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A commit counts for one part in so many of the average.
 const AVERAGE_OVER: u64 = 8;
@@ -161,7 +170,7 @@ impl BatchStats {
 // ===== impl Counters =====
 
 impl Counters {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(latency_budget: Option<Duration>) -> Self {
         Counters {
             epoch: Instant::now(),
             full: AtomicU64::new(0),
@@ -178,6 +187,9 @@ impl Counters {
             average_changed: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
             flush_to: AtomicU64::new(0),
+            latency_budget,
+            over_budget: AtomicU64::new(0),
+            warned_at: AtomicU64::new(0),
         }
     }
 
@@ -217,6 +229,12 @@ impl Counters {
         self.at(self.flush_to.load(Ordering::Relaxed))
     }
 
+    /// Whether the oldest queued request was queued before the last flush.
+    pub(super) fn flush_covers_oldest(&self) -> bool {
+        let oldest = self.oldest.load(Ordering::Relaxed);
+        oldest > 0 && oldest <= self.flush_to.load(Ordering::Relaxed)
+    }
+
     /// How long a commit takes, about; zero if that is not known.
     pub(super) fn commit_average(&self) -> Duration {
         Duration::from_nanos(self.commit_average.load(Ordering::Relaxed))
@@ -234,6 +252,33 @@ impl Counters {
         let now = self.since_epoch(now);
         self.average_measured.store(now, Ordering::Relaxed);
         self.average_changed.store(now, Ordering::Relaxed);
+    }
+
+    /// Counts a batch of `requests` requests that took longer than the budget, and logs a warning unless one was logged in the
+    /// last [`WARNING_INTERVAL`].
+    pub(super) fn compare_to_budget(&self, took: Duration, requests: usize, now: Instant) {
+        let Some(budget) = self.latency_budget.filter(|budget| took > *budget) else {
+            return;
+        };
+        let over_budget = self.over_budget.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.since_epoch(now);
+        let last = self.warned_at.load(Ordering::Relaxed);
+        let is_due = last == 0 || now.saturating_sub(last) >= nanos(WARNING_INTERVAL);
+        // Of two threads that answer at the same time, one logs.
+        let warns = is_due
+            && self
+                .warned_at
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if warns {
+            tracing::warn!(
+                ?took,
+                ?budget,
+                requests,
+                over_budget,
+                "a batch exceeded its latency budget"
+            );
+        }
     }
 
     /// A request was refused at `now` since the average would have made it too late.
@@ -330,6 +375,7 @@ impl Counters {
             expired: count(&self.expired),
             cancelled: count(&self.cancelled),
             replies_missing: count(&self.replies_missing),
+            over_budget: count(&self.over_budget),
             flushes: std::array::from_fn(|reason| self.flushes.get(reason).map_or(0, count)),
             held_back: count(&self.held_back),
             client_share_percent: count(&self.client_share_percent),

@@ -1,21 +1,27 @@
-//! What the batch processor promises, by the numbers of the conformance tests of its design, each with the name of the
-//! system that had the bug. Time stands still unless a
-//! test moves it, and nearly all tests play the executor themselves, step by step.
+//! Tests of the batch processor's guarantees. Time stands still unless a test moves it, and in nearly all tests the test itself
+//! is the executor, step by step.
 
+mod budget;
 mod fairness;
 mod leaving;
 mod limits;
 mod lingering;
 mod order;
 mod sequences;
+mod threads;
 
 use std::{
     panic::resume_unwind,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Context,
     thread,
+    time::Duration,
 };
 
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use super::*;

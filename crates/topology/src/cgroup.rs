@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{CpuSet, detect::Sources};
+use super::{cpuset::CpuSet, sources::Sources};
 
 /// Parents that are asked for limits; Kubernetes nests about six levels.
 const LEVELS_MAX: usize = 32;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AffinityError, CpuSet, Role};
+use super::{cpuset::CpuSet, error::AffinityError, role::Role};
 
 /// NET threads at most by default: one writer cannot use more feeders.
 pub const NET_THREADS_MAX_DEFAULT: usize = 8;

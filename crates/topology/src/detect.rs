@@ -6,11 +6,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use super::{Cgroup, CpuSet, PodHints, Warning, WarningCode, cpuset::CPU_ID_LIMIT};
-use crate::sys::{affinity, proc};
+use super::{
+    cgroup::Cgroup,
+    cpuset::{CPU_ID_LIMIT, CpuSet},
+    pod::PodHints,
+    sources::Sources,
+    warning::{Warning, WarningCode},
+};
+use crate::sys::affinity;
 
 /// Memory nodes that are looked at (`MAX_NUMNODES` is 1024 on x86-64).
 const NODE_ID_LIMIT: u32 = 1024;
@@ -23,13 +28,6 @@ const DEVICES_MAX: usize = 256;
 
 /// The word of `cpuset.cpus.partition` for CPUs without load balancing.
 const PARTITION_ISOLATED: &str = "isolated";
-
-/// Where facts come from: the root of a file tree, and the environment.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    root: PathBuf,
-    pod: PodHints,
-}
 
 /// A physical core, as far as this process may use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,67 +108,6 @@ pub struct Machine {
     pub pod: PodHints,
     /// What could not be read.
     pub warnings: Vec<Warning>,
-}
-
-// ===== impl Sources =====
-
-impl Sources {
-    /// The machine that the process runs on.
-    #[must_use]
-    pub fn host() -> Self {
-        Self {
-            root: PathBuf::from("/"),
-            pod: PodHints::from_environment(),
-        }
-    }
-
-    /// A made-up machine: files below `root`, and what Kubernetes would have told.
-    #[must_use]
-    pub fn below(root: impl Into<PathBuf>, pod: PodHints) -> Self {
-        Self {
-            root: root.into(),
-            pod,
-        }
-    }
-
-    /// The directory that stands for `/proc`.
-    #[must_use]
-    pub fn proc(&self) -> PathBuf {
-        self.root.join("proc")
-    }
-
-    /// The text of a file, if it can be read. `path` is relative to the root.
-    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        proc::read_bounded(&self.root.join(path)).ok()
-    }
-
-    /// The content of a file, trimmed and parsed.
-    pub(super) fn value<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
-        self.text(path)?.trim().parse().ok()
-    }
-
-    /// CPUs that are switched on at this moment.
-    pub(super) fn online(&self) -> Option<CpuSet> {
-        self.cpus("online")
-    }
-
-    pub(super) fn is_directory(&self, path: &Path) -> bool {
-        self.root.join(path).is_dir()
-    }
-
-    /// The CPU list in `sys/devices/system/cpu/<file>`.
-    fn cpus(&self, file: &str) -> Option<CpuSet> {
-        self.value(Path::new("sys/devices/system/cpu").join(file))
-    }
-
-    /// A line `key:<tab>list` of the status of the calling thread.
-    fn status_list(&self, key: &str) -> Option<CpuSet> {
-        self.text("proc/thread-self/status")?
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| *name == key)
-            .and_then(|(_, list)| list.parse().ok())
-    }
 }
 
 // ===== impl Core =====

@@ -16,7 +16,11 @@
 
 use std::cmp::Reverse;
 
-use super::{CpuSet, Machine, Role, detect::Core};
+use super::{
+    cpuset::CpuSet,
+    detect::{Core, Machine},
+    role::Role,
+};
 
 /// A memory node with fewer allowed CPUs than this is not worth staying within.
 const HOME_CPUS_MIN: usize = 4;

@@ -4,7 +4,7 @@ use std::io;
 
 use core_affinity::CoreId;
 
-use super::{CpuSet, config::FifoConfig};
+use super::{config::FifoConfig, cpuset::CpuSet};
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
 /// `core_affinity` works on a fixed `cpu_set_t` of this many CPUs.

@@ -3,8 +3,13 @@
 use std::fmt;
 
 use super::{
-    AffinityConfig, AffinityError, CpuSet, Machine, Mode, Role, Warning, WarningCode,
+    config::{AffinityConfig, Mode},
+    cpuset::CpuSet,
+    detect::{Core, Machine},
+    error::AffinityError,
     layout::{Assignment, Layout},
+    role::Role,
+    warning::{Warning, WarningCode},
 };
 
 /// CPUs that `strict` needs to keep EXEC apart from everything else.
@@ -335,7 +340,7 @@ impl Plan {
 
     fn judge_pins(&mut self, machine: &Machine, config: &AffinityConfig) {
         let exec = self.role(Role::Exec).cpus.clone();
-        let on_exec_core = |core: &&super::detect::Core| core.cpus.intersects(&exec);
+        let on_exec_core = |core: &&Core| core.cpus.intersects(&exec);
         let exec_cores = machine
             .cores
             .iter()

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::{Role, pin::PinOutcome};
+use super::{pin::PinOutcome, role::Role};
 use crate::sys::affinity::Tid;
 
 /// Registered threads at most; further ones run where they are put but are neither checked nor shown.

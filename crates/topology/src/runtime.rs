@@ -12,7 +12,14 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::{AffinityError, CpuAffinityManager, Mode, Role, pin, pin::PinOutcome, registry::Entry};
+use super::{
+    config::Mode,
+    error::AffinityError,
+    manager::CpuAffinityManager,
+    pin::{self, PinOutcome},
+    registry::Entry,
+    role::Role,
+};
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
 /// Blocking-pool threads of one runtime at most. Disk work has threads of its own; what is left (name

@@ -3,7 +3,15 @@
 use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::{
-    Cgroup, CpuAffinityManager, CpuSet, Machine, Plan, Role, Warning, WarningCode, pin, registry::Entry,
+    cgroup::Cgroup,
+    cpuset::CpuSet,
+    detect::Machine,
+    manager::CpuAffinityManager,
+    pin,
+    plan::Plan,
+    registry::Entry,
+    role::Role,
+    warning::{Warning, WarningCode},
 };
 use crate::sys::{
     affinity::{self, Limit, Tid},
@@ -182,7 +190,7 @@ impl CpuAffinityManager {
         let mut warnings = machine.warnings.clone();
         warnings.extend(layout.plan.warnings.iter().cloned());
         warnings.extend(threads.iter().flat_map(ThreadInfo::warnings));
-        warnings.extend(self.throttle_warning());
+        warnings.extend(shared.throttle.warning());
         TopologyInfo {
             layout_version: shared.layout_version.load(Ordering::Relaxed),
             exclusive: machine.is_exclusive(),

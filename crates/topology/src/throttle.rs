@@ -1,4 +1,4 @@
-//! Watches the CPU quota: every pause that it makes looks like slowness to those who measure latency.
+//! Measures throttling by the CPU quota. A throttled process looks slow to everything that measures latency.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,18 +7,22 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{CpuAffinityManager, CpuStat, Warning, WarningCode};
+use super::{
+    cgroup::CpuStat,
+    warning::{Warning, WarningCode},
+};
 
-/// What the quota took since the last look.
+/// Throttling between two readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Throttled {
-    /// Periods in which the group ran into its quota.
+    /// Number of periods in which the control group used up its quota.
     pub periods: u64,
-    /// How long its threads were stopped. The kernel adds up CPUs, so several stopped at once count several times.
+    /// Time for which its threads were stopped. The kernel adds the times of all CPUs, so threads stopped at the same time count
+    /// separately.
     pub time: Duration,
 }
 
-/// What the last look found.
+/// The last reading, and the sums since the start of the process.
 #[derive(Debug, Default)]
 pub(super) struct ThrottleWatch {
     last: Mutex<Option<CpuStat>>,
@@ -31,7 +35,7 @@ pub(super) struct ThrottleWatch {
 // ===== impl ThrottleWatch =====
 
 impl ThrottleWatch {
-    /// Counts from `stat` on.
+    /// Starts with the reading `stat`.
     pub(super) fn since(stat: Option<CpuStat>) -> Self {
         Self {
             last: Mutex::new(stat),
@@ -39,8 +43,8 @@ impl ThrottleWatch {
         }
     }
 
-    /// Takes a reading; `None` if nothing was added.
-    fn take(&self, now: CpuStat) -> Option<Throttled> {
+    /// Returns the throttling since the last reading; `None` if there was none.
+    pub(super) fn take(&self, now: CpuStat) -> Option<Throttled> {
         let before = self.last.lock().replace(now)?;
         let CpuStat {
             throttled_periods: periods,
@@ -58,25 +62,11 @@ impl ThrottleWatch {
             time: Duration::from_micros(throttled_us),
         })
     }
-}
 
-// ===== impl CpuAffinityManager =====
-
-impl CpuAffinityManager {
-    /// What the CPU quota took since the last call; `None` if it took nothing or there is none, which costs nothing to
-    /// find out. With a quota it reads one small file.
-    pub fn sample_throttling(&self) -> Option<Throttled> {
-        let layout = self.in_force();
-        let cgroup = &layout.machine.cgroup;
-        cgroup.quota?;
-        self.shared.throttle.take(cgroup.read_stat(&self.shared.sources)?)
-    }
-
-    /// What an operator should know of the pauses so far.
-    pub(super) fn throttle_warning(&self) -> Option<Warning> {
-        let watch = &self.shared.throttle;
-        let periods = watch.periods.load(Ordering::Relaxed);
-        let time = Duration::from_micros(watch.time_us.load(Ordering::Relaxed));
+    /// The warning about all throttling so far; `None` if there was none.
+    pub(super) fn warning(&self) -> Option<Warning> {
+        let periods = self.periods.load(Ordering::Relaxed);
+        let time = Duration::from_micros(self.time_us.load(Ordering::Relaxed));
         (periods > 0).then(|| {
             Warning::new(
                 WarningCode::Throttled,

@@ -9,7 +9,15 @@ use std::{
     time::Duration,
 };
 
-use super::{Cgroup, CpuAffinityManager, CpuSet, InForce, Machine, Plan, pin, registry::Entry};
+use super::{
+    cgroup::Cgroup,
+    cpuset::CpuSet,
+    detect::Machine,
+    manager::{CpuAffinityManager, InForce},
+    pin,
+    plan::Plan,
+    registry::Entry,
+};
 
 /// What one check found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -118,7 +118,7 @@ fn a_calls_requests_are_its_connections() {
         assert_pending!(call.poll());
     }
     let outside = submit(&processor, Counted::new(2), None);
-    let clients: Vec<_> = std::iter::from_fn(|| processor.shared.ring.pop())
+    let clients: Vec<_> = std::iter::from_fn(|| processor.queue.ring.pop())
         .map(|queued| queued.client)
         .collect();
     assert_eq!(clients, [callers[0].client(), 99, callers[1].client(), 99, 0]);

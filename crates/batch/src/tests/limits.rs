@@ -1,5 +1,7 @@
 //! Bounds, hints and counts.
 
+use tower_service::Service;
+
 use super::*;
 
 #[test]
@@ -54,7 +56,7 @@ fn t28_vector_a_request_larger_than_any_batch_is_a_batch_of_its_own() {
         .enumerate()
         .map(|(number, bytes)| {
             // The bound on the queue is not what this is about.
-            both.0.shared.queue_bytes.store(0, Ordering::Relaxed);
+            both.0.queue.bytes.store(0, Ordering::Relaxed);
             let item = Counted {
                 number,
                 ..Counted::of_bytes(bytes)
@@ -62,10 +64,7 @@ fn t28_vector_a_request_larger_than_any_batch_is_a_batch_of_its_own() {
             submit(&both.0, item, None)
         })
         .collect();
-    both.0
-        .shared
-        .queue_bytes
-        .store(sizes.iter().sum(), Ordering::Relaxed);
+    both.0.queue.bytes.store(sizes.iter().sum(), Ordering::Relaxed);
     for expected in [vec![0], vec![1], vec![2], vec![3]] {
         assert_eq!(both.1.waiting(), 4 - expected[0]);
         assert_eq!(numbers(&take(&mut both.1)), expected);

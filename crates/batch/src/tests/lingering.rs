@@ -91,7 +91,7 @@ async fn a_call_that_submits_is_on_its_way_no_more() {
     assert_eq!(numbers(&take(&mut both.1)), [5]);
     assert_eq!(both.1.due(), Some(FlushReason::Linger));
     drop((first, others, call));
-    assert_eq!(both.0.shared.callers.on_their_way(), 0);
+    assert_eq!(both.0.queue.callers.on_their_way(), 0);
 }
 
 #[tokio::test(start_paused = true)]

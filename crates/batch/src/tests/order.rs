@@ -194,7 +194,7 @@ fn check(events: Vec<Event>, bounds: Bounds) {
                 let bytes: usize = waiting.iter().map(|request| request.bytes).sum();
                 let stats = both.0.stats();
                 assert_eq!((stats.queue_depth, stats.queue_bytes), (waiting.len(), bytes));
-                assert!(both.1.waiting() - both.0.shared.ring.len() <= bounds.passed_max + 1);
+                assert!(both.1.waiting() - both.0.queue.ring.len() <= bounds.passed_max + 1);
             }
         }
     }

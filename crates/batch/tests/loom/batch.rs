@@ -1,4 +1,4 @@
-//! Models of the batch processor's reply slot, ring and letter box.
+//! Models of the batch processor's reply slot, pool, ring buffer and waker list.
 //!
 //! What they can't show: loom takes `SeqCst` accesses for `AcqRel` ones, and the queue inside the ring is a mutex
 //! here. So they prove the protocols of [`slot`] and [`ring`] for a linearizable queue, and rest on crossbeam's queue
@@ -9,23 +9,28 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use letters::LetterBox;
 use loom::{future::block_on, sync::Notify, thread};
 use pool::Pool;
-use ring::{Refused, Ring};
+use ring::{LockFreeRingBuffer, PushError};
 use slot::{Lost, Receiver, slot};
 use sync::{Arc, AtomicUsize, Ordering};
 use tally_testing::explore::explore;
+use waker_list::WakerList;
 
-#[path = "../../src/letters.rs"]
-#[allow(dead_code, reason = "the models use a part of the file")]
-mod letters;
 #[path = "../../src/pool.rs"]
 mod pool;
 #[path = "../../src/ring.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the models use a part of the public type"
+)]
 mod ring;
 #[path = "../../src/slot.rs"]
 mod slot;
+#[path = "../../src/waker_list.rs"]
+#[allow(dead_code, reason = "the models use a part of the file")]
+mod waker_list;
 
 /// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
 const PREEMPTIONS_MAX: usize = 3;
@@ -309,7 +314,7 @@ fn a_slot_whose_caller_has_left_is_used_again_only_when_it_is_answered() {
     });
 }
 
-/// Callers on two threads without couriers share a pool.
+/// Callers on two threads without wake tasks share a pool.
 #[test]
 fn two_callers_that_share_a_pool_never_share_a_slot() {
     check(|| {
@@ -341,12 +346,12 @@ fn two_callers_that_share_a_pool_never_share_a_slot() {
 #[test]
 fn a_push_wakes_an_executor_that_went_to_sleep() {
     check(|| {
-        let ring = Arc::new(Ring::new(2));
+        let ring = Arc::new(LockFreeRingBuffer::new(2));
         let executor = {
             let ring = Arc::clone(&ring);
             thread::spawn(move || !ring.wake_at(1))
         };
-        let wakes = ring.push('a').unwrap();
+        let wakes = ring.push_for_executor('a').unwrap();
         let sleeps = executor.join().unwrap();
         assert!(wakes || !sleeps, "asleep, with an item in the ring");
     });
@@ -356,7 +361,7 @@ fn a_push_wakes_an_executor_that_went_to_sleep() {
 #[test]
 fn a_push_goes_by_the_mark_that_was_set_last() {
     check(|| {
-        let ring = Arc::new(Ring::new(2));
+        let ring = Arc::new(LockFreeRingBuffer::new(2));
         let executor = {
             let ring = Arc::clone(&ring);
             thread::spawn(move || {
@@ -364,7 +369,7 @@ fn a_push_goes_by_the_mark_that_was_set_last() {
                 !ring.wake_at(1)
             })
         };
-        let wakes = ring.push('a').unwrap();
+        let wakes = ring.push_for_executor('a').unwrap();
         let sleeps = executor.join().unwrap();
         assert!(wakes || !sleeps, "asleep, with an item in the ring");
     });
@@ -374,10 +379,10 @@ fn a_push_goes_by_the_mark_that_was_set_last() {
 fn one_of_two_pushes_wakes_an_executor_that_waits_for_one_or_two() {
     for mark in [1, 2] {
         check(move || {
-            let ring = Arc::new(Ring::new(2));
+            let ring = Arc::new(LockFreeRingBuffer::new(2));
             let push = |item| {
                 let ring = Arc::clone(&ring);
-                thread::spawn(move || ring.push(item).unwrap())
+                thread::spawn(move || ring.push_for_executor(item).unwrap())
             };
             let (first, second) = (push('a'), push('b'));
             let sleeps = !ring.wake_at(mark);
@@ -390,14 +395,14 @@ fn one_of_two_pushes_wakes_an_executor_that_waits_for_one_or_two() {
 #[test]
 fn a_full_ring_gives_the_item_back() {
     check(|| {
-        let ring = Arc::new(Ring::new(1));
+        let ring = Arc::new(LockFreeRingBuffer::new(1));
         let pusher = {
             let ring = Arc::clone(&ring);
             thread::spawn(move || ring.push('a').is_ok())
         };
         let mine = match ring.push('b') {
             Ok(_) => true,
-            Err(Refused::Full('b')) => false,
+            Err(PushError::Full('b')) => false,
             Err(refused) => panic!("{refused:?}"),
         };
         assert_ne!(pusher.join().unwrap(), mine);
@@ -409,7 +414,7 @@ fn a_full_ring_gives_the_item_back() {
 #[test]
 fn what_was_let_in_is_taken_before_the_ring_is_drained() {
     check(|| {
-        let ring = Arc::new(Ring::new(2));
+        let ring = Arc::new(LockFreeRingBuffer::new(2));
         let push = |item| {
             let ring = Arc::clone(&ring);
             thread::spawn(move || usize::from(ring.push(item).is_ok()))
@@ -427,7 +432,7 @@ fn what_was_let_in_is_taken_before_the_ring_is_drained() {
         assert_eq!(taken, let_in);
         assert_eq!(ring.len(), 0);
         assert!(ring.is_closed());
-        assert!(matches!(ring.push('c'), Err(Refused::Closed('c'))));
+        assert!(matches!(ring.push('c'), Err(PushError::Closed('c'))));
     });
 }
 
@@ -435,7 +440,7 @@ fn what_was_let_in_is_taken_before_the_ring_is_drained() {
 /// lost, loom would report the deadlock.
 fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
     explore(preemptions_max, move || {
-        let ring = Arc::new(Ring::new(capacity));
+        let ring = Arc::new(LockFreeRingBuffer::new(capacity));
         let parker = Arc::new(Notify::new());
         let executor = {
             let (ring, parker) = (Arc::clone(&ring), Arc::clone(&parker));
@@ -469,9 +474,9 @@ fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
     });
 }
 
-/// What `Shared::push` does around the ring. Says whether the item was let in.
-fn push_and_wake(ring: &Ring<usize>, parker: &Notify, item: usize) -> bool {
-    let (let_in, wake) = match ring.push(item) {
+/// What `Queue::push` does around the ring. Says whether the item was let in.
+fn push_and_wake(ring: &LockFreeRingBuffer<usize>, parker: &Notify, item: usize) -> bool {
+    let (let_in, wake) = match ring.push_for_executor(item) {
         Ok(wake) => (true, wake),
         Err(_) => (false, ring.is_closed()),
     };
@@ -491,28 +496,28 @@ fn an_executor_that_is_shut_down_with_a_full_ring_takes_all_and_ends() {
     check_shutdown(1, 2, PREEMPTIONS_MAX_OF_MANY);
 }
 
-// ===== the letter box =====
+// ===== the waker list =====
 
-/// Were a letter left behind or a call lost, loom would report the deadlock.
+/// If a waker were left behind or a wake-up lost, loom would report a deadlock.
 #[test]
-fn a_courier_finds_every_letter() {
+fn a_wake_task_finds_every_waker() {
     check(|| {
-        let letter_box = Arc::new(LetterBox::new());
-        let posts = [1, 2].map(|letters| {
-            let letter_box = Arc::clone(&letter_box);
+        let list = Arc::new(WakerList::new());
+        let threads = [1, 2].map(|count| {
+            let list = Arc::clone(&list);
             thread::spawn(move || {
-                let mut bag = vec![Waker::noop().clone(); letters];
-                letter_box.post(&mut bag);
-                assert!(bag.is_empty());
+                let mut wakers = vec![Waker::noop().clone(); count];
+                list.append(&mut wakers);
+                assert!(wakers.is_empty());
             })
         });
-        let (mut found, mut letters) = (0, Vec::new());
+        let (mut found, mut wakers) = (0, Vec::new());
         while found < 3 {
-            block_on(poll_fn(|context| letter_box.poll_empty(context, &mut letters)));
-            found += letters.drain(..).count();
+            block_on(poll_fn(|context| list.poll_take(context, &mut wakers)));
+            found += wakers.drain(..).count();
         }
-        for post in posts {
-            post.join().unwrap();
+        for thread in threads {
+            thread.join().unwrap();
         }
         assert_eq!(found, 3);
     });

@@ -13,8 +13,8 @@
 //! | | used again while an end is there | `two_callers_that_share_a_pool_…` |
 //! | | used again in its old state | `a_slot_that_is_used_again_…` |
 //! | `ring` | the mark set after the look; a wake-up only exactly at the mark | `a_push_goes_by_the_mark_…`, `one_of_two_pushes_…` |
-//! | | wake-up decided before the push, or not for a closed ring; door closed by load and store, not looked at, looked at before stepping in, left before the push, looked at last | `an_executor_that_is_shut_down_…` |
-//! | `letters` | called before the letters are there; looked before registering; no call; taken in two steps | `a_courier_finds_every_letter` |
+//! | | wake-up decided before the push, or not for a closed ring; entry closed by load and store, not looked at, looked at before stepping in, left before the push, looked at last | `an_executor_that_is_shut_down_…` |
+//! | `waker_list` | task woken before the wakers are there; looked before registering; no wake-up; taken in two steps | `a_wake_task_finds_every_waker` |
 
 #![cfg(test)]
 

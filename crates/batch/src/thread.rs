@@ -1,0 +1,309 @@
+//! [`BatchProcessor::new`]: a batch processor that runs a closure on a thread of its own.
+
+use std::{
+    fmt, io,
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::{
+    config::{BatchConfig, BatchConfigError, check, micros},
+    intake::{Answerer, Claimed, Intake},
+    processor::{BatchProcessor, CloseOnDrop, batch},
+    stats::FlushReason,
+    submission::BatchItem,
+};
+
+/// A request that counts as one item and holds no memory outside itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Single<T>(pub T);
+
+/// Makes a [`BatchProcessor`] whose closure runs on a thread of its own.
+pub struct BatchThreadBuilder {
+    batch_size: NonZeroUsize,
+    timeout: Duration,
+    config: BatchConfig,
+    name: String,
+    on_start: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// The thread of a [`BatchProcessor`] that was made with a closure.
+#[derive(Debug)]
+pub struct BatchThread(JoinHandle<()>);
+
+/// Why a batch thread was not started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// A setting is out of bounds.
+    #[error(transparent)]
+    Config(#[from] BatchConfigError),
+    /// The system can't start a thread.
+    #[error("cannot start the batch thread {name}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Default name of the thread.
+const THREAD_NAME: &str = "batch";
+/// Maximum time that a batch can be made to wait for more requests.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// Maximum number of items of a batch.
+const BATCH_SIZE_MAX: usize = 1 << 20;
+
+// ===== impl BatchProcessor =====
+
+impl<T, R> BatchProcessor<T, R>
+where
+    T: BatchItem + Send + 'static,
+    R: Send + 'static,
+{
+    /// Starts a thread that calls `processor` with one batch after the other.
+    ///
+    /// - A batch has at most `batch_size` items (1 to 2^20); a single larger request is a batch by itself.
+    /// - A batch of fewer requests waits for more, for at most `timeout` (at most 60 s) from the moment at which the thread saw its first
+    ///   request. Zero is a good value: batches then form from what arrives while the previous one is being processed, and
+    ///   no request waits for a timer.
+    /// - A batch that takes longer than `max_latency` (1 µs to 1 hour) is counted and logged as a warning, see
+    ///   [`BatchConfig::latency_budget`].
+    /// - `processor` returns one answer for each request, in the order of the requests.
+    ///
+    /// The thread ends when the last clone of the processor is dropped, or after [`close`](Self::close), when all queued requests are
+    /// processed. If `processor` panics, the callers of that batch get [`BatchError::Lost`](super::BatchError::Lost), the thread ends, and all other requests are
+    /// refused with [`BatchError::Closed`](super::BatchError::Closed).
+    ///
+    /// [`BatchThreadBuilder`] has more settings, and returns a handle that waits for the thread's end.
+    ///
+    /// # Errors
+    /// If a setting is out of bounds, or the thread can't be started.
+    pub fn new<F>(
+        batch_size: usize,
+        timeout: Duration,
+        max_latency: Duration,
+        processor: F,
+    ) -> Result<Self, SpawnError>
+    where
+        F: FnMut(Vec<T>) -> Vec<R> + Send + 'static,
+    {
+        let builder = BatchThreadBuilder::new(batch_size, timeout)?.max_latency(max_latency);
+        builder.spawn(processor).map(|(batches, _)| batches)
+    }
+}
+
+// ===== impl BatchThreadBuilder =====
+
+impl BatchThreadBuilder {
+    /// Settings of [`BatchProcessor::new`], without a latency budget.
+    ///
+    /// # Errors
+    /// If `batch_size` is not within 1 to 2^20, or `timeout` is longer than 60 s.
+    pub fn new(batch_size: usize, timeout: Duration) -> Result<Self, BatchConfigError> {
+        check("timeout_us", micros(timeout), 0, micros(TIMEOUT_MAX))?;
+        check("batch_size", batch_size, 1, BATCH_SIZE_MAX)?;
+        Ok(BatchThreadBuilder {
+            batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
+            timeout,
+            config: BatchConfig {
+                // The thread waits by `timeout` instead.
+                max_linger: Duration::ZERO,
+                ..BatchConfig::default()
+            },
+            name: THREAD_NAME.to_owned(),
+            on_start: None,
+        })
+    }
+
+    /// Sets the time that a batch may take before it is counted and logged as too slow, 1 µs to 1 hour.
+    #[must_use]
+    pub const fn max_latency(mut self, max_latency: Duration) -> Self {
+        self.config.latency_budget = Some(max_latency);
+        self
+    }
+
+    /// Sets the maximum number of queued requests, 2 to 2^20. Default: 16,384. More are refused with
+    /// [`BatchError::Full`](super::BatchError::Full).
+    #[must_use]
+    pub const fn queue_requests_max(mut self, requests: usize) -> Self {
+        self.config.queue_requests_max = requests;
+        self
+    }
+
+    /// Sets the maximum number of queued bytes ([`BatchItem::bytes`]), 1 MiB to 1 TiB. Default: 256 MiB.
+    #[must_use]
+    pub const fn queue_bytes_max(mut self, bytes: usize) -> Self {
+        self.config.queue_bytes_max = bytes;
+        self
+    }
+
+    /// Names the thread.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Runs `hook` on the thread before its first batch: the place to pin the thread to a CPU.
+    #[must_use]
+    pub fn on_start(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
+        self.on_start = Some(Box::new(hook));
+        self
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If a setting is out of bounds, or the thread can't be started.
+    pub fn spawn<T, R, F>(self, processor: F) -> Result<(BatchProcessor<T, R>, BatchThread), SpawnError>
+    where
+        T: BatchItem + Send + 'static,
+        R: Send + 'static,
+        F: FnMut(Vec<T>) -> Vec<R> + Send + 'static,
+    {
+        let (mut batches, intake) = batch(&self.config)?;
+        batches.owner = Some(Arc::new(CloseOnDrop(Arc::clone(&batches.queue))));
+        let executor = Executor {
+            answerer: intake.answerer(),
+            intake,
+            batch_size: self.batch_size.get(),
+            timeout: self.timeout,
+            processor,
+        };
+        let (name, on_start) = (self.name, self.on_start);
+        let body = move || {
+            if let Some(hook) = on_start {
+                hook();
+            }
+            executor.run();
+        };
+        match Builder::new().name(name.clone()).spawn(body) {
+            Ok(thread) => Ok((batches, BatchThread(thread))),
+            Err(source) => Err(SpawnError::Thread { name, source }),
+        }
+    }
+}
+
+impl fmt::Debug for BatchThreadBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchThreadBuilder")
+            .field("batch_size", &self.batch_size)
+            .field("timeout", &self.timeout)
+            .field("config", &self.config)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl BatchThread =====
+
+impl BatchThread {
+    /// Waits until the thread has ended. It ends after [`BatchProcessor::close`], or when the last clone of the processor was dropped.
+    ///
+    /// # Errors
+    /// If the closure or the hook panicked; the error is the panic's payload.
+    pub fn join(self) -> std::thread::Result<()> {
+        self.0.join()
+    }
+
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+// ===== impl Single =====
+
+impl<T> BatchItem for Single<T> {
+    fn items(&self) -> usize {
+        1
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<T>()
+    }
+}
+
+/// What the thread owns.
+struct Executor<T: BatchItem, R, F> {
+    intake: Intake<T, R>,
+    answerer: Answerer,
+    batch_size: usize,
+    timeout: Duration,
+    processor: F,
+}
+
+// ===== impl Executor =====
+
+impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
+    /// Processes batches until the queue is closed and empty.
+    fn run(mut self) {
+        let mut claimed = Vec::new();
+        loop {
+            while self.intake.waiting() == 0 {
+                if self.intake.is_drained() {
+                    return;
+                }
+                self.intake.sleep(1);
+            }
+            // Requests are claimed after the wait, so that callers can withdraw until then.
+            if !self.timeout.is_zero() {
+                self.intake
+                    .wait_for_more(self.batch_size, Instant::now() + self.timeout);
+            }
+            self.intake.take(self.batch_size, &mut claimed);
+            self.process(&mut claimed);
+        }
+    }
+
+    fn process(&mut self, claimed: &mut Vec<Claimed<T, R>>) {
+        let (mut requests, mut replies) = (
+            Vec::with_capacity(claimed.len()),
+            Vec::with_capacity(claimed.len()),
+        );
+        let (mut items, mut bytes) = (0, 0_usize);
+        for Claimed { item, reply, turn } in claimed.drain(..) {
+            // An earlier request of its sequence may have been left out of this very batch.
+            if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
+                reply.interrupted();
+                continue;
+            }
+            items += item.items();
+            bytes = bytes.saturating_add(item.bytes());
+            requests.push(item);
+            replies.push((reply, turn));
+        }
+        if requests.is_empty() {
+            return;
+        }
+        let reason = if items >= self.batch_size {
+            FlushReason::Items
+        } else {
+            FlushReason::Idle
+        };
+        self.intake.flushed(reason, items, bytes);
+        let answers = (self.processor)(requests);
+        // Which answer would belong to which request? Nobody may get another caller's answer.
+        assert_eq!(
+            answers.len(),
+            replies.len(),
+            "the closure must return one answer for each request of the batch"
+        );
+        let replies = replies.into_iter().map(|(reply, turn)| {
+            if let Some(turn) = turn {
+                turn.executed();
+            }
+            reply
+        });
+        self.answerer.answer_all(replies.zip(answers));
+    }
+}

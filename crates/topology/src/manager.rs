@@ -1,0 +1,138 @@
+//! [`CpuAffinityManager`]: the machine, the plan in force, and the registered threads.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+};
+
+use parking_lot::RwLock;
+
+use super::{
+    config::AffinityConfig,
+    cpuset::CpuSet,
+    detect::{Machine, startup_mask},
+    error::AffinityError,
+    plan::Plan,
+    registry::Registry,
+    sources::Sources,
+    throttle::{ThrottleWatch, Throttled},
+};
+
+/// Starts threads on their CPUs and keeps them there. Clones are cheap and share all state.
+#[derive(Debug, Clone)]
+pub struct CpuAffinityManager {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: AffinityConfig,
+    pub(super) sources: Sources,
+    /// The `/proc` in which the threads of this process are looked up, also in tests with a simulated machine.
+    pub(super) own_proc: PathBuf,
+    /// CPU mask of the process at start. It can't be read later, because every thread then has a mask of its own.
+    pub(super) mask: CpuSet,
+    /// CPUs that the control group granted at start.
+    pub(super) granted: Option<CpuSet>,
+    /// Replaced as a whole, by `verify_now` only. Readers clone the `Arc` and release the lock.
+    pub(super) in_force: RwLock<Arc<InForce>>,
+    pub(super) registry: Registry,
+    /// Number of blocking-pool threads started so far; also the index of the next one.
+    pub(super) blocking_started: AtomicUsize,
+    /// Written by `verify_now`, read by `topology`.
+    pub(super) affinity_lost: AtomicU64,
+    /// Written by `verify_now`, read by `topology`.
+    pub(super) affinity_reapplied: AtomicU64,
+    /// Incremented by each new plan and by each check that repaired a mask. Written by `verify_now`.
+    pub(super) layout_version: AtomicU64,
+    pub(super) throttle: ThrottleWatch,
+}
+
+/// The machine and its plan.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) machine: Machine,
+    pub(super) plan: Plan,
+}
+
+// ===== impl CpuAffinityManager =====
+
+impl CpuAffinityManager {
+    /// Detects the machine and makes a plan. Call it in `main` before any other thread is started.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`].
+    pub fn detect(config: AffinityConfig) -> Result<Self, AffinityError> {
+        Self::detect_from(Sources::host(), startup_mask(), config)
+    }
+
+    /// As [`Self::detect`], for the machine that `sources` describes and a process with the CPU mask `mask`.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`].
+    pub fn detect_from(
+        sources: Sources,
+        mask: Option<CpuSet>,
+        config: AffinityConfig,
+    ) -> Result<Self, AffinityError> {
+        let machine = Machine::detect(&sources, mask.clone());
+        let plan = Plan::new(&machine, &config)?;
+        tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "CPU placement");
+        for warning in machine.warnings.iter().chain(&plan.warnings) {
+            tracing::warn!(code = warning.code.as_str(), "{}", warning.detail);
+        }
+        let throttle = ThrottleWatch::since(machine.cgroup.stat);
+        let shared = Shared {
+            config,
+            sources,
+            own_proc: PathBuf::from("/proc"),
+            mask: mask.unwrap_or_else(|| machine.allowed.clone()),
+            granted: machine.cgroup.cpuset_effective.clone(),
+            in_force: RwLock::new(Arc::new(InForce { machine, plan })),
+            registry: Registry::default(),
+            blocking_started: AtomicUsize::new(0),
+            affinity_lost: AtomicU64::new(0),
+            affinity_reapplied: AtomicU64::new(0),
+            layout_version: AtomicU64::new(1),
+            throttle,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Returns the plan in force.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.in_force().plan.clone()
+    }
+
+    /// Number of NET threads to start: one for each CPU of NET.
+    #[must_use]
+    pub fn net_threads(&self) -> usize {
+        self.in_force().plan.net_threads
+    }
+
+    /// Whether EXEC may poll instead of blocking, see [`Plan::spin_allowed`].
+    #[must_use]
+    pub fn spin_allowed(&self) -> bool {
+        self.in_force().plan.spin_allowed
+    }
+
+    /// Returns how long the CPU quota stopped the process since the last call. `None` if it did not, or if there is no quota.
+    /// Reads one small file if there is a quota, and nothing otherwise.
+    pub fn sample_throttling(&self) -> Option<Throttled> {
+        let layout = self.in_force();
+        let cgroup = &layout.machine.cgroup;
+        cgroup.quota?;
+        self.shared.throttle.take(cgroup.read_stat(&self.shared.sources)?)
+    }
+
+    pub(super) fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.shared.in_force.read())
+    }
+}

@@ -1,0 +1,77 @@
+//! [`Sources`]: where the facts about a machine are read.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use super::{cpuset::CpuSet, pod::PodHints};
+use crate::sys::proc;
+
+/// The root of the file tree that is read (`/`, or a simulated machine in tests), and the hints of Kubernetes.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    pub(super) root: PathBuf,
+    pub(super) pod: PodHints,
+}
+
+// ===== impl Sources =====
+
+impl Sources {
+    /// The machine that the process runs on.
+    #[must_use]
+    pub fn host() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+            pod: PodHints::from_environment(),
+        }
+    }
+
+    /// A simulated machine: files below `root`, and the hints of Kubernetes.
+    #[must_use]
+    pub fn below(root: impl Into<PathBuf>, pod: PodHints) -> Self {
+        Self {
+            root: root.into(),
+            pod,
+        }
+    }
+
+    /// The directory used as `/proc`.
+    #[must_use]
+    pub fn proc(&self) -> PathBuf {
+        self.root.join("proc")
+    }
+
+    /// The text of a file, if it can be read. `path` is relative to the root.
+    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        proc::read_bounded(&self.root.join(path)).ok()
+    }
+
+    /// The content of a file, trimmed and parsed.
+    pub(super) fn value<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
+        self.text(path)?.trim().parse().ok()
+    }
+
+    /// The CPUs that are online now.
+    pub(super) fn online(&self) -> Option<CpuSet> {
+        self.cpus("online")
+    }
+
+    pub(super) fn is_directory(&self, path: &Path) -> bool {
+        self.root.join(path).is_dir()
+    }
+
+    /// The CPU list in `sys/devices/system/cpu/<file>`.
+    pub(super) fn cpus(&self, file: &str) -> Option<CpuSet> {
+        self.value(Path::new("sys/devices/system/cpu").join(file))
+    }
+
+    /// A line `key:<tab>list` of the status of the calling thread.
+    pub(super) fn status_list(&self, key: &str) -> Option<CpuSet> {
+        self.text("proc/thread-self/status")?
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| *name == key)
+            .and_then(|(_, list)| list.parse().ok())
+    }
+}
