@@ -85,11 +85,13 @@ impl Callers {
     }
 
     /// Number of calls that have begun and have not submitted their request.
+    #[inline]
     pub(super) fn on_their_way(&self) -> usize {
         self.on_their_way.load(Ordering::Relaxed)
     }
 
     /// The client whose call this thread polls; [`UNKNOWN`] outside of a call.
+    #[inline]
     pub(super) fn here(&self) -> u64 {
         CALL.get()
             .filter(|current| current.processor == self.id())
@@ -97,6 +99,7 @@ impl Callers {
     }
 
     /// Marks the call that this thread polls as arrived, and returns its client. [`UNKNOWN`] outside of a call.
+    #[inline]
     pub(super) fn arrived(&self) -> u64 {
         let Some(current) = CALL.get().filter(|current| current.processor == self.id()) else {
             return UNKNOWN;
@@ -111,6 +114,7 @@ impl Callers {
         current.client
     }
 
+    #[inline]
     fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -121,6 +125,7 @@ impl Callers {
 impl Caller {
     /// The caller's number, from 1.
     #[must_use]
+    #[inline]
     pub const fn client(&self) -> u64 {
         self.client
     }
@@ -153,6 +158,7 @@ impl<F: Future> Future for Calling<F> {
 // ===== impl Way =====
 
 impl Way {
+    #[inline]
     fn polling(&mut self) -> Polling<'_> {
         let outer = CALL.replace(Some(Current {
             processor: self.caller.callers.id(),

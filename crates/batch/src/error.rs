@@ -33,6 +33,7 @@ pub enum BatchError {
 impl BatchError {
     /// Whether the request was certainly not executed.
     #[must_use]
+    #[inline]
     pub const fn is_not_executed(self) -> bool {
         match self {
             BatchError::Full { .. }

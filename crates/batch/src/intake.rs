@@ -190,7 +190,7 @@ impl<T: BatchItem, R> Intake<T, R> {
             let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
                 // The remaining requests arrived after the one taken last.
-                None => taking.last.filter(|_| self.queue.ring.len() > 0),
+                None => taking.last.filter(|_| !self.queue.ring.is_empty()),
             };
             self.queue.counters.oldest_is(oldest);
             self.measure_rate(taking.items, now);

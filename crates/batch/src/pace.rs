@@ -71,6 +71,7 @@ impl Pace {
     }
 
     /// Adds a request to the open batch.
+    #[inline]
     pub(super) fn claimed(&mut self, queued_at: Instant, deadline: Option<Instant>) {
         let open = self.open.get_or_insert(Open {
             first: queued_at,
@@ -85,12 +86,14 @@ impl Pace {
     }
 
     /// Ends the open batch.
+    #[inline]
     pub(super) const fn closed(&mut self) {
         self.open = None;
         self.linger = None;
     }
 
     /// Returns why the open batch is committed now; `None` if it lingers. Reads the clock only if the batch may linger.
+    #[inline]
     pub(super) fn due(
         &mut self,
         situation: &Situation,
@@ -159,6 +162,7 @@ impl Pace {
     }
 
     /// If the open batch lingers: the rest of its time, and the number of queued requests that ends the linger early.
+    #[inline]
     pub(super) fn rest(
         &self,
         situation: &Situation,
@@ -173,6 +177,7 @@ impl Pace {
 }
 
 /// The latest start of a commit that ends by `deadline`.
+#[inline]
 fn latest_start(deadline: Option<Instant>, commit: Duration) -> Option<Instant> {
     deadline.and_then(|deadline| deadline.checked_sub(commit))
 }

@@ -46,6 +46,7 @@ impl Sequence {
 
     /// Returns the turn of the next request, which must be submitted before this is called again. `None` if an earlier request
     /// was not executed: then the next one must not be submitted.
+    #[inline]
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
             place: self.next,
@@ -70,12 +71,14 @@ impl Sequence {
 impl Turn {
     /// Whether no earlier request of the sequence is known to be left out.
     #[must_use]
+    #[inline]
     pub fn is_open(&self) -> bool {
         // Relaxed: the earlier turn was dropped by the thread that asks now, or by the task that submitted both requests.
         self.hole.load(Ordering::Relaxed) > self.place
     }
 
     /// Reports that the request was executed, so later requests may be executed, too.
+    #[inline]
     pub fn executed(mut self) {
         self.place = NOWHERE;
     }

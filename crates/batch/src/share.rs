@@ -53,6 +53,7 @@ impl Shares {
     }
 
     /// Starts a new batch of up to `items_max` items.
+    #[inline]
     pub(super) fn begin(&mut self, items_max: usize) {
         // Divide first: `items_max` may be as large as `usize::MAX`.
         self.items_max = if self.percent >= 100 {
@@ -68,6 +69,7 @@ impl Shares {
 
     /// Whether a request of `items` items fits into its client's share; the first request of a client always fits. `batch` has the
     /// client and the items of each request in the batch.
+    #[inline]
     pub(super) fn admits(
         &mut self,
         client: u64,
@@ -95,6 +97,7 @@ impl Shares {
     }
 
     /// Adds a request to the batch.
+    #[inline]
     pub(super) fn took(&mut self, client: u64, items: usize) {
         self.taken = self.taken.saturating_add(items);
         if self.counting {
@@ -103,11 +106,13 @@ impl Shares {
     }
 
     /// Whether requests of more than one client were considered.
+    #[inline]
     pub(super) fn is_contended(&self) -> bool {
         self.seen == Seen::Several
     }
 
     /// The largest share of one known client in the batch, in percent; `None` if nothing was counted.
+    #[inline]
     pub(super) fn largest_percent(&self) -> Option<u64> {
         let known = self.clients.iter().filter(|(client, _)| **client != UNKNOWN);
         let largest = known.map(|(_, share)| share.items).max()?;

@@ -163,6 +163,7 @@ impl FlushReason {
 impl BatchStats {
     /// Number of batches closed for `reason`.
     #[must_use]
+    #[inline]
     pub fn flushed(&self, reason: FlushReason) -> u64 {
         self.flushes.get(reason as usize).copied().unwrap_or_default()
     }
@@ -195,15 +196,18 @@ impl Counters {
     }
 
     /// Nanoseconds from the epoch to `at`, at least 1: 0 stands for "no time".
+    #[inline]
     fn since_epoch(&self, at: Instant) -> u64 {
         nanos(at.saturating_duration_since(self.epoch)).max(1)
     }
 
+    #[inline]
     fn at(&self, since_epoch: u64) -> Option<Instant> {
         (since_epoch > 0).then(|| self.epoch + Duration::from_nanos(since_epoch))
     }
 
     /// Records that a request was queued. It is the oldest if the queue was empty.
+    #[inline]
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
             // If another caller is faster, its request is as old.
@@ -214,6 +218,7 @@ impl Counters {
     }
 
     /// Records when the oldest queued request was queued; `None` if the queue is empty.
+    #[inline]
     pub(super) fn oldest_is(&self, queued_at: Option<Instant>) {
         let oldest = queued_at.map_or(0, |at| self.since_epoch(at));
         self.oldest.store(oldest, Ordering::Relaxed);
@@ -226,6 +231,7 @@ impl Counters {
     }
 
     /// The time of the last explicit flush.
+    #[inline]
     pub(super) fn flush_to(&self) -> Option<Instant> {
         self.at(self.flush_to.load(Ordering::Relaxed))
     }
@@ -237,11 +243,13 @@ impl Counters {
     }
 
     /// Average duration of a commit; zero before the first one.
+    #[inline]
     pub(super) fn commit_average(&self) -> Duration {
         Duration::from_nanos(self.commit_average.load(Ordering::Relaxed))
     }
 
     /// Adds a commit of this duration, which ended at `now`, to the average.
+    #[inline]
     pub(super) fn committed(&self, duration: Duration, now: Instant) {
         let average = self.commit_average.load(Ordering::Relaxed);
         let next = match average {
@@ -257,6 +265,7 @@ impl Counters {
 
     /// Counts a batch of `requests` requests that took longer than the budget, and logs a warning unless one was logged in the
     /// last [`WARNING_INTERVAL`].
+    #[inline]
     pub(super) fn compare_to_budget(&self, took: Duration, requests: usize, now: Instant) {
         let Some(budget) = self.latency_budget.filter(|budget| took > *budget) else {
             return;
@@ -299,10 +308,12 @@ impl Counters {
         }
     }
 
+    #[inline]
     pub(super) fn held_back(&self, requests: usize) {
         self.held_back.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn client_share(&self, percent: u64) {
         self.client_share_percent.store(percent, Ordering::Relaxed);
     }
@@ -311,10 +322,12 @@ impl Counters {
         self.full.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn expired(&self) {
         self.expired.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn cancelled(&self) {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
     }
@@ -348,6 +361,7 @@ impl Counters {
     }
 
     /// Counts a batch that was closed.
+    #[inline]
     pub(super) fn flushed(&self, reason: FlushReason, items: usize, bytes: usize) {
         if let Some(counter) = self.flushes.get(reason as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -390,6 +404,7 @@ impl Counters {
     }
 }
 
+#[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -397,7 +397,7 @@ fn t25_zebra_all_that_was_let_in_is_executed_whoever_is_in_the_door() {
             })
         })
         .collect::<Vec<_>>();
-    // Closes once the callers are under way.
+    // Closes once the callers are running.
     while processor.stats().commit.count < 100 {
         thread::yield_now();
     }
