@@ -204,8 +204,8 @@ impl Circuits {
             .clone()
             .unwrap_or_else(|| Arc::new(SystemClock::new()));
         let observer: Arc<dyn TransitionObserver> = Arc::clone(&events) as _;
-        let build = |kind: CallKind| -> Result<_, StartError> {
-            let own = kind.of(&options.methods).as_ref();
+        let build = |kind: CallKind| -> Result<_, ConfigError> {
+            let own = kind.select(&options.methods).as_ref();
             let source = own.map_or(options.threshold, |method| method.threshold);
             let mut config = own.map_or_else(|| kind.settings(base), |method| method.settings.clone());
             if let (ThresholdSource::Auto, Some(times)) = (source, times) {

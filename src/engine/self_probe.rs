@@ -55,10 +55,10 @@ impl SelfProbes {
 impl Probe {
     fn send(permit: Permit, batch: &BatchProcessor<Command, EngineReply>) -> Self {
         let submission = Submission::new(Command::Probe, None);
-        Probe {
-            permit,
-            answer: Box::pin(batch.submit(submission)),
-        }
+        let answer = Box::pin(batch.submit(submission));
+        // The circuit judges the latency of the probe, so its batch must not linger for other callers.
+        batch.flush();
+        Probe { permit, answer }
     }
 
     /// Records the answer, if there is one. Returns the probe if it is still in flight.

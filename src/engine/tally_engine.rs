@@ -270,7 +270,7 @@ impl TallyEngine {
 
     /// Wakes the callers on the calling thread's runtime, all callers of a block at once. Spawn the future once on each NET
     /// runtime, with the number of the runtime.
-    pub fn courier(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
+    pub fn wake_task(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
         self.shared.batch.clone().wake_task(index)
     }
 

@@ -1,8 +1,8 @@
-//! What waits, in the order in which it came: requests that an earlier batch has left behind, then the ring.
+//! Requests in the order of their arrival: first those that an earlier batch left behind, then those in the ring buffer.
 //!
-//! A batch walks along it from the oldest request on. Each that it does not take stays in its place, so there is no way to
-//! get behind a younger one: [`Backlog::pass_over`] leaves it and goes on, [`Backlog::put_back`] leaves it and ends, and
-//! [`Backlog::rewind`] goes back to the oldest.
+//! To fill a batch, the executor walks over the requests from the oldest to the youngest. A request that the batch does not take keeps its
+//! place, so a younger request never overtakes it: [`Backlog::pass_over`] skips the request, [`Backlog::put_back`] ends the walk
+//! before the request, and [`Backlog::rewind`] starts the walk again at the oldest request.
 
 use std::collections::VecDeque;
 
@@ -11,9 +11,9 @@ use super::ring::LockFreeRingBuffer;
 /// Requests that were taken out of the ring and are not yet in a batch.
 #[derive(Debug)]
 pub(super) struct Backlog<Q> {
-    /// Those that the walk has passed. Older than `ahead`.
+    /// Requests that the walk has skipped. They are older than those in `ahead`.
     passed: VecDeque<Q>,
-    /// Those that the walk comes to before the ring. Older than what is in the ring.
+    /// Requests that the walk reaches before the ring buffer. They are older than those in the ring buffer.
     ahead: VecDeque<Q>,
 }
 
@@ -27,44 +27,44 @@ impl<Q> Backlog<Q> {
         }
     }
 
-    /// The next request of the walk. It is out of the backlog, unless it is given to one of the two below.
+    /// Removes and returns the next request of the walk. `pass_over` and `put_back` give it back.
     pub(super) fn next(&mut self, ring: &LockFreeRingBuffer<Q>) -> Option<Q> {
         self.ahead.pop_front().or_else(|| ring.pop())
     }
 
-    /// The request that was met last stays where it is, and the walk goes on behind it.
+    /// Gives back the request that `next` returned last. The walk goes on with the one after it.
     pub(super) fn pass_over(&mut self, request: Q) {
         self.passed.push_back(request);
     }
 
-    /// The request that was met last stays where it is, and is met again.
+    /// Gives back the request that `next` returned last. The next call returns it again.
     pub(super) fn put_back(&mut self, request: Q) {
         self.ahead.push_front(request);
     }
 
-    /// The walk begins again with the oldest.
+    /// Starts the walk again at the oldest request.
     pub(super) fn rewind(&mut self) {
         while let Some(request) = self.passed.pop_back() {
             self.ahead.push_front(request);
         }
     }
 
-    /// How many the walk has passed.
+    /// Number of skipped requests.
     pub(super) fn passed(&self) -> usize {
         self.passed.len()
     }
 
-    /// The oldest, if it is not in the ring.
+    /// The oldest request; `None` if it is in the ring buffer.
     pub(super) fn oldest(&self) -> Option<&Q> {
         self.passed.front().or_else(|| self.ahead.front())
     }
 
-    /// How many there are, without the ring.
+    /// Number of requests outside the ring buffer.
     pub(super) fn len(&self) -> usize {
         self.passed.len() + self.ahead.len()
     }
 
-    /// Whether all that waits is in the ring.
+    /// Whether all waiting requests are in the ring buffer.
     pub(super) fn is_empty(&self) -> bool {
         self.passed.is_empty() && self.ahead.is_empty()
     }

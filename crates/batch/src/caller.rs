@@ -1,9 +1,9 @@
-//! Callers before they submit: who they are, and how many are on their way.
+//! Callers before they submit: their identities, and the number of calls on their way.
 //!
-//! A connection wraps each of its calls in [`Caller::calling`]. Until the call submits its request, it counts as on its
-//! way, which is what a batch may linger for; and its request carries the caller's number, by which batches are shared
-//! out. Both reach the request by way of the thread that polls the call, so nothing between the connection and the queue
-//! has to know.
+//! A connection wraps each of its calls in [`Caller::calling`]. The call counts as on its way until it submits its request; a
+//! batch may wait for calls on their way. The request also carries the number of its client, by which batches are shared fairly. Both
+//! facts are in thread-local storage while the call is polled, so the layers between the connection and the queue need not
+//! pass them on.
 
 use std::{
     cell::Cell,
@@ -23,12 +23,12 @@ thread_local! {
     static CALL: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
-/// The number of requests whose client nobody knows.
+/// The client number of requests from an unknown client.
 pub(super) const UNKNOWN: u64 = 0;
 
 #[derive(Debug, Clone, Copy)]
 struct Current {
-    /// Which processor's caller it is.
+    /// The processor that the caller belongs to, see [`Callers::id`].
     processor: usize,
     client: u64,
     on_its_way: bool,
@@ -38,7 +38,7 @@ struct Current {
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     on_their_way: AtomicUsize,
-    /// Clients so far.
+    /// Number of clients so far; also the number of the newest one.
     clients: AtomicU64,
 }
 
@@ -60,14 +60,14 @@ pin_project! {
     }
 }
 
-/// Counts a call as on its way for as long as it is.
+/// Counts one call as on its way, until the call arrives or is dropped.
 #[derive(Debug)]
 struct Way {
     caller: Caller,
     on_its_way: bool,
 }
 
-/// While it lives, the thread polls a call of this caller.
+/// Restores the thread's previous call when dropped.
 struct Polling<'a> {
     way: &'a mut Way,
     outer: Option<Current>,
@@ -76,7 +76,7 @@ struct Polling<'a> {
 // ===== impl Callers =====
 
 impl Callers {
-    /// A new client, with a number of its own.
+    /// Registers a client under a new number.
     pub(super) fn caller(self: &Arc<Self>) -> Caller {
         Caller {
             callers: Arc::clone(self),
@@ -84,19 +84,22 @@ impl Callers {
         }
     }
 
-    /// Calls that have begun and not yet submitted their request.
+    /// Number of calls that have begun and have not submitted their request.
+    #[inline]
     pub(super) fn on_their_way(&self) -> usize {
         self.on_their_way.load(Ordering::Relaxed)
     }
 
-    /// The client whose call the calling thread polls.
+    /// The client whose call this thread polls; [`UNKNOWN`] outside of a call.
+    #[inline]
     pub(super) fn here(&self) -> u64 {
         CALL.get()
             .filter(|current| current.processor == self.id())
             .map_or(UNKNOWN, |current| current.client)
     }
 
-    /// The call that the calling thread polls has arrived. Whose it is.
+    /// Marks the call that this thread polls as arrived, and returns its client. [`UNKNOWN`] outside of a call.
+    #[inline]
     pub(super) fn arrived(&self) -> u64 {
         let Some(current) = CALL.get().filter(|current| current.processor == self.id()) else {
             return UNKNOWN;
@@ -111,6 +114,7 @@ impl Callers {
         current.client
     }
 
+    #[inline]
     fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -121,11 +125,12 @@ impl Callers {
 impl Caller {
     /// The caller's number, from 1.
     #[must_use]
+    #[inline]
     pub const fn client(&self) -> u64 {
         self.client
     }
 
-    /// `call` is on its way from now on, and what it submits while it is polled is this client's.
+    /// Counts `call` as on its way from now on. Requests that it submits while it is polled belong to this client.
     pub fn calling<F>(&self, call: F) -> Calling<F> {
         self.callers.on_their_way.fetch_add(1, Ordering::Relaxed);
         Calling {
@@ -153,6 +158,7 @@ impl<F: Future> Future for Calling<F> {
 // ===== impl Way =====
 
 impl Way {
+    #[inline]
     fn polling(&mut self) -> Polling<'_> {
         let outer = CALL.replace(Some(Current {
             processor: self.caller.callers.id(),

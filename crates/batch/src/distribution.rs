@@ -1,11 +1,11 @@
-//! Distributions of durations and sizes, with percentiles that are off by at most one part in a hundred.
+//! Distributions of durations and sizes. A percentile is exact to 1 %.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Largest value that is told apart from larger ones: 2^40, or 18 minutes in nanoseconds.
+/// Largest value: 2^40, or 18 minutes in nanoseconds. Larger values count as this one.
 const VALUE_MAX: u64 = 1 << 40;
 /// Digits of precision.
 const SIGNIFICANT_DIGITS: u8 = 2;
@@ -14,7 +14,7 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 #[derive(Debug)]
 pub struct Distribution(Mutex<Histogram<u64>>);
 
-/// What a distribution looks like.
+/// Percentiles, maximum, mean and count of a distribution.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Summary {
     /// Half of the values are no larger.
@@ -29,25 +29,25 @@ pub struct Summary {
     pub max: u64,
     /// The mean.
     pub mean: f64,
-    /// How many there are.
+    /// Number of values.
     pub count: u64,
 }
 
-/// How many values there are up to each of some bounds.
+/// Cumulative counts, as in a Prometheus histogram.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cumulative {
-    /// Bounds, and how many values are no larger (off by the distribution's precision).
+    /// Pairs of a bound and the number of values up to it, within the distribution's precision.
     pub buckets: Vec<(u64, u64)>,
-    /// How many values there are.
+    /// Number of values.
     pub count: u64,
-    /// Their sum, about.
+    /// Sum of the values, within the distribution's precision.
     pub sum: f64,
 }
 
 // ===== impl Distribution =====
 
 impl Distribution {
-    /// Without values.
+    /// An empty distribution.
     ///
     /// # Panics
     /// Never: the bounds are constants that the histogram accepts.
@@ -76,7 +76,7 @@ impl Distribution {
         }
     }
 
-    /// What it looks like now.
+    /// Returns the present percentiles, maximum, mean and count.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let histogram = self.0.lock();
@@ -94,7 +94,7 @@ impl Distribution {
         }
     }
 
-    /// How many values there are up to each of `bounds`, which are in order.
+    /// Returns the number of values up to each of `bounds`, which must ascend.
     #[must_use]
     pub fn cumulative(&self, bounds: &[u64]) -> Cumulative {
         let histogram = self.0.lock();
@@ -118,6 +118,7 @@ impl Default for Distribution {
     }
 }
 
+#[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -10,7 +10,7 @@ pub enum BatchError {
     /// The queue is full. Not executed.
     #[error("the queue is full; it should have drained in {retry_after:?}")]
     Full {
-        /// When the requests that wait now should be done.
+        /// Estimated time until the requests that are queued now are taken.
         retry_after: Duration,
     },
     /// The executor takes no more requests. Not executed.
@@ -22,7 +22,7 @@ pub enum BatchError {
     /// The deadline passed while the request was being executed. Its outcome is unknown.
     #[error("the deadline passed while the request was being executed")]
     ExpiredInExecution,
-    /// A request before it in its sequence was not executed. Not executed.
+    /// An earlier request of its sequence was not executed. Not executed.
     #[error("a request before it in its sequence was not executed")]
     Interrupted,
     /// The executor dropped the request. Its outcome is unknown.
@@ -33,6 +33,7 @@ pub enum BatchError {
 impl BatchError {
     /// Whether the request was certainly not executed.
     #[must_use]
+    #[inline]
     pub const fn is_not_executed(self) -> bool {
         match self {
             BatchError::Full { .. }

@@ -1,4 +1,4 @@
-//! The caller's future: the answer, or the deadline, whichever comes first.
+//! [`ResponseFuture`]: resolves with the answer, or when the deadline passes.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use super::{
 };
 
 pin_project! {
-    /// Waits for the answer to one request. Dropping it while the request is queued withdraws the request.
+    /// Resolves with the answer to one request. Dropping it while the request is queued withdraws the request.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<R> {
         #[pin]
@@ -34,7 +34,7 @@ pin_project! {
             if let StateProjection::Waiting { receiver } | StateProjection::WaitingUntil { receiver, .. } =
                 this.state.project()
             {
-                // Counted here and not where the claim fails: a request withdrawn by its timer is not a cancelled one.
+                // Count here, not where the executor's claim fails: a request withdrawn by its timer is expired, not cancelled.
                 if receiver.withdraw() {
                     this.replies.counters.cancelled();
                 } else {
@@ -50,7 +50,7 @@ pin_project! {
     enum State<R> {
         Refused { error: BatchError },
         Waiting { receiver: Receiver<SlotContent<R>> },
-        // The timer is made only for callers that have a deadline.
+        // Only a caller with a deadline pays for a timer.
         WaitingUntil { receiver: Receiver<SlotContent<R>>, #[pin] deadline: Sleep },
     }
 }
@@ -112,7 +112,7 @@ impl<R> Future for ResponseFuture<R> {
                     this.replies.counters.expired();
                     return Poll::Ready(Err(BatchError::ExpiredInQueue));
                 }
-                // Claimed: the answer may have come since the look above; else nobody can say.
+                // The request was claimed. Either the answer has arrived since the check above, or its outcome is unknown.
                 match receiver.poll_answer(context) {
                     Poll::Ready(answer) => Poll::Ready(flatten(answer)),
                     Poll::Pending => Poll::Ready(Err(BatchError::ExpiredInExecution)),

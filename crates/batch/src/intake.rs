@@ -1,4 +1,4 @@
-//! The executor's side: takes what waits, claims it, sleeps when there is nothing to do.
+//! [`Intake`] and [`Answerer`]: the executor's side. The executor takes and claims requests, sleeps while the queue is empty, and answers.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -26,23 +26,23 @@ use super::{
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the rate at which the queue drains is measured.
 const RATE_INTERVAL: Duration = Duration::from_millis(100);
-/// Most requests that a batch passes over, and so about most that are held back. With more, others behind them wait as
-/// well, for one batch.
+/// Maximum number of requests that a batch skips, and so that are held back. Beyond it, requests of other clients wait for the
+/// next batch, too.
 const PASSED_MAX: usize = 4096;
 
-/// A request that was claimed for execution.
+/// A request claimed for execution.
 #[derive(Debug)]
 pub struct Claimed<T, R> {
-    /// What is to be done.
+    /// The request.
     pub item: T,
-    /// Where the answer goes.
+    /// Takes the answer.
     pub reply: Reply<R>,
-    /// Its place in a sequence, if it has one. It must not be executed if the turn [is not open](Turn::is_open) any more:
-    /// then [`Reply::interrupted`] is the answer. Dropping the turn says that it was not executed.
+    /// The place in its sequence; `None` if the request belongs to no sequence. If the turn [is not open](Turn::is_open) any more, do not
+    /// execute the request, and answer [`Reply::interrupted`]. Dropping the turn reports that the request was not executed.
     pub turn: Option<Turn>,
 }
 
-/// Where the answer to a claimed request goes. Dropping it answers [`BatchError::Lost`].
+/// Takes the answer to a claimed request. Dropping it answers [`BatchError::Lost`].
 #[derive(Debug)]
 pub struct Reply<R> {
     wake_task: Option<usize>,
@@ -52,7 +52,8 @@ pub struct Reply<R> {
     claimed_at: Instant,
 }
 
-/// The executor's side of the batch processor. Dropping it closes the ring and answers what is left in it.
+/// The executor's side of a batch processor. Dropping it closes the queue and answers all queued requests with
+/// [`BatchError::Closed`].
 #[derive(Debug)]
 pub struct Intake<T: BatchItem, R> {
     queue: Arc<Queue<T, R>>,
@@ -60,28 +61,28 @@ pub struct Intake<T: BatchItem, R> {
     pub(super) pace: Pace,
     batch_bytes_max: usize,
     shares: Shares,
-    /// Requests that came before those in the ring and were held back, at most `passed_max` and one. Between batches, none
-    /// is passed.
+    /// Requests that were held back, at most `passed_max` + 1. They are older than those in the ring buffer. Between batches, the walk
+    /// stands at the oldest one.
     backlog: Backlog<Queued<T, R>>,
     pub(super) passed_max: usize,
     rate_since: Instant,
     rate_items: u64,
 }
 
-/// How far one call of [`Intake::take`] has come.
+/// The progress of one call of [`Intake::take`].
 #[derive(Debug)]
 struct Taking {
-    /// Where its requests begin.
+    /// Index of its first request.
     start: usize,
     items: usize,
     bytes: usize,
-    /// When it began, once there is something to take.
+    /// The time of its first request; `None` before.
     now: Option<Instant>,
-    /// When the last one that was taken had been queued.
+    /// The time at which the request taken last was queued.
     last: Option<Instant>,
 }
 
-/// Answers claimed requests in bulk, from whichever thread made them durable.
+/// Answers claimed requests in bulk, from any thread.
 #[derive(Debug)]
 pub struct Answerer {
     counters: Arc<Counters>,
@@ -109,10 +110,11 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Takes requests, in the order in which they came, until none waits or `items_max` items or the greatest number of
-    /// bytes are in hand; the first request always fits. Withdrawn and expired ones are left out, those that are too late
-    /// for a commit too, and those of clients who have had their share stay for the next call. Returns how many items
-    /// were taken.
+    /// Takes requests in the order of their arrival, until the queue is empty or the batch has `items_max` items or the maximum
+    /// number of bytes. The first request always fits. Returns the number of items taken.
+    ///
+    /// Withdrawn and expired requests are dropped, and so are requests whose deadline would pass before an average commit ends. Requests
+    /// of clients that have used their share stay queued for the next call.
     pub fn take(&mut self, items_max: usize, into: &mut Vec<Claimed<T, R>>) -> usize {
         let mut taking = Taking {
             start: into.len(),
@@ -126,7 +128,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         if self.shares.is_contended() {
             self.queue.counters.held_back(self.backlog.passed());
         } else {
-            // Nobody is kept waiting by those who have had their share.
+            // There is only one client, so its share has no limit.
             self.backlog.rewind();
             self.take_all(items_max, &mut taking, into);
         }
@@ -135,7 +137,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         taking.items
     }
 
-    /// Takes requests, and passes over those of clients who have had their share.
+    /// Takes requests, and skips those of clients that have used their share.
     fn take_shared_out(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
         while taking.items < items_max
             && self.backlog.passed() < self.passed_max
@@ -151,7 +153,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Takes requests, whoever has had how much.
+    /// Takes requests without regard to shares.
     fn take_all(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
         while taking.items < items_max
             && let Some(queued) = self.backlog.next(&self.queue.ring)
@@ -159,7 +161,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         {}
     }
 
-    /// Takes the request that was met last. `false` if it did not fit: then the batch ends before it.
+    /// Takes the request that `next` returned. `false` if it does not fit: then the batch ends before it.
     fn take_one(&mut self, queued: Queued<T, R>, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) -> bool {
         let (items, bytes) = (queued.item.items(), queued.item.bytes());
         if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
@@ -187,8 +189,8 @@ impl<T: BatchItem, R> Intake<T, R> {
         if let Some(now) = taking.now {
             let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
-                // What is left came after what was taken last.
-                None => taking.last.filter(|_| self.queue.ring.len() > 0),
+                // The remaining requests arrived after the one taken last.
+                None => taking.last.filter(|_| !self.queue.ring.is_empty()),
             };
             self.queue.counters.oldest_is(oldest);
             self.measure_rate(taking.items, now);
@@ -205,7 +207,7 @@ impl<T: BatchItem, R> Intake<T, R> {
             deadline,
             turn,
         } = queued;
-        // Withdrawn: cancelled or expired, and counted as such by the caller's future.
+        // Withdrawn, because it was cancelled or expired. The caller's future counts it.
         if !responder.claim() {
             return None;
         }
@@ -241,8 +243,8 @@ impl<T: BatchItem, R> Intake<T, R> {
         })
     }
 
-    /// To be asked when the committer is idle: why what has been taken goes out now, as one batch. `None` if it lingers
-    /// for callers on their way; then take more, and [`sleep`](Self::sleep) if there is none.
+    /// Call it when the committer is idle. Returns why the taken requests are to be committed now, as one batch. `None` if the batch
+    /// lingers for callers on their way: then take more requests, and [`sleep`](Self::sleep) if there are none.
     pub fn due(&mut self) -> Option<FlushReason> {
         let situation = self.situation();
         self.pace.due(&situation, Instant::now)
@@ -261,7 +263,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.rate_items += items as u64;
         let elapsed = now.saturating_duration_since(self.rate_since);
         if elapsed >= RATE_INTERVAL {
-            // A pause in which nothing came says nothing about how fast the queue drains.
+            // After a pause without requests, the elapsed time does not measure how fast the queue drains.
             if elapsed >= RATE_INTERVAL * 4 {
                 self.rate_since = now;
                 self.rate_items = 0;
@@ -276,21 +278,21 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// How many requests wait.
+    /// Number of queued requests.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queue.ring.len() + self.backlog.len()
     }
 
-    /// Whether the ring is closed, nothing waits, and nothing will.
+    /// Whether the queue is closed, empty, and will stay empty.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.backlog.is_empty() && self.queue.ring.is_drained()
     }
 
-    /// Sleeps until `wake_at` requests wait, somebody calls [`Notifier::notify`](super::Notifier::notify), or the ring
-    /// is closed; at once if so many wait already or the ring is drained. While the batch in hand lingers, it is until
-    /// those have come whom it lingers for, or the time is up. It may wake for no reason.
+    /// Sleeps until `wake_at` requests are queued, [`Notifier::notify`](super::Notifier::notify) is called, or the queue is closed.
+    /// Returns at once if one of these holds already. While a batch lingers, it sleeps until the callers on their way have arrived or the
+    /// linger ends. It may return early without a reason.
     pub fn sleep(&self, wake_at: usize) {
         let rest = self.pace.rest(&self.situation(), Instant::now);
         let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
@@ -319,7 +321,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// What is to be used to answer from this or another thread.
+    /// Makes an [`Answerer`], which can be sent to another thread.
     #[must_use]
     pub fn answerer(&self) -> Answerer {
         Answerer {
@@ -331,7 +333,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Counts a batch that was closed.
+    /// Counts a closed batch.
     pub fn flushed(&mut self, reason: FlushReason, items: usize, bytes: usize) {
         self.pace.closed();
         self.queue.counters.flushed(reason, items, bytes);
@@ -339,10 +341,10 @@ impl<T: BatchItem, R> Intake<T, R> {
 }
 
 impl<T: BatchItem, R> Drop for Intake<T, R> {
-    /// The executor is gone: nobody else comes in, and those inside get an answer as their slots are dropped.
+    /// Closes the queue, and answers every queued request.
     fn drop(&mut self) {
         self.queue.ring.close();
-        // Bounded: the door is closed, and whoever stands in it puts at most one item more into a bounded ring.
+        // Bounded: the ring buffer is bounded and closed, and each caller inside `push` adds at most one item.
         while !self.is_drained() {
             match self.backlog.next(&self.queue.ring) {
                 Some(queued) => {
@@ -360,7 +362,7 @@ impl<T: BatchItem, R> Drop for Intake<T, R> {
 // ===== impl Reply =====
 
 impl<R> Reply<R> {
-    /// Answers that the request was not executed, since one before it in its sequence was not.
+    /// Answers that the request was not executed because an earlier request of its sequence was not.
     pub fn interrupted(self) {
         self.responder.answer(Err(BatchError::Interrupted));
     }
@@ -369,7 +371,7 @@ impl<R> Reply<R> {
 // ===== impl Answerer =====
 
 impl Answerer {
-    /// Answers requests, in order, after a commit.
+    /// Answers requests, in the order in which they were taken, after a commit.
     pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         let now = self.give(answers);
         // The request that was claimed last waited for the commit and for little else.
@@ -382,12 +384,12 @@ impl Answerer {
         }
     }
 
-    /// Answers requests, in order, that waited for no commit: how long they took says nothing about commits.
+    /// Answers requests that waited for no commit. Their times are not added to the average duration of a commit.
     pub fn answer_untimed<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         self.give(answers);
     }
 
-    /// Says when it gave them.
+    /// Stores the answers and wakes the callers. Returns the time at which it did.
     fn give<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) -> Instant {
         let now = Instant::now();
         self.queue_waits.clear();
@@ -411,7 +413,7 @@ impl Answerer {
             }
         }
         self.wake_tasks.wake_all(&mut self.pending_wakes);
-        // One lock for all of them, after the callers have been woken.
+        // One lock for all times, and only after the callers are woken.
         self.counters.answered(&self.queue_waits, &self.commits);
         now
     }

@@ -1,10 +1,10 @@
-//! When a batch goes out: at once, unless more callers are certainly on their way.
+//! Decides when a batch is committed: at once, unless more callers are known to be on their way.
 //!
-//! With an idle committer, waiting costs a lone caller its latency and gains nothing; but with several callers about to
-//! submit, the first would have a commit of its own and the others would wait for it to end. So a batch lingers, from
-//! its first request on, if at least `siblings` callers are known to be on their way, and for half a commit at most:
-//! as PostgreSQL's `commit_delay` does with `commit_siblings`, whose manual recommends half of one flush. A linger in
-//! which nobody came is not tried again for a while.
+//! When the committer is idle, waiting only costs a lone caller latency. When several callers are about to submit, the first of them
+//! would get a commit for itself, and the others would wait until it ends. Therefore a batch lingers if at least `siblings` callers are
+//! on their way: from its first request on, and for at most half a commit. PostgreSQL does the same with `commit_delay` and
+//! `commit_siblings`; its manual recommends half of one flush. After a linger in which no request arrived, the next batches do not
+//! linger.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use tokio::time::Instant;
 
 use super::stats::FlushReason;
 
-/// Most batches that go out at once after lingers in which nobody came.
+/// Maximum number of batches that do not linger after a linger in which no request arrived.
 const SKIP_MAX: u32 = 64;
 
-/// How long batches linger, and for whom.
+/// The state of the decision.
 #[derive(Debug)]
 pub(super) struct Pace {
     linger_max: Duration,
     siblings: usize,
     open: Option<Open>,
     linger: Option<Linger>,
-    /// Batches that will not linger, and how many it will be after the next linger in vain.
+    /// Number of batches that will not linger now, and after the next linger in which no request arrives.
     skip: u32,
     skip_next: u32,
 }
 
-/// What has been taken since the last batch went out.
+/// The open batch: the requests taken since the last batch.
 #[derive(Debug, Clone, Copy)]
 struct Open {
     first: Instant,
-    /// The earliest.
+    /// The earliest deadline of its requests.
     deadline: Option<Instant>,
     requests: usize,
 }
@@ -39,20 +39,20 @@ struct Open {
 #[derive(Debug, Clone, Copy)]
 struct Linger {
     until: Instant,
-    /// Requests when it began.
+    /// Number of requests in the batch when the linger began.
     requests: usize,
 }
 
-/// What the decision depends on.
+/// The facts that the decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation {
-    /// Callers on their way.
+    /// Number of callers on their way.
     pub(super) on_their_way: usize,
-    /// How long a commit takes, about; zero if that is not known.
+    /// Average duration of a commit; zero before the first one.
     pub(super) commit: Duration,
-    /// Nobody else will come.
+    /// Whether the queue is closed.
     pub(super) closed: bool,
-    /// What was queued until then must not linger.
+    /// The last explicit flush: requests queued before it must not linger.
     pub(super) flush_to: Option<Instant>,
 }
 
@@ -70,7 +70,8 @@ impl Pace {
         }
     }
 
-    /// A request was taken into the open batch.
+    /// Adds a request to the open batch.
+    #[inline]
     pub(super) fn claimed(&mut self, queued_at: Instant, deadline: Option<Instant>) {
         let open = self.open.get_or_insert(Open {
             first: queued_at,
@@ -84,13 +85,15 @@ impl Pace {
         };
     }
 
-    /// The open batch has gone out.
+    /// Ends the open batch.
+    #[inline]
     pub(super) const fn closed(&mut self) {
         self.open = None;
         self.linger = None;
     }
 
-    /// Why the open batch goes out now; `None` if it lingers. The clock is read only if it may.
+    /// Returns why the open batch is committed now; `None` if it lingers. Reads the clock only if the batch may linger.
+    #[inline]
     pub(super) fn due(
         &mut self,
         situation: &Situation,
@@ -127,7 +130,7 @@ impl Pace {
             None => {
                 let until = open.first + longest;
                 if now >= until {
-                    // It has waited that long in the queue already.
+                    // The first request has waited that long in the queue already.
                     return Some(FlushReason::Idle);
                 }
                 *self.linger.insert(Linger {
@@ -158,7 +161,8 @@ impl Pace {
         }
     }
 
-    /// If the open batch lingers: how long yet, and for how many requests it is woken before that.
+    /// If the open batch lingers: the rest of its time, and the number of queued requests that ends the linger early.
+    #[inline]
     pub(super) fn rest(
         &self,
         situation: &Situation,
@@ -172,7 +176,8 @@ impl Pace {
     }
 }
 
-/// When a commit has to begin to be over by `deadline`.
+/// The latest start of a commit that ends by `deadline`.
+#[inline]
 fn latest_start(deadline: Option<Instant>, commit: Duration) -> Option<Instant> {
     deadline.and_then(|deadline| deadline.checked_sub(commit))
 }

@@ -213,6 +213,7 @@ impl<T, R> Drop for CloseOnDrop<T, R> {
 
 impl Notifier {
     /// Wakes the executor, or keeps it from sleeping the next time.
+    #[inline]
     pub fn notify(&self) {
         self.0.unpark();
     }

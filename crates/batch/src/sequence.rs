@@ -1,19 +1,22 @@
-//! Requests that depend on one another's order: once one of them was not executed, none behind it is.
+//! Sequences: requests that depend on their order. Once a request was not executed, no later request of its sequence is.
 //!
-//! The requests of a sequence are submitted one after the other, and each carries a [`Turn`]. A turn has two ends only:
-//! the executor says that the request was [executed](Turn::executed), or the turn is dropped, wherever that happens: a
-//! circuit was open, the queue was full, the caller left, the deadline passed, the executor failed. A turn that is dropped
-//! closes the sequence behind its place. So a hole can't be forgotten by somebody who finds a new way to refuse a request.
+//! The requests of a sequence are submitted one after the other, and each carries a [`Turn`]. A turn ends in one of two ways: the
+//! executor reports that the request was [executed](Turn::executed), or the turn is dropped. A dropped turn closes the sequence
+//! for all later requests. It makes no difference where the turn is dropped: because a circuit was open, the queue was full, the
+//! caller left, the deadline passed, or the executor failed. So code that refuses requests for a new reason can't forget to close the
+//! sequence.
 //!
-//! It rests on one fact: the executor meets the requests of one client in the order in which they were submitted
-//! ([`Backlog`](super::backlog::Backlog)). A turn has been dropped before the executor looks at the next one.
+//! This relies on one fact: the executor receives the requests of one client in the order of their submission
+//! ([`Backlog`](super::backlog::Backlog)), so a turn is dropped before the executor looks at the next one.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// No place: nothing has been left out.
+use super::caller::UNKNOWN;
+
+/// The value of `hole` while every request was executed.
 const NOWHERE: u64 = u64::MAX;
 
 /// One caller's requests, in their order. Made by [`BatchProcessor::sequence`](super::BatchProcessor::sequence).
@@ -24,11 +27,11 @@ pub struct Sequence {
     hole: Arc<AtomicU64>,
 }
 
-/// The place of a request in its sequence. Dropping it says that the request was not executed.
+/// The place of a request in its sequence. Dropping a turn reports that its request was not executed.
 #[derive(Debug)]
 pub struct Turn {
     place: u64,
-    /// The first place whose request was not executed.
+    /// The lowest place whose request was not executed, or [`NOWHERE`].
     hole: Arc<AtomicU64>,
 }
 
@@ -45,6 +48,7 @@ impl Sequence {
 
     /// Returns the turn of the next request, which must be submitted before this is called again. `None` if an earlier request
     /// was not executed: then the next one must not be submitted.
+    #[inline]
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
             place: self.next,
@@ -58,10 +62,10 @@ impl Sequence {
         self.client
     }
 
-    /// Whether the sequence was begun for a client, while a call of it was polled.
+    /// Whether the sequence was started while the calling thread polled a call of a client.
     #[must_use]
     pub const fn has_client(&self) -> bool {
-        self.client != super::caller::UNKNOWN
+        self.client != UNKNOWN
     }
 
     /// Refuses every request from the next one on.
@@ -73,14 +77,16 @@ impl Sequence {
 // ===== impl Turn =====
 
 impl Turn {
-    /// Whether everything before it was executed, as far as it has ended.
+    /// Whether no earlier request of the sequence is known to be left out.
     #[must_use]
+    #[inline]
     pub fn is_open(&self) -> bool {
-        // Relaxed: whoever left out a request before this one is the thread that asks now, or the task that submitted both.
+        // Relaxed: the earlier turn was dropped by the thread that asks now, or by the task that submitted both requests.
         self.hole.load(Ordering::Relaxed) > self.place
     }
 
-    /// The request was executed: those behind it may be.
+    /// Reports that the request was executed, so later requests may be executed, too.
+    #[inline]
     pub fn executed(mut self) {
         self.place = NOWHERE;
     }

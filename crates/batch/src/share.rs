@@ -1,24 +1,24 @@
-//! Fair shares: no client has more than its part of a batch while others wait.
+//! Fair shares: no client has more than its share of a batch while other clients wait.
 //!
-//! Requests are taken in the order in which they came. Once a client has had its part of a batch, what it has queued
-//! beyond that is held back for the next one, all of it, so that a client's own requests stay in their order. A client
-//! whose parts are small pays nothing for this: nothing is counted until a batch is large enough for one to exceed it.
+//! Requests are taken in the order of their arrival. Once a client has used its share of a batch, all of its other queued requests
+//! are held back for the next batch, so that they stay in their order. Small batches cost nothing: nothing is counted until a
+//! batch is large enough for one client to exceed its share.
 
 use std::collections::HashMap;
 
 use super::caller::UNKNOWN;
 
-/// Who has had how much of a batch.
+/// The items of each client in the open batch.
 #[derive(Debug)]
 pub(super) struct Shares {
     percent: usize,
-    /// Most items of one client in this batch.
+    /// Maximum number of items of one client in this batch.
     items_max: usize,
     /// Items in this batch.
     taken: usize,
-    /// Whether `clients` is kept.
+    /// Whether `clients` is kept up to date.
     counting: bool,
-    /// Items by client, for as long as a client may have more. At most one entry for each request of a batch.
+    /// Items by client. At most one entry for each request of a batch.
     clients: HashMap<u64, Share>,
     seen: Seen,
 }
@@ -26,11 +26,11 @@ pub(super) struct Shares {
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     items: usize,
-    /// One of its requests has been passed over: all behind it are, so that they stay in their order.
+    /// A request of this client was skipped. All later ones are, too, so that they stay in their order.
     held: bool,
 }
 
-/// Whose requests have been looked at for this batch.
+/// The clients whose requests were considered for this batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Nobody,
@@ -52,9 +52,10 @@ impl Shares {
         }
     }
 
-    /// A new batch of at most about `items_max` items.
+    /// Starts a new batch of up to `items_max` items.
+    #[inline]
     pub(super) fn begin(&mut self, items_max: usize) {
-        // Divided first: `items_max` may be as large as it gets.
+        // Divide first: `items_max` may be as large as `usize::MAX`.
         self.items_max = if self.percent >= 100 {
             usize::MAX
         } else {
@@ -66,8 +67,9 @@ impl Shares {
         self.seen = Seen::Nobody;
     }
 
-    /// Whether a request of so many items fits into its client's share; a client's first always does. `batch` are the
-    /// clients and items of the batch so far.
+    /// Whether a request of `items` items fits into its client's share; the first request of a client always fits. `batch` has the
+    /// client and the items of each request in the batch.
+    #[inline]
     pub(super) fn admits(
         &mut self,
         client: u64,
@@ -94,7 +96,8 @@ impl Shares {
         !share.held
     }
 
-    /// A request was taken.
+    /// Adds a request to the batch.
+    #[inline]
     pub(super) fn took(&mut self, client: u64, items: usize) {
         self.taken = self.taken.saturating_add(items);
         if self.counting {
@@ -102,12 +105,14 @@ impl Shares {
         }
     }
 
-    /// Whether more than one client has been seen.
+    /// Whether requests of more than one client were considered.
+    #[inline]
     pub(super) fn is_contended(&self) -> bool {
         self.seen == Seen::Several
     }
 
-    /// The largest part of the batch that one known client has had, in percent; `None` if nothing was counted.
+    /// The largest share of one known client in the batch, in percent; `None` if nothing was counted.
+    #[inline]
     pub(super) fn largest_percent(&self) -> Option<u64> {
         let known = self.clients.iter().filter(|(client, _)| **client != UNKNOWN);
         let largest = known.map(|(_, share)| share.items).max()?;

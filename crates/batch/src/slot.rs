@@ -1,13 +1,14 @@
-//! The reply slot: where the executor leaves an answer and the caller finds it. It can't be dropped silently.
+//! The reply slot: the executor stores an answer in it, and the caller takes the answer out. A slot dropped without an answer tells
+//! the caller so.
 //!
 //! ```text
 //! QUEUED --claim--> CLAIMED --answer--> ANSWERED
 //!    \--withdraw--> WITHDRAWN
 //! ```
 //!
-//! The step out of `QUEUED` is one compare-and-swap that either side may win: the executor, by claiming the request
-//! (from then on it may have been executed), or the caller, by withdrawing it (then it never is). So *not executed*
-//! and *unknown* are never mixed up.
+//! The step out of `QUEUED` is one compare-and-swap, which exactly one side wins. If the executor claims the request, it may have
+//! been executed from then on. If the caller withdraws the request, it is never executed. So the outcomes *not executed* and *unknown*
+//! are never confused.
 
 use std::task::{Context, Poll, Waker};
 
@@ -38,7 +39,7 @@ fn ends<R>(shared: Arc<Shared<R>>) -> (Responder<R>, Receiver<R>) {
     )
 }
 
-/// The executor's end. Dropping it unanswered answers [`Lost`], so a caller never waits for ever.
+/// The executor's end. Dropping it without an answer answers [`Lost`], so that the caller does not wait for ever.
 pub(crate) struct Responder<R> {
     shared: Arc<Shared<R>>,
     answered: bool,
@@ -49,7 +50,7 @@ pub(crate) struct Receiver<R> {
     shared: Arc<Shared<R>>,
 }
 
-/// A slot whose answer has been given, kept to be used again.
+/// An unused slot, kept for reuse.
 pub(crate) struct Spare<R> {
     shared: Arc<Shared<R>>,
 }
@@ -60,8 +61,8 @@ pub(crate) struct Lost;
 
 struct Shared<R> {
     state: AtomicU8,
-    /// Written by the responder before `state` becomes `ANSWERED`, taken by the receiver after. The lock is never
-    /// contended; it is there because that order is not visible to the compiler.
+    /// Written by the responder before `state` becomes `ANSWERED`, taken by the receiver afterwards. The lock is never
+    /// contended; safe code needs it because the compiler can't see this order.
     answer: Mutex<Option<R>>,
     waker: AtomicWaker,
 }
@@ -69,30 +70,30 @@ struct Shared<R> {
 // ===== impl Responder =====
 
 impl<R> Responder<R> {
-    /// Takes the request for execution. `false` if its caller has withdrawn it: then it must not be executed.
+    /// Claims the request for execution. `false` if its caller has withdrawn it: then it must not be executed.
     #[must_use]
     pub(crate) fn claim(&self) -> bool {
-        // Release is not needed: the caller learns nothing from CLAIMED but that it is too late.
+        // No Release: CLAIMED publishes no data to the caller.
         self.shared
             .state
             .compare_exchange(QUEUED, CLAIMED, Ordering::Acquire, Ordering::Acquire)
             .is_ok()
     }
 
-    /// Whether the caller has withdrawn the request. Nobody waits for an answer then.
+    /// Whether the caller has withdrawn the request, so that nobody waits for an answer.
     #[must_use]
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.shared.state.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Gives the answer and wakes the caller.
+    /// Stores the answer and wakes the caller.
     pub(crate) fn answer(self, answer: R) {
         if let Some(waker) = self.answer_quietly(answer) {
             waker.wake();
         }
     }
 
-    /// Gives the answer. The caller sleeps on until the returned waker is used, which must be soon.
+    /// Stores the answer. Returns the caller's waker, which the executor must use soon: the caller sleeps until then.
     #[must_use]
     pub(crate) fn answer_quietly(mut self, answer: R) -> Option<Waker> {
         self.finish(Some(answer))
@@ -101,7 +102,7 @@ impl<R> Responder<R> {
     fn finish(&mut self, answer: Option<R>) -> Option<Waker> {
         self.answered = true;
         *self.shared.answer.lock() = answer;
-        // Release: whoever sees ANSWERED sees the answer.
+        // Release: a thread that reads ANSWERED also sees the answer.
         self.shared.state.store(ANSWERED, Ordering::Release);
         self.shared.waker.take()
     }
@@ -129,7 +130,7 @@ impl<R> std::fmt::Debug for Responder<R> {
 // ===== impl Receiver =====
 
 impl<R> Receiver<R> {
-    /// Takes the request back. `false` if it was claimed or answered before: then it may have been executed.
+    /// Withdraws the request. `false` if it was claimed or answered before: then it may have been executed.
     #[must_use]
     pub(crate) fn withdraw(&self) -> bool {
         self.shared
@@ -138,27 +139,27 @@ impl<R> Receiver<R> {
             .is_ok()
     }
 
-    /// Waits for the answer.
+    /// Polls for the answer.
     ///
     /// # Errors
-    /// [`Lost`] if there will be none.
+    /// [`Lost`] if the executor dropped the request.
     pub(crate) fn poll_answer(&self, context: &Context<'_>) -> Poll<Result<R, Lost>> {
         if let Some(answer) = self.take() {
             return Poll::Ready(answer);
         }
         self.shared.waker.register(context.waker());
-        // The answer may have come between the look and the registration.
+        // The answer may have arrived between the first check and the registration.
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// The slot, emptied, to be used again once this end is dropped. `None` before the answer: the other end may be
-    /// anywhere then.
+    /// Empties the slot, and returns it for reuse after this end is dropped. `None` if there is no answer yet: then the executor still
+    /// uses the slot.
     #[must_use]
     pub(crate) fn retire(&self) -> Option<Spare<R>> {
         if self.shared.state.load(Ordering::Acquire) != ANSWERED {
             return None;
         }
-        // Neither an answer that nobody took nor a task that nobody wakes is kept alive by a spare.
+        // An unused slot must not keep an answer or a task alive.
         drop(self.shared.answer.lock().take());
         drop(self.shared.waker.take());
         Some(Spare {
@@ -187,12 +188,12 @@ impl<R> std::fmt::Debug for Receiver<R> {
 // ===== impl Spare =====
 
 impl<R> Spare<R> {
-    /// Two new ends. `None` if one of the old ones is still there: it must not see the new request's states.
+    /// Returns two new ends. `None` if an old end still exists: it must not see the states of the new request.
     #[must_use]
     pub(crate) fn reuse(mut self) -> Option<(Responder<R>, Receiver<R>)> {
-        // Whoever had an end has dropped it, and all it did happens before this.
+        // Succeeds only if both old ends were dropped; everything that they did happens before this line.
         Arc::get_mut(&mut self.shared)?;
-        // Relaxed: the ring shows it to the executor.
+        // Relaxed: the push into the ring buffer publishes it to the executor.
         self.shared.state.store(QUEUED, Ordering::Relaxed);
         Some(ends(self.shared))
     }

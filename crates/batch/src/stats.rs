@@ -1,4 +1,4 @@
-//! What the batch processor counts.
+//! Counters and distributions of a batch processor.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -9,29 +9,29 @@ use tokio::time::Instant;
 
 use crate::distribution::{Distribution, Summary};
 
-/// What closed a batch.
+/// Why a batch was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushReason {
-    /// The batch had its greatest number of items.
+    /// The batch had the maximum number of items.
     Items,
-    /// The batch had its greatest number of bytes.
+    /// The batch had the maximum number of bytes.
     Bytes,
-    /// The committer was idle: what was there went out at once.
+    /// The committer was idle, so the batch was closed at once.
     Idle,
-    /// It had lingered for callers on their way, and they have come, or the time was up.
+    /// The batch lingered, and the callers on their way arrived, or the time was up.
     Linger,
-    /// It lingered, and one of its deadlines came near.
+    /// The batch lingered, and the deadline of a request came near.
     Deadline,
-    /// It lingered, and somebody asked for it.
+    /// The batch lingered, and [`flush`](super::BatchProcessor::flush) was called.
     Explicit,
-    /// The executor was shutting down.
+    /// The queue was closed.
     Drain,
 }
 
 /// Counters and distributions since the process started.
 #[derive(Debug)]
 pub(super) struct Counters {
-    /// When these counters began, for the times below.
+    /// The start of the counters, from which the times below are measured.
     epoch: Instant,
     full: AtomicU64,
     expired: AtomicU64,
@@ -41,17 +41,18 @@ pub(super) struct Counters {
     held_back: AtomicU64,
     client_share_percent: AtomicU64,
     pub(super) distributions: Distributions,
-    /// Items that the executor takes in a second, as last measured; 0 until then.
+    /// Items that the executor takes per second, by the last measurement; 0 before the first one.
     items_per_second: AtomicU64,
-    /// A running average of how long a commit takes, in nanoseconds; 0 until one has been measured.
+    /// A running average of the duration of a commit, in nanoseconds; 0 before the first one.
     commit_average: AtomicU64,
-    /// When that was measured last, in nanoseconds since the epoch.
+    /// Time of the last measurement, in nanoseconds since the epoch.
     average_measured: AtomicU64,
-    /// When it was measured or lowered last, in nanoseconds since the epoch.
+    /// Time of the last change of the average, in nanoseconds since the epoch.
     average_changed: AtomicU64,
-    /// About when the oldest request was queued, in nanoseconds since the epoch; 0 if none waits.
+    /// Time at which the oldest queued request was queued, in nanoseconds since the epoch; 0 if the queue is empty. An estimate: it is updated
+    /// by batches.
     oldest: AtomicU64,
-    /// What was queued until then was asked to go out, in nanoseconds since the epoch; 0 if that never happened.
+    /// Time of the last explicit flush, in nanoseconds since the epoch; 0 if there was none.
     flush_to: AtomicU64,
     latency_budget: Option<Duration>,
     over_budget: AtomicU64,
@@ -66,72 +67,72 @@ pub struct Distributions {
     pub items: Distribution,
     /// Bytes in a batch.
     pub bytes: Distribution,
-    /// From entering the ring to being claimed, in nanoseconds.
+    /// Time from entering the queue to the claim, in nanoseconds.
     pub queue_wait: Distribution,
-    /// From being claimed to being answered, in nanoseconds.
+    /// Time from the claim to the answer, in nanoseconds.
     pub commit: Distribution,
 }
 
-/// A reading of the counters.
+/// A snapshot of the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchStats {
-    /// Requests that wait.
+    /// Number of queued requests.
     pub queue_depth: usize,
-    /// Requests that can wait.
+    /// Maximum number of queued requests.
     pub queue_capacity: usize,
-    /// Bytes that wait.
+    /// Number of queued bytes.
     pub queue_bytes: usize,
-    /// Bytes that can wait.
+    /// Maximum number of queued bytes.
     pub queue_bytes_capacity: usize,
-    /// How long the oldest request has waited, about.
+    /// Age of the oldest queued request, an estimate.
     pub oldest_age: Duration,
-    /// Requests refused because the ring was full.
+    /// Requests refused because the queue was full.
     pub full: u64,
     /// Requests whose deadline passed in the queue.
     pub expired: u64,
     /// Requests whose caller left while they were queued.
     pub cancelled: u64,
-    /// Requests that the executor dropped unanswered: a bug if it is ever more than zero.
+    /// Requests that the executor dropped without an answer. A value above 0 is a bug.
     pub replies_missing: u64,
     /// Batches that took longer than [`BatchConfig::latency_budget`](super::BatchConfig::latency_budget).
     pub over_budget: u64,
-    /// Batches by what closed them, in the order of [`FlushReason::ALL`].
+    /// Batches by the reason for which they were closed, in the order of [`FlushReason::ALL`].
     pub flushes: [u64; FlushReason::ALL.len()],
-    /// Requests held back for the next batch because their client had had its share.
+    /// Requests held back for the next batch because their client had used its share.
     pub held_back: u64,
-    /// The largest part of one client, in percent, of the last batch that was large enough for shares to be counted.
+    /// The largest share of one client, in percent, in the last batch that was large enough for shares to be counted.
     pub client_share_percent: u64,
-    /// How long a batch may linger now for callers on their way.
+    /// Maximum time that a batch lingers at present for callers on their way.
     pub linger: Duration,
-    /// How long a commit takes: a running average over about eight.
+    /// Average duration of a commit: a running average, in which each commit has the weight of one eighth.
     pub commit_average: Duration,
     /// Items in a batch.
     pub items: Summary,
     /// Bytes in a batch.
     pub bytes: Summary,
-    /// From entering the ring to being claimed, in nanoseconds.
+    /// Time from entering the queue to the claim, in nanoseconds.
     pub queue_wait: Summary,
-    /// From being claimed to being answered, in nanoseconds.
+    /// Time from the claim to the answer, in nanoseconds.
     pub commit: Summary,
 }
 
-/// Hint for a full queue before anything has been measured.
+/// Retry hint of a full queue before the first measurement.
 const HINT_DEFAULT: Duration = Duration::from_millis(100);
-/// Shortest hint.
+/// Shortest retry hint.
 const HINT_MIN: Duration = Duration::from_millis(1);
-/// Longest hint.
+/// Longest retry hint.
 const HINT_MAX: Duration = Duration::from_secs(10);
 
 /// Minimum time between two warnings about the latency budget.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A commit counts for one part in so many of the average.
+/// The weight of one commit in the average is one part in this many.
 const AVERAGE_OVER: u64 = 8;
 
 // ===== impl FlushReason =====
 
 impl FlushReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [FlushReason; 7] = [
         FlushReason::Items,
         FlushReason::Bytes,
@@ -142,7 +143,7 @@ impl FlushReason {
         FlushReason::Drain,
     ];
 
-    /// Its name in metrics.
+    /// The reason's name in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -160,8 +161,9 @@ impl FlushReason {
 // ===== impl BatchStats =====
 
 impl BatchStats {
-    /// Batches that were closed for `reason`.
+    /// Number of batches closed for `reason`.
     #[must_use]
+    #[inline]
     pub fn flushed(&self, reason: FlushReason) -> u64 {
         self.flushes.get(reason as usize).copied().unwrap_or_default()
     }
@@ -193,38 +195,43 @@ impl Counters {
         }
     }
 
-    /// Never 0, which says that there is no such time.
+    /// Nanoseconds from the epoch to `at`, at least 1: 0 stands for "no time".
+    #[inline]
     fn since_epoch(&self, at: Instant) -> u64 {
         nanos(at.saturating_duration_since(self.epoch)).max(1)
     }
 
+    #[inline]
     fn at(&self, since_epoch: u64) -> Option<Instant> {
         (since_epoch > 0).then(|| self.epoch + Duration::from_nanos(since_epoch))
     }
 
-    /// A request was queued: the oldest, if no other waits.
+    /// Records that a request was queued. It is the oldest if the queue was empty.
+    #[inline]
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
-            // If another is faster, it is as old.
+            // If another caller is faster, its request is as old.
             let _ =
                 self.oldest
                     .compare_exchange(0, self.since_epoch(at), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// When the oldest request that waits was queued, about; `None` if none waits.
+    /// Records when the oldest queued request was queued; `None` if the queue is empty.
+    #[inline]
     pub(super) fn oldest_is(&self, queued_at: Option<Instant>) {
         let oldest = queued_at.map_or(0, |at| self.since_epoch(at));
         self.oldest.store(oldest, Ordering::Relaxed);
     }
 
-    /// What is queued now is asked to go out.
+    /// Records an explicit flush of all requests queued until now.
     pub(super) fn flush(&self) {
         let now = self.since_epoch(Instant::now());
         self.flush_to.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// What was queued until then was asked to go out.
+    /// The time of the last explicit flush.
+    #[inline]
     pub(super) fn flush_to(&self) -> Option<Instant> {
         self.at(self.flush_to.load(Ordering::Relaxed))
     }
@@ -235,19 +242,21 @@ impl Counters {
         oldest > 0 && oldest <= self.flush_to.load(Ordering::Relaxed)
     }
 
-    /// How long a commit takes, about; zero if that is not known.
+    /// Average duration of a commit; zero before the first one.
+    #[inline]
     pub(super) fn commit_average(&self) -> Duration {
         Duration::from_nanos(self.commit_average.load(Ordering::Relaxed))
     }
 
-    /// A commit has taken so long, and is over at `now`.
+    /// Adds a commit of this duration, which ended at `now`, to the average.
+    #[inline]
     pub(super) fn committed(&self, duration: Duration, now: Instant) {
         let average = self.commit_average.load(Ordering::Relaxed);
         let next = match average {
             0 => nanos(duration),
             average => average - average / AVERAGE_OVER + nanos(duration) / AVERAGE_OVER,
         };
-        // Two threads that do this at once lose a commit, which an average can bear.
+        // If two threads do this at the same time, one commit is not counted. The average tolerates that.
         self.commit_average.store(next, Ordering::Relaxed);
         let now = self.since_epoch(now);
         self.average_measured.store(now, Ordering::Relaxed);
@@ -256,6 +265,7 @@ impl Counters {
 
     /// Counts a batch of `requests` requests that took longer than the budget, and logs a warning unless one was logged in the
     /// last [`WARNING_INTERVAL`].
+    #[inline]
     pub(super) fn compare_to_budget(&self, took: Duration, requests: usize, now: Instant) {
         let Some(budget) = self.latency_budget.filter(|budget| took > *budget) else {
             return;
@@ -281,11 +291,11 @@ impl Counters {
         }
     }
 
-    /// A request was refused at `now` since the average would have made it too late.
+    /// Records that a request was refused at `now` because an average commit would have missed its deadline.
     ///
-    /// One stall must not shut out for ever those who give less time than it took: nothing of theirs would be committed
-    /// again, and nothing measured. So the average is believed for as long as it says since it was measured, and shrinks
-    /// from then on, about as fast as time passes. How many are refused meanwhile makes no difference.
+    /// A single slow commit must not refuse all callers with shorter deadlines for ever: no request of theirs would be committed
+    /// again, so no faster commit would be measured. Therefore the average starts to shrink once its own length has passed since the last
+    /// measurement, and then shrinks about as fast as time passes. The number of refused requests makes no difference.
     pub(super) fn expired_by_average(&self, now: Instant) {
         self.expired();
         let average = self.commit_average.load(Ordering::Relaxed);
@@ -298,10 +308,12 @@ impl Counters {
         }
     }
 
+    #[inline]
     pub(super) fn held_back(&self, requests: usize) {
         self.held_back.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn client_share(&self, percent: u64) {
         self.client_share_percent.store(percent, Ordering::Relaxed);
     }
@@ -310,10 +322,12 @@ impl Counters {
         self.full.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn expired(&self) {
         self.expired.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn cancelled(&self) {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
     }
@@ -335,7 +349,7 @@ impl Counters {
         self.items_per_second.store(items_per_second, Ordering::Relaxed);
     }
 
-    /// When `items` should have been taken, by the rate that was last measured.
+    /// Estimated time until `items` are taken, by the last measured rate.
     pub(super) fn drain_time(&self, items: usize) -> Duration {
         match self.items_per_second.load(Ordering::Relaxed) {
             0 => HINT_DEFAULT,
@@ -347,6 +361,7 @@ impl Counters {
     }
 
     /// Counts a batch that was closed.
+    #[inline]
     pub(super) fn flushed(&self, reason: FlushReason, items: usize, bytes: usize) {
         if let Some(counter) = self.flushes.get(reason as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
@@ -355,13 +370,13 @@ impl Counters {
         self.distributions.bytes.record(bytes as u64);
     }
 
-    /// How long the oldest request has waited, about.
+    /// Age of the oldest queued request, an estimate.
     fn oldest_age(&self) -> Duration {
         self.at(self.oldest.load(Ordering::Relaxed))
             .map_or(Duration::ZERO, |oldest| oldest.elapsed())
     }
 
-    /// Everything but what the queue itself knows.
+    /// A snapshot, without the fields that only the queue knows.
     pub(super) fn read(&self, queue_depth: usize) -> BatchStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BatchStats {
@@ -389,6 +404,7 @@ impl Counters {
     }
 }
 
+#[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,5 @@
-//! The synchronisation primitives of this module, in one place, so that the loom models replace them with loom's and
-//! check the very same sources.
+//! The synchronisation primitives of the lock-free files. The loom models replace this file with loom's primitives, and so
+//! check the same source files.
 
 pub(crate) use std::sync::{
     Arc,

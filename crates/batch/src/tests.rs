@@ -110,7 +110,7 @@ fn submit_number((processor, _): &TestSides, number: usize) -> TestFuture {
     submit(processor, Counted::new(number), None)
 }
 
-/// Takes all that waits.
+/// Takes all queued requests.
 fn take<R>(intake: &mut Intake<Counted, R>) -> Vec<Claimed<Counted, R>> {
     let mut claimed = Vec::new();
     let items = intake.take(usize::MAX, &mut claimed);
@@ -134,7 +134,7 @@ fn value(future: &mut TestFuture) -> usize {
     assert_ready!(future.poll()).unwrap().value
 }
 
-/// One request, and a commit that takes so long.
+/// Executes one request with a commit of this duration.
 async fn commit_of(
     processor: &BatchProcessor<Counted, usize>,
     intake: &mut Intake<Counted, usize>,
@@ -280,7 +280,7 @@ fn ten_answers_are_dropped_ten_times() {
 
 // ===== 23, 24: nobody waits for a timer =====
 
-/// The runtime has no timer, so anything that waited for one would panic.
+/// The runtime has no timer, so code that waited for one would panic.
 #[test]
 fn a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
@@ -301,7 +301,7 @@ fn a_lone_item_is_taken_at_once() {
     executor.join().unwrap();
 }
 
-/// Arrivals that come at a steady pace put nothing off: a debounce would let them wait for ever.
+/// Requests that arrive at a steady pace do not delay each other. With a debounce they would wait for ever.
 #[tokio::test(start_paused = true)]
 async fn steady_arrivals_do_not_delay_one_another() {
     let mut both = sides(8);
@@ -397,7 +397,7 @@ fn all_that_was_let_in_is_executed_whoever_is_in_the_door() {
             })
         })
         .collect::<Vec<_>>();
-    // Closes once the callers are under way.
+    // Closes once the callers are running.
     while processor.stats().commit.count < 100 {
         thread::yield_now();
     }

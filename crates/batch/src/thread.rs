@@ -1,4 +1,4 @@
-//! [`BatchProcessor::new`]: a batch processor that runs a closure on a thread of its own.
+//! [`BatchProcessor::new`]: a batch processor that calls a closure on a dedicated thread.
 
 use std::{
     fmt, io,
@@ -23,7 +23,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Single<T>(pub T);
 
-/// Makes a [`BatchProcessor`] whose closure runs on a thread of its own.
+/// Makes a [`BatchProcessor`] whose closure runs on a dedicated thread.
 pub struct BatchThreadBuilder {
     batch_size: NonZeroUsize,
     timeout: Duration,

@@ -60,11 +60,13 @@ impl WakeTasks {
             .map(|(_, index)| index)
     }
 
+    #[inline]
     fn processor_id(&self) -> ProcessorId {
         self.lists.as_ptr().addr()
     }
 
     /// Asks the calling thread's wake task to wake the executor. `false` if there is no such task.
+    #[inline]
     pub(super) fn wake_executor(&self) -> bool {
         let Some(list) = self.current().and_then(|index| self.lists.get(index)) else {
             return false;
@@ -99,6 +101,7 @@ impl WakeTasks {
     }
 
     /// Hands the wakers to their wake tasks: one lock and one wake-up per runtime.
+    #[inline]
     pub(super) fn wake_all(&self, pending: &mut PendingWakes) {
         for (list, wakers) in self.lists.iter().zip(&mut pending.wakers) {
             if !wakers.is_empty() {

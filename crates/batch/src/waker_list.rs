@@ -27,12 +27,14 @@ impl WakerList {
     }
 
     /// Moves all of `wakers` into the list, and wakes the task.
+    #[inline]
     pub(crate) fn append(&self, wakers: &mut Vec<Waker>) {
         self.wakers.lock().append(wakers);
         self.task.wake();
     }
 
     /// Wakes the task.
+    #[inline]
     pub(crate) fn wake_task(&self) {
         self.task.wake();
     }

@@ -1,9 +1,9 @@
-//! CPU limits of the control group that the process lives in, version 1, 2 or both side by side.
+//! [`Cgroup`]: the CPU limits of the process's control group, in version 1, version 2, or a mix of both.
 //!
-//! `/proc/self/cgroup` names the group per controller, `/proc/self/mountinfo` tells where the hierarchy
-//! is mounted and which part of it is visible. Inside a container the two often disagree (another
-//! cgroup namespace), so a group that cannot be found below the mount point is taken to be the mount
-//! point itself. Limits of parents hold too, so the tightest quota on the way up counts.
+//! `/proc/self/cgroup` has the path of the group for each controller. `/proc/self/mountinfo` has the mount point of each hierarchy
+//! and the part of it that is visible. Inside a container the two often disagree, because of another cgroup namespace; a
+//! group that does not exist below the mount point is therefore assumed to be the mount point itself. The limits of parents
+//! apply, too, so the smallest quota of the group and its parents counts.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
 
 use super::{cpuset::CpuSet, sources::Sources};
 
-/// Parents that are asked for limits; Kubernetes nests about six levels.
+/// Maximum number of levels whose limits are read. Kubernetes has about six.
 const LEVELS_MAX: usize = 32;
 
 /// `cpu.cfs_period_us` when it cannot be read: the kernel's default.
@@ -36,40 +36,40 @@ pub struct CpuQuota {
     pub period_us: u64,
 }
 
-/// How often the quota stopped this group.
+/// Throttling counters of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuStat {
     /// Periods in which the group was runnable.
     pub periods: u64,
     /// Periods in which it ran into the quota.
     pub throttled_periods: u64,
-    /// Time that its threads were stopped, µs.
+    /// Time for which its threads were stopped, µs.
     pub throttled_us: u64,
 }
 
-/// What the control group says about CPUs; `None` is unknown, except for `quota`: no limit.
+/// The CPU settings of the control group. `None` is unknown; for `quota` it is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cgroup {
-    /// Interface of the cpu controller (of the cpuset controller if only that is found).
+    /// Version of the cpu controller, or of the cpuset controller if there is no cpu controller.
     pub version: Option<CgroupVersion>,
     /// Path of the group in the hierarchy of that controller.
     pub path: Option<String>,
-    /// Path of the group in the hierarchy of the cpuset controller, which in version 1 is another one.
+    /// Path of the group in the hierarchy of the cpuset controller. In version 1 this is another hierarchy.
     pub cpuset_path: Option<String>,
-    /// CPUs asked for (`cpuset.cpus`); empty means "as the parent".
+    /// Requested CPUs (`cpuset.cpus`). Empty: those of the parent.
     pub cpuset: Option<CpuSet>,
-    /// CPUs granted (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
+    /// Granted CPUs (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
     pub cpuset_effective: Option<CpuSet>,
     /// `cpuset.cpus.partition`: member, root or isolated.
     pub partition: Option<String>,
-    /// The tightest quota of the group and its parents.
+    /// The smallest quota of the group and its parents.
     pub quota: Option<CpuQuota>,
-    /// Throttling counters of the group whose quota is `quota`, or of the own group without a quota.
+    /// Throttling counters of the group that has the quota `quota`, or of the process's group without a quota.
     pub stat: Option<CpuStat>,
     /// The file of `stat`, relative to the root of the sources.
     pub(super) stat_file: Option<PathBuf>,
     /// Version 1 with `CONFIG_RT_GROUP_SCHED`: real-time budget per period, µs. 0 forbids `SCHED_FIFO`
-    /// to everybody in the group, root included.
+    /// to every process in the group, also to those of root.
     pub rt_runtime_us: Option<i64>,
 }
 
@@ -118,7 +118,7 @@ impl CpuQuota {
 // ===== impl CpuStat =====
 
 impl CpuStat {
-    /// The text of a `cpu.stat`; `None` if nothing in it is about a quota, as in the root group of version 2.
+    /// Parses a `cpu.stat` file. `None` if it has no throttling counters, as in the root group of version 2.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut stat = None;
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -150,7 +150,7 @@ impl CpuStat {
         stat
     }
 
-    /// What has been added since `before`; nothing if the counters are those of another, younger group.
+    /// The difference to the earlier counters `before`; zero if the counters are those of another, newer group.
     pub(super) const fn since(&self, before: &Self) -> Self {
         Self {
             periods: self.periods.saturating_sub(before.periods),
@@ -163,7 +163,7 @@ impl CpuStat {
 // ===== impl Cgroup =====
 
 impl Cgroup {
-    /// Reads the group of the calling process below the root of `sources`.
+    /// Reads the control group of the calling process from `sources`.
     #[must_use]
     pub fn read(sources: &Sources) -> Self {
         let groups = sources.text("proc/self/cgroup").unwrap_or_default();
@@ -195,12 +195,12 @@ impl Cgroup {
         cgroup
     }
 
-    /// The throttling counters now.
+    /// Reads the present throttling counters.
     pub(super) fn read_stat(&self, sources: &Sources) -> Option<CpuStat> {
         CpuStat::parse(&sources.text(self.stat_file.as_ref()?)?)
     }
 
-    /// Whether `other` grants the same CPUs and the same bandwidth; counters may differ.
+    /// Whether `other` has the same CPUs and the same quota. Counters may differ.
     pub(super) fn same_limits(&self, other: &Self) -> bool {
         self.quota == other.quota
             && self.cpuset_effective == other.cpuset_effective
@@ -211,8 +211,8 @@ impl Cgroup {
 // ===== impl Hierarchy =====
 
 impl Hierarchy {
-    /// The hierarchy that carries `controller`: a version 1 mount wins, for on a hybrid machine the
-    /// controller is there and the unified hierarchy is empty.
+    /// The hierarchy of `controller`. Version 1 comes first: on a machine with both versions, the controller is in version 1, and
+    /// the hierarchy of version 2 is empty.
     fn find(sources: &Sources, groups: &str, mounts: &str, controller: &str) -> Option<Self> {
         let mut unified = None;
         let mut legacy = None;
@@ -247,7 +247,7 @@ impl Hierarchy {
             .and_then(|text| text.trim().parse().ok())
     }
 
-    /// The level with the tightest quota, and the quota.
+    /// The level with the smallest quota, and the quota.
     fn tightest(&self, sources: &Sources) -> Option<(&Path, CpuQuota)> {
         let at = |level: &PathBuf| match self.version {
             CgroupVersion::V2 => CpuQuota::from_v2(&sources.text(level.join("cpu.max"))?),
@@ -265,7 +265,7 @@ impl Hierarchy {
             .min_by_key(|(_, quota)| quota.millicpus())
     }
 
-    /// Where throttling is counted: at the level that does it, which may be a parent.
+    /// The file with the throttling counters: at the level that throttles, which may be a parent.
     fn stat_file(&self, sources: &Sources, throttler: Option<&Path>) -> Option<PathBuf> {
         let levels = self.levels.iter().map(PathBuf::as_path);
         let mut files = throttler
@@ -278,7 +278,7 @@ impl Hierarchy {
 
 // ===== helpers =====
 
-/// Which part of the hierarchy is mounted, and where; the customary place if nothing says so.
+/// The visible part of the hierarchy, and its mount point. The usual mount point if `mountinfo` does not have it.
 ///
 /// See proc_pid_mountinfo(5): field 4 is the root within the file system, field 5 the mount point, and
 /// after a lone `-` follow the type, the source and the options, where version 1 lists controllers.

@@ -1,91 +1,91 @@
-//! What an operator may ask of the placement of threads, and what each bound is.
+//! Settings of the placement of threads, and their bounds.
 
 use std::time::Duration;
 
 use super::{cpuset::CpuSet, error::AffinityError, role::Role};
 
-/// NET threads at most by default: one writer cannot use more feeders.
+/// Default maximum number of NET threads. A single EXEC thread can't use more of them.
 pub const NET_THREADS_MAX_DEFAULT: usize = 8;
 
-/// Bound on the configurable number of NET threads.
+/// Largest maximum of NET threads that can be set.
 pub const NET_THREADS_LIMIT: usize = 64;
 
-/// Bounds of the FIFO priority. Threaded interrupts of real-time kernels run at 50, so we stay far below.
+/// Largest FIFO priority that can be set. Interrupt threads of real-time kernels have priority 50 and must come first.
 pub const FIFO_PRIORITY_MAX: u8 = 10;
 
-/// Bounds of the real-time fuse.
+/// Bound of [`FifoConfig::rttime_max`].
 pub const RTTIME_MIN: Duration = Duration::from_millis(100);
-/// Bounds of the real-time fuse.
+/// Bound of [`FifoConfig::rttime_max`].
 pub const RTTIME_MAX: Duration = Duration::from_secs(60);
 
-/// Bounds of the time between two checks.
+/// Bound of [`AffinityConfig::verify_interval`].
 pub const VERIFY_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Bounds of the time between two checks.
+/// Bound of [`AffinityConfig::verify_interval`].
 pub const VERIFY_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
-/// How far the service goes in placing its threads.
+/// How strictly threads are placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Pin where the CPUs look like ours, fence where they are shared with strangers or too few to share out.
+    /// Pins threads if the CPUs belong to this process alone. Fences threads if the CPUs are shared with other processes or are too few.
     #[default]
     Auto,
-    /// Touch no mask at all.
+    /// Changes no mask.
     Off,
-    /// Keep every thread inside the allowed CPUs, pin none to a single one.
+    /// Keeps every thread on the allowed CPUs, and pins no thread to a single CPU.
     Fence,
-    /// Pin by the table even under a quota.
+    /// Pins threads by the table of roles, even under a quota.
     Pin,
-    /// As `Pin`, and whatever cannot be had is an error instead of a warning.
+    /// As `Pin`, but a placement that can't be reached is an error instead of a warning.
     Strict,
 }
 
-/// Wishes for the placement of threads. The default is `auto` without any wish.
+/// Settings of the placement of threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AffinityConfig {
-    /// How far to go.
+    /// How strictly threads are placed.
     pub mode: Mode,
-    /// CPUs by role; a role without a list is placed by the table.
+    /// Explicit CPUs by role. A role without a list is placed by the table of roles.
     pub cpus: RoleCpus,
-    /// Most NET threads, 1 to [`NET_THREADS_LIMIT`].
+    /// Maximum number of NET threads, 1 to [`NET_THREADS_LIMIT`].
     pub net_threads_max: usize,
     /// Real-time scheduling of EXEC and WAL.
     pub fifo: FifoConfig,
-    /// Time between two calls of [`verify_now`](super::CpuAffinityManager::verify_now), which is for the host to keep;
-    /// [`VERIFY_INTERVAL_MIN`] to [`VERIFY_INTERVAL_MAX`].
+    /// Time between two calls of [`verify_now`](super::CpuAffinityManager::verify_now), [`VERIFY_INTERVAL_MIN`] to
+    /// [`VERIFY_INTERVAL_MAX`]. The program that uses this crate makes the calls.
     pub verify_interval: Duration,
 }
 
-/// Explicit CPU lists. EXEC, WAL and NET threads get one CPU of their list each, by thread index.
+/// Explicit CPU lists. Each EXEC, WAL and NET thread gets one CPU of the list, by its index.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoleCpus {
-    /// For the single writer.
+    /// CPUs of EXEC.
     pub exec: Option<CpuSet>,
-    /// For the log thread.
+    /// CPUs of WAL.
     pub wal: Option<CpuSet>,
-    /// For the network threads.
+    /// CPUs of NET.
     pub net: Option<CpuSet>,
-    /// For everything else.
+    /// CPUs of AUX.
     pub aux: Option<CpuSet>,
 }
 
 /// `SCHED_FIFO` for EXEC and WAL. Off by default: a spinning real-time thread starves its CPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FifoConfig {
-    /// Whether to ask for it.
+    /// Whether to request it.
     pub enabled: bool,
     /// Priority 1 to [`FIFO_PRIORITY_MAX`].
     pub priority: u8,
     /// Whether a refusal is an error instead of a warning.
     pub required: bool,
-    /// Fuse (`RLIMIT_RTTIME`), [`RTTIME_MIN`] to [`RTTIME_MAX`]: a real-time thread that runs this long
-    /// without blocking gets `SIGXCPU`, which ends the process. It acts to the microsecond.
+    /// `RLIMIT_RTTIME`, [`RTTIME_MIN`] to [`RTTIME_MAX`], precise to 1 µs: a real-time thread that runs this long without
+    /// blocking gets `SIGXCPU`, which ends the process.
     pub rttime_max: Duration,
 }
 
 // ===== impl Mode =====
 
 impl Mode {
-    /// The word of the configuration file.
+    /// The mode's name in the configuration file.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -113,7 +113,7 @@ impl Default for AffinityConfig {
 }
 
 impl AffinityConfig {
-    /// Checks every bound that does not depend on the machine.
+    /// Checks the bounds that do not depend on the machine.
     ///
     /// # Errors
     /// [`AffinityError::InvalidConfig`] with the field, its value and the bound.
@@ -159,7 +159,7 @@ impl AffinityConfig {
 // ===== impl RoleCpus =====
 
 impl RoleCpus {
-    /// The list of `role`, if there is one.
+    /// The list of `role`; `None` if it has none.
     #[must_use]
     pub const fn get(&self, role: Role) -> Option<&CpuSet> {
         match role {

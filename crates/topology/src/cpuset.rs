@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 /// CPU ids lie below this bound: `NR_CPUS` is at most 8192 on any Linux architecture.
 pub const CPU_ID_LIMIT: u32 = 8192;
 
-/// Longest text that is parsed, bytes. All 8192 ids one by one take 40 KiB.
+/// Maximum length of a text that is parsed, in bytes. A list of all 8192 ids takes 40 KiB.
 pub const LIST_BYTES_MAX: usize = 48 * 1024;
 
 /// A set of CPU ids (or of NUMA node ids), each below [`CPU_ID_LIMIT`].
@@ -35,7 +35,7 @@ pub enum CpuSetError {
         /// Right end.
         last: u32,
     },
-    /// An id that no Linux machine has.
+    /// An id that is not below [`CPU_ID_LIMIT`].
     #[error("CPU id {id} is not below {CPU_ID_LIMIT}")]
     IdTooLarge {
         /// The id as it was written.
@@ -77,7 +77,7 @@ impl CpuSet {
         &self.words
     }
 
-    /// Adds `id` and tells whether it was possible, which it is below [`CPU_ID_LIMIT`].
+    /// Adds `id`. Returns `false` if `id` is not below [`CPU_ID_LIMIT`].
     pub fn insert(&mut self, id: u32) -> bool {
         if id >= CPU_ID_LIMIT {
             return false;
@@ -169,7 +169,7 @@ impl CpuSet {
         Self { words }.trimmed()
     }
 
-    /// Equality and hashing compare words, so a set has exactly one form.
+    /// Removes trailing zero words: equality and hashing compare words, so each set must have exactly one form.
     fn trimmed(mut self) -> Self {
         while self.words.last() == Some(&0) {
             self.words.pop();
@@ -191,7 +191,7 @@ impl CpuSet {
 }
 
 impl FromIterator<u32> for CpuSet {
-    /// Collects ids; those not below [`CPU_ID_LIMIT`] cannot name a CPU and are left out.
+    /// Collects ids. Ids that are not below [`CPU_ID_LIMIT`] are left out.
     fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
         let mut set = Self::new();
         for id in ids {
@@ -224,7 +224,7 @@ impl FromStr for CpuSet {
 }
 
 impl fmt::Display for CpuSet {
-    /// The shortest list: runs of two and more ids are written `first-last`.
+    /// Writes the shortest list: two or more consecutive ids are written `first-last`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (first, last)) in self.runs().into_iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };

@@ -1,7 +1,7 @@
-//! Reads what the kernel tells about CPUs, cores, caches, memory nodes and limits.
+//! [`Machine`]: the CPUs, cores, caches, memory nodes and limits that the kernel reports.
 //!
-//! Nothing here fails: what cannot be read is `None` or empty, plus a [`Warning`]. Every file is read
-//! below a root directory, so that tests lay out machines as trees of small files.
+//! Detection never fails: a fact that can't be read is `None` or empty, and the important ones also cause a [`Warning`]. Every file is read
+//! below a root directory, so that tests can simulate machines with trees of small files.
 
 use std::{
     fs,
@@ -17,16 +17,16 @@ use super::{
 };
 use crate::sys::affinity;
 
-/// Memory nodes that are looked at (`MAX_NUMNODES` is 1024 on x86-64).
+/// Bound of the memory node ids that are read (`MAX_NUMNODES` is 1024 on x86-64).
 const NODE_ID_LIMIT: u32 = 1024;
 
-/// Cache directories of one CPU that are looked at; machines have three to five.
+/// Maximum number of cache directories read for one CPU. Machines have three to five.
 const CACHES_MAX: u32 = 10;
 
-/// Devices of one class that are asked for their memory node.
+/// Maximum number of devices of one class whose memory node is read.
 const DEVICES_MAX: usize = 256;
 
-/// The word of `cpuset.cpus.partition` for CPUs without load balancing.
+/// The value of `cpuset.cpus.partition` for CPUs without load balancing.
 const PARTITION_ISOLATED: &str = "isolated";
 
 /// A physical core, as far as this process may use it.
@@ -47,7 +47,7 @@ pub struct Core {
 pub struct CacheGroup {
     /// Its allowed CPUs.
     pub cpus: CpuSet,
-    /// Its cores that are wholly ours and not that of CPU 0.
+    /// Number of its cores that belong to this process completely and do not contain CPU 0.
     pub quiet_cores: usize,
 }
 
@@ -58,7 +58,7 @@ pub struct Node {
     pub id: u32,
     /// Its allowed CPUs.
     pub cpus: CpuSet,
-    /// NVMe drives and network cards attached to it, as far as the kernel tells.
+    /// Number of NVMe drives and network cards that the kernel reports for this node.
     pub devices: usize,
 }
 
@@ -80,9 +80,9 @@ pub struct Kernel {
 /// The machine as this process may use it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// CPUs on which the process may run: its mask at start, of those online.
+    /// CPUs on which the process may run: the online CPUs of its mask at start.
     pub allowed: CpuSet,
-    /// CPUs that are switched on.
+    /// Online CPUs.
     pub online: Option<CpuSet>,
     /// CPUs that could be plugged in.
     pub possible: Option<CpuSet>,
@@ -98,22 +98,22 @@ pub struct Machine {
     pub caches: Vec<CacheGroup>,
     /// Memory nodes with an allowed CPU, ascending.
     pub nodes: Vec<Node>,
-    /// Allowed CPUs whose neighbour on the core is not allowed, so belongs to a stranger.
+    /// Allowed CPUs on a core of which another CPU is not allowed, so that other processes may use the core.
     pub foreign_siblings: CpuSet,
     /// Limits of the control group.
     pub cgroup: Cgroup,
     /// Kernel facts.
     pub kernel: Kernel,
-    /// Kubernetes' own words.
+    /// The description of the Kubernetes pod.
     pub pod: PodHints,
-    /// What could not be read.
+    /// Facts that could not be read.
     pub warnings: Vec<Warning>,
 }
 
 // ===== impl Core =====
 
 impl Core {
-    /// Whether a CPU of the core is not allowed, so may run a stranger.
+    /// Whether a CPU of the core is not allowed, so that another process may run on it.
     #[must_use]
     pub fn is_lone(&self) -> bool {
         self.cpus != self.siblings
@@ -123,7 +123,7 @@ impl Core {
 // ===== impl Machine =====
 
 impl Machine {
-    /// Reads the machine for a process whose mask is `mask` (see [`startup_mask`]).
+    /// Detects the machine for a process with the CPU mask `mask` (see [`startup_mask`]).
     #[must_use]
     pub fn detect(sources: &Sources, mask: Option<CpuSet>) -> Self {
         let mut machine = Self {
@@ -138,7 +138,7 @@ impl Machine {
             ..Self::default()
         };
         machine.pod.learn_from_path(machine.cgroup.path.as_deref());
-        // Only a kernel built for real-time budgets has the file.
+        // The file exists only in kernels that are built with real-time budgets.
         let budget = machine.cgroup.rt_runtime_us.map(|_| true);
         machine.kernel.rt_group_sched = machine.kernel.rt_group_sched.or(budget);
         machine.allowed = machine.usable(mask.or_else(|| sources.status_list("Cpus_allowed_list")));
@@ -155,8 +155,8 @@ impl Machine {
             .is_none_or(|online| online.is_subset(&self.allowed))
     }
 
-    /// Whether the allowed CPUs seem to be ours alone. Inferred, for the kernel does not tell:
-    /// a part of the machine, granted by a cpuset, not cut by a quota, not of a pod that shares.
+    /// Whether the allowed CPUs seem to belong to this process alone. The kernel does not report it, so it is inferred: they are a part
+    /// of the machine, granted by a cpuset, without a binding quota, and the pod's description does not contradict.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         let partition = self.cgroup.partition.as_deref();
@@ -171,15 +171,15 @@ impl Machine {
         part && !self.quota_binds() && self.limit_fits() && self.pod.shares_because().is_none()
     }
 
-    /// Whether the container's limit is what the allowed CPUs can do; `true` without a limit.
+    /// Whether the container's CPU limit equals the number of allowed CPUs; `true` without a limit.
     fn limit_fits(&self) -> bool {
         self.pod
             .cpu_limit_milli
             .is_none_or(|limit| limit == self.allowed_millicpus())
     }
 
-    /// Allowed CPUs that are kept off load balancing: by the kernel's command line, or because the cpuset is an isolated
-    /// partition. A thread that may use several of them stays on the one where it began.
+    /// Allowed CPUs without load balancing: by the kernel's command line, or because the cpuset is an isolated partition. A thread
+    /// that may run on several of them stays on the one on which it started.
     #[must_use]
     pub fn isolated_allowed(&self) -> CpuSet {
         if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {
@@ -189,7 +189,7 @@ impl Machine {
         isolated.map_or_else(CpuSet::new, |isolated| isolated.intersection(&self.allowed))
     }
 
-    /// Whether a quota is below what the allowed CPUs could do.
+    /// Whether a quota is smaller than the capacity of the allowed CPUs.
     #[must_use]
     pub fn quota_binds(&self) -> bool {
         self.cgroup
@@ -208,12 +208,12 @@ impl Machine {
         u64::try_from(self.allowed.len()).map_or(u64::MAX, |cpus| cpus.saturating_mul(1000))
     }
 
-    /// Quiet cores of the cache group with this index.
+    /// Number of quiet cores of the cache group with this index, see [`CacheGroup::quiet_cores`].
     pub(super) fn quiet_cores(&self, cache: usize) -> usize {
         self.caches.get(cache).map_or(0, |group| group.quiet_cores)
     }
 
-    /// The mask without CPUs that are offline; falls back to what is online, then to CPU 0.
+    /// The online CPUs of the mask. Without a usable mask: all online CPUs, or CPU 0 if they are unknown.
     fn usable(&mut self, mask: Option<CpuSet>) -> CpuSet {
         let online = self.online.clone();
         if online.is_none() {
@@ -239,7 +239,7 @@ impl Machine {
         ));
     }
 
-    /// Groups the allowed CPUs to cores and last-level caches.
+    /// Groups the allowed CPUs by core and by last-level cache.
     fn read_cores(&mut self, sources: &Sources) {
         let mut unknown = CpuSet::new();
         let mut grouped = CpuSet::new();
@@ -330,8 +330,8 @@ impl Kernel {
 
 // ===== helpers =====
 
-/// The mask of the calling thread. To be taken in `main` before any thread exists: a thread started by
-/// a pinned one inherits a single CPU and would see that as the whole machine.
+/// The CPU mask of the calling thread. Call it in `main` before any other thread is started: a thread inherits the mask of the
+/// thread that starts it, so under a pinned thread the mask would be a single CPU.
 #[must_use]
 pub fn startup_mask() -> Option<CpuSet> {
     affinity::get_affinity(affinity::THIS_THREAD)
@@ -339,8 +339,8 @@ pub fn startup_mask() -> Option<CpuSet> {
         .ok()
 }
 
-/// The build options of the running kernel, where a distribution leaves them as plain text.
-/// `/proc/config.gz` is not tried: one flag is not worth a decompressor.
+/// The build options of the running kernel, if the distribution installs them as plain text. `/proc/config.gz` is not read: that
+/// would need a decompressor for a single flag.
 fn read_options(sources: &Sources, release: &str) -> Option<String> {
     /// Real files have about 300 KiB.
     const OPTIONS_BYTES_MAX: u64 = 1024 * 1024;
@@ -350,7 +350,7 @@ fn read_options(sources: &Sources, release: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// CPUs that share the cache of the highest level with `cpu`.
+/// The CPUs that share the highest-level cache with `cpu`.
 fn last_level_cache(sources: &Sources, cpu: u32) -> Option<CpuSet> {
     let cache = |index: u32| {
         let directory = PathBuf::from(format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}"));
@@ -365,7 +365,7 @@ fn last_level_cache(sources: &Sources, cpu: u32) -> Option<CpuSet> {
         .map(|(_, shared)| shared)
 }
 
-/// Position of the group of `cpus` in `groups`, which gets it at the end if it is new.
+/// Returns the index of the group of `cpus`. Appends the group if it is new.
 fn index_of(groups: &mut Vec<CacheGroup>, cpus: CpuSet) -> usize {
     if let Some(index) = groups.iter().position(|known| known.cpus == cpus) {
         return index;
@@ -374,7 +374,7 @@ fn index_of(groups: &mut Vec<CacheGroup>, cpus: CpuSet) -> usize {
     groups.len().saturating_sub(1)
 }
 
-/// Memory nodes of NVMe drives and network cards, one entry per device.
+/// The memory nodes of NVMe drives and network cards, one entry per device.
 fn device_nodes(sources: &Sources) -> Vec<u32> {
     ["sys/class/nvme", "sys/class/net"]
         .into_iter()

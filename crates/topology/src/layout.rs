@@ -10,9 +10,8 @@
 //! | 4 cores of 2 | last core, thread 0 | thread 1 | 2 cores | first core |
 //! | more | as 8 | | capped | 1 core per 16 |
 //!
-//! Cores are ranked once, best for EXEC first; EXEC and WAL are served from the front and AUX from the
-//! back. WAL on EXEC's own core is on purpose: it sleeps in fsync most of the time and finds the log
-//! buffer in the shared L2 cache.
+//! Cores are ranked, the best for EXEC first. EXEC and WAL get cores from the front of the list, AUX from the back. WAL shares EXEC's
+//! core deliberately: WAL waits in fsync most of the time, and finds the log buffer in the L2 cache of that core.
 
 use std::cmp::Reverse;
 
@@ -22,28 +21,28 @@ use super::{
     role::Role,
 };
 
-/// A memory node with fewer allowed CPUs than this is not worth staying within.
+/// Minimum number of allowed CPUs for a memory node to hold all roles.
 const HOME_CPUS_MIN: usize = 4;
 
-/// Cores per core of AUX, from the interrupt-core rule of Seastar's perftune.
+/// AUX gets one core for this many cores. The figure is that of Seastar's perftune for interrupts.
 const CORES_PER_AUX_CORE: usize = 16;
 
-/// AUX gets cores of its own only if NET keeps this many CPUs.
+/// AUX gets its own cores only if at least this many CPUs are left for NET.
 const NET_CPUS_MIN: usize = 3;
 
-/// Why a role without a list is where it is when others have one.
+/// The reason for the CPUs of a role without a list, if other roles have lists.
 const LEFT_OVER: &str = "what explicit lists leave";
 
-/// CPUs of one role and the reason.
+/// The CPUs of one role, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Assignment {
-    /// Where.
+    /// The CPUs.
     pub(super) cpus: CpuSet,
-    /// Why.
+    /// The reason.
     pub(super) why: &'static str,
 }
 
-/// The table's answer for one machine.
+/// The CPUs of all roles on one machine.
 #[derive(Debug)]
 pub(super) struct Layout {
     exec: Assignment,
@@ -52,34 +51,34 @@ pub(super) struct Layout {
     aux: Assignment,
 }
 
-/// Cores that are still free, best first; a core is the list of its free CPUs.
+/// Cores with free CPUs, the best first. A core is the list of its free CPUs.
 struct Pool {
     cores: Vec<Vec<u32>>,
 }
 
-/// What makes a core better for EXEC, most important first; lower is better.
+/// The rank of a core for EXEC: the lowest is the best. The most important criterion comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// A stranger on the other hyper-thread can take half the core at any time.
+    /// Whether another process may use the other hyper-thread, and so take half of the core's capacity at any time.
     lone: bool,
-    /// Interrupts and housekeeping like CPU 0.
+    /// Whether the core contains CPU 0, on which interrupts and kernel work usually run.
     has_cpu_0: bool,
-    /// Position of the memory node.
+    /// Rank of the memory node.
     node: usize,
-    /// A core of two also has a place for WAL, next to the log buffer.
+    /// Number of CPUs: the second one is for WAL, which then shares the L2 cache with EXEC.
     threads: Reverse<usize>,
-    /// The larger the quiet group around a cache, the more of NET shares the cache with EXEC.
+    /// Number of quiet cores at the same cache: the more there are, the more NET threads share the cache with EXEC.
     quiet_cores_of_cache: Reverse<usize>,
-    /// Keeps groups together.
+    /// Keeps the cores of one cache together.
     cache: Reverse<Option<usize>>,
-    /// Away from CPU 0.
+    /// Prefers high CPU numbers.
     first_cpu: Reverse<Option<u32>>,
 }
 
 // ===== impl Layout =====
 
 impl Layout {
-    /// Places the roles. Needs at least two allowed CPUs to tell roles apart.
+    /// Places the roles on the allowed CPUs. With a single CPU, all roles share it.
     pub(super) fn of(machine: &Machine, net_threads_max: usize) -> Self {
         let mut pool = Pool::ranked(machine);
         match (pool.cpus(), pool.cores.len()) {
@@ -90,8 +89,8 @@ impl Layout {
         }
     }
 
-    /// Places the roles without an explicit list on the CPUs that the `lists` leave, by the same
-    /// ranking: EXEC and WAL in front, NET and AUX on the rest. Too few CPUs are shared.
+    /// Places the roles without an explicit list on the CPUs that the `lists` leave free, by the same ranking: EXEC and WAL first, NET
+    /// and AUX on the rest. If there are too few CPUs, roles share them.
     pub(super) fn beside(lists: &[(Role, CpuSet)], machine: &Machine, net_threads_max: usize) -> Self {
         let listed = |role: Role| {
             let list = lists.iter().find(|(owner, _)| *owner == role);
@@ -123,7 +122,7 @@ impl Layout {
         Self { exec, wal, net, aux }
     }
 
-    /// The lists name every CPU: the other roles share them all, except EXEC's if it has a list.
+    /// The layout if the lists leave no CPU free: the other roles share all CPUs except EXEC's listed ones.
     fn without_free_cpus(listed: impl Fn(Role) -> Option<Assignment>, allowed: &CpuSet) -> Self {
         let exec = listed(Role::Exec).map(|exec| exec.cpus).unwrap_or_default();
         let beside_exec = allowed.difference(&exec);
@@ -151,14 +150,14 @@ impl Layout {
         }
     }
 
-    /// Two hyper-threads of one core: the second for EXEC, because CPU 0 also serves interrupts.
+    /// Two hyper-threads of one core: EXEC gets the second one, because interrupts run on CPU 0.
     fn one_core_of_two(pool: &mut Pool) -> Self {
         let first = pool.take_cpu();
         let exec = pool.take_rest();
         Self::with_rest(exec, "second thread of the only core", &first)
     }
 
-    /// Two cores (or a single CPU, where the plan does not pin).
+    /// Two cores, or a single CPU, with which the plan does not pin.
     fn two(pool: &mut Pool) -> Self {
         let exec = pool.take_cpu();
         let rest = pool.take_rest();
@@ -176,7 +175,7 @@ impl Layout {
         }
     }
 
-    /// EXEC, NET and {WAL, AUX}; beside a hyper-thread sibling, EXEC rather has the sleepy WAL.
+    /// Three CPUs: EXEC, NET, and WAL with AUX. If EXEC's CPU has a sibling, WAL gets the sibling, because it sleeps most of the time.
     fn three(pool: &mut Pool) -> Self {
         let split = pool.front_has_sibling();
         let exec = pool.take_cpu();
@@ -218,7 +217,7 @@ impl Layout {
 // ===== impl Pool =====
 
 impl Pool {
-    /// The cores of the home node, or all without one, by [`Rank`].
+    /// The cores of the home node, or all cores if there is no home node, sorted by [`Rank`].
     fn ranked(machine: &Machine) -> Self {
         let node_ranks = node_ranks(machine);
         let home = home_node(machine, &node_ranks);
@@ -237,7 +236,7 @@ impl Pool {
         }
     }
 
-    /// The pool without the CPUs of explicit lists.
+    /// Removes the CPUs `taken`.
     fn without(mut self, taken: &CpuSet) -> Self {
         for core in &mut self.cores {
             core.retain(|cpu| !taken.contains(*cpu));
@@ -246,7 +245,7 @@ impl Pool {
         self
     }
 
-    /// The first CPU; it stays in the pool if it is the last one and `others` still need a place.
+    /// Takes the first CPU. The last CPU stays in the pool if `others` still need it.
     fn take_or_share(&mut self, others: bool) -> CpuSet {
         let last = self.cpus() == 1 && others;
         if last {
@@ -263,7 +262,7 @@ impl Pool {
         self.cores.first().is_some_and(|core| core.len() > 1)
     }
 
-    /// The first CPU of the first core; its siblings stay in front. Empty if nothing is left.
+    /// Takes the first CPU of the first core. Its siblings stay at the front. Empty if the pool is empty.
     fn take_cpu(&mut self) -> CpuSet {
         let Some(core) = self.cores.first_mut() else {
             return CpuSet::new();
@@ -275,8 +274,8 @@ impl Pool {
         taken
     }
 
-    /// CPUs for EXEC and WAL, and whether they are siblings. The third and later threads of their core
-    /// stay idle unless there is no other core.
+    /// Takes the CPUs for EXEC and WAL, and returns whether they are siblings. The third and later CPUs of their core stay unused
+    /// unless there is no other core.
     fn take_writers(&mut self) -> (CpuSet, CpuSet, bool) {
         if !self.front_has_sibling() {
             return (self.take_cpu(), self.take_cpu(), false);
@@ -290,7 +289,7 @@ impl Pool {
         (exec, wal, true)
     }
 
-    /// Cores from the back for AUX, or a place beside NET if NET would keep too few CPUs.
+    /// Takes cores from the back for AUX. AUX shares NET's last core if too few CPUs would be left for NET.
     fn take_aux(&mut self, cores: usize) -> (CpuSet, &'static str) {
         let keep = self.cores.len().saturating_sub(cores);
         let net_cpus: usize = self.cores.iter().take(keep).map(Vec::len).sum();
@@ -313,7 +312,7 @@ impl Pool {
 
 // ===== helpers =====
 
-/// Sort key of a core, the lowest for EXEC.
+/// The rank of a core.
 fn rank(core: &Core, machine: &Machine, node_ranks: &[u32]) -> Rank {
     let node = node_ranks.iter().position(|id| Some(*id) == core.node);
     Rank {
@@ -331,14 +330,14 @@ const fn assign(cpus: CpuSet, why: &'static str) -> Assignment {
     Assignment { cpus, why }
 }
 
-/// Memory nodes, best first: with storage and network attached, then with many allowed CPUs.
+/// Memory nodes, the best first: by the number of storage and network devices, then by the number of allowed CPUs.
 fn node_ranks(machine: &Machine) -> Vec<u32> {
     let mut nodes: Vec<_> = machine.nodes.iter().collect();
     nodes.sort_by_key(|node| (Reverse((node.devices, node.cpus.len())), node.id));
     nodes.into_iter().map(|node| node.id).collect()
 }
 
-/// The node that holds all roles, if there are several nodes and one is large enough.
+/// The node that holds all roles: the best one, if there are several and it has enough CPUs.
 fn home_node(machine: &Machine, node_ranks: &[u32]) -> Option<u32> {
     let home = *node_ranks.first()?;
     let node = machine.nodes.iter().find(|node| node.id == home)?;

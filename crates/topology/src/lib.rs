@@ -1,9 +1,9 @@
-//! Which thread runs on which CPU, and proof of it.
+//! Pins threads to CPUs by role, and shows whether the pins hold.
 //!
-//! A latency promise is broken by the scheduler as easily as by the program. This module finds out what
-//! the process may use ([`Machine`]), decides which CPUs each [`Role`] gets ([`Plan`], a pure
-//! function), starts threads in their place ([`CpuAffinityManager::spawn`]), keeps them there
-//! ([`CpuAffinityManager::verify_now`]) and shows all of it ([`TopologyInfo`]).
+//! The scheduler can add as much latency as the program itself. This crate detects the CPUs that the process may use
+//! ([`Machine`]), decides which CPUs each [`Role`] gets ([`Plan`], a pure function), starts threads on these CPUs
+//! ([`CpuAffinityManager::spawn`]), repairs masks that were changed from outside ([`CpuAffinityManager::verify_now`]), and
+//! reports all of it ([`TopologyInfo`]).
 //!
 //! ```no_run
 //! use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Role};
@@ -21,15 +21,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Too few CPUs never stop the service: it runs without pins and says why. Only what the operator calls
-//! `strict` or `required` can fail.
+//! With too few CPUs, threads are not pinned, and the plan states why. Only the mode `strict` and the setting `fifo.required` make
+//! this an error.
 //!
-//! **Inheritance.** Linux gives a new thread the mask of the thread that starts it. Start threads by
-//! [`CpuAffinityManager::spawn`], from wherever; a bare `std::thread::spawn` on a NET thread would
-//! compete with it for its only CPU. Blocking pools of runtimes built here are taken care of.
+//! **Inheritance.** Linux gives a new thread the mask of the thread that starts it. Start threads with
+//! [`CpuAffinityManager::spawn`], from any thread. A thread started with `std::thread::spawn` on a NET thread would share the single
+//! CPU of that NET thread. Runtimes built by this crate place the threads of their blocking pools.
 //!
-//! **Memory.** Linux places a page on the node of the thread that first writes to it, so EXEC should
-//! allocate and touch its arenas itself; [`Plan::home_node`] says where that will be.
+//! **Memory.** Linux allocates a page on the memory node of the thread that first writes to it, so EXEC should write first to the
+//! memory that it uses. [`Plan::home_node`] is its node.
 
 mod cgroup;
 mod config;

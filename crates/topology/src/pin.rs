@@ -1,4 +1,4 @@
-//! Applies a mask or a scheduling class to a thread and reads back what came of it.
+//! Sets the mask or the scheduling class of a thread, and reads back the result.
 
 use std::io;
 
@@ -13,12 +13,12 @@ const PACKAGED_CPUS: u32 = 1024;
 /// The name of `SCHED_FIFO`.
 pub(super) const FIFO: &str = "fifo";
 
-/// What came of a wish for a mask.
+/// The result of setting a mask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PinOutcome {
-    /// The wish; `None` when masks are not touched.
+    /// The planned mask; `None` if masks are not changed.
     pub wanted: Option<CpuSet>,
-    /// The mask read back from the kernel.
+    /// The mask that the kernel reports.
     pub actual: Option<CpuSet>,
     /// Error number of the failed call.
     pub errno: Option<i32>,
@@ -33,21 +33,21 @@ impl PinOutcome {
         self.wanted.is_none() || self.wanted == self.actual
     }
 
-    /// The failed call as an error with text.
+    /// The error of the failed call.
     #[must_use]
     pub fn error(&self) -> Option<io::Error> {
         self.errno.map(io::Error::from_raw_os_error)
     }
 }
 
-/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets `fallback` instead: it must
-/// not stay on the single CPU that it may have inherited from the thread that started it.
+/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets the mask `fallback` instead: it must not stay on the single
+/// CPU that it may have inherited from the thread that started it.
 #[must_use]
 pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {
         Ok(()) => None,
         Err(error) => {
-            // Its failure shows in the mask that is read back.
+            // If this call fails, too, the mask that is read back shows it.
             let _ = affinity::set_affinity(tid, fallback.words());
             error.raw_os_error()
         }
@@ -67,10 +67,10 @@ pub(super) fn mask_of(tid: Tid) -> io::Result<CpuSet> {
     affinity::get_affinity(tid).map(CpuSet::from_words)
 }
 
-/// Puts the calling thread under `SCHED_FIFO`, with the fuse in place before.
+/// Moves the calling thread to `SCHED_FIFO`, after setting `RLIMIT_RTTIME`.
 ///
 /// # Errors
-/// Mostly `EPERM`: no `CAP_SYS_NICE`, `RLIMIT_RTPRIO` too low, or no real-time budget in the group.
+/// Usually `EPERM`: no `CAP_SYS_NICE`, `RLIMIT_RTPRIO` too low, or no real-time budget in the control group.
 pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
     let fuse_us = u64::try_from(config.rttime_max.as_micros()).unwrap_or(u64::MAX);
     affinity::lower_rttime_limit(fuse_us)?;
@@ -92,8 +92,8 @@ pub const fn policy_name(policy: i32) -> &'static str {
     }
 }
 
-/// Sets the mask; for one CPU of the calling thread through the packaged crate, which however keeps
-/// the reason of a refusal to itself, so the system call is asked for it.
+/// Sets the mask. Uses `core_affinity` if the calling thread gets a single CPU. `core_affinity` does not report errors, so after a
+/// failure the system call is made directly, for its error number.
 fn apply(tid: Tid, wanted: &CpuSet) -> io::Result<()> {
     let packaged = (tid == THIS_THREAD).then(|| single(wanted)).flatten();
     if packaged.is_some_and(set_for_current) {

@@ -1,4 +1,4 @@
-//! Decides which CPUs each role gets. A pure function: the same machine and wishes, the same plan.
+//! [`Plan`]: the CPUs of each role. A pure function of the machine and the settings.
 
 use std::fmt;
 
@@ -12,17 +12,18 @@ use super::{
     warning::{Warning, WarningCode},
 };
 
-/// CPUs that `strict` needs to keep EXEC apart from everything else.
+/// Minimum number of CPUs in mode `strict`, so that EXEC has a CPU of its own.
 pub const STRICT_CPUS_MIN: usize = 2;
 
-/// CPUs from which on `auto` pins on a whole machine. With fewer, NET, WAL and AUX would share one CPU while EXEC's is
-/// mostly idle, and every stranger on that CPU holds all of them up: measured slower, see docs/pinning.md.
+/// Minimum number of CPUs with which `auto` pins threads on a whole machine. With fewer CPUs, NET, WAL and AUX would share one CPU
+/// while EXEC's CPU is mostly idle, and any other process on that CPU would delay all three. docs/pinning.md has the
+/// measurement.
 pub const AUTO_CPUS_MIN: usize = 4;
 
-/// What is done to the masks of threads.
+/// What happens to the masks of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// Nothing.
+    /// Masks are not changed.
     Off,
     /// Every thread gets all allowed CPUs.
     Fence,
@@ -35,20 +36,20 @@ pub enum Placement {
 pub struct RolePlan {
     /// The role.
     pub role: Role,
-    /// Where its threads run.
+    /// The CPUs of its threads.
     pub cpus: CpuSet,
-    /// Why there.
+    /// The reason for these CPUs.
     pub why: &'static str,
 }
 
-/// Where every thread shall run, and why.
+/// The CPUs of every thread, and the reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The wish.
+    /// The configured mode.
     pub requested: Mode,
-    /// What is done.
+    /// What happens to the masks.
     pub placement: Placement,
-    /// Why this placement.
+    /// The reason for this placement.
     pub why: String,
     /// CPUs that the process may use.
     pub allowed: CpuSet,
@@ -56,24 +57,24 @@ pub struct Plan {
     pub roles: [RolePlan; 4],
     /// Allowed CPUs without a role.
     pub spare: CpuSet,
-    /// Memory node of EXEC, where the ledger's memory should be touched first.
+    /// Memory node of EXEC. A thread on this node should write first to the ledger's memory.
     pub home_node: Option<u32>,
-    /// NET threads to start.
+    /// Number of NET threads to start.
     pub net_threads: usize,
     /// Whether NET or AUX runs on the physical core of EXEC.
     pub shared_core: bool,
-    /// Whether EXEC may poll instead of blocking: its core is its own and nothing throttles it.
+    /// Whether EXEC may poll instead of blocking: no other role uses its core, and no quota limits it.
     pub spin_allowed: bool,
-    /// What the operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<Warning>,
-    /// AUX threads need single CPUs: on isolated ones the kernel would pile them up on the first.
+    /// Whether each AUX thread gets a single CPU. Needed on isolated CPUs, where the kernel would leave all of them on the first one.
     aux_singly: bool,
 }
 
 // ===== impl Placement =====
 
 impl Placement {
-    /// A stable word.
+    /// The stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -87,12 +88,12 @@ impl Placement {
 // ===== impl Plan =====
 
 impl Plan {
-    /// Plans for `machine` as `config` wishes.
+    /// Makes the plan for `machine` under the settings `config`.
     ///
     /// # Errors
     /// [`AffinityError::InvalidConfig`] for values out of bounds, and in mode `strict`
-    /// [`AffinityError::CpusNotAllowed`] and [`AffinityError::InsufficientCpus`]. In any other mode a
-    /// machine that is too small or another one than expected leads to warnings only.
+    /// [`AffinityError::CpusNotAllowed`] and [`AffinityError::InsufficientCpus`]. In other modes, too few CPUs or
+    /// CPUs that are not allowed lead to warnings only.
     pub fn new(machine: &Machine, config: &AffinityConfig) -> Result<Self, AffinityError> {
         config.validate()?;
         let allowed = machine.allowed.len();
@@ -128,9 +129,9 @@ impl Plan {
         }
     }
 
-    /// The mask for thread `index` of `role`; `None` if masks are not touched.
+    /// The mask of thread `index` of `role`; `None` if masks are not changed.
     ///
-    /// More threads than CPUs wrap around: they share, and the report says so.
+    /// If there are more threads than CPUs, threads share CPUs, and the report says so.
     #[must_use]
     pub fn mask(&self, role: Role, index: usize) -> Option<CpuSet> {
         let cpus = &self.role(role).cpus;
@@ -172,7 +173,7 @@ impl Plan {
         line
     }
 
-    /// This plan, although the machine is another one by now and `strict` has no plan for it.
+    /// Keeps this plan, with a warning: the machine has changed, and `strict` allows no plan for it.
     pub(super) fn kept_because(&self, error: &AffinityError) -> Self {
         tracing::warn!(%error, "the machine has changed, the plan cannot follow");
         let mut plan = self.clone();
@@ -205,7 +206,7 @@ impl Plan {
         }
     }
 
-    /// Places the roles by the table, then by the explicit lists.
+    /// Places the roles by the table of roles and the explicit lists.
     fn pin(&mut self, machine: &Machine, config: &AffinityConfig) -> Result<(), AffinityError> {
         let lists = self.usable_lists(config)?;
         let layout = if lists.is_empty() {
@@ -228,7 +229,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The explicit lists within the allowed CPUs; others are an error in `strict` and dropped else.
+    /// The explicit lists. A list with a CPU that is not allowed is an error in `strict`, and ignored in other modes.
     fn usable_lists(&mut self, config: &AffinityConfig) -> Result<Vec<(Role, CpuSet)>, AffinityError> {
         let mut lists = Vec::new();
         for role in Role::ALL {
@@ -272,7 +273,7 @@ impl Plan {
         }
     }
 
-    /// One NET thread per CPU, up to the cap; an explicit list beyond it is cut.
+    /// One NET thread per CPU, up to the maximum. A longer explicit list is cut.
     fn cap_net(&mut self, threads_max: usize) {
         let [_, _, net, _] = &mut self.roles;
         let wanted = net.cpus.len();
@@ -286,7 +287,7 @@ impl Plan {
         }
     }
 
-    /// Derives the flags and warns of what the finished placement costs.
+    /// Derives the flags and the warnings from the finished placement.
     fn judge(&mut self, machine: &Machine, config: &AffinityConfig) {
         if machine.allowed.len() == 1 {
             self.warn(
@@ -379,7 +380,8 @@ impl Plan {
             && !self.role(Role::Wal).cpus.intersects(&exec);
     }
 
-    /// Linux places memory where it is first touched: the store is opened on AUX, and grows on EXEC.
+    /// Warns if EXEC and AUX are on different memory nodes. Linux allocates a page on the node of the thread that first writes to it;
+    /// AUX opens the store, and EXEC extends it.
     fn judge_memory(&mut self, machine: &Machine) {
         let node = |role| {
             let cpu = self.role(role).cpus.first()?;
@@ -402,7 +404,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// The decision, a line per role, then the warnings: what `tally topology` prints.
+    /// The decision, one line per role, then the warnings: the output of `tally topology`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (placement, requested) = (self.placement.as_str(), self.requested.as_str());
         writeln!(f, "{placement} (affinity.mode = {requested}): {}", self.why)?;
@@ -422,7 +424,7 @@ impl fmt::Display for Plan {
 
 // ===== helpers =====
 
-/// Chooses the placement and says why.
+/// Chooses the placement, and states the reason.
 fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
     let allowed = machine.allowed.len();
     let because = |placement, why: &str| (placement, why.to_owned());
@@ -432,7 +434,7 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
-        // Without pins the kernel piles the threads up on one of them, which is worse than any neighbour.
+        // Without pins, the kernel would leave all threads on one isolated CPU, which is worse than sharing CPUs.
         Mode::Auto if !machine.isolated_allowed().is_empty() => because(
             Placement::Pin,
             "isolated CPUs, between which nothing balances load",
@@ -449,7 +451,7 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
     }
 }
 
-/// Why the allowed CPUs must be taken for shared with strangers, who would pin to the same ones.
+/// The reason to assume that other processes use the allowed CPUs, too, and would pin to the same ones. `None` if there is none.
 fn shared_because(machine: &Machine) -> Option<String> {
     let whole = machine.is_whole_machine();
     if let Some(quota) = machine.cgroup.quota
@@ -470,7 +472,7 @@ fn shared_because(machine: &Machine) -> Option<String> {
     None
 }
 
-/// NET threads when nothing is pinned: leave a CPU each to EXEC and WAL, and stay within the quota.
+/// The number of NET threads without pins: leaves a CPU each to EXEC and WAL, and stays within the quota.
 fn feeders(machine: &Machine) -> usize {
     let budget = machine.cgroup.quota.map_or(usize::MAX, |quota| {
         usize::try_from(quota.millicpus().div_ceil(1000)).unwrap_or(usize::MAX)

@@ -1,9 +1,9 @@
-//! What Kubernetes says about the pod, and what follows from it.
+//! [`PodHints`]: the description of the Kubernetes pod, which shows whether CPUs can be exclusive.
 //!
-//! The kernel does not tell a container whether its CPUs are its own. The kubelet's static CPU manager gives CPUs of
-//! their own only to containers of Guaranteed pods that ask for a whole number of CPUs, so the pod's own description
-//! tells when they are not. It comes by environment variables that the pod's manifest sets (docs/pinning.md), and by
-//! the path of the control group where that can be seen.
+//! A container can't read from the kernel whether its CPUs are exclusive. The kubelet's static CPU manager assigns exclusive CPUs only
+//! to containers of Guaranteed pods that request a whole number of CPUs, so the description of the pod shows when they are not.
+//! The description comes from environment variables, which the pod's manifest sets (docs/pinning.md), and from the path of
+//! the control group if it is visible.
 
 use std::env;
 
@@ -11,32 +11,32 @@ use std::env;
 pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
 /// CPU request of the container in thousandths, for the downward API.
 pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
-/// QoS class of the pod as the manifest's author knows it: `Guaranteed`, `Burstable` or `BestEffort`. The downward
-/// API does not have it.
+/// QoS class of the pod: `Guaranteed`, `Burstable` or `BestEffort`. The author of the manifest has to set it, because the
+/// downward API does not provide it.
 pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
-/// Set by the kubelet in every container.
+/// The kubelet sets this variable in every container.
 const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Thousandths of a CPU.
 const MILLI: u64 = 1000;
 
-/// What Kubernetes tells about the pod; `None` is "not told".
+/// The description of the pod; `None` is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodHints {
-    /// Whether the process runs in a pod at all.
+    /// Whether the process runs in a pod.
     pub kubernetes: bool,
     /// QoS class, [`ENV_QOS_CLASS`].
     pub qos_class: Option<String>,
     /// CPU request, thousandths of a CPU, [`ENV_CPU_REQUEST`].
     pub cpu_request_milli: Option<u64>,
-    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`]. Without a limit the downward API tells the node's CPUs.
+    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`]. Without a limit, the downward API reports the CPUs of the node.
     pub cpu_limit_milli: Option<u64>,
 }
 
 // ===== impl PodHints =====
 
 impl PodHints {
-    /// Reads the environment of the process. What is not a number, or empty, is "not told".
+    /// Reads the environment of the process. A value that is empty or not a number is unknown.
     #[must_use]
     pub fn from_environment() -> Self {
         let number = |name| env::var(name).ok().and_then(|text| text.trim().parse().ok());
@@ -48,7 +48,7 @@ impl PodHints {
         }
     }
 
-    /// Why the pod cannot have CPUs of its own; `None` if nothing speaks against it.
+    /// The reason for which the pod's CPUs can't be exclusive; `None` if there is none.
     #[must_use]
     pub fn shares_because(&self) -> Option<String> {
         if let Some(class) = &self.qos_class
@@ -72,8 +72,8 @@ impl PodHints {
         })
     }
 
-    /// The kubelet puts pods below `kubepods`, and all but Guaranteed ones below their class. Only seen
-    /// from a container that shares the host's cgroup namespace.
+    /// Derives the class from the path of the control group: the kubelet puts pods below `kubepods`, and all but Guaranteed pods below
+    /// the name of their class. The path is visible only in a container that shares the host's cgroup namespace.
     pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
         let Some(path) = path.filter(|path| path.contains("kubepods")) else {
             return;

@@ -1,30 +1,30 @@
-//! The running threads that asked for a place.
+//! The registered threads.
 
 use parking_lot::Mutex;
 
 use super::{pin::PinOutcome, role::Role};
 use crate::sys::affinity::Tid;
 
-/// Registered threads at most; further ones run where they are put but are neither checked nor shown.
+/// Maximum number of registered threads. Further threads are pinned, but neither verified nor shown.
 pub const THREADS_MAX: usize = 1024;
 
 /// One registered thread.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Never used twice, unlike the thread id.
+    /// Identifies the entry. Unlike a thread id, it is never used again.
     pub(super) ticket: u64,
     pub(super) role: Role,
     pub(super) index: usize,
     pub(super) name: String,
     pub(super) tid: Tid,
     pub(super) pin: PinOutcome,
-    /// FIFO priority that was asked for.
+    /// The requested FIFO priority.
     pub(super) fifo_priority: Option<u8>,
-    /// Why it was refused.
+    /// The error number of the refusal.
     pub(super) fifo_errno: Option<i32>,
 }
 
-/// All registered threads in the order of role, index and start.
+/// All registered threads, sorted by role, index and time of registration.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     inner: Mutex<Inner>,
@@ -34,14 +34,14 @@ pub(super) struct Registry {
 struct Inner {
     entries: Vec<Entry>,
     last_ticket: u64,
-    /// Threads turned away because of [`THREADS_MAX`].
+    /// Number of threads that were not registered because of [`THREADS_MAX`].
     overflow: u64,
 }
 
 // ===== impl Registry =====
 
 impl Registry {
-    /// Adds a thread and returns its ticket; `None` if there are too many.
+    /// Registers a thread and returns its ticket; `None` if there are [`THREADS_MAX`] threads.
     pub(super) fn add(&self, mut entry: Entry) -> Option<u64> {
         let mut inner = self.inner.lock();
         if inner.entries.len() >= THREADS_MAX {
@@ -58,12 +58,12 @@ impl Registry {
         Some(ticket)
     }
 
-    /// Forgets the thread with `ticket`.
+    /// Removes the thread with this `ticket`.
     pub(super) fn remove(&self, ticket: u64) {
         self.inner.lock().entries.retain(|entry| entry.ticket != ticket);
     }
 
-    /// Records a later outcome for the thread with `ticket`, if it is still there.
+    /// Replaces the outcome of the thread with this `ticket`, if it is still registered.
     pub(super) fn set_pin(&self, ticket: u64, pin: PinOutcome) {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|entry| entry.ticket == ticket);
@@ -72,12 +72,12 @@ impl Registry {
         }
     }
 
-    /// A copy of all entries.
+    /// Returns a copy of all entries.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.inner.lock().entries.clone()
     }
 
-    /// Threads turned away so far.
+    /// Number of threads that were not registered so far.
     pub(super) fn overflow(&self) -> u64 {
         self.inner.lock().overflow
     }

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// What a thread is for, which decides where it runs.
+/// The purpose of a thread, which decides the CPUs it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The single writer of the ledger: one thread per shard.
     Exec,
-    /// The log: waits for the disk most of the time.
+    /// Writes and syncs the log. Waits for the disk most of the time.
     Wal,
-    /// Connections: one single-threaded runtime per thread.
+    /// Serves connections: one single-threaded runtime per thread.
     Net,
     /// Everything else: metrics, health, blocking calls, checkpoints, signals.
     Aux,
@@ -18,10 +18,10 @@ pub enum Role {
 // ===== impl Role =====
 
 impl Role {
-    /// All roles in the order of every report.
+    /// All roles, in the order of reports.
     pub const ALL: [Self; 4] = [Self::Exec, Self::Wal, Self::Net, Self::Aux];
 
-    /// The lower-case word of configuration, metrics and thread names.
+    /// The role's name in settings, metrics and thread names, in lower case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Role {
         }
     }
 
-    /// The configuration field with the explicit CPU list of the role.
+    /// The settings key of the role's explicit CPU list.
     #[must_use]
     pub const fn cpus_field(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Starts threads and runtimes in their place.
+//! Starts threads and async runtimes on their planned CPUs.
 
 use std::{
     any::Any,
@@ -22,24 +22,23 @@ use super::{
 };
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// Blocking-pool threads of one runtime at most. Disk work has threads of its own; what is left (name
-/// lookup, reading a certificate) is rare.
+/// Maximum number of blocking-pool threads of one runtime. They are rarely used: for name lookups and for reading certificates.
 pub const BLOCKING_THREADS_MAX: usize = 4;
 
 /// Name of blocking-pool threads (15 bytes are visible in `ps` and `top`).
 pub const BLOCKING_THREAD_NAME: &str = "tally-blocking";
 
-/// A thread's membership: as long as it lives the thread is checked and shown. Stays on its thread.
+/// Keeps a thread registered: while the guard exists, the thread is verified and shown. It must stay on its thread.
 #[derive(Debug)]
 pub struct ThreadGuard {
     manager: CpuAffinityManager,
-    /// `None` when there were too many threads to register this one.
+    /// `None` if there were too many threads to register this one.
     ticket: Option<u64>,
-    /// Dropping it elsewhere would unregister a thread that still runs.
+    /// Dropping the guard on another thread would unregister a thread that still runs.
     not_send: PhantomData<*const ()>,
 }
 
-/// A started thread of a role; dropping the handle lets it run on.
+/// A started thread of a role. Dropping the handle detaches the thread.
 #[derive(Debug)]
 pub struct RoleHandle<T> {
     /// The thread's result, or `None` if it was not allowed to begin.
@@ -48,11 +47,11 @@ pub struct RoleHandle<T> {
 }
 
 thread_local! {
-    /// Membership of a blocking-pool thread, between Tokio's two hooks.
+    /// The guard of a blocking-pool thread, kept from Tokio's start hook to its stop hook.
     static BLOCKING_GUARD: RefCell<Option<ThreadGuard>> = const { RefCell::new(None) };
 }
 
-/// What a thread tells the one who started it before it begins.
+/// What a new thread reports to the thread that started it, before its body runs.
 type Started = Result<Tid, AffinityError>;
 
 // ===== impl ThreadGuard =====
@@ -80,7 +79,7 @@ impl<T> RoleHandle<T> {
         self.inner.is_finished()
     }
 
-    /// The standard library's view of the thread, for `unpark` and the name.
+    /// The standard library's handle of the thread, for `unpark` and the name.
     #[must_use]
     pub fn thread(&self) -> &thread::Thread {
         self.inner.thread()
@@ -99,14 +98,14 @@ impl<T> RoleHandle<T> {
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// Starts a thread in the place of thread `index` of `role` and runs `body` there.
+    /// Starts thread `index` of `role` on its planned CPUs, and runs `body` there.
     ///
-    /// Returns when the thread has its mask and its scheduling class and is registered; it leaves the
-    /// register when `body` returns or panics.
+    /// Returns when the thread has its mask and its scheduling class and is registered. The thread is unregistered when `body` returns
+    /// or panics.
     ///
     /// # Errors
     /// [`AffinityError::SpawnFailed`]; in mode `strict` [`AffinityError::PinFailed`]; with
-    /// `fifo.required` [`AffinityError::FifoFailed`]. `body` has not run then.
+    /// `fifo.required` [`AffinityError::FifoFailed`]. In case of an error, `body` does not run.
     pub fn spawn<F, T>(
         &self,
         role: Role,
@@ -133,7 +132,7 @@ impl CpuAffinityManager {
                     Ok(guard) => (Ok(affinity::gettid()), Some(guard)),
                     Err(error) => (Err(error), None),
                 };
-                // The receiver waits for exactly this message.
+                // The receiver waits for this one message.
                 let _ = started.send(report);
                 guard.map(|_registered| body())
             })
@@ -143,8 +142,8 @@ impl CpuAffinityManager {
         Ok(RoleHandle { inner, tid })
     }
 
-    /// Starts a thread in the place of thread `index` of `role` with a single-threaded Tokio runtime,
-    /// and runs there the future that `make` returns. The future need not be `Send`.
+    /// Starts thread `index` of `role` on its planned CPUs with a single-threaded Tokio runtime, and runs the future that `make`
+    /// returns. The future need not be `Send`.
     ///
     /// # Errors
     /// Those of [`Self::spawn`]; the thread's result is [`AffinityError::RuntimeFailed`] when the
@@ -168,11 +167,11 @@ impl CpuAffinityManager {
         })
     }
 
-    /// A single-threaded runtime to be driven by the calling thread. Threads of its blocking pool get
-    /// the mask of AUX and are registered as such, instead of inheriting the CPU of their parent.
+    /// Builds a single-threaded runtime for the calling thread. Threads of its blocking pool get the mask of AUX and are registered as
+    /// AUX threads, instead of inheriting the calling thread's CPU.
     ///
     /// # Errors
-    /// [`AffinityError::RuntimeFailed`], for example when file descriptors are used up.
+    /// [`AffinityError::RuntimeFailed`], for example if no file descriptor is left.
     pub fn current_thread_runtime(&self) -> Result<Runtime, AffinityError> {
         let manager = self.clone();
         // In a current-thread runtime the two hooks run on blocking-pool threads only.
@@ -186,8 +185,8 @@ impl CpuAffinityManager {
             .map_err(|source| AffinityError::RuntimeFailed { source })
     }
 
-    /// Puts the calling thread in the place of thread `index` of `role` and registers it. For threads
-    /// that somebody else has started, such as the main thread; others use [`Self::spawn`].
+    /// Moves the calling thread to the planned CPUs of thread `index` of `role`, and registers it. For threads that were started
+    /// otherwise, such as the main thread; start other threads with [`Self::spawn`].
     ///
     /// # Errors
     /// In mode `strict` [`AffinityError::PinFailed`]; with `fifo.required`
@@ -240,9 +239,9 @@ impl CpuAffinityManager {
         })
     }
 
-    /// Makes an AUX thread of a new blocking-pool thread, which must run whatever comes of it.
+    /// Registers a new blocking-pool thread as an AUX thread. The thread runs even if this fails.
     fn join_blocking_pool(&self) {
-        // Relaxed: only the spread of indexes matters, nothing is published with it.
+        // Relaxed: the counter orders no other memory access.
         let index = self.shared.blocking_started.fetch_add(1, Ordering::Relaxed);
         match self.enter(Role::Aux, index, BLOCKING_THREAD_NAME) {
             Ok(guard) => BLOCKING_GUARD.set(Some(guard)),
@@ -250,7 +249,7 @@ impl CpuAffinityManager {
         }
     }
 
-    /// Gives the calling thread the mask of its place.
+    /// Sets the mask of the calling thread.
     fn place(&self, role: Role, index: usize) -> PinOutcome {
         let layout = self.in_force();
         match layout.plan.mask(role, index) {
@@ -262,7 +261,7 @@ impl CpuAffinityManager {
         }
     }
 
-    /// Gives the calling thread the scheduling class of its role.
+    /// Sets the scheduling class of the calling thread.
     fn promote(&self, role: Role) -> io::Result<()> {
         let fifo = &self.shared.config.fifo;
         if fifo.enabled && role.may_be_fifo() {

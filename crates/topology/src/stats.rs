@@ -1,4 +1,4 @@
-//! What `GetTopology` shows: the machine, the plan and every thread, measured at the time of asking.
+//! [`TopologyInfo`]: the machine, the plan and every thread, measured at the time of the call.
 
 use std::{io, sync::atomic::Ordering, time::Duration};
 
@@ -21,51 +21,51 @@ use crate::sys::{
 /// A snapshot of placement. Lists are in a fixed order: roles as [`Role::ALL`], threads by role and index.
 #[derive(Debug, Clone)]
 pub struct TopologyInfo {
-    /// 1 at start, one more for each new plan and for each check that set masks right.
+    /// 1 at start; incremented by each new plan and by each check that repaired masks.
     pub layout_version: u64,
-    /// The machine, with the limits and throttling counters of this moment.
+    /// The machine, with the present limits and throttling counters.
     pub machine: Machine,
-    /// Whether the allowed CPUs seem to be ours alone (inferred).
+    /// Whether the allowed CPUs seem to belong to this process alone (inferred).
     pub exclusive: bool,
     /// The plan in force and its reasons.
     pub plan: Plan,
-    /// Sums by role.
+    /// The roles, in the order of [`Role::ALL`].
     pub roles: [RoleInfo; 4],
-    /// Registered threads.
+    /// The registered threads.
     pub threads: Vec<ThreadInfo>,
-    /// Threads of the process that are not registered: those of libraries, and the main thread unless
-    /// the host registers it.
+    /// Number of threads of the process that are not registered: those of libraries, and the main thread unless it was registered
+    /// with [`CpuAffinityManager::enter`].
     pub unregistered_threads: usize,
-    /// Threads that were not registered because there were too many.
+    /// Number of threads that were not registered because there were [`THREADS_MAX`](super::THREADS_MAX) already.
     pub register_overflow: u64,
-    /// Times that a thread was found with another mask than it had been given.
+    /// Number of times that a check found a mask changed from outside.
     pub affinity_lost: u64,
-    /// Times that a mask was set right.
+    /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
     /// `RLIMIT_RTPRIO` of the process.
     pub rtprio_limit: Option<Limit>,
-    /// All warnings: of detection, of the plan, and of the threads.
+    /// All warnings: from the detection, from the plan, and about the threads.
     pub warnings: Vec<Warning>,
 }
 
-/// The threads of one role together.
+/// The threads of one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleInfo {
     /// The role.
     pub role: Role,
     /// CPUs of the role.
     pub cpus: CpuSet,
-    /// Why these.
+    /// The reason for these CPUs.
     pub why: &'static str,
-    /// Registered threads.
+    /// The registered threads.
     pub threads: usize,
-    /// Whether there are more threads than CPUs, so that some share.
+    /// Whether the role has more threads than CPUs, so that threads share CPUs.
     pub oversubscribed: bool,
-    /// Whether every thread has its mask; `true` without threads.
+    /// Whether every thread has its planned mask; `true` without threads.
     pub pinned_ok: bool,
 }
 
-/// One thread. `None` is "the kernel does not tell", mostly because the thread has just ended.
+/// One thread. `None` is unknown, usually because the thread has just ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {
     /// Its role.
@@ -96,50 +96,50 @@ pub struct ThreadInfo {
     pub priority: i32,
     /// FIFO priority it asked for.
     pub fifo_requested: Option<u8>,
-    /// Error number of the refusal.
+    /// The error number of the refusal.
     pub fifo_errno: Option<i32>,
-    /// Times it gave up the CPU.
+    /// Number of voluntary context switches.
     pub voluntary_switches: Option<u64>,
-    /// Times it was preempted.
+    /// Number of times that the thread was preempted.
     pub involuntary_switches: Option<u64>,
-    /// Times it moved to another CPU.
+    /// Number of moves to another CPU.
     pub migrations: Option<u64>,
 }
 
-/// What a metrics scraper asks for, measured now.
+/// The figures for metrics, measured at the time of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacementFigures {
     /// In the order of [`Role::ALL`].
     pub roles: [RoleFigures; 4],
-    /// Times that a thread was found with another mask than it had been given.
+    /// Number of times that a check found a mask changed from outside.
     pub affinity_lost: u64,
-    /// Times that a mask was set right.
+    /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
     /// As [`TopologyInfo::layout_version`].
     pub layout_version: u64,
-    /// Periods in which the control group was throttled since it was made; `None` without such a counter.
+    /// Number of periods in which the control group was throttled since its creation; `None` if there is no such counter.
     pub throttled_periods: Option<u64>,
-    /// How long it was throttled, the CPUs taken together; `None` without such a counter.
+    /// Time for which the control group was throttled, the sum over its CPUs; `None` if there is no such counter.
     pub throttled: Option<Duration>,
 }
 
-/// The threads of one role for a metrics scraper.
+/// The threads of one role, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoleFigures {
     /// The role.
     pub role: Role,
-    /// Registered threads.
+    /// The registered threads.
     pub threads: usize,
-    /// Whether every thread has the mask that it should have; `true` without threads.
+    /// Whether every thread has its planned mask; `true` without threads.
     pub affinity_ok: bool,
-    /// Whether every thread that asked for `SCHED_FIFO` has it; `true` if none asked.
+    /// Whether every thread that requested `SCHED_FIFO` has it; `true` if none did.
     pub fifo_ok: bool,
 }
 
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// The figures for metrics: two system calls for each registered thread and one small file.
+    /// Measures the figures for metrics. Costs two system calls for each registered thread, and reads one small file.
     #[must_use]
     pub fn figures(&self) -> PlacementFigures {
         let shared = &self.shared;
@@ -173,7 +173,7 @@ impl CpuAffinityManager {
         }
     }
 
-    /// Measures everything now. Costs a few small reads from `/proc` per thread.
+    /// Measures everything. Reads a few small files in `/proc` for each thread.
     #[must_use]
     pub fn topology(&self) -> TopologyInfo {
         let shared = &self.shared;

@@ -1,56 +1,56 @@
-//! What an operator should know about the placement, as code plus sentence.
+//! [`Warning`]: a fact about the placement that costs speed or predictability.
 
 use std::fmt;
 
-/// Kind of a [`Warning`]; the word of [`WarningCode::as_str`] is stable for alerts and run books.
+/// Kind of a [`Warning`]. The names of [`WarningCode::as_str`] are stable, for alerts and runbooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarningCode {
-    /// A file about the machine cannot be read or understood.
+    /// A file about the machine can't be read or parsed.
     Unreadable,
-    /// Only one CPU is allowed: all roles share it.
+    /// Only one CPU is allowed, so all roles share it.
     SingleCpu,
     /// Network or background work runs on the physical core of EXEC.
     SharedCore,
-    /// The hyper-thread next to an allowed CPU belongs to somebody else.
+    /// The other hyper-thread of an allowed CPU's core is not allowed, so another process may run on it.
     ForeignSibling,
-    /// A CPU quota can stop a pinned thread in the middle of its work.
+    /// A CPU quota can stop a pinned thread at any time.
     Quota,
     /// The CPUs are shared with other containers, so nothing is pinned.
     SharedCpus,
-    /// An explicit CPU list was not followed.
+    /// An explicit CPU list was ignored.
     ListIgnored,
     /// Roles with explicit lists share CPUs.
     Overlap,
-    /// Allowed CPUs intersect the kernel's isolated ones, where nothing balances load.
+    /// Some allowed CPUs are isolated: the kernel does not balance load between them.
     Isolated,
-    /// EXEC or WAL asked for `SCHED_FIFO` and did not get it.
+    /// EXEC or WAL requested `SCHED_FIFO`, and the kernel refused.
     FifoRefused,
-    /// A thread could not be placed as planned.
+    /// A thread does not run on its planned CPUs.
     PinFailed,
-    /// The machine has changed and `strict` allows no plan for it: the old one stays in force.
+    /// The machine has changed, and `strict` allows no plan for it. The old plan stays in force.
     PlanKept,
-    /// The kernel takes real-time threads off their CPU for a part of each period.
+    /// The kernel stops real-time threads for a part of each period.
     RtThrottling,
-    /// The store is opened on another memory node than the one that EXEC runs on.
+    /// The store is opened on another memory node than EXEC's.
     RemoteMemory,
-    /// A CPU quota has stopped the process since its start.
+    /// A CPU quota has stopped the process at least once since its start.
     Throttled,
 }
 
 /// One fact that costs speed or predictability.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// Kind, for programs.
+    /// The kind, for programs.
     pub code: WarningCode,
-    /// Sentence, for people.
+    /// A sentence, for people.
     pub detail: String,
 }
 
 // ===== impl WarningCode =====
 
 impl WarningCode {
-    /// A stable word in snake case.
+    /// The stable name, in snake case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl WarningCode {
         }
     }
 
-    /// What an operator can do about it; docs/pinning.md has the long form.
+    /// What an operator can do; docs/pinning.md has the details.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! Compares the threads with the plan, and the plan with the machine.
 //!
-//! Masks change behind a process's back: the static CPU manager of Kubernetes rewrites cpusets, old
-//! kernels reset masks when a group moves, an operator runs `taskset -p`. The host calls
+//! Masks can be changed from outside: the static CPU manager of Kubernetes rewrites cpusets, old kernels reset masks when a
+//! control group moves, an operator runs `taskset -p`. The program that uses this crate calls
 //! [`CpuAffinityManager::verify_now`] every [`AffinityConfig::verify_interval`](super::AffinityConfig).
 
 use std::{
@@ -19,16 +19,16 @@ use super::{
     registry::Entry,
 };
 
-/// What one check found and did.
+/// The result of one check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Threads looked at.
+    /// Number of threads checked.
     pub checked: usize,
-    /// Threads that had the right mask and have lost it since.
+    /// Threads whose mask was right and was changed since.
     pub lost: usize,
-    /// Threads whose mask was set right.
+    /// Threads whose mask was repaired.
     pub reapplied: usize,
-    /// Threads that still have another mask than planned.
+    /// Threads whose mask could not be repaired.
     pub failed: usize,
     /// Whether the allowed CPUs or the quota have changed and a new plan is in force.
     pub replanned: bool,
@@ -46,8 +46,8 @@ enum Verdict {
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// Checks every registered thread now, makes a new plan if the machine has changed, and puts masks
-    /// right. Never fails: what cannot be put right is counted and shown.
+    /// Makes a new plan if the machine has changed, checks every registered thread, and repairs masks. Never fails: masks that can't
+    /// be repaired are counted and shown.
     pub fn verify_now(&self) -> VerifyReport {
         let mut report = VerifyReport {
             replanned: self.replan_if_changed(),
@@ -59,7 +59,7 @@ impl CpuAffinityManager {
                 report.checked = report.checked.saturating_add(1);
                 continue;
             };
-            // A new plan asks for other masks: only a thread that left its own old mask has lost it.
+            // After a new plan, all masks differ from it. A mask was lost only if it differs from the old plan.
             let had = entry.pin.is_ok().then_some(entry.pin.wanted.as_ref()).flatten();
             let lost = had.is_some_and(|had| pin::mask_of(entry.tid).is_ok_and(|now| now != *had));
             let verdict = self.check(&entry, &wanted, &layout.plan.allowed);
@@ -79,7 +79,7 @@ impl CpuAffinityManager {
     /// Compares one thread with its place.
     fn check(&self, entry: &Entry, wanted: &CpuSet, allowed: &CpuSet) -> Verdict {
         let Ok(actual) = pin::mask_of(entry.tid) else {
-            // Its guard removes it; this check came in between.
+            // The thread has just ended. Its guard removes the entry.
             return Verdict::Ended;
         };
         if actual == *wanted && entry.pin.is_ok() && entry.pin.wanted.as_ref() == Some(wanted) {
@@ -91,7 +91,7 @@ impl CpuAffinityManager {
         } else {
             Verdict::Failed
         };
-        // A thread that could never be placed was reported when it started, not every 10 s again.
+        // A thread that could never be placed was reported when it started. Do not report it again at every check.
         if outcome.is_ok() || entry.pin.is_ok() {
             tracing::warn!(
                 thread = %entry.name, tid = entry.tid, found = %actual, %wanted,
@@ -102,7 +102,7 @@ impl CpuAffinityManager {
         verdict
     }
 
-    /// How long the host shall wait between two checks.
+    /// The time to wait between two checks.
     #[must_use]
     pub fn verify_interval(&self) -> Duration {
         self.shared.config.verify_interval
@@ -110,7 +110,7 @@ impl CpuAffinityManager {
 
     fn count(&self, report: VerifyReport) {
         let add = |counter: &std::sync::atomic::AtomicU64, count: usize| {
-            // Relaxed: counters that are only ever shown.
+            // Relaxed: the counters order no other memory access.
             counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
         };
         add(&self.shared.affinity_lost, report.lost);
@@ -121,7 +121,7 @@ impl CpuAffinityManager {
         );
     }
 
-    /// Makes a new plan if allowed CPUs or limits are others than those of the plan in force.
+    /// Makes a new plan if the allowed CPUs or the limits have changed. Returns whether the new plan differs from the old one.
     fn replan_if_changed(&self) -> bool {
         let old = self.in_force();
         let sources = &self.shared.sources;
@@ -146,8 +146,8 @@ impl CpuAffinityManager {
         changed
     }
 
-    /// The mask of the process if it were started now: what the operator narrowed stays narrow, and a
-    /// process that had its whole cpuset gets the whole new one.
+    /// The mask that the process would have if it were started now. If the operator had narrowed the mask, it stays narrow. If the
+    /// process had its whole cpuset, it gets the whole new cpuset.
     fn mask_within(&self, granted: Option<&CpuSet>) -> CpuSet {
         let mask = &self.shared.mask;
         let Some(granted) = granted else {

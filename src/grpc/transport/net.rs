@@ -145,7 +145,7 @@ pub fn serve(
     for index in 0..count {
         let (inlet, connections) = mpsc::channel(HANDOFF_CONNECTIONS);
         inlets.push(inlet);
-        let courier = engine.courier(index);
+        let wake_task = engine.wake_task(index);
         let serving = Connections {
             config,
             budget: budget.clone(),
@@ -158,10 +158,10 @@ pub fn serve(
         let name = format!("tally-net-{index}");
         let guards = [engine.panic_guard(), engine.panic_guard()];
         threads.push(affinity.spawn_async(Role::Net, index, &name, move || async move {
-            let [guard, of_courier] = guards;
+            let [guard, wake_task_guard] = guards;
             tokio::spawn(async move {
-                let _guard = of_courier;
-                courier.await;
+                let _guard = wake_task_guard;
+                wake_task.await;
             });
             let _guard = guard;
             serve_connections(connections, serving).await;

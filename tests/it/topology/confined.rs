@@ -1,5 +1,5 @@
-//! The real service, confined in every way that an operator or an orchestrator confines it. What it says of itself is
-//! compared with what the kernel says, read from outside.
+//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the kernel's
+//! data, read from outside.
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::support::{
     server::{BINARY, ServerOptions, TestServer},
 };
 
-/// How often the service is asked for something that is to come, with [`PAUSE`] between.
+/// Maximum number of polls for an expected state, with [`PAUSE`] between two polls.
 const PATIENCE: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -43,7 +43,7 @@ async fn topology(server: &TestServer) -> GetTopologyResponse {
         .into_inner()
 }
 
-/// Asks until `holds`.
+/// Polls the topology until `holds` returns true.
 async fn topology_when(
     server: &TestServer,
     what: &str,
@@ -60,7 +60,7 @@ async fn topology_when(
     panic!("it never came to this: {what}: {last:#?}\n{}", server.stderr());
 }
 
-/// The masks of all threads, as the kernel has them.
+/// The masks of all threads, read from the kernel.
 fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
@@ -89,8 +89,8 @@ fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i6
         .unwrap()
 }
 
-/// Every thread has the mask that the service says, which is the one that it wants; and no thread, of whatever library,
-/// is anywhere else than the service may be.
+/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread of the
+/// process stays on the allowed CPUs.
 fn assert_true(server: &TestServer, topology: &GetTopologyResponse) {
     let masks = masks(server);
     let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
@@ -144,7 +144,7 @@ fn last_cpu() -> CpuSet {
     CpuSet::single(startup_mask().unwrap().iter().next_back().unwrap())
 }
 
-/// All CPUs, if there are two.
+/// All CPUs; `None` if there is only one.
 fn two_cpus() -> Option<CpuSet> {
     let all = startup_mask().unwrap();
     if all.len() < 2 {
@@ -380,7 +380,7 @@ async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
     );
 }
 
-/// `tally` with these variables and words: standard output and error together, and the exit code.
+/// Runs `tally` with these variables and arguments. Returns standard output and standard error together, and the exit code.
 fn tally(env: &[(&str, &str)], words: &[&str]) -> (String, Option<i32>) {
     let output = Command::new(BINARY)
         .args(words)

@@ -1,5 +1,5 @@
-//! Real control groups for real processes, of version 1 or 2, whichever the machine has. They need root; where one can't
-//! be made the test says so and is skipped.
+//! Real control groups for real processes, in the version that the machine has. They need root privileges; without them, the test prints a
+//! message and is skipped.
 
 use std::{
     fs, io,
@@ -13,14 +13,14 @@ use tally::topology::CpuSet;
 
 use super::support::privileges::skipped;
 
-/// A control group below the one at the mount point. It is removed when this is dropped, after its processes have ended.
+/// A control group below the one at the mount point. Dropping it removes the group, after its processes have ended.
 #[derive(Debug)]
 pub(crate) struct Group {
     directory: PathBuf,
     version: u32,
 }
 
-/// How often its removal is tried: the kernel takes a moment to forget processes that have ended.
+/// Maximum number of attempts to remove a group: the kernel needs a moment after its processes have ended.
 const REMOVALS_MAX: u32 = 200;
 
 // ===== impl Group =====
@@ -56,12 +56,12 @@ impl Group {
         i32::try_from(self.version).unwrap()
     }
 
-    /// Changes what it may use.
+    /// Changes the CPUs that the group may use.
     pub(crate) fn set_cpus(&self, cpus: &CpuSet) {
         self.write("cpuset.cpus", &cpus.to_string()).unwrap();
     }
 
-    /// Words that start a program in this group.
+    /// The command prefix that starts a program in this group.
     pub(crate) fn wrapper(&self) -> Vec<String> {
         let processes = self.directory.join("cgroup.procs");
         let script = format!("echo $$ > '{}' && exec \"$@\"", processes.display());
@@ -103,7 +103,7 @@ impl Drop for Group {
     }
 }
 
-/// Where the hierarchy with `controller` is mounted, and its version.
+/// The mount point of the hierarchy with `controller`, and its version.
 fn mount_of(controller: &str) -> Option<(PathBuf, u32)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let systems = mounts.lines().filter_map(|line| {

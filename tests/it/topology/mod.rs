@@ -1,4 +1,4 @@
-//! Placement of the threads of a whole service; what needs no service is tested in `crates/topology`.
+//! Placement of the threads of a whole service. Tests without a service are in `crates/topology`.
 
 mod confined;
 mod group;

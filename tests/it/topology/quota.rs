@@ -1,4 +1,4 @@
-//! The CPU quota's pauses: sampled from a made-up control group, told to the circuits of a real engine.
+//! Throttling by the CPU quota: read from a simulated control group, and reported to the circuits of a real engine.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The latency budget: every batch over it is counted, and the warnings about it are rare.
+//! The latency budget: every batch over the budget is counted, and warnings are rate-limited.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,4 @@
-//! No client keeps the others out.
+//! Fairness: no client can keep requests of other clients out of a batch.
 
 use super::*;
 
@@ -100,7 +100,7 @@ fn held_back_requests_are_told_when_the_executor_goes() {
     drop(other);
 }
 
-/// The number reaches the request by way of the call that is being polled.
+/// A request belongs to the client whose call is being polled.
 #[test]
 fn a_calls_requests_are_its_connections() {
     let (processor, _intake) = sides::<usize>(8);

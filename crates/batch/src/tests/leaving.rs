@@ -1,4 +1,4 @@
-//! Callers who leave, or whose time is up.
+//! Callers that leave, and callers whose deadline passes.
 
 use super::*;
 
@@ -117,7 +117,7 @@ async fn an_answer_that_came_beats_the_deadline() {
     );
 }
 
-/// A commit of 4 ms has been seen, so a deadline in 4 ms can't be met, and one in 5 ms can.
+/// After a commit of 4 ms, a deadline in 4 ms can't be met, and a deadline in 5 ms can.
 #[tokio::test(start_paused = true)]
 async fn what_a_commit_would_make_too_late_is_not_begun() {
     let (processor, mut intake) = sides::<usize>(8);
@@ -130,7 +130,7 @@ async fn what_a_commit_would_make_too_late_is_not_begun() {
     drop(in_time);
 }
 
-/// After one stall, callers with little time are not refused for ever: about twice as long as the stall.
+/// After one slow commit, callers with short deadlines are refused for about twice its duration, and not for ever.
 #[tokio::test(start_paused = true)]
 async fn one_stall_does_not_shut_out_the_hurried() {
     let (processor, mut intake) = sides::<usize>(8);
@@ -148,7 +148,7 @@ async fn one_stall_does_not_shut_out_the_hurried() {
     assert!((100..=210).contains(&refused), "{refused}");
 }
 
-/// How many are refused says nothing about how long a commit takes.
+/// The number of refused requests does not change the average duration of a commit.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_that_is_refused_does_not_let_itself_in() {
     let (processor, mut intake) = sides::<usize>(1024);
@@ -177,8 +177,8 @@ async fn a_crowd_that_is_refused_does_not_let_itself_in() {
 
 // ===== 31: timers =====
 
-/// The executor is blocked on its own thread for as long as the test wants; the callers' runtime goes on, so its clock,
-/// which moves when there is nothing else to do, reaches the deadline.
+/// The test blocks the executor's thread. The callers' runtime goes on: its paused clock advances when all tasks are idle, and
+/// so reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);

@@ -1,8 +1,8 @@
-//! Who waits for whom. The clock moves only when a test moves it.
+//! Lingering: when a batch waits for callers on their way. The clock moves only when a test moves it.
 
 use super::*;
 
-/// Calls that have begun and not submitted yet.
+/// Calls that have begun and have not submitted.
 fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec<impl Sized + use<>> {
     let caller = processor.caller();
     (0..calls)
@@ -10,7 +10,7 @@ fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec
         .collect()
 }
 
-/// Sides that have seen a commit of 2 ms, so that a linger is 1 ms.
+/// Makes a processor that has measured a commit of 2 ms, so that a linger takes 1 ms.
 async fn linger_of_1_ms() -> TestSides {
     let (processor, mut intake) = sides::<usize>(64);
     commit_of(&processor, &mut intake, 2 * MS).await;
@@ -18,7 +18,7 @@ async fn linger_of_1_ms() -> TestSides {
     (processor, intake)
 }
 
-/// Submits one and takes it.
+/// Submits a request and takes it.
 fn take_one((processor, intake): &mut TestSides, deadline: Option<Duration>) -> TestFuture {
     let mut future = submit(processor, Counted::new(0), deadline);
     assert_pending!(future.poll());
@@ -74,7 +74,7 @@ async fn a_linger_ends_when_those_have_come_whom_it_was_for() {
     drop((first, others));
 }
 
-/// The one who is waited for submits.
+/// A caller on its way submits.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_submits_is_on_its_way_no_more() {
     let mut both = linger_of_1_ms().await;
@@ -141,8 +141,8 @@ async fn a_lingering_batch_goes_out_in_time_for_its_earliest_deadline() {
     drop((late, urgent, others));
 }
 
-/// A deadline that a linger could miss wakes the executor, whatever number it waits for. Were it not woken, this would
-/// not end.
+/// A request whose deadline a linger could miss wakes the executor, whatever number of requests it waits for. Without the wake-up the
+/// test would not end.
 #[tokio::test(start_paused = true)]
 async fn a_request_in_a_hurry_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;
@@ -199,7 +199,7 @@ async fn a_linger_of_zero_is_none() {
     drop(others);
 }
 
-/// Readings that nothing was committed for say nothing about commits.
+/// Answers without a commit do not change the average duration of a commit.
 #[tokio::test(start_paused = true)]
 async fn answers_without_a_commit_do_not_count_as_commits() {
     let (processor, mut intake) = linger_of_1_ms().await;

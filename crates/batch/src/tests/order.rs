@@ -1,4 +1,4 @@
-//! A client's requests stay in their order, whatever keeps a batch from taking them: against a naive model.
+//! The requests of a client stay in their order, for whatever reason a batch does not take them. Compared with a naive model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use super::*;
 
 const KIB: usize = 1 << 10;
-/// Half of what the queue may hold.
+/// Half of the bytes that the queue may hold.
 const BATCH_BYTES: usize = MIB / 2;
 
 fn send(processor: &BatchProcessor<Counted, usize>, client: u64, item: Counted) -> TestFuture {
     task::spawn(processor.submit(Submission::new(item, None).of_client(client)))
 }
 
-/// The share of one who is alone is used up, and then a request does not fit for its bytes.
+/// A lone client uses up its share, and then a request has too many bytes for the batch.
 #[test]
 fn what_does_not_fit_stays_before_those_behind_it() {
     let mut both = sides(64);
@@ -40,7 +40,7 @@ fn what_does_not_fit_stays_before_those_behind_it() {
 
 // ===== the model =====
 
-/// A request that waits.
+/// A queued request.
 #[derive(Debug)]
 struct Waiting {
     number: usize,
@@ -61,7 +61,7 @@ struct Batch {
     futures: Vec<TestFuture>,
 }
 
-/// What all batches have in common.
+/// The bounds of all batches.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     share_percent: usize,
@@ -87,8 +87,8 @@ impl Batch {
     }
 }
 
-/// The rule in one list: from the oldest on, those of clients who have had their share stay, and all behind them of the
-/// same client; if nobody else waits, they are taken all the same.
+/// The rule for one batch: requests are taken from the oldest on. Once a client has used its share, its other requests stay. If no
+/// other client waits, shares are ignored.
 fn naive(waiting: &mut Vec<Waiting>, items_max: usize, bounds: Bounds) -> Batch {
     let share = match bounds.share_percent {
         100 => usize::MAX,

@@ -1,4 +1,4 @@
-//! Once a request of a sequence was not executed, none behind it is.
+//! Sequences: once a request was not executed, no later request of its sequence is.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn submit_next(
     task::spawn(processor.submit(submission.expect("the sequence is whole")))
 }
 
-/// Plays an executor that does what it should: which were executed.
+/// Acts as a correct executor. Returns the executed requests.
 fn execute(intake: &mut Intake<Counted, usize>) -> Vec<usize> {
     let mut executed = Vec::new();
     let mut answers = Vec::new();
@@ -62,7 +62,7 @@ fn behind_one_whose_caller_has_left_none_is_executed_and_others_are() {
     drop((before, others));
 }
 
-/// A commit of a second has been seen, and each that is refused for it made it seem shorter.
+/// After a commit of one second, requests with shorter deadlines are refused.
 #[tokio::test(start_paused = true)]
 async fn behind_one_that_would_be_too_late_none_is_executed() {
     let (processor, mut intake) = sides::<usize>(1024);
@@ -80,7 +80,7 @@ async fn behind_one_that_would_be_too_late_none_is_executed() {
     assert!(sequence.next(Counted::new(512), None).is_none());
 }
 
-/// What is in the queue already is before it, and is executed.
+/// Requests that were queued before are executed.
 #[test]
 fn behind_one_that_was_not_let_in_none_is_submitted() {
     let mut both = sides(2);
@@ -97,7 +97,7 @@ fn behind_one_that_was_not_let_in_none_is_submitted() {
     drop(waiting);
 }
 
-/// As when a circuit in front of the queue is open.
+/// The same as with an open circuit in front of the queue.
 #[test]
 fn behind_a_submission_that_is_dropped_none_is_submitted() {
     let mut both = sides(8);
@@ -127,7 +127,7 @@ fn behind_one_that_the_executor_could_not_execute_none_is_though_they_are_claime
     drop(futures);
 }
 
-/// What happens to the sequences of two clients and the requests between them.
+/// The events of two sequences of two clients.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Submit { sequence: usize, time: Option<u32> },
@@ -151,7 +151,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 0..80)
 }
 
-/// Of each sequence, those that were executed are the first ones, in their order.
+/// The executed requests of each sequence are its first ones, in their order.
 async fn check_prefixes(events: Vec<Event>) {
     let (processor, mut intake) = sides::<usize>(16);
     let mut sequences = [processor.sequence(), processor.sequence()];

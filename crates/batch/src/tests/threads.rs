@@ -1,4 +1,4 @@
-//! The closure form: a thread of its own, its end, and its failures.
+//! The closure form: its thread, its end, and its failures.
 
 use std::sync::{
     Mutex,
@@ -10,7 +10,7 @@ use super::*;
 
 type Numbers = BatchProcessor<Single<usize>, usize>;
 
-/// A processor whose batches wait until the test lets them go on, and report their sizes.
+/// A processor whose closure reports the size of each batch, and waits until the test lets it continue.
 fn held(batch_size: usize) -> (Numbers, BatchThread, SyncSender<()>, Receiver<usize>) {
     let (go_on, wait) = sync_channel::<()>(64);
     let (report, sizes) = sync_channel(64);

@@ -1,4 +1,4 @@
-//! Once as many reply slots have been made as are under way, a request costs no allocation, on either side.
+//! Once as many reply slots exist as requests are in flight, neither side allocates memory for a request.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! The batch processor from outside. What it promises is tested beside its sources, in `src/batch/tests`.
+//! Tests of the public interface. The tests of the guarantees are in `src/tests`.
 #![cfg(test)]
 
 mod allocations;

@@ -1,8 +1,7 @@
 //! Models of the batch processor's reply slot, pool, ring buffer and waker list.
 //!
-//! What they can't show: loom takes `SeqCst` accesses for `AcqRel` ones, and the queue inside the ring is a mutex
-//! here. So they prove the protocols of [`slot`] and [`ring`] for a linearizable queue, and rest on crossbeam's queue
-//! being one.
+//! Limits: loom treats `SeqCst` accesses as `AcqRel`, and the queue inside the ring buffer is replaced by a queue behind a mutex. So the
+//! models check the protocols of [`slot`] and [`ring`] under the assumption that crossbeam's queue is linearizable.
 
 use std::{
     future::poll_fn,
@@ -32,12 +31,13 @@ mod slot;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod waker_list;
 
-/// Preemptions in one execution. Nearly all races of so few steps show with two; three keep the run below a minute.
+/// Maximum number of preemptions in one execution. Two find nearly all races of so few steps; with three the run takes less than a
+/// minute.
 const PREEMPTIONS_MAX: usize = 3;
 /// The same for the one model with three threads that wait for each other, which would take a minute with three.
 const PREEMPTIONS_MAX_OF_MANY: usize = 2;
 
-/// The names that `src/batch/sync.rs` offers, made of loom's types.
+/// The names of `src/sync.rs`, with loom's types.
 mod sync {
     use std::{collections::VecDeque, task::Waker};
 
@@ -197,7 +197,7 @@ fn an_answer_wakes_the_caller_and_is_seen() {
     });
 }
 
-/// A future may be polled by one task and then by another; only the last one's waker counts.
+/// Two tasks may poll a future one after the other. Only the waker of the last one counts.
 #[test]
 fn an_answer_wakes_the_caller_that_polled_last() {
     check(|| {
@@ -232,7 +232,7 @@ fn a_responder_that_is_dropped_answers_lost() {
     }
 }
 
-/// What a caller's future does when its timer fires: look, withdraw, look again.
+/// The steps of a caller's future when its timer fires: check for an answer, withdraw, check again.
 #[test]
 fn a_deadline_never_mixes_up_not_executed_and_unknown() {
     check(|| {
@@ -266,8 +266,8 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
 
 // ===== the pool =====
 
-/// One request after the other through the same slot, while the executor may still be leaving the one before: no request
-/// sees another's answer, and the executor never claims what it has not been given.
+/// Two requests use the same slot one after the other, while the executor may still be finishing the first. No request gets the answer
+/// of the other.
 #[test]
 fn a_slot_that_is_used_again_mixes_up_no_requests() {
     check(|| {
@@ -289,7 +289,7 @@ fn a_slot_that_is_used_again_mixes_up_no_requests() {
     });
 }
 
-/// A caller that leaves gives its slot back only once it is answered, and the next one finds it clean.
+/// A caller that leaves returns its slot only after the answer, and the next caller finds the slot empty.
 #[test]
 fn a_slot_whose_caller_has_left_is_used_again_only_when_it_is_answered() {
     check(|| {
@@ -357,7 +357,7 @@ fn a_push_wakes_an_executor_that_went_to_sleep() {
     });
 }
 
-/// A busy executor raises the mark, then lowers it before it sleeps: the mark that counts is the last one.
+/// A busy executor raises the number at which it is woken, and lowers it before it sleeps. The last number counts.
 #[test]
 fn a_push_goes_by_the_mark_that_was_set_last() {
     check(|| {
@@ -436,8 +436,8 @@ fn what_was_let_in_is_taken_before_the_ring_is_drained() {
     });
 }
 
-/// The executor's whole loop against a caller and a shutdown: it takes all that was let in, and it ends. Were a wake-up
-/// lost, loom would report the deadlock.
+/// The executor's complete loop, with callers and a shutdown: it takes every item that was accepted, and ends. If a wake-up were lost,
+/// loom would report a deadlock.
 fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
     explore(preemptions_max, move || {
         let ring = Arc::new(LockFreeRingBuffer::new(capacity));
@@ -474,7 +474,7 @@ fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
     });
 }
 
-/// What `Queue::push` does around the ring. Says whether the item was let in.
+/// The steps of `Queue::push` around the ring buffer. Returns whether the item was accepted.
 fn push_and_wake(ring: &LockFreeRingBuffer<usize>, parker: &Notify, item: usize) -> bool {
     let (let_in, wake) = match ring.push_for_executor(item) {
         Ok(wake) => (true, wake),

@@ -1,9 +1,9 @@
 //! Loom models: every interleaving of the lock-free pieces, within a bound on preemptions. Each module below includes
-//! the very sources it checks, with loom's primitives in place of the real ones, so no `--cfg loom` is needed.
-//! `LOOM_TELL=1 cargo test -p tally-batch --test loom -- --show-output` tells how many executions each model has.
+//! the source files that it checks, with loom's primitives instead of the real ones, so no `--cfg loom` is needed.
+//! `LOOM_TELL=1 cargo test -p tally-batch --test loom -- --show-output` prints the number of executions of each model.
 //!
-//! What the models are worth was tried by breaking the sources. Each of these mutations makes the model named fail, some
-//! make others fail, too; one that a model stops noticing has to get another model.
+//! The models were tested with mutations of the sources. Each mutation below makes the named model fail. If a change makes a model miss
+//! its mutation, add a model that finds it.
 //!
 //! | in | mutation | model |
 //! |---|---|---|

@@ -1,7 +1,6 @@
 //! The same program started with fewer CPUs or fewer privileges.
 //!
-//! [`report`] is an ordinary test; here it is also run by itself in child processes, whose printed
-//! report the other tests compare.
+//! [`report`] is an ordinary test. The other tests also run it alone in child processes, and compare its output.
 
 use std::{
     env,
@@ -18,10 +17,10 @@ use super::{
     support::privileges::{skipped, unprivileged},
 };
 
-/// Tells [`report`] to ask for real-time scheduling: `wanted` or `required`.
+/// Makes [`report`] request real-time scheduling: `wanted` or `required`.
 const FIFO: &str = "TALLY_TEST_FIFO";
 
-/// Start of the lines that [`report`] prints.
+/// Prefix of the lines that [`report`] prints.
 const PREFIX: &str = "REPORT ";
 
 #[test]
@@ -64,7 +63,7 @@ fn report() {
 
 /// Runs [`report`] in a child started through `wrapper`, and returns its lines.
 ///
-/// `None`, said aloud, if the wrapping program is not installed.
+/// `None`, with a message, if the wrapping program is not installed.
 fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> {
     let own = env::current_exe().unwrap();
     let test = concat!(module_path!(), "::report");

@@ -1,4 +1,4 @@
-//! Reading machines from their files: control groups of all kinds, odd and missing files.
+//! Detection of machines from files: all kinds of control groups, malformed and missing files.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::support::tree::{Tree, put, set};
 
-/// A bare tree: files are added by the test.
+/// A minimal tree, to which the test adds files.
 struct Files {
     directory: TempDir,
 }

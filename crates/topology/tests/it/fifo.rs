@@ -1,4 +1,4 @@
-//! `SCHED_FIFO` for EXEC and WAL, where this process may have it.
+//! `SCHED_FIFO` for EXEC and WAL, if this process may use it.
 
 use std::{sync::mpsc, thread};
 

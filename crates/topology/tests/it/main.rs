@@ -1,4 +1,4 @@
-//! Placement of threads: the table on made-up machines, and real threads on this one.
+//! Placement of threads: the table of roles on simulated machines, and real threads on this machine.
 #![cfg(test)]
 
 #[path = "../support/mod.rs"]

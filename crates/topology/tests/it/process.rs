@@ -1,7 +1,7 @@
 //! Real threads of this process on this machine.
 //!
-//! The machine that the manager sees is made up from the CPUs that the test process really has, so
-//! that quotas of the build machine do not change what is tested.
+//! The manager gets a simulated machine with the real CPUs of the test process, so that quotas of the build machine do not change the
+//! test.
 
 use std::{fs, io, sync::mpsc, thread};
 
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 
 use super::support::tree::Tree;
 
-/// A manager for the real CPUs, and the files of its machine.
+/// A manager for the real CPUs, and the files of the simulated machine.
 struct Bench {
     manager: CpuAffinityManager,
     _files: TempDir,
 }
 
-/// A thread that waits at its place until told to end.
+/// A placed thread that waits until the test ends it.
 struct Waiting {
     handle: RoleHandle<()>,
     end: mpsc::Sender<()>,
@@ -76,7 +76,7 @@ fn real_cpus() -> Tree {
     Tree::of_cores(startup_mask().unwrap().iter().map(CpuSet::single).collect())
 }
 
-/// What `/proc` says, independent of the code under test.
+/// Reads `/proc` without the code under test.
 fn mask_in_proc(tid: i32) -> CpuSet {
     let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
     let line = status
@@ -86,7 +86,7 @@ fn mask_in_proc(tid: i32) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// Tests that need to tell two CPUs apart say so when there is only one.
+/// Prints that a test needs two CPUs if there is only one.
 fn several_cpus() -> bool {
     let several = startup_mask().unwrap().len() >= 2;
     if !several {

@@ -1,11 +1,11 @@
-//! What holds for the plan of any machine and any wishes.
+//! Properties of the plan for any machine and any settings.
 
 use proptest::prelude::*;
 use tally_topology::{
     AffinityConfig, CacheGroup, Core, CpuQuota, CpuSet, Machine, Mode, Node, Placement, Plan, Role, RoleCpus,
 };
 
-/// CPUs of the largest made-up machine.
+/// Maximum number of CPUs of a simulated machine.
 const CPUS: u32 = 40;
 
 prop_compose! {

@@ -1,4 +1,4 @@
-//! The placement of every kind of machine in one table, to be read by eye and compared as a whole.
+//! The plans of all kinds of machines in one text, which is compared as a whole.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use tally_topology::{AffinityConfig, CpuSet, Mode, PodHints};
 
 use super::support::tree::{Tree, set};
 
-/// One machine: what it is called, what it has, and the mode.
+/// One machine: its name, its description, and the mode.
 type Row = (&'static str, Tree, Mode);
 
 fn pod(class: &str) -> PodHints {
@@ -17,7 +17,7 @@ fn pod(class: &str) -> PodHints {
     }
 }
 
-/// The machines of the specification, then what makes `auto` step back.
+/// The machines of the specification, then the cases in which `auto` does not pin.
 fn rows() -> Vec<Row> {
     let quad = || Tree::of_cores(vec![set("0-3"), set("4-7"), set("8-11")]);
     let auto = |name, tree| (name, tree, Mode::Auto);
@@ -67,7 +67,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// Ids that are shown in full only if they are few.
+/// Writes few ids in full, and many ids shortened.
 fn short(cpus: &CpuSet) -> String {
     if cpus.is_empty() {
         "-".to_owned()

@@ -1,4 +1,4 @@
-//! The placement table, one machine per test, each plan as one line.
+//! The table of roles: one machine per test, each plan as one line.
 
 use tally_topology::{AffinityConfig, AffinityError, CpuSet, Mode, Plan, PodHints, RoleCpus, WarningCode};
 
@@ -15,7 +15,7 @@ fn config(mode: Mode) -> AffinityConfig {
     }
 }
 
-/// Four cores of two CPUs each of which we have one of the first and both of the others.
+/// Four cores of two CPUs each. The process may use one CPU of the first core, and both CPUs of the others.
 fn with_lone_sibling() -> Tree {
     Tree::smt(4).mask("1,5,2,6,3")
 }

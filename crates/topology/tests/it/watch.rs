@@ -1,4 +1,4 @@
-//! The machine changes while threads run: the plan follows, the threads too.
+//! The machine changes while threads run: the plan and the threads follow.
 //!
 //! The threads and their masks are real, the limits come from files that the test rewrites.
 
@@ -17,7 +17,7 @@ fn manager(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
     CpuAffinityManager::detect_from(sources, mask, AffinityConfig::default()).unwrap()
 }
 
-/// Insists on pins, however few CPUs there are.
+/// The mode `pin`, which pins with few CPUs, too.
 fn pinning(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
     let config = AffinityConfig {
         mode: Mode::Pin,
@@ -35,7 +35,7 @@ fn waiting(manager: &CpuAffinityManager, role: Role) -> (RoleHandle<()>, mpsc::S
     (manager.spawn(role, 0, role.as_str(), body).unwrap(), end)
 }
 
-/// Changes what the control group grants.
+/// Changes the CPUs that the control group grants.
 fn grant(root: &Path, cpus: &CpuSet) {
     put(root, &format!("{GROUP}/cpuset.cpus.effective"), &cpus.to_string());
 }
@@ -49,7 +49,7 @@ fn mask_in_proc(tid: Tid) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// The real CPUs; `None`, said aloud, if there is only one.
+/// The real CPUs; `None`, with a message, if there is only one.
 fn two_real_cpus() -> Option<CpuSet> {
     let mask = startup_mask().unwrap();
     if mask.len() < 2 {

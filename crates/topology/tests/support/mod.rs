@@ -1,4 +1,4 @@
-//! What the tests of this crate share with those of the service, which include this file.
+//! Helpers shared with the tests of the service, which include this file.
 
 pub(crate) mod privileges;
 pub(crate) mod tree;

@@ -1,17 +1,17 @@
-//! What this process may do, and how a test says that it could not be run.
+//! The privileges of this process, and the message of a test that can't run here.
 
 use std::{io::Write, thread};
 
 use tally_topology::sys::affinity::{self, THIS_THREAD};
 
-/// Whether the kernel lets a thread of this process become real-time, tried on a thread of its own.
+/// Whether the kernel lets a thread of this process become a real-time thread. Tries it on a new thread.
 pub(crate) fn fifo_allowed() -> bool {
     thread::spawn(|| affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, 1)).is_ok())
         .join()
         .unwrap()
 }
 
-/// A wrapper that takes real-time rights away, if this process has them.
+/// A wrapper program that removes real-time privileges, if this process has them.
 pub(crate) fn unprivileged() -> &'static [&'static str] {
     if fifo_allowed() {
         &[
@@ -26,8 +26,8 @@ pub(crate) fn unprivileged() -> &'static [&'static str] {
     }
 }
 
-/// Says that a test could not be run here, past the harness, which keeps the output of tests that pass to itself.
+/// Prints that a test can't run here. Writes to standard error directly, because the test harness hides the output of passing tests.
 pub(crate) fn skipped(why: &str) {
-    // Nobody listens to standard error: then nobody is told.
+    // If standard error is closed, the message is lost.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

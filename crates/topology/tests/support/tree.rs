@@ -1,11 +1,11 @@
-//! Made-up machines: a small description becomes a tree of the files that the kernel would show.
+//! Simulated machines: a short description becomes a tree of files, as the kernel would show them.
 
 use std::{fs, path::Path};
 
 use tally_topology::{AffinityConfig, CpuSet, Machine, Plan, PodHints, Sources};
 use tempfile::TempDir;
 
-/// A machine to be written down. Lists are in cpuset syntax.
+/// The description of a machine. Lists are in cpuset syntax.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tree {
     /// Groups of sibling CPUs; every online CPU is in one.
@@ -19,7 +19,7 @@ pub(crate) struct Tree {
     isolated: String,
     /// `cpu.max` of the group.
     cpu_max: Option<String>,
-    /// What the process may use, if not everything.
+    /// The CPUs that the process may use; `None`: all.
     mask: Option<CpuSet>,
     pod: PodHints,
 }
@@ -132,7 +132,7 @@ impl Tree {
         Machine::detect(&sources, self.mask.clone())
     }
 
-    /// Plans with the default wishes.
+    /// Makes a plan with the default settings.
     pub(crate) fn plan(&self) -> Plan {
         self.plan_with(&AffinityConfig::default())
     }
