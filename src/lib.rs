@@ -10,6 +10,7 @@
 //! Layers import downwards only; `tests/it/tidy.rs` holds them to it.
 
 pub mod admin;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
