@@ -82,7 +82,7 @@ pub(super) enum SourceError {
         unsent_from: u64,
     },
     /// The parsers lost a row: a bug.
-    #[error("{}: the file has {lines} lines, but the parser found {}: {counts:?}", file.display(), counts.lines())]
+    #[error("{}: the file has {lines} lines, but the parser counted {}: {counts:?}", file.display(), counts.lines())]
     Unaccounted {
         /// The file.
         file: PathBuf,
@@ -569,11 +569,11 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_vanishes_between_the_file_and_the_batches_is_noticed() {
+    fn a_row_that_the_parser_loses_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let mut source = Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), Format::Auto).unwrap();
         assert!(source.next().unwrap().is_some());
         let error = source.next_batch(100).unwrap_err().to_string();
-        assert!(error.contains("of 7 lines, 6 are accounted for"), "{error}");
+        assert!(error.contains("has 7 lines, but the parser counted 6"), "{error}");
     }
 }
