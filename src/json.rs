@@ -1,4 +1,4 @@
-//! The canonical JSON form of protobuf messages, by way of the descriptors that were compiled in.
+//! Converts protobuf messages to their canonical JSON form and back, with the descriptors that are compiled in.
 
 use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
@@ -9,43 +9,43 @@ use thiserror::Error;
 
 use crate::proto::FILE_DESCRIPTOR_SET;
 
-/// Why a message could not be turned into JSON, or back.
+/// Why a message could not be converted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// There is no such message in the API.
-    #[error("no message {0} in the API")]
+    /// The API has no message with this name.
+    #[error("the API has no message {0}")]
     UnknownMessage(String),
-    /// The text is not JSON, or not of this message. It names line and column.
+    /// The text is not JSON, or does not match the message. The error names line and column.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// The bytes are not of this message.
+    /// The bytes are not an encoding of the message.
     #[error(transparent)]
     Decode(#[from] prost::DecodeError),
 }
 
-/// Reads any JSON value, and refuses it if an object in it has a key twice. Both spellings of a message's field are one key;
-/// the keys of a map are compared as they are.
-struct EachKeyOnce(Place);
+/// Reads any JSON value and fails if an object in it repeats a key. The two spellings of a message field are the same key. Keys
+/// of maps are compared unchanged.
+struct UniqueKeys(ValueType);
 
-/// What a JSON value stands for.
+/// The type of a JSON value.
 #[derive(Clone)]
-enum Place {
-    /// A message, or several.
+enum ValueType {
+    /// A message, or a list of messages.
     Message(MessageDescriptor),
-    /// A map, with the field that holds its values.
+    /// A map, with the field of its values.
     Map(FieldDescriptor),
-    /// A scalar, or something that is not of the API.
+    /// A scalar, or a value that is not part of the API.
     Other,
 }
 
 static POOL: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).ok());
 
-/// The descriptor of message `name` of package `tally.v1`.
+/// Returns the descriptor of message `name` of package `tally.v1`.
 ///
 /// # Errors
-/// If there is none.
+/// [`JsonError::UnknownMessage`].
 pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
     let full = format!("tally.v1.{name}");
     POOL.as_ref()
@@ -53,7 +53,7 @@ pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
         .ok_or(JsonError::UnknownMessage(full))
 }
 
-/// Message `name` of package `tally.v1` as indented JSON, fields named as in the `.proto` files, zeros included.
+/// Converts message `name` of package `tally.v1` to indented JSON. Field names are those of the `.proto` files. Zeros are included.
 ///
 /// # Errors
 /// [`JsonError`].
@@ -68,53 +68,53 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Reads message `name` of package `tally.v1` from its JSON form. Unknown fields are errors, and so are keys that come twice
-/// in one object, at any depth.
+/// Reads message `name` of package `tally.v1` from its JSON form. Unknown fields are errors. A repeated key of an
+/// object is an error, too, at any depth.
 ///
 /// # Errors
 /// [`JsonError`].
 pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, JsonError> {
     let descriptor = descriptor(name)?;
-    // First, because the reader of messages keeps the last value of a key and forgets the others.
-    EachKeyOnce(Place::Message(descriptor.clone()))
+    // This check comes first, because the reader of messages silently keeps the last value of a repeated key.
+    UniqueKeys(ValueType::Message(descriptor.clone()))
         .deserialize(&mut serde_json::Deserializer::from_str(text))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)?;
     deserializer.end()?;
-    // Serialising a message of the same descriptor and reading it back can't fail.
+    // Decoding can't fail, because encoder and decoder use the same descriptor.
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
 }
 
-// ===== impl Place =====
+// ===== impl ValueType =====
 
-impl Place {
+impl ValueType {
     fn of(field: &FieldDescriptor) -> Self {
         match field.kind().as_message() {
-            Some(entry) if field.is_map() => Place::Map(entry.map_entry_value_field()),
-            Some(message) => Place::Message(message.clone()),
-            None => Place::Other,
+            Some(entry) if field.is_map() => ValueType::Map(entry.map_entry_value_field()),
+            Some(message) => ValueType::Message(message.clone()),
+            None => ValueType::Other,
         }
     }
 
-    /// The name by which a key is compared with others, and what its value stands for.
+    /// Returns the name by which a key is compared with others, and the type of its value.
     fn member<'a>(&self, key: Cow<'a, str>) -> (Cow<'a, str>, Self) {
         match self {
-            Place::Message(message) => {
+            ValueType::Message(message) => {
                 let field = message.get_field_by_json_name(&key);
                 match field.or_else(|| message.get_field_by_name(&key)) {
-                    Some(field) => (Cow::Owned(field.name().to_owned()), Place::of(&field)),
-                    None => (key, Place::Other),
+                    Some(field) => (Cow::Owned(field.name().to_owned()), ValueType::of(&field)),
+                    None => (key, ValueType::Other),
                 }
             }
-            Place::Map(value) => (key, Place::of(value)),
-            Place::Other => (key, Place::Other),
+            ValueType::Map(value) => (key, ValueType::of(value)),
+            ValueType::Other => (key, ValueType::Other),
         }
     }
 }
 
-// ===== impl EachKeyOnce =====
+// ===== impl UniqueKeys =====
 
-impl<'de> DeserializeSeed<'de> for EachKeyOnce {
+impl<'de> DeserializeSeed<'de> for UniqueKeys {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -122,7 +122,7 @@ impl<'de> DeserializeSeed<'de> for EachKeyOnce {
     }
 }
 
-impl<'de> Visitor<'de> for EachKeyOnce {
+impl<'de> Visitor<'de> for UniqueKeys {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,7 +154,7 @@ impl<'de> Visitor<'de> for EachKeyOnce {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
-        while values.next_element_seed(EachKeyOnce(self.0.clone()))?.is_some() {}
+        while values.next_element_seed(UniqueKeys(self.0.clone()))?.is_some() {}
         Ok(())
     }
 
@@ -162,11 +162,11 @@ impl<'de> Visitor<'de> for EachKeyOnce {
         let mut seen = HashSet::new();
         while let Some(key) = members.next_key::<Cow<'de, str>>()? {
             let shown = key.to_string();
-            let (name, place) = self.0.member(key);
+            let (name, value_type) = self.0.member(key);
             if !seen.insert(name.into_owned()) {
-                return Err(A::Error::custom(format_args!("the key {shown:?} comes twice")));
+                return Err(A::Error::custom(format_args!("the key {shown:?} is repeated")));
             }
-            members.next_value_seed(EachKeyOnce(place))?;
+            members.next_value_seed(UniqueKeys(value_type))?;
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ mod tests {
     use crate::proto::ProcessTransactionRequest;
 
     #[test]
-    fn messages_come_back_from_their_json_form() {
+    fn messages_survive_conversion_to_json_and_back() {
         let text = r#"{"transactionId":"t1","transfers":[{"debitAccountId":"a","creditAccountId":"b","minorUnits":"5"}],
             "effectiveTime":"1993-01-01T00:00:00Z","metadata":{"k":"v"}}"#;
         let message: ProcessTransactionRequest = from_json("ProcessTransactionRequest", text).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_where() {
+    fn an_error_names_the_unknown_field() {
         let wrong =
             from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", r#"{"nope":1}"#).unwrap_err();
         assert!(wrong.to_string().contains("nope"), "{wrong}");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_comes_twice_is_refused_at_any_depth_and_in_either_spelling() {
+    fn a_repeated_key_is_an_error_at_any_depth_and_in_either_spelling() {
         let read = |text: &str| from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", text);
         for (text, key) in [
             (
@@ -228,11 +228,11 @@ mod tests {
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(
-                error.starts_with(&format!("the key {key:?} comes twice at line 1 column ")),
+                error.starts_with(&format!("the key {key:?} is repeated at line 1 column ")),
                 "{error}"
             );
         }
-        // A map's keys are the client's own.
+        // The keys of a map have one spelling only.
         let message =
             read(r#"{"metadata":{"a_b":"1","aB":"2"},"transfers":[{"code":1},{"code":1}]}"#).unwrap();
         assert_eq!((message.metadata.len(), message.transfers.len()), (2, 2));

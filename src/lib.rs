@@ -10,6 +10,7 @@
 //! Modules import only from lower modules. `tests/it/tidy.rs` checks that.
 
 pub mod admin;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -1,4 +1,4 @@
-//! `tally circuit`: look at the circuits of a service, follow them, change them.
+//! `tally circuit`: shows, watches and changes the circuits of a service.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,8 +6,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use tonic::{Code, Status};
 
 use super::{
-    ClientArgs, OutputFormat, block_on, exit, fail,
-    show::{connect, print_circuit, print_json},
+    client_args::ClientArgs,
+    exit::{self, block_on, fail},
+    output::{OutputFormat, print_json},
+    show::print_circuit,
 };
 use crate::proto::{
     CircuitMode, CircuitReset, CircuitStats, GetCircuitStatsRequest, SetCircuitModeRequest,
@@ -19,62 +21,62 @@ use crate::proto::{
 pub struct CircuitArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// Which circuit, for example ProcessTransaction; all of them if none is named.
+    /// Name of the circuit, for example ProcessTransaction. [default: all circuits]
     #[arg(long, global = true, default_value = "", hide_default_value = true)]
     key: String,
-    /// How to print it.
+    /// How to print the circuits.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(subcommand)]
     action: Action,
 }
 
-/// What to do.
+/// The subcommands of `tally circuit`.
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show state, window, latencies and history.
+    /// Show the state, the window of recent calls, and the history of state changes.
     Show,
-    /// Show it again after every change, and at intervals if asked for, until interrupted.
+    /// Show the circuits now and after every change, until interrupted.
     Watch {
-        /// How often besides, 100ms to 1h.
+        /// Also show the circuits at this interval, 100ms to 1h.
         #[arg(long, value_parser = humantime::parse_duration)]
         interval: Option<Duration>,
     },
-    /// Set who decides: the breaker, or you.
+    /// Set the mode: whether the breaker decides about calls, or the operator.
     Mode {
         /// The mode.
         mode: ModeName,
-        /// Why, for the audit event.
+        /// The reason, which is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
-    /// Close, with a clean slate.
+    /// Close the circuit and clear its window.
     Reset {
-        /// Why, for the audit event.
+        /// The reason, which is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
-    /// Open for a time, then recover by way of probes.
+    /// Open the circuit for a time. Afterwards it admits probe calls, and closes if they succeed.
     OpenFor {
-        /// For how long, 1ms to 1day.
+        /// How long the circuit stays open, 1ms to 1day.
         #[arg(value_parser = humantime::parse_duration)]
         time: Duration,
-        /// Why, for the audit event.
+        /// The reason, which is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
 }
 
-/// The modes by their names.
+/// The modes of a circuit.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ModeName {
-    /// The breaker decides.
+    /// The breaker opens and closes the circuit.
     Auto,
-    /// The breaker keeps its books and rejects nothing.
+    /// The breaker measures calls but rejects none.
     MetricsOnly,
-    /// Everything is rejected.
+    /// Every call is rejected.
     ForcedOpen,
-    /// Nothing is recorded and nothing rejected.
+    /// The breaker neither measures nor rejects calls.
     Disabled,
 }
 
@@ -93,7 +95,7 @@ impl From<ModeName> for CircuitMode {
 
 pub(super) fn run(args: &CircuitArgs) -> ExitCode {
     block_on(async {
-        let done = match &args.action {
+        let result = match &args.action {
             Action::Show => show(args).await,
             Action::Watch { interval } => watch(args, *interval).await,
             Action::Mode { mode, comment } => {
@@ -106,9 +108,9 @@ pub(super) fn run(args: &CircuitArgs) -> ExitCode {
                 Err(error) => return fail(exit::USAGE, &error),
             },
         };
-        match done {
+        match result {
             Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Told(code)) => code,
+            Err(Failure::Printed(code)) => code,
             Err(Failure::Status(status)) => {
                 let wrong = matches!(status.code(), Code::InvalidArgument | Code::NotFound);
                 let code = if wrong { exit::USAGE } else { exit::UNAVAILABLE };
@@ -118,11 +120,11 @@ pub(super) fn run(args: &CircuitArgs) -> ExitCode {
     })
 }
 
-/// Why a command was not carried out.
+/// Why a subcommand failed.
 enum Failure {
-    /// The user has been told.
-    Told(ExitCode),
-    /// The service refused.
+    /// The error is already printed.
+    Printed(ExitCode),
+    /// A call failed.
     Status(Box<Status>),
 }
 
@@ -133,24 +135,24 @@ impl From<Status> for Failure {
 }
 
 async fn show(args: &CircuitArgs) -> Result<(), Failure> {
-    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
+    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
     let response = client
         .get_circuit_stats(GetCircuitStatsRequest {})
         .await?
         .into_inner();
-    let known = response.circuits.iter().any(|circuit| circuit.key == args.key);
-    if !args.key.is_empty() && !known {
-        return Err(Status::not_found(format!("key: there is no circuit {:?}", args.key)).into());
+    let exists = response.circuits.iter().any(|circuit| circuit.key == args.key);
+    if !args.key.is_empty() && !exists {
+        return Err(Status::not_found(format!("there is no circuit {:?}", args.key)).into());
     }
     print(args, response.circuits)
 }
 
 async fn watch(args: &CircuitArgs, interval: Option<Duration>) -> Result<(), Failure> {
-    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
+    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
     let interval = interval
         .map(prost_types::Duration::try_from)
         .transpose()
-        .map_err(|error| Failure::Told(fail(exit::USAGE, &error)))?;
+        .map_err(|error| Failure::Printed(fail(exit::USAGE, &error)))?;
     let request = WatchCircuitStatsRequest { interval };
     let mut snapshots = client.watch_circuit_stats(request).await?.into_inner();
     while let Some(snapshot) = snapshots.message().await? {
@@ -160,7 +162,7 @@ async fn watch(args: &CircuitArgs, interval: Option<Duration>) -> Result<(), Fai
 }
 
 async fn change(args: &CircuitArgs, change: Change, comment: &str) -> Result<(), Failure> {
-    let mut client = connect(&args.client).await.map_err(Failure::Told)?;
+    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
     let request = SetCircuitModeRequest {
         key: args.key.clone(),
         change: Some(change),
@@ -171,14 +173,14 @@ async fn change(args: &CircuitArgs, change: Change, comment: &str) -> Result<(),
 }
 
 fn print(args: &CircuitArgs, circuits: Vec<CircuitStats>) -> Result<(), Failure> {
-    let named = |circuit: &CircuitStats| args.key.is_empty() || circuit.key == args.key;
-    let circuits: Vec<_> = circuits.into_iter().filter(named).collect();
+    let selected = |circuit: &CircuitStats| args.key.is_empty() || circuit.key == args.key;
+    let circuits: Vec<_> = circuits.into_iter().filter(selected).collect();
     if args.output == OutputFormat::Json {
         let code = print_json("SetCircuitModeResponse", &SetCircuitModeResponse { circuits });
         return if code == ExitCode::SUCCESS {
             Ok(())
         } else {
-            Err(Failure::Told(code))
+            Err(Failure::Printed(code))
         };
     }
     circuits.iter().for_each(print_circuit);

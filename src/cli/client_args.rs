@@ -1,35 +1,42 @@
-//! What all commands have in common that talk to a service.
+//! Options and connections that subcommands share which call a service.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{exit, fail};
-use crate::client::{ClientConfig, ConnectError, Connection, Token};
+use super::exit::fail_to_connect;
+use crate::{
+    client::{ClientConfig, Connection, Token},
+    proto::engine_service_client::EngineServiceClient,
+};
 
-/// Which service, and how to reach it.
+/// Longest time to wait for a connection.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which service to call, and how to authenticate.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
-    /// The service's address; https:// for TLS.
+    /// Address of the service; https:// for TLS.
     #[arg(
         long,
+        value_name = "URL",
         env = "TALLY_ENDPOINT",
         default_value = "http://127.0.0.1:50051",
         global = true
     )]
     pub endpoint: String,
-    /// What it wants to see.
+    /// How to authenticate.
     #[command(flatten)]
     pub credentials: Credentials,
 }
 
-/// What a secured service wants to see.
+/// How the client and the service authenticate each other.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Credentials {
-    /// The authority that signed the service's certificate, in PEM.
+    /// Certificate of the authority that signed the certificate of the service, in PEM.
     #[arg(long, value_name = "FILE", env = "TALLY_CA", global = true)]
     pub ca: Option<PathBuf>,
-    /// Our own certificate in PEM, if the service wants one.
+    /// Certificate of the client in PEM, if the service requires one.
     #[arg(
         long,
         value_name = "FILE",
@@ -38,7 +45,7 @@ pub struct Credentials {
         global = true
     )]
     pub client_certificate: Option<PathBuf>,
-    /// Its key in PEM.
+    /// Private key of --client-certificate, in PEM.
     #[arg(
         long,
         value_name = "FILE",
@@ -47,22 +54,12 @@ pub struct Credentials {
         global = true
     )]
     pub client_key: Option<PathBuf>,
-    /// The name in the service's certificate, if it is not the endpoint's host.
+    /// Name in the certificate of the service, if it differs from the host of --endpoint.
     #[arg(long, value_name = "NAME", env = "TALLY_SERVER_NAME", global = true)]
     pub server_name: Option<String>,
-    /// The bearer token. Better in the environment than on a command line that others can see.
+    /// Bearer token. Prefer the environment variable: other users can read command lines.
     #[arg(long, env = "TALLY_TOKEN", hide_env_values = true, value_parser = token, global = true)]
     pub token: Option<Token>,
-}
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs: the API's own messages in their JSON form.
-    Json,
 }
 
 fn token(text: &str) -> Result<Token, &'static str> {
@@ -72,23 +69,28 @@ fn token(text: &str) -> Result<Token, &'static str> {
 // ===== impl ClientArgs =====
 
 impl ClientArgs {
-    /// For clients.
+    /// Returns the configuration of a client.
     #[must_use]
     pub fn config(&self) -> ClientConfig {
-        self.credentials.to(&self.endpoint)
+        self.credentials.config(&self.endpoint)
     }
 
-    /// A connection; or the failure, told, and the code to exit with.
+    /// Connects to the service. On failure, prints the error and returns the exit code.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Connection, ExitCode> {
         self.credentials.connect(&self.endpoint, timeout).await
+    }
+
+    /// Connects to the engine service. On failure, prints the error and returns the exit code.
+    pub(super) async fn connect_to_engine(&self) -> Result<EngineServiceClient<Connection>, ExitCode> {
+        self.connect(TIMEOUT).await.map(EngineServiceClient::new)
     }
 }
 
 // ===== impl Credentials =====
 
 impl Credentials {
-    /// For a client of the service at `endpoint`.
-    fn to(&self, endpoint: &str) -> ClientConfig {
+    /// Returns the configuration of a client of the service at `endpoint`.
+    pub(super) fn config(&self, endpoint: &str) -> ClientConfig {
         ClientConfig {
             endpoint: endpoint.to_owned(),
             ca: self.ca.clone(),
@@ -98,15 +100,9 @@ impl Credentials {
         }
     }
 
-    /// A connection to the service at `endpoint`; or the failure, told, and the code to exit with.
+    /// Connects to the service at `endpoint`. On failure, prints the error and returns the exit code.
     pub(super) async fn connect(&self, endpoint: &str, timeout: Duration) -> Result<Connection, ExitCode> {
-        self.to(endpoint).connect(timeout).await.map_err(|error| {
-            let code = match &error {
-                ConnectError::Endpoint { .. } => exit::USAGE,
-                ConnectError::File { .. } | ConnectError::Tls { .. } => exit::CONFIG,
-                ConnectError::Unreachable { .. } => exit::UNAVAILABLE,
-            };
-            fail(code, &error)
-        })
+        let connected = self.config(endpoint).connect(timeout).await;
+        connected.map_err(|error| fail_to_connect(&error))
     }
 }

@@ -1,4 +1,4 @@
-//! `tally health`: exit code 0 if the service is serving, 1 if not.
+//! `tally health`: checks whether a service is serving.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -7,17 +7,20 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::{ClientArgs, block_on, exit, fail};
+use super::{
+    client_args::ClientArgs,
+    exit::{self, block_on, fail},
+};
 
 /// Options of `tally health`.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// Which of its services; all of them if none is named.
-    #[arg(long, default_value = "")]
+    /// Check this gRPC service, for example tally.v1.TransactionService. [default: the whole server]
+    #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
-    /// How long to wait for the answer.
+    /// Longest time to wait for the connection.
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -28,7 +31,7 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 async fn check(args: &HealthArgs) -> ExitCode {
-    // For a health check there is no difference between "not serving" and "not there": 1, as container runtimes expect.
+    // Container runtimes expect code 1, whether the service does not answer or does not serve.
     let Ok(channel) = args.client.connect(args.timeout).await else {
         return ExitCode::from(exit::FAILED);
     };

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
-use super::{exit, fail};
+use super::exit::{self, fail};
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
@@ -256,7 +256,7 @@ impl Running {
         }
         readiness.set(true);
         announce("listening on", net.address());
-        tracing::info!(address = %net.address(), version = super::LONG_VERSION, "serving");
+        tracing::info!(address = %net.address(), version = super::version::LONG_VERSION, "serving");
         Ok(Running {
             engine: engine.clone(),
             reporter,

@@ -1,19 +1,17 @@
-//! `tally stats`, and what it has in common with `tally topology`.
+//! `tally stats`, and how it and `tally circuit` print a circuit.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::Args;
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use prost::Message;
 
-use super::{ClientArgs, OutputFormat, block_on, exit, fail};
-use crate::{
-    client::Connection,
-    json,
-    proto::{
-        CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
-        GetCircuitStatsResponse, LatencySummary, engine_service_client::EngineServiceClient,
-    },
+use super::{
+    client_args::ClientArgs,
+    exit::{self, block_on, fail},
+    output::{OutputFormat, micros, percentiles, print_json, rejected_calls, state_name, table},
+};
+use crate::proto::{
+    CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
+    GetCircuitStatsResponse, LatencySummary,
 };
 
 /// Options of `tally stats`.
@@ -21,14 +19,14 @@ use crate::{
 pub struct StatsArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// How to print it.
+    /// How to print the statistics.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 pub(super) fn stats(args: &StatsArgs) -> ExitCode {
     block_on(async {
-        let mut client = match connect(&args.client).await {
+        let mut client = match args.client.connect_to_engine().await {
             Ok(client) => client,
             Err(code) => return code,
         };
@@ -41,24 +39,6 @@ pub(super) fn stats(args: &StatsArgs) -> ExitCode {
             (Err(status), _) | (_, Err(status)) => fail(exit::UNAVAILABLE, &status),
         }
     })
-}
-
-/// How long an answer may take.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
-
-pub(super) async fn connect(client: &ClientArgs) -> Result<EngineServiceClient<Connection>, ExitCode> {
-    client.connect(TIMEOUT).await.map(EngineServiceClient::new)
-}
-
-#[expect(clippy::print_stdout, reason = "the command's result")]
-pub(super) fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
-    match json::to_json(name, message) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(exit::SOFTWARE, &error),
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -84,11 +64,11 @@ fn print_stats(
         batches.queue_depth, batches.queue_capacity
     );
     println!(
-        "blocks        durable up to {}, {} bytes of journal",
+        "blocks        durable up to block {}, journal of {} bytes",
         ledger.durable_block, ledger.journal_bytes
     );
     println!(
-        "transactions  last sequence {}; since the start: {} committed, {} refused, {} replayed",
+        "transactions  last sequence {}; since the service started: {} committed, {} rejected, {} replayed",
         ledger.last_sequence, ledger.committed, ledger.rejected, ledger.replayed
     );
     println!(
@@ -100,7 +80,7 @@ fn print_stats(
         ledger.transaction_ids, ledger.transaction_id_bytes, ledger.bytes_per_transaction_id
     );
     println!(
-        "not executed  {} expired, {} cancelled, {} refused by a full queue; {} replies missing",
+        "not executed  {} expired, {} cancelled, {} rejected because the queue was full; {} replies missing",
         batches.expired, batches.cancelled, batches.full, batches.replies_missing
     );
     let mut times = table(&["", "p50", "p90", "p99", "p99.9", "max", "count"]);
@@ -115,26 +95,21 @@ fn print_stats(
     ExitCode::SUCCESS
 }
 
-/// A circuit, with what an operator looks at first on top.
+/// Prints a circuit, the most important facts first.
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn print_circuit(circuit: &CircuitStats) {
-    let name = |text: &str| {
-        text.trim_start_matches("CIRCUIT_STATE_")
-            .trim_start_matches("CIRCUIT_MODE_")
-            .to_owned()
-    };
     println!(
         "circuit       {} {} (mode {}), generation {}",
         circuit.key,
-        name(circuit.effective_state().as_str_name()),
-        name(circuit.mode().as_str_name()),
+        state_name(circuit.effective_state()),
+        circuit.mode().as_str_name().trim_start_matches("CIRCUIT_MODE_"),
         circuit.generation
     );
     let window = circuit.window.unwrap_or_default();
     let totals = circuit.totals.unwrap_or_default();
     let settings = circuit.settings.clone().unwrap_or_default();
     println!(
-        "  slow        from {} ({})",
+        "  slow        calls of {} or more ({})",
         micros(settings.slow_threshold),
         settings.slow_threshold_source
     );
@@ -148,17 +123,17 @@ pub(super) fn print_circuit(circuit: &CircuitStats) {
         circuit.overdue_in_flight
     );
     println!(
-        "  calls       {} admitted, {} refused, opened {} times",
+        "  calls       {} admitted, {} rejected; opened {} times",
         totals.admitted,
-        totals.rejected_open + totals.rejected_half_open + totals.rejected_ramp,
+        rejected_calls(&totals),
         totals.opens
     );
     for change in &circuit.history {
         println!(
             "  {}  {} to {}: {} ({:.1} % slow, {:.1} % failed, {} overdue)",
             change.time.unwrap_or_default(),
-            name(change.from().as_str_name()),
-            name(change.to().as_str_name()),
+            state_name(change.from()),
+            state_name(change.to()),
             change.reason,
             change.slow_rate * 100.0,
             change.failure_rate * 100.0,
@@ -167,41 +142,10 @@ pub(super) fn print_circuit(circuit: &CircuitStats) {
     }
 }
 
-/// In microseconds: a tenth is as much as anybody wants to read.
-fn micros(duration: Option<prost_types::Duration>) -> String {
-    let duration = duration.unwrap_or_default();
-    let nanos = duration
-        .seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(duration.nanos.into());
-    format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
-}
-
 fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
     let count = summary.map_or(0, |summary| summary.count);
     let mut row = vec![name.to_owned()];
     row.extend(percentiles(summary));
     row.push(count.to_string());
     row
-}
-
-/// p50, p90, p99, p99.9 and the maximum, as text.
-pub(super) fn percentiles(summary: Option<&LatencySummary>) -> [String; 5] {
-    let LatencySummary {
-        p50,
-        p90,
-        p99,
-        p999,
-        max,
-        ..
-    } = summary.copied().unwrap_or_default();
-    [p50, p90, p99, p999, max].map(micros)
-}
-
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_header(header.iter().copied());
-    table
 }

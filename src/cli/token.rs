@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{exit, fail};
+use super::exit::{self, fail};
 use crate::{
     security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex},
     store::journal::{Disk, RealDisk},

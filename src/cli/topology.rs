@@ -10,8 +10,9 @@ use std::{
 use clap::Args;
 
 use super::{
-    Credentials, OutputFormat, block_on, exit, fail,
-    show::{TIMEOUT, print_json, table},
+    client_args::{Credentials, TIMEOUT},
+    exit::{self, block_on, fail},
+    output::{OutputFormat, print_json, table},
 };
 use crate::{
     config, grpc,

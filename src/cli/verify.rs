@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{exit, fail};
+use super::exit::{self, fail};
 use crate::store::{
     embedded,
     journal::{Disk, RealDisk},

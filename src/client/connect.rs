@@ -1,4 +1,4 @@
-//! Getting a connection: the address, TLS, the token.
+//! Connects to a service: address, TLS, token.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -10,22 +10,22 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-/// How a service is reached.
+/// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientConfig {
     /// `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT` (then `http`).
     pub endpoint: String,
-    /// The authority that signed the service's certificate, in PEM. Needed with `https`.
+    /// File with the certificate of the authority that signed the certificate of the service, in PEM. Required for `https`.
     pub ca: Option<PathBuf>,
-    /// Our own certificate and its key, in PEM, if the service wants one.
+    /// Files with the certificate of the client and its private key, in PEM, if the service requires them.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the service's certificate, if it is not the endpoint's host.
+    /// The name in the certificate of the service, if it differs from the host of the endpoint.
     pub server_name: Option<String>,
-    /// The bearer token, if the service asks for one.
+    /// The bearer token, if the service requires one.
     pub token: Option<Token>,
 }
 
-/// A bearer token. Never shown.
+/// A bearer token. Its debug output hides the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(MetadataValue<Ascii>);
 
@@ -36,47 +36,47 @@ pub type Connection = InterceptedService<Channel, Bearer>;
 #[derive(Debug, Clone)]
 pub struct Bearer(Option<Token>);
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The endpoint is not an address.
-    #[error("{endpoint:?} is not an endpoint like http://127.0.0.1:50051")]
+    #[error("invalid endpoint {endpoint:?}; expected for example http://127.0.0.1:50051")]
     Endpoint {
-        /// As given.
+        /// The endpoint.
         endpoint: String,
     },
-    /// A file of TLS can't be read.
-    #[error("{}: {source}", path.display())]
+    /// A certificate or key file can't be read.
+    #[error("can't read {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
-    /// TLS can't be set up as asked for.
-    #[error("TLS to {endpoint}")]
+    /// A certificate or key is not valid.
+    #[error("invalid TLS settings for {endpoint}")]
     Tls {
-        /// As given.
+        /// The endpoint.
         endpoint: String,
-        /// What is wrong.
+        /// What is invalid.
         source: tonic::transport::Error,
     },
-    /// Nobody answers.
+    /// No service answers at the endpoint.
     #[error("no service answers at {endpoint}")]
     Unreachable {
-        /// As given.
+        /// The endpoint.
         endpoint: String,
         /// Why not.
         source: tonic::transport::Error,
     },
 }
 
-/// While calls are under way, the connection is tried so often ...
+/// Interval of HTTP/2 pings while calls are in flight.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ... and is lost if it does not answer for so long.
+/// A connection is lost if it does not answer a ping for this time.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Flow-control window of a call: a large answer without a round trip in its middle.
+/// Flow-control window of a call, so that a large answer needs no extra round trip.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Flow-control window of the connection.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -84,7 +84,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 // ===== impl Token =====
 
 impl Token {
-    /// A token as it is told to a client. `None` if it can't stand in a header.
+    /// Creates a token. `None` if the text is not allowed in a header.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim()).parse().ok()?;
@@ -113,7 +113,7 @@ impl Interceptor for Bearer {
 // ===== impl ClientConfig =====
 
 impl ClientConfig {
-    /// For a service without TLS and tokens.
+    /// Returns the configuration for a service without TLS and tokens.
     #[must_use]
     pub fn plain(endpoint: &str) -> Self {
         ClientConfig {
@@ -122,7 +122,7 @@ impl ClientConfig {
         }
     }
 
-    /// Connects, within `timeout`; one attempt.
+    /// Connects in one attempt, within `timeout`.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -132,14 +132,14 @@ impl ClientConfig {
             endpoint: endpoint.clone(),
             source,
         };
-        let channel = self.address()?.connect_timeout(timeout).connect().await;
+        let channel = self.endpoint()?.connect_timeout(timeout).connect().await;
         Ok(InterceptedService::new(
             channel.map_err(unreachable)?,
             Bearer(self.token.clone()),
         ))
     }
 
-    fn address(&self) -> Result<Endpoint, ConnectError> {
+    fn endpoint(&self) -> Result<Endpoint, ConnectError> {
         let endpoint = &self.endpoint;
         let uri = if endpoint.contains("://") {
             endpoint.clone()
@@ -151,7 +151,7 @@ impl ClientConfig {
         };
         let address = Endpoint::from_shared(uri).map_err(|_| wrong())?;
         let scheme = address.uri().scheme_str();
-        // Without a scheme, the port tells an address from a slip of the keyboard.
+        // Without a scheme, an address must have a port. Otherwise any word would be an address.
         let is_vague = !endpoint.contains("://") && address.uri().port().is_none();
         if is_vague || address.uri().host().is_none() || !matches!(scheme, Some("http" | "https")) {
             return Err(wrong());

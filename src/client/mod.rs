@@ -1,4 +1,4 @@
-//! A client of the service: the generated ones, put together, with retries.
+//! A client of the service: combines the generated clients and adds retries.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
-    retry::{CallError, RetryPolicy},
+    retry::{CallError, Executed, RetryPolicy},
 };
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
@@ -27,18 +27,19 @@ use crate::proto::{
     engine_service_client::EngineServiceClient, transaction_service_client::TransactionServiceClient,
 };
 
-/// Most transactions in one [`Client::process_transactions`].
+/// Maximum number of transactions in one [`Client::process_transactions`].
 pub const TRANSACTIONS_MAX: usize = 8192;
-/// Most accounts in one [`Client::batch_create_accounts`].
+/// Maximum number of accounts in one [`Client::batch_create_accounts`].
 pub const CREATE_ACCOUNTS_MAX: usize = 1000;
 /// Largest page of [`Client::list_accounts`].
 pub const PAGE_ACCOUNTS_MAX: i32 = 1000;
-/// Largest message, either way; as on the server.
+/// Largest request and largest response, in bytes; the same as on the server.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// How long to wait for a connection.
+/// Longest time to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection to a service. Clones share it; a lost connection is made again by the next attempt.
+
+/// A connection to a service. Clones share the connection. A lost connection is replaced at the next attempt.
 #[derive(Debug, Clone)]
 pub struct Client {
     transactions: TransactionServiceClient<Connection>,
@@ -49,7 +50,7 @@ pub struct Client {
 
 // ===== impl Client =====
 
-/// One call of a generated client, repeated as the policy says.
+/// Calls a method of a generated client, with retries.
 macro_rules! call {
     ($self:ident . $service:ident . $method:ident, $message:expr) => {{
         let message = $message;
@@ -58,7 +59,7 @@ macro_rules! call {
             .run(|left| {
                 let mut service = $self.$service.clone();
                 let mut request = Request::new(message.clone());
-                // The server drops what nobody waits for any more.
+                // The server drops calls whose deadline has passed.
                 request.set_timeout(left);
                 async move { service.$method(request).await.map(tonic::Response::into_inner) }
             })
@@ -67,7 +68,7 @@ macro_rules! call {
 }
 
 impl Client {
-    /// Connects to `endpoint`: `http://HOST:PORT`, or `HOST:PORT`. One attempt; only calls are retried.
+    /// Connects to `endpoint`: `http://HOST:PORT`, or `HOST:PORT`. Tries once: only calls are retried.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -75,7 +76,7 @@ impl Client {
         Self::connect_with(&ClientConfig::plain(endpoint)).await
     }
 
-    /// Connects as `config` says: with TLS, a token, or both.
+    /// Connects with `config`: with TLS, a token, or both. Tries once.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -91,7 +92,7 @@ impl Client {
         })
     }
 
-    /// The same connection with another policy.
+    /// Returns a client with the same connection and another retry policy.
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
@@ -109,7 +110,7 @@ impl Client {
         call!(self.transactions.process_transaction, transaction)
     }
 
-    /// Applies up to [`TRANSACTIONS_MAX`] transactions, each for itself: one result for each, in the same order.
+    /// Applies up to [`TRANSACTIONS_MAX`] independent transactions. Returns one result per transaction, in the same order.
     ///
     /// # Errors
     /// [`CallError`].
@@ -131,7 +132,7 @@ impl Client {
         }
     }
 
-    /// Finds a transaction by its id.
+    /// Reads a transaction; `None` if it does not exist.
     ///
     /// # Errors
     /// [`CallError`].
@@ -139,8 +140,8 @@ impl Client {
         let request = GetTransactionRequest {
             transaction_id: transaction_id.to_owned(),
         };
-        let answer = call!(self.transactions.get_transaction, request);
-        found(answer).map(|response| response.and_then(|response| response.transaction))
+        let found = call!(self.transactions.get_transaction, request);
+        found_or_none(found).map(|response| response.and_then(|response| response.transaction))
     }
 
     /// Creates up to [`CREATE_ACCOUNTS_MAX`] accounts, all or none.
@@ -158,7 +159,7 @@ impl Client {
         call!(self.accounts.batch_create_accounts, request).map(|response| response.accounts)
     }
 
-    /// Reads an account.
+    /// Reads an account; `None` if it does not exist.
     ///
     /// # Errors
     /// [`CallError`].
@@ -166,11 +167,11 @@ impl Client {
         let request = GetAccountRequest {
             account_id: account_id.to_owned(),
         };
-        let answer = call!(self.accounts.get_account, request);
-        found(answer).map(|response| response.and_then(|response| response.account))
+        let found = call!(self.accounts.get_account, request);
+        found_or_none(found).map(|response| response.and_then(|response| response.account))
     }
 
-    /// Reads a page of up to `page_size` accounts (0 to [`PAGE_ACCOUNTS_MAX`]; 0 leaves it to the server). `page_token`
+    /// Reads a page of up to `page_size` accounts (0 to [`PAGE_ACCOUNTS_MAX`]; 0 means the default of the server). `page_token`
     /// is empty for the first page.
     ///
     /// # Errors
@@ -187,7 +188,7 @@ impl Client {
         call!(self.accounts.list_accounts, request)
     }
 
-    /// The breakers.
+    /// Reads the statistics of the circuits.
     ///
     /// # Errors
     /// [`CallError`].
@@ -195,7 +196,7 @@ impl Client {
         call!(self.engine.get_circuit_stats, GetCircuitStatsRequest {})
     }
 
-    /// CPUs, roles and threads.
+    /// Reads CPUs, roles and threads of the service.
     ///
     /// # Errors
     /// [`CallError`].
@@ -203,7 +204,7 @@ impl Client {
         call!(self.engine.get_topology, GetTopologyRequest {})
     }
 
-    /// The batch processor, the journal and the ledger.
+    /// Reads the statistics of the batch processor, the journal and the ledger.
     ///
     /// # Errors
     /// [`CallError`].
@@ -212,11 +213,11 @@ impl Client {
     }
 }
 
-/// What is not there is an answer, not an error.
-fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
+/// Turns NOT_FOUND into `None`.
+fn found_or_none<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        // Of the server itself, not of something in between that knows no such path.
+        // Only with a reason: a proxy may answer NOT_FOUND for an unknown path.
         Err(error) if error.status().code() == Code::NotFound && error.reason().is_some() => Ok(None),
         Err(error) => Err(error),
     }

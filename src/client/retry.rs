@@ -1,15 +1,18 @@
-//! When a call is sent again, and after how long.
+//! Retries: when a call is sent again, and after which delay.
 //!
-//! Sending again is always safe: a transaction's id makes it apply once, and creating the same account twice is one
-//! account. So the only questions are whether it can help, and when the server wants to hear from us again:
+//! A retry is always safe: a transaction id is applied at most once, and creating the same account twice creates one account.
+//! The open questions are whether a retry can succeed, and when the server accepts it:
 //!
-//! 1. A lost connection, and `UNAVAILABLE`, can pass. `RESOURCE_EXHAUSTED` can only if the server says when (a full queue
-//!    does, a ledger that can't number any more accounts does not). Everything else would be answered the same again.
-//! 2. `grpc-retry-pushback-ms` (gRFC A6) names the delay; a negative number, or one that can't be read, means "never".
-//!    Without it, `google.rpc.RetryInfo` does.
-//! 3. Without either, the delay doubles from attempt to attempt. All of them are spread by chance, so that clients that
-//!    were turned away together don't come back together; never below what the server asked for.
-//! 4. Attempts and total time are bounded.
+//! 1. A lost connection and `UNAVAILABLE` are temporary. `RESOURCE_EXHAUSTED` is temporary only if the server sends a delay: a
+//!    full queue does, a ledger that can't number any more accounts does not. Any other error would be the same again.
+//! 2. `grpc-retry-pushback-ms` (gRFC A6) is the delay. A negative or malformed number forbids a retry.
+//!    Without this metadata, `google.rpc.RetryInfo` is the delay.
+//! 3. Without both, the delay doubles with each attempt. Every delay has a random part, so that rejected clients do not all
+//!    return at once. A delay is never shorter than the delay of the server.
+//! 4. The number of attempts and the total time are bounded.
+//!
+//! A failed call reports whether it may have been executed ([`CallError::executed`]). An attempt with an unknown outcome makes
+//! the whole call unknown, until the ledger answers a later attempt.
 
 use std::{
     error::Error,
@@ -19,52 +22,62 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tonic::{Code, Status, TimeoutExpired, metadata::MetadataMap};
+use tonic::{Code, ConnectError, Status, TimeoutExpired, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
-/// The metadata by which a server says when to try again, in milliseconds.
+/// Metadata key of the delay that the server asks for, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// A delay that the server named is lengthened by up to this share of itself.
-const HINT_SPREAD: f64 = 0.2;
-/// Causes of an error that are looked at; a chain of errors is never so long.
+/// A delay of the server is lengthened by a random share of itself, up to this one.
+const DELAY_SPREAD: f64 = 0.2;
+/// Number of causes of an error that are examined. Real chains are shorter.
 const CAUSES_MAX: usize = 16;
 
-/// How often and for how long a call is sent again.
+/// How often and for how long a call is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Most attempts, the first one counted; at least 1.
+    /// Maximum number of attempts, including the first; at least 1.
     pub attempts_max: u32,
-    /// Longest time for a call, all attempts and delays in it. Each attempt carries what is left as its deadline.
+    /// Maximum time of a call with all its attempts and delays. The deadline of each attempt is the remaining time.
     pub total_max: Duration,
-    /// About how long to wait after the first attempt if the server does not say. Doubles with every attempt.
+    /// Delay after the first attempt if the server sends none. Doubles with every attempt. A random part of up to half is left out.
     pub backoff_base: Duration,
-    /// About how long to wait at most if the server does not say.
+    /// Maximum delay if the server sends none.
     pub backoff_max: Duration,
 }
 
-/// A call that failed for good.
+/// A call that failed in its last attempt.
 #[derive(Debug)]
 pub struct CallError {
-    /// Boxed: a status is large, and most calls have none.
+    /// Boxed, because a status is large and most calls succeed.
     status: Box<Status>,
     attempts: u32,
+    executed: Executed,
 }
 
-/// What a failed attempt calls for.
+/// Whether a failed call was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Another attempt would end the same, or the server wants none.
+pub enum Executed {
+    /// The call had no effect, and will have none.
+    No,
+    /// The call may have been executed, or may still be. Repeat it with the same id to learn the outcome.
+    Unknown,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// A retry would fail the same way, or the server forbids it.
     GiveUp,
-    /// Another attempt may help; nobody knows when.
+    /// A retry may succeed. The server did not send a delay.
     Backoff,
-    /// The server knows when.
+    /// A retry may succeed after this delay of the server.
     After(Duration),
 }
 
 // ===== impl RetryPolicy =====
 
 impl Default for RetryPolicy {
-    /// Up to 64 attempts within a minute: long enough for a server to be started again.
+    /// Up to 64 attempts within a minute: enough time to restart a server.
     fn default() -> Self {
         RetryPolicy {
             attempts_max: 64,
@@ -76,10 +89,10 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Calls `attempt` until it succeeds or there is no point in going on. It is given the time that is left.
+    /// Calls `attempt` with the remaining time until it succeeds, or until a retry is not possible.
     ///
     /// # Errors
-    /// The status of the last attempt.
+    /// The status of the last attempt, and whether any attempt may have been executed.
     pub async fn run<T, F, Fut>(&self, mut attempt: F) -> Result<T, CallError>
     where
         F: FnMut(Duration) -> Fut,
@@ -87,12 +100,14 @@ impl RetryPolicy {
     {
         let begin = Instant::now();
         let mut attempts = 0;
+        let mut executed = Executed::No;
         loop {
             attempts += 1;
             let status = match attempt(self.total_max.saturating_sub(begin.elapsed())).await {
                 Ok(value) => return Ok(value),
                 Err(status) => status,
             };
+            executed = executed.after(&status);
             let delay = self.delay(&status, attempts, random_share());
             match delay.filter(|delay| begin.elapsed() + *delay < self.total_max) {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -100,29 +115,30 @@ impl RetryPolicy {
                     return Err(CallError {
                         status: Box::new(status),
                         attempts,
+                        executed,
                     });
                 }
             }
         }
     }
 
-    /// How long to wait after `attempts` attempts of which the last ended in `status`; `None` to give up. `chance` is
-    /// drawn from 0 to 1.
-    fn delay(&self, status: &Status, attempts: u32, chance: f64) -> Option<Duration> {
+    /// Returns the delay after `attempts` attempts, of which the last one failed with `status`; `None` to give up. `random` is
+    /// from 0 to 1.
+    fn delay(&self, status: &Status, attempts: u32, random: f64) -> Option<Duration> {
         if attempts >= self.attempts_max {
             return None;
         }
-        match verdict(status) {
-            Verdict::GiveUp => None,
-            Verdict::After(hint) => Some(hint.mul_f64(1.0 + HINT_SPREAD * chance)),
-            Verdict::Backoff => {
+        match decide(status) {
+            Decision::GiveUp => None,
+            Decision::After(delay) => Some(delay.mul_f64(1.0 + DELAY_SPREAD * random)),
+            Decision::Backoff => {
                 let doublings = attempts.saturating_sub(1).min(31);
                 let ceiling = self
                     .backoff_base
                     .saturating_mul(1 << doublings)
                     .min(self.backoff_max);
-                // Never less than half of it: a delay of nothing would not be a delay.
-                Some(ceiling.mul_f64(0.5 + 0.5 * chance))
+                // At least half of it, so that the delay is never close to zero.
+                Some(ceiling.mul_f64(0.5 + 0.5 * random))
             }
         }
     }
@@ -133,24 +149,31 @@ impl RetryPolicy {
 impl CallError {
     pub(super) fn new(status: Status) -> Self {
         CallError {
+            executed: Executed::No.after(&status),
             status: Box::new(status),
             attempts: 1,
         }
     }
 
-    /// The answer to the last attempt.
+    /// Returns the status of the last attempt. Its `executed` detail is about the last attempt only: see [`Self::executed`].
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// How many attempts were made.
+    /// Returns the number of attempts.
     #[must_use]
     pub const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The reason of the answer's `google.rpc.ErrorInfo`, if the server sent one.
+    /// Returns whether the call may have been executed by any of its attempts.
+    #[must_use]
+    pub const fn executed(&self) -> Executed {
+        self.executed
+    }
+
+    /// Returns the reason in the `google.rpc.ErrorInfo` of the last attempt, if the server sent one.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         self.status.get_details_error_info().map(|info| info.reason)
@@ -165,6 +188,9 @@ impl fmt::Display for CallError {
         }
         if self.attempts > 1 {
             write!(f, " (after {} attempts)", self.attempts)?;
+            if self.executed == Executed::Unknown {
+                f.write_str("; an attempt may have been executed")?;
+            }
         }
         Ok(())
     }
@@ -176,17 +202,54 @@ impl Error for CallError {
     }
 }
 
-fn verdict(status: &Status) -> Verdict {
-    let hint = hint(status);
-    match (status.code(), hint) {
-        _ if connection_lost(status) => Verdict::Backoff,
-        (Code::Unavailable, None) => Verdict::Backoff,
-        (Code::Unavailable | Code::ResourceExhausted, Some(Some(delay))) => Verdict::After(delay),
-        _ => Verdict::GiveUp,
+// ===== impl Executed =====
+
+impl Executed {
+    /// Returns the state of a call after another attempt failed with `status`.
+    ///
+    /// An answer of the ledger is definite for all attempts: had an earlier attempt with the same id been executed, the ledger
+    /// would have answered with its result. Any other rejection, such as an open circuit, is about its own attempt only.
+    fn after(self, status: &Status) -> Self {
+        match executed_attempt(status) {
+            Executed::Unknown => Executed::Unknown,
+            Executed::No if is_answer_of_ledger(status.code()) => Executed::No,
+            Executed::No => self,
+        }
     }
 }
 
-/// What the server says about another attempt: nothing, or never (`Some(None)`), or when.
+/// Whether one attempt was executed. Without the word of the service the outcome is unknown, except if no connection was made.
+fn executed_attempt(status: &Status) -> Executed {
+    let info = status.get_details_error_info();
+    let executed = info.as_ref().and_then(|info| info.metadata.get("executed"));
+    if executed.is_some_and(|executed| executed == "false")
+        || causes(status).any(|cause| cause.is::<ConnectError>())
+    {
+        Executed::No
+    } else {
+        Executed::Unknown
+    }
+}
+
+/// Whether the ledger answers with this code after it has looked for the id.
+const fn is_answer_of_ledger(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FailedPrecondition | Code::NotFound | Code::AlreadyExists | Code::OutOfRange
+    )
+}
+
+fn decide(status: &Status) -> Decision {
+    let hint = hint(status);
+    match (status.code(), hint) {
+        _ if connection_lost(status) => Decision::Backoff,
+        (Code::Unavailable, None) => Decision::Backoff,
+        (Code::Unavailable | Code::ResourceExhausted, Some(Some(delay))) => Decision::After(delay),
+        _ => Decision::GiveUp,
+    }
+}
+
+/// Returns what the server says about a retry: nothing (`None`), never (`Some(None)`), or the delay.
 fn hint(status: &Status) -> Option<Option<Duration>> {
     if status.metadata().contains_key(PUSHBACK) {
         return Some(pushback(status.metadata()));
@@ -202,23 +265,18 @@ fn pushback(metadata: &MetadataMap) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }
 
-/// Whether this is no answer of the server at all. A status that came over the wire has no cause; one that was made on
-/// this side of it has, and it is the connection unless it is our own patience.
+/// Whether the connection was lost before an answer arrived. A status from the server has no cause. A status that the client
+/// library made has one: the failure of the connection, or the client's own timeout.
 fn connection_lost(status: &Status) -> bool {
-    let mut cause = status.source();
-    let mut lost = false;
-    for _ in 0..CAUSES_MAX {
-        let Some(error) = cause else { break };
-        if error.is::<TimeoutExpired>() {
-            return false;
-        }
-        lost = true;
-        cause = error.source();
-    }
-    lost
+    status.source().is_some() && !causes(status).any(|cause| cause.is::<TimeoutExpired>())
 }
 
-/// Anything from 0 to 1. The standard library seeds every `RandomState` anew, which is all the chance needed here.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&cause| cause.source()).take(CAUSES_MAX)
+}
+
+/// Returns a random number from 0 to 1. The standard library seeds every `RandomState` differently, which is random enough
+/// here.
 fn random_share() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 32;
     u32::try_from(bits).map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX))

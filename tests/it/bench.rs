@@ -1,4 +1,4 @@
-//! `tally bench` as its user sees it: what it prints, what it counts, and what it refuses.
+//! `tally bench` as a process: what it prints, what it counts, and which options it rejects.
 
 use std::{fs, process::Command};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::server::{BINARY, TestServer};
 
-/// Two client threads and a short round: what is measured does not matter here.
+/// A short round, because these tests do not look at the measured values.
 const SHORT: [&str; 8] = [
     "--duration",
     "300ms",
@@ -18,7 +18,7 @@ const SHORT: [&str; 8] = [
     "--self-contained",
 ];
 
-/// `tally bench` with these arguments: exit code, standard output, standard error.
+/// Runs `tally bench`. Returns exit code, standard output and standard error.
 fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(BINARY)
         .arg("bench")
@@ -30,7 +30,7 @@ fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// The one object that `tally bench --json` prints.
+/// Runs `tally bench`, which must succeed, and returns the object that `--json` prints.
 fn report(arguments: &[&str]) -> Value {
     let (code, out, error) = bench(arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
@@ -55,7 +55,7 @@ fn count(report: &Value, pointer: &str) -> u64 {
         .unwrap_or_else(|| panic!("{pointer} is no count in {report:#}"))
 }
 
-/// What every report has, and what is true of all of them.
+/// Checks what holds for every report.
 fn assert_sound(report: &Value) {
     assert!(number(report, "/transactions_per_second") > 0.0, "{report:#}");
     assert!(
@@ -69,14 +69,14 @@ fn assert_sound(report: &Value) {
     assert_eq!(count(report, "/replayed"), 0, "{report:#}");
     assert_eq!(count(report, "/seed"), 1);
     for text in ["machine", "commit", "version", "command", "mode"] {
-        let told = report[text].as_str().unwrap_or_default();
-        assert!(!told.is_empty(), "no {text} in {report:#}");
+        let value = report[text].as_str().unwrap_or_default();
+        assert!(!value.is_empty(), "no {text} in {report:#}");
     }
     let command = report["command"].as_str().unwrap();
     assert!(command.contains(" bench "), "{command}");
 }
 
-/// A schedule loses nothing: what it wanted was answered, refused, or is told to have been missed.
+/// Checks that every scheduled transaction was answered, rejected, or counted as missed.
 fn assert_adds_up(figures: &Value) {
     let schedule = |part: &str| count(figures, &format!("/schedule/{part}"));
     let answered = count(figures, "/transactions") + schedule("refused");
@@ -115,7 +115,7 @@ fn every_mode_is_measured() {
 }
 
 #[test]
-fn a_schedule_is_kept_or_told_to_be_missed() {
+fn every_scheduled_transaction_is_sent_or_counted_as_missed() {
     for (mode, extra) in [
         ("unary", vec!["--baseline"]),
         ("stream", vec![]),
@@ -126,7 +126,7 @@ fn a_schedule_is_kept_or_told_to_be_missed() {
         assert_sound(&report);
         assert_adds_up(&report);
         assert_eq!(count(&report, "/rate"), 500);
-        // However many threads share it: 0.3 s of it.
+        // 0.3 s of 500 per second, whatever the number of threads.
         assert_eq!(count(&report, "/schedule/due"), 150, "{report:#}");
         if mode == "unary" {
             assert_adds_up(&report["baseline"]);
@@ -136,8 +136,8 @@ fn a_schedule_is_kept_or_told_to_be_missed() {
 }
 
 #[test]
-fn what_is_too_much_is_missed_and_counted() {
-    // One call under way can't make 200,000 a second.
+fn a_schedule_beyond_the_client_counts_missed_transactions() {
+    // One call in flight can't send 200,000 transactions per second.
     let report = short(&["--rate", "200000", "--in-flight", "1", "--connections", "1"]);
     assert_sound(&report);
     assert_adds_up(&report);
@@ -163,10 +163,10 @@ fn the_baseline_is_in_the_same_report() {
     assert!(number(&report, "/baseline/latency_us/p999") > 0.0);
     assert!(number(&report, "/ratio_to_baseline") > 0.0);
 
-    let picture = fs::read_to_string(plot).unwrap();
-    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
+    let chart = fs::read_to_string(plot).unwrap();
+    assert!(chart.starts_with("<svg") && chart.trim_end().ends_with("</svg>"));
     for text in ["percentile", "transactions/s", "tally", "echo", "99.9 %"] {
-        assert!(picture.contains(text), "no {text:?} in the picture");
+        assert!(chart.contains(text), "no {text:?} in the chart");
     }
     let latencies = fs::read_to_string(hdr).unwrap();
     assert!(
@@ -216,7 +216,7 @@ fn growth_is_measured_up_to_the_restart() {
 }
 
 #[test]
-fn a_service_that_is_there_is_loaded_and_replays_are_told() {
+fn a_running_service_is_loaded_and_replays_are_counted() {
     let server = TestServer::start();
     let endpoint = server.endpoint();
     let arguments = [
@@ -230,7 +230,7 @@ fn a_service_that_is_there_is_loaded_and_replays_are_told() {
         "4",
         "--json",
         "--token",
-        "not-to-be-told",
+        "secret-token",
     ];
     let first = report(&arguments);
     assert_eq!(
@@ -240,7 +240,7 @@ fn a_service_that_is_there_is_loaded_and_replays_are_told() {
     assert!(first["growth"]["restart_seconds"].is_null());
     let command = first["command"].as_str().unwrap();
     assert!(
-        command.contains("--token ***") && !command.contains("not-to-be-told"),
+        command.contains("--token ***") && !command.contains("secret-token"),
         "{command}"
     );
     let again = report(&arguments);
@@ -258,7 +258,7 @@ fn the_disk_is_measured() {
     let cells = report["disk"].as_array().unwrap();
     assert_eq!(cells.len(), 6);
     for cell in cells {
-        // Not every file system takes direct writes, and then it says so.
+        // A file system without direct writes reports an error instead of times.
         let refused = cell["method"] != "write, fdatasync" && cell["error"].is_string();
         assert!(refused || number(cell, "/times/p50_us") > 0.0, "{cell:#}");
     }
@@ -266,7 +266,7 @@ fn the_disk_is_measured() {
 }
 
 #[test]
-fn what_does_not_go_together_is_refused() {
+fn contradicting_options_are_rejected() {
     for (arguments, words) in [
         (vec!["--hot", "--zipf", "0.9"], vec!["--hot", "--zipf"]),
         (

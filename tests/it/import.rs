@@ -1,4 +1,4 @@
-//! `tally import` as a person calls it: no row of a file vanishes, and what is not understood is named.
+//! `tally import` as a process: it loses no row of a file, and names what it does not understand.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ async fn last_sequence(server: &TestServer) -> i64 {
 }
 
 #[tokio::test]
-async fn a_file_in_which_a_row_could_vanish_is_refused_by_its_line() {
+async fn a_file_that_could_hide_a_row_is_an_error_that_names_the_line() {
     let server = TestServer::start();
     let dir = tempfile::tempdir().unwrap();
     let line = r#"{"transactionId":"t1","transfers":[{"debitAccountId":"a","creditAccountId":"b","minorUnits":"1"}]}"#;
@@ -40,7 +40,7 @@ async fn a_file_in_which_a_row_could_vanish_is_refused_by_its_line() {
         (
             "a.csv",
             format!("{HEADER}\nt1,a,b,1\rt2,a,b,1\nt3,a,b,1\n"),
-            ":2: byte 9 is \"\\rt2,a,b,1\", expected a line feed behind a carriage return",
+            ":2: byte 9 is \"\\rt2,a,b,1\", expected a line feed after the carriage return",
         ),
         (
             "mac.csv",
@@ -60,12 +60,12 @@ async fn a_file_in_which_a_row_could_vanish_is_refused_by_its_line() {
         (
             "twice.ndjson",
             format!("{line}\n{twice}\n"),
-            "(the key \"transfers\" comes twice)",
+            "(the key \"transfers\" is repeated)",
         ),
         (
             "nested.ndjson",
             format!("{line}\n{nested}\n"),
-            "(the key \"minorUnits\" comes twice)",
+            "(the key \"minorUnits\" is repeated)",
         ),
     ] {
         let file = dir.path().join(name);
@@ -75,11 +75,11 @@ async fn a_file_in_which_a_row_could_vanish_is_refused_by_its_line() {
         assert_eq!(output.status.code(), Some(65), "{name}: {words}");
         assert!(words.contains(expected), "{name}: {words}");
     }
-    assert_eq!(last_sequence(&server).await, 0, "none of them was sent");
+    assert_eq!(last_sequence(&server).await, 0, "the service got no transaction");
 }
 
 #[tokio::test]
-async fn every_line_is_accounted_for() {
+async fn every_line_is_counted() {
     let server = TestServer::start();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rows.csv");
@@ -103,9 +103,9 @@ async fn every_line_is_accounted_for() {
     }
 }
 
-/// A pipe can be read only once: what was read of it to look at the header must not be lost.
+/// A pipe can be read only once, so the bytes that were read to check the header must not be lost.
 #[tokio::test]
-async fn a_pipe_is_imported_whole() {
+async fn a_pipe_is_imported_completely() {
     const ROWS: usize = 5000;
     let server = TestServer::start();
     let mut command = server.command(&["import", "/dev/stdin", "--format", "csv"]);

@@ -1,4 +1,4 @@
-//! The real binary as an operator sees it: signals, exit codes, and threads where it says they are.
+//! The real binary: signals, exit codes, and the placement of its threads.
 
 use std::{error::Error, fs, path::Path, process::Command};
 
@@ -17,7 +17,7 @@ use crate::support::{in_process::pay, server::TestServer};
 
 const TALLY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// `tally` with these arguments: exit code, standard output, standard error.
+/// Runs `tally`. Returns exit code, standard output and standard error.
 fn tally(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(TALLY).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -59,7 +59,7 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
             unreachable!("the loop ends with an error")
         });
     }
-    // Well under way: the load has written some hundreds of transactions.
+    // Wait until the load has committed a few hundred transactions.
     let mut stats = EngineServiceClient::connect(server.endpoint()).await.unwrap();
     loop {
         let batches = stats
@@ -198,7 +198,7 @@ fn exit_codes_tell_scripts_what_happened() {
     assert_eq!(code, Some(0));
     assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");
 
-    // Somebody else has the directory, or the port.
+    // Another process has the directory or the port.
     let data = server.data().to_str().unwrap().to_owned();
     let (code, _, error) = tally(&["serve", "--data", &data, "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(74), "{error}");
@@ -233,7 +233,7 @@ fn exit_codes_tell_scripts_what_happened() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_and_nothing_is_started() {
+fn a_wrong_configuration_is_an_error_and_starts_nothing() {
     let (code, _, error) = tally(&["serve", "--nope"]);
     assert_eq!(code, Some(64), "{error}");
     let directory = tempfile::tempdir().unwrap();

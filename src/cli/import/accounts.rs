@@ -1,4 +1,4 @@
-//! Creates the accounts that a batch needs and that are not there.
+//! Creates the missing accounts of a batch.
 
 use std::collections::HashSet;
 
@@ -11,28 +11,28 @@ use crate::{
     proto::{self, Account},
 };
 
-/// Accounts that are looked up at the same time.
+/// Account look-ups in flight.
 const LOOKUPS_IN_FLIGHT: usize = 64;
-/// Accounts that are remembered as being there; then the memory starts anew. About 100 MB.
+/// Number of existing accounts to remember, about 100 MB. The set is cleared when it is full.
 const KNOWN_MAX: usize = 1 << 20;
 
-/// The rule of accounts that are created.
+/// The balance rule of created accounts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum BalanceRule {
     /// Any balance.
     #[default]
     Unlimited,
-    /// Debits may not exceed credits: wallets, deposits.
+    /// Debits may not exceed credits, as for wallets and deposits.
     CreditBalance,
-    /// Credits may not exceed debits: cash, receivables.
+    /// Credits may not exceed debits, as for cash and receivables.
     DebitBalance,
 }
 
-/// Knows which accounts are there, and creates the others.
+/// Remembers which accounts exist, and creates the others.
 #[derive(Debug)]
 pub(super) struct AccountCreator {
     rule: BalanceRule,
-    /// `--asset`, which wins over what the format says.
+    /// The value of `--asset`. It overrides the asset of the format.
     asset: Option<String>,
     known: HashSet<String>,
     created: u64,
@@ -53,7 +53,7 @@ impl From<BalanceRule> for proto::BalanceRule {
 // ===== impl AccountCreator =====
 
 impl AccountCreator {
-    /// Creates accounts with `rule`, and with `asset` or what the format says.
+    /// Accounts will have `rule`, and `asset` or the asset of the format.
     pub(super) fn new(rule: BalanceRule, asset: Option<String>) -> Self {
         AccountCreator {
             rule,
@@ -63,13 +63,12 @@ impl AccountCreator {
         }
     }
 
-    /// How many accounts were created.
+    /// Returns the number of created accounts.
     pub(super) const fn created(&self) -> u64 {
         self.created
     }
 
-    /// Makes sure that every account of the batch is there. One that is already there is left as it is, whatever its
-    /// asset and rule.
+    /// Creates the accounts of the batch that do not exist. Existing accounts stay unchanged, whatever their asset and rule.
     ///
     /// # Errors
     /// [`CallError`].
@@ -84,7 +83,7 @@ impl AccountCreator {
             .unwrap_or_default();
         let missing: Vec<String> = stream::iter(self.unknown(batch))
             .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
-            // In their order, so that the same file makes the same journal.
+            // In order, so that the same file always gives the same journal.
             .buffered(LOOKUPS_IN_FLIGHT)
             .try_filter_map(|missing| std::future::ready(Ok(missing)))
             .try_collect()
@@ -104,7 +103,7 @@ impl AccountCreator {
         Ok(())
     }
 
-    /// The batch's accounts that nothing is known of, in their order; they are known from now on.
+    /// Returns the accounts of the batch that are not in `known`, in order, and adds them.
     fn unknown(&mut self, batch: &Batch) -> Vec<String> {
         let transfers = batch.rows.iter().flat_map(|row| &row.transaction.transfers);
         let ids = transfers.flat_map(|transfer| [&transfer.debit_account_id, &transfer.credit_account_id]);

@@ -1,7 +1,7 @@
-//! Bank statements: rows of one customer account each, as the PKDD'99 financial data set of a Czech bank has them.
+//! Bank statements in the form of the PKDD'99 financial data set of a Czech bank: each row belongs to one customer account.
 //!
-//! The statement shows one side only. The other side is an account of the bank, which follows from the kind of the row
-//! (the bank's own, Czech word), and so does the transfers' code:
+//! A row names the customer account only. The counter account is an account of the bank. The kind of the row, a Czech word of
+//! the bank, determines the counter account and the code of the transfer:
 //!
 //! | `kind` | means | counter account | `code` |
 //! |---|---|---|---|
@@ -12,18 +12,18 @@
 //! | `prevod_na_ucet` | transfer to another bank | `bank:transfer-out` | 5 |
 //! | `urok` | interest | `bank:interest` | 6 |
 //!
-//! Where the bank rounded a balance, `rounding` holds the signed difference: a second transfer of the same transaction,
-//! against `bank:rounding`, with code 7. A customer's balance is `credits_posted - debits_posted`; overdrafts are real, so
-//! all accounts are `BALANCE_RULE_UNLIMITED`. The date is the effective time, at midnight UTC. `balance_after` is not
-//! looked at: it is what tests compare with.
+//! Where the bank rounded a balance, `rounding` is the signed difference. It becomes a second transfer of the same transaction,
+//! against `bank:rounding`, with code 7. The balance of a customer is `credits_posted - debits_posted`. Overdrafts occur in the
+//! data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import ignores
+//! `balance_after`; tests compare with it.
 
-use super::{csv::Cells, row::Flaw};
+use super::{cells::Cells, row::Flaw};
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// The asset of a statement that does not say: Czech koruna, in haléř.
+/// The default asset of bank statements: Czech koruna, in haléř.
 pub(super) const ASSET: &str = "CZK";
 
-/// The kind of a row, its counter account, its code. Codes are in journals: they never change.
+/// Kind of the row, counter account, code. Journals contain the codes, so they must never change.
 const KINDS: [(&str, &str, i32); 6] = [
     ("vklad", "bank:cash-deposit", 1),
     ("vyber", "bank:cash-withdrawal", 2),
@@ -32,12 +32,12 @@ const KINDS: [(&str, &str, i32); 6] = [
     ("prevod_na_ucet", "bank:transfer-out", 5),
     ("urok", "bank:interest", 6),
 ];
-/// Where rounding differences go.
+/// Counter account of rounding differences.
 const ROUNDING_ACCOUNT: &str = "bank:rounding";
-/// Their code.
+/// Code of rounding differences.
 const ROUNDING_CODE: i32 = 7;
 
-/// A row as a transaction.
+/// Converts a row to a transaction.
 pub(super) fn transaction(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
     let customer = cells.id("account_id")?;
     let into_account = match cells.text("side") {
@@ -102,7 +102,7 @@ mod tests {
 
     const HEADER: &str = "transaction_id,date,account_id,side,kind,amount,rounding,balance_after";
 
-    /// (debit, credit, amount, code) of each transfer.
+    /// Returns (debit, credit, amount, code) of each transfer.
     fn transfers(row: &str) -> Vec<(String, String, i64, i32)> {
         let text = format!("{HEADER}\n{row}\n");
         let row = CsvRows::new(text.as_bytes())
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn an_unknown_value_is_an_error() {
         for (row, expected) in [
             (
                 "t1,1993-01-01,c,both,vklad,1,0,0",
@@ -205,7 +205,7 @@ mod tests {
         ] {
             let text = format!("{HEADER}\n{row}\n");
             let Err(ReadError::Flaw { line, flaw }) = CsvRows::new(text.as_bytes()).unwrap().next() else {
-                panic!("{row} was taken")
+                panic!("{row} was accepted")
             };
             assert_eq!(line, 2);
             assert!(flaw.to_string().starts_with(expected), "{flaw}");

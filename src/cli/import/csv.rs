@@ -1,23 +1,21 @@
-//! CSV, in three shapes that are told apart by their header.
+//! CSV files. The header decides between three layouts:
 //!
-//! | shape | columns (in any order, `[optional]`) |
+//! | layout | columns (in any order, `[optional]`) |
 //! |---|---|
 //! | native | `transaction_id, debit_account_id, credit_account_id, minor_units, [code], [effective_time]` |
 //! | bank statement | `transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after]` |
 //! | transfer list | `i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after]` |
 //!
-//! A row of a transfer list is a transaction of its own, named `amlsim-<i>`, that moves money from `source` to `target`;
-//! the expectations that some columns hold are not looked at. For bank statements see [`bank`](super::bank).
+//! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to `target`. The
+//! import ignores the other columns. For bank statements see [`bank`](super::bank).
 
-use std::{
-    io::{self, BufRead},
-    str::FromStr,
-};
+use std::io::{self, BufRead};
 
 use thiserror::Error;
 
 use super::{
     bank,
+    cells::{Cells, named, number},
     fields::Record,
     lines::{Lines, ReadError},
     row::{Flaw, Row},
@@ -27,24 +25,24 @@ use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 /// Longest header that an error shows.
 const HEADER_CHARS_MAX: usize = 200;
 
-/// What the columns of a file mean.
+/// The columns of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// A transfer, in the ledger's own words.
+pub(super) enum CsvLayout {
+    /// One transfer per row, with the field names of the API.
     Native,
-    /// A bank's statement of its customers' accounts.
+    /// A bank statement.
     BankStatement,
-    /// Money from one account to another.
+    /// A list of transfers between two accounts.
     TransferList,
 }
 
-/// Why the header could not be understood.
+/// Why the header is not accepted.
 #[derive(Debug, Error)]
 pub(super) enum HeaderError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("can't read the header")]
     Read(#[from] io::Error),
-    /// It is no text.
+    /// The header is not a line of CSV.
     #[error("the header: {flaw}")]
     Flaw {
         /// The line, from 1.
@@ -52,12 +50,12 @@ pub(super) enum HeaderError {
         /// What is wrong.
         flaw: Flaw,
     },
-    /// It belongs to no shape.
+    /// The columns belong to no layout.
     #[error(
-        "the header {found:?} is not known; expected one of\n  {}\n  {}\n  {}",
-        Shape::Native.describe(),
-        Shape::BankStatement.describe(),
-        Shape::TransferList.describe()
+        "unknown header {found:?}; expected one of\n  {}\n  {}\n  {}",
+        CsvLayout::Native.describe(),
+        CsvLayout::BankStatement.describe(),
+        CsvLayout::TransferList.describe()
     )]
     Unknown {
         /// The line, from 1.
@@ -72,21 +70,14 @@ pub(super) enum HeaderError {
 pub(super) struct CsvRows<R> {
     lines: Lines<R>,
     header: Record,
-    shape: Shape,
+    layout: CsvLayout,
     record: Record,
-}
-
-/// One row, cells by the names of their columns.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cells<'a> {
-    header: &'a Record,
-    record: &'a Record,
 }
 
 // ===== impl HeaderError =====
 
 impl HeaderError {
-    /// The line of the header, from 1.
+    /// Returns the line of the header, from 1.
     pub(super) const fn line(&self) -> u64 {
         match self {
             HeaderError::Read(_) => 1,
@@ -95,29 +86,33 @@ impl HeaderError {
     }
 }
 
-// ===== impl Shape =====
+// ===== impl CsvLayout =====
 
-impl Shape {
-    const ALL: [Shape; 3] = [Shape::Native, Shape::BankStatement, Shape::TransferList];
+impl CsvLayout {
+    const ALL: [CsvLayout; 3] = [
+        CsvLayout::Native,
+        CsvLayout::BankStatement,
+        CsvLayout::TransferList,
+    ];
 
     const fn required(self) -> &'static [&'static str] {
         match self {
-            Shape::Native => &[
+            CsvLayout::Native => &[
                 "transaction_id",
                 "debit_account_id",
                 "credit_account_id",
                 "minor_units",
             ],
-            Shape::BankStatement => &["transaction_id", "date", "account_id", "side", "kind", "amount"],
-            Shape::TransferList => &["i", "source", "target", "amount_minor"],
+            CsvLayout::BankStatement => &["transaction_id", "date", "account_id", "side", "kind", "amount"],
+            CsvLayout::TransferList => &["i", "source", "target", "amount_minor"],
         }
     }
 
     const fn optional(self) -> &'static [&'static str] {
         match self {
-            Shape::Native => &["code", "effective_time"],
-            Shape::BankStatement => &["rounding", "balance_after"],
-            Shape::TransferList => &["decision", "source_balance_after", "target_balance_after"],
+            CsvLayout::Native => &["code", "effective_time"],
+            CsvLayout::BankStatement => &["rounding", "balance_after"],
+            CsvLayout::TransferList => &["decision", "source_balance_after", "target_balance_after"],
         }
     }
 
@@ -131,15 +126,15 @@ impl Shape {
     }
 
     fn of(header: &Record) -> Option<Self> {
-        Shape::ALL.into_iter().find(|shape| {
+        CsvLayout::ALL.into_iter().find(|layout| {
             let known =
-                |column: &str| shape.required().contains(&column) || shape.optional().contains(&column);
+                |column: &str| layout.required().contains(&column) || layout.optional().contains(&column);
             let has = |column: &&str| header.iter().any(|found| found == *column);
             let repeated = header
                 .iter()
                 .enumerate()
                 .any(|(place, column)| header.iter().take(place).any(|earlier| earlier == column));
-            shape.required().iter().all(has) && header.iter().all(known) && !repeated
+            layout.required().iter().all(has) && header.iter().all(known) && !repeated
         })
     }
 }
@@ -162,29 +157,29 @@ impl<R: BufRead> CsvRows<R> {
         header
             .split(text)
             .map_err(|flaw| HeaderError::Flaw { line, flaw })?;
-        let shape = Shape::of(&header).ok_or_else(|| HeaderError::Unknown {
+        let layout = CsvLayout::of(&header).ok_or_else(|| HeaderError::Unknown {
             line,
             found: text.chars().take(HEADER_CHARS_MAX).collect(),
         })?;
         Ok(CsvRows {
             lines,
             header,
-            shape,
+            layout,
             record: Record::default(),
         })
     }
 
-    /// What the columns mean.
-    pub(super) const fn shape(&self) -> Shape {
-        self.shape
+    /// Returns the layout of the file.
+    pub(super) const fn layout(&self) -> CsvLayout {
+        self.layout
     }
 
-    /// Lines that were read so far and had nothing in them.
+    /// Returns the number of blank lines read so far.
     pub(super) const fn blank(&self) -> u64 {
         self.lines.blank()
     }
 
-    /// The next transaction; `None` at the end.
+    /// Reads the next transaction; `None` at the end of the file.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -197,7 +192,7 @@ impl<R: BufRead> CsvRows<R> {
             .map_err(|flaw| ReadError::Flaw { line, flaw })?;
         if self.record.len() != self.header.len() {
             let (found, expected) = (self.record.len(), self.header.len());
-            let expected = format!("{expected} fields, as the header has");
+            let expected = format!("{expected} fields, like the header");
             let flaw = Flaw::new("the row", &format!("{found} fields"), expected);
             return Err(ReadError::Flaw { line, flaw });
         }
@@ -205,88 +200,15 @@ impl<R: BufRead> CsvRows<R> {
             header: &self.header,
             record: &self.record,
         };
-        let transaction = match self.shape {
-            Shape::Native => native(cells),
-            Shape::BankStatement => bank::transaction(cells),
-            Shape::TransferList => transfer_list(cells),
+        let transaction = match self.layout {
+            CsvLayout::Native => native(cells),
+            CsvLayout::BankStatement => bank::transaction(cells),
+            CsvLayout::TransferList => transfer_list(cells),
         };
         match transaction {
             Ok(transaction) => Ok(Some(Row { line, transaction })),
             Err(flaw) => Err(ReadError::Flaw { line, flaw }),
         }
-    }
-}
-
-// ===== impl Cells =====
-
-impl<'a> Cells<'a> {
-    /// The text of `column`, empty if there is no such column.
-    pub(super) fn text(self, column: &str) -> &'a str {
-        let place = self.header.iter().position(|name| name == column);
-        place.and_then(|place| self.record.get(place)).unwrap_or_default()
-    }
-
-    /// An id.
-    pub(super) fn id(self, column: &str) -> Result<String, Flaw> {
-        let text = self.text(column);
-        Flaw::of_id(named(column), text).map_or_else(|| Ok(text.to_owned()), Err)
-    }
-
-    /// A number of minor units, more than zero.
-    pub(super) fn minor_units(self, column: &str) -> Result<i64, Flaw> {
-        let text = self.text(column);
-        number(text)
-            .filter(|units| *units > 0)
-            .ok_or_else(|| Flaw::new(named(column), text, "whole minor units, 1 to 9223372036854775807"))
-    }
-
-    /// A whole number with a sign; zero if there is none.
-    pub(super) fn signed(self, column: &str) -> Result<i64, Flaw> {
-        let text = self.text(column);
-        if text.is_empty() {
-            return Ok(0);
-        }
-        number(text)
-            .filter(|units| *units != i64::MIN)
-            .ok_or_else(|| Flaw::new(named(column), text, "whole minor units, with a sign if negative"))
-    }
-
-    /// A business date or time; a date is its midnight, UTC.
-    pub(super) fn time(self, column: &str) -> Result<Option<prost_types::Timestamp>, Flaw> {
-        let text = self.text(column);
-        if text.is_empty() {
-            return Ok(None);
-        }
-        prost_types::Timestamp::from_str(text).map(Some).map_err(|_| {
-            Flaw::new(
-                named(column),
-                text,
-                "a date like 1993-01-31 or a time like 1993-01-31T12:00:00Z",
-            )
-        })
-    }
-
-    fn code(self, column: &str) -> Result<i32, Flaw> {
-        let text = self.text(column);
-        if text.is_empty() {
-            return Ok(0);
-        }
-        number(text)
-            .filter(|code| *code >= 0)
-            .ok_or_else(|| Flaw::new(named(column), text, "a whole number, 0 to 2147483647"))
-    }
-}
-
-fn named(column: &str) -> String {
-    format!("column {column:?}")
-}
-
-/// Digits with an optional minus. Rust's own parser would take a plus, too.
-fn number<T: FromStr>(text: &str) -> Option<T> {
-    if text.starts_with('+') {
-        None
-    } else {
-        text.parse().ok()
     }
 }
 
@@ -430,8 +352,8 @@ mod tests {
                 .expect_err(header)
                 .to_string();
             assert!(error.contains(header), "{error}");
-            for shape in Shape::ALL {
-                assert!(error.contains(&shape.describe()), "{error}");
+            for layout in CsvLayout::ALL {
+                assert!(error.contains(&layout.describe()), "{error}");
             }
         }
     }

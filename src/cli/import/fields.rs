@@ -1,14 +1,14 @@
 //! Splits one line of CSV into fields.
 //!
-//! A field may be quoted, with two quotes for each quote in it. Blanks around a field do not belong to it. Unlike a general
-//! CSV reader, this one never looks for the end of a row: [`Lines`](super::lines::Lines) is the only judge of that, so
-//! that no two parsers can disagree about where a row ends, and no row vanishes between them.
+//! A field may be quoted; a quote inside is written as two quotes. Blanks around a field are ignored. Unlike a general CSV
+//! reader, this one never searches for the end of a row. Only [`Lines`](super::lines::Lines) decides where a row ends, so that
+//! two parsers can't disagree about it and lose a row.
 
 use super::row::Flaw;
 
-/// What may surround a field.
+/// Characters that are ignored around a field.
 const BLANKS: [char; 2] = [' ', '\t'];
-/// What other programs take for the end of a line, beside control characters.
+/// Characters that some programs treat as the end of a line, besides control characters.
 const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
 
 /// The fields of one line.
@@ -22,12 +22,12 @@ pub(super) struct Record {
 // ===== impl Record =====
 
 impl Record {
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub(super) const fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// A field by its place, from 0.
+    /// Returns field number `place`, from 0.
     pub(super) fn get(&self, place: usize) -> Option<&str> {
         let end = *self.ends.get(place)?;
         let begin = match place.checked_sub(1) {
@@ -37,7 +37,7 @@ impl Record {
         self.text.get(begin..end)
     }
 
-    /// All fields in their order.
+    /// Returns all fields in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).filter_map(|place| self.get(place))
     }
@@ -45,8 +45,8 @@ impl Record {
     /// Replaces the fields with those of `line`.
     ///
     /// # Errors
-    /// [`Flaw`] if a quote is not closed, stands in the middle of a field or has text behind it, or if a field has a
-    /// character in it that some programs take for the end of a line.
+    /// [`Flaw`] if a quote is not closed, is in the middle of a field or has text after it, or if a field contains a
+    /// character that some programs treat as the end of a line.
     pub(super) fn split(&mut self, line: &str) -> Result<(), Flaw> {
         self.text.clear();
         self.ends.clear();
@@ -57,12 +57,12 @@ impl Record {
             match behind.strip_prefix(',') {
                 Some(next) => rest = next,
                 None if behind.is_empty() => return Ok(()),
-                None => return Err(self.flaw(behind, "a comma behind a closing quote")),
+                None => return Err(self.flaw(behind, "a comma after a closing quote")),
             }
         }
     }
 
-    /// Takes one field from the start of `rest`, and returns what is behind it.
+    /// Takes one field from the start of `rest`, and returns the text after it.
     fn take<'a>(&mut self, rest: &'a str) -> Result<&'a str, Flaw> {
         let begin = self.text.len();
         let behind = if let Some(quoted) = rest.strip_prefix('"') {
@@ -87,7 +87,7 @@ impl Record {
         Ok(behind)
     }
 
-    /// Takes a field up to its closing quote. `quoted` is what is behind the opening quote, `whole` begins with it.
+    /// Takes a field up to its closing quote. `quoted` is the text after the opening quote; `whole` starts with that quote.
     fn take_quoted<'a>(&mut self, whole: &str, mut quoted: &'a str) -> Result<&'a str, Flaw> {
         loop {
             let Some((field, behind)) = quoted.split_once('"') else {
@@ -149,7 +149,7 @@ mod tests {
             ),
             (
                 "\"a\"b,c",
-                "field 2 is \"b,c\", expected a comma behind a closing quote",
+                "field 2 is \"b,c\", expected a comma after a closing quote",
             ),
             (
                 "a\"b\",c",

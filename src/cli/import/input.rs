@@ -1,8 +1,7 @@
-//! A file that is read once, from its start to its end, and must not change meanwhile.
+//! A file that is read once from start to end, and must not change during that time.
 //!
-//! What was read is counted here, in the bytes as they come from the file, before anything looks for rows in them. So the
-//! number of lines is known without trust in the parsers, and [`Source`](super::source::Source) compares it with the rows
-//! that they found.
+//! This module counts the bytes and line feeds before a parser sees them. [`Source`](super::source::Source) compares this count
+//! with the rows that the parsers found, so that a parser can't lose a row.
 
 use std::{
     fs::{File, Metadata},
@@ -15,14 +14,14 @@ use std::{
     },
 };
 
-/// The bytes of a file, counted as they are read.
+/// Reads a file and counts its bytes and line feeds.
 #[derive(Debug)]
 pub(super) struct Input {
     file: File,
     counts: Arc<Counts>,
 }
 
-/// Knows how much of an [`Input`] was read, and whether the file is still what it was when it was opened.
+/// Reports how much of an [`Input`] was read, and whether the file has changed since it was opened.
 #[derive(Debug)]
 pub(super) struct Watch {
     file: File,
@@ -30,7 +29,7 @@ pub(super) struct Watch {
     version: Option<Version>,
 }
 
-/// A regular file in one state.
+/// The identity, size and modification time of a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
     device: u64,
@@ -39,7 +38,7 @@ pub(super) struct Version {
     modified: (i64, i64),
 }
 
-/// Written by [`Input`] only; shared because the reader is inside others that do not give it back.
+/// Written by [`Input`] only. Shared with [`Watch`], because other readers own the [`Input`].
 #[derive(Debug, Default)]
 struct Counts {
     bytes: AtomicU64,
@@ -51,7 +50,7 @@ struct Counts {
 /// Opens a file.
 ///
 /// # Errors
-/// If it can't be opened or asked for its state.
+/// If the file can't be opened, or its metadata can't be read.
 pub(super) fn open(path: &Path) -> io::Result<(Input, Watch)> {
     let file = File::open(path)?;
     let counts = Arc::<Counts>::default();
@@ -84,26 +83,26 @@ impl Read for Input {
 // ===== impl Watch =====
 
 impl Watch {
-    /// The file's state when it was opened; `None` if it is not a regular file, and so can't be read a second time.
+    /// Returns the version of the file when it was opened; `None` for a file that is not regular and can't be read twice.
     pub(super) const fn version(&self) -> Option<Version> {
         self.version
     }
 
-    /// Bytes that were read so far.
+    /// Returns the bytes read so far.
     pub(super) fn bytes(&self) -> u64 {
         self.counts.bytes.load(Ordering::Relaxed)
     }
 
-    /// Lines that were read so far, with one at the end that no line feed ends.
+    /// Returns the lines read so far, including a last line without a line feed.
     pub(super) fn lines(&self) -> u64 {
         let open = u64::from(self.counts.open_line.load(Ordering::Relaxed));
         self.counts.line_feeds.load(Ordering::Relaxed) + open
     }
 
-    /// Whether the file is what it was when it was opened.
+    /// Whether the file has not changed since it was opened.
     ///
     /// # Errors
-    /// If it can't be asked.
+    /// If the metadata can't be read.
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         Ok(match self.version {
             Some(version) => Version::of(&self.file.metadata()?) == Some(version),
@@ -111,10 +110,10 @@ impl Watch {
         })
     }
 
-    /// Whether all bytes of the file were read, and it is what it was when it was opened.
+    /// Whether all bytes were read, and the file has not changed since it was opened.
     ///
     /// # Errors
-    /// If it can't be asked.
+    /// If the metadata can't be read.
     pub(super) fn is_whole(&self) -> io::Result<bool> {
         let all = self.version.is_none_or(|version| version.bytes == self.bytes());
         Ok(all && self.is_unchanged()?)
@@ -124,7 +123,7 @@ impl Watch {
 // ===== impl Version =====
 
 impl Version {
-    /// `None` if it is not of a regular file.
+    /// Returns `None` if the file is not regular.
     fn of(metadata: &Metadata) -> Option<Self> {
         metadata.is_file().then(|| Version {
             device: metadata.dev(),
@@ -134,7 +133,7 @@ impl Version {
         })
     }
 
-    /// How much there is to read, in bytes.
+    /// Returns the size of the file.
     pub(super) const fn bytes(self) -> u64 {
         self.bytes
     }

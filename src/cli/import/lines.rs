@@ -1,18 +1,18 @@
-//! Lines of a file, counted and bounded.
+//! Reads the lines of a file. Lines are counted and have a maximum length.
 
 use std::io::{self, BufRead, Read};
 
 use super::row::Flaw;
 
-/// Longest line: 256 transfers with the longest ids take 80 KiB of JSON.
+/// Longest line, in bytes. 256 transfers with the longest ids take 80 KiB of JSON.
 const LINE_BYTES_MAX: u64 = 1 << 20;
-/// What spreadsheets write at the start of a file.
+/// Spreadsheet programs write this mark at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why the next row could not be read.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// It is not what its format says.
+    /// A line does not follow the format.
     Flaw {
         /// The line, from 1.
         line: u64,
@@ -23,11 +23,11 @@ pub(super) enum ReadError {
     Io(io::Error),
 }
 
-/// The lines that have something in them.
+/// Reads the lines that are not blank.
 ///
-/// A line ends with a line feed, or a carriage return and a line feed, or with the file. A byte order mark at the start of the
-/// file is skipped. Any other control character but a tab is refused wherever it stands: some programs take it for
-/// the end of a line, and then a row would be hidden in another.
+/// A line ends with a line feed, with a carriage return and a line feed, or at the end of the file. A byte order mark at the
+/// start of the file is skipped. Every other control character except a tab is an error: some programs treat such characters
+/// as the end of a line, so that a row could be hidden inside another.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     source: R,
@@ -48,12 +48,12 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Lines that were read so far and had nothing in them.
+    /// Returns the number of blank lines read so far.
     pub(super) const fn blank(&self) -> u64 {
         self.blank
     }
 
-    /// The next line and its number, from 1; `None` at the end.
+    /// Reads the next line and its number, from 1; `None` at the end of the file.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -89,7 +89,7 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// A line as text.
+/// Checks that a line is valid text.
 fn text(bytes: &[u8]) -> Result<&str, Flaw> {
     let flaw = |place: usize, expected| {
         let rest = bytes.get(place..).unwrap_or_default();
@@ -112,9 +112,9 @@ fn text(bytes: &[u8]) -> Result<&str, Flaw> {
         .position(|byte| byte.is_ascii_control() && *byte != b'\t')
     {
         let expected = if bytes.get(place) == Some(&b'\r') {
-            "a line feed behind a carriage return, which ends no row alone"
+            "a line feed after the carriage return"
         } else {
-            "no control character but a tab"
+            "no control character except a tab"
         };
         return Err(flaw(place, expected));
     }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_not_read_to_its_end() {
+    fn a_line_beyond_the_maximum_is_not_read_to_its_end() {
         let (line, flaw) = flaw(format!("a\n{}", "x".repeat(3 << 20)).as_bytes());
         assert_eq!(line, 2);
         assert!(flaw.starts_with("the line is \"xxx"), "{flaw}");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_named() {
+    fn text_that_is_not_utf8_is_an_error() {
         assert_eq!(
             flaw(b"ok\nt1,\xff,b\n"),
             (2, "byte 4 is \"\u{fffd},b\", expected UTF-8 text".to_owned())
@@ -170,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_take_for_the_end_of_a_line_is_refused() {
+    fn a_character_that_may_end_a_line_elsewhere_is_an_error() {
         for (bytes, expected) in [
             (
                 &b"a\rb\n"[..],
-                "byte 2 is \"\\rb\", expected a line feed behind a carriage return",
+                "byte 2 is \"\\rb\", expected a line feed after the carriage return",
             ),
             (b"a\r\r\n", "byte 2 is \"\\r\", expected a line feed"),
             (b"\r\r\n", "byte 1 is \"\\r\", expected a line feed"),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_read_whole() {
+    fn a_line_of_the_maximum_length_is_read() {
         let longest = "x".repeat(1 << 20);
         for end in ["", "\n"] {
             let text = format!("{longest}{end}");

@@ -1,11 +1,12 @@
-//! `tally import`: files of transactions into a service, in their order.
+//! `tally import`: sends the transactions of files to a service, in the order of the files.
 //!
-//! One batch goes after the other, and the next is sent when the one before is answered: so a file's transactions come in
-//! its order, and after a failure everything up to some batch is durable and nothing after it was sent. To go on, import
-//! the same files again: what is there is answered as `replayed`, for ids are idempotent.
+//! The import sends a batch when the batch before it is answered, so transactions keep the order of the file. After a failure,
+//! all batches before the failed one are durable and no later batch was sent. To continue, import the same files again: the
+//! service answers committed transactions as `replayed`, because ids are idempotent.
 
 mod accounts;
 mod bank;
+mod cells;
 mod csv;
 mod fields;
 mod input;
@@ -31,45 +32,49 @@ use tokio::time::Instant;
 
 use self::{
     accounts::{AccountCreator, BalanceRule},
-    csv::Shape,
-    row::Account,
+    csv::CsvLayout,
+    row::LineCounts,
     source::{Batch, Format, Pending, ReadAhead, Source, SourceError, read_ahead},
     summary::{Summary, WrongAnswer},
 };
-use super::{ClientArgs, OutputFormat, block_on, exit, fail};
+use super::{
+    client_args::ClientArgs,
+    exit::{self, block_on, fail},
+    output::OutputFormat,
+};
 use crate::{
     client::{CallError, Client, ConnectError, RetryPolicy},
     id::check_asset,
 };
 
-/// Import files of transactions, in their order. Importing again applies nothing twice.
+/// Options of `tally import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
-    /// Which service.
     #[command(flatten)]
     client: ClientArgs,
     /// CSV or NDJSON files.
     ///
-    /// CSV is recognised by its header: transaction_id, debit_account_id, credit_account_id, minor_units, [code],
-    /// [effective_time]; or a bank statement: transaction_id, date, account_id, side, kind, amount, [rounding],
-    /// [balance_after]; or a transfer list: i, source, target, amount_minor, and what follows. NDJSON has one
-    /// tally.v1.ProcessTransactionRequest in each line, in the JSON form of proto3.
+    /// The header of a CSV file selects its layout. Columns in brackets are optional.
+    /// Transfers: transaction_id, debit_account_id, credit_account_id, minor_units, [code], [effective_time].
+    /// Bank statement: transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after].
+    /// Transfer list: i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after].
+    /// NDJSON has one tally.v1.ProcessTransactionRequest per line, in the JSON form of proto3.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How the files are written.
+    /// Format of the files.
     #[arg(long, env = "TALLY_IMPORT_FORMAT", value_enum, default_value_t)]
     format: Format,
-    /// Create the accounts that are missing. Bank statements alone imply it: the accounts of the bank's side are derived
-    /// here, so nobody else could create them.
+    /// Create missing accounts. Always on if all files are bank statements, because the import chooses the ids of the bank's
+    /// own accounts.
     #[arg(long, env = "TALLY_IMPORT_CREATE_ACCOUNTS")]
     create_accounts: bool,
-    /// The asset of the accounts that are created; bank statements have CZK if it is not given.
+    /// Asset of created accounts. [default for bank statements: CZK]
     #[arg(long, env = "TALLY_IMPORT_ASSET", requires = "create_accounts", value_parser = asset)]
     asset: Option<String>,
-    /// The rule of the accounts that are created; those of bank statements are always unlimited.
+    /// Balance rule of created accounts. Accounts of bank statements are always unlimited.
     #[arg(long, env = "TALLY_IMPORT_BALANCE_RULE", value_enum, default_value_t)]
     balance_rule: BalanceRule,
-    /// Transactions that are sent together, 1 to 8192.
+    /// Transactions per call, 1 to 8192.
     #[arg(
         long,
         env = "TALLY_IMPORT_BATCH",
@@ -77,13 +82,13 @@ pub struct ImportArgs {
         value_parser = clap::value_parser!(u16).range(1..=8192)
     )]
     batch: u16,
-    /// Exit with 0 even if transactions were refused.
+    /// Exit with code 0 even if transactions were rejected.
     #[arg(long, env = "TALLY_IMPORT_ALLOW_REJECTED")]
     allow_rejected: bool,
-    /// How long a call is tried again when the service is not there or turns it away.
+    /// How long to retry a call when the service is unavailable or overloaded.
     #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = humantime::parse_duration)]
     give_up_after: Duration,
-    /// How the summary is printed.
+    /// How to print the summary.
     #[arg(
         short,
         long,
@@ -95,30 +100,30 @@ pub struct ImportArgs {
     output: OutputFormat,
 }
 
-/// Why an import ended early, or is not called a success.
+/// Why an import failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 enum ImportError {
-    /// A file.
+    /// A file can't be read or is malformed.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Accounts are to be created, and nobody says of which asset.
-    #[error("{}: --create-accounts needs --asset for this format", file.display())]
+    /// The asset of accounts to create is unknown.
+    #[error("{}: --create-accounts requires --asset for this format", file.display())]
     AssetMissing {
         /// The file.
         file: PathBuf,
     },
-    /// A rule was given that the format's accounts can't have.
-    #[error("{}: accounts of a bank statement are unlimited (overdrafts are real); leave --balance-rule out", file.display())]
+    /// The format does not allow the balance rule.
+    #[error("{}: accounts of a bank statement are always unlimited, because the data has overdrafts; remove --balance-rule", file.display())]
     BalanceRule {
         /// The file.
         file: PathBuf,
     },
-    /// There is no connection.
+    /// The service can't be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Accounts could not be looked up or created.
-    #[error("{}:{line}: the accounts of the batch from this line on can't be created", file.display())]
+    /// Accounts can't be read or created.
+    #[error("{}:{line}: can't create the accounts of the batch that starts at this line", file.display())]
     Accounts {
         /// The file.
         file: PathBuf,
@@ -127,8 +132,8 @@ enum ImportError {
         /// Why not.
         source: CallError,
     },
-    /// A batch was not answered, or as a whole with an error.
-    #[error("{}:{line}: the batch from this line on was not processed", file.display())]
+    /// The call for a batch failed.
+    #[error("{}:{line}: the batch that starts at this line failed", file.display())]
     Process {
         /// The file.
         file: PathBuf,
@@ -137,51 +142,48 @@ enum ImportError {
         /// Why not.
         source: CallError,
     },
-    /// An answer is about another transaction than the one that was sent in its place.
+    /// An answer has the id of another transaction.
     #[error(transparent)]
     WrongAnswer(#[from] WrongAnswer),
-    /// The thread that reads the files did not come to its end: a bug.
-    #[error("the files were not read to their end")]
+    /// The thread that reads the files panicked: a bug.
+    #[error("the thread that reads the files panicked")]
     Reader(#[from] tokio::task::JoinError),
-    /// Rows were read and not answered, or answered and not counted: a bug.
+    /// The number of rows and the number of answers differ: a bug.
     #[error(
-        "of {rows} rows, {answered} were answered ({committed} committed, {replayed} replayed, {refused} refused)"
+        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {refused} rejected)"
     )]
     Unaccounted {
         /// Rows in the files.
         rows: u64,
-        /// Answers.
+        /// Answered rows.
         answered: u64,
-        /// Of them, committed now.
+        /// Committed by this import.
         committed: u64,
-        /// Of them, committed earlier.
+        /// Committed before.
         replayed: u64,
-        /// Of them, refused.
+        /// Rejected.
         refused: u64,
     },
-    /// Some transactions were refused, each for its own reason; the others are durable.
-    #[error("{refused} of {transactions} transactions were refused")]
+    /// Some transactions were rejected. The others are durable.
+    #[error("{refused} of {transactions} transactions were rejected")]
     Refused {
-        /// How many.
+        /// Rejected transactions.
         refused: u64,
-        /// Of how many.
+        /// All transactions.
         transactions: u64,
     },
     /// The summary could not be printed.
-    #[error("can't write the summary")]
+    #[error("can't print the summary")]
     Output(#[source] io::Error),
 }
-
-/// `EX_DATAERR` of `sysexits.h`: a file is not what it should be.
-const EXIT_DATA: u8 = 65;
 
 // ===== impl ImportError =====
 
 impl ImportError {
-    /// The code to exit with.
+    /// Returns the exit code.
     fn exit_code(&self) -> u8 {
         match self {
-            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => EXIT_DATA,
+            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
             ImportError::Source(SourceError::Format { .. })
             | ImportError::AssetMissing { .. }
             | ImportError::BalanceRule { .. } => exit::USAGE,
@@ -199,7 +201,7 @@ impl ImportError {
     }
 }
 
-/// Imports, prints the summary, and says with which code to exit.
+/// Imports and prints the summary. Returns the exit code.
 pub(super) fn run(args: &ImportArgs) -> ExitCode {
     block_on(async {
         let mut summary = Summary::default();
@@ -232,12 +234,12 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
     })
 }
 
-/// Imports, and counts into `summary`, which is right even after an error.
+/// Imports and updates `summary`, which is valid after an error, too.
 ///
 /// # Errors
-/// [`ImportError`], but not [`ImportError::Refused`]: refused transactions are only counted.
+/// [`ImportError`] except [`ImportError::Refused`]: rejected transactions are only counted.
 async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportError> {
-    let Checked {
+    let CheckedFiles {
         files,
         bytes,
         only_statements,
@@ -266,20 +268,20 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
     result
 }
 
-/// What is known of the files before anything is sent.
-struct Checked {
-    /// In the order in which they were named.
+/// The files, checked before anything is sent.
+struct CheckedFiles {
+    /// In the order of the command line.
     files: Vec<Pending>,
-    /// How much there is to read, in bytes.
+    /// Size of all files.
     bytes: u64,
-    /// Every file is a bank statement. The accounts of the bank's side are the import's own invention, so nobody else could
-    /// have created them.
+    /// Whether every file is a bank statement. Then the import creates accounts, because it chooses the ids of the bank's own
+    /// accounts.
     only_statements: bool,
 }
 
-/// Everything that can be known to be wrong before anything is sent.
-fn check_files(args: &ImportArgs) -> Result<Checked, ImportError> {
-    let mut checked = Checked {
+/// Opens and checks every file before anything is sent.
+fn check_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
+    let mut checked = CheckedFiles {
         files: Vec::with_capacity(args.files.len()),
         bytes: 0,
         only_statements: true,
@@ -289,10 +291,10 @@ fn check_files(args: &ImportArgs) -> Result<Checked, ImportError> {
         if args.create_accounts && args.asset.is_none() && source.asset().is_none() {
             return Err(ImportError::AssetMissing { file: file.clone() });
         }
-        if args.balance_rule != BalanceRule::Unlimited && source.shape() == Some(Shape::BankStatement) {
+        if args.balance_rule != BalanceRule::Unlimited && source.layout() == Some(CsvLayout::BankStatement) {
             return Err(ImportError::BalanceRule { file: file.clone() });
         }
-        checked.only_statements &= source.shape() == Some(Shape::BankStatement);
+        checked.only_statements &= source.layout() == Some(CsvLayout::BankStatement);
         checked.bytes += source.bytes();
         checked.files.push(source.set_aside());
     }
@@ -330,15 +332,15 @@ async fn send_all(
         summary.count(&batch, results)?;
         progress.set_position(batch.bytes_read);
         progress.set_message(format!(
-            "{} committed, {} replayed, {} refused",
+            "{} committed, {} replayed, {} rejected",
             summary.committed, summary.replayed, summary.refused
         ));
     }
     settle(reader.await?, summary)
 }
 
-/// Compares what was read with what was answered.
-fn settle(read: Account, summary: &mut Summary) -> Result<(), ImportError> {
+/// Checks that every row was answered.
+fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
     if summary.settle(read) {
         return Ok(());
     }
@@ -356,7 +358,7 @@ async fn send(client: &Client, batch: &Batch) -> Result<Vec<crate::proto::Transa
     client.process_transactions(transactions).await
 }
 
-/// On standard error, and only if that is a terminal: indicatif hides itself from files and pipes.
+/// Returns a progress bar on standard error, which is visible only on a terminal.
 fn progress_bar(bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}  {eta} left");
     ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -369,7 +371,7 @@ fn print(args: &ImportArgs, summary: &Summary) -> Result<(), ImportError> {
         OutputFormat::Json => summary.write_json(&mut out),
     };
     match written.and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
+        // A closed pipe is not an error: the reader needs no more output.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(ImportError::Output),
     }

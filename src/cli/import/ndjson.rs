@@ -1,8 +1,8 @@
 //! NDJSON: one `tally.v1.ProcessTransactionRequest` in each line, in the JSON form that proto3 defines.
 //!
-//! Both spellings of a field are taken (`transactionId`, `transaction_id`), 64-bit numbers as strings or as numbers, times
-//! as RFC 3339. A field that the message does not have is an error: it would be a typing mistake that loses money. So is a field
-//! that comes twice, in either spelling and at any depth: one of the two would be lost.
+//! Field names may be `transactionId` or `transaction_id`, 64-bit numbers may be strings or numbers, and times follow RFC 3339.
+//! An unknown field is an error, because ignoring a misspelt field could lose money. A repeated field is an error at any depth
+//! and in either spelling, because one of the two values would be lost.
 
 use std::io::BufRead;
 
@@ -33,12 +33,12 @@ impl<R: BufRead> NdjsonRows<R> {
         }
     }
 
-    /// Lines that were read so far and had nothing in them.
+    /// Returns the number of blank lines read so far.
     pub(super) const fn blank(&self) -> u64 {
         self.lines.blank()
     }
 
-    /// The next transaction; `None` at the end.
+    /// Reads the next transaction; `None` at the end of the file.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -68,12 +68,12 @@ fn parse(text: &str) -> Result<ProcessTransactionRequest, Flaw> {
 
 fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
     let mut words = error.to_string();
-    // "at line 1 column 17" would be about the line by itself.
+    // serde_json counts lines within the text, which is a single line here: remove "at line 1 column 17".
     if let Some(end) = words.rfind(" at line ") {
         words.truncate(end);
     }
     let column = error.column();
-    // What follows the place, if that is a place between two characters.
+    // The text from the column on, if the column is a character boundary.
     let rest = text.get(column.saturating_sub(1)..).unwrap_or(text);
     Flaw::new(
         format!("column {column}"),
@@ -82,7 +82,7 @@ fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
     )
 }
 
-/// Ids are checked here because accounts may be created from them; everything else the service checks and names.
+/// Checks the ids, because the import may create accounts with them. The service checks everything else.
 fn check_ids(transaction: &ProcessTransactionRequest) -> Result<(), Flaw> {
     if let Some(flaw) = Flaw::of_id("field transaction_id", &transaction.transaction_id) {
         return Err(flaw);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_with_its_place_and_value() {
+    fn an_error_names_the_place_and_the_value() {
         let good = r#"{"transactionId":"t1"}"#;
         for (line, expected) in [
             (
@@ -166,7 +166,7 @@ mod tests {
             (r#"{"transactionId":7}"#, "column "),
             (
                 r#"{"transactionId":"t1","transfers":[],"transfers":[]}"#,
-                r#"column 48 is "\":[]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the key "transfers" comes twice"#,
+                r#"column 48 is "\":[]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the key "transfers" is repeated"#,
             ),
             (
                 r#"{"transactionId":"t 1"}"#,
@@ -178,7 +178,7 @@ mod tests {
             ),
         ] {
             let Err(ReadError::Flaw { line: number, flaw }) = read(&format!("{good}\n{line}\n")) else {
-                panic!("{line} was taken")
+                panic!("{line} was accepted")
             };
             assert_eq!(number, 2);
             assert!(flaw.to_string().starts_with(expected), "{flaw}");

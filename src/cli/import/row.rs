@@ -1,4 +1,4 @@
-//! What the formats have in common: a transaction and where it came from, or what is wrong there.
+//! What the formats share: a transaction with its line number, or the error in that line.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::{id::check_id, proto::ProcessTransactionRequest};
 
-/// Characters of a bad value that are shown.
+/// Number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// A transaction, and where it came from.
+/// A transaction and its line.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     /// The line of the file, from 1.
@@ -18,18 +18,18 @@ pub(super) struct Row {
     pub(super) transaction: ProcessTransactionRequest,
 }
 
-/// Something that a row should not say.
+/// A wrong value in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flaw {
-    /// Which column, field or character.
+    /// Column, field or byte.
     pub(super) place: String,
-    /// What is there, shortened.
+    /// The wrong value, shortened.
     pub(super) value: String,
-    /// What should be.
+    /// Which values are valid.
     pub(super) expected: String,
 }
 
-/// A row that can't be read as a transaction.
+/// A row that is not a valid transaction.
 #[derive(Debug, Error)]
 #[error("{}:{line}: {flaw}", file.display())]
 pub(super) struct RowError {
@@ -37,31 +37,31 @@ pub(super) struct RowError {
     pub(super) file: PathBuf,
     /// The line, from 1.
     pub(super) line: u64,
-    /// What is wrong there.
+    /// The wrong value.
     pub(super) flaw: Flaw,
 }
 
-/// What was made of the lines of files.
+/// Number of lines by their kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Account {
-    /// Lines that are headers.
+pub(super) struct LineCounts {
+    /// Header lines.
     pub(super) headers: u64,
-    /// Lines that have nothing in them.
+    /// Blank lines.
     pub(super) blank: u64,
-    /// Lines that are transactions, which are in batches.
+    /// Lines that became transactions of a batch.
     pub(super) rows: u64,
 }
 
-// ===== impl Account =====
+// ===== impl LineCounts =====
 
-impl Account {
-    /// All lines that are accounted for.
+impl LineCounts {
+    /// Returns the number of lines of all kinds.
     pub(super) const fn lines(&self) -> u64 {
         self.headers + self.blank + self.rows
     }
 }
 
-impl std::ops::AddAssign for Account {
+impl std::ops::AddAssign for LineCounts {
     fn add_assign(&mut self, other: Self) {
         self.headers += other.headers;
         self.blank += other.blank;
@@ -72,7 +72,7 @@ impl std::ops::AddAssign for Account {
 // ===== impl Flaw =====
 
 impl Flaw {
-    /// `place` has `value`.
+    /// Creates the error that `place` has `value`.
     pub(super) fn new(place: impl Into<String>, value: &str, expected: impl Into<String>) -> Self {
         let mut shown: String = value.chars().take(SHOWN_CHARS_MAX).collect();
         if shown.len() < value.len() {
@@ -85,7 +85,7 @@ impl Flaw {
         }
     }
 
-    /// `place` has `value`, which is not an id.
+    /// Returns an error if `value` in `place` is not a valid id.
     pub(super) fn of_id(place: impl Into<String>, value: &str) -> Option<Self> {
         let error = check_id(value).err()?;
         Some(Flaw::new(

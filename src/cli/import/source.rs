@@ -1,4 +1,4 @@
-//! Files, read on a thread of their own and cut into batches.
+//! Reads files on a separate thread and splits them into batches.
 
 use std::{
     io::{self, BufReader},
@@ -13,29 +13,29 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     bank,
-    csv::{CsvRows, HeaderError, Shape},
+    csv::{CsvLayout, CsvRows, HeaderError},
     input::{self, Input, Version, Watch},
     lines::ReadError,
     ndjson::NdjsonRows,
-    row::{Account, Row, RowError},
+    row::{LineCounts, Row, RowError},
 };
 
-/// A batch is closed early when its transactions take more than this: a message may have 16 MiB.
+/// A batch ends early when its transactions exceed this size, because a message may have 16 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Batches that are read ahead while one is under way.
+/// Batches that are read while another one is in flight.
 const BATCHES_AHEAD: usize = 2;
-/// Bytes that are read at once.
+/// Size of the read buffer, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// By the file's name: .csv, .ndjson, .jsonl.
+    /// Chosen by the file name: .csv, .ndjson, .jsonl.
     #[default]
     Auto,
-    /// Comma-separated values; the header says what the columns mean.
+    /// Comma-separated values with a header.
     Csv,
-    /// One ProcessTransactionRequest in each line, in its JSON form.
+    /// One tally.v1.ProcessTransactionRequest per line, as JSON.
     Ndjson,
 }
 
@@ -43,13 +43,13 @@ pub(super) enum Format {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub(super) enum SourceError {
-    /// Its name does not tell its format.
-    #[error("{}: can't tell the format from the name; give --format", file.display())]
+    /// The file name has no known extension.
+    #[error("{}: unknown file extension; set --format", file.display())]
     Format {
         /// The file.
         file: PathBuf,
     },
-    /// The header is not known.
+    /// The header is not accepted.
     #[error("{}:{}", file.display(), source.line())]
     Header {
         /// The file.
@@ -57,15 +57,15 @@ pub(super) enum SourceError {
         /// What is wrong.
         source: HeaderError,
     },
-    /// A row can't be understood.
-    #[error("{row}; no row from line {unsent_from} on was imported")]
+    /// A row is not a valid transaction.
+    #[error("{row}; rows from line {unsent_from} on were not imported")]
     Row {
         /// The row.
         row: RowError,
-        /// The first line of the batch that the row would have been in.
+        /// The first line of the batch of this row.
         unsent_from: u64,
     },
-    /// It can't be opened or read.
+    /// The file can't be opened or read.
     #[error("can't read {}", file.display())]
     Read {
         /// The file.
@@ -73,23 +73,23 @@ pub(super) enum SourceError {
         /// Why not.
         source: io::Error,
     },
-    /// Somebody wrote to it, or put another file into its place.
-    #[error("{}: the file changed while it was imported; no row from line {unsent_from} on was imported", file.display())]
+    /// The file was modified or replaced during the import.
+    #[error("{}: the file changed during the import; rows from line {unsent_from} on were not imported", file.display())]
     Changed {
         /// The file.
         file: PathBuf,
-        /// The first line of the batch in which that was noticed.
+        /// The first line of the batch in which the change was detected.
         unsent_from: u64,
     },
-    /// A row vanished between the file and the batches: a bug.
-    #[error("{}: of {lines} lines, {} are accounted for: {account:?}", file.display(), account.lines())]
+    /// The parsers lost a row: a bug.
+    #[error("{}: the file has {lines} lines, but the parser counted {}: {counts:?}", file.display(), counts.lines())]
     Unaccounted {
         /// The file.
         file: PathBuf,
-        /// The lines that the file has.
+        /// Lines of the file.
         lines: u64,
-        /// What was made of them.
-        account: Account,
+        /// Lines that the parser found.
+        counts: LineCounts,
     },
 }
 
@@ -98,11 +98,11 @@ pub(super) enum SourceError {
 pub(super) struct Batch {
     /// The file.
     pub(super) file: Arc<Path>,
-    /// In the file's order.
+    /// In the order of the file.
     pub(super) rows: Vec<Row>,
-    /// The asset of the file's accounts if the format says so.
+    /// The asset of the accounts, if the format determines it.
     pub(super) asset: Option<&'static str>,
-    /// Bytes that have been read of all files so far.
+    /// Bytes read so far from all files.
     pub(super) bytes_read: u64,
 }
 
@@ -113,13 +113,13 @@ pub(super) struct Source {
     format: Format,
     rows: Rows,
     watch: Watch,
-    /// Rows that were put into batches.
+    /// Rows in batches so far.
     batched: u64,
-    /// The line behind the last row that was read.
+    /// The line after the last row read.
     next_line: u64,
 }
 
-/// A file that was opened, looked at, and put aside until its turn comes.
+/// A file that was opened and checked, and that waits to be imported.
 #[derive(Debug)]
 pub(super) struct Pending {
     file: PathBuf,
@@ -129,19 +129,19 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 enum PendingState {
-    /// Closed, so that many files do not take many descriptors. It must be the same when it is opened again.
+    /// Closed, to save file descriptors. The version must be the same when the file is opened again.
     Closed(Version),
-    /// A pipe: what was read of it can't be read again.
+    /// A pipe stays open, because it can't be read twice.
     Open(Box<Source>),
 }
 
-/// The batches of all files, and who reads them.
+/// The batches of all files, and the task that reads them.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    /// In order; an error is the last thing that comes.
+    /// In order. An error is the last item.
     pub(super) batches: mpsc::Receiver<Result<Batch, SourceError>>,
-    /// Says at its end what was made of all lines.
-    pub(super) reader: JoinHandle<Account>,
+    /// Returns the line counts of all files at its end.
+    pub(super) reader: JoinHandle<LineCounts>,
 }
 
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl Source {
         })
     }
 
-    /// Puts the file aside until its turn comes.
+    /// Closes the file until it is imported. A pipe stays open.
     pub(super) fn set_aside(self) -> Pending {
         Pending {
             file: self.file.to_path_buf(),
@@ -212,23 +212,23 @@ impl Source {
         }
     }
 
-    /// How much there is to read, in bytes; 0 if that is not known.
+    /// Returns the size of the file; 0 if it is unknown.
     pub(super) fn bytes(&self) -> u64 {
         self.watch.version().map_or(0, Version::bytes)
     }
 
-    /// What the columns mean, if there are columns.
-    pub(super) fn shape(&self) -> Option<Shape> {
+    /// Returns the layout of a CSV file; `None` for NDJSON.
+    pub(super) fn layout(&self) -> Option<CsvLayout> {
         match &self.rows {
-            Rows::Csv(rows) => Some(rows.shape()),
+            Rows::Csv(rows) => Some(rows.layout()),
             Rows::Ndjson(_) => None,
         }
     }
 
-    /// The asset of the file's accounts if the format says so.
+    /// Returns the asset of the accounts, if the format determines it.
     pub(super) fn asset(&self) -> Option<&'static str> {
-        self.shape()
-            .filter(|shape| *shape == Shape::BankStatement)
+        self.layout()
+            .filter(|layout| *layout == CsvLayout::BankStatement)
             .map(|_| bank::ASSET)
     }
 
@@ -254,7 +254,7 @@ impl Source {
         })
     }
 
-    /// The next batch of up to `rows_max` rows; `None` at the end. A flaw takes its whole batch with it.
+    /// Reads the next batch of up to `rows_max` rows; `None` at the end. An error in a row discards its whole batch.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -287,12 +287,12 @@ impl Source {
                 unsent_from,
             });
         }
-        let (lines, account) = (self.watch.lines(), self.account());
-        if ended && lines != account.lines() {
+        let (lines, counts) = (self.watch.lines(), self.line_counts());
+        if ended && lines != counts.lines() {
             return Err(SourceError::Unaccounted {
                 file: file(),
                 lines,
-                account,
+                counts,
             });
         }
         let batch = Batch {
@@ -304,13 +304,13 @@ impl Source {
         Ok((!batch.rows.is_empty()).then_some(batch))
     }
 
-    /// What was made of the lines so far.
-    pub(super) fn account(&self) -> Account {
+    /// Returns the line counts so far.
+    pub(super) fn line_counts(&self) -> LineCounts {
         let (headers, blank) = match &self.rows {
             Rows::Csv(rows) => (1, rows.blank()),
             Rows::Ndjson(rows) => (0, rows.blank()),
         };
-        Account {
+        LineCounts {
             headers,
             blank,
             rows: self.batched,
@@ -321,7 +321,7 @@ impl Source {
 // ===== impl SourceError =====
 
 impl SourceError {
-    /// The same, of a row whose batch begins with line `first`, if that is an earlier one.
+    /// Sets the first line of the batch in an error about a row.
     fn unsent_from(self, first: Option<u64>) -> Self {
         match (self, first) {
             (SourceError::Row { row, .. }, Some(unsent_from)) => SourceError::Row { row, unsent_from },
@@ -333,10 +333,10 @@ impl SourceError {
 // ===== impl Pending =====
 
 impl Pending {
-    /// Opens it again, if it was closed.
+    /// Opens the file again if it was closed.
     ///
     /// # Errors
-    /// [`SourceError`], also if it is not the file any more that it was.
+    /// [`SourceError`], also if the file changed since it was checked.
     fn open(self) -> Result<Source, SourceError> {
         let Pending { file, format, state } = self;
         match state {
@@ -353,30 +353,30 @@ impl Pending {
     }
 }
 
-/// Reads `files` one after the other on a thread of their own, a few batches ahead of whoever takes them.
+/// Reads `files` one after the other on a separate thread, a few batches ahead of the receiver.
 pub(super) fn read_ahead(files: Vec<Pending>, rows_max: usize) -> ReadAhead {
     let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
     let reader = tokio::task::spawn_blocking(move || {
-        let (mut account, mut bytes_before) = (Account::default(), 0);
+        let (mut counts, mut bytes_before) = (LineCounts::default(), 0);
         for file in files {
             match read_file(file, rows_max, bytes_before, &sender) {
                 Ok(source) => {
-                    account += source.account();
+                    counts += source.line_counts();
                     bytes_before += source.watch.bytes();
                 }
                 Err(error) => {
-                    // If the receiver is gone, the import has failed already.
+                    // Without a receiver the import has already failed.
                     let _ = sender.blocking_send(Err(error));
                     break;
                 }
             }
         }
-        account
+        counts
     });
     ReadAhead { batches, reader }
 }
 
-/// Returns the source, which was read to its end unless the receiver is gone.
+/// Reads a file to its end, or until the receiver is dropped, and returns the source.
 fn read_file(
     file: Pending,
     rows_max: usize,
@@ -458,8 +458,8 @@ mod tests {
         assert_eq!(sizes, [2, 2, 1, 2]);
         assert_eq!(ids, ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]);
         assert_eq!(bytes, total);
-        let account = reader.await.unwrap();
-        assert_eq!((account.headers, account.blank, account.rows), (2, 0, 7));
+        let counts = reader.await.unwrap();
+        assert_eq!((counts.headers, counts.blank, counts.rows), (2, 0, 7));
     }
 
     #[tokio::test]
@@ -474,7 +474,10 @@ mod tests {
             bad.display()
         );
         assert!(error.starts_with(&expected), "{error}");
-        assert!(error.ends_with("; no row from line 6 on was imported"), "{error}");
+        assert!(
+            error.ends_with("; rows from line 6 on were not imported"),
+            "{error}"
+        );
         assert!(batches.recv().await.is_none());
     }
 
@@ -507,7 +510,7 @@ mod tests {
     fn only_a_bank_statement_says_its_asset() {
         let dir = tempfile::tempdir().unwrap();
         let native = Source::open(&csv(dir.path(), "a.csv", 0..1, ""), Format::Auto).unwrap();
-        assert_eq!((native.shape(), native.asset()), (Some(Shape::Native), None));
+        assert_eq!((native.layout(), native.asset()), (Some(CsvLayout::Native), None));
         let path = dir.path().join("bank.csv");
         fs::write(
             &path,
@@ -516,8 +519,8 @@ mod tests {
         .unwrap();
         let bank = Source::open(&path, Format::Auto).unwrap();
         assert_eq!(
-            (bank.shape(), bank.asset()),
-            (Some(Shape::BankStatement), Some("CZK"))
+            (bank.layout(), bank.asset()),
+            (Some(CsvLayout::BankStatement), Some("CZK"))
         );
     }
 
@@ -566,11 +569,11 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_vanishes_between_the_file_and_the_batches_is_noticed() {
+    fn a_row_that_the_parser_loses_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let mut source = Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), Format::Auto).unwrap();
         assert!(source.next().unwrap().is_some());
         let error = source.next_batch(100).unwrap_err().to_string();
-        assert!(error.contains("of 7 lines, 6 are accounted for"), "{error}");
+        assert!(error.contains("has 7 lines, but the parser counted 6"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What an import did.
+//! The result of an import.
 
 use std::{
     collections::BTreeMap,
@@ -10,60 +10,60 @@ use prost::Message;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{row::Account, source::Batch};
+use super::{row::LineCounts, source::Batch};
 use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
 
-/// Refused transactions that are shown.
+/// Number of rejected transactions that the summary shows.
 const EXAMPLES_MAX: usize = 5;
-/// Reasons that are told apart; there are a dozen.
+/// Number of reasons that are counted separately. The API has about a dozen.
 const REASONS_MAX: usize = 64;
-/// What further reasons are counted as.
+/// All further reasons count as this one.
 const OTHER: &str = "OTHER";
 
-/// What an import did, or has done so far.
+/// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Lines of the files, if all were read to their ends: headers, blank lines and transactions.
+    /// Lines of the files: headers, blank lines and transactions. 0 unless all files were read to their ends.
     pub(super) lines: u64,
-    /// Lines that are headers.
+    /// Header lines.
     pub(super) header_lines: u64,
-    /// Lines that have nothing in them.
+    /// Blank lines.
     pub(super) blank_lines: u64,
     /// Transactions that were answered.
     pub(super) transactions: u64,
-    /// Committed now.
+    /// Committed by this import.
     pub(super) committed: u64,
-    /// Committed earlier, under the same ids and with the same content.
+    /// Committed before, with the same id and content.
     pub(super) replayed: u64,
-    /// Refused, now or earlier.
+    /// Rejected by this import or before.
     pub(super) refused: u64,
-    /// The refused ones by their reasons.
+    /// Number of rejected transactions by reason.
     pub(super) refused_by_reason: BTreeMap<String, u64>,
-    /// The first of the refused ones.
+    /// The first rejected transactions.
     pub(super) refused_examples: Vec<Example>,
-    /// Accounts that were created.
+    /// Created accounts.
     pub(super) accounts_created: u64,
-    /// The greatest sequence of all committed and replayed transactions; 0 if there are none.
+    /// The highest sequence of the committed and replayed transactions; 0 without any.
     pub(super) last_sequence: i64,
-    /// How long it took.
+    /// Duration of the import, in seconds.
     pub(super) elapsed_seconds: f64,
-    /// Transactions in a second.
+    /// Answered transactions per second.
     pub(super) transactions_per_second: f64,
 }
 
-/// An answer that says to be about another transaction.
+/// An answer with the id of another transaction.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("line {line}: transaction {sent:?} was answered as {answered:?}")]
+#[error("line {line}: transaction {sent:?} was answered with the id {answered:?}")]
 pub(super) struct WrongAnswer {
     /// The line, from 1.
     line: u64,
     /// The id that was sent.
     sent: String,
-    /// The id that the answer has.
+    /// The id in the answer.
     answered: String,
 }
 
-/// A refused transaction.
+/// A rejected transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Example {
     /// The file.
@@ -72,9 +72,9 @@ pub(super) struct Example {
     pub(super) line: u64,
     /// The transaction.
     pub(super) transaction_id: String,
-    /// Why, for programs.
+    /// The reason, for programs.
     pub(super) reason: String,
-    /// Why, for people.
+    /// The reason, for people.
     pub(super) message: String,
 }
 
@@ -84,7 +84,7 @@ impl Summary {
     /// Counts the answers to a batch, one for each row.
     ///
     /// # Errors
-    /// [`WrongAnswer`]. What came before it is counted.
+    /// [`WrongAnswer`]. The answers before it are counted.
     pub(super) fn count(
         &mut self,
         batch: &Batch,
@@ -115,8 +115,8 @@ impl Summary {
         Ok(())
     }
 
-    /// Notes what was `read`, and returns whether each of its rows was answered and counted once.
-    pub(super) const fn settle(&mut self, read: Account) -> bool {
+    /// Stores the line counts, and returns whether every row was answered and counted exactly once.
+    pub(super) const fn settle(&mut self, read: LineCounts) -> bool {
         self.lines = read.lines();
         self.header_lines = read.headers;
         self.blank_lines = read.blank;
@@ -160,7 +160,7 @@ impl Summary {
             .or_default() += 1;
     }
 
-    /// Notes how long it took.
+    /// Stores the duration of the import.
     pub(super) fn finish(&mut self, elapsed: Duration) {
         self.elapsed_seconds = elapsed.as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate that is shown to people")]
@@ -172,7 +172,7 @@ impl Summary {
         };
     }
 
-    /// Writes it for programs.
+    /// Writes the summary as JSON.
     ///
     /// # Errors
     /// Those of `out`.
@@ -181,7 +181,7 @@ impl Summary {
         writeln!(out)
     }
 
-    /// Writes it for people.
+    /// Writes the summary as a table.
     ///
     /// # Errors
     /// Those of `out`.
@@ -189,7 +189,7 @@ impl Summary {
         let mut rows = vec![
             ("committed".to_owned(), self.committed.to_string()),
             ("replayed".to_owned(), self.replayed.to_string()),
-            ("refused".to_owned(), self.refused.to_string()),
+            ("rejected".to_owned(), self.refused.to_string()),
         ];
         rows.extend(
             self.refused_by_reason
@@ -211,7 +211,7 @@ impl Summary {
             writeln!(out, "{name:width$}  {value}")?;
         }
         if !self.refused_examples.is_empty() {
-            writeln!(out, "\nthe first refused:")?;
+            writeln!(out, "\nthe first rejected:")?;
         }
         for Example {
             file,
@@ -226,7 +226,7 @@ impl Summary {
         if self.refused_by_reason.contains_key("ACCOUNT_NOT_FOUND") {
             writeln!(
                 out,
-                "\n--create-accounts creates missing accounts; what was committed is not applied again"
+                "\nto create missing accounts, import again with --create-accounts; committed transactions are not applied again"
             )?;
         }
         Ok(())
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn every_row_must_be_answered_once() {
         let mut summary = Summary::default();
-        let rows = |rows| Account {
+        let rows = |rows| LineCounts {
             headers: 1,
             blank: 2,
             rows,
@@ -365,7 +365,7 @@ mod tests {
         let wrong = summary.count(&batch(1), vec![other]).unwrap_err();
         assert_eq!(
             wrong.to_string(),
-            "line 2: transaction \"t\" was answered as \"u\""
+            "line 2: transaction \"t\" was answered with the id \"u\""
         );
         assert_eq!(summary.transactions, 2);
     }

@@ -97,7 +97,7 @@ fn import(dir: &Path, bytes: &[u8], format: Format) -> Result<(Vec<(String, i64)
             (row.transaction.transaction_id, units)
         }));
     }
-    Ok((all, source.account().lines()))
+    Ok((all, source.line_counts().lines()))
 }
 
 /// How many lines anybody may see, who knows nothing of the format: pieces with something in them between two of all that

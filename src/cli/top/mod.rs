@@ -1,4 +1,4 @@
-//! `tally top`: a service, live in the terminal.
+//! `tally top`: shows a live view of a service in the terminal.
 
 mod view;
 
@@ -15,7 +15,10 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use self::view::{Screen, draw};
-use super::{ClientArgs, block_on, exit, fail, show::connect};
+use super::{
+    client_args::ClientArgs,
+    exit::{self, block_on, fail},
+};
 use crate::{
     client::Connection,
     proto::{
@@ -29,43 +32,43 @@ use crate::{
 pub struct TopArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// How often the service is asked.
+    /// Time between two updates, at least 100ms.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// Print one picture as text, after two looks, and end.
+    /// Print the view once as text and exit. Takes one interval, because rates need two readings.
     #[arg(long)]
     once: bool,
 }
 
-/// Why it ended.
+/// Why the view ended early.
 #[derive(Debug, Error)]
 enum TopError {
-    #[error("the terminal")]
+    #[error("the terminal can't be used")]
     Terminal(#[from] io::Error),
-    #[error("the service: {0}")]
+    #[error("the service does not answer: {0}")]
     Service(#[from] Box<Status>),
 }
 
-/// Shortest time between two looks.
+/// Shortest time between two updates.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// How often keys are looked at.
+/// Time between two checks for a pressed key.
 const KEY_POLL: Duration = Duration::from_millis(50);
-/// The picture of `--once`.
+/// Width and height of the view of `--once`, in characters.
 const ONCE_SIZE: (u16, u16) = (100, 40);
 
 pub(super) fn run(args: &TopArgs) -> ExitCode {
     block_on(async {
-        let client = match connect(&args.client).await {
+        let client = match args.client.connect_to_engine().await {
             Ok(client) => client,
             Err(code) => return code,
         };
         let interval = args.interval.max(INTERVAL_MIN);
-        let ended = if args.once {
+        let result = if args.once {
             once(client, interval).await
         } else {
             live(client, interval).await
         };
-        match ended {
+        match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error @ TopError::Terminal(_)) => fail(exit::IO, &error),
             Err(error @ TopError::Service(_)) => fail(exit::UNAVAILABLE, &error),
@@ -75,15 +78,15 @@ pub(super) fn run(args: &TopArgs) -> ExitCode {
 
 async fn live(mut client: EngineServiceClient<Connection>, interval: Duration) -> Result<(), TopError> {
     let mut screen = Screen::default();
-    look(&mut client, &mut screen).await?;
+    refresh(&mut client, &mut screen).await?;
     let mut terminal = ratatui::try_init()?;
-    let ended = follow(&mut terminal, &mut client, &mut screen, interval).await;
-    // Also after an error: a terminal that stays raw can't be used any more.
+    let result = update_until_quit(&mut terminal, &mut client, &mut screen, interval).await;
+    // Restore the terminal after an error, too: the shell can't use a terminal in raw mode.
     ratatui::try_restore()?;
-    ended
+    result
 }
 
-async fn follow(
+async fn update_until_quit(
     terminal: &mut DefaultTerminal,
     client: &mut EngineServiceClient<Connection>,
     screen: &mut Screen,
@@ -93,17 +96,17 @@ async fn follow(
         terminal.draw(|frame| draw(frame, screen))?;
         let next = Instant::now() + interval;
         while Instant::now() < next {
-            if wants_to_leave()? {
+            if quit_requested()? {
                 return Ok(());
             }
             tokio::time::sleep(KEY_POLL).await;
         }
-        look(client, screen).await?;
+        refresh(client, screen).await?;
     }
 }
 
 /// Whether `q`, Escape or Ctrl-C was pressed.
-fn wants_to_leave() -> io::Result<bool> {
+fn quit_requested() -> io::Result<bool> {
     while event::poll(Duration::ZERO)? {
         if let Event::Key(key) = event::read()? {
             let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
@@ -118,9 +121,9 @@ fn wants_to_leave() -> io::Result<bool> {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 async fn once(mut client: EngineServiceClient<Connection>, interval: Duration) -> Result<(), TopError> {
     let mut screen = Screen::default();
-    look(&mut client, &mut screen).await?;
+    refresh(&mut client, &mut screen).await?;
     tokio::time::sleep(interval).await;
-    look(&mut client, &mut screen).await?;
+    refresh(&mut client, &mut screen).await?;
     let (width, height) = ONCE_SIZE;
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(|frame| draw(frame, &screen));
@@ -128,8 +131,8 @@ async fn once(mut client: EngineServiceClient<Connection>, interval: Duration) -
     Ok(())
 }
 
-/// Asks the service, and puts the answers on the screen.
-async fn look(client: &mut EngineServiceClient<Connection>, screen: &mut Screen) -> Result<(), TopError> {
+/// Calls the service and updates the screen with its answers.
+async fn refresh(client: &mut EngineServiceClient<Connection>, screen: &mut Screen) -> Result<(), TopError> {
     let circuits = client
         .get_circuit_stats(GetCircuitStatsRequest {})
         .await

@@ -1,4 +1,4 @@
-//! What `tally top` draws, from what was asked.
+//! Draws the view of `tally top`.
 
 use std::collections::VecDeque;
 
@@ -13,28 +13,29 @@ use ratatui::{
 use tokio::time::Instant;
 
 use crate::{
-    cli::show::percentiles,
+    cli::output::{percentiles, rejected_calls, state_name},
     proto::{CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary},
 };
 
-/// Rates that are kept for the curve.
+/// Number of rates in the curve.
 const RATES_MAX: usize = 200;
 
-/// The last answers, and what follows from two of them.
+/// The newest answers of the service, and the rates computed from successive answers.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     circuits: Vec<CircuitStats>,
     batches: GetBatchStatsResponse,
     topology: GetTopologyResponse,
-    /// Transactions a second, oldest first.
+    /// Transactions per second, oldest first.
     rates: VecDeque<u64>,
+    /// When the newest answers arrived, and the number of committed transactions then.
     last: Option<(Instant, i64)>,
 }
 
 // ===== impl Screen =====
 
 impl Screen {
-    /// What the service answered at `now`.
+    /// Stores the answers that arrived at `now`.
     pub(super) fn update(
         &mut self,
         now: Instant,
@@ -45,7 +46,7 @@ impl Screen {
         let committed = batches.ledger.map_or(0, |ledger| ledger.committed);
         if let Some((then, before)) = self.last {
             let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
-            // A restart begins to count anew.
+            // A restart of the service resets the count.
             let more = u64::try_from(committed - before).unwrap_or_default();
             if self.rates.len() == RATES_MAX {
                 self.rates.pop_front();
@@ -76,14 +77,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     draw_latency(frame, *latency, screen);
     draw_circuits(frame, *middle, screen);
     draw_threads(frame, *bottom, screen);
-    frame.render_widget(Paragraph::new("q to leave").dim(), *foot);
+    frame.render_widget(Paragraph::new("q to quit").dim(), *foot);
 }
 
 fn draw_rates(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let ledger = screen.batches.ledger.unwrap_or_default();
     let rate = screen.rates.back().copied().unwrap_or_default();
     let title = format!(
-        " {rate} transactions/s   {} committed, {} refused, {} replayed   queue {}/{} ",
+        " {rate} transactions/s   {} committed, {} rejected, {} replayed   queue {}/{} ",
         ledger.committed,
         ledger.rejected,
         ledger.replayed,
@@ -113,7 +114,7 @@ fn draw_latency(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     ];
     let table = Table::new(rows, [Constraint::Length(14); 6])
         .header(Row::new(["", "p50", "p90", "p99", "p99.9", "max"]).dim())
-        .block(Block::bordered().title(" latency since the start "));
+        .block(Block::bordered().title(" latency since the service started "));
     frame.render_widget(table, area);
 }
 
@@ -122,15 +123,17 @@ fn draw_circuits(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
         let state = circuit.effective_state();
         let window = circuit.window.unwrap_or_default();
         let totals = circuit.totals.unwrap_or_default();
-        let refused = totals.rejected_open + totals.rejected_half_open + totals.rejected_ramp;
         Row::new([
             Line::from(circuit.key.clone()),
-            Line::from(Span::styled(name(state), Style::new().fg(color(state)).bold())),
+            Line::from(Span::styled(
+                state_name(state),
+                Style::new().fg(color(state)).bold(),
+            )),
             Line::from(window.calls.to_string()),
             Line::from(format!("{:.1} %", window.slow_rate * 100.0)),
             Line::from(format!("{:.1} %", window.failure_rate * 100.0)),
             Line::from(format!("{}/{}", circuit.overdue_in_flight, circuit.in_flight)),
-            Line::from(refused.to_string()),
+            Line::from(rejected_calls(&totals).to_string()),
             Line::from(circuit.reason_opened.clone()),
         ])
     });
@@ -140,9 +143,8 @@ fn draw_circuits(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
         Constraint::Length(8),
         Constraint::Length(8),
         Constraint::Length(8),
-        Constraint::Length(14),
+        Constraint::Length(18),
         Constraint::Length(9),
-        // Reasons are long.
         Constraint::Fill(1),
     ];
     let header = [
@@ -151,20 +153,20 @@ fn draw_circuits(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
         "calls",
         "slow",
         "failed",
-        "overdue/flight",
-        "refused",
+        "overdue/in flight",
+        "rejected",
         "last opened by",
     ];
     let table = Table::new(rows, widths)
         .header(Row::new(header).dim())
-        .block(Block::bordered().title(" circuits, the last seconds "));
+        .block(Block::bordered().title(" circuits (calls in the window) "));
     frame.render_widget(table, area);
 }
 
 fn draw_threads(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let rows = screen.topology.threads.iter().map(|thread| {
-        let place = match (thread.wanted_cpus.as_str(), thread.pinned) {
-            ("", _) => "floats".into(),
+        let pinning = match (thread.wanted_cpus.as_str(), thread.pinned) {
+            ("", _) => "not pinned".into(),
             (wanted, true) => format!("pinned to {wanted}"),
             (wanted, false) => format!("NOT on {wanted}"),
         };
@@ -173,7 +175,7 @@ fn draw_threads(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
             thread.name.clone(),
             thread.last_cpu.to_string(),
             thread.actual_cpus.clone(),
-            place,
+            pinning,
             thread.involuntary_switches.to_string(),
         ])
     });
@@ -181,13 +183,9 @@ fn draw_threads(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let title = format!(" threads: {} → {} ", decision.mode, decision.effect);
     let widths = [6, 18, 6, 12, 20, 12].map(Constraint::Length);
     let table = Table::new(rows, widths)
-        .header(Row::new(["role", "thread", "CPU", "may be on", "place", "preempted"]).dim())
+        .header(Row::new(["role", "thread", "CPU", "allowed", "pinning", "preempted"]).dim())
         .block(Block::bordered().title(title));
     frame.render_widget(table, area);
-}
-
-fn name(state: CircuitState) -> &'static str {
-    state.as_str_name().trim_start_matches("CIRCUIT_STATE_")
 }
 
 const fn color(state: CircuitState) -> Color {
@@ -199,7 +197,7 @@ const fn color(state: CircuitState) -> Color {
     }
 }
 
-/// A picture as lines of text.
+/// Returns the view as lines of text.
 pub(super) fn text_of(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
     let mut text = String::new();
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_shows_rate_state_and_threads() {
+    fn the_view_shows_rate_state_and_threads() {
         let mut screen = Screen::default();
         let circuit = CircuitStats {
             key: "ProcessTransaction".to_owned(),

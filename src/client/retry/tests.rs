@@ -12,7 +12,7 @@ const POLICY: RetryPolicy = RetryPolicy {
     backoff_max: Duration::from_secs(1),
 };
 
-/// The moments, since the start, at which attempts were made, and how it ended.
+/// Runs a call whose attempts get `answers`. Returns the time of each attempt since the start, and the result.
 async fn play(
     policy: RetryPolicy,
     answers: Vec<Result<u8, Status>>,
@@ -28,13 +28,13 @@ async fn play(
                 "the deadline of an attempt"
             );
             moments.borrow_mut().push(begin.elapsed());
-            let answer = answers.borrow_mut().pop_front().expect("an attempt too many");
+            let answer = answers.borrow_mut().pop_front().expect("too many attempts");
             async { answer }
         })
         .await;
     assert!(
         answers.borrow().is_empty(),
-        "{} answers were not asked for",
+        "{} answers are left",
         answers.borrow().len()
     );
     (moments.into_inner(), result)
@@ -54,7 +54,7 @@ fn with_retry_info(code: Code, delay: Duration) -> Status {
     Status::with_error_details(code, "not now", details)
 }
 
-fn cut_off(code: Code) -> Status {
+fn connection_broken(code: Code) -> Status {
     let mut status = Status::new(code, "h2 protocol error");
     status.set_source(Arc::new(io::Error::from(io::ErrorKind::BrokenPipe)));
     status
@@ -78,7 +78,7 @@ async fn without_a_hint_the_delay_doubles_up_to_its_bound() {
     let delays: Vec<Duration> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (delay, ceiling_ms) in delays.iter().zip([100, 200, 400, 800, 1000, 1000, 1000]) {
         let ceiling = Duration::from_millis(ceiling_ms);
-        // tokio's clock ticks in milliseconds.
+        // The clock of tokio has a resolution of 1 ms.
         assert!(
             *delay >= ceiling / 2 && *delay <= ceiling + Duration::from_millis(1),
             "{delay:?} of {ceiling:?}"
@@ -87,7 +87,7 @@ async fn without_a_hint_the_delay_doubles_up_to_its_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pushback_is_waited_out_and_wins_over_retry_info() {
+async fn pushback_sets_the_delay_and_overrides_retry_info() {
     for code in [Code::Unavailable, Code::ResourceExhausted] {
         let mut both = with_retry_info(code, Duration::from_secs(9));
         both.metadata_mut().insert(PUSHBACK, MetadataValue::from(2000));
@@ -95,14 +95,14 @@ async fn pushback_is_waited_out_and_wins_over_retry_info() {
         assert_eq!(result.unwrap(), 1);
         assert!(
             moments[1] >= Duration::from_secs(2),
-            "{moments:?} is before the server asked for it"
+            "{moments:?} is earlier than the server asked for"
         );
         assert!(moments[1] <= Duration::from_millis(2401), "{moments:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_info_is_waited_out() {
+async fn retry_info_sets_the_delay() {
     for code in [Code::Unavailable, Code::ResourceExhausted] {
         let (moments, result) = play(
             POLICY,
@@ -132,7 +132,7 @@ async fn a_negative_or_unreadable_pushback_forbids_another_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn business_errors_and_faults_are_not_repeated() {
+async fn rejections_and_faults_are_not_retried() {
     let codes = [
         Code::Cancelled,
         Code::Unknown,
@@ -148,28 +148,28 @@ async fn business_errors_and_faults_are_not_repeated() {
         Code::Internal,
         Code::DataLoss,
         Code::Unauthenticated,
-        // Without a hint.
+        // Without a delay of the server.
         Code::ResourceExhausted,
     ];
     for code in codes {
         let (_, result) = play(POLICY, vec![Err(Status::new(code, "no"))]).await;
         assert_eq!(result.unwrap_err().status().code(), code);
     }
-    // A hint does not make a business error pass.
+    // A delay of the server does not make a rejection temporary.
     let (_, result) = play(POLICY, vec![Err(pushed_back(Code::FailedPrecondition, "5"))]).await;
     assert_eq!(result.unwrap_err().status().code(), Code::FailedPrecondition);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_tried_again_whatever_its_code() {
+async fn a_lost_connection_is_retried_whatever_its_code() {
     for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::Unavailable] {
-        let (moments, result) = play(POLICY, vec![Err(cut_off(code)), Ok(1)]).await;
+        let (moments, result) = play(POLICY, vec![Err(connection_broken(code)), Ok(1)]).await;
         assert_eq!((moments.len(), result.unwrap()), (2, 1), "{code:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_deadline_is_not_a_lost_connection() {
+async fn the_timeout_of_the_client_is_not_a_lost_connection() {
     let mut status = Status::cancelled("Timeout expired");
     status.set_source(Arc::new(TimeoutExpired(())));
     let (moments, _) = play(POLICY, vec![Err(status)]).await;
@@ -182,11 +182,14 @@ async fn attempts_are_bounded() {
     let (_, result) = play(POLICY, (0..5).map(|_| unavailable()).collect()).await;
     let error = result.unwrap_err();
     assert_eq!(error.attempts(), 5);
-    assert_eq!(error.to_string(), "Unavailable: down (after 5 attempts)");
+    assert_eq!(
+        error.to_string(),
+        "Unavailable: down (after 5 attempts); an attempt may have been executed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delay_beyond_the_total_time_is_not_begun() {
+async fn a_delay_beyond_the_total_time_ends_the_call() {
     let policy = RetryPolicy {
         total_max: Duration::from_secs(10),
         ..POLICY
@@ -200,7 +203,7 @@ async fn a_delay_beyond_the_total_time_is_not_begun() {
     assert_eq!((moments.len(), result.unwrap_err().attempts()), (2, 2));
     assert!(
         begin.elapsed() < Duration::from_secs(8),
-        "it gave up at once, after {:?}",
+        "the call ended after {:?}",
         begin.elapsed()
     );
 }
@@ -213,10 +216,60 @@ fn an_error_names_the_reason_of_the_server() {
 }
 
 #[test]
-fn chance_stays_within_its_bounds() {
+fn random_numbers_are_from_0_to_1() {
     assert!(
         (0..1000)
             .map(|_| random_share())
             .all(|share| (0.0..=1.0).contains(&share))
     );
+}
+
+fn error_info(code: Code, reason: &str, executed: &str) -> Status {
+    let metadata = [("executed".to_owned(), executed.to_owned())];
+    Status::with_error_details(
+        code,
+        "no",
+        ErrorDetails::with_error_info(reason, "tally.v1", metadata),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_stays_unknown_until_the_ledger_answers() {
+    let store_failed = || error_info(Code::Unavailable, "STORE_FAILED", "unknown");
+    let circuit_open = || error_info(Code::Unavailable, "CIRCUIT_OPEN", "false");
+    let rejected = || error_info(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false");
+    let unreachable = || {
+        let mut status = Status::unavailable("connection refused");
+        status.set_source(Arc::new(ConnectError("refused".into())));
+        status
+    };
+    for (answers, expected) in [
+        (vec![circuit_open(), circuit_open()], Executed::No),
+        (vec![store_failed(), circuit_open()], Executed::Unknown),
+        (
+            vec![connection_broken(Code::Unknown), circuit_open()],
+            Executed::Unknown,
+        ),
+        (vec![store_failed(), unreachable()], Executed::Unknown),
+        (vec![store_failed(), circuit_open(), rejected()], Executed::No),
+        (vec![unreachable(), circuit_open()], Executed::No),
+        (
+            vec![Status::unavailable("from a proxy"), circuit_open()],
+            Executed::Unknown,
+        ),
+    ] {
+        let policy = RetryPolicy {
+            attempts_max: u32::try_from(answers.len()).unwrap(),
+            ..POLICY
+        };
+        let case = format!("{answers:?}");
+        let (_, result) = play(policy, answers.into_iter().map(Err).collect()).await;
+        let error = result.unwrap_err();
+        assert_eq!(error.executed(), expected, "{case}");
+        assert_eq!(
+            error.to_string().contains("may have been executed"),
+            expected == Executed::Unknown,
+            "{error}"
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! The load: the loops that send transactions.
+//! Sends the load: one loop per caller or stream.
 
 use std::{
     cell::RefCell,
@@ -19,115 +19,104 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 
 use super::{
-    BenchArgs, BenchError, Mode,
-    message::{LoadCodec, Reply, Shape},
+    error::BenchError,
+    generator::{AccountNumber, Generator},
+    message::{LoadCodec, MessageType, Reply},
     pace::{Pace, Pacer},
-    round::{Answer, Part, Round},
-    source::{AccountNumber, Source},
-    target::{Reach, Target},
+    settings::{BenchSettings, Mode},
+    stats::{LoadStats, Outcomes, Round},
+    target::{Target, TargetKind, connect},
 };
 use crate::{
-    client::Connection,
+    client::{ClientConfig, Connection},
     proto::{
         Account, BatchCreateAccountsRequest, CreateAccountRequest,
         account_service_client::AccountServiceClient,
     },
 };
 
-/// One for each connection.
-type Connections = Vec<Connection>;
-
-/// Largest message that is read.
+/// Largest message that the client accepts.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Accounts that are created in one call.
+/// Accounts that one call creates.
 const CREATE_ACCOUNTS: u32 = 1000;
-/// Such calls under way.
+/// Such calls in flight.
 const CREATE_CALLS: usize = 4;
-/// Whoever creates more accounts sees how far it is.
+/// Creating at least this many accounts shows a progress bar.
 const PROGRESS_ACCOUNTS: u64 = 100_000;
 
-/// What is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The service.
-    Service,
-    /// The echo server.
-    Echo,
-}
-
-/// A call of the load.
+/// A method that the load calls.
 #[derive(Debug)]
 struct Method {
     name: &'static str,
     path: &'static str,
-    shape: Shape,
+    message_type: MessageType,
 }
 
 const UNARY: Method = Method {
     name: "ProcessTransaction",
     path: "/tally.v1.TransactionService/ProcessTransaction",
-    shape: Shape::One,
+    message_type: MessageType::One,
 };
 const BATCH: Method = Method {
     name: "ProcessTransactions",
     path: "/tally.v1.TransactionService/ProcessTransactions",
-    shape: Shape::Batch,
+    message_type: MessageType::Batch,
 };
 const STREAM: Method = Method {
     name: "StreamTransactions",
     path: "/tally.v1.TransactionService/StreamTransactions",
-    shape: Shape::Streamed,
+    message_type: MessageType::Streamed,
 };
 const ECHO: Method = Method {
     name: "Echo",
     path: "/tally.bench.v1.Echo/Echo",
-    shape: Shape::One,
+    message_type: MessageType::One,
 };
 
-/// What is sent.
+/// How transactions are sent. Clones share the counter of transactions.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
     mode: Mode,
     threads: u32,
     connections: u32,
     in_flight: u32,
-    batch: u32,
-    /// Transactions a second; as many as are answered if there is none.
+    transactions_per_call: u32,
+    /// Scheduled transactions per second; `None` is a closed loop.
     rate: Option<u32>,
-    source: Source,
+    generator: Generator,
 }
 
 // ===== impl Load =====
 
 impl Load {
-    pub(super) fn new(args: &BenchArgs) -> Self {
+    pub(super) fn new(settings: &BenchSettings) -> Self {
         Load {
-            mode: args.mode,
-            threads: args.client_threads(),
-            connections: args.connections,
-            in_flight: args.in_flight,
-            batch: args.batch(),
-            rate: args.rate,
-            source: Source::new(args),
+            mode: settings.mode,
+            threads: settings.client_threads(),
+            connections: settings.connections,
+            in_flight: settings.in_flight,
+            transactions_per_call: settings.transactions_per_call(),
+            rate: settings.rate,
+            generator: Generator::new(settings),
         }
     }
 
-    /// Lets `transactions` more be sent, and no others.
+    /// Lets callers send `transactions` more, and then no others.
     pub(super) fn allow(&self, transactions: u64) {
-        self.source.allow(transactions);
+        self.generator.allow(transactions);
     }
 
-    /// Creates the accounts between which money moves.
+    /// Creates the accounts of the load.
     pub(super) async fn create_accounts(&self, target: &Target) -> Result<(), BenchError> {
-        let client = AccountServiceClient::new(target.reach().connect().await?)
+        let client = AccountServiceClient::new(connect(target.client()).await?)
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let accounts = u32::try_from(self.source.accounts()).unwrap_or(u32::MAX);
-        let progress = progress_bar(self.source.accounts());
+        let accounts = u32::try_from(self.generator.accounts()).unwrap_or(u32::MAX);
+        let progress = progress_bar(self.generator.accounts());
         let calls = (0..accounts).step_by(CREATE_ACCOUNTS as usize).map(|first| {
             let (mut client, progress) = (client.clone(), progress.clone());
             async move {
                 let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
-                let request = creation(first..last);
+                let request = create_request(first..last);
                 let created = client.batch_create_accounts(request).await;
                 progress.inc(u64::from(last - first));
                 created.map(|_| ()).map_err(|status| BenchError::Call {
@@ -144,60 +133,56 @@ impl Load {
         created
     }
 
-    /// Loads the target for `duration`: client threads with a runtime and connections of their own, which start together
-    /// when all of them are connected.
-    pub(super) async fn round(
-        &self,
-        target: &Target,
-        kind: Kind,
-        duration: Duration,
-    ) -> Result<Round, BenchError> {
+    /// Loads the target for `duration`. Each client thread has its own runtime and connections. All threads start the load
+    /// together, when all of them are connected.
+    pub(super) async fn round(&self, target: &Target, duration: Duration) -> Result<Round, BenchError> {
+        let kind = target.kind();
         let start = Arc::new(Barrier::new(self.threads as usize + 1));
         let threads: Vec<_> = (0..self.threads)
             .map(|thread| {
-                let (load, reach, start) = (self.clone(), target.reach().clone(), Arc::clone(&start));
+                let (load, client, start) = (self.clone(), target.client().clone(), Arc::clone(&start));
                 tokio::task::spawn_blocking(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
                         .build()?;
                     let local = LocalSet::new();
-                    local.block_on(&runtime, load.thread(thread, &reach, kind, duration, &start))
+                    local.block_on(&runtime, load.thread(thread, &client, kind, duration, &start))
                 })
             })
             .collect();
         start.wait().await;
         let started = Instant::now();
         let before = target.cpu_time();
-        let mut all = Part::new(started);
+        let mut all = LoadStats::new(started);
         for thread in threads {
-            all.add(&thread.await.map_err(|_panic| BenchError::ClientThread)??);
+            all.add(&thread.await.map_err(|_panic| BenchError::ClientPanicked)??);
         }
         Ok(Round {
             elapsed: started.elapsed(),
             server_cpu: before
                 .zip(target.cpu_time())
                 .map(|(before, after)| after.saturating_sub(before)),
-            done: all,
+            load: all,
         })
     }
 
-    /// One client thread's share of the load.
+    /// Runs the share of one client thread.
     async fn thread(
         &self,
         thread: u32,
-        reach: &Reach,
-        kind: Kind,
+        client: &ClientConfig,
+        kind: TargetKind,
         duration: Duration,
         start: &Barrier,
-    ) -> Result<Part, BenchError> {
-        let connections: Result<Connections, BenchError> =
-            connect_all(reach, share(self.connections, self.threads, thread).max(1)).await;
-        // Whoever could not connect must not keep the others waiting.
+    ) -> Result<LoadStats, BenchError> {
+        let connections: Result<Vec<Connection>, BenchError> =
+            connect_all(client, share(self.connections, self.threads, thread).max(1)).await;
+        // A thread that failed to connect still joins the barrier, so that the other threads do not wait for ever.
         start.wait().await;
         let connections = connections?;
-        // One for all callers of the thread, made before the schedule begins: making a histogram for each of 128 keeps a thread
-        // busy for some 10 ms, and the calls that are due meanwhile are late.
-        let part = Rc::new(RefCell::new(Part::new(Instant::now())));
+        // One histogram for all callers of the thread, created before the schedule starts. Creating 128 histograms takes about
+        // 10 ms, which would delay the first calls.
+        let stats = Rc::new(RefCell::new(LoadStats::new(Instant::now())));
         let pacer = self.pacer(thread, kind, duration).map(Arc::new);
         let pace = match &pacer {
             Some(pacer) => Pace::Open(Arc::clone(pacer)),
@@ -206,101 +191,100 @@ impl Load {
             },
         };
         let pacing = pacer.clone().map(|pacer| {
-            // By itself, so that it does not wait for a caller to be polled.
+            // A separate task, so that no caller delays the schedule.
             tokio::task::spawn_local(async move { pacer.run().await })
         });
-        self.callers(thread, connections, kind, &pace, &part).await?;
-        let mut all = Part::new(Instant::now());
-        all.add(&part.borrow());
+        self.callers(thread, connections, kind, &pace, &stats).await?;
+        let mut all = LoadStats::new(Instant::now());
+        all.add(&stats.borrow());
         if let Some(pacing) = pacing {
-            pacing.await.map_err(|_panic| BenchError::ClientThread)??;
+            pacing.await.map_err(|_panic| BenchError::ClientPanicked)??;
         }
         if let Some(pacer) = pacer {
-            let each = u64::from(self.for_each_call(kind));
+            let per_call = u64::from(self.per_call(kind));
             let (due, missed) = pacer.due_and_missed();
-            all.due += due * each;
-            all.missed += missed * each;
+            all.due += due * per_call;
+            all.missed += missed * per_call;
         }
         Ok(all)
     }
 
-    /// Runs the callers, or streams, of one thread to their ends.
+    /// Runs the callers or streams of one thread until they end.
     async fn callers(
         &self,
         thread: u32,
-        connections: Connections,
-        kind: Kind,
+        connections: Vec<Connection>,
+        kind: TargetKind,
         pace: &Pace,
-        part: &Rc<RefCell<Part>>,
+        stats: &Rc<RefCell<LoadStats>>,
     ) -> Result<(), BenchError> {
-        if kind == Kind::Service && self.mode == Mode::Stream {
+        if kind == TargetKind::Service && self.mode == Mode::Stream {
             let streams = connections
                 .into_iter()
-                .map(|connection| self.stream(connection, pace, part));
+                .map(|connection| self.stream(connection, pace, stats));
             return try_join_all(streams).await.map(|_| ());
         }
         let callers: Vec<_> = (0..share(self.in_flight, self.threads, thread))
             .zip(connections.iter().cycle())
             .map(|(_, connection)| {
                 let (load, connection, pace) = (self.clone(), connection.clone(), pace.clone());
-                let part = Rc::clone(part);
-                // A task each: then the runtime polls only those that have something to do.
+                let stats = Rc::clone(stats);
+                // One task per caller, so that the runtime polls only the callers that are ready.
                 tokio::task::spawn_local(async move {
                     let method = match (kind, load.mode) {
-                        (Kind::Echo, _) => &ECHO,
-                        (Kind::Service, Mode::Batch) => &BATCH,
-                        (Kind::Service, Mode::Unary | Mode::Stream) => &UNARY,
+                        (TargetKind::Echo, _) => &ECHO,
+                        (TargetKind::Service, Mode::Batch) => &BATCH,
+                        (TargetKind::Service, Mode::Unary | Mode::Stream) => &UNARY,
                     };
-                    load.calls(connection, method, load.for_each_call(kind), &pace, &part)
+                    load.calls(connection, method, load.per_call(kind), &pace, &stats)
                         .await
                 })
             })
             .collect();
         for caller in callers {
-            caller.await.map_err(|_panic| BenchError::ClientThread)??;
+            caller.await.map_err(|_panic| BenchError::ClientPanicked)??;
         }
         Ok(())
     }
 
-    /// The thread's part of the schedule, between those of the others.
-    fn pacer(&self, thread: u32, kind: Kind, duration: Duration) -> Option<Pacer> {
+    /// Returns the schedule of one thread. The schedules of all threads interleave.
+    fn pacer(&self, thread: u32, kind: TargetKind, duration: Duration) -> Option<Pacer> {
         let rate = f64::from(self.rate?);
-        let distance = Duration::from_secs_f64(f64::from(self.for_each_call(kind)) / rate);
-        let offset = distance.saturating_mul(thread);
+        let interval = Duration::from_secs_f64(f64::from(self.per_call(kind)) / rate);
+        let offset = interval.saturating_mul(thread);
         Some(Pacer::new(
             duration,
             offset,
-            distance.saturating_mul(self.threads),
+            interval.saturating_mul(self.threads),
         ))
     }
 
-    /// Transactions of one call or message.
-    fn for_each_call(&self, kind: Kind) -> u32 {
-        if kind == Kind::Service && self.mode == Mode::Batch {
-            self.batch
-        } else {
-            1
+    /// Returns the transactions of one call or message.
+    fn per_call(&self, kind: TargetKind) -> u32 {
+        match kind {
+            TargetKind::Service => self.transactions_per_call,
+            TargetKind::Echo => 1,
         }
     }
 
-    /// Calls with one transaction each, or with a batch.
+    /// Makes unary calls one after the other, each with `per_call` transactions.
     async fn calls(
         &self,
         connection: Connection,
         method: &Method,
-        for_each: u32,
+        per_call: u32,
         pace: &Pace,
-        part: &RefCell<Part>,
+        stats: &RefCell<LoadStats>,
     ) -> Result<(), BenchError> {
         let mut client = self.client(connection);
-        let codec = LoadCodec::new(self.source.clone(), method.shape);
-        self.repeat(pace, for_each, part, async |numbers| {
+        let codec = LoadCodec::new(self.generator.clone(), method.message_type);
+        self.repeat(pace, per_call, stats, async |numbers| {
             let sent = numbers.end - numbers.start;
             client.ready().await.map_err(|error| method.not_ready(&error))?;
             let path = PathAndQuery::from_static(method.path);
             match client.unary(Request::new(numbers), path, codec.clone()).await {
-                Ok(response) => self.answer(response.into_inner()),
-                Err(status) => self.refused(method, status, sent),
+                Ok(response) => self.outcomes(response.into_inner()),
+                Err(status) => self.call_failed(method, status, sent),
             }
         })
         .await
@@ -312,28 +296,28 @@ impl Load {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// `in_flight` messages under way on one stream.
+    /// Keeps up to `in_flight` messages in flight on one stream.
     async fn stream(
         &self,
         connection: Connection,
         pace: &Pace,
-        part: &RefCell<Part>,
+        stats: &RefCell<LoadStats>,
     ) -> Result<(), BenchError> {
         let mut client = self.client(connection);
         let window = self.in_flight as usize;
         let (sender, receiver) = tokio::sync::mpsc::channel(window);
         let (sent_at, mut sent) = tokio::sync::mpsc::channel(window.saturating_mul(2));
         let permits = Arc::new(Semaphore::new(window));
-        let (source, limit, pace) = (self.source.clone(), Arc::clone(&permits), pace.clone());
+        let (generator, limit, pace) = (self.generator.clone(), Arc::clone(&permits), pace.clone());
         let begun = Arc::new(AtomicU64::new(0));
         let sending = tokio::spawn({
             let begun = Arc::clone(&begun);
             async move {
-                // First the room, then the turn: a message that is due and has no room is another stream's, or missed.
+                // Wait for a free permit first: a due message without a permit goes to another stream, or counts as missed.
                 while let Ok(permit) = limit.acquire().await {
                     let Some(due) = pace.next().await else { break };
                     permit.forget();
-                    let numbers = source.take(1);
+                    let numbers = generator.take(1);
                     if numbers.is_empty() {
                         break;
                     }
@@ -347,7 +331,7 @@ impl Load {
         });
         let failed = |status| STREAM.failed(status);
         client.ready().await.map_err(|error| STREAM.not_ready(&error))?;
-        let codec = LoadCodec::new(self.source.clone(), STREAM.shape);
+        let codec = LoadCodec::new(self.generator.clone(), STREAM.message_type);
         let mut answers = client
             .streaming(
                 Request::new(ReceiverStream::new(receiver)),
@@ -359,11 +343,11 @@ impl Load {
             .into_inner();
         let mut answered = 0;
         while let Some(answer) = answers.next().await {
-            let answer = self.answer(answer.map_err(failed)?)?;
+            let outcomes = self.outcomes(answer.map_err(failed)?)?;
             permits.add_permits(1);
             answered += 1;
             if let Some((due, late)) = sent.recv().await {
-                part.borrow_mut().record(due, answer, late);
+                stats.borrow_mut().record(due, outcomes, late);
             }
         }
         sending.abort();
@@ -373,44 +357,44 @@ impl Load {
         }
     }
 
-    /// Calls one after the other, each with `for_each` transactions, as `pace` says.
+    /// Repeats `call` with `per_call` transactions each, when `pace` permits.
     async fn repeat(
         &self,
         pace: &Pace,
-        for_each: u32,
-        part: &RefCell<Part>,
-        mut call: impl AsyncFnMut(Range<u64>) -> Result<Answer, BenchError>,
+        per_call: u32,
+        stats: &RefCell<LoadStats>,
+        mut call: impl AsyncFnMut(Range<u64>) -> Result<Outcomes, BenchError>,
     ) -> Result<(), BenchError> {
         while let Some(due) = pace.next().await {
-            let numbers = self.source.take(for_each);
+            let numbers = self.generator.take(per_call);
             if numbers.is_empty() {
                 break;
             }
             let late = pace.is_late(due);
-            let answer = call(numbers).await?;
-            part.borrow_mut().record(due, answer, late);
+            let outcomes = call(numbers).await?;
+            stats.borrow_mut().record(due, outcomes, late);
         }
         Ok(())
     }
 
-    /// What became of the transactions of a message.
-    fn answer(&self, reply: Reply) -> Result<Answer, BenchError> {
+    /// Returns the outcomes of an answer. In an open loop, rejections because of overload are outcomes, not errors.
+    fn outcomes(&self, reply: Reply) -> Result<Outcomes, BenchError> {
         let Reply { committed, errors } = reply;
         errors.into_iter().try_fold(committed, |sum, error| {
             if self.rate.is_some() && is_overload(Code::from(error.code)) {
-                Ok(sum.plus(Answer::refused(1)))
+                Ok(sum.plus(Outcomes::overloaded(1)))
             } else {
-                Err(BenchError::Refused(error.message))
+                Err(BenchError::Rejected(error.message))
             }
         })
     }
 
-    /// A schedule goes on when the service refuses what is too much for it, and the refusals are counted. A closed loop
-    /// is never too much for a service that is well: there it is an error.
-    fn refused(&self, method: &Method, status: Status, sent: u64) -> Result<Answer, BenchError> {
-        // The service says why in the details; what has none comes from a connection that is gone.
+    /// Returns the outcomes of a failed call. An open loop counts rejections because of overload and continues. A closed loop
+    /// does not overload a healthy service, so there a rejection is an error.
+    fn call_failed(&self, method: &Method, status: Status, sent: u64) -> Result<Outcomes, BenchError> {
+        // A status without details does not come from the service but from a lost connection.
         if self.rate.is_some() && is_overload(status.code()) && !status.details().is_empty() {
-            return Ok(Answer::refused(sent));
+            return Ok(Outcomes::overloaded(sent));
         }
         Err(method.failed(status))
     }
@@ -438,20 +422,20 @@ fn is_overload(code: Code) -> bool {
     )
 }
 
-/// What falls to one of so many threads.
+/// Returns the share of one thread.
 const fn share(total: u32, threads: u32, thread: u32) -> u32 {
     total / threads + (thread < total % threads) as u32
 }
 
-async fn connect_all(reach: &Reach, count: u32) -> Result<Connections, BenchError> {
+async fn connect_all(client: &ClientConfig, count: u32) -> Result<Vec<Connection>, BenchError> {
     let mut connections = Vec::new();
     for _ in 0..count {
-        connections.push(reach.connect().await?);
+        connections.push(connect(client).await?);
     }
     Ok(connections)
 }
 
-fn creation(numbers: Range<u32>) -> BatchCreateAccountsRequest {
+fn create_request(numbers: Range<u32>) -> BatchCreateAccountsRequest {
     let requests = numbers.map(|number| CreateAccountRequest {
         account: Some(Account {
             id: AccountNumber(number.into()).id(),
@@ -464,7 +448,7 @@ fn creation(numbers: Range<u32>) -> BatchCreateAccountsRequest {
     }
 }
 
-/// On standard error, and only if that is a terminal.
+/// Returns a progress bar on standard error, which is visible only on a terminal.
 fn progress_bar(accounts: u64) -> ProgressBar {
     if accounts < PROGRESS_ACCOUNTS {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! Transactions, made from a seed: between which accounts, and under which ids.
+//! Generates transactions from a seed: their accounts, amounts and ids.
 
 use std::{
     ops::Range,
@@ -8,22 +8,22 @@ use std::{
     },
 };
 
-use super::{BenchArgs, zipf::Zipf};
+use super::{random::mix, settings::BenchSettings, zipf::Zipf};
 
-/// Makes transactions. Clones share the count, so that no id is sent twice.
+/// Generates transactions by their numbers. Clones share the counter, so that no id is sent twice.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct Generator {
     accounts: u64,
-    choice: Choice,
+    distribution: Distribution,
     random_ids: bool,
     seed: u64,
     /// The number of the next transaction.
-    count: Arc<AtomicU64>,
-    /// No transaction has this number or a higher one.
+    next: Arc<AtomicU64>,
+    /// Transactions have numbers below this one.
     end: Arc<AtomicU64>,
 }
 
-/// What a transaction moves.
+/// The transfer of a transaction.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Payment {
     pub(super) debit: AccountNumber,
@@ -32,40 +32,41 @@ pub(super) struct Payment {
     pub(super) code: u64,
 }
 
-/// One of the accounts.
+/// An account by its number, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AccountNumber(pub(super) u64);
 
-/// How accounts are drawn.
+/// How accounts are chosen.
 #[derive(Debug, Clone, Copy)]
-enum Choice {
-    /// Every account with the same chances.
+enum Distribution {
+    /// Every account is equally likely.
     Uniform,
     /// Every transfer debits the first account.
     Hot,
-    /// A few accounts much more often than the others.
+    /// A few accounts are much more likely than the others.
     Zipf(Zipf),
 }
 
-/// Prime, and larger than any number of accounts: multiplied by it, popular accounts are spread over all of them.
+/// Ranks are multiplied by this number, modulo the number of accounts, so that popular accounts are not neighbours. It is prime
+/// and larger than any number of accounts, so that different ranks stay different.
 const SPREAD: u64 = (1 << 31) - 1;
 
-// ===== impl Source =====
+// ===== impl Generator =====
 
-impl Source {
-    pub(super) fn new(args: &BenchArgs) -> Self {
-        let accounts = u64::from(args.accounts);
-        let choice = match args.zipf {
-            Some(theta) => Choice::Zipf(Zipf::new(accounts, theta)),
-            None if args.hot => Choice::Hot,
-            None => Choice::Uniform,
+impl Generator {
+    pub(super) fn new(settings: &BenchSettings) -> Self {
+        let accounts = u64::from(settings.accounts);
+        let distribution = match settings.zipf {
+            Some(theta) => Distribution::Zipf(Zipf::new(accounts, theta)),
+            None if settings.hot => Distribution::Hot,
+            None => Distribution::Uniform,
         };
-        Source {
+        Generator {
             accounts,
-            choice,
-            random_ids: args.random_ids,
-            seed: args.seed,
-            count: Arc::new(AtomicU64::new(0)),
+            distribution,
+            random_ids: settings.random_ids,
+            seed: settings.seed,
+            next: Arc::new(AtomicU64::new(0)),
             end: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
@@ -74,27 +75,27 @@ impl Source {
         self.accounts
     }
 
-    /// Lets `transactions` more be taken, and no others.
+    /// Lets callers take `transactions` more, and then no others.
     pub(super) fn allow(&self, transactions: u64) {
-        let end = self.count.load(Ordering::Relaxed).saturating_add(transactions);
+        let end = self.next.load(Ordering::Relaxed).saturating_add(transactions);
         self.end.store(end, Ordering::Relaxed);
     }
 
-    /// The numbers of the next `want` transactions; fewer, or none, at the end.
+    /// Takes the numbers of the next `want` transactions: fewer or none if the allowance is used up.
     pub(super) fn take(&self, want: u32) -> Range<u64> {
         let end = self.end.load(Ordering::Relaxed);
         let after = |first: u64| first.saturating_add(want.into()).min(end).max(first);
         let taken = self
-            .count
+            .next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| Some(after(first)));
         let (Ok(first) | Err(first)) = taken;
         first..after(first)
     }
 
-    /// The transfer of the transaction with that number: the same for the same seed.
+    /// Returns the transfer of transaction `number`: always the same for the same seed.
     pub(super) fn payment(&self, number: u64) -> Payment {
         let random = self.random(number);
-        let (debit, credit) = self.accounts_of(random);
+        let (debit, credit) = self.choose_accounts(random);
         Payment {
             debit: AccountNumber(debit),
             credit: AccountNumber(credit),
@@ -107,28 +108,28 @@ impl Source {
         mix(self.seed ^ mix(number))
     }
 
-    /// Two different accounts.
-    fn accounts_of(&self, random: u64) -> (u64, u64) {
-        let debit = match self.choice {
-            Choice::Uniform => random % self.accounts,
-            Choice::Hot => 0,
-            Choice::Zipf(zipf) => {
-                let place = |rank: u64| (rank - 1).wrapping_mul(SPREAD) % self.accounts;
-                let (debit, credit) = (place(zipf.draw(random)), place(zipf.draw(mix(!random))));
+    /// Chooses two different accounts.
+    fn choose_accounts(&self, random: u64) -> (u64, u64) {
+        let debit = match self.distribution {
+            Distribution::Uniform => random % self.accounts,
+            Distribution::Hot => 0,
+            Distribution::Zipf(zipf) => {
+                let account = |rank: u64| (rank - 1).wrapping_mul(SPREAD) % self.accounts;
+                let (debit, credit) = (account(zipf.draw(random)), account(zipf.draw(mix(!random))));
                 if debit != credit {
                     return (debit, credit);
                 }
                 debit
             }
         };
-        // Another one than the debit account, with equal chances.
+        // Any account but the debit account, equally likely.
         (
             debit,
             (debit + 1 + (random >> 32) % (self.accounts - 1)) % self.accounts,
         )
     }
 
-    /// Writes the id of the transaction with that number.
+    /// Writes the id of transaction `number`.
     pub(super) fn put_id(&self, out: &mut Vec<u8>, number: u64) {
         if !self.random_ids {
             out.extend_from_slice(b"bench-");
@@ -145,7 +146,7 @@ impl Source {
         out.extend_from_slice(b"-4");
         put_hex(out, high, 3);
         out.push(b'-');
-        // The variant of RFC 9562 in the two highest bits.
+        // RFC 9562: the two highest bits are the variant.
         put_hex(out, low >> 48 & 0x3fff | 0x8000, 4);
         out.push(b'-');
         put_hex(out, low, 12);
@@ -155,13 +156,13 @@ impl Source {
 // ===== impl AccountNumber =====
 
 impl AccountNumber {
-    /// Writes the account's id.
+    /// Writes the id of the account.
     pub(super) fn put(self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"acct-");
         put_decimal(out, self.0, 8);
     }
 
-    /// The account's id.
+    /// Returns the id of the account.
     pub(super) fn id(self) -> String {
         let mut id = Vec::new();
         self.put(&mut id);
@@ -169,7 +170,7 @@ impl AccountNumber {
     }
 }
 
-/// At least so many digits.
+/// Writes a decimal number with at least `digits` digits.
 fn put_decimal(out: &mut Vec<u8>, value: u64, digits: usize) {
     let mut buffer = itoa::Buffer::new();
     let text = buffer.format(value);
@@ -177,18 +178,10 @@ fn put_decimal(out: &mut Vec<u8>, value: u64, digits: usize) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// The last so many digits.
+/// Writes the last `digits` digits of a hexadecimal number.
 fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
-    let nibble = |place| char::from_digit((value >> (4 * place) & 0xf) as u32, 16);
-    out.extend((0..digits).rev().filter_map(nibble).map(|digit| digit as u8));
-}
-
-/// splitmix64's finaliser: a bijection, so that different numbers give different ids.
-pub(super) const fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+    let digit_at = |place| char::from_digit((value >> (4 * place) & 0xf) as u32, 16);
+    out.extend((0..digits).rev().filter_map(digit_at).map(|digit| digit as u8));
 }
 
 #[cfg(test)]
@@ -198,9 +191,9 @@ pub(super) mod tests {
     use super::*;
     use crate::proto::{ProcessTransactionRequest, Transfer, transfer::Amount};
 
-    impl Source {
-        /// The transaction of that number, as the generated types have it.
-        pub(in crate::cli::bench) fn make(&self, number: u64) -> ProcessTransactionRequest {
+    impl Generator {
+        /// Returns transaction `number` as a generated type.
+        pub(in crate::bench) fn transaction(&self, number: u64) -> ProcessTransactionRequest {
             let payment = self.payment(number);
             let random = self.random(number);
             let (high, low) = (mix(random), mix(!random));
@@ -229,60 +222,60 @@ pub(super) mod tests {
         }
     }
 
-    fn source(choice: Choice, random_ids: bool) -> Source {
-        Source {
+    fn generator(distribution: Distribution, random_ids: bool) -> Generator {
+        Generator {
             accounts: 10,
-            choice,
+            distribution,
             random_ids,
             seed: 7,
-            count: Arc::default(),
+            next: Arc::default(),
             end: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
-    /// One of each kind.
-    pub(in crate::cli::bench) fn every_source() -> Vec<Source> {
-        let choices = [
-            Choice::Uniform,
-            Choice::Hot,
-            Choice::Zipf(Zipf::new(10, 0.99)),
-            Choice::Zipf(Zipf::new(10, 8.0)),
+    /// Returns one generator for each distribution and kind of id.
+    pub(in crate::bench) fn all_generators() -> Vec<Generator> {
+        let distributions = [
+            Distribution::Uniform,
+            Distribution::Hot,
+            Distribution::Zipf(Zipf::new(10, 0.99)),
+            Distribution::Zipf(Zipf::new(10, 8.0)),
         ];
-        let sources = |random_ids| choices.map(|choice| source(choice, random_ids));
-        [sources(false), sources(true)].concat()
+        let generators = |random_ids| distributions.map(|distribution| generator(distribution, random_ids));
+        [generators(false), generators(true)].concat()
     }
 
     #[test]
-    fn accounts_are_two_and_ids_are_new() {
+    fn a_transfer_has_two_accounts_and_ids_are_unique() {
         assert_eq!(AccountNumber(42).id(), "acct-00000042");
         assert_eq!(AccountNumber(1_234_567_890).id(), "acct-1234567890");
-        for source in every_source() {
+        for generator in all_generators() {
             let mut ids = HashSet::new();
-            for number in source.take(10_000) {
-                let transaction = source.make(number);
+            for number in generator.take(10_000) {
+                let transaction = generator.transaction(number);
                 let transfer = &transaction.transfers[0];
                 assert_ne!(transfer.debit_account_id, transfer.credit_account_id);
                 for id in [&transfer.debit_account_id, &transfer.credit_account_id] {
                     assert!((0..10).any(|number| AccountNumber(number).id() == *id), "{id}");
                 }
-                if matches!(source.choice, Choice::Hot) {
+                if matches!(generator.distribution, Distribution::Hot) {
                     assert_eq!(transfer.debit_account_id, AccountNumber(0).id());
                 }
-                assert_eq!(source.make(number), transaction);
+                assert_eq!(generator.transaction(number), transaction);
                 assert!(ids.insert(transaction.transaction_id));
             }
         }
     }
 
     #[test]
-    fn no_more_are_taken_than_allowed() {
-        let source = source(Choice::Uniform, false);
-        assert_eq!(source.take(3), 0..3);
-        source.allow(5);
-        assert_eq!(source.take(3), 3..6);
-        assert_eq!(source.take(3), 6..8);
-        assert!(source.take(3).is_empty());
-        source.allow(1);
-        assert_eq!(source.take(3), 8..9);
+    fn callers_take_no_more_than_allowed() {
+        let generator = generator(Distribution::Uniform, false);
+        assert_eq!(generator.take(3), 0..3);
+        generator.allow(5);
+        assert_eq!(generator.take(3), 3..6);
+        assert_eq!(generator.take(3), 6..8);
+        assert!(generator.take(3).is_empty());
+        generator.allow(1);
+        assert_eq!(generator.take(3), 8..9);
     }
 }

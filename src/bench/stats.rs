@@ -1,89 +1,89 @@
-//! What a round of load has measured.
+//! What a round of load measured.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-/// One round of load.
+/// The measurements of one round of load.
 #[derive(Debug)]
 pub(super) struct Round {
-    pub(super) done: Part,
+    pub(super) load: LoadStats,
     pub(super) elapsed: Duration,
     pub(super) server_cpu: Option<Duration>,
 }
 
-/// What the callers, or streams, of a thread have done, or of all threads.
+/// Counts and latencies of the callers or streams of one client thread, or of all threads.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct LoadStats {
     started: Instant,
-    /// Answered as committed.
+    /// Transactions answered as committed.
     pub(super) transactions: u64,
-    /// Of these, known from an earlier run: nothing was booked.
+    /// Of these, replays: the transaction was committed in an earlier run.
     pub(super) replayed: u64,
-    /// Refused because it was too much.
-    pub(super) refused: u64,
-    /// Sent after their time.
+    /// Transactions that the service rejected because of overload.
+    pub(super) overloaded: u64,
+    /// Transactions sent after their scheduled time.
     pub(super) late: u64,
-    /// Wanted by the schedule.
+    /// Transactions in the schedule.
     pub(super) due: u64,
-    /// Wanted by the schedule and never sent.
+    /// Transactions in the schedule that were never sent.
     pub(super) missed: u64,
-    /// Of calls, or of messages of a stream, in nanoseconds.
+    /// Latencies of calls, or of messages of a stream, in nanoseconds.
     pub(super) latency: Histogram<u64>,
     /// Transactions answered in each second.
     pub(super) seconds: Vec<u64>,
 }
 
-/// What one call was answered with.
+/// The outcomes of the transactions of one call or message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct Outcomes {
     committed: u64,
     replayed: u64,
-    refused: u64,
+    overloaded: u64,
 }
 
-/// Longer latencies count as this one.
+/// Longer latencies are recorded as this one.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
-/// Seconds that are told apart; what comes later counts as the last one.
+/// Seconds that are counted separately. Later transactions count in the last one.
 const SECONDS_MAX: usize = 100_000;
 
-// ===== impl Answer =====
+// ===== impl Outcomes =====
 
-impl Answer {
+impl Outcomes {
     pub(super) fn committed(replayed: bool) -> Self {
-        Answer {
+        Outcomes {
             committed: 1,
             replayed: replayed.into(),
-            refused: 0,
+            overloaded: 0,
         }
     }
 
-    pub(super) fn refused(count: u64) -> Self {
-        Answer {
-            refused: count,
-            ..Answer::default()
+    pub(super) fn overloaded(count: u64) -> Self {
+        Outcomes {
+            overloaded: count,
+            ..Outcomes::default()
         }
     }
 
     pub(super) const fn plus(self, other: Self) -> Self {
-        Answer {
+        Outcomes {
             committed: self.committed + other.committed,
             replayed: self.replayed + other.replayed,
-            refused: self.refused + other.refused,
+            overloaded: self.overloaded + other.overloaded,
         }
     }
 }
 
-// ===== impl Part =====
+// ===== impl LoadStats =====
 
-impl Part {
+impl LoadStats {
     pub(super) fn new(started: Instant) -> Self {
-        Part {
+        LoadStats {
             started,
             transactions: 0,
             replayed: 0,
-            refused: 0,
+            overloaded: 0,
             late: 0,
             due: 0,
             missed: 0,
@@ -92,16 +92,16 @@ impl Part {
         }
     }
 
-    /// A call that counts from `due` was answered now.
-    pub(super) fn record(&mut self, due: Instant, answer: Answer, late: bool) {
+    /// Records a call that was answered now. Its latency counts from `due`.
+    pub(super) fn record(&mut self, due: Instant, outcomes: Outcomes, late: bool) {
         let now = Instant::now();
-        self.transactions += answer.committed;
-        self.replayed += answer.replayed;
-        self.refused += answer.refused;
+        self.transactions += outcomes.committed;
+        self.replayed += outcomes.replayed;
+        self.overloaded += outcomes.overloaded;
         if late {
-            self.late += answer.committed + answer.refused;
+            self.late += outcomes.committed + outcomes.overloaded;
         }
-        if answer.committed > 0 {
+        if outcomes.committed > 0 {
             let nanos = now.saturating_duration_since(due).as_nanos();
             self.latency
                 .saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -112,19 +112,19 @@ impl Part {
             self.seconds.resize(second + 1, 0);
         }
         if let Some(count) = self.seconds.get_mut(second) {
-            *count += answer.committed;
+            *count += outcomes.committed;
         }
     }
 
-    /// Adds what another has done, who started about when this one did.
+    /// Adds the counts and latencies of `other`, which started at about the same time.
     pub(super) fn add(&mut self, other: &Self) {
         self.transactions += other.transactions;
         self.replayed += other.replayed;
-        self.refused += other.refused;
+        self.overloaded += other.overloaded;
         self.late += other.late;
         self.due += other.due;
         self.missed += other.missed;
-        // Histograms of the same bounds can always be added.
+        // Adding can't fail, because the bounds are the same.
         let _added = self.latency.add(&other.latency);
         if self.seconds.len() < other.seconds.len() {
             self.seconds.resize(other.seconds.len(), 0);
@@ -138,19 +138,25 @@ impl Part {
 // ===== impl Round =====
 
 impl Round {
-    /// Transactions a second.
+    /// Returns committed transactions per second.
     pub(super) fn rate(&self) -> f64 {
-        self.done.transactions as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+        self.load.transactions as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 }
 
-/// All latencies of some rounds.
+/// Returns the latencies of all `rounds` together.
 pub(super) fn all_latencies(rounds: &[Round]) -> Histogram<u64> {
     let mut all = histogram();
     for round in rounds {
-        let _added = all.add(&round.done.latency);
+        let _added = all.add(&round.load.latency);
     }
     all
+}
+
+/// Returns the median, or 0 without values.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 #[expect(clippy::expect_used, reason = "constant bounds")]

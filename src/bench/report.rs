@@ -1,14 +1,17 @@
-//! The figures, for people and for programs.
+//! The results of a benchmark under load.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
-use super::{BenchArgs, growth::Growth, round::Round};
-use crate::cli::{LONG_VERSION, OutputFormat, exit, fail};
+use super::{
+    growth::Growth,
+    settings::BenchSettings,
+    stats::{Round, median},
+};
 
-/// Medians over the rounds.
+/// The results of one server: medians over the rounds.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Figures {
     transactions_per_second: f64,
@@ -17,18 +20,19 @@ pub(super) struct Figures {
     latency_us: Latency,
     server_cpu_us_per_transaction: Option<f64>,
     transactions: u64,
-    /// Of these, known from an earlier run: nothing was booked for them.
+    /// Of these, replays of transactions of an earlier run.
     replayed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule: Option<Schedule>,
-    /// In the order of the rounds, for ratios.
+    /// Transactions per second of each round, for ratios.
     #[serde(skip)]
     rates: Vec<f64>,
+    /// Server CPU per transaction of each round, in microseconds.
     #[serde(skip)]
     costs: Vec<f64>,
 }
 
-/// Of calls, or of messages of a stream.
+/// Latencies of calls, or of messages of a stream, in microseconds.
 #[derive(Debug, Clone, Serialize)]
 struct Latency {
     p50: f64,
@@ -38,33 +42,33 @@ struct Latency {
     max: f64,
 }
 
-/// What became of the schedule of an open loop, over all rounds; in transactions.
+/// How well an open loop kept its schedule: transactions of all rounds.
 #[derive(Debug, Clone, Serialize)]
 struct Schedule {
-    /// What it wanted: `transactions`, `refused` and `missed` together.
+    /// Scheduled: the sum of `transactions`, `refused` and `missed`.
     due: u64,
-    /// Sent more than a millisecond after their time. Their waiting is in the latencies.
+    /// Sent more than 1 ms after their scheduled time. The latencies include the delay.
     late: u64,
-    /// Never sent: all calls that may be under way were, until the round was over.
+    /// Never sent, because all calls were in flight until the round ended.
     missed: u64,
-    /// Refused by the service because it was too much.
+    /// Rejected by the service because of overload.
     refused: u64,
 }
 
-/// Everything that is told.
+/// The whole result, with what is needed to repeat the run.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub struct Report {
     #[serde(flatten)]
     figures: Figures,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline: Option<Figures>,
-    /// Median over the rounds of (service / echo), transactions per second.
+    /// Median over the rounds of (service / echo server), for transactions per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_to_baseline: Option<f64>,
-    /// Median over the rounds of (service / echo), server CPU for each transaction.
+    /// Median over the rounds of (service / echo server), for server CPU per transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_ratio_to_baseline: Option<f64>,
-    /// What the service measured of writing and syncing a block.
+    /// Median time to write and sync a block, as measured by the service.
     sync_p50_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<Growth>,
@@ -73,7 +77,7 @@ pub(super) struct Report {
     accounts: u32,
     in_flight: u32,
     transactions_per_call: u32,
-    /// Transactions a second that were wanted.
+    /// Scheduled transactions per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
     rounds: u32,
@@ -84,8 +88,10 @@ pub(super) struct Report {
     command: String,
 }
 
-/// The commit that was built.
+/// The commit of this build.
 pub(super) const COMMIT: &str = env!("TALLY_COMMIT");
+/// The version and the commit of this build.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLY_COMMIT"), ")");
 
 // ===== impl Figures =====
 
@@ -93,7 +99,7 @@ impl Figures {
     pub(super) fn of(rounds: &[Round]) -> Self {
         let cost = |round: &Round| {
             let cpu = round.server_cpu?.as_secs_f64() * 1e6;
-            Some(cpu / (round.done.transactions.max(1) as f64))
+            Some(cpu / (round.load.transactions.max(1) as f64))
         };
         let rates: Vec<f64> = rounds.iter().map(Round::rate).collect();
         let costs: Vec<f64> = rounds.iter().filter_map(cost).collect();
@@ -101,12 +107,12 @@ impl Figures {
             median(
                 rounds
                     .iter()
-                    .map(|round| round.done.latency.value_at_quantile(quantile) as f64 / 1e3)
+                    .map(|round| round.load.latency.value_at_quantile(quantile) as f64 / 1e3)
                     .collect(),
             )
         };
-        let sum = |part: fn(&Round) -> u64| rounds.iter().map(part).sum();
-        let due = sum(|round| round.done.due);
+        let sum = |field: fn(&Round) -> u64| rounds.iter().map(field).sum();
+        let due = sum(|round| round.load.due);
         Figures {
             transactions_per_second: median(rates.clone()),
             transactions_per_second_range: [
@@ -121,23 +127,18 @@ impl Figures {
                 max: at(1.0),
             },
             server_cpu_us_per_transaction: (!costs.is_empty()).then(|| median(costs.clone())),
-            transactions: sum(|round| round.done.transactions),
-            replayed: sum(|round| round.done.replayed),
+            transactions: sum(|round| round.load.transactions),
+            replayed: sum(|round| round.load.replayed),
             schedule: (due > 0).then(|| Schedule {
                 due,
-                late: sum(|round| round.done.late),
-                missed: sum(|round| round.done.missed),
-                refused: sum(|round| round.done.refused),
+                late: sum(|round| round.load.late),
+                missed: sum(|round| round.load.missed),
+                refused: sum(|round| round.load.overloaded),
             }),
             rates,
             costs,
         }
     }
-}
-
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
@@ -153,31 +154,31 @@ fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
 
 impl Report {
     pub(super) fn new(
-        args: &BenchArgs,
+        settings: &BenchSettings,
         figures: Figures,
         baseline: Option<Figures>,
         sync: Option<Duration>,
     ) -> Self {
-        let ratio = |part: fn(&Figures) -> &[f64]| {
+        let ratio = |field: fn(&Figures) -> &[f64]| {
             baseline
                 .as_ref()
-                .and_then(|baseline| median_ratio(part(&figures), part(baseline)))
+                .and_then(|baseline| median_ratio(field(&figures), field(baseline)))
         };
         Report {
             ratio_to_baseline: ratio(|figures| &figures.rates),
             cpu_ratio_to_baseline: ratio(|figures| &figures.costs),
             sync_p50_us: sync.map(|sync| sync.as_secs_f64() * 1e6),
             growth: None,
-            mode: args.mode.name(),
-            distribution: args.distribution(),
-            accounts: args.accounts,
-            in_flight: args.in_flight,
-            transactions_per_call: args.for_each_call(),
-            rate: args.rate,
-            rounds: args.rounds,
-            seed: args.seed,
+            mode: settings.mode.name(),
+            distribution: settings.distribution(),
+            accounts: settings.accounts,
+            in_flight: settings.in_flight,
+            transactions_per_call: settings.transactions_per_call(),
+            rate: settings.rate,
+            rounds: settings.rounds,
+            seed: settings.seed,
             machine: machine(),
-            version: LONG_VERSION,
+            version: VERSION,
             commit: COMMIT,
             command: command(),
             figures,
@@ -185,7 +186,7 @@ impl Report {
         }
     }
 
-    /// Of a run over growing data; its steps are what are rounds elsewhere.
+    /// Adds the measurements of a run over growing data. Each step counts as a round.
     pub(super) fn with_growth(mut self, growth: Growth) -> Self {
         self.rounds = u32::try_from(growth.steps.len()).unwrap_or(u32::MAX);
         self.growth = Some(growth);
@@ -193,13 +194,8 @@ impl Report {
     }
 
     #[expect(clippy::print_stdout, reason = "the command's result")]
-    pub(super) fn print(&self, output: OutputFormat) -> ExitCode {
-        if output == OutputFormat::Json {
-            return print_json(self);
-        }
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        table.set_header([
+    pub(super) fn print_table(&self) {
+        let mut table = table(&[
             "",
             "tx/s",
             "p50 µs",
@@ -215,10 +211,10 @@ impl Report {
         }
         println!("{table}");
         if let Some(ratio) = self.ratio_to_baseline {
-            println!("ratio to echo    {ratio:.2} of its calls/s");
+            println!("ratio to echo    {ratio:.2} × calls/s");
         }
         if let Some(ratio) = self.cpu_ratio_to_baseline {
-            println!("                 {ratio:.2} of its server CPU for each call");
+            println!("                 {ratio:.2} × server CPU per call");
         }
         if let Some(sync) = self.sync_p50_us {
             println!("write + sync     p50 {sync:.0} µs");
@@ -235,14 +231,13 @@ impl Report {
         );
         if self.figures.replayed > 0 {
             println!(
-                "REPLAYED         {} of them were known from an earlier run; another --seed books new ones",
+                "REPLAYED         {} of them, because an earlier run sent the same ids; use another --seed",
                 self.figures.replayed
             );
         }
         println!("machine          {}", self.machine);
         println!("version          {}, seed {}", self.version, self.seed);
         println!("repeat           {}", self.command);
-        ExitCode::SUCCESS
     }
 
     #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -262,12 +257,10 @@ impl Report {
     fn print_growth(&self) {
         let Some(growth) = &self.growth else { return };
         let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
-        let told = |value: Option<f64>, digits: usize| {
+        let number = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        table.set_header(["transactions", "tx/s", "RSS MiB", "B/id"]);
+        let mut table = table(&["transactions", "tx/s", "RSS MiB", "B/id"]);
         for step in &growth.steps {
             table.add_row([
                 step.transactions.to_string(),
@@ -277,22 +270,22 @@ impl Report {
             ]);
         }
         println!("{table}");
-        println!("last to first    {:.2} of the throughput", growth.last_to_first);
+        println!("last to first    {:.2} × throughput", growth.last_to_first);
         println!(
-            "for each account {:.0} B in its table, {} B of RSS",
+            "per account      {:.0} B in the table, {} B of RSS",
             growth.bytes_per_account,
-            told(growth.rss_bytes_per_account, 0)
+            number(growth.rss_bytes_per_account, 0)
         );
         println!(
-            "for each id      {:.1} B in its index, {} B of RSS",
+            "per id           {:.1} B in the index, {} B of RSS",
             growth.bytes_per_transaction_id,
-            told(growth.rss_bytes_per_transaction_id, 1)
+            number(growth.rss_bytes_per_transaction_id, 1)
         );
         println!("journal          {} B", growth.journal_bytes);
         println!(
             "restart          {} s, after a kill {} s",
-            told(growth.restart_seconds, 2),
-            told(growth.restart_after_kill_seconds, 2)
+            number(growth.restart_seconds, 2),
+            number(growth.restart_after_kill_seconds, 2)
         );
     }
 }
@@ -315,20 +308,20 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
     row
 }
 
-/// The command line, to be repeated; tokens are not told.
+/// Returns the command line that repeats the run, without the token.
 pub(super) fn command() -> String {
     let mut words: Vec<String> = std::env::args().collect();
-    let mut secret = false;
+    let mut is_token = false;
     for word in &mut words {
-        if secret || word.starts_with("--token=") {
+        if is_token || word.starts_with("--token=") {
             "***".clone_into(word);
         }
-        secret = word == "--token";
+        is_token = word == "--token";
     }
     words.join(" ")
 }
 
-/// CPUs and model, as the kernel tells.
+/// Returns the number of CPUs and their model.
 pub(super) fn machine() -> String {
     let model = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = model.lines().find_map(|line| {
@@ -343,14 +336,11 @@ pub(super) fn machine() -> String {
     )
 }
 
-/// What was measured, for programs: one object.
-#[expect(clippy::print_stdout, reason = "the command's result")]
-pub(super) fn print_json<T: Serialize>(measured: &T) -> ExitCode {
-    match serde_json::to_string_pretty(measured) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(exit::SOFTWARE, &error),
-    }
+/// Returns an empty table with this header.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_header(header.iter().copied());
+    table
 }

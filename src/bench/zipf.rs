@@ -1,29 +1,29 @@
 //! Zipf's distribution: rank k with a probability proportional to k^-θ.
 //!
 //! By rejection-inversion (W. Hörmann, G. Derflinger: "Rejection-inversion to generate variates from monotone discrete
-//! distributions", 1996): no table and no sum over all ranks, so that 100 million accounts cost nothing to set up.
+//! distributions", 1996): it needs no table and no sum over all ranks, so 100 million accounts have no set-up cost.
 
-use super::source::mix;
+use super::random::mix;
 
 /// The distribution over 1..=n.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Zipf {
     ranks: f64,
     theta: f64,
-    /// The integral of the density at the two ends.
+    /// The integral of the density up to the two ends of the range.
     integral_first: f64,
     integral_last: f64,
-    /// Up to this distance from its rank a point is taken without a further look.
+    /// A point at most this far from its rank is accepted without evaluating the density.
     squeeze: f64,
 }
 
-/// More than three in four points are taken; after so many that were not, the last one is.
+/// More than three in four points are accepted. After this many rejected points, the last point is accepted.
 const POINTS_MAX: u64 = 64;
 
 // ===== impl Zipf =====
 
 impl Zipf {
-    /// Over `ranks` ranks, at least 1; `theta` is positive.
+    /// Creates the distribution over `ranks` ranks, at least 1. `theta` is positive.
     pub(super) fn new(ranks: u64, theta: f64) -> Self {
         let mut zipf = Zipf {
             ranks: ranks as f64,
@@ -38,7 +38,7 @@ impl Zipf {
         zipf
     }
 
-    /// The rank that belongs to a random number.
+    /// Returns the rank that belongs to a random number.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -47,7 +47,7 @@ impl Zipf {
     pub(super) fn draw(&self, random: u64) -> u64 {
         let mut rank = 1.0;
         for attempt in 0..POINTS_MAX {
-            // 53 bits: a double between 0 and 1.
+            // A double has 53 bits: the result is from 0 to below 1.
             let uniform = (mix(random.wrapping_add(attempt)) >> 11) as f64 / (1_u64 << 53) as f64;
             let point = self.integral_last + uniform * (self.integral_first - self.integral_last);
             let x = self.inverse(point);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_come_as_often_as_they_should() {
+    fn ranks_are_drawn_with_their_probability() {
         const DRAWS: u64 = 200_000;
         for theta in [0.5, 0.99, 1.0, 1.5] {
             for ranks in [2, 10, 1000] {
@@ -103,10 +103,10 @@ mod tests {
                 for rank in 1..=ranks.min(5) {
                     let expected = DRAWS as f64 * (rank as f64).powf(-theta) / sum;
                     let drawn = counts[usize::try_from(rank - 1).unwrap()] as f64;
-                    // Six standard deviations; the draws are always the same ones.
+                    // Six standard deviations. The draws are the same in every run.
                     assert!(
                         (drawn - expected).abs() < 6.0 * expected.sqrt(),
-                        "θ {theta}, {ranks} ranks: rank {rank} came {drawn} times, not {expected:.0}"
+                        "θ {theta}, {ranks} ranks: rank {rank} was drawn {drawn} times, expected {expected:.0}"
                     );
                 }
             }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_million_ranks_are_reached() {
+    fn draws_reach_all_of_a_hundred_million_ranks() {
         let zipf = Zipf::new(100_000_000, 0.6);
         let highest = (0..10_000).map(|number| zipf.draw(mix(number))).max().unwrap();
         assert!((90_000_000..=100_000_000).contains(&highest), "{highest}");

@@ -1,8 +1,8 @@
-//! When calls are made: as soon as the last one is answered, or by a schedule that does not care.
+//! When calls start: as soon as the one before is answered, or on a fixed schedule.
 //!
-//! By a schedule ([`Pacer`]), a call's latency counts from when it should have been made. If all callers are busy with
-//! slow calls, those that should have been made meanwhile are made late and their waiting is counted, where a closed
-//! loop would make fewer calls and measure none of it ("coordinated omission").
+//! With a schedule ([`Pacer`]), the latency of a call counts from its scheduled time. If all callers are busy with slow calls,
+//! the next calls start late, and their waiting counts. A closed loop would make fewer calls and not measure that waiting
+//! ("coordinated omission").
 
 use std::{
     io,
@@ -17,44 +17,44 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::sys::timer::IntervalTimer;
 
-/// When a caller makes its next call.
+/// When a caller starts its next call.
 #[derive(Debug, Clone)]
 pub(super) enum Pace {
-    /// At once, until then.
+    /// At once.
     Closed {
-        /// No call is begun after it.
+        /// No call starts after this time.
         until: Instant,
     },
-    /// By the schedule.
+    /// On the schedule.
     Open(Arc<Pacer>),
 }
 
-/// A schedule of calls at equal distances, shared by the callers of one thread.
+/// A schedule of calls at equal intervals, shared by the callers of one thread.
 #[derive(Debug)]
 pub(super) struct Pacer {
     start: Instant,
     until: Instant,
-    /// Before the first call.
+    /// Time before the first call.
     offset: Duration,
-    /// From one call to the next.
+    /// Time from one call to the next.
     interval: Duration,
-    /// One for each call that is due and that no caller has begun.
+    /// One permit per call that is due and not started.
     permits: Semaphore,
     due: AtomicU64,
     taken: AtomicU64,
 }
 
-/// A call that begins so much after its time is late.
+/// A call is late if it starts more than this after its scheduled time.
 const LATE_AFTER: Duration = Duration::from_millis(1);
-/// The schedule is looked at no more often; calls that are closer together begin in twos or threes.
+/// Shortest time between two releases of due calls. Calls with a shorter interval are released several at a time.
 const TICK_MIN: Duration = Duration::from_micros(50);
-/// The longest time between two looks at the schedule, so that the end is not missed.
+/// Longest time between two releases, so that a long interval does not delay the end of the round.
 const TICK_MAX: Duration = Duration::from_millis(100);
 
 // ===== impl Pace =====
 
 impl Pace {
-    /// Waits for the next call's time, and says when that was; `None` at the end.
+    /// Waits until the next call is due, and returns its scheduled time; `None` at the end of the round.
     pub(super) async fn next(&self) -> Option<Instant> {
         match self {
             Pace::Closed { until } => {
@@ -65,7 +65,7 @@ impl Pace {
         }
     }
 
-    /// Whether a call that should begin at `due` and begins now is late.
+    /// Whether a call that was scheduled for `due` and starts now is late.
     pub(super) fn is_late(&self, due: Instant) -> bool {
         matches!(self, Pace::Open(_)) && due.elapsed() > LATE_AFTER
     }
@@ -74,7 +74,7 @@ impl Pace {
 // ===== impl Pacer =====
 
 impl Pacer {
-    /// From now for `duration`: the first call after `offset`, the others every `interval`.
+    /// Creates a schedule from now for `duration`: the first call after `offset`, then one every `interval`.
     pub(super) fn new(duration: Duration, offset: Duration, interval: Duration) -> Self {
         let start = Instant::now();
         Pacer {
@@ -88,7 +88,7 @@ impl Pacer {
         }
     }
 
-    /// Lets calls begin when they are due, until the end.
+    /// Releases calls when they are due, until the end of the round.
     pub(super) async fn run(&self) -> io::Result<()> {
         let mut timer = IntervalTimer::every(self.interval.clamp(TICK_MIN, TICK_MAX))?;
         loop {
@@ -99,18 +99,18 @@ impl Pacer {
             }
             timer.tick().await?;
         }
-        // Whoever waits goes home, even if calls are due that nobody was free to make: they are missed.
+        // Wakes the waiting callers. Calls that are due and not started count as missed.
         self.permits.close();
         Ok(())
     }
 
-    /// Calls that were due, and how many of them were never made.
+    /// Returns the number of calls that were due, and how many of them never started.
     pub(super) fn due_and_missed(&self) -> (u64, u64) {
         let due = self.due.load(Ordering::Relaxed);
         (due, due.saturating_sub(self.taken.load(Ordering::Relaxed)))
     }
 
-    /// Makes the calls due that are scheduled before `now`.
+    /// Releases the calls that are scheduled before `now`.
     fn release(&self, now: Instant) {
         let since_first = now.duration_since(self.start).as_nanos();
         let due = since_first
@@ -124,9 +124,9 @@ impl Pacer {
 
     async fn next(&self) -> Option<Instant> {
         self.permits.acquire().await.ok()?.forget();
-        let place = self.taken.fetch_add(1, Ordering::Relaxed);
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX);
-        Some(self.start + self.offset + Duration::from_nanos(nanos.saturating_mul(place)))
+        Some(self.start + self.offset + Duration::from_nanos(nanos.saturating_mul(number)))
     }
 }
 
@@ -135,10 +135,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn calls_are_due_at_their_times_and_none_is_lost() {
+    async fn every_scheduled_call_is_due_at_its_time() {
         let millis = Duration::from_millis;
         let pacer = Pacer::new(millis(100), millis(1), millis(10));
-        // The first is due after 1 ms, the others every 10 ms: ten before the end.
+        // The first call is due after 1 ms, the next every 10 ms: ten before the end.
         for (now, due) in [(1, 0), (2, 1), (11, 1), (12, 2), (95, 10), (100, 10)] {
             pacer.release(pacer.start + millis(now));
             assert_eq!(pacer.due_and_missed().0, due, "after {now} ms");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_is_what_begins_after_its_time() {
+    async fn a_call_is_late_if_it_starts_after_its_time() {
         let now = Instant::now();
         let pacer = Pacer::new(Duration::from_secs(1), Duration::ZERO, Duration::from_secs(1));
         let (open, closed) = (Pace::Open(Arc::new(pacer)), Pace::Closed { until: now });

@@ -1,7 +1,7 @@
-//! The messages of the load, written and read without a `String` for every name in them.
+//! Encodes and decodes the messages of the load without allocating a `String` per field.
 //!
-//! The client runs on the same CPUs as the service, so what it takes for itself is missing there. It sends the same bytes as
-//! a generated type would, which a test makes sure of.
+//! The client runs on the same CPUs as the service, so every cycle of the client is missing there. A test checks that the bytes
+//! are the same as those of the generated types.
 
 use std::{fmt::Display, ops::Range};
 
@@ -16,11 +16,11 @@ use tonic::{
 };
 use tonic_types::Status as RpcStatus;
 
-use super::{round::Answer, source::Source};
+use super::{generator::Generator, stats::Outcomes};
 
-/// What is sent in one message, and what it is answered with.
+/// The type of the request and of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum MessageType {
     /// `ProcessTransactionRequest` and its response.
     One,
     /// `ProcessTransactionsRequest` and its response.
@@ -29,36 +29,36 @@ pub(super) enum Shape {
     Streamed,
 }
 
-/// Sends transactions by their numbers.
+/// Encodes transactions that are given by their numbers, and decodes the answers.
 #[derive(Debug, Clone)]
 pub(super) struct LoadCodec {
-    source: Source,
-    shape: Shape,
+    generator: Generator,
+    message_type: MessageType,
 }
 
-/// Writes the transactions of a message.
+/// Encodes the transactions of a message.
 #[derive(Debug)]
 pub(super) struct LoadEncoder {
     codec: LoadCodec,
     transaction: Vec<u8>,
 }
 
-/// Reads what became of them.
+/// Decodes the answer to a message.
 #[derive(Debug)]
-pub(super) struct LoadDecoder(Shape);
+pub(super) struct LoadDecoder(MessageType);
 
-/// What became of the transactions of a message.
+/// The answer to a message.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
-    pub(super) committed: Answer,
-    /// Why the others were refused.
+    pub(super) committed: Outcomes,
+    /// The errors of the other transactions.
     pub(super) errors: Vec<RpcStatus>,
 }
 
-/// No field of a transaction, nor it itself, is longer, so that its length is one byte.
+/// Longest field, and longest transaction: a length up to this bound is encoded in one byte.
 const LENGTH_MAX: usize = 127;
 
-/// Numbers of the fields, as in the proto files.
+/// Field numbers of the proto files.
 mod field {
     pub(super) const TRANSACTION_ID: u32 = 1;
     pub(super) const TRANSFERS: u32 = 3;
@@ -66,8 +66,8 @@ mod field {
     pub(super) const CREDIT_ACCOUNT_ID: u32 = 2;
     pub(super) const MINOR_UNITS: u32 = 3;
     pub(super) const CODE: u32 = 5;
-    /// Of the requests with transactions, of the responses with results.
-    pub(super) const WRAPPED: u32 = 1;
+    /// The transactions of a request, and the results of a response.
+    pub(super) const ITEMS: u32 = 1;
     pub(super) const COMMITTED: u32 = 2;
     pub(super) const ERROR: u32 = 3;
     pub(super) const REPLAYED: u32 = 4;
@@ -76,8 +76,11 @@ mod field {
 // ===== impl LoadCodec =====
 
 impl LoadCodec {
-    pub(super) const fn new(source: Source, shape: Shape) -> Self {
-        LoadCodec { source, shape }
+    pub(super) const fn new(generator: Generator, message_type: MessageType) -> Self {
+        LoadCodec {
+            generator,
+            message_type,
+        }
     }
 }
 
@@ -95,7 +98,7 @@ impl Codec for LoadCodec {
     }
 
     fn decoder(&mut self) -> LoadDecoder {
-        LoadDecoder(self.shape)
+        LoadDecoder(self.message_type)
     }
 }
 
@@ -105,11 +108,11 @@ impl LoadEncoder {
     fn write(&mut self, numbers: Range<u64>, out: &mut impl BufMut) {
         for number in numbers {
             self.transaction.clear();
-            match self.codec.shape {
-                Shape::One => put_transaction(&mut self.transaction, &self.codec.source, number),
-                Shape::Batch | Shape::Streamed => {
-                    delimited(&mut self.transaction, field::WRAPPED, |out| {
-                        put_transaction(out, &self.codec.source, number);
+            match self.codec.message_type {
+                MessageType::One => put_transaction(&mut self.transaction, &self.codec.generator, number),
+                MessageType::Batch | MessageType::Streamed => {
+                    delimited(&mut self.transaction, field::ITEMS, |out| {
+                        put_transaction(out, &self.codec.generator, number);
                     });
                 }
             }
@@ -128,9 +131,9 @@ impl Encoder for LoadEncoder {
     }
 }
 
-fn put_transaction(out: &mut Vec<u8>, source: &Source, number: u64) {
-    let payment = source.payment(number);
-    delimited(out, field::TRANSACTION_ID, |out| source.put_id(out, number));
+fn put_transaction(out: &mut Vec<u8>, generator: &Generator, number: u64) {
+    let payment = generator.payment(number);
+    delimited(out, field::TRANSACTION_ID, |out| generator.put_id(out, number));
     delimited(out, field::TRANSFERS, |out| {
         delimited(out, field::DEBIT_ACCOUNT_ID, |out| payment.debit.put(out));
         delimited(out, field::CREDIT_ACCOUNT_ID, |out| payment.credit.put(out));
@@ -143,12 +146,12 @@ fn put_transaction(out: &mut Vec<u8>, source: &Source, number: u64) {
 
 fn delimited(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
     key(out, tag, WireType::LengthDelimited);
-    let place = out.len();
+    let length_at = out.len();
     out.push(0);
     write(out);
-    let length = out.len() - place - 1;
+    let length = out.len() - length_at - 1;
     debug_assert!(length <= LENGTH_MAX, "a field of {length} bytes");
-    if let (Some(byte), Ok(length)) = (out.get_mut(place), u8::try_from(length)) {
+    if let (Some(byte), Ok(length)) = (out.get_mut(length_at), u8::try_from(length)) {
         *byte = length;
     }
 }
@@ -163,11 +166,13 @@ impl LoadDecoder {
     fn read(&self, mut message: &[u8]) -> Result<Reply, Status> {
         let mut reply = Reply::default();
         match self.0 {
-            Shape::One => reply.commit(message)?,
-            Shape::Batch | Shape::Streamed => fields(&mut message, |tag, value| match (tag, value) {
-                (field::WRAPPED, Value::Bytes(result)) => reply.result(result),
-                _ => Ok(()),
-            })?,
+            MessageType::One => reply.add_committed(message)?,
+            MessageType::Batch | MessageType::Streamed => {
+                fields(&mut message, |tag, value| match (tag, value) {
+                    (field::ITEMS, Value::Bytes(result)) => reply.add_result(result),
+                    _ => Ok(()),
+                })?
+            }
         }
         Ok(reply)
     }
@@ -186,8 +191,8 @@ impl Decoder for LoadDecoder {
 // ===== impl Reply =====
 
 impl Reply {
-    /// A `ProcessTransactionResponse`.
-    fn commit(&mut self, mut message: &[u8]) -> Result<(), Status> {
+    /// Adds a `ProcessTransactionResponse`.
+    fn add_committed(&mut self, mut message: &[u8]) -> Result<(), Status> {
         let mut replayed = false;
         fields(&mut message, |tag, value| {
             if let (field::REPLAYED, Value::Number(number)) = (tag, value) {
@@ -195,17 +200,17 @@ impl Reply {
             }
             Ok(())
         })?;
-        self.committed = self.committed.plus(Answer::committed(replayed));
+        self.committed = self.committed.plus(Outcomes::committed(replayed));
         Ok(())
     }
 
-    /// A `TransactionResult`.
-    fn result(&mut self, mut message: &[u8]) -> Result<(), Status> {
+    /// Adds a `TransactionResult`.
+    fn add_result(&mut self, mut message: &[u8]) -> Result<(), Status> {
         let mut outcomes = 0;
         fields(&mut message, |tag, value| match (tag, value) {
             (field::COMMITTED, Value::Bytes(response)) => {
                 outcomes += 1;
-                self.commit(response)
+                self.add_committed(response)
             }
             (field::ERROR, Value::Bytes(status)) => {
                 outcomes += 1;
@@ -216,7 +221,7 @@ impl Reply {
         })?;
         if outcomes != 1 {
             self.errors.push(RpcStatus {
-                message: format!("{outcomes} outcomes of one transaction"),
+                message: format!("the transaction has {outcomes} outcomes, expected 1"),
                 ..RpcStatus::default()
             });
         }
@@ -225,17 +230,17 @@ impl Reply {
 }
 
 fn malformed(error: impl Display) -> Status {
-    Status::internal(format!("the answer can't be read: {error}"))
+    Status::internal(format!("can't decode the answer: {error}"))
 }
 
-/// A field's value, if it is one of those that matter here.
+/// The value of a field that this client reads.
 #[derive(Debug, Clone, Copy)]
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
-/// Calls `visit` for every field of a message.
+/// Calls `visit` for every field of a message with a value that this client reads.
 fn fields<'a>(
     message: &mut &'a [u8],
     mut visit: impl FnMut(u32, Value<'a>) -> Result<(), Status>,
@@ -249,7 +254,7 @@ fn fields<'a>(
                 let split = usize::try_from(length)
                     .ok()
                     .and_then(|length| message.split_at_checked(length));
-                let (bytes, rest) = split.ok_or_else(|| malformed("a field is cut short"))?;
+                let (bytes, rest) = split.ok_or_else(|| malformed("a field is truncated"))?;
                 *message = rest;
                 visit(tag, Value::Bytes(bytes))?;
             }
@@ -267,40 +272,43 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::bench::source::tests::every_source,
+        bench::generator::tests::all_generators,
         proto::{
             ProcessTransactionResponse, ProcessTransactionsRequest, ProcessTransactionsResponse,
             StreamTransactionsRequest, TransactionResult, transaction_result::Outcome,
         },
     };
 
-    fn written(source: &Source, shape: Shape, numbers: Range<u64>) -> Vec<u8> {
+    fn encoded(generator: &Generator, message_type: MessageType, numbers: Range<u64>) -> Vec<u8> {
         let mut out = Vec::new();
-        LoadCodec::new(source.clone(), shape)
+        LoadCodec::new(generator.clone(), message_type)
             .encoder()
             .write(numbers, &mut out);
         out
     }
 
     #[test]
-    fn messages_are_those_of_the_generated_types() {
-        for source in every_source() {
+    fn messages_equal_those_of_the_generated_types() {
+        for generator in all_generators() {
             for number in [0, 1, 9, 12_345_678, 99_999_999, 100_000_000, u64::MAX - 3] {
                 let numbers = number..number + 3;
-                let transactions: Vec<_> = numbers.clone().map(|number| source.make(number)).collect();
+                let transactions: Vec<_> = numbers
+                    .clone()
+                    .map(|number| generator.transaction(number))
+                    .collect();
                 assert_eq!(
-                    written(&source, Shape::One, number..number + 1),
+                    encoded(&generator, MessageType::One, number..number + 1),
                     transactions[0].encode_to_vec()
                 );
                 let streamed = StreamTransactionsRequest {
                     transaction: Some(transactions[0].clone()),
                 };
                 assert_eq!(
-                    written(&source, Shape::Streamed, number..number + 1),
+                    encoded(&generator, MessageType::Streamed, number..number + 1),
                     streamed.encode_to_vec()
                 );
                 assert_eq!(
-                    written(&source, Shape::Batch, numbers),
+                    encoded(&generator, MessageType::Batch, numbers),
                     ProcessTransactionsRequest { transactions }.encode_to_vec()
                 );
             }
@@ -317,12 +325,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_as_they_were_meant() {
-        let one = LoadDecoder(Shape::One);
+    fn answers_are_decoded() {
+        let one = LoadDecoder(MessageType::One);
         let reply = one.read(&response(true).encode_to_vec()).unwrap();
-        assert_eq!(reply.committed, Answer::committed(true));
+        assert_eq!(reply.committed, Outcomes::committed(true));
 
-        let refused = RpcStatus {
+        let rejected = RpcStatus {
             code: 9,
             message: "no funds".to_owned(),
             details: Vec::new(),
@@ -330,7 +338,7 @@ mod tests {
         let outcomes = [
             Some(Outcome::Committed(response(false))),
             None,
-            Some(Outcome::Error(refused.clone())),
+            Some(Outcome::Error(rejected.clone())),
             Some(Outcome::Committed(response(true))),
         ];
         let results = outcomes.map(|outcome| TransactionResult {
@@ -341,17 +349,20 @@ mod tests {
             results: results.to_vec(),
         }
         .encode_to_vec();
-        let batch = LoadDecoder(Shape::Batch);
+        let batch = LoadDecoder(MessageType::Batch);
         let reply = batch.read(&message).unwrap();
         assert_eq!(
             reply.committed,
-            Answer::committed(false).plus(Answer::committed(true))
+            Outcomes::committed(false).plus(Outcomes::committed(true))
         );
         assert_eq!(reply.errors.len(), 2);
-        assert_eq!(reply.errors[0].message, "0 outcomes of one transaction");
-        assert_eq!(reply.errors[1], refused);
+        assert_eq!(
+            reply.errors[0].message,
+            "the transaction has 0 outcomes, expected 1"
+        );
+        assert_eq!(reply.errors[1], rejected);
 
         let cut = batch.read(&message[..message.len() - 1]).unwrap_err();
-        assert!(cut.message().contains("cut short"), "{cut}");
+        assert!(cut.message().contains("truncated"), "{cut}");
     }
 }

@@ -1,13 +1,12 @@
-//! The baseline: a bare tonic server that answers what a transaction would be answered with, without a ledger.
+//! The echo server, the baseline of the benchmark: a bare tonic server that answers transactions without a ledger.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::net::SocketAddr;
 
-use clap::Args;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
+use super::error::BenchError;
 use crate::{
-    cli::{exit, fail},
     proto::{
         ProcessTransactionRequest, ProcessTransactionResponse,
         bench::echo_server::{Echo, EchoServer},
@@ -15,22 +14,14 @@ use crate::{
     topology::{AffinityConfig, CpuAffinityManager, Role},
 };
 
-/// As the service has it: calls under way on one connection.
+/// Calls in flight on one connection, as in the service.
 const STREAMS_MAX: u32 = 4096;
 
-/// Options of `tally echo`.
-#[derive(Debug, Args)]
-pub struct EchoArgs {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-}
-
 #[derive(Debug)]
-struct Echoing;
+struct EchoService;
 
 #[tonic::async_trait]
-impl Echo for Echoing {
+impl Echo for EchoService {
     async fn echo(
         &self,
         request: Request<ProcessTransactionRequest>,
@@ -52,15 +43,14 @@ impl Echo for Echoing {
     }
 }
 
-/// Serves on one pinned, single-threaded runtime, as a NET thread of the service does.
-#[expect(clippy::print_stdout, reason = "the line that the bench reads")]
-pub(in crate::cli) fn run(args: &EchoArgs) -> ExitCode {
-    let affinity = match CpuAffinityManager::detect(AffinityConfig::default()) {
-        Ok(affinity) => affinity,
-        Err(error) => return fail(exit::SOFTWARE, &error),
-    };
-    let listen = args.listen;
-    let served = affinity.spawn_async(Role::Net, 0, "tally-echo", move || async move {
+/// Serves on `listen` until the process is killed, on one pinned single-threaded runtime like a NET thread of the service.
+///
+/// # Errors
+/// [`BenchError::Affinity`] or [`BenchError::Echo`].
+#[expect(clippy::print_stdout, reason = "the benchmark reads this line")]
+pub fn serve(listen: SocketAddr) -> Result<(), BenchError> {
+    let affinity = CpuAffinityManager::detect(AffinityConfig::default())?;
+    let thread = affinity.spawn_async(Role::Net, 0, "tally-echo", move || async move {
         let listener = tokio::net::TcpListener::bind(listen).await?;
         println!("listening on {}", listener.local_addr()?);
         Server::builder()
@@ -68,15 +58,11 @@ pub(in crate::cli) fn run(args: &EchoArgs) -> ExitCode {
             .max_concurrent_streams(STREAMS_MAX)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .add_service(EchoServer::new(Echoing))
+            .add_service(EchoServer::new(EchoService))
             .serve_with_incoming(TcpListenerStream::new(listener))
             .await
             .map_err(std::io::Error::other)
     });
-    match served.map(|thread| thread.join()) {
-        Ok(Ok(Ok(Ok(())))) => ExitCode::SUCCESS,
-        Ok(Ok(Ok(Err(error)))) => fail(exit::UNAVAILABLE, &error),
-        Ok(Ok(Err(error))) | Err(error) => fail(exit::SOFTWARE, &error),
-        Ok(Err(_panic)) => ExitCode::from(exit::SOFTWARE),
-    }
+    let served = thread?.join().map_err(|_panic| BenchError::ClientPanicked)?;
+    served?.map_err(BenchError::Echo)
 }

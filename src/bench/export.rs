@@ -1,4 +1,4 @@
-//! The figures as files: a picture, and the latencies in `HdrHistogram`'s own form.
+//! Writes the results to files: a chart, and the latencies in the text format of `HdrHistogram`.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -14,61 +14,69 @@ use plotters::{
 };
 
 use super::{
-    BenchArgs, BenchError,
-    round::{Round, all_latencies},
+    error::BenchError,
+    settings::BenchSettings,
+    stats::{Round, all_latencies},
 };
 
-/// Width and height of the picture.
+/// Width and height of the chart, in pixels.
 const SIZE: (u32, u32) = (960, 840);
-/// Height of its upper half.
+/// Height of the upper half, which shows the latencies.
 const UPPER: u32 = 440;
-/// The latencies are drawn up to the percentile with so many nines: 99.999 %.
+/// The highest percentile that is drawn, as its number of nines: 99.999 %.
 const NINES_MAX: f64 = 5.0;
-/// Points of a curve for each nine.
+/// Points of a curve per nine.
 const POINTS_PER_NINE: u32 = 20;
-/// How densely the latencies are written, as `HdrHistogram`'s own tools do.
+/// Resolution of the written latencies: the default of the tools of `HdrHistogram`.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type PlotError = DrawingAreaErrorKind<std::io::Error>;
 
-/// Writes what was asked for.
-pub(super) fn write(args: &BenchArgs, rounds: &[Round], baseline: &[Round]) -> Result<(), BenchError> {
-    if let Some(path) = &args.hdr {
-        put(path, &percentile_distribution(&all_latencies(rounds)))?;
+/// Writes the files that `--hdr` and `--plot` name.
+pub(super) fn write(
+    settings: &BenchSettings,
+    rounds: &[Round],
+    baseline: &[Round],
+) -> Result<(), BenchError> {
+    if let Some(path) = &settings.hdr {
+        write_file(path, &percentile_distribution(&all_latencies(rounds)))?;
     }
-    if let Some(path) = &args.plot {
+    if let Some(path) = &settings.plot {
         let mut series = vec![("tally", BLUE, rounds)];
         if !baseline.is_empty() {
             series.push(("echo", RED, baseline));
         }
-        // Into memory, where nothing can fail but the drawing itself.
-        let text = draw(&title(args), &series).map_err(|error| BenchError::Write {
+        let text = draw(&title(settings), &series).map_err(|error| BenchError::Write {
             path: path.clone(),
             source: std::io::Error::other(error.to_string()),
         })?;
-        put(path, &text)?;
+        write_file(path, &text)?;
     }
     Ok(())
 }
 
-fn put(path: &Path, text: &str) -> Result<(), BenchError> {
+fn write_file(path: &Path, text: &str) -> Result<(), BenchError> {
     fs::write(path, text).map_err(|source| BenchError::Write {
         path: path.to_path_buf(),
         source,
     })
 }
 
-fn title(args: &BenchArgs) -> String {
-    let mut title = format!("tally bench: {}, {} in flight", args.mode.name(), args.in_flight);
-    if let Some(rate) = args.rate {
-        // Writing into a string can't fail.
-        let _written = write!(title, ", {rate} transactions/s wanted");
+fn title(settings: &BenchSettings) -> String {
+    let mut title = format!(
+        "tally bench: {}, {} in flight",
+        settings.mode.name(),
+        settings.in_flight
+    );
+    if let Some(rate) = settings.rate {
+        // Writing to a string can't fail.
+        let _written = write!(title, ", {rate} transactions/s scheduled");
     }
     title
 }
 
-/// The text form that `HdrHistogram`'s plotter reads; latencies in microseconds.
+/// Returns the text that `HdrHistogram`'s plotter reads, with latencies in microseconds.
 fn percentile_distribution(latency: &Histogram<u64>) -> String {
     let micros = |nanos: u64| nanos as f64 / 1e3;
     let mut text = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
@@ -113,7 +121,7 @@ fn draw(title: &str, series: &[Series<'_>]) -> Result<String, PlotError> {
     Ok(text)
 }
 
-/// Latency by percentile, each nine as wide as the others.
+/// Draws latency by percentile. Each nine has the same width.
 fn draw_latencies(area: &Area<'_>, title: &str, series: &[Series<'_>]) -> Result<(), PlotError> {
     let curves: Vec<_> = series
         .iter()
@@ -149,7 +157,7 @@ fn draw_latencies(area: &Area<'_>, title: &str, series: &[Series<'_>]) -> Result
         .draw()
 }
 
-/// Transactions answered in each second, the rounds one after the other.
+/// Draws transactions answered in each second, for all rounds in a row.
 fn draw_throughput(area: &Area<'_>, series: &[Series<'_>]) -> Result<(), PlotError> {
     let curves: Vec<_> = series
         .iter()
@@ -176,7 +184,7 @@ fn draw_throughput(area: &Area<'_>, series: &[Series<'_>]) -> Result<(), PlotErr
     Ok(())
 }
 
-/// (nines, µs): 0 is the fastest, 1 is 90 %, 2 is 99 %, ...
+/// Returns points (nines, µs): 0 nines is the minimum, 1 is 90 %, 2 is 99 %, and so on.
 fn latency_curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
     if latency.is_empty() {
         return Vec::new();
@@ -192,19 +200,19 @@ fn latency_curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// (second, transactions). The last, begun second of a round is left out, and a round without a whole second is drawn as
-/// one with its mean.
+/// Returns points (second, transactions). The unfinished last second of a round is left out. A round of less than one second
+/// is drawn as one second with the mean rate.
 fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
     let mut rates = Vec::new();
     for round in rounds {
         let whole = usize::try_from(round.elapsed.as_secs()).unwrap_or(usize::MAX);
         let before = rates.len();
-        rates.extend(round.done.seconds.iter().take(whole).map(|count| *count as f64));
+        rates.extend(round.load.seconds.iter().take(whole).map(|count| *count as f64));
         if rates.len() == before {
             rates.push(round.rate());
         }
     }
-    // A step for each second.
+    // Two points per second draw a step.
     (0_u32..)
         .zip(rates)
         .flat_map(|(second, rate)| [(f64::from(second), rate), (f64::from(second) + 1.0, rate)])
@@ -213,7 +221,7 @@ fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
 
 fn percentile(nines: f64) -> String {
     let share = 100.0 * (1.0 - 10_f64.powf(-nines));
-    // As many digits as it takes, and no more: 90 %, 99.9 %.
+    // No trailing zeros: 90 %, 99.9 %.
     let text = format!("{share:.4}");
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }

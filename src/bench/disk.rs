@@ -1,48 +1,40 @@
-//! What the disk can do: the journal's own pattern, a write into a file that was written full of zeros and is synced.
+//! Measures the disk with the write pattern of the journal: a write into a file of zeros, followed by a sync.
 
 use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
-use thiserror::Error;
 use tokio::time::Instant;
 
-use super::report::{COMMIT, command, machine, print_json};
-use crate::{
-    cli::OutputFormat,
-    store::journal::{Disk, DiskError, RealDisk},
+use super::{
+    error::BenchError,
+    report::{COMMIT, command, machine, table},
 };
+use crate::store::journal::{Disk, DiskError, RealDisk};
 
-/// The directory can't be written to.
-#[derive(Debug, Error)]
-#[error(transparent)]
-pub(super) struct DiskBenchError(#[from] DiskError);
-
-/// What was measured.
+/// The commit times of a disk.
 #[derive(Debug, Serialize)]
-pub(super) struct DiskReport {
+pub struct DiskReport {
     directory: PathBuf,
-    disk: Vec<Cell>,
+    disk: Vec<WriteTest>,
     machine: String,
     commit: &'static str,
     command: String,
 }
 
-/// One way of making writes of one size durable.
+/// One method of making writes of one size durable.
 #[derive(Debug, Serialize)]
-struct Cell {
+struct WriteTest {
     bytes: usize,
     method: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<Times>,
-    /// Why there are no times.
+    /// Why the file system does not support the method.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip)]
@@ -57,25 +49,28 @@ struct Times {
     commits: usize,
 }
 
-/// A lone transaction's block, and those of some hundreds and of some thousands.
+/// Block sizes: one transaction, hundreds of transactions, thousands of transactions.
 const SIZES: [usize; 3] = [4 << 10, 64 << 10, 512 << 10];
 const FDATASYNC: &str = "write, fdatasync";
 const DIRECT: &str = "O_DSYNC|O_DIRECT";
-/// All cells are measured once a turn, so that a disturbance meets all of them.
-const TURNS: usize = 25;
-/// Commits of a cell in one turn.
+/// Number of rounds. Every round runs every test, so that a disturbance affects all tests alike.
+const ROUNDS: usize = 25;
+/// Commits of one test in one round.
 const COMMITS: usize = 8;
-/// A cell takes no more commits after this time: on a slow disk there are fewer.
-const CELL_TIME_MAX: Duration = Duration::from_secs(3);
-/// The file goes round after so many bytes; it is written full of zeros first, as segments are.
+/// Longest total time of one test. A slow disk gets fewer commits.
+const TEST_TIME_MAX: Duration = Duration::from_secs(3);
+/// Size of the file. It is filled with zeros first, like a segment; writes start again at its beginning when they reach its end.
 const FILE_BYTES: usize = 8 << 20;
-/// Direct writes start at a multiple of this in memory and on the disk.
+/// Alignment of direct writes in memory and on the disk.
 const ALIGNMENT: usize = 4096;
-/// The file. It is removed at the end; one that a crash left behind is written over.
+/// Name of the file. It is removed at the end. A file that a crash left behind is replaced.
 const FILE: &str = "bench-disk.tmp";
 
-/// Measures the disk of `data`, or of the directory for temporary files.
-pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, DiskBenchError> {
+/// Measures the disk of directory `data`, or of the directory for temporary files.
+///
+/// # Errors
+/// [`BenchError::Disk`].
+pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, BenchError> {
     let directory = data.map_or_else(std::env::temp_dir, Path::to_path_buf);
     let disk = RealDisk;
     disk.create_dir_all(&directory)?;
@@ -86,53 +81,53 @@ pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, DiskBenchError>
     }
     let measured = measure_file(&disk, &path);
     let removed = disk.remove(&path);
-    let cells = measured?;
+    let tests = measured?;
     removed?;
     Ok(DiskReport {
         directory,
-        disk: cells,
+        disk: tests,
         machine: machine(),
         commit: COMMIT,
         command: command(),
     })
 }
 
-fn measure_file(disk: &RealDisk, path: &Path) -> Result<Vec<Cell>, DiskError> {
+fn measure_file(disk: &RealDisk, path: &Path) -> Result<Vec<WriteTest>, DiskError> {
     let file = disk.create_new(path)?;
     file.write_at(0, &vec![0; FILE_BYTES])?;
     file.sync_all()?;
-    // Not every file system takes it.
+    // Not every file system supports direct writes.
     let direct = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DSYNC | libc::O_DIRECT)
         .open(path);
-    let room = vec![0x5a; SIZES.iter().max().copied().unwrap_or_default() + ALIGNMENT];
-    let aligned = room
-        .get(room.as_ptr().align_offset(ALIGNMENT)..)
+    let buffer = vec![0x5a; SIZES.iter().max().copied().unwrap_or_default() + ALIGNMENT];
+    let aligned = buffer
+        .get(buffer.as_ptr().align_offset(ALIGNMENT)..)
         .unwrap_or_default();
-    let mut cells: Vec<Cell> = SIZES
+    let mut tests: Vec<WriteTest> = SIZES
         .iter()
-        .flat_map(|&bytes| [Cell::new(bytes, FDATASYNC), Cell::new(bytes, DIRECT)])
+        .flat_map(|&bytes| [WriteTest::new(bytes, FDATASYNC), WriteTest::new(bytes, DIRECT)])
         .collect();
-    for _ in 0..TURNS {
-        for cell in &mut cells {
-            let block = aligned.get(..cell.bytes).unwrap_or_default();
-            if cell.method == FDATASYNC {
-                cell.commit(|offset| {
+    for _ in 0..ROUNDS {
+        for test in &mut tests {
+            let block = aligned.get(..test.bytes).unwrap_or_default();
+            if test.method == FDATASYNC {
+                test.commit(|offset| {
                     file.write_at(offset, block)?;
                     file.sync_data()
                 })?;
-            } else if cell.error.is_none()
-                && let Err(error) = cell.commit(|offset| write_direct(&direct, offset, block))
+            } else if test.error.is_none()
+                && let Err(error) = test.commit(|offset| write_direct(&direct, offset, block))
             {
-                cell.error = Some(error.to_string());
+                test.error = Some(error.to_string());
             }
         }
     }
-    for cell in &mut cells {
-        cell.finish();
+    for test in &mut tests {
+        test.finish();
     }
-    Ok(cells)
+    Ok(tests)
 }
 
 fn write_direct(file: &io::Result<File>, offset: u64, block: &[u8]) -> io::Result<()> {
@@ -142,11 +137,11 @@ fn write_direct(file: &io::Result<File>, offset: u64, block: &[u8]) -> io::Resul
     }
 }
 
-// ===== impl Cell =====
+// ===== impl WriteTest =====
 
-impl Cell {
+impl WriteTest {
     const fn new(bytes: usize, method: &'static str) -> Self {
-        Cell {
+        WriteTest {
             bytes,
             method,
             times: None,
@@ -155,10 +150,10 @@ impl Cell {
         }
     }
 
-    /// Some commits, each at the next place of the file.
+    /// Measures a few commits, each at the next offset of the file.
     fn commit<E>(&mut self, commit: impl Fn(u64) -> Result<(), E>) -> Result<(), E> {
         for _ in 0..COMMITS {
-            if self.samples.iter().sum::<Duration>() >= CELL_TIME_MAX {
+            if self.samples.iter().sum::<Duration>() >= TEST_TIME_MAX {
                 break;
             }
             let offset = (self.samples.len() * self.bytes) % FILE_BYTES;
@@ -190,17 +185,12 @@ impl Cell {
 
 impl DiskReport {
     #[expect(clippy::print_stdout, reason = "the command's result")]
-    pub(super) fn print(&self, output: OutputFormat) -> ExitCode {
-        if output == OutputFormat::Json {
-            return print_json(self);
-        }
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        table.set_header(["KiB", "how", "p50 µs", "p90", "p99", "commits"]);
-        for cell in &self.disk {
-            let kib = (cell.bytes >> 10).to_string();
-            let mut row = vec![kib, cell.method.to_owned()];
-            match (&cell.times, &cell.error) {
+    pub(super) fn print_table(&self) {
+        let mut table = table(&["KiB", "method", "p50 µs", "p90", "p99", "commits"]);
+        for test in &self.disk {
+            let kib = (test.bytes >> 10).to_string();
+            let mut row = vec![kib, test.method.to_owned()];
+            match (&test.times, &test.error) {
                 (Some(times), _) => {
                     row.extend([times.p50_us, times.p90_us, times.p99_us].map(|time| format!("{time:.0}")));
                     row.push(times.commits.to_string());
@@ -214,6 +204,5 @@ impl DiskReport {
         println!("machine          {}", self.machine);
         println!("commit           {}", self.commit);
         println!("repeat           {}", self.command);
-        ExitCode::SUCCESS
     }
 }

@@ -1,0 +1,73 @@
+//! Why a benchmark has no result.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::{client::ConnectError, store::journal::DiskError, topology::AffinityError};
+
+/// Why a benchmark has no result.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// A server could not be started.
+    #[error("can't start the server: {0}")]
+    Start(#[source] io::Error),
+    /// A server exited before it accepted connections.
+    #[error("the server exited before it was ready; see its log above")]
+    Exited,
+    /// A server did not stop.
+    #[error("can't stop the server: {0}")]
+    Stop(#[source] io::Error),
+    /// The service can't be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A call failed.
+    #[error("{call}: {status}")]
+    Call {
+        /// The method.
+        call: &'static str,
+        /// The answer.
+        status: tonic::Status,
+    },
+    /// A client thread could not be set up.
+    #[error("can't set up a client thread: {0}")]
+    ClientSetup(#[from] io::Error),
+    /// A client thread panicked: a bug.
+    #[error("a client thread panicked")]
+    ClientPanicked,
+    /// A transaction was rejected.
+    #[error("a transaction was rejected: {0}")]
+    Rejected(String),
+    /// A stream ended early.
+    #[error("a stream ended with {0} messages unanswered")]
+    Unanswered(u64),
+    /// The service lost transactions in a restart.
+    #[error("the restart changed the last sequence from {before} to {after}")]
+    SequenceChanged {
+        /// The last sequence before the restart.
+        before: i64,
+        /// The last sequence after the restart.
+        after: i64,
+    },
+    /// Options contradict each other.
+    #[error("{0}")]
+    Usage(String),
+    /// The disk benchmark failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A result file can't be written.
+    #[error("can't write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The echo server could not be pinned.
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+    /// The echo server failed.
+    #[error("the echo server failed: {0}")]
+    Echo(#[source] io::Error),
+}

@@ -1,0 +1,108 @@
+//! The benchmark: loads a service and measures it.
+//!
+//! Closed loop: a fixed number of calls is in flight. Each call is followed by the next as soon as it is answered. Open loop
+//! (`--rate`): calls follow a schedule, and the latency of a call counts from its scheduled time.
+//!
+//! With `--baseline`, the same run also measures a bare echo server with the same message shape and the same runtime layout.
+//! Rounds of the service and of the echo server alternate. Machines are noisy, so only ratios within one run are comparable.
+//!
+//! Nothing of the service imports this module. The command line ([`crate::cli`]) calls [`run()`] and prints the result.
+
+mod disk;
+mod echo;
+mod error;
+mod export;
+mod generator;
+mod growth;
+mod load;
+mod message;
+mod pace;
+mod random;
+mod report;
+mod settings;
+mod stats;
+mod target;
+mod zipf;
+
+use serde::Serialize;
+
+use self::{
+    disk::DiskReport,
+    load::Load,
+    report::{Figures, Report},
+    target::Target,
+};
+use crate::client::ClientConfig;
+
+pub use self::{echo::serve as serve_echo, error::BenchError, settings::BenchSettings};
+
+/// The result of a benchmark. It serializes to the one object that `--json` prints.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum BenchReport {
+    /// A service under load.
+    Load(Box<Report>),
+    /// The disk.
+    Disk(DiskReport),
+}
+
+// ===== impl BenchReport =====
+
+impl BenchReport {
+    /// Prints the report as tables on standard output.
+    pub fn print_table(&self) {
+        match self {
+            BenchReport::Load(report) => report.print_table(),
+            BenchReport::Disk(report) => report.print_table(),
+        }
+    }
+}
+
+/// Measures the service that `remote` names, or one that this function starts and stops, or the disk: as `settings` say.
+///
+/// # Errors
+/// [`BenchError`].
+pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<BenchReport, BenchError> {
+    if settings.disk {
+        return disk::measure(settings.data.as_deref()).map(BenchReport::Disk);
+    }
+    let report = measure_load(settings, remote).await?;
+    Ok(BenchReport::Load(Box::new(report)))
+}
+
+async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<Report, BenchError> {
+    settings.check()?;
+    let mut service = match remote {
+        Some(config) => Target::remote(config),
+        None => Target::start_service(settings.data.as_deref())?,
+    };
+    let load = Load::new(settings);
+    let empty_bytes = service.rss_bytes();
+    load.create_accounts(&service).await?;
+    if let Some(transactions) = settings.transactions {
+        let (growth, rounds) = growth::run(&load, &mut service, transactions, empty_bytes).await?;
+        export::write(settings, &rounds, &[])?;
+        return Ok(Report::new(settings, Figures::of(&rounds), None, None).with_growth(growth));
+    }
+    let echo = settings.baseline.then(Target::start_echo).transpose()?;
+
+    let mut rounds = Vec::new();
+    let mut baseline = Vec::new();
+    // Round 0 warms up and is not counted.
+    for round in 0..=settings.rounds {
+        let tally = load.round(&service, settings.duration).await?;
+        let echoed = match &echo {
+            Some(echo) => Some(load.round(echo, settings.duration).await?),
+            None => None,
+        };
+        if round > 0 {
+            rounds.push(tally);
+            baseline.extend(echoed);
+        }
+    }
+    let sync = service.stats().await?.sync;
+    let sync = sync.and_then(|sync| sync.p50?.try_into().ok());
+    export::write(settings, &rounds, &baseline)?;
+    let baseline = (!baseline.is_empty()).then(|| Figures::of(&baseline));
+    Ok(Report::new(settings, Figures::of(&rounds), baseline, sync))
+}

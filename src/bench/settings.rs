@@ -1,0 +1,196 @@
+//! What a benchmark does: the options of `tally bench` that are not about the connection or the output.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::error::BenchError;
+
+/// What a benchmark does.
+#[derive(Debug, Clone, Args)]
+pub struct BenchSettings {
+    /// Also measure a bare echo server with the same message shape, in alternate rounds. Unary calls only.
+    #[arg(long)]
+    pub(super) baseline: bool,
+    /// How transactions are sent.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) mode: Mode,
+    /// Calls in flight (unary and batch), or messages in flight on each stream. With --rate: the upper limit.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(super) in_flight: u32,
+    /// Transactions in each call, in batch mode only. [default: 8192]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    batch: Option<u32>,
+    /// Open loop: send this many transactions per second on a schedule. Latency counts from the scheduled time. Without this
+    /// option, each call follows the answer to the one before.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) rate: Option<u32>,
+    /// Connections. Calls use them in turn. In stream mode, each connection has one stream.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) connections: u32,
+    /// Threads of the client. Each thread has its own connections. [default: the number of CPUs, at most --connections]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    client_threads: Option<u32>,
+    /// Number of accounts. Each transfer moves money between two of them.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=100_000_000))]
+    pub(super) accounts: u32,
+    /// Debit the same account in every transfer.
+    #[arg(long, conflicts_with = "zipf")]
+    pub(super) hot: bool,
+    /// Choose accounts by Zipf's distribution: the k-th most popular account is k^THETA times less frequent than the first.
+    /// More than 0, at most 10.
+    #[arg(long, value_name = "THETA", value_parser = theta)]
+    pub(super) zipf: Option<f64>,
+    /// Use transaction ids that look like random UUIDs, instead of a counter.
+    #[arg(long)]
+    pub(super) random_ids: bool,
+    /// Length of each round, 1ms to 1day.
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    pub(super) duration: Duration,
+    /// Number of rounds. The results are medians over the rounds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub(super) rounds: u32,
+    /// Send this many transactions in all, instead of rounds. Report throughput, memory and restart time as the data grows.
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u64).range(1..=TRANSACTIONS_MAX),
+        conflicts_with_all = ["rate", "baseline", "rounds", "duration"]
+    )]
+    pub(super) transactions: Option<u64>,
+    /// Seed of the random choice of accounts and ids. The same seed sends the same load.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Data directory of the service that the benchmark starts. It must not exist. [default: a temporary directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    pub(super) data: Option<PathBuf>,
+    /// Measure the disk of --data (or of the directory for temporary files), instead of a service.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "endpoint", "self_contained", "baseline", "mode", "in_flight", "batch", "rate", "connections",
+            "client_threads", "accounts", "hot", "zipf", "random_ids", "duration", "rounds", "transactions", "seed",
+            "plot", "hdr"
+        ]
+    )]
+    pub(super) disk: bool,
+    /// Draw latency percentiles and throughput per second into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) plot: Option<PathBuf>,
+    /// Write the latencies of the service into this file, in the format of HdrHistogram's plotter.
+    #[arg(long, value_name = "FILE")]
+    pub(super) hdr: Option<PathBuf>,
+}
+
+/// Upper bound of `--transactions`.
+pub(super) const TRANSACTIONS_MAX: u64 = 10_000_000_000;
+/// Default of `--batch`.
+const BATCH_DEFAULT: u32 = 8192;
+/// Upper bound of `--duration`.
+const DURATION_MAX: Duration = Duration::from_secs(86_400);
+/// Upper bound of `--zipf`. There, nearly every draw is the first account.
+const THETA_MAX: f64 = 10.0;
+
+/// How transactions are sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// ProcessTransaction: one transaction per call.
+    #[default]
+    Unary,
+    /// StreamTransactions: one transaction per message.
+    Stream,
+    /// ProcessTransactions: --batch transactions per call.
+    Batch,
+}
+
+// ===== impl BenchSettings =====
+
+impl BenchSettings {
+    /// Checks combinations of values. Clap only checks which options occur together.
+    pub(super) fn check(&self) -> Result<(), BenchError> {
+        let refuse = |why: String| Err(BenchError::Usage(why));
+        let mode = self.mode.name();
+        if self.baseline && self.mode != Mode::Unary {
+            return refuse(format!(
+                "--baseline can't be used with --mode {mode}: the echo server has unary calls only"
+            ));
+        }
+        if self.batch.is_some() && self.mode != Mode::Batch {
+            return refuse(format!(
+                "--batch can't be used with --mode {mode}, which sends each transaction separately; use --mode batch"
+            ));
+        }
+        let (batch, seconds) = (self.transactions_per_call(), self.duration.as_secs_f64());
+        match self.rate {
+            Some(rate) if f64::from(rate) * seconds < f64::from(batch) => refuse(format!(
+                "--rate {rate} makes a call of {batch} transactions every {:.1} s, so that a round of {seconds} s may have no \
+                 call; use a higher --rate, a longer --duration or a smaller --batch",
+                f64::from(batch) / f64::from(rate)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn transactions_per_call(&self) -> u32 {
+        if self.mode == Mode::Batch {
+            self.batch.unwrap_or(BATCH_DEFAULT)
+        } else {
+            1
+        }
+    }
+
+    /// Defaults to one thread per CPU, so that a single client thread is not the bottleneck. No thread is without a call to
+    /// make.
+    pub(super) fn client_threads(&self) -> u32 {
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+        let calls = if self.mode == Mode::Stream {
+            u32::MAX
+        } else {
+            self.in_flight
+        };
+        self.client_threads
+            .unwrap_or(cpus)
+            .min(self.connections)
+            .min(calls)
+            .max(1)
+    }
+
+    /// Returns the name of the account distribution, for the report.
+    pub(super) fn distribution(&self) -> String {
+        match self.zipf {
+            Some(theta) => format!("zipf {theta}"),
+            None if self.hot => "hot".to_owned(),
+            None => "uniform".to_owned(),
+        }
+    }
+}
+
+// ===== impl Mode =====
+
+impl Mode {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Mode::Unary => "unary",
+            Mode::Stream => "stream",
+            Mode::Batch => "batch",
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=DURATION_MAX).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("must be 1ms to 1day".to_owned())
+    }
+}
+
+fn theta(text: &str) -> Result<f64, String> {
+    let theta: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if theta > 0.0 && theta <= THETA_MAX {
+        Ok(theta)
+    } else {
+        Err(format!("must be more than 0 and at most {THETA_MAX}"))
+    }
+}

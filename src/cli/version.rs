@@ -1,0 +1,4 @@
+//! The version of the binary.
+
+/// The version and the commit of this build.
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLY_COMMIT"), ")");
