@@ -4,8 +4,8 @@
 //!
 //! - [`grpc`] decodes and checks requests, and is the only module that creates gRPC statuses;
 //! - [`engine`] puts the circuit breaker in front of the queue, and runs EXEC and WAL on pinned threads;
-//! - [`breaker`], [`batch`] and [`topology`] are generic and know nothing of ledgers;
-//! - [`ledger`] is the pure state machine, and [`store`] makes its history durable.
+//! - [`tally_breaker`], [`tally_batch`] and [`tally_topology`] are generic and know nothing of ledgers;
+//! - [`tally_ledger`] is the pure state machine, [`tally_journal`] stores blocks, and [`store`] makes the ledger's history durable.
 //!
 //! Modules import only from lower modules. `tests/it/tidy.rs` checks that.
 
@@ -24,8 +24,3 @@ pub mod store;
 pub mod sys;
 pub mod telemetry;
 pub mod wall_clock;
-
-pub use tally_batch::{self as batch, distribution};
-pub use tally_breaker as breaker;
-pub use tally_ledger::{self as ledger, id, money};
-pub use tally_topology as topology;

@@ -16,10 +16,8 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use self::routes::{Admin, Readiness};
-use crate::{
-    grpc::Listener,
-    topology::{AffinityError, Role, RoleHandle},
-};
+use crate::grpc::Listener;
+use tally_topology::{AffinityError, Role, RoleHandle};
 
 /// Why the port could not be opened.
 #[derive(Debug, Error)]

@@ -15,7 +15,7 @@ use super::{
     error::BenchError,
     report::{COMMIT, command, machine, table},
 };
-use crate::store::journal::{Disk, DiskError, RealDisk};
+use tally_journal::{Disk, DiskError, RealDisk};
 
 /// The commit times of a disk.
 #[derive(Debug, Serialize)]

@@ -6,13 +6,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use super::error::BenchError;
-use crate::{
-    proto::{
-        ProcessTransactionRequest, ProcessTransactionResponse,
-        bench::echo_server::{Echo, EchoServer},
-    },
-    topology::{AffinityConfig, CpuAffinityManager, Role},
+use crate::proto::{
+    ProcessTransactionRequest, ProcessTransactionResponse,
+    bench::echo_server::{Echo, EchoServer},
 };
+use tally_topology::{AffinityConfig, CpuAffinityManager, Role};
 
 /// Calls in flight on one connection, as in the service.
 const STREAMS_MAX: u32 = 4096;

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{client::ConnectError, store::journal::DiskError, topology::AffinityError};
+use crate::client::ConnectError;
+use tally_journal::DiskError;
+use tally_topology::AffinityError;
 
 /// Why a benchmark has no result.
 #[derive(Debug, Error)]

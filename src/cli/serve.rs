@@ -28,12 +28,12 @@ use crate::{
     grpc::{self, NetHandle},
     security::{RefreshKind, Refresher, Security, SecurityError},
     settings::SettingError,
-    store::journal::RealDisk,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
-    topology::{AffinityError, CpuAffinityManager, Role},
     wall_clock::SystemWallClock,
 };
+use tally_journal::RealDisk;
+use tally_topology::{AffinityError, CpuAffinityManager, Role};
 
 /// How often throttling by the CPU quota is read: once in the kernel's usual quota period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);

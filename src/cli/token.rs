@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::exit::{self, fail};
-use crate::{
-    security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex},
-    store::journal::{Disk, RealDisk},
-};
+use crate::security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex};
+use tally_journal::{Disk, RealDisk};
 
 /// Options of `tally token`.
 #[derive(Debug, Args)]

@@ -20,8 +20,8 @@ use crate::{
         GetTopologyRequest, GetTopologyResponse, TopologyCgroup, TopologyDecision, TopologyKernel,
         TopologyPod, TopologyThread, engine_service_client::EngineServiceClient,
     },
-    topology::{AffinityConfig, CpuAffinityManager},
 };
+use tally_topology::{AffinityConfig, CpuAffinityManager};
 
 /// Options of `tally topology`.
 #[derive(Debug, Args)]

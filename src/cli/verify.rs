@@ -5,10 +5,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::Args;
 
 use super::exit::{self, fail};
-use crate::store::{
-    embedded,
-    journal::{Disk, RealDisk},
-};
+use crate::store::embedded;
+use tally_journal::{Disk, RealDisk};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]

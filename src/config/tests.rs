@@ -1,10 +1,8 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use super::*;
-use crate::{
-    breaker::BreakerMode,
-    engine::{InitialMode, ThresholdSource},
-};
+use crate::engine::{InitialMode, ThresholdSource};
+use tally_breaker::BreakerMode;
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -8,10 +8,8 @@ use super::{
     CallKind,
     circuits::{CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
 };
-use crate::{
-    breaker::{BreakerMode, CircuitBreakerConfig},
-    settings::SettingError,
-};
+use crate::settings::SettingError;
+use tally_breaker::{BreakerMode, CircuitBreakerConfig};
 
 /// A set of values to start from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,13 +6,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::call_kind::CallKind;
-use crate::{
-    breaker::{
-        BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError, LatencyCircuitBreaker,
-        SystemClock, Transition, TransitionObserver, Work,
-    },
-    store::journal::{CommitTimes, CommitTrial},
+use tally_breaker::{
+    BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError, LatencyCircuitBreaker,
+    SystemClock, Transition, TransitionObserver, Work,
 };
+use tally_journal::{CommitTimes, CommitTrial};
 
 /// The settings of the circuits beyond [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the base.
 #[derive(Debug, Clone, Default)]

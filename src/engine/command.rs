@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::{
-    batch::BatchItem,
-    ledger::{
-        AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags, TransactionView,
-        Transfer, tag_index::tag, transaction::put_transaction,
-    },
-    store::embedded::Candidates,
-    telemetry::TraceLink,
+use crate::{store::embedded::Candidates, telemetry::TraceLink};
+use tally_batch::BatchItem;
+use tally_ledger::{
+    AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags, TransactionView, Transfer,
+    tag_index::tag, transaction::put_transaction,
 };
 
 /// Maximum number of transactions in one request.

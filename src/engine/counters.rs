@@ -4,10 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::command::Outcomes;
-use crate::{
-    ledger::{Outcome, Timestamp},
-    store::embedded::JournaledLedger,
-};
+use crate::store::embedded::JournaledLedger;
+use tally_ledger::{Outcome, Timestamp};
 
 /// The counters. EXEC writes those without another note.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
 //! The settings of the engine as a whole.
 
 use super::{circuits::CircuitOptions, scrubbing::ScrubRate};
-use crate::{batch::BatchConfig, breaker::CircuitBreakerConfig, store::embedded::StoreConfig};
+use crate::store::embedded::StoreConfig;
+use tally_batch::BatchConfig;
+use tally_breaker::CircuitBreakerConfig;
 
 /// The settings of the engine.
 #[derive(Debug, Clone, Default)]

@@ -17,10 +17,10 @@ use super::{
     pending::{EngineReply, PendingAnswer},
     pipeline::{CommitPipeline, Progress},
 };
-use crate::{
-    batch::{Answerer, BatchItem, Claimed, FlushReason, Intake},
-    ledger::{AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView},
-    store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts},
+use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
+use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake};
+use tally_ledger::{
+    AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
 };
 
 /// Maximum number of items that EXEC takes from the queue at a time.

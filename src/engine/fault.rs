@@ -3,11 +3,10 @@
 use thiserror::Error;
 
 use super::counters::{EngineCounters, FoundBy};
-use crate::{
-    batch::BatchError,
-    breaker::Rejection,
-    store::{embedded::RecordError, journal::Position},
-};
+use crate::store::embedded::RecordError;
+use tally_batch::BatchError;
+use tally_breaker::Rejection;
+use tally_journal::Position;
 
 /// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Error)]

@@ -21,18 +21,14 @@ use super::{
     pipeline::CommitPipeline,
     scrubbing::Scrubber,
 };
-use crate::{
-    batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission},
-    ledger::AccountIndex,
-    store::{
-        embedded::{
-            DurablePoint, RecordError,
-            checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
-            id_files::BlockWalk,
-        },
-        journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer},
-    },
+use crate::store::embedded::{
+    DurablePoint, RecordError,
+    checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
+    id_files::BlockWalk,
 };
+use tally_batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission};
+use tally_journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer};
+use tally_ledger::AccountIndex;
 use thiserror::Error;
 
 /// How often AUX checks whether there is something to do.

@@ -6,12 +6,12 @@ use super::{
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
-    batch::{BatchStats, FlushReason},
-    breaker::{CircuitState, LifetimeStats},
     sys::limits::disk_space,
     telemetry::{Families, MetricSource},
-    topology::PlacementFigures,
 };
+use tally_batch::{BatchStats, FlushReason};
+use tally_breaker::{CircuitState, LifetimeStats};
+use tally_topology::PlacementFigures;
 
 /// From nanoseconds to seconds.
 const SECONDS: f64 = 1e-9;

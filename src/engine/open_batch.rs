@@ -2,9 +2,10 @@
 
 use super::pending::PendingAnswer;
 use crate::{
-    store::{embedded::SealedBlock, journal::BlockBuffer},
+    store::embedded::SealedBlock,
     telemetry::{LINKS_MAX, TraceLink},
 };
+use tally_journal::BlockBuffer;
 
 /// Maximum number of items whose answers wait for one block. It bounds the memory of reads that wait for the disk.
 const ANSWER_ITEMS_MAX: usize = 16 * 1024;

@@ -7,7 +7,8 @@
 //! whether the log has failed.
 
 use super::{command::CommandReply, counters::EngineCounters, fault::StoreFault};
-use crate::{batch, store::embedded::DurablePoint};
+use crate::store::embedded::DurablePoint;
+use tally_batch as batch;
 
 /// The engine's reply to a command: a durable result, or a fault.
 #[derive(Debug)]

@@ -24,15 +24,14 @@ use super::{
     pending::PendingAnswer,
 };
 use crate::{
-    batch::Answerer,
-    distribution::Distribution,
     store::{
         block_log::{BlockLog, Commit, LogFault, Submitted},
         embedded::{DurablePoint, SealedBlock},
-        journal::BlockBuffer,
     },
     telemetry::{TraceLink, commit_span},
 };
+use tally_batch::{Answerer, distribution::Distribution};
+use tally_journal::BlockBuffer;
 
 /// Batches that wait while others are in flight. With one, WAL need not wait for EXEC under load. With more, what arrives
 /// meanwhile would queue behind several blocks instead of sharing one.

@@ -23,15 +23,15 @@ use super::{
     pipeline::{CommitPipeline, Step},
     wal::Wal,
 };
-use crate::{
-    batch::{BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch},
-    distribution::Distribution,
-    store::{
-        block_log::{BlockLog, Commit, LogFault, Submitted},
-        embedded::{DurablePoint, OrderPoint, SealedBlock},
-        journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position},
-    },
+use crate::store::{
+    block_log::{BlockLog, Commit, LogFault, Submitted},
+    embedded::{DurablePoint, OrderPoint, SealedBlock},
 };
+use tally_batch::{
+    BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch,
+    distribution::Distribution,
+};
+use tally_journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position};
 
 const DEPTH: usize = 3;
 /// More records than EXEC commits itself.

@@ -6,12 +6,10 @@ use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::{
-    store::{
-        journal::{ChainPoint, Scrub, ScrubStep},
-        settings::SCRUB_BYTES_PER_SECOND,
-    },
+    store::settings::SCRUB_BYTES_PER_SECOND,
     wall_clock::{SystemWallClock, WallClock},
 };
+use tally_journal::{ChainPoint, Scrub, ScrubStep};
 
 /// How fast the scrub reads the journal, in bytes per second. 0 turns the scrub off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,10 +10,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
-use crate::{
-    batch::{BatchProcessor, ResponseFuture, Submission},
-    breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit},
-};
+use tally_batch::{BatchProcessor, ResponseFuture, Submission};
+use tally_breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit};
 
 /// At most one probe in flight for each circuit.
 #[derive(Debug, Default)]

@@ -6,11 +6,9 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::breaker_settings::Preset;
-use crate::{
-    batch::BatchConfig,
-    settings::SettingError,
-    topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus},
-};
+use crate::settings::SettingError;
+use tally_batch::BatchConfig;
+use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
 /// The queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -24,17 +24,16 @@ use super::{
     wal::Wal,
 };
 use crate::{
-    batch::{BatchConfigError, BatchProcessor, Intake, batch},
-    breaker::{CircuitBreakerLayer, ConfigError},
-    distribution::Distribution,
     store::{
         block_log::EmbeddedLog,
         embedded::{self, OpenError, OpenStore},
-        journal::{CommitTimes, Disk, DiskError, Position, time_commits},
     },
-    topology::{AffinityError, CpuAffinityManager, Role},
     wall_clock::WallClock,
 };
+use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
+use tally_breaker::{CircuitBreakerLayer, ConfigError};
+use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
+use tally_topology::{AffinityError, CpuAffinityManager, Role};
 
 /// Why the engine could not be started.
 #[derive(Debug, Error)]

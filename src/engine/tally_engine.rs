@@ -20,14 +20,16 @@ use super::{
     self_probe::SelfProbes,
 };
 use crate::{
-    batch::{BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission},
-    breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work},
-    distribution::{Distribution, Summary},
-    ledger::{AccountIndex, AccountSnapshot, NewAccount},
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport},
     telemetry::trace_link,
-    topology::{CpuAffinityManager, RoleHandle},
 };
+use tally_batch::{
+    BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission,
+    distribution::{Distribution, Summary},
+};
+use tally_breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work};
+use tally_ledger::{AccountIndex, AccountSnapshot, NewAccount};
+use tally_topology::{CpuAffinityManager, RoleHandle};
 
 /// The batch processor behind the circuit of each kind of call.
 #[derive(Debug, Clone)]
@@ -297,7 +299,7 @@ impl TallyEngine {
     }
 
     /// Advances the time of the circuits, and sends probes to those that need one. Call it every
-    /// [`CircuitBreakerConfig::tick_interval`](crate::breaker::CircuitBreakerConfig::tick_interval).
+    /// [`CircuitBreakerConfig::tick_interval`](tally_breaker::CircuitBreakerConfig::tick_interval).
     pub fn tick(&self) {
         let Shared {
             circuits,
@@ -340,7 +342,7 @@ impl TallyEngine {
 
     /// Returns the settings of the batch processor.
     #[must_use]
-    pub fn batch_config(&self) -> &crate::batch::BatchConfig {
+    pub fn batch_config(&self) -> &tally_batch::BatchConfig {
         self.shared.batch.config()
     }
 

@@ -6,7 +6,7 @@ use super::{
     health::{Condition, Health},
     pipeline::{CommitPipeline, Step},
 };
-use crate::batch::Notifier;
+use tally_batch::Notifier;
 
 /// The state of the thread.
 #[derive(Debug)]

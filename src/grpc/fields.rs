@@ -2,13 +2,11 @@
 
 use tonic_types::FieldViolation;
 
-use crate::{
-    ledger::{
-        Metadata, Timestamp,
-        account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
-    },
+use crate::proto::{self, amount};
+use tally_ledger::{
+    Metadata, Timestamp,
+    account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     money::Amount,
-    proto::{self, amount},
 };
 
 /// Most violations that an error names.

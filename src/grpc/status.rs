@@ -11,12 +11,10 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::limits::TRANSACTION_BYTES_MAX;
-use crate::{
-    batch::BatchError,
-    breaker::{BreakerMode, CircuitState},
-    engine::{EngineError, StoreFault},
-    ledger::{ContentField, Reason, Rejection, Side, TableFull},
-};
+use crate::engine::{EngineError, StoreFault};
+use tally_batch::BatchError;
+use tally_breaker::{BreakerMode, CircuitState};
+use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tally.v1";

@@ -12,10 +12,8 @@ use std::{
 
 use thiserror::Error;
 
-use crate::store::{
-    embedded::{DurablePoint, SealedBlock},
-    journal::{DataDirectory, JournalError, JournalWriter},
-};
+use crate::store::embedded::{DurablePoint, SealedBlock};
+use tally_journal::{DataDirectory, JournalError, JournalWriter};
 
 /// A log of blocks. Its blocks become durable in the order in which they were submitted.
 pub trait BlockLog: Debug + Send {

@@ -5,10 +5,9 @@ use std::{ops::RangeInclusive, path::PathBuf};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    embedded::{BLOCK_BYTES_MIN, StoreConfig},
-    journal::JournalError,
-};
+use tally_journal::JournalError;
+
+use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
 use crate::settings::{SettingError, check};
 
 /// The data directory.

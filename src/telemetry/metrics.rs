@@ -8,7 +8,7 @@ use prometheus::{
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use crate::distribution::Cumulative;
+use tally_batch::distribution::Cumulative;
 
 /// A part of the service that has metrics.
 pub trait MetricSource: Send + Sync {

@@ -6,9 +6,9 @@ use tally::proto::{
     GetTopologyRequest, GetTransactionRequest, engine_service_client::EngineServiceClient,
     transaction_service_client::TransactionServiceClient,
 };
-use tally::{
-    topology::CpuSet,
-    topology::sys::affinity::{THIS_THREAD, get_affinity, set_affinity},
+use tally_topology::{
+    CpuSet,
+    sys::affinity::{THIS_THREAD, get_affinity, set_affinity},
 };
 use tonic::Code;
 use tonic_types::StatusExt;

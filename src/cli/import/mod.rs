@@ -42,10 +42,8 @@ use super::{
     exit::{self, block_on, fail},
     output::OutputFormat,
 };
-use crate::{
-    client::{CallError, Client, ConnectError, RetryPolicy},
-    id::check_asset,
-};
+use crate::client::{CallError, Client, ConnectError, RetryPolicy};
+use tally_ledger::id::check_asset;
 
 /// Options of `tally import`.
 #[derive(Debug, Clone, Args)]

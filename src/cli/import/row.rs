@@ -4,7 +4,8 @@ use std::{fmt, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{id::check_id, proto::ProcessTransactionRequest};
+use crate::proto::ProcessTransactionRequest;
+use tally_ledger::id::check_id;
 
 /// Number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;

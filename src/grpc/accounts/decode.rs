@@ -9,10 +9,13 @@ use crate::{
         protobuf::{Read, Reader},
         status,
     },
-    id::{check_asset, check_id},
-    ledger::{AccountIndex, AccountStatus, BalanceRule, NewAccount, account::METADATA_ENTRIES_MAX},
-    money::Amount,
     proto::{self, BatchCreateAccountsRequest, amount},
+};
+use tally_ledger::{
+    AccountIndex, AccountStatus, BalanceRule, NewAccount,
+    account::METADATA_ENTRIES_MAX,
+    id::{check_asset, check_id},
+    money::Amount,
 };
 
 /// Accounts of a page if the request does not set a size.

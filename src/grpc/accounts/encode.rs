@@ -2,9 +2,9 @@
 
 use crate::{
     grpc::fields::{from_amount, from_time},
-    ledger::{AccountSnapshot, AccountStatus, BalanceRule},
     proto,
 };
+use tally_ledger::{AccountSnapshot, AccountStatus, BalanceRule};
 
 /// Converts an account for the API.
 #[must_use]

@@ -25,14 +25,13 @@ use crate::{
             outbound::AnswerFuture,
         },
     },
-    id::check_id,
-    ledger::NewAccount,
     proto::{
         self, BatchCreateAccountsRequest, BatchCreateAccountsResponse, CreateAccountRequest,
         CreateAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
         ListAccountsResponse, account_service_server::SERVICE_NAME,
     },
 };
+use tally_ledger::{NewAccount, id::check_id};
 
 /// Longest message with one account. A valid one has less than 2 KiB.
 const ACCOUNT_BYTES_MAX: usize = 16 << 10;

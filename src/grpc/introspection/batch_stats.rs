@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::values::{count, duration};
 use crate::{
-    batch::{BatchConfig, FlushReason},
-    distribution::Summary,
     engine::{EngineStats, TallyEngine},
     proto::{BatchSettings, FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
 };
+use tally_batch::{BatchConfig, FlushReason, distribution::Summary};
 
 /// Returns the answer of `GetBatchStats`.
 #[must_use]

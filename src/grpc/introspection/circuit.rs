@@ -4,15 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use super::values::{count, duration, small};
 use crate::{
-    breaker::{
-        BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition,
-        WindowStats,
-    },
     engine::{CircuitReport, TallyEngine, ThresholdSource},
     proto::{
         self, CircuitMode, CircuitProbes, CircuitSettings, CircuitStats, CircuitTotals, CircuitTransition,
         CircuitWindow, GetCircuitStatsResponse,
     },
+};
+use tally_breaker::{
+    BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition, WindowStats,
 };
 
 /// Returns the answer of `GetCircuitStats`.

@@ -6,12 +6,12 @@ use tonic::Status;
 
 use super::circuit;
 use crate::{
-    breaker::{BreakerMode, LatencyCircuitBreaker},
     engine::TallyEngine,
     grpc::status,
     proto::{SetCircuitModeRequest, set_circuit_mode_request::Change as Wanted},
     security::{Administrator, CircuitChange},
 };
+use tally_breaker::{BreakerMode, LatencyCircuitBreaker};
 
 /// Longest comment of a request, in bytes.
 const COMMENT_BYTES_MAX: usize = 256;

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     engine::{TRANSACTIONS_MAX, TransactionBatch},
     grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::framing::Piece},
-    ledger::Outcome,
 };
+use tally_ledger::Outcome;
 
 /// Longest result of an executed transaction, in bytes: that of one which the ledger refused.
 pub(crate) const RESULT_BYTES_MAX: usize = 640;

@@ -7,11 +7,9 @@ use super::wire::{Text, Time, WireAmount, WireTransaction, WireTransfer};
 use crate::{
     engine::TransactionBatch,
     grpc::fields::{Violations, check_metadata, from_halves},
-    id::check_id,
-    ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer},
-    money::Amount,
     proto,
 };
+use tally_ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount};
 
 /// `google.protobuf.Timestamp`: 0001-01-01 to 9999-12-31.
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;

@@ -19,10 +19,9 @@ use crate::{
         status,
         transport::frame::{begin_frame, end_frame, put_frame},
     },
-    ledger::{Committed, Outcome, Rejection, Side, TransactionView},
-    money::Amount,
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
+use tally_ledger::{Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
 
 /// Approximate bytes of a result, in addition to twice the id.
 const RESULT_BYTES: usize = 32;
@@ -321,7 +320,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ledger::Timestamp, proto::ProcessTransactionResponse};
+    use crate::proto::ProcessTransactionResponse;
+    use tally_ledger::Timestamp;
 
     proptest! {
         #[test]

@@ -29,11 +29,10 @@ use crate::{
             outbound::{Answer, AnswerFuture},
         },
     },
-    id::check_id,
-    ledger::{Malformed, Phase, Rejection, Side},
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
+use tally_ledger::{Malformed, Phase, Rejection, Side, id::check_id};
 
 /// Most memory of a transfer in `GetTransaction`: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;

@@ -18,7 +18,6 @@ use super::{
     encode::Results,
 };
 use crate::{
-    batch::Sequence,
     engine::{CallKind, EngineError, Outcomes, TallyEngine, TransactionBatch},
     grpc::{
         status,
@@ -30,6 +29,7 @@ use crate::{
         },
     },
 };
+use tally_batch::Sequence;
 
 /// The outcomes of a chunk.
 type Executed = Result<Outcomes, EngineError>;

@@ -6,11 +6,8 @@
 
 use smallvec::SmallVec;
 
-use crate::{
-    grpc::protobuf::{Read, Reader, utf8},
-    id::is_id,
-    ledger::{Metadata, TRANSFERS_MAX},
-};
+use crate::grpc::protobuf::{Read, Reader, utf8};
+use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};
 
 /// The text of a field that should be an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

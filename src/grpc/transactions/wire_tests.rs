@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     grpc::protobuf::{DELIMITED, FIXED32, FIXED64, GROUP, GROUP_END, WireError},
-    ledger::TRANSFERS_MAX,
     proto::{
         ProcessTransactionRequest, ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128,
         transfer,
     },
 };
+use tally_ledger::TRANSFERS_MAX;
 
 fn text(text: &str) -> Text<'_> {
     Text::of(text.as_bytes()).unwrap()

@@ -24,8 +24,8 @@ use crate::{
     grpc::{services::Services, settings::NetConfig},
     security::Security,
     sys::memory,
-    topology::{AffinityError, Role, RoleHandle},
 };
+use tally_topology::{AffinityError, Role, RoleHandle};
 
 /// Most connections that wait for their runtime.
 const HANDOFF_CONNECTIONS: usize = 64;

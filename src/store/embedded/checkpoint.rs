@@ -14,15 +14,13 @@
 //! ```
 
 use super::point::{DurablePoint, OrderPoint};
-use crate::{
-    ledger::{
-        AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
-        codec::{Reader, put_varint},
-    },
-    store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
-        JournalError,
-    },
+use tally_journal::{
+    CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
+    JournalError,
+};
+use tally_ledger::{
+    AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
+    codec::{Reader, put_varint},
 };
 
 const DIRECTORY: &str = "checkpoint";
@@ -244,7 +242,7 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
+    use tally_ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
 
     #[test]
     fn a_checkpoint_with_many_assets_restores_the_same_accounts() {

@@ -2,10 +2,8 @@
 
 use thiserror::Error;
 
-use crate::{
-    ledger::{Malformed, ReplayError},
-    store::journal::{JournalError, Position},
-};
+use tally_journal::{JournalError, Position};
+use tally_ledger::{Malformed, ReplayError};
 
 /// Why a record could not be read.
 #[derive(Debug, Error)]

@@ -15,13 +15,11 @@ use super::{
     error::RecordError,
     record::{BlockRecords, id_tag, transaction_of},
 };
-use crate::{
-    ledger::{codec::Reader, tag_index::TagIndex},
-    store::journal::{
-        CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
-        JournalReader, Position,
-    },
+use tally_journal::{
+    CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
+    JournalReader, Position,
 };
+use tally_ledger::{codec::Reader, tag_index::TagIndex};
 
 const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";

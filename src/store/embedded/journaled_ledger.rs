@@ -12,15 +12,13 @@ use super::{
     },
     record_reader::{RecordReader, place_in_block},
 };
-use crate::{
-    ledger::{
-        AccountOutcome, Committed, Ledger, NewAccount, NewRecord, Outcome, RecordedTransaction, Tags,
-        Timestamp, TransactionKey, TransactionLog, TransactionView,
-        record::{RECORD_BYTES_MAX, put_record},
-        tag_index::TagIndex,
-    },
-    store::journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position},
-    wall_clock::WallClock,
+use crate::wall_clock::WallClock;
+use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
+use tally_ledger::{
+    AccountOutcome, Committed, Ledger, NewAccount, NewRecord, Outcome, RecordedTransaction, Tags, Timestamp,
+    TransactionKey, TransactionLog, TransactionView,
+    record::{RECORD_BYTES_MAX, put_record},
+    tag_index::TagIndex,
 };
 
 /// The positions of the records that may belong to a transaction id: almost always none or one.

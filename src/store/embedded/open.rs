@@ -13,14 +13,12 @@ use super::{
     record_reader::RecordReader,
     replay::{Replay, replay},
 };
-use crate::{
-    ledger::tag_index::TagIndex,
-    store::journal::{
-        ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
-        SegmentPreparer,
-    },
-    wall_clock::WallClock,
+use crate::wall_clock::WallClock;
+use tally_journal::{
+    ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
+    SegmentPreparer,
 };
+use tally_ledger::tag_index::TagIndex;
 
 /// The sizes with which a new data directory is made. An existing directory keeps its sizes.
 pub type StoreConfig = JournalConfig;

@@ -1,9 +1,7 @@
 //! Places between two blocks: in the global order of transactions, and in the journal.
 
-use crate::{
-    ledger::Timestamp,
-    store::journal::{AppendReceipt, BlockBuffer, BlockMeta, ChainPoint},
-};
+use tally_journal::{AppendReceipt, BlockBuffer, BlockMeta, ChainPoint};
+use tally_ledger::Timestamp;
 
 /// A place in the global order of records and transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,12 @@
 //! Finds and decodes the records of the ledger in blocks of the journal.
 
 use super::error::RecordError;
-use crate::{
-    ledger::{
-        AccountIndex, Malformed, Rejection, TransactionView,
-        codec::Reader,
-        record::{FramedRecord, Record, take_record},
-        tag_index::{TagIndex, tag},
-    },
-    store::journal::{HEADER_BYTES, Position},
+use tally_journal::{HEADER_BYTES, Position};
+use tally_ledger::{
+    AccountIndex, Malformed, Rejection, TransactionView,
+    codec::Reader,
+    record::{FramedRecord, Record, take_record},
+    tag_index::{TagIndex, tag},
 };
 
 /// Length of a block's header, in bytes.

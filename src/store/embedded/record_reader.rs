@@ -5,12 +5,10 @@ use super::{
     error::RecordError,
     record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
 };
-use crate::{
-    ledger::{
-        AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView, codec::Reader,
-        record::RECORD_BYTES_MAX,
-    },
-    store::journal::{Geometry, JournalReader, Position},
+use tally_journal::{Geometry, JournalReader, Position};
+use tally_ledger::{
+    AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView, codec::Reader,
+    record::RECORD_BYTES_MAX,
 };
 
 /// Number of bytes that the first read of a record requests. Almost all records are shorter.

@@ -6,10 +6,8 @@ use super::{
     point::OrderPoint,
     record::{BlockRecords, id_tag, transaction_of},
 };
-use crate::{
-    ledger::{Ledger, Timestamp, tag_index::TagIndex},
-    store::journal::{BlockHeader, Journal, Position, ScanError, Tail},
-};
+use tally_journal::{BlockHeader, Journal, Position, ScanError, Tail};
+use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
 
 /// The state that a replay builds.
 pub(super) struct Replay {

@@ -8,10 +8,8 @@ use super::{
     id_files::{self, BlockWalk},
     replay::{Replay, replay},
 };
-use crate::{
-    ledger::{AccountIndex, Ledger, tag_index::TagIndex},
-    store::journal::{self, ChainPoint, ChunkedFiles, Disk, Journal},
-};
+use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal};
+use tally_ledger::{AccountIndex, Ledger, tag_index::TagIndex};
 
 /// What the verification of a data directory found.
 #[derive(Debug, Clone)]

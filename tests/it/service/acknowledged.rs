@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use tally::{
-    batch::FlushReason,
     engine::EngineConfig,
     proto::{
         Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetTransactionRequest,
@@ -12,6 +11,7 @@ use tally::{
     },
     store::embedded::StoreConfig,
 };
+use tally_batch::FlushReason;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 

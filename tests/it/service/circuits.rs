@@ -7,7 +7,6 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tally::{
-    breaker::{BreakerMode, CircuitBreakerConfig, CircuitState, ManualClock},
     client::{Client, RetryPolicy},
     engine::{CallKind, CircuitOptions, EngineConfig, InitialMode, ThresholdSource},
     proto::{
@@ -15,6 +14,7 @@ use tally::{
         WatchCircuitStatsRequest, set_circuit_mode_request::Change,
     },
 };
+use tally_breaker::{BreakerMode, CircuitBreakerConfig, CircuitState, ManualClock};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 

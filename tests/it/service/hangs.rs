@@ -6,7 +6,6 @@ use std::{
 };
 
 use tally::{
-    breaker::{CircuitBreakerConfig, CircuitState, TransitionReason},
     engine::CallKind,
     proto::{
         CreateAccountRequest, ProcessTransactionsRequest, StreamTransactionsRequest,
@@ -14,6 +13,7 @@ use tally::{
         transaction_service_client::TransactionServiceClient,
     },
 };
+use tally_breaker::{CircuitBreakerConfig, CircuitState, TransitionReason};
 use tokio::task::JoinSet;
 use tonic::{Code, Status, transport::Channel};
 

@@ -3,10 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use tally::{
-    batch::BatchConfig,
     engine::{CallKind, EngineConfig},
     proto::{CircuitStats, GetBatchStatsRequest, GetCircuitStatsRequest, GetTopologyRequest},
 };
+use tally_batch::BatchConfig;
 
 use crate::support::in_process::{Service, patient_config, pay};
 

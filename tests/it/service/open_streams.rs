@@ -7,7 +7,6 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tally::{
-    batch::BatchConfig,
     engine::{CallKind, EngineConfig},
     proto::{
         CreateAccountRequest, StreamTransactionsRequest, StreamTransactionsResponse,
@@ -15,6 +14,7 @@ use tally::{
     },
     security::{RefreshKind, Security, SecurityConfig, hash_hex},
 };
+use tally_batch::BatchConfig;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tally::{
-    breaker::BreakerMode,
     engine::{CallKind, EngineConfig},
     proto::{StreamTransactionsRequest, transaction_result::Outcome},
 };
+use tally_breaker::BreakerMode;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -33,7 +33,7 @@ pub(super) fn hint(status: &Status) -> Duration {
     retry
 }
 
-pub(super) fn circuit(service: &Service) -> tally::breaker::CircuitBreakerStats {
+pub(super) fn circuit(service: &Service) -> tally_breaker::CircuitBreakerStats {
     service.engine.breaker(CallKind::Unary).stats()
 }
 

@@ -11,10 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use prost::Message;
 use tally::{
-    breaker::BreakerMode,
     engine::CallKind,
     grpc::{MESSAGE_BYTES_MAX, NetConfig},
-    ledger::Reason,
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
         GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
@@ -24,6 +22,8 @@ use tally::{
     },
     security::{Security, SecurityConfig, hash_hex},
 };
+use tally_breaker::BreakerMode;
+use tally_ledger::Reason;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use tally::{
-    ledger::tag_index::{TagIndex, tag},
-    proto::{GetTransactionRequest, ProcessTransactionResponse, transaction::Outcome},
-};
+use tally::proto::{GetTransactionRequest, ProcessTransactionResponse, transaction::Outcome};
+use tally_ledger::tag_index::{TagIndex, tag};
 
 use crate::support::in_process::{Service, patient_config, pay};
 

@@ -218,6 +218,6 @@ async fn a_clean_stop_leaves_a_marker_and_a_failure_does_not() {
     let mut store = Store::open(&disk.handle()).unwrap();
     assert!(matches!(
         store.pay("t").unwrap(),
-        tally::ledger::Outcome::Committed { replayed: true, .. }
+        tally_ledger::Outcome::Committed { replayed: true, .. }
     ));
 }

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use tally::{
-    ledger::Outcome,
-    store::{embedded::OpenError, journal::JournalError},
-};
+use tally::store::embedded::OpenError;
+use tally_journal::JournalError;
+use tally_ledger::Outcome;
 
 use super::{Store, data, history, id_file_path, name, segment_path};
 use crate::support::sim_disk::SimDisk;
@@ -93,7 +92,7 @@ fn instead_of_an_unreadable_checkpoint_an_older_one_or_the_journal_is_used() {
         assert_eq!(store.opened.report.checkpoint, expected.next().unwrap());
         assert_eq!(store.opened.ledger.order(), order);
         let accounts = store.opened.ledger.ledger().accounts();
-        let balances = accounts.get(tally::ledger::AccountIndex(0)).unwrap().balances;
+        let balances = accounts.get(tally_ledger::AccountIndex(0)).unwrap().balances;
         assert_eq!(balances.debits_posted.minor_units(), 2);
     }
 }

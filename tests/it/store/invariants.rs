@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use tally::{
-    ledger::{Outcome, Timestamp},
-    store::{
-        embedded::{DurablePoint, SealedBlock},
-        journal::{AppendReceipt, BlockBuffer, Position},
-    },
+    store::embedded::{DurablePoint, SealedBlock},
     wall_clock::ManualWallClock,
 };
+use tally_journal::{AppendReceipt, BlockBuffer, Position};
+use tally_ledger::{Outcome, Timestamp};
 
 use super::Store;
 use crate::support::sim_disk::SimDisk;

@@ -10,21 +10,18 @@ mod verify;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use tally::{
-    id::check_id,
-    ledger::{
-        AccountIndex, AccountOutcome, AccountStatus, BalanceRule, Heading, Metadata, NewAccount, Outcome,
-        Phase, Tags, TransactionView, Transfer, tag_index::tag, transaction::put_transaction,
-    },
-    money::Amount,
-    store::{
-        embedded::{
-            DurablePoint, OpenError, OpenStore, RecordError, StoreConfig,
-            checkpoint::{CheckpointWriter, put_accounts},
-            open,
-        },
-        journal::{BlockBuffer, Disk},
+    store::embedded::{
+        DurablePoint, OpenError, OpenStore, RecordError, StoreConfig,
+        checkpoint::{CheckpointWriter, put_accounts},
+        open,
     },
     wall_clock::{SystemWallClock, WallClock},
+};
+use tally_journal::{BlockBuffer, Disk};
+use tally_ledger::{
+    AccountIndex, AccountOutcome, AccountStatus, BalanceRule, Heading, Metadata, NewAccount, Outcome, Phase,
+    Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
+    transaction::put_transaction,
 };
 
 use crate::support::sim_disk::SimDisk;

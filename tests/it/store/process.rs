@@ -9,13 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use tally::{
-    proto::{
-        CreateAccountRequest, account_service_client::AccountServiceClient,
-        transaction_service_client::TransactionServiceClient,
-    },
-    store::journal::{Disk, Journal, RealDisk},
+use tally::proto::{
+    CreateAccountRequest, account_service_client::AccountServiceClient,
+    transaction_service_client::TransactionServiceClient,
 };
+use tally_journal::{Disk, Journal, RealDisk};
 use tonic::Code;
 use tonic_types::StatusExt;
 

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tally::store::{
-    embedded::{self, DirectoryReport, id_files},
-    journal::Journal,
-};
+use tally::store::embedded::{self, DirectoryReport, id_files};
+use tally_journal::Journal;
 
 use super::{CONFIG, Store, data, history, id_file_path, segment_path};
 use crate::support::sim_disk::SimDisk;

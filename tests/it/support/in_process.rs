@@ -4,8 +4,6 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tally::{
-    batch::BatchConfig,
-    breaker::CircuitBreakerConfig,
     engine::{EngineConfig, TallyEngine},
     grpc::{self, NetConfig, NetHandle},
     proto::{
@@ -14,10 +12,13 @@ use tally::{
         transaction_service_client::TransactionServiceClient, transfer::Amount,
     },
     security::Security,
-    store::{embedded::StoreConfig, journal::Disk},
-    topology::{AffinityConfig, CpuAffinityManager, Mode},
+    store::embedded::StoreConfig,
     wall_clock::SystemWallClock,
 };
+use tally_batch::BatchConfig;
+use tally_breaker::CircuitBreakerConfig;
+use tally_journal::Disk;
+use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, client::GrpcService, transport::Channel};
 

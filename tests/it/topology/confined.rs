@@ -3,13 +3,10 @@
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
-use tally::{
-    proto::{
-        GetTopologyRequest, GetTopologyResponse, TopologyThread, engine_service_client::EngineServiceClient,
-    },
-    topology::sys::affinity::set_affinity,
-    topology::{CpuSet, startup_mask},
+use tally::proto::{
+    GetTopologyRequest, GetTopologyResponse, TopologyThread, engine_service_client::EngineServiceClient,
 };
+use tally_topology::{CpuSet, startup_mask, sys::affinity::set_affinity};
 
 use super::{
     group::Group,

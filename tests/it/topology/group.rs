@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tally::topology::CpuSet;
+use tally_topology::CpuSet;
 
 use super::support::privileges::skipped;
 

@@ -2,12 +2,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use tally::{
-    breaker::ManualClock,
-    engine::TallyEngine,
-    topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode},
-    wall_clock::SystemWallClock,
-};
+use tally::{engine::TallyEngine, wall_clock::SystemWallClock};
+use tally_breaker::ManualClock;
+use tally_topology::{AffinityConfig, CpuAffinityManager, Mode, Sources, Throttled, WarningCode};
 
 use super::support::tree::{Tree, put};
 use crate::support::{in_process::config, sim_disk::SimDisk};
