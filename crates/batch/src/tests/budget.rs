@@ -1,6 +1,6 @@
 //! The latency budget: every batch over the budget is counted, and warnings are rate-limited.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use tracing::{
     Event, Metadata, Subscriber,
@@ -39,7 +39,7 @@ impl Subscriber for Warnings {
 impl Visit for Warnings {
     fn record_u64(&mut self, field: &Field, value: u64) {
         if field.name() == "over_budget" {
-            self.0.lock().unwrap().push(value);
+            self.0.lock().push(value);
         }
     }
 
@@ -70,13 +70,13 @@ async fn a_batch_over_budget_is_counted_and_warned_of_at_most_every_ten_seconds(
         0,
         "exactly the budget is within it"
     );
-    assert_eq!(*warnings.0.lock().unwrap(), []);
+    assert_eq!(*warnings.0.lock(), []);
     for _ in 0..4 {
         one_batch(2 * MS).await;
     }
     assert_eq!(processor.stats().over_budget, 4);
     assert_eq!(
-        *warnings.0.lock().unwrap(),
+        *warnings.0.lock(),
         [1],
         "the others came too soon after the first"
     );
@@ -84,7 +84,7 @@ async fn a_batch_over_budget_is_counted_and_warned_of_at_most_every_ten_seconds(
     one_batch(2 * MS).await;
     one_batch(2 * MS).await;
     assert_eq!(processor.stats().over_budget, 6);
-    assert_eq!(*warnings.0.lock().unwrap(), [1, 5]);
+    assert_eq!(*warnings.0.lock(), [1, 5]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,11 @@
 //! The closure form: its thread, its end, and its failures.
 
 use std::sync::{
-    Mutex,
     atomic::AtomicBool,
     mpsc::{Receiver, SyncSender, sync_channel},
 };
+
+use parking_lot::Mutex;
 
 use super::*;
 
@@ -159,9 +160,7 @@ async fn a_request_that_leaves_while_its_batch_gathers_is_not_processed() {
         let seen = Arc::clone(&seen);
         move |batch: Vec<Single<usize>>| {
             let numbers = batch.into_iter().map(|Single(number)| number);
-            numbers
-                .inspect(|number| seen.lock().unwrap().push(*number))
-                .collect()
+            numbers.inspect(|number| seen.lock().push(*number)).collect()
         }
     };
     let builder = BatchThreadBuilder::new(3, Duration::from_secs(60)).unwrap();
@@ -173,7 +172,7 @@ async fn a_request_that_leaves_while_its_batch_gathers_is_not_processed() {
     assert_eq!(values(stays).await, [Ok(1)]);
     drop(batches);
     thread.join().unwrap();
-    assert_eq!(*seen.lock().unwrap(), [1]);
+    assert_eq!(*seen.lock(), [1]);
 }
 
 #[test]
