@@ -166,7 +166,7 @@ fn a_checkpoint_of_a_later_backup_than_the_journal_is_an_error_that_says_so() {
     let mut files = later.snapshot();
     files.retain(|path, _| *path != segment_path(1) && *path != segment_path(2));
     let error = open_error(&SimDisk::holding(3, &files));
-    assert!(error.contains("of different backups"), "{error}");
+    assert!(error.contains("from different backups"), "{error}");
 }
 
 #[test]
@@ -201,9 +201,9 @@ fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
     assert!(Store::open(&SimDisk::holding(2, &files).handle()).is_ok());
     for (damage, expected) in [
         // The prepared segment 3 exists in the first three cases, and is missing in the next two.
-        (&remove(&[2]) as &dyn Fn(&SimDisk), "was made after it, is there"),
-        (&remove(&[1, 2]), "was made after it, is there"),
-        (&remove(&[0, 1, 2]), "was made after it, is there"),
+        (&remove(&[2]) as &dyn Fn(&SimDisk), "was made after it, exists"),
+        (&remove(&[1, 2]), "was made after it, exists"),
+        (&remove(&[0, 1, 2]), "was made after it, exists"),
         (&remove(&[1, 2, 3]), "was durable"),
         (&remove(&[0, 1, 2, 3]), "was durable"),
         (&cut(2, 0), "was made with"),

@@ -128,7 +128,7 @@ async fn verify_after_a_crash_says_that_a_torn_tail_may_be_damage() {
         "{text}"
     );
     assert!(
-        text.contains("damage to the last acknowledged block looks the same"),
+        text.contains("Damage to the last acknowledged block looks the same"),
         "{text}"
     );
 }
