@@ -77,6 +77,11 @@ impl Target {
     pub(super) fn start_service(data: Option<&Path>) -> Result<Self, BenchError> {
         let temporary = std::env::temp_dir().join(format!("tally-bench-{}", std::process::id()));
         let directory = data.map_or(temporary, Path::to_path_buf);
+        // The benchmark fills the directory and kills the service: it must not be somebody's ledger.
+        if directory.exists() {
+            let path = directory.display();
+            return Err(BenchError::Usage(format!("--data = {path}: must not exist")));
+        }
         let mut target = Self::start(
             TargetKind::Service,
             &["serve".as_ref(), "--data".as_ref(), &directory],

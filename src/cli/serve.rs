@@ -115,7 +115,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
-    let config = load(args)?;
+    let mut config = load(args)?;
     let engine_config = config.engine()?;
     config.server.check()?;
     config.telemetry.check()?;
@@ -135,7 +135,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         log_placement(&affinity);
         warn_if_open(&config);
         security.warn_of_faults();
-        raise_open_files(&config.server, &affinity);
+        limit_connections(&mut config.server, affinity.net_threads());
         let service = Service {
             config: &config,
             engine_config: &engine_config,
@@ -339,16 +339,19 @@ fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError>
     section.enabled.then(|| admin::bind(section.listen)).transpose()
 }
 
-/// Raises the limit of open files to one for each connection and some for the journal. Warns if the hard limit is lower.
-fn raise_open_files(net: &grpc::NetConfig, affinity: &CpuAffinityManager) {
-    let connections = net.connections_max(affinity.net_threads());
+/// Raises the limit of open files to one for each connection and some for the journal. If the hard limit is lower, lowers the
+/// number of connections, so that clients can't take the files that the journal needs.
+fn limit_connections(net: &mut grpc::NetConfig, threads: usize) {
+    let connections = net.connections_max(threads);
     let wanted = (connections as u64).saturating_add(OTHER_FILES);
     match limits::raise_open_files(wanted) {
         Ok(files) if files < wanted => {
+            net.limit_connections(threads, files.saturating_sub(OTHER_FILES));
             tracing::warn!(
                 files,
                 wanted,
-                "the limit of open files is lower than the highest number of connections needs"
+                connections_max = net.connections_max(threads),
+                "the limit of open files is low; fewer connections are accepted"
             );
         }
         Ok(_) => {}

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::breaker_settings::Preset;
-use crate::settings::SettingError;
+use crate::settings::{HOUR, SECOND, SettingError, check_time};
 use tally_batch::BatchConfig;
 use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
@@ -121,6 +121,16 @@ impl BatchSettings {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self, preset: Option<Preset>) -> Result<BatchConfig, SettingError> {
+        check_time(
+            "batch.max_linger",
+            self.max_linger,
+            &(Duration::ZERO..=SECOND),
+            "0 to 1s",
+        )?;
+        if let Some(budget) = self.latency_budget {
+            let range = Duration::from_micros(1)..=HOUR;
+            check_time("batch.latency_budget", budget, &range, "1us to 1h")?;
+        }
         let preset_budget = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
         let config = BatchConfig {
             queue_requests_max: self.queue_requests_max,

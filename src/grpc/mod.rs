@@ -1,9 +1,9 @@
 //! The gRPC service: it reads requests, checks them, calls the engine and writes answers.
 //!
-//! - [`transactions`], [`accounts`] and [`introspection`] hold one service of `proto/tally/v1` each;
-//! - [`transport`] serves connections and bounds what a client may use of them;
-//! - [`services`] finds the method of a call and passes the call on;
-//! - [`status`] makes every error that a client can get.
+//! - `transactions`, `accounts` and `introspection` hold one service of `proto/tally/v1` each;
+//! - `transport` serves connections and bounds what a client may use of them;
+//! - `services` finds the method of a call and passes the call on;
+//! - `status` makes every error that a client can get.
 //!
 //! [`serve`] starts one pinned, single-threaded runtime for each NET CPU. One task accepts all connections and hands them to
 //! the runtimes in turn, so that a few heavy clients do not share one thread.

@@ -108,6 +108,13 @@ impl NetConfig {
         by_threads.min((self.memory_bytes_max() / 2 / CONNECTION_BYTES).max(1))
     }
 
+    /// Lowers the number of connections on `threads` NET threads to the number of `files` that the process may open for them, but
+    /// to no less than one per thread.
+    pub fn limit_connections(&mut self, threads: usize, files: u64) {
+        let of_thread = usize::try_from(files).unwrap_or(usize::MAX) / threads.max(1);
+        self.connections_per_thread_max = self.connections_per_thread_max.min(of_thread).max(1);
+    }
+
     /// [`NetConfig::memory_max`] in bytes.
     pub(super) fn memory_bytes_max(&self) -> usize {
         usize::try_from(self.memory_max.0).unwrap_or(usize::MAX)
@@ -127,6 +134,24 @@ impl Default for NetConfig {
             connection_grace: Duration::from_secs(3600),
             message_time_max: Duration::from_secs(30),
             memory_max: ByteSize(256 << 20),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_take_no_more_files_than_the_process_may_open_for_them() {
+        for (threads, files, expected) in [(2, 768, 768), (3, 768, 768), (2, 0, 2), (1, u64::MAX, 3276)] {
+            let mut net = NetConfig::default();
+            net.limit_connections(threads, files);
+            assert_eq!(
+                net.connections_max(threads),
+                expected,
+                "{threads} threads, {files} files"
+            );
         }
     }
 }

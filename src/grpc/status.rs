@@ -400,7 +400,7 @@ pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
 /// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
 #[must_use]
 pub(crate) fn malformed_message(error: impl Display) -> Status {
-    let message = format!("failed to decode the protobuf message: {error}");
+    let message = format!("the message is malformed: {error}");
     ErrorBuilder::new(Code::Internal, "MALFORMED_MESSAGE", message).build()
 }
 

@@ -20,7 +20,7 @@ pub struct BatchConfig {
     pub client_share_percent: u8,
     /// Maximum time from the claim of a batch's first request to the batch's replies, at most 1 hour. A batch that takes longer is
     /// counted ([`BatchStats::over_budget`](super::BatchStats::over_budget)), and at most every 10 s a warning is logged.
-    /// `None`: no batch is too slow.
+    /// `None`: no batch is too slow. Only batches that waited for a commit count.
     pub latency_budget: Option<Duration>,
 }
 

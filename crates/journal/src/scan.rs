@@ -191,8 +191,8 @@ impl<'a> ChainScanner<'a> {
             tracing::warn!(
                 stop = ?self.stop,
                 end = %tail.end.position,
-                "the journal does not end where it was stopped cleanly: the directory contains files of several copies. \
-                 The chain of its blocks is complete"
+                "the journal does not end where journal/CLEAN says it was stopped: that file is damaged, or the directory contains \
+                 files of several copies. The chain of blocks is complete"
             );
         }
         Ok(())

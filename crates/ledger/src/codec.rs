@@ -10,7 +10,7 @@ pub const VARINT_BYTES_MAX: usize = 19;
 
 /// The bytes are not an encoding of the expected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("malformed record: {what}")]
+#[error("malformed record: expected {what}")]
 pub struct Malformed {
     /// The value that was expected.
     pub what: &'static str,
