@@ -3,8 +3,8 @@
 use std::{
     collections::VecDeque,
     future::Future,
-    pin::Pin,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
