@@ -3,8 +3,13 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     task::{Context, Poll, Waker},
     thread,
     time::Duration,
@@ -107,7 +112,56 @@ impl BlockLog for TestLog {
     }
 }
 
+/// A synchronous log, as the journal is.
+#[derive(Debug)]
+struct SyncLog {
+    /// The last durable block.
+    durable: Arc<AtomicU64>,
+    /// The block that is not written.
+    fails_at: u64,
+    /// Whether that block causes a panic instead of an error.
+    panics: bool,
+}
+
+impl BlockLog for SyncLog {
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
+        let last = self.durable.load(Ordering::SeqCst);
+        assert_eq!(block.sequence, last + 1, "submitted out of order");
+        assert!(last < self.fails_at, "submitted after a failure");
+        if block.sequence == self.fails_at {
+            if self.panics {
+                resume_unwind(Box::new("on purpose"));
+            }
+            return Err(JournalError::Poisoned.into());
+        }
+        if !block.sequence.is_multiple_of(3) {
+            thread::yield_now();
+        }
+        self.durable.store(block.sequence, Ordering::SeqCst);
+        Ok(Submitted::Durable(Commit {
+            durable: durable(block.sequence),
+            latency: Duration::ZERO,
+        }))
+    }
+
+    fn poll_durable(&mut self, _: &mut Context<'_>) -> Poll<Result<Commit, LogFault>> {
+        panic!("a synchronous log has nothing to report")
+    }
+
+    fn finish(&mut self) -> Result<(), LogFault> {
+        Ok(())
+    }
+}
+
 fn sealed(sequence: u64) -> SealedBlock {
+    sealed_with(sequence, RECORDS)
+}
+
+fn sealed_with(sequence: u64, record_count: u32) -> SealedBlock {
     SealedBlock {
         sequence,
         meta: BlockMeta {
@@ -115,7 +169,7 @@ fn sealed(sequence: u64) -> SealedBlock {
             first_entry: 1,
             first_sequence: 1,
             base_time_ns: 1,
-            record_count: RECORDS,
+            record_count,
         },
         buffer: BlockBuffer::with_capacity(0),
         end: OrderPoint::START,
@@ -156,11 +210,16 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (processor, intake) = batch(&BatchConfig::default()).unwrap();
         let log = TestLog::default();
+        Self::with(Box::new(log.clone()), log)
+    }
+
+    /// A pipeline in front of `used`.
+    fn with(used: Box<dyn BlockLog>, log: TestLog) -> Self {
+        let (processor, intake) = batch(&BatchConfig::default()).unwrap();
         let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
         let pipeline = CommitPipeline::new(
-            Box::new(log.clone()),
+            used,
             durable(0),
             intake.answerer(),
             Arc::clone(&health),
@@ -394,6 +453,69 @@ fn no_wake_up_is_lost_between_exec_wal_and_the_log() {
     disk.join().unwrap();
     assert_eq!(rig.pipeline.progress().finished, BLOCKS);
     assert_eq!(rig.health.condition(), Condition::Running);
+}
+
+/// EXEC and WAL commit blocks of all sizes by turns, until the log ends. Then nobody waits for ever, no answer is given too
+/// early, and the answers that depend on durable blocks are given.
+#[test]
+fn a_synchronous_log_may_fail_or_panic_at_any_block_on_either_thread() {
+    const BLOCKS: u64 = 40;
+    const SIZES: [u32; 5] = [0, 1, 64, 65, RECORDS];
+    for round in 0..2_000_u64 {
+        let (fails_at, panics) = (round / 2 % (BLOCKS + 5) + 1, round % 2 == 1);
+        let last_durable = Arc::new(AtomicU64::new(0));
+        let log = SyncLog {
+            durable: Arc::clone(&last_durable),
+            fails_at,
+            panics,
+        };
+        let mut rig = Rig::with(Box::new(log), TestLog::default());
+        let wal = rig.wal();
+        let (mut responses, mut exec_panicked) = (Vec::new(), false);
+        let mut mixed = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for block in 1..=BLOCKS {
+            mixed ^= mixed << 13;
+            mixed ^= mixed >> 7;
+            mixed ^= mixed << 17;
+            let size = SIZES[usize::try_from(mixed % 5).unwrap()];
+            let (batch, response) = rig.batch(Some(sealed_with(block, size)), block);
+            responses.push((block, response));
+            let committed = catch_unwind(AssertUnwindSafe(|| drop(rig.pipeline.commit(batch))));
+            exec_panicked = committed.is_err();
+            if exec_panicked {
+                break;
+            }
+            if mixed >> 8 & 3 == 0 {
+                let (batch, response) = rig.batch(None, block);
+                responses.push((block, response));
+                drop(rig.pipeline.commit(batch));
+            }
+            if mixed >> 10 & 3 == 0 {
+                rig.pipeline.wait_idle();
+            }
+        }
+        if !exec_panicked {
+            rig.pipeline.wait_idle();
+        }
+        rig.pipeline.close();
+        let wal_panicked = wal.join().is_err();
+        let progress = rig.pipeline.progress();
+        let ended = fails_at <= BLOCKS;
+        assert_eq!(progress.failed, ended);
+        assert_eq!(exec_panicked || wal_panicked, ended && panics);
+        assert!(!(exec_panicked && wal_panicked));
+        assert!(progress.idle);
+        for (depends_on, response) in responses {
+            let answered = block_on(response).map(|answer| answer.value.into_result().map(drop));
+            let is_durable = depends_on < fails_at;
+            match answered {
+                Ok(Ok(())) => assert!(is_durable, "round {round}: block {depends_on} is not durable"),
+                Ok(Err(fault)) => assert!(!is_durable && fault == StoreFault::WriteFailed, "round {round}"),
+                Err(error) => assert!(panics && error == BatchError::Lost, "round {round}: {error}"),
+            }
+        }
+        rig.pipeline.finish();
+    }
 }
 
 #[test]

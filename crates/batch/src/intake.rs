@@ -305,15 +305,16 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Waits for more requests: until `wake_at` requests are queued, `until` has passed, a flush covers the oldest queued request,
-    /// or the queue is closed.
-    pub(super) fn wait_for_more(&self, wake_at: usize, until: Instant) {
+    /// Waits for more requests: until `wake_at` requests are queued or the queue is full, `until` has passed, a flush covers the
+    /// oldest queued request, or the queue is closed. The last call of [`Intake::take`] began after `taken_at`.
+    pub(super) fn wait_for_more(&self, wake_at: usize, until: Instant, taken_at: Instant) {
+        let wake_at = wake_at.min(self.queue.ring.capacity());
         loop {
             let now = Instant::now();
             if now >= until
                 || self.queue.ring.wake_at(wake_at)
                 || self.queue.ring.is_closed()
-                || self.queue.counters.flush_covers_oldest()
+                || self.queue.counters.flush_covers_oldest(taken_at)
             {
                 return;
             }

@@ -236,10 +236,15 @@ impl Counters {
         self.at(self.flush_to.load(Ordering::Relaxed))
     }
 
-    /// Whether the oldest queued request was queued before the last flush.
-    pub(super) fn flush_covers_oldest(&self) -> bool {
-        let oldest = self.oldest.load(Ordering::Relaxed);
-        oldest > 0 && oldest <= self.flush_to.load(Ordering::Relaxed)
+    /// Whether the oldest queued request was queued before the last flush, if the queue is not empty. The executor last took
+    /// requests after `taken_at`.
+    pub(super) fn flush_covers_oldest(&self, taken_at: Instant) -> bool {
+        let flush_to = self.flush_to.load(Ordering::Relaxed);
+        match self.oldest.load(Ordering::Relaxed) {
+            // The estimate misses a request that was queued while the executor emptied the queue.
+            0 => flush_to >= self.since_epoch(taken_at),
+            oldest => oldest <= flush_to,
+        }
     }
 
     /// Average duration of a commit; zero before the first one.

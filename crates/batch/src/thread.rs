@@ -70,9 +70,10 @@ where
 {
     /// Starts a thread that calls `processor` with one batch after the other.
     ///
-    /// - A batch has at most `batch_size` items (1 to 2^20); a single larger request is a batch by itself.
-    /// - A batch of fewer requests waits for more, for at most `timeout` (at most 60 s) from the moment at which the thread saw its first
-    ///   request. Zero is a good value: batches then form from what arrives while the previous one is being processed, and
+    /// - A batch ends with the request that brings it to `batch_size` items (1 to 2^20) or more. If every request has one item, it
+    ///   has at most `batch_size`.
+    /// - While fewer than `batch_size` requests are queued and the queue has room for one more, the batch waits, for at most
+    ///   `timeout` (at most 60 s) from the moment at which the thread saw its first request. Zero is a good value: batches then form from what arrives while the previous one is being processed, and
     ///   no request waits for a timer.
     /// - A batch that takes longer than `max_latency` (1 µs to 1 hour) is counted and logged as a warning, see
     ///   [`BatchConfig::latency_budget`].
@@ -248,6 +249,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
     /// Processes batches until the queue is closed and empty.
     fn run(mut self) {
         let mut claimed = Vec::new();
+        let mut taken_at = Instant::now();
         loop {
             while self.intake.waiting() == 0 {
                 if self.intake.is_drained() {
@@ -257,9 +259,10 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
             }
             // Requests are claimed after the wait, so that callers can withdraw until then.
             if !self.timeout.is_zero() {
-                self.intake
-                    .wait_for_more(self.batch_size, Instant::now() + self.timeout);
+                let until = Instant::now() + self.timeout;
+                self.intake.wait_for_more(self.batch_size, until, taken_at);
             }
+            taken_at = Instant::now();
             self.intake.take(self.batch_size, &mut claimed);
             self.process(&mut claimed);
         }

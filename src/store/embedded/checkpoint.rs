@@ -47,6 +47,8 @@ pub struct LoadedCheckpoint {
     pub start: DurablePoint,
     /// The number of a block that the journal must contain.
     pub durable_through: u64,
+    /// The number of the last record that changed an account, which the journal must contain; 0 without accounts.
+    pub last_entry: u64,
 }
 
 /// The checkpoint files of a data directory. A file's number is the number of the first block after the checkpoint.
@@ -75,6 +77,7 @@ impl LoadedCheckpoint {
                 order: OrderPoint::START,
             },
             durable_through: 0,
+            last_entry: 0,
         }
     }
 }
@@ -170,11 +173,13 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
     file.read_chunk(0, &mut chunk)?;
     let start = read_start(&chunk).map_err(malformed)?;
     let mut ledger = Ledger::new(seed);
+    let mut last_entry = 0;
     for number in 1..last {
         file.read_chunk(number, &mut chunk)?;
         let mut reader = Reader::new(&chunk);
         while !reader.is_empty() {
-            read_account(&mut reader, &mut ledger).map_err(malformed)?;
+            let version = read_account(&mut reader, &mut ledger).map_err(malformed)?;
+            last_entry = last_entry.max(version);
         }
     }
     file.read_chunk(last, &mut chunk)?;
@@ -183,6 +188,7 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
         ledger,
         start,
         durable_through,
+        last_entry,
     })
 }
 
@@ -213,7 +219,8 @@ fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
     Ok(DurablePoint { chain, order })
 }
 
-fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malformed> {
+/// Adds the next account to `ledger`. Returns the number of the record that last changed the account.
+fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Malformed> {
     let account = NewAccount::take(reader)?;
     let mut column = || reader.varint_u128().map(Amount::new);
     let balances = Balances {
@@ -236,7 +243,7 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<(), Malf
         );
     };
     account.balances = balances;
-    Ok(())
+    Ok(version)
 }
 
 #[cfg(test)]

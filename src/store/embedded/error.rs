@@ -55,6 +55,17 @@ pub enum OpenError {
         /// The size that is needed, in bytes.
         minimum: u32,
     },
+    /// An account of the checkpoint was changed by a record that the journal does not contain.
+    #[error(
+        "the checkpoint contains changes of record {found}, but the next record of the journal has number {next}: they are \
+         from different backups"
+    )]
+    CheckpointAhead {
+        /// The number of the last record that changed an account of the checkpoint.
+        found: u64,
+        /// The number of the next record.
+        next: u64,
+    },
     /// A record can't be read.
     #[error(transparent)]
     Record(#[from] RecordError),

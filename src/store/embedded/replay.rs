@@ -32,6 +32,7 @@ pub(super) fn replay(
         ledger,
         start,
         durable_through,
+        last_entry,
     } = checkpoint;
     let mut replay = Replay {
         ledger,
@@ -44,6 +45,11 @@ pub(super) fn replay(
         replay.block(header, position, body)
     });
     match scanned {
+        // Each new record must have a higher number than all records that changed an account.
+        Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
+            found: last_entry,
+            next: replay.order.next_entry,
+        }),
         Ok(tail) => Ok((replay, tail)),
         Err(ScanError::Store(error)) => Err(OpenError::Store(error)),
         Err(ScanError::Visitor(error)) => Err(error),

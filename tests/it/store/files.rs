@@ -170,6 +170,38 @@ fn a_checkpoint_of_a_later_backup_than_the_journal_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_checkpoint_with_changes_that_the_journal_does_not_contain_is_an_error() {
+    let empty = SimDisk::new(1);
+    let mut store = Store::open(&empty.handle()).unwrap();
+    store.create_accounts();
+    store.stop();
+    // Both copies continue from the same files with one block: three transactions in one of them, one in the other.
+    let copies = [3, 1].map(|count| {
+        let disk = SimDisk::holding(2, &empty.snapshot());
+        let mut store = Store::open(&disk.handle()).unwrap();
+        let start = store.opened.durable;
+        for number in 0..count {
+            store.pay(&name("of-the-copy", number)).unwrap();
+        }
+        store.commit();
+        // The checkpoint starts before the block, and its accounts were copied after the block.
+        let number = store.checkpoint_from(&start);
+        store.stop();
+        (disk, data().join("checkpoint").join(format!("{number:020}.ckpt")))
+    });
+    let [(one, path), (two, same_path)] = copies;
+    assert_eq!(path, same_path);
+    assert!(Store::open(&two.handle()).is_ok());
+    let stale = one.contents(&path);
+    two.change(&path, |bytes| *bytes = stale);
+    let error = Store::open(&two.handle()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(error, OpenError::CheckpointAhead { found: 5, next: 4 }),
+        "{error}"
+    );
+}
+
+#[test]
 fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
     let disk = SimDisk::new(1);
     let mut store = Store::open(&disk.handle()).unwrap();

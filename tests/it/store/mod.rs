@@ -143,8 +143,13 @@ impl Store {
 
     /// Writes a checkpoint of the ledger, whose records are all durable. Returns the checkpoint's number.
     fn checkpoint(&self) -> u64 {
+        self.checkpoint_from(&self.opened.durable)
+    }
+
+    /// As [`Store::checkpoint`], for a checkpoint that was started at `start`.
+    fn checkpoint_from(&self, start: &DurablePoint) -> u64 {
         let durable = self.opened.durable;
-        let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, &durable).unwrap();
+        let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, start).unwrap();
         let mut chunk = Vec::new();
         assert_eq!(
             put_accounts(self.opened.ledger.ledger(), AccountIndex(0), &mut chunk),
@@ -152,7 +157,7 @@ impl Store {
         );
         writer.accounts(&chunk).unwrap();
         writer.finish(durable.chain().last_block_sequence()).unwrap();
-        durable.chain().block_sequence
+        start.chain().block_sequence
     }
 
     /// Writes the id files of all full segments that have no valid one. Returns the number of ids that were written.

@@ -9,6 +9,19 @@ use parking_lot::Mutex;
 
 use super::*;
 
+/// A request of several items.
+struct Items(usize);
+
+impl BatchItem for Items {
+    fn items(&self) -> usize {
+        self.0
+    }
+
+    fn bytes(&self) -> usize {
+        1
+    }
+}
+
 type Numbers = BatchProcessor<Single<usize>, usize>;
 
 /// A processor whose closure reports the size of each batch, and waits until the test lets it continue.
@@ -151,6 +164,62 @@ async fn a_timeout_gathers_a_batch_until_it_is_full_or_flushed() {
     thread.join().unwrap();
     assert_eq!(sizes.recv(), Ok(1), "closed");
     assert_eq!(values(closed).await, [Ok(5)]);
+}
+
+/// The executor waits for an hour at most: the tests that call it end because of something else.
+fn wait_for_more(intake: &Intake<Single<usize>, usize>, taken_at: Instant) {
+    intake.wait_for_more(100, Instant::now() + Duration::from_secs(3600), taken_at);
+}
+
+#[test]
+fn a_batch_larger_than_the_queue_does_not_wait_for_requests_that_have_no_room() {
+    let config = BatchConfig {
+        queue_requests_max: 2,
+        ..BatchConfig::default()
+    };
+    let (batches, intake) = batch(&config).unwrap();
+    let taken_at = Instant::now();
+    let _queued: Vec<ResponseFuture<usize>> = submit_all(&batches, 0..2);
+    wait_for_more(&intake, taken_at);
+}
+
+#[test]
+fn a_flush_covers_a_request_that_was_queued_while_the_queue_was_emptied() {
+    let (batches, intake) = batch(&BatchConfig::default()).unwrap();
+    let taken_at = Instant::now();
+    let _queued: Vec<ResponseFuture<usize>> = submit_all(&batches, 0..1);
+    // The executor saw an empty queue before the request, and stores that after it.
+    batches.queue.counters.oldest_is(None);
+    assert!(!batches.queue.counters.flush_covers_oldest(taken_at), "no flush");
+    batches.flush();
+    wait_for_more(&intake, taken_at);
+}
+
+#[tokio::test]
+async fn a_batch_ends_with_the_request_that_brings_it_to_its_size() {
+    let (go_on, wait) = sync_channel::<()>(64);
+    let (report, sizes) = sync_channel(64);
+    let closure = move |batch: Vec<Items>| {
+        report.send(batch.len()).expect("the test listens");
+        wait.recv().expect("the test lets the batch go on");
+        vec![(); batch.len()]
+    };
+    let builder = BatchThreadBuilder::new(5, Duration::ZERO).unwrap();
+    let (batches, thread) = builder.spawn(closure).unwrap();
+    let submit = |items| batches.submit(Submission::new(Items(items), None));
+    let mut answers = vec![submit(1)];
+    assert_eq!(sizes.recv(), Ok(1));
+    answers.extend([3, 3, 9, 1].map(submit));
+    for size in [2, 1, 1] {
+        go_on.send(()).unwrap();
+        assert_eq!(sizes.recv(), Ok(size));
+    }
+    go_on.send(()).unwrap();
+    for answer in answers {
+        answer.await.unwrap();
+    }
+    drop(batches);
+    thread.join().unwrap();
 }
 
 #[tokio::test]
