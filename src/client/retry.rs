@@ -231,11 +231,12 @@ fn executed_attempt(status: &Status) -> Executed {
     }
 }
 
-/// Whether the ledger answers with this code after it has looked for the id.
+/// Whether the ledger answers with this code after it has looked for the id, and gives the same answer ever after. NOT_FOUND is not
+/// such an answer: the account can be created later, and then an earlier attempt that is still on its way executes.
 const fn is_answer_of_ledger(code: Code) -> bool {
     matches!(
         code,
-        Code::FailedPrecondition | Code::NotFound | Code::AlreadyExists | Code::OutOfRange
+        Code::FailedPrecondition | Code::AlreadyExists | Code::OutOfRange
     )
 }
 

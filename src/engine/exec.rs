@@ -183,8 +183,8 @@ impl Exec {
             Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
             Command::Locate(id) => Ok(CommandReply::Located(self.book.candidates(&id))),
             Command::AccountIds(indexes) => {
-                let ids = indexes.iter().map(|index| self.account_id(*index)).collect();
-                Ok(CommandReply::AccountIds(ids))
+                let ids = indexes.iter().map(|index| self.account_id(*index));
+                Ok(CommandReply::AccountIds(ids.collect::<Result<_, _>>()?))
             }
             Command::CheckpointChunk(from) => {
                 let mut bytes = Vec::new();
@@ -322,13 +322,16 @@ impl Exec {
         snapshot
     }
 
-    /// # Panics
-    /// If the ledger has no such account, although a record of the journal names it.
-    fn account_id(&self, index: AccountIndex) -> String {
+    /// The id of an account that a record on the disk names.
+    ///
+    /// # Errors
+    /// [`StoreFault::ReadFailed`] if the ledger has no such account: then the record is damaged, although its checksum is right.
+    fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
         let Some(id) = self.book.ledger().accounts().id(index) else {
-            panic!("a record names account {index:?}, but the ledger does not have it");
+            tracing::error!(account = index.0, "a record names an account that does not exist");
+            return Err(StoreFault::ReadFailed);
         };
-        id.to_owned()
+        Ok(id.to_owned())
     }
 
     /// Takes in how far the log is durable, and whether it has failed.

@@ -238,6 +238,7 @@ async fn an_unknown_outcome_stays_unknown_until_the_ledger_answers() {
     let store_failed = || error_info(Code::Unavailable, "STORE_FAILED", "unknown");
     let circuit_open = || error_info(Code::Unavailable, "CIRCUIT_OPEN", "false");
     let rejected = || error_info(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false");
+    let no_account = || error_info(Code::NotFound, "ACCOUNT_NOT_FOUND", "false");
     let unreachable = || {
         let mut status = Status::unavailable("connection refused");
         status.set_source(Arc::new(ConnectError("refused".into())));
@@ -252,6 +253,7 @@ async fn an_unknown_outcome_stays_unknown_until_the_ledger_answers() {
         ),
         (vec![store_failed(), unreachable()], Executed::Unknown),
         (vec![store_failed(), circuit_open(), rejected()], Executed::No),
+        (vec![store_failed(), no_account()], Executed::Unknown),
         (vec![unreachable(), circuit_open()], Executed::No),
         (
             vec![Status::unavailable("from a proxy"), circuit_open()],
