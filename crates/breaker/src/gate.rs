@@ -72,7 +72,7 @@ pub(super) enum Grant<T> {
     /// Granted.
     Granted(T),
     /// Refused.
-    Refused,
+    Rejected,
     /// The state has moved on; look at the state word again.
     Stale,
 }
@@ -318,7 +318,7 @@ impl Gate {
                 return Grant::Stale;
             };
             if Probes::unpack(base).issued as usize >= self.slots.len() {
-                return Grant::Refused;
+                return Grant::Rejected;
             }
             match self
                 .probes
@@ -333,7 +333,7 @@ impl Gate {
         }
         // Every slot looked busy because others came and went during the scan. Giving the permit back is always safe.
         self.count(generation, ProbeOutcome::Withdrawn);
-        Grant::Refused
+        Grant::Rejected
     }
 
     /// Ends a probe. Returns the new counts if the report was accepted: not if the ticker has counted the probe as
@@ -400,7 +400,7 @@ impl Gate {
                 .compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) if raised >> CREDIT_BITS != credit >> CREDIT_BITS => return Grant::Granted(()),
-                Ok(_) => return Grant::Refused,
+                Ok(_) => return Grant::Rejected,
                 Err(seen) => word = seen,
             }
         }

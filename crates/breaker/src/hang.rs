@@ -20,7 +20,7 @@
 //! wrong, because slow calls are in flight for longer than fast ones: of 1,000 calls a second of which 1 % take a second, ten
 //! calls are overdue at any moment and only about one is not.
 
-use super::{clock::nanos, config::CircuitBreakerConfig, inflight::UnderWay};
+use super::{clock::nanos, config::CircuitBreakerConfig, inflight::InFlight};
 
 /// Progress of the work that the guarded calls wait for, such as the blocks of a journal, as the host reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +33,7 @@ pub struct Work {
 
 /// What one tick observes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sight {
+pub(super) struct Observation {
     /// Time of the tick, in nanoseconds of the breaker's clock.
     pub(super) now_ns: u64,
     /// The breaker's generation. Evidence counts only within a generation.
@@ -47,7 +47,7 @@ pub(super) struct Sight {
     /// Calls that ended slow since the start, answered or not.
     pub(super) slow: u64,
     /// The calls of this generation that are in flight.
-    pub(super) under_way: UnderWay,
+    pub(super) in_flight: InFlight,
     /// What the host reports.
     pub(super) work: Option<Work>,
 }
@@ -56,13 +56,13 @@ pub(super) struct Sight {
 #[derive(Debug, Default)]
 pub(super) struct HangWatch {
     last: Option<Seen>,
-    /// The highest [`Sight::answered`] so far. The value may fall for a moment; its return is not a new answer.
+    /// The highest [`Observation::answered`] so far. The value may fall for a moment; its return is not a new answer.
     answered: u64,
     /// How long calls or the work have waited without progress.
     standstill_ns: u64,
     /// How long the work has waited without progress; part of the standstill.
     work_ns: u64,
-    /// [`Sight::slow`] at the beginning of the standstill. Calls added since then were given up when they were overdue.
+    /// [`Observation::slow`] at the beginning of the standstill. Calls added since then were given up when they were overdue.
     slow_before: u64,
     /// How long a share of the calls has hung.
     share_ns: u64,
@@ -72,7 +72,7 @@ pub(super) struct HangWatch {
 /// The last tick.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    sight: Sight,
+    observation: Observation,
     /// A share of the calls hung.
     share_hangs: bool,
 }
@@ -99,62 +99,64 @@ const REPORTED_WITHIN_NS: u64 = 250_000_000;
 
 impl HangWatch {
     /// Evaluates a tick; returns whether the calls in flight hang.
-    pub(super) fn look(&mut self, config: &CircuitBreakerConfig, sight: &Sight) -> bool {
-        let share_hangs = share_hangs(config, &sight.under_way);
+    pub(super) fn observe(&mut self, config: &CircuitBreakerConfig, observation: &Observation) -> bool {
+        let share_hangs = share_hangs(config, &observation.in_flight);
         let last = self.last.replace(Seen {
-            sight: *sight,
+            observation: *observation,
             share_hangs,
         });
-        let Some(last) = last.filter(|last| last.sight.generation == sight.generation) else {
-            self.begin(sight);
+        let Some(last) = last.filter(|last| last.observation.generation == observation.generation) else {
+            self.begin(observation);
             return false;
         };
-        let gap_ns = self
-            .lateness
-            .counted_ns(last.sight.now_ns, sight.now_ns, nanos(config.tick_interval));
-        self.stand_still(&last.sight, sight, gap_ns);
+        let gap_ns = self.lateness.counted_ns(
+            last.observation.now_ns,
+            observation.now_ns,
+            nanos(config.tick_interval),
+        );
+        self.update_standstill(&last.observation, observation, gap_ns);
         self.share_ns = if share_hangs && last.share_hangs {
             self.share_ns.saturating_add(gap_ns)
         } else {
             0
         };
-        let paused_ns = sight.paused_ns.saturating_sub(last.sight.paused_ns);
+        let paused_ns = observation.paused_ns.saturating_sub(last.observation.paused_ns);
         if paused_ns > 0 {
-            let excused_ns = self.lateness.report(sight.now_ns, paused_ns);
+            let excused_ns = self.lateness.report(observation.now_ns, paused_ns);
             self.standstill_ns = self.standstill_ns.saturating_sub(excused_ns);
             self.work_ns = self.work_ns.saturating_sub(excused_ns);
             // The paused threads run first; the next tick judges.
             return false;
         }
         let share_for_ns = rounds_ns(config, config.overdue_rounds.saturating_sub(1));
-        self.calls_hang(config, sight)
-            || self.work_hangs(config, &last.sight, sight)
+        self.calls_hang(config, observation)
+            || self.work_hangs(config, &last.observation, observation)
             || share_hangs && self.share_ns >= share_for_ns
     }
 
     /// Discards the evidence.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.last = None;
     }
 
-    fn begin(&mut self, sight: &Sight) {
-        self.answered = self.answered.max(sight.answered);
+    fn begin(&mut self, observation: &Observation) {
+        self.answered = self.answered.max(observation.answered);
         self.standstill_ns = 0;
         self.work_ns = 0;
-        self.slow_before = sight.slow;
+        self.slow_before = observation.slow;
         self.share_ns = 0;
     }
 
     /// Adds the time since the last tick to the standstill, or ends it.
-    fn stand_still(&mut self, last: &Sight, sight: &Sight, gap_ns: u64) {
-        let works = sight.work.zip(last.work);
-        let moved =
-            sight.answered > self.answered || works.is_some_and(|(now, before)| now.done != before.done);
-        self.answered = self.answered.max(sight.answered);
+    fn update_standstill(&mut self, last: &Observation, observation: &Observation, gap_ns: u64) {
+        let works = observation.work.zip(last.work);
+        let moved = observation.answered > self.answered
+            || works.is_some_and(|(now, before)| now.done != before.done);
+        self.answered = self.answered.max(observation.answered);
         let work_waits = !moved && works.is_some_and(|(now, before)| now.busy && before.busy);
-        let oldest_ns = sight.under_way.oldest_ns;
+        let oldest_ns = observation.in_flight.oldest_ns;
         let call_waits =
-            !moved && (oldest_ns.is_some_and(|since| since <= last.now_ns) || sight.slow > last.slow);
+            !moved && (oldest_ns.is_some_and(|since| since <= last.now_ns) || observation.slow > last.slow);
         self.work_ns = if work_waits {
             self.work_ns.saturating_add(gap_ns)
         } else {
@@ -164,12 +166,12 @@ impl HangWatch {
             self.standstill_ns = self.standstill_ns.saturating_add(gap_ns);
         } else {
             self.standstill_ns = 0;
-            self.slow_before = sight.slow;
+            self.slow_before = observation.slow;
         }
     }
 
-    fn calls_hang(&self, config: &CircuitBreakerConfig, sight: &Sight) -> bool {
-        let overdue = sight.under_way.overdue + sight.slow.saturating_sub(self.slow_before);
+    fn calls_hang(&self, config: &CircuitBreakerConfig, observation: &Observation) -> bool {
+        let overdue = observation.in_flight.overdue + observation.slow.saturating_sub(self.slow_before);
         let enough_ns = if overdue >= u64::from(config.min_overdue) {
             rounds_ns(config, config.overdue_rounds)
         } else {
@@ -180,8 +182,13 @@ impl HangWatch {
 
     /// Returns whether the work has hung while callers call. The calls in flight do not show this, because their deadlines may
     /// end them between two ticks.
-    fn work_hangs(&self, config: &CircuitBreakerConfig, last: &Sight, sight: &Sight) -> bool {
-        let somebody_calls = sight.under_way.calls > 0 || sight.unanswered > last.unanswered;
+    fn work_hangs(
+        &self,
+        config: &CircuitBreakerConfig,
+        last: &Observation,
+        observation: &Observation,
+    ) -> bool {
+        let somebody_calls = observation.in_flight.calls > 0 || observation.unanswered > last.unanswered;
         somebody_calls && self.work_ns >= nanos(config.effective_stall_after())
     }
 }
@@ -222,9 +229,9 @@ fn rounds_ns(config: &CircuitBreakerConfig, rounds: u32) -> u64 {
     nanos(config.slow_threshold.saturating_mul(rounds))
 }
 
-fn share_hangs(config: &CircuitBreakerConfig, under_way: &UnderWay) -> bool {
-    under_way.due_under_way >= u64::from(config.min_overdue)
-        && under_way.due_under_way as f64 >= config.stall_rate * under_way.due as f64
+fn share_hangs(config: &CircuitBreakerConfig, in_flight: &InFlight) -> bool {
+    in_flight.due_in_flight >= u64::from(config.min_overdue)
+        && in_flight.due_in_flight as f64 >= config.stall_rate * in_flight.due as f64
 }
 
 #[cfg(test)]
@@ -243,14 +250,14 @@ mod tests {
         for dips_every in [2, 3, 7] {
             let mut watch = HangWatch::default();
             let opened = (1..1000).find(|tick| {
-                let sight = Sight {
+                let observation = Observation {
                     now_ns: tick * tick_ns,
                     answered: if tick % dips_every == 0 { 998 } else { 1000 },
                     unanswered: tick * 100,
                     work: Some(Work { done: 7, busy: true }),
-                    ..Sight::default()
+                    ..Observation::default()
                 };
-                watch.look(&config, &sight)
+                watch.observe(&config, &observation)
             });
             assert!(
                 opened.is_some_and(|tick| u128::from(tick * tick_ns) <= bound.as_nanos()),

@@ -83,12 +83,12 @@ impl TaggedPair {
                 return true;
             }
         }
-        self.add_slowly(writer, tag, a, b, live)
+        self.add_slow_path(writer, tag, a, b, live)
     }
 
     #[cold]
     #[inline(never)]
-    fn add_slowly(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
+    fn add_slow_path(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             let seen = Tag::of(word);
@@ -116,7 +116,7 @@ impl TaggedPair {
     /// Empties the word if it holds something older than `tag`. Anybody may, whoever writes the word: an exclusive writer
     /// that comes in between writes over the empty word, see [`publish`].
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
-        self.add_slowly(Writer::Shared, tag, 0, 0, live);
+        self.add_slow_path(Writer::Shared, tag, 0, 0, live);
     }
 
     /// Both counters, if the word belongs to `tag`; zeroes if it holds something older.

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use super::{
     sync::{AtomicU64, CachePadded, Ordering},
-    writer::{Seat, Writer, publish},
+    writer::{ShardAccess, Writer, publish},
 };
 
 /// The slot that a call was counted in, by its number from the clock's origin; needed to count it out again.
@@ -31,7 +31,7 @@ pub(super) struct RingPlace {
 
 /// The calls in flight at one moment, and their age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct UnderWay {
+pub(super) struct InFlight {
     /// All of them.
     pub(super) calls: u64,
     /// Calls that have been in flight for the slow threshold or longer.
@@ -45,7 +45,7 @@ pub(super) struct UnderWay {
     /// Calls that were admitted at least one and less than two thresholds ago, ended or not.
     pub(super) due: u64,
     /// The calls of `due` that have not ended.
-    pub(super) due_under_way: u64,
+    pub(super) due_in_flight: u64,
 }
 
 /// The ring of one breaker.
@@ -132,53 +132,53 @@ impl InFlightRing {
     #[inline(always)]
     pub(super) fn enter(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         now_ns: u64,
         live: impl Fn() -> bool,
     ) -> Option<RingPlace> {
         let epoch = now_ns >> self.layout.slot_shift;
-        let side = &self.shards.get(seat.shard)?.entered;
-        side.enter(self.layout, seat.writer, epoch, generation, live)
+        let side = &self.shards.get(access.shard)?.entered;
+        side.enter(self.layout, access.writer, epoch, generation, live)
     }
 
     /// Counts out a call of `generation`; one whose generation is over has nothing to be counted out of.
     #[inline]
     pub(super) fn leave(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         place: RingPlace,
         now_ns: u64,
         live: impl Fn() -> bool,
     ) {
-        let Some(shard) = self.shards.get(seat.shard) else {
+        let Some(shard) = self.shards.get(access.shard) else {
             return;
         };
         let lap_now = (now_ns >> self.layout.slot_shift) / SLOTS as u64;
         if lap_now.saturating_sub(place.epoch / SLOTS as u64) > LAPS_IN_SLOT_MAX {
-            shard.left.add_older(seat.writer, generation, 1, live);
+            shard.left.add_older(access.writer, generation, 1, live);
         } else {
             shard
                 .left
-                .leave(self.layout, seat.writer, place.epoch, generation, live);
+                .leave(self.layout, access.writer, place.epoch, generation, live);
         }
     }
 
     /// The calls of `generation` under way. A call admitted before `not_before_ns` is taken to have been admitted then.
-    pub(super) fn under_way(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> UnderWay {
-        self.under_way_in(0..SLOTS, generation, now_ns, not_before_ns)
+    pub(super) fn in_flight(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> InFlight {
+        self.in_flight_of_slots(0..SLOTS, generation, now_ns, not_before_ns)
     }
 
     /// The same, from the slots of some indexes and *older*. (A model checker cannot look at all of them in all ways.)
-    pub(super) fn under_way_in(
+    pub(super) fn in_flight_of_slots(
         &self,
         indexes: Range<usize>,
         generation: u32,
         now_ns: u64,
         not_before_ns: u64,
-    ) -> UnderWay {
-        let mut sum = UnderWay::default();
+    ) -> InFlight {
+        let mut sum = InFlight::default();
         let rounds_since =
             |began_ns: u64| now_ns.saturating_sub(began_ns.max(not_before_ns)) / self.threshold_ns;
         let older_of = |side: fn(&Shard) -> &Side| -> u64 {
@@ -195,14 +195,14 @@ impl InFlightRing {
                 sum.add(calls, rounds, slot.epoch << self.layout.slot_shift);
                 if rounds == 1 {
                     sum.due += slot.entered;
-                    sum.due_under_way += calls;
+                    sum.due_in_flight += calls;
                 }
             }
         }
         older = older.wrapping_sub(older_of(|shard| &shard.left));
         // The difference of two counts that wrap at 42 bits.
-        let under_way = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
-        sum.add(u64::try_from(under_way).unwrap_or(0), rounds_since(0), 0);
+        let in_flight = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
+        sum.add(u64::try_from(in_flight).unwrap_or(0), rounds_since(0), 0);
         sum
     }
 
@@ -257,9 +257,9 @@ impl InFlightRing {
     }
 }
 
-// ===== impl UnderWay =====
+// ===== impl InFlight =====
 
-impl UnderWay {
+impl InFlight {
     fn add(&mut self, calls: u64, rounds: u64, began_ns: u64) {
         self.calls += calls;
         if calls > 0 {
@@ -307,13 +307,13 @@ impl Side {
         if self.count_one(layout, writer, epoch, generation) {
             return Some(RingPlace { epoch });
         }
-        self.enter_slowly(layout, writer, epoch, generation, live)
+        self.enter_slow_path(layout, writer, epoch, generation, live)
     }
 
     /// As [`Self::enter`], for a call that is the first one of its slot or that others get in the way of.
     #[cold]
     #[inline(never)]
-    fn enter_slowly(
+    fn enter_slow_path(
         &self,
         layout: Layout,
         writer: Writer,
@@ -353,14 +353,14 @@ impl Side {
     #[inline]
     fn leave(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32, live: impl Fn() -> bool) {
         if !self.count_one(layout, writer, epoch, generation) {
-            self.leave_slowly(layout, writer, epoch, generation, live);
+            self.leave_slow_path(layout, writer, epoch, generation, live);
         }
     }
 
     /// As [`Self::leave`], for a call that is the first one of its slot or that others get in the way of.
     #[cold]
     #[inline(never)]
-    fn leave_slowly(
+    fn leave_slow_path(
         &self,
         layout: Layout,
         writer: Writer,

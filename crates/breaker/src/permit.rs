@@ -6,7 +6,7 @@ use super::{
     classify::Verdict,
     machine::{Core, Ticket},
     sync::CachePadded,
-    writer::Seat,
+    writer::ShardAccess,
 };
 
 /// An admitted call. [`record`](Self::record) its verdict when the call ends.
@@ -71,7 +71,7 @@ impl Permit {
         let ended = std::mem::replace(&mut self.ended, true);
         if let Some(ticket) = self.ticket.as_ref().filter(|_| !ended) {
             let core = &self.lane.core;
-            core.finish(core.seat(), ticket, Some(verdict));
+            core.finish(core.shard_access(), ticket, Some(verdict));
         }
     }
 
@@ -121,12 +121,12 @@ impl<'a> BorrowedPermit<'a> {
         &mut self.ticket
     }
 
-    /// Ends the call with a verdict, on the thread of `seat`.
+    /// Ends the call with a verdict, on the thread of `access`.
     #[inline]
-    pub(super) fn end(&mut self, seat: Seat, verdict: &Verdict) {
+    pub(super) fn end(&mut self, access: ShardAccess, verdict: &Verdict) {
         self.ended = true;
         if let Some(ticket) = &self.ticket {
-            self.core.finish(seat, ticket, Some(verdict));
+            self.core.finish(access, ticket, Some(verdict));
         }
     }
 }
@@ -145,6 +145,6 @@ impl Drop for BorrowedPermit<'_> {
 fn give_up(core: &Core, ticket: Option<&Ticket>) {
     if let Some(ticket) = ticket {
         let verdict = std::thread::panicking().then(Verdict::failure);
-        core.finish(core.seat(), ticket, verdict.as_ref());
+        core.finish(core.shard_access(), ticket, verdict.as_ref());
     }
 }

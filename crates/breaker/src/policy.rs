@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::UnderWay, stats::TransitionReason,
+    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::InFlight, stats::TransitionReason,
     window::WindowCounts,
 };
 
@@ -14,7 +14,7 @@ use super::{
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     pub(super) counts: WindowCounts,
-    pub(super) under_way: UnderWay,
+    pub(super) in_flight: InFlight,
 }
 
 /// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014).
@@ -45,11 +45,11 @@ impl Evidence {
 
     /// `(slow + overdue) / (samples + overdue)`, 0 to 1; 0 without calls.
     pub(super) fn slow_rate(&self) -> f64 {
-        rate(self.counts.slow + self.under_way.overdue, self.latency_calls())
+        rate(self.counts.slow + self.in_flight.overdue, self.latency_calls())
     }
 
     fn latency_calls(&self) -> u64 {
-        self.counts.samples + self.under_way.overdue
+        self.counts.samples + self.in_flight.overdue
     }
 
     /// Returns whether there are enough calls for some rate to open the circuit.
@@ -66,7 +66,7 @@ impl Evidence {
     /// yet). The two are not added, because the calls of a batch that has begun to answer would count twice.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
-            || self.under_way.rounds >= config.overdue_rounds
+            || self.in_flight.rounds >= config.overdue_rounds
     }
 
     /// Returns why the circuit must open, or None. All comparisons are `>=`.
@@ -83,7 +83,7 @@ impl Evidence {
         if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
             // The reason is `Overdue` if the completed calls alone do not reach the rate.
             let completed = Evidence {
-                under_way: UnderWay::default(),
+                in_flight: InFlight::default(),
                 ..*self
             };
             let alone = counts.samples >= min_calls
@@ -101,7 +101,7 @@ impl Evidence {
         {
             return Some(TransitionReason::P99);
         }
-        let slow = counts.slow + self.under_way.overdue;
+        let slow = counts.slow + self.in_flight.overdue;
         let violated = config
             .violations
             .is_some_and(|violations| slow >= u64::from(violations));

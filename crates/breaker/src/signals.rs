@@ -14,7 +14,7 @@ pub(super) struct HighWater(AtomicU64);
 
 /// When the ticker last ran, and when the process last resumed after a pause.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct PauseDetector {
     /// Nanoseconds of the clock; zero until the host has ticked once. Without a ticker nothing is ever suspect.
     last_tick_ns: AtomicU64,
     /// Calls admitted before this moment are judged as if admitted then.
@@ -94,15 +94,15 @@ impl Streak {
 
 impl HighWater {
     /// Returns whether `id` is higher than every earlier id; true for exactly one of the calls of a batch.
-    pub(super) fn rises_to(&self, id: u64) -> bool {
+    pub(super) fn raise_to(&self, id: u64) -> bool {
         let mark = id.saturating_add(1);
         self.0.load(Ordering::Relaxed) < mark && self.0.fetch_max(mark, Ordering::Relaxed) < mark
     }
 }
 
-// ===== impl Pulse =====
+// ===== impl PauseDetector =====
 
-impl Pulse {
+impl PauseDetector {
     /// Detects a pause: the last tick is `late_ns` or more ago. Returns the length of the pause to one of the threads that
     /// notice it.
     pub(super) fn check(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
@@ -126,7 +126,7 @@ impl Pulse {
     }
 
     /// Records a pause of `pause_ns` until about now that the host reports. Returns the part that was not counted before.
-    pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
+    pub(super) fn report_pause(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
         self.count(now_ns, pause_ns)
     }

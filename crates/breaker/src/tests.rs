@@ -10,9 +10,9 @@ use super::{
     histogram::{CELLS, COUNT_MAX, Tag, TaggedPair, cell_of, upper_edge_ns},
     inflight::{InFlightRing, RingPlace},
     policy::{Rng, credit_of, open_duration, ramp_weight},
-    signals::{HighWater, Pulse, Streak},
+    signals::{HighWater, PauseDetector, Streak},
     window::{Divisor, Sample, Window},
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
 /// What may happen to a gate.
@@ -37,16 +37,16 @@ fn gate_step() -> impl Strategy<Value = GateStep> {
 }
 
 /// Two threads with a shard of their own, and one with the shared one.
-const SEATS: [Seat; 3] = [
-    Seat {
+const ACCESS: [ShardAccess; 3] = [
+    ShardAccess {
         shard: 0,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 1,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 2,
         writer: Writer::Shared,
     },
@@ -88,7 +88,7 @@ impl NaiveGate {
                 self.probes.issued += 1;
                 self.running.push((ticket, self.generation));
             }
-            Grant::Refused => assert_eq!(self.probes.issued, PERMITS, "a permit was lost"),
+            Grant::Rejected => assert_eq!(self.probes.issued, PERMITS, "a permit was lost"),
             Grant::Stale => panic!("nobody else moves the gate"),
         }
     }
@@ -169,7 +169,7 @@ proptest! {
             let moment = window.moment(now_ns);
             let epoch = moment.epoch;
             let sample = Sample { failed, slow, sampled: true, ..Sample::default() };
-            prop_assert!(window.record(SEATS[call % 3], generation, moment, &sample, || true));
+            prop_assert!(window.record(ACCESS[call % 3], generation, moment, &sample, || true));
             queue.push_back((epoch, failed, slow));
             while queue.front().is_some_and(|(old, ..)| old + SLICES <= epoch) {
                 queue.pop_front();
@@ -201,23 +201,23 @@ proptest! {
                 running.clear();
             }
             if enters || running.is_empty() {
-                running.push((now_ns, ring.enter(SEATS[thread], generation, now_ns, || true).unwrap()));
+                running.push((now_ns, ring.enter(ACCESS[thread], generation, now_ns, || true).unwrap()));
             } else {
                 let (_, place) = running.remove(which % running.len());
-                ring.leave(SEATS[thread], generation, place, now_ns, || true);
+                ring.leave(ACCESS[thread], generation, place, now_ns, || true);
             }
-            let under_way = ring.under_way(generation, now_ns, 0);
-            let seen = under_way.overdue;
+            let in_flight = ring.in_flight(generation, now_ns, 0);
+            let seen = in_flight.overdue;
             let older_than = |age_ns: u64| {
                 running.iter().filter(|(began_ns, _)| now_ns - began_ns >= age_ns).count() as u64
             };
             prop_assert!(seen <= older_than(THRESHOLD_NS), "never more than there are");
             prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "none is missed by more than a slot");
-            prop_assert_eq!(ring.under_way(generation, now_ns, now_ns).overdue, 0, "all of them began just now");
-            prop_assert_eq!(under_way.calls, running.len() as u64, "whatever their age");
+            prop_assert_eq!(ring.in_flight(generation, now_ns, now_ns).overdue, 0, "all of them began just now");
+            prop_assert_eq!(in_flight.calls, running.len() as u64, "whatever their age");
             let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
-            prop_assert_eq!(under_way.oldest_ns.is_some(), oldest_ns.is_some());
-            if let (Some(seen), Some(began)) = (under_way.oldest_ns, oldest_ns) {
+            prop_assert_eq!(in_flight.oldest_ns.is_some(), oldest_ns.is_some());
+            if let (Some(seen), Some(began)) = (in_flight.oldest_ns, oldest_ns) {
                 prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "{seen}, not {began}");
             }
         }
@@ -278,7 +278,7 @@ fn counters_stop_at_their_end_instead_of_spilling_over() {
 }
 
 #[test]
-fn a_result_of_a_past_generation_is_turned_away() {
+fn a_result_of_a_past_generation_is_rejected() {
     let pair = TaggedPair::default();
     assert!(pair.add(Writer::Exclusive, Tag::new(2, 0), 1, 0, || true));
     assert!(!pair.add(Writer::Exclusive, Tag::new(1, 0), 1, 0, || false));
@@ -324,10 +324,10 @@ fn random_fractions_are_splitmix64s() {
 #[test]
 fn a_batch_counts_once_and_in_order() {
     let mark = HighWater::default();
-    assert!(mark.rises_to(0));
-    assert!(!mark.rises_to(0));
-    assert!(mark.rises_to(7));
-    assert!(!mark.rises_to(3));
+    assert!(mark.raise_to(0));
+    assert!(!mark.raise_to(0));
+    assert!(mark.raise_to(7));
+    assert!(!mark.raise_to(3));
 }
 
 #[test]
@@ -342,11 +342,11 @@ fn a_row_of_failures_belongs_to_its_generation() {
 
 #[test]
 fn a_pause_is_noticed_once_and_only_with_a_ticker() {
-    let pulse = Pulse::default();
-    assert_eq!(pulse.check(1_000, 100), None, "never ticked");
-    pulse.tick(1_000);
-    assert_eq!(pulse.check(1_099, 100), None);
-    assert_eq!(pulse.check(1_100, 100), Some(100));
-    assert_eq!(pulse.check(1_100, 100), None);
-    assert_eq!((pulse.resumed_ns(), pulse.throttled_ns()), (1_100, 100));
+    let pauses = PauseDetector::default();
+    assert_eq!(pauses.check(1_000, 100), None, "never ticked");
+    pauses.tick(1_000);
+    assert_eq!(pauses.check(1_099, 100), None);
+    assert_eq!(pauses.check(1_100, 100), Some(100));
+    assert_eq!(pauses.check(1_100, 100), None);
+    assert_eq!((pauses.resumed_ns(), pauses.throttled_ns()), (1_100, 100));
 }

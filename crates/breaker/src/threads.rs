@@ -6,7 +6,7 @@ use std::cell::Cell;
 use super::{
     slots::ThreadSlots,
     sync::AtomicU64,
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
 /// Returns the thread's number when the thread ends.
@@ -15,31 +15,31 @@ struct Lease(u32);
 static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
 
 /// The thread has not asked for a number yet.
-const UNASKED: usize = usize::MAX;
+const UNCLAIMED: usize = usize::MAX;
 /// The thread has no number: there was none left, or it is being torn down.
 const NONE: usize = usize::MAX - 1;
 
 thread_local! {
     /// Without a destructor, so that reading it costs one load and is possible to the thread's very end.
-    static SLOT: Cell<usize> = const { Cell::new(UNASKED) };
+    static SLOT: Cell<usize> = const { Cell::new(UNCLAIMED) };
     static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
 }
 
 /// Returns the calling thread's shard in a breaker whose first `exclusive` shards have one writer each and whose next shard is
 /// shared by all other threads.
 #[inline]
-pub(super) fn seat(exclusive: usize) -> Seat {
+pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
     let slot = match SLOT.get() {
-        UNASKED => ask(),
+        UNCLAIMED => claim_slot(),
         slot => slot,
     };
     if slot < exclusive {
-        Seat {
+        ShardAccess {
             shard: slot,
             writer: Writer::Exclusive,
         }
     } else {
-        Seat {
+        ShardAccess {
             shard: exclusive,
             writer: Writer::Shared,
         }
@@ -47,7 +47,7 @@ pub(super) fn seat(exclusive: usize) -> Seat {
 }
 
 #[cold]
-fn ask() -> usize {
+fn claim_slot() -> usize {
     // Fails while the thread ends. Then no number is taken, because nothing would return it.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;

@@ -15,7 +15,7 @@ impl LatencyCircuitBreaker {
             return;
         }
         let core = self.core();
-        let Some(counted) = core.pulse.suspend(core.clock.now_ns(), nanos(pause)) else {
+        let Some(counted) = core.pauses.report_pause(core.clock.now_ns(), nanos(pause)) else {
             return;
         };
         let pause = Duration::from_nanos(counted);

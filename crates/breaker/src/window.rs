@@ -7,7 +7,7 @@
 use super::{
     histogram::{CELLS, LogHistogram, Tag, TaggedPair},
     sync::CachePadded,
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
 /// What one completed call adds to the window.
@@ -165,15 +165,15 @@ impl Window {
     #[inline(always)]
     pub(super) fn record(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         moment: Moment,
         sample: &Sample,
         live: impl Fn() -> bool,
     ) -> bool {
         let tag = Tag::new(generation, moment.lap);
-        match self.slice(seat.shard, moment) {
-            Some(slice) => slice.record(seat.writer, tag, sample, live),
+        match self.slice(access.shard, moment) {
+            Some(slice) => slice.record(access.writer, tag, sample, live),
             None => false,
         }
     }

@@ -16,7 +16,7 @@ pub(super) enum Writer {
 
 /// Where the calling thread counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seat {
+pub(super) struct ShardAccess {
     /// Its shard.
     pub(super) shard: usize,
     /// What it may do there.
@@ -44,7 +44,7 @@ pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) ->
 
 /// Adds one to a counter that wraps; returns what it was.
 #[inline]
-pub(super) fn bump(cell: &AtomicU64, writer: Writer) -> u64 {
+pub(super) fn increment(cell: &AtomicU64, writer: Writer) -> u64 {
     match writer {
         Writer::Exclusive => {
             let count = cell.load(Ordering::Relaxed);

@@ -3,23 +3,23 @@
 
 mod admit;
 mod finish;
-mod shift;
+mod transitions;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::{
-    chronicle::Chronicle,
     clock::{Clock, Time, nanos},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     hang::HangWatch,
     inflight::{InFlightRing, RingPlace},
     policy::Rng,
-    signals::{HighWater, Pulse, ShardCounters, Streak},
+    signals::{HighWater, PauseDetector, ShardCounters, Streak},
     stats::TransitionObserver,
     sync::{AtomicU64, CachePadded},
+    transition_log::TransitionLog,
     window::Window,
 };
 
@@ -42,12 +42,12 @@ pub(super) struct Core {
     pub(super) window: Window,
     pub(super) ring: InFlightRing,
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
-    pub(super) pulse: CachePadded<Pulse>,
+    pub(super) pauses: CachePadded<PauseDetector>,
     marks: CachePadded<Marks>,
     /// Only the ticker uses it.
     hang: Mutex<HangWatch>,
     /// Changed together with the gate's word, under the lock.
-    pub(super) chronicle: Mutex<Chronicle>,
+    pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
     /// Open time of the last opening in nanoseconds. The spread of retry hints is half of it.
     open_for_ns: AtomicU64,
@@ -93,10 +93,10 @@ impl Core {
             ),
             ring: InFlightRing::new(shards, slow_ns),
             counters: (0..shards).map(|_| CachePadded::default()).collect(),
-            pulse: CachePadded::default(),
+            pauses: CachePadded::default(),
             marks: CachePadded::default(),
             hang: Mutex::default(),
-            chronicle: Mutex::new(Chronicle::new(clock.now_ns())),
+            transition_log: Mutex::new(TransitionLog::new(clock.now_ns())),
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),
             slow_ns,

@@ -361,7 +361,7 @@ fn a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
 
 #[test]
 fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
-    let stand_still = |ms, change: fn(&mut CircuitBreakerConfig)| {
+    let update_standstill = |ms, change: fn(&mut CircuitBreakerConfig)| {
         let rig = Rig::new(change);
         let lone = rig.admit();
         rig.tick_for_ms(ms);
@@ -369,11 +369,15 @@ fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
         rig.reason_opened()
     };
     let overdue = Some(TransitionReason::Overdue);
-    assert_eq!(stand_still(140, |_| {}), None);
-    assert_eq!(stand_still(170, |_| {}), overdue, "two thresholds and 50 ms");
+    assert_eq!(update_standstill(140, |_| {}), None);
+    assert_eq!(
+        update_standstill(170, |_| {}),
+        overdue,
+        "two thresholds and 50 ms"
+    );
     let patient = |config: &mut CircuitBreakerConfig| config.stall_after = Some(Duration::from_secs(2));
-    assert_eq!(stand_still(1990, patient), None);
-    assert_eq!(stand_still(2020, patient), overdue);
+    assert_eq!(update_standstill(1990, patient), None);
+    assert_eq!(update_standstill(2020, patient), overdue);
     // Many do not need so long.
     let rig = Rig::new(patient);
     let many: Vec<_> = (0..5).map(|_| rig.admit()).collect();

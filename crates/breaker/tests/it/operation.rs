@@ -330,7 +330,7 @@ fn a_verdict_is_given_once_though_an_observer_panics() {
     let other = permits.try_acquire().unwrap();
     let failing = permits.try_acquire().unwrap();
     catch_unwind(AssertUnwindSafe(|| failing.record(Verdict::failure()))).unwrap_err();
-    let still_under_way = closures.try_acquire().unwrap();
+    let still_in_flight = closures.try_acquire().unwrap();
     let failing = || closures.execute_with_latency_check(|| Err::<(), _>("failed"));
     catch_unwind(AssertUnwindSafe(failing)).unwrap_err();
     for breaker in [&permits, &closures] {
@@ -338,5 +338,5 @@ fn a_verdict_is_given_once_though_an_observer_panics() {
         assert_eq!((stats.in_flight, stats.lifetime.stale_results), (1, 0));
         assert_eq!((stats.lifetime.admitted, stats.lifetime.cancelled), (2, 0));
     }
-    drop((other, still_under_way));
+    drop((other, still_in_flight));
 }

@@ -273,11 +273,11 @@ fn a_process_that_is_stopped_for_most_of_the_time_does_not_take_that_for_a_hang(
         let rig = Rig::with_defaults();
         rig.breaker.tick();
         for done in 0..20 {
-            let under_way: Vec<_> = (0..calls).map(|_| rig.admit()).collect();
+            let in_flight: Vec<_> = (0..calls).map(|_| rig.admit()).collect();
             for _ in 0..6 {
                 throttled_period(&rig, 10, watched.then_some(Work { done, busy: true }));
             }
-            for permit in under_way {
+            for permit in in_flight {
                 permit.record(Verdict::success());
             }
         }

@@ -7,7 +7,7 @@ use histogram::{Tag, TaggedPair};
 use slots::ThreadSlots;
 use sync::{AtomicU64, Ordering};
 use tally_testing::explore::{explore, race};
-use writer::{Writer, bump};
+use writer::{Writer, increment};
 
 // Each of these files imports nothing but its siblings here, so they see loom's atomics for the real ones. The models do
 // not use all that the files offer.
@@ -118,7 +118,7 @@ fn never_are_more_permits_out_than_there_are() {
         assert!(matches!(gate.issue_probe(2, 0), Grant::Granted(_)));
         let other = Arc::clone(&gate);
         let (second, seen) = race(move || other.issue_probe(2, 0), || gate.probes(2));
-        assert_eq!((second, seen.issued), (Grant::Refused, 1));
+        assert_eq!((second, seen.issued), (Grant::Rejected, 1));
     });
 }
 
@@ -228,7 +228,7 @@ fn a_late_call_of_an_old_ramp_admits_none_to_the_new_one() {
                 [0, 1].map(|_| gate.admit_to_ramp(word.generation(), half))
             },
         );
-        assert_eq!(admitted, [Grant::Granted(()), Grant::Refused]);
+        assert_eq!(admitted, [Grant::Granted(()), Grant::Rejected]);
     });
 }
 
@@ -353,8 +353,8 @@ fn a_number_has_one_holder_who_sees_what_the_one_before_wrote() {
             if let Some(slot) = held {
                 assert_eq!(slot, 5);
                 // Two holders at once, or one that misses the other's store, would lose a count.
-                bump(count, Writer::Exclusive);
-                bump(count, Writer::Exclusive);
+                increment(count, Writer::Exclusive);
+                increment(count, Writer::Exclusive);
                 slots.release(slot);
             }
             held.is_some()
@@ -378,7 +378,7 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
         let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
         let (changed, next) = race(
             move || {
-                bump(&other_count, Writer::Exclusive);
+                increment(&other_count, Writer::Exclusive);
                 other_slots.release(0);
                 // A change to another number, between the release and the next claim.
                 other_slots.claim()
@@ -387,7 +387,7 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
         );
         assert_eq!(changed, Some(1 - next), "two numbers for two");
         if next == 0 {
-            assert_eq!(bump(&count, Writer::Exclusive), 1);
+            assert_eq!(increment(&count, Writer::Exclusive), 1);
         }
     });
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gate::{BreakerMode, CircuitState, Gate};
 use ring::{InFlightRing, RingPlace};
 use tally_testing::explore::{explore, race};
-use writer::{Seat, Writer};
+use writer::{ShardAccess, Writer};
 
 #[path = "../../src/gate.rs"]
 #[allow(
@@ -40,16 +40,16 @@ const PREEMPTIONS_MAX: usize = 5;
 const THRESHOLD_NS: u64 = 8;
 
 /// The owner of the first shard, the owner of the second one, and everybody else.
-const SEATS: [Seat; 3] = [
-    Seat {
+const ACCESS: [ShardAccess; 3] = [
+    ShardAccess {
         shard: 0,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 1,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 2,
         writer: Writer::Shared,
     },
@@ -70,23 +70,23 @@ fn live(gate: &Gate, generation: u32) -> bool {
 
 /// What a reading shows of the one slot that the models use, and of *older*.
 fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
-    ring.under_way_in(0..1, 0, now_ns, 0).overdue
+    ring.in_flight_of_slots(0..1, 0, now_ns, 0).overdue
 }
 
 #[test]
-fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() {
-    for seat in [SEATS[0], SEATS[2]] {
+fn calls_in_flight_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() {
+    for access in [ACCESS[0], ACCESS[2]] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(seat, 0, 0, || true).unwrap();
-            let ending = ring.enter(seat, 0, 0, || true).unwrap();
+            let hung = ring.enter(access, 0, 0, || true).unwrap();
+            let ending = ring.enter(access, 0, 0, || true).unwrap();
             let other = Arc::clone(&ring);
             // Of two calls one ends on another thread while a third takes over their slot, and while somebody looks.
             let (third, seen) = race(
-                move || other.enter(seat, 0, LAP_NS, || true).unwrap(),
+                move || other.enter(access, 0, LAP_NS, || true).unwrap(),
                 || {
                     let seen = overdue(&ring, LAP_NS);
-                    ring.leave(SEATS[1], 0, ending, LAP_NS, || true);
+                    ring.leave(ACCESS[1], 0, ending, LAP_NS, || true);
                     [seen, overdue(&ring, LAP_NS)]
                 },
             );
@@ -96,33 +96,33 @@ fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() 
             );
             assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
             assert_eq!(overdue(&ring, LATER_NS), 2, "the third one too, by now");
-            ring.leave(SEATS[1], 0, third, LATER_NS, || true);
-            ring.leave(SEATS[2], 0, hung, LATER_NS, || true);
-            assert_eq!(ring.under_way(0, 4 * LAP_NS, 0).overdue, 0);
+            ring.leave(ACCESS[1], 0, third, LATER_NS, || true);
+            ring.leave(ACCESS[2], 0, hung, LATER_NS, || true);
+            assert_eq!(ring.in_flight(0, 4 * LAP_NS, 0).overdue, 0);
         });
     }
 }
 
 #[test]
 fn a_call_that_has_ended_is_never_overdue_though_its_slot_is_taken_over_by_those_who_leave() {
-    for seat in [SEATS[1], SEATS[2]] {
+    for access in [ACCESS[1], ACCESS[2]] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            ring.leave(seat, 0, ended, THRESHOLD_NS, || true);
+            let hung = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+            let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+            ring.leave(access, 0, ended, THRESHOLD_NS, || true);
             let other = Arc::clone(&ring);
             // A call of the next lap comes and goes, in the shard where the other one's end was counted.
             let ((), seen) = race(
                 move || {
-                    let next = other.enter(seat, 0, LAP_NS, || true).unwrap();
-                    other.leave(seat, 0, next, LAP_NS, || true);
+                    let next = other.enter(access, 0, LAP_NS, || true).unwrap();
+                    other.leave(access, 0, next, LAP_NS, || true);
                 },
                 || overdue(&ring, LATER_NS),
             );
             assert!(seen <= 2, "the hung one, and for an instant the next one: {seen}");
             assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
-            ring.leave(SEATS[0], 0, hung, LATER_NS, || true);
+            ring.leave(ACCESS[0], 0, hung, LATER_NS, || true);
             assert_eq!(overdue(&ring, LATER_NS), 0);
         });
     }
@@ -133,14 +133,14 @@ fn a_call_that_has_ended_is_never_overdue_though_its_slot_is_taken_over_by_those
 fn a_reading_during_a_take_over_shows_no_more_than_what_hangs() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        ring.leave(SEATS[1], 0, ended, THRESHOLD_NS, || true);
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        ring.leave(ACCESS[1], 0, ended, THRESHOLD_NS, || true);
         let other = Arc::clone(&ring);
         let ((), seen) = race(
             move || {
-                let next = other.enter(SEATS[1], 0, LAP_NS, || true).unwrap();
-                other.leave(SEATS[1], 0, next, LAP_NS, || true);
+                let next = other.enter(ACCESS[1], 0, LAP_NS, || true).unwrap();
+                other.leave(ACCESS[1], 0, next, LAP_NS, || true);
             },
             || overdue(&ring, LAP_NS),
         );
@@ -153,11 +153,11 @@ fn a_reading_during_a_take_over_shows_no_more_than_what_hangs() {
 fn two_that_take_over_a_shared_slot_move_its_counts_once() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let shared = SEATS[2];
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let shared = ACCESS[2];
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
         ring.leave(shared, 0, ended, THRESHOLD_NS, || true);
-        let next = [0, 1].map(|_| ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap());
+        let next = [0, 1].map(|_| ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap());
         let other = Arc::clone(&ring);
         race(
             move || other.leave(shared, 0, next[0], LAP_NS, || true),
@@ -171,18 +171,18 @@ fn two_that_take_over_a_shared_slot_move_its_counts_once() {
 fn calls_that_leave_on_several_threads_are_all_counted_out() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let calls = [0, 1, 2].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+        let calls = [0, 1, 2].map(|_| ring.enter(ACCESS[0], 0, 0, || true).unwrap());
         let other = Arc::clone(&ring);
         let ((), seen) = race(
-            move || other.leave(SEATS[1], 0, calls[0], LAP_NS, || true),
+            move || other.leave(ACCESS[1], 0, calls[0], LAP_NS, || true),
             || {
-                ring.leave(SEATS[0], 0, calls[1], LAP_NS, || true);
+                ring.leave(ACCESS[0], 0, calls[1], LAP_NS, || true);
                 overdue(&ring, LAP_NS)
             },
         );
         assert!((1..=2).contains(&seen), "one has ended, one may have: {seen}");
         assert_eq!(overdue(&ring, LAP_NS), 1);
-        ring.leave(SEATS[1], 0, calls[2], LAP_NS, || true);
+        ring.leave(ACCESS[1], 0, calls[2], LAP_NS, || true);
         assert_eq!(overdue(&ring, LAP_NS), 0);
     });
 }
@@ -193,10 +193,10 @@ fn a_call_that_ends_laps_later_is_counted_out() {
     for ends_ns in [LAP_NS, 2 * LAP_NS, 3 * LAP_NS, 5 * LAP_NS] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let calls = [0, 1].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+            let calls = [0, 1].map(|_| ring.enter(ACCESS[0], 0, 0, || true).unwrap());
             let other = Arc::clone(&ring);
             let ((), seen) = race(
-                move || other.leave(SEATS[1], 0, calls[0], ends_ns, || true),
+                move || other.leave(ACCESS[1], 0, calls[0], ends_ns, || true),
                 || overdue(&ring, ends_ns),
             );
             assert!((1..=2).contains(&seen), "one hangs, one may have ended: {seen}");
@@ -209,13 +209,13 @@ fn a_call_that_ends_laps_later_is_counted_out() {
 fn calls_of_two_laps_leave_a_slot_in_any_order() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap();
         let other = Arc::clone(&ring);
         race(
-            move || other.leave(SEATS[2], 0, old, LAP_NS, || true),
-            || ring.leave(SEATS[2], 0, next, LAP_NS, || true),
+            move || other.leave(ACCESS[2], 0, old, LAP_NS, || true),
+            || ring.leave(ACCESS[2], 0, next, LAP_NS, || true),
         );
         assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
     });
@@ -226,14 +226,14 @@ fn calls_of_two_laps_leave_a_slot_in_any_order() {
 fn a_reading_sees_calls_of_two_laps_leave() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap();
         let other = Arc::clone(&ring);
         let ((), seen) = race(
             move || {
-                other.leave(SEATS[1], 0, next, LAP_NS, || true);
-                other.leave(SEATS[1], 0, old, LAP_NS, || true);
+                other.leave(ACCESS[1], 0, next, LAP_NS, || true);
+                other.leave(ACCESS[1], 0, old, LAP_NS, || true);
             },
             || overdue(&ring, LAP_NS),
         );
@@ -247,14 +247,14 @@ fn one_that_enters_late_takes_no_count_of_the_next_lap_away() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
         let late = Arc::clone(&ring);
-        let shared = SEATS[2];
+        let shared = ACCESS[2];
         let (late, next) = race(
             move || late.enter(shared, 0, 0, || true).unwrap(),
             || ring.enter(shared, 0, LAP_NS, || true).unwrap(),
         );
         assert_eq!(overdue(&ring, LATER_NS), 2);
-        ring.leave(SEATS[0], 0, late, LATER_NS, || true);
-        ring.leave(SEATS[0], 0, next, LATER_NS, || true);
+        ring.leave(ACCESS[0], 0, late, LATER_NS, || true);
+        ring.leave(ACCESS[0], 0, next, LATER_NS, || true);
         assert_eq!(overdue(&ring, LATER_NS), 0);
     });
 }
@@ -263,12 +263,12 @@ fn one_that_enters_late_takes_no_count_of_the_next_lap_away() {
 /// too late: as it enters, as it leaves, as it leaves laps later.
 #[test]
 fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
-    let shared = SEATS[2];
+    let shared = ACCESS[2];
     let check_late = |late: fn(&InFlightRing, RingPlace, &dyn Fn() -> bool), ends_ns| {
         check(move || {
             let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let place = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+            let place = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
             let (late_gate, late_ring) = (Arc::clone(&gate), Arc::clone(&ring));
             race(
                 move || late(&late_ring, place, &|| live(&late_gate, 0)),
@@ -279,18 +279,21 @@ fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
                     ring.leave(shared, new, ends, ends_ns, live);
                 },
             );
-            assert_eq!(ring.under_way_in(0..1, 1, ends_ns.max(LATER_NS), 0).overdue, 1);
+            assert_eq!(
+                ring.in_flight_of_slots(0..1, 1, ends_ns.max(LATER_NS), 0).overdue,
+                1
+            );
         });
     };
     check_late(
         |ring, _, live| {
-            let _too_late_or_not = ring.enter(SEATS[2], 0, 0, live);
+            let _too_late_or_not = ring.enter(ACCESS[2], 0, 0, live);
         },
         0,
     );
-    check_late(|ring, place, live| ring.leave(SEATS[2], 0, place, 0, live), 0);
+    check_late(|ring, place, live| ring.leave(ACCESS[2], 0, place, 0, live), 0);
     check_late(
-        |ring, place, live| ring.leave(SEATS[2], 0, place, 5 * LAP_NS, live),
+        |ring, place, live| ring.leave(ACCESS[2], 0, place, 5 * LAP_NS, live),
         5 * LAP_NS,
     );
 }

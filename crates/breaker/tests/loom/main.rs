@@ -8,7 +8,7 @@
 //! | in | mutation | model |
 //! |---|---|---|
 //! | `inflight` | no `taken_over`; left slot retagged before *older*; reader takes left *older* first; slots read relaxed | `a_reading_during_a_take_over_…` |
-//! | | reader takes entered *older* last, or relaxed; entered *older* before the slot, or never | `calls_under_way_…` |
+//! | | reader takes entered *older* last, or relaxed; entered *older* before the slot, or never | `calls_in_flight_…` |
 //! | | what was moved is not taken back after a lost exchange | `two_that_take_over_…` |
 //! | | old slots not judged with *older*; a late call counted out of *older* at once | `a_call_that_ends_laps_later_…` |
 //! | | who leaves late wipes out the next lap | `calls_of_two_laps_…` |

@@ -13,7 +13,7 @@ pub const HISTORY_MAX: usize = 16;
 
 /// The transitions so far, behind a lock.
 #[derive(Debug)]
-pub(super) struct Chronicle {
+pub(super) struct TransitionLog {
     /// When the current state began, in nanoseconds of the breaker's clock.
     pub(super) since_ns: u64,
     /// How many times in a row the circuit has opened.
@@ -26,9 +26,9 @@ pub(super) struct Chronicle {
     history: VecDeque<Transition>,
 }
 
-// ===== impl Chronicle =====
+// ===== impl TransitionLog =====
 
-impl Chronicle {
+impl TransitionLog {
     pub(super) fn new(now_ns: u64) -> Self {
         Self {
             since_ns: now_ns,
@@ -48,7 +48,7 @@ impl Chronicle {
     }
 
     /// Adds a transition.
-    pub(super) fn enter(&mut self, transition: Transition) {
+    pub(super) fn push(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
         match transition.to {
             CircuitState::Open => {
