@@ -15,8 +15,8 @@ use super::{
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 impl Core {
-    /// Takes a snapshot while holding the lock of the history. Transitions wait for the lock and calls do not, so everything
-    /// that is read here belongs to one generation.
+    /// Takes a snapshot while holding the lock of the transition log. Transitions wait for the lock and calls do not,
+    /// so everything that is read here belongs to one generation.
     pub(super) fn stats(&self) -> CircuitBreakerStats {
         let transition_log = self.transition_log.lock();
         let now_ns = self.clock.now_ns();

@@ -1,5 +1,5 @@
-//! Numbers of threads. A thread takes a number when it first uses a breaker, and returns the number when it ends. At any time
-//! at most one thread has a number, in all breakers of the process.
+//! Numbers of threads. A thread claims a number when it first uses a breaker and releases it when the thread ends. The
+//! numbers are common to all breakers of the process; at most one thread holds a number at a time.
 
 use std::cell::Cell;
 
@@ -9,24 +9,24 @@ use super::{
     writer::{ShardAccess, Writer},
 };
 
-/// Returns the thread's number when the thread ends.
+/// A claimed number, released when the thread ends.
 struct Lease(u32);
 
 static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
 
-/// The thread has not asked for a number yet.
+/// The thread has not claimed a number yet.
 const UNCLAIMED: usize = usize::MAX;
-/// The thread has no number: there was none left, or it is being torn down.
+/// The thread has no number, because all were taken or because the thread is ending.
 const NONE: usize = usize::MAX - 1;
 
 thread_local! {
-    /// Without a destructor, so that reading it costs one load and is possible to the thread's very end.
+    /// Has no destructor, so reading it costs one load and works until the end of the thread.
     static SLOT: Cell<usize> = const { Cell::new(UNCLAIMED) };
     static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
 }
 
-/// Returns the calling thread's shard in a breaker whose first `exclusive` shards have one writer each and whose next shard is
-/// shared by all other threads.
+/// Returns the calling thread's shard, in a breaker whose first `exclusive` shards have one writing thread each. All
+/// other threads share the next shard.
 #[inline]
 pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
     let slot = match SLOT.get() {
@@ -48,7 +48,7 @@ pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
 
 #[cold]
 fn claim_slot() -> usize {
-    // Fails while the thread ends. Then no number is taken, because nothing would return it.
+    // Fails while the thread ends. Then no number is claimed, because nothing would release it.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;
         lease.set(Some(Lease(slot)));
@@ -63,7 +63,7 @@ fn claim_slot() -> usize {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Before the release: destructors that run later may still make calls.
+        // Set before the release, because destructors that run later may still make calls.
         SLOT.set(NONE);
         SLOTS.release(self.0);
     }

@@ -1,5 +1,5 @@
-//! The history of transitions. A transition holds the history's lock while it computes its deadline from the history and
-//! adds its entry. Admission reads only the gate's word and takes no lock.
+//! The log of transitions. A transition holds the lock of the log while it computes its deadline from the log and adds
+//! its entry. Admission takes no lock: it reads only the gate's word.
 
 use std::collections::VecDeque;
 
@@ -8,10 +8,10 @@ use super::{
     stats::{Transition, TransitionReason},
 };
 
-/// How many transitions a breaker remembers.
+/// Number of transitions that a breaker remembers.
 pub const HISTORY_MAX: usize = 16;
 
-/// The transitions so far, behind a lock.
+/// The last transitions and the counts of all transitions. Protected by a lock.
 #[derive(Debug)]
 pub(super) struct TransitionLog {
     /// When the current state began, in nanoseconds of the breaker's clock.
@@ -47,7 +47,7 @@ impl TransitionLog {
         if stable { 0 } else { self.attempt }
     }
 
-    /// Adds a transition.
+    /// Adds a transition. Removes the oldest one if [`HISTORY_MAX`] are stored.
     pub(super) fn push(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
         match transition.to {

@@ -1,6 +1,6 @@
 //! Loom models: every interleaving of the lock-free pieces, within a bound on preemptions. Each module below includes
 //! the source files that it checks, with loom's primitives instead of the real ones, so no `--cfg loom` is needed.
-//! `LOOM_TELL=1 cargo test -p tally-batch --test loom -- --show-output` prints the number of executions of each model.
+//! `LOOM_COUNT=1 cargo test -p tally-batch --test loom -- --show-output` prints the number of executions of each model.
 //!
 //! The models were tested with mutations of the sources. Each mutation below makes the named model fail. If a change makes a model miss
 //! its mutation, add a model that finds it.

@@ -25,28 +25,29 @@ enum Requester {
     Host,
 }
 
-/// Limit on retries of a call while the state changes. Each retry means that another thread made progress, so the limit is never
-/// reached in practice.
+/// Limit on the attempts to admit a call while the state changes. Each retry means that another thread made progress,
+/// so the limit is not reached in practice.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
-/// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
+/// An open circuit reads the exact time if its deadline is closer than this. The margin is larger than the lag of
+/// `Clock::recent_ns`.
 const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
 const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
 // ===== impl Core =====
 
 impl Core {
-    /// Where the calling thread counts.
+    /// Returns the shard of the calling thread.
     #[inline]
     pub(crate) fn shard_access(&self) -> ShardAccess {
         threads::shard_access(self.config.shards as usize)
     }
 
-    /// Admits or rejects a call. The ticket is written to `into`, not returned: copying bytes that have just been written waits
-    /// for the write. `into` stays None for a call that is not recorded.
+    /// Admits or rejects a call. The ticket is written to `into` instead of being returned, because copying bytes that
+    /// were just written stalls until the write is complete. `into` stays None for a call that is not recorded.
     #[inline(always)]
     pub(crate) fn admit(&self, access: ShardAccess, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
-        // The two cases that must be fast; `pass` decides the same.
+        // These two cases must be fast. `request_admission` decides them in the same way.
         if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
             let recent_ns = self.clock.recent_ns();
             if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
@@ -83,8 +84,8 @@ impl Core {
         self.reject(word, access, now_ns)
     }
 
-    /// Admits a probe of the host if the circuit is half-open, or due to be, and has a permit left. A refusal is not counted,
-    /// because no caller was rejected.
+    /// Admits a probe of the host if the circuit is half-open, or due to become half-open, and has a permit left. A
+    /// rejection is not counted, because no caller was rejected.
     pub(crate) fn admit_probe(&self, access: ShardAccess) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
         for _ in 0..ADMIT_ATTEMPTS_MAX {
@@ -103,7 +104,8 @@ impl Core {
         None
     }
 
-    /// Asks the state machine. `Stale` means that it made a transition first: ask again.
+    /// Asks the state machine to admit a call. Returns `Stale` if the request made a transition: the caller must ask
+    /// again.
     fn request_admission(
         &self,
         word: StateWord,
@@ -177,7 +179,7 @@ impl Core {
         }
     }
 
-    /// Rejects a call; in `MetricsOnly`, admits it and counts that it would have been rejected.
+    /// Rejects a call. In `MetricsOnly`, admits the call and counts that it would have been rejected.
     fn reject(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
         if word.mode() != BreakerMode::MetricsOnly {
             return Err(self.rejection(word, access, now_ns));
@@ -188,7 +190,7 @@ impl Core {
         Ok(Some(self.ticket(word, access, now_ns, None)))
     }
 
-    /// Counts and returns a rejection.
+    /// Counts a rejected call and makes its rejection.
     #[inline(always)]
     fn rejection(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Rejection {
         let retry_ns = self.count_rejection(word, access, now_ns);
@@ -216,7 +218,8 @@ impl Core {
         remaining_ns.saturating_add(self.rng.spread(spread_ns, number, access.shard as u64))
     }
 
-    /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    /// Returns the time after which a retry makes sense, and the range over which to spread the retries, both in
+    /// nanoseconds.
     #[inline]
     pub(crate) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
         let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
@@ -229,7 +232,7 @@ impl Core {
             (_, CircuitState::Open) => (left, half_open_time),
             // The probes decide within their time limit.
             (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
-            // The ramp rejects a share that shrinks; a retry may be admitted at once.
+            // The ramp rejects a share of the calls that decreases; a retry may be admitted at once.
             (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
             (_, CircuitState::Closed) => (0, 0),
         }

@@ -16,10 +16,11 @@ use super::{
 // ===== impl Core =====
 
 impl Core {
-    /// Records the end of a call, with its verdict or, if it was dropped, without one. `access` is the access of the calling thread,
-    /// which may differ from the thread that began the call.
+    /// Records the end of a call with its verdict, or without one if the call was dropped. `access` belongs to the
+    /// calling thread, which may differ from the thread that began the call.
     ///
-    /// Inlined, because most callers know that the verdict is a plain success; the verdict is then never stored.
+    /// Inlined: most callers know at compile time that the verdict is a plain success, and then the verdict is never
+    /// stored.
     #[inline(always)]
     pub(crate) fn finish(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
@@ -29,7 +30,7 @@ impl Core {
         }
     }
 
-    /// A success of no particular batch.
+    /// Records a plain success without a batch.
     fn finish_success(&self, access: ShardAccess, ticket: &Ticket) {
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
@@ -39,7 +40,7 @@ impl Core {
         let counted = word.generation() == ticket.generation && {
             self.leave_ring(access, ticket, now_ns);
             if self.is_ordinary(word, ticket, now_ns) {
-                // `settle_and_record` would do the same. This separate path contains only what an ordinary call needs.
+                // `settle_and_record` would do the same. This path contains only what an ordinary call needs.
                 let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
                 self.record(word, access, &sample, now_ns)
             } else {
@@ -51,7 +52,7 @@ impl Core {
         }
     }
 
-    /// Anything else.
+    /// Records every other end of a call.
     fn finish_other(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
@@ -91,7 +92,8 @@ impl Core {
             && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
     }
 
-    /// Reports a call's outcome and counts it, if it is to be counted. False if the call turns out to be stale.
+    /// Reports a probe's outcome, then counts the call if it counts as evidence. Returns false if the call belongs to a
+    /// generation that is over.
     fn settle_and_record(
         &self,
         word: StateWord,
@@ -108,7 +110,6 @@ impl Core {
         if !self.settle(word, ticket, outcome, now_ns) {
             return false;
         }
-        // A probe's own report may have ended the generation; any other call has come too late then.
         let Some(sample) = sample else {
             if verdict.is_some()
                 && let Some(counters) = self.counters.get(access.shard)
@@ -117,6 +118,8 @@ impl Core {
             }
             return true;
         };
+        // The report of a probe may itself have ended the generation. A probe is therefore counted anyway; any other
+        // call is too late.
         let counted = self.record(word, access, &sample, now_ns) || ticket.probe.is_some();
         if counted && let Some(counters) = self.counters.get(access.shard) {
             count_exceptional(counters, &sample, verdict.is_some(), access.writer);
@@ -124,7 +127,7 @@ impl Core {
         counted
     }
 
-    /// What a call adds to the window, if anything, and what it says as a probe.
+    /// Returns what a call adds to the window, if anything, and its outcome as a probe.
     fn sample(
         &self,
         ticket: &Ticket,
@@ -165,7 +168,7 @@ impl Core {
         };
         let outcome = match verdict.outcome {
             _ if slow || failed => ProbeOutcome::Bad,
-            // A rejection that never reached the executor is no evidence that the executor has recovered.
+            // A call that never reached the executor does not show that the executor has recovered.
             Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
             Outcome::Success | Outcome::Failure | Outcome::Neutral | Outcome::GivenUp => {
                 ProbeOutcome::Withdrawn
@@ -174,8 +177,9 @@ impl Core {
         (Some(sample), outcome)
     }
 
-    /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
-    /// hide them. All that were given up within one slow threshold count as one batch.
+    /// Returns the sample of a call that was given up. Such a call is no evidence unless it was overdue; overdue ones
+    /// count, because otherwise clients that cancel slow calls would hide them. All calls given up within one slow
+    /// threshold count as one batch.
     #[cold]
     fn given_up_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
@@ -193,7 +197,8 @@ impl Core {
         (Some(sample), ProbeOutcome::Bad)
     }
 
-    /// Adds a sample to the window and opens the circuit if a rule requires it. False if the sample's generation is over.
+    /// Adds a sample to the window and opens the circuit if a rule requires it. Returns false if the sample's
+    /// generation is over.
     #[inline(always)]
     fn record(&self, word: StateWord, access: ShardAccess, sample: &Sample, now_ns: u64) -> bool {
         let generation = word.generation();
@@ -225,7 +230,8 @@ impl Core {
         true
     }
 
-    /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    /// Reports the outcome of a probe. Returns false if it has been reported already. Does nothing and returns true if
+    /// the call is not a probe.
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -237,7 +243,7 @@ impl Core {
         }
     }
 
-    /// The latency that is held against the thresholds.
+    /// Returns the latency that is compared with the thresholds.
     fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
         let latency_ns = match (verdict.queue_wait, verdict.commit) {
             (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
@@ -246,12 +252,12 @@ impl Core {
         self.judged_ns(ticket, latency_ns, now_ns)
     }
 
-    /// A latency without the time for which the process itself was held up.
+    /// Returns the latency without the time for which the process did not run.
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
         }
-        // A call may come back before the ticker does.
+        // A call may end before the ticker has noticed the pause.
         self.notice_pause(now_ns);
         latency_ns.min(self.elapsed_ns(ticket, now_ns))
     }
@@ -267,13 +273,13 @@ impl Core {
     }
 }
 
-/// Whether what is behind the breaker has answered, well or not.
+/// Returns whether the guarded service answered, with success or failure.
 fn is_answer(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Success | Outcome::Failure) && verdict.sampled
 }
 
-/// Counts a call that failed, was slow, or says nothing: successes are what is left. One that was given up is counted as
-/// such elsewhere.
+/// Counts a call that failed, was slow or was neutral. Successes need no counter: a snapshot computes them as the rest.
+/// A call that was given up has its own counter, `cancelled`.
 fn count_exceptional(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
     for (counter, counts) in [
         (&counters.failures, sample.failed),

@@ -1,5 +1,5 @@
-//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls, `finish`
-//! records their ends, `shift` makes transitions.
+//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls,
+//! `finish` records their ends, `transitions` changes the state.
 
 mod admit;
 mod finish;
@@ -23,7 +23,7 @@ use super::{
     window::Window,
 };
 
-/// An admitted call: what `finish` needs to record its end.
+/// An admitted call, with everything that `finish` needs to record its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     pub(super) admitted_ns: u64,
@@ -32,7 +32,7 @@ pub(super) struct Ticket {
     probe: Option<ProbeTicket>,
 }
 
-/// The breaker behind its handles.
+/// The state of a breaker, which all its handles share.
 pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
@@ -44,19 +44,19 @@ pub(super) struct Core {
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
     pub(super) pauses: CachePadded<PauseDetector>,
     marks: CachePadded<Marks>,
-    /// Only the ticker uses it.
+    /// Used by the ticker only.
     hang: Mutex<HangWatch>,
-    /// Changed together with the gate's word, under the lock.
+    /// The lock is held while the gate's word changes, so that both change together.
     pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
-    /// Open time of the last opening in nanoseconds. The spread of retry hints is half of it.
+    /// The last open time, in nanoseconds. Retry hints are spread over half of it.
     open_for_ns: AtomicU64,
     slow_ns: u64,
-    /// Below this, a latency reaches no threshold.
+    /// A latency below this reaches no threshold.
     ordinary_ns: u64,
 }
 
-/// Marks by which events are counted only once for each batch, row of failures or slice.
+/// Words that prevent counting one event twice: per batch, per run of failures or per slice.
 #[derive(Debug, Default)]
 struct Marks {
     streak: Streak,
@@ -80,7 +80,7 @@ impl Core {
         clock: Arc<dyn Clock>,
         observer: Option<Arc<dyn TransitionObserver>>,
     ) -> Self {
-        // One more shard is shared by the threads beyond their number.
+        // The last shard is shared by all threads that have no shard for themselves.
         let shards = config.shards as usize + 1;
         let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);
@@ -124,7 +124,8 @@ impl fmt::Debug for Core {
     }
 }
 
-/// The end of a time that begins now, in whole milliseconds of the clock, rounded up: never early.
+/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so that the period is never
+/// too short.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
 }

@@ -1,4 +1,4 @@
-//! Makes transitions.
+//! Changes the state: by time, by evidence, or by command of an operator.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
     Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms,
 };
 
-/// A transition to be made.
+/// A requested transition.
 struct Step {
     to: CircuitState,
     reason: TransitionReason,
@@ -25,13 +25,14 @@ struct Step {
     open_for: Option<Duration>,
 }
 
-/// The longest time for which an operator can open a circuit; `ForcedOpen` has no end.
+/// The longest time for which an operator can open a circuit. `ForcedOpen` has no such limit.
 const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // ===== impl Core =====
 
 impl Core {
-    /// Makes the transitions that depend on time alone. The host calls it at regular intervals.
+    /// Makes the transitions that depend on time, and judges the window and the calls in flight. The host calls it at
+    /// regular intervals.
     pub(crate) fn tick(&self, work: Option<Work>) {
         let now_ns = self.clock.now_ns();
         self.notice_pause(now_ns);
@@ -83,8 +84,8 @@ impl Core {
 
     /// Evaluates the window and the calls in flight.
     fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
-        // `finished` is read before `unanswered`, so no unanswered call is taken for an answer. The difference may be too low
-        // for a moment; `HangWatch` allows for that.
+        // `finished` is read before `unanswered`, so no unanswered call is counted as answered. The difference may be
+        // too low for a moment; `HangWatch` takes this into account.
         let finished = self.sum(|counters| &counters.finished);
         let unanswered = self.sum(|counters| &counters.unanswered);
         let evidence = self.evidence(word.generation(), now_ns);
@@ -98,7 +99,7 @@ impl Core {
             in_flight: evidence.in_flight,
             work,
         };
-        // A thread that ticks at the same moment observes the same, so one of them is enough.
+        // If another thread ticks at the same moment, it sees the same evidence, so one evaluation is enough.
         let hangs = self
             .hang
             .try_lock()
@@ -124,7 +125,7 @@ impl Core {
         }
     }
 
-    /// Counts hung probes as bad; true if that ended the generation.
+    /// Counts probes that reached their time limit as bad. Returns whether this ended the generation.
     pub(super) fn expire_probes(&self, word: StateWord, now_ns: u64) -> bool {
         let timeout_us = nanos(self.config.effective_probe_timeout()) / NANOS_PER_MICRO;
         let not_before_us = self.pauses.resumed_ns() / NANOS_PER_MICRO;
@@ -135,7 +136,7 @@ impl Core {
         expired.is_some_and(|probes| self.decide(word, probes, TransitionReason::ProbeTimeout, now_ns))
     }
 
-    /// Ends a half-open generation as soon as its probes suffice, either way.
+    /// Ends the half-open generation if its probes suffice for a decision. Returns whether it ended.
     pub(super) fn decide(
         &self,
         word: StateWord,
@@ -153,8 +154,9 @@ impl Core {
         }
     }
 
-    /// The longest wait is over. Some good probes and no bad one are enough then: traffic may be too thin for more. Without
-    /// any probe the wait begins anew when the first one comes (`renew`), for nothing has been learned.
+    /// Decides when the longest wait is over. At least one good probe and no bad one are enough then, because traffic
+    /// may be too thin for more. If no probe was admitted, nothing is known: with `renew`, which the first call sets,
+    /// the wait begins again.
     pub(super) fn end_half_open_wait(&self, word: StateWord, now_ns: u64, renew: bool) {
         let probes = self.gate.probes(word.generation());
         if probes.issued > 0 && probes.ok > 0 && probes.bad == 0 {
@@ -164,7 +166,7 @@ impl Core {
         } else if renew {
             let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
             let _transition_log = self.transition_log.lock();
-            // Not a change of state, so not part of the history. A thread that was faster did the same.
+            // The state stays the same, so the log gets no entry. On failure another thread has already done the same.
             let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
         }
     }
@@ -198,7 +200,7 @@ impl Core {
         )
     }
 
-    /// Makes a transition from the word it was decided upon; false if that is no longer the one.
+    /// Makes a transition from `observed`, the word on which it was decided. Returns false if the word has changed.
     fn apply(&self, observed: StateWord, step: Step) -> bool {
         let made = self.apply_locked(&mut self.transition_log.lock(), observed, step);
         if let Some(transition) = &made {
@@ -239,7 +241,7 @@ impl Core {
         let opened = to == CircuitState::Open;
         if opened {
             self.open_for_ns.store(nanos(lasts), Ordering::Relaxed);
-            // An operator's opening is no evidence about the service, so it does not lengthen the next open time.
+            // An operator's command is no evidence about the service, so it does not lengthen the next open time.
             transition_log.attempt = if open_for.is_none() {
                 attempt.saturating_add(1)
             } else {
@@ -314,7 +316,7 @@ impl Core {
             name: "tally.breaker.self_throttled",
             key = &*self.key,
             ?pause,
-            "the process was held up; latencies are judged from now on"
+            "the process did not run; latencies are measured from now on"
         );
         if let Some(observer) = &self.observer {
             observer.on_self_throttled(&self.key, pause);
@@ -345,13 +347,13 @@ impl Core {
         }
     }
 
-    /// Goes to closed (`None`), or to open for a given time, whatever the state.
+    /// Forces the state, from any state: open for the given time, or closed with None.
     pub(crate) fn force(&self, open_for: Option<Duration>) {
         let open_for = open_for.map(|time| time.min(OPEN_FOR_MAX));
         let now_ns = self.clock.now_ns();
         let made = {
             let mut transition_log = self.transition_log.lock();
-            // Under the lock nobody else changes the word, so this is the word that the step starts from.
+            // While the lock is held no other thread changes the word, so the transition starts from this word.
             let word = self.gate.load();
             let (to, reason) = match open_for {
                 Some(_) => (CircuitState::Open, TransitionReason::Forced),
