@@ -149,7 +149,7 @@ async fn commit_of(
     assert_eq!(processor.stats().commit_average, duration);
 }
 
-// ===== 21: the guard =====
+// ===== the guard =====
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -217,7 +217,7 @@ fn an_executor_that_panics_answers_everybody() {
     assert_eq!((stats.replies_missing, stats.queue_depth), (1, 0));
 }
 
-// ===== 22: nothing is dropped twice, nothing is kept =====
+// ===== nothing is dropped twice, nothing is kept =====
 
 #[tokio::test(start_paused = true)]
 async fn ten_items_are_dropped_ten_times() {
@@ -278,7 +278,7 @@ fn ten_answers_are_dropped_ten_times() {
     assert_eq!(drops.load(Ordering::SeqCst), 10);
 }
 
-// ===== 23, 24: nobody waits for a timer =====
+// ===== no request waits for a timer =====
 
 /// The runtime has no timer, so the test would panic if the code waited for one.
 #[test]
@@ -340,7 +340,7 @@ fn a_batch_contains_what_is_queued_up_to_the_requested_size() {
     drop((futures, claimed));
 }
 
-// ===== 25: shutdown =====
+// ===== shutdown =====
 
 #[test]
 fn a_closed_ring_is_emptied_and_accepts_nothing() {

@@ -194,8 +194,8 @@ impl HangWatch {
         last: &Observation,
         observation: &Observation,
     ) -> bool {
-        let somebody_calls = observation.in_flight.calls > 0 || observation.unanswered > last.unanswered;
-        somebody_calls && self.work_ns >= nanos(config.effective_stall_after())
+        let has_callers = observation.in_flight.calls > 0 || observation.unanswered > last.unanswered;
+        has_callers && self.work_ns >= nanos(config.effective_stall_after())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-// ===== 26: callers who leave =====
+// ===== callers who leave =====
 
 #[test]
 fn cancelled_in_the_queue_is_never_executed() {
@@ -37,7 +37,7 @@ fn cancelled_after_the_claim_is_executed() {
     );
 }
 
-// ===== 27: deadlines =====
+// ===== deadlines =====
 
 #[tokio::test(start_paused = true)]
 async fn the_callers_timer_sees_the_expiry_first() {
@@ -176,9 +176,9 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
     assert_eq!(processor.stats().commit_average, before * 7 / 8);
 }
 
-// ===== 31: timers =====
+// ===== timers =====
 
-/// The test blocks the executor's thread. The callers' runtime goes on: its paused clock advances when all tasks are idle, and
+/// The test blocks the executor's thread. The callers' runtime continues: its paused clock advances when all tasks are idle, and
 /// so reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {

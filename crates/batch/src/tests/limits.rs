@@ -132,8 +132,8 @@ fn out_of_bounds_settings_are_named() {
         ..good
     };
     assert_eq!(too_long.validate().unwrap_err().field, "max_linger_us");
-    let nobody = BatchConfig { siblings: 0, ..good };
-    assert_eq!(nobody.validate().unwrap_err().field, "siblings");
+    let no_siblings = BatchConfig { siblings: 0, ..good };
+    assert_eq!(no_siblings.validate().unwrap_err().field, "siblings");
     for client_share_percent in [0, 101] {
         let bad = BatchConfig {
             client_share_percent,

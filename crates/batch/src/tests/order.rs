@@ -116,7 +116,7 @@ fn naive(waiting: &mut Vec<Waiting>, items_max: usize, bounds: Bounds) -> Batch 
     batch
 }
 
-// ===== both =====
+// ===== processor and model compared =====
 
 #[derive(Debug, Clone, Copy)]
 enum Event {

@@ -42,7 +42,7 @@ async fn values(futures: Vec<ResponseFuture<usize>>) -> Vec<Result<usize, BatchE
 async fn batches_form_while_the_previous_one_is_processed_and_keep_their_size() {
     let (batches, thread, go_on, sizes) = held(4);
     let first = submit_all(&batches, 0..1);
-    assert_eq!(sizes.recv(), Ok(1), "nobody waits for a timer");
+    assert_eq!(sizes.recv(), Ok(1), "no request waits for a timer");
     let rest = submit_all(&batches, 1..10);
     for size in [4, 4, 1] {
         go_on.send(()).unwrap();

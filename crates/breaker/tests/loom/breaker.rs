@@ -320,7 +320,7 @@ fn a_reading_never_mixes_two_slices() {
     });
 }
 
-// ===== words with one writer =====
+// ===== words with an exclusive writer =====
 
 #[test]
 fn a_reader_sees_the_counts_of_the_owner_in_order() {
@@ -341,7 +341,7 @@ fn a_reader_sees_the_counts_of_the_owner_in_order() {
     });
 }
 
-// ===== the threads' numbers =====
+// ===== thread numbers =====
 
 #[test]
 fn a_number_has_one_holder_that_sees_earlier_writes() {

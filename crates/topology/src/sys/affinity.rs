@@ -309,10 +309,10 @@ mod tests {
 
     #[test]
     fn unknown_thread_is_reported_with_errno() {
-        let nobody = Tid::MAX;
-        let error = get_affinity(nobody).unwrap_err();
+        let missing = Tid::MAX;
+        let error = get_affinity(missing).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
-        let error = get_scheduler(nobody).unwrap_err();
+        let error = get_scheduler(missing).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }
 
