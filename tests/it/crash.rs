@@ -23,13 +23,13 @@ use crate::{
     support::server::{ServerOptions, TestServer},
 };
 
-/// The seed of a run that is to be repeated.
+/// The seed of a run to repeat.
 const SEED: &str = "TALLY_TEST_SEED";
 /// How often a server is killed under the client that counts acknowledgements.
 const KILLS: usize = 5;
-/// Transactions in a call: few, so that there are many moments to be killed at.
+/// Transactions per call. A small number, so that the server can be killed at many different points.
 const BATCH: usize = 40;
-/// Calls that are under way when the server is killed.
+/// Number of calls in flight when the server is killed.
 const IN_FLIGHT: usize = 4;
 /// Turns that the calls get before the server is killed, at most: about as long as they take.
 const TURNS_MAX: u64 = 10_000;
@@ -48,7 +48,7 @@ struct Ledger {
     acknowledged: HashMap<String, i64>,
 }
 
-/// A call that is under way: the place of its first transaction, and what will be answered.
+/// A call in flight: the index of its first transaction, and its future answer.
 type Call = (usize, JoinHandle<Option<Vec<(String, i64)>>>);
 
 // ===== impl Random =====
@@ -118,7 +118,7 @@ impl Ledger {
         }
     }
 
-    /// Kills the server while calls are under way. Says from where to go on: the first one that was not answered.
+    /// Kills the server while calls are in flight. Returns where to continue: the index of the first transaction without an answer.
     async fn send_and_kill(&mut self, server: &mut TestServer, from: usize, random: &mut Random) -> usize {
         let client = one_shot(server).await;
         let places = (from..).step_by(BATCH).take(IN_FLIGHT);
@@ -252,7 +252,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
     server.assert_verified();
 }
 
-/// Waits until so many transactions are committed by an import that is still under way.
+/// Waits until the running import has committed `sequence` transactions.
 async fn wait_for_sequence(client: &Client, import: &mut Child, sequence: usize) {
     for _ in 0..POLLS_MAX {
         let ledger = client.batch_stats().await.unwrap().ledger.unwrap();

@@ -32,7 +32,7 @@ impl<Q> Backlog<Q> {
         self.ahead.pop_front().or_else(|| ring.pop())
     }
 
-    /// Gives back the request that `next` returned last. The walk goes on with the one after it.
+    /// Gives back the request that `next` returned last. The walk continues with the next request.
     pub(super) fn pass_over(&mut self, request: Q) {
         self.passed.push_back(request);
     }

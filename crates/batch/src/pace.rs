@@ -152,8 +152,8 @@ impl Pace {
         None
     }
 
-    fn learn(&mut self, somebody_came: bool) {
-        if somebody_came {
+    fn learn(&mut self, callers_arrived: bool) {
+        if callers_arrived {
             self.skip_next = 1;
         } else {
             self.skip = self.skip_next;

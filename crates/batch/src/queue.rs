@@ -131,7 +131,7 @@ impl<T: BatchItem, R> Queue<T, R> {
         }
     }
 
-    /// Whether the deadline may pass if the executor goes on lingering.
+    /// Whether the deadline may pass if the executor continues to linger.
     fn is_urgent(&self, queued: &Queued<T, R>) -> bool {
         let linger = self.config.max_linger;
         queued.deadline.is_some_and(|deadline| {

@@ -1,5 +1,5 @@
-//! Tests of the batch processor's guarantees. Time stands still unless a test moves it, and in nearly all tests the test itself
-//! is the executor, step by step.
+//! Tests of the batch processor's guarantees. The clock moves only when a test moves it. In nearly all tests the test
+//! itself acts as the executor, step by step.
 
 mod budget;
 mod fairness;
@@ -118,7 +118,7 @@ fn take<R>(intake: &mut Intake<Counted, R>) -> Vec<Claimed<Counted, R>> {
     claimed
 }
 
-/// Answers every request with its own number.
+/// Answers every request with the request's number.
 fn answer(intake: &Intake<Counted, usize>, claimed: Vec<Claimed<Counted, usize>>) {
     let answers = claimed
         .into_iter()
@@ -149,7 +149,7 @@ async fn commit_of(
     assert_eq!(processor.stats().commit_average, duration);
 }
 
-// ===== 21: the guard =====
+// ===== the guard =====
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -201,7 +201,7 @@ fn an_executor_that_panics_answers_everybody() {
     let executor = thread::spawn(move || {
         let mut in_hand = Vec::new();
         assert_eq!(intake.take(1, &mut in_hand), 1);
-        // Unwinds as a panic does, without a message on standard error.
+        // Unwinds like a panic, but prints no message on standard error.
         resume_unwind(Box::new("torn state"));
     });
     assert!(executor.join().is_err());
@@ -217,7 +217,7 @@ fn an_executor_that_panics_answers_everybody() {
     assert_eq!((stats.replies_missing, stats.queue_depth), (1, 0));
 }
 
-// ===== 22: nothing is dropped twice, nothing is kept =====
+// ===== nothing is dropped twice, nothing is kept =====
 
 #[tokio::test(start_paused = true)]
 async fn ten_items_are_dropped_ten_times() {
@@ -278,9 +278,9 @@ fn ten_answers_are_dropped_ten_times() {
     assert_eq!(drops.load(Ordering::SeqCst), 10);
 }
 
-// ===== 23, 24: nobody waits for a timer =====
+// ===== no request waits for a timer =====
 
-/// The runtime has no timer, so code that waited for one would panic.
+/// The runtime has no timer, so the test would panic if the code waited for one.
 #[test]
 fn a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
@@ -319,7 +319,7 @@ async fn steady_arrivals_do_not_delay_one_another() {
 }
 
 #[test]
-fn a_batch_is_what_waits_and_no_more_than_asked_for() {
+fn a_batch_contains_what_is_queued_up_to_the_requested_size() {
     let mut both = sides(8);
     let futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -330,7 +330,7 @@ fn a_batch_is_what_waits_and_no_more_than_asked_for() {
     };
     let _pair = submit(&both.0, pair, None);
     assert_eq!(both.1.waiting(), 4);
-    // Two items that belong together are not split: the second batch has one more than asked for.
+    // The two items of one request are not split: the second batch has one item more than requested.
     let mut claimed = Vec::new();
     assert_eq!(both.1.take(2, &mut claimed), 2);
     assert_eq!(numbers(&claimed), [0, 1]);
@@ -340,10 +340,10 @@ fn a_batch_is_what_waits_and_no_more_than_asked_for() {
     drop((futures, claimed));
 }
 
-// ===== 25: shutdown =====
+// ===== shutdown =====
 
 #[test]
-fn a_closed_ring_is_emptied_and_lets_nobody_in() {
+fn a_closed_ring_is_emptied_and_accepts_nothing() {
     let mut both = sides(8);
     let mut futures = (0..3)
         .map(|number| submit_number(&both, number))
@@ -356,7 +356,7 @@ fn a_closed_ring_is_emptied_and_lets_nobody_in() {
     let claimed = take(&mut both.1);
     assert_eq!(numbers(&claimed), [0, 1, 2]);
     assert!(both.1.is_drained());
-    // Nothing more will come, so there is nothing to sleep for, however often it is tried.
+    // The queue is closed and empty, so every call of `sleep` returns at once.
     both.1.sleep(1);
     both.1.sleep(1);
     answer(&both.1, claimed);
@@ -367,7 +367,7 @@ fn a_closed_ring_is_emptied_and_lets_nobody_in() {
 }
 
 #[test]
-fn all_that_was_let_in_is_executed_whoever_is_in_the_door() {
+fn every_accepted_request_is_executed_during_a_close() {
     const CALLERS: usize = 3;
     let (processor, mut intake) = sides::<usize>(4);
     let executor = thread::spawn(move || {

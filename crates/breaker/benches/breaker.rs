@@ -1,4 +1,5 @@
-//! What a call through the breaker costs, next to the breakers of `failsafe` and `tower-resilience`, in one run.
+//! Measures the cost of a call through the breaker, together with the breakers of `failsafe` and `tower-resilience` in
+//! one run.
 //!
 //! ```text
 //! cargo bench --bench breaker                 # a table: medians of all rounds, nanoseconds per call
@@ -6,9 +7,10 @@
 //! cargo bench --bench breaker -- --gate       # fails if the budget is exceeded or a peer is faster
 //! ```
 //!
-//! Every cell is measured once a round, one after the other, so that a disturbance of the machine meets all of them. A
-//! breaker is fresh in each round. Closures are held against closures and layers against layers; what is guarded returns
-//! a number that the compiler cannot guess. The layers' futures are polled with a waker that does nothing.
+//! Each round measures every cell once, one after the other, so that a disturbance of the machine affects all cells.
+//! Each round uses new breakers. Closures are compared with closures, and layers with layers. The guarded operation
+//! returns a number that the compiler cannot predict. The futures of the layers are polled with a waker that does
+//! nothing.
 
 #![expect(
     clippy::disallowed_types,
@@ -42,41 +44,42 @@ use tally_breaker::{CircuitBreakerConfig, CircuitBreakerLayer, Clock, LatencyCir
 use tower::{Layer, Service, service_fn};
 use tower_resilience_circuitbreaker as resilience;
 
-/// How often each cell is measured.
+/// How many times each cell is measured.
 const ROUNDS: usize = 15;
-/// Calls of one measurement.
+/// Number of calls per measurement.
 const CALLS: u32 = 100_000;
-/// Calls of one measurement of a row that is a hundred times slower.
+/// Number of calls per measurement, for a row that is a hundred times slower.
 const CALLS_OF_SLOW_ROW: u32 = 1_000;
-/// Of so many calls, one more is made before the clock starts.
+/// Before the clock starts, this fraction of the calls is made as a warm-up: one in ten.
 const WARM_UP_SHARE: u32 = 10;
-/// What the 60 s window of the peer holds when it is measured: no more than 167 calls a second make.
+/// Number of calls in the peer's 60 s window when it is measured, which corresponds to 167 calls a second.
 const WINDOW_FILL: u32 = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 const SLOW_THRESHOLD: Duration = Duration::from_millis(50);
 
-/// The budget: nanoseconds of a closed call over the two clock reads.
+/// The budget of a closed call, in nanoseconds beyond the two clock reads.
 const OVER_CLOCK_MAX_NS: f64 = 40.0;
-/// The same for the tower layer, whose future has to own what it needs: two changes of a reference count, and copies.
+/// The budget of the tower layer, in nanoseconds beyond the two clock reads. It is higher because the layer's future
+/// must own what it needs: two changes of a reference count, and copies.
 const LAYER_OVER_CLOCK_MAX_NS: f64 = 80.0;
-/// The budget: nanoseconds of a rejection, before it is encoded.
+/// The budget of a rejection in nanoseconds, before it is encoded.
 const REJECTION_MAX_NS: f64 = 1000.0;
 
 const COLUMNS: [&str; 3] = ["closed, 1 thread", "closed, 2 threads", "rejected while open"];
 
-/// What a row is compared with.
+/// The group of rows with which a row is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Clock,
-    /// What the layers guard, without one.
+    /// The service that the layers guard, without a layer.
     Service,
     Closure,
-    /// Told for comparison only: what the closure would take with the clock that the peers read.
+    /// For information only: the closure with the clock that the peers read.
     Exact,
     Layer,
 }
 
-/// One breaker in one way of use.
+/// One breaker, used in one way.
 struct Row {
     name: &'static str,
     kind: Kind,
@@ -136,7 +139,7 @@ const ROWS: [Row; 8] = [
     },
 ];
 
-/// The system's clock, which is asked for the exact time always.
+/// The system's clock, with exact readings only.
 #[derive(Debug)]
 struct ExactClock(SystemClock);
 
@@ -146,7 +149,7 @@ impl Clock for ExactClock {
     }
 }
 
-/// The samples of a row: for each column, one a round.
+/// The samples of a row: for each column, one sample per round.
 type Samples = [Vec<f64>; COLUMNS.len()];
 
 fn main() -> ExitCode {
@@ -155,7 +158,7 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--gate" => gate = true,
             "--json" => json = true,
-            // Cargo adds it.
+            // Cargo adds this argument.
             "--bench" => {}
             other => {
                 eprintln!("unknown argument {other:?}: --gate and --json are known");
@@ -177,7 +180,7 @@ fn main() -> ExitCode {
         eprintln!("over budget: {failure}");
     }
     if failures.is_empty() {
-        eprintln!("within budget, and ahead of both peers in every column");
+        eprintln!("within budget, and faster than both peers in every column");
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -230,7 +233,7 @@ fn tally_closure(column: usize) -> Option<f64> {
     Some(time_closure(&breaker, threads))
 }
 
-/// Rejections that read the exact clock, as those of the peers do.
+/// Measures rejections that read the exact clock, as the peers do.
 fn tally_exactly(column: usize) -> Option<f64> {
     if threads_of(column).is_some() {
         return None;
@@ -322,7 +325,7 @@ fn echo(number: u32) -> Ready<Result<u32, u32>> {
     ready(Ok(black_box(number)))
 }
 
-/// A call through a layer, polled until it is done.
+/// Makes a call through a layer and polls it until it is ready.
 fn layer_call<S>(mut service: S) -> impl FnMut()
 where
     S: Service<u32>,
@@ -346,7 +349,7 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
 
 // ===== measuring =====
 
-/// The threads of a column; None for the column of rejections.
+/// Returns the number of threads of a column; None for the column of rejections.
 fn threads_of(column: usize) -> Option<usize> {
     [Some(1), Some(2)].get(column).copied().flatten()
 }
@@ -388,7 +391,7 @@ fn median(samples: impl Iterator<Item = f64>) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-/// The median of what `row` takes longer than `base` in the same round.
+/// Returns the median of the differences between `row` and `base` in the same round.
 fn median_over(row: &Samples, base: &Samples, column: usize) -> Option<f64> {
     let pairs = row.get(column)?.iter().zip(base.get(column)?);
     median(pairs.map(|(row, base)| row - base))
@@ -396,7 +399,7 @@ fn median_over(row: &Samples, base: &Samples, column: usize) -> Option<f64> {
 
 // ===== telling =====
 
-/// What breaks the budget, in words.
+/// Returns a description of every violation of the budget.
 fn judge(samples: &[Samples]) -> Vec<String> {
     let mut failures = Vec::new();
     let Some(clock) = samples.first() else {
@@ -441,7 +444,7 @@ fn judge(samples: &[Samples]) -> Vec<String> {
 
 fn print_table(samples: &[Samples]) {
     let shown = |cell: Option<f64>| cell.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.1}"));
-    println!("nanoseconds per call, medians of {ROUNDS} rounds; in brackets: over the two clock reads");
+    println!("nanoseconds per call, medians of {ROUNDS} rounds; in brackets: beyond the two clock reads");
     print!("{:<52}", "");
     COLUMNS.iter().for_each(|column| print!("{column:>22}"));
     println!();

@@ -45,11 +45,11 @@ pub trait Classify<R, E> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResultClassifier;
 
-/// A closure as a [`Classify`]; see [`classify_fn`].
+/// A closure used as a [`Classify`]; see [`classify_fn`].
 #[derive(Clone, Copy)]
 pub struct ClassifyFn<F>(F);
 
-/// Classifies by a closure `Fn(Result<&R, &E>) -> Verdict`.
+/// Makes a [`Classify`] from a closure `Fn(Result<&R, &E>) -> Verdict`.
 #[inline]
 pub const fn classify_fn<F>(classify: F) -> ClassifyFn<F> {
     ClassifyFn(classify)
@@ -69,28 +69,28 @@ impl Verdict {
         }
     }
 
-    /// A success whose latency counts.
+    /// Returns the verdict "success"; the latency counts.
     #[must_use]
     #[inline]
     pub const fn success() -> Self {
         Self::new(Outcome::Success, true)
     }
 
-    /// A failure whose latency counts.
+    /// Returns the verdict "failure"; the latency counts.
     #[must_use]
     #[inline]
     pub const fn failure() -> Self {
         Self::new(Outcome::Failure, true)
     }
 
-    /// No evidence; the latency does not count.
+    /// Returns the verdict "no evidence"; the latency does not count.
     #[must_use]
     #[inline]
     pub const fn neutral() -> Self {
         Self::new(Outcome::Neutral, false)
     }
 
-    /// The caller stopped waiting; the same as dropping the permit.
+    /// Returns the verdict of a call whose caller stopped waiting. It has the same effect as dropping the permit.
     #[must_use]
     #[inline]
     pub const fn given_up() -> Self {

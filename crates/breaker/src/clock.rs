@@ -17,11 +17,12 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// A monotonic clock. A breaker never reads the time of day, so a step of the wall clock cannot move a deadline.
 pub trait Clock: Any + Send + Sync + fmt::Debug {
-    /// Returns nanoseconds since a fixed origin; never decreases.
+    /// Returns the nanoseconds since a fixed origin; never decreases.
     fn now_ns(&self) -> u64;
 
-    /// Returns a slightly older time at less cost: never later than [`now_ns`](Self::now_ns), and at most about 10 ms earlier
-    /// unless the system stalls. An open circuit reads it while its deadline is far, so that rejections are cheap.
+    /// Returns a slightly older time at lower cost: never later than [`now_ns`](Self::now_ns), and at most about 10 ms
+    /// earlier unless the system stalls. An open circuit whose deadline is far away reads this time, so that rejections
+    /// are cheap.
     fn recent_ns(&self) -> u64 {
         self.now_ns()
     }
@@ -29,8 +30,8 @@ pub trait Clock: Any + Send + Sync + fmt::Debug {
 
 /// The operating system's monotonic clock, counted from the moment this value was made.
 ///
-/// It reads the same system clock as `std::time::Instant`, but takes the number directly. An `Instant` gives nanoseconds only
-/// through a `Duration`; two such conversions took a tenth of the time of a guarded call each.
+/// It reads the same system clock as `std::time::Instant`, but returns plain nanoseconds. An `Instant` gives
+/// nanoseconds only through a `Duration`. Each of the two conversions per guarded call took a tenth of the call's time.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     origin_ns: u64,
@@ -43,14 +44,14 @@ pub(super) enum Time {
     Other(Arc<dyn Clock>),
 }
 
-/// A clock that stands still until a test moves it.
+/// A clock that moves only when a test moves it.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 
 // ===== impl SystemClock =====
 
 impl SystemClock {
-    /// A clock that shows zero now.
+    /// Makes a clock whose time is zero now.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -71,7 +72,7 @@ impl Clock for SystemClock {
         nanos_of(ClockId::Monotonic).saturating_sub(self.origin_ns)
     }
 
-    /// The same clock at the kernel's last tick, which is read from memory; a tick is 1 to 10 ms.
+    /// Reads the time of the kernel's last timer tick from memory. Ticks are 1 to 10 ms apart.
     #[inline]
     #[cfg(target_os = "linux")]
     fn recent_ns(&self) -> u64 {
@@ -79,15 +80,15 @@ impl Clock for SystemClock {
     }
 }
 
-/// Nanoseconds since the clock's own origin, usually the system's start.
+/// Returns the nanoseconds since the origin of `clock`, usually the start of the system.
 #[inline]
 fn nanos_of(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
-    // Neither part is ever negative, and 2^64 nanoseconds are 584 years.
+    // Neither part is negative, and 2^64 nanoseconds are 584 years.
     now.tv_sec.cast_unsigned() * NANOS_PER_SECOND + now.tv_nsec.cast_unsigned()
 }
 
-/// Whole nanoseconds of `time`, at most `u64::MAX` (584 years).
+/// Returns `time` in nanoseconds, at most `u64::MAX` (584 years).
 pub(super) fn nanos(time: Duration) -> u64 {
     time.as_secs()
         .saturating_mul(NANOS_PER_SECOND)
@@ -125,7 +126,7 @@ impl Time {
 // ===== impl ManualClock =====
 
 impl ManualClock {
-    /// A clock that shows `now_ns` nanoseconds.
+    /// Makes a clock whose time is `now_ns` nanoseconds.
     #[must_use]
     pub const fn new(now_ns: u64) -> Self {
         Self(AtomicU64::new(now_ns))

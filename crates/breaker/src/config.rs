@@ -37,8 +37,8 @@ pub struct CircuitBreakerConfig {
     /// Opens at this many failures in a row, independent of the rate and the number of calls. The failures of one batch
     /// count once. None turns the rule off; otherwise at least 1; default 20.
     pub consecutive_failures: Option<u32>,
-    /// Opens at this many slow calls in the window, independent of their rate. None turns the rule off; otherwise at least
-    /// 1; default None. The seed's `latency_violation_threshold`.
+    /// Opens at this many slow calls in the window, independent of their rate. None turns the rule off; otherwise at
+    /// least 1; default None. Called `latency_violation_threshold` in the original code.
     pub violations: Option<u32>,
     /// Opens when the 99th percentile of the latency reaches this, that is, when 1 % of the calls took this long or longer.
     /// None turns the rule off; otherwise 1 µs to 60 s; default None.
@@ -91,7 +91,7 @@ pub struct CircuitBreakerConfig {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The narrowest slot of the in-flight ring is a microsecond, and there are eight to a threshold.
+/// The narrowest slot of the in-flight ring is 1 µs wide, and a threshold has at least eight slots.
 const SLOW_THRESHOLD_MIN: Duration = Duration::from_micros(8);
 /// A stall of few calls is weaker evidence than a stall of many, so it must last longer by this time. The bound within which
 /// a hang must be detected, two thresholds and 100 ms by default, leaves room for this time and for late ticks.
@@ -101,8 +101,9 @@ const SHARDS_DEFAULT_MAX: usize = 8;
 // ===== impl CircuitBreakerConfig =====
 
 impl CircuitBreakerConfig {
-    /// Returns the settings of the code that this breaker grew from: slow from 1 ms, 5 failures in a row, 3 good probes,
-    /// open for 60 s, 10 violations. They suit calls that stay in memory: 1 ms is shorter than one disk sync.
+    /// Returns the settings of the original code from which this breaker was developed: slow from 1 ms, 5 consecutive
+    /// failures, 3 good probes, open for 60 s, 10 slow calls. They suit calls that stay in memory: 1 ms is shorter than
+    /// one disk sync.
     #[must_use]
     pub fn seed() -> Self {
         Self {

@@ -1,7 +1,7 @@
-//! The gate decides which calls are admitted. One atomic word holds mode, state, generation and deadline. A second word counts
-//! the probes of a half-open generation. A third word spaces out the calls of a ramp.
+//! The gate decides which calls are admitted. One atomic word holds mode, state, generation and deadline. A second word
+//! counts the probes of a half-open generation. A third word spaces out the calls of a ramp.
 //!
-//! Imports nothing but `super::sync`, so that `tests/loom` can model-check this very file.
+//! This file imports only `super::sync`, so that `tests/loom` can model-check it unchanged.
 
 use super::sync::{AtomicU64, Ordering};
 
@@ -31,24 +31,26 @@ pub enum BreakerMode {
     Disabled,
 }
 
-/// `mode:3 | state:3 | generation:22 | deadline_ms:36`. A generation is what lies between two transitions; a result
-/// counts only in the generation that admitted its call. 36 bits of milliseconds last 2.1 years from the clock's origin.
+/// `mode:3 | state:3 | generation:22 | deadline_ms:36`. A generation is the time between two transitions; a result
+/// counts only in the generation that admitted its call. 36 bits of milliseconds last 2.1 years from the clock's
+/// origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StateWord(u64);
 
 /// The probes of one half-open generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Probes {
-    /// Permits given out and not withdrawn.
+    /// Number of permits issued, minus those withdrawn.
     pub(super) issued: u32,
-    /// Probes that were fast and successful.
+    /// Number of probes that were fast and successful.
     pub(super) ok: u32,
-    /// Probes that were slow, failed, or are still running after their time.
+    /// Number of probes that were slow, failed, or did not end within the time limit.
     pub(super) bad: u32,
 }
 
-/// A probe in flight: its slot, and the value written there, which holds the time of its beginning. The thread that removes the
-/// value from the slot (the call at its end, or the ticker at the time limit) reports the outcome.
+/// A probe in flight: the index of its slot, and the value stored there, which contains the probe's start time. The
+/// thread that removes the value from the slot reports the outcome: the thread that ends the call, or the ticker at the
+/// time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProbeTicket {
     slot: usize,
@@ -62,18 +64,18 @@ pub(super) enum ProbeOutcome {
     Ok,
     /// Slow or failed.
     Bad,
-    /// No verdict: the permit goes back.
+    /// No verdict: the permit becomes available again.
     Withdrawn,
 }
 
-/// The answer to a request for a probe's permit, or for a place in the ramp.
+/// The answer to a request for a probe permit or for admission to the ramp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant<T> {
-    /// Granted.
+    /// The request is granted.
     Granted(T),
-    /// Refused.
-    Refused,
-    /// The state has moved on; look at the state word again.
+    /// The request is rejected.
+    Rejected,
+    /// The state has changed: load the state word again.
     Stale,
 }
 
@@ -84,9 +86,9 @@ pub(super) struct Gate {
     word: AtomicU64,
     /// `generation:22 | issued:14 | ok:14 | bad:14`; written by probes only.
     probes: AtomicU64,
-    /// `busy:1 | generation:22 | began_us:41` for each probe under way, or zero; as many as there are permits.
+    /// One word per permit: `busy:1 | generation:22 | began_us:41` for a probe in flight, otherwise zero.
     slots: Box<[AtomicU64]>,
-    /// `generation:22 | credit:42`, the credit being a binary fraction with [`CREDIT_BITS`] places.
+    /// `generation:22 | credit:42`. The credit is a fixed-point number with [`CREDIT_BITS`] binary places.
     ramp: AtomicU64,
 }
 
@@ -111,13 +113,13 @@ const SLOT_TIME_MASK: u64 = (1 << SLOT_TIME_BITS) - 1;
 
 const CREDIT_WORD_BITS: u32 = 42;
 const CREDIT_WORD_MASK: u64 = (1 << CREDIT_WORD_BITS) - 1;
-/// Places of the ramp's binary fraction: a weight of 1 is `1 << CREDIT_BITS`.
+/// Binary places of the ramp's credit: a weight of 1 is `1 << CREDIT_BITS`.
 pub(super) const CREDIT_BITS: u32 = 20;
 
 // ===== impl CircuitState =====
 
 impl CircuitState {
-    /// The name in the notation of metrics and events: `closed`, `open`, `half_open`, `ramp`.
+    /// Returns the name used in metrics and events: `closed`, `open`, `half_open`, `ramp`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -143,7 +145,7 @@ impl CircuitState {
             1 => Self::Open,
             2 => Self::HalfOpen,
             3 => Self::Ramp,
-            // Only `bits()` ever writes the field; zero is the one value left.
+            // The field is written by `bits()` only, so this is 0.
             _ => Self::Closed,
         }
     }
@@ -152,7 +154,7 @@ impl CircuitState {
 // ===== impl BreakerMode =====
 
 impl BreakerMode {
-    /// The name in the notation of metrics and events: `auto`, `metrics_only`, `forced_open`, `disabled`.
+    /// Returns the name used in metrics and events: `auto`, `metrics_only`, `forced_open`, `disabled`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -178,7 +180,7 @@ impl BreakerMode {
             1 => Self::MetricsOnly,
             2 => Self::ForcedOpen,
             3 => Self::Disabled,
-            // Only `bits()` ever writes the field; zero is the one value left.
+            // The field is written by `bits()` only, so this is 0.
             _ => Self::Auto,
         }
     }
@@ -206,13 +208,15 @@ impl StateWord {
         ((self.0 >> DEADLINE_BITS) & GENERATION_MASK) as u32
     }
 
-    /// Milliseconds of the clock: the end of OPEN, of the wait in HALF_OPEN, of the RAMP. Meaningless in CLOSED.
+    /// Returns the deadline in milliseconds of the clock: when the open time, the half-open wait or the ramp ends.
+    /// Meaningless while closed.
     #[inline]
     pub(super) const fn deadline_ms(self) -> u64 {
         self.0 & DEADLINE_MASK
     }
 
-    /// The word after a transition: same mode, next generation. A deadline beyond the field's end stays at its end.
+    /// Returns the word after a transition: the same mode, the next generation. A deadline that does not fit into the
+    /// field is set to the field's maximum.
     pub(super) const fn next(self, state: CircuitState, deadline_ms: u64) -> Self {
         let generation = (self.generation() as u64 + 1) & GENERATION_MASK;
         let deadline = if deadline_ms > DEADLINE_MASK {
@@ -248,7 +252,8 @@ impl Probes {
 // ===== impl Gate =====
 
 impl Gate {
-    /// A closed gate that gives out at most `permits` probes (at most `2^14 − 1`) in a half-open generation.
+    /// Makes a closed gate that issues at most `permits` probes in a half-open generation. `permits` is at most `2^14 −
+    /// 1`.
     pub(super) fn new(mode: BreakerMode, permits: u32) -> Self {
         Self {
             word: AtomicU64::new(StateWord::new(mode).0),
@@ -280,7 +285,7 @@ impl Gate {
         }
     }
 
-    /// Changes the mode and nothing else; returns the mode before.
+    /// Changes only the mode; returns the previous mode.
     pub(super) fn set_mode(&self, mode: BreakerMode) -> BreakerMode {
         let mut observed = self.load();
         loop {
@@ -295,7 +300,7 @@ impl Gate {
         }
     }
 
-    /// The probes of `generation`; none if the word still belongs to another one.
+    /// Returns the counts of `generation`, or zeroes if the word still belongs to another generation.
     pub(super) fn probes(&self, generation: u32) -> Probes {
         let word = self.probes.load(Ordering::Acquire);
         if word >> PROBES_GENERATION_SHIFT == u64::from(generation) {
@@ -305,20 +310,20 @@ impl Gate {
         }
     }
 
-    /// Asks for a permit in `generation`, for a probe that begins at `now_us`.
+    /// Requests a permit in `generation` for a probe that begins at `now_us`.
     pub(super) fn issue_probe(&self, generation: u32, now_us: u64) -> Grant<ProbeTicket> {
         let mut word = self.probes.load(Ordering::Acquire);
         loop {
             let base = if word >> PROBES_GENERATION_SHIFT == u64::from(generation) {
                 word
             } else if self.load().generation() == generation {
-                // The first probe of its generation: what the word holds belongs to an earlier one.
+                // The first probe of its generation: the counts in the word belong to an earlier one.
                 u64::from(generation) << PROBES_GENERATION_SHIFT
             } else {
                 return Grant::Stale;
             };
             if Probes::unpack(base).issued as usize >= self.slots.len() {
-                return Grant::Refused;
+                return Grant::Rejected;
             }
             match self
                 .probes
@@ -331,13 +336,14 @@ impl Gate {
         if let Some(ticket) = self.occupy_slot(generation, now_us) {
             return Grant::Granted(ticket);
         }
-        // Every slot looked busy because others came and went during the scan. Giving the permit back is always safe.
+        // Every slot looked busy, because other probes began and ended during the scan. Returning the permit is always
+        // safe.
         self.count(generation, ProbeOutcome::Withdrawn);
-        Grant::Refused
+        Grant::Rejected
     }
 
-    /// Ends a probe. Returns the new counts if the report was accepted: not if the ticker has counted the probe as
-    /// bad already, nor if its generation is over.
+    /// Ends a probe. Returns the new counts if the report was accepted. Returns None if the ticker has already counted
+    /// the probe as bad or if the generation is over.
     pub(super) fn settle_probe(
         &self,
         generation: u32,
@@ -345,14 +351,14 @@ impl Gate {
         outcome: ProbeOutcome,
     ) -> Option<Probes> {
         let slot = self.slots.get(ticket.slot)?;
-        // The slot is freed before the permit: never more slots in use than permits given out.
+        // The slot is freed before the permit, so that never more slots are in use than permits are issued.
         slot.compare_exchange(ticket.value, 0, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
         self.count(generation, outcome)
     }
 
-    /// Counts as bad every probe of `generation` that has been under way for `timeout_us` or longer; a probe that began
-    /// before `not_before_us` is taken to have begun then. Returns the new counts if there was one.
+    /// Counts as bad every probe of `generation` that has been in flight for `timeout_us` or longer. A probe that began
+    /// before `not_before_us` is treated as begun at that time. Returns the new counts if any probe was counted.
     pub(super) fn expire_probes(
         &self,
         generation: u32,
@@ -379,16 +385,16 @@ impl Gate {
         counts
     }
 
-    /// Lets the share `weight / 2^CREDIT_BITS` of the calls pass: each call adds its weight to the credit, and passes if
-    /// that reaches the next whole number. Of `n` calls at a constant weight `w`, at most `n·w + 1` pass, evenly spaced;
-    /// the first one does.
+    /// Admits the share `weight / 2^CREDIT_BITS` of the calls. Each call adds its weight to the credit and is admitted
+    /// if the credit thereby reaches the next whole number. Of `n` calls with a constant weight `w`, at most `n·w + 1`
+    /// are admitted, evenly spaced; the first call is admitted.
     pub(super) fn admit_to_ramp(&self, generation: u32, weight: u32) -> Grant<()> {
         let mut word = self.ramp.load(Ordering::Acquire);
         loop {
             let credit = if word >> CREDIT_WORD_BITS == u64::from(generation) {
                 word & CREDIT_WORD_MASK
             } else if self.load().generation() == generation {
-                // Just below one, so that the first call of a ramp passes.
+                // Just below one, so that the first call of a ramp is admitted.
                 (1 << CREDIT_BITS) - 1
             } else {
                 return Grant::Stale;
@@ -400,15 +406,15 @@ impl Gate {
                 .compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) if raised >> CREDIT_BITS != credit >> CREDIT_BITS => return Grant::Granted(()),
-                Ok(_) => return Grant::Refused,
+                Ok(_) => return Grant::Rejected,
                 Err(seen) => word = seen,
             }
         }
     }
 
-    /// Writes the beginning of a probe into a free slot, or one that an earlier generation left behind. A slot of another
-    /// generation is earlier only if ours is still in force: a thread that slept through a transition must not evict a
-    /// probe of the present generation.
+    /// Writes the start time of a probe into a slot that is free or that still holds a probe of an earlier generation.
+    /// A slot of another generation is an earlier one only if `generation` is current. Without this check, a thread
+    /// that slept through a transition could overwrite a probe of the current generation.
     fn occupy_slot(&self, generation: u32, now_us: u64) -> Option<ProbeTicket> {
         let value = SLOT_BUSY | (u64::from(generation) << SLOT_TIME_BITS) | (now_us & SLOT_TIME_MASK);
         for (index, slot) in self.slots.iter().enumerate() {
@@ -445,7 +451,7 @@ impl Gate {
     }
 }
 
-/// Whether a slot holds a probe of `generation`.
+/// Returns whether a slot holds a probe of `generation`.
 fn is_probe_of(value: u64, generation: u32) -> bool {
     value & SLOT_BUSY != 0 && (value >> SLOT_TIME_BITS) & GENERATION_MASK == u64::from(generation)
 }

@@ -13,7 +13,7 @@ use super::{
     machine::Core,
     permit::{BorrowedPermit, Lane, Permit},
     stats::{CircuitBreakerStats, TransitionObserver},
-    writer::Seat,
+    writer::ShardAccess,
 };
 
 /// A latency circuit breaker. Clones share one circuit; a clone costs a reference count.
@@ -90,12 +90,12 @@ impl LatencyCircuitBreaker {
     {
         let core = &*self.shared.core;
         // The same thread ends the call, because this frame is on its stack.
-        let seat = core.seat();
+        let access = core.shard_access();
         let mut call = BorrowedPermit::new(core);
-        core.admit(seat, call.ticket_mut())
+        core.admit(access, call.ticket_mut())
             .map_err(CircuitBreakerError::Open)?;
         let result = operation();
-        call.end(seat, &classify.classify(result.as_ref()));
+        call.end(access, &classify.classify(result.as_ref()));
         result.map_err(CircuitBreakerError::Inner)
     }
 
@@ -126,18 +126,18 @@ impl LatencyCircuitBreaker {
     /// The circuit rejects the call.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
-        let seat = self.shared.core.seat();
-        let mut permit = Permit::new(self.lane(seat));
-        self.shared.core.admit(seat, permit.ticket_mut())?;
+        let access = self.shared.core.shard_access();
+        let mut permit = Permit::new(self.lane(access));
+        self.shared.core.admit(access, permit.ticket_mut())?;
         Ok(permit)
     }
 
     /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open, or
     /// has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
-        let seat = self.shared.core.seat();
-        let ticket = self.shared.core.admit_probe(seat)?;
-        let mut permit = Permit::new(self.lane(seat));
+        let access = self.shared.core.shard_access();
+        let ticket = self.shared.core.admit_probe(access)?;
+        let mut permit = Permit::new(self.lane(access));
         *permit.ticket_mut() = Some(ticket);
         Some(permit)
     }
@@ -163,13 +163,13 @@ impl LatencyCircuitBreaker {
 
     /// Closes the circuit from any state and discards the evidence. The mode stays.
     pub fn reset(&self) {
-        self.shared.core.command(None);
+        self.shared.core.force(None);
     }
 
     /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the circuit
     /// recovers by itself.
     pub fn open_for(&self, duration: Duration) {
-        self.shared.core.command(Some(duration));
+        self.shared.core.force(Some(duration));
     }
 
     /// Takes a coherent snapshot. It allocates and is meant to be called a few times a second.
@@ -210,10 +210,12 @@ impl LatencyCircuitBreaker {
 
     /// The lane of the calling thread's shard.
     #[inline]
-    fn lane(&self, seat: Seat) -> Arc<Lane> {
+    fn lane(&self, access: ShardAccess) -> Arc<Lane> {
         let Shared { core, lanes } = &*self.shared;
         // There is a lane for every shard. A new lane would work as well, only slower.
-        lanes.get(seat.shard).map_or_else(|| Lane::new(core), Arc::clone)
+        lanes
+            .get(access.shard)
+            .map_or_else(|| Lane::new(core), Arc::clone)
     }
 }
 

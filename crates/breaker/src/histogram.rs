@@ -1,49 +1,52 @@
-//! The words that a window is made of: a pair of counters that empties itself when its time slice comes round again,
-//! and a logarithmic histogram of such pairs.
+//! The parts of the window: [`TaggedPair`], two counters in one word, and [`LogHistogram`], a histogram of such pairs.
+//! A counter is reset when its time slice is used again.
 //!
-//! Imports nothing but `super::sync` and `super::writer`, so that `tests/loom` can model-check this very file.
+//! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
 use super::{
     sync::{AtomicU64, Ordering},
     writer::{Writer, publish},
 };
 
-/// Which time slice of which generation a word belongs to: `generation:8 | lap:16`. A slot of a ring of `n` slices is
-/// used once a lap, so the lap alone tells its contents from those of the last time round. Sixteen bits of laps last
-/// 7.6 days with the default window; a shard that saw neither a call nor a sweep for exactly that long is the one case
-/// in which an old slice could pass for a new one.
+/// The generation and lap of a word: `generation:8 | lap:16`. Each time slice of a ring is used once per lap, so the
+/// lap distinguishes its current counts from those of the lap before. With the default window, laps repeat after 7.6
+/// days (2^16 laps). Counts of an old slice could be taken for new ones only if a shard saw neither a call nor a sweep
+/// for exactly that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
-/// Two counters and their tag in one word: `tag:24 | a:20 | b:20`. Adding is lock-free and loses nothing: a thread that
-/// finds an older tag starts the word afresh, and a late one that finds the next lap's tag adds to that. Each counter stops at [`COUNT_MAX`] (a million calls in one slice of one shard) instead of spilling over.
+/// Two counters and their tag in one word: `tag:24 | a:20 | b:20`. Adding is lock-free and loses no count: a thread
+/// that finds an older tag resets the word, and a late thread that finds a later lap's tag adds to that lap. A counter
+/// saturates at [`COUNT_MAX`], which is a million calls in one slice of one shard.
 #[derive(Debug, Default)]
 pub(super) struct TaggedPair(AtomicU64);
 
-/// A histogram with [`CELLS`] cells, four to an octave, from 1 µs to 67 s.
+/// A histogram with [`CELLS`] cells, four per octave, from 1 µs to 67 s.
 #[derive(Debug)]
 pub(super) struct LogHistogram {
     cells: [TaggedPair; CELLS],
 }
 
 const COUNT_BITS: u32 = 20;
-/// Where a counter of a [`TaggedPair`] stops.
+/// The largest value of a counter of a [`TaggedPair`]; the counter saturates there.
 pub(super) const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-/// The highest bits of both counters.
+/// The highest bit of each of the two counters.
 const NEARLY_FULL: u64 = (1 << (2 * COUNT_BITS - 1)) | (1 << (COUNT_BITS - 1));
 const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const LAP_BITS: u32 = 16;
 const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 const GENERATION_MASK: u64 = 0xff;
-/// How many laps behind the others a thread may be when it adds. More than that and the word is the one that is behind.
+/// A thread that adds may be up to this many laps late. If the word's lap is further ahead, the lap number has wrapped
+/// and the word is the older one.
 const LAPS_LATE_MAX: u64 = 8;
 
-/// Cells in a histogram: 26 octaves of four.
+/// Number of cells in a histogram: 26 octaves of four.
 pub(super) const CELLS: usize = 104;
 const CELLS_PER_OCTAVE: usize = 4;
-/// The longest duration that has a cell of its own; longer ones share the last.
+/// The longest duration, in microseconds, that the histogram distinguishes. Longer durations are counted in the last
+/// cell.
 const MICROS_MAX: u64 = (1 << (CELLS / CELLS_PER_OCTAVE)) - 1;
-/// A cell's upper edge is a whole multiple of this many nanoseconds, shifted by its octave.
+/// The unit of the cells' upper edges in nanoseconds. An edge is a multiple of this unit, shifted left by the octave.
 const EDGE_UNIT_NS: u64 = 250;
 
 // ===== impl Tag =====
@@ -61,7 +64,7 @@ impl Tag {
         self.0 >> LAP_BITS == other.0 >> LAP_BITS
     }
 
-    /// Whether `self` is a little ahead of `other`, which belongs to the same generation.
+    /// Returns whether `self` is 1 to [`LAPS_LATE_MAX`] laps ahead of `other`. Both must belong to the same generation.
     const fn is_ahead_of(self, other: Self) -> bool {
         let laps = self.0.wrapping_sub(other.0) & LAP_MASK;
         laps > 0 && laps <= LAPS_LATE_MAX
@@ -71,24 +74,25 @@ impl Tag {
 // ===== impl TaggedPair =====
 
 impl TaggedPair {
-    /// Adds to both counters under `tag`. `live` tells whether the tag's generation is still in force; it is asked only
-    /// when the word holds another generation's counts. Returns false, having added nothing, if it is not.
+    /// Adds `a` and `b` to the counters under `tag`. Returns false, without a change, if the generation of `tag` is
+    /// over. `live` returns whether that generation is current; it is called only if the word holds counts of another
+    /// generation.
     #[inline(always)]
     pub(super) fn add(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let word = self.0.load(Ordering::Acquire);
-        // By far the commonest case: this slice, and room for half as many counts again.
+        // The most common case: the word belongs to this slice, and both counters are at most half full.
         if Tag::of(word) == tag && word & NEARLY_FULL == 0 && (a | b) < COUNT_MAX / 2 {
             let next = word + ((a << COUNT_BITS) | b);
             if publish(&self.0, word, next, writer).is_ok() {
                 return true;
             }
         }
-        self.add_slowly(writer, tag, a, b, live)
+        self.add_slow_path(writer, tag, a, b, live)
     }
 
     #[cold]
     #[inline(never)]
-    fn add_slowly(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
+    fn add_slow_path(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             let seen = Tag::of(word);
@@ -113,13 +117,13 @@ impl TaggedPair {
         }
     }
 
-    /// Empties the word if it holds something older than `tag`. Anybody may, whoever writes the word: an exclusive writer
-    /// that comes in between writes over the empty word, see [`publish`].
+    /// Resets the word if it holds counts older than `tag`. Any thread may call this, even if another thread writes the
+    /// word exclusively: see [`publish`] for why the race is harmless.
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
-        self.add_slowly(Writer::Shared, tag, 0, 0, live);
+        self.add_slow_path(Writer::Shared, tag, 0, 0, live);
     }
 
-    /// Both counters, if the word belongs to `tag`; zeroes if it holds something older.
+    /// Returns both counters if the word belongs to `tag`, otherwise zeroes.
     pub(super) fn read(&self, tag: Tag) -> (u64, u64) {
         let word = self.0.load(Ordering::Acquire);
         if Tag::of(word) == tag {
@@ -168,7 +172,7 @@ impl LogHistogram {
         }
     }
 
-    /// Empties the cells that hold something older than `tag`.
+    /// Resets the cells that hold counts older than `tag`.
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         for cell in &self.cells {
             cell.sweep(tag, &live);
@@ -176,23 +180,24 @@ impl LogHistogram {
     }
 }
 
-/// The cell that counts `micros`: the octave, then the two bits below the leading one.
+/// Returns the cell that counts `micros`: the octave, and within it the two bits below the leading bit.
 pub(super) fn cell_of(micros: u64) -> usize {
     let micros = micros.clamp(1, MICROS_MAX);
     let octave = micros.ilog2();
-    // Shifting left first, because the octaves 0 and 1 have fewer than two bits below their leader.
+    // Shifts left first, because in octaves 0 and 1 fewer than two bits follow the leading bit.
     let quarter = ((micros << 2) >> octave) & 3;
     octave as usize * CELLS_PER_OCTAVE + quarter as usize
 }
 
-/// The upper edge of a cell in nanoseconds; every duration counted in it is shorter, except that the last cell also
-/// holds what is longer than the histogram reaches.
+/// Returns the upper edge of a cell in nanoseconds. Every duration counted in the cell is shorter, except in the last
+/// cell, which also counts all longer durations.
 pub(super) fn upper_edge_ns(cell: usize) -> u64 {
     let quarters = (CELLS_PER_OCTAVE + cell % CELLS_PER_OCTAVE + 1) as u64;
     (quarters << (cell / CELLS_PER_OCTAVE)) * EDGE_UNIT_NS
 }
 
-/// The middle of a cell in nanoseconds: at most an eighth away from every duration of 4 µs to 67 s that the cell counts.
+/// Returns the middle of a cell in nanoseconds. It differs by at most an eighth from every duration counted in the
+/// cell, for durations of 4 µs to 67 s.
 pub(super) fn middle_ns(cell: usize) -> u64 {
     let eighths = (2 * (CELLS_PER_OCTAVE + cell % CELLS_PER_OCTAVE) + 1) as u64;
     (eighths << (cell / CELLS_PER_OCTAVE)) * (EDGE_UNIT_NS / 2)

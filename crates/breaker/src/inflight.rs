@@ -1,29 +1,36 @@
-//! Counts calls in flight by the time of their admission, so that a call that hangs is noticed before it ends.
+//! Counts the calls in flight by the time of their admission, so that a call that hangs is noticed before it ends.
 //!
-//! A ring of slots, each between a sixteenth and an eighth of the slow threshold wide. A slot counts the calls that were
-//! admitted in its time and, apart from them, those of them that have ended; the difference is under way, and overdue if
-//! the slot is older than the threshold. Each shard of threads has a ring of its own, in which its threads count the calls
-//! they admit and the calls they end, whoever admitted those: so every word has the writers of one shard only, and both
-//! counts never fall. When a slot's turn comes again (after eight thresholds or more), what it holds moves to the *older*
-//! counter of its side.
+//! Each shard of threads has a ring of time slots. A slot is between a sixteenth and an eighth of the slow threshold
+//! wide. It has two counts: *entered*, the calls admitted in that time, and *left*, those of these calls that have
+//! ended. The difference is the number of calls in flight. These calls are overdue if the slot is older than the
+//! threshold. A thread counts in the ring of the shard that it belongs to, even when it ends a call that another thread admitted. Each
+//! word therefore has the writers of one shard only, and no count ever decreases. When a slot is used again (after
+//! eight thresholds or more), its counts move to the *older* counters: the entered count to the *older* counter of the
+//! entered side, the left count to that of the left side.
 //!
-//! **Never more than there are.** Of the calls that had ended when a reading began, each one that is seen as entered is
-//! also seen as left, in the same sum. Entered counts are read first: *older* before the slots, while writers take a slot
-//! over before they add to *older*, so a count on its way is missed, not seen twice. Then the left ones: slots before
-//! *older*, while writers add to *older* before they take the slot over, so a count on its way is seen twice, not missed.
-//! A slot that is found to have been taken over by a left count, or that has not been used in this lap or the last one,
-//! is judged together with *older*. So a reading that races with a take-over may miss calls; the next one will not.
+//! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
+//! the reading sees the call's entry, it also sees the call's end, and puts both into the same sum. Two orders
+//! guarantee this:
+//! - The entered side is read first, *older* before the slots. Writers take a slot over before they add its old count
+//!   to *older*. A count that moves during the reading is therefore missed, never counted twice.
+//! - The left side is read second, the slots before *older*. Writers add the old count to *older* before they take the
+//!   slot over. A count that moves during the reading is therefore counted twice, never missed.
 //!
-//! Imports nothing but `super::sync` and `super::writer`, so that `tests/loom` can model-check this very file.
+//! A slot is summed up together with *older* in two cases: a left count of a later lap has taken the slot over during
+//! the reading, or the slot was used neither in the current lap nor in the one before. A reading that races with a
+//! take-over may miss calls; the next reading does not.
+//!
+//! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
 use std::ops::Range;
 
 use super::{
     sync::{AtomicU64, CachePadded, Ordering},
-    writer::{Seat, Writer, publish},
+    writer::{ShardAccess, Writer, publish},
 };
 
-/// The slot that a call was counted in, by its number from the clock's origin; needed to count it out again.
+/// The slot in which a call was counted as entered, as its number since the clock's origin. It is needed to count the
+/// end of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RingPlace {
     epoch: u64,
@@ -31,21 +38,22 @@ pub(super) struct RingPlace {
 
 /// The calls in flight at one moment, and their age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct UnderWay {
-    /// All of them.
+pub(super) struct InFlight {
+    /// Number of calls in flight.
     pub(super) calls: u64,
-    /// Calls that have been in flight for the slow threshold or longer.
+    /// Number of calls that have been in flight for the slow threshold or longer.
     pub(super) overdue: u64,
-    /// Number of whole thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. A pipeline that hangs
-    /// for this long could have completed as many slow batches, which is the evidence that `min_batches` requires.
+    /// Number of whole thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. In this time a
+    /// pipeline that did not hang would have completed at least this many batches, even slow ones. Therefore the number
+    /// replaces the evidence that `min_batches` requires.
     pub(super) rounds: u32,
-    /// Since when the oldest has been under way, at the earliest: where its slot begins, so up to an eighth of the threshold
-    /// too early. Zero for one that has left the ring of slots.
+    /// The earliest time at which the oldest call can have begun, in nanoseconds: the beginning of its slot, which is
+    /// up to an eighth of the threshold too early. Zero if the call is in the *older* counter. None without calls.
     pub(super) oldest_ns: Option<u64>,
-    /// Calls that were admitted at least one and less than two thresholds ago, ended or not.
+    /// Number of calls that were admitted at least one and less than two thresholds ago, ended or not.
     pub(super) due: u64,
-    /// The calls of `due` that have not ended.
-    pub(super) due_under_way: u64,
+    /// Number of calls in `due` that have not ended.
+    pub(super) due_in_flight: u64,
 }
 
 /// The ring of one breaker.
@@ -58,9 +66,9 @@ pub(super) struct InFlightRing {
 
 #[derive(Debug)]
 struct Shard {
-    /// Calls admitted by the shard's threads.
+    /// Counts the calls that the shard's threads admitted.
     entered: Side,
-    /// Calls ended by the shard's threads.
+    /// Counts the calls that the shard's threads ended.
     left: Side,
 }
 
@@ -68,44 +76,46 @@ struct Shard {
 struct Side {
     /// `generation:20 | lap | count`, see [`Layout`].
     slots: [AtomicU64; SLOTS],
-    /// `generation:22 | count:42`; the count wraps, and only its difference to the other side's means something.
+    /// `generation:22 | count:42`. The count wraps; only the difference between the counts of the two sides is
+    /// meaningful.
     older: AtomicU64,
 }
 
-/// How wide the slots are, and how their words are divided. A slot of `2^n` ns has `n − 2` bits for its count, enough for
-/// 268 million calls a second in one shard, and the rest for its lap: laps come round again after 104 days, or 3 if the
-/// threshold is below 130 µs. A slot of a shard in which no call came or went for just that long (give or take a
-/// sixty-fourth of it) is the one case in which old counts could pass for new ones.
+/// The width of the slots, and the division of their words. A slot of `2^n` ns has `n − 2` bits for its count, which is
+/// enough for 268 million calls a second in one shard. The remaining bits hold the lap. Lap numbers repeat after 104
+/// days, or after 3 days if the threshold is below 130 µs. Old counts could be taken for new ones only if no call
+/// entered or left a slot of a shard for just that time, within a sixty-fourth.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
-    /// A slot is `2^slot_shift` nanoseconds wide: a division less for each call.
+    /// A slot is `2^slot_shift` nanoseconds wide. A power of two saves a division per call.
     slot_shift: u32,
     count_bits: u32,
 }
 
-/// What the shards hold in the slots of one index.
+/// The counts in the slots of one index, summed over the shards.
 #[derive(Debug, Default, Clone, Copy)]
 struct SlotSum {
-    /// Calls of the last lap under way; negative if a reading races.
+    /// Calls of the newest lap that are in flight. May be negative if a write races with the reading.
     newest: i64,
-    /// Calls of the last lap, ended or not.
+    /// Calls of the newest lap, ended or not.
     entered: u64,
-    /// Where those began: the number of the slot, counted from the clock's origin.
+    /// The slot of the newest lap, as its number since the clock's origin.
     epoch: u64,
-    /// Calls of earlier laps: entered, less left.
+    /// Calls of earlier laps: entered minus left.
     older: i64,
 }
 
 const SLOTS: usize = 128;
-/// Minimum number of slots in a threshold; rounding to a power of two may double it.
+/// Minimum number of slots per threshold. Because the width is rounded down to a power of two, there may be up to twice
+/// as many.
 const SLOTS_PER_THRESHOLD: u64 = 8;
-/// The most whole thresholds that the ring can tell apart.
+/// The largest number of whole thresholds that the ring can distinguish.
 pub(super) const ROUNDS_MAX: u32 = 7;
-/// A slot whose last lap is so many laps ago is judged together with *older*; it is more than [`ROUNDS_MAX`] thresholds
-/// old.
+/// A slot whose newest lap is older than this is summed up together with *older*. Its calls are older than
+/// [`ROUNDS_MAX`] thresholds.
 const LAPS_RECENT_MAX: u64 = 1;
-/// A call that ends after so many laps is counted in *older*. More than [`LAPS_RECENT_MAX`], so that no reading that
-/// begins after the call has ended looks for it in its slot.
+/// The end of a call that is older than this many laps is counted in *older*. This is more than [`LAPS_RECENT_MAX`], so
+/// a reading that begins after the call's end does not look for the end in the slot.
 const LAPS_IN_SLOT_MAX: u64 = 3;
 
 const GENERATION_BITS: u32 = 20;
@@ -128,57 +138,61 @@ impl InFlightRing {
         }
     }
 
-    /// Counts in a call of `generation`. None if the generation is over, which `live` tells: such a call is not counted.
+    /// Counts a call of `generation` as entered. Returns None, without counting, if the generation is over. `live`
+    /// returns whether it is current.
     #[inline(always)]
     pub(super) fn enter(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         now_ns: u64,
         live: impl Fn() -> bool,
     ) -> Option<RingPlace> {
         let epoch = now_ns >> self.layout.slot_shift;
-        let side = &self.shards.get(seat.shard)?.entered;
-        side.enter(self.layout, seat.writer, epoch, generation, live)
+        let side = &self.shards.get(access.shard)?.entered;
+        side.enter(self.layout, access.writer, epoch, generation, live)
     }
 
-    /// Counts out a call of `generation`; one whose generation is over has nothing to be counted out of.
+    /// Counts the end of a call of `generation`. Does nothing if the generation is over, because its counts have been
+    /// discarded.
     #[inline]
     pub(super) fn leave(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         place: RingPlace,
         now_ns: u64,
         live: impl Fn() -> bool,
     ) {
-        let Some(shard) = self.shards.get(seat.shard) else {
+        let Some(shard) = self.shards.get(access.shard) else {
             return;
         };
         let lap_now = (now_ns >> self.layout.slot_shift) / SLOTS as u64;
         if lap_now.saturating_sub(place.epoch / SLOTS as u64) > LAPS_IN_SLOT_MAX {
-            shard.left.add_older(seat.writer, generation, 1, live);
+            shard.left.add_older(access.writer, generation, 1, live);
         } else {
             shard
                 .left
-                .leave(self.layout, seat.writer, place.epoch, generation, live);
+                .leave(self.layout, access.writer, place.epoch, generation, live);
         }
     }
 
-    /// The calls of `generation` under way. A call admitted before `not_before_ns` is taken to have been admitted then.
-    pub(super) fn under_way(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> UnderWay {
-        self.under_way_in(0..SLOTS, generation, now_ns, not_before_ns)
+    /// Returns the calls of `generation` in flight. A call admitted before `not_before_ns` is treated as admitted at
+    /// that time.
+    pub(super) fn in_flight(&self, generation: u32, now_ns: u64, not_before_ns: u64) -> InFlight {
+        self.in_flight_of_slots(0..SLOTS, generation, now_ns, not_before_ns)
     }
 
-    /// The same, from the slots of some indexes and *older*. (A model checker cannot look at all of them in all ways.)
-    pub(super) fn under_way_in(
+    /// Returns the same as [`Self::in_flight`], but only for the slots with these indexes and *older*. The model
+    /// checker cannot explore the reading of all slots.
+    pub(super) fn in_flight_of_slots(
         &self,
         indexes: Range<usize>,
         generation: u32,
         now_ns: u64,
         not_before_ns: u64,
-    ) -> UnderWay {
-        let mut sum = UnderWay::default();
+    ) -> InFlight {
+        let mut sum = InFlight::default();
         let rounds_since =
             |began_ns: u64| now_ns.saturating_sub(began_ns.max(not_before_ns)) / self.threshold_ns;
         let older_of = |side: fn(&Shard) -> &Side| -> u64 {
@@ -195,14 +209,14 @@ impl InFlightRing {
                 sum.add(calls, rounds, slot.epoch << self.layout.slot_shift);
                 if rounds == 1 {
                     sum.due += slot.entered;
-                    sum.due_under_way += calls;
+                    sum.due_in_flight += calls;
                 }
             }
         }
         older = older.wrapping_sub(older_of(|shard| &shard.left));
-        // The difference of two counts that wrap at 42 bits.
-        let under_way = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
-        sum.add(u64::try_from(under_way).unwrap_or(0), rounds_since(0), 0);
+        // Sign-extends the difference of two counts that wrap at 42 bits.
+        let in_flight = (older << (u64::BITS - OLDER_BITS)).cast_signed() >> (u64::BITS - OLDER_BITS);
+        sum.add(u64::try_from(in_flight).unwrap_or(0), rounds_since(0), 0);
         sum
     }
 
@@ -241,8 +255,8 @@ impl InFlightRing {
             } else if age > newest_age {
                 sum.older -= count;
             } else {
-                // Calls that came and went since we looked at who entered. They are not to be counted; but those of the
-                // lap before may have moved to *older*.
+                // These calls entered and left after the entered side was read, so they are not counted. But the counts
+                // of the lap before may have moved to *older*.
                 taken_over = true;
             }
         }
@@ -257,9 +271,9 @@ impl InFlightRing {
     }
 }
 
-// ===== impl UnderWay =====
+// ===== impl InFlight =====
 
-impl UnderWay {
+impl InFlight {
     fn add(&mut self, calls: u64, rounds: u64, began_ns: u64) {
         self.calls += calls;
         if calls > 0 {
@@ -307,13 +321,13 @@ impl Side {
         if self.count_one(layout, writer, epoch, generation) {
             return Some(RingPlace { epoch });
         }
-        self.enter_slowly(layout, writer, epoch, generation, live)
+        self.enter_slow_path(layout, writer, epoch, generation, live)
     }
 
-    /// As [`Self::enter`], for a call that is the first one of its slot or that others get in the way of.
+    /// Does the same as [`Self::enter`] if the call is the first of its slot or if another thread changes the slot.
     #[cold]
     #[inline(never)]
-    fn enter_slowly(
+    fn enter_slow_path(
         &self,
         layout: Layout,
         writer: Writer,
@@ -330,7 +344,8 @@ impl Side {
             if !same_generation && !live() {
                 return None;
             }
-            // A late thread finds the tag of a later lap and counts its call there, slightly too young.
+            // A late thread finds the tag of a later lap and counts its call there. The call then looks slightly
+            // younger than it is.
             let laps_ahead = layout.laps_ahead(word, wanted);
             let next = if laps_ahead.is_some() {
                 layout.one_more(word)
@@ -353,14 +368,15 @@ impl Side {
     #[inline]
     fn leave(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32, live: impl Fn() -> bool) {
         if !self.count_one(layout, writer, epoch, generation) {
-            self.leave_slowly(layout, writer, epoch, generation, live);
+            self.leave_slow_path(layout, writer, epoch, generation, live);
         }
     }
 
-    /// As [`Self::leave`], for a call that is the first one of its slot or that others get in the way of.
+    /// Does the same as [`Self::leave`] if the call is the first to leave its slot or if another thread changes the
+    /// slot.
     #[cold]
     #[inline(never)]
-    fn leave_slowly(
+    fn leave_slow_path(
         &self,
         layout: Layout,
         writer: Writer,
@@ -399,8 +415,8 @@ impl Side {
         }
     }
 
-    /// The common case: the slot already holds calls of its current lap, and no other thread changes it. Returns false,
-    /// without a change, otherwise.
+    /// Counts a call in the common case: the slot already holds calls of its current lap, and no other thread changes
+    /// it. Otherwise returns false, without a change.
     #[inline(always)]
     fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
         let Some(slot) = self.slot_of(epoch) else {
@@ -408,13 +424,13 @@ impl Side {
         };
         let word = slot.load(Ordering::Acquire);
         let next = word.wrapping_add(1);
-        // Of the next word, so that neither a count at its end nor an empty slot passes.
+        // Compares the tag of the next value, so that the check fails for a full count and for an empty slot.
         layout.tag_of(next) == layout.tag(generation, epoch / SLOTS as u64)
             && layout.count(next) > 1
             && publish(slot, word, next, writer).is_ok()
     }
 
-    /// Adds `delta`, modulo the counter's size.
+    /// Adds `delta` to the *older* counter, modulo 2^42.
     fn add_older(&self, writer: Writer, generation: u32, delta: u64, live: impl Fn() -> bool) {
         if delta == 0 {
             return;
@@ -451,8 +467,8 @@ impl Side {
         self.slots.get(index)
     }
 
-    /// What a slot holds of `generation`: by how many laps it is older than the newest one that anybody may have reached,
-    /// and its count.
+    /// Returns the age and the count of a slot if it holds calls of `generation`. The age is in laps, relative to the
+    /// newest lap that any thread may have reached.
     fn slot(&self, layout: Layout, index: usize, generation: u32, lap_now: u64) -> Option<(u64, i64)> {
         let word = self.slots.get(index)?.load(Ordering::Acquire);
         let newest = layout.tag(generation, lap_now + layout.laps_ahead_max());
@@ -487,7 +503,8 @@ impl Layout {
         (1 << self.lap_bits()) - 1
     }
 
-    /// How many laps one thread may be ahead of another: a sixty-fourth of them all, 39 hours.
+    /// The largest number of laps by which one thread may be ahead of another: a sixty-fourth of all laps, which is 39
+    /// hours.
     const fn laps_ahead_max(self) -> u64 {
         1 << (self.lap_bits() - 6)
     }
@@ -511,7 +528,7 @@ impl Layout {
         (tag << self.count_bits) | count
     }
 
-    /// The word with its count one higher; at its end it stays there.
+    /// Returns the word with its count raised by one. The count saturates.
     const fn one_more(self, word: u64) -> u64 {
         if self.count(word.wrapping_add(1)) == 0 {
             word
@@ -524,7 +541,8 @@ impl Layout {
         (a ^ b) >> self.lap_bits() == 0
     }
 
-    /// By how many laps the calls in `word` are ahead of `tag`; None if they are behind, of another generation, or none.
+    /// Returns how many laps the calls in `word` are ahead of `tag`. None if they are behind, belong to another
+    /// generation, or if the word holds no calls.
     #[inline]
     fn laps_ahead(self, word: u64, tag: u64) -> Option<u64> {
         let seen = self.tag_of(word);

@@ -50,7 +50,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod chronicle;
 mod classify;
 mod clock;
 mod config;
@@ -75,11 +74,11 @@ mod sync;
 mod tests;
 mod threads;
 mod throttle;
+mod transition_log;
 mod window;
 mod writer;
 
 pub use self::{
-    chronicle::HISTORY_MAX,
     classify::{Classify, ClassifyFn, Outcome, ResultClassifier, Verdict, classify_fn},
     clock::{Clock, ManualClock, SystemClock},
     config::CircuitBreakerConfig,
@@ -95,4 +94,5 @@ pub use self::{
         CircuitBreakerStats, HalfOpenStats, LatencySummary, LifetimeStats, Transition, TransitionObserver,
         TransitionReason, WindowStats,
     },
+    transition_log::HISTORY_MAX,
 };

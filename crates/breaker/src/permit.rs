@@ -1,4 +1,4 @@
-//! Permits: what an admitted call holds until it ends.
+//! Permits. An admitted call holds a permit until it ends.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::{
     classify::Verdict,
     machine::{Core, Ticket},
     sync::CachePadded,
-    writer::Seat,
+    writer::ShardAccess,
 };
 
-/// An admitted call. [`record`](Self::record) its verdict when the call ends.
+/// An admitted call. Call [`record`](Self::record) with a verdict when the call ends.
 ///
-/// Dropping a permit without a verdict means that the caller gave up the call. The permit of a probe is then available
-/// again, and the call counts neither as a success nor as a failure; it counts as slow if it had already taken the slow
-/// threshold or longer. A permit that is dropped by a panic counts as a failure.
+/// Dropping a permit without a verdict means that the caller gave up the call. The permit of a probe then becomes
+/// available again. The call counts neither as a success nor as a failure; it counts as slow if it had already taken
+/// the slow threshold or longer. A permit that is dropped by a panic counts as a failure.
 #[derive(Debug)]
 #[must_use = "dropping a permit means that the call was given up"]
 pub struct Permit {
@@ -24,14 +24,14 @@ pub struct Permit {
     ended: bool,
 }
 
-/// A reference-counted pointer to the core, with its own reference count on its own cache line. Each shard of threads has a
-/// lane, so that threads do not contend for one reference count twice per call.
+/// A reference to the core with its own reference count on its own cache line. Each shard of threads has a lane, so
+/// that threads do not contend twice per call for one common reference count.
 #[derive(Debug)]
 pub(super) struct Lane {
     core: CachePadded<Arc<Core>>,
 }
 
-/// A permit that borrows the breaker, for calls that end before the borrow does. It changes no reference count.
+/// A permit that borrows the breaker, for a call that ends while the borrow lasts. It changes no reference count.
 #[derive(Debug)]
 pub(super) struct BorrowedPermit<'a> {
     core: &'a Core,
@@ -53,7 +53,7 @@ impl Permit {
         }
     }
 
-    /// Where the core writes the ticket when it admits the call.
+    /// Returns the place where the core writes the ticket when it admits the call.
     #[inline]
     pub(super) const fn ticket_mut(&mut self) -> &mut Option<Ticket> {
         &mut self.ticket
@@ -71,12 +71,12 @@ impl Permit {
         let ended = std::mem::replace(&mut self.ended, true);
         if let Some(ticket) = self.ticket.as_ref().filter(|_| !ended) {
             let core = &self.lane.core;
-            core.finish(core.seat(), ticket, Some(verdict));
+            core.finish(core.shard_access(), ticket, Some(verdict));
         }
     }
 
-    /// When the call was admitted, in nanoseconds of the breaker's clock. None if the call is not recorded, because the mode
-    /// is [`BreakerMode::Disabled`](super::BreakerMode::Disabled).
+    /// Returns when the call was admitted, in nanoseconds of the breaker's clock. None if the call is not recorded,
+    /// because the mode is [`BreakerMode::Disabled`](super::BreakerMode::Disabled).
     #[must_use]
     #[inline]
     pub fn admitted_ns(&self) -> Option<u64> {
@@ -115,18 +115,18 @@ impl<'a> BorrowedPermit<'a> {
         }
     }
 
-    /// Where the core writes the ticket when it admits the call.
+    /// Returns the place where the core writes the ticket when it admits the call.
     #[inline]
     pub(super) const fn ticket_mut(&mut self) -> &mut Option<Ticket> {
         &mut self.ticket
     }
 
-    /// Ends the call with a verdict, on the thread of `seat`.
+    /// Ends the call with a verdict. `access` belongs to the calling thread.
     #[inline]
-    pub(super) fn end(&mut self, seat: Seat, verdict: &Verdict) {
+    pub(super) fn end(&mut self, access: ShardAccess, verdict: &Verdict) {
         self.ended = true;
         if let Some(ticket) = &self.ticket {
-            self.core.finish(seat, ticket, Some(verdict));
+            self.core.finish(access, ticket, Some(verdict));
         }
     }
 }
@@ -140,11 +140,11 @@ impl Drop for BorrowedPermit<'_> {
     }
 }
 
-/// Ends a call that was given no verdict.
+/// Ends a call that got no verdict.
 #[cold]
 fn give_up(core: &Core, ticket: Option<&Ticket>) {
     if let Some(ticket) = ticket {
         let verdict = std::thread::panicking().then(Verdict::failure);
-        core.finish(core.seat(), ticket, verdict.as_ref());
+        core.finish(core.shard_access(), ticket, verdict.as_ref());
     }
 }

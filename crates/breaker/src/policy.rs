@@ -1,4 +1,4 @@
-//! The decisions, as pure functions: when to open, for how long, and how many calls a ramp lets through.
+//! The decisions as pure functions: when to open, for how long, and what share of the calls a ramp admits.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -6,18 +6,18 @@ use std::{
 };
 
 use super::{
-    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::UnderWay, stats::TransitionReason,
+    config::CircuitBreakerConfig, gate::CREDIT_BITS, inflight::InFlight, stats::TransitionReason,
     window::WindowCounts,
 };
 
-/// The calls of one generation: completed in the window, and in flight.
+/// The evidence of one generation: completed calls in the window, and calls in flight.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     pub(super) counts: WindowCounts,
-    pub(super) under_way: UnderWay,
+    pub(super) in_flight: InFlight,
 }
 
-/// A repeatable source of random numbers: splitmix64 (Steele, Lea, Flood 2014).
+/// A reproducible source of random numbers: splitmix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]
 pub(super) struct Rng {
     seed: u64,
@@ -28,31 +28,31 @@ pub(super) struct Rng {
 const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The distance between the starts of two streams: 2^64 times the fractional part of the square root of 2.
 const STREAM_GAMMA: u64 = 0x6a09_e667_f3bc_c909;
-/// Bits of a double's mantissa, and so of a random fraction.
+/// Bits of a double's mantissa, which is also the number of random bits in a fraction.
 const FRACTION_BITS: u32 = 53;
 /// Limit on the number of doublings of the open time. Every valid `open_max` is reached earlier.
 const DOUBLINGS_MAX: u32 = 40;
-/// The p99 is above a threshold if this share of the calls is above it.
+/// The 99th percentile reaches a threshold if this share of the calls reaches it.
 const P99_TAIL: f64 = 0.01;
 
 // ===== impl Evidence =====
 
 impl Evidence {
-    /// `failed / calls`, 0 to 1; 0 without calls.
+    /// Returns `failed / calls`, 0 to 1; 0 without calls.
     pub(super) fn failure_rate(&self) -> f64 {
         rate(self.counts.failed, self.counts.calls)
     }
 
-    /// `(slow + overdue) / (samples + overdue)`, 0 to 1; 0 without calls.
+    /// Returns `(slow + overdue) / (samples + overdue)`, 0 to 1; 0 without calls.
     pub(super) fn slow_rate(&self) -> f64 {
-        rate(self.counts.slow + self.under_way.overdue, self.latency_calls())
+        rate(self.counts.slow + self.in_flight.overdue, self.latency_calls())
     }
 
     fn latency_calls(&self) -> u64 {
-        self.counts.samples + self.under_way.overdue
+        self.counts.samples + self.in_flight.overdue
     }
 
-    /// Returns whether there are enough calls for some rate to open the circuit.
+    /// Returns whether there are enough calls for any rate to open the circuit.
     pub(super) fn min_calls_met(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.calls.max(self.latency_calls()) >= u64::from(config.min_calls)
     }
@@ -62,11 +62,12 @@ impl Evidence {
         self.counts.batches >= u64::from(config.min_batches)
     }
 
-    /// Returns whether enough distinct batches were slow or failed, or calls have hung for long enough (they have no batch
-    /// yet). The two are not added, because the calls of a batch that has begun to answer would count twice.
+    /// Returns whether enough distinct batches were slow or failed, or calls have hung for long enough. Calls that hang
+    /// have no batch yet. The two counts are not added, because the calls of a batch that is partly answered would
+    /// count twice.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
-            || self.under_way.rounds >= config.overdue_rounds
+            || self.in_flight.rounds >= config.overdue_rounds
     }
 
     /// Returns why the circuit must open, or None. All comparisons are `>=`.
@@ -83,7 +84,7 @@ impl Evidence {
         if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
             // The reason is `Overdue` if the completed calls alone do not reach the rate.
             let completed = Evidence {
-                under_way: UnderWay::default(),
+                in_flight: InFlight::default(),
                 ..*self
             };
             let alone = counts.samples >= min_calls
@@ -101,7 +102,7 @@ impl Evidence {
         {
             return Some(TransitionReason::P99);
         }
-        let slow = counts.slow + self.under_way.overdue;
+        let slow = counts.slow + self.in_flight.overdue;
         let violated = config
             .violations
             .is_some_and(|violations| slow >= u64::from(violations));
@@ -127,7 +128,7 @@ impl Rng {
         }
     }
 
-    /// Returns the next number of the sequence, from 0 to 1, without 1.
+    /// Returns the next number of the sequence, at least 0 and below 1.
     pub(super) fn fraction(&self) -> f64 {
         let state = self
             .state
@@ -139,9 +140,9 @@ impl Rng {
         (mixed >> (u64::BITS - FRACTION_BITS)) as f64 / (1_u64 << FRACTION_BITS) as f64
     }
 
-    /// A share of `whole`, from 0 to `whole`, which is excluded: the `number`-th multiple of the golden ratio, less its
-    /// whole part. However many numbers there are, they fill the range more evenly than chance would (Weyl). Every
-    /// `stream` begins elsewhere, so that no counter need be shared.
+    /// Returns a number from 0 to below `whole`: `whole` times the fractional part of `number` times the golden ratio.
+    /// Such numbers fill the range more evenly than random ones (Weyl). Every `stream` starts at a different point, so
+    /// shards need no common counter.
     #[inline]
     pub(super) fn spread(&self, whole: u64, number: u64, stream: u64) -> u64 {
         let start = self.seed.wrapping_add(STREAM_GAMMA.wrapping_mul(stream));
@@ -151,8 +152,9 @@ impl Rng {
     }
 }
 
-/// How long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base · 2^k)`,
-/// times a number between 1 − jitter and 1 + jitter that `fraction` (0 to 1) picks. At least 1 ms.
+/// Returns how long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base
+/// · 2^attempt)`, multiplied by a number between 1 − jitter and 1 + jitter. `fraction` (0 to 1) selects that number. At
+/// least 1 ms.
 pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fraction: f64) -> Duration {
     let doublings = attempt.min(DOUBLINGS_MAX);
     let base_ns = config.open_base.as_nanos() << doublings;
@@ -163,8 +165,8 @@ pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fractio
         .max(Duration::from_millis(1))
 }
 
-/// The share of calls that a ramp admits `elapsed` after its beginning, 0 to 1. The weight of Envoy's slow start,
-/// `max(min, (t/T)^(1/aggression))`.
+/// Returns the share of calls that a ramp admits when `elapsed` has passed since its beginning, 0 to 1: `max(min,
+/// (t/T)^(1/aggression))`, as in Envoy's slow start.
 pub(super) fn ramp_weight(config: &CircuitBreakerConfig, elapsed: Duration) -> f64 {
     if elapsed >= config.ramp {
         return 1.0;
@@ -175,7 +177,7 @@ pub(super) fn ramp_weight(config: &CircuitBreakerConfig, elapsed: Duration) -> f
     grown.clamp(config.ramp_min, 1.0)
 }
 
-/// A weight as the gate counts it, with [`CREDIT_BITS`] binary places; rounded down, so never more than the weight.
+/// Converts a weight to the gate's fixed-point number with [`CREDIT_BITS`] binary places, rounded down.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

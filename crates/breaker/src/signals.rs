@@ -1,37 +1,38 @@
-//! Shared atomic words beside the gate and the window: failures in a row, the newest batches, the time of the last tick, and the
-//! lifetime counters of each shard. They record facts; the policy decides.
+//! Further shared atomic words of a breaker: consecutive failures, the highest batch ids, the time of the last tick,
+//! and the lifetime counters of each shard. This file only records; the policy decides.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// Failures in a row, `generation:22 | count:42`. Successes only read it while the count is zero, so that the healthy path
-/// shares the cache line without writing it.
+/// The number of consecutive failures: `generation:22 | count:42`. While the count is zero, a success only reads the
+/// word. Healthy calls therefore share the cache line without writing it.
 #[derive(Debug, Default)]
 pub(super) struct Streak(AtomicU64);
 
-/// The highest id, plus one, of a batch that was counted for something. Ids grow, so a batch is new if its id is higher.
+/// The highest batch id recorded so far, plus one. Batch ids increase, so a batch is new if its id is higher.
 #[derive(Debug, Default)]
 pub(super) struct HighWater(AtomicU64);
 
 /// When the ticker last ran, and when the process last resumed after a pause.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
-    /// Nanoseconds of the clock; zero until the host has ticked once. Without a ticker nothing is ever suspect.
+pub(super) struct PauseDetector {
+    /// Time of the last tick in nanoseconds of the clock. Zero until the host has ticked once; until then no pause is
+    /// detected.
     last_tick_ns: AtomicU64,
-    /// Calls admitted before this moment are judged as if admitted then.
+    /// A call admitted before this time is judged as if it had been admitted at this time.
     resumed_ns: AtomicU64,
     /// Total time for which the process did not run.
     throttled_ns: AtomicU64,
-    /// Pauses up to this moment have been counted, so that two threads that notice the same pause count it once.
+    /// Pauses before this time have been counted. Two threads that notice the same pause therefore count it once.
     counted_until_ns: AtomicU64,
 }
 
-/// Lifetime counters of one shard; written by the threads of the shard, read by snapshots.
+/// Lifetime counters of one shard. The threads of the shard write them; snapshots read them.
 #[derive(Debug, Default)]
 pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
     pub(super) finished: AtomicU64,
-    /// Finished calls that were given up or gave no evidence. Written before `finished`, so that a reader that reads `finished`
-    /// first never counts one of them as answered.
+    /// Finished calls that were given up or gave no evidence. Written before `finished`: a reader that reads `finished`
+    /// first never counts such a call as answered.
     pub(super) unanswered: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failures: AtomicU64,
@@ -50,7 +51,7 @@ const STREAK_MASK: u64 = (1 << STREAK_BITS) - 1;
 // ===== impl Streak =====
 
 impl Streak {
-    /// Counts a failure of `generation`; returns how many there have been in a row.
+    /// Counts a failure of `generation`; returns the number of consecutive failures.
     pub(super) fn extend(&self, generation: u32) -> u64 {
         let tag = u64::from(generation) << STREAK_BITS;
         let mut word = self.0.load(Ordering::Relaxed);
@@ -67,7 +68,7 @@ impl Streak {
         }
     }
 
-    /// Failures of `generation` since its last success.
+    /// Returns the number of failures of `generation` since its last success.
     pub(super) fn current(&self, generation: u32) -> u64 {
         let word = self.0.load(Ordering::Relaxed);
         if word >> STREAK_BITS == u64::from(generation) {
@@ -77,11 +78,12 @@ impl Streak {
         }
     }
 
-    /// Ends the row: a call succeeded.
+    /// Resets the count after a success.
     pub(super) fn end(&self) {
         let word = self.0.load(Ordering::Relaxed);
         if word & STREAK_MASK != 0 {
-            // A failure that is counted in between stays counted: both calls ended at the same time, in either order.
+            // If a failure is counted at the same moment, it stays counted: the two calls ended together, so either
+            // order is correct.
             let ended = word & !STREAK_MASK;
             let _ = self
                 .0
@@ -93,18 +95,19 @@ impl Streak {
 // ===== impl HighWater =====
 
 impl HighWater {
-    /// Returns whether `id` is higher than every earlier id; true for exactly one of the calls of a batch.
-    pub(super) fn rises_to(&self, id: u64) -> bool {
+    /// Records `id`; returns whether it is higher than every earlier id. Returns true to exactly one of the calls of a
+    /// batch.
+    pub(super) fn raise_to(&self, id: u64) -> bool {
         let mark = id.saturating_add(1);
         self.0.load(Ordering::Relaxed) < mark && self.0.fetch_max(mark, Ordering::Relaxed) < mark
     }
 }
 
-// ===== impl Pulse =====
+// ===== impl PauseDetector =====
 
-impl Pulse {
-    /// Detects a pause: the last tick is `late_ns` or more ago. Returns the length of the pause to one of the threads that
-    /// notice it.
+impl PauseDetector {
+    /// Detects a pause, that is, a last tick `late_ns` or more ago. Returns the length of the pause to exactly one of
+    /// the threads that detect it.
     pub(super) fn check(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
         let last = self.last_tick_ns.load(Ordering::Acquire);
         let gap = now_ns.saturating_sub(last);
@@ -113,7 +116,8 @@ impl Pulse {
         }
         // Written before `last_tick_ns`: a thread that reads the new tick must also read the new `resumed_ns`.
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
-        // Counts each pause once. It also limits the excuse if the ticker has died: calls are judged again from now on.
+        // Only one thread succeeds, so each pause is counted once. If the ticker has stopped for good, the exchange
+        // also ends the pause: calls are judged normally from now on.
         self.last_tick_ns
             .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
@@ -125,13 +129,14 @@ impl Pulse {
         self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
     }
 
-    /// Records a pause of `pause_ns` until about now that the host reports. Returns the part that was not counted before.
-    pub(super) fn suspend(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
+    /// Records a pause of `pause_ns` that the host reports and that ended about now. Returns the part that was not
+    /// counted before, or None if there is no such part.
+    pub(super) fn report_pause(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
         self.count(now_ns, pause_ns)
     }
 
-    /// Adds the part of a pause that is later than the last counted pause, so that the total never grows faster than the
+    /// Counts the part of a pause that follows the last counted pause, so that the total never grows faster than the
     /// clock.
     fn count(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         let before = self.counted_until_ns.fetch_max(now_ns, Ordering::AcqRel);

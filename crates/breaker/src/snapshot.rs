@@ -15,17 +15,17 @@ use super::{
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 impl Core {
-    /// Takes a snapshot while holding the lock of the history. Transitions wait for the lock and calls do not, so everything
-    /// that is read here belongs to one generation.
+    /// Takes a snapshot while holding the lock of the transition log. Transitions wait for the lock and calls do not,
+    /// so everything that is read here belongs to one generation.
     pub(super) fn stats(&self) -> CircuitBreakerStats {
-        let chronicle = self.chronicle.lock();
+        let transition_log = self.transition_log.lock();
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
         let evidence = self.evidence(word.generation(), now_ns);
         let mut lifetime = self.lifetime();
-        lifetime.opens = chronicle.opens;
-        lifetime.half_opens = chronicle.half_opens;
-        lifetime.closes = chronicle.closes;
+        lifetime.opens = transition_log.opens;
+        lifetime.half_opens = transition_log.half_opens;
+        lifetime.closes = transition_log.closes;
         let effective_state = self.effective_state(word, now_ns);
         let open_left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
         let open = word.state() == CircuitState::Open;
@@ -40,16 +40,16 @@ impl Core {
             state: word.state(),
             effective_state,
             generation: word.generation(),
-            since_ns: chronicle.since_ns,
-            in_state: Duration::from_nanos(now_ns.saturating_sub(chronicle.since_ns)),
-            reason_opened: chronicle.reason_opened,
-            open_attempt: chronicle.attempt_at(word.state(), now_ns, nanos(self.config.stable_for)),
+            since_ns: transition_log.since_ns,
+            in_state: Duration::from_nanos(now_ns.saturating_sub(transition_log.since_ns)),
+            reason_opened: transition_log.reason_opened,
+            open_attempt: transition_log.attempt_at(word.state(), now_ns, nanos(self.config.stable_for)),
             open_until_ms: open.then(|| word.deadline_ms()),
             next_probe_in: if open { open_left } else { Duration::ZERO },
             retry_hint: self.retry_hint(word, effective_state, now_ns),
             window: self.window_stats(&evidence, word, now_ns),
             in_flight: self.in_flight(),
-            overdue_in_flight: evidence.under_way.overdue,
+            overdue_in_flight: evidence.in_flight.overdue,
             consecutive_failures: self.streak().current(word.generation()),
             half_open: HalfOpenStats {
                 permits: self.config.half_open_permits,
@@ -64,7 +64,7 @@ impl Core {
             },
             lifetime,
             config: self.config.clone(),
-            history: chronicle.history(),
+            history: transition_log.history(),
         }
     }
 
@@ -139,7 +139,7 @@ impl Core {
             would_reject: self.sum(|counters| &counters.would_reject),
             stale_results,
             cancelled,
-            self_throttled_ms: self.pulse.throttled_ns() / NANOS_PER_MILLI,
+            self_throttled_ms: self.pauses.throttled_ns() / NANOS_PER_MILLI,
             ..LifetimeStats::default()
         }
     }

@@ -1,4 +1,4 @@
-//! What a breaker reports: coherent snapshots, transitions, and the trait of observers.
+//! The reports of a breaker: snapshots, transitions, and the observer trait.
 
 use std::{fmt, time::Duration};
 
@@ -97,7 +97,7 @@ pub struct LatencySummary {
     pub p99: Duration,
     /// 99.9 % of the durations are not longer.
     pub p999: Duration,
-    /// No duration is longer (67 s stands for everything above).
+    /// No duration is longer. 67 s means 67 s or longer.
     pub max: Duration,
 }
 
@@ -238,7 +238,7 @@ pub struct CircuitBreakerStats {
 // ===== impl TransitionReason =====
 
 impl TransitionReason {
-    /// The name in the notation of metrics and events.
+    /// Returns the name used in metrics and events.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -280,7 +280,7 @@ impl LatencySummary {
         let mean_ns = sum_ns / u128::from(count.max(1));
         Self {
             count,
-            // A mean is never above the largest middle, which fits.
+            // A mean is at most the middle of the last cell, which fits.
             mean: Duration::from_nanos(u64::try_from(mean_ns).unwrap_or(u64::MAX)),
             p50: at(500),
             p90: at(900),
@@ -291,7 +291,7 @@ impl LatencySummary {
     }
 }
 
-/// The upper edge of the cell that holds the `rank`-th shortest duration, counted from 1; zero for rank 0.
+/// Returns the upper edge of the cell that holds the `rank`-th shortest duration, counted from 1; zero for rank 0.
 fn quantile(cells: &[u64; CELLS], rank: u64) -> Duration {
     let mut seen = 0;
     for (index, cell) in cells.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The parts against naive models of themselves. The whole is tested in `tests/it/breaker`, the races in `tests/loom`.
+//! Tests of the parts against naive models. `tests/it` tests the whole breaker, `tests/loom` the races.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,16 +10,17 @@ use super::{
     histogram::{CELLS, COUNT_MAX, Tag, TaggedPair, cell_of, upper_edge_ns},
     inflight::{InFlightRing, RingPlace},
     policy::{Rng, credit_of, open_duration, ramp_weight},
-    signals::{HighWater, Pulse, Streak},
+    signals::{HighWater, PauseDetector, Streak},
     window::{Divisor, Sample, Window},
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
-/// What may happen to a gate.
+/// A random operation on a gate.
 #[derive(Debug, Clone)]
 enum GateStep {
     Issue,
-    /// Settles the probe of this number, counted from the oldest that anyone still holds, stale ones included.
+    /// Settles the probe at this index. Counted from the oldest ticket still held, including tickets of earlier
+    /// generations.
     Settle(usize, u8),
     Expire,
     Transition(u8),
@@ -36,26 +37,26 @@ fn gate_step() -> impl Strategy<Value = GateStep> {
     ]
 }
 
-/// Two threads with a shard of their own, and one with the shared one.
-const SEATS: [Seat; 3] = [
-    Seat {
+/// Two threads with exclusive shards, and one thread with the shared shard.
+const ACCESS: [ShardAccess; 3] = [
+    ShardAccess {
         shard: 0,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 1,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 2,
         writer: Writer::Shared,
     },
 ];
 
-/// Steps of a random history, below this; Miri takes seconds for each.
+/// A random history has fewer steps than this. Miri takes seconds per step.
 const STEPS_MAX: usize = if cfg!(miri) { 12 } else { 300 };
 
-/// A gate as one would write it without threads.
+/// A model of the gate without concurrency.
 #[derive(Debug)]
 struct NaiveGate {
     mode: BreakerMode,
@@ -84,12 +85,12 @@ impl NaiveGate {
     fn issue(&mut self, gate: &Gate, now_us: u64) {
         match gate.issue_probe(self.generation, now_us) {
             Grant::Granted(ticket) => {
-                assert!(self.probes.issued < PERMITS, "an inflated permit");
+                assert!(self.probes.issued < PERMITS, "more permits than allowed");
                 self.probes.issued += 1;
                 self.running.push((ticket, self.generation));
             }
-            Grant::Refused => assert_eq!(self.probes.issued, PERMITS, "a permit was lost"),
-            Grant::Stale => panic!("nobody else moves the gate"),
+            Grant::Rejected => assert_eq!(self.probes.issued, PERMITS, "a permit was lost"),
+            Grant::Stale => panic!("no other thread changes the gate"),
         }
     }
 
@@ -107,7 +108,7 @@ impl NaiveGate {
             }
             assert_eq!(settled, Some(self.probes));
         }
-        // Else the counts of a generation that is over may still be there to be moved; nobody looks at them.
+        // Otherwise the generation is over. Its counts may still change, but nothing reads them.
     }
 }
 
@@ -169,7 +170,7 @@ proptest! {
             let moment = window.moment(now_ns);
             let epoch = moment.epoch;
             let sample = Sample { failed, slow, sampled: true, ..Sample::default() };
-            prop_assert!(window.record(SEATS[call % 3], generation, moment, &sample, || true));
+            prop_assert!(window.record(ACCESS[call % 3], generation, moment, &sample, || true));
             queue.push_back((epoch, failed, slow));
             while queue.front().is_some_and(|(old, ..)| old + SLICES <= epoch) {
                 queue.pop_front();
@@ -186,7 +187,7 @@ proptest! {
     }
 
     #[test]
-    fn a_ring_knows_the_overdue_calls_to_within_a_slot(
+    fn a_ring_counts_overdue_calls_to_within_a_slot(
         steps in prop::collection::vec((0..300_u64, any::<bool>(), 0..16_usize, 0..40_u8, 0..3_usize), 1..STEPS_MAX),
     ) {
         const THRESHOLD_NS: u64 = 80;
@@ -201,23 +202,23 @@ proptest! {
                 running.clear();
             }
             if enters || running.is_empty() {
-                running.push((now_ns, ring.enter(SEATS[thread], generation, now_ns, || true).unwrap()));
+                running.push((now_ns, ring.enter(ACCESS[thread], generation, now_ns, || true).unwrap()));
             } else {
                 let (_, place) = running.remove(which % running.len());
-                ring.leave(SEATS[thread], generation, place, now_ns, || true);
+                ring.leave(ACCESS[thread], generation, place, now_ns, || true);
             }
-            let under_way = ring.under_way(generation, now_ns, 0);
-            let seen = under_way.overdue;
+            let in_flight = ring.in_flight(generation, now_ns, 0);
+            let seen = in_flight.overdue;
             let older_than = |age_ns: u64| {
                 running.iter().filter(|(began_ns, _)| now_ns - began_ns >= age_ns).count() as u64
             };
-            prop_assert!(seen <= older_than(THRESHOLD_NS), "never more than there are");
-            prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "none is missed by more than a slot");
-            prop_assert_eq!(ring.under_way(generation, now_ns, now_ns).overdue, 0, "all of them began just now");
-            prop_assert_eq!(under_way.calls, running.len() as u64, "whatever their age");
+            prop_assert!(seen <= older_than(THRESHOLD_NS), "more calls than are in flight");
+            prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "a call was missed by more than a slot");
+            prop_assert_eq!(ring.in_flight(generation, now_ns, now_ns).overdue, 0, "with not_before_ns = now no call is overdue");
+            prop_assert_eq!(in_flight.calls, running.len() as u64, "calls of any age");
             let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
-            prop_assert_eq!(under_way.oldest_ns.is_some(), oldest_ns.is_some());
-            if let (Some(seen), Some(began)) = (under_way.oldest_ns, oldest_ns) {
+            prop_assert_eq!(in_flight.oldest_ns.is_some(), oldest_ns.is_some());
+            if let (Some(seen), Some(began)) = (in_flight.oldest_ns, oldest_ns) {
                 prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "{seen}, not {began}");
             }
         }
@@ -227,7 +228,7 @@ proptest! {
     fn a_divisor_divides(divisor in 2..=3_600_000_u64, number in 0..1_u64 << 42) {
         let by = Divisor::new(divisor);
         prop_assert_eq!(by.divide(number), number / divisor);
-        // Where an error would show: around the multiples.
+        // An error of the division would show next to the multiples.
         let multiple = number / divisor * divisor;
         prop_assert_eq!(by.divide(multiple), multiple / divisor);
         prop_assert_eq!(by.divide(multiple.saturating_sub(1)), multiple.saturating_sub(1) / divisor);
@@ -267,7 +268,7 @@ fn a_linear_ramp_grows_linearly() {
 }
 
 #[test]
-fn counters_stop_at_their_end_instead_of_spilling_over() {
+fn counters_saturate_instead_of_overflowing() {
     let pair = TaggedPair::default();
     let tag = Tag::new(200, 70_000);
     assert!(pair.add(Writer::Shared, tag, COUNT_MAX - 1, COUNT_MAX, || true));
@@ -278,7 +279,7 @@ fn counters_stop_at_their_end_instead_of_spilling_over() {
 }
 
 #[test]
-fn a_result_of_a_past_generation_is_turned_away() {
+fn a_result_of_a_past_generation_is_rejected() {
     let pair = TaggedPair::default();
     assert!(pair.add(Writer::Exclusive, Tag::new(2, 0), 1, 0, || true));
     assert!(!pair.add(Writer::Exclusive, Tag::new(1, 0), 1, 0, || false));
@@ -308,8 +309,8 @@ fn percentiles_are_the_upper_edges_of_their_cells() {
 }
 
 #[test]
-fn random_fractions_are_splitmix64s() {
-    // The first outputs of splitmix64 for the seed 0, as published with it.
+fn random_fractions_are_those_of_splitmix64() {
+    // The first outputs of splitmix64 for the seed 0, as published with the algorithm.
     let published = [
         0xe220_a839_7b1d_cdaf_u64,
         0x6e78_9e6a_a1b9_65f4,
@@ -324,14 +325,14 @@ fn random_fractions_are_splitmix64s() {
 #[test]
 fn a_batch_counts_once_and_in_order() {
     let mark = HighWater::default();
-    assert!(mark.rises_to(0));
-    assert!(!mark.rises_to(0));
-    assert!(mark.rises_to(7));
-    assert!(!mark.rises_to(3));
+    assert!(mark.raise_to(0));
+    assert!(!mark.raise_to(0));
+    assert!(mark.raise_to(7));
+    assert!(!mark.raise_to(3));
 }
 
 #[test]
-fn a_row_of_failures_belongs_to_its_generation() {
+fn consecutive_failures_belong_to_their_generation() {
     let streak = Streak::default();
     assert_eq!((streak.extend(1), streak.extend(1), streak.extend(2)), (1, 2, 1));
     assert_eq!((streak.current(1), streak.current(2)), (0, 1));
@@ -342,11 +343,11 @@ fn a_row_of_failures_belongs_to_its_generation() {
 
 #[test]
 fn a_pause_is_noticed_once_and_only_with_a_ticker() {
-    let pulse = Pulse::default();
-    assert_eq!(pulse.check(1_000, 100), None, "never ticked");
-    pulse.tick(1_000);
-    assert_eq!(pulse.check(1_099, 100), None);
-    assert_eq!(pulse.check(1_100, 100), Some(100));
-    assert_eq!(pulse.check(1_100, 100), None);
-    assert_eq!((pulse.resumed_ns(), pulse.throttled_ns()), (1_100, 100));
+    let pauses = PauseDetector::default();
+    assert_eq!(pauses.check(1_000, 100), None, "never ticked");
+    pauses.tick(1_000);
+    assert_eq!(pauses.check(1_099, 100), None);
+    assert_eq!(pauses.check(1_100, 100), Some(100));
+    assert_eq!(pauses.check(1_100, 100), None);
+    assert_eq!((pauses.resumed_ns(), pauses.throttled_ns()), (1_100, 100));
 }

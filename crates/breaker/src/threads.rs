@@ -1,45 +1,45 @@
-//! Numbers of threads. A thread takes a number when it first uses a breaker, and returns the number when it ends. At any time
-//! at most one thread has a number, in all breakers of the process.
+//! Numbers of threads. A thread claims a number when it first uses a breaker and releases it when the thread ends. The
+//! numbers are common to all breakers of the process; at most one thread holds a number at a time.
 
 use std::cell::Cell;
 
 use super::{
     slots::ThreadSlots,
     sync::AtomicU64,
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
-/// Returns the thread's number when the thread ends.
+/// A claimed number, released when the thread ends.
 struct Lease(u32);
 
 static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
 
-/// The thread has not asked for a number yet.
-const UNASKED: usize = usize::MAX;
-/// The thread has no number: there was none left, or it is being torn down.
+/// The thread has not claimed a number yet.
+const UNCLAIMED: usize = usize::MAX;
+/// The thread has no number, because all were taken or because the thread is ending.
 const NONE: usize = usize::MAX - 1;
 
 thread_local! {
-    /// Without a destructor, so that reading it costs one load and is possible to the thread's very end.
-    static SLOT: Cell<usize> = const { Cell::new(UNASKED) };
+    /// Has no destructor, so reading it costs one load and works until the end of the thread.
+    static SLOT: Cell<usize> = const { Cell::new(UNCLAIMED) };
     static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
 }
 
-/// Returns the calling thread's shard in a breaker whose first `exclusive` shards have one writer each and whose next shard is
-/// shared by all other threads.
+/// Returns the calling thread's shard, in a breaker whose first `exclusive` shards have one writing thread each. All
+/// other threads share the next shard.
 #[inline]
-pub(super) fn seat(exclusive: usize) -> Seat {
+pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
     let slot = match SLOT.get() {
-        UNASKED => ask(),
+        UNCLAIMED => claim_slot(),
         slot => slot,
     };
     if slot < exclusive {
-        Seat {
+        ShardAccess {
             shard: slot,
             writer: Writer::Exclusive,
         }
     } else {
-        Seat {
+        ShardAccess {
             shard: exclusive,
             writer: Writer::Shared,
         }
@@ -47,8 +47,8 @@ pub(super) fn seat(exclusive: usize) -> Seat {
 }
 
 #[cold]
-fn ask() -> usize {
-    // Fails while the thread ends. Then no number is taken, because nothing would return it.
+fn claim_slot() -> usize {
+    // Fails while the thread ends. Then no number is claimed, because nothing would release it.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;
         lease.set(Some(Lease(slot)));
@@ -63,7 +63,7 @@ fn ask() -> usize {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Before the release: destructors that run later may still make calls.
+        // Set before the release, because destructors that run later may still make calls.
         SLOT.set(NONE);
         SLOTS.release(self.0);
     }

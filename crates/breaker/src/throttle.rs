@@ -1,28 +1,28 @@
-//! Pauses of the process that are too short for the ticker to notice, reported by the host.
+//! Pauses of the process that the host reports because they are too short for the ticker to notice.
 
 use std::time::Duration;
 
 use super::{clock::nanos, handle::LatencyCircuitBreaker};
 
 impl LatencyCircuitBreaker {
-    /// The process was held up for `pause` until about now, and somebody other than the ticker noticed: a CPU quota stops
-    /// it for less than a tenth of a second at a time, again and again. Calls under way are judged only from now on, and
-    /// the time for which they have stood still is shorter by the pause. It is added to
-    /// [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms), as far as the ticker has not counted it already. A
-    /// pause of zero is none.
+    /// Reports that the process did not run for `pause`, until about now. Use it for pauses that the ticker does not
+    /// notice: a CPU quota stops the process repeatedly, for less than a tenth of a second each time. Calls in flight
+    /// are judged as if they had been admitted now, and the pause is subtracted from the time without progress. The
+    /// part of the pause that was not counted already is added to
+    /// [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero has no effect.
     pub fn note_self_throttled(&self, pause: Duration) {
         if pause.is_zero() {
             return;
         }
         let core = self.core();
-        let Some(counted) = core.pulse.suspend(core.clock.now_ns(), nanos(pause)) else {
+        let Some(counted) = core.pauses.report_pause(core.clock.now_ns(), nanos(pause)) else {
             return;
         };
         let pause = Duration::from_nanos(counted);
         tracing::debug!(
             key = &*core.key,
             ?pause,
-            "the process was throttled; latencies are judged from now on"
+            "the process was throttled; latencies are measured from now on"
         );
         if let Some(observer) = &core.observer {
             observer.on_self_throttled(&core.key, pause);
@@ -72,7 +72,7 @@ mod tests {
             breaker.stats().window.slow
         };
         assert_eq!(call_of(ms(60), ms(49)), 0);
-        assert_eq!(call_of(ms(60), ms(50)), 1, "slow after the pause, too");
+        assert_eq!(call_of(ms(60), ms(50)), 1, "50 ms after the pause are slow");
         assert_eq!(breaker.stats().lifetime.self_throttled_ms, 120);
         breaker.note_self_throttled(Duration::ZERO);
         assert_eq!(*pauses.0.lock(), [ms(60), ms(60)]);

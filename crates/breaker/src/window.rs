@@ -1,61 +1,62 @@
-//! The sliding window: a ring of time slices for each shard of threads. Recording changes words of one slice of one shard.
-//! Reading adds up the slices that are young enough and belong to the given generation. No counter is reset: a slice of an
-//! older lap or generation counts as empty.
+//! The sliding window: a ring of time slices for each shard of threads. Recording changes words of one slice of one
+//! shard. Reading sums up the slices that are recent enough and belong to the given generation. No counter is reset
+//! when a slice ends: a slice of an older lap or generation counts as empty.
 //!
-//! Imports nothing but `super::sync` and its siblings without a clock, so that `tests/loom` can model-check this very file.
+//! This file imports only `super::sync`, `super::histogram` and `super::writer`, so that `tests/loom` can model-check
+//! it unchanged.
 
 use super::{
     histogram::{CELLS, LogHistogram, Tag, TaggedPair},
     sync::CachePadded,
-    writer::{Seat, Writer},
+    writer::{ShardAccess, Writer},
 };
 
 /// What one completed call adds to the window.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sample {
-    /// It failed.
+    /// The call failed.
     pub(super) failed: bool,
-    /// Its outcome is no evidence of success or failure.
+    /// The outcome is no evidence of success or failure.
     pub(super) neutral: bool,
-    /// Its latency counts.
+    /// The latency counts.
     pub(super) sampled: bool,
-    /// It was slow; only together with `sampled`.
+    /// The call was slow. Only together with `sampled`.
     pub(super) slow: bool,
-    /// It reached the threshold of the optional p99 rule; only together with `sampled`.
+    /// The call reached the threshold of the optional p99 rule. Only together with `sampled`.
     pub(super) over_p99: bool,
-    /// It is the first of its commit batch to be counted.
+    /// The call is the first of its commit batch to be counted.
     pub(super) first_of_batch: bool,
-    /// It is the first failed one of its commit batch.
+    /// The call is the first failed call of its commit batch.
     pub(super) first_failed_of_batch: bool,
-    /// It is the first slow or failed one of its commit batch.
+    /// The call is the first slow or failed call of its commit batch.
     pub(super) first_bad_of_batch: bool,
-    /// From admission to the answer, in microseconds.
+    /// Microseconds from admission to the answer.
     pub(super) total_us: u64,
-    /// From admission to being taken into a batch, in microseconds.
+    /// Microseconds from admission until the call was taken into a batch.
     pub(super) queue_wait_us: Option<u64>,
-    /// From being taken into a batch to being durable, in microseconds.
+    /// Microseconds from taking the call into a batch until the batch was durable.
     pub(super) commit_us: Option<u64>,
 }
 
 /// Sums over the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct WindowCounts {
-    /// Successes and failures.
+    /// Number of successes and failures.
     pub(super) calls: u64,
     pub(super) failed: u64,
-    /// Calls whose latency counts, neutral ones included.
+    /// Number of calls whose latency counts, including neutral calls.
     pub(super) samples: u64,
     pub(super) slow: u64,
     pub(super) slow_failed: u64,
     pub(super) over_p99: u64,
     pub(super) neutral: u64,
-    /// Distinct commit batches.
+    /// Number of distinct commit batches.
     pub(super) batches: u64,
-    /// Distinct commit batches with a slow or failed call.
+    /// Number of distinct commit batches with a slow or failed call.
     pub(super) bad_batches: u64,
 }
 
-/// Cells summed over the window.
+/// Histogram cells, summed over the window.
 #[derive(Debug, Clone)]
 pub(super) struct WindowHistograms {
     pub(super) total: [u64; CELLS],
@@ -72,16 +73,16 @@ pub(super) struct Window {
     slices: u64,
 }
 
-/// A moment as the window sees it.
+/// The slice and lap of a point in time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// The number of its slice, counted from the clock's origin.
+    /// The number of the slice since the clock's origin.
     pub(super) epoch: u64,
     lap: u64,
 }
 
-/// A number to divide by, known only at run time, with its reciprocal: a multiplication takes a fraction of the time that
-/// a division does (Granlund, Montgomery 1994).
+/// A divisor that is known only at run time, stored as its reciprocal. A multiplication is several times faster than a
+/// division (Granlund, Montgomery 1994).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisor {
     /// `2^64 / divisor`, rounded up.
@@ -93,21 +94,23 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One time slice. The common call is fast and successful: it changes `alone` or `calls` and one cell of `total`.
+/// One time slice. A fast, successful call changes only `alone` or `calls` and one cell of `total`. Each field name
+/// below gives the meaning of the pair's two counts.
 #[derive(Debug)]
 struct Slice {
-    /// Calls that did not fail and are the first of their batch, but not its first bad call: one count stands for a call and
-    /// a batch. Most calls without a batch are counted here. The second count is not used.
+    /// Calls that are the first of their batch and that neither failed nor are the first bad call of the batch: one
+    /// count stands for both a call and a batch. Most calls without a batch are counted here. The second count is
+    /// unused.
     alone: TaggedPair,
-    /// other calls, failed
+    /// Other calls; failed calls.
     calls: TaggedPair,
-    /// slow, slow and failed
+    /// Slow calls; slow calls that failed.
     slow: TaggedPair,
-    /// neutral, neutral ones whose latency counts
+    /// Neutral calls; neutral calls whose latency counts.
     neutral: TaggedPair,
-    /// calls whose latency does not count, samples over the p99 threshold
+    /// Calls whose latency does not count; calls over the p99 threshold.
     odd: TaggedPair,
-    /// other batches, batches with a slow or failed call
+    /// Other batches; batches with a slow or failed call.
     batches: TaggedPair,
     total: LogHistogram,
     queue_wait: LogHistogram,
@@ -119,7 +122,7 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 // ===== impl Sample =====
 
 impl Sample {
-    /// A fast success that is a batch by itself.
+    /// Makes the sample of a fast success that is a batch by itself.
     pub(super) const fn ordinary(total_us: u64) -> Self {
         Self {
             failed: false,
@@ -140,7 +143,7 @@ impl Sample {
 // ===== impl Window =====
 
 impl Window {
-    /// A window of `slices` slices of `slice_ms` milliseconds, both at least 2, for `shards` shards.
+    /// Makes a window for `shards` shards, of `slices` slices of `slice_ms` milliseconds each; both are at least 2.
     pub(super) fn new(shards: usize, slices: usize, slice_ms: u64) -> Self {
         Self {
             shards: (0..shards).map(|_| Shard::new(slices)).collect(),
@@ -160,32 +163,32 @@ impl Window {
         }
     }
 
-    /// Counts a call of `generation` that ended at `moment`. Returns false, having counted nothing, if the
-    /// generation is over, which `live` tells.
+    /// Counts a call of `generation` that ended at `moment`. Returns false, without counting, if the generation is
+    /// over. `live` returns whether it is current.
     #[inline(always)]
     pub(super) fn record(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         generation: u32,
         moment: Moment,
         sample: &Sample,
         live: impl Fn() -> bool,
     ) -> bool {
         let tag = Tag::new(generation, moment.lap);
-        match self.slice(seat.shard, moment) {
-            Some(slice) => slice.record(seat.writer, tag, sample, live),
+        match self.slice(access.shard, moment) {
+            Some(slice) => slice.record(access.writer, tag, sample, live),
             None => false,
         }
     }
 
-    /// Sums up the present slice and the ones before it that the window covers.
+    /// Sums up the counts of the current slice and of the earlier slices in the window.
     pub(super) fn counts(&self, generation: u32, now_ns: u64) -> WindowCounts {
         let mut sums = WindowCounts::default();
         self.for_each_slice(generation, now_ns, |tag, slice| slice.add_counts(tag, &mut sums));
         sums
     }
 
-    /// Sums up the histograms of the same slices.
+    /// Sums up the histograms of the current slice and of the earlier slices in the window.
     pub(super) fn histograms(&self, generation: u32, now_ns: u64) -> WindowHistograms {
         let mut sums = WindowHistograms {
             total: [0; CELLS],
@@ -200,8 +203,8 @@ impl Window {
         sums
     }
 
-    /// Empties the counts of earlier laps from the current slice of every shard. With one sweep per slice, a shard that no
-    /// thread uses does not keep counts until its tags repeat.
+    /// Resets the counts of earlier laps in the current slice of every shard. One sweep per slice is enough to prevent
+    /// that a shard that no thread uses keeps counts until its tags repeat.
     pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
         let moment = self.moment(now_ns);
         let tag = Tag::new(generation, moment.lap);
@@ -243,20 +246,21 @@ impl Shard {
 // ===== impl Divisor =====
 
 impl Divisor {
-    /// For a `divisor` of at least 2.
+    /// Stores the reciprocal of `divisor`, which must be at least 2.
     pub(super) const fn new(divisor: u64) -> Self {
         Self {
             reciprocal: u64::MAX / divisor + 1,
         }
     }
 
-    /// `number / divisor`, exact if `number * divisor` is below `2^64`: the reciprocal is too large by less than one, and
-    /// the product then by less than what it takes to the next whole number. Milliseconds that fit 64 bits as nanoseconds
-    /// are below 2^45; below 2^42 (139 years) they may be divided by 2^22 (an hour, the longest window).
+    /// Returns `number / divisor`, rounded down; exact if `number * divisor` is below `2^64`. The stored reciprocal is
+    /// too large by less than one, and the product by less than the distance to the next whole number. The condition
+    /// holds here: a number of milliseconds below 2^42 (139 years) may be divided by up to 2^22 (more than an hour, the
+    /// longest window).
     #[inline]
     pub(super) fn divide(self, number: u64) -> u64 {
         let product = u128::from(number) * u128::from(self.reciprocal);
-        // The quotient is not above the number.
+        // The quotient is at most `number`, so it fits.
         u64::try_from(product >> u64::BITS).unwrap_or(u64::MAX)
     }
 }
@@ -338,7 +342,7 @@ impl Slice {
         sums.over_p99 += over_p99;
         sums.batches += alone + batches;
         sums.bad_batches += bad_batches;
-        // The words are read one after the other, so a call may be in one and not yet in the other.
+        // The words are read one after the other, so a call may already be in one of them and not yet in another.
         sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
     }
 

@@ -1,34 +1,36 @@
-//! Who writes a word, and how. Most words of a shard have one writer, which needs no locked instruction to change them: it
-//! reads the word and stores the next one. The words of the shared shard have many, which compare and exchange.
+//! How a thread writes the words of its shard. An exclusive shard has one writing thread, which needs no locked
+//! instruction: it loads a word and stores the next value. The shared shard has many writing threads, which use
+//! compare-and-exchange.
 //!
-//! Imports nothing but `super::sync`, so that `tests/loom` can model-check this very file.
+//! This file imports only `super::sync`, so that `tests/loom` can model-check it unchanged.
 
 use super::sync::{AtomicU64, Ordering};
 
-/// How the words of a shard may be changed by the calling thread.
+/// How the calling thread may change the words of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// Nobody else puts counts into them: load and store.
+    /// No other thread adds counts to these words: load and store.
     Exclusive,
-    /// Other threads do, too: compare and exchange.
+    /// Other threads add counts to these words too: compare and exchange.
     Shared,
 }
 
-/// Where the calling thread counts.
+/// The shard of the calling thread, and how the thread may write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seat {
-    /// Its shard.
+pub(super) struct ShardAccess {
+    /// Index of the shard.
     pub(super) shard: usize,
-    /// What it may do there.
+    /// How the thread writes the words of the shard.
     pub(super) writer: Writer,
 }
 
-/// Replaces `seen` by `next`, so that whoever reads the new word also sees what was written before it. Fails with the
-/// present word if that is another one by now, or, as a weak exchange may, for no reason.
+/// Replaces the value `seen` by `next` with release ordering: a thread that reads `next` also sees every earlier write.
+/// A shared writer fails with the current value if the word has changed. It may also fail spuriously, as weak exchanges
+/// do.
 ///
-/// The exclusive writer never fails, though somebody else may touch its words: a sweeper, which replaces what is out of
-/// date by an empty word. Between the owner's load and its store that is lost, and nothing with it: the owner either
-/// writes a word that is up to date, as the sweeper wanted, or one that is out of date and counts for nothing.
+/// An exclusive writer never fails, although a sweep by another thread may reset the word between the load and the
+/// store. The store then overwrites the reset, and this loses nothing. If `next` is up to date, the reset was no longer
+/// needed. If `next` is out of date, readers ignore it.
 #[inline]
 pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) -> Result<(), u64> {
     match writer {
@@ -42,9 +44,9 @@ pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) ->
     }
 }
 
-/// Adds one to a counter that wraps; returns what it was.
+/// Adds one to a counter, which wraps, and returns its previous value.
 #[inline]
-pub(super) fn bump(cell: &AtomicU64, writer: Writer) -> u64 {
+pub(super) fn increment(cell: &AtomicU64, writer: Writer) -> u64 {
     match writer {
         Writer::Exclusive => {
             let count = cell.load(Ordering::Relaxed);

@@ -1,14 +1,14 @@
-//! Runs models.
+//! Explores loom models.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::{model::Builder, thread};
 
-/// Steps in one execution; reading a whole ring takes 512 for each shard.
+/// Limit on the steps of one execution. Reading a whole ring takes 512 steps per shard.
 const BRANCHES_MAX: usize = 20_000;
 
-/// Runs `model` in every order with at most so many preemptions. A model of which there is one order only shows nothing,
-/// so that is an error.
+/// Runs `model` in every interleaving with at most `preemptions_max` preemptions. Fails if there is only one
+/// interleaving, because such a model proves nothing.
 pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
     let executions = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = std::sync::Arc::clone(&executions);
@@ -20,13 +20,13 @@ pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static)
         model();
     });
     let executions = executions.load(Ordering::Relaxed);
-    if std::env::var_os("LOOM_TELL").is_some() {
+    if std::env::var_os("LOOM_COUNT").is_some() {
         println!("{executions} executions");
     }
     assert!(executions > 1, "only one order was tried");
 }
 
-/// Runs both at once, on two threads.
+/// Runs `a` and `b` at the same time on two threads, and returns both results.
 pub fn race<A, B>(a: impl FnOnce() -> A + Send + 'static, b: impl FnOnce() -> B) -> (A, B)
 where
     A: Send + 'static,

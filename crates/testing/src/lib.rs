@@ -1,4 +1,4 @@
-//! What the tests of several packages share. It is no part of the service, and is not published.
+//! Helpers for the tests of several packages. Not part of the service, and not published.
 
 #[expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! A global allocator that counts the allocations of the thread that asks for it, and of no other: the tests of a binary
-//! run side by side.
+//! A global allocator that counts the allocations of each thread separately, because the tests of a binary run at the
+//! same time.
 
 #![expect(
     unsafe_code,
@@ -21,7 +21,7 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How often this thread has allocated while `run` ran.
+/// Returns how many times this thread allocates while `run` runs.
 pub fn allocations_of(run: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     run();
@@ -29,11 +29,11 @@ pub fn allocations_of(run: impl FnOnce()) -> u64 {
 }
 
 fn count() {
-    // Fails only while the thread is being torn down, when nobody counts any more.
+    // Fails only while the thread ends. Nobody reads the count any more then.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-// SAFETY: every method hands its arguments to the system's allocator unchanged, which upholds the contract; counting
+// SAFETY: every method passes its arguments unchanged to the system's allocator, which upholds the contract. Counting
 // neither allocates nor unwinds.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

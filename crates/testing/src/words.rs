@@ -1,42 +1,43 @@
-//! loom's atomics, with every access as a point where it tries the other threads.
+//! loom's atomics, changed so that loom explores more interleavings.
 //!
-//! loom tries another order only at an access that depends on the last one of another thread, and for a store it looks
-//! at the very last access to the word alone. So a thread's own load, just before its store, hides from it that another
-//! thread has read the word in between, and a reading before such a store is never tried after it. Here each access also
-//! touches a second word, whose accesses all depend on each other: then the last one is the only one that counts. That
-//! touch is relaxed, so it orders nothing for the threads of the model.
+//! loom tries another order only at an access that depends on the last access of another thread. For a store, it
+//! considers only the very last access to the word. Therefore a thread's own load just before its store hides that
+//! another thread has read the word in between, and loom never tries the order in which that reading follows the store.
+//! Here each access also touches a second word, and all accesses to the second word depend on each other. loom then
+//! tries the other order at every access. The touch is relaxed, so it does not order the accesses of the model's
+//! threads.
 //!
-//! loom also keeps no total order of a word's changes: it lets an exchange that read the word from before a store come
-//! after that store, which no memory model allows. For a word that is both stored to and exchanged, at the same time,
-//! `IN_ORDER` makes the stores swaps, which loom does put in order; what lies between a load and its store stays as open
-//! as it is.
+//! loom also keeps no total order of the changes of a word. It allows an exchange that read the value before a store to
+//! come after that store, which no memory model allows. For a word that is both stored to and exchanged at the same
+//! time, set `IN_ORDER`: it replaces the stores by swaps, which loom does order. Other accesses between a load and its
+//! store are still explored.
 //!
-//! The words are boxed, for loom's threads have small stacks.
+//! The words are boxed, because loom's threads have small stacks.
 
 use loom::sync::atomic::{AtomicBool, Ordering};
 
-/// An integer's atomic in loom.
+/// An integer that has an atomic type in loom.
 pub trait Atomic: Copy + Default {
-    /// The type.
+    /// The atomic type.
     type Of: std::fmt::Debug;
 
-    /// Makes one.
+    /// Makes an atomic with this value.
     fn atomic(self) -> Self::Of;
-    /// As loom's.
+    /// Calls loom's `load`.
     fn load(of: &Self::Of, order: Ordering) -> Self;
-    /// As loom's.
+    /// Calls loom's `store`.
     fn store(of: &Self::Of, value: Self, order: Ordering);
-    /// As loom's.
+    /// Calls loom's `swap`.
     fn swap(of: &Self::Of, value: Self, order: Ordering) -> Self;
-    /// As loom's, strong.
+    /// Calls loom's `compare_exchange`.
     fn exchange(of: &Self::Of, from: Self, to: Self, order: [Ordering; 2]) -> Result<Self, Self>;
-    /// As loom's.
+    /// Calls loom's `fetch_add`.
     fn fetch_add(of: &Self::Of, value: Self, order: Ordering) -> Self;
-    /// As loom's.
+    /// Calls loom's `fetch_sub`.
     fn fetch_sub(of: &Self::Of, value: Self, order: Ordering) -> Self;
-    /// As loom's.
+    /// Calls loom's `fetch_and`.
     fn fetch_and(of: &Self::Of, value: Self, order: Ordering) -> Self;
-    /// As loom's.
+    /// Calls loom's `fetch_or`.
     fn fetch_or(of: &Self::Of, value: Self, order: Ordering) -> Self;
 }
 
@@ -128,12 +129,12 @@ impl<T: Atomic, const IN_ORDER: bool> Word<T, IN_ORDER> {
         }
     }
 
-    /// Replaces `from` by `to`; `Err` holds the value found instead.
+    /// Replaces `from` by `to`. Fails with the current value if it is not `from`.
     pub fn compare_exchange(&self, from: T, to: T, success: Ordering, failure: Ordering) -> Result<T, T> {
         T::exchange(self.touch(), from, to, [success, failure])
     }
 
-    /// loom's never fail for no reason, either.
+    /// Does the same as [`Self::compare_exchange`]: in loom it never fails spuriously either.
     pub fn compare_exchange_weak(
         &self,
         from: T,
@@ -154,12 +155,12 @@ impl<T: Atomic, const IN_ORDER: bool> Word<T, IN_ORDER> {
         T::fetch_sub(self.touch(), value, order)
     }
 
-    /// Ands `value` in and returns the value before.
+    /// Replaces the value by its bitwise AND with `value` and returns the value before.
     pub fn fetch_and(&self, value: T, order: Ordering) -> T {
         T::fetch_and(self.touch(), value, order)
     }
 
-    /// Ors `value` in and returns the value before.
+    /// Replaces the value by its bitwise OR with `value` and returns the value before.
     pub fn fetch_or(&self, value: T, order: Ordering) -> T {
         T::fetch_or(self.touch(), value, order)
     }

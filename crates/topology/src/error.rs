@@ -4,9 +4,10 @@ use std::io;
 
 use super::{cpuset::CpuSet, role::Role};
 
-/// Why a thread or a plan can't be made as configured.
+/// The error of a thread or a plan that can't be made as configured.
 ///
-/// `CpusNotAllowed`, `InsufficientCpus` and `PinFailed` occur only in mode `strict`, `FifoFailed` only with `fifo.required`.
+/// `CpusNotAllowed`, `InsufficientCpus` and `PinFailed` occur only in mode `strict`, `FifoFailed` only with
+/// `fifo.required`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AffinityError {
@@ -30,7 +31,7 @@ pub enum AffinityError {
         /// The ids that are allowed.
         allowed: CpuSet,
     },
-    /// `strict`: too few CPUs to give EXEC a CPU of its own.
+    /// `strict`: there are too few CPUs to give EXEC a CPU that it does not share.
     #[error("affinity.mode = strict needs {needed} allowed CPUs, there are {allowed}")]
     InsufficientCpus {
         /// Number of CPUs that the process may use.
@@ -38,7 +39,7 @@ pub enum AffinityError {
         /// Minimum number of CPUs.
         needed: usize,
     },
-    /// `strict`: a thread runs with another mask than planned.
+    /// `strict`: a thread runs with a mask that differs from the planned one.
     #[error("{role} thread {index} should run on CPUs {wanted} and runs on {actual}")]
     PinFailed {
         /// Role of the thread.

@@ -21,20 +21,20 @@ use super::{
     throttle::{ThrottleWatch, Throttled},
 };
 
-/// Starts threads on their CPUs and keeps them there. Clones are cheap and share all state.
+/// Starts threads on their planned CPUs and keeps them there. Clones are cheap and share all state.
 #[derive(Debug, Clone)]
 pub struct CpuAffinityManager {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What all clones share.
+/// The state that all clones share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: AffinityConfig,
     pub(super) sources: Sources,
     /// The `/proc` in which the threads of this process are looked up, also in tests with a simulated machine.
     pub(super) own_proc: PathBuf,
-    /// CPU mask of the process at start. It can't be read later, because every thread then has a mask of its own.
+    /// CPU mask of the process at start. It must be read at start, because later every thread has a different mask.
     pub(super) mask: CpuSet,
     /// CPUs that the control group granted at start.
     pub(super) granted: Option<CpuSet>,
@@ -70,7 +70,8 @@ impl CpuAffinityManager {
         Self::detect_from(Sources::host(), startup_mask(), config)
     }
 
-    /// As [`Self::detect`], for the machine that `sources` describes and a process with the CPU mask `mask`.
+    /// Does the same as [`Self::detect`], for the machine that `sources` describes and a process with the CPU mask
+    /// `mask`.
     ///
     /// # Errors
     /// Those of [`Plan::new`].
@@ -111,20 +112,20 @@ impl CpuAffinityManager {
         self.in_force().plan.clone()
     }
 
-    /// Number of NET threads to start: one for each CPU of NET.
+    /// Returns the number of NET threads to start: one per CPU of NET.
     #[must_use]
     pub fn net_threads(&self) -> usize {
         self.in_force().plan.net_threads
     }
 
-    /// Whether EXEC may poll instead of blocking, see [`Plan::spin_allowed`].
+    /// Returns whether EXEC may poll instead of blocking, see [`Plan::spin_allowed`].
     #[must_use]
     pub fn spin_allowed(&self) -> bool {
         self.in_force().plan.spin_allowed
     }
 
-    /// Returns how long the CPU quota stopped the process since the last call. `None` if it did not, or if there is no quota.
-    /// Reads one small file if there is a quota, and nothing otherwise.
+    /// Returns how long the CPU quota stopped the process since the last call. `None` if the quota did not stop it, or
+    /// if there is no quota. With a quota the call reads one small file; otherwise it reads nothing.
     pub fn sample_throttling(&self) -> Option<Throttled> {
         let layout = self.in_force();
         let cgroup = &layout.machine.cgroup;

@@ -7,7 +7,7 @@ use core_affinity::CoreId;
 use super::{config::FifoConfig, cpuset::CpuSet};
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// `core_affinity` works on a fixed `cpu_set_t` of this many CPUs.
+/// `core_affinity` uses a fixed `cpu_set_t` for this many CPUs.
 const PACKAGED_CPUS: u32 = 1024;
 
 /// The name of `SCHED_FIFO`.
@@ -27,13 +27,13 @@ pub struct PinOutcome {
 // ===== impl PinOutcome =====
 
 impl PinOutcome {
-    /// Whether the thread has the mask it should have.
+    /// Returns whether the thread has the planned mask.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.wanted.is_none() || self.wanted == self.actual
     }
 
-    /// The error of the failed call.
+    /// Returns the error of the failed call.
     #[must_use]
     pub fn error(&self) -> Option<io::Error> {
         self.errno.map(io::Error::from_raw_os_error)
@@ -47,7 +47,7 @@ pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {
         Ok(()) => None,
         Err(error) => {
-            // If this call fails, too, the mask that is read back shows it.
+            // If this call also fails, the mask that is read back shows it.
             let _ = affinity::set_affinity(tid, fallback.words());
             error.raw_os_error()
         }
@@ -59,10 +59,10 @@ pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     }
 }
 
-/// The mask of thread `tid`.
+/// Returns the mask of thread `tid`.
 ///
 /// # Errors
-/// `ESRCH` when the thread has ended.
+/// `ESRCH` if the thread has ended.
 pub(super) fn mask_of(tid: Tid) -> io::Result<CpuSet> {
     affinity::get_affinity(tid).map(CpuSet::from_words)
 }
@@ -77,7 +77,7 @@ pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
     affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, i32::from(config.priority)))
 }
 
-/// The name of a scheduling policy number.
+/// Returns the name of a scheduling policy number.
 #[must_use]
 pub const fn policy_name(policy: i32) -> &'static str {
     match policy {
@@ -110,7 +110,7 @@ fn set_for_current(core: CoreId) -> bool {
     core_affinity::set_for_current(core)
 }
 
-/// The only CPU of the set, if `core_affinity` can express it.
+/// Returns the only CPU of the set, if `core_affinity` can express it.
 fn single(set: &CpuSet) -> Option<CoreId> {
     let id = set.first().filter(|id| *id < PACKAGED_CPUS)?;
     (set.len() == 1).then_some(CoreId { id: id as usize })

@@ -12,7 +12,7 @@ use super::{
     warning::{Warning, WarningCode},
 };
 
-/// Minimum number of CPUs in mode `strict`, so that EXEC has a CPU of its own.
+/// Minimum number of CPUs in mode `strict`. With two, EXEC does not share its CPU.
 pub const STRICT_CPUS_MIN: usize = 2;
 
 /// Minimum number of CPUs with which `auto` pins threads on a whole machine. With fewer CPUs, NET, WAL and AUX would share one CPU
@@ -20,7 +20,7 @@ pub const STRICT_CPUS_MIN: usize = 2;
 /// measurement.
 pub const AUTO_CPUS_MIN: usize = 4;
 
-/// What happens to the masks of threads.
+/// How the masks of threads are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// Masks are not changed.
@@ -47,7 +47,7 @@ pub struct RolePlan {
 pub struct Plan {
     /// The configured mode.
     pub requested: Mode,
-    /// What happens to the masks.
+    /// How the masks are set.
     pub placement: Placement,
     /// The reason for this placement.
     pub why: String,
@@ -67,14 +67,15 @@ pub struct Plan {
     pub spin_allowed: bool,
     /// Warnings for the operator.
     pub warnings: Vec<Warning>,
-    /// Whether each AUX thread gets a single CPU. Needed on isolated CPUs, where the kernel would leave all of them on the first one.
-    aux_singly: bool,
+    /// Whether each AUX thread gets a single CPU. Required on isolated CPUs: the kernel would run all AUX threads on
+    /// the first of them.
+    single_cpu_aux: bool,
 }
 
 // ===== impl Placement =====
 
 impl Placement {
-    /// The stable name.
+    /// Returns the stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -113,11 +114,11 @@ impl Plan {
                 format!("explicit CPU lists are not used: {}", plan.why),
             );
         }
-        plan.judge(machine, config);
+        plan.add_warnings(machine, config);
         Ok(plan)
     }
 
-    /// The plan of `role`.
+    /// Returns the plan of `role`.
     #[must_use]
     pub const fn role(&self, role: Role) -> &RolePlan {
         let [exec, wal, net, aux] = &self.roles;
@@ -129,15 +130,15 @@ impl Plan {
         }
     }
 
-    /// The mask of thread `index` of `role`; `None` if masks are not changed.
+    /// Returns the mask of thread `index` of `role`; `None` if masks are not changed.
     ///
-    /// If there are more threads than CPUs, threads share CPUs, and the report says so.
+    /// If there are more threads than CPUs, threads share CPUs, and the report shows this.
     #[must_use]
     pub fn mask(&self, role: Role, index: usize) -> Option<CpuSet> {
         let cpus = &self.role(role).cpus;
         let one_each = match role {
             Role::Exec | Role::Wal | Role::Net => true,
-            Role::Aux => self.aux_singly,
+            Role::Aux => self.single_cpu_aux,
         };
         match self.placement {
             Placement::Off => None,
@@ -150,7 +151,7 @@ impl Plan {
         }
     }
 
-    /// The plan in one line, such as `pin exec=3 wal=2 net=0-1(2) aux=0 spare=`.
+    /// Returns the plan in one line, such as `pin exec=3 wal=2 net=0-1(2) aux=0 spare=`.
     #[must_use]
     pub fn summary(&self) -> String {
         let [exec, wal, net, aux] = &self.roles;
@@ -173,9 +174,10 @@ impl Plan {
         line
     }
 
-    /// Keeps this plan, with a warning: the machine has changed, and `strict` allows no plan for it.
-    pub(super) fn kept_because(&self, error: &AffinityError) -> Self {
-        tracing::warn!(%error, "the machine has changed, the plan cannot follow");
+    /// Returns this plan with a warning that it stays in force: the machine has changed, and `strict` allows no plan
+    /// for the new machine.
+    pub(super) fn kept_in_force(&self, error: &AffinityError) -> Self {
+        tracing::warn!(%error, "the machine has changed and strict allows no plan for it; the old plan stays in force");
         let mut plan = self.clone();
         plan.warnings
             .retain(|warning| warning.code != WarningCode::PlanKept);
@@ -183,7 +185,7 @@ impl Plan {
         plan
     }
 
-    /// Every role on all allowed CPUs.
+    /// Makes a plan in which every role has all allowed CPUs.
     fn unpinned(machine: &Machine, config: &AffinityConfig, placement: Placement, why: String) -> Self {
         let roles = Role::ALL.map(|role| RolePlan {
             role,
@@ -198,15 +200,15 @@ impl Plan {
             roles,
             spare: CpuSet::new(),
             home_node: None,
-            net_threads: feeders(machine).min(config.net_threads_max),
+            net_threads: unpinned_net_threads(machine).min(config.net_threads_max),
             shared_core: false,
             spin_allowed: false,
             warnings: Vec::new(),
-            aux_singly: false,
+            single_cpu_aux: false,
         }
     }
 
-    /// Places the roles by the table of roles and the explicit lists.
+    /// Places the roles by the explicit lists and, for roles without a list, by the table of roles.
     fn pin(&mut self, machine: &Machine, config: &AffinityConfig) -> Result<(), AffinityError> {
         let lists = self.usable_lists(config)?;
         let layout = if lists.is_empty() {
@@ -225,11 +227,12 @@ impl Plan {
             .iter()
             .fold(CpuSet::new(), |all, role| all.union(&role.cpus));
         self.spare = machine.allowed.difference(&used);
-        self.aux_singly = machine.isolated_allowed().intersects(&self.role(Role::Aux).cpus);
+        self.single_cpu_aux = machine.isolated_allowed().intersects(&self.role(Role::Aux).cpus);
         Ok(())
     }
 
-    /// The explicit lists. A list with a CPU that is not allowed is an error in `strict`, and ignored in other modes.
+    /// Returns the explicit lists. A list with a CPU that is not allowed is an error in `strict`; in other modes it is
+    /// ignored.
     fn usable_lists(&mut self, config: &AffinityConfig) -> Result<Vec<(Role, CpuSet)>, AffinityError> {
         let mut lists = Vec::new();
         for role in Role::ALL {
@@ -273,7 +276,7 @@ impl Plan {
         }
     }
 
-    /// One NET thread per CPU, up to the maximum. A longer explicit list is cut.
+    /// Limits NET to one thread per CPU and to the maximum. A longer explicit list is cut.
     fn cap_net(&mut self, threads_max: usize) {
         let [_, _, net, _] = &mut self.roles;
         let wanted = net.cpus.len();
@@ -288,7 +291,7 @@ impl Plan {
     }
 
     /// Derives the flags and the warnings from the finished placement.
-    fn judge(&mut self, machine: &Machine, config: &AffinityConfig) {
+    fn add_warnings(&mut self, machine: &Machine, config: &AffinityConfig) {
         if machine.allowed.len() == 1 {
             self.warn(
                 WarningCode::SingleCpu,
@@ -298,27 +301,25 @@ impl Plan {
         if self.placement == Placement::Fence
             && config.mode == Mode::Auto
             && machine.allowed.len() > 1
-            && let Some(why) = shared_because(machine)
+            && let Some(why) = sharing_reason(machine)
         {
             self.warn(WarningCode::SharedCpus, why);
         }
-        self.judge_fifo(machine, config);
+        self.add_fifo_warnings(machine, config);
         if self.placement != Placement::Pin {
             let isolated = machine.isolated_allowed();
             if !isolated.is_empty() {
                 self.warn(
                     WarningCode::Isolated,
-                    format!(
-                        "CPUs {isolated} are isolated: threads that are not pinned pile up on one of them"
-                    ),
+                    format!("CPUs {isolated} are isolated: unpinned threads stay on one of them"),
                 );
             }
             return;
         }
-        self.judge_pins(machine, config);
+        self.add_pin_warnings(machine, config);
     }
 
-    fn judge_fifo(&mut self, machine: &Machine, config: &AffinityConfig) {
+    fn add_fifo_warnings(&mut self, machine: &Machine, config: &AffinityConfig) {
         if !config.fifo.enabled {
             return;
         }
@@ -339,7 +340,7 @@ impl Plan {
         }
     }
 
-    fn judge_pins(&mut self, machine: &Machine, config: &AffinityConfig) {
+    fn add_pin_warnings(&mut self, machine: &Machine, config: &AffinityConfig) {
         let exec = self.role(Role::Exec).cpus.clone();
         let on_exec_core = |core: &&Core| core.cpus.intersects(&exec);
         let exec_cores = machine
@@ -360,7 +361,7 @@ impl Plan {
         if !foreign.is_empty() {
             self.warn(
                 WarningCode::ForeignSibling,
-                format!("the other hyper-thread of exec's CPU {foreign} is not ours"),
+                format!("the other hyper-thread of exec's CPU {foreign} is not allowed"),
             );
         }
         if let Some(quota) = machine.cgroup.quota {
@@ -372,7 +373,7 @@ impl Plan {
                 ),
             );
         }
-        self.judge_memory(machine);
+        self.add_memory_warnings(machine);
         self.spin_allowed = !self.shared_core
             && foreign.is_empty()
             && machine.cgroup.quota.is_none()
@@ -382,7 +383,7 @@ impl Plan {
 
     /// Warns if EXEC and AUX are on different memory nodes. Linux allocates a page on the node of the thread that first writes to it;
     /// AUX opens the store, and EXEC extends it.
-    fn judge_memory(&mut self, machine: &Machine) {
+    fn add_memory_warnings(&mut self, machine: &Machine) {
         let node = |role| {
             let cpu = self.role(role).cpus.first()?;
             machine.node_of(cpu)
@@ -404,7 +405,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// The decision, one line per role, then the warnings: the output of `tally topology`.
+    /// Writes the decision, one line per role, then the warnings: the output of `tally topology`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (placement, requested) = (self.placement.as_str(), self.requested.as_str());
         writeln!(f, "{placement} (affinity.mode = {requested}): {}", self.why)?;
@@ -434,12 +435,12 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
-        // Without pins, the kernel would leave all threads on one isolated CPU, which is worse than sharing CPUs.
+        // Without pinning, the kernel would leave all threads on one isolated CPU, which is worse than sharing CPUs.
         Mode::Auto if !machine.isolated_allowed().is_empty() => because(
             Placement::Pin,
-            "isolated CPUs, between which nothing balances load",
+            "isolated CPUs, between which the kernel does not balance load",
         ),
-        Mode::Auto => match shared_because(machine) {
+        Mode::Auto => match sharing_reason(machine) {
             Some(why) => (Placement::Fence, why),
             None if machine.is_whole_machine() && allowed < AUTO_CPUS_MIN => because(
                 Placement::Fence,
@@ -451,8 +452,9 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
     }
 }
 
-/// The reason to assume that other processes use the allowed CPUs, too, and would pin to the same ones. `None` if there is none.
-fn shared_because(machine: &Machine) -> Option<String> {
+/// Returns the reason to assume that other processes also use the allowed CPUs and would be pinned to the same ones.
+/// `None` without a reason.
+fn sharing_reason(machine: &Machine) -> Option<String> {
     let whole = machine.is_whole_machine();
     if let Some(quota) = machine.cgroup.quota
         && (whole || machine.quota_binds())
@@ -472,8 +474,9 @@ fn shared_because(machine: &Machine) -> Option<String> {
     None
 }
 
-/// The number of NET threads without pins: leaves a CPU each to EXEC and WAL, and stays within the quota.
-fn feeders(machine: &Machine) -> usize {
+/// Returns the number of NET threads without pinning: the number of CPUs minus one each for EXEC and WAL, within the
+/// quota.
+fn unpinned_net_threads(machine: &Machine) -> usize {
     let budget = machine.cgroup.quota.map_or(usize::MAX, |quota| {
         usize::try_from(quota.millicpus().div_ceil(1000)).unwrap_or(usize::MAX)
     });

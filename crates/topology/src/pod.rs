@@ -110,7 +110,7 @@ mod tests {
     fn whole_and_equal_requests_of_a_guaranteed_pod_speak_for_cpus_of_its_own() {
         assert_eq!(reason(Some("Guaranteed"), Some(4000), Some(4000)), None);
         assert_eq!(reason(Some("guaranteed"), None, None), None);
-        assert_eq!(reason(None, None, Some(4000)), None, "the request is not told");
+        assert_eq!(reason(None, None, Some(4000)), None, "the request is unknown");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Sources`]: where the facts about a machine are read.
+//! [`Sources`]: the places from which the facts about a machine are read.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,8 @@ use std::{
 use super::{cpuset::CpuSet, pod::PodHints};
 use crate::sys::proc;
 
-/// The root of the file tree that is read (`/`, or a simulated machine in tests), and the hints of Kubernetes.
+/// The root of the file tree that is read (`/`, or the directory of a simulated machine in tests), and the hints of
+/// Kubernetes.
 #[derive(Debug, Clone)]
 pub struct Sources {
     pub(super) root: PathBuf,
@@ -18,7 +19,7 @@ pub struct Sources {
 // ===== impl Sources =====
 
 impl Sources {
-    /// The machine that the process runs on.
+    /// Returns the sources for the machine on which the process runs.
     #[must_use]
     pub fn host() -> Self {
         Self {
@@ -27,7 +28,7 @@ impl Sources {
         }
     }
 
-    /// A simulated machine: files below `root`, and the hints of Kubernetes.
+    /// Returns the sources for a simulated machine: files below `root`, and the hints of Kubernetes.
     #[must_use]
     pub fn below(root: impl Into<PathBuf>, pod: PodHints) -> Self {
         Self {
@@ -36,23 +37,23 @@ impl Sources {
         }
     }
 
-    /// The directory used as `/proc`.
+    /// Returns the directory used as `/proc`.
     #[must_use]
     pub fn proc(&self) -> PathBuf {
         self.root.join("proc")
     }
 
-    /// The text of a file, if it can be read. `path` is relative to the root.
+    /// Returns the text of a file, or `None` if the file can't be read. `path` is relative to the root.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         proc::read_bounded(&self.root.join(path)).ok()
     }
 
-    /// The content of a file, trimmed and parsed.
+    /// Returns the content of a file, trimmed and parsed.
     pub(super) fn value<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
         self.text(path)?.trim().parse().ok()
     }
 
-    /// The CPUs that are online now.
+    /// Returns the CPUs that are online now.
     pub(super) fn online(&self) -> Option<CpuSet> {
         self.cpus("online")
     }
@@ -61,12 +62,12 @@ impl Sources {
         self.root.join(path).is_dir()
     }
 
-    /// The CPU list in `sys/devices/system/cpu/<file>`.
+    /// Returns the CPU list in `sys/devices/system/cpu/<file>`.
     pub(super) fn cpus(&self, file: &str) -> Option<CpuSet> {
         self.value(Path::new("sys/devices/system/cpu").join(file))
     }
 
-    /// A line `key:<tab>list` of the status of the calling thread.
+    /// Returns the list after `key:<tab>` in the status of the calling thread.
     pub(super) fn status_list(&self, key: &str) -> Option<CpuSet> {
         self.text("proc/thread-self/status")?
             .lines()

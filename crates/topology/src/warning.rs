@@ -82,9 +82,9 @@ impl WarningCode {
             Self::ForeignSibling => {
                 "allow both CPUs of the core; on Kubernetes: the kubelet's option full-pcpus-only"
             }
-            Self::Quota => "remove the quota; CPUs of its own limit the process well enough",
-            Self::SharedCpus => "give the process CPUs of its own, or insist with affinity.mode = pin",
-            Self::ListIgnored => "correct the list, or set affinity.mode = strict to be refused",
+            Self::Quota => "remove the quota; exclusive CPUs limit the process as well",
+            Self::SharedCpus => "give the process exclusive CPUs, or set affinity.mode = pin",
+            Self::ListIgnored => "correct the list, or set affinity.mode = strict to make it an error",
             Self::Overlap => "list every CPU for one role only",
             Self::Isolated => "set affinity.mode = auto or pin",
             Self::FifoRefused => {

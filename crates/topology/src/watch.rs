@@ -137,7 +137,7 @@ impl CpuAffinityManager {
                 let changed = plan != old.plan;
                 (plan, changed)
             }
-            Err(error) => (old.plan.kept_because(&error), false),
+            Err(error) => (old.plan.kept_in_force(&error), false),
         };
         if changed {
             tracing::warn!(old = %old.plan.summary(), new = %plan.summary(), "the allowed CPUs have changed");

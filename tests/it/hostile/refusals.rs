@@ -48,7 +48,7 @@ impl Probe {
             while !stopped.load(Ordering::Relaxed) {
                 let mut health = HealthClient::new(endpoint.connect().await.expect("there is a place"));
                 let checked = health.check(HealthCheckRequest::default()).await;
-                checked.expect("health is told whatever others hold");
+                checked.expect("the health check is answered while others hold connections");
                 counted.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }

@@ -92,7 +92,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     for circuit in service.engine.circuits() {
         assert_eq!(circuit.stats().lifetime.opens, 0, "{} has opened", circuit.key());
     }
-    assert!(answered, "answered chunks are under way");
+    assert!(answered, "answered chunks are in flight");
     let counted = circuit.stats().lifetime;
     assert_eq!(
         (counted.successes, counted.slow, counted.cancelled),

@@ -262,7 +262,7 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
 }
 
 #[tokio::test]
-async fn a_mask_changed_from_outside_is_put_right_and_counted() {
+async fn a_mask_changed_from_outside_is_repaired_and_counted() {
     let Some(all) = two_cpus() else {
         return;
     };

@@ -47,7 +47,7 @@ impl Visit for Warnings {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_over_budget_is_counted_and_warned_of_at_most_every_ten_seconds() {
+async fn batches_over_budget_are_counted_and_warnings_are_rate_limited() {
     let warnings = Warnings::default();
     let _default = tracing::subscriber::set_default(warnings.clone());
     let config = BatchConfig {
@@ -88,7 +88,7 @@ async fn a_batch_over_budget_is_counted_and_warned_of_at_most_every_ten_seconds(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_budget_no_batch_is_over_it() {
+async fn without_a_budget_no_batch_is_over_budget() {
     let (processor, mut intake) = batch::<Counted, usize>(&BatchConfig::default()).unwrap();
     let future = processor.submit(Submission::new(Counted::new(1), None));
     let mut claimed = Vec::new();

@@ -28,7 +28,8 @@ fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
     let stats = both.0.stats();
     assert_eq!((stats.held_back, stats.client_share_percent), (16, 66));
     assert_eq!((stats.queue_depth, both.1.waiting()), (16, 16));
-    // Alone, it has all of the batch, in its order, and an executor with something to do does not sleep.
+    // A client that is alone gets the whole batch, in the order of its requests. An executor with unfinished work does
+    // not sleep.
     both.1.sleep(1);
     assert_eq!(take_items(&mut both.1, 8), (4..12).collect::<Vec<_>>());
     let late = send(&both.0, MODEST, 22, 1);
@@ -44,7 +45,8 @@ fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
 #[test]
 fn a_clients_requests_stay_in_their_order() {
     let mut both = sides(64);
-    // The second is too much for its share; the third, which would fit, must not overtake it.
+    // The second request is larger than the client's share. The third request would fit, but must not overtake the
+    // second one.
     let futures = [(1, 2), (2, 5), (3, 1)].map(|(number, items)| send(&both.0, GREEDY, number, items));
     let other = send(&both.0, MODEST, 9, 3);
     assert_eq!(take_items(&mut both.1, 8), [1, 9]);
@@ -60,14 +62,14 @@ fn a_request_larger_than_a_share_comes_first_in_a_later_batch() {
     let other = send(&both.0, MODEST, 2, 1);
     assert_eq!(take_items(&mut both.1, 8), [0, 2]);
     let more = send(&both.0, MODEST, 3, 1);
-    // A client's first always fits.
+    // The first request of a client always fits.
     assert_eq!(take_items(&mut both.1, 8), [1]);
     assert_eq!(take_items(&mut both.1, 8), [3]);
     drop((small, large, other, more));
 }
 
 #[test]
-fn requests_of_nobody_known_have_no_share_and_a_hundred_percent_is_all() {
+fn requests_without_a_client_have_no_share_and_a_share_of_100_percent_is_everything() {
     let mut both = sides(64);
     let unknown: Vec<_> = (0..8).map(|number| submit_number(&both, number)).collect();
     let known = send(&both.0, MODEST, 8, 1);
@@ -87,7 +89,7 @@ fn requests_of_nobody_known_have_no_share_and_a_hundred_percent_is_all() {
 }
 
 #[test]
-fn held_back_requests_are_told_when_the_executor_goes() {
+fn held_back_requests_are_answered_when_the_executor_is_dropped() {
     let mut both = sides(64);
     let mut greedy: Vec<_> = (0..6).map(|number| send(&both.0, GREEDY, number, 1)).collect();
     let other = send(&both.0, MODEST, 9, 1);
@@ -102,7 +104,7 @@ fn held_back_requests_are_told_when_the_executor_goes() {
 
 /// A request belongs to the client whose call is being polled.
 #[test]
-fn a_calls_requests_are_its_connections() {
+fn a_request_belongs_to_the_connection_of_its_call() {
     let (processor, _intake) = sides::<usize>(8);
     let callers = [processor.caller(), processor.caller()];
     assert_ne!(callers[0].client(), callers[1].client());

@@ -2,7 +2,7 @@
 
 use super::*;
 
-// ===== 26: callers who leave =====
+// ===== callers who leave =====
 
 #[test]
 fn cancelled_in_the_queue_is_never_executed() {
@@ -37,7 +37,7 @@ fn cancelled_after_the_claim_is_executed() {
     );
 }
 
-// ===== 27: deadlines =====
+// ===== deadlines =====
 
 #[tokio::test(start_paused = true)]
 async fn the_callers_timer_sees_the_expiry_first() {
@@ -72,7 +72,7 @@ async fn the_executor_sees_the_expiry_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_before_the_queue_takes_no_room() {
+async fn a_request_that_arrives_expired_takes_no_room() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(Duration::ZERO));
     assert_eq!((processor.stats().queue_depth, processor.stats().expired), (0, 1));
@@ -81,7 +81,7 @@ async fn expired_before_the_queue_takes_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_after_the_claim_is_unknown() {
+async fn a_request_that_expires_after_the_claim_is_unknown() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(0), Some(5 * MS));
     assert_pending!(future.poll());
@@ -91,14 +91,14 @@ async fn expired_after_the_claim_is_unknown() {
     drop(future);
     assert!(!BatchError::ExpiredInExecution.is_not_executed());
     assert!(BatchError::ExpiredInQueue.is_not_executed());
-    // The executor answers all the same, and nobody minds.
+    // The executor may still answer; the answer has no effect.
     answer(&intake, claimed);
     let stats = processor.stats();
     assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (0, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_came_beats_the_deadline() {
+async fn an_answer_that_has_arrived_beats_the_deadline() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut future = submit(&processor, Counted::new(7), Some(5 * MS));
     assert_pending!(future.poll());
@@ -119,7 +119,7 @@ async fn an_answer_that_came_beats_the_deadline() {
 
 /// After a commit of 4 ms, a deadline in 4 ms can't be met, and a deadline in 5 ms can.
 #[tokio::test(start_paused = true)]
-async fn what_a_commit_would_make_too_late_is_not_begun() {
+async fn a_request_that_a_commit_would_make_too_late_is_not_begun() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 4 * MS).await;
     let mut hopeless = submit(&processor, Counted::new(1), Some(4 * MS));
@@ -130,9 +130,9 @@ async fn what_a_commit_would_make_too_late_is_not_begun() {
     drop(in_time);
 }
 
-/// After one slow commit, callers with short deadlines are refused for about twice its duration, and not for ever.
+/// After one slow commit, requests with short deadlines are rejected for about twice its duration, and not for ever.
 #[tokio::test(start_paused = true)]
-async fn one_stall_does_not_shut_out_the_hurried() {
+async fn one_stall_does_not_reject_short_deadlines_for_ever() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let mut refused = 0;
@@ -148,9 +148,9 @@ async fn one_stall_does_not_shut_out_the_hurried() {
     assert!((100..=210).contains(&refused), "{refused}");
 }
 
-/// The number of refused requests does not change the average duration of a commit.
+/// The number of rejected requests does not change the average duration of a commit.
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_is_refused_does_not_let_itself_in() {
+async fn rejected_requests_do_not_shorten_the_rejection() {
     let (processor, mut intake) = sides::<usize>(1024);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let before = processor.stats().commit_average;
@@ -163,7 +163,8 @@ async fn a_crowd_that_is_refused_does_not_let_itself_in() {
         drop(crowd);
     }
     assert_eq!(processor.stats().commit_average, before);
-    // From then on once for each eighth of it, whoever asks.
+    // From now on the average decreases by an eighth, at most once per eighth of its duration, however many requests
+    // arrive.
     for _ in 0..2 {
         advance(MS).await;
         let crowd: Vec<_> = (0..1000)
@@ -175,9 +176,9 @@ async fn a_crowd_that_is_refused_does_not_let_itself_in() {
     assert_eq!(processor.stats().commit_average, before * 7 / 8);
 }
 
-// ===== 31: timers =====
+// ===== timers =====
 
-/// The test blocks the executor's thread. The callers' runtime goes on: its paused clock advances when all tasks are idle, and
+/// The test blocks the executor's thread. The callers' runtime continues: its paused clock advances when all tasks are idle, and
 /// so reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {
@@ -193,7 +194,7 @@ async fn a_blocked_executor_does_not_delay_timers() {
     });
     let begun = Instant::now();
     let patient = processor.submit(Submission::new(Counted::new(0), None));
-    // It has taken what there was, and takes no more.
+    // The executor has taken all queued requests, and takes no others.
     claimed_first.recv().unwrap();
     let queued = processor.submit(Submission::new(Counted::new(1), Some(begun + 22 * MS)));
     assert_eq!(queued.await.unwrap_err(), BatchError::ExpiredInQueue);

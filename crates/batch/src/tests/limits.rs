@@ -5,7 +5,7 @@ use tower_service::Service;
 use super::*;
 
 #[test]
-fn a_queue_full_of_requests_refuses_with_a_hint() {
+fn a_queue_full_of_requests_rejects_with_a_retry_hint() {
     let mut both = sides(2);
     let waiting = [submit_number(&both, 0), submit_number(&both, 1)];
     let mut refused = submit_number(&both, 2);
@@ -16,14 +16,14 @@ fn a_queue_full_of_requests_refuses_with_a_hint() {
     assert!(retry_after > Duration::ZERO);
     assert_eq!((both.0.stats().full, both.0.stats().queue_depth), (1, 2));
     assert_eq!(numbers(&take(&mut both.1)), [0, 1]);
-    // There is room again.
+    // The queue has room again.
     let mut later = submit_number(&both, 3);
     assert_pending!(later.poll());
     drop(waiting);
 }
 
 #[test]
-fn a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
+fn a_queue_full_of_bytes_rejects_all_but_a_lone_request() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
     assert_pending!(lone.poll());
@@ -33,7 +33,7 @@ fn a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
     );
     assert_eq!(take(&mut intake).len(), 1);
 
-    // What was refused or taken weighs nothing any more: the bound is met to the byte.
+    // Requests that were rejected or taken no longer count: the queue can be filled to the last byte.
     let mut fits = submit(&processor, Counted::of_bytes(MIB - 1), None);
     let mut just_fits = submit(&processor, Counted::of_bytes(1), None);
     let mut beyond = submit(&processor, Counted::of_bytes(1), None);
@@ -47,15 +47,15 @@ fn a_queue_full_of_bytes_refuses_all_but_a_lone_request() {
 }
 
 #[test]
-fn a_request_larger_than_any_batch_is_a_batch_of_its_own() {
+fn a_request_larger_than_any_batch_is_a_batch_by_itself() {
     let mut both = sides(8);
-    // Half of what the queue may hold is the most for a batch.
+    // A batch holds at most half of the bytes that the queue may hold.
     let sizes = [400, 200, 600, 100].map(|kib| kib << 10);
     let futures: Vec<_> = sizes
         .into_iter()
         .enumerate()
         .map(|(number, bytes)| {
-            // The bound on the queue is not what this is about.
+            // This test is not about the bound of the queue.
             both.0.queue.bytes.store(0, Ordering::Relaxed);
             let item = Counted {
                 number,
@@ -74,7 +74,7 @@ fn a_request_larger_than_any_batch_is_a_batch_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_tells_how_much_waits_and_for_how_long() {
+async fn stats_report_the_size_and_age_of_the_queue() {
     let (processor, mut intake) = sides::<usize>(8);
     assert_eq!(processor.stats().oldest_age, Duration::ZERO);
     advance(7 * MS).await;
@@ -88,7 +88,7 @@ async fn the_queue_tells_how_much_waits_and_for_how_long() {
         (2, 330, 5 * MS)
     );
     assert_eq!(stats.queue_bytes_capacity, MIB);
-    // It was there no later than the one that was taken: about, and never less.
+    // Now `oldest_age` is an upper bound: still the age of the request that was taken.
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
     assert_eq!(processor.stats().oldest_age, 5 * MS);
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
@@ -96,7 +96,7 @@ async fn the_queue_tells_how_much_waits_and_for_how_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_hint_is_what_waits_by_the_rate_at_which_it_was_taken() {
+async fn the_retry_hint_is_the_queue_divided_by_its_rate() {
     let (processor, mut intake) = sides::<usize>(2);
     let ten = || Counted {
         items: 10,
@@ -105,7 +105,7 @@ async fn the_hint_is_what_waits_by_the_rate_at_which_it_was_taken() {
     let _taken = submit(&processor, ten(), None);
     advance(100 * MS).await;
     assert_eq!(take(&mut intake).len(), 1);
-    // 10 items in 100 ms; 20 of them wait.
+    // 10 items were taken in 100 ms, and 20 items are queued.
     let _waiting = [submit(&processor, ten(), None), submit(&processor, ten(), None)];
     let mut refused = submit(&processor, ten(), None);
     let retry_after = 200 * MS;
@@ -113,7 +113,7 @@ async fn the_hint_is_what_waits_by_the_rate_at_which_it_was_taken() {
 }
 
 #[test]
-fn bounds_out_of_bounds_are_named() {
+fn out_of_bounds_settings_are_named() {
     let good = BatchConfig::default();
     assert_eq!(good.validate(), Ok(()));
     let bad = BatchConfig {
@@ -132,8 +132,8 @@ fn bounds_out_of_bounds_are_named() {
         ..good
     };
     assert_eq!(too_long.validate().unwrap_err().field, "max_linger_us");
-    let nobody = BatchConfig { siblings: 0, ..good };
-    assert_eq!(nobody.validate().unwrap_err().field, "siblings");
+    let no_siblings = BatchConfig { siblings: 0, ..good };
+    assert_eq!(no_siblings.validate().unwrap_err().field, "siblings");
     for client_share_percent in [0, 101] {
         let bad = BatchConfig {
             client_share_percent,
@@ -178,7 +178,8 @@ async fn stats_are_exact() {
     for (times, reason) in (1..).zip(FlushReason::ALL) {
         assert_eq!(stats.flushed(reason), times, "{}", reason.as_str());
     }
-    // The one commit of 3 ms is all there is of an average; half of it is more than may be lingered.
+    // The average consists of this one commit of 3 ms. The linger is half of it, because half is less than the longest
+    // linger.
     assert_eq!((stats.commit_average, stats.linger), (3 * MS, 3 * MS / 2));
     assert_eq!(
         (stats.items.count, stats.items.max, stats.bytes.count),
@@ -198,10 +199,10 @@ async fn stats_are_exact() {
 }
 
 #[test]
-fn it_is_a_service_that_is_always_ready() {
+fn the_service_is_always_ready() {
     let (mut processor, mut intake) = sides::<usize>(2);
     let waiting = [0, 1].map(|number| submit(&processor, Counted::new(number), None));
-    // Ready even when it is full: `call` decides.
+    // `poll_ready` is ready even if the queue is full: `call` decides.
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
     let mut refused = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
@@ -209,7 +210,7 @@ fn it_is_a_service_that_is_always_ready() {
         assert_ready!(refused.poll()),
         Err(BatchError::Full { .. })
     ));
-    // A notification that came before keeps the executor awake once, with nothing to do.
+    // An earlier notification keeps the executor awake once, although there is nothing to do.
     assert_eq!(take(&mut intake).len(), 2);
     processor.notifier().notify();
     intake.sleep(1);

@@ -27,7 +27,7 @@ fn take_one((processor, intake): &mut TestSides, deadline: Option<Duration>) -> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lone_request_goes_out_at_once_however_long_commits_take() {
+async fn a_lone_request_is_executed_at_once_for_any_commit_time() {
     let mut both = linger_of_1_ms().await;
     for others in 0..4 {
         let others = on_their_way(&both.0, others);
@@ -35,7 +35,7 @@ async fn a_lone_request_goes_out_at_once_however_long_commits_take() {
         assert_eq!(both.1.due(), Some(FlushReason::Idle));
         drop(others);
     }
-    // Nor before anything is known of commits.
+    // There is no linger either while no commit has been measured.
     let mut both = sides::<usize>(8);
     let others = on_their_way(&both.0, 100);
     let _future = take_one(&mut both, None);
@@ -50,7 +50,7 @@ async fn a_batch_lingers_for_callers_on_their_way_from_its_first_request_on() {
     let first = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     advance(MS * 6 / 10).await;
-    // A later one does not begin it anew.
+    // A later request does not restart the linger.
     let second = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     advance(MS * 4 / 10).await;
@@ -59,14 +59,14 @@ async fn a_batch_lingers_for_callers_on_their_way_from_its_first_request_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_linger_ends_when_those_have_come_whom_it_was_for() {
+async fn a_linger_ends_when_the_expected_callers_have_submitted() {
     let mut both = linger_of_1_ms().await;
     let mut others = on_their_way(&both.0, 5);
     let first = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     others.pop();
     assert_eq!(both.1.due(), None, "four are left");
-    // Woken for nothing before: one more, who submits or leaves.
+    // Sleeps until one more caller submits or leaves; it would not have been woken for fewer.
     let rest = both.1.pace.rest(&both.1.situation(), Instant::now);
     assert_eq!(rest, Some((MS, 1)));
     others.pop();
@@ -76,7 +76,7 @@ async fn a_linger_ends_when_those_have_come_whom_it_was_for() {
 
 /// A caller on its way submits.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_submits_is_on_its_way_no_more() {
+async fn a_call_that_has_submitted_is_no_longer_on_its_way() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 3);
     let processor = both.0.clone();
@@ -95,7 +95,7 @@ async fn a_call_that_submits_is_on_its_way_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_waited_in_the_queue_does_not_linger_on_top() {
+async fn a_request_that_waited_in_the_queue_does_not_linger_as_well() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 9);
     let future = submit(&both.0, Counted::new(0), None);
@@ -106,7 +106,7 @@ async fn what_has_waited_in_the_queue_does_not_linger_on_top() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_linger_in_vain_is_not_tried_again_for_a_while() {
+async fn after_a_linger_without_arrivals_the_next_batches_do_not_linger() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let mut at_once_between = Vec::new();
@@ -128,12 +128,12 @@ async fn a_linger_in_vain_is_not_tried_again_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lingering_batch_goes_out_in_time_for_its_earliest_deadline() {
+async fn a_lingering_batch_is_executed_before_its_earliest_deadline() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let late = take_one(&mut both, Some(90 * MS));
     assert_eq!(both.1.due(), None);
-    // A commit takes 2 ms, so this one has to begin within 0.5 ms.
+    // A commit takes 2 ms, so this request must be executed within 0.5 ms.
     let urgent = take_one(&mut both, Some(MS * 5 / 2));
     assert_eq!(both.1.due(), None);
     advance(MS / 2).await;
@@ -144,7 +144,7 @@ async fn a_lingering_batch_goes_out_in_time_for_its_earliest_deadline() {
 /// A request whose deadline a linger could miss wakes the executor, whatever number of requests it waits for. Without the wake-up the
 /// test would not end.
 #[tokio::test(start_paused = true)]
-async fn a_request_in_a_hurry_wakes_the_executor() {
+async fn a_request_with_a_short_deadline_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;
     processor.notifier().notify();
     intake.sleep(64);
@@ -156,7 +156,7 @@ async fn a_request_in_a_hurry_wakes_the_executor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_is_asked_for_ends_the_linger() {
+async fn an_explicit_flush_ends_the_linger() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 4);
     let first = take_one(&mut both, None);
@@ -164,7 +164,7 @@ async fn a_flush_that_is_asked_for_ends_the_linger() {
     both.0.flush();
     both.1.sleep(1);
     assert_eq!(both.1.due(), Some(FlushReason::Explicit));
-    // It is not for what comes later.
+    // The flush does not apply to later requests.
     advance(MS / 10).await;
     let second = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
@@ -184,7 +184,7 @@ async fn a_shutdown_does_not_wait_out_the_linger() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_linger_of_zero_is_none() {
+async fn with_a_linger_of_zero_no_batch_lingers() {
     let config = BatchConfig {
         max_linger: Duration::ZERO,
         ..BatchConfig::default()

@@ -16,7 +16,7 @@ fn send(processor: &BatchProcessor<Counted, usize>, client: u64, item: Counted) 
 
 /// A lone client uses up its share, and then a request has too many bytes for the batch.
 #[test]
-fn what_does_not_fit_stays_before_those_behind_it() {
+fn a_request_that_does_not_fit_stays_before_later_ones() {
     let mut both = sides(64);
     let futures: Vec<_> = (0..16)
         .map(|number| {
@@ -116,7 +116,7 @@ fn naive(waiting: &mut Vec<Waiting>, items_max: usize, bounds: Bounds) -> Batch 
     batch
 }
 
-// ===== both =====
+// ===== processor and model compared =====
 
 #[derive(Debug, Clone, Copy)]
 enum Event {

@@ -35,7 +35,7 @@ fn execute(intake: &mut Intake<Counted, usize>) -> Vec<usize> {
 }
 
 #[test]
-fn what_is_executed_keeps_a_sequence_whole() {
+fn executed_requests_of_a_sequence_have_no_gap() {
     let mut both = sides(64);
     let mut sequence = both.0.sequence();
     for round in 0..3 {
@@ -46,7 +46,7 @@ fn what_is_executed_keeps_a_sequence_whole() {
 }
 
 #[test]
-fn behind_one_whose_caller_has_left_none_is_executed_and_others_are() {
+fn after_a_caller_leaves_only_other_sequences_are_executed() {
     let mut both = sides(64);
     let (mut sequence, mut other) = (both.0.sequence(), both.0.sequence());
     let before = submit_next(&both.0, &mut sequence, 0, None);
@@ -62,9 +62,9 @@ fn behind_one_whose_caller_has_left_none_is_executed_and_others_are() {
     drop((before, others));
 }
 
-/// After a commit of one second, requests with shorter deadlines are refused.
+/// After a commit of one second, requests with shorter deadlines are rejected.
 #[tokio::test(start_paused = true)]
-async fn behind_one_that_would_be_too_late_none_is_executed() {
+async fn after_a_request_that_would_be_too_late_none_is_executed() {
     let (processor, mut intake) = sides::<usize>(1024);
     commit_of(&processor, &mut intake, 1000 * MS).await;
     let mut sequence = processor.sequence();
@@ -76,13 +76,13 @@ async fn behind_one_that_would_be_too_late_none_is_executed() {
     for future in &mut futures[1..] {
         assert_ready_eq!(future.poll(), Err(BatchError::Interrupted));
     }
-    // Whoever has more time is refused as well.
+    // A request without a deadline is rejected as well.
     assert!(sequence.next(Counted::new(512), None).is_none());
 }
 
 /// Requests that were queued before are executed.
 #[test]
-fn behind_one_that_was_not_let_in_none_is_submitted() {
+fn after_a_rejected_request_none_is_submitted() {
     let mut both = sides(2);
     let mut sequence = both.0.sequence();
     let waiting = [0, 1].map(|number| submit_next(&both.0, &mut sequence, number, None));
@@ -97,9 +97,9 @@ fn behind_one_that_was_not_let_in_none_is_submitted() {
     drop(waiting);
 }
 
-/// The same as with an open circuit in front of the queue.
+/// The same happens with an open circuit in front of the queue.
 #[test]
-fn behind_a_submission_that_is_dropped_none_is_submitted() {
+fn after_a_dropped_submission_none_is_submitted() {
     let mut both = sides(8);
     let mut sequence = both.0.sequence();
     let before = submit_next(&both.0, &mut sequence, 0, None);
@@ -110,7 +110,7 @@ fn behind_a_submission_that_is_dropped_none_is_submitted() {
 }
 
 #[test]
-fn behind_one_that_the_executor_could_not_execute_none_is_though_they_are_claimed() {
+fn after_a_request_that_could_not_be_executed_no_claimed_one_is() {
     let mut both = sides(8);
     let mut sequence = both.0.sequence();
     let futures = [0, 1, 2].map(|number| submit_next(&both.0, &mut sequence, number, None));
@@ -151,7 +151,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 0..80)
 }
 
-/// The executed requests of each sequence are its first ones, in their order.
+/// Checks that the executed requests of each sequence are its first ones, in their order.
 async fn check_prefixes(events: Vec<Event>) {
     let (processor, mut intake) = sides::<usize>(16);
     let mut sequences = [processor.sequence(), processor.sequence()];
@@ -203,7 +203,7 @@ async fn check_prefixes(events: Vec<Event>) {
 
 proptest! {
     #[test]
-    fn what_is_executed_of_a_sequence_is_its_beginning(events in events()) {
+    fn the_executed_requests_of_a_sequence_are_its_first_ones(events in events()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(check_prefixes(events));
     }

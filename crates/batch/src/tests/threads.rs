@@ -56,7 +56,7 @@ async fn values(futures: Vec<ResponseFuture<usize>>) -> Vec<Result<usize, BatchE
 async fn batches_form_while_the_previous_one_is_processed_and_keep_their_size() {
     let (batches, thread, go_on, sizes) = held(4);
     let first = submit_all(&batches, 0..1);
-    assert_eq!(sizes.recv(), Ok(1), "nobody waits for a timer");
+    assert_eq!(sizes.recv(), Ok(1), "no request waits for a timer");
     let rest = submit_all(&batches, 1..10);
     for size in [4, 4, 1] {
         go_on.send(()).unwrap();
@@ -87,7 +87,7 @@ async fn dropping_the_last_clone_processes_what_is_queued_and_ends_the_thread() 
 }
 
 #[tokio::test]
-async fn after_close_queued_requests_are_processed_and_new_ones_refused() {
+async fn after_close_queued_requests_are_processed_and_new_ones_rejected() {
     let (batches, thread, go_on, sizes) = held(1);
     let queued = submit_all(&batches, 0..2);
     assert_eq!(sizes.recv(), Ok(1));
@@ -149,7 +149,7 @@ async fn a_timeout_gathers_a_batch_until_it_is_full_or_flushed() {
         report.send(batch.len()).expect("the test listens");
         batch.into_iter().map(|Single(number)| number).collect()
     };
-    // The clock of the batch thread is the system's, and the test waits for none of this minute.
+    // The batch thread uses the system's clock. The test never waits for the whole minute.
     let builder = BatchThreadBuilder::new(3, Duration::from_secs(60)).unwrap();
     let (batches, thread) = builder.spawn(closure).unwrap();
     let full = submit_all(&batches, 0..3);
@@ -266,7 +266,7 @@ fn the_hook_runs_on_the_thread_before_the_first_batch() {
 }
 
 #[test]
-fn settings_out_of_bounds_are_refused_with_field_value_and_bound() {
+fn settings_out_of_bounds_are_errors_with_field_value_and_bound() {
     let closure = |batch: Vec<Single<usize>>| vec![0; batch.len()];
     let refused = |result: Result<Numbers, SpawnError>| result.unwrap_err().to_string();
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));

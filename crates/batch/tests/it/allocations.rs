@@ -46,7 +46,7 @@ impl Rig {
         }
     }
 
-    /// Two requests at once, of two clients, to their answers.
+    /// Executes two requests of two clients at once, and reads their answers.
     fn round(&mut self, deadline: Option<Instant>) {
         let submit = |number| {
             let submission = Submission::new(Number(number), deadline).of_client(1 + number);
@@ -56,7 +56,7 @@ impl Rig {
         let mut context = Context::from_waker(Waker::noop());
         assert!(first.as_mut().poll(&mut context).is_pending());
         assert!(second.as_mut().poll(&mut context).is_pending());
-        // Small enough for shares to be counted.
+        // The batch is small enough that shares apply.
         assert_eq!(self.intake.take(2, &mut self.claimed), 2);
         assert!(self.intake.due().is_some());
         let answers = self.claimed.drain(..).map(|one| (one.reply, one.item.0));
@@ -80,7 +80,7 @@ fn a_request_allocates_nothing_in_steady_state() {
 }
 
 #[test]
-fn a_refused_request_allocates_nothing_either() {
+fn a_rejected_request_allocates_nothing() {
     let mut rig = Rig::new();
     rig.round(None);
     rig.processor.close();

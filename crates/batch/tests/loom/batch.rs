@@ -1,7 +1,8 @@
 //! Models of the batch processor's reply slot, pool, ring buffer and waker list.
 //!
-//! Limits: loom treats `SeqCst` accesses as `AcqRel`, and the queue inside the ring buffer is replaced by a queue behind a mutex. So the
-//! models check the protocols of [`slot`] and [`ring`] under the assumption that crossbeam's queue is linearizable.
+//! Limits: loom treats `SeqCst` accesses as `AcqRel`, and the models replace the queue inside the ring buffer by a
+//! queue behind a mutex. Therefore the models check the protocols of [`slot`] and [`ring`] under the assumption that
+//! crossbeam's queue is linearizable.
 
 use std::{
     future::poll_fn,
@@ -31,13 +32,14 @@ mod slot;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod waker_list;
 
-/// Maximum number of preemptions in one execution. Two find nearly all races of so few steps; with three the run takes less than a
-/// minute.
+/// Maximum number of preemptions in one execution. Two are enough to find nearly all races of models this small. With
+/// three the run takes less than a minute.
 const PREEMPTIONS_MAX: usize = 3;
-/// The same for the one model with three threads that wait for each other, which would take a minute with three.
+/// The same limit for the one model with three threads that wait for each other. With three preemptions it would take a
+/// minute.
 const PREEMPTIONS_MAX_OF_MANY: usize = 2;
 
-/// The names of `src/sync.rs`, with loom's types.
+/// The same names as in `src/sync.rs`, with loom's types.
 mod sync {
     use std::{collections::VecDeque, task::Waker};
 
@@ -185,7 +187,7 @@ fn a_caller_that_leaves_withdraws_or_is_too_late() {
 }
 
 #[test]
-fn an_answer_wakes_the_caller_and_is_seen() {
+fn an_answer_wakes_the_caller_and_is_visible() {
     check(|| {
         let (responder, receiver) = slot();
         let executor = thread::spawn(move || {
@@ -269,7 +271,7 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
 /// Two requests use the same slot one after the other, while the executor may still be finishing the first. No request gets the answer
 /// of the other.
 #[test]
-fn a_slot_that_is_used_again_mixes_up_no_requests() {
+fn a_reused_slot_mixes_up_no_requests() {
     check(|| {
         let pool = Pool::new();
         let mut executors = Vec::new();
@@ -291,7 +293,7 @@ fn a_slot_that_is_used_again_mixes_up_no_requests() {
 
 /// A caller that leaves returns its slot only after the answer, and the next caller finds the slot empty.
 #[test]
-fn a_slot_whose_caller_has_left_is_used_again_only_when_it_is_answered() {
+fn a_slot_whose_caller_has_left_is_reused_only_after_its_answer() {
     check(|| {
         let pool = Pool::new();
         let (responder, receiver) = pool.take();
@@ -359,7 +361,7 @@ fn a_push_wakes_an_executor_that_went_to_sleep() {
 
 /// A busy executor raises the number at which it is woken, and lowers it before it sleeps. The last number counts.
 #[test]
-fn a_push_goes_by_the_mark_that_was_set_last() {
+fn a_push_uses_the_mark_that_was_set_last() {
     check(|| {
         let ring = Arc::new(LockFreeRingBuffer::new(2));
         let executor = {
@@ -393,7 +395,7 @@ fn one_of_two_pushes_wakes_an_executor_that_waits_for_one_or_two() {
 }
 
 #[test]
-fn a_full_ring_gives_the_item_back() {
+fn a_full_ring_returns_the_item() {
     check(|| {
         let ring = Arc::new(LockFreeRingBuffer::new(1));
         let pusher = {
@@ -412,7 +414,7 @@ fn a_full_ring_gives_the_item_back() {
 }
 
 #[test]
-fn what_was_let_in_is_taken_before_the_ring_is_drained() {
+fn accepted_items_are_taken_before_the_ring_is_drained() {
     check(|| {
         let ring = Arc::new(LockFreeRingBuffer::new(2));
         let push = |item| {
@@ -450,7 +452,7 @@ fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
                     while ring.pop().is_some() {
                         taken += 1;
                     }
-                    // As `Intake::sleep`.
+                    // The same condition as in `Intake::sleep`.
                     if !ring.wake_at(1) && !ring.is_drained() {
                         parker.wait();
                     }

@@ -11,81 +11,82 @@ use super::{
         stats::TransitionReason,
         sync::Ordering,
         threads,
-        writer::{Seat, bump},
+        writer::{ShardAccess, increment},
     },
     Core, NANOS_PER_MICRO, NANOS_PER_MILLI, Ticket,
 };
 
 /// Who asks for admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asker {
+enum Requester {
     /// A caller of the guarded service.
     Caller,
     /// The host, for its own probe.
     Host,
 }
 
-/// Limit on retries of a call while the state changes. Each retry means that another thread made progress, so the limit is never
-/// reached in practice.
+/// Limit on the attempts to admit a call while the state changes. Each retry means that another thread made progress,
+/// so the limit is not reached in practice.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
-/// How long before its deadline an open circuit asks for the exact time: more than `Clock::recent_ns` lags behind.
+/// An open circuit reads the exact time if its deadline is closer than this. The margin is larger than the lag of
+/// `Clock::recent_ns`.
 const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
 const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
 // ===== impl Core =====
 
 impl Core {
-    /// Where the calling thread counts.
+    /// Returns the shard of the calling thread.
     #[inline]
-    pub(crate) fn seat(&self) -> Seat {
-        threads::seat(self.config.shards as usize)
+    pub(crate) fn shard_access(&self) -> ShardAccess {
+        threads::shard_access(self.config.shards as usize)
     }
 
-    /// Admits or rejects a call. The ticket is written to `into`, not returned: copying bytes that have just been written waits
-    /// for the write. `into` stays None for a call that is not recorded.
+    /// Admits or rejects a call. The ticket is written to `into` instead of being returned, because copying bytes that
+    /// were just written stalls until the write is complete. `into` stays None for a call that is not recorded.
     #[inline(always)]
-    pub(crate) fn admit(&self, seat: Seat, into: &mut Option<Ticket>) -> Result<(), Rejection> {
+    pub(crate) fn admit(&self, access: ShardAccess, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
-        // The two cases that must be fast; `pass` decides the same.
+        // These two cases must be fast. `request_admission` decides them in the same way.
         if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
             let recent_ns = self.clock.recent_ns();
             if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
-                return Err(self.rejection(word, seat, recent_ns));
+                return Err(self.rejection(word, access, recent_ns));
             }
         }
         let now_ns = self.clock.now_ns();
         if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Closed {
-            *into = Some(self.ticket(word, seat, now_ns, None));
+            *into = Some(self.ticket(word, access, now_ns, None));
             return Ok(());
         }
-        *into = self.admit_if_may(seat, word, now_ns)?;
+        *into = self.admit_if_may(access, word, now_ns)?;
         Ok(())
     }
 
     fn admit_if_may(
         &self,
-        seat: Seat,
+        access: ShardAccess,
         mut word: StateWord,
         now_ns: u64,
     ) -> Result<Option<Ticket>, Rejection> {
         for _ in 0..ADMIT_ATTEMPTS_MAX {
             match word.mode() {
                 BreakerMode::Disabled => return Ok(None),
-                BreakerMode::ForcedOpen => return self.refuse(word, seat, now_ns),
+                BreakerMode::ForcedOpen => return self.reject(word, access, now_ns),
                 BreakerMode::Auto | BreakerMode::MetricsOnly => {}
             }
-            match self.pass(word, now_ns, Asker::Caller) {
-                Grant::Granted(probe) => return Ok(Some(self.ticket(word, seat, now_ns, probe))),
-                Grant::Refused => return self.refuse(word, seat, now_ns),
+            match self.request_admission(word, now_ns, Requester::Caller) {
+                Grant::Granted(probe) => return Ok(Some(self.ticket(word, access, now_ns, probe))),
+                Grant::Rejected => return self.reject(word, access, now_ns),
                 Grant::Stale => word = self.gate.load(),
             }
         }
-        self.refuse(word, seat, now_ns)
+        self.reject(word, access, now_ns)
     }
 
-    /// Admits a probe of the host if the circuit is half-open, or due to be, and has a permit left. A refusal is not counted,
-    /// because no caller was rejected.
-    pub(crate) fn admit_probe(&self, seat: Seat) -> Option<Ticket> {
+    /// Admits a probe of the host if the circuit is half-open, or due to become half-open, and has a permit left. A
+    /// rejection is not counted, because no caller was rejected.
+    pub(crate) fn admit_probe(&self, access: ShardAccess) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
         for _ in 0..ADMIT_ATTEMPTS_MAX {
             let word = self.gate.load();
@@ -94,22 +95,28 @@ impl Core {
             if !judged || !half_open {
                 return None;
             }
-            match self.pass(word, now_ns, Asker::Host) {
-                Grant::Granted(probe) => return Some(self.ticket(word, seat, now_ns, probe)),
-                Grant::Refused => return None,
+            match self.request_admission(word, now_ns, Requester::Host) {
+                Grant::Granted(probe) => return Some(self.ticket(word, access, now_ns, probe)),
+                Grant::Rejected => return None,
                 Grant::Stale => {}
             }
         }
         None
     }
 
-    /// Asks the state machine. `Stale` means that it made a transition first: ask again.
-    fn pass(&self, word: StateWord, now_ns: u64, asker: Asker) -> Grant<Option<ProbeTicket>> {
+    /// Asks the state machine to admit a call. Returns `Stale` if the request made a transition: the caller must ask
+    /// again.
+    fn request_admission(
+        &self,
+        word: StateWord,
+        now_ns: u64,
+        requester: Requester,
+    ) -> Grant<Option<ProbeTicket>> {
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
             CircuitState::Closed => Grant::Granted(None),
             CircuitState::Open if expired => {
-                self.shift(
+                self.change_state(
                     word,
                     CircuitState::HalfOpen,
                     TransitionReason::OpenElapsed,
@@ -117,30 +124,32 @@ impl Core {
                 );
                 Grant::Stale
             }
-            CircuitState::Open => Grant::Refused,
+            CircuitState::Open => Grant::Rejected,
             CircuitState::HalfOpen if expired => {
                 self.end_half_open_wait(word, now_ns, true);
                 Grant::Stale
             }
-            CircuitState::HalfOpen if self.config.self_probe && asker == Asker::Caller => Grant::Refused,
+            CircuitState::HalfOpen if self.config.self_probe && requester == Requester::Caller => {
+                Grant::Rejected
+            }
             CircuitState::HalfOpen => {
                 match self.gate.issue_probe(word.generation(), now_ns / NANOS_PER_MICRO) {
                     Grant::Granted(ticket) => Grant::Granted(Some(ticket)),
                     // Without a ticker this is the only place that notices a hung probe.
-                    Grant::Refused if self.expire_probes(word, now_ns) => Grant::Stale,
-                    Grant::Refused => Grant::Refused,
+                    Grant::Rejected if self.expire_probes(word, now_ns) => Grant::Stale,
+                    Grant::Rejected => Grant::Rejected,
                     Grant::Stale => Grant::Stale,
                 }
             }
             CircuitState::Ramp if expired => {
-                self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
+                self.change_state(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
                 Grant::Stale
             }
             CircuitState::Ramp => {
                 let credit = credit_of(self.ramp_weight(word, now_ns));
                 match self.gate.admit_to_ramp(word.generation(), credit) {
                     Grant::Granted(()) => Grant::Granted(None),
-                    Grant::Refused => Grant::Refused,
+                    Grant::Rejected => Grant::Rejected,
                     Grant::Stale => Grant::Stale,
                 }
             }
@@ -148,14 +157,20 @@ impl Core {
     }
 
     #[inline(always)]
-    fn ticket(&self, word: StateWord, seat: Seat, now_ns: u64, probe: Option<ProbeTicket>) -> Ticket {
+    fn ticket(
+        &self,
+        word: StateWord,
+        access: ShardAccess,
+        now_ns: u64,
+        probe: Option<ProbeTicket>,
+    ) -> Ticket {
         let generation = word.generation();
-        if let Some(counters) = self.counters.get(seat.shard) {
-            bump(&counters.admitted, seat.writer);
+        if let Some(counters) = self.counters.get(access.shard) {
+            increment(&counters.admitted, access.writer);
         }
         let place = self
             .ring
-            .enter(seat, generation, now_ns, || self.is_live(generation));
+            .enter(access, generation, now_ns, || self.is_live(generation));
         Ticket {
             admitted_ns: now_ns,
             generation,
@@ -164,21 +179,21 @@ impl Core {
         }
     }
 
-    /// Rejects a call; in `MetricsOnly`, admits it and counts that it would have been rejected.
-    fn refuse(&self, word: StateWord, seat: Seat, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
+    /// Rejects a call. In `MetricsOnly`, admits the call and counts that it would have been rejected.
+    fn reject(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
         if word.mode() != BreakerMode::MetricsOnly {
-            return Err(self.rejection(word, seat, now_ns));
+            return Err(self.rejection(word, access, now_ns));
         }
-        if let Some(counters) = self.counters.get(seat.shard) {
-            bump(&counters.would_reject, seat.writer);
+        if let Some(counters) = self.counters.get(access.shard) {
+            increment(&counters.would_reject, access.writer);
         }
-        Ok(Some(self.ticket(word, seat, now_ns, None)))
+        Ok(Some(self.ticket(word, access, now_ns, None)))
     }
 
-    /// Counts and returns a rejection.
+    /// Counts a rejected call and makes its rejection.
     #[inline(always)]
-    fn rejection(&self, word: StateWord, seat: Seat, now_ns: u64) -> Rejection {
-        let retry_ns = self.turn_away(word, seat, now_ns);
+    fn rejection(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Rejection {
+        let retry_ns = self.count_rejection(word, access, now_ns);
         Rejection {
             state: word.state(),
             mode: word.mode(),
@@ -188,22 +203,23 @@ impl Core {
 
     /// Counts a rejected call; returns its retry hint in nanoseconds.
     #[inline(always)]
-    fn turn_away(&self, word: StateWord, seat: Seat, now_ns: u64) -> u64 {
+    fn count_rejection(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> u64 {
         let mut number = 0;
-        if let Some(counters) = self.counters.get(seat.shard) {
+        if let Some(counters) = self.counters.get(access.shard) {
             let counter = match word.state() {
                 _ if word.mode() == BreakerMode::ForcedOpen => &counters.rejected_open,
                 CircuitState::Open | CircuitState::Closed => &counters.rejected_open,
                 CircuitState::HalfOpen => &counters.rejected_half_open,
                 CircuitState::Ramp => &counters.rejected_ramp,
             };
-            number = bump(counter, seat.writer);
+            number = increment(counter, access.writer);
         }
         let (remaining_ns, spread_ns) = self.retry_terms(word, now_ns);
-        remaining_ns.saturating_add(self.rng.spread(spread_ns, number, seat.shard as u64))
+        remaining_ns.saturating_add(self.rng.spread(spread_ns, number, access.shard as u64))
     }
 
-    /// The time after which a retry makes sense, and over how long to spread the retries, in nanoseconds.
+    /// Returns the time after which a retry makes sense, and the range over which to spread the retries, both in
+    /// nanoseconds.
     #[inline]
     pub(crate) fn retry_terms(&self, word: StateWord, now_ns: u64) -> (u64, u64) {
         let left = (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns);
@@ -216,7 +232,7 @@ impl Core {
             (_, CircuitState::Open) => (left, half_open_time),
             // The probes decide within their time limit.
             (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
-            // The ramp rejects a share that shrinks; a retry may be admitted at once.
+            // The ramp rejects a share of the calls that decreases; a retry may be admitted at once.
             (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
             (_, CircuitState::Closed) => (0, 0),
         }

@@ -8,7 +8,7 @@ use super::{
         signals::{HighWater, ShardCounters},
         stats::TransitionReason,
         window::Sample,
-        writer::{Seat, Writer, bump},
+        writer::{ShardAccess, Writer, increment},
     },
     Core, NANOS_PER_MICRO, Ticket,
 };
@@ -16,70 +16,71 @@ use super::{
 // ===== impl Core =====
 
 impl Core {
-    /// Records the end of a call, with its verdict or, if it was dropped, without one. `seat` is the seat of the calling thread,
-    /// which may differ from the thread that began the call.
+    /// Records the end of a call with its verdict, or without one if the call was dropped. `access` belongs to the
+    /// calling thread, which may differ from the thread that began the call.
     ///
-    /// Inlined, because most callers know that the verdict is a plain success; the verdict is then never stored.
+    /// Inlined: most callers know at compile time that the verdict is a plain success, and then the verdict is never
+    /// stored.
     #[inline(always)]
-    pub(crate) fn finish(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+    pub(crate) fn finish(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
-            self.finish_plainly(seat, ticket);
+            self.finish_success(access, ticket);
         } else {
-            self.finish_otherwise(seat, ticket, verdict);
+            self.finish_other(access, ticket, verdict);
         }
     }
 
-    /// A success of no particular batch.
-    fn finish_plainly(&self, seat: Seat, ticket: &Ticket) {
+    /// Records a plain success without a batch.
+    fn finish_success(&self, access: ShardAccess, ticket: &Ticket) {
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
-        if let Some(counters) = self.counters.get(seat.shard) {
-            bump(&counters.finished, seat.writer);
+        if let Some(counters) = self.counters.get(access.shard) {
+            increment(&counters.finished, access.writer);
         }
         let counted = word.generation() == ticket.generation && {
-            self.leave_ring(seat, ticket, now_ns);
+            self.leave_ring(access, ticket, now_ns);
             if self.is_ordinary(word, ticket, now_ns) {
-                // `weigh` would do the same. This separate path contains only what an ordinary call needs.
+                // `settle_and_record` would do the same. This path contains only what an ordinary call needs.
                 let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
-                self.record(word, seat, &sample, now_ns)
+                self.record(word, access, &sample, now_ns)
             } else {
-                self.weigh(word, seat, ticket, Some(&Verdict::success()), now_ns)
+                self.settle_and_record(word, access, ticket, Some(&Verdict::success()), now_ns)
             }
         };
-        if !counted && let Some(counters) = self.counters.get(seat.shard) {
-            bump(&counters.stale_results, seat.writer);
+        if !counted && let Some(counters) = self.counters.get(access.shard) {
+            increment(&counters.stale_results, access.writer);
         }
     }
 
-    /// Anything else.
-    fn finish_otherwise(&self, seat: Seat, ticket: &Ticket, verdict: Option<&Verdict>) {
+    /// Records every other end of a call.
+    fn finish_other(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
-        let Some(counters) = self.counters.get(seat.shard) else {
+        let Some(counters) = self.counters.get(access.shard) else {
             return;
         };
         if !verdict.is_some_and(is_answer) {
-            bump(&counters.unanswered, seat.writer);
+            increment(&counters.unanswered, access.writer);
         }
-        bump(&counters.finished, seat.writer);
+        increment(&counters.finished, access.writer);
         if verdict.is_none() {
-            bump(&counters.cancelled, seat.writer);
+            increment(&counters.cancelled, access.writer);
         }
         let counted = word.generation() == ticket.generation && {
-            self.leave_ring(seat, ticket, now_ns);
-            self.weigh(word, seat, ticket, verdict, now_ns)
+            self.leave_ring(access, ticket, now_ns);
+            self.settle_and_record(word, access, ticket, verdict, now_ns)
         };
         if !counted && verdict.is_some() {
-            bump(&counters.stale_results, seat.writer);
+            increment(&counters.stale_results, access.writer);
         }
     }
 
     #[inline(always)]
-    fn leave_ring(&self, seat: Seat, ticket: &Ticket, now_ns: u64) {
+    fn leave_ring(&self, access: ShardAccess, ticket: &Ticket, now_ns: u64) {
         if let Some(place) = ticket.place {
             let generation = ticket.generation;
             self.ring
-                .leave(seat, generation, place, now_ns, || self.is_live(generation));
+                .leave(access, generation, place, now_ns, || self.is_live(generation));
         }
     }
 
@@ -91,11 +92,12 @@ impl Core {
             && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
     }
 
-    /// Reports a call's outcome and counts it, if it is to be counted. False if the call turns out to be stale.
-    fn weigh(
+    /// Reports a probe's outcome, then counts the call if it counts as evidence. Returns false if the call belongs to a
+    /// generation that is over.
+    fn settle_and_record(
         &self,
         word: StateWord,
-        seat: Seat,
+        access: ShardAccess,
         ticket: &Ticket,
         verdict: Option<&Verdict>,
         now_ns: u64,
@@ -108,23 +110,24 @@ impl Core {
         if !self.settle(word, ticket, outcome, now_ns) {
             return false;
         }
-        // A probe's own report may have ended the generation; any other call has come too late then.
         let Some(sample) = sample else {
             if verdict.is_some()
-                && let Some(counters) = self.counters.get(seat.shard)
+                && let Some(counters) = self.counters.get(access.shard)
             {
-                bump(&counters.neutral, seat.writer);
+                increment(&counters.neutral, access.writer);
             }
             return true;
         };
-        let counted = self.record(word, seat, &sample, now_ns) || ticket.probe.is_some();
-        if counted && let Some(counters) = self.counters.get(seat.shard) {
-            count_odd(counters, &sample, verdict.is_some(), seat.writer);
+        // The report of a probe may itself have ended the generation. A probe is therefore counted anyway; any other
+        // call is too late.
+        let counted = self.record(word, access, &sample, now_ns) || ticket.probe.is_some();
+        if counted && let Some(counters) = self.counters.get(access.shard) {
+            count_exceptional(counters, &sample, verdict.is_some(), access.writer);
         }
         counted
     }
 
-    /// What a call adds to the window, if anything, and what it says as a probe.
+    /// Returns what a call adds to the window, if anything, and its outcome as a probe.
     fn sample(
         &self,
         ticket: &Ticket,
@@ -144,7 +147,7 @@ impl Core {
                 .p99_threshold
                 .is_some_and(|p99| latency_ns >= nanos(p99));
         let counts = verdict.sampled || !neutral;
-        let first_in = |mark: &HighWater| verdict.batch.is_none_or(|batch| mark.rises_to(batch));
+        let first_in = |mark: &HighWater| verdict.batch.is_none_or(|batch| mark.raise_to(batch));
         let first_of_batch = counts && first_in(&self.marks.batch);
         let sample = Sample {
             failed,
@@ -165,7 +168,7 @@ impl Core {
         };
         let outcome = match verdict.outcome {
             _ if slow || failed => ProbeOutcome::Bad,
-            // A rejection that never reached the executor is no evidence that the executor has recovered.
+            // A call that never reached the executor does not show that the executor has recovered.
             Outcome::Success if verdict.sampled => ProbeOutcome::Ok,
             Outcome::Success | Outcome::Failure | Outcome::Neutral | Outcome::GivenUp => {
                 ProbeOutcome::Withdrawn
@@ -174,8 +177,9 @@ impl Core {
         (Some(sample), outcome)
     }
 
-    /// A call that was given up says nothing, unless it was overdue by then: else clients that cancel slow calls would
-    /// hide them. All that were given up within one slow threshold count as one batch.
+    /// Returns the sample of a call that was given up. Such a call is no evidence unless it was overdue; overdue ones
+    /// count, because otherwise clients that cancel slow calls would hide them. All calls given up within one slow
+    /// threshold count as one batch.
     #[cold]
     fn given_up_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
@@ -186,46 +190,48 @@ impl Core {
             neutral: true,
             sampled: true,
             slow: true,
-            first_bad_of_batch: self.marks.cancelled_round.rises_to(now_ns / self.slow_ns),
+            first_bad_of_batch: self.marks.cancelled_round.raise_to(now_ns / self.slow_ns),
             total_us: elapsed_ns / NANOS_PER_MICRO,
             ..Sample::default()
         };
         (Some(sample), ProbeOutcome::Bad)
     }
 
-    /// Adds a sample to the window and opens the circuit if a rule requires it. False if the sample's generation is over.
+    /// Adds a sample to the window and opens the circuit if a rule requires it. Returns false if the sample's
+    /// generation is over.
     #[inline(always)]
-    fn record(&self, word: StateWord, seat: Seat, sample: &Sample, now_ns: u64) -> bool {
+    fn record(&self, word: StateWord, access: ShardAccess, sample: &Sample, now_ns: u64) -> bool {
         let generation = word.generation();
         let moment = self.window.moment(now_ns);
         let live = || self.is_live(generation);
-        if !self.window.record(seat, generation, moment, sample, live) {
+        if !self.window.record(access, generation, moment, sample, live) {
             return false;
         }
         if matches!(word.state(), CircuitState::Open | CircuitState::HalfOpen) {
             return true;
         }
         if sample.first_failed_of_batch {
-            let row = self.marks.streak.extend(generation);
+            let streak = self.marks.streak.extend(generation);
             if self
                 .config
                 .consecutive_failures
-                .is_some_and(|limit| row >= u64::from(limit))
+                .is_some_and(|limit| streak >= u64::from(limit))
             {
-                self.shift(word, CircuitState::Open, TransitionReason::Consecutive, now_ns);
+                self.change_state(word, CircuitState::Open, TransitionReason::Consecutive, now_ns);
                 return true;
             }
         } else if sample.sampled && !sample.failed && !sample.neutral {
             self.marks.streak.end();
         }
         let bad = sample.failed || sample.slow || sample.over_p99;
-        if bad || self.marks.evaluated_epoch.rises_to(moment.epoch) {
+        if bad || self.marks.evaluated_epoch.raise_to(moment.epoch) {
             self.evaluate(word, now_ns);
         }
         true
     }
 
-    /// Reports a probe's outcome. False if somebody has reported it already. Not a probe: nothing to do.
+    /// Reports the outcome of a probe. Returns false if it has been reported already. Does nothing and returns true if
+    /// the call is not a probe.
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -237,7 +243,7 @@ impl Core {
         }
     }
 
-    /// The latency that is held against the thresholds.
+    /// Returns the latency that is compared with the thresholds.
     fn latency_ns(&self, ticket: &Ticket, verdict: &Verdict, now_ns: u64) -> u64 {
         let latency_ns = match (verdict.queue_wait, verdict.commit) {
             (Some(queue_wait), Some(commit)) => nanos(queue_wait).saturating_add(nanos(commit)),
@@ -246,12 +252,12 @@ impl Core {
         self.judged_ns(ticket, latency_ns, now_ns)
     }
 
-    /// A latency without the time for which the process itself was held up.
+    /// Returns the latency without the time for which the process did not run.
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
         }
-        // A call may come back before the ticker does.
+        // A call may end before the ticker has noticed the pause.
         self.notice_pause(now_ns);
         latency_ns.min(self.elapsed_ns(ticket, now_ns))
     }
@@ -263,25 +269,25 @@ impl Core {
 
     #[inline]
     fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(ticket.admitted_ns.max(self.pulse.resumed_ns()))
+        now_ns.saturating_sub(ticket.admitted_ns.max(self.pauses.resumed_ns()))
     }
 }
 
-/// Whether what is behind the breaker has answered, well or not.
+/// Returns whether the guarded service answered, with success or failure.
 fn is_answer(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Success | Outcome::Failure) && verdict.sampled
 }
 
-/// Counts a call that failed, was slow, or says nothing: successes are what is left. One that was given up is counted as
-/// such elsewhere.
-fn count_odd(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
+/// Counts a call that failed, was slow or was neutral. Successes need no counter: a snapshot computes them as the rest.
+/// A call that was given up has its own counter, `cancelled`.
+fn count_exceptional(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
     for (counter, counts) in [
         (&counters.failures, sample.failed),
         (&counters.neutral, sample.neutral && has_verdict),
         (&counters.slow, sample.slow),
     ] {
         if counts {
-            bump(counter, writer);
+            increment(counter, writer);
         }
     }
 }

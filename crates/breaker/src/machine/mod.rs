@@ -1,29 +1,29 @@
-//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls, `finish`
-//! records their ends, `shift` makes transitions.
+//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls,
+//! `finish` records their ends, `transitions` changes the state.
 
 mod admit;
 mod finish;
-mod shift;
+mod transitions;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::{
-    chronicle::Chronicle,
     clock::{Clock, Time, nanos},
     config::CircuitBreakerConfig,
     gate::{BreakerMode, Gate, ProbeTicket},
     hang::HangWatch,
     inflight::{InFlightRing, RingPlace},
     policy::Rng,
-    signals::{HighWater, Pulse, ShardCounters, Streak},
+    signals::{HighWater, PauseDetector, ShardCounters, Streak},
     stats::TransitionObserver,
     sync::{AtomicU64, CachePadded},
+    transition_log::TransitionLog,
     window::Window,
 };
 
-/// An admitted call: what `finish` needs to record its end.
+/// An admitted call, with everything that `finish` needs to record its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     pub(super) admitted_ns: u64,
@@ -32,7 +32,7 @@ pub(super) struct Ticket {
     probe: Option<ProbeTicket>,
 }
 
-/// The breaker behind its handles.
+/// The state of a breaker, which all its handles share.
 pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
@@ -42,21 +42,21 @@ pub(super) struct Core {
     pub(super) window: Window,
     pub(super) ring: InFlightRing,
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
-    pub(super) pulse: CachePadded<Pulse>,
+    pub(super) pauses: CachePadded<PauseDetector>,
     marks: CachePadded<Marks>,
-    /// Only the ticker uses it.
+    /// Used by the ticker only.
     hang: Mutex<HangWatch>,
-    /// Changed together with the gate's word, under the lock.
-    pub(super) chronicle: Mutex<Chronicle>,
+    /// The lock is held while the gate's word changes, so that both change together.
+    pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
-    /// Open time of the last opening in nanoseconds. The spread of retry hints is half of it.
+    /// The last open time, in nanoseconds. Retry hints are spread over half of it.
     open_for_ns: AtomicU64,
     slow_ns: u64,
-    /// Below this, a latency reaches no threshold.
+    /// A latency below this reaches no threshold.
     ordinary_ns: u64,
 }
 
-/// Marks by which events are counted only once for each batch, row of failures or slice.
+/// Words that prevent counting one event twice: per batch, per run of failures or per slice.
 #[derive(Debug, Default)]
 struct Marks {
     streak: Streak,
@@ -80,7 +80,7 @@ impl Core {
         clock: Arc<dyn Clock>,
         observer: Option<Arc<dyn TransitionObserver>>,
     ) -> Self {
-        // One more shard is shared by the threads beyond their number.
+        // The last shard is shared by all threads that have no shard for themselves.
         let shards = config.shards as usize + 1;
         let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);
@@ -93,10 +93,10 @@ impl Core {
             ),
             ring: InFlightRing::new(shards, slow_ns),
             counters: (0..shards).map(|_| CachePadded::default()).collect(),
-            pulse: CachePadded::default(),
+            pauses: CachePadded::default(),
             marks: CachePadded::default(),
             hang: Mutex::default(),
-            chronicle: Mutex::new(Chronicle::new(clock.now_ns())),
+            transition_log: Mutex::new(TransitionLog::new(clock.now_ns())),
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),
             slow_ns,
@@ -124,7 +124,8 @@ impl fmt::Debug for Core {
     }
 }
 
-/// The end of a time that begins now, in whole milliseconds of the clock, rounded up: never early.
+/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so that the period is never
+/// too short.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
 }

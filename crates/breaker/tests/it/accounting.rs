@@ -1,4 +1,4 @@
-//! No sample is lost: threads record while the window rotates under them, and every call is found again.
+//! No sample is lost: threads record while the window moves, and every call is counted.
 
 use std::{
     sync::{
@@ -14,10 +14,11 @@ use tally_breaker::{BreakerMode, CircuitState, Permit, Verdict};
 use super::support::{FAST, Rig, SLOW};
 
 const CALLS_PER_THREAD: u64 = 200_000;
-/// Each call of two threads moves time on by so much: 56 slices of 60, so every call is within the window at the end.
+/// Each call of two threads advances the time by this much. All calls fit into 56 of the window's 60 slices, so the
+/// window still contains all of them at the end.
 const STEP: Duration = Duration::from_micros(140);
 
-/// A breaker that no verdict can open.
+/// Makes a breaker that no verdict can open.
 fn unopenable(shards: u32) -> Rig {
     Rig::new(|config| {
         config.shards = shards;
@@ -69,11 +70,12 @@ fn two_threads_and_a_moving_window_lose_nothing() {
 
 const CROWD: usize = 5;
 const CALLS_OF_CROWD: u64 = 50_000;
-/// Calls that one thread of the crowd may owe another.
-const HANDED_ON_MAX: usize = 16;
+/// Limit on the calls that a thread has passed to the next thread and that are not yet ended.
+const PASSED_ON_MAX: usize = 16;
 
-/// Admits calls and ends those that the neighbour admitted; every seventh call is given up.
-fn call_for_each_other(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last: &Receiver<(u64, Permit)>) {
+/// Admits calls, passes them to the next thread, and ends those from the previous thread. Every seventh call is given
+/// up.
+fn exchange_calls(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last: &Receiver<(u64, Permit)>) {
     let end = |(call, permit): (u64, Permit)| match call % 7 {
         0 => drop(permit),
         1 => permit.record(Verdict::failure().in_batch(1)),
@@ -92,18 +94,18 @@ fn call_for_each_other(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last:
     from_last.iter().for_each(end);
 }
 
-/// More threads than shards, so that some share one, and calls that end on other threads than they began on.
+/// There are more threads than shards, so some threads share a shard. Calls end on other threads than they began on.
 #[test]
-fn a_crowd_that_ends_each_others_calls_loses_nothing() {
+fn threads_that_end_each_others_calls_lose_nothing() {
     let rig = unopenable(2);
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..CROWD).map(|_| sync_channel(HANDED_ON_MAX)).unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..CROWD).map(|_| sync_channel(PASSED_ON_MAX)).unzip();
     let running = AtomicU64::new(CROWD as u64);
     std::thread::scope(|scope| {
         let neighbours = senders.into_iter().cycle().skip(1);
         for (to_next, from_last) in neighbours.zip(receivers) {
             let (rig, running) = (&rig, &running);
             scope.spawn(move || {
-                call_for_each_other(rig, to_next, &from_last);
+                exchange_calls(rig, to_next, &from_last);
                 running.fetch_sub(1, Ordering::Release);
             });
         }
@@ -124,7 +126,7 @@ fn a_crowd_that_ends_each_others_calls_loses_nothing() {
     assert_eq!((stats.window.batches, stats.lifetime.stale_results), (1, 0));
 }
 
-/// Threads come and go, and each finds the counts of the one whose shard it takes over.
+/// Threads start and end, and each takes over a shard with the counts of an earlier thread.
 #[test]
 fn threads_that_follow_each_other_lose_nothing() {
     const GENERATIONS: u64 = 100;
@@ -182,7 +184,7 @@ fn every_call_is_accounted_for_while_the_state_changes() {
     assert_eq!((stats.in_flight, stats.overdue_in_flight), (0, 0));
     assert!(
         lifetime.opens > 0 && lifetime.half_opens > 0,
-        "the storm opened it: {lifetime:?}"
+        "the circuit opened: {lifetime:?}"
     );
     assert!(
         lifetime.opens >= lifetime.half_opens && lifetime.opens <= lifetime.half_opens + 1 + lifetime.closes
@@ -190,7 +192,7 @@ fn every_call_is_accounted_for_while_the_state_changes() {
 }
 
 #[test]
-fn no_call_slips_through_while_open_whatever_the_threads_do() {
+fn no_call_is_admitted_while_open_under_races() {
     let rig = Rig::new(|config| config.shards = 2);
     rig.trip();
     std::thread::scope(|scope| {
@@ -218,7 +220,7 @@ fn no_call_slips_through_while_open_whatever_the_threads_do() {
 }
 
 #[test]
-fn lifetime_counts_tell_every_outcome() {
+fn lifetime_counts_cover_every_outcome() {
     let rig = Rig::new(|config| config.consecutive_failures = None);
     rig.calls(3, FAST, Verdict::success());
     rig.calls(2, FAST, Verdict::failure());

@@ -1,4 +1,4 @@
-//! Settings out of bounds are refused, and the refusal says which, what, and why.
+//! A setting out of bounds is an error that names the field, the value and the bound.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn every_bound_is_checked() {
 }
 
 #[test]
-fn the_refusal_names_field_value_and_bound() {
+fn the_error_names_field_value_and_bound() {
     let config = CircuitBreakerConfig {
         min_calls: 0,
         ..CircuitBreakerConfig::default()
@@ -82,7 +82,7 @@ fn the_refusal_names_field_value_and_bound() {
 }
 
 #[test]
-fn a_threshold_below_linger_and_commit_is_found() {
+fn a_threshold_below_linger_plus_commit_is_an_error() {
     let seed = CircuitBreakerConfig::seed();
     let error = seed.check_latency_floor(Duration::from_millis(1)).unwrap_err();
     assert_eq!(error.field, "slow_threshold");

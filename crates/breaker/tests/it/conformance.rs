@@ -27,7 +27,7 @@ fn add_functions(directory: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_list_of_conformance_tests_names_only_tests_that_exist() {
+fn every_test_listed_in_conformance_md_exists() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     // A published package comes without the document and the other packages: there is nothing to compare.
     let Ok(list) = fs::read_to_string(workspace.join("docs/conformance.md")) else {

@@ -1,4 +1,4 @@
-//! A hang under steady load: the window is full of fast calls, and what is under way is judged by itself all the same.
+//! Hangs under steady load. The window is full of fast calls, and the calls in flight are judged separately from it.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use tally_breaker::{CircuitBreakerConfig, CircuitState, Permit, TransitionReason
 use super::support::Rig;
 
 const STEP: Duration = Duration::from_millis(1);
-/// A tick every so many steps: the default interval.
+/// Number of steps between ticks, which is the default interval.
 const STEPS_PER_TICK: u64 = 10;
 
-/// What the callers do.
+/// How the callers behave.
 #[derive(Debug, Clone, Copy)]
 struct Load {
-    /// They call one by one, each for itself.
+    /// Number of independent callers; each makes one call at a time.
     callers: usize,
-    /// From call to answer while all is well.
+    /// Time from call to answer without a hang.
     latency_ms: u64,
-    /// From answer to call.
+    /// Time from an answer to the next call.
     pause_ms: u64,
-    /// When a caller gives up.
+    /// Time after which a caller gives up.
     deadline_ms: Option<u64>,
-    /// Whether the breaker hears of the work behind the calls.
+    /// Whether the host reports the work behind the calls to the breaker.
     watched: bool,
 }
 
-/// The load, step by step.
+/// The simulated load.
 struct Run {
     rig: Rig,
     load: Load,
@@ -34,14 +34,14 @@ struct Run {
     now_ms: u64,
     hangs: bool,
     done: u64,
-    /// What callers who gave up have left behind.
+    /// Whether a caller has given up a call, whose work then stays unfinished.
     left_behind: bool,
-    refused: u64,
+    rejected: u64,
 }
 
 enum Caller {
     PausesUntil(u64),
-    /// Since when, and whether the call will hang whatever happens to the others.
+    /// The start of the call, its permit, and whether this call hangs independent of the others.
     Waits(u64, Permit, bool),
 }
 
@@ -51,7 +51,7 @@ impl Run {
     fn new(load: Load, change: impl FnOnce(&mut CircuitBreakerConfig)) -> Self {
         let rig = Rig::new(change);
         let cycle_ms = load.latency_ms + load.pause_ms;
-        // Spread over a cycle, so that they do not come all at once.
+        // The callers start at different times of the cycle, so that they do not all call at once.
         let callers = (0..load.callers as u64).map(|caller| Caller::PausesUntil(caller % cycle_ms.max(1)));
         Run {
             callers: callers.collect(),
@@ -61,7 +61,7 @@ impl Run {
             hangs: false,
             done: 0,
             left_behind: false,
-            refused: 0,
+            rejected: 0,
         }
     }
 
@@ -78,7 +78,7 @@ impl Run {
                 Caller::PausesUntil(_) => match self.rig.breaker.try_acquire() {
                     Ok(permit) => Caller::Waits(self.now_ms, permit, false),
                     Err(_) => {
-                        self.refused += 1;
+                        self.rejected += 1;
                         Caller::PausesUntil(self.now_ms + pause_ms.max(1))
                     }
                 },
@@ -130,7 +130,8 @@ impl Run {
         }
     }
 
-    /// From the hang, or from the first call that meets it, to the opening; None if it takes longer than `limit`.
+    /// Starts a hang. Returns the time until the circuit opens, measured from the start of the hang or from the first
+    /// call during it. None if it exceeds `limit`.
     fn hang(&mut self, limit: Duration) -> Option<Duration> {
         self.hangs = true;
         while self.waiting() == 0 {
@@ -148,7 +149,7 @@ impl Run {
     }
 }
 
-/// Two slow thresholds and 100 ms.
+/// Returns two slow thresholds plus 100 ms.
 pub(super) fn bound(config: &CircuitBreakerConfig) -> Duration {
     config.slow_threshold * 2 + Duration::from_millis(100)
 }
@@ -188,7 +189,7 @@ fn opens_in_time(load: Load, slow_threshold: Duration) {
     assert_eq!(
         run.rig.stats().lifetime.admitted,
         passed,
-        "{load:?}: who comes is refused"
+        "{load:?}: later calls are rejected"
     );
 }
 
@@ -219,11 +220,11 @@ fn the_bound_holds_for_long_thresholds_and_few_callers_too() {
 #[test]
 fn callers_who_give_up_do_not_hide_a_hang() {
     for (deadline_ms, callers, watched) in [
-        // Overdue by then: the breaker sees it by itself.
+        // Overdue when given up: the breaker notices the hang without the host's report.
         (60, 24, false),
         (100, 150, false),
         (80, 24, true),
-        // Not overdue: it takes the word of the host that its work hangs.
+        // Not overdue when given up: the breaker relies on the host's report that its work hangs.
         (20, 24, true),
         (49, 3, true),
         (5, 1, true),
@@ -240,9 +241,9 @@ fn callers_who_give_up_do_not_hide_a_hang() {
 }
 
 #[test]
-fn who_has_no_patience_for_a_healthy_call_does_not_open() {
+fn callers_that_give_up_healthy_calls_do_not_open() {
     for watched in [false, true] {
-        // Every call is given up after 1 ms, and the work behind it takes 2.
+        // Every call is given up after 1 ms, and the work behind it takes 2 ms.
         let rig = Rig::with_defaults();
         for done in 0..5_000 {
             let permit = rig.admit();
@@ -263,21 +264,21 @@ fn who_has_no_patience_for_a_healthy_call_does_not_open() {
         assert_eq!(
             (stats.window.samples, stats.window.slow),
             (0, 0),
-            "no fast calls either"
+            "no slow and no fast calls"
         );
     }
 }
 
-/// What hangs is named by the host, and a kind of call that was idle finds out with its first call.
+/// The host reports that its work hangs. A method without calls learns this with its first call.
 #[test]
-fn a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
+fn the_first_call_during_a_hang_is_the_only_one_that_waits() {
     let rig = Rig::with_defaults();
     let hung = Work { done: 7, busy: true };
     for _ in 0..100 {
         rig.advance_ms(10);
         rig.breaker.tick_watching(hung);
     }
-    assert_eq!(rig.state(), CircuitState::Closed, "nobody calls");
+    assert_eq!(rig.state(), CircuitState::Closed, "no caller, no rejection");
     let first = rig.admit();
     rig.advance_ms(10);
     rig.breaker.tick_watching(hung);
@@ -286,7 +287,7 @@ fn a_call_that_comes_into_a_hang_is_the_only_one_to_wait() {
 }
 
 #[test]
-fn a_part_that_hangs_opens_though_the_rest_is_fast() {
+fn a_part_that_hangs_opens_although_the_rest_is_fast() {
     let rig = Rig::with_defaults();
     let mut hung = Vec::new();
     let second = |call: u64| call % 1000;
@@ -314,7 +315,8 @@ fn a_part_that_hangs_opens_though_the_rest_is_fast() {
     drop(hung);
 }
 
-/// At any moment ten calls are overdue and one or two are not; but they are one in a hundred of those that come.
+/// At any moment ten calls are overdue and only one or two calls in flight are not. But the overdue calls are only 1 %
+/// of the calls admitted in the same period.
 #[test]
 fn a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
     let rig = Rig::with_defaults();
@@ -343,7 +345,7 @@ fn a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
 }
 
 #[test]
-fn a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
+fn a_short_stall_is_one_event_with_a_full_window() {
     let mut run = Run::new(STEADY, |_| {});
     run.run_ms(10_000);
     for _ in 0..20 {
@@ -360,8 +362,8 @@ fn a_burst_that_is_slow_once_is_one_event_behind_a_full_window_too() {
 }
 
 #[test]
-fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
-    let stand_still = |ms, change: fn(&mut CircuitBreakerConfig)| {
+fn a_lone_call_may_wait_for_stall_after() {
+    let reason_after = |ms, change: fn(&mut CircuitBreakerConfig)| {
         let rig = Rig::new(change);
         let lone = rig.admit();
         rig.tick_for_ms(ms);
@@ -369,12 +371,12 @@ fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
         rig.reason_opened()
     };
     let overdue = Some(TransitionReason::Overdue);
-    assert_eq!(stand_still(140, |_| {}), None);
-    assert_eq!(stand_still(170, |_| {}), overdue, "two thresholds and 50 ms");
+    assert_eq!(reason_after(140, |_| {}), None);
+    assert_eq!(reason_after(170, |_| {}), overdue, "two thresholds and 50 ms");
     let patient = |config: &mut CircuitBreakerConfig| config.stall_after = Some(Duration::from_secs(2));
-    assert_eq!(stand_still(1990, patient), None);
-    assert_eq!(stand_still(2020, patient), overdue);
-    // Many do not need so long.
+    assert_eq!(reason_after(1990, patient), None);
+    assert_eq!(reason_after(2020, patient), overdue);
+    // For many calls the time is shorter.
     let rig = Rig::new(patient);
     let many: Vec<_> = (0..5).map(|_| rig.admit()).collect();
     rig.tick_for_ms(120);
@@ -383,11 +385,11 @@ fn a_lone_call_may_stand_still_for_as_long_as_is_set() {
 }
 
 #[test]
-fn a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang() {
+fn a_late_ticker_does_not_mistake_its_own_pause_for_a_hang() {
     for callers in [1, 24] {
         let mut run = Run::new(Load { callers, ..STEADY }, |_| {});
         run.run_ms(2_000);
-        // The process is held up for less than what is told as a pause, and the ticker is the first to wake up.
+        // The process stops for less than the time that counts as a pause, and the ticker runs first afterwards.
         for _ in 0..10 {
             run.rig.advance_ms(300);
             run.tick();
@@ -398,7 +400,7 @@ fn a_ticker_that_does_not_get_to_run_does_not_take_its_own_pause_for_a_hang() {
 }
 
 #[test]
-fn a_standstill_does_not_outlive_modes_and_resets() {
+fn a_standstill_ends_with_a_change_of_mode_and_a_reset() {
     let rig = Rig::with_defaults();
     let hung: Vec<_> = (0..3).map(|_| rig.admit()).collect();
     rig.tick_for_ms(140);
@@ -409,7 +411,11 @@ fn a_standstill_does_not_outlive_modes_and_resets() {
     assert_eq!(rig.state(), CircuitState::Closed);
     rig.breaker.reset();
     rig.tick_for_ms(1000);
-    assert_eq!(rig.state(), CircuitState::Closed, "they belong to the past");
+    assert_eq!(
+        rig.state(),
+        CircuitState::Closed,
+        "the evidence of before was discarded"
+    );
     drop(hung);
 }
 
@@ -422,7 +428,7 @@ fn after_a_hang_the_circuit_closes_again() {
     let mut run = Run::new(load, |_| {});
     run.run_ms(3_000);
     run.hang(Duration::from_secs(1)).unwrap();
-    // Longer than the open time: the probes hang, and it opens again.
+    // Longer than the open time: the probes hang, and the circuit opens again.
     run.run_ms(6_000);
     assert_eq!(run.rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
     run.hangs = false;
@@ -456,7 +462,7 @@ proptest! {
     }
 
     #[test]
-    fn a_hang_opens_in_time_though_callers_give_up(
+    fn a_hang_opens_in_time_although_callers_give_up(
         load in any_load(),
         before_ms in 0..5_000_u64,
         patience_ms in 2..300_u64,
@@ -465,7 +471,7 @@ proptest! {
         let mut run = Run::new(Load { deadline_ms, watched: true, ..load }, |_| {});
         run.run_ms(before_ms);
         prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
-        // Whoever pauses while the circuit could open does not notice before the next call.
+        // A caller that pauses when the circuit could open notices the hang only at its next call.
         let limit = bound(run.rig.breaker.config()) + Duration::from_millis(load.pause_ms);
         prop_assert!(run.hang(limit).is_some(), "closed {:?} after the hang", limit);
     }

@@ -1,5 +1,5 @@
-//! Conformance tests of the circuit breaker; `docs/conformance.md` lists what they prove. All of them run on a clock that
-//! only they move.
+//! Conformance tests of the circuit breaker; `docs/conformance.md` lists what they prove. All of them use a clock that
+//! only the test moves.
 #![cfg(test)]
 
 mod accounting;

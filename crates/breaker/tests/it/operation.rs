@@ -1,4 +1,4 @@
-//! Time, modes, hints, snapshots and events: what the people who run it rely on.
+//! Clock, modes, retry hints, snapshots and events: the features on which operators rely.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +14,7 @@ use tally_breaker::{
 
 use super::support::{FAST, Rig, SLOW};
 
-/// Two hundred calls, each a batch of its own, that are under way while the process is frozen for five seconds.
+/// Two hundred calls, each in its own batch, are in flight while the process is frozen for five seconds.
 fn frozen_with_calls_in_flight() -> (Rig, Vec<tally_breaker::Permit>) {
     let rig = Rig::with_defaults();
     rig.tick_for_ms(1000);
@@ -52,7 +52,7 @@ fn a_frozen_process_does_not_open_when_the_calls_wake_first() {
 }
 
 #[test]
-fn calls_that_still_hang_after_a_freeze_are_seen() {
+fn calls_that_still_hang_after_a_freeze_are_noticed() {
     let (rig, permits) = frozen_with_calls_in_flight();
     rig.breaker.tick();
     rig.tick_for_ms(90);
@@ -72,12 +72,12 @@ fn a_dead_ticker_does_not_blind_the_breaker() {
     assert_eq!(rig.state(), CircuitState::Open);
     assert!(
         opened_after < 150,
-        "some calls are excused, not all: {opened_after}"
+        "some calls do not count, but not all: {opened_after}"
     );
 }
 
 #[test]
-fn a_rejection_says_when_to_come_back_and_spreads_the_herd() {
+fn a_rejection_has_a_spread_retry_hint() {
     let rig = Rig::with_defaults();
     rig.trip();
     let hints: Vec<_> = (0..1000).map(|_| rig.reject().retry_after).collect();
@@ -85,7 +85,7 @@ fn a_rejection_says_when_to_come_back_and_spreads_the_herd() {
     assert!(least >= Duration::from_secs(5) && most < Duration::from_millis(7501));
     assert!(
         most - least > Duration::from_secs(2),
-        "drawn from half the open time"
+        "spread over half the open time"
     );
 
     let again = Rig::with_defaults();
@@ -93,7 +93,7 @@ fn a_rejection_says_when_to_come_back_and_spreads_the_herd() {
     assert_eq!(
         hints[..10],
         (0..10).map(|_| again.reject().retry_after).collect::<Vec<_>>(),
-        "repeats with its seed"
+        "reproducible with the same seed"
     );
 
     rig.advance_ms(4999);
@@ -132,11 +132,7 @@ fn snapshots_are_readable_while_open_and_forced_open() {
         (0.0, 1, 1)
     );
     rig.advance_ms(5000);
-    assert_eq!(
-        rig.stats().state,
-        CircuitState::Open,
-        "no call came and nobody ticked"
-    );
+    assert_eq!(rig.stats().state, CircuitState::Open, "no call and no tick");
     assert_eq!(rig.stats().effective_state, CircuitState::HalfOpen, "polly 481");
 
     rig.breaker.set_mode(BreakerMode::ForcedOpen);
@@ -152,14 +148,18 @@ fn snapshots_are_readable_while_open_and_forced_open() {
         rejection.retry_after >= Duration::from_secs(30) && rejection.retry_after <= Duration::from_secs(45)
     );
     rig.tick_for_ms(1000);
-    assert_eq!(rig.state(), CircuitState::Open, "the mode keeps the state");
+    assert_eq!(
+        rig.state(),
+        CircuitState::Open,
+        "a change of mode keeps the state"
+    );
     rig.breaker.set_mode(BreakerMode::Auto);
     rig.admit().record(Verdict::success());
     assert_eq!(rig.state(), CircuitState::HalfOpen);
 }
 
 #[test]
-fn metrics_only_never_rejects_and_counts_what_it_would_have() {
+fn metrics_only_rejects_nothing_and_counts_would_be_rejections() {
     let rig = Rig::with_defaults();
     rig.breaker.set_mode(BreakerMode::MetricsOnly);
     rig.calls(20, FAST, Verdict::failure());
@@ -176,7 +176,10 @@ fn metrics_only_never_rejects_and_counts_what_it_would_have() {
     assert_eq!(rig.state(), CircuitState::Ramp);
     rig.calls(100, FAST, Verdict::success());
     let stats = rig.stats();
-    assert!(stats.lifetime.would_reject > 105 + 80, "a ramp at its beginning");
+    assert!(
+        stats.lifetime.would_reject > 105 + 80,
+        "at the beginning of a ramp"
+    );
     assert_eq!(
         (
             stats.lifetime.rejected_open,
@@ -215,7 +218,7 @@ impl Rig {
 }
 
 #[test]
-fn reset_closes_from_every_state_with_a_clean_slate() {
+fn reset_closes_from_every_state_and_discards_evidence() {
     let rig = Rig::with_defaults();
     rig.trip();
     rig.breaker.reset();
@@ -233,7 +236,7 @@ fn reset_closes_from_every_state_with_a_clean_slate() {
 }
 
 #[test]
-fn open_for_opens_for_so_long() {
+fn open_for_opens_for_the_given_time() {
     let rig = Rig::with_defaults();
     rig.breaker.open_for(Duration::from_secs(1));
     assert_eq!(rig.reason_opened(), Some(TransitionReason::Forced));
@@ -269,7 +272,7 @@ impl TransitionObserver for Recorder {
 }
 
 #[test]
-fn the_observer_hears_what_the_history_keeps() {
+fn the_observer_receives_what_the_history_contains() {
     let (clock, recorder) = (Arc::new(ManualClock::new(0)), Arc::new(Recorder::default()));
     let breaker = LatencyCircuitBreaker::builder(CircuitBreakerConfig::default())
         .key("ledger")
@@ -303,7 +306,7 @@ fn the_observer_hears_what_the_history_keeps() {
     assert_eq!(*recorder.pauses.lock(), [Duration::from_secs(3)]);
 }
 
-/// Panics when it hears of an opening.
+/// An observer that panics when the circuit opens.
 struct Fragile;
 
 impl TransitionObserver for Fragile {
@@ -313,7 +316,7 @@ impl TransitionObserver for Fragile {
 }
 
 #[test]
-fn a_verdict_is_given_once_though_an_observer_panics() {
+fn a_verdict_counts_once_even_if_an_observer_panics() {
     let config = CircuitBreakerConfig {
         consecutive_failures: Some(1),
         shards: 1,
@@ -330,7 +333,7 @@ fn a_verdict_is_given_once_though_an_observer_panics() {
     let other = permits.try_acquire().unwrap();
     let failing = permits.try_acquire().unwrap();
     catch_unwind(AssertUnwindSafe(|| failing.record(Verdict::failure()))).unwrap_err();
-    let still_under_way = closures.try_acquire().unwrap();
+    let still_in_flight = closures.try_acquire().unwrap();
     let failing = || closures.execute_with_latency_check(|| Err::<(), _>("failed"));
     catch_unwind(AssertUnwindSafe(failing)).unwrap_err();
     for breaker in [&permits, &closures] {
@@ -338,5 +341,5 @@ fn a_verdict_is_given_once_though_an_observer_panics() {
         assert_eq!((stats.in_flight, stats.lifetime.stale_results), (1, 0));
         assert_eq!((stats.lifetime.admitted, stats.lifetime.cancelled), (2, 0));
     }
-    drop((other, still_under_way));
+    drop((other, still_in_flight));
 }

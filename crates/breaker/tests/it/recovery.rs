@@ -1,4 +1,4 @@
-//! Half-open, ramp, backoff: how the circuit finds its way back.
+//! Recovery: half-open, ramp, and growth of the open time.
 
 use std::{
     sync::{Arc, Barrier, atomic::AtomicUsize, atomic::Ordering},
@@ -13,7 +13,7 @@ use tally_breaker::{
 use super::support::{FAST, Rig, SLOW};
 
 #[test]
-fn a_closed_era_success_changes_nothing_in_half_open() {
+fn a_success_admitted_while_closed_changes_nothing_in_half_open() {
     let rig = Rig::with_defaults();
     let overhanging: Vec<_> = (0..20).map(|_| rig.admit()).collect();
     rig.trip_and_wait();
@@ -31,7 +31,7 @@ fn a_closed_era_success_changes_nothing_in_half_open() {
     drop(probe);
 }
 
-/// A clock whose cheap reading lags behind as far as it may.
+/// A clock whose coarse reading lags behind by the maximum.
 #[derive(Debug)]
 struct LaggingClock(Arc<ManualClock>);
 
@@ -46,7 +46,7 @@ impl Clock for LaggingClock {
 }
 
 #[test]
-fn a_cheap_clock_neither_prolongs_open_nor_shortens_the_hint() {
+fn a_coarse_clock_neither_prolongs_open_nor_shortens_the_hint() {
     let clock = Arc::new(ManualClock::new(1_000_000_000));
     let breaker = LatencyCircuitBreaker::builder(CircuitBreakerConfig::default())
         .clock(Arc::new(LaggingClock(Arc::clone(&clock))))
@@ -54,7 +54,9 @@ fn a_cheap_clock_neither_prolongs_open_nor_shortens_the_hint() {
         .unwrap();
     breaker.open_for(Duration::from_secs(1));
     for left_ms in (1..=1000_u64).rev() {
-        let rejection = breaker.try_acquire().expect_err("it is open to the end");
+        let rejection = breaker
+            .try_acquire()
+            .expect_err("the circuit is open until the deadline");
         assert!(rejection.retry_after >= Duration::from_millis(left_ms));
         clock.advance(Duration::from_millis(1));
     }
@@ -63,7 +65,7 @@ fn a_cheap_clock_neither_prolongs_open_nor_shortens_the_hint() {
 }
 
 #[test]
-fn the_systems_cheap_clock_is_never_ahead_and_never_goes_back() {
+fn the_systems_coarse_clock_is_never_ahead_and_never_decreases() {
     let clock = SystemClock::new();
     let mut last_ns = 0;
     for _ in 0..10_000 {
@@ -74,7 +76,7 @@ fn the_systems_cheap_clock_is_never_ahead_and_never_goes_back() {
 }
 
 #[test]
-fn stragglers_do_not_extend_open() {
+fn late_results_do_not_extend_open() {
     let rig = Rig::with_defaults();
     let stragglers: Vec<_> = (0..50).map(|_| rig.admit()).collect();
     rig.trip();
@@ -88,7 +90,7 @@ fn stragglers_do_not_extend_open() {
 }
 
 #[test]
-fn a_cancelled_probe_returns_its_permit_and_says_nothing() {
+fn a_cancelled_probe_returns_its_permit_and_is_no_evidence() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     for _ in 0..1000 {
@@ -114,7 +116,7 @@ fn a_probe_cancelled_when_already_slow_is_bad() {
 }
 
 #[test]
-fn a_permit_of_the_closed_era_cannot_inflate_the_probes() {
+fn a_permit_issued_while_closed_does_not_add_a_probe() {
     let rig = Rig::with_defaults();
     let old = rig.admit();
     rig.trip_and_wait();
@@ -126,7 +128,7 @@ fn a_permit_of_the_closed_era_cannot_inflate_the_probes() {
 }
 
 #[test]
-fn a_neutral_outcome_on_the_last_permit_does_not_stick() {
+fn a_neutral_outcome_on_the_last_permit_does_not_block_recovery() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.calls(7, FAST, Verdict::success());
@@ -153,7 +155,7 @@ fn a_hung_probe_reopens_at_the_probe_timeout() {
     assert_eq!(rig.state(), CircuitState::Open);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
     hung.record(Verdict::success());
-    assert_eq!(rig.state(), CircuitState::Open, "too late to matter");
+    assert_eq!(rig.state(), CircuitState::Open, "the result is too late to count");
     assert_eq!(rig.stats().lifetime.stale_results, 1);
 }
 
@@ -187,13 +189,13 @@ fn slow_probes_are_bad() {
     assert_eq!(
         rig.state(),
         CircuitState::Open,
-        "three bad probes of ten leave fewer than eight"
+        "with three bad probes of ten, eight good ones are impossible"
     );
     assert_eq!(rig.reason_opened(), Some(TransitionReason::ProbeFailed));
 }
 
 #[test]
-fn without_traffic_half_open_waits_for_ever() {
+fn half_open_waits_for_ever_without_traffic() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     rig.breaker.tick();
@@ -205,7 +207,7 @@ fn without_traffic_half_open_waits_for_ever() {
 }
 
 #[test]
-fn undecided_probes_reopen_after_the_longest_wait_good_ones_do_not() {
+fn after_the_longest_wait_only_undecided_probes_reopen() {
     for (verdict, reason) in [
         (Verdict::failure(), TransitionReason::MaxWait),
         (Verdict::success(), TransitionReason::ProbesPassed),
@@ -222,7 +224,7 @@ fn undecided_probes_reopen_after_the_longest_wait_good_ones_do_not() {
 
 #[test]
 fn a_thousand_threads_at_the_deadline_get_ten_permits() {
-    // The threads need little stack, and there are many of them.
+    // There are many threads, and they need little stack.
     const THREADS: usize = 1000;
     let rig = Rig::new(|config| config.shards = 4);
     rig.trip_and_wait();
@@ -269,7 +271,7 @@ fn the_open_time_grows_caps_and_decays() {
     assert_eq!(
         rig.stats().history.last().unwrap().open_for.as_secs(),
         60,
-        "not closed for long enough"
+        "closed for less than stable_for"
     );
 
     rig.breaker.reset();
@@ -278,7 +280,7 @@ fn the_open_time_grows_caps_and_decays() {
     assert_eq!(
         rig.stats().open_attempt,
         1,
-        "an operator's opening is not held against the engine"
+        "an operator's command does not lengthen the open time"
     );
     rig.advance_ms(1);
     rig.calls(8, FAST, Verdict::success());
@@ -309,7 +311,7 @@ fn jitter_stays_within_its_bounds_and_repeats_with_its_seed() {
     assert!(shortest >= Duration::from_secs(4) && longest <= Duration::from_secs(6));
     assert!(
         longest - shortest > Duration::from_secs(1),
-        "drawn from the whole range"
+        "spread over the whole range"
     );
     assert_eq!(first, openings(7));
     assert_ne!(first, openings(8));
@@ -368,7 +370,7 @@ fn a_ramp_that_goes_wrong_opens_for_longer() {
 }
 
 #[test]
-fn what_happened_before_opening_is_forgotten_after_it() {
+fn evidence_from_before_opening_does_not_count_after_it() {
     let rig = Rig::new(|config| {
         config.ramp = Duration::ZERO;
         config.open_base = Duration::from_millis(10);
@@ -377,7 +379,7 @@ fn what_happened_before_opening_is_forgotten_after_it() {
     assert_eq!(rig.calls_until_open(1000, FAST, Verdict::failure()), 100);
     rig.advance_ms(10);
     rig.calls(8, FAST, Verdict::success());
-    // Still within the slice of the hundred failures.
+    // Still in the same slice as the hundred failures.
     assert_eq!(rig.state(), CircuitState::Closed);
     rig.calls(49, FAST, Verdict::failure());
     assert_eq!(rig.state(), CircuitState::Closed);
@@ -385,7 +387,7 @@ fn what_happened_before_opening_is_forgotten_after_it() {
 }
 
 #[test]
-fn with_self_probes_no_caller_is_a_guinea_pig() {
+fn with_self_probes_no_caller_is_a_probe() {
     let rig = Rig::new(|config| config.self_probe = true);
     assert!(rig.breaker.try_acquire_probe().is_none(), "closed");
     rig.trip();
@@ -402,7 +404,7 @@ fn with_self_probes_no_caller_is_a_guinea_pig() {
     assert_eq!(
         rig.stats().lifetime.rejected_half_open,
         8,
-        "refused probes are not counted"
+        "rejected probes are not counted"
     );
 }
 
@@ -417,6 +419,6 @@ fn callers_and_the_host_share_the_permits_unless_they_are_reserved() {
     drop(callers);
     assert!(
         rig.breaker.try_acquire_probe().is_none(),
-        "an operator holds it open"
+        "forced open by an operator"
     );
 }

@@ -1,5 +1,5 @@
-//! The test that came with the code this breaker grew from, which that code itself did not pass, on a clock that stands still
-//! instead of one that sleeps; and the bugs found in it that no other file covers.
+//! The test that came with the original code of this breaker, with a manual clock instead of sleeping. The original
+//! code failed this test. Further tests cover bugs of that code that no other file covers.
 
 use std::{io, time::Duration};
 
@@ -39,7 +39,7 @@ fn two_calls_over_the_threshold_open_the_circuit() {
     assert_eq!(
         breaker.execute_with_latency_check(slow).unwrap(),
         "slow",
-        "slow, but it succeeds"
+        "slow, but a success"
     );
     assert_eq!(breaker.state(), CircuitState::Closed);
     assert_eq!(breaker.execute_with_latency_check(slow).unwrap(), "slow");
@@ -50,7 +50,7 @@ fn two_calls_over_the_threshold_open_the_circuit() {
 }
 
 #[test]
-fn it_recovers() {
+fn the_circuit_recovers() {
     let rig = seed_rig();
     let fail = || {
         rig.breaker

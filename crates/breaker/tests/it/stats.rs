@@ -1,4 +1,4 @@
-//! The figures of a snapshot that people read: mean latency, failures in a row, lifetime counters.
+//! Figures of a snapshot: mean latency, consecutive failures, lifetime counters.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tally_breaker::Verdict;
 
 use super::support::Rig;
 
-/// A breaker that no verdict opens.
+/// Makes a breaker that no verdict opens.
 fn unopenable() -> Rig {
     Rig::new(|config| {
         config.consecutive_failures = None;
@@ -40,7 +40,7 @@ fn the_mean_latency_is_within_an_eighth_of_the_true_mean() {
 }
 
 #[test]
-fn failures_in_a_row_are_those_since_the_last_success() {
+fn consecutive_failures_are_those_since_the_last_success() {
     let rig = unopenable();
     for batch in 1..=3 {
         rig.admit().record(Verdict::failure().in_batch(batch));
@@ -66,7 +66,7 @@ fn lifetime_counters_outlive_the_window() {
     permit.record(Verdict::success());
     rig.advance(rig.breaker.config().window() * 3);
     let stats = rig.stats();
-    assert_eq!(stats.window.calls, 0, "the window has moved on");
+    assert_eq!(stats.window.calls, 0, "the window no longer contains the calls");
     let lifetime = stats.lifetime;
     assert_eq!((lifetime.successes, lifetime.failures, lifetime.slow), (2, 1, 1));
 }

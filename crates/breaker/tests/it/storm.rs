@@ -1,5 +1,6 @@
-//! Callers who never wait, beside callers who do: deadlines that have passed already, calls cancelled at once. By themselves
-//! they neither make a hang nor hide one. And a process that a CPU quota stops again and again, which hides none either.
+//! Callers that do not wait for an answer (their deadlines have passed, or they cancel at once), together with one
+//! caller that waits. Callers that do not wait neither cause a hang nor hide one. Neither does a CPU quota that stops
+//! the process again and again.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ const STEP_US: u64 = 250;
 const STEPS_PER_MS: u64 = 1000 / STEP_US;
 const STEPS_PER_TICK: u64 = 10 * STEPS_PER_MS;
 
-/// Who calls, all in steps.
+/// The calls, with all times in steps.
 #[derive(Debug, Clone, Copy)]
 struct Traffic {
-    /// Between two calls that nobody waits for.
+    /// Steps between two calls whose callers do not wait.
     storm_every: u64,
-    /// How long such a call is under way: shorter than a tick. Zero ends it in the step in which it begins.
+    /// How long such a call is in flight: less than a tick. With zero the call ends in the step in which it begins.
     lingers: u64,
-    /// Between two calls of the honest caller.
-    honest_every: u64,
-    /// How long the journal takes for one.
+    /// Steps between two calls of the caller that waits.
+    waiting_every: u64,
+    /// How long the journal takes to commit a call of the caller that waits.
     commit: u64,
-    /// When the first of each comes.
+    /// The step of the first call of each kind.
     phases: (u64, u64),
-    /// Whether the breaker hears of the journal.
+    /// Whether the host reports the journal's progress to the breaker.
     watched: bool,
     cancels: bool,
 }
@@ -35,7 +36,7 @@ struct Run {
     traffic: Traffic,
     step: u64,
     storm: Vec<(u64, Permit)>,
-    honest: Option<(u64, Permit)>,
+    waiting: Option<(u64, Permit)>,
     done: u64,
     hangs: bool,
 }
@@ -49,7 +50,7 @@ impl Run {
             traffic,
             step: 0,
             storm: Vec::new(),
-            honest: None,
+            waiting: None,
             done: 0,
             hangs: false,
         }
@@ -71,14 +72,14 @@ impl Run {
             }
         }
         if !self.hangs
-            && let Some((_, permit)) = self.honest.take_if(|(until, _)| *until <= self.step)
+            && let Some((_, permit)) = self.waiting.take_if(|(until, _)| *until <= self.step)
         {
             permit.record(Verdict::success());
             self.done += 1;
         }
-        if self.honest.is_none() && is_due(traffic.honest_every, traffic.phases.1) {
+        if self.waiting.is_none() && is_due(traffic.waiting_every, traffic.phases.1) {
             let permit = self.rig.breaker.try_acquire().ok();
-            self.honest = permit.map(|permit| (self.step + traffic.commit, permit));
+            self.waiting = permit.map(|permit| (self.step + traffic.commit, permit));
         }
         self.step += 1;
         self.rig.advance(Duration::from_micros(STEP_US));
@@ -86,7 +87,7 @@ impl Run {
             if traffic.watched {
                 self.rig.breaker.tick_watching(Work {
                     done: self.done,
-                    busy: self.honest.is_some(),
+                    busy: self.waiting.is_some(),
                 });
             } else {
                 self.rig.breaker.tick();
@@ -100,13 +101,14 @@ impl Run {
         }
     }
 
-    /// The journal hangs from the next honest call on: how long until the circuit opens, `limit` at most.
+    /// Makes the journal hang from the next waited-for call on. Returns the time until the circuit opens, or None if it
+    /// exceeds `limit`.
     fn hang(&mut self, limit: Duration) -> Option<Duration> {
-        while self.honest.is_some() {
+        while self.waiting.is_some() {
             self.step();
         }
         self.hangs = true;
-        while self.honest.is_none() {
+        while self.waiting.is_none() {
             self.step();
         }
         let began = self.step;
@@ -131,10 +133,10 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
         any::<bool>(),
     )
         .prop_map(
-            |(storm_every, lingers, honest_every, commit, phases, watched, cancels)| Traffic {
+            |(storm_every, lingers, waiting_every, commit, phases, watched, cancels)| Traffic {
                 storm_every,
                 lingers,
-                honest_every,
+                waiting_every,
                 commit,
                 phases,
                 watched,
@@ -143,7 +145,7 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
         )
 }
 
-/// With slots of the ring that are shorter than a tick, a little longer, and many times longer.
+/// The slots of the ring are shorter than a tick, a little longer, and many times longer.
 fn any_threshold() -> impl Strategy<Value = Duration> {
     prop::sample::select(vec![7, 50, 200, 1070]).prop_map(Duration::from_millis)
 }
@@ -152,7 +154,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn calls_that_never_wait_do_not_make_a_hang(
+    fn calls_that_never_wait_do_not_cause_a_hang(
         traffic in any_traffic(),
         slow_threshold in any_threshold(),
     ) {
@@ -160,7 +162,7 @@ proptest! {
         run.run_ms(10_000);
         let stats = run.rig.stats();
         prop_assert_eq!((stats.lifetime.opens, stats.reason_opened), (0, None));
-        prop_assert!(run.done >= 16, "the honest caller was served");
+        prop_assert!(run.done >= 16, "the calls of the waiting caller were answered");
     }
 
     #[test]
@@ -177,14 +179,14 @@ proptest! {
     }
 }
 
-/// As it was seen: 250 calls a second whose deadlines have passed, and one honest call in 400 ms, whose commit of 2 ms is
-/// under way when the ticker looks.
+/// A case from practice: 250 calls a second whose deadlines have passed, and one waited-for call in 400 ms, whose
+/// commit of 2 ms is in progress at a tick.
 #[test]
 fn a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
     let traffic = Traffic {
         storm_every: 4 * STEPS_PER_MS,
         lingers: 0,
-        honest_every: 400 * STEPS_PER_MS,
+        waiting_every: 400 * STEPS_PER_MS,
         commit: 2 * STEPS_PER_MS,
         phases: (0, 9 * STEPS_PER_MS),
         watched: true,
@@ -194,10 +196,10 @@ fn a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
     run.run_ms(10_000);
     let stats = run.rig.stats();
     assert_eq!((stats.lifetime.opens, run.done), (0, 25));
-    assert!(stats.lifetime.neutral >= 2_400, "the storm was let through");
+    assert!(stats.lifetime.neutral >= 2_400, "the storm was admitted");
 }
 
-/// Deadlines so short that no call sees two ticks, while the journal hangs.
+/// The deadlines are so short that no call is in flight at two ticks, and the journal hangs.
 #[test]
 fn deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
     let rig = Rig::with_defaults();
@@ -213,11 +215,10 @@ fn deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
         rig.breaker.tick_watching(hung);
         waited += Duration::from_millis(10);
     }
-    assert_eq!(rig.stats().history[0].overdue, 0, "none was overdue");
+    assert_eq!(rig.stats().history[0].overdue, 0, "no call was overdue");
 }
 
-/// A period of a CPU quota: the process is stopped, and runs for the last `runs_ms` of it. It hears of the pause only after a
-/// tick has seen it.
+/// One period of a CPU quota: the process is stopped, then runs for `runs_ms`. The pause is reported only after a tick.
 fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
     let tick_after = |ms| {
         rig.advance_ms(ms);
@@ -236,9 +237,9 @@ fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
     }
 }
 
-/// What counts is the time that the process ran for.
+/// Only the time for which the process ran counts.
 #[test]
-fn a_process_at_its_cpu_quota_is_told_of_a_hang_all_the_same() {
+fn a_process_at_its_cpu_quota_still_notices_a_hang() {
     let hung = Work { done: 7, busy: true };
     for (runs_ms, calls, work) in [
         (80, 5, None),
@@ -255,29 +256,32 @@ fn a_process_at_its_cpu_quota_is_told_of_a_hang_all_the_same() {
         while rig.state() == CircuitState::Closed {
             assert!(
                 Duration::from_millis(ran_ms) <= limit,
-                "closed though {} calls hung for {ran_ms} ms of the process's time, {runs_ms} in a period",
+                "still closed after {} calls hung for {ran_ms} ms of running time, {runs_ms} ms per period",
                 calls.len()
             );
             throttled_period(&rig, runs_ms, work);
             ran_ms += runs_ms;
         }
         assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
-        assert!(ran_ms >= 80, "not for the time it was stopped: {ran_ms} ms");
+        assert!(
+            ran_ms >= 80,
+            "the time without running must not count: {ran_ms} ms"
+        );
     }
 }
 
-/// Commits that take 60 ms of the process's time, and so six periods.
+/// A commit takes 60 ms of the process's running time, which is six periods.
 #[test]
-fn a_process_that_is_stopped_for_most_of_the_time_does_not_take_that_for_a_hang() {
+fn a_process_stopped_for_most_of_the_time_is_not_a_hang() {
     for (calls, watched) in [(1, false), (24, false), (24, true)] {
         let rig = Rig::with_defaults();
         rig.breaker.tick();
         for done in 0..20 {
-            let under_way: Vec<_> = (0..calls).map(|_| rig.admit()).collect();
+            let in_flight: Vec<_> = (0..calls).map(|_| rig.admit()).collect();
             for _ in 0..6 {
                 throttled_period(&rig, 10, watched.then_some(Work { done, busy: true }));
             }
-            for permit in under_way {
+            for permit in in_flight {
                 permit.record(Verdict::success());
             }
         }

@@ -1,4 +1,4 @@
-//! A breaker on a manual clock, and calls that take as long as they are told to.
+//! A breaker with a manual clock, and calls with given latencies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use tally_breaker::{
 
 /// Well below the slow threshold of the default settings.
 pub(crate) const FAST: Duration = Duration::from_millis(1);
-/// Well above it, and below the probe timeout.
+/// Well above the slow threshold of the default settings, and below the probe timeout.
 pub(crate) const SLOW: Duration = Duration::from_millis(60);
 
-/// A breaker whose time stands still between steps.
+/// A breaker whose clock moves only when the test moves it.
 #[derive(Debug, Clone)]
 pub(crate) struct Rig {
     pub(crate) clock: Arc<ManualClock>,
@@ -20,7 +20,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// On one shard and without jitter, so that every figure is exact.
+    /// Makes a breaker with one shard and without jitter, so that every figure is exact.
     pub(crate) fn new(change: impl FnOnce(&mut CircuitBreakerConfig)) -> Self {
         let mut config = CircuitBreakerConfig {
             open_jitter: 0.0,
@@ -48,7 +48,7 @@ impl Rig {
         self.clock.advance(Duration::from_millis(ms));
     }
 
-    /// Moves time on with a tick every 10 ms, as a host does.
+    /// Advances the time with a tick every 10 ms, as a host does.
     pub(crate) fn tick_for_ms(&self, ms: u64) {
         for _ in 0..ms / 10 {
             self.advance_ms(10);
@@ -66,10 +66,10 @@ impl Rig {
         self.breaker
             .try_acquire()
             .err()
-            .unwrap_or_else(|| panic!("the circuit let the call pass"))
+            .unwrap_or_else(|| panic!("the circuit admitted the call"))
     }
 
-    /// One call after the other, each taking `latency`.
+    /// Makes `count` calls one after the other; each takes `latency`.
     pub(crate) fn calls(&self, count: usize, latency: Duration, verdict: Verdict) {
         for _ in 0..count {
             let permit = self.admit();
@@ -78,7 +78,7 @@ impl Rig {
         }
     }
 
-    /// Calls until the first rejection, at most `count`; tells how many were let through.
+    /// Makes calls until the first rejection, at most `count`; returns how many were admitted.
     pub(crate) fn calls_until_open(&self, count: usize, latency: Duration, verdict: Verdict) -> usize {
         for done in 0..count {
             let Ok(permit) = self.breaker.try_acquire() else {
@@ -94,7 +94,7 @@ impl Rig {
         self.breaker.stats()
     }
 
-    /// The state as written, not by the clock.
+    /// Returns the stored state, even if its deadline has passed.
     pub(crate) fn state(&self) -> CircuitState {
         self.stats().state
     }
@@ -103,13 +103,13 @@ impl Rig {
         self.stats().reason_opened
     }
 
-    /// Opens it by 20 failures in a row.
+    /// Opens the circuit by 20 consecutive failures.
     pub(crate) fn trip(&self) {
         self.calls(20, FAST, Verdict::failure());
         assert_eq!(self.state(), CircuitState::Open);
     }
 
-    /// Opens it and waits until the deadline has passed.
+    /// Opens the circuit and waits until the open time has passed.
     pub(crate) fn trip_and_wait(&self) {
         self.trip();
         self.advance(self.stats().next_probe_in);

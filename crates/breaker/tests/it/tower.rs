@@ -17,7 +17,7 @@ fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 }
 
 #[test]
-fn the_layer_guards_and_passes_errors_untouched() {
+fn the_layer_guards_and_passes_errors_unchanged() {
     let rig = Rig::with_defaults();
     let layer = CircuitBreakerLayer::new(rig.breaker.clone());
     let mut service = layer.layer(service_fn(|request: u32| {
@@ -94,7 +94,7 @@ fn a_rejected_request_never_reaches_the_service() {
 }
 
 #[test]
-fn a_dropped_future_gives_its_permit_back() {
+fn a_dropped_future_returns_its_permit() {
     let rig = Rig::with_defaults();
     rig.trip_and_wait();
     let layer = CircuitBreakerLayer::new(rig.breaker.clone());

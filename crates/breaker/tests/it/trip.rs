@@ -1,4 +1,4 @@
-//! When the circuit opens, and when it must not.
+//! Tests of when the circuit opens, and of when it must not open.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tally_breaker::{CircuitBreakerConfig, CircuitState, TransitionReason, Verdic
 
 use super::support::{FAST, Rig, SLOW};
 
-/// A hundred batches of one call each would be a hundred events; these are the calls of one.
+/// A success in the given batch. Without a batch, each call would be an event.
 fn in_one_batch(batch: u64) -> Verdict {
     Verdict::success().in_batch(batch)
 }
@@ -15,12 +15,13 @@ fn in_one_batch(batch: u64) -> Verdict {
 fn a_long_healthy_past_does_not_delay_opening() {
     let rig = Rig::new(|config| config.consecutive_failures = None);
     rig.calls(100_000, Duration::from_micros(500), Verdict::success());
-    // The window is 10 s and holds some 20,000 of those. They age out slice by slice while the failures come in.
+    // The window of 10 s holds about 20,000 of these calls. They leave the window slice by slice while the failures are
+    // recorded.
     let failures = rig.calls_until_open(100_000, FAST, Verdict::failure());
     assert_eq!(rig.reason_opened(), Some(TransitionReason::FailureRate));
     assert!(
         failures < 10_000,
-        "one window of failures suffices, it took {failures}"
+        "one window of failures is enough, but it took {failures}"
     );
 
     let quiet = Rig::new(|config| config.consecutive_failures = None);
@@ -29,12 +30,12 @@ fn a_long_healthy_past_does_not_delay_opening() {
     assert_eq!(
         quiet.calls_until_open(1000, FAST, Verdict::failure()),
         100,
-        "min_calls, once the past has aged out"
+        "min_calls, after the old calls have left the window"
     );
 }
 
 #[test]
-fn failures_in_a_row_open_whatever_the_rate() {
+fn consecutive_failures_open_at_any_rate() {
     let rig = Rig::with_defaults();
     rig.calls(10_000, Duration::from_micros(100), Verdict::success());
     assert_eq!(rig.calls_until_open(1000, FAST, Verdict::failure()), 20);
@@ -105,7 +106,7 @@ fn slow_successes_alone_open() {
 }
 
 #[test]
-fn min_calls_means_min_calls() {
+fn min_calls_calls_are_enough_for_a_rate() {
     let rig = Rig::new(|config| config.min_calls = 10);
     assert_eq!(rig.calls_until_open(1000, SLOW, Verdict::success()), 10);
 }
@@ -121,7 +122,7 @@ fn calls_that_hang_open_before_one_completes() {
         "a stall of less than overdue_rounds thresholds is one event"
     );
     assert_eq!(rig.stats().overdue_in_flight, 100);
-    // A slot of the ring is at most an eighth of the threshold wide, and a tick 10 ms.
+    // A slot of the ring is at most an eighth of the threshold wide, and ticks are 10 ms apart.
     rig.tick_for_ms(20);
     assert_eq!(rig.state(), CircuitState::Open);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
@@ -136,7 +137,7 @@ fn calls_that_hang_open_before_one_completes() {
 }
 
 #[test]
-fn how_long_a_stall_may_last_can_be_set() {
+fn the_length_of_a_tolerated_stall_is_configurable() {
     let rig = Rig::new(|config| config.overdue_rounds = 5);
     let permits: Vec<_> = (0..100).map(|_| rig.admit()).collect();
     rig.tick_for_ms(240);
@@ -161,7 +162,7 @@ fn hung_calls_age_beyond_the_ring_and_still_count() {
 }
 
 #[test]
-fn without_a_ticker_a_hang_is_seen_when_the_next_slice_begins() {
+fn without_a_ticker_a_hang_is_noticed_when_the_next_slice_begins() {
     let rig = Rig::with_defaults();
     rig.calls(1, FAST, Verdict::success());
     let hung: Vec<_> = (0..100).map(|_| rig.admit()).collect();
@@ -230,7 +231,7 @@ fn one_slow_batch_after_many_fast_ones_does_not_open() {
 }
 
 #[test]
-fn one_failed_batch_is_one_failure_in_a_row() {
+fn a_failed_batch_counts_as_one_consecutive_failure() {
     let rig = Rig::with_defaults();
     let failed = Verdict::failure();
     for batch in 1..=4 {
@@ -242,7 +243,7 @@ fn one_failed_batch_is_one_failure_in_a_row() {
 }
 
 #[test]
-fn a_million_business_rejects_leave_it_closed() {
+fn a_million_business_rejections_leave_the_circuit_closed() {
     let rig = Rig::with_defaults();
     let executed = Verdict::success();
     for call in 0..1_000_000_u32 {
@@ -262,7 +263,7 @@ fn a_million_business_rejects_leave_it_closed() {
 }
 
 #[test]
-fn refusals_before_the_executor_do_not_dilute_the_slow_rate() {
+fn rejections_before_the_executor_do_not_dilute_the_slow_rate() {
     let rig = Rig::new(|config| config.window_buckets = 60);
     for _ in 0..99 {
         rig.calls(9, Duration::from_micros(10), Verdict::success().unsampled());
@@ -275,7 +276,7 @@ fn refusals_before_the_executor_do_not_dilute_the_slow_rate() {
 }
 
 #[test]
-fn refusals_before_the_executor_do_not_end_a_row_of_failures() {
+fn rejections_before_the_executor_do_not_end_consecutive_failures() {
     let rig = Rig::new(|config| config.min_calls = 1_000_000);
     for _ in 0..20 {
         rig.calls(1, FAST, Verdict::success().unsampled());
@@ -285,7 +286,7 @@ fn refusals_before_the_executor_do_not_end_a_row_of_failures() {
 }
 
 #[test]
-fn a_storm_of_full_queues_leaves_it_closed() {
+fn a_storm_of_full_queues_leaves_the_circuit_closed() {
     let rig = Rig::with_defaults();
     rig.calls(100_000, Duration::from_micros(100), Verdict::neutral());
     rig.calls(100, SLOW, Verdict::neutral());
@@ -296,7 +297,7 @@ fn a_storm_of_full_queues_leaves_it_closed() {
 }
 
 #[test]
-fn the_latency_tail_opens_if_asked_to() {
+fn the_p99_rule_opens_if_enabled() {
     let rig = Rig::new(|config| {
         config.p99_threshold = Some(Duration::from_millis(20));
         config.window_buckets = 60;
@@ -309,7 +310,7 @@ fn the_latency_tail_opens_if_asked_to() {
 }
 
 #[test]
-fn the_reported_durations_are_judged_rather_than_the_total() {
+fn reported_durations_are_judged_instead_of_the_total() {
     let ms = Duration::from_millis;
     let rig = Rig::with_defaults();
     rig.calls(1, ms(80), Verdict::success().timed(ms(20), ms(29)));

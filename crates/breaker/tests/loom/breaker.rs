@@ -1,4 +1,4 @@
-//! Models of the circuit breaker's lock-free words: the gate, the window's counters, the threads' numbers.
+//! Models of the circuit breaker's lock-free words: the gate, the counters of the window, and the thread numbers.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use histogram::{Tag, TaggedPair};
 use slots::ThreadSlots;
 use sync::{AtomicU64, Ordering};
 use tally_testing::explore::{explore, race};
-use writer::{Writer, bump};
+use writer::{Writer, increment};
 
-// Each of these files imports nothing but its siblings here, so they see loom's atomics for the real ones. The models do
-// not use all that the files offer.
+// Each of these files imports only its siblings here, so loom's atomics replace the real ones. The models do not use
+// every item of the files.
 #[path = "../../src/gate.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the models use a part of the file")]
 mod gate;
@@ -23,22 +23,23 @@ mod slots;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod writer;
 
-/// The names that `src/breaker/sync.rs` offers, made of loom's types.
+/// The same names as in `src/sync.rs`, with loom's types.
 mod sync {
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// No word here is stored to and exchanged at the same time.
+    /// No word in these models is stored to and exchanged at the same time.
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64>;
 }
 
-/// Preemptions in one execution. Nearly all races of so few steps show with two; these take seconds with five.
+/// Limit on the preemptions per execution. Two are enough to show nearly all races of models this small; with five the
+/// models still take only seconds.
 const PREEMPTIONS_MAX: usize = 5;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     explore(PREEMPTIONS_MAX, model);
 }
 
-/// A gate that has just gone half-open; its generation is 2.
+/// Makes a gate that has just become half-open, in generation 2.
 fn half_open(permits: u32) -> Gate {
     let gate = Gate::new(BreakerMode::Auto, permits);
     let open = gate.transition(gate.load(), CircuitState::Open, 5).unwrap();
@@ -46,13 +47,13 @@ fn half_open(permits: u32) -> Gate {
     gate
 }
 
-/// What the breaker asks before it overwrites what another generation has left.
+/// Returns what the breaker's own `live` closures return: whether `generation` is current.
 fn live(gate: &Gate, generation: u32) -> bool {
     gate.load().generation() == generation
 }
 
 #[test]
-fn of_two_transitions_from_one_word_exactly_one_is_made() {
+fn exactly_one_of_two_transitions_from_one_word_succeeds() {
     check(|| {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let observed = gate.load();
@@ -64,7 +65,7 @@ fn of_two_transitions_from_one_word_exactly_one_is_made() {
         assert_ne!(opened, reset);
         let word = gate.load();
         assert_eq!(word.generation(), 1);
-        // State and deadline are never torn apart.
+        // State and deadline always change together.
         let expected = if opened {
             (CircuitState::Open, 7)
         } else {
@@ -97,7 +98,7 @@ fn a_mode_change_and_a_transition_do_not_undo_each_other() {
 }
 
 #[test]
-fn the_last_permit_goes_to_one() {
+fn the_last_permit_goes_to_one_thread() {
     check(|| {
         let gate = Arc::new(half_open(1));
         let other = Arc::clone(&gate);
@@ -112,18 +113,18 @@ fn the_last_permit_goes_to_one() {
 }
 
 #[test]
-fn never_are_more_permits_out_than_there_are() {
+fn no_more_permits_are_issued_than_exist() {
     check(|| {
         let gate = Arc::new(half_open(1));
         assert!(matches!(gate.issue_probe(2, 0), Grant::Granted(_)));
         let other = Arc::clone(&gate);
         let (second, seen) = race(move || other.issue_probe(2, 0), || gate.probes(2));
-        assert_eq!((second, seen.issued), (Grant::Refused, 1));
+        assert_eq!((second, seen.issued), (Grant::Rejected, 1));
     });
 }
 
 #[test]
-fn permits_given_back_can_be_had_again_and_none_is_lost() {
+fn returned_permits_can_be_issued_again() {
     check(|| {
         let gate = Arc::new(half_open(2));
         let Grant::Granted(first) = gate.issue_probe(2, 0) else {
@@ -136,7 +137,7 @@ fn permits_given_back_can_be_had_again_and_none_is_lost() {
         );
         assert!(
             matches!(second, Grant::Granted(_)),
-            "there are two permits, so there is always one left"
+            "there are two permits, so one is always free"
         );
         assert_eq!(
             gate.probes(2),
@@ -150,7 +151,7 @@ fn permits_given_back_can_be_had_again_and_none_is_lost() {
 }
 
 #[test]
-fn a_probe_reports_once_either_by_itself_or_by_its_time_limit() {
+fn a_probe_reports_once_by_its_end_or_by_its_time_limit() {
     check(|| {
         let gate = Arc::new(half_open(1));
         let Grant::Granted(probe) = gate.issue_probe(2, 0) else {
@@ -169,7 +170,7 @@ fn a_probe_reports_once_either_by_itself_or_by_its_time_limit() {
 }
 
 #[test]
-fn a_late_probe_of_an_old_generation_disturbs_none_of_the_new() {
+fn a_late_probe_of_an_old_generation_changes_nothing_in_the_new_one() {
     check(|| {
         let gate = Arc::new(half_open(1));
         let late = Arc::clone(&gate);
@@ -183,7 +184,7 @@ fn a_late_probe_of_an_old_generation_disturbs_none_of_the_new() {
             },
         );
         let Grant::Granted(new) = new else {
-            panic!("the new generation's only permit was taken by the old one: {old:?}")
+            panic!("a call of the old generation took the only permit of the new one: {old:?}")
         };
         if let Grant::Granted(old) = old {
             assert_eq!(gate.settle_probe(2, old, ProbeOutcome::Ok), None);
@@ -200,7 +201,7 @@ fn a_late_probe_of_an_old_generation_disturbs_none_of_the_new() {
 }
 
 #[test]
-fn a_ramp_admits_its_share_however_the_calls_race() {
+fn a_ramp_admits_its_share_when_calls_race() {
     check(|| {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let half = 1 << (gate::CREDIT_BITS - 1);
@@ -211,12 +212,12 @@ fn a_ramp_admits_its_share_however_the_calls_race() {
                 .count()
         };
         let (a, b) = race(move || calls(&other), || calls(&gate));
-        assert_eq!(a + b, 2, "of four calls at a half");
+        assert_eq!(a + b, 2, "half of four calls");
     });
 }
 
 #[test]
-fn a_late_call_of_an_old_ramp_admits_none_to_the_new_one() {
+fn a_late_call_of_an_old_ramp_changes_nothing_in_the_new_one() {
     check(|| {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let half = 1 << (gate::CREDIT_BITS - 1);
@@ -228,18 +229,18 @@ fn a_late_call_of_an_old_ramp_admits_none_to_the_new_one() {
                 [0, 1].map(|_| gate.admit_to_ramp(word.generation(), half))
             },
         );
-        assert_eq!(admitted, [Grant::Granted(()), Grant::Refused]);
+        assert_eq!(admitted, [Grant::Granted(()), Grant::Rejected]);
     });
 }
 
 #[test]
-fn no_count_is_lost_when_the_window_comes_round() {
+fn no_count_is_lost_when_a_slice_is_used_again() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
         let (old, new) = (Tag::new(0, 1), Tag::new(0, 2));
         pair.add(Writer::Shared, old, 1, 0, || true);
         let other = Arc::clone(&pair);
-        // The one thread is a lap behind the other.
+        // The first thread is one lap behind the second.
         race(
             move || other.add(Writer::Shared, old, 1, 1, || true),
             || pair.add(Writer::Shared, new, 1, 1, || true),
@@ -247,7 +248,7 @@ fn no_count_is_lost_when_the_window_comes_round() {
         let counted = pair.read(new);
         assert!(
             counted == (1, 1) || counted == (2, 2),
-            "what came before the lap's end is old, the rest is here: {counted:?}"
+            "all counts of the new lap are present: {counted:?}"
         );
         assert_eq!(pair.read(old), (0, 0));
     });
@@ -268,7 +269,7 @@ fn counts_of_one_slice_add_up() {
 }
 
 #[test]
-fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
+fn a_result_of_an_old_generation_never_resets_new_counts() {
     check(|| {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let pair = Arc::new(TaggedPair::default());
@@ -286,7 +287,7 @@ fn a_result_of_an_old_generation_never_wipes_out_the_new_ones() {
 }
 
 #[test]
-fn a_sweep_of_an_old_generation_takes_nothing_from_the_new_ones() {
+fn a_sweep_of_an_old_generation_keeps_the_counts_of_the_new_one() {
     check(|| {
         let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
         let pair = Arc::new(TaggedPair::default());
@@ -304,7 +305,7 @@ fn a_sweep_of_an_old_generation_takes_nothing_from_the_new_ones() {
 }
 
 #[test]
-fn a_reading_mixes_no_slices() {
+fn a_reading_never_mixes_two_slices() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
         let (old, new) = (Tag::new(0, 1), Tag::new(0, 2));
@@ -319,10 +320,10 @@ fn a_reading_mixes_no_slices() {
     });
 }
 
-// ===== words with one writer =====
+// ===== words with an exclusive writer =====
 
 #[test]
-fn a_reader_sees_the_owners_counts_one_after_the_other() {
+fn a_reader_sees_the_counts_of_the_owner_in_order() {
     check(|| {
         let pair = Arc::new(TaggedPair::default());
         let tag = Tag::new(0, 1);
@@ -331,30 +332,31 @@ fn a_reader_sees_the_owners_counts_one_after_the_other() {
             move || (0..3).for_each(|_| assert!(owner.add(Writer::Exclusive, tag, 1, 1, || true))),
             || [pair.read(tag), pair.read(tag)],
         );
-        assert!(seen[0] <= seen[1], "counts never fall: {seen:?}");
+        assert!(seen[0] <= seen[1], "counts never decrease: {seen:?}");
         assert!(
             seen.iter().all(|(a, b)| a == b),
-            "two counts of one word: {seen:?}"
+            "the two counts of one word: {seen:?}"
         );
         assert_eq!(pair.read(tag), (3, 3));
     });
 }
 
-// ===== the threads' numbers =====
+// ===== thread numbers =====
 
 #[test]
-fn a_number_has_one_holder_who_sees_what_the_one_before_wrote() {
+fn a_number_has_one_holder_that_sees_earlier_writes() {
     check(|| {
-        // All but one are taken.
+        // One number is free; all others are held.
         let slots = Arc::new(ThreadSlots::new(AtomicU64::new(!(1 << 5))));
         let count = Arc::new(AtomicU64::new(0));
         let hold = |slots: &ThreadSlots, count: &AtomicU64| {
             let held = slots.claim();
             if let Some(slot) = held {
                 assert_eq!(slot, 5);
-                // Two holders at once, or one that misses the other's store, would lose a count.
-                bump(count, Writer::Exclusive);
-                bump(count, Writer::Exclusive);
+                // A count would be lost if two threads held the number at once, or if a holder did not see the store of
+                // the last one.
+                increment(count, Writer::Exclusive);
+                increment(count, Writer::Exclusive);
                 slots.release(slot);
             }
             held.is_some()
@@ -369,7 +371,7 @@ fn a_number_has_one_holder_who_sees_what_the_one_before_wrote() {
 }
 
 #[test]
-fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
+fn a_number_claimed_again_keeps_its_counts_while_others_change() {
     check(|| {
         let slots = Arc::new(ThreadSlots::new(AtomicU64::new(!0b11)));
         let count = Arc::new(AtomicU64::new(0));
@@ -378,16 +380,16 @@ fn a_number_handed_on_brings_its_counts_though_others_come_and_go() {
         let (other_slots, other_count) = (Arc::clone(&slots), Arc::clone(&count));
         let (changed, next) = race(
             move || {
-                bump(&other_count, Writer::Exclusive);
+                increment(&other_count, Writer::Exclusive);
                 other_slots.release(0);
-                // A change to another number, between the release and the next claim.
+                // Changes another number between the release and the next claim.
                 other_slots.claim()
             },
             || slots.claim().unwrap(),
         );
-        assert_eq!(changed, Some(1 - next), "two numbers for two");
+        assert_eq!(changed, Some(1 - next), "two threads, two numbers");
         if next == 0 {
-            assert_eq!(bump(&count, Writer::Exclusive), 1);
+            assert_eq!(increment(&count, Writer::Exclusive), 1);
         }
     });
 }

@@ -1,11 +1,11 @@
-//! Models of the circuit breaker's ring of calls under way.
+//! Models of the circuit breaker's ring of calls in flight.
 
 use std::sync::Arc;
 
 use gate::{BreakerMode, CircuitState, Gate};
 use ring::{InFlightRing, RingPlace};
 use tally_testing::explore::{explore, race};
-use writer::{Seat, Writer};
+use writer::{ShardAccess, Writer};
 
 #[path = "../../src/gate.rs"]
 #[allow(
@@ -25,181 +25,193 @@ mod ring;
 )]
 mod writer;
 
-/// The names that `src/breaker/sync.rs` offers, made of loom's types.
+/// The same names as in `src/sync.rs`, with loom's types.
 mod sync {
     pub(crate) use crossbeam_utils::CachePadded;
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// No word here is stored to and exchanged at the same time.
+    /// No word in these models is stored to and exchanged at the same time.
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64>;
 }
 
-/// Preemptions in one execution. Nearly all races of so few steps show with two; these take seconds with five.
+/// Limit on the preemptions per execution. Two are enough to show nearly all races of models this small; with five the
+/// models still take only seconds.
 const PREEMPTIONS_MAX: usize = 5;
-/// Nanoseconds; a slot of the ring is then one nanosecond, and the ring comes round after 128.
+/// In nanoseconds. A slot is then one nanosecond wide, and a lap has 128 slots.
 const THRESHOLD_NS: u64 = 8;
 
-/// The owner of the first shard, the owner of the second one, and everybody else.
-const SEATS: [Seat; 3] = [
-    Seat {
+/// The owner of the first shard, the owner of the second shard, and a user of the shared shard.
+const ACCESS: [ShardAccess; 3] = [
+    ShardAccess {
         shard: 0,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 1,
         writer: Writer::Exclusive,
     },
-    Seat {
+    ShardAccess {
         shard: 2,
         writer: Writer::Shared,
     },
 ];
-/// The same slot, a lap later.
+/// The time at which the slot of time 0 is used again, one lap later.
 const LAP_NS: u64 = 128;
-/// A moment at which the second lap's calls are overdue, too.
+/// A time at which calls of the second lap are overdue as well.
 const LATER_NS: u64 = LAP_NS + THRESHOLD_NS + 1;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     explore(PREEMPTIONS_MAX, model);
 }
 
-/// What the breaker asks before it overwrites what another generation has left.
+/// Returns what the breaker's own `live` closures return: whether `generation` is current.
 fn live(gate: &Gate, generation: u32) -> bool {
     gate.load().generation() == generation
 }
 
-/// What a reading shows of the one slot that the models use, and of *older*.
+/// Reads the one slot that the models use, and *older*.
 fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
-    ring.under_way_in(0..1, 0, now_ns, 0).overdue
+    ring.in_flight_of_slots(0..1, 0, now_ns, 0).overdue
 }
 
 #[test]
-fn calls_under_way_are_never_counted_twice_nor_lost_when_a_slot_is_taken_over() {
-    for seat in [SEATS[0], SEATS[2]] {
+fn calls_in_flight_are_counted_once_while_a_slot_is_taken_over() {
+    for access in [ACCESS[0], ACCESS[2]] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(seat, 0, 0, || true).unwrap();
-            let ending = ring.enter(seat, 0, 0, || true).unwrap();
+            let hung = ring.enter(access, 0, 0, || true).unwrap();
+            let ending = ring.enter(access, 0, 0, || true).unwrap();
             let other = Arc::clone(&ring);
-            // Of two calls one ends on another thread while a third takes over their slot, and while somebody looks.
+            // One of two calls ends on another thread. At the same time a third call takes their slot over, and a
+            // reader reads it.
             let (third, seen) = race(
-                move || other.enter(seat, 0, LAP_NS, || true).unwrap(),
+                move || other.enter(access, 0, LAP_NS, || true).unwrap(),
                 || {
                     let seen = overdue(&ring, LAP_NS);
-                    ring.leave(SEATS[1], 0, ending, LAP_NS, || true);
+                    ring.leave(ACCESS[1], 0, ending, LAP_NS, || true);
                     [seen, overdue(&ring, LAP_NS)]
                 },
             );
             assert!(
                 seen[0] <= 2 && seen[1] <= 1,
-                "of two calls, then of one: {seen:?}"
+                "at most two calls, then at most one: {seen:?}"
             );
-            assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
-            assert_eq!(overdue(&ring, LATER_NS), 2, "the third one too, by now");
-            ring.leave(SEATS[1], 0, third, LATER_NS, || true);
-            ring.leave(SEATS[2], 0, hung, LATER_NS, || true);
-            assert_eq!(ring.under_way(0, 4 * LAP_NS, 0).overdue, 0);
+            assert_eq!(overdue(&ring, LAP_NS), 1, "the hung call");
+            assert_eq!(overdue(&ring, LATER_NS), 2, "the hung call and the third call");
+            ring.leave(ACCESS[1], 0, third, LATER_NS, || true);
+            ring.leave(ACCESS[2], 0, hung, LATER_NS, || true);
+            assert_eq!(ring.in_flight(0, 4 * LAP_NS, 0).overdue, 0);
         });
     }
 }
 
 #[test]
-fn a_call_that_has_ended_is_never_overdue_though_its_slot_is_taken_over_by_those_who_leave() {
-    for seat in [SEATS[1], SEATS[2]] {
+fn a_call_that_has_ended_is_never_overdue_while_leaving_calls_take_over_its_slot() {
+    for access in [ACCESS[1], ACCESS[2]] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let hung = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-            ring.leave(seat, 0, ended, THRESHOLD_NS, || true);
+            let hung = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+            let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+            ring.leave(access, 0, ended, THRESHOLD_NS, || true);
             let other = Arc::clone(&ring);
-            // A call of the next lap comes and goes, in the shard where the other one's end was counted.
+            // A call of the next lap enters and leaves, in the shard that counted the end of the ended call.
             let ((), seen) = race(
                 move || {
-                    let next = other.enter(seat, 0, LAP_NS, || true).unwrap();
-                    other.leave(seat, 0, next, LAP_NS, || true);
+                    let next = other.enter(access, 0, LAP_NS, || true).unwrap();
+                    other.leave(access, 0, next, LAP_NS, || true);
                 },
                 || overdue(&ring, LATER_NS),
             );
-            assert!(seen <= 2, "the hung one, and for an instant the next one: {seen}");
-            assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
-            ring.leave(SEATS[0], 0, hung, LATER_NS, || true);
+            assert!(
+                seen <= 2,
+                "the hung call and, for a moment, the next call: {seen}"
+            );
+            assert_eq!(overdue(&ring, LATER_NS), 1, "the hung call");
+            ring.leave(ACCESS[0], 0, hung, LATER_NS, || true);
             assert_eq!(overdue(&ring, LATER_NS), 0);
         });
     }
 }
 
-/// As above, but the reader stands before the next call could be overdue, so that it must see the hung one at most.
+/// Like the model above, but the reading is too early for the next call to be overdue, so it must show at most the hung
+/// call.
 #[test]
-fn a_reading_during_a_take_over_shows_no_more_than_what_hangs() {
+fn a_reading_during_a_take_over_shows_only_calls_that_hang() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        ring.leave(SEATS[1], 0, ended, THRESHOLD_NS, || true);
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        ring.leave(ACCESS[1], 0, ended, THRESHOLD_NS, || true);
         let other = Arc::clone(&ring);
         let ((), seen) = race(
             move || {
-                let next = other.enter(SEATS[1], 0, LAP_NS, || true).unwrap();
-                other.leave(SEATS[1], 0, next, LAP_NS, || true);
+                let next = other.enter(ACCESS[1], 0, LAP_NS, || true).unwrap();
+                other.leave(ACCESS[1], 0, next, LAP_NS, || true);
             },
             || overdue(&ring, LAP_NS),
         );
-        assert!(seen <= 1, "one hangs, {seen} are shown");
+        assert!(seen <= 1, "one call hangs, {seen} are reported");
         assert_eq!(overdue(&ring, LAP_NS), 1);
     });
 }
 
 #[test]
-fn two_that_take_over_a_shared_slot_move_its_counts_once() {
+fn two_threads_that_take_over_a_shared_slot_move_its_counts_once() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let shared = SEATS[2];
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let ended = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+        let shared = ACCESS[2];
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
         ring.leave(shared, 0, ended, THRESHOLD_NS, || true);
-        let next = [0, 1].map(|_| ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap());
+        let next = [0, 1].map(|_| ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap());
         let other = Arc::clone(&ring);
         race(
             move || other.leave(shared, 0, next[0], LAP_NS, || true),
             || ring.leave(shared, 0, next[1], LAP_NS, || true),
         );
-        assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
+        assert_eq!(overdue(&ring, LATER_NS), 1, "the hung call");
     });
 }
 
 #[test]
-fn calls_that_leave_on_several_threads_are_all_counted_out() {
+fn calls_that_leave_on_several_threads_are_all_counted() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        let calls = [0, 1, 2].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+        let calls = [0, 1, 2].map(|_| ring.enter(ACCESS[0], 0, 0, || true).unwrap());
         let other = Arc::clone(&ring);
         let ((), seen) = race(
-            move || other.leave(SEATS[1], 0, calls[0], LAP_NS, || true),
+            move || other.leave(ACCESS[1], 0, calls[0], LAP_NS, || true),
             || {
-                ring.leave(SEATS[0], 0, calls[1], LAP_NS, || true);
+                ring.leave(ACCESS[0], 0, calls[1], LAP_NS, || true);
                 overdue(&ring, LAP_NS)
             },
         );
-        assert!((1..=2).contains(&seen), "one has ended, one may have: {seen}");
+        assert!(
+            (1..=2).contains(&seen),
+            "one call has ended, another may have ended: {seen}"
+        );
         assert_eq!(overdue(&ring, LAP_NS), 1);
-        ring.leave(SEATS[1], 0, calls[2], LAP_NS, || true);
+        ring.leave(ACCESS[1], 0, calls[2], LAP_NS, || true);
         assert_eq!(overdue(&ring, LAP_NS), 0);
     });
 }
 
 #[test]
-fn a_call_that_ends_laps_later_is_counted_out() {
-    // Within the laps in which it is looked for in its slot, and after them.
+fn a_call_that_ends_laps_later_is_counted_as_ended() {
+    // First within the laps in which the end is counted in the slot, then after them.
     for ends_ns in [LAP_NS, 2 * LAP_NS, 3 * LAP_NS, 5 * LAP_NS] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let calls = [0, 1].map(|_| ring.enter(SEATS[0], 0, 0, || true).unwrap());
+            let calls = [0, 1].map(|_| ring.enter(ACCESS[0], 0, 0, || true).unwrap());
             let other = Arc::clone(&ring);
             let ((), seen) = race(
-                move || other.leave(SEATS[1], 0, calls[0], ends_ns, || true),
+                move || other.leave(ACCESS[1], 0, calls[0], ends_ns, || true),
                 || overdue(&ring, ends_ns),
             );
-            assert!((1..=2).contains(&seen), "one hangs, one may have ended: {seen}");
+            assert!(
+                (1..=2).contains(&seen),
+                "one call hangs, the other may have ended: {seen}"
+            );
             assert_eq!(overdue(&ring, ends_ns), 1);
         });
     }
@@ -209,66 +221,67 @@ fn a_call_that_ends_laps_later_is_counted_out() {
 fn calls_of_two_laps_leave_a_slot_in_any_order() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap();
         let other = Arc::clone(&ring);
         race(
-            move || other.leave(SEATS[2], 0, old, LAP_NS, || true),
-            || ring.leave(SEATS[2], 0, next, LAP_NS, || true),
+            move || other.leave(ACCESS[2], 0, old, LAP_NS, || true),
+            || ring.leave(ACCESS[2], 0, next, LAP_NS, || true),
         );
-        assert_eq!(overdue(&ring, LATER_NS), 1, "the one that hangs");
+        assert_eq!(overdue(&ring, LATER_NS), 1, "the hung call");
     });
 }
 
-/// The owner of a shard ends calls of two laps, the later one first, while somebody looks.
+/// The owner of a shard ends calls of two laps, the later call first, while a reader reads the slot.
 #[test]
 fn a_reading_sees_calls_of_two_laps_leave() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-        ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let old = ring.enter(SEATS[0], 0, 0, || true).unwrap();
-        let next = ring.enter(SEATS[0], 0, LAP_NS, || true).unwrap();
+        ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let old = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
+        let next = ring.enter(ACCESS[0], 0, LAP_NS, || true).unwrap();
         let other = Arc::clone(&ring);
         let ((), seen) = race(
             move || {
-                other.leave(SEATS[1], 0, next, LAP_NS, || true);
-                other.leave(SEATS[1], 0, old, LAP_NS, || true);
+                other.leave(ACCESS[1], 0, next, LAP_NS, || true);
+                other.leave(ACCESS[1], 0, old, LAP_NS, || true);
             },
             || overdue(&ring, LAP_NS),
         );
-        assert!(seen <= 2, "two are of the first lap, {seen} are shown");
-        assert_eq!(overdue(&ring, LAP_NS), 1, "the one that hangs");
+        assert!(seen <= 2, "two calls are of the first lap, {seen} are reported");
+        assert_eq!(overdue(&ring, LAP_NS), 1, "the hung call");
     });
 }
 
 #[test]
-fn one_that_enters_late_takes_no_count_of_the_next_lap_away() {
+fn a_call_that_enters_late_keeps_the_counts_of_the_next_lap() {
     check(|| {
         let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
         let late = Arc::clone(&ring);
-        let shared = SEATS[2];
+        let shared = ACCESS[2];
         let (late, next) = race(
             move || late.enter(shared, 0, 0, || true).unwrap(),
             || ring.enter(shared, 0, LAP_NS, || true).unwrap(),
         );
         assert_eq!(overdue(&ring, LATER_NS), 2);
-        ring.leave(SEATS[0], 0, late, LATER_NS, || true);
-        ring.leave(SEATS[0], 0, next, LATER_NS, || true);
+        ring.leave(ACCESS[0], 0, late, LATER_NS, || true);
+        ring.leave(ACCESS[0], 0, next, LATER_NS, || true);
         assert_eq!(overdue(&ring, LATER_NS), 0);
     });
 }
 
-/// A call of a generation that ends meanwhile neither adds to the next one's counts nor takes any away, wherever it comes
-/// too late: as it enters, as it leaves, as it leaves laps later.
+/// A call belongs to a generation that ends at the same time. The call neither adds to the counts of the next
+/// generation nor removes any: not when it enters too late, not when it leaves too late, and not when it leaves laps
+/// later.
 #[test]
-fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
-    let shared = SEATS[2];
+fn a_late_call_of_an_old_generation_changes_no_count_of_the_new_one() {
+    let shared = ACCESS[2];
     let check_late = |late: fn(&InFlightRing, RingPlace, &dyn Fn() -> bool), ends_ns| {
         check(move || {
             let gate = Arc::new(Gate::new(BreakerMode::Auto, 1));
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
-            let place = ring.enter(SEATS[0], 0, 0, || true).unwrap();
+            let place = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
             let (late_gate, late_ring) = (Arc::clone(&gate), Arc::clone(&ring));
             race(
                 move || late(&late_ring, place, &|| live(&late_gate, 0)),
@@ -279,18 +292,21 @@ fn a_late_call_of_an_old_generation_changes_no_count_of_the_new() {
                     ring.leave(shared, new, ends, ends_ns, live);
                 },
             );
-            assert_eq!(ring.under_way_in(0..1, 1, ends_ns.max(LATER_NS), 0).overdue, 1);
+            assert_eq!(
+                ring.in_flight_of_slots(0..1, 1, ends_ns.max(LATER_NS), 0).overdue,
+                1
+            );
         });
     };
     check_late(
         |ring, _, live| {
-            let _too_late_or_not = ring.enter(SEATS[2], 0, 0, live);
+            let _too_late_or_not = ring.enter(ACCESS[2], 0, 0, live);
         },
         0,
     );
-    check_late(|ring, place, live| ring.leave(SEATS[2], 0, place, 0, live), 0);
+    check_late(|ring, place, live| ring.leave(ACCESS[2], 0, place, 0, live), 0);
     check_late(
-        |ring, place, live| ring.leave(SEATS[2], 0, place, 5 * LAP_NS, live),
+        |ring, place, live| ring.leave(ACCESS[2], 0, place, 5 * LAP_NS, live),
         5 * LAP_NS,
     );
 }

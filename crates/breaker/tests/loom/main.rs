@@ -1,39 +1,39 @@
-//! Loom models: every interleaving of the lock-free pieces, within a bound on preemptions. Each module below includes
-//! the very sources it checks, with loom's primitives in place of the real ones, so no `--cfg loom` is needed.
-//! `LOOM_TELL=1 cargo test -p tally-breaker --test loom -- --show-output` tells how many executions each model has.
+//! Loom models of the lock-free parts: every interleaving within a bound on preemptions. Each module below includes the
+//! source files that it checks, with loom's types in place of the real ones. Therefore no `--cfg loom` is needed.
+//! `LOOM_COUNT=1 cargo test -p tally-breaker --test loom -- --show-output` prints the number of executions of each model.
 //!
-//! What the models are worth was tried by breaking the sources. Each of these mutations makes the model named fail, some
-//! make others fail, too; one that a model stops noticing has to get another model.
+//! The models were tested by mutations of the sources. Each mutation below makes the named model fail; some make other
+//! models fail as well. If a model no longer detects its mutation, a new model must be written for it.
 //!
-//! | in | mutation | model |
+//! | file | mutation | model |
 //! |---|---|---|
-//! | `inflight` | no `taken_over`; left slot retagged before *older*; reader takes left *older* first; slots read relaxed | `a_reading_during_a_take_over_…` |
-//! | | reader takes entered *older* last, or relaxed; entered *older* before the slot, or never | `calls_under_way_…` |
-//! | | what was moved is not taken back after a lost exchange | `two_that_take_over_…` |
-//! | | old slots not judged with *older*; a late call counted out of *older* at once | `a_call_that_ends_laps_later_…` |
-//! | | who leaves late wipes out the next lap | `calls_of_two_laps_…` |
-//! | | who enters late wipes out the next lap | `one_that_enters_late_…` |
-//! | | `live` not asked: entering, leaving, in *older* | `a_late_call_of_an_old_generation_…` |
-//! | `writer` | the owner's store relaxed | `a_reading_during_a_take_over_…` |
-//! | | a shared word stored, not exchanged | `counts_of_one_slice_add_up` |
-//! | | a shared word's exchange relaxed | `a_result_of_an_old_generation_…` |
-//! | `gate`: transitions | no compare-exchange; from the present word, not the observed one; same generation | `of_two_transitions_…` |
-//! | | the mode stored, or not tried again | `a_mode_change_…` |
-//! | | ramp without compare-exchange | `a_ramp_admits_its_share_…` |
-//! | | ramp without asking for the generation | `a_late_call_of_an_old_ramp_…` |
-//! | `gate`: permits | issued without compare-exchange | `the_last_permit_goes_to_one` |
-//! | | no bound, but for the slots | `never_are_more_permits_out_…` |
-//! | | who settles or expires does not own the slot; the permit counted before the slot is freed | `a_probe_reports_once_…` |
-//! | | a permit withdrawn from another generation; a stale caller restarts the word or evicts a probe | `a_late_probe_…` |
-//! | | a withdrawn permit kept; counted without compare-exchange | `permits_given_back_…` |
-//! | `histogram` | `live` not asked; read relaxed | `a_result_of_an_old_generation_…` |
-//! | | late counts wipe out the next lap; old counts kept; counts lost with an exchange | `no_count_is_lost_…` |
-//! | | tag and counts read apart | `a_reading_mixes_no_slices` |
-//! | | the two counts written apart | `counts_of_one_slice_add_up` |
-//! | | the sweeper stores | `a_sweeper_takes_nothing_…` |
-//! | | the sweeper empties what is newer; does not ask `live` | `a_late_sweeper_takes_nothing`, `a_sweep_of_an_old_generation_…` |
-//! | `slots` | relaxed claim or release; claim without compare-exchange | `a_number_has_one_holder_…` |
-//! | | release by load and store | `a_number_handed_on_…` |
+//! | `inflight` | remove `taken_over`; retag the left slot before adding to *older*; read the left *older* before the slots; read the slots relaxed | `a_reading_during_a_take_over_…` |
+//! | | read the entered *older* last, or relaxed; add to the entered *older* before taking the slot over, or never | `calls_in_flight_…` |
+//! | | do not undo the move to *older* after a failed exchange | `two_threads_that_take_over_…` |
+//! | | do not sum up old slots with *older*; count a late end in *older* at once | `a_call_that_ends_laps_later_…` |
+//! | | a late leave resets the next lap | `calls_of_two_laps_…` |
+//! | | a late entry resets the next lap | `a_call_that_enters_late_…` |
+//! | | do not call `live`: on entry, on leaving, for *older* | `a_late_call_of_an_old_generation_…` |
+//! | `writer` | store relaxed as the exclusive writer | `a_reading_during_a_take_over_…` |
+//! | | store a shared word instead of exchanging it | `counts_of_one_slice_add_up` |
+//! | | exchange a shared word relaxed | `a_result_of_an_old_generation_…` |
+//! | `gate`: transitions | store instead of compare-exchange; start from the current word instead of the observed one; keep the generation | `exactly_one_of_two_transitions_…` |
+//! | | store the mode, or do not retry | `a_mode_change_…` |
+//! | | advance the ramp without compare-exchange | `a_ramp_admits_its_share_…` |
+//! | | do not check the generation in the ramp | `a_late_call_of_an_old_ramp_…` |
+//! | `gate`: permits | issue without compare-exchange | `the_last_permit_goes_to_one_thread` |
+//! | | no bound except the number of slots | `no_more_permits_are_issued_…` |
+//! | | settle or expire without owning the slot; free the permit before the slot | `a_probe_reports_once_…` |
+//! | | withdraw a permit of another generation; a stale caller resets the word or overwrites a probe | `a_late_probe_…` |
+//! | | keep a withdrawn permit; count without compare-exchange | `returned_permits_…` |
+//! | `histogram` | do not call `live`; read relaxed | `a_result_of_an_old_generation_…` |
+//! | | late counts reset the next lap; keep old counts; lose counts after a failed exchange | `no_count_is_lost_…` |
+//! | | read tag and counts separately | `a_reading_never_mixes_two_slices` |
+//! | | write the two counts separately | `counts_of_one_slice_add_up` |
+//! | | store in the sweep | `a_sweep_removes_no_count_of_the_owner` |
+//! | | the sweep resets newer counts; does not call `live` | `a_late_sweep_removes_nothing`, `a_sweep_of_an_old_generation_…` |
+//! | `slots` | claim or release relaxed; claim without compare-exchange | `a_number_has_one_holder_…` |
+//! | | release by load and store | `a_number_claimed_again_…` |
 
 #![cfg(test)]
 

@@ -1,6 +1,7 @@
-//! Models of a word of the window that has one writer and a sweeper.
+//! Models of a word of the window with one writer and a sweeper.
 //!
-//! The writer stores what the sweeper may exchange at the same time, so the words keep their changes in order.
+//! The writer stores to a word that the sweeper may exchange at the same time, so the words keep their changes in
+//! order.
 
 use std::sync::Arc;
 
@@ -25,20 +26,21 @@ mod histogram;
 )]
 mod writer;
 
-/// The names that `src/breaker/sync.rs` offers, made of loom's types.
+/// The same names as in `src/sync.rs`, with loom's types.
 mod sync {
     pub(crate) use loom::sync::atomic::Ordering;
 
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64, true>;
 }
 
-/// Preemptions in one execution; the models are small enough for more than those of their neighbours.
+/// Limit on the preemptions per execution. These models are small, so five are cheap.
 const PREEMPTIONS_MAX: usize = 5;
 const OLD: Tag = Tag::new(0, 1);
 const NEW: Tag = Tag::new(0, 2);
 const OTHER_GENERATION: Tag = Tag::new(1, 2);
 
-/// Runs `own` on a word that holds old counts, and a sweep for `tag` at the same time; then looks at it.
+/// Runs `own` on a word that holds old counts, and at the same time a sweep for `tag`. Then checks the word with
+/// `look`.
 fn check(tag: Tag, own: fn(&TaggedPair), look: fn(&TaggedPair)) {
     explore(PREEMPTIONS_MAX, move || {
         let pair = Arc::new(TaggedPair::default());
@@ -56,7 +58,7 @@ fn count(pair: &TaggedPair, tag: Tag) {
 }
 
 #[test]
-fn a_sweeper_takes_nothing_from_the_owner_of_a_word() {
+fn a_sweep_removes_no_count_of_the_owner() {
     check(
         NEW,
         |pair| (0..3).for_each(|_| count(pair, NEW)),
@@ -64,9 +66,9 @@ fn a_sweeper_takes_nothing_from_the_owner_of_a_word() {
     );
 }
 
-/// The owner is a lap behind the sweeper with its first call.
+/// The owner's first call is one lap behind the sweeper.
 #[test]
-fn a_late_owner_and_a_sweeper_lose_none_of_the_present_counts() {
+fn a_late_owner_and_a_sweep_lose_no_current_count() {
     check(
         NEW,
         |pair| {
@@ -75,18 +77,18 @@ fn a_late_owner_and_a_sweeper_lose_none_of_the_present_counts() {
         },
         |pair| {
             let (counted, _) = pair.read(NEW);
-            let late_in_old_or_new = counted == 1 || counted == 2;
+            let late_call_in_either_lap = counted == 1 || counted == 2;
             assert!(
-                late_in_old_or_new,
-                "the other one is there in any case: {counted}"
+                late_call_in_either_lap,
+                "the current call must be counted: {counted}"
             );
         },
     );
 }
 
-/// The owner's result belongs to a generation that is over, of which it does not know yet; the sweeper does.
+/// The owner's result belongs to a generation that is over. The owner does not know this yet; the sweeper does.
 #[test]
-fn an_owner_that_comes_too_late_leaves_nothing_in_the_new_generation() {
+fn an_owner_that_is_too_late_changes_nothing_in_the_new_generation() {
     check(
         OTHER_GENERATION,
         |pair| count(pair, NEW),
@@ -98,9 +100,9 @@ fn an_owner_that_comes_too_late_leaves_nothing_in_the_new_generation() {
     );
 }
 
-/// The sweeper is a lap behind.
+/// The sweeper is one lap behind.
 #[test]
-fn a_late_sweeper_takes_nothing() {
+fn a_late_sweep_removes_nothing() {
     check(
         OLD,
         |pair| (0..2).for_each(|_| count(pair, NEW)),

@@ -1,24 +1,24 @@
-//! CPU masks, scheduling classes, real-time limits and the one capability they need.
+//! CPU masks, scheduling classes, real-time limits, and the capability that they need.
 //!
-//! CPU masks are arrays of 64-bit words, CPU 0 in bit 0 of word 0, sized for [`MASK_BITS`] CPUs instead
-//! of the 1024 of `libc::cpu_set_t`. Scheduling calls go through the raw system call because musl's
-//! `sched_setscheduler` always answers ENOSYS and its `sched_param` has other fields than glibc's.
+//! CPU masks are arrays of 64-bit words with CPU 0 in bit 0 of word 0. They have room for [`MASK_BITS`] CPUs, while
+//! `libc::cpu_set_t` has room for 1024. Scheduling calls use the raw system call, because musl's `sched_setscheduler`
+//! always fails with ENOSYS and its `sched_param` has other fields than glibc's.
 
 use std::io;
 
 use libc::{c_int, c_long};
 
-/// Bits of the mask handed to the kernel: Linux supports at most 8192 CPUs (`NR_CPUS` on x86-64).
+/// Number of bits of the mask passed to the kernel. Linux supports at most 8192 CPUs (`NR_CPUS` on x86-64).
 pub const MASK_BITS: usize = 8192;
 
-/// 64-bit words of a full mask.
+/// Number of 64-bit words of a full mask.
 pub const MASK_WORDS: usize = MASK_BITS / 64;
 
-// The kernel's mask is an array of `unsigned long`. With 64-bit longs that is our layout; with 32-bit
-// longs it is the same bytes only on little-endian machines.
+// The kernel's mask is an array of `unsigned long`. With 64-bit longs it has the same layout as this module's words.
+// With 32-bit longs the bytes are the same only on little-endian machines.
 const _: () = assert!(cfg!(target_endian = "little") || cfg!(target_pointer_width = "64"));
 
-/// A kernel thread id. 0 means the calling thread in every function that takes one.
+/// A kernel thread id. In every function that takes one, 0 means the calling thread.
 pub type Tid = i32;
 
 /// The calling thread, for functions that take a [`Tid`].
@@ -31,16 +31,16 @@ pub struct Scheduler {
     pub policy: i32,
     /// Whether children start as `SCHED_OTHER` (`SCHED_RESET_ON_FORK`).
     pub reset_on_fork: bool,
-    /// Real-time priority 1-99, 0 for the policies that have none.
+    /// Real-time priority, 1 to 99; 0 for the policies without a priority.
     pub priority: i32,
 }
 
 /// A soft and a hard resource limit; `None` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// Where the limit acts.
+    /// The limit that the kernel enforces.
     pub soft: Option<u64>,
-    /// How far an unprivileged process may raise the soft limit.
+    /// The maximum to which an unprivileged process may raise the soft limit.
     pub hard: Option<u64>,
 }
 
@@ -69,15 +69,15 @@ struct CapData {
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// `CAP_SYS_NICE` is capability 23, so it lives in the first slice.
+/// `CAP_SYS_NICE` is capability 23, which is in the first slice.
 const CAP_SYS_NICE_BIT: u32 = 1 << 23;
 
 // ===== affinity =====
 
-/// The CPUs on which `tid` may run, as mask words ([`MASK_WORDS`] of them).
+/// Returns the CPUs on which `tid` may run, as mask words ([`MASK_WORDS`] of them).
 ///
 /// # Errors
-/// `ESRCH` when there is no such thread, `EINVAL` on a kernel built for more than [`MASK_BITS`] CPUs.
+/// `ESRCH` if the thread does not exist, `EINVAL` on a kernel built for more than [`MASK_BITS`] CPUs.
 pub fn get_affinity(tid: Tid) -> io::Result<Vec<u64>> {
     let mut words = vec![0_u64; MASK_WORDS];
     // SAFETY: the pointer and the byte length describe `words`, which is alive, writable and aligned
@@ -94,10 +94,11 @@ pub fn get_affinity(tid: Tid) -> io::Result<Vec<u64>> {
 
 /// Restricts `tid` to the CPUs of `words`.
 ///
-/// The kernel silently intersects the mask with the cpuset of the cgroup: read it back.
+/// The kernel silently removes CPUs that the cpuset of the cgroup does not contain. Read the mask back to check it.
 ///
 /// # Errors
-/// `EINVAL` when no CPU of the mask is usable, `ESRCH`, `EPERM` for a thread of somebody else.
+/// `EINVAL` if no CPU of the mask is usable, `ESRCH` if the thread does not exist, `EPERM` for a thread of another
+/// user.
 pub fn set_affinity(tid: Tid, words: &[u64]) -> io::Result<()> {
     // SAFETY: the pointer and the byte length describe the borrowed slice, which libc only reads.
     let rc =
@@ -105,7 +106,7 @@ pub fn set_affinity(tid: Tid, words: &[u64]) -> io::Result<()> {
     check(c_long::from(rc)).map(|_| ())
 }
 
-/// The kernel's id of the calling thread.
+/// Returns the kernel's id of the calling thread.
 #[must_use]
 pub fn gettid() -> Tid {
     // SAFETY: gettid takes no arguments and cannot fail.
@@ -113,22 +114,22 @@ pub fn gettid() -> Tid {
     Tid::try_from(tid).unwrap_or_default()
 }
 
-/// The CPU on which the calling thread runs at this moment.
+/// Returns the CPU on which the calling thread runs at this moment.
 ///
 /// # Errors
 /// `ENOSYS` on a kernel without `getcpu`.
 pub fn current_cpu() -> io::Result<u32> {
-    // SAFETY: sched_getcpu takes no arguments and touches no memory of ours.
+    // SAFETY: sched_getcpu takes no arguments and accesses no memory of this process.
     let cpu = unsafe { libc::sched_getcpu() };
     check(c_long::from(cpu)).map(|cpu| u32::try_from(cpu).unwrap_or_default())
 }
 
 // ===== scheduling class =====
 
-/// The scheduling class of `tid`.
+/// Returns the scheduling class of `tid`.
 ///
 /// # Errors
-/// `ESRCH` when there is no such thread.
+/// `ESRCH` if the thread does not exist.
 pub fn get_scheduler(tid: Tid) -> io::Result<Scheduler> {
     let mut param = SchedParam { sched_priority: 0 };
     // SAFETY: both calls take a thread id by value; the second writes one `sched_param` through a
@@ -149,11 +150,11 @@ pub fn get_scheduler(tid: Tid) -> io::Result<Scheduler> {
     })
 }
 
-/// Puts `tid` under `SCHED_FIFO` with `priority`, children excepted (`SCHED_RESET_ON_FORK`).
+/// Moves `tid` to `SCHED_FIFO` with `priority`. Threads that it starts are ordinary threads (`SCHED_RESET_ON_FORK`).
 ///
 /// # Errors
-/// `EPERM` without `CAP_SYS_NICE` and with an `RLIMIT_RTPRIO` below `priority`, or when the cgroup has
-/// no real-time budget; `EINVAL` for a priority outside 1-99; `ESRCH`.
+/// `EPERM` without `CAP_SYS_NICE` if `RLIMIT_RTPRIO` is below `priority`, or if the cgroup has no real-time budget;
+/// `EINVAL` for a priority outside 1 to 99; `ESRCH` if the thread does not exist.
 pub fn set_fifo(tid: Tid, priority: i32) -> io::Result<()> {
     let param = SchedParam {
         sched_priority: priority,
@@ -166,7 +167,7 @@ pub fn set_fifo(tid: Tid, priority: i32) -> io::Result<()> {
 
 // ===== resource limits =====
 
-/// `RLIMIT_RTPRIO`: the highest real-time priority that this process may ask for without privilege.
+/// Returns `RLIMIT_RTPRIO`: the highest real-time priority that this process may request without privilege.
 ///
 /// # Errors
 /// Those of `getrlimit`; none is expected.
@@ -174,7 +175,7 @@ pub fn rtprio_limit() -> io::Result<Limit> {
     get_limit(Resource::RtPrio)
 }
 
-/// `RLIMIT_RTTIME`, µs: how long a real-time thread may run without blocking before `SIGXCPU`.
+/// Returns `RLIMIT_RTTIME` in µs: how long a real-time thread may run without blocking before it gets `SIGXCPU`.
 ///
 /// # Errors
 /// Those of `getrlimit`; none is expected.
@@ -182,10 +183,10 @@ pub fn rttime_limit() -> io::Result<Limit> {
     get_limit(Resource::RtTime)
 }
 
-/// Lowers the soft `RLIMIT_RTTIME` of the process to `soft_us` microseconds; a lower limit is kept.
+/// Lowers the soft `RLIMIT_RTTIME` of the process to `soft_us` microseconds. A lower limit stays.
 ///
 /// # Errors
-/// Those of `setrlimit`; lowering needs no privilege.
+/// Those of `setrlimit`. Lowering needs no privilege.
 pub fn lower_rttime_limit(soft_us: u64) -> io::Result<()> {
     let current = rttime_limit()?;
     if current.soft.is_some_and(|soft| soft <= soft_us) {
@@ -201,7 +202,7 @@ pub fn lower_rttime_limit(soft_us: u64) -> io::Result<()> {
     check(c_long::from(rc)).map(|_| ())
 }
 
-/// The limits of this module; libc gives the constants another type per C library.
+/// The resource limits used by this module. The type of libc's constants differs between C libraries.
 #[derive(Clone, Copy)]
 enum Resource {
     RtPrio,
@@ -231,15 +232,15 @@ fn get_limit(resource: Resource) -> io::Result<Limit> {
 
 // ===== capabilities =====
 
-/// Runs `action` with `CAP_SYS_NICE` effective if the calling thread is permitted it.
+/// Runs `action` with `CAP_SYS_NICE` effective, if the calling thread is permitted it.
 ///
-/// Capabilities belong to the thread, so nothing else of the process gains anything, and the
-/// effective set is put back afterwards. A file capability `cap_sys_nice+p` arrives permitted but not
-/// effective: that is the form which still starts when the runtime drops the capability. Without a
-/// permitted capability `action` runs all the same and meets the kernel's own answer.
+/// Capabilities belong to a thread, so other threads of the process gain nothing, and the effective set is restored
+/// afterwards. A file capability `cap_sys_nice+p` is permitted but not effective. A binary with this form still starts
+/// if the container runtime drops the capability. Without a permitted capability `action` runs as well, and gets the
+/// kernel's error.
 ///
 /// # Errors
-/// Those of `action`. A failing `capset` leaves the sets as they were.
+/// Those of `action`. If `capset` fails, the sets stay as they were.
 pub fn with_sys_nice<T>(action: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = capabilities()?;
     let [low, high] = before;
@@ -263,8 +264,8 @@ fn capabilities() -> io::Result<[CapData; 2]> {
         pid: 0,
     };
     let mut data = [CapData::default(); 2];
-    // SAFETY: version 3 of the interface reads one header and writes two data slices, which is what
-    // the two pointers lead to.
+    // SAFETY: version 3 of the interface reads one header and writes two data slices. The two pointers point to a
+    // header and to two slices.
     let rc = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
     check(rc).map(|_| data)
 }
@@ -274,13 +275,13 @@ fn set_capabilities(data: [CapData; 2]) -> io::Result<()> {
         version: CAPABILITY_VERSION_3,
         pid: 0,
     };
-    // SAFETY: version 3 of the interface reads one header and two data slices, which is what the two
-    // pointers lead to.
+    // SAFETY: version 3 of the interface reads one header and two data slices. The two pointers point to a header and
+    // to two slices.
     let rc = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
     check(rc).map(|_| ())
 }
 
-/// A negative result means that errno says why.
+/// Turns a negative result into the error of errno.
 fn check(rc: c_long) -> io::Result<c_long> {
     if rc < 0 {
         Err(io::Error::last_os_error())
@@ -308,10 +309,10 @@ mod tests {
 
     #[test]
     fn unknown_thread_is_reported_with_errno() {
-        let nobody = Tid::MAX;
-        let error = get_affinity(nobody).unwrap_err();
+        let missing = Tid::MAX;
+        let error = get_affinity(missing).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
-        let error = get_scheduler(nobody).unwrap_err();
+        let error = get_scheduler(missing).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }
 
@@ -336,7 +337,8 @@ mod tests {
         assert_ne!(mask[cpu / 64] & (1 << (cpu % 64)), 0);
     }
 
-    /// Takes bits from the capability sets of the calling thread.
+    /// Removes `CAP_SYS_NICE` from the effective set of the calling thread, and from the permitted set if
+    /// `from_permitted`.
     fn drop_sys_nice(from_permitted: bool) {
         let [mut low, high] = capabilities().unwrap();
         low.effective &= !CAP_SYS_NICE_BIT;

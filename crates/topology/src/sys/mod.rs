@@ -1,7 +1,7 @@
-//! The only place of this crate that talks to the kernel below the standard library.
+//! The only module of this crate that calls the kernel below the standard library.
 //!
-//! Every function here is a thin, safe wrapper: it owns the buffers that it lends to the kernel, turns a failed call
-//! into an [`std::io::Error`] with its errno, and decides nothing. Policy lives in the modules above.
+//! Every function here is a thin, safe wrapper. It owns the buffers that it passes to the kernel, and turns a failed
+//! call into an [`std::io::Error`] with its errno. The decisions are made in the modules above.
 
 #[expect(
     unsafe_code,

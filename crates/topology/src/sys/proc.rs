@@ -1,29 +1,30 @@
-//! What `/proc` knows about the threads of a process. Safe code: text in, numbers out.
+//! Reads facts about the threads of a process from `/proc`. This is safe code that parses text.
 //!
-//! Every function takes the directory that stands for `/proc`, so tests read made-up files.
+//! Every function takes the directory to use as `/proc`, so tests can use simulated files.
 
 use std::{fs, io, io::Read as _, path::Path};
 
 use super::affinity::Tid;
 
-/// Longest file that is read; more is cut off. `mountinfo` of a busy node has some ten KiB.
+/// Maximum number of bytes that are read from a file; the rest is ignored. `mountinfo` of a busy node has some tens of
+/// KiB.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Most threads of one process that are listed.
+/// Maximum number of threads of one process that are listed.
 pub const THREADS_MAX: usize = 4096;
 
-/// One thread at one moment. What the kernel does not tell is `None`.
+/// One thread at one moment. A fact that the kernel does not report is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThreadSample {
     /// CPUs on which the thread may run, in cpuset list syntax.
     pub cpus_allowed_list: Option<String>,
-    /// NUMA nodes from which the thread may take memory, in cpuset list syntax.
+    /// NUMA nodes from which the thread may allocate memory, in cpuset list syntax.
     pub mems_allowed_list: Option<String>,
-    /// Times the thread gave up the CPU by itself since its start.
+    /// Number of times that the thread gave up the CPU voluntarily since its start.
     pub voluntary_switches: Option<u64>,
-    /// Times the thread was preempted since its start.
+    /// Number of times that the thread was preempted since its start.
     pub involuntary_switches: Option<u64>,
-    /// Times the thread was moved to another CPU since its start (needs `CONFIG_SCHED_DEBUG`).
+    /// Number of times that the thread was moved to another CPU since its start (needs `CONFIG_SCHED_DEBUG`).
     pub migrations: Option<u64>,
     /// CPU on which the thread last ran.
     pub last_cpu: Option<u32>,
@@ -32,7 +33,7 @@ pub struct ThreadSample {
 /// Reads `<proc>/self/task/<tid>/{status,sched,stat}`.
 ///
 /// # Errors
-/// When `status` cannot be read, above all because the thread has ended (`NotFound`).
+/// If `status` can't be read, usually because the thread has ended (`NotFound`).
 pub fn read_thread(proc: &Path, tid: Tid) -> io::Result<ThreadSample> {
     let directory = proc.join("self/task").join(tid.to_string());
     let status = read_bounded(&directory.join("status"))?;
@@ -46,10 +47,10 @@ pub fn read_thread(proc: &Path, tid: Tid) -> io::Result<ThreadSample> {
     Ok(sample)
 }
 
-/// The ids of the threads of this process in ascending order, at most [`THREADS_MAX`].
+/// Returns the ids of the threads of this process in ascending order, at most [`THREADS_MAX`].
 ///
 /// # Errors
-/// When `<proc>/self/task` cannot be listed.
+/// If `<proc>/self/task` can't be listed.
 pub fn thread_ids(proc: &Path) -> io::Result<Vec<Tid>> {
     let mut ids: Vec<Tid> = fs::read_dir(proc.join("self/task"))?
         .take(THREADS_MAX)
@@ -71,7 +72,7 @@ pub fn read_bounded(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Lines `Key:<tab>value` of a `status` file.
+/// Parses the lines `Key:<tab>value` of a `status` file.
 fn parse_status(text: &str) -> ThreadSample {
     let mut sample = ThreadSample::default();
     for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
@@ -87,7 +88,7 @@ fn parse_status(text: &str) -> ThreadSample {
     sample
 }
 
-/// The line `se.nr_migrations   :   12` of a `sched` file.
+/// Parses the line `se.nr_migrations   :   12` of a `sched` file.
 fn parse_migrations(text: &str) -> Option<u64> {
     text.lines()
         .filter_map(|line| line.split_once(':'))
@@ -95,10 +96,10 @@ fn parse_migrations(text: &str) -> Option<u64> {
         .and_then(|(_, value)| value.trim().parse().ok())
 }
 
-/// Field 39 (`processor`) of a `stat` file, see proc_pid_stat(5).
+/// Parses field 39 (`processor`) of a `stat` file, see proc_pid_stat(5).
 ///
-/// The command name (field 2) may hold blanks and parentheses, so counting starts after the last `)`,
-/// where field 3 follows.
+/// The command name (field 2) may contain blanks and parentheses, so counting starts after the last `)`, where field 3
+/// follows.
 fn parse_last_cpu(text: &str) -> Option<u32> {
     const FIELDS_BEFORE_PROCESSOR: usize = 36;
     let (_, fields) = text.rsplit_once(')')?;

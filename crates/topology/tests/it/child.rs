@@ -92,7 +92,7 @@ fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> 
 }
 
 #[test]
-fn started_on_one_cpu_it_runs_there_and_says_so() {
+fn started_on_one_cpu_the_service_runs_and_reports_it() {
     let last = startup_mask().unwrap().iter().next_back().unwrap().to_string();
     let Some(lines) = report_of_child(&["taskset", "-c", &last], None) else {
         return;
@@ -105,7 +105,7 @@ fn started_on_one_cpu_it_runs_there_and_says_so() {
 }
 
 #[test]
-fn without_the_right_fifo_is_a_warning() {
+fn without_the_privilege_fifo_is_a_warning() {
     let Some(lines) = report_of_child(unprivileged(), Some("wanted")) else {
         return;
     };
@@ -117,7 +117,7 @@ fn without_the_right_fifo_is_a_warning() {
 }
 
 #[test]
-fn without_the_right_required_fifo_is_an_error() {
+fn without_the_privilege_required_fifo_is_an_error() {
     let Some(lines) = report_of_child(unprivileged(), Some("required")) else {
         return;
     };

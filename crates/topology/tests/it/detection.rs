@@ -55,7 +55,7 @@ fn unified() -> Files {
 }
 
 #[test]
-fn version_2_takes_the_tightest_quota_on_the_way_up() {
+fn version_2_uses_the_smallest_quota_of_the_parents() {
     let machine = unified()
         .with("sys/fs/cgroup/a.slice/cpu.max", "150000 100000")
         .with("sys/fs/cgroup/a.slice/cpuset.cpus.effective", "0-5")
@@ -71,7 +71,7 @@ fn version_2_takes_the_tightest_quota_on_the_way_up() {
     assert_eq!(cgroup.quota, Some(quota(150_000)));
     assert_eq!(cgroup.quota.unwrap().millicpus(), 1500);
     assert_eq!(cgroup.cpuset_effective, Some(set("0-5")));
-    // The inner group may also have no limit of its own.
+    // The inner group may also have no limit.
     let inner_unlimited = unified()
         .with("sys/fs/cgroup/a.slice/cpu.max", "250000 100000")
         .with("sys/fs/cgroup/a.slice/b.scope/cpu.max", "max 100000");
@@ -139,7 +139,7 @@ fn version_1_beside_an_empty_version_2() {
     assert_eq!(
         machine.kernel.rt_group_sched,
         Some(true),
-        "only such a kernel has budgets"
+        "only a kernel with rt_group_sched has budgets"
     );
     assert_eq!(cgroup.stat.unwrap().throttled_us, 7);
     assert_eq!(cgroup.cpuset, Some(set("2-5")));
@@ -148,7 +148,7 @@ fn version_1_beside_an_empty_version_2() {
 
 #[test]
 fn a_container_sees_its_group_at_the_mount_point() {
-    // The host's path, mounted from that very group: nothing of the path is below the mount point.
+    // The path is that of the host, mounted from the same group. No part of the path exists below the mount point.
     let mounted = Files::new("0-7")
         .with("proc/self/cgroup", "4:cpu:/docker/abc")
         .with(
@@ -158,13 +158,13 @@ fn a_container_sees_its_group_at_the_mount_point() {
         .with("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "300000");
     assert_eq!(mounted.machine().cgroup.quota, Some(quota(300_000)));
 
-    // A path of the host that the container cannot see at all.
+    // A path of the host that is not visible in the container.
     let hidden = Files::new("0-7")
         .with("proc/self/cgroup", "0::/kubepods.slice/pod1/abc")
         .with("sys/fs/cgroup/cpu.max", "200000 100000");
     assert_eq!(hidden.machine().cgroup.quota, Some(quota(200_000)));
 
-    // Outside of our cgroup namespace.
+    // Outside of the process's cgroup namespace.
     let outside = Files::new("0-7")
         .with("proc/self/cgroup", "0::/../../sibling")
         .with("sys/fs/cgroup/cpu.max", "100000 100000");
@@ -172,7 +172,7 @@ fn a_container_sees_its_group_at_the_mount_point() {
 }
 
 #[test]
-fn the_path_of_the_kubelet_tells_the_class_of_the_pod() {
+fn the_path_of_the_kubelet_shows_the_class_of_the_pod() {
     let class = |path: &str| {
         let files = Files::new("0-7").with("proc/self/cgroup", &format!("0::{path}"));
         files.machine().pod.qos_class
@@ -210,7 +210,7 @@ fn exclusive_is_a_granted_part_without_quota() {
 
 #[test]
 fn a_mask_narrowed_by_hand_is_not_exclusive() {
-    // taskset on a machine whose control group grants everything.
+    // Started with taskset, on a machine whose control group grants all CPUs.
     let files = unified().with("sys/fs/cgroup/a.slice/b.scope/cpuset.cpus.effective", "0-7");
     let machine = Machine::detect(&files.sources(), Some(set("2-3")));
     assert_eq!(machine.allowed, set("2-3"));
@@ -251,7 +251,7 @@ fn cores_caches_and_nodes_of_the_allowed_part() {
         .collect();
     assert_eq!(caches, [("1,5".to_owned(), 1), ("2".to_owned(), 0)]);
     assert_eq!(machine.node_of(2), Some(1));
-    assert_eq!(machine.node_of(3), None, "not allowed, not asked");
+    assert_eq!(machine.node_of(3), None, "not an allowed CPU");
     assert_eq!(machine.warnings, []);
 }
 
@@ -287,7 +287,7 @@ fn nothing_readable_still_gives_a_machine() {
 }
 
 #[test]
-fn nonsense_in_files_is_unknown_not_fatal() {
+fn malformed_files_are_unknown_facts() {
     let machine = unified()
         .with("sys/devices/system/cpu/online", "4-2,x")
         .with("sys/devices/system/cpu/nohz_full", "(null)")

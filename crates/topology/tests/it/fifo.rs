@@ -48,7 +48,7 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
     for role in Role::ALL {
         let (end, ended) = mpsc::channel::<()>();
         let body = move || {
-            // An error means that the test is over, too.
+            // The channel's error also means that the test is over.
             let _ = ended.recv();
             let child = || affinity::get_scheduler(THIS_THREAD).unwrap();
             thread::spawn(child).join().unwrap()
@@ -87,7 +87,7 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
 }
 
 #[test]
-fn what_real_time_costs_is_said_in_the_plan() {
+fn the_plan_states_the_costs_of_real_time() {
     let (files, sources) = Tree::cores(4).write();
     put(files.path(), "proc/sys/kernel/sched_rt_runtime_us", "950000");
     put(files.path(), "proc/sys/kernel/sched_rt_period_us", "1000000");
@@ -110,7 +110,7 @@ fn a_group_without_real_time_budget_is_named() {
 }
 
 #[test]
-fn priorities_of_interrupt_threads_are_refused() {
+fn priorities_of_interrupt_threads_are_out_of_bounds() {
     let mut config = fifo(false);
     config.fifo.priority = 50;
     let error = CpuAffinityManager::detect(config).unwrap_err();

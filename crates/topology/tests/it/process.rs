@@ -54,7 +54,7 @@ impl Bench {
         let handle = self
             .manager
             .spawn(role, index, &name, move || {
-                // An error means that the test is over, too.
+                // The channel's error also means that the test is over.
                 let _ = ended.recv();
             })
             .unwrap();
@@ -71,7 +71,7 @@ impl Waiting {
     }
 }
 
-/// The CPUs of this process as a machine of single-thread cores.
+/// Makes a simulated machine of single-thread cores from the CPUs of this process.
 fn real_cpus() -> Tree {
     Tree::of_cores(startup_mask().unwrap().iter().map(CpuSet::single).collect())
 }
@@ -86,7 +86,7 @@ fn mask_in_proc(tid: i32) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// Prints that a test needs two CPUs if there is only one.
+/// Returns whether there are several CPUs; otherwise prints that the test needs two.
 fn several_cpus() -> bool {
     let several = startup_mask().unwrap().len() >= 2;
     if !several {
@@ -96,7 +96,7 @@ fn several_cpus() -> bool {
 }
 
 #[test]
-fn every_thread_has_the_mask_of_its_place() {
+fn every_thread_has_its_planned_mask() {
     let bench = Bench::pinning();
     let plan = bench.manager.plan();
     let threads: Vec<Waiting> = Role::ALL.into_iter().map(|role| bench.waiting(role, 0)).collect();
@@ -146,7 +146,7 @@ fn every_thread_has_the_mask_of_its_place() {
 }
 
 #[test]
-fn a_thread_that_panics_leaves_the_register() {
+fn a_thread_that_panics_is_unregistered() {
     let bench = Bench::pinning();
     let handle = bench
         .manager
@@ -204,7 +204,7 @@ fn blocking_threads_and_their_children_are_not_on_the_cpu_of_net() {
 }
 
 #[test]
-fn a_thread_started_from_a_pinned_one_gets_its_own_place() {
+fn a_thread_started_from_a_pinned_one_gets_its_own_mask() {
     let bench = Bench::pinning();
     let manager = bench.manager.clone();
     let mask = bench
@@ -220,7 +220,7 @@ fn a_thread_started_from_a_pinned_one_gets_its_own_place() {
 }
 
 #[test]
-fn a_mask_changed_from_outside_is_put_right_and_counted() {
+fn a_mask_changed_from_outside_is_repaired_and_counted() {
     if !several_cpus() {
         return;
     }
@@ -268,8 +268,8 @@ fn mode_off_touches_no_mask() {
 }
 
 #[test]
-fn a_cpu_that_is_not_there_fails_loudly_only_in_strict() {
-    // The files promise CPUs that this machine does not have.
+fn a_missing_cpu_is_an_error_only_in_strict() {
+    // The simulated machine has CPUs that the real one does not have.
     let promised = || Tree::of_cores(vec![CpuSet::single(8000), CpuSet::single(8001)]);
     let with_mode = |mode| AffinityConfig {
         mode,

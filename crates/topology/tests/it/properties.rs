@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn the_writer_is_alone_on_its_cpu_whenever_there_are_two(mut machine in machine()) {
+    fn with_two_cpus_the_writer_shares_its_cpu_with_no_role(mut machine in machine()) {
         machine.cgroup.quota = None;
         let wishes = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };
         let plan = Plan::new(&machine, &wishes).unwrap();
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lone_sibling_gets_the_writer_only_if_there_is_nothing_else(mut machine in machine()) {
+    fn the_writer_gets_a_lone_sibling_only_without_another_cpu(mut machine in machine()) {
         machine.cgroup.quota = None;
         machine.nodes.clear();
         let wishes = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };

@@ -132,6 +132,6 @@ fn the_plan_of_every_machine() {
     let (found, expected) = (table(), include_str!("plans.txt"));
     assert!(
         found == expected,
-        "tests/it/topology/plans.txt should be, if this is meant:\n{found}"
+        "tests/it/plans.txt must contain this, if the change is intended:\n{found}"
     );
 }

@@ -15,13 +15,13 @@ fn config(mode: Mode) -> AffinityConfig {
     }
 }
 
-/// Four cores of two CPUs each. The process may use one CPU of the first core, and both CPUs of the others.
+/// Four cores of two CPUs each. The process may use one CPU of the first core, and both CPUs of the other cores.
 fn with_lone_sibling() -> Tree {
     Tree::smt(4).mask("1,5,2,6,3")
 }
 
 #[test]
-fn one_cpu_is_degraded_but_runs() {
+fn one_cpu_is_a_warning() {
     let plan = Tree::cores(1).plan();
     assert_eq!(plan.summary(), "fence exec=0 wal=0 net=0(1) aux=0 spare=");
     assert_eq!(plan.why, "degraded: single_cpu");
@@ -36,7 +36,7 @@ fn two_cores() {
 }
 
 #[test]
-fn a_small_machine_is_left_to_the_scheduler_unless_somebody_insists() {
+fn auto_does_not_pin_on_a_small_machine() {
     for (tree, summary) in [
         (Tree::cores(2), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
         (Tree::smt(1), "fence exec=0-1 wal=0-1 net=0-1(1) aux=0-1 spare="),
@@ -46,7 +46,7 @@ fn a_small_machine_is_left_to_the_scheduler_unless_somebody_insists() {
         assert_eq!(plan.summary(), summary);
         assert_eq!(codes(&plan), [], "nothing is wrong");
     }
-    // A part of a machine was cut out for us.
+    // The process may use only a part of the machine.
     let plan = Tree::cores(8).mask("2-3").plan();
     assert_eq!(plan.summary(), "pin exec=3 wal=2 net=2(1) aux=2 spare= spin");
 }
@@ -114,13 +114,13 @@ fn sixteen_cores_hit_the_cap_of_net() {
 
 #[test]
 fn sixteen_cores_stay_in_the_cache_of_exec() {
-    // The group without CPU 0 is the larger quiet one.
+    // The cache group without CPU 0 has more quiet cores.
     let plan = Tree::cores(16).caches(&["8-15", "0-7"]).plan();
     assert_eq!(
         plan.summary(),
         "pin exec=15 wal=14 net=6-13(8) aux=0 spare=1-5 spin"
     );
-    // A group of four is too small to be preferred, although its ids are the highest.
+    // A cache group of four CPUs is too small to be preferred, although its ids are the highest.
     let plan = Tree::cores(16).caches(&["0-3", "4-11", "12-15"]).plan();
     assert_eq!(
         plan.summary(),
@@ -129,7 +129,7 @@ fn sixteen_cores_stay_in_the_cache_of_exec() {
 }
 
 #[test]
-fn sixty_four_cores_on_two_nodes_stay_at_home() {
+fn sixty_four_cores_on_two_nodes_use_one_node() {
     let tree = Tree::cores(64).nodes(&["0-31", "32-63"]);
     let plan = tree.plan();
     assert_eq!(
@@ -138,7 +138,7 @@ fn sixty_four_cores_on_two_nodes_stay_at_home() {
     );
     assert_eq!(plan.home_node, Some(0));
 
-    // Where the drive is, is home.
+    // The node with the drive is the home node.
     let plan = tree.nvme_node(1).plan();
     assert_eq!(
         plan.summary(),
@@ -148,7 +148,7 @@ fn sixty_four_cores_on_two_nodes_stay_at_home() {
 }
 
 #[test]
-fn a_node_with_one_cpu_is_no_home() {
+fn a_node_with_one_cpu_is_not_a_home_node() {
     let plan = Tree::cores(4).nodes(&["0", "1", "2", "3"]).plan();
     assert_eq!(plan.summary(), "pin exec=1 wal=2 net=0,3(2) aux=0 spare= spin");
 }
@@ -163,11 +163,11 @@ fn scattered_ids() {
 }
 
 #[test]
-fn lone_siblings_never_get_the_writer_while_there_is_a_choice() {
+fn the_writer_avoids_lone_siblings() {
     let plan = with_lone_sibling().plan();
     assert_eq!(plan.summary(), "pin exec=2 wal=6 net=1,3,5(3) aux=3 spare= spin");
 
-    // The other threads of both cores are somebody else's.
+    // The process may not use the other threads of the two cores.
     let plan = Tree::smt(4).mask("1-2").plan();
     assert_eq!(plan.summary(), "pin exec=2 wal=1 net=1(1) aux=1 spare=");
     assert_eq!(codes(&plan), [WarningCode::ForeignSibling]);
@@ -188,7 +188,7 @@ fn ids_beyond_1024() {
 
 #[test]
 fn four_threads_per_core() {
-    // POWER style: the third and fourth thread of the writer's core stay idle.
+    // A POWER-style machine: the third and fourth thread of the writer's core stay idle.
     let plan = Tree::of_cores(vec![set("0-3"), set("4-7"), set("8-11")]).plan();
     assert_eq!(
         plan.summary(),
@@ -202,7 +202,7 @@ fn four_threads_per_core() {
 }
 
 #[test]
-fn a_quota_on_the_whole_machine_is_fenced_and_pin_insists() {
+fn a_quota_on_the_whole_machine_is_fenced_except_in_mode_pin() {
     let tree = Tree::cores(8).cpu_max("300000 100000");
     let plan = tree.plan();
     assert_eq!(plan.summary(), "fence exec=0-7 wal=0-7 net=0-7(1) aux=0-7 spare=");
@@ -222,11 +222,11 @@ fn a_quota_on_the_whole_machine_is_fenced_and_pin_insists() {
 
 #[test]
 fn a_quota_as_large_as_an_exclusive_cpuset_is_pinned() {
-    // Kubernetes before 1.33 puts the quota on exclusive CPUs too.
+    // Kubernetes before 1.33 also sets a quota on exclusive CPUs.
     let plan = Tree::cores(8).mask("2-5").cpu_max("400000 100000").plan();
     assert_eq!(plan.summary(), "pin exec=5 wal=4 net=2-3(2) aux=2 spare=");
     assert_eq!(codes(&plan), [WarningCode::Quota]);
-    // The shared pool of such a node: part of the machine, and more CPUs than quota.
+    // The shared pool of such a node: a part of the machine, with more CPUs than the quota allows.
     let plan = Tree::cores(8).mask("2-5").cpu_max("250000 100000").plan();
     assert_eq!(plan.summary(), "fence exec=2-5 wal=2-5 net=2-5(1) aux=2-5 spare=");
 }
@@ -291,7 +291,7 @@ fn more_threads_than_cpus_wrap() {
 }
 
 #[test]
-fn explicit_lists_win_and_the_others_make_room() {
+fn explicit_lists_come_first_and_other_roles_get_the_rest() {
     let mut wishes = config(Mode::Auto);
     wishes.cpus = RoleCpus {
         exec: Some(set("1")),
@@ -302,7 +302,7 @@ fn explicit_lists_win_and_the_others_make_room() {
     assert_eq!(plan.summary(), "pin exec=1 wal=0 net=2-3(2) aux=0 spare= spin");
     assert_eq!(plan.why, "explicit CPU lists");
 
-    // NET has the place that EXEC would have: EXEC and WAL still do not share.
+    // NET has the core that EXEC would get. EXEC and WAL still get separate CPUs.
     wishes.cpus = RoleCpus {
         net: Some(set("3")),
         ..RoleCpus::default()
@@ -318,7 +318,7 @@ fn explicit_lists_win_and_the_others_make_room() {
     assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare= spin");
 
     wishes.cpus.exec = Some(set("1"));
-    // Nothing is left for WAL and AUX: they share, the service runs.
+    // The lists leave no CPU for WAL and AUX. They share CPUs, and the service runs.
     wishes.cpus.net = Some(set("0,2-3"));
     let plan = Tree::cores(4).plan_with(&wishes);
     assert_eq!(
@@ -342,7 +342,7 @@ fn overlapping_and_oversized_lists_are_followed_with_a_warning() {
 }
 
 #[test]
-fn a_list_outside_the_allowed_cpus_falls_back_and_strict_refuses() {
+fn a_list_outside_the_allowed_cpus_is_ignored_and_an_error_in_strict() {
     let mut wishes = config(Mode::Auto);
     wishes.cpus.exec = Some(set("3,7-9"));
     let tree = Tree::cores(16).mask("0-3");
@@ -362,7 +362,7 @@ fn a_list_outside_the_allowed_cpus_falls_back_and_strict_refuses() {
 }
 
 #[test]
-fn only_strict_refuses_a_machine_that_is_too_small() {
+fn only_strict_fails_on_a_machine_that_is_too_small() {
     let machine = Tree::cores(1).machine();
     for mode in [Mode::Auto, Mode::Off, Mode::Fence, Mode::Pin] {
         assert!(Plan::new(&machine, &config(mode)).is_ok());
@@ -378,13 +378,16 @@ fn only_strict_refuses_a_machine_that_is_too_small() {
 }
 
 #[test]
-fn on_isolated_cpus_auto_pins_whatever_speaks_against_it() {
+fn on_isolated_cpus_auto_always_pins() {
     let tree = Tree::cores(4).isolated("2-3").cpu_max("100000 100000");
     let plan = tree.plan();
     assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare=");
-    assert_eq!(plan.why, "isolated CPUs, between which nothing balances load");
+    assert_eq!(
+        plan.why,
+        "isolated CPUs, between which the kernel does not balance load"
+    );
     assert_eq!(codes(&plan), [WarningCode::Quota]);
-    // Isolated CPUs that are not ours are nobody's business.
+    // Isolated CPUs that the process may not use have no effect.
     let plan = Tree::cores(8)
         .mask("0-3")
         .isolated("6-7")
@@ -408,7 +411,7 @@ fn an_isolated_partition_is_isolated_cpus() {
 }
 
 #[test]
-fn memory_that_would_be_far_from_the_writer_is_said() {
+fn remote_memory_of_the_writer_is_a_warning() {
     let mut wishes = config(Mode::Pin);
     wishes.cpus.exec = Some(set("5"));
     wishes.cpus.aux = Some(set("0"));
@@ -420,7 +423,7 @@ fn memory_that_would_be_far_from_the_writer_is_said() {
 }
 
 #[test]
-fn what_the_downward_api_tells_decides_too() {
+fn hints_of_the_downward_api_are_used() {
     let pod = |request, limit| PodHints {
         kubernetes: true,
         cpu_request_milli: Some(request),
@@ -441,7 +444,7 @@ fn what_the_downward_api_tells_decides_too() {
 }
 
 #[test]
-fn the_long_form_says_why() {
+fn the_long_form_contains_the_reasons() {
     let plan = Tree::smt(4)
         .cpu_max("400000 100000")
         .plan_with(&config(Mode::Pin));

@@ -1,6 +1,6 @@
-//! The machine changes while threads run: the plan and the threads follow.
+//! The machine changes while threads run: plan and threads are adapted.
 //!
-//! The threads and their masks are real, the limits come from files that the test rewrites.
+//! The threads and their masks are real. The limits come from files that the test rewrites.
 
 use std::{fs, path::Path, sync::mpsc};
 
@@ -17,7 +17,7 @@ fn manager(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
     CpuAffinityManager::detect_from(sources, mask, AffinityConfig::default()).unwrap()
 }
 
-/// The mode `pin`, which pins with few CPUs, too.
+/// Makes a manager in mode `pin`, which pins even with few CPUs.
 fn pinning(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
     let config = AffinityConfig {
         mode: Mode::Pin,
@@ -29,7 +29,7 @@ fn pinning(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
 fn waiting(manager: &CpuAffinityManager, role: Role) -> (RoleHandle<()>, mpsc::Sender<()>) {
     let (end, ended) = mpsc::channel();
     let body = move || {
-        // An error means that the test is over, too.
+        // The channel's error also means that the test is over.
         let _ = ended.recv();
     };
     (manager.spawn(role, 0, role.as_str(), body).unwrap(), end)
@@ -49,7 +49,7 @@ fn mask_in_proc(tid: Tid) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// The real CPUs; `None`, with a message, if there is only one.
+/// Returns the real CPUs; `None`, with a message, if there is only one.
 fn two_real_cpus() -> Option<CpuSet> {
     let mask = startup_mask().unwrap();
     if mask.len() < 2 {
@@ -89,7 +89,11 @@ fn a_cpuset_that_shrinks_and_grows_moves_the_threads() {
     assert!(manager.verify_now().replanned);
     assert_eq!(mask_in_proc(handle.tid()), at_start);
     assert_eq!(manager.topology().layout_version, 3);
-    assert_eq!(manager.topology().affinity_lost, 0, "we moved it, nobody else");
+    assert_eq!(
+        manager.topology().affinity_lost,
+        0,
+        "the manager moved the thread itself"
+    );
 
     assert!(!manager.verify_now().replanned);
     end.send(()).unwrap();
@@ -101,7 +105,8 @@ fn a_quota_that_appears_turns_pins_into_a_fence() {
     let Some(all) = two_real_cpus() else {
         return;
     };
-    // More CPUs than we may use: a part of a machine is pinned by `auto`, be it ever so small.
+    // The simulated machine has more CPUs than the process may use. `auto` pins on any part of a machine, even a small
+    // one.
     let cores = all.iter().chain([8000, 8001]).map(CpuSet::single).collect();
     let (files, sources) = Tree::of_cores(cores).mask(&all.to_string()).write();
     let manager = manager(sources, Some(all.clone()));
@@ -131,11 +136,7 @@ fn a_mask_narrowed_at_start_stays_narrow() {
 
     grant(files.path(), &"6-7".parse().unwrap());
     assert!(manager.verify_now().replanned);
-    assert_eq!(
-        manager.plan().allowed.to_string(),
-        "6-7",
-        "nothing of the wish is left"
-    );
+    assert_eq!(manager.plan().allowed.to_string(), "6-7", "no listed CPU is left");
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn a_process_that_had_its_whole_cpuset_gets_the_whole_new_one() {
 }
 
 #[test]
-fn a_cpu_that_goes_offline_is_given_up() {
+fn a_cpu_that_goes_offline_is_no_longer_used() {
     let (files, sources) = Tree::cores(4).write();
     let manager = pinning(sources, Some("0-3".parse().unwrap()));
     put(files.path(), "sys/devices/system/cpu/online", "0-2");
@@ -161,7 +162,7 @@ fn a_cpu_that_goes_offline_is_given_up() {
 }
 
 #[test]
-fn throttling_counters_are_fresh_and_no_reason_to_plan_again() {
+fn throttling_counters_are_current_and_cause_no_new_plan() {
     let (files, sources) = Tree::cores(4).write();
     let manager = manager(sources, None);
     assert_eq!(manager.topology().machine.cgroup.stat, None);

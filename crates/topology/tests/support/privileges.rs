@@ -4,14 +4,14 @@ use std::{io::Write, thread};
 
 use tally_topology::sys::affinity::{self, THIS_THREAD};
 
-/// Whether the kernel lets a thread of this process become a real-time thread. Tries it on a new thread.
+/// Returns whether the kernel lets a thread of this process become a real-time thread. Tries it on a new thread.
 pub(crate) fn fifo_allowed() -> bool {
     thread::spawn(|| affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, 1)).is_ok())
         .join()
         .unwrap()
 }
 
-/// A wrapper program that removes real-time privileges, if this process has them.
+/// Returns a wrapper program that removes real-time privileges, if this process has them.
 pub(crate) fn unprivileged() -> &'static [&'static str] {
     if fifo_allowed() {
         &[

@@ -96,7 +96,7 @@ impl Tree {
         put(root, &format!("{cpu}/online"), &online.to_string());
         put(root, &format!("{cpu}/possible"), &online.to_string());
         put(root, &format!("{cpu}/isolated"), &self.isolated);
-        // Only what the process may use is looked at, so a machine of 2048 CPUs stays a small tree.
+        // Detection reads only what the process may use, so the tree of a machine with 2048 CPUs stays small.
         let seen = self.mask.clone().unwrap_or_else(|| online.clone());
         for core in &self.cores {
             for id in core.intersection(&seen).iter() {

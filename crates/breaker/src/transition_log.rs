@@ -1,5 +1,5 @@
-//! The history of transitions. A transition holds the history's lock while it computes its deadline from the history and
-//! adds its entry. Admission reads only the gate's word and takes no lock.
+//! The log of transitions. A transition holds the lock of the log while it computes its deadline from the log and adds
+//! its entry. Admission takes no lock: it reads only the gate's word.
 
 use std::collections::VecDeque;
 
@@ -8,12 +8,12 @@ use super::{
     stats::{Transition, TransitionReason},
 };
 
-/// How many transitions a breaker remembers.
+/// Number of transitions that a breaker remembers.
 pub const HISTORY_MAX: usize = 16;
 
-/// The transitions so far, behind a lock.
+/// The last transitions and the counts of all transitions. Protected by a lock.
 #[derive(Debug)]
-pub(super) struct Chronicle {
+pub(super) struct TransitionLog {
     /// When the current state began, in nanoseconds of the breaker's clock.
     pub(super) since_ns: u64,
     /// How many times in a row the circuit has opened.
@@ -26,9 +26,9 @@ pub(super) struct Chronicle {
     history: VecDeque<Transition>,
 }
 
-// ===== impl Chronicle =====
+// ===== impl TransitionLog =====
 
-impl Chronicle {
+impl TransitionLog {
     pub(super) fn new(now_ns: u64) -> Self {
         Self {
             since_ns: now_ns,
@@ -47,8 +47,8 @@ impl Chronicle {
         if stable { 0 } else { self.attempt }
     }
 
-    /// Adds a transition.
-    pub(super) fn enter(&mut self, transition: Transition) {
+    /// Adds a transition. Removes the oldest one if [`HISTORY_MAX`] are stored.
+    pub(super) fn push(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
         match transition.to {
             CircuitState::Open => {

@@ -1,21 +1,21 @@
-//! Makes transitions.
+//! Changes the state: by time, by evidence, or by command of an operator.
 
 use std::time::Duration;
 
 use super::{
     super::{
-        chronicle::Chronicle,
         clock::nanos,
         gate::{BreakerMode, CircuitState, Probes, StateWord},
-        hang::{Sight, Work},
+        hang::{Observation, Work},
         policy::{Evidence, open_duration},
         stats::{Transition, TransitionReason},
         sync::Ordering,
+        transition_log::TransitionLog,
     },
     Core, NANOS_PER_MICRO, NANOS_PER_MILLI, deadline_ms,
 };
 
-/// A transition to be made.
+/// A requested transition.
 struct Step {
     to: CircuitState,
     reason: TransitionReason,
@@ -25,30 +25,31 @@ struct Step {
     open_for: Option<Duration>,
 }
 
-/// The longest time for which an operator can open a circuit; `ForcedOpen` has no end.
+/// The longest time for which an operator can open a circuit. `ForcedOpen` has no such limit.
 const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // ===== impl Core =====
 
 impl Core {
-    /// Makes the transitions that depend on time alone. The host calls it at regular intervals.
+    /// Makes the transitions that depend on time, and judges the window and the calls in flight. The host calls it at
+    /// regular intervals.
     pub(crate) fn tick(&self, work: Option<Work>) {
         let now_ns = self.clock.now_ns();
         self.notice_pause(now_ns);
-        self.pulse.tick(now_ns);
+        self.pauses.tick(now_ns);
         let word = self.gate.load();
         if matches!(word.mode(), BreakerMode::ForcedOpen | BreakerMode::Disabled) {
-            self.hang.lock().forget();
+            self.hang.lock().discard();
             return;
         }
         let generation = word.generation();
-        if self.marks.swept_epoch.rises_to(self.window.moment(now_ns).epoch) {
+        if self.marks.swept_epoch.raise_to(self.window.moment(now_ns).epoch) {
             self.window.sweep(generation, now_ns, || self.is_live(generation));
         }
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
             CircuitState::Open if expired => {
-                self.shift(
+                self.change_state(
                     word,
                     CircuitState::HalfOpen,
                     TransitionReason::OpenElapsed,
@@ -62,7 +63,7 @@ impl Core {
                 }
             }
             CircuitState::Ramp if expired => {
-                self.shift(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
+                self.change_state(word, CircuitState::Closed, TransitionReason::RampDone, now_ns);
             }
             CircuitState::Ramp | CircuitState::Closed => self.evaluate_all(word, now_ns, work),
         }
@@ -71,7 +72,7 @@ impl Core {
     pub(crate) fn evidence(&self, generation: u32, now_ns: u64) -> Evidence {
         Evidence {
             counts: self.window.counts(generation, now_ns),
-            under_way: self.ring.under_way(generation, now_ns, self.pulse.resumed_ns()),
+            in_flight: self.ring.in_flight(generation, now_ns, self.pauses.resumed_ns()),
         }
     }
 
@@ -83,26 +84,26 @@ impl Core {
 
     /// Evaluates the window and the calls in flight.
     fn evaluate_all(&self, word: StateWord, now_ns: u64, work: Option<Work>) {
-        // `finished` is read before `unanswered`, so no unanswered call is taken for an answer. The difference may be too low
-        // for a moment; `HangWatch` allows for that.
+        // `finished` is read before `unanswered`, so no unanswered call is counted as answered. The difference may be
+        // too low for a moment; `HangWatch` takes this into account.
         let finished = self.sum(|counters| &counters.finished);
         let unanswered = self.sum(|counters| &counters.unanswered);
         let evidence = self.evidence(word.generation(), now_ns);
-        let sight = Sight {
+        let observation = Observation {
             now_ns,
             generation: word.generation(),
-            paused_ns: self.pulse.throttled_ns(),
+            paused_ns: self.pauses.throttled_ns(),
             answered: finished.saturating_sub(unanswered),
             unanswered,
             slow: self.sum(|counters| &counters.slow),
-            under_way: evidence.under_way,
+            in_flight: evidence.in_flight,
             work,
         };
-        // A thread that ticks at the same moment observes the same, so one of them is enough.
+        // If another thread ticks at the same moment, it sees the same evidence, so one evaluation is enough.
         let hangs = self
             .hang
             .try_lock()
-            .is_some_and(|mut hang| hang.look(&self.config, &sight));
+            .is_some_and(|mut hang| hang.observe(&self.config, &observation));
         let reason = evidence
             .judge(&self.config)
             .or_else(|| hangs.then_some(TransitionReason::Overdue));
@@ -111,7 +112,7 @@ impl Core {
 
     fn open_if(&self, word: StateWord, now_ns: u64, evidence: Evidence, reason: Option<TransitionReason>) {
         if let Some(reason) = reason {
-            self.make(
+            self.apply(
                 word,
                 Step {
                     to: CircuitState::Open,
@@ -124,10 +125,10 @@ impl Core {
         }
     }
 
-    /// Counts hung probes as bad; true if that ended the generation.
+    /// Counts probes that reached their time limit as bad. Returns whether this ended the generation.
     pub(super) fn expire_probes(&self, word: StateWord, now_ns: u64) -> bool {
         let timeout_us = nanos(self.config.effective_probe_timeout()) / NANOS_PER_MICRO;
-        let not_before_us = self.pulse.resumed_ns() / NANOS_PER_MICRO;
+        let not_before_us = self.pauses.resumed_ns() / NANOS_PER_MICRO;
         let now_us = now_ns / NANOS_PER_MICRO;
         let expired = self
             .gate
@@ -135,7 +136,7 @@ impl Core {
         expired.is_some_and(|probes| self.decide(word, probes, TransitionReason::ProbeTimeout, now_ns))
     }
 
-    /// Ends a half-open generation as soon as its probes suffice, either way.
+    /// Ends the half-open generation if its probes suffice for a decision. Returns whether it ended.
     pub(super) fn decide(
         &self,
         word: StateWord,
@@ -145,40 +146,41 @@ impl Core {
     ) -> bool {
         let bad_max = self.config.half_open_permits - self.config.half_open_ok_needed;
         if probes.ok >= self.config.half_open_ok_needed {
-            self.pass_on(word, now_ns)
+            self.leave_half_open(word, now_ns)
         } else if probes.bad > bad_max {
-            self.shift(word, CircuitState::Open, if_bad, now_ns)
+            self.change_state(word, CircuitState::Open, if_bad, now_ns)
         } else {
             false
         }
     }
 
-    /// The longest wait is over. Some good probes and no bad one are enough then: traffic may be too thin for more. Without
-    /// any probe the wait begins anew when the first one comes (`renew`), for nothing has been learned.
+    /// Decides when the longest wait is over. At least one good probe and no bad one are enough then, because traffic
+    /// may be too thin for more. If no probe was admitted, nothing is known: with `renew`, which the first call sets,
+    /// the wait begins again.
     pub(super) fn end_half_open_wait(&self, word: StateWord, now_ns: u64, renew: bool) {
         let probes = self.gate.probes(word.generation());
         if probes.issued > 0 && probes.ok > 0 && probes.bad == 0 {
-            self.pass_on(word, now_ns);
+            self.leave_half_open(word, now_ns);
         } else if probes.issued > 0 {
-            self.shift(word, CircuitState::Open, TransitionReason::MaxWait, now_ns);
+            self.change_state(word, CircuitState::Open, TransitionReason::MaxWait, now_ns);
         } else if renew {
             let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
-            let _chronicle = self.chronicle.lock();
-            // Not a change of state, so not part of the history. A thread that was faster did the same.
+            let _transition_log = self.transition_log.lock();
+            // The state stays the same, so the log gets no entry. On failure another thread has already done the same.
             let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
         }
     }
 
-    fn pass_on(&self, word: StateWord, now_ns: u64) -> bool {
+    fn leave_half_open(&self, word: StateWord, now_ns: u64) -> bool {
         let to = if self.config.ramp.is_zero() {
             CircuitState::Closed
         } else {
             CircuitState::Ramp
         };
-        self.shift(word, to, TransitionReason::ProbesPassed, now_ns)
+        self.change_state(word, to, TransitionReason::ProbesPassed, now_ns)
     }
 
-    pub(super) fn shift(
+    pub(super) fn change_state(
         &self,
         word: StateWord,
         to: CircuitState,
@@ -186,7 +188,7 @@ impl Core {
         now_ns: u64,
     ) -> bool {
         let evidence = self.evidence(word.generation(), now_ns);
-        self.make(
+        self.apply(
             word,
             Step {
                 to,
@@ -198,9 +200,9 @@ impl Core {
         )
     }
 
-    /// Makes a transition from the word it was decided upon; false if that is no longer the one.
-    fn make(&self, observed: StateWord, step: Step) -> bool {
-        let made = self.make_locked(&mut self.chronicle.lock(), observed, step);
+    /// Makes a transition from `observed`, the word on which it was decided. Returns false if the word has changed.
+    fn apply(&self, observed: StateWord, step: Step) -> bool {
+        let made = self.apply_locked(&mut self.transition_log.lock(), observed, step);
         if let Some(transition) = &made {
             self.announce(transition);
         }
@@ -208,7 +210,12 @@ impl Core {
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a step is made once")]
-    fn make_locked(&self, chronicle: &mut Chronicle, observed: StateWord, step: Step) -> Option<Transition> {
+    fn apply_locked(
+        &self,
+        transition_log: &mut TransitionLog,
+        observed: StateWord,
+        step: Step,
+    ) -> Option<Transition> {
         let Step {
             to,
             reason,
@@ -216,7 +223,7 @@ impl Core {
             evidence,
             open_for,
         } = step;
-        let attempt = chronicle.attempt_at(observed.state(), now_ns, nanos(self.config.stable_for));
+        let attempt = transition_log.attempt_at(observed.state(), now_ns, nanos(self.config.stable_for));
         let lasts = match to {
             CircuitState::Closed => Duration::ZERO,
             CircuitState::Open => {
@@ -234,14 +241,14 @@ impl Core {
         let opened = to == CircuitState::Open;
         if opened {
             self.open_for_ns.store(nanos(lasts), Ordering::Relaxed);
-            // An operator's opening is no evidence about the service, so it does not lengthen the next open time.
-            chronicle.attempt = if open_for.is_none() {
+            // An operator's command is no evidence about the service, so it does not lengthen the next open time.
+            transition_log.attempt = if open_for.is_none() {
                 attempt.saturating_add(1)
             } else {
                 attempt
             };
         } else if reason == TransitionReason::Reset {
-            chronicle.attempt = 0;
+            transition_log.attempt = 0;
         }
         let transition = Transition {
             at_ns: now_ns,
@@ -252,10 +259,10 @@ impl Core {
             failure_rate: evidence.failure_rate(),
             slow_rate: evidence.slow_rate(),
             calls: evidence.counts.calls,
-            overdue: evidence.under_way.overdue,
+            overdue: evidence.in_flight.overdue,
             open_for: if opened { lasts } else { Duration::ZERO },
         };
-        chronicle.enter(transition);
+        transition_log.push(transition);
         Some(transition)
     }
 
@@ -301,7 +308,7 @@ impl Core {
 
     pub(super) fn notice_pause(&self, now_ns: u64) {
         let late_ns = nanos(self.config.tick_interval).saturating_add(nanos(self.config.bucket) / 2);
-        let Some(gap_ns) = self.pulse.check(now_ns, late_ns) else {
+        let Some(gap_ns) = self.pauses.check(now_ns, late_ns) else {
             return;
         };
         let pause = Duration::from_nanos(gap_ns);
@@ -309,7 +316,7 @@ impl Core {
             name: "tally.breaker.self_throttled",
             key = &*self.key,
             ?pause,
-            "the process was held up; latencies are judged from now on"
+            "the process did not run; latencies are measured from now on"
         );
         if let Some(observer) = &self.observer {
             observer.on_self_throttled(&self.key, pause);
@@ -322,7 +329,7 @@ impl Core {
 impl Core {
     pub(crate) fn set_mode(&self, mode: BreakerMode) {
         let before = {
-            let _chronicle = self.chronicle.lock();
+            let _transition_log = self.transition_log.lock();
             self.gate.set_mode(mode)
         };
         if before == mode {
@@ -340,21 +347,21 @@ impl Core {
         }
     }
 
-    /// Goes to closed (`None`), or to open for a given time, whatever the state.
-    pub(crate) fn command(&self, open_for: Option<Duration>) {
+    /// Forces the state, from any state: open for the given time, or closed with None.
+    pub(crate) fn force(&self, open_for: Option<Duration>) {
         let open_for = open_for.map(|time| time.min(OPEN_FOR_MAX));
         let now_ns = self.clock.now_ns();
         let made = {
-            let mut chronicle = self.chronicle.lock();
-            // Under the lock nobody else changes the word, so this is the word that the step starts from.
+            let mut transition_log = self.transition_log.lock();
+            // While the lock is held no other thread changes the word, so the transition starts from this word.
             let word = self.gate.load();
             let (to, reason) = match open_for {
                 Some(_) => (CircuitState::Open, TransitionReason::Forced),
                 None => (CircuitState::Closed, TransitionReason::Reset),
             };
             let evidence = self.evidence(word.generation(), now_ns);
-            self.make_locked(
-                &mut chronicle,
+            self.apply_locked(
+                &mut transition_log,
                 word,
                 Step {
                     to,
