@@ -1,4 +1,5 @@
-//! When a certificate is valid. rustls checks only the certificates of clients, so it serves an expired one without a warning.
+//! The period in which a certificate is valid. rustls checks only the certificates of clients. It would serve an expired server
+//! certificate without a warning.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +22,8 @@ pub(super) struct Validity {
 // ===== impl Validity =====
 
 impl Validity {
-    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280; rustls may serve it nevertheless.
+    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280. rustls may still serve such a
+    /// certificate.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();
@@ -49,14 +51,14 @@ impl Validity {
         }
     }
 
-    /// The last instant of validity as text.
+    /// Returns the last instant of validity as text.
     pub(super) fn not_after_text(&self) -> &str {
         let [_, not_after] = &self.texts;
         not_after
     }
 }
 
-/// The current time since the Unix epoch; zero if the system clock is before it.
+/// Returns the current time since the Unix epoch; zero if the system clock is before the epoch.
 pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -30,10 +30,10 @@ pub enum TelemetryError {
         /// What is wrong with it.
         source: tonic::transport::Error,
     },
-    /// The filter could not be replaced, since the subscriber of the log no longer exists.
+    /// The filter could not be replaced, because the subscriber of the log no longer exists.
     #[error(transparent)]
     Reload(#[from] tracing_subscriber::reload::Error),
-    /// Logs were set up before in this process.
+    /// Logs are already set up in this process.
     #[error(transparent)]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }

@@ -14,7 +14,7 @@ pub(super) struct Cells<'a> {
 // ===== impl Cells =====
 
 impl<'a> Cells<'a> {
-    /// Returns the text of `column`: empty if the column does not exist.
+    /// Returns the text of `column`. The text is empty if the column does not exist.
     pub(super) fn text(self, column: &str) -> &'a str {
         let place = self.header.iter().position(|name| name == column);
         place.and_then(|place| self.record.get(place)).unwrap_or_default()
@@ -72,7 +72,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Returns how an error names a column.
+/// Returns the text that names a column in an error.
 pub(super) fn named(column: &str) -> String {
     format!("column {column:?}")
 }

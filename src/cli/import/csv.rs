@@ -1,4 +1,4 @@
-//! CSV files. The header decides between three layouts:
+//! CSV files. The header selects one of three layouts:
 //!
 //! | layout | columns (in any order, `[optional]`) |
 //! |---|---|
@@ -229,7 +229,7 @@ fn native(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
 fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
     let text = cells.text("i");
     let index: u64 =
-        // Written in one way only: `7` and `07` would be one transaction.
+        // Only one spelling is accepted, because `7` and `07` would get the same transaction id.
         number(text)
             .filter(|index: &u64| index.to_string() == text)
             .ok_or_else(|| Flaw::new(named("i"), text, "the number of the row, 0 or more, without leading zeros"))?;
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_header_is_told_what_is_known() {
+    fn the_error_of_an_unknown_header_lists_the_known_headers() {
         for header in [
             "a,b,c",
             "transaction_id,debit_account_id,credit_account_id",

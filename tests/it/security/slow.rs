@@ -69,7 +69,7 @@ async fn status_of(response: Response<Incoming>) -> Status {
 async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
     let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
     let (server, client) = with_accounts(options).await;
-    // Half a preface; and a header block that never ends.
+    // One connection sends half a preface. The other one sends a header block that never ends.
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
     slow.write_all(b"PRI * HT").await.unwrap();
     let mut endless = TcpStream::connect(server.address()).await.unwrap();
@@ -136,7 +136,7 @@ async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() 
     drop((pieces, sender));
     connection.await.unwrap().unwrap();
 
-    // One after the other, each call has enough memory.
+    // Calls that follow each other have enough memory.
     let (mut sender, connection) = connect(&server).await;
     for _ in 0..6 {
         let (pieces, call) = upload(&server, &mut sender);
@@ -220,7 +220,7 @@ async fn a_connection_that_stays_after_goaway_is_closed() {
     assert!(ended.is_ok(), "still open");
     assert!(
         response.into_body().collect().await.is_err(),
-        "its stream was cut"
+        "the open stream ends with an error"
     );
     drop(pieces);
     is_well_served(&client, "after").await;

@@ -18,14 +18,14 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// Time for a server to listen. Covers a recovery in a debug build on a busy machine.
+/// Longest time for a server to listen. It is enough for a recovery in a debug build on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Time for a process to end.
+/// Longest time for a process to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// Time for a message to appear on the server's standard error, which another thread of the server writes.
-const TOLD_PATIENCE: Duration = Duration::from_secs(60);
-/// Interval of checks for such a message.
-const TOLD_POLL: Duration = Duration::from_millis(5);
+/// Longest time for a message to appear on the server's standard error, which another thread of the server writes.
+const STDERR_PATIENCE: Duration = Duration::from_secs(60);
+/// Interval at which standard error is checked for a message.
+const STDERR_POLL: Duration = Duration::from_millis(5);
 /// Interval of checks whether a process has ended.
 const END_POLL: Duration = Duration::from_millis(5);
 /// Number of lines of standard error that are kept for the report of a failure.
@@ -160,13 +160,14 @@ impl TestServer {
         self.stderr.text()
     }
 
-    /// Waits until standard error contains `what`: a reply can arrive before the log line of the same event.
-    pub(crate) async fn tells(&self, what: &str) {
-        for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
+    /// Waits until standard error contains `what`. The wait is necessary, because a reply can arrive before the log line of the
+    /// same event.
+    pub(crate) async fn wait_for_stderr(&self, what: &str) {
+        for _ in 0..STDERR_PATIENCE.as_millis() / STDERR_POLL.as_millis() {
             if self.stderr().contains(what) {
                 return;
             }
-            tokio::time::sleep(TOLD_POLL).await;
+            tokio::time::sleep(STDERR_POLL).await;
         }
         panic!("standard error does not contain {what:?}:\n{}", self.stderr());
     }
@@ -252,7 +253,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // The process may have ended already, so an error is ignored.
+        // An error is ignored, because the process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

@@ -1,5 +1,5 @@
-//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the kernel's
-//! data, read from outside.
+//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the
+//! kernel's data, read from outside.
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
@@ -54,7 +54,7 @@ async fn topology_when(
         tokio::time::sleep(PAUSE).await;
         last = topology(server).await;
     }
-    panic!("it never came to this: {what}: {last:#?}\n{}", server.stderr());
+    panic!("not reached: {what}: {last:#?}\n{}", server.stderr());
 }
 
 /// The masks of all threads, read from the kernel.
@@ -63,7 +63,7 @@ fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
     tasks
         .filter_map(|task| {
             let task = task.unwrap();
-            // A thread may end between the two looks.
+            // A thread may end between the two reads.
             let status = fs::read_to_string(task.path().join("status")).ok()?;
             let list = status
                 .lines()
@@ -86,8 +86,8 @@ fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i6
         .unwrap()
 }
 
-/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread of the
-/// process stays on the allowed CPUs.
+/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread
+/// of the process stays on the allowed CPUs.
 fn assert_true(server: &TestServer, topology: &GetTopologyResponse) {
     let masks = masks(server);
     let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
@@ -172,7 +172,7 @@ async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
 }
 
 #[tokio::test]
-async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
+async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
     let (Some(all), last) = (two_cpus(), last_cpu()) else {
         return;
     };
@@ -210,7 +210,7 @@ async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
+async fn under_a_quota_it_does_not_pin_and_reports_every_pause_to_the_circuits() {
     let Some(group) = Group::with_quota(20_000, 100_000) else {
         return;
     };
@@ -237,13 +237,13 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
             decision.why
         );
     }
-    // Calls for accounts that are not there: work enough to use the quota up.
+    // Calls for accounts that do not exist are enough work to use up the quota.
     let mut load = tokio::task::JoinSet::new();
     for caller in 0..4 {
         let client = server.client().await;
         load.spawn(async move {
             for call in 0..100_000 {
-                // What comes of it is not the point.
+                // The outcome of the call does not matter.
                 let _ = client.process_transaction(pay(&format!("{caller}:{call}"))).await;
             }
         });
@@ -257,12 +257,12 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
                 .is_some_and(|time| time.nanos > 0 || time.seconds > 0)
     );
     load.abort_all();
-    server.tells("the process was throttled").await;
+    server.wait_for_stderr("the process was throttled").await;
     drop(server);
 }
 
 #[tokio::test]
-async fn a_mask_changed_from_outside_is_put_right_and_counted() {
+async fn a_mask_changed_by_another_process_is_restored_and_counted() {
     let Some(all) = two_cpus() else {
         return;
     };
@@ -282,7 +282,7 @@ async fn a_mask_changed_from_outside_is_put_right_and_counted() {
             .count(),
     )
     .unwrap();
-    let after = topology_when(&server, "every mask set again", |now| {
+    let after = topology_when(&server, "every mask restored", |now| {
         now.affinity_reapplied == moved && now.threads.iter().all(|thread| thread.pinned)
     })
     .await;
@@ -327,7 +327,7 @@ async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
 }
 
 #[tokio::test]
-async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
+async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error() {
     let wrapper: Vec<String> = unprivileged().iter().map(|&word| word.to_owned()).collect();
     if let Some(program) = wrapper.first()
         && Command::new(program).arg("--version").output().is_err()
@@ -408,7 +408,7 @@ fn strict_refuses_with_the_offending_ids_and_others_say_so() {
 }
 
 #[test]
-fn what_it_would_do_is_told_as_text_and_as_json() {
+fn the_plan_is_printed_as_text_and_as_json() {
     let pin = [("TALLY__AFFINITY__MODE", "pin")];
     let (text, code) = tally(&pin, &["topology"]);
     assert_eq!(code, Some(0), "{text}");
@@ -436,7 +436,7 @@ fn what_it_would_do_is_told_as_text_and_as_json() {
 }
 
 #[test]
-fn what_the_pods_manifest_says_is_told_and_followed() {
+fn the_cpus_of_the_pods_manifest_are_reported_and_followed() {
     let pod = [
         ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
         ("TALLY_POD_CPU_REQUEST_MILLI", "1500"),
