@@ -83,7 +83,7 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
     if let Some(transactions) = settings.transactions {
         let (growth, rounds) = growth::run(&load, &mut service, transactions, empty_bytes).await?;
         export::write(settings, &rounds, &[])?;
-        return Ok(Report::new(settings, Figures::of(&rounds), None, None).with_growth(growth));
+        return Ok(Report::new(settings, Figures::from_rounds(&rounds), None, None).with_growth(growth));
     }
     let echo = settings.baseline.then(Target::start_echo).transpose()?;
 
@@ -104,6 +104,11 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
     let sync = service.stats().await?.sync;
     let sync = sync.and_then(|sync| sync.p50?.try_into().ok());
     export::write(settings, &rounds, &baseline)?;
-    let baseline = (!baseline.is_empty()).then(|| Figures::of(&baseline));
-    Ok(Report::new(settings, Figures::of(&rounds), baseline, sync))
+    let baseline = (!baseline.is_empty()).then(|| Figures::from_rounds(&baseline));
+    Ok(Report::new(
+        settings,
+        Figures::from_rounds(&rounds),
+        baseline,
+        sync,
+    ))
 }

@@ -94,7 +94,7 @@ pub struct Report {
 // ===== impl Figures =====
 
 impl Figures {
-    pub(super) fn of(rounds: &[Round]) -> Self {
+    pub(super) fn from_rounds(rounds: &[Round]) -> Self {
         let cost = |round: &Round| {
             let cpu = round.server_cpu?.as_secs_f64() * 1e6;
             Some(cpu / (round.load.transactions.max(1) as f64))

@@ -41,7 +41,7 @@ pub(super) struct Target {
     temporary: bool,
 }
 
-/// Which API the server has.
+/// The API of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TargetKind {
     /// The service.
@@ -185,7 +185,7 @@ fn start(arguments: &[&Path]) -> Result<(Child, String), BenchError> {
         .args(arguments)
         .args(["--listen", "127.0.0.1:0"])
         .env("TALLY__TELEMETRY__LOG", "warn")
-        // Another service on this machine may use the admin port.
+        // Another service on this machine may use the operators' port.
         .env("TALLY__ADMIN__ENABLED", "false")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -51,7 +51,7 @@ pub enum ConnectError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A certificate or key is not valid.
@@ -59,7 +59,7 @@ pub enum ConnectError {
     Tls {
         /// The endpoint.
         endpoint: String,
-        /// What is invalid.
+        /// The error.
         source: tonic::transport::Error,
     },
     /// No service answers at the endpoint.
@@ -67,7 +67,7 @@ pub enum ConnectError {
     Unreachable {
         /// The endpoint.
         endpoint: String,
-        /// Why not.
+        /// The cause.
         source: tonic::transport::Error,
     },
 }

@@ -65,7 +65,7 @@ pub enum Executed {
     Unknown,
 }
 
-/// What to do after a failed attempt.
+/// The action after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// A retry would fail the same way, or the server forbids it.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::tokens::Principal;
 use crate::telemetry::AUDIT_TARGET;
 
-/// Who made a change.
+/// The administrator who made a change.
 #[derive(Debug)]
 pub struct Administrator {
     /// The address of the caller, if it is known.

@@ -24,7 +24,7 @@ pub(super) struct Validity {
 impl Validity {
     /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280. rustls may still serve such a
     /// certificate.
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    pub(super) fn parse(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();
         let validity = contents.validity();
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
         // 2001-01-01 and 2051-01-01. Certificates store the first as UTCTime and the second as GeneralizedTime.
-        let validity = Validity::of(&valid_in([2001, 2051])).unwrap();
+        let validity = Validity::parse(&valid_in([2001, 2051])).unwrap();
         let [first, last] = [978_307_200, 2_556_144_000].map(Duration::from_secs);
         assert_eq!((validity.not_before, validity.not_after), (first, last));
         let second = Duration::from_secs(1);
@@ -99,8 +99,8 @@ mod tests {
 
     #[test]
     fn a_certificate_without_an_end_is_valid_for_ever_and_other_bytes_are_not_parsed() {
-        let validity = Validity::of(&valid_in([2001, 9999])).unwrap();
+        let validity = Validity::parse(&valid_in([2001, 9999])).unwrap();
         assert_eq!(validity.fault(Duration::from_secs(200_000_000_000)), None);
-        assert_eq!(Validity::of(&CertificateDer::from(vec![0x30, 0])), None);
+        assert_eq!(Validity::parse(&CertificateDer::from(vec![0x30, 0])), None);
     }
 }

@@ -38,7 +38,7 @@ pub struct Grant {
 #[derive(Clone, Default)]
 pub struct TokenTable(Vec<Grant>);
 
-/// What is wrong with a tokens file.
+/// An error in a tokens file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
@@ -50,7 +50,7 @@ pub enum TokenFileError {
     Line {
         /// The number of the line, from 1.
         line: usize,
-        /// What is wrong with the line.
+        /// The error in the line.
         what: String,
     },
     /// The file has more than [`TOKENS_MAX`] tokens.
@@ -58,7 +58,7 @@ pub enum TokenFileError {
     TooMany,
 }
 
-/// Most tokens in a file. Every call compares its token with all of them.
+/// Maximum number of tokens in a file. Every call compares its token with all of them.
 pub const TOKENS_MAX: usize = 256;
 /// Longest name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 64;

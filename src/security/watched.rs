@@ -51,7 +51,7 @@ pub(super) struct Watched<S: Source> {
     is_stale: AtomicBool,
 }
 
-/// What the last refresh found.
+/// The findings of the last refresh.
 #[derive(Debug)]
 struct LastRead {
     /// The hash of the contents in force.
@@ -93,8 +93,8 @@ pub(super) enum Refreshed<M> {
 }
 
 /// Maximum number of refreshes in a row that find different contents. The next refresh puts the contents into force. Writing one
-/// file does not take that long, so somebody must be rewriting the file continuously. Revoked tokens must not stay valid because of
-/// that.
+/// file does not take that long, so another process must be rewriting the file continuously. Revoked tokens must not stay valid
+/// because of that.
 const UNSETTLED_COUNT_MAX: u32 = 3;
 /// Largest accepted file.
 const FILE_BYTES_MAX: u64 = 1 << 20;

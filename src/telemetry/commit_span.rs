@@ -9,7 +9,7 @@ use super::{spans::SPANS, targets::RPC_TARGET};
 /// The span of a call, to which a commit span links. It is boxed, because most calls have no span.
 pub type TraceLink = Box<SpanContext>;
 
-/// Most links of one commit span. Further calls get no link.
+/// Maximum number of links of one commit span. Further calls get no link.
 pub const LINKS_MAX: usize = 128;
 
 /// Returns the span of the current call if that span is exported. Costs one load and one branch if no spans are exported.

@@ -103,7 +103,7 @@ fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportM
     }
 }
 
-/// When counting started and when the counts were read, in nanoseconds since the Unix epoch.
+/// The start of counting and the time of the read, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     started: u64,

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::metrics::{Families, MetricSource};
 
-/// Most spans that wait for export. Further spans are dropped.
+/// Maximum number of spans that wait for export. Further spans are dropped.
 pub(super) const SPANS_WAITING_MAX: usize = 2048;
 /// Time after a failed export during which no spans are created.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ thread_local! {
 pub(super) struct SpanGate {
     /// Whether spans are exported. Written once, before the service takes calls.
     is_open: AtomicBool,
-    /// How many of a million calls without a trace context start a trace.
+    /// The number of calls that start a trace, of every million calls without a trace context.
     share: AtomicU32,
     /// Spans that have ended and wait for export.
     waiting: AtomicUsize,
@@ -273,7 +273,7 @@ mod tests {
         gate.exported(1, &Err(OTelSdkError::Timeout(FAILURE_PAUSE)));
         assert!(!gate.has_room());
         assert_eq!(gate.failed.load(Ordering::Relaxed), 1);
-        // The pause ends by itself, and at once when an export succeeds.
+        // The pause ends after its time, or earlier when an export succeeds.
         gate.paused_until_ns.store(1, Ordering::Relaxed);
         assert!(gate.has_room());
         gate.paused_until_ns.store(u64::MAX, Ordering::Relaxed);

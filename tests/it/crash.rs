@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     /// Records the answers of a call. Returns false if the call failed.
-    async fn note(&mut self, (_, answers): Call) -> bool {
+    async fn record(&mut self, (_, answers): Call) -> bool {
         let Some(answers) = answers.await.unwrap() else {
             return false;
         };
@@ -115,7 +115,7 @@ impl Ledger {
     async fn send(&mut self, client: &Client, from: usize, to: usize) {
         for place in (from..to).step_by(BATCH) {
             let call = self.call(client, place);
-            assert!(self.note(call).await, "the server is up");
+            assert!(self.record(call).await, "the server is up");
         }
     }
 
@@ -132,7 +132,7 @@ impl Ledger {
         let mut answered = 0;
         for call in calls {
             let place = call.0;
-            if self.note(call).await {
+            if self.record(call).await {
                 answered += 1;
             } else {
                 resume.get_or_insert(place);

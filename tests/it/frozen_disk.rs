@@ -209,10 +209,10 @@ fn is_refusal(status: &Status) -> bool {
     reason.as_deref() == Some("CIRCUIT_OPEN")
 }
 
-/// Polls until `so` returns true.
-async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+/// Polls until `condition` returns true.
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let began = Instant::now();
-    while !so().await {
+    while !condition().await {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(POLL).await;
     }

@@ -23,7 +23,7 @@ impl<'a> Cells<'a> {
     /// Reads an id.
     pub(super) fn id(self, column: &str) -> Result<String, Flaw> {
         let text = self.text(column);
-        Flaw::of_id(named(column), text).map_or_else(|| Ok(text.to_owned()), Err)
+        Flaw::check_id(named(column), text).map_or_else(|| Ok(text.to_owned()), Err)
     }
 
     /// Reads an amount in minor units, more than zero.

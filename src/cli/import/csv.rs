@@ -47,7 +47,7 @@ pub(super) enum HeaderError {
     Flaw {
         /// The line, from 1.
         line: u64,
-        /// What is wrong.
+        /// The error.
         flaw: Flaw,
     },
     /// The columns belong to no layout.
@@ -125,7 +125,7 @@ impl CsvLayout {
         format!("{}{optional}", self.required().join(","))
     }
 
-    fn of(header: &Record) -> Option<Self> {
+    fn from_header(header: &Record) -> Option<Self> {
         CsvLayout::ALL.into_iter().find(|layout| {
             let known =
                 |column: &str| layout.required().contains(&column) || layout.optional().contains(&column);
@@ -157,7 +157,7 @@ impl<R: BufRead> CsvRows<R> {
         header
             .split(text)
             .map_err(|flaw| HeaderError::Flaw { line, flaw })?;
-        let layout = CsvLayout::of(&header).ok_or_else(|| HeaderError::Unknown {
+        let layout = CsvLayout::from_header(&header).ok_or_else(|| HeaderError::Unknown {
             line,
             found: text.chars().take(HEADER_CHARS_MAX).collect(),
         })?;

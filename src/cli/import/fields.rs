@@ -15,7 +15,7 @@ const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Record {
     text: String,
-    /// Where in `text` each field ends.
+    /// The end of each field, as an offset in `text`.
     ends: Vec<usize>,
 }
 

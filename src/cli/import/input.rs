@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path) -> io::Result<(Input, Watch)> {
     let file = File::open(path)?;
     let counts = Arc::<Counts>::default();
     let watch = Watch {
-        version: Version::of(&file.metadata()?),
+        version: Version::from_metadata(&file.metadata()?),
         file: file.try_clone()?,
         counts: Arc::clone(&counts),
     };
@@ -105,7 +105,7 @@ impl Watch {
     /// If the metadata can't be read.
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         Ok(match self.version {
-            Some(version) => Version::of(&self.file.metadata()?) == Some(version),
+            Some(version) => Version::from_metadata(&self.file.metadata()?) == Some(version),
             None => true,
         })
     }
@@ -124,7 +124,7 @@ impl Watch {
 
 impl Version {
     /// Returns `None` if the file is not regular.
-    fn of(metadata: &Metadata) -> Option<Self> {
+    fn from_metadata(metadata: &Metadata) -> Option<Self> {
         metadata.is_file().then(|| Version {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -16,7 +16,7 @@ pub(super) enum ReadError {
     Flaw {
         /// The line, from 1.
         line: u64,
-        /// What is wrong.
+        /// The error.
         flaw: Flaw,
     },
     /// The file can't be read.

@@ -134,7 +134,7 @@ enum ImportError {
         file: PathBuf,
         /// The batch's first line.
         line: u64,
-        /// Why not.
+        /// The cause.
         source: CallError,
     },
     /// The call for a batch failed.
@@ -144,7 +144,7 @@ enum ImportError {
         file: PathBuf,
         /// The batch's first line.
         line: u64,
-        /// Why not.
+        /// The cause.
         source: CallError,
     },
     /// The service answered with the id of another transaction: a bug.
@@ -279,7 +279,7 @@ struct CheckedFiles {
     files: Vec<Pending>,
     /// Size of all files.
     bytes: u64,
-    /// Whether every file is a bank statement. Then the import creates accounts, because it chooses the ids of the bank's own
+    /// Whether every file is a bank statement. If so, the import creates accounts, because it chooses the ids of the bank's own
     /// accounts.
     only_statements: bool,
 }

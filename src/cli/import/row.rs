@@ -26,7 +26,7 @@ pub(super) struct Flaw {
     pub(super) place: String,
     /// The wrong value, shortened.
     pub(super) value: String,
-    /// Which values are valid.
+    /// The valid values.
     pub(super) expected: String,
 }
 
@@ -87,7 +87,7 @@ impl Flaw {
     }
 
     /// Returns an error if `value` in `place` is not a valid id.
-    pub(super) fn of_id(place: impl Into<String>, value: &str) -> Option<Self> {
+    pub(super) fn check_id(place: impl Into<String>, value: &str) -> Option<Self> {
         let error = check_id(value).err()?;
         Some(Flaw::new(
             place,

@@ -54,7 +54,7 @@ pub(super) enum SourceError {
     Header {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: HeaderError,
     },
     /// A row is not a valid transaction.
@@ -70,7 +70,7 @@ pub(super) enum SourceError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The file was modified or replaced during the import.
@@ -153,7 +153,7 @@ enum Rows {
 // ===== impl Format =====
 
 impl Format {
-    fn of(self, file: &Path) -> Option<Self> {
+    fn resolve(self, file: &Path) -> Option<Self> {
         match self {
             Format::Csv | Format::Ndjson => Some(self),
             Format::Auto => match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
@@ -173,7 +173,7 @@ impl Source {
     /// # Errors
     /// [`SourceError`].
     pub(super) fn open(file: &Path, format: Format) -> Result<Self, SourceError> {
-        let format = format.of(file).ok_or_else(|| SourceError::Format {
+        let format = format.resolve(file).ok_or_else(|| SourceError::Format {
             file: file.to_owned(),
         })?;
         let (input, watch) = input::open(file).map_err(|source| SourceError::Read {
@@ -422,7 +422,7 @@ mod tests {
             ("a.txt", Format::Csv, Some(Format::Csv)),
             ("a.csv", Format::Ndjson, Some(Format::Ndjson)),
         ] {
-            assert_eq!(format.of(Path::new(name)), expected, "{name} {format:?}");
+            assert_eq!(format.resolve(Path::new(name)), expected, "{name} {format:?}");
         }
     }
 

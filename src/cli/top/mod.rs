@@ -127,7 +127,7 @@ async fn once(mut client: EngineServiceClient<Connection>, interval: Duration) -
     let (width, height) = ONCE_SIZE;
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(|frame| draw(frame, &screen));
-    print!("{}", view::text_of(terminal.backend().buffer()));
+    print!("{}", view::buffer_text(terminal.backend().buffer()));
     Ok(())
 }
 

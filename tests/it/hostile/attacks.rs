@@ -1,5 +1,5 @@
-//! The attacks. Each sends little data and tries to make the service hold much memory or do much work. Each returns its
-//! open connections with the number of bytes sent.
+//! The attacks. Each attack sends little data and tries to make the service hold much memory or do much work. Each returns its open
+//! connections, which count the bytes that were sent.
 
 use super::support::raw::{DATA, FRAME_BYTES_MAX, NO_WINDOW, RST_STREAM, Raw, frame, header_block, message};
 use crate::support::server::TestServer;

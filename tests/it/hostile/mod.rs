@@ -1,5 +1,5 @@
-//! The real binary against hostile clients that send HTTP/2 frame by frame. The memory that the service holds for them
-//! is measured by the kernel and bounded, the work is counted and bounded, and an honest client is served at the same
+//! The real binary against hostile clients that send HTTP/2 frame by frame. The tests check that the service holds a bounded amount
+//! of memory for them (measured by the kernel), does a bounded amount of work for them, and serves an honest client at the same
 //! time.
 //!
 //! `cargo test --test it hostile:: -- --nocapture` prints a table: the bytes that each attack sends, the memory that
@@ -33,8 +33,8 @@ const HELD_BYTES_MAX: u64 = 512 << 20;
 const KEPT_BYTES_MAX: u64 = 96 << 20;
 /// A message with unknown fields only.
 const UNKNOWN_BYTES: usize = 8 << 20;
-/// The number of frames without a call or message that a connection sends: more than the server accepts before it cuts
-/// the connection.
+/// The number of frames in a flood. None of them belongs to a call or a message. The server closes the connection before it has
+/// read this many.
 const FLOOD_FRAMES: usize = 20_000;
 
 type Attack = for<'a> fn(&'a TestServer, u8) -> Pin<Box<dyn Future<Output = Vec<Raw>> + Send + 'a>>;

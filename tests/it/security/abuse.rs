@@ -1,4 +1,5 @@
-//! Malformed bytes, and messages that are too large: the client gets an error, and the server goes on serving other clients.
+//! Malformed bytes, and messages that are too large: the client receives an error, and the server
+//! continues to serve other clients.
 
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{

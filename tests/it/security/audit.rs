@@ -1,4 +1,4 @@
-//! Changes by administrators are logged, whatever the log's filter is.
+//! Changes by administrators are logged with every filter of the log.
 
 use http::{Method, StatusCode};
 use tally::proto::{

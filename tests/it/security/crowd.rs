@@ -1,4 +1,4 @@
-//! Very many connections: those within the limits are served, the others are refused, and memory is bounded.
+//! Many thousand connections: connections within the limits are served, further connections are rejected, and memory is bounded.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -27,7 +27,7 @@ use crate::support::{
     server::{BINARY, TestServer},
 };
 
-/// How long an expected event may take; no test measures this time.
+/// Longest time for an expected event. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Far more transactions than a stream answers before it notices that its token was revoked.
@@ -38,7 +38,7 @@ async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
     match ended.expect("the stream ends") {
         Err(status) => status,
-        Ok(_) => panic!("an answer, or a good end"),
+        Ok(_) => panic!("the stream returned an answer or ended without an error"),
     }
 }
 
@@ -60,7 +60,7 @@ async fn create_accounts(channel: &Channel) {
     }
 }
 
-/// Whether the ledger has the transaction.
+/// Returns whether the ledger has the transaction.
 async fn is_known(channel: &Channel, id: &str) -> bool {
     let mut client = TransactionServiceClient::new(channel.clone());
     let request = GetTransactionRequest {
@@ -156,7 +156,11 @@ fn the_service_does_not_start_with_a_missing_file() {
     // The path is a directory.
     assert_eq!(check(home.path()).0, Some(78));
     std::fs::write(&file, "").unwrap();
-    assert_eq!(check(&file).0, Some(0), "empty: nobody may call");
+    assert_eq!(
+        check(&file).0,
+        Some(0),
+        "an empty file is valid: no caller has a token"
+    );
 }
 
 /// A stream of transactions with a token.
@@ -210,7 +214,7 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         }
         let mut open = Open::with(&channel, WRITE).await;
         open.books(&format!("{name}-before")).await;
-        // Another token is added; the stream goes on.
+        // Another token is added. The stream stays open.
         replace(
             &file,
             &[root.clone(), line("write", WRITE), reader.clone()].concat(),
@@ -273,7 +277,7 @@ async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_execu
                         refused += 1;
                     }
                 }
-                assert!(answered.len() < ANSWERS_MAX, "the stream goes on");
+                assert!(answered.len() < ANSWERS_MAX, "the stream does not end");
                 // Revoke the token while the stream is busy.
                 if answered.len() == 500 {
                     replace(&file, &line("admin", ADMIN), &server);

@@ -28,7 +28,7 @@ use crate::support::{
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 
-/// How long an expected event may take; no test measures this time.
+/// Longest time for an expected event. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A hand-made HTTP/2 client, and the end of its connection.
@@ -83,7 +83,7 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "still open");
     }
-    // A client whose idle connection was closed opens a new one by itself.
+    // A client whose idle connection was closed opens a new connection.
     is_well_served(&client, "after").await;
 }
 
@@ -91,7 +91,7 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
 const TRANSACTION: &[u8] = &[0x0a, 0xff, 0x0f, 0x7a, 0xfc, 0x0f];
 /// Bytes of the unknown field.
 const UNKNOWN: usize = 0x7fc;
-/// Most transactions of a request.
+/// Number of transactions in a request.
 const TRANSACTIONS: usize = 8000;
 /// More than a sixth of the memory that a single client may hold.
 const LARGE: usize = TRANSACTIONS * (TRANSACTION.len() + UNKNOWN);

@@ -95,7 +95,7 @@ async fn clients_are_accepted_by_their_certificate() {
     );
 }
 
-/// The TLS alert that a client with this certificate receives; `None` if the server accepts the client.
+/// Returns the TLS alert that a client with this certificate receives; `None` if the server accepts the client.
 async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Option<AlertDescription> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&ca.certificate).unwrap() {

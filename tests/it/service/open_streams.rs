@@ -49,9 +49,9 @@ async fn assert_committed(answers: &mut Streaming<StreamTransactionsResponse>) {
 }
 
 /// Waits until the condition holds. Returns false if it does not hold in time.
-async fn becomes(so: impl Fn() -> bool) -> bool {
+async fn holds_in_time(condition: impl Fn() -> bool) -> bool {
     let waiting = async {
-        while !so() {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     };
@@ -77,12 +77,12 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let mut unread = unread.unwrap().into_inner();
     for number in 1..=CHUNKS {
         sender.send(message(&format!("unread{number}"))).await.unwrap();
-        assert!(becomes(|| answers_in_flight(service) == number).await);
+        assert!(holds_in_time(|| answers_in_flight(service) == number).await);
     }
     service.disk.release_syncs();
     let committed = || service.engine.stats().ledger.committed == CHUNKS;
-    assert!(becomes(committed).await);
-    let answered = becomes(|| answers_in_flight(service) == 0).await;
+    assert!(holds_in_time(committed).await);
+    let answered = holds_in_time(|| answers_in_flight(service) == 0).await;
 
     let circuit = service.engine.breaker(CallKind::Stream);
     let thresholds = circuit.config().slow_threshold * 4;
@@ -119,9 +119,9 @@ async fn a_cancelled_stream_withdraws_its_queued_requests() {
     let mut client = service.transactions().await;
     let answers = client.stream_transactions(ReceiverStream::new(receiver)).await;
     sender.send(message("given-up")).await.unwrap();
-    assert!(becomes(|| service.engine.stats().batch.queue_depth > depth).await);
+    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth > depth).await);
     drop((answers, client, sender));
-    assert!(becomes(|| service.engine.stats().batch.cancelled == 1).await);
+    assert!(holds_in_time(|| service.engine.stats().batch.cancelled == 1).await);
     assert_eq!(answers_in_flight(&service), 0);
     service.disk.release_syncs();
     for call in calls {
@@ -150,7 +150,7 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     let messages = (0..MESSAGES).map(|number| message(&format!("s{number}")));
     let answers = client.stream_transactions(tokio_stream::iter(messages)).await;
     let mut answers = answers.unwrap().into_inner();
-    assert!(becomes(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
+    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
     service.disk.release_syncs();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -188,7 +188,7 @@ async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
         .body(Full::new(Bytes::from(frame)))
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    assert!(becomes(|| answers_in_flight(&service) == 1).await);
+    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
     service.begin_drain();
     service.disk.release_syncs();
     let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
@@ -238,7 +238,7 @@ async fn a_stream_whose_token_is_valid_again_reports_that_it_was_not_read_to_its
     let answers = client.stream_transactions(request).await;
     let mut answers = answers.unwrap().into_inner();
     sender.send(message("first")).await.unwrap();
-    assert!(becomes(|| answers_in_flight(&service) == 1).await);
+    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
 
     let replace = |text: &str| {
         put(&tokens, text);

@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 use super::{described, expected};
 use crate::support::in_process::{Service, config, patient, pay, short_queue};
 
-/// Returns the retry delay. Both forms of it exist, are positive and agree.
+/// Returns the retry delay. Checks that the delay is present in both forms, is positive, and is the same in both.
 pub(super) fn hint(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()

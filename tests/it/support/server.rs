@@ -32,7 +32,7 @@ const END_POLL: Duration = Duration::from_millis(5);
 const KEPT_LINES_MAX: usize = 200;
 /// The start of the line that the server prints when it accepts connections.
 const LISTENING: &str = "listening on ";
-/// The start of the line before that, with the address of the admin port.
+/// The start of the line with the address of the operators' port. The server prints this line first.
 const OPERATORS: &str = "operators on ";
 
 /// Options for the start of a server.
@@ -67,7 +67,8 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            // The disk of a busy test machine can stall longer than a service may. Tests of the circuits set their own threshold.
+            // The disk of a busy test machine can stall for longer than the default threshold. Tests of the circuits set their own
+            // threshold.
             env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
             home: None,
@@ -133,10 +134,10 @@ impl TestServer {
         format!("http://{}", self.address)
     }
 
-    /// Returns the address of the admin port.
+    /// Returns the address of the operators' port.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
-            .expect("the server printed the address of its admin port")
+            .expect("the server printed the address of its operators' port")
     }
 
     /// Opens a connection.

@@ -21,7 +21,7 @@ use crate::support::{
 const PATIENCE: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// A server that checks its masks ten times a second.
+/// Options of a server that checks its affinity masks ten times a second.
 fn watchful() -> ServerOptions {
     ServerOptions::default().env("TALLY__AFFINITY__VERIFY_INTERVAL", "100ms")
 }
@@ -54,10 +54,13 @@ async fn topology_when(
         tokio::time::sleep(PAUSE).await;
         last = topology(server).await;
     }
-    panic!("not reached: {what}: {last:#?}\n{}", server.stderr());
+    panic!(
+        "the topology did not reach this state: {what}: {last:#?}\n{}",
+        server.stderr()
+    );
 }
 
-/// The masks of all threads, read from the kernel.
+/// Returns the affinity masks of all threads, by thread id, read from the kernel.
 fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
@@ -73,7 +76,7 @@ fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
         .collect()
 }
 
-/// Field `number` of the thread's `stat`, see proc_pid_stat(5).
+/// Returns field `number` of the thread's `stat`, see proc_pid_stat(5).
 fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i64 {
     let path = format!("/proc/{}/task/{}/stat", server.pid(), thread.tid);
     let stat = fs::read_to_string(path).unwrap();
@@ -88,7 +91,7 @@ fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i6
 
 /// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread
 /// of the process stays on the allowed CPUs.
-fn assert_true(server: &TestServer, topology: &GetTopologyResponse) {
+fn assert_report_is_true(server: &TestServer, topology: &GetTopologyResponse) {
     let masks = masks(server);
     let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
     for thread in &topology.threads {
@@ -141,7 +144,7 @@ fn last_cpu() -> CpuSet {
     CpuSet::single(startup_mask().unwrap().iter().next_back().unwrap())
 }
 
-/// All CPUs; `None` if there is only one.
+/// Returns all CPUs; `None` if there is only one.
 fn two_cpus() -> Option<CpuSet> {
     let all = startup_mask().unwrap();
     if all.len() < 2 {
@@ -162,7 +165,7 @@ async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
     let server = under(watchful(), &wrapper);
     let found = topology(&server).await;
     assert_eq!(found.allowed_cpus, last.to_string());
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     assert!(warnings(&found).contains(&"single_cpu"), "{:?}", warnings(&found));
     let decision = found.decision.unwrap();
     assert_eq!(
@@ -181,7 +184,7 @@ async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
     };
     let server = under(watchful().env("TALLY__AFFINITY__MODE", "pin"), &group.wrapper());
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     let (allowed, limits) = (&found.allowed_cpus, found.cgroup.as_ref().unwrap());
     assert_eq!(
         (allowed, &limits.cpuset_cpus),
@@ -198,14 +201,14 @@ async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
     .await;
     assert_eq!(grown.allowed_cpus, all.to_string());
     assert!(grown.layout_version > found.layout_version);
-    assert_true(&server, &grown);
+    assert_report_is_true(&server, &grown);
 
     group.set_cpus(&last);
     let shrunk = topology_when(&server, "back on one", |now| {
         effect(now) == "fence" && now.threads.iter().all(|thread| thread.pinned)
     })
     .await;
-    assert_true(&server, &shrunk);
+    assert_report_is_true(&server, &shrunk);
     drop(server);
 }
 
@@ -217,7 +220,7 @@ async fn under_a_quota_it_does_not_pin_and_reports_every_pause_to_the_circuits()
     let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally_breaker=debug");
     let server = under(options, &group.wrapper());
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     let limits = found.cgroup.as_ref().unwrap();
     assert_eq!(
         (
@@ -268,7 +271,7 @@ async fn a_mask_changed_by_another_process_is_restored_and_counted() {
     };
     let server = watchful().env("TALLY__AFFINITY__MODE", "pin").start();
     let before = topology(&server).await;
-    assert_true(&server, &before);
+    assert_report_is_true(&server, &before);
     assert_eq!((before.affinity_lost, before.layout_version), (0, 1));
     for thread in before.threads.iter().filter(|thread| thread.role != "AUX") {
         let wanted: CpuSet = thread.wanted_cpus.parse().unwrap();
@@ -288,7 +291,7 @@ async fn a_mask_changed_by_another_process_is_restored_and_counted() {
     .await;
     assert_eq!(after.affinity_lost, moved);
     assert!(after.layout_version > 1);
-    assert_true(&server, &after);
+    assert_report_is_true(&server, &after);
 }
 
 #[tokio::test]
@@ -338,7 +341,7 @@ async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error()
     let fifo = || watchful().env("TALLY__AFFINITY__FIFO__ENABLED", "true");
     let server = under(fifo(), &wrapper);
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     assert!(warnings(&found).contains(&"fifo_refused"));
     for thread in found
         .threads
