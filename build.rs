@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf, process::Command};
 use prost::Message;
 
 const PROTOS: [&str; 4] = [
-    // The details of errors. The code does not name them, but reflection must list them.
+    // The messages of error details. No service refers to them, but reflection must list them.
     "google/rpc/error_details.proto",
     "tally/v1/transaction_service.proto",
     "tally/v1/account_service.proto",
@@ -17,12 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // For reflection and for JSON. `compile_fds` does not write it.
+    // Reflection and JSON need the descriptors. `compile_fds` does not write them.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Sorted maps, so that equal messages have equal bytes. Idempotency compares bytes.
         .btree_map(".")
-        // tonic-types has this type and its conversions.
+        // tonic-types already defines this type and its conversions.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(descriptors)?;
 
@@ -51,8 +51,8 @@ fn echo_service() {
         .compile(&[service]);
 }
 
-/// Sets `TALLY_COMMIT` for `tally --version` and for reports of benchmarks. The environment has precedence, for builds of
-/// images. Otherwise the commit of the checkout is taken, or "unknown" without one.
+/// Sets `TALLY_COMMIT` for `tally --version` and for reports of benchmarks. The environment variable
+/// has precedence, because builds of images have no checkout. Otherwise, the value is the commit of the checkout, or "unknown".
 fn build_info() {
     println!("cargo:rerun-if-env-changed=TALLY_COMMIT");
     println!("cargo:rerun-if-changed=.git/HEAD");

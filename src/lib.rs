@@ -23,4 +23,6 @@ pub mod settings;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
+pub mod terminal;
+pub mod version;
 pub mod wall_clock;

@@ -1,4 +1,5 @@
-//! What the sections of the configuration share: the error of a setting that is out of bounds, and the checks that return it.
+//! Shared by all sections of the configuration: the error of a setting that is out of bounds, and the checks that return this
+//! error.
 //!
 //! Each section lives with the module that it configures (`store::settings`, `grpc::settings`, ...); `config` puts the sections
 //! together.
@@ -19,7 +20,7 @@ pub struct SettingError {
     pub bound: String,
 }
 
-/// One second, the unit in which bounds of times are written.
+/// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
 /// One hour.
 pub const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -29,7 +30,7 @@ pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 // ===== impl SettingError =====
 
 impl SettingError {
-    /// An error for `key`.
+    /// Creates the error that the setting `key` has `value`, which must be `bound`.
     pub fn new(key: impl Into<String>, value: impl fmt::Display, bound: impl Into<String>) -> Self {
         SettingError {
             key: key.into(),
@@ -39,7 +40,7 @@ impl SettingError {
     }
 }
 
-/// Checks that `value` lies in `range`, which `bound` says in words.
+/// Checks that `value` is in `range`. `bound` describes the range in words.
 ///
 /// # Errors
 /// [`SettingError`] for `key`.
@@ -55,7 +56,7 @@ pub fn check<T: PartialOrd + fmt::Display>(
     Err(SettingError::new(key, value, bound))
 }
 
-/// Checks that the time `value` lies in `range`, which `bound` says in words.
+/// Checks that the time `value` is in `range`. `bound` describes the range in words.
 ///
 /// # Errors
 /// [`SettingError`] for `key`.

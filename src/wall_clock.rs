@@ -1,4 +1,4 @@
-//! The wall clock by which the ledger dates blocks, and a clock that tests set by hand.
+//! The wall clock, from which blocks get their times, and a clock that tests set.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use tally_ledger::Timestamp;
 /// A clock of the time of day. The store reads it once for each block, and keeps times increasing even if the clock goes
 /// back.
 pub trait WallClock: Send + Sync + fmt::Debug {
-    /// The current time.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 

@@ -59,7 +59,7 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
-    // A panic of this thread ends the process, which could no longer be observed.
+    // A panic of this thread ends the process, because operators could no longer observe the process.
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;

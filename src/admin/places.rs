@@ -1,8 +1,8 @@
-//! Places for the connections of the operators' port.
+//! Limits the number of connections of the operators' port: every open connection occupies a place.
 //!
-//! A new connection always gets a place, so that nobody can keep a health probe out by holding connections open. If there are too
-//! many, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it refuses
-//! the newest connection and keeps the open ones, which may have calls in flight. So the two share only
+//! A new connection always gets a place, so that nobody can block health probes by holding connections open. If all places are
+//! occupied, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it rejects
+//! the newest connection and keeps the open ones, which may have calls in flight. Therefore the two share only
 //! [`client_of`](crate::security::client_of).
 
 use std::{
@@ -25,7 +25,7 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Table {
     admitted: u64,
-    /// By age, the oldest first. At most [`Places::all_max`] entries.
+    /// The connections by age, the oldest first. At most [`Places::all_max`] entries.
     open: BTreeMap<u64, Open>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Place {
 // ===== impl Places =====
 
 impl Places {
-    /// Places for at most `all_max` connections, and at most `of_client_max` of one client.
+    /// Creates places for at most `all_max` connections, and for at most `of_client_max` connections of one client.
     pub(super) fn new(all_max: usize, of_client_max: usize) -> Self {
         Places {
             all_max,
@@ -79,7 +79,7 @@ impl Places {
         }
     }
 
-    /// Evicts a connection because another resource than places is short.
+    /// Evicts one connection to free another resource, such as a file descriptor.
     pub(super) fn evict_one(&self) {
         self.table.lock().evict_from_largest();
     }

@@ -85,7 +85,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     )
 }
 
-/// The process is alive, since this thread answers. A failed engine ends the process by itself.
+/// Answers that the process is alive. This thread can answer as long as the process runs, and a failed engine ends the process.
 async fn live() -> &'static str {
     "live\n"
 }
@@ -97,11 +97,12 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if !admin.readiness.get() {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
     }
-    // An open circuit does not make the service unready: removing the only instance would not help clients.
+    // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not help
+    // clients.
     "ready\n".into_response()
 }
 
-/// The data of the page, in the JSON form of the API's messages.
+/// Returns the data of the page, in the JSON form of the API's messages.
 async fn stats(State(admin): State<Admin>) -> Response {
     let engine = &admin.engine;
     let parts = [
@@ -160,7 +161,7 @@ async fn set_log_level(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    // Checked before the body is read, so that a caller without permission can't make the server wait for it.
+    // Check the permission before the body is read, so that a caller without permission can't make the server wait for a body.
     let who = match authorise(&admin, peer, request.headers()) {
         Ok(who) => who,
         Err(refusal) => return refusal.into_response(),

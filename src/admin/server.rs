@@ -23,19 +23,20 @@ use tower_service::Service;
 use super::{places::Places, write_limit::WriteLimit};
 use crate::security::client_of;
 
-/// Most connections at the same time. For a further connection, an older one is closed.
+/// Maximum number of connections at the same time. For a further connection, an older connection is closed.
 const CONNECTIONS_MAX: usize = 64;
-/// Most connections of one client at the same time. For a further connection, the client's oldest one is closed.
+/// Maximum number of connections of one client at the same time. For a further connection, the client's oldest connection is
+/// closed.
 const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
-/// How long a request's head may take to arrive, and how long a connection may be idle.
+/// Time limit for the head of a request to arrive, and for a connection to be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request's body and its answer may take after the head.
+/// Time limit for the body of a request and its answer, after the head.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a write may wait for a client that does not read.
+/// Time limit for a write to wait for a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection of this age is closed after the request in progress.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long that request may still take. Then the connection is closed in the middle of it.
+/// Time limit for that request. After this time, the connection is closed before the request is finished.
 const CONNECTION_GRACE: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -88,8 +89,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        // No client needs the date. hyper formats it nevertheless, and panics if the system clock is before 1970. Therefore
-        // `tally serve` does not start with such a clock.
+        // No client needs the date. hyper formats the date even if it does not send it, and panics if the system clock is before
+        // 1970. Therefore `tally serve` does not start with such a clock.
         .auto_date_header(false)
         .serve_connection(stream, service);
     tokio::pin!(connection);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct AdminSettings {
     /// The address to listen on. Port 0 takes a free port, which is printed.
     pub listen: SocketAddr,
-    /// Whether the port is opened.
+    /// Whether the service opens the port.
     pub enabled: bool,
 }
 

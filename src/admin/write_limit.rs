@@ -13,12 +13,12 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A stream whose writes fail with `TimedOut` when the client has read nothing for a time.
+/// A stream whose writes fail with `TimedOut` if the client reads nothing for longer than the limit.
 #[derive(Debug)]
 pub(super) struct WriteLimit<S> {
     stream: S,
     limit: Duration,
-    /// The timer of the waiting write, if one waits.
+    /// The timer of the pending write; `None` if no write is pending.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 

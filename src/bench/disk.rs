@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use super::{
     error::BenchError,
-    report::{COMMIT, command, machine, table},
+    report::{command, machine},
 };
+use crate::{terminal::table, version::COMMIT};
 use tally_journal::{Disk, DiskError, RealDisk};
 
 /// The commit times of a disk.
@@ -55,7 +56,7 @@ const FDATASYNC: &str = "write, fdatasync";
 const DIRECT: &str = "O_DSYNC|O_DIRECT";
 /// Number of rounds. Every round runs every test, so that a disturbance affects all tests alike.
 const ROUNDS: usize = 25;
-/// Commits of one test in one round.
+/// Number of commits of one test in one round.
 const COMMITS: usize = 8;
 /// Longest total time of one test. A slow disk gets fewer commits.
 const TEST_TIME_MAX: Duration = Duration::from_secs(3);
@@ -63,7 +64,7 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(3);
 const FILE_BYTES: usize = 8 << 20;
 /// Alignment of direct writes in memory and on the disk.
 const ALIGNMENT: usize = 4096;
-/// Name of the file. It is removed at the end. A file that a crash left behind is replaced.
+/// Name of the file. The benchmark removes it at the end, and replaces a file that a crashed benchmark left behind.
 const FILE: &str = "bench-disk.tmp";
 
 /// Measures the disk of directory `data`, or of the directory for temporary files.

@@ -12,7 +12,7 @@ use crate::proto::{
 };
 use tally_topology::{AffinityConfig, CpuAffinityManager, Role};
 
-/// Calls in flight on one connection, as in the service.
+/// Maximum number of calls in flight on one connection, as in the service.
 const STREAMS_MAX: u32 = 4096;
 
 #[derive(Debug)]

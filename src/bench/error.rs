@@ -29,7 +29,7 @@ pub enum BenchError {
     Call {
         /// The method.
         call: &'static str,
-        /// The answer.
+        /// The status of the answer.
         status: tonic::Status,
     },
     /// A client thread could not be set up.
@@ -63,7 +63,7 @@ pub enum BenchError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The echo server could not be pinned.

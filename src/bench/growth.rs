@@ -31,7 +31,7 @@ pub(super) struct Growth {
     pub(super) journal_bytes: i64,
     /// From the start of the process until it listens, after SIGTERM.
     pub(super) restart_seconds: Option<f64>,
-    /// The same after SIGKILL.
+    /// The same time after SIGKILL.
     pub(super) restart_after_kill_seconds: Option<f64>,
 }
 
@@ -49,9 +49,9 @@ pub(super) struct Step {
 const STEP: u64 = 1_000_000;
 /// Number of steps of a shorter run.
 const STEPS_OF_SHORT_RUN: u64 = 10;
-/// Number of steps at either end that are compared.
+/// Number of steps at the start, and at the end, whose throughputs are compared.
 const END_STEPS: usize = 3;
-/// Longest time for a step. It is never reached unless the service hangs.
+/// Longest time for a step. Only a service that hangs reaches it.
 const STEP_TIME_MAX: Duration = Duration::from_secs(86_400);
 
 /// Sends `transactions`, and restarts the service if the benchmark started it. `empty_bytes` is the memory of the service

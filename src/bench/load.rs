@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::{
     sync::{Barrier, Semaphore},
     task::LocalSet,
@@ -33,15 +33,16 @@ use crate::{
         Account, BatchCreateAccountsRequest, CreateAccountRequest,
         account_service_client::AccountServiceClient,
     },
+    terminal::progress_bar,
 };
 
 /// Largest message that the client accepts.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Accounts that one call creates.
+/// Number of accounts that one call creates.
 const CREATE_ACCOUNTS: u32 = 1000;
-/// Such calls in flight.
+/// Maximum number of calls in flight that create accounts.
 const CREATE_CALLS: usize = 4;
-/// Creating at least this many accounts shows a progress bar.
+/// The creation of this many accounts or more shows a progress bar.
 const PROGRESS_ACCOUNTS: u64 = 100_000;
 
 /// A method that the load calls.
@@ -101,7 +102,7 @@ impl Load {
         }
     }
 
-    /// Lets callers send `transactions` more, and then no others.
+    /// Lets callers send `transactions` more transactions, and then stop.
     pub(super) fn allow(&self, transactions: u64) {
         self.generator.allow(transactions);
     }
@@ -111,7 +112,11 @@ impl Load {
         let client = AccountServiceClient::new(connect(target.client()).await?)
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         let accounts = u32::try_from(self.generator.accounts()).unwrap_or(u32::MAX);
-        let progress = progress_bar(self.generator.accounts());
+        let progress = if self.generator.accounts() < PROGRESS_ACCOUNTS {
+            ProgressBar::hidden()
+        } else {
+            progress_bar(self.generator.accounts(), "{human_pos} of {human_len} accounts")
+        };
         let calls = (0..accounts).step_by(CREATE_ACCOUNTS as usize).map(|first| {
             let (mut client, progress) = (client.clone(), progress.clone());
             async move {
@@ -133,8 +138,8 @@ impl Load {
         created
     }
 
-    /// Loads the target for `duration`. Each client thread has its own runtime and connections. All threads start the load
-    /// together, when all of them are connected.
+    /// Loads the target for `duration`. Each client thread has its own runtime and connections. All threads start the load at the
+    /// same time, when all of them are connected.
     pub(super) async fn round(&self, target: &Target, duration: Duration) -> Result<Round, BenchError> {
         let kind = target.kind();
         let start = Arc::new(Barrier::new(self.threads as usize + 1));
@@ -177,7 +182,7 @@ impl Load {
     ) -> Result<LoadStats, BenchError> {
         let connections: Result<Vec<Connection>, BenchError> =
             connect_all(client, share(self.connections, self.threads, thread).max(1)).await;
-        // A thread that failed to connect still joins the barrier, so that the other threads do not wait for ever.
+        // A thread that failed to connect still waits at the barrier. Otherwise the other threads would wait for ever.
         start.wait().await;
         let connections = connections?;
         // One histogram for all callers of the thread, created before the schedule starts. Creating 128 histograms takes about
@@ -389,10 +394,10 @@ impl Load {
         })
     }
 
-    /// Returns the outcomes of a failed call. An open loop counts rejections because of overload and continues. A closed loop
-    /// does not overload a healthy service, so there a rejection is an error.
+    /// Returns the outcomes of a failed call. An open loop counts rejections because of overload and continues. A closed loop does
+    /// not overload a healthy service, so a rejection is an error.
     fn call_failed(&self, method: &Method, status: Status, sent: u64) -> Result<Outcomes, BenchError> {
-        // A status without details does not come from the service but from a lost connection.
+        // The service sends every status with details. A status without details comes from a lost connection.
         if self.rate.is_some() && is_overload(status.code()) && !status.details().is_empty() {
             return Ok(Outcomes::overloaded(sent));
         }
@@ -422,7 +427,7 @@ fn is_overload(code: Code) -> bool {
     )
 }
 
-/// Returns the share of one thread.
+/// Returns the part of `total` that one thread handles. The parts of all threads add up to `total`.
 const fn share(total: u32, threads: u32, thread: u32) -> u32 {
     total / threads + (thread < total % threads) as u32
 }
@@ -446,13 +451,4 @@ fn create_request(numbers: Range<u32>) -> BatchCreateAccountsRequest {
     BatchCreateAccountsRequest {
         requests: requests.collect(),
     }
-}
-
-/// Returns a progress bar on standard error, which is visible only on a terminal.
-fn progress_bar(accounts: u64) -> ProgressBar {
-    if accounts < PROGRESS_ACCOUNTS {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} accounts  {eta} left");
-    ProgressBar::new(accounts).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

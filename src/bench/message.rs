@@ -1,7 +1,7 @@
 //! Encodes and decodes the messages of the load without allocating a `String` per field.
 //!
-//! The client runs on the same CPUs as the service, so every cycle of the client is missing there. A test checks that the bytes
-//! are the same as those of the generated types.
+//! The client runs on the same CPUs as the service, so CPU time that the client uses is not available to the service. A test checks
+//! that the bytes are the same as those of the generated types.
 
 use std::{fmt::Display, ops::Range};
 
@@ -29,7 +29,7 @@ pub(super) enum MessageType {
     Streamed,
 }
 
-/// Encodes transactions that are given by their numbers, and decodes the answers.
+/// Encodes transactions, which it identifies by their numbers, and decodes the answers.
 #[derive(Debug, Clone)]
 pub(super) struct LoadCodec {
     generator: Generator,
@@ -55,7 +55,7 @@ pub(super) struct Reply {
     pub(super) errors: Vec<RpcStatus>,
 }
 
-/// Longest field, and longest transaction: a length up to this bound is encoded in one byte.
+/// Longest field and longest transaction, in bytes. A length up to this bound is encoded in one byte.
 const LENGTH_MAX: usize = 127;
 
 /// Field numbers of the proto files.

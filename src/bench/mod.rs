@@ -1,12 +1,12 @@
 //! The benchmark: loads a service and measures it.
 //!
-//! Closed loop: a fixed number of calls is in flight. Each call is followed by the next as soon as it is answered. Open loop
+//! Closed loop: a fixed number of callers, and each caller sends its next call as soon as the previous call is answered. Open loop
 //! (`--rate`): calls follow a schedule, and the latency of a call counts from its scheduled time.
 //!
 //! With `--baseline`, the same run also measures a bare echo server with the same message shape and the same runtime layout.
 //! Rounds of the service and of the echo server alternate. Machines are noisy, so only ratios within one run are comparable.
 //!
-//! Nothing of the service imports this module. The command line ([`crate::cli`]) calls [`run()`] and prints the result.
+//! No module of the service imports this module. The command line ([`crate::cli`]) calls [`run()`] and prints the result.
 
 mod disk;
 mod echo;
@@ -58,7 +58,8 @@ impl BenchReport {
     }
 }
 
-/// Measures the service that `remote` names, or one that this function starts and stops, or the disk: as `settings` say.
+/// Measures the disk if `settings` ask for that. Otherwise measures the service at `remote`; if `remote` is `None`, a service that
+/// this function starts and stops.
 ///
 /// # Errors
 /// [`BenchError`].
@@ -82,7 +83,7 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
     if let Some(transactions) = settings.transactions {
         let (growth, rounds) = growth::run(&load, &mut service, transactions, empty_bytes).await?;
         export::write(settings, &rounds, &[])?;
-        return Ok(Report::new(settings, Figures::of(&rounds), None, None).with_growth(growth));
+        return Ok(Report::new(settings, Figures::from_rounds(&rounds), None, None).with_growth(growth));
     }
     let echo = settings.baseline.then(Target::start_echo).transpose()?;
 
@@ -103,6 +104,11 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
     let sync = service.stats().await?.sync;
     let sync = sync.and_then(|sync| sync.p50?.try_into().ok());
     export::write(settings, &rounds, &baseline)?;
-    let baseline = (!baseline.is_empty()).then(|| Figures::of(&baseline));
-    Ok(Report::new(settings, Figures::of(&rounds), baseline, sync))
+    let baseline = (!baseline.is_empty()).then(|| Figures::from_rounds(&baseline));
+    Ok(Report::new(
+        settings,
+        Figures::from_rounds(&rounds),
+        baseline,
+        sync,
+    ))
 }

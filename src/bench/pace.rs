@@ -1,8 +1,8 @@
-//! When calls start: as soon as the one before is answered, or on a fixed schedule.
+//! Decides when calls start: as soon as the previous call is answered, or on a fixed schedule.
 //!
 //! With a schedule ([`Pacer`]), the latency of a call counts from its scheduled time. If all callers are busy with slow calls,
-//! the next calls start late, and their waiting counts. A closed loop would make fewer calls and not measure that waiting
-//! ("coordinated omission").
+//! the next calls start late, and their waiting time counts. A closed loop would make fewer calls and would not measure that
+//! waiting time ("coordinated omission").
 
 use std::{
     io,
@@ -17,10 +17,10 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::sys::timer::IntervalTimer;
 
-/// When a caller starts its next call.
+/// The time at which a caller starts its next call.
 #[derive(Debug, Clone)]
 pub(super) enum Pace {
-    /// At once.
+    /// As soon as the previous call is answered.
     Closed {
         /// No call starts after this time.
         until: Instant,
@@ -38,7 +38,7 @@ pub(super) struct Pacer {
     offset: Duration,
     /// Time from one call to the next.
     interval: Duration,
-    /// One permit per call that is due and not started.
+    /// One permit for each call that is due and has not started.
     permits: Semaphore,
     due: AtomicU64,
     taken: AtomicU64,
@@ -65,7 +65,7 @@ impl Pace {
         }
     }
 
-    /// Whether a call that was scheduled for `due` and starts now is late.
+    /// Returns whether a call that was scheduled for `due` and starts now is late. In a closed loop, no call is late.
     pub(super) fn is_late(&self, due: Instant) -> bool {
         matches!(self, Pace::Open(_)) && due.elapsed() > LATE_AFTER
     }

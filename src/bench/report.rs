@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
 use super::{
     growth::Growth,
     settings::BenchSettings,
     stats::{Round, median},
+};
+use crate::{
+    terminal::table,
+    version::{COMMIT, LONG_VERSION},
 };
 
 /// The results of one server: medians over the rounds.
@@ -20,7 +23,7 @@ pub(super) struct Figures {
     latency_us: Latency,
     server_cpu_us_per_transaction: Option<f64>,
     transactions: u64,
-    /// Of these, replays of transactions of an earlier run.
+    /// The transactions that were replays, because an earlier run sent the same ids.
     replayed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule: Option<Schedule>,
@@ -42,7 +45,7 @@ struct Latency {
     max: f64,
 }
 
-/// How well an open loop kept its schedule: transactions of all rounds.
+/// How well an open loop kept its schedule: numbers of transactions in all rounds.
 #[derive(Debug, Clone, Serialize)]
 struct Schedule {
     /// Scheduled: the sum of `transactions`, `refused` and `missed`.
@@ -55,7 +58,7 @@ struct Schedule {
     refused: u64,
 }
 
-/// The whole result, with what is needed to repeat the run.
+/// The whole result, with the settings that repeat the run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
@@ -88,15 +91,10 @@ pub struct Report {
     command: String,
 }
 
-/// The commit of this build.
-pub(super) const COMMIT: &str = env!("TALLY_COMMIT");
-/// The version and the commit of this build.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLY_COMMIT"), ")");
-
 // ===== impl Figures =====
 
 impl Figures {
-    pub(super) fn of(rounds: &[Round]) -> Self {
+    pub(super) fn from_rounds(rounds: &[Round]) -> Self {
         let cost = |round: &Round| {
             let cpu = round.server_cpu?.as_secs_f64() * 1e6;
             Some(cpu / (round.load.transactions.max(1) as f64))
@@ -178,7 +176,7 @@ impl Report {
             rounds: settings.rounds,
             seed: settings.seed,
             machine: machine(),
-            version: VERSION,
+            version: LONG_VERSION,
             commit: COMMIT,
             command: command(),
             figures,
@@ -334,13 +332,4 @@ pub(super) fn machine() -> String {
         "{cpus} CPUs, {}",
         model.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
     )
-}
-
-/// Returns an empty table with this header.
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_header(header.iter().copied());
-    table
 }

@@ -1,4 +1,4 @@
-//! What a benchmark does: the options of `tally bench` that are not about the connection or the output.
+//! The settings of a benchmark: the options of `tally bench` except those of the connection and the output.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::error::BenchError;
 
-/// What a benchmark does.
+/// The settings of a benchmark.
 #[derive(Debug, Clone, Args)]
 pub struct BenchSettings {
     /// Also measure a bare echo server with the same message shape, in alternate rounds. Unary calls only.
@@ -22,13 +22,13 @@ pub struct BenchSettings {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8192))]
     batch: Option<u32>,
     /// Open loop: send this many transactions per second on a schedule. Latency counts from the scheduled time. Without this
-    /// option, each call follows the answer to the one before.
+    /// option, each caller sends its next call when the previous call is answered (closed loop).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) rate: Option<u32>,
-    /// Connections. Calls use them in turn. In stream mode, each connection has one stream.
+    /// Number of connections. Calls use them in turn. In stream mode, each connection has one stream.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) connections: u32,
-    /// Threads of the client. Each thread has its own connections. [default: the number of CPUs, at most --connections]
+    /// Number of client threads. Each thread has its own connections. [default: the number of CPUs, at most --connections]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     client_threads: Option<u32>,
     /// Number of accounts. Each transfer moves money between two of them.
@@ -50,7 +50,8 @@ pub struct BenchSettings {
     /// Number of rounds. The results are medians over the rounds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
     pub(super) rounds: u32,
-    /// Send this many transactions in all, instead of rounds. Report throughput, memory and restart time as the data grows.
+    /// Send this many transactions in total, instead of running rounds. Report throughput, memory and restart time as the data
+    /// grows.
     #[arg(
         long,
         value_parser = clap::value_parser!(u64).range(1..=TRANSACTIONS_MAX),
@@ -87,7 +88,7 @@ pub(super) const TRANSACTIONS_MAX: u64 = 10_000_000_000;
 const BATCH_DEFAULT: u32 = 8192;
 /// Upper bound of `--duration`.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
-/// Upper bound of `--zipf`. There, nearly every draw is the first account.
+/// Upper bound of `--zipf`. At this bound, nearly every draw is the first account.
 const THETA_MAX: f64 = 10.0;
 
 /// How transactions are sent.
@@ -122,7 +123,7 @@ impl BenchSettings {
         let (batch, seconds) = (self.transactions_per_call(), self.duration.as_secs_f64());
         match self.rate {
             Some(rate) if f64::from(rate) * seconds < f64::from(batch) => refuse(format!(
-                "--rate {rate} makes a call of {batch} transactions every {:.1} s, so that a round of {seconds} s may have no \
+                "--rate {rate} makes a call of {batch} transactions every {:.1} s, so a round of {seconds} s may have no \
                  call; use a higher --rate, a longer --duration or a smaller --batch",
                 f64::from(batch) / f64::from(rate)
             )),
@@ -138,8 +139,8 @@ impl BenchSettings {
         }
     }
 
-    /// Defaults to one thread per CPU, so that a single client thread is not the bottleneck. No thread is without a call to
-    /// make.
+    /// Returns the number of client threads. The default is one per CPU, so that a single client thread is not the bottleneck.
+    /// Every thread has at least one connection and one call.
     pub(super) fn client_threads(&self) -> u32 {
         let cpus = std::thread::available_parallelism()
             .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));

@@ -1,4 +1,4 @@
-//! What a round of load measured.
+//! The measurements of a round of load.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct LoadStats {
     started: Instant,
     /// Transactions answered as committed.
     pub(super) transactions: u64,
-    /// Of these, replays: the transaction was committed in an earlier run.
+    /// The part of `transactions` that was committed in an earlier run: replays.
     pub(super) replayed: u64,
     /// Transactions that the service rejected because of overload.
     pub(super) overloaded: u64,
@@ -43,9 +43,9 @@ pub(super) struct Outcomes {
     overloaded: u64,
 }
 
-/// Longer latencies are recorded as this one.
+/// Longest recorded latency, in nanoseconds. Longer latencies are recorded as this one.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
-/// Seconds that are counted separately. Later transactions count in the last one.
+/// Maximum number of seconds that are counted separately. Later transactions count in the last second.
 const SECONDS_MAX: usize = 100_000;
 
 // ===== impl Outcomes =====
@@ -153,7 +153,7 @@ pub(super) fn all_latencies(rounds: &[Round]) -> Histogram<u64> {
     all
 }
 
-/// Returns the median, or 0 without values.
+/// Returns the median, or 0 if there are no values.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()

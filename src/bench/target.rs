@@ -1,4 +1,4 @@
-//! The server under load: a running service, one that the benchmark starts, or the echo server.
+//! The server under load: a running service, a service that the benchmark starts, or the echo server.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
 
 /// Start of the line in which a server prints its address.
 const LISTENING: &str = "listening on ";
-/// `sysconf(_SC_CLK_TCK)` is 100 on every Linux that Tally runs on.
+/// Clock ticks per second in `/proc/PID/stat`. `sysconf(_SC_CLK_TCK)` is 100 on every Linux that Tally runs on.
 const TICKS_PER_SECOND: u64 = 100;
 /// Longest time to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,13 +35,13 @@ pub(super) struct Target {
     client: ClientConfig,
     /// The process of a server that the benchmark started.
     child: Option<Child>,
-    /// Its data directory.
+    /// The data directory of that process.
     data: Option<PathBuf>,
     /// Whether to remove the data directory at the end.
     temporary: bool,
 }
 
-/// Which API the server has.
+/// The API of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TargetKind {
     /// The service.
@@ -58,7 +58,7 @@ pub(super) async fn connect(client: &ClientConfig) -> Result<Connection, BenchEr
 // ===== impl Target =====
 
 impl Target {
-    /// A service that somebody else started.
+    /// Returns the target for a service that already runs.
     pub(super) const fn remote(client: ClientConfig) -> Self {
         Self::new(TargetKind::Service, client, None)
     }
@@ -101,8 +101,8 @@ impl Target {
         Ok(Self::new(kind, ClientConfig::plain(&endpoint), Some(child)))
     }
 
-    /// Sends `signal` to a service that the benchmark started, and starts it again on the same data. Returns the time from
-    /// the second start until the service listens; it listens when it has read its data. `None` for a remote service.
+    /// Sends `signal` to a service that the benchmark started, and starts the service again on the same data. Returns the time from
+    /// the second start until the service listens, which it does after it has read its data. Returns `None` for a remote service.
     pub(super) async fn restart(&mut self, signal: Signal) -> Result<Option<Duration>, BenchError> {
         let (Some(child), Some(data)) = (&mut self.child, &self.data) else {
             return Ok(None);
@@ -127,7 +127,7 @@ impl Target {
         self.kind
     }
 
-    /// How to connect to the server.
+    /// Returns the configuration of a client of the server.
     pub(super) const fn client(&self) -> &ClientConfig {
         &self.client
     }
@@ -190,7 +190,7 @@ fn start(arguments: &[&Path]) -> Result<(Child, String), BenchError> {
         .args(arguments)
         .args(["--listen", "127.0.0.1:0"])
         .env("TALLY__TELEMETRY__LOG", "warn")
-        // Another service on this machine may use the admin port.
+        // Another service on this machine may use the operators' port.
         .env("TALLY__ADMIN__ENABLED", "false")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

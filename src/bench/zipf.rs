@@ -1,7 +1,7 @@
 //! Zipf's distribution: rank k with a probability proportional to k^-θ.
 //!
-//! By rejection-inversion (W. Hörmann, G. Derflinger: "Rejection-inversion to generate variates from monotone discrete
-//! distributions", 1996): it needs no table and no sum over all ranks, so 100 million accounts have no set-up cost.
+//! The method is rejection-inversion (W. Hörmann, G. Derflinger: "Rejection-inversion to generate variates from monotone discrete
+//! distributions", 1996). It needs no table and no sum over all ranks, so 100 million accounts have no set-up cost.
 
 use super::random::mix;
 
@@ -38,7 +38,7 @@ impl Zipf {
         zipf
     }
 
-    /// Returns the rank that belongs to a random number.
+    /// Returns the rank for a random number. The same number always gives the same rank.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -63,7 +63,7 @@ impl Zipf {
         (-self.theta * x.ln()).exp()
     }
 
-    /// (x^(1-θ) - 1) / (1-θ), and ln x where θ is 1.
+    /// Returns (x^(1-θ) - 1) / (1-θ), or ln x if θ is 1.
     fn integral(&self, x: f64) -> f64 {
         let (log, power) = (x.ln(), (1.0 - self.theta) * x.ln());
         let slope = if power.abs() < 1e-8 {

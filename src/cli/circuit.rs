@@ -42,26 +42,26 @@ enum Action {
         #[arg(long, value_parser = humantime::parse_duration)]
         interval: Option<Duration>,
     },
-    /// Set the mode: whether the breaker decides about calls, or the operator.
+    /// Set the mode: the breaker opens and closes the circuit, or an operator overrides it.
     Mode {
         /// The mode.
         mode: ModeName,
-        /// The reason, which is recorded in the audit log.
+        /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
     /// Close the circuit and clear its window.
     Reset {
-        /// The reason, which is recorded in the audit log.
+        /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },
-    /// Open the circuit for a time. Afterwards it admits probe calls, and closes if they succeed.
+    /// Open the circuit for a limited time. Afterwards it admits probe calls, and closes if they succeed.
     OpenFor {
         /// How long the circuit stays open, 1ms to 1day.
         #[arg(value_parser = humantime::parse_duration)]
         time: Duration,
-        /// The reason, which is recorded in the audit log.
+        /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
         comment: String,
     },

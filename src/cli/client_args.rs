@@ -1,4 +1,4 @@
-//! Options and connections that subcommands share which call a service.
+//! Connection options of the subcommands that call a service.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 /// Longest time to wait for a connection.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which service to call, and how to authenticate.
+/// The service to call, and the credentials.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// Address of the service; https:// for TLS.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::client::ConnectError;
 
-// The codes of `sysexits.h` that are used.
+// [`FAILED`] is the usual code of a failed check. The other codes are those of `sysexits.h`.
 
 /// A check failed.
 pub const FAILED: u8 = 1;
@@ -14,7 +14,7 @@ pub const USAGE: u8 = 64;
 pub const DATA: u8 = 65;
 /// The service can't be reached, or a call failed.
 pub const UNAVAILABLE: u8 = 69;
-/// A bug.
+/// The program has a bug.
 pub const SOFTWARE: u8 = 70;
 /// A file can't be read or written.
 pub const IO: u8 = 74;
@@ -31,7 +31,7 @@ pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints why there is no connection. Returns the exit code.
+/// Prints the error of a failed connection attempt. Returns the exit code.
 pub(super) fn fail_to_connect(error: &ConnectError) -> ExitCode {
     fail(connect_code(error), error)
 }
@@ -45,8 +45,8 @@ pub(super) const fn connect_code(error: &ConnectError) -> u8 {
     }
 }
 
-/// Returns the text of an error and its causes. A cause that the text already contains is left out, because many errors repeat
-/// the text of their cause.
+/// Returns the text of an error and its causes. Omits a cause that the text already contains, because many errors repeat the text
+/// of their cause.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -60,7 +60,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs a future to its end on a single-threaded runtime.
+/// Runs a future to completion on a single-threaded runtime.
 pub(super) fn block_on<F: Future<Output = ExitCode>>(future: F) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(future),

@@ -31,7 +31,7 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 async fn check(args: &HealthArgs) -> ExitCode {
-    // Container runtimes expect code 1, whether the service does not answer or does not serve.
+    // Container runtimes expect exit code 1 in both cases: the service does not answer, or it is not serving.
     let Ok(channel) = args.client.connect(args.timeout).await else {
         return ExitCode::from(exit::FAILED);
     };

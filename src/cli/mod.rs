@@ -13,19 +13,17 @@ mod token;
 mod top;
 mod topology;
 mod verify;
-mod version;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use self::exit::fail;
-use crate::sys::limits::ignore_file_size_signal;
+use crate::{sys::limits::ignore_file_size_signal, version::LONG_VERSION};
 
 pub use self::{
     client_args::{ClientArgs, Credentials},
     output::OutputFormat,
-    version::LONG_VERSION,
 };
 
 /// A durable double-entry ledger behind gRPC, with bounded latency.
@@ -44,7 +42,7 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Check whether a service is serving. Exit code 0 if it is, 1 if not.
     Health(health::HealthArgs),
-    /// Import transactions from files, in the order of the files. Importing a file again applies nothing twice.
+    /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
     Import(import::ImportArgs),
     /// Show the CPU pinning plan for this machine or, with --endpoint, the pinning of a running service.
     Topology(topology::TopologyArgs),
@@ -54,7 +52,7 @@ pub enum Command {
     Top(top::TopArgs),
     /// Show, watch or change the circuits of a service.
     Circuit(circuit::CircuitArgs),
-    /// Create a bearer token, and its line for the token file.
+    /// Create a bearer token, and its line for the tokens file.
     Token(token::TokenArgs),
     /// Check every block of a data directory. No service may have the directory open.
     Verify(verify::VerifyArgs),

@@ -1,9 +1,8 @@
-//! What subcommands share to print results.
+//! Output of results: formats and formatting functions that the subcommands share.
 
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use prost::Message;
 
 use super::exit::{self, fail};
@@ -12,7 +11,7 @@ use crate::{
     proto::{CircuitState, CircuitTotals, LatencySummary},
 };
 
-/// How results are printed.
+/// The format of a printed result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// For people.
@@ -22,12 +21,12 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Prints message `name` of package `tally.v1` in its JSON form.
+/// Prints message `name` of package `tally.v1` in its JSON form. Returns the exit code.
 pub(super) fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
     print_or_fail(json::to_json(name, message))
 }
 
-/// Prints a text, or the error that replaces it.
+/// Prints `text` on standard output, or its error on standard error. Returns the exit code.
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn print_or_fail<E: std::error::Error>(text: Result<String, E>) -> ExitCode {
     match text {
@@ -37,15 +36,6 @@ pub(super) fn print_or_fail<E: std::error::Error>(text: Result<String, E>) -> Ex
         }
         Err(error) => fail(exit::SOFTWARE, &error),
     }
-}
-
-/// Returns an empty table with this header.
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_header(header.iter().copied());
-    table
 }
 
 /// Returns p50, p90, p99, p99.9 and the maximum as text.

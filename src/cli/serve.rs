@@ -30,17 +30,18 @@ use crate::{
     settings::SettingError,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
+    version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
 use tally_journal::RealDisk;
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
 
-/// How often throttling by the CPU quota is read: once in the kernel's usual quota period.
+/// Interval at which throttling by the CPU quota is read: the kernel's default quota period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often certificates and tokens are read again. A change comes into force at the second read that finds it.
+/// Interval at which certificates and tokens are read again. A change comes into force at the second read that finds it.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 
-/// Open files other than connections: segments, id files, checkpoints, sockets of the runtime.
+/// Number of open files other than connections: segments, id files, checkpoints, sockets of the runtime.
 const OTHER_FILES: u64 = 256;
 
 /// Options of `tally serve`.
@@ -52,16 +53,17 @@ pub struct ServeArgs {
     /// The address to listen on. Port 0 takes a free port. [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN")]
     listen: Option<SocketAddr>,
-    /// The address of the operators' port: metrics, health, a page. Port 0 takes a free port. [default: 127.0.0.1:9090]
+    /// The address of the operators' port, which serves metrics, health checks and a status page over HTTP. Port 0 takes a free port.
+    /// [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN")]
     admin: Option<SocketAddr>,
-    /// Allow an address beyond this machine without TLS and tokens.
+    /// Allow a --listen address that other machines can reach, even without TLS and tokens.
     #[arg(long)]
     allow_insecure: bool,
     /// A TOML file with settings.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
     config: Option<PathBuf>,
-    /// Check the configuration and exit.
+    /// Check the configuration and exit, with exit code 78 if it is wrong.
     #[arg(long)]
     check: bool,
 }
@@ -120,7 +122,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     config.server.check()?;
     config.telemetry.check()?;
     let security = Arc::new(Security::load(&config.security()?)?);
-    // Before any thread starts: threads inherit the CPU mask, and detection reads the mask of the calling thread.
+    // Detect the CPUs before any thread starts: threads inherit the CPU mask, and detection reads the calling thread's mask.
     let affinity = CpuAffinityManager::detect(config.affinity.config()?)?;
     if args.check {
         return Ok(ExitCode::SUCCESS);
@@ -163,7 +165,7 @@ impl Service<'_> {
     async fn run(self, log_level: LogLevel) -> Result<ExitCode, ServeError> {
         let Service { config, security, .. } = self;
         let mut stop = Stop::listen()?;
-        // Before the store is opened, so that a wrong address does not create a new data directory.
+        // Bind the ports before the store is opened, so that a wrong address does not create a new data directory.
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(config)?;
         let engine = TallyEngine::start(
@@ -194,7 +196,7 @@ impl Service<'_> {
         };
         let reason = stop.wait(&engine, &refresher).await;
         tracing::info!(?reason, "stopping");
-        // NET takes at most `drain`. The other half is for the last commits and the end of the threads.
+        // NET stops within `drain`. The second `drain` is for the last commits and for the threads to end.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
         Ok(reason.exit_code())
@@ -256,7 +258,7 @@ impl Running {
         }
         readiness.set(true);
         announce("listening on", net.address());
-        tracing::info!(address = %net.address(), version = super::version::LONG_VERSION, "serving");
+        tracing::info!(address = %net.address(), version = LONG_VERSION, "serving");
         Ok(Running {
             engine: engine.clone(),
             reporter,
@@ -292,7 +294,7 @@ impl Running {
                 ?limit,
                 "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
-            // A thread that waits for a disk that hangs would keep the process from ending.
+            // A thread may be waiting for a disk that hangs. Such a thread would prevent a normal end of the process.
             std::process::exit(exit::IO.into());
         }
     }
@@ -314,8 +316,9 @@ fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
     Ok(config)
 }
 
-/// Whether `now` is before 1970. hyper's HTTP/1.1 server formats the date for every answer, even if it sends none, and panics for
-/// such a time. So the operators' port could not answer. HTTP/2 formats the date only when it sends it, so calls would be answered.
+/// Returns whether `now` is before 1970. At such a time, the operators' port can't answer: hyper's HTTP/1.1 server formats the date
+/// for every response, even for a response without a `date` header, and panics on a date before 1970. The gRPC port can answer,
+/// because hyper's HTTP/2 server formats only a date that it sends.
 fn is_before_epoch(now: SystemTime) -> bool {
     now < UNIX_EPOCH
 }
@@ -393,11 +396,11 @@ impl StopReason {
     }
 }
 
-/// The signals, and the periodic work of the thread that waits for them.
+/// The signals that the main thread waits for.
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// SIGHUP: reads certificates and tokens again, at once.
+    /// SIGHUP: certificates and tokens are read again at once.
     hangup: tokio::signal::unix::Signal,
 }
 
@@ -411,8 +414,8 @@ impl Stop {
         })
     }
 
-    /// Waits for a reason to stop. Meanwhile ticks the breaker, checks the placement of the threads, and requests refreshes of
-    /// certificates and tokens.
+    /// Waits for a reason to stop. Meanwhile, does the periodic work: ticks the breaker, reads throttling, checks the placement of
+    /// the threads, and requests refreshes of certificates and tokens.
     async fn wait(&mut self, engine: &TallyEngine, refresher: &Refresher) -> StopReason {
         let mut tick = interval(engine.breaker(CallKind::Unary).config().tick_interval);
         let mut verify = interval(engine.affinity().verify_interval());

@@ -1,4 +1,4 @@
-//! `tally stats`, and how it and `tally circuit` print a circuit.
+//! `tally stats`: shows the statistics of a service. `tally circuit` uses its table of a circuit.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,14 @@ use clap::Args;
 use super::{
     client_args::ClientArgs,
     exit::{self, block_on, fail},
-    output::{OutputFormat, micros, percentiles, print_json, rejected_calls, state_name, table},
+    output::{OutputFormat, micros, percentiles, print_json, rejected_calls, state_name},
 };
-use crate::proto::{
-    CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
-    GetCircuitStatsResponse, LatencySummary,
+use crate::{
+    proto::{
+        CircuitStats, GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest,
+        GetCircuitStatsResponse, LatencySummary,
+    },
+    terminal::table,
 };
 
 /// Options of `tally stats`.
@@ -95,7 +98,7 @@ fn print_stats(
     ExitCode::SUCCESS
 }
 
-/// Prints a circuit, the most important facts first.
+/// Prints a circuit as text: first its state, then its window and counts, then its history.
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn print_circuit(circuit: &CircuitStats) {
     println!(

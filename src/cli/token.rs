@@ -11,7 +11,7 @@ use tally_journal::{Disk, RealDisk};
 /// Options of `tally token`.
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// The role of the token. Each role includes the roles before it.
+    /// The role of the token. Each role includes the rights of the roles before it.
     #[arg(long, value_enum)]
     role: RoleName,
     /// The owner's name for audit events, 1 to 64 bytes without blanks.
@@ -30,7 +30,7 @@ enum RoleName {
     Admin,
 }
 
-/// Random bytes of a token. 256 bits can't be guessed.
+/// Number of random bytes in a token. 256 bits can't be guessed.
 const TOKEN_BYTES: usize = 32;
 
 fn name(text: &str) -> Result<String, String> {
@@ -45,7 +45,8 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Prints the token on standard output, and its line for the tokens file on standard error, so that each can go to another file.
+/// Prints the token on standard output, and its line for the tokens file on standard error, so that a shell can redirect each to
+/// its own file.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 pub(super) fn run(args: &TokenArgs) -> ExitCode {
     let mut bytes = [0; TOKEN_BYTES];

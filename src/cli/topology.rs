@@ -12,7 +12,7 @@ use clap::Args;
 use super::{
     client_args::{Credentials, TIMEOUT},
     exit::{self, block_on, fail},
-    output::{OutputFormat, print_json, table},
+    output::{OutputFormat, print_json},
 };
 use crate::{
     config, grpc,
@@ -20,26 +20,27 @@ use crate::{
         GetTopologyRequest, GetTopologyResponse, TopologyCgroup, TopologyDecision, TopologyKernel,
         TopologyPod, TopologyThread, engine_service_client::EngineServiceClient,
     },
+    terminal::table,
 };
 use tally_topology::{AffinityConfig, CpuAffinityManager};
 
 /// Options of `tally topology`.
 #[derive(Debug, Args)]
 pub struct TopologyArgs {
-    /// Show the placement of this service instead of a plan for this machine.
-    #[arg(long, env = "TALLY_ENDPOINT")]
+    /// Address of a service; https:// for TLS. Shows the placement of its threads instead of a plan for this machine.
+    #[arg(long, value_name = "URL", env = "TALLY_ENDPOINT")]
     endpoint: Option<String>,
     #[command(flatten)]
     credentials: Credentials,
     /// Plan with the settings in this file and in the environment.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", conflicts_with = "endpoint")]
     config: Option<PathBuf>,
-    /// The output format.
+    /// How to print the topology.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
-/// Most groups (cores, caches) that are listed. The others are only counted.
+/// Maximum number of groups (cores, caches) that are listed. Further groups are only counted.
 const GROUPS_MAX: usize = 16;
 
 /// A topology in text form.
@@ -97,7 +98,7 @@ impl Display for Text<'_> {
             threads(f, &topology.threads)?;
             writeln!(
                 f,
-                "layout       {}; masks changed by others {}, set again {}; threads without a role {}",
+                "layout       version {}; affinity masks changed by other processes {}, restored {}; threads without a role {}",
                 topology.layout_version,
                 topology.affinity_lost,
                 topology.affinity_reapplied,
@@ -156,7 +157,7 @@ impl Text<'_> {
         }
         writeln!(
             f,
-            "isolated     {}, without a tick {}",
+            "isolated     {}, nohz_full {}",
             or(&topology.isolated_cpus, "none"),
             or(&topology.nohz_full_cpus, "none")
         )?;
@@ -228,13 +229,13 @@ fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
 fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt::Result {
     let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     let budgets = match kernel.rt_group_sched {
-        Some(true) => "needs a budget of the cgroup",
-        Some(false) => "needs no budget of the cgroup",
-        None => "may need a budget of the cgroup",
+        Some(true) => "the cgroup needs a real-time budget",
+        Some(false) => "the cgroup needs no real-time budget",
+        None => "the cgroup may need a real-time budget",
     };
     writeln!(
         f,
-        "kernel       {}, clock {}; real-time {} of {} µs, {budgets}, priority without a capability {}",
+        "kernel       {}, clock {}; real-time threads run {} of {} µs, {budgets}, highest priority without CAP_SYS_NICE {}",
         or(release, "?"),
         or(&kernel.clock_source, "?"),
         number(kernel.sched_rt_runtime_us),
@@ -319,7 +320,7 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
     if text.is_empty() { otherwise } else { text }
 }
 
-/// `4: 0,4 | 1,5 | 2,6 | 3,7`
+/// Returns the number of sets and the first [`GROUPS_MAX`] sets, for example `4: 0,4 | 1,5 | 2,6 | 3,7`.
 fn groups<'a>(sets: impl ExactSizeIterator<Item = &'a str>) -> String {
     let count = sets.len();
     let mut parts: Vec<&str> = sets.take(GROUPS_MAX).collect();

@@ -54,15 +54,15 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
         match (report.journal.clean, report.journal.marked) {
             (true, _) => "clean: the last block in the journal is the last one that was written",
             (false, true) =>
-                "marked as clean (journal/CLEAN), but the marker names another last block, or is damaged",
+                "marked as clean (journal/CLEAN), but the marker is damaged or names another last block",
             (false, false) =>
                 "not clean: the service crashed, or this is a copy of a running service's directory",
         }
     );
     if let Some(torn) = &report.journal.torn {
         println!(
-            "torn tail        {} bytes after the last block: {}. After a crash, these bytes are an incomplete write, of which \
-             nothing was acknowledged. Damage to the last acknowledged block looks the same. The next start deletes these \
+            "torn tail        {} bytes after the last block: {}. After a crash, these bytes are an incomplete write, and \
+             nothing in it was acknowledged. Damage to the last acknowledged block looks the same. The next start deletes these \
              bytes; if in doubt, keep a copy",
             torn.remains_bytes, torn.defect
         );

@@ -13,7 +13,7 @@ use tonic::{
 /// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT` (then `http`).
+    /// `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`, which means `http`.
     pub endpoint: String,
     /// File with the certificate of the authority that signed the certificate of the service, in PEM. Required for `https`.
     pub ca: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub enum ConnectError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A certificate or key is not valid.
@@ -59,7 +59,7 @@ pub enum ConnectError {
     Tls {
         /// The endpoint.
         endpoint: String,
-        /// What is invalid.
+        /// The error.
         source: tonic::transport::Error,
     },
     /// No service answers at the endpoint.
@@ -67,7 +67,7 @@ pub enum ConnectError {
     Unreachable {
         /// The endpoint.
         endpoint: String,
-        /// Why not.
+        /// The cause.
         source: tonic::transport::Error,
     },
 }
@@ -151,7 +151,7 @@ impl ClientConfig {
         };
         let address = Endpoint::from_shared(uri).map_err(|_| wrong())?;
         let scheme = address.uri().scheme_str();
-        // Without a scheme, an address must have a port. Otherwise any word would be an address.
+        // Without a scheme, an address must have a port. Otherwise any word would be accepted as an address.
         let is_vague = !endpoint.contains("://") && address.uri().port().is_none();
         if is_vague || address.uri().host().is_none() || !matches!(scheme, Some("http" | "https")) {
             return Err(wrong());

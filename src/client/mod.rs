@@ -68,7 +68,7 @@ macro_rules! call {
 }
 
 impl Client {
-    /// Connects to `endpoint`: `http://HOST:PORT`, or `HOST:PORT`. Tries once: only calls are retried.
+    /// Connects to `endpoint`: `http://HOST:PORT`, or `HOST:PORT`. Makes one attempt, because only calls are retried.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -76,7 +76,7 @@ impl Client {
         Self::connect_with(&ClientConfig::plain(endpoint)).await
     }
 
-    /// Connects with `config`: with TLS, a token, or both. Tries once.
+    /// Connects with `config`, which may contain TLS files and a token. Makes one attempt.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -196,7 +196,7 @@ impl Client {
         call!(self.engine.get_circuit_stats, GetCircuitStatsRequest {})
     }
 
-    /// Reads CPUs, roles and threads of the service.
+    /// Reads the CPUs, roles and threads of the service.
     ///
     /// # Errors
     /// [`CallError`].
@@ -217,7 +217,7 @@ impl Client {
 fn found_or_none<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        // Only with a reason: a proxy may answer NOT_FOUND for an unknown path.
+        // Only the service sends a reason. A proxy may also answer NOT_FOUND, for an unknown path.
         Err(error) if error.status().code() == Code::NotFound && error.reason().is_some() => Ok(None),
         Err(error) => Err(error),
     }

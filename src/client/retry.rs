@@ -1,14 +1,15 @@
 //! Retries: when a call is sent again, and after which delay.
 //!
 //! A retry is always safe: a transaction id is applied at most once, and creating the same account twice creates one account.
-//! The open questions are whether a retry can succeed, and when the server accepts it:
+//! The rules below decide whether a retry can succeed, and how long to wait before it:
 //!
-//! 1. A lost connection and `UNAVAILABLE` are temporary. `RESOURCE_EXHAUSTED` is temporary only if the server sends a delay: a
-//!    full queue does, a ledger that can't number any more accounts does not. Any other error would be the same again.
+//! 1. A lost connection and `UNAVAILABLE` are temporary. `RESOURCE_EXHAUSTED` is temporary only if the server sends a delay.
+//!    The server sends a delay if its queue is full, but not if the ledger can't number any more accounts. After any other error, a
+//!    retry would fail with the same error.
 //! 2. `grpc-retry-pushback-ms` (gRFC A6) is the delay. A negative or malformed number forbids a retry.
 //!    Without this metadata, `google.rpc.RetryInfo` is the delay.
-//! 3. Without both, the delay doubles with each attempt. Every delay has a random part, so that rejected clients do not all
-//!    return at once. A delay is never shorter than the delay of the server.
+//! 3. If the server sends neither, the delay doubles with each attempt. Every delay has a random part, so that rejected clients do
+//!    not all return at once. A delay is never shorter than the delay of the server.
 //! 4. The number of attempts and the total time are bounded.
 //!
 //! A failed call reports whether it may have been executed ([`CallError::executed`]). An attempt with an unknown outcome makes
@@ -25,9 +26,9 @@ use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
-/// Metadata key of the delay that the server asks for, in milliseconds.
+/// Metadata key of the delay that the server requests, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// A delay of the server is lengthened by a random share of itself, up to this one.
+/// A delay that the server sent is lengthened by a random share of the delay, at most this share.
 const DELAY_SPREAD: f64 = 0.2;
 /// Number of causes of an error that are examined. Real chains are shorter.
 const CAUSES_MAX: usize = 16;
@@ -39,7 +40,8 @@ pub struct RetryPolicy {
     pub attempts_max: u32,
     /// Maximum time of a call with all its attempts and delays. The deadline of each attempt is the remaining time.
     pub total_max: Duration,
-    /// Delay after the first attempt if the server sends none. Doubles with every attempt. A random part of up to half is left out.
+    /// Delay after the first attempt if the server sends none. Doubles with every attempt. A random part of at most half is
+    /// subtracted.
     pub backoff_base: Duration,
     /// Maximum delay if the server sends none.
     pub backoff_max: Duration,
@@ -63,7 +65,7 @@ pub enum Executed {
     Unknown,
 }
 
-/// What to do after a failed attempt.
+/// The action after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// A retry would fail the same way, or the server forbids it.
@@ -122,8 +124,8 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns the delay after `attempts` attempts, of which the last one failed with `status`; `None` to give up. `random` is
-    /// from 0 to 1.
+    /// Returns the delay before the next attempt, after `attempts` attempts and the error `status`. Returns `None` to give up.
+    /// `random` is from 0 to 1.
     fn delay(&self, status: &Status, attempts: u32, random: f64) -> Option<Duration> {
         if attempts >= self.attempts_max {
             return None;
@@ -137,7 +139,7 @@ impl RetryPolicy {
                     .backoff_base
                     .saturating_mul(1 << doublings)
                     .min(self.backoff_max);
-                // At least half of it, so that the delay is never close to zero.
+                // At least half of the ceiling, so that the delay is never close to zero.
                 Some(ceiling.mul_f64(0.5 + 0.5 * random))
             }
         }
@@ -155,7 +157,8 @@ impl CallError {
         }
     }
 
-    /// Returns the status of the last attempt. Its `executed` detail is about the last attempt only: see [`Self::executed`].
+    /// Returns the status of the last attempt. Its detail `executed` describes only the last attempt; [`Self::executed`] describes
+    /// all attempts.
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
@@ -207,8 +210,8 @@ impl Error for CallError {
 impl Executed {
     /// Returns the state of a call after another attempt failed with `status`.
     ///
-    /// An answer of the ledger is definite for all attempts: had an earlier attempt with the same id been executed, the ledger
-    /// would have answered with its result. Any other rejection, such as an open circuit, is about its own attempt only.
+    /// An answer of the ledger is valid for all attempts: if an earlier attempt with the same id had been executed, the ledger
+    /// would have answered with its result. Any other rejection, such as an open circuit, says nothing about earlier attempts.
     fn after(self, status: &Status) -> Self {
         match executed_attempt(status) {
             Executed::Unknown => Executed::Unknown,
@@ -218,7 +221,8 @@ impl Executed {
     }
 }
 
-/// Whether one attempt was executed. Without the word of the service the outcome is unknown, except if no connection was made.
+/// Returns whether one attempt was executed. If the service does not say so, the outcome is unknown, except if there was no
+/// connection.
 fn executed_attempt(status: &Status) -> Executed {
     let info = status.get_details_error_info();
     let executed = info.as_ref().and_then(|info| info.metadata.get("executed"));
@@ -250,7 +254,7 @@ fn decide(status: &Status) -> Decision {
     }
 }
 
-/// Returns what the server says about a retry: nothing (`None`), never (`Some(None)`), or the delay.
+/// Returns what the server says about a retry: nothing (`None`), do not retry (`Some(None)`), or the delay (`Some(Some(delay))`).
 fn hint(status: &Status) -> Option<Option<Duration>> {
     if status.metadata().contains_key(PUSHBACK) {
         return Some(pushback(status.metadata()));
@@ -266,8 +270,8 @@ fn pushback(metadata: &MetadataMap) -> Option<Duration> {
     u64::try_from(millis).ok().map(Duration::from_millis)
 }
 
-/// Whether the connection was lost before an answer arrived. A status from the server has no cause. A status that the client
-/// library made has one: the failure of the connection, or the client's own timeout.
+/// Returns whether the connection was lost before an answer arrived. A status from the server has no cause. A status that the
+/// client library made has a cause: the failure of the connection, or the client's own timeout.
 fn connection_lost(status: &Status) -> bool {
     status.source().is_some() && !causes(status).any(|cause| cause.is::<TimeoutExpired>())
 }

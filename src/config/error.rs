@@ -26,7 +26,7 @@ pub enum ConfigError {
     Setting(#[from] SettingError),
 }
 
-/// Every error as `key: what is wrong (from file or variable)`.
+/// Formats every error as `key: what is wrong (from file or variable)`.
 fn describe(errors: &figment::Error) -> String {
     let one = |error: figment::Error| {
         let from = error

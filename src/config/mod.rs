@@ -53,11 +53,11 @@ pub struct Config {
 
 /// The prefix of the environment variables.
 const ENV_PREFIX: &str = "TALLY__";
-/// What separates the parts of a key in an environment variable.
+/// The separator between the parts of a key in an environment variable.
 const ENV_SEPARATOR: &str = "__";
 
-/// Loads the defaults, then `file`, then the environment, then `overrides` (pairs of key and value, from flags). The bounds of
-/// the sections are checked by the sections' own functions and by those of [`Config`].
+/// Loads the defaults, then `file`, then the environment, then `overrides` (pairs of key and value, from flags). Does not
+/// check the bounds of values. The functions of the sections and of [`Config`] check them.
 ///
 /// # Errors
 /// [`ConfigError::File`] or [`ConfigError::Form`].
@@ -83,7 +83,7 @@ pub fn load(file: Option<&Path>, overrides: &[(&str, String)]) -> Result<Config,
 // ===== impl Config =====
 
 impl Config {
-    /// The engine's settings, from the sections `batch`, `breaker` and `store`.
+    /// Returns the settings of the engine, from the sections `batch`, `breaker` and `store`.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
@@ -99,7 +99,7 @@ impl Config {
         })
     }
 
-    /// Certificates and tokens, if they go together with the address of the gRPC server.
+    /// Returns the files of certificates and tokens. Checks that the address of the gRPC server is allowed with them.
     ///
     /// # Errors
     /// [`SettingError`]: half of a pair is missing, or the address is open to other machines without TLS and tokens.

@@ -1,15 +1,15 @@
-//! Audit events: who changed what, and the value before and after. The log's filter does not apply to their target
-//! ([`AUDIT_TARGET`]).
+//! Audit events: who changed what, and the value before and after. They are always logged, because the log's filter does not apply
+//! to their target ([`AUDIT_TARGET`]).
 
 use std::net::SocketAddr;
 
 use super::tokens::Principal;
 use crate::telemetry::AUDIT_TARGET;
 
-/// Who made a change.
+/// The administrator who made a change.
 #[derive(Debug)]
 pub struct Administrator {
-    /// The address that the call came from, if it is known.
+    /// The address of the caller, if it is known.
     pub peer: Option<SocketAddr>,
     /// The owner of the token, if calls need tokens.
     pub principal: Option<Principal>,
@@ -80,7 +80,7 @@ impl Administrator {
         );
     }
 
-    /// The name of the token, never the token.
+    /// Returns the name of the token, never the token itself.
     fn token(&self) -> Option<&str> {
         self.principal.as_ref().map(|principal| &*principal.name)
     }

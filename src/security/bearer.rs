@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-/// The scheme of the header. Its case does not matter (RFC 9110, 11.1).
+/// The authentication scheme in the header, in lower case. Upper and lower case are equal (RFC 9110, 11.1).
 const BEARER: &[u8] = b"bearer ";
 
 /// Returns the bearer token in the header `authorization`; `None` if it is missing or empty.

@@ -1,4 +1,5 @@
-//! When a certificate is valid. rustls checks only the certificates of clients, so it serves an expired one without a warning.
+//! The period in which a certificate is valid. rustls checks only the certificates of clients. It would serve an expired server
+//! certificate without a warning.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,8 +22,9 @@ pub(super) struct Validity {
 // ===== impl Validity =====
 
 impl Validity {
-    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280; rustls may serve it nevertheless.
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280. rustls may still serve such a
+    /// certificate.
+    pub(super) fn parse(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();
         let validity = contents.validity();
@@ -49,14 +51,14 @@ impl Validity {
         }
     }
 
-    /// The last instant of validity as text.
+    /// Returns the last instant of validity as text.
     pub(super) fn not_after_text(&self) -> &str {
         let [_, not_after] = &self.texts;
         not_after
     }
 }
 
-/// The current time since the Unix epoch; zero if the system clock is before it.
+/// Returns the current time since the Unix epoch; zero if the system clock is before the epoch.
 pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -82,7 +84,7 @@ mod tests {
     #[test]
     fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
         // 2001-01-01 and 2051-01-01. Certificates store the first as UTCTime and the second as GeneralizedTime.
-        let validity = Validity::of(&valid_in([2001, 2051])).unwrap();
+        let validity = Validity::parse(&valid_in([2001, 2051])).unwrap();
         let [first, last] = [978_307_200, 2_556_144_000].map(Duration::from_secs);
         assert_eq!((validity.not_before, validity.not_after), (first, last));
         let second = Duration::from_secs(1);
@@ -97,8 +99,8 @@ mod tests {
 
     #[test]
     fn a_certificate_without_an_end_is_valid_for_ever_and_other_bytes_are_not_parsed() {
-        let validity = Validity::of(&valid_in([2001, 9999])).unwrap();
+        let validity = Validity::parse(&valid_in([2001, 9999])).unwrap();
         assert_eq!(validity.fault(Duration::from_secs(200_000_000_000)), None);
-        assert_eq!(Validity::of(&CertificateDer::from(vec![0x30, 0])), None);
+        assert_eq!(Validity::parse(&CertificateDer::from(vec![0x30, 0])), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What counts as one client.
+//! The client to which an address belongs.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -26,7 +26,7 @@ pub enum SecurityError {
     Tokens {
         /// The path of the file.
         path: PathBuf,
-        /// What is wrong with the file.
+        /// The error in the file.
         source: TokenFileError,
     },
 }
@@ -58,7 +58,7 @@ pub enum TlsError {
     ClientCa {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         reason: String,
     },
     /// The new certificate is not valid now, and the certificate in force is.

@@ -13,8 +13,8 @@ use std::{
 
 use super::{state::Security, watched::RefreshKind};
 
-/// Requests refreshes from the thread. Dropping this does not end the thread, because a disk that hangs may hold up the thread. It
-/// ends with the process.
+/// Requests refreshes from the thread. Dropping this value does not stop the thread, because the thread may be waiting for a disk
+/// that hangs. The thread ends with the process.
 #[derive(Debug)]
 pub struct Refresher {
     requests: Arc<Requests>,
@@ -59,7 +59,7 @@ impl Refresher {
             RefreshKind::Settled => &self.requests.settled,
             RefreshKind::Immediate => &self.requests.immediate,
         };
-        // Release pairs with the acquire in `next`: the refresh sees the files at least as new as the caller did.
+        // Release pairs with the acquire in `next`: the refresh reads files that are at least as new as those that the caller saw.
         flag.store(true, Ordering::Release);
         self.thread.unpark();
     }

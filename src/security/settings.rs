@@ -19,16 +19,16 @@ pub struct SecuritySettings {
     pub client_ca: Option<PathBuf>,
     /// The tokens file: one token in a line, as `role name sha256`. The role is `read`, `write` or `admin`.
     pub tokens_file: Option<PathBuf>,
-    /// Allows an address beyond this machine without TLS and tokens.
+    /// Allows an address that other machines can reach without TLS and tokens.
     pub allow_insecure: bool,
 }
 
-/// The section in the form in which it is used.
+/// The checked settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecurityConfig {
-    /// The files of TLS. `None`: connections are not encrypted.
+    /// The files of TLS. If `None`, connections are not encrypted.
     pub tls: Option<TlsPaths>,
-    /// The tokens file. `None`: calls need no token, and every caller may do everything.
+    /// The tokens file. If `None`, calls need no token, and every caller may do everything.
     pub tokens: Option<PathBuf>,
 }
 
@@ -46,7 +46,7 @@ pub struct TlsPaths {
 // ===== impl SecuritySettings =====
 
 impl SecuritySettings {
-    /// Checks that certificate and key are set together, and a CA for clients only with them.
+    /// Checks that certificate and key are set together, and that a CA for clients is set only together with them.
     ///
     /// # Errors
     /// [`SettingError`] for the key that is missing.
@@ -70,7 +70,7 @@ impl SecuritySettings {
         })
     }
 
-    /// Whether calls are encrypted and need a token.
+    /// Returns whether calls are encrypted and need a token.
     #[must_use]
     pub const fn is_secured(&self) -> bool {
         self.tls_certificate.is_some() && self.tls_key.is_some() && self.tokens_file.is_some()

@@ -20,7 +20,7 @@ use crate::telemetry::{Families, MetricSource};
 pub struct Security {
     tls: Option<Watched<TlsFiles>>,
     tokens: Option<Watched<PathBuf>>,
-    /// Grows each time that a new tokens file comes into force.
+    /// Increases each time a new tokens file comes into force.
     token_version: watch::Sender<u64>,
 }
 
@@ -55,7 +55,7 @@ impl Security {
         }
     }
 
-    /// Reads the files again. Puts changed contents into force, as far as `kind` allows. If a file can't be used, logs an error and
+    /// Reads the files again. Puts changed contents into force if `kind` allows that. If a file can't be used, logs an error and
     /// keeps the contents in force. Open connections keep the certificate that they started with. Open streams check their tokens
     /// again.
     pub fn refresh(&self, kind: RefreshKind) {
@@ -81,7 +81,7 @@ impl Security {
             .map(|tls| TlsAcceptor::from(Arc::clone(&tls.get().config)))
     }
 
-    /// Whether calls need a token.
+    /// Returns whether calls need a token.
     #[must_use]
     pub const fn asks_for_tokens(&self) -> bool {
         self.tokens.is_some()
@@ -99,7 +99,7 @@ impl Security {
         self.tokens.as_ref()?.get().renewed(grant)
     }
 
-    /// Returns a number that grows after each change of the valid tokens.
+    /// Returns a number that increases with each change of the valid tokens.
     #[must_use]
     pub fn token_version(&self) -> u64 {
         *self.token_version.borrow()

@@ -72,7 +72,7 @@ impl Source for TlsFiles {
     fn parse(&self, contents: &[Vec<u8>]) -> Result<Tls, SecurityError> {
         let file = |index: usize| contents.get(index).map(Vec::as_slice).unwrap_or_default();
         let chain = certificates(file(0), &self.0.certificate)?;
-        let validity = chain.first().and_then(Validity::of);
+        let validity = chain.first().and_then(Validity::parse);
         let config = self.config(chain, file(1), file(2))?;
         Ok(Tls {
             config: Arc::new(config),

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
-/// What a caller may do. Each role includes the roles before it.
+/// The rights of a caller. Each role includes the rights of the roles before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Read accounts, transactions, statistics.
@@ -26,7 +26,7 @@ pub struct Principal {
     pub role: Role,
 }
 
-/// The table's entry of a valid token. It allows to check the token again without the token itself.
+/// The table's entry of a valid token. The service can check the token again with this entry, without the token itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The owner of the token.
@@ -34,11 +34,11 @@ pub struct Grant {
     hash: [u8; HASH_BYTES],
 }
 
-/// The valid tokens. An empty table refuses every call.
+/// The valid tokens. With an empty table, every call is rejected.
 #[derive(Clone, Default)]
 pub struct TokenTable(Vec<Grant>);
 
-/// What is wrong with a tokens file.
+/// An error in a tokens file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
@@ -50,7 +50,7 @@ pub enum TokenFileError {
     Line {
         /// The number of the line, from 1.
         line: usize,
-        /// What is wrong with the line.
+        /// The error in the line.
         what: String,
     },
     /// The file has more than [`TOKENS_MAX`] tokens.
@@ -58,7 +58,7 @@ pub enum TokenFileError {
     TooMany,
 }
 
-/// Most tokens in a file. Every call compares its token with all of them.
+/// Maximum number of tokens in a file. Every call compares its token with all of them.
 pub const TOKENS_MAX: usize = 256;
 /// Longest name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 64;
@@ -68,7 +68,7 @@ const HASH_BYTES: usize = 32;
 // ===== impl Role =====
 
 impl Role {
-    /// The name in the tokens file: `read`, `write` or `admin`.
+    /// Returns the name in the tokens file: `read`, `write` or `admin`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -115,7 +115,7 @@ impl TokenTable {
                 what,
             };
             let entry = Grant::parse(line).map_err(wrong)?;
-            // Otherwise, the role of the token would depend on the order of the lines.
+            // If a token were in two lines, its role would depend on the order of the lines.
             if entries.iter().any(|other: &Grant| other.hash == entry.hash) {
                 return Err(wrong("sha256: is also in an earlier line".to_owned()));
             }
@@ -124,8 +124,8 @@ impl TokenTable {
         Ok(TokenTable(entries))
     }
 
-    /// Returns the entry of `token` if it is valid. The time of the search depends neither on the contents of the table nor on the
-    /// position of the entry.
+    /// Returns the entry of `token` if the token is valid. The duration of the search depends neither on the contents of the table
+    /// nor on the position of the entry.
     #[must_use]
     pub fn find(&self, token: &[u8]) -> Option<Grant> {
         self.find_hash(&Sha256::digest(token).into())
@@ -137,13 +137,13 @@ impl TokenTable {
         self.find_hash(&grant.hash)
     }
 
-    /// The number of valid tokens.
+    /// Returns the number of valid tokens.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no valid token.
+    /// Returns whether there is no valid token.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -160,7 +160,7 @@ impl TokenTable {
 }
 
 impl fmt::Debug for TokenTable {
-    /// Omits the hashes.
+    /// Formats the table without the hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|entry| &entry.principal))
@@ -171,7 +171,7 @@ impl fmt::Debug for TokenTable {
 // ===== impl Grant =====
 
 impl fmt::Debug for Grant {
-    /// Omits the hash.
+    /// Formats the entry without the hash.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Grant").field(&self.principal).finish()
     }
@@ -195,7 +195,7 @@ impl Grant {
             ));
         }
         let hash = parse_hex(hash).ok_or("sha256: must be 64 hexadecimal digits")?;
-        // `sha256sum` prints this hash for an unset variable. Every caller has the empty token.
+        // `sha256sum` prints this hash if the variable with the token is unset. Every caller could send the empty token.
         if hash == <[u8; HASH_BYTES]>::from(Sha256::digest(b"")) {
             return Err("sha256: is the hash of an empty token".to_owned());
         }

@@ -51,20 +51,20 @@ pub(super) struct Watched<S: Source> {
     is_stale: AtomicBool,
 }
 
-/// What the last refresh found.
+/// The findings of the last refresh.
 #[derive(Debug)]
 struct LastRead {
     /// The hash of the contents in force.
     in_force: blake3::Hash,
     /// The hash of the contents that the last refresh found, if they are not in force. Somebody may still be writing them.
     unsettled: Option<blake3::Hash>,
-    /// How many refreshes in a row found different contents each time.
+    /// Number of refreshes in a row that each found different contents.
     unsettled_count: u32,
     /// The text of the last error.
     failure: Option<String>,
 }
 
-/// Which contents of a file a refresh puts into force.
+/// The contents of a file that a refresh puts into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefreshKind {
     /// Contents that two refreshes in a row find. A file that is written in place is empty or incomplete for a moment, and an empty
@@ -92,8 +92,9 @@ pub(super) enum Refreshed<M> {
     },
 }
 
-/// How many refreshes in a row may find different contents. The next refresh puts the contents into force. Writing one file does
-/// not take that long, so somebody rewrites the file all the time; revoked tokens must not stay valid because of that.
+/// Maximum number of refreshes in a row that find different contents. The next refresh puts the contents into force. Writing one
+/// file does not take that long, so another process must be rewriting the file continuously. Revoked tokens must not stay valid
+/// because of that.
 const UNSETTLED_COUNT_MAX: u32 = 3;
 /// Largest accepted file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -118,10 +119,11 @@ impl<S: Source> Watched<S> {
     }
 
     /// Reads the files, and loads the value again if they have changed. Files that can't be used are tried again at every refresh,
-    /// because some faults pass: a certificate becomes valid, or the second of two files gets written.
+    /// because some faults are temporary: a certificate is not valid yet, or only one of two files has been written.
     ///
     /// # Errors
-    /// Why the files can't be used. The value in force stays. The next refresh does not return the same error again.
+    /// [`SecurityError`] if the files can't be used. The old value stays in force. Later refreshes do not return the same error
+    /// again.
     pub(super) fn refresh(&self, kind: RefreshKind) -> Result<Refreshed<S::Value>, SecurityError> {
         let mut last_read = self.last_read.lock();
         match self.try_refresh(&mut last_read, kind) {
@@ -174,7 +176,7 @@ impl<S: Source> Watched<S> {
         self.value.load_full()
     }
 
-    /// Whether the files could not be used at the last refresh, so that older contents are in force.
+    /// Returns whether the files could not be used at the last refresh, so that older contents are in force.
     pub(super) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
     }

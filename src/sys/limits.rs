@@ -31,8 +31,8 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Ignores SIGXFSZ. A write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) then fails with `EFBIG`, which is handled
-/// like a full disk. Otherwise, the kernel would end the process during the write.
+/// Ignores the signal SIGXFSZ. A write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) then fails with `EFBIG`, which the
+/// service handles like a full disk. Without this call, the kernel would end the process during the write.
 ///
 /// # Errors
 /// The error of `signal`. No error is expected.

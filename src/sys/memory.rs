@@ -1,4 +1,4 @@
-//! Calls to the allocator beside allocation.
+//! Calls to the allocator other than allocation.
 
 // Links the C library that defines the function below, also into programs that have another global allocator.
 use mimalloc as _;
@@ -8,8 +8,8 @@ unsafe extern "C" {
     safe fn mi_collect(force: bool);
 }
 
-/// Returns memory that the calling thread has freed from the allocator to the system. Takes milliseconds. Has no effect if mimalloc
-/// is not the global allocator.
+/// Returns the memory that the calling thread has freed to the operating system. Takes milliseconds. Has no effect if mimalloc is
+/// not the global allocator.
 pub fn give_back() {
     mi_collect(true);
 }

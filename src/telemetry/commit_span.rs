@@ -6,13 +6,13 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{spans::SPANS, targets::RPC_TARGET};
 
-/// The span of a call, for links. Boxed, since most calls have no span.
+/// The span of a call, to which a commit span links. It is boxed, because most calls have no span.
 pub type TraceLink = Box<SpanContext>;
 
-/// Most links of one commit span. Further calls get no link.
+/// Maximum number of links of one commit span. Further calls get no link.
 pub const LINKS_MAX: usize = 128;
 
-/// Returns the span of the current call if it is exported. Costs a load and a branch if no spans are exported.
+/// Returns the span of the current call if that span is exported. Costs one load and one branch if no spans are exported.
 #[must_use]
 pub fn trace_link() -> Option<TraceLink> {
     if !SPANS.is_open() {

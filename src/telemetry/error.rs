@@ -11,7 +11,7 @@ pub enum TelemetryError {
     Filter {
         /// The filter.
         value: String,
-        /// What is wrong with it.
+        /// The error in the filter.
         source: tracing_subscriber::filter::ParseError,
     },
     /// The exporter of traces or events could not be created.
@@ -19,7 +19,7 @@ pub enum TelemetryError {
     Exporter {
         /// The endpoint.
         endpoint: String,
-        /// What is wrong with it.
+        /// The error of the exporter.
         source: opentelemetry_otlp::ExporterBuildError,
     },
     /// The endpoint is not a URL.
@@ -27,13 +27,13 @@ pub enum TelemetryError {
     Endpoint {
         /// The endpoint.
         endpoint: String,
-        /// What is wrong with it.
+        /// The error of the endpoint.
         source: tonic::transport::Error,
     },
-    /// The filter could not be replaced, since the subscriber of the log no longer exists.
+    /// The filter could not be replaced, because the subscriber of the log no longer exists.
     #[error(transparent)]
     Reload(#[from] tracing_subscriber::reload::Error),
-    /// Logs were set up before in this process.
+    /// Logs are already set up in this process.
     #[error(transparent)]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }

@@ -17,12 +17,12 @@ use super::{
 
 /// The name of the service in the collector.
 pub(super) const SERVICE_NAME: &str = "tally";
-/// How long an export may take before it fails. An export never delays a call.
+/// Time limit of an export. An export never delays a call.
 pub(super) const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the last spans and events may take to be sent. Then the process ends without them.
+/// Time limit to send the last spans and events. After this time, the process ends without sending them.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What goes to the collector, besides metrics: nothing without `telemetry.otlp_endpoint`.
+/// The exporters of traces and events. There are none without `telemetry.otlp_endpoint`.
 #[derive(Debug)]
 pub struct Telemetry(pub(super) Option<Providers>);
 
@@ -35,7 +35,7 @@ pub(super) struct Providers {
 // ===== impl Providers =====
 
 impl Providers {
-    /// Each of the batch exporters has a thread and a bounded queue. What does not fit into the queue is dropped.
+    /// Creates the exporters. Each exporter has a thread and a bounded queue. Items that do not fit into the queue are dropped.
     pub(super) fn new(endpoint: &str) -> Result<Self, TelemetryError> {
         let failed = |source| TelemetryError::Exporter {
             endpoint: endpoint.to_owned(),
@@ -90,7 +90,7 @@ impl Telemetry {
         let Some(Providers { spans, events }) = self.0 else {
             return;
         };
-        // On blocking threads: the exporters wait for tasks of this thread's runtime.
+        // Shut down on blocking threads, because the exporters wait for tasks of this thread's runtime.
         let (spans, events) = tokio::join!(
             tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
             tokio::task::spawn_blocking(move || events.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),

@@ -27,7 +27,7 @@ impl LogLevel {
         Ok((layer, LogLevel { handle, text }))
     }
 
-    /// The filter in force.
+    /// Returns the filter in force.
     #[must_use]
     pub fn get(&self) -> String {
         self.text.lock().clone()
@@ -36,7 +36,7 @@ impl LogLevel {
     /// Replaces the filter: `debug`, `tally=trace,warn`, ...
     ///
     /// # Errors
-    /// [`TelemetryError::Filter`] if `text` is malformed. The filter in force then stays.
+    /// [`TelemetryError::Filter`] if `text` is malformed. The old filter then stays in force.
     pub fn set(&self, text: &str) -> Result<(), TelemetryError> {
         let filter = filter(text)?;
         let mut current = self.text.lock();
@@ -52,9 +52,9 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-/// Adds two rules to the operator's filter: the levels of the HTTP libraries, and no spans of calls. Those spans are for the
-/// exporter; as context of log lines they would cost every call. The rules are part of one filter, because two layered filters
-/// would enable whatever either of them lets through.
+/// Adds two rules to the operator's filter: the levels of the HTTP libraries, and no spans of calls. Only the exporter needs those
+/// spans. In the log they would be context of log lines, and every call would pay for that. All rules are in one filter, because of
+/// two layered filters each would enable what the other one rejects.
 fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(format!("{HTTP_LIBRARIES},{text},{RPC_TARGET}=off")).map_err(|source| {
         TelemetryError::Filter {

@@ -95,7 +95,8 @@ impl Families {
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.0, &mut text) {
-            // A family without values or with a malformed name: a bug, which a test of the whole text finds.
+            // Encoding fails only for a family without values or with a malformed name. Either is a bug that a test of the whole
+            // text finds.
             tracing::error!(%error, "metrics could not be encoded");
         }
         text

@@ -1,6 +1,6 @@
-//! Logs to standard error. Traces, metrics, breaker events and audit events to an OpenTelemetry collector.
+//! Writes logs to standard error. Sends traces, metrics, breaker events and audit events to an OpenTelemetry collector.
 //!
-//! Without `telemetry.otlp_endpoint` no span is created, and a call pays one load and one branch.
+//! Without `telemetry.otlp_endpoint`, no span is created, and the check costs each call one load and one branch.
 
 mod commit_span;
 mod error;

@@ -28,9 +28,9 @@ use super::{
     metrics::{Families, MetricSource},
 };
 
-/// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled. The first
-/// of several failed exports in a row is logged as a warning. The counts are cumulative, so the next successful export makes up
-/// for a failed one.
+/// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled. If several
+/// exports in a row fail, only the first failure is logged as a warning. The counts are cumulative, so the next successful export
+/// makes up for a failed one.
 ///
 /// # Errors
 /// [`TelemetryError::Endpoint`].
@@ -59,7 +59,7 @@ async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricS
         let request = request(&Families::collect(&sources), started, SystemTime::now());
         match client.export(request).await {
             Ok(_) => failing = false,
-            Err(status) if failing => tracing::debug!(%status, "metrics could not be exported again"),
+            Err(status) if failing => tracing::debug!(%status, "metrics could still not be exported"),
             Err(status) => {
                 tracing::warn!(%status, "metrics could not be exported");
                 failing = true;
@@ -103,7 +103,7 @@ fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportM
     }
 }
 
-/// When counting started and when the counts were read, in nanoseconds since the Unix epoch.
+/// The start of counting and the time of the read, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     started: u64,

@@ -1,4 +1,4 @@
-//! Counts panics. A caught panic, such as that of a connection's task, is otherwise visible only in the log.
+//! Counts panics. Without this count, a caught panic, such as a panic of a connection's task, would be visible only in the log.
 
 use std::{
     panic,
@@ -9,7 +9,7 @@ use super::metrics::{Families, MetricSource};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// The number of panics in the process, caught or not, as a metric.
+/// The metric of the number of panics in the process. It also counts caught panics.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicMetrics;
 
@@ -17,7 +17,7 @@ pub struct PanicMetrics;
 pub(super) fn count() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        // No log line here: the logger itself may have panicked.
+        // Write no log line here, because the logger itself may have panicked.
         PANICS.fetch_add(1, Ordering::Relaxed);
         report(panic);
     }));

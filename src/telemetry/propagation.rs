@@ -26,7 +26,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Sets W3C trace context as the process's format for trace contexts.
+/// Sets W3C Trace Context as the format of trace contexts in this process.
 pub(super) fn install() {
     global::set_text_map_propagator(TraceContextPropagator::new());
 }
@@ -73,7 +73,7 @@ pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
 pub fn record_status(span: &Span, status: &HeaderValue) {
     let code = Code::from_bytes(status.as_bytes());
     span.record("rpc.grpc.status_code", i64::from(i32::from(code)));
-    // The codes that OpenTelemetry's conventions for RPC define as errors of the server. The others are errors of the caller.
+    // OpenTelemetry's conventions for RPC define these codes as errors of the server. All other codes are errors of the caller.
     if matches!(
         code,
         Code::Unknown

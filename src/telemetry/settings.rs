@@ -1,4 +1,4 @@
-//! The section `telemetry`: logs, and what goes to an OpenTelemetry collector.
+//! The section `telemetry`: logs, and exports to an OpenTelemetry collector.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ pub struct TelemetrySettings {
     /// The format of the log.
     pub format: LogFormat,
     /// The OpenTelemetry collector that receives traces, metrics and events by OTLP over gRPC, such as
-    /// `http://127.0.0.1:4317`. Unset: nothing is exported, and no call pays for it.
+    /// `http://127.0.0.1:4317`. If unset, nothing is exported, and calls have no
+    /// cost for it.
     pub otlp_endpoint: Option<String>,
     /// The share of the calls without a trace context for which a trace is started, 0 to 1. If a call has a `traceparent`, its
     /// sampling flag decides. A span for every call would cost more than the call itself.
     pub trace_ratio: f64,
-    /// How often metrics are exported, 1 s to 1 hour.
+    /// Interval at which metrics are exported, 1 s to 1 hour.
     #[serde(with = "humantime_serde")]
     pub metrics_interval: Duration,
 }

@@ -1,6 +1,6 @@
 //! Decides which calls are traced, bounds the number of spans that wait for export, and counts every span that is not sent.
 //!
-//! The decision comes before the span is created. If the span would be dropped, it is not created. So a collector that is
+//! The decision is made before the span is created, and a span that would be dropped is not created. Therefore a collector that is
 //! unreachable or slower than the service does not slow down transactions.
 
 use std::{
@@ -22,14 +22,14 @@ use tokio::time::Instant;
 
 use super::metrics::{Families, MetricSource};
 
-/// Most spans that wait for export. Further spans are dropped.
+/// Maximum number of spans that wait for export. Further spans are dropped.
 pub(super) const SPANS_WAITING_MAX: usize = 2048;
-/// How long no spans are created after a failed export.
+/// Time after a failed export during which no spans are created.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// The unit of [`SpanGate::share`].
 const MILLION: u32 = 1_000_000;
 
-/// The gate of this process. There is one, since a process has one exporter.
+/// The gate of this process. One gate is enough, because a process has one exporter.
 pub(super) static SPANS: SpanGate = SpanGate::new();
 
 thread_local! {
@@ -43,7 +43,7 @@ thread_local! {
 pub(super) struct SpanGate {
     /// Whether spans are exported. Written once, before the service takes calls.
     is_open: AtomicBool,
-    /// How many of a million calls without a trace context start a trace.
+    /// The number of calls that start a trace, of every million calls without a trace context.
     share: AtomicU32,
     /// Spans that have ended and wait for export.
     waiting: AtomicUsize,
@@ -88,13 +88,13 @@ impl SpanGate {
         self.is_open.store(true, Ordering::Relaxed);
     }
 
-    /// Whether spans are exported. Costs one load.
+    /// Returns whether spans are exported. Costs one load.
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Whether this call, which has no trace context, starts a trace. The traced calls are spread evenly over the calls of each
-    /// thread.
+    /// Returns whether this call, which has no trace context, starts a trace. The traced calls are spread evenly over the calls of
+    /// each thread.
     pub(super) fn begins_trace(&self) -> bool {
         let share = self.share.load(Ordering::Relaxed);
         CREDIT.with(|credit| {
@@ -104,7 +104,7 @@ impl SpanGate {
         })
     }
 
-    /// Whether a span may be created now. If not, counts the span as dropped.
+    /// Returns whether a span may be created now. If not, counts the span as dropped.
     pub(super) fn has_room(&self) -> bool {
         let room = self.waiting.load(Ordering::Relaxed) < SPANS_WAITING_MAX && !self.is_paused();
         if !room {
@@ -150,13 +150,13 @@ impl SpanGate {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "0 to a million, since the ratio is 0 to 1; and the cast saturates"
+    reason = "the result is 0 to a million, because the ratio is 0 to 1, and the cast saturates"
 )]
 fn millionths(ratio: f64) -> u32 {
     (ratio * f64::from(MILLION)) as u32
 }
 
-/// Nanoseconds since the first call of this function.
+/// Returns the nanoseconds since the first call of this function.
 fn clock_ns() -> u64 {
     static FIRST_CALL: OnceLock<Instant> = OnceLock::new();
     u64::try_from(FIRST_CALL.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -273,7 +273,7 @@ mod tests {
         gate.exported(1, &Err(OTelSdkError::Timeout(FAILURE_PAUSE)));
         assert!(!gate.has_room());
         assert_eq!(gate.failed.load(Ordering::Relaxed), 1);
-        // The pause ends by itself, and at once when an export succeeds.
+        // The pause ends after its time, or earlier when an export succeeds.
         gate.paused_until_ns.store(1, Ordering::Relaxed);
         assert!(gate.has_room());
         gate.paused_until_ns.store(u64::MAX, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::server::{BINARY, TestServer};
 
-/// A short round, because these tests do not look at the measured values.
+/// Options for a short round. These tests do not check the measured values, so a short round is enough.
 const SHORT: [&str; 8] = [
     "--duration",
     "300ms",
@@ -55,7 +55,7 @@ fn count(report: &Value, pointer: &str) -> u64 {
         .unwrap_or_else(|| panic!("{pointer} is no count in {report:#}"))
 }
 
-/// Checks what holds for every report.
+/// Checks the fields that every report has.
 fn assert_sound(report: &Value) {
     assert!(number(report, "/transactions_per_second") > 0.0, "{report:#}");
     assert!(
@@ -126,7 +126,7 @@ fn every_scheduled_transaction_is_sent_or_counted_as_missed() {
         assert_sound(&report);
         assert_adds_up(&report);
         assert_eq!(count(&report, "/rate"), 500);
-        // 0.3 s of 500 per second, whatever the number of threads.
+        // 0.3 s at 500 per second, for every number of threads.
         assert_eq!(count(&report, "/schedule/due"), 150, "{report:#}");
         if mode == "unary" {
             assert_adds_up(&report["baseline"]);

@@ -1,4 +1,5 @@
-//! kill -9 in the middle of an import: what was answered is still there, and going on arrives where it would have.
+//! kill -9 during an import: no acknowledged transaction is lost, and a continued import gives the same result as an
+//! uninterrupted one.
 
 use std::{
     collections::HashMap,
@@ -23,32 +24,32 @@ use crate::{
     support::server::{ServerOptions, TestServer},
 };
 
-/// The seed of a run to repeat.
+/// Environment variable with the seed of a run to repeat.
 const SEED: &str = "TALLY_TEST_SEED";
-/// How often a server is killed under the client that counts acknowledgements.
+/// Number of kills in the test that records acknowledgements.
 const KILLS: usize = 5;
-/// Transactions per call. A small number, so that the server can be killed at many different points.
+/// Number of transactions in a call. The number is small, so that a kill can happen at many different moments.
 const BATCH: usize = 40;
 /// Number of calls in flight when the server is killed.
 const IN_FLIGHT: usize = 4;
-/// Turns that the calls get before the server is killed, at most: about as long as they take.
+/// Maximum number of times that the test yields to the calls before it kills the server: about as long as the calls take.
 const TURNS_MAX: u64 = 10_000;
-/// How long an import waits for a server that is not there: longer than a server takes that is, on a busy machine.
-const IMPATIENCE: &str = "5s";
-/// How often the server is asked whether the import has come to the point where it is to be killed.
+/// Time for which the first import retries. It is longer than a running server takes to answer on a busy machine.
+const FIRST_GIVES_UP_AFTER: &str = "5s";
+/// Maximum number of polls for the sequence at which the server is killed.
 const POLLS_MAX: usize = 20_000;
 
-/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (2014), as `SplitMix64` is published.
+/// The random number generator `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 struct Random(u64);
 
-/// A client that never tries again, and what it was told.
+/// The transactions to send, and the acknowledgements received.
 struct Ledger {
     transactions: Vec<ProcessTransactionRequest>,
-    /// The sequence of every acknowledged transaction.
+    /// The sequence of every acknowledged transaction, by transaction id.
     acknowledged: HashMap<String, i64>,
 }
 
-/// A call in flight: the index of its first transaction, and its future answer.
+/// A call in flight: the index of its first transaction, and the task that receives its answer.
 type Call = (usize, JoinHandle<Option<Vec<(String, i64)>>>);
 
 // ===== impl Random =====
@@ -95,8 +96,8 @@ impl Ledger {
         (place, tokio::spawn(answers))
     }
 
-    /// Notes what was answered; says whether anything was.
-    async fn note(&mut self, (_, answers): Call) -> bool {
+    /// Records the answers of a call. Returns false if the call failed.
+    async fn record(&mut self, (_, answers): Call) -> bool {
         let Some(answers) = answers.await.unwrap() else {
             return false;
         };
@@ -110,15 +111,15 @@ impl Ledger {
         true
     }
 
-    /// Sends everything from `from` to `to`, one call after the other.
+    /// Sends the transactions with the indexes `from` to `to`, one call after the other.
     async fn send(&mut self, client: &Client, from: usize, to: usize) {
         for place in (from..to).step_by(BATCH) {
             let call = self.call(client, place);
-            assert!(self.note(call).await, "the server is up");
+            assert!(self.record(call).await, "the server is up");
         }
     }
 
-    /// Kills the server while calls are in flight. Returns where to continue: the index of the first transaction without an answer.
+    /// Kills the server while calls are in flight. Returns the index of the first transaction without an answer.
     async fn send_and_kill(&mut self, server: &mut TestServer, from: usize, random: &mut Random) -> usize {
         let client = one_shot(server).await;
         let places = (from..).step_by(BATCH).take(IN_FLIGHT);
@@ -131,7 +132,7 @@ impl Ledger {
         let mut answered = 0;
         for call in calls {
             let place = call.0;
-            if self.note(call).await {
+            if self.record(call).await {
                 answered += 1;
             } else {
                 resume.get_or_insert(place);
@@ -141,7 +142,7 @@ impl Ledger {
         resume.unwrap_or(from + BATCH * IN_FLIGHT)
     }
 
-    /// Every acknowledged transaction is answered as it was, and found.
+    /// Checks that a repetition of every acknowledged transaction gets the same answer, and that transactions can be read.
     async fn assert_all_there(&self, client: &Client, random: &mut Random) {
         let sent: Vec<&ProcessTransactionRequest> = self
             .transactions
@@ -180,7 +181,7 @@ impl Ledger {
     }
 }
 
-/// A server that makes checkpoints and changes segments all the time, so that it is killed in the midst of those, too.
+/// Starts a server that often writes checkpoints and often begins new segments, so that a kill can also interrupt those.
 fn short_lived() -> TestServer {
     ServerOptions::default()
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
@@ -189,7 +190,7 @@ fn short_lived() -> TestServer {
         .start()
 }
 
-/// A client that takes the first answer, whatever it is.
+/// Opens a client that does not retry.
 async fn one_shot(server: &TestServer) -> Client {
     server.client().await.with_retry(RetryPolicy {
         attempts_max: 1,
@@ -215,7 +216,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
 
     let mut place = 0;
     for kill in 0..KILLS {
-        // Whole batches, and enough of them left for the kills to come.
+        // Send whole batches, and leave enough batches for the remaining kills.
         let batches = random.between(1, count / BATCH / (KILLS + 1));
         ledger
             .send(&server.client().await, place, place + batches * BATCH)
@@ -224,7 +225,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
             .send_and_kill(&mut server, place + batches * BATCH, &mut random)
             .await;
         println!(
-            "kill {kill}: {} acknowledged, on from row {place}",
+            "kill {kill}: {} acknowledged, continuing from row {place}",
             ledger.acknowledged.len()
         );
         server.assert_verified();
@@ -252,7 +253,7 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
     server.assert_verified();
 }
 
-/// Waits until the running import has committed `sequence` transactions.
+/// Waits until the last sequence is at least `sequence`. The import must still run.
 async fn wait_for_sequence(client: &Client, import: &mut Child, sequence: usize) {
     for _ in 0..POLLS_MAX {
         let ledger = client.batch_stats().await.unwrap().ledger.unwrap();
@@ -267,11 +268,11 @@ async fn wait_for_sequence(client: &Client, import: &mut Child, sequence: usize)
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    panic!("the import does not come to {sequence}");
+    panic!("the import does not reach sequence {sequence}");
 }
 
 #[tokio::test]
-async fn an_import_is_taken_up_again_after_the_server_died() {
+async fn an_import_continues_after_the_server_was_killed() {
     let Some(file) = data("berka/transactions.csv") else {
         return;
     };
@@ -289,10 +290,10 @@ async fn an_import_is_taken_up_again_after_the_server_died() {
         "json",
     ];
 
-    // An impatient import says what it has done, and that there is nobody any more.
+    // The first import gives up when the server has died. It reports the service as unavailable, and prints its summary.
     let mut impatient = server.command(&args);
     impatient
-        .args(["--give-up-after", IMPATIENCE])
+        .args(["--give-up-after", FIRST_GIVES_UP_AFTER])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut impatient = impatient.spawn().unwrap();
@@ -312,7 +313,7 @@ async fn an_import_is_taken_up_again_after_the_server_died() {
     let done: Value = serde_json::from_slice(&output.stdout).unwrap();
     let acknowledged = done["last_sequence"].as_u64().unwrap();
 
-    // A patient one waits for the next server, and goes on.
+    // The second import waits for the restarted server, and continues.
     server.restart();
     let recovered = server
         .client()

@@ -1,5 +1,5 @@
-//! The real binary on a file system that is really frozen: an ext4 in a file, mounted by a loop device, and `fsfreeze`. It
-//! needs root and a machine that lets it mount; elsewhere the test says that it did not run.
+//! The real binary on a frozen file system: an ext4 image, mounted through a loop device and frozen with `fsfreeze`. The test
+//! needs root and the permission to mount. Without these, it prints that it did not run.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -24,8 +24,9 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// Holds the mount. It obeys what it reads, and when there is nothing to read any more, because the test has ended in
-/// whatever way, it thaws and unmounts. Nothing but the mount is ever frozen: it is looked at before.
+/// Shell script that mounts the image, and freezes and thaws the mount on the commands that it reads. At the end of its input, when
+/// the test has ended for any reason, it thaws and unmounts. It checks that the directory is a mount point before it freezes, so
+/// that it never freezes another file system.
 const KEEPER: &str = r#"
 set -u
 mkfs.ext4 -q -F "$1" && mount -o loop "$1" "$2" || exit 1
@@ -39,19 +40,19 @@ done
 fsfreeze -u "$2" 2>/dev/null
 umount "$2" || umount -l "$2"
 "#;
-/// Room for a few segments; the file has holes.
+/// Size of the image: space for a few segments. The file is sparse.
 const IMAGE_BYTES: u64 = 256 << 20;
-/// A state that does not come about within this never will.
+/// Longest time to wait for an expected state.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
-/// Callers of `ProcessTransaction`, and of `ProcessTransactions`, which give up after [`BULK_PATIENCE`].
+/// Number of callers of `ProcessTransaction`, and of `ProcessTransactions`. The latter give up after [`BULK_PATIENCE`].
 const CALLERS: [usize; 2] = [24, 3];
-/// Shorter than the slow threshold of bulk calls.
+/// Deadline of bulk calls, shorter than their slow threshold.
 const BULK_PATIENCE: Duration = Duration::from_millis(700);
-/// Calls that are fast before the disk hangs.
+/// Number of answered calls before the disk hangs.
 const CALLS_BEFORE: u64 = 3_000;
 
-/// A file system of its own. Dropped, it thaws and goes.
+/// A mounted file system image. Dropping it thaws and unmounts the file system, and removes the image.
 struct LoopMount {
     keeper: Child,
     orders: Option<ChildStdin>,
@@ -61,7 +62,7 @@ struct LoopMount {
 }
 
 impl LoopMount {
-    /// None, with the reason told, where mounts are not allowed.
+    /// Mounts a new file system. If mounting is not allowed, prints the reason and returns `None`.
     fn new() -> Option<Self> {
         let home = tempfile::tempdir().unwrap();
         let (image, directory) = (home.path().join("image"), home.path().join("mount"));
@@ -105,7 +106,7 @@ impl LoopMount {
         assert_eq!(line.trim_end(), answer);
     }
 
-    /// Nothing is written to it until what is returned is dropped.
+    /// Freezes the file system until the returned value is dropped.
     fn freeze(&mut self) -> Freeze<'_> {
         self.order("freeze", "frozen");
         Freeze(self)
@@ -124,7 +125,7 @@ struct Freeze<'a>(&'a mut LoopMount);
 impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Whatever it answers: the processes that wait for the disk can only be killed once it is thawed.
+            // Ignore the result. Processes that wait for the disk can be killed only after the thaw, so it is always requested.
             let _ = writeln!(self.0.orders.as_mut().unwrap(), "thaw");
         } else {
             self.0.order("thaw", "thawed");
@@ -132,13 +133,13 @@ impl Drop for Freeze<'_> {
     }
 }
 
-/// Past the test harness, which keeps what passing tests print to itself.
+/// Prints that the test did not run. Writes to standard error directly, because the test harness hides the output of passing tests.
 fn did_not_run(reason: &str) {
     let text = format!("\nfrozen_disk: DID NOT RUN, a file system can't be mounted here: {reason}\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
-/// Callers that call one after the other until they are told to stop.
+/// Callers that each make one call after the other until [`Load::stop`].
 struct Load {
     callers: JoinSet<()>,
     tally: &'static Tally,
@@ -208,10 +209,10 @@ fn is_refusal(status: &Status) -> bool {
     reason.as_deref() == Some("CIRCUIT_OPEN")
 }
 
-/// Looks again and again until it is so.
-async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
+/// Polls until `condition` returns true.
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let began = Instant::now();
-    while !so().await {
+    while !condition().await {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(POLL).await;
     }
@@ -230,13 +231,13 @@ fn start(home: &Path) -> TestServer {
         .home(home)
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
         .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
-        // One that a healthy disk keeps, however busy the machine is.
+        // A healthy disk stays below this threshold even on a busy machine.
         .env("TALLY__BREAKER__SLOW_THRESHOLD", "1s")
         .env(
             "TALLY__BREAKER__METHODS__PROCESSTRANSACTIONS__SLOW_THRESHOLD",
             "1s",
         )
-        // Nothing leaves it while the test runs: a hang can't be seen by waiting until fast calls have aged out.
+        // The window is longer than the test, so the circuits can't open only because the fast calls leave the window.
         .env("TALLY__BREAKER__BUCKET", "60s")
         .env("TALLY__BREAKER__WINDOW_BUCKETS", "60")
         .env("TALLY__BREAKER__OPEN_BASE", "300ms")

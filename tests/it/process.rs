@@ -76,8 +76,8 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
     let mut acknowledged = Vec::new();
     for (answers, last) in callers.join_all().await {
         acknowledged.extend(answers);
-        // The one that was refused says so; or it never reached the service, because its connection had been told to
-        // finish, and then it is the client's own library that says so.
+        // The service rejected the last call; or the call never reached the service, because the connection was closing. Then the
+        // error comes from the client's own library.
         match last.get_details_error_info() {
             Some(info) => {
                 assert_eq!(last.code(), Code::Unavailable, "{last:?}");
@@ -146,7 +146,7 @@ async fn every_thread_is_where_the_topology_says() {
 
 #[tokio::test]
 async fn one_cpu_is_enough() {
-    // A child inherits the mask of the thread that starts it; the mask is given back before anything else is done.
+    // A child inherits the CPU mask of the thread that starts it. The test restores its own mask directly after the start.
     let before = get_affinity(THIS_THREAD).unwrap();
     let first = CpuSet::from_words(before.clone()).first().unwrap();
     set_affinity(THIS_THREAD, CpuSet::single(first).words()).unwrap();
@@ -198,7 +198,7 @@ fn exit_codes_tell_scripts_what_happened() {
     assert_eq!(code, Some(0));
     assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");
 
-    // Another process has the directory or the port.
+    // Another process uses the directory or the port.
     let data = server.data().to_str().unwrap().to_owned();
     let (code, _, error) = tally(&["serve", "--data", &data, "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(74), "{error}");

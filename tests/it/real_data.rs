@@ -20,10 +20,10 @@ use tally::{
     },
 };
 
-/// Number of accounts that are read at the same time.
+/// Maximum number of reads of accounts in flight.
 const READS_IN_FLIGHT: usize = 128;
 
-/// The path of a file of a data set; `None` if it does not exist. On CI, the file must exist.
+/// Returns the path of a file of a data set; `None` if the file does not exist. On CI, the file must exist.
 pub(crate) fn data(path: &str) -> Option<PathBuf> {
     let root = env::var_os("TALLY_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
@@ -77,7 +77,7 @@ pub(crate) fn balance(account: &Account) -> i128 {
     units(balances.credits_posted) - units(balances.debits_posted)
 }
 
-/// Reads the balances of accounts, many at the same time.
+/// Reads the balances of accounts, with up to [`READS_IN_FLIGHT`] reads in flight.
 async fn balances<'a>(client: &Client, ids: impl IntoIterator<Item = &'a str>) -> HashMap<&'a str, i128> {
     stream::iter(ids)
         .map(|id| async move {

@@ -10,8 +10,10 @@ use cycles::cycles;
 use text::{blanked, functions, paths, place, without_inline_tests, words};
 
 /// The modules of the service, lowest first: a module imports only from those before it. There are no exceptions.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
     "proto",
+    "version",
+    "terminal",
     "sys",
     "wall_clock",
     "settings",

@@ -11,9 +11,9 @@ use crate::{
     proto::{self, Account},
 };
 
-/// Account look-ups in flight.
+/// Maximum number of account look-ups in flight.
 const LOOKUPS_IN_FLIGHT: usize = 64;
-/// Number of existing accounts to remember, about 100 MB. The set is cleared when it is full.
+/// Maximum number of existing accounts to remember, which take about 100 MB. The set is cleared when it is full.
 const KNOWN_MAX: usize = 1 << 20;
 
 /// The balance rule of created accounts.
@@ -53,7 +53,8 @@ impl From<BalanceRule> for proto::BalanceRule {
 // ===== impl AccountCreator =====
 
 impl AccountCreator {
-    /// Accounts will have `rule`, and `asset` or the asset of the format.
+    /// Creates an account creator. New accounts get the balance rule `rule` and the asset `asset`; if `asset` is `None`, the asset
+    /// of the file format.
     pub(super) fn new(rule: BalanceRule, asset: Option<String>) -> Self {
         AccountCreator {
             rule,
@@ -68,10 +69,10 @@ impl AccountCreator {
         self.created
     }
 
-    /// Creates the accounts of the batch that do not exist. Existing accounts stay unchanged, whatever their asset and rule.
+    /// Creates the accounts of the batch that do not exist. Existing accounts stay unchanged, even if their asset or rule differs.
     ///
     /// # Errors
-    /// [`CallError`].
+    /// [`CallError`] if an account can't be read or created.
     pub(super) async fn ensure(&mut self, client: &Client, batch: &Batch) -> Result<(), CallError> {
         if self.known.len() > KNOWN_MAX {
             self.known.clear();
@@ -83,7 +84,7 @@ impl AccountCreator {
             .unwrap_or_default();
         let missing: Vec<String> = stream::iter(self.unknown(batch))
             .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
-            // In order, so that the same file always gives the same journal.
+            // `buffered` keeps the order, so that the same file always gives the same journal.
             .buffered(LOOKUPS_IN_FLIGHT)
             .try_filter_map(|missing| std::future::ready(Ok(missing)))
             .try_collect()
@@ -103,7 +104,7 @@ impl AccountCreator {
         Ok(())
     }
 
-    /// Returns the accounts of the batch that are not in `known`, in order, and adds them.
+    /// Returns the accounts of the batch that are not in `known`, in order, and adds them to `known`.
     fn unknown(&mut self, batch: &Batch) -> Vec<String> {
         let transfers = batch.rows.iter().flat_map(|row| &row.transaction.transfers);
         let ids = transfers.flat_map(|transfer| [&transfer.debit_account_id, &transfer.credit_account_id]);

@@ -12,10 +12,10 @@
 //! | `prevod_na_ucet` | transfer to another bank | `bank:transfer-out` | 5 |
 //! | `urok` | interest | `bank:interest` | 6 |
 //!
-//! Where the bank rounded a balance, `rounding` is the signed difference. It becomes a second transfer of the same transaction,
-//! against `bank:rounding`, with code 7. The balance of a customer is `credits_posted - debits_posted`. Overdrafts occur in the
-//! data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import ignores
-//! `balance_after`; tests compare with it.
+//! If the bank rounded a balance, `rounding` is the signed difference. The import books it as a second transfer of the same
+//! transaction, against `bank:rounding`, with code 7. The balance of a customer is `credits_posted - debits_posted`. Overdrafts
+//! occur in the data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import
+//! ignores `balance_after`; tests compare with it.
 
 use super::{cells::Cells, row::Flaw};
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};

@@ -14,7 +14,7 @@ pub(super) struct Cells<'a> {
 // ===== impl Cells =====
 
 impl<'a> Cells<'a> {
-    /// Returns the text of `column`: empty if the column does not exist.
+    /// Returns the text of `column`. The text is empty if the column does not exist.
     pub(super) fn text(self, column: &str) -> &'a str {
         let place = self.header.iter().position(|name| name == column);
         place.and_then(|place| self.record.get(place)).unwrap_or_default()
@@ -23,7 +23,7 @@ impl<'a> Cells<'a> {
     /// Reads an id.
     pub(super) fn id(self, column: &str) -> Result<String, Flaw> {
         let text = self.text(column);
-        Flaw::of_id(named(column), text).map_or_else(|| Ok(text.to_owned()), Err)
+        Flaw::check_id(named(column), text).map_or_else(|| Ok(text.to_owned()), Err)
     }
 
     /// Reads an amount in minor units, more than zero.
@@ -72,7 +72,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Returns how an error names a column.
+/// Returns the text that names a column in an error.
 pub(super) fn named(column: &str) -> String {
     format!("column {column:?}")
 }

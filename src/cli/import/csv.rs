@@ -1,4 +1,4 @@
-//! CSV files. The header decides between three layouts:
+//! CSV files. The header selects one of three layouts:
 //!
 //! | layout | columns (in any order, `[optional]`) |
 //! |---|---|
@@ -47,7 +47,7 @@ pub(super) enum HeaderError {
     Flaw {
         /// The line, from 1.
         line: u64,
-        /// What is wrong.
+        /// The error.
         flaw: Flaw,
     },
     /// The columns belong to no layout.
@@ -125,7 +125,7 @@ impl CsvLayout {
         format!("{}{optional}", self.required().join(","))
     }
 
-    fn of(header: &Record) -> Option<Self> {
+    fn from_header(header: &Record) -> Option<Self> {
         CsvLayout::ALL.into_iter().find(|layout| {
             let known =
                 |column: &str| layout.required().contains(&column) || layout.optional().contains(&column);
@@ -157,7 +157,7 @@ impl<R: BufRead> CsvRows<R> {
         header
             .split(text)
             .map_err(|flaw| HeaderError::Flaw { line, flaw })?;
-        let layout = CsvLayout::of(&header).ok_or_else(|| HeaderError::Unknown {
+        let layout = CsvLayout::from_header(&header).ok_or_else(|| HeaderError::Unknown {
             line,
             found: text.chars().take(HEADER_CHARS_MAX).collect(),
         })?;
@@ -229,7 +229,7 @@ fn native(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
 fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
     let text = cells.text("i");
     let index: u64 =
-        // Written in one way only: `7` and `07` would be one transaction.
+        // Only one spelling is accepted, because `7` and `07` would get the same transaction id.
         number(text)
             .filter(|index: &u64| index.to_string() == text)
             .ok_or_else(|| Flaw::new(named("i"), text, "the number of the row, 0 or more, without leading zeros"))?;
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_header_is_told_what_is_known() {
+    fn the_error_of_an_unknown_header_lists_the_known_headers() {
         for header in [
             "a,b,c",
             "transaction_id,debit_account_id,credit_account_id",

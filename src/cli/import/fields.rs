@@ -1,8 +1,8 @@
 //! Splits one line of CSV into fields.
 //!
-//! A field may be quoted; a quote inside is written as two quotes. Blanks around a field are ignored. Unlike a general CSV
-//! reader, this one never searches for the end of a row. Only [`Lines`](super::lines::Lines) decides where a row ends, so that
-//! two parsers can't disagree about it and lose a row.
+//! A field may be quoted. A quote inside a quoted field is written as two quotes. Blanks around a field are ignored. Unlike a
+//! general CSV reader, this one never searches for the end of a row. Only [`Lines`](super::lines::Lines) decides where a row ends,
+//! so that two parsers can't disagree about it and lose a row.
 
 use super::row::Flaw;
 
@@ -15,7 +15,7 @@ const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Record {
     text: String,
-    /// Where in `text` each field ends.
+    /// The end of each field, as an offset in `text`.
     ends: Vec<usize>,
 }
 
@@ -102,7 +102,7 @@ impl Record {
         }
     }
 
-    /// A flaw of the field in hand, which has `value`.
+    /// Returns the error that the current field has `value`.
     fn flaw(&self, value: &str, expected: &str) -> Flaw {
         Flaw::new(format!("field {}", self.len() + 1), value, expected)
     }

@@ -1,4 +1,4 @@
-//! A file that is read once from start to end, and must not change during that time.
+//! A file that is read once from start to end, and that must not change during that time.
 //!
 //! This module counts the bytes and line feeds before a parser sees them. [`Source`](super::source::Source) compares this count
 //! with the rows that the parsers found, so that a parser can't lose a row.
@@ -38,12 +38,12 @@ pub(super) struct Version {
     modified: (i64, i64),
 }
 
-/// Written by [`Input`] only. Shared with [`Watch`], because other readers own the [`Input`].
+/// The counts of an [`Input`]. Only the [`Input`] writes them. [`Watch`] shares them, because a parser owns the [`Input`].
 #[derive(Debug, Default)]
 struct Counts {
     bytes: AtomicU64,
     line_feeds: AtomicU64,
-    /// The last byte that was read is not a line feed.
+    /// Whether the last byte read is not a line feed.
     open_line: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path) -> io::Result<(Input, Watch)> {
     let file = File::open(path)?;
     let counts = Arc::<Counts>::default();
     let watch = Watch {
-        version: Version::of(&file.metadata()?),
+        version: Version::from_metadata(&file.metadata()?),
         file: file.try_clone()?,
         counts: Arc::clone(&counts),
     };
@@ -99,18 +99,18 @@ impl Watch {
         self.counts.line_feeds.load(Ordering::Relaxed) + open
     }
 
-    /// Whether the file has not changed since it was opened.
+    /// Returns whether the file is the same as when it was opened.
     ///
     /// # Errors
     /// If the metadata can't be read.
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         Ok(match self.version {
-            Some(version) => Version::of(&self.file.metadata()?) == Some(version),
+            Some(version) => Version::from_metadata(&self.file.metadata()?) == Some(version),
             None => true,
         })
     }
 
-    /// Whether all bytes were read, and the file has not changed since it was opened.
+    /// Returns whether all bytes were read, and the file is the same as when it was opened.
     ///
     /// # Errors
     /// If the metadata can't be read.
@@ -124,7 +124,7 @@ impl Watch {
 
 impl Version {
     /// Returns `None` if the file is not regular.
-    fn of(metadata: &Metadata) -> Option<Self> {
+    fn from_metadata(metadata: &Metadata) -> Option<Self> {
         metadata.is_file().then(|| Version {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::row::Flaw;
 
-/// Longest line, in bytes. 256 transfers with the longest ids take 80 KiB of JSON.
+/// Longest accepted line, in bytes. A transaction with 256 transfers and the longest ids takes 80 KiB of JSON.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Spreadsheet programs write this mark at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -16,7 +16,7 @@ pub(super) enum ReadError {
     Flaw {
         /// The line, from 1.
         line: u64,
-        /// What is wrong.
+        /// The error.
         flaw: Flaw,
     },
     /// The file can't be read.

@@ -1,8 +1,8 @@
 //! `tally import`: sends the transactions of files to a service, in the order of the files.
 //!
-//! The import sends a batch when the batch before it is answered, so transactions keep the order of the file. After a failure,
-//! all batches before the failed one are durable and no later batch was sent. To continue, import the same files again: the
-//! service answers committed transactions as `replayed`, because ids are idempotent.
+//! The import sends each batch after the previous batch was answered, so transactions keep the order of the file. After a failure,
+//! all batches before the failed one are durable, and no later batch was sent. To continue, import the same files again: the
+//! service applies a transaction id only once, and answers committed transactions as `replayed`.
 
 mod accounts;
 mod bank;
@@ -26,7 +26,7 @@ use std::{
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -42,7 +42,10 @@ use super::{
     exit::{self, block_on, fail},
     output::OutputFormat,
 };
-use crate::client::{CallError, Client, ConnectError, RetryPolicy};
+use crate::{
+    client::{CallError, Client, ConnectError, RetryPolicy},
+    terminal::progress_bar,
+};
 use tally_ledger::id::check_asset;
 
 /// Options of `tally import`.
@@ -53,17 +56,21 @@ pub struct ImportArgs {
     /// CSV or NDJSON files.
     ///
     /// The header of a CSV file selects its layout. Columns in brackets are optional.
+    ///
     /// Transfers: transaction_id, debit_account_id, credit_account_id, minor_units, [code], [effective_time].
+    ///
     /// Bank statement: transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after].
+    ///
     /// Transfer list: i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after].
+    ///
     /// NDJSON has one tally.v1.ProcessTransactionRequest per line, in the JSON form of proto3.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Format of the files.
     #[arg(long, env = "TALLY_IMPORT_FORMAT", value_enum, default_value_t)]
     format: Format,
-    /// Create missing accounts. Always on if all files are bank statements, because the import chooses the ids of the bank's
-    /// own accounts.
+    /// Create missing accounts. Always on if all files are bank statements, because the import itself chooses the ids of the
+    /// bank's own accounts.
     #[arg(long, env = "TALLY_IMPORT_CREATE_ACCOUNTS")]
     create_accounts: bool,
     /// Asset of created accounts. [default for bank statements: CZK]
@@ -127,7 +134,7 @@ enum ImportError {
         file: PathBuf,
         /// The batch's first line.
         line: u64,
-        /// Why not.
+        /// The cause.
         source: CallError,
     },
     /// The call for a batch failed.
@@ -137,10 +144,10 @@ enum ImportError {
         file: PathBuf,
         /// The batch's first line.
         line: u64,
-        /// Why not.
+        /// The cause.
         source: CallError,
     },
-    /// An answer has the id of another transaction.
+    /// The service answered with the id of another transaction: a bug.
     #[error(transparent)]
     WrongAnswer(#[from] WrongAnswer),
     /// The thread that reads the files panicked: a bug.
@@ -157,7 +164,7 @@ enum ImportError {
         answered: u64,
         /// Committed by this import.
         committed: u64,
-        /// Committed before.
+        /// Committed before this import.
         replayed: u64,
         /// Rejected.
         refused: u64,
@@ -232,7 +239,7 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
     })
 }
 
-/// Imports and updates `summary`, which is valid after an error, too.
+/// Imports the files and updates `summary`. After an error, `summary` describes what was imported before the error.
 ///
 /// # Errors
 /// [`ImportError`] except [`ImportError::Refused`]: rejected transactions are only counted.
@@ -250,7 +257,7 @@ async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportEr
     let client = Client::connect_with(&args.client.config())
         .await?
         .with_retry(retry);
-    let progress = progress_bar(bytes);
+    let progress = progress_bar(bytes, "{percent:>3} %  {msg}");
     let begin = Instant::now();
     let result = send_all(
         args,
@@ -272,7 +279,7 @@ struct CheckedFiles {
     files: Vec<Pending>,
     /// Size of all files.
     bytes: u64,
-    /// Whether every file is a bank statement. Then the import creates accounts, because it chooses the ids of the bank's own
+    /// Whether every file is a bank statement. If so, the import creates accounts, because it chooses the ids of the bank's own
     /// accounts.
     only_statements: bool,
 }
@@ -354,12 +361,6 @@ fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
 async fn send(client: &Client, batch: &Batch) -> Result<Vec<crate::proto::TransactionResult>, CallError> {
     let transactions = batch.rows.iter().map(|row| row.transaction.clone()).collect();
     client.process_transactions(transactions).await
-}
-
-/// Returns a progress bar on standard error, which is visible only on a terminal.
-fn progress_bar(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}  {eta} left");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn print(args: &ImportArgs, summary: &Summary) -> Result<(), ImportError> {

@@ -84,7 +84,7 @@ fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
 
 /// Checks the ids, because the import may create accounts with them. The service checks everything else.
 fn check_ids(transaction: &ProcessTransactionRequest) -> Result<(), Flaw> {
-    if let Some(flaw) = Flaw::of_id("field transaction_id", &transaction.transaction_id) {
+    if let Some(flaw) = Flaw::check_id("field transaction_id", &transaction.transaction_id) {
         return Err(flaw);
     }
     for (place, transfer) in transaction.transfers.iter().enumerate() {
@@ -92,7 +92,7 @@ fn check_ids(transaction: &ProcessTransactionRequest) -> Result<(), Flaw> {
             ("debit_account_id", &transfer.debit_account_id),
             ("credit_account_id", &transfer.credit_account_id),
         ] {
-            if let Some(flaw) = Flaw::of_id(format!("field transfers[{place}].{field}"), id) {
+            if let Some(flaw) = Flaw::check_id(format!("field transfers[{place}].{field}"), id) {
                 return Err(flaw);
             }
         }

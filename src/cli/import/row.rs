@@ -1,4 +1,4 @@
-//! What the formats share: a transaction with its line number, or the error in that line.
+//! Types that all file formats share: a transaction with its line number, and an error in a line.
 
 use std::{fmt, path::PathBuf};
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::proto::ProcessTransactionRequest;
 use tally_ledger::id::check_id;
 
-/// Number of characters of a wrong value that an error shows.
+/// Maximum number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;
 
 /// A transaction and its line.
@@ -22,11 +22,11 @@ pub(super) struct Row {
 /// A wrong value in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flaw {
-    /// Column, field or byte.
+    /// The column, field or byte with the value.
     pub(super) place: String,
     /// The wrong value, shortened.
     pub(super) value: String,
-    /// Which values are valid.
+    /// The valid values.
     pub(super) expected: String,
 }
 
@@ -42,14 +42,14 @@ pub(super) struct RowError {
     pub(super) flaw: Flaw,
 }
 
-/// Number of lines by their kind.
+/// Numbers of lines by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LineCounts {
     /// Header lines.
     pub(super) headers: u64,
     /// Blank lines.
     pub(super) blank: u64,
-    /// Lines that became transactions of a batch.
+    /// Lines whose transaction is in a batch.
     pub(super) rows: u64,
 }
 
@@ -87,7 +87,7 @@ impl Flaw {
     }
 
     /// Returns an error if `value` in `place` is not a valid id.
-    pub(super) fn of_id(place: impl Into<String>, value: &str) -> Option<Self> {
+    pub(super) fn check_id(place: impl Into<String>, value: &str) -> Option<Self> {
         let error = check_id(value).err()?;
         Some(Flaw::new(
             place,

@@ -20,9 +20,9 @@ use super::{
     row::{LineCounts, Row, RowError},
 };
 
-/// A batch ends early when its transactions exceed this size, because a message may have 16 MiB.
+/// A batch ends early when its transactions exceed this size in bytes, because a message has at most 16 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Batches that are read while another one is in flight.
+/// Maximum number of batches that are read while another batch is in flight.
 const BATCHES_AHEAD: usize = 2;
 /// Size of the read buffer, in bytes.
 const READ_BYTES: usize = 256 << 10;
@@ -54,7 +54,7 @@ pub(super) enum SourceError {
     Header {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: HeaderError,
     },
     /// A row is not a valid transaction.
@@ -70,7 +70,7 @@ pub(super) enum SourceError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// The file was modified or replaced during the import.
@@ -119,7 +119,7 @@ pub(super) struct Source {
     next_line: u64,
 }
 
-/// A file that was opened and checked, and that waits to be imported.
+/// A file that was opened and checked, and that is not imported yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     file: PathBuf,
@@ -129,7 +129,7 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 enum PendingState {
-    /// Closed, to save file descriptors. The version must be the same when the file is opened again.
+    /// The file is closed, to save file descriptors. It must have the same version when it is opened again.
     Closed(Version),
     /// A pipe stays open, because it can't be read twice.
     Open(Box<Source>),
@@ -138,9 +138,9 @@ enum PendingState {
 /// The batches of all files, and the task that reads them.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    /// In order. An error is the last item.
+    /// The batches in order. After an error, no batch follows.
     pub(super) batches: mpsc::Receiver<Result<Batch, SourceError>>,
-    /// Returns the line counts of all files at its end.
+    /// The task. Returns the line counts of all files.
     pub(super) reader: JoinHandle<LineCounts>,
 }
 
@@ -153,7 +153,7 @@ enum Rows {
 // ===== impl Format =====
 
 impl Format {
-    fn of(self, file: &Path) -> Option<Self> {
+    fn resolve(self, file: &Path) -> Option<Self> {
         match self {
             Format::Csv | Format::Ndjson => Some(self),
             Format::Auto => match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
@@ -173,7 +173,7 @@ impl Source {
     /// # Errors
     /// [`SourceError`].
     pub(super) fn open(file: &Path, format: Format) -> Result<Self, SourceError> {
-        let format = format.of(file).ok_or_else(|| SourceError::Format {
+        let format = format.resolve(file).ok_or_else(|| SourceError::Format {
             file: file.to_owned(),
         })?;
         let (input, watch) = input::open(file).map_err(|source| SourceError::Read {
@@ -365,7 +365,7 @@ pub(super) fn read_ahead(files: Vec<Pending>, rows_max: usize) -> ReadAhead {
                     bytes_before += source.watch.bytes();
                 }
                 Err(error) => {
-                    // Without a receiver the import has already failed.
+                    // Sending fails only if the import has already failed and dropped the receiver.
                     let _ = sender.blocking_send(Err(error));
                     break;
                 }
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_the_format_unless_it_is_given() {
+    fn the_file_name_selects_the_format_unless_the_format_is_given() {
         for (name, format, expected) in [
             ("a.csv", Format::Auto, Some(Format::Csv)),
             ("a.CSV", Format::Auto, Some(Format::Csv)),
@@ -422,7 +422,7 @@ mod tests {
             ("a.txt", Format::Csv, Some(Format::Csv)),
             ("a.csv", Format::Ndjson, Some(Format::Ndjson)),
         ] {
-            assert_eq!(format.of(Path::new(name)), expected, "{name} {format:?}");
+            assert_eq!(format.resolve(Path::new(name)), expected, "{name} {format:?}");
         }
     }
 
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flaw_takes_its_batch_with_it_and_ends_the_reading() {
+    async fn a_malformed_row_discards_its_batch_and_ends_the_reading() {
         let dir = tempfile::tempdir().unwrap();
         let bad = csv(dir.path(), "bad.csv", 0..5, "t5,a,b,none\nt6,a,b,1\n");
         let mut batches = read_ahead(pending(&[bad.clone(), bad.clone()]), 4).batches;

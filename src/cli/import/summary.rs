@@ -13,11 +13,11 @@ use thiserror::Error;
 use super::{row::LineCounts, source::Batch};
 use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
 
-/// Number of rejected transactions that the summary shows.
+/// Maximum number of rejected transactions that the summary shows.
 const EXAMPLES_MAX: usize = 5;
-/// Number of reasons that are counted separately. The API has about a dozen.
+/// Maximum number of reasons that are counted separately. The API has about a dozen reasons.
 const REASONS_MAX: usize = 64;
-/// All further reasons count as this one.
+/// Name under which all further reasons are counted.
 const OTHER: &str = "OTHER";
 
 /// The result of an import, or its state so far.
@@ -33,9 +33,9 @@ pub(super) struct Summary {
     pub(super) transactions: u64,
     /// Committed by this import.
     pub(super) committed: u64,
-    /// Committed before, with the same id and content.
+    /// Committed before this import, with the same id and content.
     pub(super) replayed: u64,
-    /// Rejected by this import or before.
+    /// Rejected by this import or before it.
     pub(super) refused: u64,
     /// Number of rejected transactions by reason.
     pub(super) refused_by_reason: BTreeMap<String, u64>,
@@ -43,7 +43,7 @@ pub(super) struct Summary {
     pub(super) refused_examples: Vec<Example>,
     /// Created accounts.
     pub(super) accounts_created: u64,
-    /// The highest sequence of the committed and replayed transactions; 0 without any.
+    /// The highest sequence of the committed and replayed transactions; 0 if there are none.
     pub(super) last_sequence: i64,
     /// Duration of the import, in seconds.
     pub(super) elapsed_seconds: f64,
@@ -233,7 +233,7 @@ impl Summary {
     }
 }
 
-/// The reason of the status's `google.rpc.ErrorInfo`; without one, the number of its code.
+/// Returns the reason in the status's `google.rpc.ErrorInfo`, or the number of the status code if there is no `ErrorInfo`.
 fn reason_of(status: &tonic_types::Status) -> String {
     let info = status
         .details

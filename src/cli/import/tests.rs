@@ -1,4 +1,4 @@
-//! No row of a file vanishes, whatever stands between the rows.
+//! Property tests: the import reads every row of a file or rejects the file, whatever bytes are between the rows.
 
 use std::{io::Write, path::Path};
 
@@ -8,7 +8,7 @@ use super::source::{Format, Source, SourceError};
 
 const HEADER: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 
-/// What stands between two rows or in the middle of one: ends of lines, proper and not, and what hides them.
+/// Bytes between two rows or within a row: valid and invalid line ends, and bytes that could hide a line end from a parser.
 const ODD: [&[u8]; 24] = [
     b"\n",
     b"\r\n",
@@ -43,7 +43,7 @@ enum Piece {
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
-    // Mostly rows that end properly, so that many files are taken.
+    // Most rows end with a valid line end, so that many files are accepted.
     let odd = prop_oneof![6 => Just(0), 3 => Just(1), 1 => 0..ODD.len()].prop_map(Piece::Odd);
     let row = any::<bool>().prop_map(|quoted| Piece::Row { quoted });
     proptest::collection::vec((row, odd), 0..24)
@@ -66,7 +66,7 @@ fn json_row(number: usize, quoted: bool) -> String {
     )
 }
 
-/// The bytes of the file, and how many rows were put into it.
+/// Returns the bytes of a file and the number of its rows.
 fn file(head: &str, pieces: &[Piece], row: fn(usize, bool) -> String) -> (Vec<u8>, usize) {
     let (mut bytes, mut rows) = (head.as_bytes().to_vec(), 0);
     for piece in pieces {
@@ -81,7 +81,7 @@ fn file(head: &str, pieces: &[Piece], row: fn(usize, bool) -> String) -> (Vec<u8
     (bytes, rows)
 }
 
-/// The ids and amounts of all rows, or why the file is refused.
+/// Returns the ids and amounts of all rows and the number of lines, or the error that rejects the file.
 fn import(dir: &Path, bytes: &[u8], format: Format) -> Result<(Vec<(String, i64)>, u64), SourceError> {
     let path = dir.join("rows");
     let mut written = std::fs::File::create(&path).unwrap();
@@ -100,8 +100,8 @@ fn import(dir: &Path, bytes: &[u8], format: Format) -> Result<(Vec<(String, i64)
     Ok((all, source.line_counts().lines()))
 }
 
-/// How many lines anybody may see, who knows nothing of the format: pieces with something in them between two of all that
-/// any program takes for the end of a line.
+/// Counts the lines that are not blank, without knowledge of the format. Every character that any program treats as the end of a
+/// line ends a line.
 fn naive_count(bytes: &[u8]) -> usize {
     let ends = [
         '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
@@ -130,10 +130,10 @@ fn check(bytes: &[u8], rows: usize, headers: usize, format: Format) -> Result<()
 
 proptest! {
     #[test]
-    fn a_csv_file_is_refused_or_every_row_of_it_is_read(pieces in pieces()) {
+    fn a_csv_file_is_rejected_or_all_its_rows_are_read(pieces in pieces()) {
         let (bytes, rows) = file(&format!("{HEADER}\n"), &pieces, csv_row);
         check(&bytes, rows, 1, Format::Csv)?;
-        // The odd bytes behind the header, too.
+        // The same with odd bytes directly after the header.
         let (mut bytes, rows) = file(HEADER, &pieces[pieces.len().min(1)..], csv_row);
         if bytes.len() == HEADER.len() {
             bytes.push(b'\n');
@@ -142,14 +142,14 @@ proptest! {
     }
 
     #[test]
-    fn an_ndjson_file_is_refused_or_every_row_of_it_is_read(pieces in pieces()) {
+    fn an_ndjson_file_is_rejected_or_all_its_rows_are_read(pieces in pieces()) {
         let (bytes, rows) = file("", &pieces, json_row);
         check(&bytes, rows, 0, Format::Ndjson)?;
     }
 }
 
 #[test]
-fn proper_files_are_taken() {
+fn valid_files_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
     for end in ["\n", "\r\n", "\n \t\n", "\r\n\r\n"] {
         for last in ["", end] {

@@ -35,7 +35,7 @@ pub struct TopArgs {
     /// Time between two updates, at least 100ms.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// Print the view once as text and exit. Takes one interval, because rates need two readings.
+    /// Print the view once as text and exit. Waits for one interval, because a rate needs two readings.
     #[arg(long)]
     once: bool,
 }
@@ -81,7 +81,7 @@ async fn live(mut client: EngineServiceClient<Connection>, interval: Duration) -
     refresh(&mut client, &mut screen).await?;
     let mut terminal = ratatui::try_init()?;
     let result = update_until_quit(&mut terminal, &mut client, &mut screen, interval).await;
-    // Restore the terminal after an error, too: the shell can't use a terminal in raw mode.
+    // Restore the terminal even after an error, because a shell can't use a terminal in raw mode.
     ratatui::try_restore()?;
     result
 }
@@ -105,7 +105,7 @@ async fn update_until_quit(
     }
 }
 
-/// Whether `q`, Escape or Ctrl-C was pressed.
+/// Returns whether `q`, Escape or Ctrl-C was pressed.
 fn quit_requested() -> io::Result<bool> {
     while event::poll(Duration::ZERO)? {
         if let Event::Key(key) = event::read()? {
@@ -127,7 +127,7 @@ async fn once(mut client: EngineServiceClient<Connection>, interval: Duration) -
     let (width, height) = ONCE_SIZE;
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(|frame| draw(frame, &screen));
-    print!("{}", view::text_of(terminal.backend().buffer()));
+    print!("{}", view::buffer_text(terminal.backend().buffer()));
     Ok(())
 }
 

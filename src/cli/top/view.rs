@@ -17,7 +17,7 @@ use crate::{
     proto::{CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary},
 };
 
-/// Number of rates in the curve.
+/// Maximum number of rates in the curve.
 const RATES_MAX: usize = 200;
 
 /// The newest answers of the service, and the rates computed from successive answers.
@@ -28,7 +28,7 @@ pub(super) struct Screen {
     topology: GetTopologyResponse,
     /// Transactions per second, oldest first.
     rates: VecDeque<u64>,
-    /// When the newest answers arrived, and the number of committed transactions then.
+    /// The time at which the newest answers arrived, and the number of committed transactions in them.
     last: Option<(Instant, i64)>,
 }
 
@@ -198,7 +198,7 @@ const fn color(state: CircuitState) -> Color {
 }
 
 /// Returns the view as lines of text.
-pub(super) fn text_of(buffer: &Buffer) -> String {
+pub(super) fn buffer_text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
     let mut text = String::new();
     for line in buffer.content.chunks(width) {
@@ -260,7 +260,7 @@ mod tests {
         );
         let mut terminal = Terminal::new(TestBackend::new(110, 30)).unwrap();
         terminal.draw(|frame| draw(frame, &screen)).unwrap();
-        let text = text_of(terminal.backend().buffer());
+        let text = buffer_text(terminal.backend().buffer());
         for words in [
             "4000 transactions/s",
             "HALF_OPEN",

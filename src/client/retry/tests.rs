@@ -12,7 +12,7 @@ const POLICY: RetryPolicy = RetryPolicy {
     backoff_max: Duration::from_secs(1),
 };
 
-/// Runs a call whose attempts get `answers`. Returns the time of each attempt since the start, and the result.
+/// Runs a call whose attempts receive `answers`. Returns the time of each attempt since the start, and the result.
 async fn play(
     policy: RetryPolicy,
     answers: Vec<Result<u8, Status>>,
@@ -148,7 +148,7 @@ async fn rejections_and_faults_are_not_retried() {
         Code::Internal,
         Code::DataLoss,
         Code::Unauthenticated,
-        // Without a delay of the server.
+        // The server sends no delay.
         Code::ResourceExhausted,
     ];
     for code in codes {

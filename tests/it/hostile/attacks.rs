@@ -1,5 +1,5 @@
-//! The attacks. Each sends little data and tries to make the service hold much memory or do much work. Each returns its
-//! open connections with the number of bytes sent.
+//! The attacks. Each attack sends little data and tries to make the service hold much memory or do much work. Each returns its open
+//! connections, which count the bytes that were sent.
 
 use super::support::raw::{DATA, FRAME_BYTES_MAX, NO_WINDOW, RST_STREAM, Raw, frame, header_block, message};
 use crate::support::server::TestServer;
@@ -38,7 +38,7 @@ pub(super) async fn refused_transactions(server: &TestServer, client: u8) -> Vec
     connections
 }
 
-/// The same in streams.
+/// Like [`refused_transactions`], in streams.
 pub(super) async fn refused_messages(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]).repeat(8000);
     let mut connections = Vec::new();
@@ -52,7 +52,7 @@ pub(super) async fn refused_messages(server: &TestServer, client: u8) -> Vec<Raw
     connections
 }
 
-/// As many transactions as fit into a message, which are too many.
+/// Sends as many transactions as fit into a message, which is more than the allowed number.
 pub(super) async fn too_many_transactions(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat(4 << 20));
     let mut raw = Raw::connect(server, client, &[]).await;
@@ -60,7 +60,7 @@ pub(super) async fn too_many_transactions(server: &TestServer, client: u8) -> Ve
     vec![raw]
 }
 
-/// The same with accounts, which generated code reads.
+/// Like [`too_many_transactions`], with accounts, which generated code decodes.
 pub(super) async fn too_many_accounts(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat((4 << 20) / 2 - 8));
     let mut connections = Vec::new();
@@ -72,7 +72,7 @@ pub(super) async fn too_many_accounts(server: &TestServer, client: u8) -> Vec<Ra
     connections
 }
 
-/// An account with as many entries of metadata as fit into a message.
+/// Sends an account with as many entries of metadata as fit into a message.
 pub(super) async fn too_much_metadata(server: &TestServer, client: u8) -> Vec<Raw> {
     let entry = |number: u32| {
         let [_, a, b, c] = (number | 0x0041_4141).to_be_bytes().map(|byte| byte & 0x7f);
@@ -115,7 +115,7 @@ pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> 
         for _ in 0..1000 {
             calls.push(raw.call(STREAM, &body, false).await);
         }
-        // Until the flow-control windows are full.
+        // The loop sends until the flow-control windows are full.
         for call in calls.into_iter().take(60) {
             raw.send(&frame(DATA, 0, call, &[0; 1000])).await;
         }
@@ -145,7 +145,7 @@ pub(super) async fn many_headers(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 440, 4096).await
 }
 
-/// The same with the most allowed headers: calls that are admitted and stay open.
+/// Like [`many_headers`], with the maximum number of allowed headers, so that the calls are admitted and stay open.
 pub(super) async fn open_calls(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 50, 4096).await
 }

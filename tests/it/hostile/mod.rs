@@ -1,5 +1,5 @@
-//! The real binary against hostile clients that send HTTP/2 frame by frame. The memory that the service holds for them
-//! is measured by the kernel and bounded, the work is counted and bounded, and an honest client is served at the same
+//! The real binary against hostile clients that send HTTP/2 frame by frame. The tests check that the service holds a bounded amount
+//! of memory for them (measured by the kernel), does a bounded amount of work for them, and serves an honest client at the same
 //! time.
 //!
 //! `cargo test --test it hostile:: -- --nocapture` prints a table: the bytes that each attack sends, the memory that
@@ -33,8 +33,8 @@ const HELD_BYTES_MAX: u64 = 512 << 20;
 const KEPT_BYTES_MAX: u64 = 96 << 20;
 /// A message with unknown fields only.
 const UNKNOWN_BYTES: usize = 8 << 20;
-/// The number of frames without a call or message that a connection sends: more than the server accepts before it cuts
-/// the connection.
+/// The number of frames in a flood. None of them belongs to a call or a message. The server closes the connection before it has
+/// read this many.
 const FLOOD_FRAMES: usize = 20_000;
 
 type Attack = for<'a> fn(&'a TestServer, u8) -> Pin<Box<dyn Future<Output = Vec<Raw>> + Send + 'a>>;
@@ -98,7 +98,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_attack_makes_the_server_hold_much_and_everything_comes_back() {
+async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
     let (server, _client) = server().await;
     println!("| attack | sent | held above rest | kept afterwards | the other client's p99 (calls) |");
     println!("|---|---|---|---|---|");
@@ -132,7 +132,7 @@ async fn no_attack_makes_the_server_hold_much_and_everything_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_attacks_at_once_are_bounded_together_and_a_client_that_means_well_is_served() {
+async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_is_served() {
     let (server, _client) = server().await;
     let good = Good::start(&server, "together").await;
     good.is_served().await;
@@ -170,7 +170,7 @@ async fn all_attacks_at_once_are_bounded_together_and_a_client_that_means_well_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unknown_fields_are_skipped_as_they_come_and_hold_nobody_up() {
+async fn unknown_fields_are_skipped_as_they_arrive_and_delay_no_other_client() {
     let (server, _client) = server().await;
     let good = Good::start(&server, "unknown").await;
     let body = attacks::unknown_fields(UNKNOWN_BYTES);
@@ -192,7 +192,7 @@ async fn unknown_fields_are_skipped_as_they_come_and_hold_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_of_frames_that_carry_nothing_end_with_their_connection() {
+async fn floods_of_empty_frames_end_with_their_connection() {
     let (server, _client) = server().await;
     let good = Good::start(&server, "floods").await;
     for (name, frame) in [
@@ -204,14 +204,14 @@ async fn floods_of_frames_that_carry_nothing_end_with_their_connection() {
         ("unknown, long", frame(UNKNOWN, 0, 0, &[0; 4096])),
     ] {
         let mut raw = attacks::flood(&server, 1, &frame, FLOOD_FRAMES).await;
-        assert!(raw.is_told_to_calm_down().await, "{name}");
+        assert!(raw.receives_enhance_your_calm().await, "{name}");
     }
     good.is_served().await;
     good.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_goes_on_after_refusals_is_told_to_calm_down() {
+async fn a_connection_that_continues_after_rejections_receives_enhance_your_calm() {
     let (server, _client) = server().await;
     let mut raw = Raw::connect(&server, 1, &[]).await;
     let first = [header_block(attacks::STREAM), vec![0x40, 1, b'x', 1, b'y']].concat();
@@ -225,22 +225,22 @@ async fn a_connection_that_goes_on_after_refusals_is_told_to_calm_down() {
         let (_, ended) = raw.answer(call).await;
         assert!(ended, "call {call}");
     }
-    // A client that does not read does not get answers for ever.
+    // A client that does not read its answers does not receive answers for ever.
     for _ in 0..2000 {
         let (_, bytes) = raw.begin(&again);
         raw.send(&bytes).await;
     }
-    assert!(raw.is_told_to_calm_down().await);
+    assert!(raw.receives_enhance_your_calm().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rapid_resets_write_next_to_nothing_into_the_log() {
+async fn rapid_resets_write_only_a_few_log_lines() {
     let (server, _client) = server().await;
     let good = Good::start(&server, "resets").await;
     let connections = attacks::rapid_reset(&server, 1).await;
     for mut raw in connections {
-        // To the end of the body, or until the answer comes.
-        let _ = raw.is_told_to_calm_down().await;
+        // Read until the end of the connection.
+        let _ = raw.receives_enhance_your_calm().await;
     }
     good.is_served().await;
     good.finish().await;
@@ -253,7 +253,7 @@ async fn rapid_resets_write_next_to_nothing_into_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_allowed_is_served_however_much_it_is() {
+async fn the_largest_allowed_requests_are_served() {
     let (server, _client) = server().await;
     // The most invalid transactions of a request. The answer is complete when the client reads it.
     let body = support::raw::message(&[0x0a, 0].repeat(8192));

@@ -1,5 +1,5 @@
-//! Refused calls from many addresses at the same time: calls without a token, and calls for which other clients leave
-//! no memory.
+//! Rejected calls from many addresses at the same time: calls without a token, and calls for which no memory is left, because other
+//! clients hold it.
 
 use std::sync::{
     Arc,
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The number of attacking addresses, and the connections of each, which are fewer than a client may have.
+/// The number of attacking addresses, and the number of connections of each, which is below the limit of a client.
 const ADDRESSES: u8 = 5;
 const CONNECTIONS_OF_EACH: usize = 300;
 /// The most open files of the test process: its connections, and those of other tests.
@@ -46,9 +46,14 @@ impl Probe {
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&passed));
         let work = tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
-                let mut health = HealthClient::new(endpoint.connect().await.expect("there is a place"));
+                let mut health = HealthClient::new(
+                    endpoint
+                        .connect()
+                        .await
+                        .expect("the server accepts the connection"),
+                );
                 let checked = health.check(HealthCheckRequest::default()).await;
-                checked.expect("the health check is answered while others hold connections");
+                checked.expect("a health check is answered whatever memory other clients hold");
                 counted.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -98,7 +103,7 @@ async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_a
     good.is_served().await;
     settles(&server).await;
     let idle = peak(&server).saturating_sub(rest);
-    // First fewer calls than a connection may have refused, and ended by the client. Then more, and left open.
+    // First, fewer calls than the limit of rejected calls per connection, all ended by the client. Then more calls, all left open.
     for (count, flags) in [(255, END_STREAM), (400, 0)] {
         for raw in &mut connections {
             calls(raw, attacks::TRANSACTION, count, flags).await;

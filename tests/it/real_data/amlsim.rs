@@ -1,4 +1,4 @@
-//! The AMLSim data set: 20,000 wallets without overdraft, and 118,250 ordered transfers, of which most are rejected.
+//! The AMLSim data set: 20,000 wallets without overdraft, and 118,250 transfers in order. Most of the transfers are rejected.
 
 use std::collections::{BTreeMap, HashSet};
 

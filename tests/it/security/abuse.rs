@@ -1,4 +1,5 @@
-//! Malformed bytes, and messages that are too large: the client gets an error, and the server goes on serving other clients.
+//! Malformed bytes, and messages that are too large: the client receives an error, and the server
+//! continues to serve other clients.
 
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{
@@ -39,8 +40,8 @@ async fn malformed_bytes_close_only_their_connection() {
     is_well_served(&client, "after-the-garbage").await;
 }
 
-/// The status code, and the reason if the status has one of Tally's.
-fn told(status: &Status) -> (Code, Option<String>) {
+/// Returns the status code, and the reason if Tally set one.
+fn code_and_reason(status: &Status) -> (Code, Option<String>) {
     let info = tonic_types::StatusExt::get_details_error_info(status);
     (status.code(), info.map(|info| info.reason))
 }
@@ -56,18 +57,22 @@ async fn too_large_messages_are_refused_with_their_code() {
     let many = transactions
         .process_transaction(transaction("many", transfers))
         .await;
-    assert_eq!(told(&many.unwrap_err()), invalid, "257 transfers");
+    assert_eq!(code_and_reason(&many.unwrap_err()), invalid, "257 transfers");
 
     let mut wordy = pay("wordy");
     wordy.metadata.insert("note".to_owned(), "x".repeat(4097));
     let wordy = transactions.process_transaction(wordy).await;
-    assert_eq!(told(&wordy.unwrap_err()), invalid, "metadata of 4097 bytes");
+    assert_eq!(
+        code_and_reason(&wordy.unwrap_err()),
+        invalid,
+        "metadata of 4097 bytes"
+    );
 
     let mut huge = pay("huge");
     huge.metadata.insert("note".to_owned(), "x".repeat(17 << 20));
     let huge = transactions.process_transaction(huge).await;
     assert_eq!(
-        told(&huge.unwrap_err()).0,
+        code_and_reason(&huge.unwrap_err()).0,
         Code::OutOfRange,
         "a message of 17 MiB"
     );

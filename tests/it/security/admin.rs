@@ -84,8 +84,8 @@ async fn the_log_level_is_changed_by_administrators_only() {
         assert_eq!(status, expected, "{text}");
     }
     assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
-    let told = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";
-    server.tells(told).await;
+    let event = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";
+    server.wait_for_stderr(event).await;
     let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -15,8 +15,8 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// How long an expected event may take; no test measures this time. Less than the five minutes after which the port closes such
-/// connections in any case.
+/// Longest time for an expected event. No test measures this time. It is shorter than the five minutes after which the port closes
+/// every connection.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The port's limit of connections.
 const CONNECTIONS_MAX: u8 = 64;
@@ -50,7 +50,7 @@ async fn a_probe_is_answered_while_every_place_is_held() {
         "PUT /log-level HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: 9\r\n\r\ni"
     );
     for bytes in [
-        // Half a body; half a body with an administrator's token; half a head; nothing.
+        // An incomplete body, an incomplete body with an administrator's token, an incomplete head, and no bytes.
         "PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\ni",
         administrator.as_str(),
         "GET /live HTTP/1.1\r\nhost",
@@ -105,13 +105,13 @@ async fn an_incomplete_body_and_an_unread_answer_end_the_connection() {
     let mut reads_nothing = TcpStream::connect(server.admin()).await.unwrap();
     let asking = tokio::spawn(async move {
         let requests = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(REQUESTS_AT_ONCE);
-        // Until the client's own socket is full, and then until the server has closed the connection.
+        // Writes until the client's own socket is full, and then until the server has closed the connection.
         while reads_nothing.write_all(&requests).await.is_ok() {}
     });
     let answer = rest(&mut partial).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     let given_up = timeout(PATIENCE, asking).await;
-    given_up.expect("it is given up").unwrap();
+    given_up.expect("the server closes the connection").unwrap();
     assert_eq!(get(&server, "/live").await.0, StatusCode::OK);
 }
 

@@ -1,4 +1,4 @@
-//! Very many connections: those within the limits are served, the others are refused, and memory is bounded.
+//! Many thousand connections: connections within the limits are served, further connections are rejected, and memory is bounded.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -155,7 +155,7 @@ async fn a_call_above_the_limit_of_a_connection_is_refused_and_the_others_go_on(
         stream.read_exact(&mut payload).await.unwrap();
         assert_ne!(header[3], GOAWAY, "{payload:?}");
         if header[3] == RST_STREAM {
-            // REFUSED_STREAM: the call was not executed. The other two calls get no frame.
+            // The error code REFUSED_STREAM means that the call was not executed. The other two calls get no frame.
             assert_eq!((header[8], payload.as_slice()), (5, [0, 0, 0, 7].as_slice()));
             break;
         }

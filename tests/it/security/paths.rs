@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use super::{
     READ, WRITE,
-    tokens::{told, with_token},
+    tokens::{code_and_reason, with_token},
     with_tokens,
 };
 use crate::support::{
@@ -159,7 +159,7 @@ async fn a_token_that_reads_moves_no_money_by_any_path() {
                 // Another method than POST.
                 raw.call("PUT", &path, Some(READ), body.clone()).await,
             ]
-            .map(|status| told::<()>(Err(status)));
+            .map(|status| code_and_reason::<()>(Err(status)));
             let unknown = (Code::Unimplemented, "UNKNOWN_METHOD".to_owned());
             assert_eq!(answers, [unknown.clone(), unknown], "{path}");
             // A caller without a token does not learn which paths exist.

@@ -18,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{
     ADMIN, READ, WRITE, token_lines,
-    tokens::{told, with_token},
+    tokens::{code_and_reason, with_token},
     with_tokens,
 };
 use crate::support::{
@@ -27,7 +27,7 @@ use crate::support::{
     server::{BINARY, TestServer},
 };
 
-/// How long an expected event may take; no test measures this time.
+/// Longest time for an expected event. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Far more transactions than a stream answers before it notices that its token was revoked.
@@ -38,7 +38,7 @@ async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
     match ended.expect("the stream ends") {
         Err(status) => status,
-        Ok(_) => panic!("an answer, or a good end"),
+        Ok(_) => panic!("the stream returned an answer or ended without an error"),
     }
 }
 
@@ -60,7 +60,7 @@ async fn create_accounts(channel: &Channel) {
     }
 }
 
-/// Whether the ledger has the transaction.
+/// Returns whether the ledger has the transaction.
 async fn is_known(channel: &Channel, id: &str) -> bool {
     let mut client = TransactionServiceClient::new(channel.clone());
     let request = GetTransactionRequest {
@@ -77,7 +77,7 @@ async fn is_known(channel: &Channel, id: &str) -> bool {
 async fn call(channel: &Channel, token: &str) -> (Code, String) {
     let request = tally::proto::GetCircuitStatsRequest {};
     let mut client = EngineServiceClient::new(channel.clone());
-    told(client.get_circuit_stats(with_token(request, Some(token))).await)
+    code_and_reason(client.get_circuit_stats(with_token(request, Some(token))).await)
 }
 
 fn line(role: &str, token: &str) -> String {
@@ -102,7 +102,7 @@ async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
 
     std::fs::rename(&file, file.with_extension("away")).unwrap();
     server.hangup();
-    server.tells("the old contents stay in force").await;
+    server.wait_for_stderr("the old contents stay in force").await;
     assert_eq!(call(&channel, READ).await, ok);
     let (_, _, text) = get(&server, "/metrics").await;
     assert!(
@@ -111,11 +111,15 @@ async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
     );
     std::fs::rename(file.with_extension("away"), &file).unwrap();
     server.hangup();
-    server.tells("the files have the contents in force again").await;
+    server
+        .wait_for_stderr("the files have the contents in force again")
+        .await;
     assert!(get(&server, "/metrics").await.2.contains(&stale(0)));
 
     replace(&file, "", &server);
-    server.tells("has no token: every call will be refused").await;
+    server
+        .wait_for_stderr("has no token: every call will be refused")
+        .await;
     for token in [READ, WRITE, ADMIN, ""] {
         assert_eq!(call(&channel, token).await.0, Code::Unauthenticated);
     }
@@ -125,7 +129,7 @@ async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
     health.check(HealthCheckRequest::default()).await.unwrap();
 
     replace(&file, &token_lines(), &server);
-    server.tells("\"before\":0,\"after\":3").await;
+    server.wait_for_stderr("\"before\":0,\"after\":3").await;
     assert_eq!(call(&channel, READ).await, ok);
 }
 
@@ -147,12 +151,16 @@ fn the_service_does_not_start_with_a_missing_file() {
     let (code, text) = check(&file);
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains(file.to_str().unwrap()), "{text}");
-    // The setting is there, the file is not.
+    // The setting is present, but the file does not exist.
     assert_eq!(check(Path::new("")).0, Some(78));
-    // A directory.
+    // The path is a directory.
     assert_eq!(check(home.path()).0, Some(78));
     std::fs::write(&file, "").unwrap();
-    assert_eq!(check(&file).0, Some(0), "empty: nobody may call");
+    assert_eq!(
+        check(&file).0,
+        Some(0),
+        "an empty file is valid: no caller has a token"
+    );
 }
 
 /// A stream of transactions with a token.
@@ -206,7 +214,7 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         }
         let mut open = Open::with(&channel, WRITE).await;
         open.books(&format!("{name}-before")).await;
-        // Another token is added; the stream goes on.
+        // Another token is added. The stream stays open.
         replace(
             &file,
             &[root.clone(), line("write", WRITE), reader.clone()].concat(),
@@ -220,9 +228,9 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         // The stream is idle when its token is revoked.
         replace(&file, &[root.clone(), without].concat(), &server);
         let ended = end_of(&mut open.answers).await;
-        // `told` checks whether it was executed.
+        // `code_and_reason` also checks that the status says whether the call was executed.
         assert_eq!(
-            told::<()>(Err(ended)),
+            code_and_reason::<()>(Err(ended)),
             (expected.0, expected.1.to_owned()),
             "{name}"
         );
@@ -258,10 +266,10 @@ async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_execu
         match next.expect("an answer, or the end") {
             Err(status) => break status,
             Ok(answer) => {
-                let result = answer.expect("the stream does not end well").result.unwrap();
+                let result = answer.expect("the stream ends with an error").result.unwrap();
                 match result.outcome.unwrap() {
                     Outcome::Committed(_) => {
-                        assert_eq!(refused, 0, "{} behind a hole", result.transaction_id);
+                        assert_eq!(refused, 0, "{} after a gap", result.transaction_id);
                         answered.insert(result.transaction_id);
                     }
                     Outcome::Error(error) => {
@@ -269,15 +277,15 @@ async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_execu
                         refused += 1;
                     }
                 }
-                assert!(answered.len() < ANSWERS_MAX, "the stream goes on");
-                // While the stream is busy.
+                assert!(answered.len() < ANSWERS_MAX, "the stream does not end");
+                // Revoke the token while the stream is busy.
                 if answered.len() == 500 {
                     replace(&file, &line("admin", ADMIN), &server);
                 }
             }
         }
     };
-    assert_eq!(told::<()>(Err(status)).0, Code::Unauthenticated);
+    assert_eq!(code_and_reason::<()>(Err(status)).0, Code::Unauthenticated);
     drop(open);
     let sent = sending.await.unwrap();
     assert!(answered.len() >= 500 && sent >= answered.len());
@@ -302,6 +310,6 @@ async fn watchers_end_when_their_token_is_revoked() {
     replace(&file, &line("admin", ADMIN), &server);
     let ended = [end_of(&mut circuits).await, end_of(&mut health).await];
     for status in ended {
-        assert_eq!(told::<()>(Err(status)).0, Code::Unauthenticated);
+        assert_eq!(code_and_reason::<()>(Err(status)).0, Code::Unauthenticated);
     }
 }

@@ -28,7 +28,7 @@ use crate::support::{
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 
-/// How long an expected event may take; no test measures this time.
+/// Longest time for an expected event. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A hand-made HTTP/2 client, and the end of its connection.
@@ -69,7 +69,7 @@ async fn status_of(response: Response<Incoming>) -> Status {
 async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
     let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
     let (server, client) = with_accounts(options).await;
-    // Half a preface; and a header block that never ends.
+    // One connection sends half a preface. The other one sends a header block that never ends.
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
     slow.write_all(b"PRI * HT").await.unwrap();
     let mut endless = TcpStream::connect(server.address()).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "still open");
     }
-    // A client whose idle connection was closed opens a new one by itself.
+    // A client whose idle connection was closed opens a new connection.
     is_well_served(&client, "after").await;
 }
 
@@ -91,7 +91,7 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
 const TRANSACTION: &[u8] = &[0x0a, 0xff, 0x0f, 0x7a, 0xfc, 0x0f];
 /// Bytes of the unknown field.
 const UNKNOWN: usize = 0x7fc;
-/// Most transactions of a request.
+/// Number of transactions in a request.
 const TRANSACTIONS: usize = 8000;
 /// More than a sixth of the memory that a single client may hold.
 const LARGE: usize = TRANSACTIONS * (TRANSACTION.len() + UNKNOWN);
@@ -136,7 +136,7 @@ async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() 
     drop((pieces, sender));
     connection.await.unwrap().unwrap();
 
-    // One after the other, each call has enough memory.
+    // Calls that follow each other have enough memory.
     let (mut sender, connection) = connect(&server).await;
     for _ in 0..6 {
         let (pieces, call) = upload(&server, &mut sender);
@@ -220,7 +220,7 @@ async fn a_connection_that_stays_after_goaway_is_closed() {
     assert!(ended.is_ok(), "still open");
     assert!(
         response.into_body().collect().await.is_err(),
-        "its stream was cut"
+        "the open stream ends with an error"
     );
     drop(pieces);
     is_well_served(&client, "after").await;

@@ -81,21 +81,21 @@ async fn clients_are_accepted_by_their_certificate() {
     );
     assert!(
         !is_served(&client(&server, &ours, Some(&stranger))).await,
-        "of a foreign authority"
+        "a certificate of an unknown authority"
     );
     assert!(
         !is_served(&client(&server, &foreign, Some(&valid))).await,
-        "the client does not know the server"
+        "the client does not trust the server's certificate"
     );
     let plain = ClientConfig::plain(&server.endpoint());
-    assert!(!is_served(&plain).await, "without TLS");
+    assert!(!is_served(&plain).await, "a client without TLS");
     assert!(
         is_served(&client(&server, &ours, Some(&valid))).await,
-        "and still"
+        "a valid client is still served"
     );
 }
 
-/// The TLS alert that a client with this certificate receives; `None` if the server accepts the client.
+/// Returns the TLS alert that a client with this certificate receives; `None` if the server accepts the client.
 async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Option<AlertDescription> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&ca.certificate).unwrap() {
@@ -185,8 +185,8 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
     while !is_served(&client(&server, &new, None)).await {
         tokio::task::yield_now().await;
     }
-    assert!(!is_served(&config).await, "the old one is gone");
-    // The open connection goes on.
+    assert!(!is_served(&config).await, "the old certificate is replaced");
+    // The open connection continues.
     let before = answered.load(Ordering::Relaxed);
     while answered.load(Ordering::Relaxed) < before + 100 {
         tokio::task::yield_now().await;
@@ -267,7 +267,7 @@ async fn an_invalid_certificate_does_not_replace_a_valid_one() {
         before.contains(&stale(0)) && before.contains(not_after),
         "{before}"
     );
-    for (name, validity, told) in [
+    for (name, validity, words) in [
         ("expired", Validity::LongAgo, "expired at 2002-01-01T00:00:00Z"),
         (
             "early",
@@ -276,7 +276,7 @@ async fn an_invalid_certificate_does_not_replace_a_valid_one() {
         ),
     ] {
         put(&new.server_valid(name, validity), &pair, &server);
-        server.tells(told).await;
+        server.wait_for_stderr(words).await;
         assert!(metrics().await.contains(&stale(1)), "{name}");
         assert!(is_served(&client(&server, &old, None)).await, "{name}");
         assert!(!is_served(&client(&server, &new, None)).await, "{name}");
@@ -294,14 +294,18 @@ async fn an_expired_certificate_at_the_start_gives_a_warning_and_can_be_replaced
     let ours = Authority::new(home.path(), "ours");
     let pair = ours.server_valid("server", Validity::LongAgo);
     let server = server(&pair, None);
-    server.tells("clients will refuse the certificate").await;
-    server.tells("expired at 2002-01-01T00:00:00Z").await;
+    server
+        .wait_for_stderr("clients will refuse the certificate")
+        .await;
+    server.wait_for_stderr("expired at 2002-01-01T00:00:00Z").await;
     // 2002-01-01, as Prometheus writes it.
     let expected = "tally_certificate_not_after_timestamp_seconds 1009843200\n";
     let (_, _, text) = get(&server, "/metrics").await;
     assert!(text.contains(expected), "{text}");
     put(&ours.server_valid("early", Validity::NotYet), &pair, &server);
-    server.tells("is not valid before 3001-01-01T00:00:00Z").await;
+    server
+        .wait_for_stderr("is not valid before 3001-01-01T00:00:00Z")
+        .await;
     put(&ours.server("renewed"), &pair, &server);
     while !is_served(&client(&server, &ours, None)).await {
         tokio::task::yield_now().await;

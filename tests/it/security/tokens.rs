@@ -1,4 +1,4 @@
-//! A missing token, a wrong one, and one of too low a role are refused with their codes. A valid token is accepted.
+//! Calls with a missing token, a wrong token, or a token of too low a role fail with their codes. A valid token is accepted.
 
 use tally::proto::{
     CircuitMode, GetAccountRequest, GetCircuitStatsRequest, SetCircuitModeRequest,
@@ -21,8 +21,8 @@ pub(super) fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     request
 }
 
-/// Code and reason of a status. Calls that passed authorisation have other reasons than refused ones.
-pub(super) fn told<T>(answer: Result<T, Status>) -> (Code, String) {
+/// Returns the code and the reason of an error. Calls that passed authorisation have other reasons than rejected calls.
+pub(super) fn code_and_reason<T>(answer: Result<T, Status>) -> (Code, String) {
     match answer {
         Ok(_) => (Code::Ok, String::new()),
         Err(status) => {
@@ -53,12 +53,12 @@ impl Calls {
             account_id: "nobody".to_owned(),
         };
         let mut client = AccountServiceClient::new(self.0.clone());
-        told(client.get_account(with_token(request, token)).await)
+        code_and_reason(client.get_account(with_token(request, token)).await)
     }
 
     async fn stats(&self, token: Option<&str>) -> (Code, String) {
         let mut client = EngineServiceClient::new(self.0.clone());
-        told(
+        code_and_reason(
             client
                 .get_circuit_stats(with_token(GetCircuitStatsRequest {}, token))
                 .await,
@@ -67,7 +67,7 @@ impl Calls {
 
     async fn write(&self, token: Option<&str>) -> (Code, String) {
         let mut client = TransactionServiceClient::new(self.0.clone());
-        told(client.process_transaction(with_token(pay("t"), token)).await)
+        code_and_reason(client.process_transaction(with_token(pay("t"), token)).await)
     }
 
     async fn administer(&self, token: Option<&str>) -> (Code, String) {
@@ -76,7 +76,7 @@ impl Calls {
             ..SetCircuitModeRequest::default()
         };
         let mut client = EngineServiceClient::new(self.0.clone());
-        told(client.set_circuit_mode(with_token(request, token)).await)
+        code_and_reason(client.set_circuit_mode(with_token(request, token)).await)
     }
 }
 
@@ -110,13 +110,16 @@ async fn each_role_may_call_its_methods_and_no_others() {
         assert_eq!(calls.administer(Some(token)).await, administration);
     }
     // The audit event names the owner of the token.
-    server.tells("\"token\":\"root\"").await;
-    assert!(!server.stderr().contains(ADMIN), "and not the token");
+    server.wait_for_stderr("\"token\":\"root\"").await;
+    assert!(
+        !server.stderr().contains(ADMIN),
+        "the log does not contain the token"
+    );
     // Health checks need no token. Watching health holds memory, so it needs one.
     let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
     let request = tonic_health::pb::HealthCheckRequest::default();
     health.check(request.clone()).await.unwrap();
-    assert_eq!(told(health.watch(request.clone()).await), nobody);
+    assert_eq!(code_and_reason(health.watch(request.clone()).await), nobody);
     health.watch(with_token(request, Some(READ))).await.unwrap();
 }
 
@@ -128,7 +131,7 @@ async fn tokens_are_renewed_without_a_restart_and_a_broken_file_changes_nothing(
     std::fs::write(&file, "this is not a tokens file\n").unwrap();
     server.hangup();
     // The log line shows that the file has been read.
-    server.tells("the old contents stay in force").await;
+    server.wait_for_stderr("the old contents stay in force").await;
     assert_eq!(calls.stats(Some(READ)).await.0, Code::Ok);
 
     std::fs::write(&file, format!("read new {}\n", hash_hex(b"renewed"))).unwrap();

@@ -3,7 +3,7 @@
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::tokens::told;
+use super::tokens::code_and_reason;
 use crate::support::server::TestServer;
 
 /// The limit of watchers of one client address.
@@ -23,7 +23,7 @@ async fn watchers_of_health_are_limited_and_free_their_places() {
         watching.push(answers);
     }
     let refused = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
-    assert_eq!(told(watch().watch(request.clone()).await), refused);
+    assert_eq!(code_and_reason(watch().watch(request.clone()).await), refused);
     // A check is not a watcher.
     watch().check(request.clone()).await.unwrap();
     drop(watching.pop());

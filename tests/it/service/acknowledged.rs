@@ -1,5 +1,5 @@
-//! Every acknowledged transaction survives a restart, whichever operation of the disk failed, also if a command spans several
-//! blocks and EXEC notices the failure in the middle of it.
+//! Every acknowledged transaction survives a restart after a failure of any disk operation. This also holds if a command spans
+//! several blocks and EXEC notices the failure in the middle of the command.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::support::{
 
 /// The time after which a test that waits for a condition has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The only segment that the tests with a failure at a chosen place write.
+/// The only segment that the tests with [`one_segment`] write.
 const SEGMENT: &str = "/data/journal/0000000000.segment";
 /// The maximum size of metadata. A block has room for about 1970 transactions with this much.
 const METADATA_BYTES: usize = 1020;
 
-/// The settings with blocks of 2 MiB and one segment for all of them.
+/// Returns settings with blocks of 2 MiB and one segment for all blocks.
 fn one_segment() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -169,7 +169,7 @@ async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
     let disk = service.disk.clone();
-    // EXEC commits a single transaction itself. The requests that arrive meanwhile form one batch.
+    // EXEC commits a single transaction. The requests that arrive meanwhile form one batch.
     let mut lone = service.transactions().await;
     let lone = async { lone.process_transaction(pay("lone")).await };
     let mut accounts = service.accounts().await;
@@ -195,7 +195,7 @@ async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
         described(&not_acknowledged(bulk)),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
-    // They were not executed: the failure was known before.
+    // The accounts were not executed, because EXEC knew of the failure before.
     assert_eq!(
         described(&not_acknowledged(creation)),
         expected(Code::Unavailable, "STORE_FAILED", "false")

@@ -54,7 +54,7 @@ fn sequence(result: &TransactionResult) -> Option<i64> {
 }
 
 #[tokio::test]
-async fn a_repetition_is_answered_as_the_first_time_and_applied_once() {
+async fn a_repetition_gets_the_first_answer_and_is_applied_once() {
     let service = service().await;
     let mut client = service.transactions().await;
     let first = client.process_transaction(pay("t1")).await.unwrap().into_inner();
@@ -102,7 +102,7 @@ async fn an_id_with_other_content_is_refused_and_the_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_remembered_though_the_money_has_come_since() {
+async fn a_rejection_is_replayed_even_if_the_account_has_money_since() {
     let service = service().await;
     let wallet = Account {
         balance_rule: BalanceRule::CreditBalance.into(),
@@ -139,7 +139,7 @@ async fn a_refusal_is_remembered_though_the_money_has_come_since() {
     assert_eq!(info(&status).metadata["replayed"], "true");
     assert_eq!(balance(&service, "wallet").await, (0, 9));
 
-    // A new attempt needs a new id. The sequence has no gap at the refusal.
+    // A new attempt needs a new id. The rejection leaves no gap in the sequence.
     let retry = in_process::transaction("spend-2", vec![transfer("wallet", "b", 5)]);
     assert_eq!(
         client
@@ -153,7 +153,7 @@ async fn a_refusal_is_remembered_though_the_money_has_come_since() {
 }
 
 #[tokio::test]
-async fn many_are_answered_one_by_one_in_their_order() {
+async fn each_of_many_transactions_gets_its_own_answer_in_order() {
     let service = service().await;
     let transactions = vec![
         pay("m1"),
@@ -182,7 +182,7 @@ async fn many_are_answered_one_by_one_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_stream_is_answered_in_its_order_and_misses_nothing() {
+async fn a_stream_gets_every_answer_in_order() {
     const COUNT: i64 = 3000;
     let service = service().await;
     let messages = (0..COUNT).map(|number| StreamTransactionsRequest {
@@ -243,7 +243,7 @@ async fn concurrent_callers_get_every_sequence_once_and_times_that_grow_with_it(
 }
 
 #[tokio::test]
-async fn a_transaction_is_found_again_with_what_became_of_it() {
+async fn a_transaction_can_be_read_with_its_outcome() {
     let service = service().await;
     let mut client = service.transactions().await;
     let mut sent = pay("t1");
@@ -288,7 +288,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
     let create = |id: &str| CreateAccountRequest {
         account: Some(account(id)),
     };
-    // A repetition with the same content is no error, one with different content is.
+    // A repetition with the same content succeeds. A repetition with different content is an error.
     client.create_account(create("a")).await.unwrap();
     let other = Account {
         asset: "USD".to_owned(),

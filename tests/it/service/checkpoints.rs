@@ -20,9 +20,9 @@ use crate::support::in_process::{Service, account, config, patient, transaction,
 const ACCOUNTS: usize = 700;
 /// Maximum number of rounds until the checkpoints exist. AUX checks every few milliseconds.
 const ROUNDS_MAX: usize = 3000;
-/// Checkpoints to wait for, so that the last one began with several chunks of accounts.
+/// Number of checkpoints to wait for. The last checkpoint then has several chunks of accounts.
 const CHECKPOINTS: usize = 4;
-/// Rounds that create accounts. Every round processes transactions.
+/// Number of rounds that create accounts. Every round processes transactions.
 const GROWING_ROUNDS: usize = 12;
 
 /// The columns of every account, by account id.

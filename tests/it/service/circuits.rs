@@ -24,7 +24,8 @@ use super::{
 };
 use crate::support::in_process::{Service, config, pay};
 
-/// The latency of commits is measured by the real clock. No commit takes this long, even on a busy machine.
+/// Returns settings with a long slow threshold. The real clock measures the latency of commits, and no commit takes this long, even
+/// on a busy machine.
 pub(super) fn patient_threshold() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: Duration::from_secs(10),
@@ -89,9 +90,9 @@ impl Frozen {
 }
 
 #[tokio::test]
-async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_resilience4j_1597() {
+async fn conformance_04_a_real_client_is_rejected_within_two_thresholds_and_100_ms_resilience4j_1597() {
     let breaker = CircuitBreakerConfig {
-        // The ring of calls in flight has a resolution of an eighth of the threshold, which is part of the 100 ms.
+        // Overdue calls are detected with a resolution of an eighth of the threshold. This error is part of the 100 ms.
         slow_threshold: Duration::from_millis(500),
         open_base: Duration::from_millis(200),
         ramp: Duration::from_millis(200),
@@ -148,7 +149,7 @@ async fn conformance_04_a_real_client_is_told_within_two_thresholds_and_100_ms_r
 }
 
 #[tokio::test]
-async fn probes_of_the_services_own_close_the_circuit_without_a_caller() {
+async fn probes_that_the_service_makes_itself_close_the_circuit_without_a_caller() {
     let breaker = CircuitBreakerConfig {
         self_probe: true,
         ramp: Duration::ZERO,
@@ -181,7 +182,7 @@ async fn probes_of_the_services_own_close_the_circuit_without_a_caller() {
     assert_eq!(stats.lifetime.admitted, 108, "eight probes");
     assert!(
         frozen.service.engine.stats().durable_block >= blocks + 8,
-        "each an empty block"
+        "each probe is an empty block"
     );
     client.process_transaction(pay("after")).await.unwrap();
 
@@ -250,7 +251,7 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
 }
 
 #[tokio::test]
-async fn conformance_17_our_own_client_comes_back_when_it_was_told_to() {
+async fn conformance_17_our_own_client_retries_after_the_delay_of_the_server() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     service
@@ -269,7 +270,7 @@ async fn conformance_17_our_own_client_comes_back_when_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn conformance_18_19_modes_are_set_and_stats_are_told_in_each() {
+async fn conformance_18_19_modes_are_set_and_stats_are_reported_in_each() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -377,7 +378,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn watchers_hear_of_every_change_and_of_the_end() {
+async fn watchers_receive_every_change_and_the_end() {
     let service = Service::start(&config()).await;
     let mut client = service.stats().await;
     let mut snapshots = client
@@ -411,7 +412,7 @@ async fn watchers_hear_of_every_change_and_of_the_end() {
 }
 
 #[tokio::test]
-async fn watchers_are_told_at_intervals_if_they_ask_and_are_not_too_many() {
+async fn watchers_receive_snapshots_at_their_interval_and_their_number_is_limited() {
     let service = Service::start(&config()).await;
     let mut client = service.stats().await;
     let interval = |nanos| WatchCircuitStatsRequest {

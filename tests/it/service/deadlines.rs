@@ -14,7 +14,7 @@ use tonic::{Code, IntoRequest, Request, Response, Status};
 use super::{described, expected};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
-/// Long enough to reach the server, short enough to wait for.
+/// A deadline that is long enough for the call to reach the server, and short enough for the test to wait.
 const DEADLINE: Duration = Duration::from_millis(200);
 
 pub(super) type Call = JoinHandle<Result<Response<ProcessTransactionResponse>, Status>>;
@@ -30,7 +30,7 @@ pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransaction
     with_timeout(id, &format!("{}m", timeout.as_millis()))
 }
 
-/// The same, with the value of the header.
+/// Like [`in_time`], with the text of the header.
 pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
     request
@@ -39,13 +39,13 @@ pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransaction
     request
 }
 
-/// A service whose disk hangs, and whose EXEC waits for the disk: the first transaction is being written, and the
-/// second repeats its id, so that EXEC can answer it only after the write. Later requests stay in the queue.
+/// Starts a service whose disk hangs, and whose EXEC waits for the disk: the write of the first transaction hangs, and the second
+/// transaction has the same id, so that EXEC can answer it only after that write. Later requests stay in the queue.
 async fn stuck() -> (Service, Vec<Call>) {
     stuck_with(&patient_config()).await
 }
 
-/// The same with another configuration.
+/// Like [`stuck`], with another configuration.
 pub(super) async fn stuck_with(config: &EngineConfig) -> (Service, Vec<Call>) {
     let service = Service::start(config).await;
     service.open_accounts(&["a", "b"]).await;
@@ -92,7 +92,7 @@ async fn is_known(service: &Service, id: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_in_the_queue_is_told_as_not_executed_and_is_not() {
+async fn a_deadline_that_passes_in_the_queue_is_reported_as_not_executed_and_is_not_executed() {
     let (service, calls) = stuck().await;
     let status = call(&service, in_time("late", DEADLINE))
         .await
@@ -121,7 +121,7 @@ async fn a_deadline_that_passes_in_the_queue_is_told_as_not_executed_and_is_not(
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_during_the_commit_is_told_as_unknown_and_the_id_tells() {
+async fn a_deadline_that_passes_during_the_commit_has_an_unknown_outcome_which_a_read_resolves() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
@@ -145,7 +145,7 @@ async fn a_deadline_that_passes_during_the_commit_is_told_as_unknown_and_the_id_
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_passed_already_and_a_malformed_one_are_told() {
+async fn a_deadline_that_has_already_passed_and_a_malformed_one_are_rejected() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let status = call(&service, in_time("t", Duration::ZERO))
@@ -170,7 +170,7 @@ async fn a_deadline_that_has_passed_already_and_a_malformed_one_are_told() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_the_queue_takes_the_request_along() {
+async fn a_cancelled_call_withdraws_its_queued_request() {
     let (service, calls) = stuck().await;
     let depth = service.engine.stats().batch.queue_depth;
     let left = call(&service, pay("left")).await;

@@ -18,7 +18,7 @@ async fn calls_in_flight_are_answered_and_durable() {
         let mut client = service.transactions().await;
         calls.spawn(async move { client.process_transaction(pay(&format!("t{number}"))).await });
     }
-    // All of them were accepted: they are in the queue, in a block, or in flight to the disk.
+    // Wait until all calls were accepted: they are in the queue, in a block, or in a write to the disk.
     while service
         .engine
         .breaker(tally::engine::CallKind::Unary)

@@ -24,7 +24,7 @@ async fn nothing_is_answered_before_it_is_durable() {
         .await
         .unwrap();
 
-    // A read must not show what a crash could take back, so it waits as well.
+    // A read must not return data that a crash could remove, so the read waits for the disk, too.
     let mut accounts = service.accounts().await;
     let mut reading = tokio::spawn(async move {
         accounts
@@ -69,7 +69,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         described(&status),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
-    // The memory is ahead of the disk, so reads are refused as well.
+    // The memory is ahead of the disk, so reads are rejected, too.
     let reading = service
         .accounts()
         .await

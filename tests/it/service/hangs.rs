@@ -150,7 +150,7 @@ async fn a_hang_under_steady_load_opens_the_circuit_of_every_kind_of_call() {
         assert_eq!(
             circuit.stats().lifetime.rejected_open,
             1,
-            "{}: at once",
+            "{}: opens at once",
             circuit.key()
         );
     }
@@ -172,7 +172,7 @@ async fn a_hang_under_steady_load_opens_the_circuit_of_every_kind_of_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
-    /// In real time. The circuits' clock stands still meanwhile, so no call becomes overdue.
+    /// A deadline in real time. The circuits' clock does not advance, so no call becomes overdue.
     const DEADLINE: Duration = Duration::from_millis(20);
     let frozen = Frozen::start(breaker()).await;
     let callers = Callers {
@@ -221,8 +221,8 @@ async fn deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
     hung.await.unwrap().unwrap();
 }
 
-/// Such calls never wait, so they do not show that the disk is slow. A commit that is in flight during a tick does not count as a
-/// hang.
+/// Calls whose deadline has passed never wait for the disk, so they do not show that the disk is slow. A commit that is in flight
+/// during a tick does not count as a hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_whose_deadline_has_passed_do_not_open_the_circuit_for_others() {
     let frozen = Frozen::start(breaker()).await;

@@ -152,7 +152,7 @@ async fn every_field_of_a_transaction() {
 }
 
 #[tokio::test]
-async fn several_violations_are_told_together() {
+async fn several_violations_are_reported_together() {
     let service = Service::start(&config()).await;
     let request = transaction("", vec![transfer("", "b", -1)]);
     let status = service
@@ -179,7 +179,7 @@ async fn several_violations_are_told_together() {
 }
 
 #[tokio::test]
-async fn pending_phases_are_told_as_not_yet_there() {
+async fn pending_phases_are_rejected_as_unimplemented() {
     let service = Service::start(&config()).await;
     let mut client = service.transactions().await;
     for phase in [

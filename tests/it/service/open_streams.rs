@@ -28,7 +28,7 @@ use crate::support::{
     sim_disk::SimDisk,
 };
 
-/// The longest time for an event that must come. It is not measured.
+/// The longest time to wait for an event. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn message(id: &str) -> StreamTransactionsRequest {
@@ -49,16 +49,16 @@ async fn assert_committed(answers: &mut Streaming<StreamTransactionsResponse>) {
 }
 
 /// Waits until the condition holds. Returns false if it does not hold in time.
-async fn becomes(so: impl Fn() -> bool) -> bool {
+async fn holds_in_time(condition: impl Fn() -> bool) -> bool {
     let waiting = async {
-        while !so() {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.is_ok()
 }
 
-fn under_way(service: &Service) -> u64 {
+fn answers_in_flight(service: &Service) -> u64 {
     service.engine.breaker(CallKind::Stream).stats().in_flight
 }
 
@@ -68,7 +68,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let frozen = Frozen::start(patient_threshold()).await;
     let service = &frozen.service;
     service.disk.stall_syncs();
-    // The first answer fills the flow-control window, and the client reads none.
+    // The first answer fills the flow-control window, because the client reads nothing.
     let channel = Endpoint::from_shared(service.endpoint()).unwrap();
     let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
     let mut client = TransactionServiceClient::new(channel);
@@ -77,12 +77,12 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let mut unread = unread.unwrap().into_inner();
     for number in 1..=CHUNKS {
         sender.send(message(&format!("unread{number}"))).await.unwrap();
-        assert!(becomes(|| under_way(service) == number).await);
+        assert!(holds_in_time(|| answers_in_flight(service) == number).await);
     }
     service.disk.release_syncs();
     let committed = || service.engine.stats().ledger.committed == CHUNKS;
-    assert!(becomes(committed).await);
-    let answered = becomes(|| under_way(service) == 0).await;
+    assert!(holds_in_time(committed).await);
+    let answered = holds_in_time(|| answers_in_flight(service) == 0).await;
 
     let circuit = service.engine.breaker(CallKind::Stream);
     let thresholds = circuit.config().slow_threshold * 4;
@@ -112,17 +112,17 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_given_up_takes_along_what_is_queued() {
+async fn a_cancelled_stream_withdraws_its_queued_requests() {
     let (service, calls) = stuck_with(&patient_config()).await;
     let depth = service.engine.stats().batch.queue_depth;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let mut client = service.transactions().await;
     let answers = client.stream_transactions(ReceiverStream::new(receiver)).await;
     sender.send(message("given-up")).await.unwrap();
-    assert!(becomes(|| service.engine.stats().batch.queue_depth > depth).await);
+    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth > depth).await);
     drop((answers, client, sender));
-    assert!(becomes(|| service.engine.stats().batch.cancelled == 1).await);
-    assert_eq!(under_way(&service), 0);
+    assert!(holds_in_time(|| service.engine.stats().batch.cancelled == 1).await);
+    assert_eq!(answers_in_flight(&service), 0);
     service.disk.release_syncs();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -131,7 +131,7 @@ async fn a_stream_that_is_given_up_takes_along_what_is_queued() {
     assert!(booked.unwrap().is_none());
 }
 
-/// The requests are submitted long after the call began, and still count for the client of the connection.
+/// The requests are submitted long after the start of the call. They still count for the client of the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     // At least two chunks, each with more transactions than a share, which is 81.
@@ -150,7 +150,7 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     let messages = (0..MESSAGES).map(|number| message(&format!("s{number}")));
     let answers = client.stream_transactions(tokio_stream::iter(messages)).await;
     let mut answers = answers.unwrap().into_inner();
-    assert!(becomes(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
+    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
     service.disk.release_syncs();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -160,13 +160,13 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     }
     assert!(
         service.engine.stats().batch.held_back > 0,
-        "the stream had all of the batch while another client waited"
+        "the stream took the whole batch while another client waited"
     );
 }
 
-/// The client has ended the call, and the service ends it after the answers.
+/// The client has finished sending, so the service ends the call after the last answer.
 #[tokio::test]
-async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() {
+async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
@@ -188,7 +188,7 @@ async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() 
         .body(Full::new(Bytes::from(frame)))
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    assert!(becomes(|| under_way(&service) == 1).await);
+    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
     service.begin_drain();
     service.disk.release_syncs();
     let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
@@ -201,9 +201,9 @@ async fn a_stream_that_was_read_to_its_end_ends_well_while_the_service_drains() 
     service.stop().await;
 }
 
-/// Otherwise a client would assume that unread messages were executed.
+/// Without the error, a client would assume that its unread messages were executed.
 #[tokio::test]
-async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() {
+async fn a_stream_whose_token_is_valid_again_reports_that_it_was_not_read_to_its_end() {
     const TOKEN: &str = "token-of-the-writer";
     let home = tempfile::tempdir().unwrap();
     let tokens = home.path().join("tokens");
@@ -238,7 +238,7 @@ async fn a_stream_whose_token_comes_back_says_that_it_was_not_read_to_its_end() 
     let answers = client.stream_transactions(request).await;
     let mut answers = answers.unwrap().into_inner();
     sender.send(message("first")).await.unwrap();
-    assert!(becomes(|| under_way(&service) == 1).await);
+    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
 
     let replace = |text: &str| {
         put(&tokens, text);

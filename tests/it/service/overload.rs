@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 use super::{described, expected};
 use crate::support::in_process::{Service, config, patient, pay, short_queue};
 
-/// Returns the retry delay. Both forms of it exist, are positive and agree.
+/// Returns the retry delay. Checks that the delay is present in both forms, is positive, and is the same in both.
 pub(super) fn hint(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
@@ -38,7 +38,7 @@ pub(super) fn circuit(service: &Service) -> tally_breaker::CircuitBreakerStats {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
+async fn a_full_queue_rejects_with_a_retry_delay_and_affects_no_other_call() {
     let config = EngineConfig {
         breaker: patient(),
         batch: short_queue(),
@@ -60,7 +60,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
         let mut client = service.transactions().await;
         calls.spawn(async move { client.process_transaction(pay(&id)).await });
         if service.engine.stats().batch.full > 0 {
-            // The refused call has its answer.
+            // The rejected call is answered at once.
             let refused = calls.join_next().await.unwrap().unwrap();
             break refused.unwrap_err();
         }
@@ -87,7 +87,7 @@ async fn a_full_queue_is_told_with_a_hint_and_harms_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_stream_has_no_holes_behind_a_transaction_that_was_not_let_in() {
+async fn a_stream_has_no_gaps_after_a_transaction_that_was_not_admitted() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let circuit = service.engine.breaker(CallKind::Stream);

@@ -52,7 +52,7 @@ const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
-/// Methods that take one message and are read by the service itself.
+/// Methods with one request message, which the service itself decodes.
 const OWN: [&str; 7] = [
     PROCESS_ONE,
     PROCESS_MANY,
@@ -62,10 +62,10 @@ const OWN: [&str; 7] = [
     GET_ACCOUNT,
     LIST_ACCOUNTS,
 ];
-/// Methods that take one message and that tonic reads.
+/// Methods with one request message, which tonic decodes.
 const TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
 
-/// Reasons that no client can provoke over the wire here, and where they are tested.
+/// Reasons that this test can't provoke over the wire, with the place of their test.
 const ELSEWHERE: [(&str, &str); 8] = [
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     (
@@ -86,14 +86,14 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
 ];
 
-/// A message in its frame.
+/// Returns a gRPC message with its frame header.
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], length.as_slice(), &message].concat()
 }
 
-/// A client that sends any bytes, and keeps the reasons of the errors that it got.
+/// A client that can send any bytes, and that collects the reasons of the errors that it receives.
 struct Wire {
     sender: SendRequest<Full<Bytes>>,
     endpoint: String,
@@ -115,7 +115,7 @@ impl Wire {
         }
     }
 
-    /// The status of a call, and the bytes of its messages.
+    /// Makes a call. Returns its status and the bytes of its messages.
     async fn call(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (Status, Bytes) {
         let mut request = Request::builder()
             .method("POST")
@@ -135,13 +135,13 @@ impl Wire {
         (status, collected.to_bytes())
     }
 
-    /// A call that must fail with this code and reason, and without being executed.
+    /// Makes a call that must fail with this code and reason, and that must not be executed.
     async fn fails(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>, code: Code, reason: &str) {
         let (status, _) = self.call(path, headers, body).await;
         self.check(path, &status, code, reason, "false");
     }
 
-    /// As [`Wire::fails`], for a whole message.
+    /// Like [`Wire::fails`], for a whole message.
     async fn refuses(&mut self, path: &str, message: &impl Message, code: Code, reason: &str) {
         self.fails(path, &[], framed(message), code, reason).await;
     }
@@ -155,7 +155,7 @@ impl Wire {
         self.reasons.lock().insert(reason.to_owned());
     }
 
-    /// The same error by all three ways to send a transaction: alone, among many, and in a stream.
+    /// Checks that a transaction fails with the same error in all three ways to send it: alone, in a batch, and in a stream.
     async fn refuses_transaction(&mut self, request: ProcessTransactionRequest, code: Code, reason: &str) {
         self.refuses(PROCESS_ONE, &request, code, reason).await;
         let many = ProcessTransactionsRequest {
@@ -184,7 +184,7 @@ impl Wire {
     }
 }
 
-/// What gRPC's framing and protobuf can get wrong, for every method.
+/// Sends errors of gRPC framing and of protobuf encoding to every method.
 async fn provoke_malformed_calls(wire: &mut Wire) {
     // One unknown field of three bytes: a message of any type.
     let whole = vec![0, 0, 0, 0, 5, 0x7a, 3, 0, 0, 0];
@@ -246,7 +246,7 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
     }
 }
 
-/// What is wrong with the fields of a request.
+/// Sends requests with invalid fields.
 async fn provoke_invalid_fields(wire: &mut Wire) {
     let invalid = (Code::InvalidArgument, "INVALID_FIELD");
     wire.refuses_transaction(pay(""), invalid.0, invalid.1).await;
@@ -316,7 +316,7 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         .await;
 }
 
-/// What the ledger refuses.
+/// Sends requests that the ledger rejects.
 async fn provoke_refusals(wire: &mut Wire) {
     let with = |change: fn(&mut Account), id: &str| {
         let mut account = account(id);
@@ -400,7 +400,7 @@ async fn provoke_refusals(wire: &mut Wire) {
         .await;
 }
 
-/// What the engine's own services refuse.
+/// Sends requests that the engine service rejects.
 async fn provoke_introspection(wire: &mut Wire, service: &Service) {
     let unknown = SetCircuitModeRequest {
         key: "unknown".into(),
@@ -438,7 +438,7 @@ async fn provoke_introspection(wire: &mut Wire, service: &Service) {
     );
 }
 
-/// What depends on the state of the service.
+/// Provokes the errors that depend on the state of the service.
 async fn provoke_states(wire: &mut Wire, service: &Service) {
     let circuit = service.engine.breaker(CallKind::Unary);
     circuit.set_mode(BreakerMode::ForcedOpen);
@@ -449,7 +449,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
     let expired = (Code::DeadlineExceeded, "EXPIRED_IN_QUEUE");
     wire.fails(PROCESS_ONE, &now, framed(&pay("late")), expired.0, expired.1)
         .await;
-    // The transaction is on its way to the disk when its time is up.
+    // The deadline of the transaction passes while the transaction is being written.
     service.disk.stall_syncs();
     let (status, _) = wire
         .call(PROCESS_ONE, &[("grpc-timeout", "200m")], framed(&pay("slow")))
@@ -457,7 +457,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
     let expired = (Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION");
     wire.check(PROCESS_ONE, &status, expired.0, expired.1, "unknown");
     service.disk.release_syncs();
-    // Answered when the first write is durable.
+    // This call is answered when the first write is durable.
     let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("slow"))).await;
     assert_eq!(status.code(), Code::Ok, "{status:?}");
     service
@@ -469,7 +469,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
         .await;
 }
 
-/// A message that does not arrive in time, by every method.
+/// Sends to every method a message that does not arrive in time.
 async fn provoke_slow_requests(service: &Service, wire: &Wire) {
     let stream = TcpStream::connect(service.address()).await.unwrap();
     let (sender, connection) =
@@ -479,7 +479,7 @@ async fn provoke_slow_requests(service: &Service, wire: &Wire) {
     tokio::spawn(connection);
     let calls = OWN.iter().chain(&TONIC).chain(&[STREAM]).map(|path| {
         let mut sender = sender.clone();
-        // The header promises a hundred bytes, of which one comes.
+        // The frame header announces a hundred bytes, and only one of them arrives.
         let part = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100, 10]));
         let body =
             tokio_stream::once(Ok::<_, std::convert::Infallible>(part)).chain(tokio_stream::pending::<
@@ -504,7 +504,7 @@ async fn provoke_slow_requests(service: &Service, wire: &Wire) {
     }
 }
 
-/// Calls without a token, and with one whose role is too low.
+/// Makes calls without a token, and with a token whose role does not allow them.
 async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     const TOKEN: &str = "token-of-the-reader";
     let home = tempfile::tempdir().unwrap();
@@ -541,7 +541,7 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     }
 }
 
-/// The reasons that the source of the service's statuses names, and those of the ledger.
+/// Returns the reasons in the source code of the service's statuses, and those of the ledger.
 fn reasons_in_the_source() -> BTreeSet<String> {
     let source = include_str!("../../../src/grpc/status.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
@@ -573,7 +573,7 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     let security = Arc::new(Security::default());
     let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
     service.open_accounts(&["a", "b"]).await;
-    // Every connection may have a bounded number of refused calls.
+    // The number of rejected calls per connection is limited, so each group of calls has its own connection.
     provoke_malformed_calls(&mut Wire::connect(&service, &reasons).await).await;
     let mut wire = Wire::connect(&service, &reasons).await;
     provoke_invalid_fields(&mut wire).await;
@@ -581,7 +581,7 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     provoke_introspection(&mut wire, &service).await;
     provoke_slow_requests(&service, &wire).await;
     provoke_security(&reasons).await;
-    // An open stream is described that the service stops.
+    // The service ends an open stream with a reason when it drains.
     let draining = Service::start(&patient_config()).await;
     let mut client = draining.transactions().await;
     let requests = tokio_stream::pending::<StreamTransactionsRequest>();

@@ -40,9 +40,9 @@ fn error(result: TransactionResult) -> Option<(String, String)> {
     Some((reason, executed))
 }
 
-/// The outcome is unknown, so no later transaction may be executed, as it may depend on this one.
+/// The outcome of the transaction is unknown. No later transaction may be executed, because it may depend on this one.
 #[tokio::test]
-async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
+async fn after_a_transaction_whose_record_cant_be_read_none_is_executed() {
     const OLD: &str = "an-id-that-stands-once";
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
@@ -78,10 +78,10 @@ async fn behind_a_transaction_whose_record_cant_be_read_none_is_executed() {
     }
 }
 
-/// Commits seem to take longer than the deadline of the stream. Each part that is refused for that reason would lower
-/// the average.
+/// The average commit takes longer than the deadline of the stream, so EXEC rejects parts of the stream. Each rejection lowers the
+/// average, after which EXEC could execute a later part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_in_a_hurry_has_no_holes() {
+async fn a_stream_with_a_short_deadline_has_no_gaps() {
     const COUNT: usize = 4096;
     const HURRY: Duration = Duration::from_millis(700);
     let service = Service::start(&patient_config()).await;
@@ -112,7 +112,7 @@ async fn a_stream_in_a_hurry_has_no_holes() {
         }
         described
     });
-    // The most chunks in flight, or everything that was sent.
+    // Wait for the maximum number of chunks in flight, or until all messages were sent.
     while service.engine.stats().batch.queue_depth < 8 && began.elapsed() < HURRY / 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -127,7 +127,7 @@ async fn a_stream_in_a_hurry_has_no_holes() {
     for (number, error) in described.iter().enumerate().skip(executed) {
         assert_eq!(
             *error, behind,
-            "message {number}, with a hole before it at {executed}"
+            "message {number}, with a gap before it at {executed}"
         );
     }
 }

@@ -7,10 +7,10 @@ use tally_ledger::tag_index::{TagIndex, tag};
 
 use crate::support::in_process::{Service, patient_config, pay};
 
-/// Found among the hashes of the first ten million numbers. They collide only under the seed of the simulated disk.
+/// Two ids whose hashes collide under the seed of the simulated disk. A search of the first ten million numbers found them.
 const TWINS: [&str; 2] = ["199173", "1271293"];
 
-/// The key of the hash function of a data directory.
+/// Returns the seed of the hash function of a data directory.
 fn hash_seed(service: &Service) -> u64 {
     let format = String::from_utf8(service.disk.contents(Path::new("/data/FORMAT"))).unwrap();
     let seed = format.lines().find_map(|line| line.strip_prefix("hash_seed = "));
@@ -22,7 +22,7 @@ async fn process(service: &Service, id: &str) -> ProcessTransactionResponse {
     client.process_transaction(pay(id)).await.unwrap().into_inner()
 }
 
-/// Both are recorded, and each is found and answered from its own record.
+/// Checks that both transactions are recorded, and that each is found and answered from its own record.
 async fn assert_each_has_its_own(service: &Service) {
     for (id, sequence) in TWINS.into_iter().zip(1..) {
         let again = process(service, id).await;
@@ -43,13 +43,13 @@ async fn assert_each_has_its_own(service: &Service) {
 }
 
 #[tokio::test]
-async fn ids_that_the_index_takes_for_one_are_two_transactions_also_after_a_start() {
+async fn ids_with_the_same_hash_are_two_transactions_also_after_a_start() {
     let service = Service::start(&patient_config()).await;
     let seed = hash_seed(&service);
     let [one, other] = TWINS.map(|id| tag(id.as_bytes(), seed));
     assert!(
         TagIndex::is_same_tag(one, other),
-        "no twins under seed {seed:#x}: look for others, and write them down"
+        "the ids do not collide under seed {seed:#x}: search for two other ids, and change TWINS"
     );
     service.open_accounts(&["a", "b"]).await;
     for (id, sequence) in TWINS.into_iter().zip(1..) {

@@ -26,7 +26,7 @@ fn assert_known(store: &mut Store, prefix: &str, count: usize) {
 #[test]
 fn an_id_file_of_another_history_is_replaced() {
     // Both directories continue from the same files, and differ only in the ids of their transactions. This happens if
-    // somebody restores a backup, continues from it, and later copies some of the old files back.
+    // an operator restores a backup, continues from it, and later copies some of the old files back.
     let empty = SimDisk::new(1);
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();

@@ -208,7 +208,7 @@ async fn a_directory_has_one_server_even_if_files_are_removed() {
     let (code, text) = verify(data);
     assert_eq!(code, Some(74), "{text}");
     assert!(text.contains("in use by another process"), "{text}");
-    // No lock file exists that somebody could remove.
+    // There is no lock file whose removal would release the lock.
     for name in ["LOCK", "journal/LOCK"] {
         assert!(!data.join(name).exists(), "{name} exists");
     }

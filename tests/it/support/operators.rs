@@ -1,4 +1,4 @@
-//! Requests to the admin port, as a browser or Prometheus sends them.
+//! Requests to the operators' port, as a browser or Prometheus sends them.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};

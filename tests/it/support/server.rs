@@ -18,21 +18,21 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// Time for a server to listen. Covers a recovery in a debug build on a busy machine.
+/// Longest time for a server to listen. It is enough for a recovery in a debug build on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Time for a process to end.
+/// Longest time for a process to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// Time for a message to appear on the server's standard error, which another thread of the server writes.
-const TOLD_PATIENCE: Duration = Duration::from_secs(60);
-/// Interval of checks for such a message.
-const TOLD_POLL: Duration = Duration::from_millis(5);
+/// Longest time for a message to appear on the server's standard error, which another thread of the server writes.
+const STDERR_PATIENCE: Duration = Duration::from_secs(60);
+/// Interval at which standard error is checked for a message.
+const STDERR_POLL: Duration = Duration::from_millis(5);
 /// Interval of checks whether a process has ended.
 const END_POLL: Duration = Duration::from_millis(5);
 /// Number of lines of standard error that are kept for the report of a failure.
 const KEPT_LINES_MAX: usize = 200;
 /// The start of the line that the server prints when it accepts connections.
 const LISTENING: &str = "listening on ";
-/// The start of the line before that, with the address of the admin port.
+/// The start of the line with the address of the operators' port. The server prints this line first.
 const OPERATORS: &str = "operators on ";
 
 /// Options for the start of a server.
@@ -67,7 +67,8 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            // The disk of a busy test machine can stall longer than a service may. Tests of the circuits set their own threshold.
+            // The disk of a busy test machine can stall for longer than the default threshold. Tests of the circuits set their own
+            // threshold.
             env: vec![("TALLY__BREAKER__SLOW_THRESHOLD".to_owned(), "10s".to_owned())],
             wrapper: Vec::new(),
             home: None,
@@ -133,10 +134,10 @@ impl TestServer {
         format!("http://{}", self.address)
     }
 
-    /// Returns the address of the admin port.
+    /// Returns the address of the operators' port.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
-            .expect("the server printed the address of its admin port")
+            .expect("the server printed the address of its operators' port")
     }
 
     /// Opens a connection.
@@ -160,13 +161,14 @@ impl TestServer {
         self.stderr.text()
     }
 
-    /// Waits until standard error contains `what`: a reply can arrive before the log line of the same event.
-    pub(crate) async fn tells(&self, what: &str) {
-        for _ in 0..TOLD_PATIENCE.as_millis() / TOLD_POLL.as_millis() {
+    /// Waits until standard error contains `what`. The wait is necessary, because a reply can arrive before the log line of the
+    /// same event.
+    pub(crate) async fn wait_for_stderr(&self, what: &str) {
+        for _ in 0..STDERR_PATIENCE.as_millis() / STDERR_POLL.as_millis() {
             if self.stderr().contains(what) {
                 return;
             }
-            tokio::time::sleep(TOLD_POLL).await;
+            tokio::time::sleep(STDERR_POLL).await;
         }
         panic!("standard error does not contain {what:?}:\n{}", self.stderr());
     }
@@ -252,7 +254,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // The process may have ended already, so an error is ignored.
+        // An error is ignored, because the process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// Most stored exports; more than any test makes.
+/// Maximum number of stored exports. No test makes this many.
 const EXPORTS_MAX: usize = 4096;
 
 /// A running collector.
@@ -79,7 +79,11 @@ impl Collector {
     /// Waits for the first export of metrics that satisfies the condition.
     pub(crate) async fn metrics_until(&mut self, wanted: impl Fn(&[Metric]) -> bool) -> Vec<Metric> {
         loop {
-            let metrics = self.metrics.recv().await.expect("exports go on");
+            let metrics = self
+                .metrics
+                .recv()
+                .await
+                .expect("the service continues to export");
             if wanted(&metrics) {
                 return metrics;
             }
@@ -96,7 +100,7 @@ impl Collector {
             return self.other_events.remove(place).unwrap();
         }
         loop {
-            let event = self.events.recv().await.expect("exports go on");
+            let event = self.events.recv().await.expect("the service continues to export");
             if event.event_name == name {
                 return event;
             }
@@ -107,7 +111,7 @@ impl Collector {
     /// Waits for the first span of that name.
     pub(crate) async fn span(&mut self, name: &str) -> Span {
         loop {
-            let span = self.spans.recv().await.expect("exports go on");
+            let span = self.spans.recv().await.expect("the service continues to export");
             if span.name == name {
                 return span;
             }

@@ -1,4 +1,4 @@
-//! What the real binary exports to an OpenTelemetry collector: metrics, breaker events, audit events, spans.
+//! The exports of the real binary to an OpenTelemetry collector: metrics, breaker events, audit events, spans.
 
 mod collector;
 mod unreachable;
@@ -165,7 +165,7 @@ async fn a_collector_gets_metrics_events_and_spans() {
     let verdict = span.status.as_ref().map(|status| status.code);
     assert_eq!(verdict, Some(StatusCode::Error as i32));
     // The log has the same events.
-    server.tells("an administrator changed a circuit").await;
+    server.wait_for_stderr("an administrator changed a circuit").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,7 +208,7 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
     assert_ne!(
         verdict,
         Some(StatusCode::Error as i32),
-        "the caller's error, not ours"
+        "the span has no error status, because the error is the caller's"
     );
     assert!(server.wait().success());
 }

@@ -1,5 +1,5 @@
-//! Collectors that are unreachable or never answer: transactions go on, spans are dropped and counted, and the service stops on a
-//! signal.
+//! Collectors that are unreachable or never answer: transactions are still processed, spans are dropped and counted, and the
+//! service stops on a signal.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the kernel's
-//! data, read from outside.
+//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the
+//! kernel's data, read from outside.
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::support::{
 const PATIENCE: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// A server that checks its masks ten times a second.
+/// Options of a server that checks its affinity masks ten times a second.
 fn watchful() -> ServerOptions {
     ServerOptions::default().env("TALLY__AFFINITY__VERIFY_INTERVAL", "100ms")
 }
@@ -54,16 +54,19 @@ async fn topology_when(
         tokio::time::sleep(PAUSE).await;
         last = topology(server).await;
     }
-    panic!("it never came to this: {what}: {last:#?}\n{}", server.stderr());
+    panic!(
+        "the topology did not reach this state: {what}: {last:#?}\n{}",
+        server.stderr()
+    );
 }
 
-/// The masks of all threads, read from the kernel.
+/// Returns the affinity masks of all threads, by thread id, read from the kernel.
 fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
         .filter_map(|task| {
             let task = task.unwrap();
-            // A thread may end between the two looks.
+            // A thread may end between the two reads.
             let status = fs::read_to_string(task.path().join("status")).ok()?;
             let list = status
                 .lines()
@@ -73,7 +76,7 @@ fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
         .collect()
 }
 
-/// Field `number` of the thread's `stat`, see proc_pid_stat(5).
+/// Returns field `number` of the thread's `stat`, see proc_pid_stat(5).
 fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i64 {
     let path = format!("/proc/{}/task/{}/stat", server.pid(), thread.tid);
     let stat = fs::read_to_string(path).unwrap();
@@ -86,9 +89,9 @@ fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i6
         .unwrap()
 }
 
-/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread of the
-/// process stays on the allowed CPUs.
-fn assert_true(server: &TestServer, topology: &GetTopologyResponse) {
+/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread
+/// of the process stays on the allowed CPUs.
+fn assert_report_is_true(server: &TestServer, topology: &GetTopologyResponse) {
     let masks = masks(server);
     let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
     for thread in &topology.threads {
@@ -141,7 +144,7 @@ fn last_cpu() -> CpuSet {
     CpuSet::single(startup_mask().unwrap().iter().next_back().unwrap())
 }
 
-/// All CPUs; `None` if there is only one.
+/// Returns all CPUs; `None` if there is only one.
 fn two_cpus() -> Option<CpuSet> {
     let all = startup_mask().unwrap();
     if all.len() < 2 {
@@ -162,7 +165,7 @@ async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
     let server = under(watchful(), &wrapper);
     let found = topology(&server).await;
     assert_eq!(found.allowed_cpus, last.to_string());
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     assert!(warnings(&found).contains(&"single_cpu"), "{:?}", warnings(&found));
     let decision = found.decision.unwrap();
     assert_eq!(
@@ -172,7 +175,7 @@ async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
 }
 
 #[tokio::test]
-async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
+async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
     let (Some(all), last) = (two_cpus(), last_cpu()) else {
         return;
     };
@@ -181,7 +184,7 @@ async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
     };
     let server = under(watchful().env("TALLY__AFFINITY__MODE", "pin"), &group.wrapper());
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     let (allowed, limits) = (&found.allowed_cpus, found.cgroup.as_ref().unwrap());
     assert_eq!(
         (allowed, &limits.cpuset_cpus),
@@ -198,26 +201,26 @@ async fn in_a_cpuset_it_keeps_to_it_and_follows_when_it_changes() {
     .await;
     assert_eq!(grown.allowed_cpus, all.to_string());
     assert!(grown.layout_version > found.layout_version);
-    assert_true(&server, &grown);
+    assert_report_is_true(&server, &grown);
 
     group.set_cpus(&last);
     let shrunk = topology_when(&server, "back on one", |now| {
         effect(now) == "fence" && now.threads.iter().all(|thread| thread.pinned)
     })
     .await;
-    assert_true(&server, &shrunk);
+    assert_report_is_true(&server, &shrunk);
     drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
+async fn under_a_quota_it_does_not_pin_and_reports_every_pause_to_the_circuits() {
     let Some(group) = Group::with_quota(20_000, 100_000) else {
         return;
     };
     let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally_breaker=debug");
     let server = under(options, &group.wrapper());
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     let limits = found.cgroup.as_ref().unwrap();
     assert_eq!(
         (
@@ -237,13 +240,13 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
             decision.why
         );
     }
-    // Calls for accounts that are not there: work enough to use the quota up.
+    // Calls for accounts that do not exist are enough work to use up the quota.
     let mut load = tokio::task::JoinSet::new();
     for caller in 0..4 {
         let client = server.client().await;
         load.spawn(async move {
             for call in 0..100_000 {
-                // What comes of it is not the point.
+                // The outcome of the call does not matter.
                 let _ = client.process_transaction(pay(&format!("{caller}:{call}"))).await;
             }
         });
@@ -257,18 +260,18 @@ async fn under_a_quota_it_does_not_pin_and_tells_the_circuits_of_every_pause() {
                 .is_some_and(|time| time.nanos > 0 || time.seconds > 0)
     );
     load.abort_all();
-    server.tells("the process was throttled").await;
+    server.wait_for_stderr("the process was throttled").await;
     drop(server);
 }
 
 #[tokio::test]
-async fn a_mask_changed_from_outside_is_repaired_and_counted() {
+async fn a_mask_changed_by_another_process_is_restored_and_counted() {
     let Some(all) = two_cpus() else {
         return;
     };
     let server = watchful().env("TALLY__AFFINITY__MODE", "pin").start();
     let before = topology(&server).await;
-    assert_true(&server, &before);
+    assert_report_is_true(&server, &before);
     assert_eq!((before.affinity_lost, before.layout_version), (0, 1));
     for thread in before.threads.iter().filter(|thread| thread.role != "AUX") {
         let wanted: CpuSet = thread.wanted_cpus.parse().unwrap();
@@ -282,13 +285,13 @@ async fn a_mask_changed_from_outside_is_repaired_and_counted() {
             .count(),
     )
     .unwrap();
-    let after = topology_when(&server, "every mask set again", |now| {
+    let after = topology_when(&server, "every mask restored", |now| {
         now.affinity_reapplied == moved && now.threads.iter().all(|thread| thread.pinned)
     })
     .await;
     assert_eq!(after.affinity_lost, moved);
     assert!(after.layout_version > 1);
-    assert_true(&server, &after);
+    assert_report_is_true(&server, &after);
 }
 
 #[tokio::test]
@@ -327,7 +330,7 @@ async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
 }
 
 #[tokio::test]
-async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
+async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error() {
     let wrapper: Vec<String> = unprivileged().iter().map(|&word| word.to_owned()).collect();
     if let Some(program) = wrapper.first()
         && Command::new(program).arg("--version").output().is_err()
@@ -338,7 +341,7 @@ async fn without_the_right_real_time_is_a_warning_and_required_is_the_end() {
     let fifo = || watchful().env("TALLY__AFFINITY__FIFO__ENABLED", "true");
     let server = under(fifo(), &wrapper);
     let found = topology(&server).await;
-    assert_true(&server, &found);
+    assert_report_is_true(&server, &found);
     assert!(warnings(&found).contains(&"fifo_refused"));
     for thread in found
         .threads
@@ -408,7 +411,7 @@ fn strict_refuses_with_the_offending_ids_and_others_say_so() {
 }
 
 #[test]
-fn what_it_would_do_is_told_as_text_and_as_json() {
+fn the_plan_is_printed_as_text_and_as_json() {
     let pin = [("TALLY__AFFINITY__MODE", "pin")];
     let (text, code) = tally(&pin, &["topology"]);
     assert_eq!(code, Some(0), "{text}");
@@ -436,7 +439,7 @@ fn what_it_would_do_is_told_as_text_and_as_json() {
 }
 
 #[test]
-fn what_the_pods_manifest_says_is_told_and_followed() {
+fn the_cpus_of_the_pods_manifest_are_reported_and_followed() {
     let pod = [
         ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
         ("TALLY_POD_CPU_REQUEST_MILLI", "1500"),

@@ -1,5 +1,5 @@
-//! Real control groups for real processes, in the version that the machine has. They need root privileges; without them, the test prints a
-//! message and is skipped.
+//! Real control groups for real processes, in the version that the machine has. They need root privileges; without them, the test
+//! prints a message and is skipped.
 
 use std::{
     fs, io,
@@ -30,7 +30,7 @@ impl Group {
     pub(crate) fn with_cpus(cpus: &CpuSet) -> Option<Self> {
         Self::make("cpuset", |group| {
             if group.version == 1 {
-                // A new group of version 1 has no memory nodes, and takes no process without.
+                // A new group of version 1 has no memory nodes, and accepts no process without them.
                 let parent = group.directory.parent().unwrap();
                 let nodes = fs::read_to_string(parent.join("cpuset.effective_mems"))?;
                 group.write("cpuset.mems", nodes.trim())?;
@@ -51,7 +51,7 @@ impl Group {
         })
     }
 
-    /// 1 or 2.
+    /// Returns the version of control groups, 1 or 2.
     pub(crate) fn version(&self) -> i32 {
         i32::try_from(self.version).unwrap()
     }

@@ -1,4 +1,4 @@
-//! Placement of the threads of a whole service. Tests without a service are in `crates/topology`.
+//! The placement of the threads of a whole service. The tests without a service are in `crates/topology`.
 
 mod confined;
 mod group;

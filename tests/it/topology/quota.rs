@@ -19,7 +19,7 @@ fn manager(sources: Sources) -> CpuAffinityManager {
     CpuAffinityManager::detect_from(sources, None, off).unwrap()
 }
 
-/// The counters of version 2 in the group `group` below the mount point.
+/// Writes the counters of control group version 2 for `group` below the mount point.
 fn count(root: &Path, group: &str, periods: u64, throttled: u64, time_us: u64) {
     let text =
         format!("usage_usec 1\nnr_periods {periods}\nnr_throttled {throttled}\nthrottled_usec {time_us}");
@@ -27,10 +27,10 @@ fn count(root: &Path, group: &str, periods: u64, throttled: u64, time_us: u64) {
 }
 
 #[test]
-fn a_sample_is_what_was_added_since_the_last_one() {
+fn a_sample_is_the_difference_from_the_last_one() {
     let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
     let tally = |periods, throttled, time_us| count(files.path(), "tally", periods, throttled, time_us);
-    // What the group went through before the process was started is not the process's.
+    // Throttling of the group before the process started does not count for the process.
     tally(1000, 900, 9_000_000);
     let manager = manager(sources);
     assert_eq!(manager.sample_throttling(), None);
@@ -52,7 +52,7 @@ fn a_sample_is_what_was_added_since_the_last_one() {
         "throttled: the CPU quota has stopped this process in 1 periods, for 30ms of CPU time in all"
     );
 
-    // Moved to a group that is younger: nothing can be said until the next look.
+    // The process has moved to a newer group with smaller counters. The next sample needs two reads of this group.
     tally(2, 1, 10);
     assert_eq!(manager.sample_throttling(), None);
     tally(3, 2, 20);
@@ -124,10 +124,10 @@ fn pauses_by_the_quota_reach_every_circuit() {
     count(files.path(), "tally", 11, 1, 40_000);
     assert_eq!(noted(), 40);
     assert_eq!(noted(), 40, "counted once");
-    // Ten CPUs, each stopped for 40 ms: nobody was stopped for longer than the time that has passed.
+    // Ten CPUs were stopped for 40 ms each. The reported pause is never longer than the time that has passed.
     count(files.path(), "tally", 12, 2, 440_000);
     assert_eq!(noted(), 140);
-    // And what somebody else noticed is not counted again: no time has passed since.
+    // No time has passed since the last report, so nothing is added.
     count(files.path(), "tally", 13, 3, 480_000);
     engine.note_throttling(PERIOD);
     let circuit = engine.circuits().first().unwrap().stats();

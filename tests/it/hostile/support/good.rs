@@ -16,7 +16,7 @@ use crate::support::{in_process::pay, server::TestServer};
 
 /// The pause between two calls.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Most checks until it must have been served.
+/// Maximum number of checks until the client must have been served.
 const LOOKS_MAX: usize = 30_000;
 
 /// A running client.
@@ -26,19 +26,19 @@ pub(crate) struct Good {
     work: JoinHandle<Vec<Duration>>,
 }
 
-/// The latencies that it measured.
+/// The latencies that an honest client measured.
 pub(crate) struct Served {
     pub(crate) calls: usize,
     pub(crate) p99: Duration,
 }
 
 impl Good {
-    /// Moves one unit at a time, each with one call, and every call must be answered.
+    /// Starts a client. Each of its calls moves one unit, and every call must succeed.
     pub(crate) async fn start(server: &TestServer, name: &'static str) -> Self {
         Self::start_with(server, name, None).await
     }
 
-    /// The same with a token.
+    /// Starts a client that sends a token.
     pub(crate) async fn start_with(
         server: &TestServer,
         name: &'static str,
@@ -63,7 +63,7 @@ impl Good {
                 client
                     .process_transaction(request)
                     .await
-                    .expect("a client that means well is served");
+                    .expect("an honest client is served");
                 times.push(begun.elapsed());
                 counted.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(PAUSE).await;
@@ -73,18 +73,18 @@ impl Good {
         Good { stop, served, work }
     }
 
-    /// Waits until it has been served once more.
+    /// Waits until a call that begins after this one is answered.
     pub(crate) async fn is_served(&self) {
         let before = self.served.load(Ordering::Relaxed);
         for _ in 0..LOOKS_MAX {
-            // A call that began before and one that began after.
+            // The first counted call may have begun before. The second one began after.
             if self.served.load(Ordering::Relaxed) > before + 1 {
                 return;
             }
-            assert!(!self.work.is_finished(), "it has given up");
+            assert!(!self.work.is_finished(), "the client has failed");
             tokio::time::sleep(PAUSE).await;
         }
-        panic!("a client that means well is not served");
+        panic!("the honest client is not served");
     }
 
     pub(crate) async fn finish(self) -> Served {

@@ -8,22 +8,22 @@ use crate::support::server::TestServer;
 const POLL: Duration = Duration::from_millis(50);
 /// The number of equal checks after which the memory counts as settled.
 const SAME: usize = 6;
-/// The longest time until then.
+/// The longest time until the memory is settled.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A line of `/proc/PID/status`, in bytes.
+/// Returns the value of a line of `/proc/PID/status`, in bytes.
 fn status(server: &TestServer, key: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
     let line = text.lines().find(|line| line.starts_with(key)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// The resident memory.
+/// Returns the resident memory of the server, in bytes.
 pub(crate) fn resident(server: &TestServer) -> u64 {
     status(server, "VmRSS:")
 }
 
-/// The largest resident memory since the last [`forget_peak`].
+/// Returns the largest resident memory since the last [`forget_peak`], in bytes.
 pub(crate) fn peak(server: &TestServer) -> u64 {
     status(server, "VmHWM:")
 }
@@ -33,7 +33,7 @@ pub(crate) fn forget_peak(server: &TestServer) {
     std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("a process that is ours");
 }
 
-/// Waits until the memory does not change for a while, as the server has then done its work.
+/// Waits until the memory stops changing, because the server has then finished its work.
 pub(crate) async fn settles(server: &TestServer) {
     let (mut before, mut same) = (0, 0);
     for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {

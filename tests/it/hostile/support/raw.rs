@@ -32,7 +32,7 @@ pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 10;
 /// The error code ENHANCE_YOUR_CALM.
 const ENHANCE_YOUR_CALM: u32 = 11;
-/// The longest time for the server to read or to answer. It is not measured.
+/// The longest time for the server to read or to answer. No test measures this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The time after which an attacker assumes that the server reads no more.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -117,7 +117,7 @@ impl Raw {
         }
     }
 
-    /// The stream number of the next call.
+    /// Returns the stream number of the next call.
     pub(crate) fn call_number(&mut self) -> u32 {
         let number = self.next_call;
         self.next_call += 2;
@@ -189,7 +189,7 @@ impl Raw {
         (number, !self.closed)
     }
 
-    /// The next frame; `None` at the end of the connection.
+    /// Receives the next frame; `None` at the end of the connection.
     pub(crate) async fn receive(&mut self) -> Option<Received> {
         timeout(PATIENCE, self.next_frame())
             .await
@@ -211,17 +211,17 @@ impl Raw {
     }
 
     /// Reads to the end of the connection. Returns whether a GOAWAY frame with ENHANCE_YOUR_CALM came.
-    pub(crate) async fn is_told_to_calm_down(&mut self) -> bool {
-        let mut told = false;
+    pub(crate) async fn receives_enhance_your_calm(&mut self) -> bool {
+        let mut received_goaway = false;
         while let Some(received) = self.receive().await {
-            told |= received.kind == GOAWAY
+            received_goaway |= received.kind == GOAWAY
                 && received.payload.get(4..8) == Some(&ENHANCE_YOUR_CALM.to_be_bytes());
         }
-        told
+        received_goaway
     }
 
-    /// Waits for the end of the answer to `call`. Returns its bytes, and whether the answer ended before the
-    /// connection.
+    /// Waits for the end of the answer to `call`. Returns the bytes of the answer, and whether the answer ended before the
+    /// connection ended.
     pub(crate) async fn answer(&mut self, call: u32) -> (Vec<u8>, bool) {
         let mut body = Vec::new();
         while let Some(received) = self.receive().await {
