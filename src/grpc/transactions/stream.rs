@@ -107,20 +107,15 @@ impl StreamAnswers {
     /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that it has
     /// read, and ends with the reason. Call this while the stream's call is polled, because the engine finds the caller
     /// in that context.
-    pub(crate) fn new(
-        engine: Arc<TallyEngine>,
-        inbound: Inbound,
-        deadline: Option<Instant>,
-        lifetime: Lifetime,
-    ) -> Self {
+    pub(crate) fn new(engine: Arc<TallyEngine>, inbound: Inbound, lifetime: Lifetime) -> Self {
         StreamAnswers {
+            deadline: inbound.deadline(),
             chunks: Some(Chunks {
                 inbound,
                 engine: Arc::clone(&engine),
                 carry: Vec::new(),
                 ended: false,
             }),
-            deadline,
             sequence: engine.sequence(),
             over: Box::pin(lifetime.clone().ended()),
             lifetime,
@@ -345,13 +340,13 @@ impl Chunks {
             return self.inbound.hold(self.carry.capacity());
         }
         if self.carry.is_empty() {
-            return transactions.push(&piece.bytes).map_err(status::malformed_message);
+            return Ok(transactions.push(&piece.bytes)?);
         }
         gather(&mut self.carry, piece);
-        let pushed = transactions.push(&self.carry).map_err(status::malformed_message);
+        let pushed = transactions.push(&self.carry);
         self.carry = Vec::new();
         self.inbound.release();
-        pushed
+        Ok(pushed?)
     }
 
     /// Makes a chunk of the transactions, if the budget has memory for them and their answers.

@@ -357,12 +357,7 @@ impl Reservation {
     pub(crate) fn split_off_beyond(&mut self, bytes: usize) -> Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
-        Reservation {
-            memory: Arc::clone(&self.memory),
-            bytes: beyond,
-            is_call: false,
-            probe: None,
-        }
+        self.memory.reservation(beyond)
     }
 
     /// Returns the memory that it is taken from.

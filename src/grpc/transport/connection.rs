@@ -119,7 +119,8 @@ impl Connections {
     {
         let (stream, cut_slot) = GovernedSocket::new(stream, &throttle);
         self.drive(stream, peer, limits, throttle).await;
-        if let Some(cut) = cut_slot.take() {
+        let cut = cut_slot.lock().take();
+        if let Some(cut) = cut {
             tracing::debug!(%peer, "the connection is cut: too many refused calls, or too many frames without a call or message");
             cut.send_goaway().await;
         }
