@@ -35,7 +35,7 @@ use crate::{
 
 /// Most open calls of the health service's `Watch`. A usual client has one for each connection.
 const HEALTH_WATCHERS_MAX: usize = 1024;
-/// The same for one client.
+/// Most open calls of `Watch` of one client.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 
 /// Memory of a call that tonic serves, in addition to [`CALL_BYTES`]: tonic has a buffer for each direction.

@@ -341,8 +341,8 @@ fn batch(error: BatchError) -> Status {
         BatchError::ExpiredInExecution => {
             ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
         }
-        // For transactions behind one with an unknown outcome. Behind a refused transaction, the others get the reason
-        // of the refusal.
+        // For the transactions after one with an unknown outcome. After a refused transaction, they get the reason of the
+        // refusal.
         BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
@@ -414,8 +414,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds an `ErrorInfo` to a status in `headers` that has none: those of tonic, and of its services for health and
-/// reflection. These calls execute no transactions.
+/// Adds an `ErrorInfo` to a status in `headers` without one. tonic and its services for health and reflection make such
+/// statuses. Their calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;

@@ -13,7 +13,7 @@ use crate::{
 };
 use tally_ledger::Outcome;
 
-/// Longest result of an executed transaction, in bytes: that of one which the ledger refused.
+/// Longest result of an executed transaction, in bytes: the result of a transaction that the ledger rejected.
 pub(crate) const RESULT_BYTES_MAX: usize = 640;
 /// The message that contains a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) struct Refusals {
     answer_bytes: usize,
 }
 
-/// One of them. Its bytes begin at the end of the entry before.
+/// A transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]
 struct RefusedEntry {
     place: u32,
@@ -121,8 +121,8 @@ impl Refusals {
 // ===== impl Places =====
 
 impl Places {
-    /// Returns the error of the transaction at `place`, if that is the invalid one after `before` others. The inner
-    /// value is `None` if the error is not found again, which is a bug.
+    /// Returns the error of the transaction at `place` if it is invalid; `before` is the number of invalid transactions
+    /// before it. The inner value is `None` if the error is not found again, which is a bug.
     pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
         let entry = self.refused.entries.get(before)?;
         (entry.place as usize == place).then(|| self.refused.get(before, self.form))

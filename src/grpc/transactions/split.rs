@@ -1,7 +1,7 @@
 //! Splits a `ProcessTransactionsRequest` into its transactions while the message arrives.
 //!
-//! Every byte is read a bounded number of times, however the message is cut into parts. Of an unknown field only the
-//! number of its remaining bytes is kept.
+//! Every byte is read a bounded number of times, however the message is cut into parts. The splitter keeps only the number
+//! of remaining bytes of an unknown field.
 
 use prost::encoding::WireType;
 use tonic::Status;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_is_too_long_is_told_and_skipped() {
+    fn a_transaction_that_is_too_long_is_reported_and_skipped() {
         let mut splitter = Splitter::new(3);
         let mut found = Vec::new();
         let message = [0x0a, 4, 1, 2, 3, 4, 0x0a, 3, 7, 8, 9];
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_ends_in_the_middle_is_none() {
+    fn a_message_that_ends_in_the_middle_is_an_error() {
         for message in [
             &[0x0a][..],
             &[0x0a, 2, 1],

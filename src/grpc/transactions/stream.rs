@@ -49,7 +49,7 @@ pub(crate) struct StreamAnswers {
     /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
-    /// The engine executes the chunks of a sequence in order, and none after one that was not executed.
+    /// The engine executes the chunks of a sequence in order, and no chunk after a chunk that was not executed.
     sequence: Sequence,
     lifetime: Lifetime,
     /// Ready when reading must end, with the reason.
@@ -158,9 +158,9 @@ impl StreamAnswers {
         self.ending = Some(why);
     }
 
-    /// Submits a chunk to the engine as the next of the sequence, so that the chunks are executed in order, and none
-    /// after one that was not executed. A later chunk may need the money that an earlier one moves, and the ledger
-    /// remembers a refusal for lack of funds for ever.
+    /// Submits a chunk to the engine as the next of the sequence. So the chunks are executed in order, and no chunk after a
+    /// chunk that was not executed. A later chunk may need the money that an earlier one moves, and the ledger remembers a
+    /// refusal for lack of funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
             transactions: Transactions { mut batch, places },
@@ -205,7 +205,7 @@ impl StreamAnswers {
                 let why = || revoked.unwrap_or_else(|| status::engine(error));
                 Some(self.interrupted.get_or_insert_with(why).clone())
             }
-            // Their outcome is unknown, and each of them gets this error.
+            // The outcome of the transactions is unknown, and each of them gets this error.
             Err(error) => Some(status::engine(error)),
             // The chunk has only invalid transactions. After a chunk that was not executed, they get its error.
             Ok(_) if done.batch.is_empty() => self.interrupted.clone(),

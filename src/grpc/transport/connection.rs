@@ -221,7 +221,7 @@ impl<C: Future> Future for InTurns<'_, C> {
     }
 }
 
-/// Waits until no call has begun for `limit`. It may take twice as long until this is noticed.
+/// Waits until no call has begun for `limit`. It returns at most twice the limit after the last call began.
 async fn idle(begun: &AtomicU64, limit: Duration) {
     let mut looks = interval_at(Instant::now() + limit, limit);
     let mut before = 0;

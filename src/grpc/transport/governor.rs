@@ -36,7 +36,8 @@ const UNSENT_MAX: usize = 64;
 /// The same for all connections together. Beyond that, connections with such answers are not read, and the other
 /// connections are read a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
-/// Bytes that are then read beyond the current frame: the headers of a few more frames.
+/// A connection that is read a few bytes at a time reads this much beyond the current frame: the headers of a few more
+/// frames.
 const FEW_BYTES: usize = 64;
 /// Burst of refused calls (no token, unknown method, no memory, too many headers). A connection with more of them is
 /// cut.
@@ -86,7 +87,7 @@ pub(crate) struct Throttle {
     unsent_of_service: UnsentRefusals,
     /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// Whether the last call was admitted. Until then the connection is read a few bytes at a time: the library keeps a
+    /// Whether the last call was admitted. If it was not, the connection is read a few bytes at a time: the library keeps a
     /// table entry for every call until the connection ends.
     trusted: AtomicBool,
 }
