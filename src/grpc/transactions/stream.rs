@@ -31,8 +31,8 @@ use crate::{
 };
 use tally_batch::Sequence;
 
-/// The outcomes of a chunk.
-type Executed = Result<Outcomes, EngineError>;
+/// The outcomes of the transactions of a chunk, or the error of the chunk.
+type ChunkOutcomes = Result<Outcomes, EngineError>;
 
 /// Most messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
@@ -79,7 +79,7 @@ struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
     reservation: Reservation,
-    outcomes: Executed,
+    outcomes: ChunkOutcomes,
     /// Set if the chunk was not executed because the caller's token no longer allows the call.
     revoked: Option<Status>,
     broken: Option<Status>,
@@ -283,7 +283,7 @@ impl Stream for StreamAnswers {
 }
 
 /// Waits for the task of a chunk. Dropping the future withdraws the chunk if it is still queued.
-async fn executed(task: AbortOnDropHandle<Executed>) -> Executed {
+async fn executed(task: AbortOnDropHandle<ChunkOutcomes>) -> ChunkOutcomes {
     match task.await {
         Ok(outcomes) => outcomes,
         Err(error) => match error.try_into_panic() {
