@@ -138,7 +138,7 @@ pub struct BreakerSettings {
 // ===== impl BreakerSettings =====
 
 impl BreakerSettings {
-    /// The settings of every kind of call that has none of its own in `methods`.
+    /// The settings of every kind of call that `methods` does not name.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.

@@ -101,14 +101,15 @@ pub struct TransactionBatch {
     /// The hashes of the account ids of all transactions. The two of a simple unary call need no allocation.
     account_tags: SmallVec<[u64; 2]>,
     seed: u64,
-    /// The memory budget that the batch is charged to, returned when the batch is dropped, even if the caller has left before.
+    /// The charge for the memory of the batch. It is dropped with the batch, even if the caller has gone earlier.
     payment: Option<Box<dyn Payment>>,
 }
 
 /// A charge to a memory budget. Dropping it returns the memory to the budget.
 pub trait Payment: std::fmt::Debug + Send + Sync {}
 
-/// One transaction of a batch: the ends of its parts. Each part begins where that of the transaction before ends.
+/// The ends of the parts of one transaction in the buffers of its batch. Each part begins where the same part of the
+/// previous transaction ends.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     bytes_end: u32,

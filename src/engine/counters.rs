@@ -7,7 +7,7 @@ use super::command::Outcomes;
 use crate::store::embedded::JournaledLedger;
 use tally_ledger::{Outcome, Timestamp};
 
-/// The counters. EXEC writes those without another note.
+/// The counters. EXEC writes every counter whose comment names no other thread.
 #[derive(Debug, Default)]
 pub(super) struct EngineCounters {
     committed: AtomicU64,

@@ -25,16 +25,16 @@ use tally_ledger::{
 
 /// Maximum number of items that EXEC takes from the queue at a time.
 const TAKE_ITEMS: usize = 8192;
-/// Requests that must wait before callers wake EXEC while a block is in flight. With fewer, they wait for that block, whose
-/// end wakes EXEC anyway, and callers are spared a system call each.
+/// While a block is in flight, callers wake EXEC only when this many requests wait. Fewer requests wait for the end of the
+/// block, which wakes EXEC anyway. So most callers need no system call.
 const BUSY_WAKE_REQUESTS: usize = 64;
 /// A block with at least this many records is sealed while another is still being synced.
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// The number of transactions by which EXEC prefetches the memory of accounts ahead of their execution; for the index of names
-/// it is twice that. About this many are executed while the memory comes. Within a batch, EXEC prefetches for this many
-/// transactions at a time.
+/// EXEC prefetches the memory of accounts this many transactions before it executes them, and the index of names twice as
+/// early. In the time of one access to memory, EXEC executes about this many transactions. Within a batch, EXEC prefetches
+/// for this many transactions at a time.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The state of the thread.
@@ -208,8 +208,8 @@ impl Exec {
         }
     }
 
-    /// Prefetches the memory of `commands`, which follow the one about to be executed, as [`Exec::prefetch_within`] does within
-    /// a batch.
+    /// Prefetches the memory of `commands`, which EXEC executes after the next command. [`Exec::prefetch_within`] does the
+    /// same for the transactions of a batch.
     fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
         let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
         if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
@@ -334,7 +334,7 @@ impl Exec {
         Ok(id.to_owned())
     }
 
-    /// Takes in how far the log is durable, and whether it has failed.
+    /// Updates the state from the log: how far it is durable, and whether it has failed.
     fn catch_up(&mut self) -> Progress {
         let progress = self.pipeline.progress();
         self.book.durable_to(progress.durable.chain().position);
@@ -343,7 +343,7 @@ impl Exec {
         progress
     }
 
-    /// In the middle of a command: hands the open block over, so that the next record goes into another one.
+    /// Hands the open block over in the middle of a command. The next record goes into a new block.
     ///
     /// # Errors
     /// [`StoreFault::Failed`] if it is known that nothing will be written any more.
@@ -391,7 +391,8 @@ impl Exec {
     }
 }
 
-/// The hashes of the names in a command's first transaction. Where prefetching matters, it is the only one.
+/// The hashes of the names in a command's first transaction. Prefetching across commands matters for commands that have a
+/// single transaction.
 fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
     if let Command::Transactions(batch, _) = &command.item {
         batch.tags(0)
@@ -401,7 +402,7 @@ fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
 }
 
 impl Drop for Exec {
-    /// WAL must not wait for EXEC once the thread has ended, in whatever way.
+    /// WAL must not wait for EXEC after the thread has ended, also after a panic.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);

@@ -76,7 +76,7 @@ impl StoreFault {
         }
     }
 
-    /// Returns the fault of a command after a part of it was executed: that it failed before execution is then wrong.
+    /// Returns the fault of a command of which a part was executed. Its error must not say that nothing was executed.
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {

@@ -33,14 +33,14 @@ use thiserror::Error;
 
 /// How often AUX checks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Maximum number of a checkpoint's chunks in flight. Each waits for the block that it depends on. One at a time, a checkpoint
-/// would take as many blocks as it has chunks, which is minutes with millions of accounts.
+/// Maximum number of a checkpoint's chunks in flight. Each waits for the block that it depends on. With one chunk at a time,
+/// a checkpoint would take as many blocks as it has chunks. With millions of accounts, that is minutes.
 const CHUNKS_IN_FLIGHT_MAX: usize = 32;
 /// The journal grows by at least this multiple of a checkpoint's size before the next checkpoint, because the journal's syncs
 /// sometimes wait for the checkpoint's writes. Without this, checkpoints took a fifth of the throughput with 10 million accounts.
 const CHECKPOINT_INTERVAL_FACTOR: u64 = 4;
-/// One chunk may be in flight for each such interval in the time of the last answer. Chunks then take less than a tenth of EXEC's
-/// time, and they do not slow down fast blocks.
+/// The number of chunks in flight is the time of the last answer divided by this interval. So chunks take less than a tenth
+/// of EXEC's time, and they do not slow down fast blocks.
 const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Stops the thread.
@@ -218,8 +218,8 @@ impl Maintenance {
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
-            // The chunks after the last one are dropped: an account that was created meanwhile could be in one of them, but not
-            // in this one, to which its index belongs.
+            // The chunks after the last one are dropped. They could hold an account that was created meanwhile. By its
+            // index, the account belongs to this chunk, which does not hold it.
             if next.is_none() {
                 break;
             }

@@ -84,7 +84,7 @@ impl PendingAnswer {
             mut result,
             block,
         } = self;
-        // A fault holds whatever is durable.
+        // A fault stays a fault, however far the log is durable.
         if result.is_ok() && !durable.covers(block) {
             assert!(
                 failed,

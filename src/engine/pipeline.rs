@@ -33,22 +33,23 @@ use crate::{
 use tally_batch::{Answerer, distribution::Distribution};
 use tally_journal::BlockBuffer;
 
-/// Batches that wait while others are in flight. With one, WAL need not wait for EXEC under load. With more, what arrives
-/// meanwhile would queue behind several blocks instead of sharing one.
+/// Batches that wait while others are in flight. With one waiting batch, WAL need not wait for EXEC under load. With more,
+/// new commands would queue behind several blocks instead of sharing one block.
 const WAITING_MAX: usize = 1;
 /// Buffers larger than this, in bytes, are not kept for the next block.
 const SPARE_BYTES_MAX: usize = 8 << 20;
-/// EXEC commits a block of at most this many records itself when nothing is in flight. It could not seal the next block much
-/// sooner than this one is durable, and a single caller need not wait for two changes of thread.
+/// EXEC commits a block of at most this many records itself when nothing is in flight. EXEC could not seal the next block
+/// much earlier than this block is durable, so it loses little. A single caller then does not wait for two switches between
+/// threads.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 
-/// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and those who watch.
+/// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and the code that reports statistics.
 #[derive(Debug)]
 pub(super) struct CommitPipeline {
     state: Mutex<State>,
     /// Signalled when there may be something to do.
     work: Condvar,
-    /// Signalled when a batch has left the pipeline, room has come, or the log has failed.
+    /// Signalled when a batch has left the pipeline, another batch can wait, or the log has failed.
     progress: Condvar,
     /// [`BlockLog::depth`].
     depth: usize,
@@ -67,7 +68,7 @@ struct State {
     committer: Option<Box<Committer>>,
     /// [`BlockLog::poll_durable`] may have something to report.
     poll_due: bool,
-    /// No more batches will come, or nobody is left to commit them.
+    /// No more batches will come, or no thread is left to commit them.
     closed: bool,
     /// The log takes no more blocks.
     failed: bool,
@@ -312,7 +313,7 @@ impl CommitPipeline {
         let _abandon = AbandonOnPanic(self);
         let commit = match committer.log.poll_durable(&mut Context::from_waker(waker)) {
             Poll::Ready(commit) => {
-                // There may be more to report, and the waker was not kept.
+                // The log may have more to report, and it did not keep the waker.
                 self.state.lock().poll_due = true;
                 Some(commit)
             }
@@ -321,7 +322,7 @@ impl CommitPipeline {
         self.settle(committer, commit, None, notify);
     }
 
-    /// Takes in what the log reported, releases the answers that waited for it, and puts the committer back.
+    /// Processes a report of the log: releases the answers that waited for it, and puts the committer back.
     fn settle(
         &self,
         mut committer: Box<Committer>,

@@ -33,7 +33,7 @@ pub(super) struct Scrubber {
 
 /// The pause between two passes, so that a small journal is not read all the time.
 const PAUSE: Duration = Duration::from_secs(60 * 60);
-/// Pause after a failure to open a segment, for want of a file descriptor.
+/// Pause after a segment could not be opened because no file descriptor was free.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The most time that earns credit in one call, so that one call never occupies AUX for long. Time lost to a checkpoint is not
 /// made up for.

@@ -56,7 +56,7 @@ pub enum StartError {
     Affinity(#[from] AffinityError),
 }
 
-/// What the threads share with those who watch them.
+/// The state that the threads share with the code that reports on them.
 #[derive(Debug)]
 struct Vitals {
     pipeline: Arc<CommitPipeline>,

@@ -34,7 +34,7 @@ impl Wal {
 }
 
 impl Drop for Wal {
-    /// EXEC must not wait for WAL once the thread has ended, in whatever way.
+    /// EXEC must not wait for WAL after the thread has ended, also after a panic.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.pipeline.abandon();

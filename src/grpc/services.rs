@@ -21,6 +21,7 @@ use super::{
         budget::{CALL_BYTES, Reservation},
         clients::Clients,
         connection_limits::ConnectionLimits,
+        framing::AdmittedCall,
         lifetime::{Lifetime, LimitedBody},
         outbound::{Answer, AnswerFuture},
         receive_timeout::TimedBody,
@@ -34,7 +35,7 @@ use crate::{
 
 /// Most open calls of the health service's `Watch`. A usual client has one for each connection.
 const HEALTH_WATCHERS_MAX: usize = 1024;
-/// The same for one client.
+/// Most open calls of `Watch` of one client.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 
 /// Memory of a call that tonic serves, in addition to [`CALL_BYTES`]: tonic has a buffer for each direction.
@@ -65,22 +66,23 @@ impl Services {
         peer: SocketAddr,
         limits: &Arc<ConnectionLimits>,
     ) -> AnswerFuture {
-        let (reservation, call) = match self.admit(&request, limits) {
+        let (reservation, authorised) = match self.admit(&request, limits) {
             Ok(admitted) => admitted,
             Err(status) => return Box::pin(ready(Ok(limits.answer_unadmitted(status)))),
         };
+        let call = AdmittedCall {
+            request,
+            limits: Arc::clone(limits),
+            reservation,
+        };
         let transactions = &self.transactions;
-        match call.method.handler {
-            Handler::ProcessTransaction => transactions.process_transaction(request, limits, reservation),
-            Handler::ProcessTransactions => transactions.process_transactions(request, limits, reservation),
-            Handler::GetTransaction => transactions.find_transaction(request, limits, reservation),
-            Handler::StreamTransactions => {
-                transactions.stream_transactions(request, limits, reservation, self.lifetime(call))
-            }
-            Handler::Accounts(call) => self.accounts.call(call, request, limits, reservation),
-            Handler::Unary | Handler::Stream | Handler::HealthWatch => {
-                self.route(call, request, peer, limits, reservation)
-            }
+        match authorised.method.handler {
+            Handler::ProcessTransaction => transactions.process_transaction(call),
+            Handler::ProcessTransactions => transactions.process_transactions(call),
+            Handler::GetTransaction => transactions.find_transaction(call),
+            Handler::StreamTransactions => transactions.stream_transactions(call, self.lifetime(authorised)),
+            Handler::Accounts(method) => self.accounts.call(method, call),
+            Handler::Unary | Handler::Stream | Handler::HealthWatch => self.route(call, authorised, peer),
         }
     }
 
@@ -94,26 +96,23 @@ impl Services {
         request: &http::Request<Incoming>,
         limits: &ConnectionLimits,
     ) -> Result<(Reservation, Authorised), Status> {
-        let checked = ConnectionLimits::check_headers(request.headers());
-        let call = checked
+        let authorised = ConnectionLimits::check_headers(request.headers())
             .and_then(|()| self.access.check(request))
             .inspect_err(|_| limits.count_refusal())?;
-        let reservation = match call.method.need {
+        let reservation = match authorised.method.need {
             Need::Nothing => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
             Need::Role(_) => limits.admit(),
         };
-        Ok((reservation?, call))
+        Ok((reservation?, authorised))
     }
 
     /// Answers a call that tonic serves.
-    fn route(
-        &self,
-        call: Authorised,
-        mut request: http::Request<Incoming>,
-        peer: SocketAddr,
-        limits: &Arc<ConnectionLimits>,
-        mut reservation: Reservation,
-    ) -> AnswerFuture {
+    fn route(&self, call: AdmittedCall, authorised: Authorised, peer: SocketAddr) -> AnswerFuture {
+        let AdmittedCall {
+            mut request,
+            limits,
+            mut reservation,
+        } = call;
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return Box::pin(ready(Ok(Answer::status(
                 limits.memory_limit_reached(),
@@ -126,10 +125,10 @@ impl Services {
             local_addr: None,
             remote_addr: Some(peer),
         });
-        if let Some(grant) = &call.grant {
+        if let Some(grant) = &authorised.grant {
             request.extensions_mut().insert(grant.principal.clone());
         }
-        let place = if call.method.handler == Handler::HealthWatch {
+        let place = if authorised.method.handler == Handler::HealthWatch {
             let Some(place) = self.health_watchers.admit(peer.ip()) else {
                 let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
                 return Box::pin(ready(Ok(Answer::status(status, reservation))));
@@ -138,7 +137,7 @@ impl Services {
         } else {
             None
         };
-        let lifetime = (call.method.handler != Handler::Unary).then(|| self.lifetime(call));
+        let lifetime = (authorised.method.handler != Handler::Unary).then(|| self.lifetime(authorised));
         let request = request.map(|body| TimedBody::new(body, limits.time_max()));
         let answered = self.others.clone().call(request);
         Box::pin(answered.map(|response| {
@@ -154,9 +153,9 @@ impl Services {
         }))
     }
 
-    /// Returns the lifetime of the stream that `call` opens.
-    fn lifetime(&self, call: Authorised) -> Lifetime {
-        Lifetime::new(&self.access, call, &self.draining)
+    /// Returns the lifetime of the stream that the call opens.
+    fn lifetime(&self, authorised: Authorised) -> Lifetime {
+        Lifetime::new(&self.access, authorised, &self.draining)
     }
 }
 

@@ -10,7 +10,7 @@ use prost::Message;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::limits::TRANSACTION_BYTES_MAX;
+use super::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError};
 use crate::engine::{EngineError, StoreFault};
 use tally_batch::BatchError;
 use tally_breaker::{BreakerMode, CircuitState};
@@ -24,31 +24,24 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The key under which `ErrorInfo` says whether the call was executed.
 const EXECUTED: &str = "executed";
-/// It was not executed, and will not be.
+/// The value of [`EXECUTED`] if the call was not executed and will not be.
 const NOT_EXECUTED: &str = "false";
+/// The value of [`EXECUTED`] if the call may have been executed, or may still be. The client learns the outcome when it
+/// repeats the call with the same id.
+const UNKNOWN: &str = "unknown";
 
 /// Retry delay while the service shuts down. Another instance should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 /// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
-/// Whether a call was executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Executed {
-    /// It was not executed, and will not be.
-    No,
-    /// It may have been executed, or may still be. A repetition with the same id tells.
-    Unknown,
-}
-
 /// Collects the parts of an error.
 struct ErrorBuilder {
     code: Code,
     reason: &'static str,
     message: String,
-    executed: Executed,
     retry_after: Option<Duration>,
-    metadata: Vec<(&'static str, String)>,
+    metadata: HashMap<String, String>,
     violations: Vec<FieldViolation>,
 }
 
@@ -60,15 +53,14 @@ impl ErrorBuilder {
             code,
             reason,
             message: message.into(),
-            executed: Executed::No,
             retry_after: None,
-            metadata: Vec::new(),
+            metadata: HashMap::from([(EXECUTED.to_owned(), NOT_EXECUTED.to_owned())]),
             violations: Vec::new(),
         }
     }
 
     fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.metadata.push((key, value.into()));
+        self.metadata.insert(key.to_owned(), value.into());
         self
     }
 
@@ -77,23 +69,8 @@ impl ErrorBuilder {
         self
     }
 
-    fn executed(mut self, executed: Executed) -> Self {
-        self.executed = executed;
-        self
-    }
-
     fn build(self) -> Status {
-        let executed = match self.executed {
-            Executed::No => NOT_EXECUTED,
-            Executed::Unknown => "unknown",
-        };
-        let mut metadata: HashMap<String, String> = self
-            .metadata
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        metadata.insert(EXECUTED.to_owned(), executed.to_owned());
-        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, metadata);
+        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, self.metadata);
         if !self.violations.is_empty() {
             details.set_bad_request(self.violations);
         }
@@ -112,6 +89,11 @@ impl ErrorBuilder {
     }
 }
 
+/// Makes an error that needs only a code, a reason and a message.
+fn plain_error(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    ErrorBuilder::new(code, reason, message).build()
+}
+
 /// Fields of the request are invalid. The error names them, up to a bound.
 #[must_use]
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
@@ -122,9 +104,9 @@ pub fn invalid(violations: Vec<FieldViolation>) -> Status {
             count => format!("{}: {} (and {} more)", first.field, first.description, count - 1),
         },
     );
-    let mut draft = ErrorBuilder::new(Code::InvalidArgument, "INVALID_FIELD", message);
-    draft.violations = violations;
-    draft.build()
+    let mut builder = ErrorBuilder::new(Code::InvalidArgument, "INVALID_FIELD", message);
+    builder.violations = violations;
+    builder.build()
 }
 
 /// One field of the request is invalid.
@@ -222,14 +204,14 @@ pub fn accounts_full(full: TableFull) -> Status {
         TableFull::Accounts => "ACCOUNTS_FULL",
         TableFull::Assets => "ASSETS_FULL",
     };
-    ErrorBuilder::new(Code::ResourceExhausted, reason, full.to_string()).build()
+    plain_error(Code::ResourceExhausted, reason, full.to_string())
 }
 
 /// The request took too long to arrive.
 #[must_use]
 pub fn request_too_slow(limit: Duration) -> Status {
     let message = format!("the request did not arrive within {limit:?}");
-    ErrorBuilder::new(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message).build()
+    plain_error(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message)
 }
 
 /// The requests and unread answers of clients leave no memory for the call.
@@ -245,7 +227,7 @@ pub fn memory_limit() -> Status {
 #[must_use]
 pub fn too_many_headers(count: usize, most: usize) -> Status {
     let message = format!("the call has {count} headers, at most {most} are allowed");
-    ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_HEADERS", message).build()
+    plain_error(Code::ResourceExhausted, "TOO_MANY_HEADERS", message)
 }
 
 /// One of many transactions is longer than a valid one can be.
@@ -258,7 +240,7 @@ pub fn transaction_too_long(bytes: usize) -> Status {
 /// The call has no valid token.
 #[must_use]
 pub fn unauthenticated(why: &str) -> Status {
-    ErrorBuilder::new(Code::Unauthenticated, "UNAUTHENTICATED", why).build()
+    plain_error(Code::Unauthenticated, "UNAUTHENTICATED", why)
 }
 
 /// The role of the token is too low for the call.
@@ -274,7 +256,7 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
 #[must_use]
 pub fn unknown_method() -> Status {
     let message = "the service has no such method; a call is a POST to /package.Service/Method";
-    ErrorBuilder::new(Code::Unimplemented, "UNKNOWN_METHOD", message).build()
+    plain_error(Code::Unimplemented, "UNKNOWN_METHOD", message)
 }
 
 /// No circuit has this name.
@@ -290,7 +272,7 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
     let message = format!("the limit of {bound} watchers is reached");
-    ErrorBuilder::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).build()
+    plain_error(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message)
 }
 
 /// The service is shutting down.
@@ -319,36 +301,38 @@ pub fn engine(error: &EngineError) -> Status {
         EngineError::Batch(error) => batch(*error),
         EngineError::Store(StoreFault::Damaged { segment, offset }) => {
             ErrorBuilder::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
-                .executed(Executed::Unknown)
+                .with(EXECUTED, UNKNOWN)
                 .with("segment", segment.to_string())
                 .with("offset", offset.to_string())
                 .build()
         }
         EngineError::Store(fault) => {
-            let executed = if error.is_not_executed() {
-                Executed::No
-            } else {
-                Executed::Unknown
-            };
             let code = match fault {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             ErrorBuilder::new(code, "STORE_FAILED", fault.to_string())
-                .executed(executed)
+                .with(EXECUTED, executed(error.is_not_executed()))
                 .build()
         }
     }
 }
 
+impl From<EngineError> for Status {
+    fn from(error: EngineError) -> Self {
+        engine(&error)
+    }
+}
+
+impl From<WireError> for Status {
+    fn from(error: WireError) -> Self {
+        malformed_message(error)
+    }
+}
+
 fn batch(error: BatchError) -> Status {
-    let executed = if error.is_not_executed() {
-        Executed::No
-    } else {
-        Executed::Unknown
-    };
     let message = error.to_string();
-    let draft = match error {
+    let builder = match error {
         BatchError::Full { retry_after } => {
             ErrorBuilder::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_after(retry_after)
         }
@@ -357,12 +341,16 @@ fn batch(error: BatchError) -> Status {
         BatchError::ExpiredInExecution => {
             ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
         }
-        // For transactions behind one with an unknown outcome. Behind a refused transaction, the others get the reason
-        // of the refusal.
+        // For the transactions after one with an unknown outcome. After a refused transaction, they get the reason of the
+        // refusal.
         BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
-    draft.executed(executed).build()
+    builder.with(EXECUTED, executed(error.is_not_executed())).build()
+}
+
+const fn executed(is_not_executed: bool) -> &'static str {
+    if is_not_executed { NOT_EXECUTED } else { UNKNOWN }
 }
 
 /// The messages of the call are compressed, which the service does not support.
@@ -371,7 +359,7 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     let encoding = String::from_utf8_lossy(encoding.as_bytes());
     let message =
         format!("grpc-encoding: messages are compressed with {encoding}, only identity is supported");
-    let mut status = ErrorBuilder::new(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message).build();
+    let mut status = plain_error(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message);
     status
         .metadata_mut()
         .insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
@@ -381,7 +369,7 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
 /// The call has no message, a second message or a part of a message. gRPC's code for that is INTERNAL.
 #[must_use]
 pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
-    ErrorBuilder::new(Code::Internal, "MALFORMED_CALL", why).build()
+    plain_error(Code::Internal, "MALFORMED_CALL", why)
 }
 
 /// The call ended before its message began.
@@ -394,33 +382,30 @@ pub(crate) fn message_missing() -> Status {
 #[must_use]
 pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
     let message = format!("the message has {bytes} bytes, at most {most} are allowed");
-    ErrorBuilder::new(Code::OutOfRange, "MESSAGE_TOO_LARGE", message).build()
+    plain_error(Code::OutOfRange, "MESSAGE_TOO_LARGE", message)
 }
 
 /// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
 #[must_use]
 pub(crate) fn malformed_message(error: impl Display) -> Status {
     let message = format!("the message is malformed: {error}");
-    ErrorBuilder::new(Code::Internal, "MALFORMED_MESSAGE", message).build()
+    plain_error(Code::Internal, "MALFORMED_MESSAGE", message)
 }
 
 /// The client ended the call, or lost its connection, before its message had arrived.
 #[must_use]
 pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
     let message = format!("the client ended the call before its message had arrived: {error}");
-    ErrorBuilder::new(Code::Cancelled, "CALL_CANCELLED", message).build()
+    plain_error(Code::Cancelled, "CALL_CANCELLED", message)
 }
 
 /// The engine answered without the outcome of a transaction. This is a bug, and the transaction may have been executed.
 #[must_use]
 pub(crate) fn outcome_missing() -> Status {
-    ErrorBuilder::new(
-        Code::Internal,
-        "REPLY_LOST",
-        "the outcome of the transaction is missing",
-    )
-    .executed(Executed::Unknown)
-    .build()
+    let message = "the outcome of the transaction is missing";
+    ErrorBuilder::new(Code::Internal, "REPLY_LOST", message)
+        .with(EXECUTED, UNKNOWN)
+        .build()
 }
 
 /// The call succeeded.
@@ -429,8 +414,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds an `ErrorInfo` to a status in `headers` that has none: those of tonic, and of its services for health and
-/// reflection. These calls execute no transactions.
+/// Adds an `ErrorInfo` to a status in `headers` without one. tonic and its services for health and reflection make such
+/// statuses. Their calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
@@ -438,7 +423,7 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return;
     }
-    let complete = ErrorBuilder::new(status.code(), library_reason(status.code()), status.message()).build();
+    let complete = plain_error(status.code(), library_reason(status.code()), status.message());
     let _same_text = complete.add_header(headers);
 }
 

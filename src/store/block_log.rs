@@ -1,4 +1,4 @@
-//! The seam between the commit pipeline and the place where blocks become durable.
+//! The interface between the commit pipeline and the log in which blocks become durable.
 //!
 //! [`EmbeddedLog`] writes and syncs a block before it returns. A replicated log returns [`Submitted::Pending`], takes up to
 //! [`BlockLog::depth`] blocks, and reports later, in order, how far they are durable.

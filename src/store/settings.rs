@@ -1,4 +1,4 @@
-//! The section `store`: where the data is, and how the journal is laid out and looked after.
+//! The section `store`: where the data is, and how the journal is laid out and maintained.
 
 use std::{ops::RangeInclusive, path::PathBuf};
 

@@ -112,42 +112,37 @@ fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&pro
     }
 }
 
-/// The number of accounts in a `BatchCreateAccountsRequest`, or the bound that it exceeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
-    /// The number of accounts.
-    Accounts(usize),
-    /// The request has too many accounts.
-    TooManyAccounts,
-    /// An account has too many entries of metadata. Entries that a later one replaces count, too.
-    TooManyEntries {
-        /// The position of the account.
-        account: usize,
-    },
-}
-
-/// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them.
+/// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them. Entries of metadata that a later entry
+/// replaces count, too.
 ///
 /// # Errors
-/// [`WireError`](crate::grpc::protobuf::WireError) if the message is malformed.
-fn count(bytes: &[u8], accounts_max: usize, entries_max: usize) -> Read<Counted> {
-    let mut reader = Reader::new(bytes);
+/// INTERNAL if the message is malformed. INVALID_ARGUMENT if it has no accounts or too many, or an account has too many
+/// entries of metadata.
+pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
+    let mut reader = Reader::new(message);
     let mut count = 0;
     while !reader.is_empty() {
         match reader.key()? {
             (1, kind) => {
-                if count == accounts_max {
-                    return Ok(Counted::TooManyAccounts);
+                if count == CREATE_ACCOUNTS_MAX {
+                    return Err(request_count(&format!("at least {}", CREATE_ACCOUNTS_MAX + 1)));
                 }
-                if count_entries(reader.message(kind)?)? > entries_max {
-                    return Ok(Counted::TooManyEntries { account: count });
+                if count_entries(reader.message(kind)?)? > METADATA_ENTRIES_MAX {
+                    let bound = METADATA_ENTRIES_MAX;
+                    return Err(status::invalid_field(
+                        format!("requests[{count}].account.metadata"),
+                        format!("has more than {bound} entries, at most {bound} are allowed"),
+                    ));
                 }
                 count += 1;
             }
             (field, kind) => reader.skip(field, kind)?,
         }
     }
-    Ok(Counted::Accounts(count))
+    if count == 0 {
+        return Err(request_count("0"));
+    }
+    Ok(count)
 }
 
 /// Counts the entries of metadata of the account in a `CreateAccountRequest`.
@@ -167,23 +162,6 @@ fn count_entries(mut request: Reader<'_>) -> Read<usize> {
         }
     }
     Ok(count)
-}
-
-/// Returns the number of accounts in a `BatchCreateAccountsRequest`.
-pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
-    let counted =
-        count(message, CREATE_ACCOUNTS_MAX, METADATA_ENTRIES_MAX).map_err(status::malformed_message)?;
-    match counted {
-        Counted::Accounts(count @ 1..) => Ok(count),
-        Counted::Accounts(_) => Err(request_count("0")),
-        Counted::TooManyAccounts => Err(request_count(&format!("at least {}", CREATE_ACCOUNTS_MAX + 1))),
-        Counted::TooManyEntries { account } => Err(status::invalid_field(
-            format!("requests[{account}].account.metadata"),
-            format!(
-                "has more than {METADATA_ENTRIES_MAX} entries, at most {METADATA_ENTRIES_MAX} are allowed"
-            ),
-        )),
-    }
 }
 
 fn request_count(count: &str) -> Status {

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use prost::Message;
 use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
@@ -20,8 +19,7 @@ use crate::{
         status,
         transport::{
             budget::Reservation,
-            connection_limits::ConnectionLimits,
-            framing::{Expected, Inbound},
+            framing::{AdmittedCall, Expected, Inbound},
             outbound::AnswerFuture,
         },
     },
@@ -67,22 +65,14 @@ impl AccountService {
     }
 
     /// Answers `CreateAccount`, `BatchCreateAccounts`, `GetAccount` or `ListAccounts`.
-    pub(crate) fn call(
-        &self,
-        call: AccountCall,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerFuture {
-        let (service, limits) = (self.clone(), Arc::clone(limits));
+    pub(crate) fn call(&self, method: AccountCall, call: AdmittedCall) -> AnswerFuture {
+        let (service, limits) = (self.clone(), Arc::clone(&call.limits));
         Box::pin(async move {
-            let answered = match call {
-                AccountCall::Create => service.create_account(request, &limits, reservation).await,
-                AccountCall::BatchCreate => {
-                    service.batch_create_accounts(request, &limits, reservation).await
-                }
-                AccountCall::Get => service.get_account(request, &limits, reservation).await,
-                AccountCall::List => service.list_accounts(request, &limits, reservation).await,
+            let answered = match method {
+                AccountCall::Create => service.create_account(call).await,
+                AccountCall::BatchCreate => service.batch_create_accounts(call).await,
+                AccountCall::Get => service.get_account(call).await,
+                AccountCall::List => service.list_accounts(call).await,
             };
             Ok(limits.answer(answered))
         })
@@ -94,24 +84,17 @@ impl AccountService {
         deadline: Option<Instant>,
     ) -> Result<Vec<proto::Account>, Status> {
         let ids: Vec<String> = accounts.iter().map(|account| account.id.clone()).collect();
-        match self.engine.create_accounts(accounts, deadline).await {
-            Ok(CreatedAccounts::All(accounts)) => Ok(accounts.into_iter().map(from_account).collect()),
-            Ok(CreatedAccounts::Reused { place }) => Err(status::account_id_reused(
+        match self.engine.create_accounts(accounts, deadline).await? {
+            CreatedAccounts::All(accounts) => Ok(accounts.into_iter().map(from_account).collect()),
+            CreatedAccounts::Reused { place } => Err(status::account_id_reused(
                 ids.get(place).map_or("", String::as_str),
             )),
-            Ok(CreatedAccounts::Full(full)) => Err(status::accounts_full(full)),
-            Err(error) => Err(status::engine(&error)),
+            CreatedAccounts::Full(full) => Err(status::accounts_full(full)),
         }
     }
 
-    async fn create_account(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerResult {
-        let most = ACCOUNT_BYTES_MAX;
-        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
+    async fn create_account(&self, call: AdmittedCall) -> AnswerResult {
+        let mut inbound = Inbound::open(call, Expected::Message, ACCOUNT_BYTES_MAX)?;
         let account = {
             let message = inbound.only().await?;
             let request = CreateAccountRequest::decode(message).map_err(status::malformed_message)?;
@@ -122,20 +105,16 @@ impl AccountService {
         };
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
         inbound.finish().await?;
-        let mut accounts = self.create(account.into_iter().collect(), deadline).await?;
+        let mut accounts = self
+            .create(account.into_iter().collect(), inbound.deadline())
+            .await?;
         Ok(inbound.answer(&CreateAccountResponse {
             account: accounts.pop(),
         }))
     }
 
-    async fn batch_create_accounts(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerResult {
-        let most = ACCOUNTS_BYTES_MAX;
-        let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
+    async fn batch_create_accounts(&self, call: AdmittedCall) -> AnswerResult {
+        let mut inbound = Inbound::open(call, Expected::Message, ACCOUNTS_BYTES_MAX)?;
         let accounts = {
             let message = inbound.only().await?;
             // A decoded message can take a thousand times the memory of its bytes, so the accounts are counted first.
@@ -145,51 +124,29 @@ impl AccountService {
             decode::new_accounts(request)?
         };
         inbound.finish().await?;
-        let accounts = self.create(accounts, deadline).await?;
+        let accounts = self.create(accounts, inbound.deadline()).await?;
         Ok(inbound.answer(&BatchCreateAccountsResponse { accounts }))
     }
 
-    async fn get_account(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerResult {
-        let most = QUERY_BYTES_MAX;
-        let (question, mut inbound, deadline) =
-            Inbound::ask::<GetAccountRequest>(request, most, limits, reservation).await?;
+    async fn get_account(&self, call: AdmittedCall) -> AnswerResult {
+        let (question, mut inbound) = Inbound::ask::<GetAccountRequest>(call, QUERY_BYTES_MAX).await?;
         let id = question.account_id;
         check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
-        let account = self
-            .engine
-            .account(id.clone(), deadline)
-            .await
-            .map_err(|error| status::engine(&error))?;
+        let account = self.engine.account(id.clone(), inbound.deadline()).await?;
         let account = account.ok_or_else(|| status::account_not_found(&id))?;
         Ok(inbound.answer(&GetAccountResponse {
             account: Some(from_account(*account)),
         }))
     }
 
-    async fn list_accounts(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerResult {
-        let most = QUERY_BYTES_MAX;
-        let (question, mut inbound, deadline) =
-            Inbound::ask::<ListAccountsRequest>(request, most, limits, reservation).await?;
+    async fn list_accounts(&self, call: AdmittedCall) -> AnswerResult {
+        let (question, mut inbound) = Inbound::ask::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
         let limit = decode::page_limit(question.page_size)?;
         let from = decode::page_start(&question.page_token)?;
         // Reserved before EXEC reads the accounts, because they stay in memory until earlier transactions are durable.
         inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
-        let (accounts, next) = self
-            .engine
-            .accounts(from, limit, deadline)
-            .await
-            .map_err(|error| status::engine(&error))?;
+        let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline()).await?;
         Ok(inbound.answer(&ListAccountsResponse {
             accounts: accounts.into_iter().map(from_account).collect(),
             next_page_token: next.map(decode::page_token_of).unwrap_or_default(),

@@ -3,7 +3,7 @@
 use tonic::Status;
 
 use super::{
-    decode::{self, Refusal},
+    decode,
     split::{Found, Splitter},
     wire::{self, WireTransaction},
 };
@@ -13,7 +13,7 @@ use crate::{
 };
 use tally_ledger::Outcome;
 
-/// Longest result of an executed transaction, in bytes: that of one which the ledger refused.
+/// Longest result of an executed transaction, in bytes: the result of a transaction that the ledger rejected.
 pub(crate) const RESULT_BYTES_MAX: usize = 640;
 /// The message that contains a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) struct Refusals {
     answer_bytes: usize,
 }
 
-/// One of them. Its bytes begin at the end of the entry before.
+/// A transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]
 struct RefusedEntry {
     place: u32,
@@ -78,12 +78,6 @@ pub(crate) struct BulkReader {
     splitter: Splitter,
 }
 
-/// Why reading a request ended early.
-enum Unread {
-    Malformed(WireError),
-    TooMany,
-}
-
 // ===== impl Refusals =====
 
 impl Refusals {
@@ -103,7 +97,7 @@ impl Refusals {
         let refusal = decode::check(&transaction, |_, _| ()).err()?;
         Some(Refused {
             id: transaction.id.as_str(),
-            status: refused(refusal),
+            status: refusal.into(),
         })
     }
 
@@ -127,8 +121,8 @@ impl Refusals {
 // ===== impl Places =====
 
 impl Places {
-    /// Returns the error of the transaction at `place`, if that is the invalid one after `before` others. The inner
-    /// value is `None` if the error is not found again, which is a bug.
+    /// Returns the error of the transaction at `place` if it is invalid; `before` is the number of invalid transactions
+    /// before it. The inner value is `None` if the error is not found again, which is a bug.
     pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
         let entry = self.refused.entries.get(before)?;
         (entry.place as usize == place).then(|| self.refused.get(before, self.form))
@@ -205,19 +199,15 @@ impl BulkReader {
     /// INTERNAL if the message is malformed, INVALID_ARGUMENT as soon as it has too many transactions.
     pub(crate) fn read(&mut self, piece: &Piece) -> Result<(), Status> {
         let transactions = &mut self.transactions;
-        let read = self.splitter.read(&piece.bytes, piece.to_come, |found| {
+        self.splitter.read(&piece.bytes, piece.to_come, |found| {
             if transactions.count() >= TRANSACTIONS_MAX {
-                return Err(Unread::TooMany);
+                return Err(transaction_count(&format!("at least {}", TRANSACTIONS_MAX + 1)));
             }
             match found {
                 Found::Transaction(bytes) => transactions.push(bytes)?,
                 Found::TooLong(length) => transactions.skip(length),
             }
             Ok(())
-        });
-        read.map_err(|unread| match unread {
-            Unread::Malformed(error) => status::malformed_message(error),
-            Unread::TooMany => transaction_count(&format!("at least {}", TRANSACTIONS_MAX + 1)),
         })
     }
 
@@ -238,12 +228,6 @@ impl BulkReader {
     }
 }
 
-impl From<WireError> for Unread {
-    fn from(error: WireError) -> Self {
-        Unread::Malformed(error)
-    }
-}
-
 fn read(bytes: &[u8], form: Form) -> Result<WireTransaction<'_>, WireError> {
     match form {
         Form::Nested => wire::nested_transaction(bytes),
@@ -254,12 +238,4 @@ fn read(bytes: &[u8], form: Form) -> Result<WireTransaction<'_>, WireError> {
 fn transaction_count(count: &str) -> Status {
     let description = format!("has {count} transactions, 1 to {TRANSACTIONS_MAX} are allowed");
     status::invalid_field("transactions", description)
-}
-
-/// Returns the status for a refusal.
-pub(crate) fn refused(refusal: Refusal) -> Status {
-    match refusal {
-        Refusal::Invalid(violations) => status::invalid(violations),
-        Refusal::PhaseNotSupported(phase) => status::phase_not_supported(phase),
-    }
 }

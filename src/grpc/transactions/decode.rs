@@ -1,12 +1,16 @@
 //! Checks the fields of transactions, and converts them for the ledger, before anything is queued.
 
 use smallvec::SmallVec;
+use tonic::Status;
 use tonic_types::FieldViolation;
 
 use super::wire::{Text, Time, WireAmount, WireTransaction, WireTransfer};
 use crate::{
     engine::TransactionBatch,
-    grpc::fields::{Violations, check_metadata, from_halves},
+    grpc::{
+        fields::{Violations, check_metadata, from_halves},
+        status,
+    },
     proto,
 };
 use tally_ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount};
@@ -36,6 +40,15 @@ impl Refusal {
                 .map(|violation| violation.field.len() + violation.description.len() + 16)
                 .sum(),
             Refusal::PhaseNotSupported(phase) => 2 * phase.len(),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(violations) => status::invalid(violations),
+            Refusal::PhaseNotSupported(phase) => status::phase_not_supported(phase),
         }
     }
 }

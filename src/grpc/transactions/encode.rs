@@ -154,32 +154,34 @@ impl<'a> Results<'a> {
     pub(crate) async fn bulk(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
         let header_at = begin_frame(&mut out);
-        let mut written = Written::default();
-        let mut turn = TURN_BYTES;
-        while let Some(result) = self.next(&mut written) {
-            put_result(&mut out, &result);
-            if out.len() > turn {
-                turn = out.len() + TURN_BYTES;
-                tokio::task::yield_now().await;
-            }
-        }
+        self.write(&mut out, put_result).await;
         end_frame(&mut out, header_at);
-        fit(out)
+        out
     }
 
     /// Returns the framed `StreamTransactionsResponse`s.
     pub(crate) async fn stream(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
+        let put = |out: &mut Vec<u8>, result: &OneResult<'_>| put_frame(out, |out| put_result(out, result));
+        self.write(&mut out, put).await;
+        out
+    }
+
+    /// Appends every result with `put`. Lets other tasks of the thread run after every [`TURN_BYTES`].
+    async fn write(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, &OneResult<'_>)) {
         let mut written = Written::default();
         let mut turn = TURN_BYTES;
         while let Some(result) = self.next(&mut written) {
-            put_frame(&mut out, |out| put_result(out, &result));
+            put(out, &result);
             if out.len() > turn {
                 turn = out.len() + TURN_BYTES;
                 tokio::task::yield_now().await;
             }
         }
-        fit(out)
+        // The client may read the answer late, so most of the unused capacity is freed.
+        if out.capacity() - out.len() > out.len() / 4 {
+            out.shrink_to_fit();
+        }
     }
 
     /// Returns the next result, in the order of the transactions.
@@ -214,14 +216,6 @@ impl<'a> Results<'a> {
         let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
         self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES)
     }
-}
-
-/// Frees most of the unused capacity, as the client may read the answer late.
-fn fit(mut out: Vec<u8>) -> Vec<u8> {
-    if out.capacity() - out.len() > out.len() / 4 {
-        out.shrink_to_fit();
-    }
-    out
 }
 
 /// Appends a `TransactionResult` as field 1.

@@ -5,12 +5,10 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use hyper::body::Incoming;
-use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
 use super::{
-    collect::{BulkReader, Transactions, refused},
+    collect::{BulkReader, Transactions},
     decode,
     encode::{self, Results},
     stream::StreamAnswers,
@@ -23,8 +21,7 @@ use crate::{
         status,
         transport::{
             budget::{CALL_BYTES, Reservation},
-            connection_limits::ConnectionLimits,
-            framing::{Expected, Inbound},
+            framing::{AdmittedCall, Expected, Inbound},
             lifetime::Lifetime,
             outbound::{Answer, AnswerFuture},
         },
@@ -64,60 +61,31 @@ impl TransactionService {
     ///
     /// Each method boxes its own future. So the future of the most frequent method is small, and is not moved into its
     /// task.
-    pub(crate) fn process_transaction(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerFuture {
-        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
-        Box::pin(process_one(engine, request, limits, reservation))
+    pub(crate) fn process_transaction(&self, call: AdmittedCall) -> AnswerFuture {
+        Box::pin(process_one(Arc::clone(&self.engine), call))
     }
 
     /// Answers `ProcessTransactions`.
-    pub(crate) fn process_transactions(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerFuture {
-        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
-        Box::pin(async move {
-            let answered = process_many(&engine, request, &limits, reservation).await;
-            Ok(limits.answer(answered))
-        })
+    pub(crate) fn process_transactions(&self, call: AdmittedCall) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
+        Box::pin(async move { Ok(limits.answer(process_many(&engine, call).await)) })
     }
 
     /// Answers `GetTransaction`.
-    pub(crate) fn find_transaction(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> AnswerFuture {
-        let (service, limits) = (self.clone(), Arc::clone(limits));
-        Box::pin(async move {
-            let answered = service.get_transaction(request, &limits, reservation).await;
-            Ok(limits.answer(answered))
-        })
+    pub(crate) fn find_transaction(&self, call: AdmittedCall) -> AnswerFuture {
+        let (service, limits) = (self.clone(), Arc::clone(&call.limits));
+        Box::pin(async move { Ok(limits.answer(service.get_transaction(call).await)) })
     }
 
     /// Answers `StreamTransactions` until `lifetime` ends.
-    pub(crate) fn stream_transactions(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-        lifetime: Lifetime,
-    ) -> AnswerFuture {
-        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(limits));
+    pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
         // The stream begins when the call is polled, because the engine knows the caller only then.
         Box::pin(async move {
-            let most = TRANSACTION_BYTES_MAX;
             Ok(
-                match Inbound::open(request, Expected::Stream, most, &limits, reservation) {
-                    Ok((inbound, deadline)) => {
-                        let answers = StreamAnswers::new(engine, inbound, deadline, lifetime);
+                match Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX) {
+                    Ok(inbound) => {
+                        let answers = StreamAnswers::new(engine, inbound, lifetime);
                         Answer::frames(Box::pin(answers), limits.memory())
                     }
                     Err(status) => limits.answer_failed(status),
@@ -126,37 +94,24 @@ impl TransactionService {
         })
     }
 
-    async fn get_transaction(
-        &self,
-        request: http::Request<Incoming>,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> Result<(Vec<u8>, Reservation), Status> {
-        let (question, mut inbound, deadline) =
-            Inbound::ask::<GetTransactionRequest>(request, QUERY_BYTES_MAX, limits, reservation).await?;
+    async fn get_transaction(&self, call: AdmittedCall) -> Result<(Vec<u8>, Reservation), Status> {
+        let (question, mut inbound) = Inbound::ask::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
         let id = question.transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
-        let found = self
-            .engine
-            .transaction(id.clone(), deadline)
-            .await
-            .map_err(|error| status::engine(&error))?;
+        let found = self.engine.transaction(id.clone(), inbound.deadline()).await?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
-        let transaction = self.describe(id, &found, &mut inbound, deadline).await?;
+        let transaction = self.describe(id, &found, &mut inbound).await?;
         Ok(inbound.answer(&GetTransactionResponse {
             transaction: Some(transaction),
         }))
     }
-}
 
-impl TransactionService {
     /// Converts a record of the journal for the API. The journal has the numbers of accounts, the API their ids.
     async fn describe(
         &self,
         id: String,
         found: &FoundTransaction,
         inbound: &mut Inbound,
-        deadline: Option<Instant>,
     ) -> Result<proto::Transaction, Status> {
         let damaged = || status::engine(&StoreFault::damaged_at(found.position()).into());
         let unreadable = |_: Malformed| damaged();
@@ -170,11 +125,7 @@ impl TransactionService {
             .iter()
             .flat_map(|transfer| [transfer.debit, transfer.credit])
             .collect();
-        let names = self
-            .engine
-            .account_ids(indexes, deadline)
-            .await
-            .map_err(|error| status::engine(&error))?;
+        let names = self.engine.account_ids(indexes, inbound.deadline()).await?;
         let mut names = names.into_iter();
         let transfers: Vec<proto::Transfer> = numbered
             .iter()
@@ -211,33 +162,27 @@ impl TransactionService {
 /// `ProcessTransaction`.
 async fn process_one(
     engine: Arc<TallyEngine>,
-    request: http::Request<Incoming>,
-    limits: Arc<ConnectionLimits>,
-    reservation: Reservation,
+    call: AdmittedCall,
 ) -> Result<http::Response<Answer>, Infallible> {
-    let most = TRANSACTION_BYTES_MAX;
-    let answered = match Inbound::open(request, Expected::Message, most, &limits, reservation) {
-        Ok((inbound, deadline)) => answer_one(&engine, inbound, deadline).await,
+    let limits = Arc::clone(&call.limits);
+    let answered = match Inbound::open(call, Expected::Message, TRANSACTION_BYTES_MAX) {
+        Ok(inbound) => answer_one(&engine, inbound).await,
         Err(status) => Err(status),
     };
     Ok(limits.answer(answered))
 }
 
-async fn answer_one(
-    engine: &TallyEngine,
-    mut inbound: Inbound,
-    deadline: Option<Instant>,
-) -> Result<(Vec<u8>, Reservation), Status> {
+async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> Result<(Vec<u8>, Reservation), Status> {
     let batch = {
         let message = inbound.only().await?;
-        let transaction = wire::transaction(&message).map_err(status::malformed_message)?;
+        let transaction = wire::transaction(&message)?;
         let mut batch = engine.batch(message.len());
-        decode::push_transaction(&mut batch, &transaction).map_err(refused)?;
+        decode::push_transaction(&mut batch, &transaction)?;
         Arc::new(batch)
     };
     inbound.hold(batch.memory_bytes())?;
     inbound.finish().await?;
-    let outcomes = execute(engine, CallKind::Unary, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Unary, &batch, &inbound).await?;
     let answer = encode::lone(&batch, outcomes.first().copied())?;
     drop(batch);
     Ok((answer, inbound.into_reservation()))
@@ -247,14 +192,8 @@ async fn answer_one(
 ///
 /// The request is read while it arrives. Nothing is executed before the whole request is read and the memory for its
 /// answer is reserved.
-async fn process_many(
-    engine: &TallyEngine,
-    request: http::Request<Incoming>,
-    limits: &Arc<ConnectionLimits>,
-    reservation: Reservation,
-) -> Result<(Vec<u8>, Reservation), Status> {
-    let most = MESSAGE_BYTES_MAX;
-    let (mut inbound, deadline) = Inbound::open(request, Expected::Message, most, limits, reservation)?;
+async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> Result<(Vec<u8>, Reservation), Status> {
+    let mut inbound = Inbound::open(call, Expected::Message, MESSAGE_BYTES_MAX)?;
     let mut piece = inbound.piece().await?.ok_or_else(status::message_missing)?;
     let mut reader = BulkReader::new(engine.batch(piece.bytes.len()));
     loop {
@@ -270,7 +209,7 @@ async fn process_many(
     let Transactions { mut batch, places } = reader.finish()?;
     batch.pay(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, CallKind::Bulk, &batch, deadline).await?;
+    let outcomes = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
     let results = Results {
         places: &places,
         batch: &batch,
@@ -288,13 +227,12 @@ async fn execute(
     engine: &TallyEngine,
     kind: CallKind,
     batch: &Arc<TransactionBatch>,
-    deadline: Option<Instant>,
+    inbound: &Inbound,
 ) -> Result<Outcomes, Status> {
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    let outcomes = engine.process(kind, batch, deadline).await;
-    outcomes.map_err(|error| status::engine(&error))
+    Ok(engine.process(kind, batch, inbound.deadline()).await?)
 }
 
 /// Returns the account that a rejection is about.

@@ -1,9 +1,12 @@
 //! Splits a `ProcessTransactionsRequest` into its transactions while the message arrives.
 //!
-//! Every byte is read a bounded number of times, however the message is cut into parts. Of an unknown field only the
-//! number of its remaining bytes is kept.
+//! Every byte is read a bounded number of times, however the message is cut into parts. The splitter keeps only the number
+//! of remaining bytes of an unknown field.
 
-use crate::grpc::protobuf::{self, FieldHead, WireError};
+use prost::encoding::WireType;
+use tonic::Status;
+
+use crate::grpc::protobuf::{self, FieldHead};
 
 /// Longest key together with the number behind it.
 const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
@@ -63,13 +66,13 @@ impl Splitter {
     /// transaction.
     ///
     /// # Errors
-    /// The error of `each`, or [`WireError`] if the message is malformed.
-    pub(crate) fn read<E: From<WireError>>(
+    /// The error of `each`; INTERNAL if the message is malformed.
+    pub(crate) fn read(
         &mut self,
         piece: &[u8],
         to_come: usize,
-        mut each: impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut each: impl FnMut(Found<'_>) -> Result<(), Status>,
+    ) -> Result<(), Status> {
         let mut piece = piece;
         while !piece.is_empty() {
             match self.next {
@@ -101,8 +104,9 @@ impl Splitter {
                 }
             }
         }
-        if to_come == 0 {
-            self.check_end()?;
+        let at_end = matches!(self.next, Next::Key) && self.carry.is_empty() && self.groups.is_empty();
+        if to_come == 0 && !at_end {
+            return Err(protobuf::CUT_SHORT.into());
         }
         Ok(())
     }
@@ -113,12 +117,12 @@ impl Splitter {
     }
 
     /// Reads a key and the length or number behind it.
-    fn read_head<E: From<WireError>>(
+    fn read_head(
         &mut self,
         piece: &mut &[u8],
         to_come: usize,
-        each: &mut impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        each: &mut impl FnMut(Found<'_>) -> Result<(), Status>,
+    ) -> Result<(), Status> {
         let head = if self.carry.is_empty() {
             self.note(piece.len().min(HEAD_BYTES_MAX));
             let head = protobuf::head(piece)?;
@@ -149,18 +153,18 @@ impl Splitter {
     }
 
     /// Decides what follows after the key and length in `head`.
-    fn enter<E: From<WireError>>(
+    fn enter(
         &mut self,
         head: &FieldHead,
         left: usize,
-        each: &mut impl FnMut(Found<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        each: &mut impl FnMut(Found<'_>) -> Result<(), Status>,
+    ) -> Result<(), Status> {
         let FieldHead { field, kind, .. } = *head;
         let is_transaction = field == TRANSACTIONS && self.groups.is_empty();
-        if is_transaction && kind != protobuf::DELIMITED {
-            return Err(protobuf::WRONG_KIND.into());
+        if is_transaction && kind != WireType::LengthDelimited {
+            return Err(protobuf::WRONG_TYPE.into());
         }
-        if kind == protobuf::GROUP_END {
+        if kind == WireType::EndGroup {
             return match self.groups.pop() {
                 Some(group) if group == field => Ok(()),
                 _ => Err(protobuf::NO_GROUP.into()),
@@ -169,14 +173,14 @@ impl Splitter {
         if self.groups.len() >= protobuf::DEPTH_MAX as usize {
             return Err(protobuf::TOO_DEEP.into());
         }
-        if kind == protobuf::GROUP {
+        if kind == WireType::StartGroup {
             self.groups.push(field);
             return Ok(());
         }
         let length = head
             .behind
             .filter(|length| *length <= left)
-            .ok_or(WireError::CutShort)?;
+            .ok_or(protobuf::CUT_SHORT)?;
         if is_transaction && length > self.transaction_bytes_max {
             each(Found::TooLong(length))?;
             self.next = Next::Unknown(length);
@@ -188,15 +192,6 @@ impl Splitter {
             self.next = Next::Unknown(length);
         }
         Ok(())
-    }
-
-    /// Checks that the message does not end within a field.
-    fn check_end(&self) -> Result<(), WireError> {
-        if matches!(self.next, Next::Key) && self.carry.is_empty() && self.groups.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError::CutShort)
-        }
     }
 
     /// Counts bytes that are read or copied.
@@ -225,14 +220,14 @@ mod tests {
     const WORK_MAX: usize = 24;
 
     /// Reads `message` in parts of `piece` bytes. Returns the number of its transactions and the bytes read.
-    fn read(message: &[u8], piece: usize) -> Result<(usize, usize), WireError> {
+    fn read(message: &[u8], piece: usize) -> Result<(usize, usize), Status> {
         let mut splitter = Splitter::new(1 << 20);
         let (mut count, mut to_come) = (0, message.len());
         for piece in message.chunks(piece) {
             to_come -= piece.len();
             splitter.read(piece, to_come, |_| {
                 count += 1;
-                Ok::<(), WireError>(())
+                Ok(())
             })?;
         }
         Ok((count, splitter.work()))
@@ -285,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_is_too_long_is_told_and_skipped() {
+    fn a_transaction_that_is_too_long_is_reported_and_skipped() {
         let mut splitter = Splitter::new(3);
         let mut found = Vec::new();
         let message = [0x0a, 4, 1, 2, 3, 4, 0x0a, 3, 7, 8, 9];
@@ -297,7 +292,7 @@ mod tests {
                         Found::Transaction(bytes) => bytes.to_vec(),
                         Found::TooLong(length) => vec![0; length],
                     });
-                    Ok::<(), WireError>(())
+                    Ok(())
                 })
                 .unwrap();
         }
@@ -306,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_ends_in_the_middle_is_none() {
+    fn a_message_that_ends_in_the_middle_is_an_error() {
         for message in [
             &[0x0a][..],
             &[0x0a, 2, 1],

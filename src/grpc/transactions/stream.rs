@@ -31,8 +31,8 @@ use crate::{
 };
 use tally_batch::Sequence;
 
-/// The outcomes of a chunk.
-type Executed = Result<Outcomes, EngineError>;
+/// The outcomes of the transactions of a chunk, or the error of the chunk.
+type ChunkOutcomes = Result<Outcomes, EngineError>;
 
 /// Most messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
@@ -49,7 +49,7 @@ pub(crate) struct StreamAnswers {
     /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
-    /// The engine executes the chunks of a sequence in order, and none after one that was not executed.
+    /// The engine executes the chunks of a sequence in order, and no chunk after a chunk that was not executed.
     sequence: Sequence,
     lifetime: Lifetime,
     /// Ready when reading must end, with the reason.
@@ -79,7 +79,7 @@ struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
     reservation: Reservation,
-    outcomes: Executed,
+    outcomes: ChunkOutcomes,
     /// Set if the chunk was not executed because the caller's token no longer allows the call.
     revoked: Option<Status>,
     broken: Option<Status>,
@@ -107,20 +107,15 @@ impl StreamAnswers {
     /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that it has
     /// read, and ends with the reason. Call this while the stream's call is polled, because the engine finds the caller
     /// in that context.
-    pub(crate) fn new(
-        engine: Arc<TallyEngine>,
-        inbound: Inbound,
-        deadline: Option<Instant>,
-        lifetime: Lifetime,
-    ) -> Self {
+    pub(crate) fn new(engine: Arc<TallyEngine>, inbound: Inbound, lifetime: Lifetime) -> Self {
         StreamAnswers {
+            deadline: inbound.deadline(),
             chunks: Some(Chunks {
                 inbound,
                 engine: Arc::clone(&engine),
                 carry: Vec::new(),
                 ended: false,
             }),
-            deadline,
             sequence: engine.sequence(),
             over: Box::pin(lifetime.clone().ended()),
             lifetime,
@@ -163,9 +158,9 @@ impl StreamAnswers {
         self.ending = Some(why);
     }
 
-    /// Submits a chunk to the engine as the next of the sequence, so that the chunks are executed in order, and none
-    /// after one that was not executed. A later chunk may need the money that an earlier one moves, and the ledger
-    /// remembers a refusal for lack of funds for ever.
+    /// Submits a chunk to the engine as the next of the sequence. So the chunks are executed in order, and no chunk after a
+    /// chunk that was not executed. A later chunk may need the money that an earlier one moves, and the ledger remembers a
+    /// refusal for lack of funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
             transactions: Transactions { mut batch, places },
@@ -210,7 +205,7 @@ impl StreamAnswers {
                 let why = || revoked.unwrap_or_else(|| status::engine(error));
                 Some(self.interrupted.get_or_insert_with(why).clone())
             }
-            // Their outcome is unknown, and each of them gets this error.
+            // The outcome of the transactions is unknown, and each of them gets this error.
             Err(error) => Some(status::engine(error)),
             // The chunk has only invalid transactions. After a chunk that was not executed, they get its error.
             Ok(_) if done.batch.is_empty() => self.interrupted.clone(),
@@ -288,7 +283,7 @@ impl Stream for StreamAnswers {
 }
 
 /// Waits for the task of a chunk. Dropping the future withdraws the chunk if it is still queued.
-async fn executed(task: AbortOnDropHandle<Executed>) -> Executed {
+async fn executed(task: AbortOnDropHandle<ChunkOutcomes>) -> ChunkOutcomes {
     match task.await {
         Ok(outcomes) => outcomes,
         Err(error) => match error.try_into_panic() {
@@ -345,13 +340,13 @@ impl Chunks {
             return self.inbound.hold(self.carry.capacity());
         }
         if self.carry.is_empty() {
-            return transactions.push(&piece.bytes).map_err(status::malformed_message);
+            return Ok(transactions.push(&piece.bytes)?);
         }
         gather(&mut self.carry, piece);
-        let pushed = transactions.push(&self.carry).map_err(status::malformed_message);
+        let pushed = transactions.push(&self.carry);
         self.carry = Vec::new();
         self.inbound.release();
-        pushed
+        Ok(pushed?)
     }
 
     /// Makes a chunk of the transactions, if the budget has memory for them and their answers.

@@ -1,20 +1,24 @@
 //! Compares the reader with prost, which reads the same bytes into the generated types.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
-use prost::Message;
+use prost::{Message, encoding::WireType};
+use tonic::Status;
 
 use super::{
     super::split::{Found, Splitter},
     *,
 };
-use crate::{
-    grpc::protobuf::{DELIMITED, FIXED32, FIXED64, GROUP, GROUP_END, WireError},
-    proto::{
-        ProcessTransactionRequest, ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128,
-        transfer,
-    },
+use crate::proto::{
+    ProcessTransactionRequest, ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128,
+    transfer,
 };
 use tally_ledger::TRANSFERS_MAX;
+
+const FIXED64: u8 = WireType::SixtyFourBit as u8;
+const FIXED32: u8 = WireType::ThirtyTwoBit as u8;
+const DELIMITED: u8 = WireType::LengthDelimited as u8;
+const GROUP: u8 = WireType::StartGroup as u8;
+const GROUP_END: u8 = WireType::EndGroup as u8;
 
 fn text(text: &str) -> Text<'_> {
     Text::of(text.as_bytes()).unwrap()
@@ -99,7 +103,7 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 /// Returns the transactions of a `ProcessTransactionsRequest` that arrives in parts of `piece` bytes.
-fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, WireError> {
+fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, Status> {
     let (mut transactions, mut to_come) = (Vec::new(), bytes.len());
     let mut splitter = Splitter::new(usize::MAX);
     for piece in bytes.chunks(piece) {
@@ -109,7 +113,7 @@ fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, WireError> {
                 nested_transaction(found)?;
                 transactions.push(found.to_vec());
             }
-            Ok::<(), WireError>(())
+            Ok(())
         })?;
     }
     Ok(transactions)

@@ -353,19 +353,14 @@ impl Reservation {
         self.bytes = bytes;
     }
 
-    /// Splits off everything beyond `bytes` as a reservation of its own.
+    /// Splits off everything beyond `bytes` as a separate reservation.
     pub(crate) fn split_off_beyond(&mut self, bytes: usize) -> Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
-        Reservation {
-            memory: Arc::clone(&self.memory),
-            bytes: beyond,
-            is_call: false,
-            probe: None,
-        }
+        self.memory.reservation(beyond)
     }
 
-    /// Returns the memory that it is taken from.
+    /// Returns the memory of the connection from which the reservation is taken.
     pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
         &self.memory
     }

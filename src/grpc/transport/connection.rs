@@ -119,7 +119,8 @@ impl Connections {
     {
         let (stream, cut_slot) = GovernedSocket::new(stream, &throttle);
         self.drive(stream, peer, limits, throttle).await;
-        if let Some(cut) = cut_slot.take() {
+        let cut = cut_slot.lock().take();
+        if let Some(cut) = cut {
             tracing::debug!(%peer, "the connection is cut: too many refused calls, or too many frames without a call or message");
             cut.send_goaway().await;
         }
@@ -220,7 +221,7 @@ impl<C: Future> Future for InTurns<'_, C> {
     }
 }
 
-/// Waits until no call has begun for `limit`. It may take twice as long until this is noticed.
+/// Waits until no call has begun for `limit`. It returns at most twice the limit after the last call began.
 async fn idle(begun: &AtomicU64, limit: Duration) {
     let mut looks = interval_at(Instant::now() + limit, limit);
     let mut before = 0;

@@ -31,7 +31,7 @@ pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status>
             "must be one to eight digits and a unit of H, M, S, m, u or n",
         )
     })?;
-    // A deadline beyond the range of the clock counts as none.
+    // A deadline beyond the range of the clock counts as no deadline.
     Ok(Instant::now().checked_add(timeout))
 }
 

@@ -40,6 +40,16 @@ const FRAME_BYTES_MIN: usize = 256;
 const ENCODING: &str = "grpc-encoding";
 const IDENTITY: &str = "identity";
 
+/// A call that was admitted and is not read yet.
+#[derive(Debug)]
+pub(crate) struct AdmittedCall {
+    pub(crate) request: Request<Incoming>,
+    /// The limits of its connection.
+    pub(crate) limits: Arc<ConnectionLimits>,
+    /// The memory of the call.
+    pub(crate) reservation: Reservation,
+}
+
 /// The messages of a call, as they arrive.
 #[derive(Debug)]
 pub(crate) struct Inbound {
@@ -57,6 +67,7 @@ pub(crate) struct Inbound {
     /// Bytes that the call may still read before it lets other tasks run.
     turn: usize,
     receive_timeout: ReceiveTimeout,
+    deadline: Option<Instant>,
     limits: Arc<ConnectionLimits>,
     reservation: Reservation,
 }
@@ -81,18 +92,20 @@ pub(crate) struct Piece {
 // ===== impl Inbound =====
 
 impl Inbound {
-    /// Begins to read the messages of a call, each of at most `message_bytes_max` bytes. Also returns the caller's
-    /// deadline. `reservation` is the memory of the call.
+    /// Begins to read the messages of a call, each of at most `message_bytes_max` bytes.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a malformed deadline, UNIMPLEMENTED for compressed messages.
     pub(crate) fn open(
-        request: Request<Incoming>,
+        call: AdmittedCall,
         expected: Expected,
         message_bytes_max: usize,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> Result<(Self, Option<Instant>), Status> {
+    ) -> Result<Self, Status> {
+        let AdmittedCall {
+            request,
+            limits,
+            reservation,
+        } = call;
         // The headers are dropped here. A call can take long, and they would take memory.
         let (head, body) = request.into_parts();
         let deadline = deadline::of_headers(&head.headers)?;
@@ -101,7 +114,7 @@ impl Inbound {
         {
             return Err(status::compressed(encoding));
         }
-        let inbound = Inbound {
+        Ok(Inbound {
             body,
             frame: Bytes::new(),
             header: [0; HEADER_BYTES],
@@ -112,10 +125,15 @@ impl Inbound {
             message_bytes_max,
             turn: TURN_BYTES,
             receive_timeout: ReceiveTimeout::new(limits.time_max()),
-            limits: Arc::clone(limits),
+            deadline,
+            limits,
             reservation,
-        };
-        Ok((inbound, deadline))
+        })
+    }
+
+    /// Returns the caller's deadline, if it has set one.
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// Reserves `bytes` for the call, in addition to [`CALL_BYTES`].
@@ -135,22 +153,19 @@ impl Inbound {
         self.reservation.resize(CALL_BYTES);
     }
 
-    /// Reads and decodes the only message of a call, of at most `bytes_max` bytes. Also returns the caller's deadline.
+    /// Reads and decodes the only message of a call, of at most `bytes_max` bytes.
     ///
     /// # Errors
     /// As [`Inbound::open`] and [`Inbound::only`]; INTERNAL if the message cannot be decoded.
     pub(crate) async fn ask<Q: Message + Default>(
-        request: Request<Incoming>,
+        call: AdmittedCall,
         bytes_max: usize,
-        limits: &Arc<ConnectionLimits>,
-        reservation: Reservation,
-    ) -> Result<(Q, Self, Option<Instant>), Status> {
-        let (mut inbound, deadline) =
-            Inbound::open(request, Expected::Message, bytes_max, limits, reservation)?;
+    ) -> Result<(Q, Self), Status> {
+        let mut inbound = Inbound::open(call, Expected::Message, bytes_max)?;
         let message = inbound.only().await?;
         let question = Q::decode(message).map_err(status::malformed_message)?;
         inbound.finish().await?;
-        Ok((question, inbound, deadline))
+        Ok((question, inbound))
     }
 
     /// Returns the framed answer with its reservation.

@@ -36,7 +36,8 @@ const UNSENT_MAX: usize = 64;
 /// The same for all connections together. Beyond that, connections with such answers are not read, and the other
 /// connections are read a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
-/// Bytes that are then read beyond the current frame: the headers of a few more frames.
+/// A connection that is read a few bytes at a time reads this much beyond the current frame: the headers of a few more
+/// frames.
 const FEW_BYTES: usize = 64;
 /// Burst of refused calls (no token, unknown method, no memory, too many headers). A connection with more of them is
 /// cut.
@@ -55,7 +56,8 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
-const ENHANCE_YOUR_CALM: u8 = 11;
+/// The error code ENHANCE_YOUR_CALM.
+const CALM: u8 = 11;
 
 /// Frames that a new call adds to the allowance: window updates, a ping, a reset.
 const CALL_CREDIT: u64 = 8;
@@ -85,7 +87,7 @@ pub(crate) struct Throttle {
     unsent_of_service: UnsentRefusals,
     /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// Whether the last call was admitted. Until then the connection is read a few bytes at a time: the library keeps a
+    /// Whether the last call was admitted. If it was not, the connection is read a few bytes at a time: the library keeps a
     /// table entry for every call until the connection ends.
     trusted: AtomicBool,
 }
@@ -116,9 +118,8 @@ pub(crate) struct GovernedSocket<S> {
     cut_slot: Arc<CutSlot<S>>,
 }
 
-/// The place for a connection that was cut.
-#[derive(Debug)]
-pub(crate) struct CutSlot<S>(Mutex<Option<Cut<S>>>);
+/// Holds the connection after it was cut.
+pub(crate) type CutSlot<S> = Mutex<Option<Cut<S>>>;
 
 /// The socket of a connection that was cut, and its last frame.
 #[derive(Debug)]
@@ -218,21 +219,12 @@ impl Drop for UnsentRefusal {
     }
 }
 
-// ===== impl CutSlot =====
-
-impl<S> CutSlot<S> {
-    /// Takes the socket, if the connection was cut.
-    pub(crate) fn take(&self) -> Option<Cut<S>> {
-        self.0.lock().take()
-    }
-}
-
 // ===== impl GovernedSocket =====
 
 impl<S> GovernedSocket<S> {
     /// Checks the frames of `stream`. Also returns the place for its socket if the connection is cut.
     pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
-        let cut_slot = Arc::new(CutSlot(Mutex::new(None)));
+        let cut_slot = Arc::new(CutSlot::default());
         let governed = GovernedSocket {
             stream: Some(stream),
             throttle: Arc::clone(throttle),
@@ -279,7 +271,7 @@ impl<S> GovernedSocket<S> {
     fn cut(&mut self) -> io::Error {
         if let Some(stream) = self.stream.take() {
             let goaway_frame = self.outbound.is_between_frames().then(|| goaway(self.last_call));
-            *self.cut_slot.0.lock() = Some(Cut { stream, goaway_frame });
+            *self.cut_slot.lock() = Some(Cut { stream, goaway_frame });
         }
         io::Error::new(
             io::ErrorKind::ConnectionAborted,
@@ -330,25 +322,7 @@ fn cost(head: FrameHeader) -> u64 {
 /// A GOAWAY frame with ENHANCE_YOUR_CALM.
 const fn goaway(last_call: u32) -> [u8; GOAWAY_BYTES] {
     let [a, b, c, d] = last_call.to_be_bytes();
-    [
-        0,
-        0,
-        8,
-        GOAWAY,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a,
-        b,
-        c,
-        d,
-        0,
-        0,
-        0,
-        ENHANCE_YOUR_CALM,
-    ]
+    [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, CALM]
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {

@@ -85,7 +85,7 @@ impl Listener {
         Self::open(address).map_err(|source| NetError::Listen { address, source })
     }
 
-    /// As [`Listener::bind`], with the plain error.
+    /// The same as [`Listener::bind`], but returns the error of the system.
     pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
