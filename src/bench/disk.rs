@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tally_journal::{Disk, DiskError, RealDisk};
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +17,6 @@ use super::{
     report::{command, machine},
 };
 use crate::{terminal::table, version::COMMIT};
-use tally_journal::{Disk, DiskError, RealDisk};
 
 /// The commit times of a disk.
 #[derive(Debug, Serialize)]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use tally_topology::{AffinityConfig, CpuAffinityManager, Role};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -10,7 +11,6 @@ use crate::proto::{
     ProcessTransactionRequest, ProcessTransactionResponse,
     bench::echo_server::{Echo, EchoServer},
 };
-use tally_topology::{AffinityConfig, CpuAffinityManager, Role};
 
 /// Maximum number of calls in flight on one connection, as in the service.
 const STREAMS_MAX: u32 = 4096;

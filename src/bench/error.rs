@@ -2,11 +2,11 @@
 
 use std::{io, path::PathBuf};
 
+use tally_journal::DiskError;
+use tally_topology::AffinityError;
 use thiserror::Error;
 
 use crate::client::ConnectError;
-use tally_journal::DiskError;
-use tally_topology::AffinityError;
 
 /// Why a benchmark has no result.
 #[derive(Debug, Error)]

@@ -12,6 +12,8 @@ use std::{
 };
 
 use clap::Args;
+use tally_journal::RealDisk;
+use tally_topology::{AffinityError, CpuAffinityManager, Role};
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -33,8 +35,6 @@ use crate::{
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
-use tally_journal::RealDisk;
-use tally_topology::{AffinityError, CpuAffinityManager, Role};
 
 /// Interval at which throttling by the CPU quota is read: the kernel's default quota period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use tally_journal::{Disk, RealDisk};
 
 use super::exit::{self, fail};
 use crate::security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex};
-use tally_journal::{Disk, RealDisk};
 
 /// Options of `tally token`.
 #[derive(Debug, Args)]

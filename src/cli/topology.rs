@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use tally_topology::{AffinityConfig, CpuAffinityManager};
 
 use super::{
     client_args::{Credentials, TIMEOUT},
@@ -22,7 +23,6 @@ use crate::{
     },
     terminal::table,
 };
-use tally_topology::{AffinityConfig, CpuAffinityManager};
 
 /// Options of `tally topology`.
 #[derive(Debug, Args)]

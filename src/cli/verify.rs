@@ -3,10 +3,10 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
+use tally_journal::{Disk, RealDisk};
 
 use super::exit::{self, fail};
 use crate::store::embedded;
-use tally_journal::{Disk, RealDisk};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]

@@ -1,8 +1,9 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
+use tally_breaker::BreakerMode;
+
 use super::*;
 use crate::engine::{InitialMode, ThresholdSource};
-use tally_breaker::BreakerMode;
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tally_breaker::{BreakerMode, CircuitBreakerConfig};
 
 use super::{
     CallKind,
     circuits::{CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
 };
 use crate::settings::SettingError;
-use tally_breaker::{BreakerMode, CircuitBreakerConfig};
 
 /// A set of values to start from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
-
-use super::call_kind::CallKind;
 use tally_breaker::{
     BreakerMode, CircuitBreakerConfig, CircuitBreakerStats, Clock, ConfigError, LatencyCircuitBreaker,
     SystemClock, Transition, TransitionObserver, Work,
 };
 use tally_journal::{CommitTimes, CommitTrial};
+use tokio::sync::watch;
+
+use super::call_kind::CallKind;
 
 /// The settings of the circuits beyond [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the base.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,9 @@
 //! How the breaker judges the answers of the engine.
 
-use super::{fault::StoreFault, pending::EngineReply};
 use tally_batch::{Answer, BatchError};
 use tally_breaker::{Classify, Verdict};
+
+use super::{fault::StoreFault, pending::EngineReply};
 
 /// Every outcome of a transaction is a success, also a rejection: a client without funds must not open the circuit for others.
 /// A request that EXEC never executed is neutral. A fault of the store is a failure.

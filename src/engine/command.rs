@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-
-use crate::{store::embedded::Candidates, telemetry::TraceLink};
 use tally_batch::BatchItem;
 use tally_ledger::{
     AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags, TransactionView, Transfer,
     tag_index::tag, transaction::put_transaction,
 };
+
+use crate::{store::embedded::Candidates, telemetry::TraceLink};
 
 /// Maximum number of transactions in one request.
 pub const TRANSACTIONS_MAX: usize = 8192;

@@ -3,9 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tally_ledger::{Outcome, Timestamp};
+
 use super::command::Outcomes;
 use crate::store::embedded::JournaledLedger;
-use tally_ledger::{Outcome, Timestamp};
 
 /// The counters. EXEC writes every counter whose comment names no other thread.
 #[derive(Debug, Default)]

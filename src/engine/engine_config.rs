@@ -1,9 +1,10 @@
 //! The settings of the engine as a whole.
 
-use super::{circuits::CircuitOptions, scrubbing::ScrubRate};
-use crate::store::embedded::StoreConfig;
 use tally_batch::BatchConfig;
 use tally_breaker::CircuitBreakerConfig;
+
+use super::{circuits::CircuitOptions, scrubbing::ScrubRate};
+use crate::store::embedded::StoreConfig;
 
 /// The settings of the engine.
 #[derive(Debug, Clone, Default)]

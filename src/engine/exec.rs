@@ -4,6 +4,10 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake};
+use tally_ledger::{
+    AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
+};
 
 use super::{
     command::{
@@ -18,10 +22,6 @@ use super::{
     pipeline::{CommitPipeline, Progress},
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
-use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake};
-use tally_ledger::{
-    AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
-};
 
 /// Maximum number of items that EXEC takes from the queue at a time.
 const TAKE_ITEMS: usize = 8192;

@@ -1,12 +1,12 @@
 //! Faults of the engine. The rejection of a transaction is not a fault, but an outcome.
 
+use tally_batch::BatchError;
+use tally_breaker::Rejection;
+use tally_journal::Position;
 use thiserror::Error;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::store::embedded::RecordError;
-use tally_batch::BatchError;
-use tally_breaker::Rejection;
-use tally_journal::Position;
 
 /// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Error)]

@@ -12,6 +12,10 @@ use std::{
 
 use crossbeam_utils::sync::{Parker, Unparker};
 use futures_executor::block_on;
+use tally_batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission};
+use tally_journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer};
+use tally_ledger::AccountIndex;
+use thiserror::Error;
 
 use super::{
     command::{Command, CommandReply},
@@ -26,10 +30,6 @@ use crate::store::embedded::{
     checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter, KEEP},
     id_files::BlockWalk,
 };
-use tally_batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission};
-use tally_journal::{ChainPoint, ChunkedFiles, DataDirectory, JournalError, Position, SegmentPreparer};
-use tally_ledger::AccountIndex;
-use thiserror::Error;
 
 /// How often AUX checks whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(20);

@@ -1,5 +1,9 @@
 //! The engine's metrics. Names and units follow the conventions of Prometheus.
 
+use tally_batch::{BatchStats, FlushReason};
+use tally_breaker::{CircuitState, LifetimeStats};
+use tally_topology::PlacementFigures;
+
 use super::{
     circuits::CircuitReport,
     health::Condition,
@@ -9,9 +13,6 @@ use crate::{
     sys::limits::disk_space,
     telemetry::{Families, MetricSource},
 };
-use tally_batch::{BatchStats, FlushReason};
-use tally_breaker::{CircuitState, LifetimeStats};
-use tally_topology::PlacementFigures;
 
 /// From nanoseconds to seconds.
 const SECONDS: f64 = 1e-9;

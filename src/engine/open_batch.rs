@@ -1,11 +1,12 @@
 //! What belongs to the open block besides its records: the answers that depend on it, and the spans of its calls.
 
+use tally_journal::BlockBuffer;
+
 use super::pending::PendingAnswer;
 use crate::{
     store::embedded::SealedBlock,
     telemetry::{LINKS_MAX, TraceLink},
 };
-use tally_journal::BlockBuffer;
 
 /// Maximum number of items whose answers wait for one block. It bounds the memory of reads that wait for the disk.
 const ANSWER_ITEMS_MAX: usize = 16 * 1024;

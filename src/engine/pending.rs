@@ -6,9 +6,10 @@
 //! cover the block, the reply is a fault instead of the result. So no code that gives answers has to remember to check
 //! whether the log has failed.
 
+use tally_batch as batch;
+
 use super::{command::CommandReply, counters::EngineCounters, fault::StoreFault};
 use crate::store::embedded::DurablePoint;
-use tally_batch as batch;
 
 /// The engine's reply to a command: a durable result, or a fault.
 #[derive(Debug)]

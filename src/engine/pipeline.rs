@@ -16,6 +16,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
+use tally_batch::{Answerer, distribution::Distribution};
+use tally_journal::BlockBuffer;
 
 use super::{
     counters::EngineCounters,
@@ -30,8 +32,6 @@ use crate::{
     },
     telemetry::{TraceLink, commit_span},
 };
-use tally_batch::{Answerer, distribution::Distribution};
-use tally_journal::BlockBuffer;
 
 /// Batches that wait while others are in flight. With one waiting batch, WAL need not wait for EXEC under load. With more,
 /// new commands would queue behind several blocks instead of sharing one block.

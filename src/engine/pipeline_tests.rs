@@ -17,6 +17,11 @@ use std::{
 
 use futures_executor::block_on;
 use parking_lot::Mutex;
+use tally_batch::{
+    BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch,
+    distribution::Distribution,
+};
+use tally_journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position};
 
 use super::{
     command::{Command, CommandReply},
@@ -32,11 +37,6 @@ use crate::store::{
     block_log::{BlockLog, Commit, LogFault, Submitted},
     embedded::{DurablePoint, OrderPoint, SealedBlock},
 };
-use tally_batch::{
-    BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch,
-    distribution::Distribution,
-};
-use tally_journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position};
 
 const DEPTH: usize = 3;
 /// More records than EXEC commits itself.

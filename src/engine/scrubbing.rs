@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tally_journal::{ChainPoint, Scrub, ScrubStep};
 use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
@@ -9,7 +10,6 @@ use crate::{
     store::settings::SCRUB_BYTES_PER_SECOND,
     wall_clock::{SystemWallClock, WallClock},
 };
-use tally_journal::{ChainPoint, Scrub, ScrubStep};
 
 /// How fast the scrub reads the journal, in bytes per second. 0 turns the scrub off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-
-use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
 use tally_batch::{BatchProcessor, ResponseFuture, Submission};
 use tally_breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit};
+
+use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
 
 /// At most one probe in flight for each circuit.
 #[derive(Debug, Default)]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+use tally_batch::BatchConfig;
+use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
 use super::breaker_settings::Preset;
 use crate::settings::{HOUR, SECOND, SettingError, check_time};
-use tally_batch::BatchConfig;
-use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
 /// The queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]

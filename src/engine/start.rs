@@ -4,6 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
+use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
+use tally_breaker::{CircuitBreakerLayer, ConfigError};
+use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
+use tally_topology::{AffinityError, CpuAffinityManager, Role};
 use thiserror::Error;
 use tower::ServiceBuilder;
 
@@ -30,10 +34,6 @@ use crate::{
     },
     wall_clock::WallClock,
 };
-use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
-use tally_breaker::{CircuitBreakerLayer, ConfigError};
-use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
-use tally_topology::{AffinityError, CpuAffinityManager, Role};
 
 /// Why the engine could not be started.
 #[derive(Debug, Error)]

@@ -3,6 +3,13 @@
 use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
+use tally_batch::{
+    BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission,
+    distribution::{Distribution, Summary},
+};
+use tally_breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work};
+use tally_ledger::{AccountIndex, AccountSnapshot, NewAccount};
+use tally_topology::{CpuAffinityManager, RoleHandle};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
 
@@ -23,13 +30,6 @@ use crate::{
     store::embedded::{FoundTransaction, RecordReader, RecoveryReport},
     telemetry::trace_link,
 };
-use tally_batch::{
-    BatchError, BatchProcessor, BatchStats, Caller, Sequence, Submission,
-    distribution::{Distribution, Summary},
-};
-use tally_breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work};
-use tally_ledger::{AccountIndex, AccountSnapshot, NewAccount};
-use tally_topology::{CpuAffinityManager, RoleHandle};
 
 /// The batch processor behind the circuit of each kind of call.
 #[derive(Debug, Clone)]

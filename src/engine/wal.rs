@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, task::Waker};
 
+use tally_batch::Notifier;
+
 use super::{
     health::{Condition, Health},
     pipeline::{CommitPipeline, Step},
 };
-use tally_batch::Notifier;
 
 /// The state of the thread.
 #[derive(Debug)]

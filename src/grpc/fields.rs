@@ -1,13 +1,13 @@
 //! Checks of fields, and conversions of amounts and times, for all services.
 
-use tonic_types::FieldViolation;
-
-use crate::proto::{self, amount};
 use tally_ledger::{
     Metadata, Timestamp,
     account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     money::Amount,
 };
+use tonic_types::FieldViolation;
+
+use crate::proto::{self, amount};
 
 /// Most violations that an error names.
 const VIOLATIONS_MAX: usize = 16;

@@ -7,14 +7,14 @@ use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
 use prost::Message;
+use tally_batch::BatchError;
+use tally_breaker::{BreakerMode, CircuitState};
+use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError};
 use crate::engine::{EngineError, StoreFault};
-use tally_batch::BatchError;
-use tally_breaker::{BreakerMode, CircuitState};
-use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tally.v1";

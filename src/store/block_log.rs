@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
+use tally_journal::{DataDirectory, JournalError, JournalWriter};
 use thiserror::Error;
 
 use crate::store::embedded::{DurablePoint, SealedBlock};
-use tally_journal::{DataDirectory, JournalError, JournalWriter};
 
 /// A log of blocks. Its blocks become durable in the order in which they were submitted.
 pub trait BlockLog: Debug + Send {

@@ -27,6 +27,7 @@ use std::{
 
 use clap::Args;
 use indicatif::ProgressBar;
+use tally_ledger::id::check_asset;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -46,7 +47,6 @@ use crate::{
     client::{CallError, Client, ConnectError, RetryPolicy},
     terminal::progress_bar,
 };
-use tally_ledger::id::check_asset;
 
 /// Options of `tally import`.
 #[derive(Debug, Clone, Args)]

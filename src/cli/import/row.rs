@@ -2,10 +2,10 @@
 
 use std::{fmt, path::PathBuf};
 
+use tally_ledger::id::check_id;
 use thiserror::Error;
 
 use crate::proto::ProcessTransactionRequest;
-use tally_ledger::id::check_id;
 
 /// Maximum number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;

@@ -1,5 +1,11 @@
 //! Checks the fields of requests for accounts, and converts them for the ledger.
 
+use tally_ledger::{
+    AccountIndex, AccountStatus, BalanceRule, NewAccount,
+    account::METADATA_ENTRIES_MAX,
+    id::{check_asset, check_id},
+    money::Amount,
+};
 use tonic::Status;
 
 use crate::{
@@ -10,12 +16,6 @@ use crate::{
         status,
     },
     proto::{self, BatchCreateAccountsRequest, amount},
-};
-use tally_ledger::{
-    AccountIndex, AccountStatus, BalanceRule, NewAccount,
-    account::METADATA_ENTRIES_MAX,
-    id::{check_asset, check_id},
-    money::Amount,
 };
 
 /// Accounts of a page if the request does not set a size.

@@ -1,10 +1,11 @@
 //! Converts accounts of the ledger for the API.
 
+use tally_ledger::{AccountSnapshot, AccountStatus, BalanceRule};
+
 use crate::{
     grpc::fields::{from_amount, from_time},
     proto,
 };
-use tally_ledger::{AccountSnapshot, AccountStatus, BalanceRule};
 
 /// Converts an account for the API.
 #[must_use]

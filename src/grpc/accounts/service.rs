@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use prost::Message;
+use tally_ledger::{NewAccount, id::check_id};
 use tokio::time::Instant;
 use tonic::{Status, server::NamedService};
 
@@ -29,7 +30,6 @@ use crate::{
         ListAccountsResponse, account_service_server::SERVICE_NAME,
     },
 };
-use tally_ledger::{NewAccount, id::check_id};
 
 /// Longest message with one account. A valid one has less than 2 KiB.
 const ACCOUNT_BYTES_MAX: usize = 16 << 10;

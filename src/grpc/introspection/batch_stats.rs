@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tally_batch::{BatchConfig, FlushReason, distribution::Summary};
+
 use super::values::{count, duration};
 use crate::{
     engine::{EngineStats, TallyEngine},
     proto::{BatchSettings, FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
 };
-use tally_batch::{BatchConfig, FlushReason, distribution::Summary};
 
 /// Returns the answer of `GetBatchStats`.
 #[must_use]

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use tally_breaker::{
+    BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition, WindowStats,
+};
+
 use super::values::{count, duration, small};
 use crate::{
     engine::{CircuitReport, TallyEngine, ThresholdSource},
@@ -9,9 +13,6 @@ use crate::{
         self, CircuitMode, CircuitProbes, CircuitSettings, CircuitStats, CircuitTotals, CircuitTransition,
         CircuitWindow, GetCircuitStatsResponse,
     },
-};
-use tally_breaker::{
-    BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition, WindowStats,
 };
 
 /// Returns the answer of `GetCircuitStats`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tally_breaker::{BreakerMode, LatencyCircuitBreaker};
 use tonic::Status;
 
 use super::circuit;
@@ -11,7 +12,6 @@ use crate::{
     proto::{SetCircuitModeRequest, set_circuit_mode_request::Change as Wanted},
     security::{Administrator, CircuitChange},
 };
-use tally_breaker::{BreakerMode, LatencyCircuitBreaker};
 
 /// Longest comment of a request, in bytes.
 const COMMENT_BYTES_MAX: usize = 256;

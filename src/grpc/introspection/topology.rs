@@ -2,13 +2,14 @@
 
 use std::{io, time::Duration};
 
+use tally_topology::{
+    Cgroup, CgroupVersion, CpuSet, Machine, PodHints, RoleInfo, ThreadInfo, TopologyInfo, Warning,
+};
+
 use super::values::{count, duration, size, small};
 use crate::proto::{
     GetTopologyResponse, TopologyCgroup, TopologyCore, TopologyDecision, TopologyKernel, TopologyNode,
     TopologyPod, TopologyRole, TopologyThread, TopologyWarning,
-};
-use tally_topology::{
-    Cgroup, CgroupVersion, CpuSet, Machine, PodHints, RoleInfo, ThreadInfo, TopologyInfo, Warning,
 };
 
 /// Returns the answer of `GetTopology`.

@@ -1,5 +1,6 @@
 //! Collects the transactions of a request, or of a part of a stream, into one batch.
 
+use tally_ledger::Outcome;
 use tonic::Status;
 
 use super::{
@@ -11,7 +12,6 @@ use crate::{
     engine::{TRANSACTIONS_MAX, TransactionBatch},
     grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::framing::Piece},
 };
-use tally_ledger::Outcome;
 
 /// Longest result of an executed transaction, in bytes: the result of a transaction that the ledger rejected.
 pub(crate) const RESULT_BYTES_MAX: usize = 640;

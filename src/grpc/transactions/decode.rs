@@ -1,6 +1,7 @@
 //! Checks the fields of transactions, and converts them for the ledger, before anything is queued.
 
 use smallvec::SmallVec;
+use tally_ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount};
 use tonic::Status;
 use tonic_types::FieldViolation;
 
@@ -13,7 +14,6 @@ use crate::{
     },
     proto,
 };
-use tally_ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount};
 
 /// `google.protobuf.Timestamp`: 0001-01-01 to 9999-12-31.
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;

@@ -9,6 +9,7 @@ use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
+use tally_ledger::{Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
 use tonic::Status;
 
 use super::collect::{Places, Refused};
@@ -21,7 +22,6 @@ use crate::{
     },
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
-use tally_ledger::{Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
 
 /// Approximate bytes of a result, in addition to twice the id.
 const RESULT_BYTES: usize = 32;

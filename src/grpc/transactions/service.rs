@@ -5,6 +5,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use tally_ledger::{Malformed, Phase, Rejection, Side, id::check_id};
 use tonic::{Status, server::NamedService};
 
 use super::{
@@ -29,7 +30,6 @@ use crate::{
     proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
     store::embedded::FoundTransaction,
 };
-use tally_ledger::{Malformed, Phase, Rejection, Side, id::check_id};
 
 /// Most memory of a transfer in `GetTransaction`: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;

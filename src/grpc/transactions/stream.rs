@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use tally_batch::Sequence;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -29,7 +30,6 @@ use crate::{
         },
     },
 };
-use tally_batch::Sequence;
 
 /// The outcomes of the transactions of a chunk, or the error of the chunk.
 type ChunkOutcomes = Result<Outcomes, EngineError>;

@@ -5,9 +5,9 @@
 //! the last of several values counts, repeated submessages are merged, text must be UTF-8.
 
 use smallvec::SmallVec;
+use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};
 
 use crate::grpc::protobuf::{Read, Reader, utf8};
-use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};
 
 /// The text of a field that should be an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

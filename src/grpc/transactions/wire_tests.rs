@@ -2,6 +2,7 @@
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::{Message, encoding::WireType};
+use tally_ledger::TRANSFERS_MAX;
 use tonic::Status;
 
 use super::{
@@ -12,7 +13,6 @@ use crate::proto::{
     ProcessTransactionRequest, ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128,
     transfer,
 };
-use tally_ledger::TRANSFERS_MAX;
 
 const FIXED64: u8 = WireType::SixtyFourBit as u8;
 const FIXED32: u8 = WireType::ThirtyTwoBit as u8;

@@ -5,6 +5,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use tally_topology::{AffinityError, Role, RoleHandle};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,7 +26,6 @@ use crate::{
     security::Security,
     sys::memory,
 };
-use tally_topology::{AffinityError, Role, RoleHandle};
 
 /// Most connections that wait for their runtime.
 const HANDOFF_CONNECTIONS: usize = 64;

@@ -13,7 +13,6 @@
 //! last chunk: the number of the last block that was durable when the last account had been copied
 //! ```
 
-use super::point::{DurablePoint, OrderPoint};
 use tally_journal::{
     CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
     JournalError,
@@ -22,6 +21,8 @@ use tally_ledger::{
     AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
     codec::{Reader, put_varint},
 };
+
+use super::point::{DurablePoint, OrderPoint};
 
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";

@@ -11,15 +11,16 @@
 
 use std::fmt;
 
-use super::{
-    error::RecordError,
-    record::{BlockRecords, id_tag, transaction_of},
-};
 use tally_journal::{
     CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
     JournalReader, Position,
 };
 use tally_ledger::{codec::Reader, tag_index::TagIndex};
+
+use super::{
+    error::RecordError,
+    record::{BlockRecords, id_tag, transaction_of},
+};
 
 const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";

@@ -3,6 +3,13 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
+use tally_ledger::{
+    AccountOutcome, Committed, Ledger, NewAccount, NewRecord, Outcome, RecordedTransaction, Tags, Timestamp,
+    TransactionKey, TransactionLog, TransactionView,
+    record::{RECORD_BYTES_MAX, put_record},
+    tag_index::TagIndex,
+};
 
 use super::{
     error::RecordError,
@@ -13,13 +20,6 @@ use super::{
     record_reader::{RecordReader, place_in_block},
 };
 use crate::wall_clock::WallClock;
-use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
-use tally_ledger::{
-    AccountOutcome, Committed, Ledger, NewAccount, NewRecord, Outcome, RecordedTransaction, Tags, Timestamp,
-    TransactionKey, TransactionLog, TransactionView,
-    record::{RECORD_BYTES_MAX, put_record},
-    tag_index::TagIndex,
-};
 
 /// The positions of the records that may belong to a transaction id: almost always none or one.
 pub type Candidates = SmallVec<[Position; 1]>;

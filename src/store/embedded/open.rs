@@ -2,6 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use tally_journal::{
+    ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
+    SegmentPreparer,
+};
+use tally_ledger::tag_index::TagIndex;
 use tokio::time::Instant;
 
 use super::{
@@ -14,11 +19,6 @@ use super::{
     replay::{Replay, replay},
 };
 use crate::wall_clock::WallClock;
-use tally_journal::{
-    ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
-    SegmentPreparer,
-};
-use tally_ledger::tag_index::TagIndex;
 
 /// The sizes with which a new data directory is made. An existing directory keeps its sizes.
 pub type StoreConfig = JournalConfig;

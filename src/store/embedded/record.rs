@@ -1,6 +1,5 @@
 //! Finds and decodes the records of the ledger in blocks of the journal.
 
-use super::error::RecordError;
 use tally_journal::{HEADER_BYTES, Position};
 use tally_ledger::{
     AccountIndex, Malformed, Rejection, TransactionView,
@@ -8,6 +7,8 @@ use tally_ledger::{
     record::{FramedRecord, Record, take_record},
     tag_index::{TagIndex, tag},
 };
+
+use super::error::RecordError;
 
 /// Length of a block's header, in bytes.
 #[expect(clippy::cast_possible_truncation, reason = "the header has 128 bytes")]

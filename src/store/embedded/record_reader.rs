@@ -1,14 +1,15 @@
 //! Reads single records from the journal. The checksums of a record and of its block's header are verified before anything
 //! else is decoded.
 
-use super::{
-    error::RecordError,
-    record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
-};
 use tally_journal::{Geometry, JournalReader, Position};
 use tally_ledger::{
     AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView, codec::Reader,
     record::RECORD_BYTES_MAX,
+};
+
+use super::{
+    error::RecordError,
+    record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
 };
 
 /// Number of bytes that the first read of a record requests. Almost all records are shorter.

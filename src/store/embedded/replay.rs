@@ -1,13 +1,14 @@
 //! Replays the blocks of a journal into a ledger.
 
+use tally_journal::{BlockHeader, Journal, Position, ScanError, Tail};
+use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
+
 use super::{
     checkpoint::LoadedCheckpoint,
     error::OpenError,
     point::OrderPoint,
     record::{BlockRecords, id_tag, transaction_of},
 };
-use tally_journal::{BlockHeader, Journal, Position, ScanError, Tail};
-use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
 
 /// The state that a replay builds.
 pub(super) struct Replay {

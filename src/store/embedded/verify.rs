@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal};
+use tally_ledger::{AccountIndex, Ledger, tag_index::TagIndex};
+
 use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
     replay::{Replay, replay},
 };
-use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal};
-use tally_ledger::{AccountIndex, Ledger, tag_index::TagIndex};
 
 /// What the verification of a data directory found.
 #[derive(Debug, Clone)]
