@@ -23,11 +23,12 @@ use super::{
 const SIZE: (u32, u32) = (960, 840);
 /// Height of the upper half, which shows the latencies.
 const UPPER: u32 = 440;
-/// The highest percentile that is drawn, as its number of nines: 99.999 %.
+/// The highest percentile that is drawn, as a number of nines: 5 nines are 99.999 %.
 const NINES_MAX: f64 = 5.0;
 /// Points of a curve per nine.
 const POINTS_PER_NINE: u32 = 20;
-/// Resolution of the written latencies: the default of the tools of `HdrHistogram`.
+/// Resolution of the written latencies: steps per halving of the distance to 100 %. The tools of `HdrHistogram` have
+/// the same default.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -121,7 +122,7 @@ fn draw(title: &str, series: &[Series<'_>]) -> Result<String, PlotError> {
     Ok(text)
 }
 
-/// Draws latency by percentile. Each nine has the same width.
+/// Draws latency by percentile. The steps from 0 to 90 %, 99 %, 99.9 % and so on have the same width.
 fn draw_latencies(area: &Area<'_>, title: &str, series: &[Series<'_>]) -> Result<(), PlotError> {
     let curves: Vec<_> = series
         .iter()
@@ -157,7 +158,7 @@ fn draw_latencies(area: &Area<'_>, title: &str, series: &[Series<'_>]) -> Result
         .draw()
 }
 
-/// Draws transactions answered in each second, for all rounds in a row.
+/// Draws the number of transactions answered in each second, one round after the other.
 fn draw_throughput(area: &Area<'_>, series: &[Series<'_>]) -> Result<(), PlotError> {
     let curves: Vec<_> = series
         .iter()
@@ -212,7 +213,7 @@ fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
             rates.push(round.rate());
         }
     }
-    // Two points per second draw a step.
+    // Two points for each second, at its start and its end, draw a horizontal line.
     (0_u32..)
         .zip(rates)
         .flat_map(|(second, rate)| [(f64::from(second), rate), (f64::from(second) + 1.0, rate)])
@@ -221,7 +222,7 @@ fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
 
 fn percentile(nines: f64) -> String {
     let share = 100.0 * (1.0 - 10_f64.powf(-nines));
-    // No trailing zeros: 90 %, 99.9 %.
+    // Removes trailing zeros: 90 %, 99.9 %.
     let text = format!("{share:.4}");
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
 }

@@ -5,8 +5,8 @@ use tally_breaker::{Classify, Verdict};
 
 use super::{fault::StoreFault, pending::EngineReply};
 
-/// Every outcome of a transaction is a success, also a rejection: a client without funds must not open the circuit for others.
-/// A request that EXEC never executed is neutral. A fault of the store is a failure.
+/// Every outcome of a transaction is a success, even a rejection: a client without funds must not open the circuit
+/// for others. A request that EXEC never executed is neutral. A fault of the store is a failure.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EngineClassifier;
 
@@ -29,7 +29,8 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
             // slow threshold counts as slow, so that callers with deadlines do not hide a disk that hangs. A call with a
             // shorter deadline does not count as fast.
             Err(BatchError::ExpiredInExecution | BatchError::ExpiredInQueue) => Verdict::given_up(),
-            // If these counted as failures, a full queue would open the circuit, and an open circuit would stay open.
+            // These errors say nothing about the disk. If they counted as failures, a full queue would open the
+            // circuit, and a probe that finds the queue full would keep the circuit open.
             Err(BatchError::Full { .. } | BatchError::Closed | BatchError::Interrupted) => {
                 Verdict::neutral().unsampled()
             }

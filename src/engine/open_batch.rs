@@ -1,4 +1,5 @@
-//! What belongs to the open block besides its records: the answers that depend on it, and the spans of its calls.
+//! The data that belongs to the open block besides its records: the answers that wait for the block, and the spans of
+//! its calls.
 
 use tally_journal::BlockBuffer;
 
@@ -19,7 +20,7 @@ pub(super) struct OpenBatch {
     items: usize,
     /// The spans of the calls in the open block, if they are exported; at most [`LINKS_MAX`].
     links: Vec<TraceLink>,
-    /// A probe waits for the open block, which is therefore written even if it has no record.
+    /// Whether a probe waits for the open block. Then the block is written even if it has no record.
     has_probe: bool,
     /// The buffer of the next block.
     spare: Option<BlockBuffer>,
@@ -28,7 +29,7 @@ pub(super) struct OpenBatch {
 /// A batch that takes no more answers, on its way through the commit pipeline.
 #[derive(Debug)]
 pub(super) struct SealedBatch {
-    /// `None` if there is nothing to write: the answers wait for the blocks before.
+    /// `None` if there is no block to write. Then the answers wait only for earlier blocks.
     pub(super) block: Option<SealedBlock>,
     /// The answers, in the order of the blocks that they depend on.
     pub(super) answers: Vec<PendingAnswer>,
@@ -36,7 +37,7 @@ pub(super) struct SealedBatch {
     pub(super) links: Vec<TraceLink>,
 }
 
-/// Memory that the next batch uses again.
+/// Memory of an earlier batch that the next batch reuses.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
     pub(super) buffer: Option<BlockBuffer>,
@@ -63,7 +64,7 @@ impl OpenBatch {
         }
     }
 
-    /// Has the open block written even if it has no record.
+    /// Records that a probe waits for the open block. Then the block is written even if it has no record.
     pub(super) const fn set_probe(&mut self) {
         self.has_probe = true;
     }
@@ -73,7 +74,7 @@ impl OpenBatch {
         self.has_probe
     }
 
-    /// Whether no answer waits.
+    /// Whether the batch has no answer.
     pub(super) const fn is_empty(&self) -> bool {
         self.answers.is_empty()
     }
@@ -88,7 +89,7 @@ impl OpenBatch {
         self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0))
     }
 
-    /// Takes the answers; the memory stays.
+    /// Removes and returns the answers. Keeps their memory for the next answers.
     pub(super) fn drain(&mut self) -> std::vec::Drain<'_, PendingAnswer> {
         self.items = 0;
         self.has_probe = false;
@@ -106,7 +107,7 @@ impl OpenBatch {
         }
     }
 
-    /// Uses the memory of a batch that was answered.
+    /// Takes the memory of an answered batch, for the next batch.
     pub(super) fn reuse(&mut self, spare: Spare) {
         self.answers = spare.answers;
         self.spare = spare.buffer;

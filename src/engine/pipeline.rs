@@ -1,12 +1,13 @@
 //! The commit pipeline: the one owner of the log, of the durable point, and of the answers in flight.
 //!
-//! EXEC hands over sealed batches. They wait, at most [`WAITING_MAX`] of them; then their blocks are submitted to the
-//! [`BlockLog`], at most [`BlockLog::depth`] at a time; and when the log reports that blocks are durable, their answers are
-//! released, in order.
+//! EXEC hands over sealed batches. At most [`WAITING_MAX`] batches wait. Then their blocks are submitted to the
+//! [`BlockLog`], at most [`BlockLog::depth`] blocks at a time. When the log reports that blocks are durable, the
+//! pipeline releases their answers in order.
 //!
-//! One lock guards the state. The log itself is used outside of the lock, by the thread that has taken the [`Committer`] out
-//! of the state: WAL, or EXEC with a small block when nothing is in flight. [`CommitPipeline::step`] does one piece of work and
-//! never waits for another thread, so that a single-threaded scheduler can drive the pipeline; WAL is a loop round it.
+//! One lock guards the state. A thread that uses the log first takes the [`Committer`] out of the state, and then
+//! releases the lock. This thread is WAL, or EXEC with a small block when nothing is in flight. WAL calls
+//! [`CommitPipeline::step`] in a loop. A step does one piece of work and never waits for another thread, so that a
+//! single-threaded scheduler can drive the pipeline.
 
 use std::{
     collections::VecDeque,
@@ -33,14 +34,14 @@ use crate::{
     telemetry::{TraceLink, commit_span},
 };
 
-/// Batches that wait while others are in flight. With one waiting batch, WAL need not wait for EXEC under load. With more,
-/// new commands would queue behind several blocks instead of sharing one block.
+/// Maximum number of batches that wait while others are in flight. With one waiting batch, WAL need not wait for EXEC
+/// under load. With more, new commands would queue behind several blocks instead of sharing one block.
 const WAITING_MAX: usize = 1;
 /// Buffers larger than this, in bytes, are not kept for the next block.
 const SPARE_BYTES_MAX: usize = 8 << 20;
-/// EXEC commits a block of at most this many records itself when nothing is in flight. EXEC could not seal the next block
-/// much earlier than this block is durable, so it loses little. A single caller then does not wait for two switches between
-/// threads.
+/// EXEC commits a block of at most this many records itself when nothing is in flight. The log takes no other block
+/// until this block is durable, so EXEC loses little if it waits too. This saves a single caller the two switches
+/// between EXEC and WAL.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 
 /// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and the code that reports statistics.
@@ -51,7 +52,7 @@ pub(super) struct CommitPipeline {
     work: Condvar,
     /// Signalled when a batch has left the pipeline, another batch can wait, or the log has failed.
     progress: Condvar,
-    /// [`BlockLog::depth`].
+    /// How many blocks the log takes at a time: [`BlockLog::depth`].
     depth: usize,
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
@@ -64,7 +65,7 @@ struct State {
     waiting: VecDeque<SealedBatch>,
     /// Batches that were submitted and are not durable yet.
     in_flight: VecDeque<InFlight>,
-    /// `None` while a thread uses it.
+    /// `None` while a thread uses the log.
     committer: Option<Box<Committer>>,
     /// [`BlockLog::poll_durable`] may have something to report.
     poll_due: bool,
@@ -89,7 +90,7 @@ struct InFlight {
     answers: Vec<PendingAnswer>,
 }
 
-/// The log, and what gives the answers. Only the thread that owns the committer uses them.
+/// The log and the answerer. Only the thread that has taken the committer uses them.
 #[derive(Debug)]
 struct Committer {
     log: Box<dyn BlockLog>,
@@ -103,7 +104,7 @@ enum Job {
     Poll,
 }
 
-/// A batch whose answers are in flight already.
+/// What the log needs of a batch. The answers of the batch are in [`State::in_flight`].
 #[derive(Debug)]
 struct Submission {
     /// `None` if there is nothing to write, or the log takes no more blocks.
@@ -122,7 +123,7 @@ pub(super) enum Step {
     Ended,
 }
 
-/// A view of the pipeline.
+/// A snapshot of the pipeline's state.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
     /// No batch waits or is in flight.
@@ -196,7 +197,7 @@ impl CommitPipeline {
     pub(super) fn commit(&self, batch: SealedBatch) -> Spare {
         let mut state = self.state.lock();
         let records = state.expect_next(&batch);
-        // A log that takes several blocks is not synchronous: EXEC would gain nothing.
+        // A log that takes several blocks reports later that they are durable, so EXEC would gain nothing.
         let own = self.depth == 1 && (1..=OWN_BLOCK_RECORDS_MAX).contains(&records);
         if own
             && state.is_idle()
@@ -212,7 +213,8 @@ impl CommitPipeline {
             self.progress.wait(&mut state);
         }
         if state.closed {
-            // WAL is gone. The answers are dropped, and their callers learn that the outcome is unknown.
+            // Nobody will commit the batch. Its answers are dropped, and their callers learn that the outcome is
+            // unknown.
             return Spare::default();
         }
         state.waiting.push_back(batch);
@@ -228,14 +230,14 @@ impl CommitPipeline {
         }
     }
 
-    /// Does one piece of work, if there is one. `waker` is called when the log has something to report, `notify` when a batch
-    /// has left the pipeline and before its answers are given.
+    /// Does one piece of work, if there is one. The log calls `waker` when it has something to report. The step calls
+    /// `notify` after the log was used, and before it gives the answers of the batches that have left the pipeline.
     pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> Step {
         let mut state = self.state.lock();
         let Some((job, committer)) = state.next_job(self.depth) else {
             return if state.is_ended() { Step::Ended } else { Step::Idle };
         };
-        // There is room for the next batch.
+        // If the job is a batch that waited, there is room for the next batch now.
         self.progress.notify_all();
         drop(state);
         match job {
@@ -253,14 +255,14 @@ impl CommitPipeline {
         }
     }
 
-    /// Takes no more batches. Those that are in the pipeline are still committed.
+    /// Makes the pipeline take no more batches. The batches in the pipeline are still committed.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.work.notify_all();
     }
 
-    /// Gives up: a thread has ended without which nothing can be committed. The answers in the pipeline are dropped, and
-    /// their callers learn that the outcome is unknown.
+    /// Gives up, because WAL has ended or a thread has panicked while it used the log. The answers in the pipeline
+    /// are dropped, and their callers learn that the outcome is unknown.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.failed = true;
@@ -275,8 +277,9 @@ impl CommitPipeline {
         drop(dropped);
     }
 
-    /// Marks that the log ends here, after an orderly stop, unless it has failed. Nothing is committed afterwards. Without
-    /// the mark the next start is the same as after a crash, so an error is only logged.
+    /// Marks a clean stop at the end of the log, unless the log has failed or a batch is not durable. Nothing is
+    /// committed afterwards. Without the mark, the next start is the same as after a crash, so an error is only
+    /// logged.
     pub(super) fn finish(&self) {
         let committer = {
             let mut state = self.state.lock();
@@ -345,8 +348,8 @@ impl CommitPipeline {
         let mut state = self.state.lock();
         match advance {
             Some(Ok(durable)) => state.advance(durable),
-            // Nothing is submitted any more and no sync is tried again: the kernel may have dropped the pages that it could
-            // not write.
+            // From now on, no block is submitted and no sync is retried: a later sync could succeed although the
+            // kernel has dropped the pages that it could not write.
             Some(Err(_)) => state.failed = true,
             None => {}
         }
@@ -354,7 +357,7 @@ impl CommitPipeline {
         let (durable, failed) = (state.durable, state.failed);
         self.progress.notify_all();
         drop(state);
-        // EXEC first: it seals the next block while the answers are given.
+        // Notifies EXEC before the answers are given, so that EXEC seals the next block at the same time.
         notify();
         let mut spares: SmallVec<[Vec<PendingAnswer>; 1]> = SmallVec::new();
         for InFlight { mut answers, .. } in settled {
@@ -373,7 +376,7 @@ impl CommitPipeline {
 }
 
 impl Wake for CommitPipeline {
-    /// The log has something to report.
+    /// Called by the log when it has something to report. Makes a thread poll the log.
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -399,7 +402,8 @@ impl State {
         self.closed && self.is_idle()
     }
 
-    /// Whether the log, or the failure of the log, lets the next batch in.
+    /// Whether the first waiting batch can go on: the log takes one more block, or the log has failed and nothing is
+    /// written.
     fn can_submit(&self, depth: usize) -> bool {
         !self.waiting.is_empty() && (self.failed || self.in_flight.len() < depth)
     }
@@ -436,7 +440,8 @@ impl State {
         block.meta.record_count
     }
 
-    /// The batch is in flight from now on.
+    /// Puts the answers of the batch in flight. Returns the rest, for the log; without the block if the log has
+    /// failed.
     fn begin(&mut self, batch: SealedBatch) -> Submission {
         let block = batch.last_block();
         let SealedBatch {
@@ -451,7 +456,7 @@ impl State {
         }
     }
 
-    /// More blocks are durable.
+    /// Moves the durable point forward, after the log has reported more durable blocks.
     fn advance(&mut self, durable: DurablePoint) {
         let (before, now) = (self.durable.chain(), durable.chain());
         let (before, now) = (before.last_block_sequence(), now.last_block_sequence());
@@ -467,7 +472,8 @@ impl State {
         self.durable = durable;
     }
 
-    /// Takes out the batches, in order, that need not wait any longer: their blocks are durable, or never will be.
+    /// Removes and returns the batches that need not wait any longer, in order: their blocks are durable, or the log
+    /// has failed.
     fn take_settled(&mut self) -> SmallVec<[InFlight; 1]> {
         let mut settled = SmallVec::new();
         while let Some(first) = self.in_flight.front()

@@ -1,5 +1,5 @@
-//! Probes by the engine itself: while a circuit is half-open, the engine commits an empty block to measure whether the disk is
-//! fast again, so that no caller's request has to be the probe.
+//! Probes by the engine itself. While a circuit is half-open, the engine commits an empty block to measure whether
+//! the disk is fast again. So no caller's request has to be the probe.
 
 use std::{
     future::Future,
@@ -26,8 +26,8 @@ struct Probe {
 // ===== impl SelfProbes =====
 
 impl SelfProbes {
-    /// Records the probes that were answered, and sends the next ones. An answer wakes nobody: the circuit judges the time in the
-    /// queue and in the commit, which does not depend on when the answer is read.
+    /// Records the probes that were answered, and sends the next ones. An answer wakes no task and is read in the
+    /// next tick. The delay does no harm: the circuit judges only the time in the queue and in the commit.
     pub(super) fn tick(
         &self,
         breakers: &[LatencyCircuitBreaker; CallKind::ALL.len()],

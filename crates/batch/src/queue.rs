@@ -1,4 +1,4 @@
-//! What the callers' side and the executor's side share: the ring buffer, its byte count, and the counters.
+//! The state that the callers' side and the executor's side share: the ring buffer, its byte count, and the counters.
 
 use std::{
     fmt,
@@ -45,7 +45,7 @@ pub(super) struct Queue<T, R> {
     pub(super) held: AtomicUsize,
     /// Queued bytes: callers add before they push, the executor subtracts.
     pub(super) bytes: AtomicUsize,
-    /// Queued items, for the estimate of when the queue is drained.
+    /// Queued items, from which the time to drain the queue is estimated.
     items: AtomicUsize,
     pub(super) unparker: Unparker,
     pub(super) counters: Arc<Counters>,
@@ -60,7 +60,7 @@ const HEAVY_ITEMS: usize = 256;
 // ===== impl Queue =====
 
 impl<T, R> Queue<T, R> {
-    /// An empty queue, whose executor is woken by `unparker`. The bounds of `config` must be valid.
+    /// Makes an empty queue that wakes its executor with `unparker`. The bounds of `config` must be valid.
     pub(super) fn new(config: &BatchConfig, unparker: Unparker) -> Self {
         let counters = Arc::new(Counters::new(config.latency_budget));
         Queue {
@@ -77,7 +77,7 @@ impl<T, R> Queue<T, R> {
         }
     }
 
-    /// Lets no request in any more, and wakes the executor.
+    /// Closes the queue: rejects all later requests, and wakes the executor.
     pub(super) fn close(&self) {
         self.ring.close();
         self.unparker.unpark();
@@ -152,7 +152,7 @@ impl<T: BatchItem, R> Queue<T, R> {
         }
     }
 
-    /// Subtracts an item that has left the queue.
+    /// Subtracts an item that has left the queue from the queued bytes and items.
     pub(super) fn left(&self, item: &T) {
         self.bytes.fetch_sub(item.bytes(), Ordering::Relaxed);
         self.items.fetch_sub(item.items(), Ordering::Relaxed);

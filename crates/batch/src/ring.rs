@@ -26,8 +26,8 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 pub struct LockFreeRingBuffer<T> {
     queue: ArrayQueue<T>,
     entry: AtomicUsize,
-    /// Callers wake the executor once this many items are queued: one when it has nothing else to do, more while it is busy
-    /// and a wake-up would only disturb it.
+    /// Callers wake the executor once this many items are queued. The executor sets 1 when it has nothing else to do,
+    /// and more while it waits for a larger batch, because an earlier wake-up would only disturb it.
     wake_at: AtomicUsize,
 }
 
@@ -65,11 +65,11 @@ impl<T> LockFreeRingBuffer<T> {
         self.push_for_executor(item).map(drop)
     }
 
-    /// As [`push`](Self::push). Returns whether the executor has to be woken.
+    /// Adds an item, like [`push`](Self::push). Returns whether the executor has to be woken.
     #[inline]
     pub(crate) fn push_for_executor(&self, item: T) -> Result<bool, PushError<T>> {
-        // SeqCst, as in `close` and `is_drained`: of a caller that enters and an executor that closes, at least one must see
-        // the other.
+        // SeqCst, as in `close` and `is_drained`: either this caller sees the closed flag, or the executor sees this
+        // caller in the entry counter.
         let entry = self.entry.fetch_add(1, Ordering::SeqCst);
         let pushed = if entry & CLOSED == 0 {
             self.queue.push(item).map_err(PushError::Full)
@@ -80,12 +80,13 @@ impl<T> LockFreeRingBuffer<T> {
         pushed.map(|()| self.executor_wants_wake())
     }
 
-    /// Whether the executor has to be woken by a caller that has just left `push`, with or without success: the executor
-    /// may have gone to sleep because a caller was inside the `push` of a closed buffer.
+    /// Whether a caller that has just left `push` has to wake the executor: enough items are queued, or the buffer is
+    /// closed. The executor of a closed buffer may have gone to sleep because this caller was still inside `push`.
     #[must_use]
     #[inline]
     pub(crate) fn executor_wants_wake(&self) -> bool {
-        // SeqCst, as in `wake_at`: either this load sees the executor's number, or the executor sees the item.
+        // SeqCst, as in `wake_at`: either this load sees the number that the executor has set, or the executor sees
+        // the item.
         self.queue.len() >= self.wake_at.load(Ordering::SeqCst) || self.is_closed()
     }
 
@@ -131,12 +132,13 @@ impl<T> LockFreeRingBuffer<T> {
     /// Whether the buffer is closed, empty, and will stay empty.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        // The order matters: the second look sees an item that the last caller inside `push` added.
+        // The order matters: once no caller is inside `push`, the queue contains all items that callers have added.
+        // So the check of the queue must come second.
         self.entry.load(Ordering::SeqCst) == CLOSED && self.queue.is_empty()
     }
 
-    /// Makes callers wake the executor once `items` are queued. Returns whether this many are queued already: then the
-    /// executor must not go to sleep.
+    /// Makes callers wake the executor once `items` are queued. Returns whether this many are queued already. If so,
+    /// the executor must not go to sleep.
     #[must_use]
     pub(crate) fn wake_at(&self, items: usize) -> bool {
         self.wake_at.store(items, Ordering::SeqCst);

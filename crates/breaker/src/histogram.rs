@@ -9,9 +9,9 @@ use super::{
 };
 
 /// The generation and lap of a word: `generation:8 | lap:16`. Each time slice of a ring is used once per lap, so the
-/// lap distinguishes its current counts from those of the lap before. With the default window, laps repeat after 7.6
-/// days (2^16 laps). Counts of an old slice could be taken for new ones only if a shard saw neither a call nor a sweep
-/// for exactly that time.
+/// lap distinguishes its current counts from those of the lap before. With the default window, lap numbers repeat
+/// after 7.6 days (2^16 laps). Old counts could be taken for new counts only if a shard saw neither a call nor a
+/// sweep for exactly that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
@@ -36,11 +36,11 @@ const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const LAP_BITS: u32 = 16;
 const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 const GENERATION_MASK: u64 = 0xff;
-/// A thread that adds may be up to this many laps late. If the word's lap is further ahead, the lap number has wrapped
-/// and the word is the older one.
+/// A thread that adds may be up to this many laps late. If the word's lap seems to be further ahead, the word is in
+/// fact older than the thread's lap, and the difference has wrapped.
 const LAPS_LATE_MAX: u64 = 8;
 
-/// Number of cells in a histogram: 26 octaves of four.
+/// Number of cells in a histogram: four in each of 26 octaves.
 pub(super) const CELLS: usize = 104;
 const CELLS_PER_OCTAVE: usize = 4;
 /// The longest duration, in microseconds, that the histogram distinguishes. Longer durations are counted in the last
@@ -117,8 +117,8 @@ impl TaggedPair {
         }
     }
 
-    /// Resets the word if it holds counts older than `tag`. Any thread may call this, even if another thread writes the
-    /// word exclusively: see [`publish`] for why the race is harmless.
+    /// Resets the word if it holds counts older than `tag`. Any thread may call this, even for a word to which only
+    /// one other thread adds counts ([`Writer::Exclusive`]). [`publish`] explains why this race is harmless.
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         self.add_slow_path(Writer::Shared, tag, 0, 0, live);
     }

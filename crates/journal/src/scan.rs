@@ -34,15 +34,16 @@ pub struct Tail {
     pub last: Option<BlockHeader>,
     /// The remains of an incomplete write after `end`; `None` if there are none.
     pub torn: Option<TornTail>,
-    /// Whether the last process stopped cleanly at `end`: then the last block is known to be the last durable block.
+    /// Whether the last process stopped cleanly at `end`. If so, no durable block is missing at the end.
     pub clean: bool,
-    /// Whether the marker file of a clean stop exists, for this or another place. It must be removed before an append.
+    /// Whether the marker file of a clean stop exists, whether it names `end` or another place. The file must be
+    /// removed before an append.
     pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after the segment of `end` exists, has its full length, and is empty.
     pub(super) spare_ready: bool,
-    /// Empty segments after that one, which are not needed.
+    /// Empty segments after the segment that [`Tail::spare_ready`] describes. They are not needed.
     pub(super) surplus_segments: Vec<u32>,
 }
 
@@ -51,7 +52,7 @@ pub struct Tail {
 pub struct TornTail {
     /// Why the remains are not a block.
     pub defect: BlockDefect,
-    /// Bytes from the end of the journal to the last byte that is not zero.
+    /// Bytes from the end of the journal to the last byte that is not zero, rounded up to a multiple of 8.
     pub remains_bytes: u32,
 }
 
@@ -90,11 +91,12 @@ struct Survey {
     dirty: Option<DirtyBytes>,
 }
 
-/// The bytes that are not zero in a part of a segment, as offsets in the segment.
+/// The range of the words that are not zero in a part of a segment, as offsets in the segment. A word has
+/// [`BLOCK_ALIGNMENT`] bytes.
 #[derive(Debug)]
 struct DirtyBytes {
     first: u32,
-    /// The offset after the last of them.
+    /// The offset after the last word that is not zero.
     end: u32,
 }
 
@@ -134,8 +136,8 @@ impl<'a> ChainScanner<'a> {
         })
     }
 
-    /// Calls `visitor` for every block from `from` on and finds the end of the journal. Does not check what `from` states
-    /// about the block before it. See [`crate::Journal::scan`].
+    /// Calls `visitor` for every block from `from` on and finds the end of the journal. Does not read the block
+    /// before `from`. See [`crate::Journal::scan`].
     pub(super) fn scan<E>(
         &self,
         from: ChainPoint,
@@ -170,8 +172,8 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Checks that the journal ends no earlier than a block that is known to have been durable, and cleanly if the last
-    /// process stopped cleanly.
+    /// Checks that the journal contains the last block that is known to have been durable. If the marker of a clean
+    /// stop names the end of the journal or is unreadable, also checks that no incomplete write follows the end.
     fn check_stop(&self, tail: &Tail, durable_through: u64, defect: BlockDefect) -> Result<(), JournalError> {
         let durable_through = match &self.stop {
             CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
@@ -198,7 +200,8 @@ impl<'a> ChainScanner<'a> {
         Ok(())
     }
 
-    /// Returns whether the marker of a clean stop exists, readable or not, for this or another place.
+    /// Returns whether the marker of a clean stop exists, even if it is unreadable or names another place than the
+    /// end.
     pub(super) fn is_marked(&self) -> bool {
         self.stop.is_marked()
     }
@@ -215,7 +218,8 @@ impl<'a> ChainScanner<'a> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
 
-    /// Returns the block at `point`, or why there is none. An error is damage that is certain whatever follows.
+    /// Returns the block at `point`, or why there is none. An error means certain damage, whatever bytes follow, or a
+    /// failed operation.
     fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
         let header = match self.read_header(window, point.position)? {
             Ok(header) => header,
@@ -259,8 +263,9 @@ impl<'a> ChainScanner<'a> {
             .map_err(BlockDefect::Header))
     }
 
-    /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may be
-    /// there. This check comes first, because its errors say more than that a block is missing.
+    /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may
+    /// be there. This check comes before [`ChainScanner::check_stop`], because its errors say more than that a block
+    /// is missing.
     fn tail(
         &self,
         end: ChainPoint,
@@ -397,7 +402,8 @@ impl<'a> ChainScanner<'a> {
 // ===== impl BlockDefect =====
 
 impl BlockDefect {
-    /// Returns whether an incomplete write can leave this. It cannot leave a complete header in the wrong place.
+    /// Returns whether an incomplete write can cause this defect. An incomplete write cannot cause a complete header
+    /// that belongs to another place.
     fn may_be_torn(self) -> bool {
         match self {
             BlockDefect::NoSegment | BlockDefect::BodyChecksum => true,

@@ -5,8 +5,8 @@ use crate::{
     reader::JournalReader, segment_file::segment_after,
 };
 
-/// The state of a pass over the journal, from the first block to the last durable block. The pass checks each block as a
-/// start would: header, checksum, and that the block follows the block before it.
+/// The state of a pass over the journal, from the first block to the last durable block. The pass makes the same
+/// checks of each block as recovery: the header, the checksum, and that the block follows the block before it.
 #[derive(Debug)]
 pub struct Scrub {
     reader: JournalReader,
@@ -21,7 +21,7 @@ pub struct Scrub {
 /// The result of one step of a [`Scrub`].
 #[derive(Debug)]
 pub enum ScrubStep {
-    /// A block is whole.
+    /// A block passed all checks.
     Whole {
         /// Length of its header and body, in bytes.
         bytes: u64,
@@ -51,7 +51,8 @@ impl Scrub {
     pub fn new(reader: &JournalReader) -> Self {
         Scrub {
             next: reader.start(),
-            // Shared files would stay readable after their segment was removed or replaced, and hide that.
+            // A file that other readers keep open stays readable after its segment was removed or replaced. Own
+            // files, opened again for each segment, reveal such damage.
             reader: reader.with_own_files(),
             unlinked: false,
             body: Vec::new(),
@@ -62,7 +63,8 @@ impl Scrub {
     pub fn step(&mut self, durable: &ChainPoint) -> ScrubStep {
         if self.next.position >= durable.position {
             if !self.unlinked && !self.next.is_at(durable) {
-                // The blocks on disk end in another block than the writer appended last: they were replaced.
+                // The last block on disk is not the block that the writer appended last, so blocks on disk were
+                // replaced.
                 self.unlinked = true;
                 return ScrubStep::Damaged {
                     position: durable.position,
@@ -99,8 +101,8 @@ impl Scrub {
         Ok(HEADER_BYTES as u64 + u64::from(header.body_bytes))
     }
 
-    /// Moves after a damaged block: to the next block if the header still states the length of the damaged one, otherwise to
-    /// the next segment.
+    /// Moves past a damaged block. If its header is readable, the header gives the length of the damaged block, and
+    /// the pass continues with the next block. Otherwise the pass continues with the next segment.
     fn skip(&mut self, durable: &ChainPoint) {
         let damaged = self.next.position;
         let next = match self.reader.read_header(damaged) {

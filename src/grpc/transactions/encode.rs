@@ -23,9 +23,9 @@ use crate::{
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
 
-/// Approximate bytes of a result, in addition to twice the id.
+/// Approximate bytes of a result without its id, which occurs twice in the result.
 const RESULT_BYTES: usize = 32;
-/// After this many bytes of results, other tasks of the thread run.
+/// After it has written this many bytes of results, the encoder lets the thread's other tasks run.
 const TURN_BYTES: usize = 64 << 10;
 
 /// A `ProcessTransactionResponse`, without the `String` that the generated type has.
@@ -73,7 +73,8 @@ impl<'a> CommittedAnswer<'a> {
     }
 }
 
-/// Bytes of a number with its key. A zero is left out. The fields have numbers below 16, so that a key takes one byte.
+/// Bytes of a number with its key. Zero takes no bytes, because it is not written. A key takes one byte, because the
+/// numbers of the fields are below 16.
 fn number_bytes(value: u64) -> usize {
     if value == 0 {
         0
@@ -128,7 +129,7 @@ pub(crate) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result
 pub(crate) struct Results<'a> {
     pub(crate) places: &'a Places,
     pub(crate) batch: &'a TransactionBatch,
-    /// The outcomes of the transactions in the batch; or the error that all of them have.
+    /// The outcome of each transaction in the batch, or one error that applies to all of them.
     pub(crate) outcomes: Result<&'a [Outcome], &'a Status>,
 }
 
@@ -140,7 +141,7 @@ enum OneResult<'a> {
     Missing,
 }
 
-/// The number of results and of refused transactions that are written.
+/// How many results were written so far, and how many of these are of refused transactions.
 #[derive(Debug, Default)]
 struct Written {
     place: usize,
@@ -244,7 +245,7 @@ fn put_error(out: &mut Vec<u8>, id: &str, status: &Status) {
             outcome: Some(transaction_result::Outcome::Error(status::to_value(status))),
         }),
     };
-    // A vector grows, so encoding cannot fail.
+    // Encoding fails only if the buffer has too little room. A vector grows, so encoding cannot fail.
     let _infallible = error.encode(out);
 }
 
@@ -275,7 +276,7 @@ fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Reject
         Side::Debit => transfer.debit,
         Side::Credit => transfer.credit,
     });
-    // Ids are ASCII.
+    // Ids are ASCII, so the conversion cannot fail.
     std::str::from_utf8(name).unwrap_or_default()
 }
 

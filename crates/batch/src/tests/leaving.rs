@@ -130,7 +130,7 @@ async fn a_request_that_a_commit_would_make_too_late_is_not_begun() {
     drop(in_time);
 }
 
-/// After one slow commit, requests with short deadlines are rejected for about twice its duration, and not for ever.
+/// After one commit of 1 s, requests with a deadline in 20 ms are rejected for 1 to 2.1 s, and not for ever.
 #[tokio::test(start_paused = true)]
 async fn one_stall_does_not_reject_short_deadlines_for_ever() {
     let (processor, mut intake) = sides::<usize>(8);
@@ -178,8 +178,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
 
 // ===== timers =====
 
-/// The test blocks the executor's thread. The callers' runtime continues: its paused clock advances when all tasks are idle, and
-/// so reaches the deadline.
+/// The test blocks the executor's thread. The callers' runtime continues. Its simulated clock advances when all tasks
+/// are idle, so that the clock reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);
