@@ -261,8 +261,8 @@ impl CommitPipeline {
         self.work.notify_all();
     }
 
-    /// Gives up, because WAL has ended or a thread has panicked while it used the log. The answers in the pipeline
-    /// are dropped, and their callers learn that the outcome is unknown.
+    /// Gives up after a panic of WAL, or of EXEC while EXEC used the log. The answers in the pipeline are dropped, and
+    /// their callers learn that the outcome is unknown.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.failed = true;

@@ -163,8 +163,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
         drop(crowd);
     }
     assert_eq!(processor.stats().commit_average, before);
-    // From now on the average decreases by an eighth, at most once per eighth of its duration, however many requests
-    // arrive.
+    // From now on, the average decreases by an eighth of itself. It decreases at most once in a time of that length,
+    // however many requests arrive.
     for _ in 0..2 {
         advance(MS).await;
         let crowd: Vec<_> = (0..1000)
