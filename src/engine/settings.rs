@@ -8,7 +8,7 @@ use tally_batch::BatchConfig;
 use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
 use super::breaker_settings::Preset;
-use crate::settings::{HOUR, SECOND, SettingError, check_time};
+use crate::settings::{SettingError, check_time};
 
 /// The queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,15 +121,12 @@ impl BatchSettings {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self, preset: Option<Preset>) -> Result<BatchConfig, SettingError> {
-        check_time(
-            "batch.max_linger",
-            self.max_linger,
-            &(Duration::ZERO..=SECOND),
-            "0 to 1s",
-        )?;
+        // Here as well as in `validate`, whose errors are in microseconds: an operator reads what they wrote.
+        let bounds = BatchConfig::MAX_LINGER_BOUNDS;
+        check_time("batch.max_linger", self.max_linger, &bounds, "0 to 1s")?;
         if let Some(budget) = self.latency_budget {
-            let range = Duration::from_micros(1)..=HOUR;
-            check_time("batch.latency_budget", budget, &range, "1us to 1h")?;
+            let bounds = BatchConfig::LATENCY_BUDGET_BOUNDS;
+            check_time("batch.latency_budget", budget, &bounds, "1us to 1h")?;
         }
         let preset_budget = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
         let config = BatchConfig {

@@ -1,6 +1,6 @@
 //! Settings of a batch processor, and their bounds.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use thiserror::Error;
 
@@ -38,14 +38,15 @@ pub struct BatchConfigError {
     pub maximum: usize,
 }
 
-/// Maximum linger that can be set.
-const LINGER_MAX: Duration = Duration::from_secs(1);
-/// Maximum latency budget that can be set.
-const LATENCY_BUDGET_MAX: Duration = Duration::from_secs(3600);
-
 // ===== impl BatchConfig =====
 
 impl BatchConfig {
+    /// The bounds of [`BatchConfig::max_linger`].
+    pub const MAX_LINGER_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(1);
+    /// The bounds of [`BatchConfig::latency_budget`].
+    pub const LATENCY_BUDGET_BOUNDS: RangeInclusive<Duration> =
+        Duration::from_micros(1)..=Duration::from_secs(3600);
+
     /// Checks the bounds.
     ///
     /// # Errors
@@ -53,11 +54,11 @@ impl BatchConfig {
     pub fn validate(&self) -> Result<(), BatchConfigError> {
         check("queue_requests_max", self.queue_requests_max, 2, 1 << 20)?;
         check("queue_bytes_max", self.queue_bytes_max, 1 << 20, 1 << 40)?;
-        check("max_linger_us", micros(self.max_linger), 0, micros(LINGER_MAX))?;
+        check_micros("max_linger_us", self.max_linger, &Self::MAX_LINGER_BOUNDS)?;
         check("siblings", self.siblings, 1, 1 << 20)?;
         check("client_share_percent", self.client_share_percent.into(), 1, 100)?;
         match self.latency_budget {
-            Some(budget) => check("latency_budget_us", micros(budget), 1, micros(LATENCY_BUDGET_MAX)),
+            Some(budget) => check_micros("latency_budget_us", budget, &Self::LATENCY_BUDGET_BOUNDS),
             None => Ok(()),
         }
     }
@@ -100,7 +101,24 @@ pub(super) const fn check(
     }
 }
 
+/// As [`check`], in whole microseconds.
+///
+/// # Errors
+/// If `time` is not within `bounds`.
+pub(super) fn check_micros(
+    field: &'static str,
+    time: Duration,
+    bounds: &RangeInclusive<Duration>,
+) -> Result<(), BatchConfigError> {
+    check(
+        field,
+        micros(time),
+        micros(*bounds.start()),
+        micros(*bounds.end()),
+    )
+}
+
 /// Whole microseconds; the largest number stands for longer times.
-pub(super) fn micros(time: Duration) -> usize {
+fn micros(time: Duration) -> usize {
     usize::try_from(time.as_micros()).unwrap_or(usize::MAX)
 }

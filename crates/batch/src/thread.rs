@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{
-    config::{BatchConfig, BatchConfigError, check, micros},
+    config::{BatchConfig, BatchConfigError, check, check_micros},
     intake::{Answerer, Claimed, Intake},
     processor::{BatchProcessor, CloseOnDrop, batch},
     stats::FlushReason,
@@ -109,7 +109,7 @@ impl BatchThreadBuilder {
     /// # Errors
     /// If `batch_size` is not within 1 to 2^20, or `timeout` is longer than 60 s.
     pub fn new(batch_size: usize, timeout: Duration) -> Result<Self, BatchConfigError> {
-        check("timeout_us", micros(timeout), 0, micros(TIMEOUT_MAX))?;
+        check_micros("timeout_us", timeout, &(Duration::ZERO..=TIMEOUT_MAX))?;
         check("batch_size", batch_size, 1, BATCH_SIZE_MAX)?;
         Ok(BatchThreadBuilder {
             batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),

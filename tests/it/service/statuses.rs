@@ -146,6 +146,12 @@ impl Wire {
         self.fails(path, &[], framed(message), code, reason).await;
     }
 
+    /// Like [`Wire::refuses`], for a message with an invalid field.
+    async fn refuses_fields(&mut self, path: &str, message: &impl Message) {
+        self.refuses(path, message, Code::InvalidArgument, "INVALID_FIELD")
+            .await;
+    }
+
     fn check(&self, call: &str, status: &Status, code: Code, reason: &str, executed: &str) {
         assert_eq!(
             described(status),
@@ -253,47 +259,27 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
     let soon = [("grpc-timeout", "soon")];
     wire.fails(PROCESS_ONE, &soon, framed(&pay("t")), invalid.0, invalid.1)
         .await;
-    wire.refuses(
-        PROCESS_MANY,
-        &ProcessTransactionsRequest::default(),
-        invalid.0,
-        invalid.1,
-    )
-    .await;
-    wire.refuses(
-        GET_TRANSACTION,
-        &GetTransactionRequest::default(),
-        invalid.0,
-        invalid.1,
-    )
-    .await;
-    wire.refuses(GET_ACCOUNT, &GetAccountRequest::default(), invalid.0, invalid.1)
+    wire.refuses_fields(PROCESS_MANY, &ProcessTransactionsRequest::default())
         .await;
-    wire.refuses(
-        CREATE_ACCOUNT,
-        &CreateAccountRequest::default(),
-        invalid.0,
-        invalid.1,
-    )
-    .await;
-    wire.refuses(
-        CREATE_ACCOUNTS,
-        &BatchCreateAccountsRequest::default(),
-        invalid.0,
-        invalid.1,
-    )
-    .await;
+    wire.refuses_fields(GET_TRANSACTION, &GetTransactionRequest::default())
+        .await;
+    wire.refuses_fields(GET_ACCOUNT, &GetAccountRequest::default())
+        .await;
+    wire.refuses_fields(CREATE_ACCOUNT, &CreateAccountRequest::default())
+        .await;
+    wire.refuses_fields(CREATE_ACCOUNTS, &BatchCreateAccountsRequest::default())
+        .await;
     let page = ListAccountsRequest {
         page_size: -1,
         page_token: String::new(),
     };
-    wire.refuses(LIST_ACCOUNTS, &page, invalid.0, invalid.1).await;
-    wire.refuses(SET_MODE, &SetCircuitModeRequest::default(), invalid.0, invalid.1)
+    wire.refuses_fields(LIST_ACCOUNTS, &page).await;
+    wire.refuses_fields(SET_MODE, &SetCircuitModeRequest::default())
         .await;
     let watch = WatchCircuitStatsRequest {
         interval: Some(prost_types::Duration::default()),
     };
-    wire.refuses(WATCH, &watch, invalid.0, invalid.1).await;
+    wire.refuses_fields(WATCH, &watch).await;
     wire.refuses(
         REFLECTION,
         &ServerReflectionRequest::default(),
