@@ -131,6 +131,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         reason,
         transfer,
         side,
+        ..
     } = rejection;
     let side = match side {
         Side::Debit => "debit_account_id",

@@ -35,7 +35,7 @@ pub(super) struct DirectoryFormat {
 /// Version of the layout of a data directory.
 ///
 /// Version 2: every record ends with a checksum; id files name the blocks that they index; `journal/CLEAN` exists.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 2;
+pub const DIRECTORY_FORMAT_VERSION: u32 = 3;
 
 const FORMAT_FILE: &str = "FORMAT";
 const JOURNAL_DIR: &str = "journal";
@@ -307,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn format_file_of_version_2_stays_readable() {
-        let text = "tally data directory\nformat_version = 2\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 3fd14caa\n";
+    fn format_file_of_version_3_stays_readable() {
+        let text = "tally data directory\nformat_version = 3\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 7d30c78c\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
@@ -333,16 +333,16 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_such_and_not_as_damage() {
-        for other in [1, 3] {
+        for other in [2, 4] {
             let text = format()
                 .render()
-                .replace("format_version = 2", &format!("format_version = {other}"));
+                .replace("format_version = 3", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 2, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 3, .. } if found == other),
                 "{error}"
             );
-            assert!(error.to_string().contains("reads version 2 only"), "{error}");
+            assert!(error.to_string().contains("reads version 3 only"), "{error}");
         }
     }
 }

@@ -228,6 +228,32 @@ impl Account {
         Ok(())
     }
 
+    /// The most that one side still accepts under the balance rule, with the overdraft limit. The account's status does not
+    /// matter. `None` if the rule does not bound this side.
+    #[must_use]
+    pub fn available(&self, side: Side) -> Option<Amount> {
+        let balances = &self.balances;
+        let (posted, pending, other) = match (self.rule, side) {
+            (BalanceRule::CreditBalance, Side::Debit) => (
+                balances.debits_posted,
+                balances.debits_pending,
+                balances.credits_posted,
+            ),
+            (BalanceRule::DebitBalance, Side::Credit) => (
+                balances.credits_posted,
+                balances.credits_pending,
+                balances.debits_posted,
+            ),
+            (BalanceRule::Unlimited | BalanceRule::CreditBalance | BalanceRule::DebitBalance, _) => return None,
+        };
+        let units = Amount::minor_units;
+        // The columns of one side never exceed 2^128 - 1 together. The bound may, and then no total exceeds it.
+        let bound = units(other).saturating_add(units(self.overdraft_limit));
+        Some(Amount::new(
+            bound.saturating_sub(units(posted)).saturating_sub(units(pending)),
+        ))
+    }
+
     /// Checks that the account accepts transfers.
     ///
     /// # Errors

@@ -375,11 +375,7 @@ impl Ledger {
             let mut find = |id: &[u8], side| {
                 let known = tags.next().copied();
                 let tag = known.unwrap_or_else(|| tag(id, self.accounts.seed()));
-                self.accounts.find_tagged(id, tag).ok_or(Rejection {
-                    reason: Reason::AccountNotFound,
-                    transfer: place,
-                    side,
-                })
+                self.accounts.find_tagged(id, tag).ok_or(Rejection::new(Reason::AccountNotFound, place, side))
             };
             match (
                 find(transfer.debit, Side::Debit),
@@ -473,16 +469,13 @@ impl Ledger {
         } = self;
         for (place, transfer) in (0_u8..=u8::MAX).zip(&*transfers) {
             if let Err((reason, side)) = apply_transfer(accounts, transfer) {
+                let rejection = rejection(accounts, transfer, place, reason, side);
                 let (applied, _) = transfers.split_at(usize::from(place));
                 for transfer in applied.iter().rev() {
                     undo(accounts, transfer, Side::Credit);
                     undo(accounts, transfer, Side::Debit);
                 }
-                return Err(Rejection {
-                    reason,
-                    transfer: place,
-                    side,
-                });
+                return Err(rejection);
             }
         }
         for transfer in transfers {
@@ -539,6 +532,38 @@ fn apply_transfer(
         return Err((reason, Side::Credit));
     }
     Ok(())
+}
+
+/// Describes why the transfer at index `place`, which is not applied, was rejected.
+#[cold]
+fn rejection(
+    accounts: &mut AccountTable,
+    transfer: &Transfer<AccountIndex>,
+    place: u8,
+    reason: Reason,
+    side: Side,
+) -> Rejection {
+    let rejection = Rejection::new(reason, place, side);
+    if reason != Reason::InsufficientFunds {
+        return rejection;
+    }
+    let index = match side {
+        Side::Debit => transfer.debit,
+        Side::Credit => transfer.credit,
+    };
+    let Some(available) = accounts.found_mut(index).available(side) else {
+        panic!(
+            "account number {} rejected a transfer for lack of funds, and its rule does not bound {side:?}",
+            index.0
+        );
+    };
+    assert!(
+        available < transfer.amount,
+        "account number {} rejected {} for lack of funds, and {available} was available",
+        index.0,
+        transfer.amount
+    );
+    rejection.with_available(available)
 }
 
 /// Undoes one side of a transfer that was just applied.

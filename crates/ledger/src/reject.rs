@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::codec::{Malformed, Reader, put_varint};
+use super::{
+    codec::{Malformed, Reader, put_varint},
+    money::Amount,
+};
 
 /// Why a transaction is rejected. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +46,9 @@ pub struct Rejection {
     pub transfer: u8,
     /// The account of the transfer that causes the rejection.
     pub side: Side,
+    /// The upper and the lower 64 bits of [`Rejection::available`]. Two `u64` keep
+    /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would make it 48.
+    available: [u64; 2],
 }
 
 // ===== impl Reason =====
@@ -103,11 +109,39 @@ impl fmt::Display for Reason {
 // ===== impl Rejection =====
 
 impl Rejection {
+    /// A rejection with no amount available.
+    #[must_use]
+    pub const fn new(reason: Reason, transfer: u8, side: Side) -> Self {
+        Rejection {
+            reason,
+            transfer,
+            side,
+            available: [0; 2],
+        }
+    }
+
+    /// The same rejection with the amount that was available.
+    #[must_use]
+    pub const fn with_available(mut self, available: Amount) -> Self {
+        let units = available.minor_units();
+        self.available = [(units >> 64) as u64, units as u64];
+        self
+    }
+
+    /// With [`Reason::InsufficientFunds`]: the most that the account would have accepted on this side, with its overdraft
+    /// limit, after the earlier transfers of the same transaction. Zero with every other reason.
+    #[must_use]
+    pub const fn available(self) -> Amount {
+        let [high, low] = self.available;
+        Amount::new((high as u128) << 64 | low as u128)
+    }
+
     /// Appends the encoded rejection to `out`.
     pub fn put(self, out: &mut Vec<u8>) {
         out.push(self.reason as u8);
         put_varint(out, u128::from(self.transfer));
         out.push(self.side as u8);
+        put_varint(out, self.available().minor_units());
     }
 
     /// Reads an encoded rejection.
@@ -124,11 +158,8 @@ impl Rejection {
             1 => Side::Credit,
             _ => return Err(Malformed { what: "a side" }),
         };
-        Ok(Rejection {
-            reason,
-            transfer,
-            side,
-        })
+        let available = Amount::new(reader.varint_u128()?);
+        Ok(Rejection::new(reason, transfer, side).with_available(available))
     }
 }
 
@@ -142,14 +173,14 @@ mod tests {
             let reason = Reason::from_code(code).unwrap();
             assert_eq!(reason as u8, code);
             for side in [Side::Debit, Side::Credit] {
-                let rejection = Rejection {
-                    reason,
-                    transfer: 255,
-                    side,
-                };
-                let mut bytes = Vec::new();
-                rejection.put(&mut bytes);
-                assert_eq!(Rejection::take(&mut Reader::new(&bytes)), Ok(rejection));
+                for available in [0, 1, u128::from(u64::MAX) + 1, u128::MAX] {
+                    let available = Amount::new(available);
+                    let rejection = Rejection::new(reason, 255, side).with_available(available);
+                    assert_eq!(rejection.available(), available);
+                    let mut bytes = Vec::new();
+                    rejection.put(&mut bytes);
+                    assert_eq!(Rejection::take(&mut Reader::new(&bytes)), Ok(rejection));
+                }
             }
         }
         assert!(Reason::from_code(0).is_none());

@@ -1,6 +1,6 @@
 //! A data directory that an earlier build wrote in the current format opens with every byte unchanged.
 //!
-//! Version 2 of the format wrote `tests/fixtures/journal-v2`. A change of the format gets a new version and a new fixture,
+//! Version 3 of the format wrote `tests/fixtures/journal-v3`. A change of the format gets a new version and a new fixture,
 //! which replaces this one: no version is released yet, so no older version must stay readable.
 
 use std::{fs, path::Path, sync::Arc};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{CONFIG, Running, body, scan, verify};
 
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v2");
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v3");
 const FILES: [&str; 4] = [
     "FORMAT",
     "journal/0000000000.segment",
@@ -30,7 +30,7 @@ fn copied() -> TempDir {
 }
 
 #[test]
-fn a_directory_of_version_2_opens_and_accepts_appends() {
+fn a_directory_of_version_3_opens_and_accepts_appends() {
     let copy = copied();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let journal = Journal::open(Arc::clone(&disk), copy.path(), &CONFIG).unwrap();
@@ -73,7 +73,7 @@ fn a_directory_of_version_2_opens_and_accepts_appends() {
 }
 
 #[test]
-fn opening_a_directory_of_version_2_changes_none_of_its_bytes() {
+fn opening_a_directory_of_version_3_changes_none_of_its_bytes() {
     let copy = copied();
     Running::open_at(&(Arc::new(RealDisk) as Arc<dyn Disk>), copy.path()).unwrap();
     for file in FILES {
@@ -84,14 +84,14 @@ fn opening_a_directory_of_version_2_changes_none_of_its_bytes() {
 
 #[test]
 fn a_directory_of_another_version_is_an_error_and_stays_unchanged() {
-    for version in [1, 3] {
+    for version in [2, 4] {
         let copy = copied();
         let format = copy.path().join("FORMAT");
         let text = fs::read_to_string(&format).unwrap();
-        let other = text.replace("format_version = 2", &format!("format_version = {version}"));
+        let other = text.replace("format_version = 3", &format!("format_version = {version}"));
         fs::write(&format, &other).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let expected = format!("has format version {version}, this program reads version 2 only");
+        let expected = format!("has format version {version}, this program reads version 3 only");
         let refused = [
             Running::open_at(&disk, copy.path()).map(|_| ()).unwrap_err(),
             verify(&disk, copy.path()).map(|_| ()).unwrap_err(),

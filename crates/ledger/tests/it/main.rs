@@ -269,6 +269,7 @@ fn label(outcome: Outcome) -> String {
                     reason,
                     side,
                     transfer,
+                    ..
                 },
             replayed,
         } => {

@@ -146,6 +146,18 @@ impl ModelAccount {
         }
         Ok(())
     }
+
+    /// The amount that the side which the rule bounds still accepts.
+    const fn available(&self) -> u128 {
+        let limit = self.new.overdraft_limit.minor_units();
+        let (own, other) = match self.new.rule {
+            BalanceRule::Unlimited => return u128::MAX,
+            BalanceRule::CreditBalance => (self.debits, self.credits),
+            BalanceRule::DebitBalance => (self.credits, self.debits),
+        };
+        // The balance may be on either side of zero, and the limit may be as large as the columns.
+        if own >= other { limit - (own - other) } else { limit.saturating_add(other - own) }
+    }
 }
 
 // ===== impl Model =====
@@ -182,13 +194,13 @@ impl Model {
         for (place, transfer) in (0..=u8::MAX).zip(transfers) {
             for (name, side) in [(&transfer.debit, Side::Debit), (&transfer.credit, Side::Credit)] {
                 if !self.accounts.contains_key(name) {
-                    return Err(rejection(Reason::AccountNotFound, place, side));
+                    return Err(Rejection::new(Reason::AccountNotFound, place, side));
                 }
             }
         }
         let mut after = self.accounts.clone();
         for (place, transfer) in (0..=u8::MAX).zip(transfers) {
-            apply_transfer(&mut after, transfer).map_err(|(reason, side)| rejection(reason, place, side))?;
+            apply_transfer(&mut after, place, transfer)?;
         }
         self.accounts = after;
         Ok(())
@@ -202,8 +214,10 @@ impl Model {
 
 fn apply_transfer(
     accounts: &mut HashMap<String, ModelAccount>,
+    place: u8,
     transfer: &Transfer<String>,
-) -> Result<(), (Reason, Side)> {
+) -> Result<(), Rejection> {
+    let because = |reason, side| Rejection::new(reason, place, side);
     let Transfer {
         debit,
         credit,
@@ -212,28 +226,31 @@ fn apply_transfer(
     } = transfer;
     let (debtor, creditor) = (&accounts[debit], &accounts[credit]);
     if debit == credit {
-        return Err((Reason::SameAccount, Side::Credit));
+        return Err(because(Reason::SameAccount, Side::Credit));
     }
     if debtor.new.asset != creditor.new.asset {
-        return Err((Reason::AssetMismatch, Side::Credit));
+        return Err(because(Reason::AssetMismatch, Side::Credit));
     }
     debtor
         .accepts_transfers()
-        .map_err(|reason| (reason, Side::Debit))?;
+        .map_err(|reason| because(reason, Side::Debit))?;
     creditor
         .accepts_transfers()
-        .map_err(|reason| (reason, Side::Credit))?;
+        .map_err(|reason| because(reason, Side::Credit))?;
     for (name, side) in [(debit, Side::Debit), (credit, Side::Credit)] {
         let account = accounts.get_mut(name).unwrap();
+        let available = account.available();
         let column = match side {
             Side::Debit => &mut account.debits,
             Side::Credit => &mut account.credits,
         };
         *column = column
             .checked_add(amount.minor_units())
-            .ok_or((Reason::BalanceOverflow, side))?;
+            .ok_or(because(Reason::BalanceOverflow, side))?;
         // Only the side that grows can break the rule.
-        account.check_rule().map_err(|reason| (reason, side))?;
+        account
+            .check_rule()
+            .map_err(|reason| because(reason, side).with_available(Amount::new(available)))?;
     }
     Ok(())
 }
@@ -246,13 +263,5 @@ pub(super) const fn is_recorded(reason: Reason) -> bool {
         | Reason::InsufficientFunds
         | Reason::BalanceOverflow => true,
         Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch => false,
-    }
-}
-
-const fn rejection(reason: Reason, transfer: u8, side: Side) -> Rejection {
-    Rejection {
-        reason,
-        transfer,
-        side,
     }
 }
