@@ -10,6 +10,7 @@
 
 mod access;
 mod accounts;
+pub mod error_kind;
 mod fields;
 mod introspection;
 mod limits;

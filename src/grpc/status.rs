@@ -1,7 +1,8 @@
 //! Makes every gRPC status of the service. No other file makes one.
 //!
 //! Every error has a `google.rpc.ErrorInfo` of domain [`DOMAIN`]: a stable reason for programs, and in the metadata
-//! whether the call was `executed`: `false` or `unknown`.
+//! whether the call was `executed` (`false` or `unknown`) and what the client may do (`retry`: `no`, `same_id` or
+//! `new_id`). `error_kind.rs` lists the reasons.
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
@@ -9,11 +10,15 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tally_batch::BatchError;
 use tally_breaker::{BreakerMode, CircuitState};
-use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull};
+use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull, money::Amount};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError};
+use super::{
+    error_kind::{ErrorKind, Executed, Retry},
+    limits::TRANSACTION_BYTES_MAX,
+    protobuf::WireError,
+};
 use crate::engine::{EngineError, StoreFault};
 
 /// The domain of every `ErrorInfo`.
@@ -24,11 +29,8 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The key under which `ErrorInfo` says whether the call was executed.
 const EXECUTED: &str = "executed";
-/// The value of [`EXECUTED`] if the call was not executed and will not be.
-const NOT_EXECUTED: &str = "false";
-/// The value of [`EXECUTED`] if the call may have been executed, or may still be. The client learns the outcome when it
-/// repeats the call with the same id.
-const UNKNOWN: &str = "unknown";
+/// The key under which `ErrorInfo` says what the client may do.
+const RETRY: &str = "retry";
 
 /// Retry delay while the service shuts down. Another instance should be up by then.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
@@ -37,8 +39,8 @@ const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// Collects the parts of an error.
 struct ErrorBuilder {
+    kind: ErrorKind,
     code: Code,
-    reason: &'static str,
     message: String,
     retry_after: Option<Duration>,
     metadata: HashMap<String, String>,
@@ -48,15 +50,35 @@ struct ErrorBuilder {
 // ===== impl ErrorBuilder =====
 
 impl ErrorBuilder {
-    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         ErrorBuilder {
-            code,
-            reason,
+            kind,
+            code: kind.code(),
             message: message.into(),
             retry_after: None,
-            metadata: HashMap::from([(EXECUTED.to_owned(), NOT_EXECUTED.to_owned())]),
+            metadata: HashMap::from([(RETRY.to_owned(), kind.retry.as_str().to_owned())]),
             violations: Vec::new(),
         }
+        // An error of a kind with `Executed::Either` replaces this value.
+        .executed(kind.executed == Executed::No)
+    }
+
+    /// Says whether the call was certainly not executed.
+    fn executed(self, is_not_executed: bool) -> Self {
+        let executed = if is_not_executed {
+            Executed::No
+        } else {
+            Executed::Unknown
+        };
+        match executed.as_str() {
+            Some(value) => self.with(EXECUTED, value),
+            None => self,
+        }
+    }
+
+    fn code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
     }
 
     fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -70,7 +92,7 @@ impl ErrorBuilder {
     }
 
     fn build(self) -> Status {
-        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, self.metadata);
+        let mut details = ErrorDetails::with_error_info(self.kind.reason, DOMAIN, self.metadata);
         if !self.violations.is_empty() {
             details.set_bad_request(self.violations);
         }
@@ -89,9 +111,9 @@ impl ErrorBuilder {
     }
 }
 
-/// Makes an error that needs only a code, a reason and a message.
-fn plain_error(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
-    ErrorBuilder::new(code, reason, message).build()
+/// Makes an error that needs only a kind and a message.
+fn plain_error(kind: ErrorKind, message: impl Into<String>) -> Status {
+    ErrorBuilder::new(kind, message).build()
 }
 
 /// Fields of the request are invalid. The error names them, up to a bound.
@@ -104,7 +126,7 @@ pub fn invalid(violations: Vec<FieldViolation>) -> Status {
             count => format!("{}: {} (and {} more)", first.field, first.description, count - 1),
         },
     );
-    let mut builder = ErrorBuilder::new(Code::InvalidArgument, "INVALID_FIELD", message);
+    let mut builder = ErrorBuilder::new(ErrorKind::INVALID_FIELD, message);
     builder.violations = violations;
     builder.build()
 }
@@ -119,14 +141,15 @@ pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -
 #[must_use]
 pub fn phase_not_supported(phase: &str) -> Status {
     let message = format!("this release supports only TRANSACTION_PHASE_POSTED, not {phase}");
-    ErrorBuilder::new(Code::Unimplemented, "PHASE_NOT_SUPPORTED", message)
+    ErrorBuilder::new(ErrorKind::PHASE_NOT_SUPPORTED, message)
         .with("phase", phase)
         .build()
 }
 
-/// The ledger refused a transaction. `account_id` is the account that the reason is about.
+/// The ledger rejected a transaction. `account_id` is the account that the reason is about, and `needs` the amount of the
+/// rejected transfer.
 #[must_use]
-pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Status {
+pub fn rejection(rejection: Rejection, account_id: &str, needs: Amount, replayed: bool) -> Status {
     let Rejection {
         reason,
         transfer,
@@ -137,35 +160,56 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         Side::Debit => "debit_account_id",
         Side::Credit => "credit_account_id",
     };
-    let (code, words) = match reason {
-        Reason::AccountNotFound => (Code::NotFound, "does not exist"),
-        Reason::SameAccount => (Code::FailedPrecondition, "is on both sides of the transfer"),
-        Reason::AssetMismatch => (
-            Code::FailedPrecondition,
-            "has a different asset than the debit account",
-        ),
-        Reason::AccountFrozen => (Code::FailedPrecondition, "is frozen"),
-        Reason::AccountClosed => (Code::FailedPrecondition, "is closed"),
-        Reason::InsufficientFunds => (
-            Code::FailedPrecondition,
-            "has insufficient funds under its balance rule",
-        ),
-        Reason::BalanceOverflow => (Code::OutOfRange, "would exceed 2^128 - 1 minor units"),
+    let kind = ErrorKind::of_rejection(reason);
+    let words = match reason {
+        Reason::AccountNotFound => "does not exist",
+        Reason::SameAccount => "is on both sides of the transfer",
+        Reason::AssetMismatch => "has a different asset than the debit account",
+        Reason::AccountFrozen => "is frozen",
+        Reason::AccountClosed => "is closed",
+        Reason::InsufficientFunds => "has insufficient funds under its balance rule",
+        Reason::BalanceOverflow => "would exceed 2^128 - 1 minor units",
     };
-    let message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
-    ErrorBuilder::new(code, reason.as_str(), message)
+    let mut message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
+    let figures = (reason == Reason::InsufficientFunds).then(|| rejection.available());
+    if let Some(available) = figures {
+        message.push_str(&format!(": needs {}, has {}", grouped(needs), grouped(available)));
+    }
+    if kind.retry == Retry::NewId {
+        message.push_str(". This is final for the id: retry with a new id");
+    }
+    let builder = ErrorBuilder::new(kind, message)
         .with("transfer", transfer.to_string())
         .with("field", format!("transfers[{transfer}].{side}"))
         .with("account_id", account_id)
-        .with("replayed", replayed.to_string())
-        .build()
+        .with("replayed", replayed.to_string());
+    match figures {
+        None => builder,
+        Some(available) => builder
+            .with("needs", needs.to_string())
+            .with("available", available.to_string()),
+    }
+    .build()
+}
+
+/// Minor units with a comma after every three digits.
+fn grouped(amount: Amount) -> String {
+    let digits = amount.to_string();
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 /// The id belongs to a transaction with other content.
 #[must_use]
 pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
     let message = format!("transaction_id {transaction_id:?} was used before with a different {field}");
-    ErrorBuilder::new(Code::AlreadyExists, "TRANSACTION_ID_REUSED", message)
+    ErrorBuilder::new(ErrorKind::TRANSACTION_ID_REUSED, message)
         .with("transaction_id", transaction_id)
         .with("field", field.to_string())
         .build()
@@ -175,7 +219,7 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
     let message = format!("account {account_id:?} exists with different content");
-    ErrorBuilder::new(Code::AlreadyExists, "ACCOUNT_ID_REUSED", message)
+    ErrorBuilder::new(ErrorKind::ACCOUNT_ID_REUSED, message)
         .with("account_id", account_id)
         .build()
 }
@@ -184,7 +228,7 @@ pub fn account_id_reused(account_id: &str) -> Status {
 #[must_use]
 pub fn account_not_found(account_id: &str) -> Status {
     let message = format!("account {account_id:?} does not exist");
-    ErrorBuilder::new(Code::NotFound, "ACCOUNT_NOT_FOUND", message)
+    ErrorBuilder::new(ErrorKind::ACCOUNT_NOT_FOUND, message)
         .with("account_id", account_id)
         .build()
 }
@@ -193,7 +237,7 @@ pub fn account_not_found(account_id: &str) -> Status {
 #[must_use]
 pub fn transaction_not_found(transaction_id: &str) -> Status {
     let message = format!("transaction {transaction_id:?} does not exist");
-    ErrorBuilder::new(Code::NotFound, "TRANSACTION_NOT_FOUND", message)
+    ErrorBuilder::new(ErrorKind::TRANSACTION_NOT_FOUND, message)
         .with("transaction_id", transaction_id)
         .build()
 }
@@ -201,25 +245,25 @@ pub fn transaction_not_found(transaction_id: &str) -> Status {
 /// The ledger has its most accounts, or its most assets.
 #[must_use]
 pub fn accounts_full(full: TableFull) -> Status {
-    let reason = match full {
-        TableFull::Accounts => "ACCOUNTS_FULL",
-        TableFull::Assets => "ASSETS_FULL",
+    let kind = match full {
+        TableFull::Accounts => ErrorKind::ACCOUNTS_FULL,
+        TableFull::Assets => ErrorKind::ASSETS_FULL,
     };
-    plain_error(Code::ResourceExhausted, reason, full.to_string())
+    plain_error(kind, full.to_string())
 }
 
 /// The request took too long to arrive.
 #[must_use]
 pub fn request_too_slow(limit: Duration) -> Status {
     let message = format!("the request did not arrive within {limit:?}");
-    plain_error(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message)
+    plain_error(ErrorKind::REQUEST_TOO_SLOW, message)
 }
 
 /// The requests and unread answers of clients leave no memory for the call.
 #[must_use]
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
-    ErrorBuilder::new(Code::ResourceExhausted, "MEMORY_LIMIT", message)
+    ErrorBuilder::new(ErrorKind::MEMORY_LIMIT, message)
         .retry_after(MEMORY_RETRY)
         .build()
 }
@@ -228,7 +272,7 @@ pub fn memory_limit() -> Status {
 #[must_use]
 pub fn too_many_headers(count: usize, most: usize) -> Status {
     let message = format!("the call has {count} headers, at most {most} are allowed");
-    plain_error(Code::ResourceExhausted, "TOO_MANY_HEADERS", message)
+    plain_error(ErrorKind::TOO_MANY_HEADERS, message)
 }
 
 /// One of many transactions is longer than a valid one can be.
@@ -241,14 +285,14 @@ pub fn transaction_too_long(bytes: usize) -> Status {
 /// The call has no valid token.
 #[must_use]
 pub fn unauthenticated(why: &str) -> Status {
-    plain_error(Code::Unauthenticated, "UNAUTHENTICATED", why)
+    plain_error(ErrorKind::UNAUTHENTICATED, why)
 }
 
 /// The role of the token is too low for the call.
 #[must_use]
 pub fn forbidden(role: &str, needed: &str) -> Status {
     let message = format!("authorization: the token has role {role}, and the call needs {needed}");
-    ErrorBuilder::new(Code::PermissionDenied, "FORBIDDEN", message)
+    ErrorBuilder::new(ErrorKind::FORBIDDEN, message)
         .with("needed_role", needed)
         .build()
 }
@@ -257,14 +301,14 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
 #[must_use]
 pub fn unknown_method() -> Status {
     let message = "the service has no such method; a call is a POST to /package.Service/Method";
-    plain_error(Code::Unimplemented, "UNKNOWN_METHOD", message)
+    plain_error(ErrorKind::UNKNOWN_METHOD, message)
 }
 
 /// No circuit has this name.
 #[must_use]
 pub fn circuit_not_found(key: &str, known: &str) -> Status {
     let message = format!("key: no circuit {key:?} exists, the circuits are {known}");
-    ErrorBuilder::new(Code::NotFound, "CIRCUIT_NOT_FOUND", message)
+    ErrorBuilder::new(ErrorKind::CIRCUIT_NOT_FOUND, message)
         .with("key", key)
         .build()
 }
@@ -273,13 +317,13 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
     let message = format!("the limit of {bound} watchers is reached");
-    plain_error(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message)
+    plain_error(ErrorKind::TOO_MANY_WATCHERS, message)
 }
 
 /// The service is shutting down.
 #[must_use]
 pub fn shutting_down() -> Status {
-    ErrorBuilder::new(Code::Unavailable, "SHUTTING_DOWN", "the service is shutting down")
+    ErrorBuilder::new(ErrorKind::SHUTTING_DOWN, "the service is shutting down")
         .retry_after(SHUTDOWN_RETRY)
         .build()
 }
@@ -295,14 +339,13 @@ pub fn engine(error: &EngineError) -> Status {
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
-            ErrorBuilder::new(Code::Unavailable, "CIRCUIT_OPEN", why)
+            ErrorBuilder::new(ErrorKind::CIRCUIT_OPEN, why)
                 .retry_after(rejection.retry_after)
                 .build()
         }
         EngineError::Batch(error) => batch(*error),
         EngineError::Store(StoreFault::Damaged { segment, offset }) => {
-            ErrorBuilder::new(Code::DataLoss, "DATA_DAMAGED", error.to_string())
-                .with(EXECUTED, UNKNOWN)
+            ErrorBuilder::new(ErrorKind::DATA_DAMAGED, error.to_string())
                 .with("segment", segment.to_string())
                 .with("offset", offset.to_string())
                 .build()
@@ -312,8 +355,9 @@ pub fn engine(error: &EngineError) -> Status {
                 StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
-            ErrorBuilder::new(code, "STORE_FAILED", fault.to_string())
-                .with(EXECUTED, executed(error.is_not_executed()))
+            ErrorBuilder::new(ErrorKind::STORE_FAILED, fault.to_string())
+                .code(code)
+                .executed(error.is_not_executed())
                 .build()
         }
     }
@@ -335,23 +379,17 @@ fn batch(error: BatchError) -> Status {
     let message = error.to_string();
     let builder = match error {
         BatchError::Full { retry_after } => {
-            ErrorBuilder::new(Code::ResourceExhausted, "QUEUE_FULL", message).retry_after(retry_after)
+            ErrorBuilder::new(ErrorKind::QUEUE_FULL, message).retry_after(retry_after)
         }
         BatchError::Closed => return shutting_down(),
-        BatchError::ExpiredInQueue => ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", message),
-        BatchError::ExpiredInExecution => {
-            ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
-        }
+        BatchError::ExpiredInQueue => ErrorBuilder::new(ErrorKind::EXPIRED_IN_QUEUE, message),
+        BatchError::ExpiredInExecution => ErrorBuilder::new(ErrorKind::EXPIRED_IN_EXECUTION, message),
         // For the transactions after one with an unknown outcome. After a refused transaction, they get the reason of the
         // refusal.
-        BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
-        BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
+        BatchError::Interrupted => ErrorBuilder::new(ErrorKind::STREAM_INTERRUPTED, message),
+        BatchError::Lost => ErrorBuilder::new(ErrorKind::REPLY_LOST, message),
     };
-    builder.with(EXECUTED, executed(error.is_not_executed())).build()
-}
-
-const fn executed(is_not_executed: bool) -> &'static str {
-    if is_not_executed { NOT_EXECUTED } else { UNKNOWN }
+    builder.executed(error.is_not_executed()).build()
 }
 
 /// The messages of the call are compressed, which the service does not support.
@@ -360,7 +398,7 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     let encoding = String::from_utf8_lossy(encoding.as_bytes());
     let message =
         format!("grpc-encoding: messages are compressed with {encoding}, only identity is supported");
-    let mut status = plain_error(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message);
+    let mut status = plain_error(ErrorKind::COMPRESSION_NOT_SUPPORTED, message);
     status
         .metadata_mut()
         .insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
@@ -370,7 +408,7 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
 /// The call has no message, a second message or a part of a message. gRPC's code for that is INTERNAL.
 #[must_use]
 pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
-    plain_error(Code::Internal, "MALFORMED_CALL", why)
+    plain_error(ErrorKind::MALFORMED_CALL, why)
 }
 
 /// The call ended before its message began.
@@ -383,30 +421,28 @@ pub(crate) fn message_missing() -> Status {
 #[must_use]
 pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
     let message = format!("the message has {bytes} bytes, at most {most} are allowed");
-    plain_error(Code::OutOfRange, "MESSAGE_TOO_LARGE", message)
+    plain_error(ErrorKind::MESSAGE_TOO_LARGE, message)
 }
 
 /// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
 #[must_use]
 pub(crate) fn malformed_message(error: impl Display) -> Status {
     let message = format!("the message is malformed: {error}");
-    plain_error(Code::Internal, "MALFORMED_MESSAGE", message)
+    plain_error(ErrorKind::MALFORMED_MESSAGE, message)
 }
 
 /// The client ended the call, or lost its connection, before its message had arrived.
 #[must_use]
 pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
     let message = format!("the client ended the call before its message had arrived: {error}");
-    plain_error(Code::Cancelled, "CALL_CANCELLED", message)
+    plain_error(ErrorKind::CALL_CANCELLED, message)
 }
 
 /// The engine answered without the outcome of a transaction. This is a bug, and the transaction may have been executed.
 #[must_use]
 pub(crate) fn outcome_missing() -> Status {
     let message = "the outcome of the transaction is missing";
-    ErrorBuilder::new(Code::Internal, "REPLY_LOST", message)
-        .with(EXECUTED, UNKNOWN)
-        .build()
+    ErrorBuilder::new(ErrorKind::REPLY_LOST, message).build()
 }
 
 /// The call succeeded.
@@ -424,18 +460,20 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return;
     }
-    let complete = plain_error(status.code(), library_reason(status.code()), status.message());
+    let complete = ErrorBuilder::new(library_kind(status.code()), status.message())
+        .code(status.code())
+        .build();
     let _same_text = complete.add_header(headers);
 }
 
-/// The reason for each code that tonic and its services give.
-fn library_reason(code: Code) -> &'static str {
+/// The kind of error for each code that tonic and its services give.
+const fn library_kind(code: Code) -> ErrorKind {
     match code {
-        Code::Internal => "MALFORMED_MESSAGE",
-        Code::OutOfRange => "MESSAGE_TOO_LARGE",
-        Code::Unimplemented => "COMPRESSION_NOT_SUPPORTED",
-        Code::Cancelled => "CALL_CANCELLED",
-        Code::NotFound => "NOT_FOUND",
+        Code::Internal => ErrorKind::MALFORMED_MESSAGE,
+        Code::OutOfRange => ErrorKind::MESSAGE_TOO_LARGE,
+        Code::Unimplemented => ErrorKind::COMPRESSION_NOT_SUPPORTED,
+        Code::Cancelled => ErrorKind::CALL_CANCELLED,
+        Code::NotFound => ErrorKind::NOT_FOUND,
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -447,7 +485,7 @@ fn library_reason(code: Code) -> &'static str {
         | Code::Aborted
         | Code::Unavailable
         | Code::DataLoss
-        | Code::Unauthenticated => "LIBRARY_ERROR",
+        | Code::Unauthenticated => ErrorKind::LIBRARY_ERROR,
     }
 }
 

@@ -244,7 +244,9 @@ impl Account {
                 balances.credits_pending,
                 balances.debits_posted,
             ),
-            (BalanceRule::Unlimited | BalanceRule::CreditBalance | BalanceRule::DebitBalance, _) => return None,
+            (BalanceRule::Unlimited | BalanceRule::CreditBalance | BalanceRule::DebitBalance, _) => {
+                return None;
+            }
         };
         let units = Amount::minor_units;
         // The columns of one side never exceed 2^128 - 1 together. The bound may, and then no total exceeds it.

@@ -375,7 +375,9 @@ impl Ledger {
             let mut find = |id: &[u8], side| {
                 let known = tags.next().copied();
                 let tag = known.unwrap_or_else(|| tag(id, self.accounts.seed()));
-                self.accounts.find_tagged(id, tag).ok_or(Rejection::new(Reason::AccountNotFound, place, side))
+                self.accounts
+                    .find_tagged(id, tag)
+                    .ok_or(Rejection::new(Reason::AccountNotFound, place, side))
             };
             match (
                 find(transfer.debit, Side::Debit),

@@ -238,8 +238,8 @@ mod tests {
             metadata: Metadata::from([("k".into(), "v".into())]),
         };
         let content = content(1, &Metadata::new());
-        let rejection =
-            Rejection::new(Reason::InsufficientFunds, 0, Side::Debit).with_available(Amount::new(u128::MAX - 1));
+        let rejection = Rejection::new(Reason::InsufficientFunds, 0, Side::Debit)
+            .with_available(Amount::new(u128::MAX - 1));
         let (mut body, mut scratch) = (vec![0; 16], Vec::new());
         let index = AccountIndex(300);
         let place = |at: usize| 0x0003_0000_0000 + at as u64;

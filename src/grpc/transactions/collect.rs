@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Longest result of an executed transaction, in bytes: the result of a transaction that the ledger rejected.
-pub(crate) const RESULT_BYTES_MAX: usize = 640;
+pub(crate) const RESULT_BYTES_MAX: usize = 800;
 /// The message that contains a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {

@@ -257,27 +257,32 @@ fn committed_or_error<'a>(
         Outcome::Committed { committed, replayed } => {
             Ok(CommittedAnswer::new(transaction.id_bytes(), committed, replayed))
         }
-        Outcome::Rejected { rejection, replayed } => Err(status::rejection(
-            rejection,
-            account_of(transaction, rejection),
-            replayed,
-        )),
+        Outcome::Rejected { rejection, replayed } => {
+            let (account_id, amount) = subject_of(transaction, rejection);
+            Err(status::rejection(rejection, account_id, amount, replayed))
+        }
         Outcome::Reused { field } => Err(status::transaction_id_reused(transaction.id(), field)),
     }
 }
 
-/// Returns the account that a rejection is about.
-fn account_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> &'a str {
+/// Returns the account that a rejection is about, and the amount of the rejected transfer.
+fn subject_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> (&'a str, Amount) {
     let transfer = transaction
         .transfers()
         .nth(rejection.transfer.into())
         .and_then(Result::ok);
-    let name = transfer.map_or(&[][..], |transfer| match rejection.side {
+    let Some(transfer) = transfer else {
+        panic!(
+            "a transaction was rejected for transfer {}, which it does not have",
+            rejection.transfer
+        );
+    };
+    let name = match rejection.side {
         Side::Debit => transfer.debit,
         Side::Credit => transfer.credit,
-    });
+    };
     // Ids are ASCII, so the conversion cannot fail.
-    std::str::from_utf8(name).unwrap_or_default()
+    (std::str::from_utf8(name).unwrap_or_default(), transfer.amount)
 }
 
 /// Converts a transfer of the journal for the API.
@@ -315,8 +320,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::ProcessTransactionResponse;
-    use tally_ledger::Timestamp;
+    use crate::{grpc::transactions::collect::RESULT_BYTES_MAX, proto::ProcessTransactionResponse};
+    use tally_ledger::{ContentField, Reason, Timestamp};
+
+    #[test]
+    fn the_longest_result_of_a_rejection_is_within_its_bound() {
+        let id = "i".repeat(64);
+        for reason in [
+            Reason::InsufficientFunds,
+            Reason::AssetMismatch,
+            Reason::BalanceOverflow,
+        ] {
+            let most = Amount::new(u128::MAX);
+            let rejection = Rejection::new(reason, 255, Side::Credit).with_available(most);
+            let mut result = Vec::new();
+            put_error(&mut result, &id, &status::rejection(rejection, &id, most, false));
+            assert!(
+                result.len() <= RESULT_BYTES_MAX,
+                "{reason}: {} bytes",
+                result.len()
+            );
+        }
+        let mut result = Vec::new();
+        put_error(
+            &mut result,
+            &id,
+            &status::transaction_id_reused(&id, ContentField::CreditAccount(255)),
+        );
+        assert!(result.len() <= RESULT_BYTES_MAX, "{} bytes", result.len());
+    }
 
     proptest! {
         #[test]

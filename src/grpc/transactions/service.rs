@@ -139,7 +139,11 @@ impl TransactionService {
                 proto::transaction::Outcome::Committed(encode::from_committed(id.clone(), committed, false))
             }
             Err(rejection) => {
-                let status = status::rejection(rejection, account_of(&transfers, rejection), false);
+                let amount = numbered
+                    .get(usize::from(rejection.transfer))
+                    .map(|transfer| transfer.amount)
+                    .ok_or_else(damaged)?;
+                let status = status::rejection(rejection, account_of(&transfers, rejection), amount, false);
                 proto::transaction::Outcome::Error(status::to_value(&status))
             }
         };

@@ -156,7 +156,11 @@ impl ModelAccount {
             BalanceRule::DebitBalance => (self.credits, self.debits),
         };
         // The balance may be on either side of zero, and the limit may be as large as the columns.
-        if own >= other { limit - (own - other) } else { limit.saturating_add(other - own) }
+        if own >= other {
+            limit - (own - other)
+        } else {
+            limit.saturating_add(other - own)
+        }
     }
 }
 

@@ -1,0 +1,192 @@
+//! The kinds of errors that a client can get, one for each `reason` of `google.rpc.ErrorInfo`.
+//!
+//! `status.rs` makes the statuses. The table of `docs/errors.md` is generated from [`ERROR_KINDS`].
+
+use tally_ledger::Reason;
+use tonic::Code;
+
+/// Whether a call with this error was executed. The value stands in the metadata of its `ErrorInfo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executed {
+    /// The call was not executed and will not be.
+    No,
+    /// The call may have been executed, or may still be. The client learns the outcome when it repeats the call with the
+    /// same id.
+    Unknown,
+    /// [`Executed::No`] or [`Executed::Unknown`]. Each error says which of the two.
+    Either,
+}
+
+/// What a client may do after an error. The value stands in the metadata of its `ErrorInfo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The same call never succeeds while its cause remains: the client must change the call, or the cause.
+    No,
+    /// The client may repeat the same call, with the same transaction id.
+    SameId,
+    /// As [`Retry::SameId`]. The error also has a `google.rpc.RetryInfo` and the header `grpc-retry-pushback-ms` with the
+    /// delay.
+    SameIdAfterDelay,
+    /// The outcome is final for the transaction id: every repetition with this id gets the same error. A new attempt needs a
+    /// new transaction id.
+    NewId,
+}
+
+/// A kind of error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorKind {
+    /// The `reason` of the `ErrorInfo`. It never changes.
+    pub reason: &'static str,
+    /// The gRPC codes that such an error can have, the usual one first.
+    pub codes: &'static [Code],
+    /// Whether the call was executed.
+    pub executed: Executed,
+    /// What the client may do.
+    pub retry: Retry,
+    /// What happened, for the reference documentation.
+    pub meaning: &'static str,
+}
+
+macro_rules! error_kinds {
+    ($($reason:ident: [$($code:ident),+], $executed:ident, $retry:ident, $meaning:literal;)+) => {
+        impl ErrorKind {
+            $(
+                #[doc = $meaning]
+                pub const $reason: ErrorKind = ErrorKind {
+                    reason: stringify!($reason),
+                    codes: &[$(Code::$code),+],
+                    executed: Executed::$executed,
+                    retry: Retry::$retry,
+                    meaning: $meaning,
+                };
+            )+
+        }
+
+        /// All kinds of errors.
+        pub const ERROR_KINDS: &[ErrorKind] = &[$(ErrorKind::$reason),+];
+    };
+}
+
+error_kinds! {
+    INVALID_FIELD: [InvalidArgument], No, No, "A field is out of its bounds. `google.rpc.BadRequest` names the fields.";
+    PHASE_NOT_SUPPORTED: [Unimplemented], No, No, "This release does not support the phase of the transaction.";
+    MALFORMED_CALL: [Internal], No, No, "The call has no message, a second message, an incomplete message or a wrong compression flag.";
+    MALFORMED_MESSAGE: [Internal], No, No, "The message is not the protobuf message of the method.";
+    MESSAGE_TOO_LARGE: [OutOfRange], No, No, "The message is longer than the method reads.";
+    COMPRESSION_NOT_SUPPORTED: [Unimplemented], No, No, "The message is compressed.";
+    REQUEST_TOO_SLOW: [DeadlineExceeded], No, SameId, "The message did not arrive within `server.message_time_max`.";
+    TOO_MANY_HEADERS: [ResourceExhausted], No, No, "The call has more than 64 headers.";
+    UNKNOWN_METHOD: [Unimplemented], No, No, "The path is not a method of the service, or the request is not a POST.";
+    CALL_CANCELLED: [Cancelled], No, SameId, "The client ended the call before its message had arrived.";
+    UNAUTHENTICATED: [Unauthenticated], No, No, "The call has no valid token.";
+    FORBIDDEN: [PermissionDenied], No, No, "The role of the token is too low.";
+    ACCOUNT_NOT_FOUND: [NotFound], No, No, "The account does not exist. The rejection is not recorded: after the account is created, the same transaction id may be used.";
+    SAME_ACCOUNT: [FailedPrecondition], No, No, "A transfer has the same account on both sides.";
+    ASSET_MISMATCH: [FailedPrecondition], No, No, "The accounts of a transfer have different assets.";
+    ACCOUNT_FROZEN: [FailedPrecondition], No, NewId, "The account is frozen.";
+    ACCOUNT_CLOSED: [FailedPrecondition], No, NewId, "The account is closed.";
+    INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`.";
+    BALANCE_OVERFLOW: [OutOfRange], No, NewId, "A balance would exceed 2^128 - 1.";
+    TRANSACTION_ID_REUSED: [AlreadyExists], No, No, "The id belongs to a transaction with different content. The metadata names the first `field` that differs.";
+    ACCOUNT_ID_REUSED: [AlreadyExists], No, No, "The id belongs to an account with different content.";
+    TRANSACTION_NOT_FOUND: [NotFound], No, No, "The transaction does not exist.";
+    ACCOUNTS_FULL: [ResourceExhausted], No, No, "The ledger has its most accounts.";
+    ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has its most assets.";
+    CIRCUIT_OPEN: [Unavailable], No, SameIdAfterDelay, "The circuit breaker rejects the call.";
+    QUEUE_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The queue is full.";
+    MEMORY_LIMIT: [ResourceExhausted], No, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory.";
+    SHUTTING_DOWN: [Unavailable], No, SameIdAfterDelay, "The service is shutting down. Another instance may take the call.";
+    EXPIRED_IN_QUEUE: [DeadlineExceeded], No, SameId, "The deadline passed before the execution.";
+    EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";
+    STREAM_INTERRUPTED: [Aborted], No, SameId, "An earlier transaction of the stream has an unknown outcome, so this transaction was not executed.";
+    STORE_FAILED: [Unavailable, Internal], Either, SameId, "The journal failed. Calls that begin after the failure are not executed.";
+    DATA_DAMAGED: [DataLoss], Unknown, No, "A record of the journal is damaged. An operator must act.";
+    REPLY_LOST: [Internal], Unknown, SameId, "The engine lost the answer, which is a bug.";
+    CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";
+    TOO_MANY_WATCHERS: [ResourceExhausted], No, SameId, "The number of open watches is at its limit.";
+    NOT_FOUND: [NotFound], No, No, "The health service or the reflection service does not know the name.";
+    LIBRARY_ERROR: [Unknown], No, No, "Another error of the health service or the reflection service, with any code.";
+}
+
+// ===== impl Executed =====
+
+impl Executed {
+    /// The value in the metadata; `None` for [`Executed::Either`].
+    #[must_use]
+    pub const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Executed::No => Some("false"),
+            Executed::Unknown => Some("unknown"),
+            Executed::Either => None,
+        }
+    }
+}
+
+// ===== impl Retry =====
+
+impl Retry {
+    /// The value in the metadata.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Retry::No => "no",
+            Retry::SameId | Retry::SameIdAfterDelay => "same_id",
+            Retry::NewId => "new_id",
+        }
+    }
+}
+
+// ===== impl ErrorKind =====
+
+impl ErrorKind {
+    /// The kind of a rejection by the ledger.
+    #[must_use]
+    pub const fn of_rejection(reason: Reason) -> Self {
+        match reason {
+            Reason::AccountNotFound => ErrorKind::ACCOUNT_NOT_FOUND,
+            Reason::SameAccount => ErrorKind::SAME_ACCOUNT,
+            Reason::AssetMismatch => ErrorKind::ASSET_MISMATCH,
+            Reason::AccountFrozen => ErrorKind::ACCOUNT_FROZEN,
+            Reason::AccountClosed => ErrorKind::ACCOUNT_CLOSED,
+            Reason::InsufficientFunds => ErrorKind::INSUFFICIENT_FUNDS,
+            Reason::BalanceOverflow => ErrorKind::BALANCE_OVERFLOW,
+        }
+    }
+
+    /// The usual code.
+    #[must_use]
+    pub fn code(self) -> Code {
+        // Every kind has at least one code: the table's pattern asks for one.
+        self.codes.first().copied().unwrap_or(Code::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_reason() {
+        let reasons: HashSet<_> = ERROR_KINDS.iter().map(|kind| kind.reason).collect();
+        assert_eq!(reasons.len(), ERROR_KINDS.len());
+    }
+
+    #[test]
+    fn exactly_the_recorded_rejections_need_a_new_id() {
+        for reason in [
+            Reason::AccountNotFound,
+            Reason::SameAccount,
+            Reason::AssetMismatch,
+            Reason::AccountFrozen,
+            Reason::AccountClosed,
+            Reason::InsufficientFunds,
+            Reason::BalanceOverflow,
+        ] {
+            let kind = ErrorKind::of_rejection(reason);
+            assert_eq!(kind.reason, reason.as_str());
+            assert_eq!(kind.retry == Retry::NewId, reason.is_recorded(), "{reason}");
+        }
+    }
+}
