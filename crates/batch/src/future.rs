@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: resolves with the answer, or when the deadline passes.
+//! [`ResponseFuture`]: the future of one request. It resolves with the executor's answer, or with an error.
 
 use std::{
     future::Future,
@@ -18,7 +18,8 @@ use super::{
 };
 
 pin_project! {
-    /// Resolves with the answer to one request. Dropping it while the request is queued withdraws the request.
+    /// Resolves with the answer to one request, or with a [`BatchError`]. If this future is dropped while the request
+    /// is queued, the request is withdrawn and never executed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<R> {
         #[pin]
@@ -34,7 +35,8 @@ pin_project! {
             if let StateProjection::Waiting { receiver } | StateProjection::WaitingUntil { receiver, .. } =
                 this.state.project()
             {
-                // Count here, not where the executor's claim fails: a request withdrawn by its timer is expired, not cancelled.
+                // Cancelled requests are counted here and not where the executor's claim fails, because that claim also
+                // fails for expired requests, which are counted separately.
                 if receiver.withdraw() {
                     this.replies.counters.cancelled();
                 } else {
@@ -50,7 +52,7 @@ pin_project! {
     enum State<R> {
         Refused { error: BatchError },
         Waiting { receiver: Receiver<SlotContent<R>> },
-        // Only a caller with a deadline pays for a timer.
+        // A timer is costly, so only requests with a deadline have one.
         WaitingUntil { receiver: Receiver<SlotContent<R>>, #[pin] deadline: Sleep },
     }
 }
@@ -112,7 +114,8 @@ impl<R> Future for ResponseFuture<R> {
                     this.replies.counters.expired();
                     return Poll::Ready(Err(BatchError::ExpiredInQueue));
                 }
-                // The request was claimed. Either the answer has arrived since the check above, or its outcome is unknown.
+                // The request was claimed. Either the answer has arrived since the check above, or the request's
+                // outcome is unknown.
                 match receiver.poll_answer(context) {
                     Poll::Ready(answer) => Poll::Ready(flatten(answer)),
                     Poll::Pending => Poll::Ready(Err(BatchError::ExpiredInExecution)),

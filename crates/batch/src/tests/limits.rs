@@ -1,4 +1,4 @@
-//! Bounds, hints and counts.
+//! The bounds of the queue and of a batch, the retry hint of a full queue, and the counters.
 
 use tower_service::Service;
 
@@ -88,7 +88,7 @@ async fn stats_report_the_size_and_age_of_the_queue() {
         (2, 330, 5 * MS)
     );
     assert_eq!(stats.queue_bytes_capacity, MIB);
-    // Now `oldest_age` is an upper bound: still the age of the request that was taken.
+    // Now `oldest_age` is an upper bound: it is still the age of the request that was taken.
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
     assert_eq!(processor.stats().oldest_age, 5 * MS);
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
@@ -121,7 +121,7 @@ fn out_of_bounds_settings_are_named() {
         ..good
     };
     let error = batch::<Counted, ()>(&bad).unwrap_err();
-    assert_eq!((error.field, error.value), ("queue_requests_max", 1));
+    assert_eq!((error.field, error.value), ("queue_requests_max", 1_usize.into()));
     let bad = BatchConfig {
         queue_bytes_max: MIB - 1,
         ..good
@@ -131,7 +131,8 @@ fn out_of_bounds_settings_are_named() {
         max_linger: 1001 * MS,
         ..good
     };
-    assert_eq!(too_long.validate().unwrap_err().field, "max_linger_us");
+    let error = too_long.validate().unwrap_err();
+    assert_eq!((error.field, error.value), ("max_linger", (1001 * MS).into()));
     let no_siblings = BatchConfig { siblings: 0, ..good };
     assert_eq!(no_siblings.validate().unwrap_err().field, "siblings");
     for client_share_percent in [0, 101] {
@@ -178,8 +179,8 @@ async fn stats_are_exact() {
     for (times, reason) in (1..).zip(FlushReason::ALL) {
         assert_eq!(stats.flushed(reason), times, "{}", reason.as_str());
     }
-    // The average consists of this one commit of 3 ms. The linger is half of it, because half is less than the longest
-    // linger.
+    // The average consists of this one commit of 3 ms. The linger is 1.5 ms, half of the average, because 1.5 ms is
+    // less than the longest linger of 2 ms.
     assert_eq!((stats.commit_average, stats.linger), (3 * MS, 3 * MS / 2));
     assert_eq!(
         (stats.items.count, stats.items.max, stats.bytes.count),
@@ -210,7 +211,7 @@ fn the_service_is_always_ready() {
         assert_ready!(refused.poll()),
         Err(BatchError::Full { .. })
     ));
-    // An earlier notification keeps the executor awake once, although there is nothing to do.
+    // After a notification, the next `sleep` returns at once, even if no request is queued.
     assert_eq!(take(&mut intake).len(), 2);
     processor.notifier().notify();
     intake.sleep(1);
