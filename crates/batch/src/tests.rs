@@ -149,8 +149,7 @@ async fn commit_of(
     assert_eq!(processor.stats().commit_average, duration);
 }
 
-====
-// ===== every request gets its answer or an error =========
+// ===== every request gets its answer or an error =====
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -218,8 +217,7 @@ fn an_executor_that_panics_answers_everybody() {
     assert_eq!((stats.replies_missing, stats.queue_depth), (1, 0));
 }
 
-====
-// ===== every request and every answer is dropped exactly once =========
+// ===== every request and every answer is dropped exactly once =====
 
 #[tokio::test(start_paused = true)]
 async fn ten_items_are_dropped_ten_times() {
