@@ -1,5 +1,5 @@
-//! Guards a tonic client with a latency circuit breaker. No server listens at first, so the circuit opens; then a server
-//! with the gRPC health service starts, and the circuit closes.
+//! Guards a tonic client with a latency circuit breaker. No server listens at first, so the circuit opens; then a
+//! server with the gRPC health service starts, and the circuit closes.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::{error::Error, net::TcpListener, time::Duration};

@@ -18,7 +18,8 @@ pub enum CircuitState {
     Ramp,
 }
 
-/// Whether the state machine decides which calls are admitted. Independent of [`CircuitState`]: changing the mode keeps the state.
+/// Whether the state machine decides which calls are admitted. Independent of [`CircuitState`]: changing the mode keeps
+/// the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakerMode {
     /// The state machine decides.
@@ -82,7 +83,8 @@ pub(super) enum Grant<T> {
 /// The atomic words of one breaker.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// A [`StateWord`]. Read by every call (Acquire), written by transitions and mode changes (compare-exchange, AcqRel).
+    /// A [`StateWord`]. Read by every call (Acquire), written by transitions and mode changes (compare-exchange,
+    /// AcqRel).
     word: AtomicU64,
     /// `generation:22 | issued:14 | ok:14 | bad:14`; written by probes only.
     probes: AtomicU64,

@@ -63,11 +63,12 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a success,
-    /// `Err` as a failure.
+    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a
+    /// success, `Err` as a failure.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's
+    /// error.
     pub fn execute_with_latency_check<F, R, E>(&self, operation: F) -> Result<R, CircuitBreakerError<E>>
     where
         F: FnOnce() -> Result<R, E>,
@@ -75,10 +76,12 @@ impl LatencyCircuitBreaker {
         self.execute_classified(&ResultClassifier, operation)
     }
 
-    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), with the caller's classifier.
+    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), with the caller's
+    /// classifier.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
+    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's
+    /// error.
     pub fn execute_classified<C, F, R, E>(
         &self,
         classify: &C,
@@ -99,8 +102,8 @@ impl LatencyCircuitBreaker {
         result.map_err(CircuitBreakerError::Inner)
     }
 
-    /// Guards a future. The circuit decides now whether the future may run, and its latency counts from now. `Ok` counts as a
-    /// success, `Err` as a failure. A rejected future is dropped unpolled.
+    /// Guards a future. The circuit decides now whether the future may run, and its latency counts from now. `Ok`
+    /// counts as a success, `Err` as a failure. A rejected future is dropped unpolled.
     pub fn execute_async<F, R, E>(&self, future: F) -> ResponseFuture<F, ResultClassifier>
     where
         F: Future<Output = Result<R, E>>,
@@ -132,8 +135,8 @@ impl LatencyCircuitBreaker {
         Ok(permit)
     }
 
-    /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open, or
-    /// has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
+    /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open,
+    /// or has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
         let access = self.shared.core.shard_access();
         let ticket = self.shared.core.admit_probe(access)?;
@@ -142,16 +145,17 @@ impl LatencyCircuitBreaker {
         Some(permit)
     }
 
-    /// Makes the transitions that depend on time alone: opens for calls that hang, half-opens, ends ramps. Also notices that
-    /// the process did not run. The host calls this every `tick_interval`. A breaker without ticks works, but notices a hang
-    /// only when a call ends badly or the next time slice begins, and only if the window holds few fast calls.
+    /// Makes the transitions that depend on time alone: opens for calls that hang, half-opens, ends ramps. Also notices
+    /// that the process did not run. The host calls this every `tick_interval`. A breaker without ticks works, but
+    /// notices a hang only when a call ends badly or the next time slice begins, and only if the window holds few fast
+    /// calls.
     pub fn tick(&self) {
         self.shared.core.tick(None);
     }
 
-    /// Like [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress. While the work makes
-    /// progress, few waiting calls are not a hang. When the work has made no progress for `stall_after`, one call is enough
-    /// to open the circuit, even if its caller gave up at once.
+    /// Like [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress. While the
+    /// work makes progress, few waiting calls are not a hang. When the work has made no progress for `stall_after`, one
+    /// call is enough to open the circuit, even if its caller gave up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }
@@ -166,8 +170,8 @@ impl LatencyCircuitBreaker {
         self.shared.core.force(None);
     }
 
-    /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the circuit
-    /// recovers by itself.
+    /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the
+    /// circuit recovers by itself.
     pub fn open_for(&self, duration: Duration) {
         self.shared.core.force(Some(duration));
     }

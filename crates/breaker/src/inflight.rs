@@ -3,10 +3,10 @@
 //! Each shard of threads has a ring of time slots. A slot is between a sixteenth and an eighth of the slow threshold
 //! wide. It has two counts: *entered*, the calls admitted in that time, and *left*, those of these calls that have
 //! ended. The difference is the number of calls in flight. These calls are overdue if the slot is older than the
-//! threshold. A thread counts in the ring of the shard that it belongs to, even when it ends a call that another thread admitted. Each
-//! word therefore has the writers of one shard only, and no count ever decreases. When a slot is used again (after
-//! eight thresholds or more), its counts move to the *older* counters: the entered count to the *older* counter of the
-//! entered side, the left count to that of the left side.
+//! threshold. A thread counts in the ring of the shard that it belongs to, even when it ends a call that another thread
+//! admitted. Each word therefore has the writers of one shard only, and no count ever decreases. When a slot is used
+//! again (after eight thresholds or more), its counts move to the *older* counters: the entered count to the *older*
+//! counter of the entered side, the left count to that of the left side.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
 //! the reading sees the call's entry, it also sees the call's end, and puts both into the same sum. Two orders

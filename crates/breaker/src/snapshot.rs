@@ -83,8 +83,8 @@ impl Core {
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        // `finished` is read first, so every call that it counts is also counted in `admitted`. The other order could count
-        // a call that begins and ends in between as finished only.
+        // `finished` is read first, so every call that it counts is also counted in `admitted`. The other order could
+        // count a call that begins and ends in between as finished only.
         let finished = self.sum(|counters| &counters.finished);
         self.sum(|counters| &counters.admitted).saturating_sub(finished)
     }

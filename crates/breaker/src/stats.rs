@@ -46,8 +46,8 @@ pub enum TransitionReason {
 pub struct Transition {
     /// Time of the transition, in nanoseconds of the breaker's clock.
     pub at_ns: u64,
-    /// The generation that began with this transition. Threads may deliver events out of order; the generation gives the
-    /// order.
+    /// The generation that began with this transition. Threads may deliver events out of order; the generation gives
+    /// the order.
     pub generation: u32,
     /// The state before.
     pub from: CircuitState,
@@ -67,8 +67,8 @@ pub struct Transition {
     pub open_for: Duration,
 }
 
-/// Receives the events of a breaker, to export them. The thread that caused a change calls the observer after the change and
-/// without a lock, so the observer must return soon.
+/// Receives the events of a breaker, to export them. The thread that caused a change calls the observer after the
+/// change and without a lock, so the observer must return soon.
 pub trait TransitionObserver: Send + Sync + 'static {
     /// The circuit `key` changed its state.
     fn on_transition(&self, key: &str, transition: &Transition);
@@ -86,8 +86,8 @@ pub trait TransitionObserver: Send + Sync + 'static {
 pub struct LatencySummary {
     /// Number of measured durations.
     pub count: u64,
-    /// Arithmetic mean, taken from the middles of the histogram's cells: within 12.5 % of the true mean, for durations of at
-    /// least 4 µs. Zero if nothing was measured.
+    /// Arithmetic mean, taken from the middles of the histogram's cells: within 12.5 % of the true mean, for durations
+    /// of at least 4 µs. Zero if nothing was measured.
     pub mean: Duration,
     /// 50 % of the durations are not longer.
     pub p50: Duration,
@@ -197,7 +197,8 @@ pub struct CircuitBreakerStats {
     pub mode: BreakerMode,
     /// The state that the last transition set.
     pub state: CircuitState,
-    /// The state that a call would meet now: an idle circuit whose open time has passed is half-open although no call has come.
+    /// The state that a call would meet now: an idle circuit whose open time has passed is half-open although no call
+    /// has come.
     pub effective_state: CircuitState,
     /// Grows by one with every transition; 22 bits.
     pub generation: u32,
@@ -221,7 +222,8 @@ pub struct CircuitBreakerStats {
     pub in_flight: u64,
     /// Calls of this generation in flight for the slow threshold or longer.
     pub overdue_in_flight: u64,
-    /// Failures in a row in this generation: those since the last success. The failed calls of one batch count as one failure.
+    /// Failures in a row in this generation: those since the last success. The failed calls of one batch count as one
+    /// failure.
     pub consecutive_failures: u64,
     /// The probes of the half-open state.
     pub half_open: HalfOpenStats,
