@@ -1,24 +1,27 @@
-//! Counts the calls in flight by the time of their admission, so that a call that hangs is noticed before it ends.
+//! [`InFlightRing`]: counts the calls in flight by the time of their admission, so that a call that hangs is detected
+//! before it ends.
 //!
-//! Each shard of threads has a ring of time slots. A slot is between a sixteenth and an eighth of the slow threshold
-//! wide. It has two counts: *entered*, the calls admitted in that time, and *left*, those of these calls that have
-//! ended. The difference is the number of calls in flight. These calls are overdue if the slot is older than the
-//! threshold. A thread counts in the ring of the shard that it belongs to, even when it ends a call that another thread
-//! admitted. Each word therefore has the writers of one shard only, and no count ever decreases. When a slot is used
-//! again (after eight thresholds or more), its counts move to the *older* counters: the entered count to the *older*
-//! counter of the entered side, the left count to that of the left side.
+//! Each shard (a set of counters for one or several threads) has a ring of 128 time slots. The width of a slot is
+//! between a sixteenth and an eighth of the slow threshold. A *lap* is the time in which the ring uses each slot once:
+//! eight thresholds or more. A slot has two counts: *entered*, the calls admitted in the slot's time, and *left*, the
+//! calls among them that have ended. The difference is the number of calls in flight. These calls are overdue if the
+//! slot is older than the threshold. A thread counts in the ring of its own shard, even when it ends a call that
+//! another thread admitted. So only the threads of one shard write a word, and no count ever decreases. When a slot is
+//! used again in the next lap, its counts move to the *older* counters. The ring has two such counters: one for entered
+//! counts and one for left counts.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
-//! the reading sees the call's entry, it also sees the call's end, and puts both into the same sum. Two orders
-//! guarantee this:
-//! - The entered side is read first, *older* before the slots. Writers take a slot over before they add its old count
-//!   to *older*. A count that moves during the reading is therefore missed, never counted twice.
-//! - The left side is read second, the slots before *older*. Writers add the old count to *older* before they take the
-//!   slot over. A count that moves during the reading is therefore counted twice, never missed.
+//! the reading sees the call's entry, it also sees the call's end, and adds both to the same sum. Two rules guarantee
+//! this:
+//! - The entered counts are read first, *older* before the slots. A writer takes a slot over for the new lap before it
+//!   adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss the count, but
+//!   never counts it twice.
+//! - The left counts are read second, the slots before *older*. A writer adds the slot's old count to *older* before it
+//!   takes the slot over. So if a count moves during the reading, the reading may count it twice, but never misses it.
 //!
-//! A slot is summed up together with *older* in two cases: a left count of a later lap has taken the slot over during
-//! the reading, or the slot was used neither in the current lap nor in the one before. A reading that races with a
-//! take-over may miss calls; the next reading does not.
+//! A reading adds the counts of a slot to *older* in two cases: a left count of a later lap has taken the slot over
+//! during the reading, or the slot was used neither in the current lap nor in the lap before. If a slot is taken over
+//! during a reading, the reading may miss calls; the next reading counts them.
 //!
 //! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
