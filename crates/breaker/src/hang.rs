@@ -41,8 +41,8 @@ pub struct Work {
 pub(super) struct Observation {
     /// Time of the tick, in nanoseconds of the breaker's clock.
     pub(super) now_ns: u64,
-    /// The breaker's generation (the number of transitions so far). An observation is compared with the last one only
-    /// if both belong to the same generation.
+    /// The breaker's generation, a number that grows with every transition. An observation is compared with the last
+    /// observation only if both belong to the same generation.
     pub(super) generation: u32,
     /// Total time for which the process did not run, as far as the breaker knows.
     pub(super) paused_ns: u64,
