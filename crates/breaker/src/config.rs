@@ -65,8 +65,8 @@ pub struct CircuitBreakerConfig {
     pub self_probe: bool,
     /// Number of probes (trial calls) that a half-open circuit admits. 1 to 1024; default 10.
     pub half_open_permits: u32,
-    /// Number of good probes that end the half-open state. The circuit opens again as soon as so many probes were bad
-    /// that this number can't be reached any more. 1 to `half_open_permits`; default 8.
+    /// Number of good probes that end the half-open state. The circuit opens again as soon as the number of bad probes
+    /// exceeds `half_open_permits − half_open_ok_needed`. 1 to `half_open_permits`; default 8.
     pub half_open_ok_needed: u32,
     /// A probe that has been in flight for this time counts as bad. None means twice the slow threshold; otherwise
     /// `slow_threshold` to 10 minutes; default None.

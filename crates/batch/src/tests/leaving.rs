@@ -179,8 +179,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
 
 // ===== timers =====
 
-/// The test blocks the executor's thread. The callers' runtime continues. Its simulated clock advances when all tasks
-/// are idle, so that the clock reaches the deadline.
+/// The test blocks the executor's thread, and the callers' runtime continues to run. The simulated clock of this
+/// runtime advances when all tasks are idle, so the clock reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);

@@ -1,4 +1,6 @@
-//! Records the ends of calls and judges their results.
+//! Records the ends of calls. A call that shows something about the service adds a [`Sample`] to the window, and the
+//! window may then open the circuit. A result counts only in the generation (the time between two transitions) that
+//! admitted its call.
 
 use super::{
     super::{
@@ -20,7 +22,7 @@ impl Core {
     /// calling thread, which may differ from the thread that began the call.
     ///
     /// The function is inlined, because most callers know at compile time that the verdict is a plain success. Then the
-    /// compiler never stores the verdict in memory.
+    /// verdict is never stored in memory.
     #[inline(always)]
     pub(crate) fn finish(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
@@ -252,7 +254,8 @@ impl Core {
         self.judged_ns(ticket, latency_ns, now_ns)
     }
 
-    /// Returns `latency_ns`, but at most the time since the process last resumed after a pause.
+    /// Returns `latency_ns`, but at most the time since the process last resumed after a pause. A latency below the
+    /// slow threshold is returned unchanged.
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;

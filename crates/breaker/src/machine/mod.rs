@@ -46,7 +46,7 @@ pub(super) struct Core {
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
     pub(super) pauses: CachePadded<PauseDetector>,
     marks: CachePadded<Marks>,
-    /// Only ticks use it.
+    /// Detects hangs. Only ticks use this field.
     hang: Mutex<HangWatch>,
     /// The thread that changes the gate's word holds this lock, so that the log and the word change together.
     pub(super) transition_log: Mutex<TransitionLog>,
@@ -58,16 +58,23 @@ pub(super) struct Core {
     ordinary_ns: u64,
 }
 
-/// The number of consecutive failures, and marks that prevent that one event is counted or evaluated twice. An event is
-/// a batch, a slow threshold's time or a time slice of the window.
+/// The number of consecutive failures, and marks that ensure that each batch and each time slice is counted or
+/// evaluated once.
 #[derive(Debug, Default)]
 struct Marks {
     streak: Streak,
+    /// The last batch that was counted.
     batch: HighWater,
+    /// The last batch that was counted as bad (slow or failed).
     bad_batch: HighWater,
+    /// The last batch that was counted as failed.
     failed_batch: HighWater,
+    /// Time is divided into rounds as long as the slow threshold. All slow calls that are given up in one round count
+    /// as one bad batch. This is the last counted round.
     cancelled_round: HighWater,
+    /// The last time slice in which the window was evaluated.
     evaluated_epoch: HighWater,
+    /// The last time slice that was swept.
     swept_epoch: HighWater,
 }
 

@@ -179,7 +179,7 @@ fn opens_in_time(load: Load, slow_threshold: Duration) {
     let waited = run.hang(limit);
     assert!(
         waited.is_some_and(|waited| waited <= limit),
-        "{load:?}, slow threshold {:?}: the circuit is still closed {limit:?} after the hang began, with {} fast calls in the window",
+        "{load:?}, slow threshold {:?}, {} fast calls in the window: still closed {limit:?} after the hang began",
         config.slow_threshold,
         before.window.calls
     );

@@ -25,7 +25,7 @@ struct Traffic {
     waiting_every: u64,
     /// Steps that the journal takes to commit a call of the caller that waits.
     commit: u64,
-    /// The step of the first call of each kind.
+    /// The step of the storm's first call, and the step of the first call of the caller that waits.
     phases: (u64, u64),
     /// Whether the host reports the journal's progress to the breaker.
     watched: bool,
@@ -274,7 +274,7 @@ fn a_process_at_its_cpu_quota_still_notices_a_hang() {
     }
 }
 
-/// A commit takes 60 ms of the process's running time, which is six periods.
+/// The process runs for 10 ms in each period of 100 ms. A commit takes 60 ms of running time, so it takes six periods.
 #[test]
 fn a_process_stopped_for_most_of_the_time_is_not_a_hang() {
     for (calls, watched) in [(1, false), (24, false), (24, true)] {
