@@ -25,7 +25,8 @@ pin_project! {
         #[pin]
         state: State<R>,
         replies: Arc<ReplyPools<R>>,
-        // The wake task of the pool to which the slot belongs.
+        // The wake task of the caller's runtime. Each wake task has a pool of reply slots, and the slot returns to this
+        // pool.
         wake_task: Option<usize>,
     }
 
@@ -50,7 +51,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<R> {
-        Refused { error: BatchError },
+        Rejected { error: BatchError },
         Waiting { receiver: Receiver<SlotContent<R>> },
         // A timer is costly, so only requests with a deadline have one.
         WaitingUntil { receiver: Receiver<SlotContent<R>>, #[pin] deadline: Sleep },
@@ -60,9 +61,9 @@ pin_project! {
 // ===== impl ResponseFuture =====
 
 impl<R> ResponseFuture<R> {
-    pub(super) const fn refused(error: BatchError, replies: Arc<ReplyPools<R>>) -> Self {
+    pub(super) const fn rejected(error: BatchError, replies: Arc<ReplyPools<R>>) -> Self {
         ResponseFuture {
-            state: State::Refused { error },
+            state: State::Rejected { error },
             replies,
             wake_task: None,
         }
@@ -101,7 +102,7 @@ impl<R> Future for ResponseFuture<R> {
             })
         };
         match this.state.project() {
-            StateProjection::Refused { error } => Poll::Ready(Err(*error)),
+            StateProjection::Rejected { error } => Poll::Ready(Err(*error)),
             StateProjection::Waiting { receiver } => receiver.poll_answer(context).map(flatten),
             StateProjection::WaitingUntil { receiver, deadline } => {
                 if let Poll::Ready(answer) = receiver.poll_answer(context) {

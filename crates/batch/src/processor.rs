@@ -79,7 +79,7 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         let queued_at = Instant::now();
         if deadline.is_some_and(|deadline| queued_at >= deadline) {
             replies.counters.expired();
-            return ResponseFuture::refused(BatchError::ExpiredInQueue, replies);
+            return ResponseFuture::rejected(BatchError::ExpiredInQueue, replies);
         }
         let wake_task = self.queue.wake_tasks.current();
         let (responder, receiver) = replies.of(wake_task).take();
@@ -100,7 +100,7 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
             Ok(()) => ResponseFuture::waiting(receiver, deadline, replies, wake_task),
             Err(error) => {
                 replies.of(wake_task).give_back(&receiver);
-                ResponseFuture::refused(error, replies)
+                ResponseFuture::rejected(error, replies)
             }
         }
     }

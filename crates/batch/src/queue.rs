@@ -123,13 +123,13 @@ impl<T: BatchItem, R> Queue<T, R> {
                 }
                 Ok(())
             }
-            Err(refused) => {
-                let (PushError::Full(queued) | PushError::Closed(queued)) = &refused;
+            Err(rejected) => {
+                let (PushError::Full(queued) | PushError::Closed(queued)) = &rejected;
                 self.left(&queued.item);
                 if self.ring.is_closed() {
                     self.unparker.unpark();
                 }
-                Err(self.error(&refused))
+                Err(self.error(&rejected))
             }
         }
     }
@@ -142,8 +142,8 @@ impl<T: BatchItem, R> Queue<T, R> {
         })
     }
 
-    fn error(&self, refused: &PushError<Queued<T, R>>) -> BatchError {
-        match refused {
+    fn error(&self, rejected: &PushError<Queued<T, R>>) -> BatchError {
+        match rejected {
             PushError::Closed(_) => BatchError::Closed,
             PushError::Full(_) => {
                 self.counters.full();

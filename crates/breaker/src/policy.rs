@@ -65,8 +65,9 @@ impl Evidence {
         self.counts.batches >= u64::from(config.min_batches)
     }
 
-    /// Returns whether enough distinct batches were slow or failed, or the oldest call in flight has hung for long
-    /// enough. The two numbers are not added, because a batch that is partly answered would count twice.
+    /// Returns whether enough distinct batches were slow or failed, or the oldest call in flight has hung for enough
+    /// slow thresholds. The number of batches and the number of thresholds are not added, because a batch that is
+    /// partly answered would count in both.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
             || self.in_flight.rounds >= config.overdue_rounds

@@ -136,17 +136,20 @@ async fn a_request_that_a_commit_would_make_too_late_is_not_begun() {
 async fn one_stall_does_not_reject_short_deadlines_for_ever() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 1000 * MS).await;
-    let mut refused = 0;
+    let mut rejected = 0;
     loop {
-        let future = submit(&processor, Counted::new(refused), Some(20 * MS));
+        let future = submit(&processor, Counted::new(rejected), Some(20 * MS));
         if !take(&mut intake).is_empty() {
             break;
         }
         drop(future);
-        refused += 1;
+        rejected += 1;
         advance(10 * MS).await;
     }
-    assert!((100..=210).contains(&refused), "{refused}");
+    assert!(
+        (100..=210).contains(&rejected),
+        "{rejected} requests were rejected"
+    );
 }
 
 /// The number of rejected requests does not change the average duration of a commit.

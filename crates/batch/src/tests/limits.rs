@@ -8,8 +8,8 @@ use super::*;
 fn a_queue_full_of_requests_rejects_with_a_retry_hint() {
     let mut both = sides(2);
     let waiting = [submit_number(&both, 0), submit_number(&both, 1)];
-    let mut refused = submit_number(&both, 2);
-    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(refused.poll()) else {
+    let mut rejected = submit_number(&both, 2);
+    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(rejected.poll()) else {
         panic!("not full");
     };
     assert!(error.is_not_executed());
@@ -27,9 +27,9 @@ fn a_queue_full_of_bytes_rejects_all_but_a_lone_request() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
     assert_pending!(lone.poll());
-    let mut refused = submit(&processor, Counted::of_bytes(1), None);
+    let mut rejected = submit(&processor, Counted::of_bytes(1), None);
     assert!(
-        matches!(assert_ready!(refused.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
+        matches!(assert_ready!(rejected.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
     );
     assert_eq!(take(&mut intake).len(), 1);
 
@@ -107,9 +107,9 @@ async fn the_retry_hint_is_the_queue_divided_by_its_rate() {
     assert_eq!(take(&mut intake).len(), 1);
     // 10 items were taken in 100 ms, and 20 items are queued.
     let _waiting = [submit(&processor, ten(), None), submit(&processor, ten(), None)];
-    let mut refused = submit(&processor, ten(), None);
+    let mut rejected = submit(&processor, ten(), None);
     let retry_after = 200 * MS;
-    assert_ready_eq!(refused.poll(), Err(BatchError::Full { retry_after }));
+    assert_ready_eq!(rejected.poll(), Err(BatchError::Full { retry_after }));
 }
 
 #[test]
@@ -206,9 +206,9 @@ fn the_service_is_always_ready() {
     // `poll_ready` is ready even if the queue is full: `call` decides.
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
-    let mut refused = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
+    let mut rejected = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
     assert!(matches!(
-        assert_ready!(refused.poll()),
+        assert_ready!(rejected.poll()),
         Err(BatchError::Full { .. })
     ));
     // After a notification, the next `sleep` returns at once, even if no request is queued.

@@ -86,9 +86,9 @@ fn after_a_rejected_request_none_is_submitted() {
     let mut both = sides(2);
     let mut sequence = both.0.sequence();
     let waiting = [0, 1].map(|number| submit_next(&both.0, &mut sequence, number, None));
-    let mut refused = submit_next(&both.0, &mut sequence, 2, None);
+    let mut rejected = submit_next(&both.0, &mut sequence, 2, None);
     assert!(matches!(
-        assert_ready!(refused.poll()),
+        assert_ready!(rejected.poll()),
         Err(BatchError::Full { .. })
     ));
     assert!(sequence.next(Counted::new(3), None).is_none());

@@ -272,18 +272,18 @@ fn the_hook_runs_on_the_thread_before_the_first_batch() {
 #[test]
 fn settings_out_of_bounds_are_errors_with_field_value_and_bound() {
     let closure = |batch: Vec<Single<usize>>| vec![0; batch.len()];
-    let refused = |result: Result<Numbers, SpawnError>| result.unwrap_err().to_string();
+    let rejected = |result: Result<Numbers, SpawnError>| result.unwrap_err().to_string();
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
     assert_eq!(
-        refused(BatchProcessor::new(0, zero, second, closure)),
+        rejected(BatchProcessor::new(0, zero, second, closure)),
         "batch.batch_size = 0: must be 1 to 1048576"
     );
     assert_eq!(
-        refused(BatchProcessor::new(1, second * 61, second, closure)),
+        rejected(BatchProcessor::new(1, second * 61, second, closure)),
         "batch.timeout = 61s: must be 0ns to 60s"
     );
     assert_eq!(
-        refused(BatchProcessor::new(1, zero, zero, closure)),
+        rejected(BatchProcessor::new(1, zero, zero, closure)),
         "batch.latency_budget = 0ns: must be 1µs to 3600s"
     );
 }

@@ -409,7 +409,7 @@ fn a_full_ring_returns_the_item() {
         let mine = match ring.push('b') {
             Ok(_) => true,
             Err(PushError::Full('b')) => false,
-            Err(refused) => panic!("{refused:?}"),
+            Err(rejected) => panic!("{rejected:?}"),
         };
         assert_ne!(pusher.join().unwrap(), mine);
         assert_eq!(ring.pop(), Some(if mine { 'b' } else { 'a' }));
