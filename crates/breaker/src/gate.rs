@@ -88,7 +88,8 @@ pub(super) struct Gate {
     /// A [`StateWord`]. Every call reads it (Acquire). Transitions and mode changes write it (compare-exchange,
     /// AcqRel).
     word: AtomicU64,
-    /// The counts of the probes: `generation:22 | issued:14 | ok:14 | bad:14`. Only probes write this word.
+    /// The counts of the probes: `generation:22 | issued:14 | ok:14 | bad:14`. Written when a probe begins, ends or
+    /// reaches its time limit.
     probes: AtomicU64,
     /// One word per permit: `busy:1 | generation:22 | began_us:41` for a probe in flight, otherwise zero.
     slots: Box<[AtomicU64]>,

@@ -17,7 +17,7 @@ pub enum TransitionReason {
     /// The circuit opened: the share of slow calls among the completed calls reached its threshold.
     SlowRate,
     /// The circuit opened: calls in flight hung. Either slow calls and hanging calls together reached the threshold of
-    /// the slow rate, or a large share of the calls hung, or no call was answered.
+    /// the slow rate, or a large share of the calls hung, or no call was answered, or no work was done.
     Overdue,
     /// The circuit opened: the number of failures in a row reached its limit.
     Consecutive,

@@ -263,7 +263,7 @@ impl Divisor {
     #[inline]
     pub(super) fn divide(self, number: u64) -> u64 {
         let product = u128::from(number) * u128::from(self.reciprocal);
-        // The quotient is at most `number`, so it fits.
+        // The quotient is at most `number`, so it fits into 64 bits.
         u64::try_from(product >> u64::BITS).unwrap_or(u64::MAX)
     }
 }
