@@ -126,6 +126,16 @@ fn bounds_are_checked_with_key_value_and_bound() {
             "batch.queue_bytes_max = 1024: must be 1048576 to 1099511627776",
         ),
         (
+            "batch.max_linger",
+            "2s",
+            "batch.max_linger = 2s: must be 0s to 1s",
+        ),
+        (
+            "batch.latency_budget",
+            "2h",
+            "batch.latency_budget = 2h: must be 1us to 1h",
+        ),
+        (
             "store.segment_bytes",
             "10000001",
             "store.segment_bytes = 10000001: must be a multiple of 4096 up to 1073741824",

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use tally_batch::BatchConfig;
+use tally_batch::{BatchConfig, BatchConfigValue};
 use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 
 use super::breaker_settings::Preset;
-use crate::settings::{SettingError, check_time};
+use crate::settings::SettingError;
 
 /// The queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,13 +121,6 @@ impl BatchSettings {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self, preset: Option<Preset>) -> Result<BatchConfig, SettingError> {
-        // Here as well as in `validate`, whose errors are in microseconds: an operator reads what they wrote.
-        let bounds = BatchConfig::MAX_LINGER_BOUNDS;
-        check_time("batch.max_linger", self.max_linger, &bounds, "0 to 1s")?;
-        if let Some(budget) = self.latency_budget {
-            let bounds = BatchConfig::LATENCY_BUDGET_BOUNDS;
-            check_time("batch.latency_budget", budget, &bounds, "1us to 1h")?;
-        }
         let preset_budget = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
         let config = BatchConfig {
             queue_requests_max: self.queue_requests_max,
@@ -141,14 +134,20 @@ impl BatchSettings {
         match config.validate() {
             Ok(()) => Ok(config),
             Err(error) => {
-                let bound = format!("{} to {}", error.minimum, error.maximum);
-                Err(SettingError::new(
-                    format!("batch.{}", error.field),
-                    error.value,
-                    bound,
-                ))
+                let key = format!("batch.{}", error.field);
+                let (minimum, maximum) = (as_written(error.minimum), as_written(error.maximum));
+                let bound = format!("{minimum} to {maximum}");
+                Err(SettingError::new(key, as_written(error.value), bound))
             }
         }
+    }
+}
+
+/// Returns `value` in the form in which an operator writes it in the configuration.
+fn as_written(value: BatchConfigValue) -> String {
+    match value {
+        BatchConfigValue::Number(number) => number.to_string(),
+        BatchConfigValue::Time(time) => humantime::format_duration(time).to_string(),
     }
 }
 

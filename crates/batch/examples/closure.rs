@@ -10,7 +10,8 @@ use tally_batch::{BatchThreadBuilder, Single, Submission};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A batch has at most 64 numbers, and never waits for more of them. A batch that takes longer than 800 µs is counted.
+    // A batch has at most 64 numbers, and never waits for more numbers. A batch that takes longer than 800 µs is
+    // counted.
     let builder = BatchThreadBuilder::new(64, Duration::ZERO)?
         .max_latency(Duration::from_micros(800))
         .name("squares")
@@ -35,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         stats.items.max, stats.over_budget
     );
 
-    // Queued requests would still be processed; then the thread ends.
+    // The thread processes all requests that are still queued, and then ends.
     squares.close();
     thread.join().map_err(|_| "the closure panicked")?;
     Ok(())

@@ -1,4 +1,5 @@
-//! An executor with its own thread: it takes batches from the intake, "commits" them, and then answers the callers.
+//! Runs an executor on its own thread. The executor takes batches from the intake, sleeps for 2 ms in place of a
+//! commit, and then answers the callers.
 //!
 //! `cargo run -p tally-batch --example intake`
 
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     (one.reply, total)
                 })
                 .collect();
-            // One slow commit for the whole batch. Meanwhile, the next batch forms in the queue.
+            // One slow commit for the whole batch. During the commit, the next batch forms in the queue.
             thread::sleep(Duration::from_millis(2));
             commits += 1;
             answerer.answer_all(answers);

@@ -1,9 +1,9 @@
-//! Callers before they submit: their identities, and the number of calls on their way.
+//! [`Caller`]: announces calls before they submit their requests, and identifies the client of each request.
 //!
-//! A connection wraps each of its calls in [`Caller::calling`]. The call counts as on its way until it submits its request; a
-//! batch may wait for calls on their way. The request also carries the number of its client, by which batches are shared fairly. Both
-//! facts are in thread-local storage while the call is polled, so the layers between the connection and the queue need not
-//! pass them on.
+//! A connection wraps each of its calls in [`Caller::calling`]. From then on, the call is *on its way*, until it
+//! submits its request. A batch may wait for calls that are on their way. The request also carries the number of its
+//! client, by which batches are shared fairly. Both facts are in thread-local storage while the call is polled. So the
+//! layers between the connection and the queue need not pass these facts on.
 
 use std::{
     cell::Cell,
@@ -26,19 +26,20 @@ thread_local! {
 /// The client number of requests from an unknown client.
 pub(super) const UNKNOWN: u64 = 0;
 
+/// The call that a thread is polling.
 #[derive(Debug, Clone, Copy)]
 struct Current {
-    /// The processor that the caller belongs to, see [`Callers::id`].
+    /// The batch processor to which the caller belongs, see [`Callers::id`].
     processor: usize,
     client: u64,
     on_its_way: bool,
 }
 
-/// Counts the callers of one processor.
+/// Counts the clients of one batch processor, and their calls that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     on_their_way: AtomicUsize,
-    /// Number of clients so far; also the number of the newest one.
+    /// Number of clients registered so far. It is also the number of the newest client.
     clients: AtomicU64,
 }
 
@@ -50,7 +51,8 @@ pub struct Caller {
 }
 
 pin_project! {
-    /// A call that is on its way to the queue until it submits or ends. See [`Caller::calling`].
+    /// The future of a call that is on its way until it submits its request, ends or is dropped. See
+    /// [`Caller::calling`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Calling<F> {
@@ -60,7 +62,7 @@ pin_project! {
     }
 }
 
-/// Counts one call as on its way, until the call arrives or is dropped.
+/// Counts one call as on its way, until the call submits its request or is dropped.
 #[derive(Debug)]
 struct Way {
     caller: Caller,
@@ -84,7 +86,7 @@ impl Callers {
         }
     }
 
-    /// Number of calls that have begun and have not submitted their request.
+    /// Number of calls that have begun and have not yet submitted their request.
     #[inline]
     pub(super) fn on_their_way(&self) -> usize {
         self.on_their_way.load(Ordering::Relaxed)
@@ -92,13 +94,14 @@ impl Callers {
 
     /// The client whose call this thread polls; [`UNKNOWN`] outside of a call.
     #[inline]
-    pub(super) fn here(&self) -> u64 {
+    pub(super) fn current_client(&self) -> u64 {
         CALL.get()
             .filter(|current| current.processor == self.id())
             .map_or(UNKNOWN, |current| current.client)
     }
 
-    /// Marks the call that this thread polls as arrived, and returns its client. [`UNKNOWN`] outside of a call.
+    /// Records that the call that this thread polls submits its request, so it is no longer on its way. Returns the
+    /// call's client; [`UNKNOWN`] outside of a call.
     #[inline]
     pub(super) fn arrived(&self) -> u64 {
         let Some(current) = CALL.get().filter(|current| current.processor == self.id()) else {
@@ -114,6 +117,7 @@ impl Callers {
         current.client
     }
 
+    /// Identifies the batch processor by the address of this struct.
     #[inline]
     fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
@@ -123,14 +127,15 @@ impl Callers {
 // ===== impl Caller =====
 
 impl Caller {
-    /// The caller's number, from 1.
+    /// The client's number. The first client of a batch processor has the number 1.
     #[must_use]
     #[inline]
     pub const fn client(&self) -> u64 {
         self.client
     }
 
-    /// Counts `call` as on its way from now on. Requests that it submits while it is polled belong to this client.
+    /// Announces that `call` will submit a request soon: a batch may wait for this request. Requests that `call`
+    /// submits while it is polled belong to this client.
     pub fn calling<F>(&self, call: F) -> Calling<F> {
         self.callers.on_their_way.fetch_add(1, Ordering::Relaxed);
         Calling {
@@ -158,6 +163,7 @@ impl<F: Future> Future for Calling<F> {
 // ===== impl Way =====
 
 impl Way {
+    /// Makes this call the one that the thread polls, until the returned value is dropped.
     #[inline]
     fn polling(&mut self) -> Polling<'_> {
         let outer = CALL.replace(Some(Current {

@@ -1,33 +1,34 @@
-//! Distributions of durations and sizes. A percentile is exact to 1 %.
+//! [`Distribution`]: the distribution of a duration or a size. Its percentiles are exact to 1 %.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Largest value: 2^40, or 18 minutes in nanoseconds. Larger values count as this one.
+/// Largest value: 2^40. In nanoseconds, this is 18 minutes. Larger values count as this value.
 const VALUE_MAX: u64 = 1 << 40;
-/// Digits of precision.
+/// Number of significant decimal digits that the histogram keeps of a value.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// Counts values since the process started. Recording takes an uncontended lock: one thread records, readers are rare.
+/// Counts values since the process started. Recording takes a lock, which is hardly ever contended if one thread
+/// records and readers are rare.
 #[derive(Debug)]
 pub struct Distribution(Mutex<Histogram<u64>>);
 
 /// Percentiles, maximum, mean and count of a distribution.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Summary {
-    /// Half of the values are no larger.
+    /// The median: 50 % of the values are at most this large.
     pub p50: u64,
-    /// 90 % are no larger.
+    /// 90 % of the values are at most this large.
     pub p90: u64,
-    /// 99 % are no larger.
+    /// 99 % of the values are at most this large.
     pub p99: u64,
-    /// 99.9 % are no larger.
+    /// 99.9 % of the values are at most this large.
     pub p999: u64,
-    /// The largest.
+    /// The largest value.
     pub max: u64,
-    /// The mean.
+    /// The arithmetic mean of the values.
     pub mean: f64,
     /// Number of values.
     pub count: u64,
@@ -36,7 +37,7 @@ pub struct Summary {
 /// Cumulative counts, as in a Prometheus histogram.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cumulative {
-    /// Pairs of a bound and the number of values up to it, within the distribution's precision.
+    /// Pairs of a bound and the number of values up to this bound, within the distribution's precision.
     pub buckets: Vec<(u64, u64)>,
     /// Number of values.
     pub count: u64,
@@ -47,7 +48,7 @@ pub struct Cumulative {
 // ===== impl Distribution =====
 
 impl Distribution {
-    /// An empty distribution.
+    /// Makes an empty distribution.
     ///
     /// # Panics
     /// Never: the bounds are constants that the histogram accepts.
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_percentiles_within_a_hundredth() {
+    fn percentiles_are_exact_to_one_percent() {
         let distribution = Distribution::new();
         assert_eq!(distribution.summary(), Summary::default());
         distribution.record_durations((1..=1000).map(Duration::from_micros));
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn cumulative_counts_grow_to_all() {
+    fn cumulative_counts_include_all_values_up_to_each_bound() {
         let distribution = Distribution::new();
         assert_eq!(distribution.cumulative(&[1]).count, 0);
         for value in [10, 20, 30, 5000] {

@@ -1,28 +1,29 @@
-//! Why a request was not answered by the executor.
+//! [`BatchError`]: why the executor did not answer a request.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a request was not answered by the executor, and whether it may have been executed.
+/// Why the executor did not answer a request, and whether the request may have been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BatchError {
     /// The queue is full. Not executed.
     #[error("the queue is full; it should have drained in {retry_after:?}")]
     Full {
-        /// Estimated time until the requests that are queued now are taken.
+        /// Estimated time until the executor has taken all requests that are queued now.
         retry_after: Duration,
     },
-    /// The executor takes no more requests. Not executed.
+    /// The queue is closed and accepts no more requests. Not executed.
     #[error("the service is shutting down")]
     Closed,
-    /// The deadline passed while the request was queued. Not executed.
+    /// The deadline passed while the request was queued, or would have passed before an average commit ends. Not
+    /// executed.
     #[error("the deadline passed in the queue")]
     ExpiredInQueue,
     /// The deadline passed while the request was being executed. Its outcome is unknown.
     #[error("the deadline passed while the request was being executed")]
     ExpiredInExecution,
-    /// An earlier request of its sequence was not executed. Not executed.
+    /// An earlier request of the same sequence was not executed. Therefore this request was not executed either.
     #[error("a request before it in its sequence was not executed")]
     Interrupted,
     /// The executor dropped the request. Its outcome is unknown.

@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: resolves with the answer, or when the deadline passes.
+//! [`ResponseFuture`]: the future of one request. It resolves with the executor's answer, or with an error.
 
 use std::{
     future::Future,
@@ -18,13 +18,15 @@ use super::{
 };
 
 pin_project! {
-    /// Resolves with the answer to one request. Dropping it while the request is queued withdraws the request.
+    /// Resolves with the answer to one request, or with a [`BatchError`]. If this future is dropped while the request
+    /// is queued, the request is withdrawn and never executed.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<R> {
         #[pin]
         state: State<R>,
         replies: Arc<ReplyPools<R>>,
-        // The wake task of the pool to which the slot belongs.
+        // The wake task of the caller's runtime. Each wake task has a pool of reply slots, and the slot returns to this
+        // pool.
         wake_task: Option<usize>,
     }
 
@@ -34,7 +36,8 @@ pin_project! {
             if let StateProjection::Waiting { receiver } | StateProjection::WaitingUntil { receiver, .. } =
                 this.state.project()
             {
-                // Count here, not where the executor's claim fails: a request withdrawn by its timer is expired, not cancelled.
+                // Cancelled requests are counted here and not where the executor's claim fails, because that claim also
+                // fails for expired requests, which are counted separately.
                 if receiver.withdraw() {
                     this.replies.counters.cancelled();
                 } else {
@@ -48,9 +51,9 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<R> {
-        Refused { error: BatchError },
+        Rejected { error: BatchError },
         Waiting { receiver: Receiver<SlotContent<R>> },
-        // Only a caller with a deadline pays for a timer.
+        // A timer is costly, so only requests with a deadline have one.
         WaitingUntil { receiver: Receiver<SlotContent<R>>, #[pin] deadline: Sleep },
     }
 }
@@ -58,9 +61,9 @@ pin_project! {
 // ===== impl ResponseFuture =====
 
 impl<R> ResponseFuture<R> {
-    pub(super) const fn refused(error: BatchError, replies: Arc<ReplyPools<R>>) -> Self {
+    pub(super) const fn rejected(error: BatchError, replies: Arc<ReplyPools<R>>) -> Self {
         ResponseFuture {
-            state: State::Refused { error },
+            state: State::Rejected { error },
             replies,
             wake_task: None,
         }
@@ -99,7 +102,7 @@ impl<R> Future for ResponseFuture<R> {
             })
         };
         match this.state.project() {
-            StateProjection::Refused { error } => Poll::Ready(Err(*error)),
+            StateProjection::Rejected { error } => Poll::Ready(Err(*error)),
             StateProjection::Waiting { receiver } => receiver.poll_answer(context).map(flatten),
             StateProjection::WaitingUntil { receiver, deadline } => {
                 if let Poll::Ready(answer) = receiver.poll_answer(context) {
@@ -112,7 +115,8 @@ impl<R> Future for ResponseFuture<R> {
                     this.replies.counters.expired();
                     return Poll::Ready(Err(BatchError::ExpiredInQueue));
                 }
-                // The request was claimed. Either the answer has arrived since the check above, or its outcome is unknown.
+                // The request was claimed. Either the answer has arrived since the check above, or the request's
+                // outcome is unknown.
                 match receiver.poll_answer(context) {
                     Poll::Ready(answer) => Poll::Ready(flatten(answer)),
                     Poll::Pending => Poll::Ready(Err(BatchError::ExpiredInExecution)),

@@ -1,4 +1,5 @@
-//! [`Intake`] and [`Answerer`]: the executor's side. The executor takes and claims requests, sleeps while the queue is empty, and answers.
+//! [`Intake`] and [`Answerer`]: the executor's side of the queue. The [`Intake`] takes requests out of the queue and
+//! sleeps while the queue is empty. The [`Answerer`] sends the answers to the callers.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -21,28 +22,29 @@ use super::{
     wake_tasks::{PendingWakes, WakeTasks},
 };
 
-/// Maximum number of bytes of a batch, unless a single request has more. A batch also has at most half of the bytes that the
-/// queue may hold.
+/// Maximum number of bytes of a batch. A batch also has at most half of the bytes that the queue may hold. A single
+/// request with more bytes is a batch by itself.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the rate at which the queue drains is measured.
 const RATE_INTERVAL: Duration = Duration::from_millis(100);
-/// Maximum number of requests that a batch skips, and so that are held back. Beyond it, requests of other clients wait for the
-/// next batch, too.
+/// Maximum number of requests that are skipped while a batch is filled, and so held back for the next batch. If this
+/// number is reached while several clients wait, the batch ends, and all other requests wait for the next batch.
 const PASSED_MAX: usize = 4096;
 
-/// A request claimed for execution.
+/// A request that the executor claimed for execution: the caller can no longer withdraw the request.
 #[derive(Debug)]
 pub struct Claimed<T, R> {
     /// The request.
     pub item: T,
-    /// Takes the answer.
+    /// The handle with which the executor answers the request.
     pub reply: Reply<R>,
-    /// The place in its sequence; `None` if the request belongs to no sequence. If the turn [is not open](Turn::is_open) any more, do not
-    /// execute the request, and answer [`Reply::interrupted`]. Dropping the turn reports that the request was not executed.
+    /// The request's position in its sequence; `None` if the request belongs to no sequence. If the turn [is not
+    /// open](Turn::is_open), do not execute the request, and call [`Reply::interrupted`]. Dropping the turn reports
+    /// that the request was not executed.
     pub turn: Option<Turn>,
 }
 
-/// Takes the answer to a claimed request. Dropping it answers [`BatchError::Lost`].
+/// The handle with which the executor answers a claimed request. Dropping the handle answers [`BatchError::Lost`].
 #[derive(Debug)]
 pub struct Reply<R> {
     wake_task: Option<usize>,
@@ -61,34 +63,40 @@ pub struct Intake<T: BatchItem, R> {
     pub(super) pace: Pace,
     batch_bytes_max: usize,
     shares: Shares,
-    /// Requests that were held back, at most `passed_max` + 1. They are older than those in the ring buffer. Between batches, the walk
-    /// stands at the oldest one.
+    /// Requests that were held back, at most `passed_max` + 1. They are older than the requests in the ring buffer.
+    /// Between batches, the next request of the backlog is the oldest request.
     backlog: Backlog<Queued<T, R>>,
+    /// See [`PASSED_MAX`]. Tests set a smaller number.
     pub(super) passed_max: usize,
+    /// Start of the present measurement of the rate at which the queue drains.
     rate_since: Instant,
+    /// Number of items taken since `rate_since`.
     rate_items: u64,
 }
 
 /// The progress of one call of [`Intake::take`].
 #[derive(Debug)]
 struct Taking {
-    /// Index of its first request.
+    /// Index of the call's first request in the caller's vector.
     start: usize,
     items: usize,
     bytes: usize,
-    /// The time of its first request; `None` before.
+    /// The time at which the call took its first request; `None` before that.
     now: Option<Instant>,
-    /// The time at which the request taken last was queued.
+    /// The time at which the last taken request was queued.
     last: Option<Instant>,
 }
 
-/// Answers claimed requests in bulk, from any thread.
+/// Answers many claimed requests at once. Can be used on any thread.
 #[derive(Debug)]
 pub struct Answerer {
     counters: Arc<Counters>,
     wake_tasks: Arc<WakeTasks>,
     pending_wakes: PendingWakes,
+    /// Queue waits of the requests that the present call answers. Kept between calls to reuse the memory, like
+    /// `commits`.
     queue_waits: Vec<Duration>,
+    /// Times from the claim to the answer, of the requests that the present call answers.
     commits: Vec<Duration>,
 }
 
@@ -110,11 +118,12 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Takes requests in the order of their arrival, until the queue is empty or the batch has `items_max` items or the maximum
-    /// number of bytes. The first request always fits. Returns the number of items taken.
+    /// Takes requests in the order of their arrival, until the queue is empty or the batch has `items_max` items or the
+    /// maximum number of bytes (half of [`BatchConfig::queue_bytes_max`](super::BatchConfig::queue_bytes_max), at most
+    /// 16 MiB). The first request always fits. Appends the requests to `into`, and returns the number of items taken.
     ///
-    /// Withdrawn and expired requests are dropped, and so are requests whose deadline would pass before an average commit ends. Requests
-    /// of clients that have used their share stay queued for the next call.
+    /// Skips requests that their callers withdrew. Rejects requests whose deadline has passed, or would pass before an
+    /// average commit ends. Requests of clients that have used their share stay queued for the next call.
     pub fn take(&mut self, items_max: usize, into: &mut Vec<Claimed<T, R>>) -> usize {
         let mut taking = Taking {
             start: into.len(),
@@ -128,7 +137,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         if self.shares.is_contended() {
             self.queue.counters.held_back(self.backlog.passed());
         } else {
-            // There is only one client, so its share has no limit.
+            // No other client waits, so the client may use the whole batch.
             self.backlog.rewind();
             self.take_all(items_max, &mut taking, into);
         }
@@ -153,7 +162,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Takes requests without regard to shares.
+    /// Takes requests without a limit on the clients' shares.
     fn take_all(&mut self, items_max: usize, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) {
         while taking.items < items_max
             && let Some(queued) = self.backlog.next(&self.queue.ring)
@@ -161,7 +170,8 @@ impl<T: BatchItem, R> Intake<T, R> {
         {}
     }
 
-    /// Takes the request that `next` returned. `false` if it does not fit: then the batch ends before it.
+    /// Takes the request `queued`, which the backlog returned last. Returns `false` if the request does not fit into
+    /// the batch: then the request stays in the backlog, and the batch is complete.
     fn take_one(&mut self, queued: Queued<T, R>, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) -> bool {
         let (items, bytes) = (queued.item.items(), queued.item.bytes());
         if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
@@ -189,7 +199,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         if let Some(now) = taking.now {
             let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
-                // The remaining requests arrived after the one taken last.
+                // An estimate: the requests in the ring buffer arrived after the last taken request.
                 None => taking.last.filter(|_| !self.queue.ring.is_empty()),
             };
             self.queue.counters.oldest_is(oldest);
@@ -207,7 +217,8 @@ impl<T: BatchItem, R> Intake<T, R> {
             deadline,
             turn,
         } = queued;
-        // Withdrawn, because it was cancelled or expired. The caller's future counts it.
+        // If the claim fails, the caller withdrew the request: it dropped its future, or the deadline passed. The
+        // caller's future counts the withdrawal.
         if !responder.claim() {
             return None;
         }
@@ -243,8 +254,9 @@ impl<T: BatchItem, R> Intake<T, R> {
         })
     }
 
-    /// Call it when the committer is idle. Returns why the taken requests are to be committed now, as one batch. `None` if the batch
-    /// lingers for callers on their way: then take more requests, and [`sleep`](Self::sleep) if there are none.
+    /// Decides whether the taken requests are committed now as one batch. Call this method when the committer is idle.
+    /// Returns the reason for the commit. Returns `None` if the batch lingers: it waits for callers that are about to
+    /// submit a request. Then take more requests, and [`sleep`](Self::sleep) if the queue is empty.
     pub fn due(&mut self) -> Option<FlushReason> {
         let situation = self.situation();
         self.pace.due(&situation, Instant::now)
@@ -263,7 +275,8 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.rate_items += items as u64;
         let elapsed = now.saturating_duration_since(self.rate_since);
         if elapsed >= RATE_INTERVAL {
-            // After a pause without requests, the elapsed time does not measure how fast the queue drains.
+            // The executor paused because no requests arrived. Therefore the elapsed time does not measure how fast the
+            // queue drains.
             if elapsed >= RATE_INTERVAL * 4 {
                 self.rate_since = now;
                 self.rate_items = 0;
@@ -284,15 +297,16 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.queue.ring.len() + self.backlog.len()
     }
 
-    /// Whether the queue is closed, empty, and will stay empty.
+    /// Whether the queue is closed and empty, so that no request can arrive any more.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.backlog.is_empty() && self.queue.ring.is_drained()
     }
 
-    /// Sleeps until `wake_at` requests are queued, [`Notifier::notify`](super::Notifier::notify) is called, or the queue is closed.
-    /// Returns at once if one of these holds already. While a batch lingers, it sleeps until the callers on their way have arrived or the
-    /// linger ends. It may return early without a reason.
+    /// Sleeps until `wake_at` requests are queued, [`Notifier::notify`](super::Notifier::notify) is called, or the
+    /// queue is closed. Returns at once if one of these conditions already holds. While a batch lingers, `wake_at` is
+    /// ignored: the method sleeps until the announced callers have submitted their requests or the linger ends. The
+    /// method may also return early without a reason.
     pub fn sleep(&self, wake_at: usize) {
         let rest = self.pace.rest(&self.situation(), Instant::now);
         let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
@@ -305,8 +319,9 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Waits for more requests: until `wake_at` requests are queued or the queue is full, `until` has passed, a flush covers the
-    /// oldest queued request, or the queue is closed. The last call of [`Intake::take`] began after `taken_at`.
+    /// Waits for more requests. Returns when `wake_at` requests are queued, the queue is full, the time `until` has
+    /// passed, the oldest queued request is older than the last flush, or the queue is closed. `taken_at` is a time
+    /// shortly before the last call of [`Intake::take`].
     pub(super) fn wait_for_more(&self, wake_at: usize, until: Instant, taken_at: Instant) {
         let wake_at = wake_at.min(self.queue.ring.capacity());
         loop {
@@ -322,7 +337,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Makes an [`Answerer`], which can be sent to another thread.
+    /// Makes an [`Answerer`]. It can be moved to another thread.
     #[must_use]
     pub fn answerer(&self) -> Answerer {
         Answerer {
@@ -334,7 +349,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Counts a closed batch.
+    /// Ends the open batch, and counts it under `reason` with its numbers of items and bytes.
     pub fn flushed(&mut self, reason: FlushReason, items: usize, bytes: usize) {
         self.pace.closed();
         self.queue.counters.flushed(reason, items, bytes);
@@ -345,7 +360,8 @@ impl<T: BatchItem, R> Drop for Intake<T, R> {
     /// Closes the queue, and answers every queued request.
     fn drop(&mut self) {
         self.queue.ring.close();
-        // Bounded: the ring buffer is bounded and closed, and each caller inside `push` adds at most one item.
+        // The loop is bounded: the ring buffer is bounded and closed, and each caller inside `push` adds at most one
+        // request.
         while !self.is_drained() {
             match self.backlog.next(&self.queue.ring) {
                 Some(queued) => {
@@ -363,7 +379,8 @@ impl<T: BatchItem, R> Drop for Intake<T, R> {
 // ===== impl Reply =====
 
 impl<R> Reply<R> {
-    /// Answers that the request was not executed because an earlier request of its sequence was not.
+    /// Answers [`BatchError::Interrupted`]: the request was not executed, because an earlier request of its sequence
+    /// was not executed.
     pub fn interrupted(self) {
         self.responder.answer(Err(BatchError::Interrupted));
     }
@@ -372,26 +389,27 @@ impl<R> Reply<R> {
 // ===== impl Answerer =====
 
 impl Answerer {
-    /// Answers requests, in the order in which they were taken, after a commit.
+    /// Answers the requests of one batch after their commit. `answers` must be in the order in which the requests were
+    /// taken.
     pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
-        let now = self.give(answers);
-        // The request that was claimed last waited for the commit and for little else.
+        let now = self.send_answers(answers);
+        // The shortest time is that of the request claimed last, which waited for little else than the commit.
         if let Some(commit) = self.commits.iter().min() {
             self.counters.committed(*commit, now);
         }
-        // The request that was claimed first waited for the whole batch.
+        // The request claimed first waited for the whole batch.
         if let Some(took) = self.commits.first() {
             self.counters.compare_to_budget(*took, self.commits.len(), now);
         }
     }
 
-    /// Answers requests that waited for no commit. Their times are not added to the average duration of a commit.
+    /// Answers requests that did not wait for a commit. Their times do not change the average duration of a commit.
     pub fn answer_untimed<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
-        self.give(answers);
+        self.send_answers(answers);
     }
 
-    /// Stores the answers and wakes the callers. Returns the time at which it did.
-    fn give<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) -> Instant {
+    /// Stores the answers and wakes the callers. Returns the time of the answers.
+    fn send_answers<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) -> Instant {
         let now = Instant::now();
         self.queue_waits.clear();
         self.commits.clear();
@@ -414,7 +432,8 @@ impl Answerer {
             }
         }
         self.wake_tasks.wake_all(&mut self.pending_wakes);
-        // One lock for all times, and only after the callers are woken.
+        // The times are recorded under one lock, and after the callers are woken, so that no caller waits for the
+        // recording.
         self.counters.answered(&self.queue_waits, &self.commits);
         now
     }

@@ -1,11 +1,11 @@
-//! A batch processor: many callers, one executor thread, and a bounded lock-free queue between them.
+//! A batch processor. It connects many callers to one executor thread through a bounded lock-free queue.
 //!
-//! A caller submits a request and awaits a [`ResponseFuture`]. The executor takes everything that is queued as one batch,
-//! executes it, and answers all callers. No timer delays a single request: an idle executor is woken at once. Under load,
-//! batches form by themselves from the requests that arrive while the previous batch is being executed (natural batching, as
-//! in a database's group commit).
+//! A caller submits a request and awaits a [`ResponseFuture`]. The executor takes all queued requests as one batch,
+//! executes the batch, and answers all callers. No timer delays a single request: an idle executor is woken at once.
+//! Under load, requests that arrive while a batch is being executed form the next batch (natural batching, as in a
+//! database's group commit).
 //!
-//! There are two ways to use it.
+//! There are two ways to use the batch processor.
 //!
 //! **With a closure.** [`BatchProcessor::new`] starts a thread that calls a closure for each batch:
 //!
@@ -25,10 +25,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! **With an executor of your own.** [`batch()`] returns the callers' side and an [`Intake`]. Your executor takes batches from the
-//! intake ([`Intake::take`]) and answers them when their results are durable ([`Answerer::answer_all`]), possibly from a
-//! third thread. When several callers are known to be on their way ([`Caller::calling`]), a batch may wait for them, for half a
-//! commit at most.
+//! **With your own executor.** [`batch()`] returns the callers' side and an [`Intake`]. Your executor takes batches
+//! from the intake ([`Intake::take`]). When the results of a batch are durable, your executor or a third thread answers
+//! its requests ([`Answerer::answer_all`]). [`Caller::calling`] announces that a caller will submit a request soon. If
+//! several callers are announced, a batch may wait for their requests, for at most half the average time of a commit.
 //!
 //! ```text
 //! callers ──submit──▶ queue ──take──▶ executor ──▶ committer ──answer──▶ reply slots ──▶ callers
@@ -36,17 +36,19 @@
 //!
 //! # Guarantees
 //!
-//! - A request is answered by the executor, or its caller gets a [`BatchError`] that says whether the request was **not executed** or its
-//!   outcome is **unknown** ([`BatchError::is_not_executed`]). No reply is lost silently, not even by a panic.
-//! - A request whose caller has left, or whose deadline has passed, while it was queued is never executed. Neither is a
-//!   request whose deadline would pass before its commit ends.
-//! - The queue holds at most [`BatchConfig::queue_requests_max`] requests and, together with the few thousand requests
-//!   that may be held back for fairness, at most [`BatchConfig::queue_bytes_max`] bytes.
-//! - A client has no more than its share of a batch while requests of other clients wait. The requests of one client stay in
-//!   their order.
-//! - Once a request of a [`Sequence`] was not executed, no later request of the sequence is.
-//! - Once as many reply slots exist as requests are in flight, a request needs no allocation.
-//! - After [`BatchProcessor::close`], queued requests are still executed, and new ones are refused.
+//! - The executor answers a request, or the request's caller gets a [`BatchError`] that says whether the request was
+//!   **not executed** or its outcome is **unknown** ([`BatchError::is_not_executed`]). Even if the executor panics,
+//!   every caller gets an error.
+//! - If a queued request's caller drops its future or the request's deadline passes, the request is never executed. The
+//!   same holds for a request whose deadline would pass before an average commit ends.
+//! - The queue holds at most [`BatchConfig::queue_requests_max`] requests. In addition, up to 4,097 requests may be
+//!   held back for fairness. All these requests together hold at most [`BatchConfig::queue_bytes_max`] bytes, except
+//!   when a single larger request is queued alone.
+//! - While requests of several clients wait, no client gets more than its share of a batch. The requests of one client
+//!   are executed in the order of their submission.
+//! - If a request of a [`Sequence`] is not executed, no later request of the sequence is executed.
+//! - Reply slots are reused. In steady state, a request to an [`Intake`] allocates no memory.
+//! - After [`BatchProcessor::close`], queued requests are still executed, and new requests are rejected.
 
 mod backlog;
 mod caller;
@@ -75,7 +77,7 @@ mod waker_list;
 
 pub use self::{
     caller::{Caller, Calling},
-    config::{BatchConfig, BatchConfigError},
+    config::{BatchConfig, BatchConfigError, BatchConfigValue},
     error::BatchError,
     future::ResponseFuture,
     intake::{Answerer, Claimed, Intake, Reply},

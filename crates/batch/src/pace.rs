@@ -1,10 +1,13 @@
-//! Decides when a batch is committed: at once, unless more callers are known to be on their way.
+//! [`Pace`]: decides when a batch is committed. The batch is committed at once, or it *lingers*: it waits for callers
+//! that are *on their way*. A caller is on its way from the start of its call
+//! ([`Caller::calling`](super::caller::Caller::calling)) until it submits its request.
 //!
-//! When the committer is idle, waiting only costs a lone caller latency. When several callers are about to submit, the first of them
-//! would get a commit for itself, and the others would wait until it ends. Therefore a batch lingers if at least `siblings` callers are
-//! on their way: from its first request on, and for at most half a commit. PostgreSQL does the same with `commit_delay` and
-//! `commit_siblings`; its manual recommends half of one flush. After a linger in which no request arrived, the next batches do not
-//! linger.
+//! If no other caller is on its way, a linger would only add latency. If several callers are on their way, a commit for
+//! the first request alone would make the others wait until this commit ends. Therefore a batch lingers if at least
+//! `siblings` callers are on their way. A linger starts when the batch's first request is queued, and takes at most
+//! half the average time of a commit. The settings `commit_delay` and `commit_siblings` of PostgreSQL do the same, and
+//! its manual recommends a delay of half the time of one flush. After a linger in which no request arrived, some of the
+//! following batches do not linger.
 
 use std::time::Duration;
 
@@ -15,44 +18,48 @@ use super::stats::FlushReason;
 /// Maximum number of batches that do not linger after a linger in which no request arrived.
 const SKIP_MAX: u32 = 64;
 
-/// The state of the decision.
+/// Decides when the open batch is committed.
 #[derive(Debug)]
 pub(super) struct Pace {
     linger_max: Duration,
     siblings: usize,
     open: Option<Open>,
     linger: Option<Linger>,
-    /// Number of batches that will not linger now, and after the next linger in which no request arrives.
+    /// Number of following batches that will not linger.
     skip: u32,
+    /// The value that `skip` will get after the next linger in which no request arrives. It doubles each time.
     skip_next: u32,
 }
 
-/// The open batch: the requests taken since the last batch.
+/// The open batch: the requests taken since the last commit began.
 #[derive(Debug, Clone, Copy)]
 struct Open {
+    /// The time at which the first request was queued.
     first: Instant,
-    /// The earliest deadline of its requests.
+    /// The earliest deadline of the requests; `None` if none has a deadline.
     deadline: Option<Instant>,
     requests: usize,
 }
 
+/// The linger of the open batch.
 #[derive(Debug, Clone, Copy)]
 struct Linger {
+    /// The latest end of the linger.
     until: Instant,
     /// Number of requests in the batch when the linger began.
     requests: usize,
 }
 
-/// The facts that the decision depends on.
+/// The facts on which the decision depends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Situation {
     /// Number of callers on their way.
     pub(super) on_their_way: usize,
-    /// Average duration of a commit; zero before the first one.
+    /// Average duration of a commit; zero before the first commit.
     pub(super) commit: Duration,
     /// Whether the queue is closed.
     pub(super) closed: bool,
-    /// The last explicit flush: requests queued before it must not linger.
+    /// The time of the last explicit flush: requests queued before this time must not linger.
     pub(super) flush_to: Option<Instant>,
 }
 
@@ -92,7 +99,8 @@ impl Pace {
         self.linger = None;
     }
 
-    /// Returns why the open batch is committed now; `None` if it lingers. Reads the clock only if the batch may linger.
+    /// Returns the reason to commit the open batch now; `None` if the batch lingers. Calls `now` only if the batch may
+    /// linger.
     #[inline]
     pub(super) fn due(
         &mut self,
@@ -130,7 +138,7 @@ impl Pace {
             None => {
                 let until = open.first + longest;
                 if now >= until {
-                    // The first request has waited that long in the queue already.
+                    // The first request has already waited in the queue for the time of a whole linger.
                     return Some(FlushReason::Idle);
                 }
                 *self.linger.insert(Linger {
@@ -152,6 +160,7 @@ impl Pace {
         None
     }
 
+    /// Decides how many of the following batches do not linger. `callers_arrived`: a request arrived during the linger.
     fn learn(&mut self, callers_arrived: bool) {
         if callers_arrived {
             self.skip_next = 1;
@@ -161,7 +170,8 @@ impl Pace {
         }
     }
 
-    /// If the open batch lingers: the rest of its time, and the number of queued requests that ends the linger early.
+    /// If the open batch lingers, returns the remaining time of the linger, and the number of queued requests that ends
+    /// the linger early.
     #[inline]
     pub(super) fn rest(
         &self,

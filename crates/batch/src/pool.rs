@@ -1,26 +1,28 @@
-//! Reuses reply slots: once as many slots exist as requests are in flight, a request needs no allocation.
+//! [`Pool`]: keeps unused reply slots for reuse, so that a request allocates no memory in steady state.
 
 use super::{
     slot::{Receiver, Responder, Spare, slot},
     sync::Mutex,
 };
 
-/// Maximum number of unused slots in a pool. More are freed.
+/// Maximum number of unused slots in a pool. A full pool frees the slots that it is given.
 pub(crate) const SPARES_MAX: usize = 4096;
 
-/// Unused slots of the callers on one thread. Only callers without a wake task share a pool, so only they contend for the lock.
+/// A pool of unused slots. Each wake task has a pool for the callers on its thread, so its lock is hardly ever
+/// contended. All callers without a wake task share one pool, and may contend for its lock.
 pub(crate) struct Pool<R>(Mutex<Vec<Spare<R>>>);
 
 // ===== impl Pool =====
 
 impl<R> Pool<R> {
-    /// An empty pool.
+    /// Makes an empty pool.
     #[must_use]
     pub(crate) fn new() -> Self {
         Pool(Mutex::new(Vec::new()))
     }
 
-    /// Returns the two ends of a slot: of an unused one, or else of a new one.
+    /// Returns the two ends of an unused slot from the pool. If the pool has no slot that can be reused, makes a new
+    /// slot.
     #[must_use]
     pub(crate) fn take(&self) -> (Responder<R>, Receiver<R>) {
         let spare = self.0.lock().pop();

@@ -1,4 +1,4 @@
-//! [`BatchProcessor`]: the callers' side.
+//! [`BatchProcessor`]: the callers' side of the queue.
 
 use std::{
     fmt,
@@ -22,13 +22,14 @@ use super::{
     submission::{Answer, BatchItem, Submission},
 };
 
-/// Accepts requests. Clones share one queue; clone it for every caller.
+/// Accepts requests. All clones share one queue; give every caller a clone.
 ///
-/// It is also a tower [`Service`]. The service is always ready and decides in `call`, so that a caller that never calls
-/// reserves nothing.
+/// The processor is also a tower [`Service`]. `poll_ready` always returns ready, and `call` rejects the request if the
+/// queue is full. So `poll_ready` reserves no room for a caller that never calls.
 pub struct BatchProcessor<T, R> {
     pub(super) queue: Arc<Queue<T, R>>,
-    /// Closes the queue when the last clone is dropped. `None` if the executor's owner closes it.
+    /// Closes the queue when the last clone is dropped. `None` if the queue stays open until [`BatchProcessor::close`]
+    /// is called or the [`Intake`] is dropped.
     pub(super) owner: Option<Arc<CloseOnDrop<T, R>>>,
 }
 
@@ -42,8 +43,8 @@ pub struct Notifier(Unparker);
 /// The callers' side and the executor's side.
 pub type Sides<T, R> = (BatchProcessor<T, R>, Intake<T, R>);
 
-/// Makes a queue, and returns its two sides: the callers submit requests, and an executor of your own takes batches from the
-/// [`Intake`].
+/// Makes a queue, and returns its two sides. Callers submit requests to the [`BatchProcessor`], and your executor takes
+/// batches from the [`Intake`].
 ///
 /// # Errors
 /// [`BatchConfigError`] if a setting is out of bounds.
@@ -61,7 +62,8 @@ pub fn batch<T: BatchItem, R>(config: &BatchConfig) -> Result<Sides<T, R>, Batch
 // ===== impl BatchProcessor =====
 
 impl<T: BatchItem, R> BatchProcessor<T, R> {
-    /// Queues a request, and returns a future of its answer.
+    /// Queues a request, and returns the future of its answer. If the request is rejected, the future resolves with a
+    /// [`BatchError`] at once.
     ///
     /// # Panics
     /// If the request has a deadline and the call is made outside a tokio runtime with a timer.
@@ -77,13 +79,13 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
         let queued_at = Instant::now();
         if deadline.is_some_and(|deadline| queued_at >= deadline) {
             replies.counters.expired();
-            return ResponseFuture::refused(BatchError::ExpiredInQueue, replies);
+            return ResponseFuture::rejected(BatchError::ExpiredInQueue, replies);
         }
         let wake_task = self.queue.wake_tasks.current();
         let (responder, receiver) = replies.of(wake_task).take();
         match self.queue.push(Queued {
             wake_task,
-            // All requests of a sequence belong to one client.
+            // A request of a sequence carries the client of the sequence, even if that client is unknown.
             client: if client == UNKNOWN && turn.is_none() {
                 arrived
             } else {
@@ -98,35 +100,35 @@ impl<T: BatchItem, R> BatchProcessor<T, R> {
             Ok(()) => ResponseFuture::waiting(receiver, deadline, replies, wake_task),
             Err(error) => {
                 replies.of(wake_task).give_back(&receiver);
-                ResponseFuture::refused(error, replies)
+                ResponseFuture::rejected(error, replies)
             }
         }
     }
 }
 
 impl<T, R> BatchProcessor<T, R> {
-    /// Registers a client, such as a connection. Its calls count as on their way before they submit, and the client shares
-    /// batches fairly with other clients.
+    /// Registers a client, such as a connection. The returned [`Caller`] announces the client's calls before they
+    /// submit their requests, and gives the requests the client's number, by which batches are shared fairly.
     #[must_use]
     pub fn caller(&self) -> Caller {
         self.queue.callers.caller()
     }
 
-    /// Starts a sequence: once one of its requests was not executed, none of the later ones is. All requests belong to the client
-    /// whose call the calling thread polls now, also when they are submitted after that call, as the requests of a
-    /// stream are.
+    /// Starts a sequence: if one of its requests is not executed, no later request of the sequence is executed. All its
+    /// requests belong to the client whose call the calling thread polls now, even if they are submitted after that
+    /// call has ended.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
-        Sequence::new(self.queue.callers.here())
+        Sequence::new(self.queue.callers.current_client())
     }
 
-    /// Makes the requests that are queued now leave as soon as the executor is idle: their batch does not wait for others.
+    /// Ends the wait for further requests: the executor commits the requests that are queued now as soon as it is idle.
     pub fn flush(&self) {
         self.queue.counters.flush();
         self.queue.unparker.unpark();
     }
 
-    /// Lets no request in any more. Requests that are queued already are still executed.
+    /// Closes the queue: rejects new requests. Requests that are queued already are still executed.
     pub fn close(&self) {
         self.queue.close();
     }
@@ -137,21 +139,22 @@ impl<T, R> BatchProcessor<T, R> {
         self.queue.ring.is_closed()
     }
 
-    /// Wakes the callers on the calling thread, all callers of a batch at once, for as long as the future is polled there. Spawn it
-    /// once on each single-threaded runtime, with a different `index` below [`WAKE_TASKS_MAX`](super::WAKE_TASKS_MAX). Without
-    /// it each caller is woken by itself, which costs a system call per caller.
+    /// Runs a task that wakes all callers of a batch that belong to the calling thread at once, instead of one by one.
+    /// The future never ends. Spawn it once on each single-threaded runtime, with a different `index` below
+    /// [`WAKE_TASKS_MAX`](super::WAKE_TASKS_MAX); with a larger index it returns at once. Without this task, the
+    /// answering thread wakes each caller separately, which costs a system call per caller.
     pub async fn wake_task(self, index: usize) {
         let wake_executor = || self.queue.unparker.unpark();
         self.queue.wake_tasks.run(index, wake_executor).await;
     }
 
-    /// Returns what wakes the executor.
+    /// Returns a handle that wakes the executor.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         Notifier(self.queue.unparker.clone())
     }
 
-    /// The settings in force.
+    /// The settings of this processor.
     #[must_use]
     pub fn config(&self) -> &BatchConfig {
         &self.queue.config
@@ -212,7 +215,7 @@ impl<T, R> Drop for CloseOnDrop<T, R> {
 // ===== impl Notifier =====
 
 impl Notifier {
-    /// Wakes the executor, or keeps it from sleeping the next time.
+    /// Wakes the executor. If the executor is not asleep, its next attempt to sleep returns at once.
     #[inline]
     pub fn notify(&self) {
         self.0.unpark();

@@ -1,4 +1,5 @@
-//! The state that the callers' side and the executor's side share: the ring buffer, its byte count, and the counters.
+//! [`Queue`]: the state that the callers' side and the executor's side share. It consists of the ring buffer, the
+//! number of queued bytes, and the counters.
 
 use std::{
     fmt,
@@ -27,7 +28,7 @@ use super::{
 /// A queued request.
 #[derive(Debug)]
 pub(super) struct Queued<T, R> {
-    /// The wake task of the caller's runtime.
+    /// The index of the wake task of the caller's runtime; `None` if the runtime has no wake task.
     pub(super) wake_task: Option<usize>,
     pub(super) client: u64,
     pub(super) item: T,
@@ -41,11 +42,12 @@ pub(super) struct Queued<T, R> {
 pub(super) struct Queue<T, R> {
     pub(super) config: BatchConfig,
     pub(super) ring: LockFreeRingBuffer<Queued<T, R>>,
-    /// Requests that were taken out of the ring and held back for the next batch.
+    /// Number of requests that were taken out of the ring buffer and held back for the next batch.
     pub(super) held: AtomicUsize,
-    /// Queued bytes: callers add before they push, the executor subtracts.
+    /// Number of queued bytes. A caller adds the bytes of its request before it pushes the request; the executor
+    /// subtracts them.
     pub(super) bytes: AtomicUsize,
-    /// Queued items, from which the time to drain the queue is estimated.
+    /// Number of queued items, from which the time to drain the queue is estimated.
     items: AtomicUsize,
     pub(super) unparker: Unparker,
     pub(super) counters: Arc<Counters>,
@@ -54,7 +56,8 @@ pub(super) struct Queue<T, R> {
     pub(super) replies: Arc<ReplyPools<R>>,
 }
 
-/// A request of at least this many items wakes the executor, however few requests are queued.
+/// A request of at least this many items wakes the executor, even if the executor waits for more requests than are
+/// queued.
 const HEAVY_ITEMS: usize = 256;
 
 // ===== impl Queue =====
@@ -120,18 +123,18 @@ impl<T: BatchItem, R> Queue<T, R> {
                 }
                 Ok(())
             }
-            Err(refused) => {
-                let (PushError::Full(queued) | PushError::Closed(queued)) = &refused;
+            Err(rejected) => {
+                let (PushError::Full(queued) | PushError::Closed(queued)) = &rejected;
                 self.left(&queued.item);
                 if self.ring.is_closed() {
                     self.unparker.unpark();
                 }
-                Err(self.error(&refused))
+                Err(self.error(&rejected))
             }
         }
     }
 
-    /// Whether the deadline may pass if the executor continues to linger.
+    /// Whether the request's deadline may pass if the executor waits for the longest linger and then commits.
     fn is_urgent(&self, queued: &Queued<T, R>) -> bool {
         let linger = self.config.max_linger;
         queued.deadline.is_some_and(|deadline| {
@@ -139,8 +142,8 @@ impl<T: BatchItem, R> Queue<T, R> {
         })
     }
 
-    fn error(&self, refused: &PushError<Queued<T, R>>) -> BatchError {
-        match refused {
+    fn error(&self, rejected: &PushError<Queued<T, R>>) -> BatchError {
+        match rejected {
             PushError::Closed(_) => BatchError::Closed,
             PushError::Full(_) => {
                 self.counters.full();

@@ -1,4 +1,5 @@
-//! The pools from which requests take their reply slots: one for each wake task, and one for all other callers.
+//! [`ReplyPools`]: the pools from which requests take their reply slots. Each wake task has its own pool, and all other
+//! callers share one pool.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use super::{pool::Pool, stats::Counters, submission::SlotContent, wake_tasks::WAKE_TASKS_MAX};
 
-/// The pools, and the counters that a caller's future updates.
+/// The pools of reply slots, and the counters that a caller's future updates.
 pub(super) struct ReplyPools<R> {
     pub(super) counters: Arc<Counters>,
     of_wake_tasks: Box<[CachePadded<Pool<SlotContent<R>>>]>,
@@ -26,7 +27,8 @@ impl<R> ReplyPools<R> {
         }
     }
 
-    /// The pool for callers on a thread with this wake task.
+    /// The pool for callers whose thread has the wake task with this index. `None`: the pool for callers without a wake
+    /// task.
     #[inline]
     pub(super) fn of(&self, wake_task: Option<usize>) -> &Pool<SlotContent<R>> {
         wake_task

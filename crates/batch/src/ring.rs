@@ -1,11 +1,12 @@
 //! [`LockFreeRingBuffer`]: the bounded queue between many callers and one executor.
 //!
-//! Closing must leave nothing behind: after the executor has seen "closed and empty", no caller may add an item. Each caller
-//! therefore registers in an entry counter before it looks at the closed flag, and the executor waits until the counter is zero.
+//! A close must not leave an item behind: after the executor has seen the buffer closed and empty, no caller may add an
+//! item. Therefore each caller increments a counter before it reads the closed flag, and decrements the counter after
+//! its push. The executor regards the buffer as drained only if the counter is zero.
 
 use super::sync::{ArrayQueue, AtomicUsize, Ordering};
 
-/// The highest bit of the entry word: the buffer is closed. The bits below count the callers inside `push`.
+/// The highest bit of `entry`: the buffer is closed. The lower bits count the callers inside `push`.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// A bounded, lock-free, multi-producer queue that can be closed. Items leave in the order in which they entered.
@@ -20,18 +21,19 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// assert_eq!(buffer.pop(), Some("a"));
 /// buffer.close();
 /// assert_eq!(buffer.push("d"), Err(PushError::Closed("d")));
-/// assert_eq!((buffer.pop(), buffer.pop()), (Some("b"), None), "what is inside can still be taken");
+/// assert_eq!((buffer.pop(), buffer.pop()), (Some("b"), None), "queued items can still be taken");
 /// assert!(buffer.is_drained());
 /// ```
 pub struct LockFreeRingBuffer<T> {
     queue: ArrayQueue<T>,
+    /// The number of callers inside `push`, and the flag [`CLOSED`].
     entry: AtomicUsize,
-    /// Callers wake the executor once this many items are queued. The executor sets 1 when it has nothing else to do,
-    /// and more while it waits for a larger batch, because an earlier wake-up would only disturb it.
+    /// Callers wake the executor if at least this many items are queued. The executor sets 1 when it has nothing to do.
+    /// While it waits for a larger batch, it sets a larger number, because an earlier wake-up would be useless.
     wake_at: AtomicUsize,
 }
 
-/// Why an item was not queued. Holds the item.
+/// Why an item was not queued. The error holds the item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PushError<T> {
     /// The buffer is full.
@@ -43,7 +45,7 @@ pub enum PushError<T> {
 // ===== impl LockFreeRingBuffer =====
 
 impl<T> LockFreeRingBuffer<T> {
-    /// A buffer for `capacity` items. Allocates all its memory now.
+    /// Makes a buffer for `capacity` items, and allocates its whole memory.
     ///
     /// # Panics
     /// If `capacity` is 0.
@@ -68,8 +70,8 @@ impl<T> LockFreeRingBuffer<T> {
     /// Adds an item, like [`push`](Self::push). Returns whether the executor has to be woken.
     #[inline]
     pub(crate) fn push_for_executor(&self, item: T) -> Result<bool, PushError<T>> {
-        // SeqCst, as in `close` and `is_drained`: either this caller sees the closed flag, or the executor sees this
-        // caller in the entry counter.
+        // SeqCst here, in `close` and in `is_drained`: either this caller sees the closed flag, or the executor sees
+        // this caller in the counter.
         let entry = self.entry.fetch_add(1, Ordering::SeqCst);
         let pushed = if entry & CLOSED == 0 {
             self.queue.push(item).map_err(PushError::Full)
@@ -80,13 +82,14 @@ impl<T> LockFreeRingBuffer<T> {
         pushed.map(|()| self.executor_wants_wake())
     }
 
-    /// Whether a caller that has just left `push` has to wake the executor: enough items are queued, or the buffer is
-    /// closed. The executor of a closed buffer may have gone to sleep because this caller was still inside `push`.
+    /// Whether a caller that has just left `push` has to wake the executor, because enough items are queued or the
+    /// buffer is closed. If the buffer is closed, the executor may be asleep because this caller was still inside
+    /// `push`.
     #[must_use]
     #[inline]
     pub(crate) fn executor_wants_wake(&self) -> bool {
-        // SeqCst, as in `wake_at`: either this load sees the number that the executor has set, or the executor sees
-        // the item.
+        // SeqCst here and in `wake_at`: either this load sees the number that the executor has set, or the executor
+        // sees the item.
         self.queue.len() >= self.wake_at.load(Ordering::SeqCst) || self.is_closed()
     }
 
@@ -129,16 +132,16 @@ impl<T> LockFreeRingBuffer<T> {
         self.entry.load(Ordering::SeqCst) & CLOSED != 0
     }
 
-    /// Whether the buffer is closed, empty, and will stay empty.
+    /// Whether the buffer is closed and empty, so that no item can be added any more.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        // The order matters: once no caller is inside `push`, the queue contains all items that callers have added.
-        // So the check of the queue must come second.
+        // The order of the two checks matters. When the buffer is closed and no caller is inside `push`, the queue
+        // contains all items that will ever be added. Therefore the queue is checked second.
         self.entry.load(Ordering::SeqCst) == CLOSED && self.queue.is_empty()
     }
 
-    /// Makes callers wake the executor once `items` are queued. Returns whether this many are queued already. If so,
-    /// the executor must not go to sleep.
+    /// Makes callers wake the executor when `items` items are queued. Returns whether at least `items` items are
+    /// already queued: then the executor must not go to sleep.
     #[must_use]
     pub(crate) fn wake_at(&self, items: usize) -> bool {
         self.wake_at.store(items, Ordering::SeqCst);

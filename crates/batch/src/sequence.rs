@@ -1,13 +1,16 @@
-//! Sequences: requests that depend on their order. Once a request was not executed, no later request of its sequence is.
+//! Sequences of dependent requests. If a request of a [`Sequence`] is not executed, no later request of the sequence is
+//! executed.
 //!
-//! The requests of a sequence are submitted one after the other, and each carries a [`Turn`]. A turn ends in one of two ways: the
-//! executor reports that the request was [executed](Turn::executed), or the turn is dropped. A dropped turn closes the sequence
-//! for all later requests. It makes no difference where the turn is dropped: because a circuit was open, the queue was full, the
-//! caller left, the deadline passed, or the executor failed. So code that refuses requests for a new reason can't forget to close the
+//! The requests of a sequence are submitted one after the other, and each request carries a [`Turn`]: its position in
+//! the sequence. A turn ends in one of two ways. Either the executor reports that the request was
+//! [executed](Turn::executed), or the turn is dropped. A dropped turn closes the sequence for all later requests. The
+//! reason for the drop makes no difference: a circuit was open, the queue was full, the caller dropped its future, the
+//! deadline passed, or the executor failed. Because the drop itself closes the sequence, code that rejects requests for
+//! a new reason can't forget to close the sequence.
+//!
+//! Sequences rely on one fact: the executor receives the requests of one client in the order of their submission
+//! ([`Backlog`](super::backlog::Backlog)). Therefore a turn is dropped before the executor checks the next turn of the
 //! sequence.
-//!
-//! This relies on one fact: the executor receives the requests of one client in the order of their submission
-//! ([`Backlog`](super::backlog::Backlog)), so a turn is dropped before the executor looks at the next one.
 
 use std::sync::{
     Arc,
@@ -16,23 +19,26 @@ use std::sync::{
 
 use super::caller::UNKNOWN;
 
-/// The value of `hole` while every request was executed.
-const NOWHERE: u64 = u64::MAX;
+/// The value of `lowest_unexecuted` while no request of the sequence is known to be unexecuted.
+const NO_POSITION: u64 = u64::MAX;
 
-/// One caller's requests, in their order. Made by [`BatchProcessor::sequence`](super::BatchProcessor::sequence).
+/// One caller's dependent requests, in the order of their submission. Made by
+/// [`BatchProcessor::sequence`](super::BatchProcessor::sequence).
 #[derive(Debug)]
 pub struct Sequence {
     client: u64,
+    /// The position of the next request, from 0.
     next: u64,
-    hole: Arc<AtomicU64>,
+    lowest_unexecuted: Arc<AtomicU64>,
 }
 
-/// The place of a request in its sequence. Dropping a turn reports that its request was not executed.
+/// The position of a request in its sequence. Dropping a turn reports that its request was not executed.
 #[derive(Debug)]
 pub struct Turn {
-    place: u64,
-    /// The lowest place whose request was not executed, or [`NOWHERE`].
-    hole: Arc<AtomicU64>,
+    position: u64,
+    /// The lowest position whose request was not executed, or [`NO_POSITION`]. Shared by the sequence and all its
+    /// turns.
+    lowest_unexecuted: Arc<AtomicU64>,
 }
 
 // ===== impl Sequence =====
@@ -42,17 +48,17 @@ impl Sequence {
         Sequence {
             client,
             next: 0,
-            hole: Arc::new(AtomicU64::new(NOWHERE)),
+            lowest_unexecuted: Arc::new(AtomicU64::new(NO_POSITION)),
         }
     }
 
-    /// Returns the turn of the next request, which must be submitted before this is called again. `None` if an earlier request
-    /// was not executed: then the next one must not be submitted.
+    /// Returns the turn of the next request, which must be submitted before this method is called again. `None` if an
+    /// earlier request was not executed: then the next request must not be submitted.
     #[inline]
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
-            place: self.next,
-            hole: Arc::clone(&self.hole),
+            position: self.next,
+            lowest_unexecuted: Arc::clone(&self.lowest_unexecuted),
         };
         self.next += 1;
         turn.is_open().then_some(turn)
@@ -62,38 +68,40 @@ impl Sequence {
         self.client
     }
 
-    /// Whether the sequence was started while the calling thread polled a call of a client.
+    /// Whether the client is known: the thread that started the sequence was polling a client's call
+    /// ([`Caller::calling`](super::Caller::calling)).
     #[must_use]
     pub const fn has_client(&self) -> bool {
         self.client != UNKNOWN
     }
 
-    /// Refuses every request from the next one on.
+    /// Closes the sequence: no further request can be submitted.
     pub fn close(&mut self) {
-        self.hole.fetch_min(self.next, Ordering::Relaxed);
+        self.lowest_unexecuted.fetch_min(self.next, Ordering::Relaxed);
     }
 }
 
 // ===== impl Turn =====
 
 impl Turn {
-    /// Whether no earlier request of the sequence is known to be left out.
+    /// Whether the request may be executed. False if an earlier request of the sequence was not executed.
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        // Relaxed: the earlier turn was dropped by the thread that asks now, or by the task that submitted both requests.
-        self.hole.load(Ordering::Relaxed) > self.place
+        // Relaxed is enough: the thread that calls this method, or the task that submitted both requests, dropped the
+        // earlier turn.
+        self.lowest_unexecuted.load(Ordering::Relaxed) > self.position
     }
 
-    /// Reports that the request was executed, so later requests may be executed, too.
+    /// Reports that the request was executed, so that later requests of the sequence may be executed, too.
     #[inline]
     pub fn executed(mut self) {
-        self.place = NOWHERE;
+        self.position = NO_POSITION;
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.hole.fetch_min(self.place, Ordering::Relaxed);
+        self.lowest_unexecuted.fetch_min(self.position, Ordering::Relaxed);
     }
 }

@@ -1,24 +1,25 @@
-//! Fair shares: no client has more than its share of a batch while other clients wait.
+//! Fair shares: while several clients wait, no client gets more than its share of a batch.
 //!
-//! Requests are taken in the order of their arrival. Once a client has used its share of a batch, all of its other queued requests
-//! are held back for the next batch, so that they stay in their order. Small batches cost nothing: nothing is counted until a
-//! batch is large enough for one client to exceed its share.
+//! Requests are taken in the order of their arrival. Once a client has used its share of a batch, all its other queued
+//! requests are held back for the next batch, so that the client's requests stay in their order. Small batches avoid
+//! the cost of counting: the items of each client are counted only when the batch is large enough for one client to
+//! exceed its share.
 
 use std::collections::HashMap;
 
 use super::caller::UNKNOWN;
 
-/// The items of each client in the open batch.
+/// The number of items of each client in the batch that is being formed.
 #[derive(Debug)]
 pub(super) struct Shares {
     percent: usize,
     /// Maximum number of items of one client in this batch.
     items_max: usize,
-    /// Items in this batch.
+    /// Number of items in this batch.
     taken: usize,
     /// Whether `clients` is kept up to date.
     counting: bool,
-    /// Items by client. At most one entry for each request of a batch.
+    /// The share of each client. Has at most one entry for each request that was considered for this batch.
     clients: HashMap<u64, Share>,
     seen: Seen,
 }
@@ -26,7 +27,8 @@ pub(super) struct Shares {
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     items: usize,
-    /// A request of this client was skipped. All later ones are, too, so that they stay in their order.
+    /// Whether a request of this client was skipped. Then all its later requests are skipped, too, so that they stay in
+    /// their order.
     held: bool,
 }
 
@@ -67,8 +69,9 @@ impl Shares {
         self.seen = Seen::Nobody;
     }
 
-    /// Whether a request of `items` items fits into its client's share; the first request of a client always fits. `batch` has the
-    /// client and the items of each request in the batch.
+    /// Whether a request of `items` items fits into its client's share. The first request of a client always fits, and
+    /// so does a request of an unknown client. `batch` returns the client and the number of items of each request in
+    /// the batch.
     #[inline]
     pub(super) fn admits(
         &mut self,
@@ -111,7 +114,7 @@ impl Shares {
         self.seen == Seen::Several
     }
 
-    /// The largest share of one known client in the batch, in percent; `None` if nothing was counted.
+    /// The largest share of one known client in the batch, in percent; `None` if no items were counted by client.
     #[inline]
     pub(super) fn largest_percent(&self) -> Option<u64> {
         let known = self.clients.iter().filter(|(client, _)| **client != UNKNOWN);

@@ -1,14 +1,14 @@
-//! The reply slot: the executor stores an answer in it, and the caller takes the answer out. A slot dropped without an answer tells
-//! the caller so.
+//! The reply slot: the executor stores the answer to one request in the slot, and the caller takes the answer out. If
+//! the executor drops its end of the slot without an answer, the caller gets the error [`Lost`].
 //!
 //! ```text
 //! QUEUED --claim--> CLAIMED --answer--> ANSWERED
 //!    \--withdraw--> WITHDRAWN
 //! ```
 //!
-//! The step out of `QUEUED` is one compare-and-swap, which exactly one side wins. If the executor claims the request, it may have
-//! been executed from then on. If the caller withdraws the request, it is never executed. So the outcomes *not executed* and *unknown*
-//! are never confused.
+//! The claim and the withdrawal are compare-and-swap operations on the state `QUEUED`, so exactly one of them succeeds.
+//! After a claim, the request may have been executed. After a withdrawal, the request is never executed. So the caller
+//! always knows whether the outcome is *not executed* or *unknown*.
 
 use std::task::{Context, Poll, Waker};
 
@@ -39,13 +39,14 @@ fn ends<R>(shared: Arc<Shared<R>>) -> (Responder<R>, Receiver<R>) {
     )
 }
 
-/// The executor's end. Dropping it without an answer answers [`Lost`], so that the caller does not wait for ever.
+/// The executor's end of a slot. Dropping this end without an answer answers [`Lost`], so that the caller does not wait
+/// for ever.
 pub(crate) struct Responder<R> {
     shared: Arc<Shared<R>>,
     answered: bool,
 }
 
-/// The caller's end. Dropping it while the request is queued withdraws the request.
+/// The caller's end of a slot. Dropping this end while the request is queued withdraws the request.
 pub(crate) struct Receiver<R> {
     shared: Arc<Shared<R>>,
 }
@@ -55,14 +56,14 @@ pub(crate) struct Spare<R> {
     shared: Arc<Shared<R>>,
 }
 
-/// The executor dropped the request after claiming it: whether it was executed is unknown.
+/// The executor dropped the request without an answer. Whether the request was executed is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lost;
 
 struct Shared<R> {
     state: AtomicU8,
-    /// Written by the responder before `state` becomes `ANSWERED`, taken by the receiver afterwards. The lock is never
-    /// contended; safe code needs it because the compiler can't see this order.
+    /// The answer. The responder writes it before `state` becomes `ANSWERED`, and the receiver takes it afterwards. The
+    /// lock is never contended; safe code needs it because the compiler can't prove this order.
     answer: Mutex<Option<R>>,
     waker: AtomicWaker,
 }
@@ -70,10 +71,11 @@ struct Shared<R> {
 // ===== impl Responder =====
 
 impl<R> Responder<R> {
-    /// Claims the request for execution. `false` if its caller has withdrawn it: then it must not be executed.
+    /// Claims the request for execution. `false` if the caller has withdrawn the request: then the request must not be
+    /// executed.
     #[must_use]
     pub(crate) fn claim(&self) -> bool {
-        // No Release: CLAIMED publishes no data to the caller.
+        // Release is not needed, because CLAIMED publishes no data to the caller.
         self.shared
             .state
             .compare_exchange(QUEUED, CLAIMED, Ordering::Acquire, Ordering::Acquire)
@@ -93,7 +95,8 @@ impl<R> Responder<R> {
         }
     }
 
-    /// Stores the answer. Returns the caller's waker, which the executor must use soon: the caller sleeps until then.
+    /// Stores the answer without waking the caller. Returns the caller's waker. The executor must use the waker soon,
+    /// because the caller sleeps until then.
     #[must_use]
     pub(crate) fn answer_quietly(mut self, answer: R) -> Option<Waker> {
         self.finish(Some(answer))
@@ -130,7 +133,8 @@ impl<R> std::fmt::Debug for Responder<R> {
 // ===== impl Receiver =====
 
 impl<R> Receiver<R> {
-    /// Withdraws the request. `false` if it was claimed or answered before: then it may have been executed.
+    /// Withdraws the request. `false` if the request is already claimed or answered: then the request may have been
+    /// executed.
     #[must_use]
     pub(crate) fn withdraw(&self) -> bool {
         self.shared
@@ -152,8 +156,8 @@ impl<R> Receiver<R> {
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Empties the slot, and returns it for reuse after this end is dropped. `None` if there is no answer yet: then the executor still
-    /// uses the slot.
+    /// Empties the slot, and returns it. The slot can be reused once this end is dropped. `None` if the request has no
+    /// answer yet: then the executor still uses the slot.
     #[must_use]
     pub(crate) fn retire(&self) -> Option<Spare<R>> {
         if self.shared.state.load(Ordering::Acquire) != ANSWERED {
@@ -175,7 +179,8 @@ impl<R> Receiver<R> {
 
 impl<R> Drop for Receiver<R> {
     fn drop(&mut self) {
-        let _too_late = self.withdraw();
+        // A claimed or answered request can't be withdrawn.
+        let _withdrawn = self.withdraw();
     }
 }
 
@@ -188,12 +193,13 @@ impl<R> std::fmt::Debug for Receiver<R> {
 // ===== impl Spare =====
 
 impl<R> Spare<R> {
-    /// Returns two new ends. `None` if an old end still exists: it must not see the states of the new request.
+    /// Returns two new ends. `None` if an old end still exists, because an old end must not see the states of the new
+    /// request.
     #[must_use]
     pub(crate) fn reuse(mut self) -> Option<(Responder<R>, Receiver<R>)> {
-        // Succeeds only if both old ends were dropped; everything that they did happens before this line.
+        // `get_mut` succeeds only if both old ends were dropped. All their memory accesses happen before this line.
         Arc::get_mut(&mut self.shared)?;
-        // Relaxed: the push into the ring buffer publishes it to the executor.
+        // Relaxed is enough: the push into the ring buffer publishes the state to the executor.
         self.shared.state.store(QUEUED, Ordering::Relaxed);
         Some(ends(self.shared))
     }

@@ -18,11 +18,14 @@ pub enum FlushReason {
     Bytes,
     /// The committer was idle, so the batch was closed at once.
     Idle,
-    /// The batch lingered, and the callers on their way arrived, or the time was up.
+    /// The batch waited for announced callers ([`Caller::calling`](super::Caller::calling)). The wait ended because the
+    /// callers submitted their requests, or because the maximum time passed.
     Linger,
-    /// The batch lingered, and the deadline of a request came near.
+    /// The batch waited for announced callers. The wait ended because the deadline of a request in the batch left just
+    /// enough time for a commit.
     Deadline,
-    /// The batch lingered, and [`flush`](super::BatchProcessor::flush) was called.
+    /// The batch waited for announced callers. The wait ended because [`flush`](super::BatchProcessor::flush) was
+    /// called.
     Explicit,
     /// The queue was closed.
     Drain,
@@ -31,7 +34,7 @@ pub enum FlushReason {
 /// Counters and distributions since the process started.
 #[derive(Debug)]
 pub(super) struct Counters {
-    /// The start of the counters, from which the times below are measured.
+    /// The time at which the counters were created. The times below are measured from this epoch.
     epoch: Instant,
     full: AtomicU64,
     expired: AtomicU64,
@@ -41,22 +44,22 @@ pub(super) struct Counters {
     held_back: AtomicU64,
     client_share_percent: AtomicU64,
     pub(super) distributions: Distributions,
-    /// Items that the executor takes per second, by the last measurement; 0 before the first one.
+    /// Items that the executor takes per second, by the last measurement; 0 before the first measurement.
     items_per_second: AtomicU64,
-    /// A running average of the duration of a commit, in nanoseconds; 0 before the first one.
+    /// A running average of the duration of a commit, in nanoseconds; 0 before the first commit.
     commit_average: AtomicU64,
-    /// Time of the last measurement, in nanoseconds since the epoch.
+    /// Time at which the last commit was added to the average, in nanoseconds since the epoch.
     average_measured: AtomicU64,
     /// Time of the last change of the average, in nanoseconds since the epoch.
     average_changed: AtomicU64,
-    /// Time at which the oldest queued request was queued, in nanoseconds since the epoch; 0 if the queue is empty. An estimate: it is updated
-    /// by batches.
+    /// Time at which the oldest queued request was queued, in nanoseconds since the epoch; 0 if the queue is empty.
+    /// This time is an estimate, because the executor updates it only once per batch.
     oldest: AtomicU64,
-    /// Time of the last explicit flush, in nanoseconds since the epoch; 0 if there was none.
+    /// Time of the last explicit flush, in nanoseconds since the epoch; 0 before the first flush.
     flush_to: AtomicU64,
     latency_budget: Option<Duration>,
     over_budget: AtomicU64,
-    /// When the last warning about the latency budget was logged, in nanoseconds since the epoch; 0 if there was none.
+    /// Time of the last warning about the latency budget, in nanoseconds since the epoch; 0 before the first warning.
     warned_at: AtomicU64,
 }
 
@@ -67,13 +70,13 @@ pub struct Distributions {
     pub items: Distribution,
     /// Bytes in a batch.
     pub bytes: Distribution,
-    /// Time from entering the queue to the claim, in nanoseconds.
+    /// Time from the submission of a request to the moment at which the executor claimed it, in nanoseconds.
     pub queue_wait: Distribution,
-    /// Time from the claim to the answer, in nanoseconds.
+    /// Time from the claim of a request to its answer, in nanoseconds.
     pub commit: Distribution,
 }
 
-/// A snapshot of the counters.
+/// A snapshot of the state of the queue and of the counters since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchStats {
     /// Number of queued requests.
@@ -84,49 +87,51 @@ pub struct BatchStats {
     pub queue_bytes: usize,
     /// Maximum number of queued bytes.
     pub queue_bytes_capacity: usize,
-    /// Age of the oldest queued request, an estimate.
+    /// Estimated age of the oldest queued request.
     pub oldest_age: Duration,
-    /// Requests refused because the queue was full.
+    /// Number of requests rejected because the queue was full.
     pub full: u64,
-    /// Requests whose deadline passed in the queue.
+    /// Number of requests not executed because their deadline passed in the queue or would have passed before an
+    /// average commit ended.
     pub expired: u64,
-    /// Requests whose caller left while they were queued.
+    /// Number of requests whose caller dropped its future while they were queued.
     pub cancelled: u64,
-    /// Requests that the executor dropped without an answer. A value above 0 is a bug.
+    /// Number of requests that the executor dropped without an answer. A value above 0 is a bug of the executor.
     pub replies_missing: u64,
-    /// Batches that took longer than [`BatchConfig::latency_budget`](super::BatchConfig::latency_budget).
+    /// Number of batches that took longer than [`BatchConfig::latency_budget`](super::BatchConfig::latency_budget).
     pub over_budget: u64,
-    /// Batches by the reason for which they were closed, in the order of [`FlushReason::ALL`].
+    /// Number of batches by the reason for which they were closed, in the order of [`FlushReason::ALL`].
     pub flushes: [u64; FlushReason::ALL.len()],
-    /// Requests held back for the next batch because their client had used its share.
+    /// Number of requests held back for the next batch because their client had used its share.
     pub held_back: u64,
     /// The largest share of one client, in percent, in the last batch that was large enough for shares to be counted.
     pub client_share_percent: u64,
-    /// Maximum time that a batch lingers at present for callers on their way.
+    /// Maximum time that a batch waits at present for announced callers:
+    /// [`BatchConfig::max_linger`](super::BatchConfig::max_linger), but at most half of `commit_average`.
     pub linger: Duration,
-    /// Average duration of a commit: a running average, in which each commit has the weight of one eighth.
+    /// Running average of the duration of a commit. Each new commit has the weight of one eighth.
     pub commit_average: Duration,
     /// Items in a batch.
     pub items: Summary,
     /// Bytes in a batch.
     pub bytes: Summary,
-    /// Time from entering the queue to the claim, in nanoseconds.
+    /// Time from the submission of a request to the moment at which the executor claimed it, in nanoseconds.
     pub queue_wait: Summary,
-    /// Time from the claim to the answer, in nanoseconds.
+    /// Time from the claim of a request to its answer, in nanoseconds.
     pub commit: Summary,
 }
 
-/// Retry hint of a full queue before the first measurement.
+/// The time after which a caller that found the queue full should retry, until the rate of the executor is measured.
 const HINT_DEFAULT: Duration = Duration::from_millis(100);
-/// Shortest retry hint.
+/// Shortest time after which a caller that found the queue full is asked to retry.
 const HINT_MIN: Duration = Duration::from_millis(1);
-/// Longest retry hint.
+/// Longest time after which a caller that found the queue full is asked to retry.
 const HINT_MAX: Duration = Duration::from_secs(10);
 
 /// Minimum time between two warnings about the latency budget.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The weight of one commit in the average is one part in this many.
+/// Each commit has the weight 1 / `AVERAGE_OVER` in the average.
 const AVERAGE_OVER: u64 = 8;
 
 // ===== impl FlushReason =====
@@ -195,29 +200,30 @@ impl Counters {
         }
     }
 
-    /// Nanoseconds from the epoch to `at`, at least 1: 0 stands for "no time".
+    /// Nanoseconds from the epoch to `at`. At least 1, because the counters use 0 for "no time".
     #[inline]
     fn since_epoch(&self, at: Instant) -> u64 {
         nanos(at.saturating_duration_since(self.epoch)).max(1)
     }
 
+    /// The inverse of [`since_epoch`](Self::since_epoch): `None` for 0.
     #[inline]
     fn at(&self, since_epoch: u64) -> Option<Instant> {
         (since_epoch > 0).then(|| self.epoch + Duration::from_nanos(since_epoch))
     }
 
-    /// Records that a request was queued. It is the oldest if the queue was empty.
+    /// Records that a request was queued at the time `at`. If the queue was empty, this request becomes the oldest.
     #[inline]
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
-            // If another caller is faster, its request is as old.
+            // If another caller stores its time first, this request is about as old, so its time may be dropped.
             let _ =
                 self.oldest
                     .compare_exchange(0, self.since_epoch(at), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Records when the oldest queued request was queued; `None` if the queue is empty.
+    /// Records the time at which the oldest queued request was queued; `None` if the queue is empty.
     #[inline]
     pub(super) fn oldest_is(&self, queued_at: Option<Instant>) {
         let oldest = queued_at.map_or(0, |at| self.since_epoch(at));
@@ -236,18 +242,19 @@ impl Counters {
         self.at(self.flush_to.load(Ordering::Relaxed))
     }
 
-    /// Whether the oldest queued request was queued before the last flush, if the queue is not empty. The executor last took
-    /// requests after `taken_at`.
+    /// Whether the oldest queued request was queued before the last flush. The queue must not be empty. `taken_at` is a
+    /// time shortly before the executor last took requests.
     pub(super) fn flush_covers_oldest(&self, taken_at: Instant) -> bool {
         let flush_to = self.flush_to.load(Ordering::Relaxed);
         match self.oldest.load(Ordering::Relaxed) {
-            // The estimate misses a request that was queued while the executor emptied the queue.
+            // A request that was queued while the executor emptied the queue is missing in `oldest`. Such a request was
+            // queued after `taken_at`.
             0 => flush_to >= self.since_epoch(taken_at),
             oldest => oldest <= flush_to,
         }
     }
 
-    /// Average duration of a commit; zero before the first one.
+    /// Average duration of a commit; zero before the first commit.
     #[inline]
     pub(super) fn commit_average(&self) -> Duration {
         Duration::from_nanos(self.commit_average.load(Ordering::Relaxed))
@@ -261,15 +268,16 @@ impl Counters {
             0 => nanos(duration),
             average => average - average / AVERAGE_OVER + nanos(duration) / AVERAGE_OVER,
         };
-        // If two threads do this at the same time, one commit is not counted. The average tolerates that.
+        // If two threads execute this function at the same time, one of the two commits is missing in the average. This
+        // is harmless.
         self.commit_average.store(next, Ordering::Relaxed);
         let now = self.since_epoch(now);
         self.average_measured.store(now, Ordering::Relaxed);
         self.average_changed.store(now, Ordering::Relaxed);
     }
 
-    /// Counts a batch of `requests` requests that took longer than the budget, and logs a warning unless one was logged in the
-    /// last [`WARNING_INTERVAL`].
+    /// Counts a batch of `requests` requests that took longer than the budget, and logs a warning unless one was logged
+    /// in the last [`WARNING_INTERVAL`].
     #[inline]
     pub(super) fn compare_to_budget(&self, took: Duration, requests: usize, now: Instant) {
         let Some(budget) = self.latency_budget.filter(|budget| took > *budget) else {
@@ -279,7 +287,7 @@ impl Counters {
         let now = self.since_epoch(now);
         let last = self.warned_at.load(Ordering::Relaxed);
         let is_due = last == 0 || now.saturating_sub(last) >= nanos(WARNING_INTERVAL);
-        // Of two threads that answer at the same time, one logs.
+        // If two threads answer at the same time, only one of them logs the warning.
         let warns = is_due
             && self
                 .warned_at
@@ -296,11 +304,13 @@ impl Counters {
         }
     }
 
-    /// Records that a request was refused at `now` because an average commit would have missed its deadline.
+    /// Records that a request was rejected at the time `now`, because its deadline would have passed before an average
+    /// commit ends.
     ///
-    /// A single slow commit must not refuse all callers with shorter deadlines for ever: no request of theirs would be committed
-    /// again, so no faster commit would be measured. Therefore the average starts to shrink once its own length has passed since the last
-    /// measurement, and then shrinks about as fast as time passes. The number of refused requests makes no difference.
+    /// After a single very slow commit, the average may be longer than the deadlines of all callers. If every request
+    /// is rejected, no commit is measured, so the average would stay long for ever. Therefore the average shrinks when
+    /// requests are rejected: it starts to shrink once no commit was measured for a time as long as the average, and
+    /// then shrinks about as fast as time passes. The number of rejected requests makes no difference.
     pub(super) fn expired_by_average(&self, now: Instant) {
         self.expired();
         let average = self.commit_average.load(Ordering::Relaxed);
@@ -354,7 +364,7 @@ impl Counters {
         self.items_per_second.store(items_per_second, Ordering::Relaxed);
     }
 
-    /// Estimated time until `items` are taken, by the last measured rate.
+    /// Estimated time until the executor has taken `items` items, by the last measured rate.
     pub(super) fn drain_time(&self, items: usize) -> Duration {
         match self.items_per_second.load(Ordering::Relaxed) {
             0 => HINT_DEFAULT,
@@ -375,13 +385,13 @@ impl Counters {
         self.distributions.bytes.record(bytes as u64);
     }
 
-    /// Age of the oldest queued request, an estimate.
+    /// Estimated age of the oldest queued request.
     fn oldest_age(&self) -> Duration {
         self.at(self.oldest.load(Ordering::Relaxed))
             .map_or(Duration::ZERO, |oldest| oldest.elapsed())
     }
 
-    /// A snapshot, without the fields that only the queue knows.
+    /// Returns a snapshot of the counters. The fields that only the queue can fill in have their default values.
     pub(super) fn read(&self, queue_depth: usize) -> BatchStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BatchStats {

@@ -10,43 +10,45 @@ use super::{
     sequence::{Sequence, Turn},
 };
 
-/// What the processor has to know of a request.
+/// The sizes of a request that the processor needs to know.
 pub trait BatchItem {
-    /// Number of items that the request counts for. Must always be the same for the same request.
+    /// Number of items in the request. Every call for the same request must return the same number.
     fn items(&self) -> usize;
-    /// Approximate number of bytes of memory that the request holds. Must always be the same for the same request.
+    /// Approximate number of bytes of memory that the request holds. Every call for the same request must return the
+    /// same number.
     fn bytes(&self) -> usize;
 }
 
-/// A request and its deadline.
+/// A request, and the data that the queue needs about it.
 #[derive(Debug)]
 pub struct Submission<T> {
     /// The request.
     pub item: T,
-    /// The time at which the caller stops waiting; `None`: the caller waits for as long as it takes.
+    /// The time at which the caller stops waiting; `None`: the caller waits without a limit.
     pub deadline: Option<Instant>,
-    /// The client's number, see [`Caller::client`](super::Caller::client). 0 if it is not known: then it is the client of the call
-    /// that the submitting thread polls ([`Caller::calling`](super::Caller::calling)), if any.
+    /// The client's number, see [`Caller::client`](super::Caller::client). If 0, the request belongs to the client
+    /// whose call the submitting thread polls ([`Caller::calling`](super::Caller::calling)); outside of such a call,
+    /// the client is unknown.
     pub client: u64,
-    /// The request's place in its [`Sequence`](super::Sequence), if it is part of one.
+    /// The request's position in its [`Sequence`](super::Sequence); `None` if the request belongs to no sequence.
     pub turn: Option<Turn>,
 }
 
-/// The executor's answer, and how long it took.
+/// The executor's answer, and the times that the request took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer<R> {
     /// The answer.
     pub value: R,
-    /// How long it took.
+    /// The times that the request took.
     pub timing: Timing,
 }
 
-/// Where a request spent its time.
+/// The times that a request spent in the queue and in the executor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// From entering the queue to being claimed by the executor.
+    /// Time from the submission to the moment at which the executor claimed the request.
     pub queue_wait: Duration,
-    /// From being claimed to being answered.
+    /// Time from the claim to the answer.
     pub commit: Duration,
 }
 
@@ -56,7 +58,8 @@ pub(super) type SlotContent<R> = Result<Answer<R>, BatchError>;
 // ===== impl Submission =====
 
 impl<T> Submission<T> {
-    /// A request of the client whose call the submitting thread polls, if there is one.
+    /// Makes a submission without a sequence. The request belongs to the client whose call the submitting thread polls;
+    /// outside of such a call, the client is unknown.
     #[must_use]
     pub const fn new(item: T, deadline: Option<Instant>) -> Self {
         Submission {
@@ -77,8 +80,8 @@ impl<T> Submission<T> {
 // ===== impl Sequence =====
 
 impl Sequence {
-    /// Returns the next request, which must be submitted before this is called again. `None` if an earlier request was not
-    /// executed: then this one must not be submitted.
+    /// Makes the submission of the next request, which must be submitted before this method is called again. `None` if
+    /// an earlier request was not executed: then no further request can be submitted.
     pub fn next<T>(&mut self, item: T, deadline: Option<Instant>) -> Option<Submission<T>> {
         let turn = self.next_turn()?;
         Some(Submission {

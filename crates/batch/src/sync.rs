@@ -1,5 +1,5 @@
-//! The synchronisation primitives of the lock-free files. The loom models replace this file with loom's primitives, and so
-//! check the same source files.
+//! The synchronisation primitives that `pool`, `ring`, `slot` and `waker_list` use. The loom models compile these four
+//! files with loom's primitives instead of this file, so the models check the same source text.
 
 pub(crate) use std::sync::{
     Arc,

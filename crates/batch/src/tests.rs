@@ -1,5 +1,5 @@
-//! Tests of the batch processor's guarantees. The clock moves only when a test moves it. In nearly all tests the test
-//! itself acts as the executor, step by step.
+//! Tests of the batch processor's guarantees. In nearly all tests, the test itself acts as the executor, step by step.
+//! In tests with `start_paused`, the clock moves only when the test moves it.
 
 mod budget;
 mod fairness;
@@ -149,7 +149,7 @@ async fn commit_of(
     assert_eq!(processor.stats().commit_average, duration);
 }
 
-// ===== the guard =====
+// ===== every request gets its answer or an error =====
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -217,7 +217,7 @@ fn an_executor_that_panics_answers_everybody() {
     assert_eq!((stats.replies_missing, stats.queue_depth), (1, 0));
 }
 
-// ===== nothing is dropped twice, nothing is kept =====
+// ===== every request and every answer is dropped exactly once =====
 
 #[tokio::test(start_paused = true)]
 async fn ten_items_are_dropped_ten_times() {
@@ -280,7 +280,7 @@ fn ten_answers_are_dropped_ten_times() {
 
 // ===== no request waits for a timer =====
 
-/// The runtime has no timer, so the test would panic if the code waited for one.
+/// The runtime of this test has no timer, so the test would panic if the code under test used a timer.
 #[test]
 fn a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
@@ -301,7 +301,8 @@ fn a_lone_item_is_taken_at_once() {
     executor.join().unwrap();
 }
 
-/// Requests that arrive at a steady pace do not delay each other. With a debounce they would wait for ever.
+/// Requests that arrive every 9 ms do not delay each other. If each arrival restarted a timer, the first request might
+/// wait for ever.
 #[tokio::test(start_paused = true)]
 async fn steady_arrivals_do_not_delay_one_another() {
     let mut both = sides(8);
@@ -397,7 +398,7 @@ fn every_accepted_request_is_executed_during_a_close() {
             })
         })
         .collect::<Vec<_>>();
-    // Closes once the callers are running.
+    // Close the queue while the callers are running.
     while processor.stats().commit.count < 100 {
         thread::yield_now();
     }

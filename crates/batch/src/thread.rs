@@ -1,4 +1,5 @@
-//! [`BatchProcessor::new`]: a batch processor that calls a closure on a dedicated thread.
+//! [`BatchProcessor::new`] and [`BatchThreadBuilder`]: make a batch processor that calls a closure for each batch, on a
+//! thread that the processor starts.
 
 use std::{
     fmt, io,
@@ -12,7 +13,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{
-    config::{BatchConfig, BatchConfigError, check, check_micros},
+    config::{BatchConfig, BatchConfigError, check},
     intake::{Answerer, Claimed, Intake},
     processor::{BatchProcessor, CloseOnDrop, batch},
     stats::FlushReason,
@@ -23,7 +24,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Single<T>(pub T);
 
-/// Makes a [`BatchProcessor`] whose closure runs on a dedicated thread.
+/// Makes a [`BatchProcessor`] that calls a closure for each batch, on a thread that the processor starts.
 pub struct BatchThreadBuilder {
     batch_size: NonZeroUsize,
     timeout: Duration,
@@ -43,12 +44,12 @@ pub enum SpawnError {
     /// A setting is out of bounds.
     #[error(transparent)]
     Config(#[from] BatchConfigError),
-    /// The system can't start a thread.
+    /// The operating system can't start the thread.
     #[error("cannot start the batch thread {name}")]
     Thread {
         /// The thread's name.
         name: String,
-        /// The system's error.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -56,7 +57,7 @@ pub enum SpawnError {
 
 /// Default name of the thread.
 const THREAD_NAME: &str = "batch";
-/// Maximum time that a batch can be made to wait for more requests.
+/// Maximum of the time `timeout` that a batch waits for more requests.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Maximum number of items of a batch.
 const BATCH_SIZE_MAX: usize = 1 << 20;
@@ -70,20 +71,23 @@ where
 {
     /// Starts a thread that calls `processor` with one batch after the other.
     ///
-    /// - A batch ends with the request that brings it to `batch_size` items (1 to 2^20) or more. If every request has one item, it
-    ///   has at most `batch_size`.
-    /// - While fewer than `batch_size` requests are queued and the queue has room for one more, the batch waits, for at most
-    ///   `timeout` (at most 60 s) from the moment at which the thread saw its first request. Zero is a good value: batches then form from what arrives while the previous one is being processed, and
-    ///   no request waits for a timer.
-    /// - A batch that takes longer than `max_latency` (1 µs to 1 hour) is counted and logged as a warning, see
-    ///   [`BatchConfig::latency_budget`].
+    /// - A batch ends with the request that brings it to `batch_size` items (1 to 2^20) or more. If every request has
+    ///   one item, a batch has at most `batch_size` requests.
+    /// - While fewer than `batch_size` requests are queued and the queue has room, the batch waits for more requests.
+    ///   The wait takes at most `timeout` (at most 60 s), from the moment at which the thread saw the first request.
+    ///   Zero is a good value: then requests that arrive while a batch is being processed form the next batch, and no
+    ///   request waits for a timer.
+    /// - A batch that takes longer than `max_latency` (1 µs to 1 h) is counted, and at most every 10 s a warning is
+    ///   logged, see [`BatchConfig::latency_budget`].
     /// - `processor` returns one answer for each request, in the order of the requests.
     ///
-    /// The thread ends when the last clone of the processor is dropped, or after [`close`](Self::close), when all queued requests are
-    /// processed. If `processor` panics, the callers of that batch get [`BatchError::Lost`](super::BatchError::Lost), the thread ends, and all other requests are
-    /// refused with [`BatchError::Closed`](super::BatchError::Closed).
+    /// When the last clone of the processor is dropped or [`close`](Self::close) is called, the thread processes all
+    /// queued requests, and then ends. If `processor` panics, the thread ends. Then the callers of the batch get
+    /// [`BatchError::Lost`](super::BatchError::Lost), and all other requests are rejected with
+    /// [`BatchError::Closed`](super::BatchError::Closed).
     ///
-    /// [`BatchThreadBuilder`] has more settings, and returns a handle that waits for the thread's end.
+    /// [`BatchThreadBuilder`] has more settings, and returns a handle with which a caller can wait for the end of the
+    /// thread.
     ///
     /// # Errors
     /// If a setting is out of bounds, or the thread can't be started.
@@ -104,18 +108,18 @@ where
 // ===== impl BatchThreadBuilder =====
 
 impl BatchThreadBuilder {
-    /// Settings of [`BatchProcessor::new`], without a latency budget.
+    /// Makes a builder with two of the settings of [`BatchProcessor::new`], and without a latency budget.
     ///
     /// # Errors
     /// If `batch_size` is not within 1 to 2^20, or `timeout` is longer than 60 s.
     pub fn new(batch_size: usize, timeout: Duration) -> Result<Self, BatchConfigError> {
-        check_micros("timeout_us", timeout, &(Duration::ZERO..=TIMEOUT_MAX))?;
-        check("batch_size", batch_size, 1, BATCH_SIZE_MAX)?;
+        check("timeout", timeout, Duration::ZERO..=TIMEOUT_MAX)?;
+        check("batch_size", batch_size, 1..=BATCH_SIZE_MAX)?;
         Ok(BatchThreadBuilder {
             batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
             timeout,
             config: BatchConfig {
-                // The thread waits by `timeout` instead.
+                // Lingering waits for announced callers. This form of the processor waits for `timeout` instead.
                 max_linger: Duration::ZERO,
                 ..BatchConfig::default()
             },
@@ -124,14 +128,14 @@ impl BatchThreadBuilder {
         })
     }
 
-    /// Sets the time that a batch may take before it is counted and logged as too slow, 1 µs to 1 hour.
+    /// Sets the latency budget of a batch, 1 µs to 1 h, see [`BatchConfig::latency_budget`].
     #[must_use]
     pub const fn max_latency(mut self, max_latency: Duration) -> Self {
         self.config.latency_budget = Some(max_latency);
         self
     }
 
-    /// Sets the maximum number of queued requests, 2 to 2^20. Default: 16,384. More are refused with
+    /// Sets the maximum number of queued requests, 2 to 2^20. Default: 16,384. Further requests are rejected with
     /// [`BatchError::Full`](super::BatchError::Full).
     #[must_use]
     pub const fn queue_requests_max(mut self, requests: usize) -> Self {
@@ -146,14 +150,14 @@ impl BatchThreadBuilder {
         self
     }
 
-    /// Names the thread.
+    /// Sets the name of the thread. Default: `batch`.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Runs `hook` on the thread before its first batch: the place to pin the thread to a CPU.
+    /// Runs `hook` on the thread before the first batch. A hook can, for example, pin the thread to a CPU.
     #[must_use]
     pub fn on_start(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
         self.on_start = Some(Box::new(hook));
@@ -207,10 +211,11 @@ impl fmt::Debug for BatchThreadBuilder {
 // ===== impl BatchThread =====
 
 impl BatchThread {
-    /// Waits until the thread has ended. It ends after [`BatchProcessor::close`], or when the last clone of the processor was dropped.
+    /// Waits until the thread has ended. The thread ends after [`BatchProcessor::close`] is called or the last clone of
+    /// the processor is dropped.
     ///
     /// # Errors
-    /// If the closure or the hook panicked; the error is the panic's payload.
+    /// If the closure or the hook panicked. The error is the payload of the panic.
     pub fn join(self) -> std::thread::Result<()> {
         self.0.join()
     }
@@ -234,7 +239,7 @@ impl<T> BatchItem for Single<T> {
     }
 }
 
-/// What the thread owns.
+/// Runs the closure. Owned by the thread.
 struct Executor<T: BatchItem, R, F> {
     intake: Intake<T, R>,
     answerer: Answerer,
@@ -257,7 +262,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
                 }
                 self.intake.sleep(1);
             }
-            // Requests are claimed after the wait, so that callers can withdraw until then.
+            // Requests are claimed only after the wait, so that callers can withdraw them during the wait.
             if !self.timeout.is_zero() {
                 let until = Instant::now() + self.timeout;
                 self.intake.wait_for_more(self.batch_size, until, taken_at);
@@ -275,7 +280,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
         );
         let (mut items, mut bytes) = (0, 0_usize);
         for Claimed { item, reply, turn } in claimed.drain(..) {
-            // An earlier request of its sequence may have been left out of this very batch.
+            // The loop may have just skipped an earlier request of the same sequence.
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;
@@ -295,7 +300,8 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
         };
         self.intake.flushed(reason, items, bytes);
         let answers = (self.processor)(requests);
-        // Which answer would belong to which request? Nobody may get another caller's answer.
+        // If the number of answers differs from the number of requests, no answer can be assigned to its request
+        // safely.
         assert_eq!(
             answers.len(),
             replies.len(),

@@ -1,14 +1,14 @@
-//! Wake tasks: one wake-up of a runtime for all of its callers that are answered together.
+//! Wake tasks: wake all callers of one runtime that are answered together with a single wake-up of the runtime.
 //!
-//! The executor answers a batch from its own thread. Waking each caller by itself has two costs: a system call per caller, and
-//! a single-threaded runtime that runs callers and connections by turns, so that each answer is written to its socket alone.
-//! A wake task avoids both. The answering thread puts the callers' wakers into the list of their runtime's wake task, and wakes
-//! that task. The task wakes all callers from inside the runtime, so all of them run before their connections do, and each
-//! connection writes all of its answers at once.
+//! The executor answers a batch from its own thread. If this thread woke each caller separately, it would need a system
+//! call per caller. In addition, a single-threaded runtime would alternate between callers and connections, and would
+//! write each answer to its socket separately. A wake task avoids both costs. The answering thread appends the callers'
+//! wakers to the list of the runtime's wake task, and wakes this task. The task wakes all callers from inside the
+//! runtime. So all callers run before their connections run, and each connection writes all its answers at once.
 //!
-//! The same task works in the other direction: a caller that submits a request asks the wake task to wake the executor. The
-//! task does so when every caller that was ready has run. A burst of requests therefore causes one wake-up and forms one
-//! batch. For a single request the task runs immediately.
+//! The same task also wakes the executor. A caller that submits a request asks the wake task to wake the executor. The
+//! task wakes the executor after every caller that was ready has run. So a burst of requests causes one wake-up and
+//! forms one batch. After a single request, the task runs immediately.
 
 use std::{cell::Cell, future::poll_fn, task::Waker};
 
@@ -18,14 +18,14 @@ use super::waker_list::WakerList;
 pub const WAKE_TASKS_MAX: usize = 64;
 
 thread_local! {
-    /// The wake task of this thread's runtime: its processor, and its index.
+    /// The wake task of this thread's runtime: the batch processor that the task serves, and the task's index.
     static TASK: Cell<Option<(ProcessorId, usize)>> = const { Cell::new(None) };
     /// Whether the wake task has to wake the executor.
     static WAKE_EXECUTOR: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Identifies a processor by the address of its lists. A caller that submits to another processor than the one that its
-/// runtime's wake task serves is woken by itself.
+/// Identifies a batch processor by the address of its lists. If a caller submits a request to a processor that its
+/// runtime's wake task does not serve, the answering thread wakes this caller separately.
 type ProcessorId = usize;
 
 /// The wake tasks of one batch processor.
@@ -37,7 +37,7 @@ pub(super) struct WakeTasks {
 /// Removes the thread's wake task when dropped.
 struct Registration;
 
-/// Wakers that have not been handed to their wake tasks yet. Reused, to save allocations.
+/// Wakers that have not yet been appended to the lists of their wake tasks. Kept between batches, to reuse the memory.
 #[derive(Debug)]
 pub(super) struct PendingWakes {
     wakers: Box<[Vec<Waker>]>,
@@ -52,7 +52,7 @@ impl WakeTasks {
         }
     }
 
-    /// The index of the calling thread's wake task.
+    /// The index of the calling thread's wake task; `None` if the thread has no wake task for this processor.
     #[inline]
     pub(super) fn current(&self) -> Option<usize> {
         TASK.get()
@@ -65,7 +65,8 @@ impl WakeTasks {
         self.lists.as_ptr().addr()
     }
 
-    /// Asks the calling thread's wake task to wake the executor. `false` if there is no such task.
+    /// Asks the calling thread's wake task to wake the executor. `false` if the thread has no wake task for this
+    /// processor.
     #[inline]
     pub(super) fn wake_executor(&self) -> bool {
         let Some(list) = self.current().and_then(|index| self.lists.get(index)) else {
@@ -76,7 +77,7 @@ impl WakeTasks {
         true
     }
 
-    /// Is the wake task with this `index` for the calling thread, for as long as the future is polled. `wake_executor` wakes the
+    /// Runs the wake task with this `index` on the calling thread. The future never ends. `wake_executor` wakes the
     /// executor. Returns at once if `index` is not below [`WAKE_TASKS_MAX`].
     pub(super) async fn run(&self, index: usize, wake_executor: impl Fn()) {
         let Some(list) = self.lists.get(index) else {
@@ -87,7 +88,7 @@ impl WakeTasks {
         let mut wakers = Vec::new();
         loop {
             poll_fn(|context| {
-                // Only callers on this thread set it, so never while this code runs.
+                // Only callers on this thread set the flag, so no caller sets it while this closure runs.
                 if WAKE_EXECUTOR.take() {
                     wake_executor();
                 }
@@ -95,12 +96,12 @@ impl WakeTasks {
             })
             .await;
             wakers.drain(..).for_each(Waker::wake);
-            // Now the callers stand before this task in the runtime's queue.
+            // The woken callers are now ahead of this task in the runtime's queue, so they run first.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Hands the wakers to their wake tasks: one lock and one wake-up per runtime.
+    /// Appends the wakers to the lists of their wake tasks. This takes one lock and one wake-up per wake task.
     #[inline]
     pub(super) fn wake_all(&self, pending: &mut PendingWakes) {
         for (list, wakers) in self.lists.iter().zip(&mut pending.wakers) {

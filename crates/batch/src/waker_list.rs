@@ -1,14 +1,15 @@
-//! The wakers that other threads leave for one wake task, and the task's own waker.
+//! [`WakerList`]: the list of callers that one wake task has to wake. Other threads append the callers' wakers to the
+//! list and wake the wake task (see `wake_tasks.rs`).
 
 use std::task::{Context, Poll, Waker};
 
 use super::sync::{AtomicWaker, Mutex};
 
-/// Wakers for one wake task to wake.
+/// The wakers of the callers that one wake task has to wake.
 #[derive(Debug)]
 pub(crate) struct WakerList {
-    /// At most one waker for each request that was answered and whose caller has not run since, so the queue and the batches
-    /// bound the list.
+    /// Holds at most one waker for each answered request whose caller has not run since the answer. So the bounds of
+    /// the queue and of a batch also bound this list.
     wakers: Mutex<Vec<Waker>>,
     /// The waker of the wake task itself.
     task: AtomicWaker,
@@ -17,7 +18,7 @@ pub(crate) struct WakerList {
 // ===== impl WakerList =====
 
 impl WakerList {
-    /// An empty list.
+    /// Makes an empty list.
     #[must_use]
     pub(crate) fn new() -> Self {
         WakerList {
@@ -39,9 +40,10 @@ impl WakerList {
         self.task.wake();
     }
 
-    /// For the task only: moves all wakers into `into`, which must be empty. Pending if there are none.
+    /// Moves all wakers into `into`, which must be empty. Pending if the list is empty. Only the wake task may call
+    /// this method.
     pub(crate) fn poll_take(&self, context: &Context<'_>, into: &mut Vec<Waker>) -> Poll<()> {
-        // Register first: a waker that is appended after the look below must wake the task.
+        // Register before the list is read: if a waker is appended after the read, the task must be woken.
         self.task.register(context.waker());
         std::mem::swap(&mut *self.wakers.lock(), into);
         if into.is_empty() {

@@ -7,10 +7,10 @@
 //! cargo bench --bench breaker -- --gate       # fails if the budget is exceeded or a peer is faster
 //! ```
 //!
-//! Each round measures every cell once, one after the other, so that a disturbance of the machine affects all cells.
-//! Each round uses new breakers. Closures are compared with closures, and layers with layers. The guarded operation
-//! returns a number that the compiler cannot predict. The futures of the layers are polled with a waker that does
-//! nothing.
+//! Each round measures every cell of the table once, one after the other, so that a disturbance of the machine affects
+//! all cells. Each round uses new breakers. Closures are compared with closures, and layers with layers. The guarded
+//! operation returns a number that the compiler cannot predict. The futures of the layers are polled with a waker that
+//! does nothing.
 
 #![expect(
     clippy::disallowed_types,
@@ -23,7 +23,7 @@
 )]
 #![expect(
     clippy::expect_used,
-    reason = "a benchmark that cannot be set up has nothing to tell"
+    reason = "a benchmark that cannot be set up has no result"
 )]
 
 use std::{
@@ -44,25 +44,25 @@ use tally_breaker::{CircuitBreakerConfig, CircuitBreakerLayer, Clock, LatencyCir
 use tower::{Layer, Service, service_fn};
 use tower_resilience_circuitbreaker as resilience;
 
-/// How many times each cell is measured.
+/// Number of times that each cell is measured.
 const ROUNDS: usize = 15;
 /// Number of calls per measurement.
 const CALLS: u32 = 100_000;
-/// Number of calls per measurement, for a row that is a hundred times slower.
+/// Number of calls per measurement for a row whose calls are a hundred times slower.
 const CALLS_OF_SLOW_ROW: u32 = 1_000;
-/// Before the clock starts, this fraction of the calls is made as a warm-up: one in ten.
+/// Before a measurement, `calls / WARM_UP_SHARE` calls are made as a warm-up.
 const WARM_UP_SHARE: u32 = 10;
-/// Number of calls in the peer's 60 s window when it is measured, which corresponds to 167 calls a second.
+/// Number of calls that are in the 60 s window of tower-resilience when it is measured: 167 calls per second.
 const WINDOW_FILL: u32 = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 const SLOW_THRESHOLD: Duration = Duration::from_millis(50);
 
-/// The budget of a closed call, in nanoseconds beyond the two clock reads.
+/// The budget of a call through a closed circuit, in nanoseconds in addition to the two clock reads.
 const OVER_CLOCK_MAX_NS: f64 = 40.0;
-/// The budget of the tower layer, in nanoseconds beyond the two clock reads. It is higher because the layer's future
-/// must own what it needs: two changes of a reference count, and copies.
+/// The budget of the tower layer, in nanoseconds in addition to the two clock reads. This budget is higher, because the
+/// layer's future must own its data, which takes two changes of a reference count and copies.
 const LAYER_OVER_CLOCK_MAX_NS: f64 = 80.0;
-/// The budget of a rejection in nanoseconds, before it is encoded.
+/// The budget of a rejection in nanoseconds, without the encoding of the response.
 const REJECTION_MAX_NS: f64 = 1000.0;
 
 const COLUMNS: [&str; 3] = ["closed, 1 thread", "closed, 2 threads", "rejected while open"];
@@ -74,7 +74,7 @@ enum Kind {
     /// The service that the layers guard, without a layer.
     Service,
     Closure,
-    /// For information only: the closure with the clock that the peers read.
+    /// The closure with the exact clock that the peers read. Shown for information only.
     Exact,
     Layer,
 }
@@ -139,7 +139,7 @@ const ROWS: [Row; 8] = [
     },
 ];
 
-/// The system's clock, with exact readings only.
+/// The system's clock, whose recent time is the exact time.
 #[derive(Debug)]
 struct ExactClock(SystemClock);
 
@@ -354,7 +354,8 @@ fn threads_of(column: usize) -> Option<usize> {
     [Some(1), Some(2)].get(column).copied().flatten()
 }
 
-/// Makes calls on each of `threads` threads that start together: wall nanoseconds per call of the slowest.
+/// Makes calls on each of `threads` threads that start together. Returns the wall-clock nanoseconds per call of the
+/// slowest thread.
 fn time<C>(threads: usize, calls: u32, make: impl Fn() -> C) -> f64
 where
     C: FnMut() + Send,
@@ -397,7 +398,7 @@ fn median_over(row: &Samples, base: &Samples, column: usize) -> Option<f64> {
     median(pairs.map(|(row, base)| row - base))
 }
 
-// ===== telling =====
+// ===== reporting =====
 
 /// Returns a description of every violation of the budget.
 fn judge(samples: &[Samples]) -> Vec<String> {
@@ -444,7 +445,9 @@ fn judge(samples: &[Samples]) -> Vec<String> {
 
 fn print_table(samples: &[Samples]) {
     let shown = |cell: Option<f64>| cell.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.1}"));
-    println!("nanoseconds per call, medians of {ROUNDS} rounds; in brackets: beyond the two clock reads");
+    println!(
+        "nanoseconds per call, medians of {ROUNDS} rounds; in brackets: the difference to the two clock reads"
+    );
     print!("{:<52}", "");
     COLUMNS.iter().for_each(|column| print!("{column:>22}"));
     println!();

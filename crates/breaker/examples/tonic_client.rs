@@ -1,5 +1,5 @@
-//! Guards a tonic client with a latency circuit breaker. No server listens at first, so the circuit opens; then a server
-//! with the gRPC health service starts, and the circuit closes.
+//! Guards a tonic client with a latency circuit breaker. At first no server listens, so the circuit opens. Then a
+//! server with the gRPC health service starts, and the circuit closes.
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::{error::Error, net::TcpListener, time::Duration};
@@ -17,7 +17,7 @@ use tonic::{
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::Layer;
 
-/// More calls than any phase of the example needs.
+/// Maximum number of calls in one phase of the example. No phase needs this many calls.
 const CALLS_MAX: usize = 1_000;
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..CircuitBreakerConfig::default()
     })?;
 
-    // A free port, on which nothing listens for now.
+    // This port is free: no server listens on it yet.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let channel: Channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
     let layer = CircuitBreakerLayer::with_classifier(breaker.clone(), classify_fn(verdict));

@@ -17,7 +17,7 @@ use tally_breaker::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// More calls than any phase of the example needs.
+/// Maximum number of calls in one phase of the example. No phase needs this many calls.
 const CALLS_MAX: usize = 1_000;
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ..CircuitBreakerConfig::default()
     })?;
 
-    // The breaker has no timer. The host ticks it, so that calls that hang are noticed before they end.
+    // The breaker has no timer. This task ticks the breaker, so that calls that hang are detected before they end.
     let ticked = breaker.clone();
     let ticker = tokio::spawn(async move {
         let mut interval = tokio::time::interval(ticked.config().tick_interval);

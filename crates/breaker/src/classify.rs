@@ -1,37 +1,39 @@
-//! Classification of results. The breaker knows no protocol: the host supplies a [`Classify`] that maps its results to a
-//! [`Verdict`].
+//! Classification of results. The breaker depends on no protocol: the program that uses the breaker supplies a
+//! [`Classify`], which maps each result to a [`Verdict`].
 
 use std::time::Duration;
 
-/// What a call says about the health of the guarded service.
+/// What the result of a call shows about the health of the guarded service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The service worked. A business error (insufficient funds, not found) is a success, because the service did its work.
+    /// The service worked. A business error (insufficient funds, not found) is a success, because the service did its
+    /// work.
     Success,
     /// The service failed, and the caller did not cause the failure.
     Failure,
-    /// No evidence: for example, the call was shed by a full queue or rejected before it began.
+    /// The call shows nothing about the service. For example, a full queue rejected the call before it began.
     Neutral,
-    /// The caller stopped waiting: the call was cancelled or its deadline has passed. No evidence, unless the call had already
-    /// taken the slow threshold or longer; then it was slow.
+    /// The caller stopped waiting: it cancelled the call, or the call's deadline passed. The call counts as slow if it
+    /// had already taken the slow threshold or longer; otherwise it shows nothing about the service.
     GivenUp,
 }
 
 /// The verdict on a completed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// Success, failure or no evidence.
+    /// The outcome of the call.
     pub outcome: Outcome,
-    /// Whether the latency counts. False for a call that never reached the executor: many fast rejections would hide slow
-    /// commits.
+    /// Whether the latency counts. Use false for a call that was answered without being executed, because many fast
+    /// rejections would hide slow commits.
     pub sampled: bool,
-    /// How long the call waited to be taken into a batch, if known.
+    /// The time that the call waited until it was taken into a batch, if known.
     pub queue_wait: Option<Duration>,
-    /// How long the batch took to become durable, if known. If both durations are known, their sum is compared with the slow
-    /// threshold; otherwise the time from admission to the end of the call.
+    /// The time that the batch took to become durable, if known. If `queue_wait` and `commit` are both known, their sum
+    /// is compared with the slow threshold. Otherwise, the time from admission to the end of the call is compared.
     pub commit: Option<Duration>,
-    /// The id of the commit batch, if any. Ids must grow. The calls of one batch succeed or fail together, so a batch counts as
-    /// evidence only once. A call without an id is a batch by itself.
+    /// The id of the commit batch, if any. Later batches must have larger ids. The calls of one batch succeed or fail
+    /// together, so several slow or failed calls of one batch count as one event. A call without an id is a batch by
+    /// itself.
     pub batch: Option<u64>,
 }
 
@@ -41,7 +43,8 @@ pub trait Classify<R, E> {
     fn classify(&self, result: Result<&R, &E>) -> Verdict;
 }
 
-/// Classifies `Ok` as a success and `Err` as a failure; every latency counts. Use it where every error is a fault.
+/// Classifies `Ok` as a success and `Err` as a failure. Every latency counts. Use this classifier if every error is a
+/// fault of the service.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResultClassifier;
 
@@ -90,7 +93,8 @@ impl Verdict {
         Self::new(Outcome::Neutral, false)
     }
 
-    /// Returns the verdict of a call whose caller stopped waiting. It has the same effect as dropping the permit.
+    /// Returns the verdict of a call whose caller stopped waiting. This verdict has the same effect as dropping the
+    /// permit.
     #[must_use]
     #[inline]
     pub const fn given_up() -> Self {
@@ -113,7 +117,7 @@ impl Verdict {
         self
     }
 
-    /// Sets the two parts of the latency.
+    /// Sets the two parts of the latency: the wait in the queue and the commit.
     #[must_use]
     #[inline]
     pub const fn timed(mut self, queue_wait: Duration, commit: Duration) -> Self {

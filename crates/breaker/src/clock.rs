@@ -17,27 +17,27 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// A monotonic clock. A breaker never reads the time of day, so a step of the wall clock cannot move a deadline.
 pub trait Clock: Any + Send + Sync + fmt::Debug {
-    /// Returns the nanoseconds since a fixed origin; never decreases.
+    /// Returns the nanoseconds since a fixed origin. The value never decreases.
     fn now_ns(&self) -> u64;
 
-    /// Returns a slightly older time at lower cost: never later than [`now_ns`](Self::now_ns), and at most about 10 ms
-    /// earlier unless the system stalls. An open circuit whose deadline is far away reads this time, so that rejections
-    /// are cheap.
+    /// Returns a recent time at a lower cost than [`now_ns`](Self::now_ns). The returned time is never in the future,
+    /// and at most 10 ms in the past unless the system stalls. An open circuit whose deadline is more than 50 ms away
+    /// reads this time, so that rejections are cheap. By default, this method calls `now_ns`.
     fn recent_ns(&self) -> u64 {
         self.now_ns()
     }
 }
 
-/// The operating system's monotonic clock, counted from the moment this value was made.
+/// The operating system's monotonic clock. Its time is zero at the moment at which the value is made.
 ///
-/// It reads the same system clock as `std::time::Instant`, but returns plain nanoseconds. An `Instant` gives
-/// nanoseconds only through a `Duration`. Each of the two conversions per guarded call took a tenth of the call's time.
+/// This clock reads the same system clock as `std::time::Instant`, but returns plain nanoseconds. An `Instant` would
+/// need a conversion through a `Duration`, twice per guarded call. Each conversion took a tenth of the call's time.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     origin_ns: u64,
 }
 
-/// The clock of one breaker. The system's clock has a variant, so that its calls can be inlined.
+/// The clock of one breaker. The system's clock has its own variant, so that the compiler can inline its methods.
 #[derive(Debug)]
 pub(super) enum Time {
     System(SystemClock),

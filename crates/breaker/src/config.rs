@@ -12,98 +12,109 @@ use super::{
 pub struct CircuitBreakerConfig {
     /// A call that takes this long or longer is slow. 8 µs to 60 s; default 50 ms.
     pub slow_threshold: Duration,
-    /// Opens when the share of slow calls reaches this. Above 0, to 1; default 0.5.
+    /// The circuit opens when the share of slow calls in the window reaches this value. Above 0, to 1; default 0.5.
     pub slow_rate: f64,
-    /// Opens when the share of failed calls reaches this. Above 0, to 1; default 0.5.
+    /// The circuit opens when the share of failed calls in the window reaches this value. Above 0, to 1; default 0.5.
     pub failure_rate: f64,
     /// Minimum number of calls in the window before a rate can open the circuit. 1 to 1,000,000; default 100.
     pub min_calls: u32,
-    /// Minimum number of distinct commit batches with a slow or failed call before a rate can open the circuit. One slow
-    /// batch of thousands of calls is one event. 1 to 10,000; default 5.
+    /// Minimum number of distinct commit batches with a slow or failed call before a rate can open the circuit. So a
+    /// single slow batch of thousands of calls does not open the circuit. 1 to 10,000; default 5.
     pub min_batches: u32,
-    /// Calls that hang belong to no batch yet, so `min_batches` does not apply to them. They count as soon as the oldest one
-    /// has been in flight for this many slow thresholds. Until then a stall is one event. 1 to 7; default 2.
+    /// The number of slow thresholds for which the oldest call must have been in flight before calls in flight can open
+    /// the circuit. Calls in flight belong to no batch yet, so this condition replaces `min_batches` for them. 1 to 7;
+    /// default 2.
     pub overdue_rounds: u32,
-    /// Opens when this share of the calls admitted one to two slow thresholds ago is still in flight, for
-    /// `overdue_rounds − 1` thresholds without interruption. Fast calls in the window make no difference. Above 0, to 1;
-    /// default 0.5.
+    /// The circuit opens when this share of the calls admitted one to two slow thresholds ago is still in flight, and
+    /// this holds for `overdue_rounds − 1` slow thresholds without interruption. Completed calls in the window make no
+    /// difference. Above 0, to 1; default 0.5.
     pub stall_rate: f64,
-    /// Minimum number of overdue calls for a hang to be judged after `overdue_rounds`. With fewer overdue calls it is judged
+    /// Minimum number of calls that must be *overdue* (in flight for the slow threshold or longer) so that the circuit
+    /// opens after `overdue_rounds` slow thresholds without an answer. With fewer overdue calls, the circuit opens
     /// after `stall_after`. 1 to 1,000,000; default 5.
     pub min_overdue: u32,
-    /// Opens when at least one call waits and no call has been answered for this long. None means `overdue_rounds` slow
-    /// thresholds plus 50 ms; otherwise `slow_threshold` to 10 minutes; default None.
+    /// The circuit opens when at least one call is overdue and no call has been answered for this time. None means
+    /// `overdue_rounds` slow thresholds plus 50 ms; otherwise `slow_threshold` to 10 minutes; default None.
     pub stall_after: Option<Duration>,
-    /// Opens at this many failures in a row, independent of the rate and the number of calls. The failures of one batch
-    /// count once. None turns the rule off; otherwise at least 1; default 20.
+    /// The circuit opens at this number of failures in a row, independent of the failure rate and the number of calls.
+    /// The failures of one batch count once. None turns the rule off; otherwise at least 1; default 20.
     pub consecutive_failures: Option<u32>,
-    /// Opens at this many slow calls in the window, independent of their rate. None turns the rule off; otherwise at
-    /// least 1; default None. Called `latency_violation_threshold` in the original code.
+    /// The circuit opens at this number of slow calls in the window, independent of the slow rate. None turns the rule
+    /// off; otherwise at least 1; default None. The original code calls this setting `latency_violation_threshold`.
     pub violations: Option<u32>,
-    /// Opens when the 99th percentile of the latency reaches this, that is, when 1 % of the calls took this long or longer.
-    /// None turns the rule off; otherwise 1 µs to 60 s; default None.
+    /// The circuit opens when the 99th percentile of the latency reaches this time, that is, when 1 % of the calls in
+    /// the window took this long or longer. None turns the rule off; otherwise 1 µs to 60 s; default None.
     pub p99_threshold: Option<Duration>,
     /// Number of time slices of the sliding window. 2 to 60; default 10.
     pub window_buckets: u32,
-    /// Length of a slice, in whole milliseconds. 10 ms to 60 s; default 1 s.
+    /// Length of a time slice, in whole milliseconds. 10 ms to 60 s; default 1 s.
     pub bucket: Duration,
-    /// How long the circuit stays open the first time. The time doubles each time the circuit opens again. 1 ms to 1 day; default 5 s.
+    /// The time for which the circuit stays open the first time. The time doubles each time the circuit opens again. 1
+    /// ms to 1 day; default 5 s.
     pub open_base: Duration,
     /// The longest time for which the circuit stays open, before jitter. `open_base` to 1 day; default 60 s.
     pub open_max: Duration,
-    /// The open time is multiplied by a random number between 1 − `open_jitter` and 1 + `open_jitter`. 0 to 0.9; default 0.2.
+    /// The open time is multiplied by a random number between 1 − `open_jitter` and 1 + `open_jitter`. 0 to 0.9;
+    /// default 0.2.
     pub open_jitter: f64,
-    /// Reserves the half-open permits for the host's own probes ([`LatencyCircuitBreaker::try_acquire_probe`]). Calls are
-    /// rejected until the probes have passed, so that no caller's request is a probe. Default false.
+    /// If true, only the host's own probes ([`LatencyCircuitBreaker::try_acquire_probe`]) are admitted while the
+    /// circuit is half-open. Callers are rejected until enough probes were good, so no caller's request is a probe.
+    /// Default false.
     ///
     /// [`LatencyCircuitBreaker::try_acquire_probe`]: super::LatencyCircuitBreaker::try_acquire_probe
     pub self_probe: bool,
-    /// Number of probes that a half-open generation admits. 1 to 1024; default 10.
+    /// Number of probes (trial calls) that a half-open circuit admits. 1 to 1024; default 10.
     pub half_open_permits: u32,
-    /// Number of good probes that end the half-open state. The circuit opens again as soon as this number cannot be reached
-    /// any more. 1 to `half_open_permits`; default 8.
+    /// Number of good probes that end the half-open state. The circuit opens again as soon as the number of bad probes
+    /// exceeds `half_open_permits − half_open_ok_needed`. 1 to `half_open_permits`; default 8.
     pub half_open_ok_needed: u32,
-    /// A probe that has been in flight for this long counts as bad. None means twice the slow threshold; otherwise
+    /// A probe that has been in flight for this time counts as bad. None means twice the slow threshold; otherwise
     /// `slow_threshold` to 10 minutes; default None.
     pub probe_timeout: Option<Duration>,
-    /// The longest time that a half-open generation may take to decide after it has admitted a probe. From the probe timeout
-    /// to 1 day; default 30 s.
+    /// The longest time for which the circuit stays half-open after it has admitted a probe. Then the probes so far
+    /// decide. From the probe timeout to 1 day; default 30 s.
     pub half_open_max_wait: Duration,
-    /// How long the share of admitted calls takes to grow to 1 after good probes. Zero closes the circuit at once. Up to 1
-    /// hour; default 10 s.
+    /// The length of the ramp, in which the share of admitted calls grows from `ramp_min` to 1. Zero: good probes close
+    /// the circuit at once. Up to 1 hour; default 10 s.
     pub ramp: Duration,
     /// The share of admitted calls at the beginning of the ramp. Above 0, to 1; default 0.1.
     pub ramp_min: f64,
-    /// The share grows as `(t/T)^(1/aggression)`: 1 is linear, above 1 is faster at first. 0.1 to 10; default 1.
+    /// At the time `t` of a ramp of length `T`, the share of admitted calls is `(t/T)^(1/ramp_aggression)`. With 1 the
+    /// share grows linearly, and with a larger value it grows faster at first. 0.1 to 10; default 1.
     pub ramp_aggression: f64,
-    /// A circuit that stayed closed for this long opens for `open_base` the next time. Up to 1 day; default 60 s.
+    /// If the circuit has stayed closed for this time, it opens for `open_base` the next time. Up to 1 day; default 60
+    /// s.
     pub stable_for: Duration,
-    /// The retry hint while an operator holds the circuit open. 1 ms to 1 day; default 30 s.
+    /// The time after which a caller should retry, while the mode is
+    /// [`BreakerMode::ForcedOpen`](super::BreakerMode::ForcedOpen). 1 ms to 1 day; default 30 s.
     pub forced_open_retry_after: Duration,
-    /// How often the host calls `tick()`. A tick that is late by half a bucket or more means that the process did not run. 1 ms to 1 s; default 10 ms.
+    /// The interval at which the host calls `tick()`. If a tick is late by half a `bucket` or more, the breaker assumes
+    /// that the process did not run. 1 ms to 1 s; default 10 ms.
     pub tick_interval: Duration,
-    /// Number of sets of counters with one writing thread each. All other threads share one more set. A set takes about
-    /// 2.5 kB for each bucket. 1 to 64; default the number of CPUs, at most 8.
+    /// Number of shards (sets of counters) that have one writing thread each. All other threads share one more shard. A
+    /// shard takes about 2.5 kB for each time slice of the window. 1 to 64; default: the number of CPUs, at most 8.
     pub shards: u32,
-    /// Seed of the random numbers for jitter and for the spread of retry hints, so that a run can be repeated.
+    /// Seed of the random numbers for `open_jitter` and for the spread of the retry times. The same seed gives the same
+    /// numbers.
     pub rng_seed: u64,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The narrowest slot of the in-flight ring is 1 µs wide, and a threshold has at least eight slots.
+/// The ring of calls in flight (`inflight.rs`) divides the slow threshold into at least eight time slots of at least 1
+/// µs.
 const SLOW_THRESHOLD_MIN: Duration = Duration::from_micros(8);
-/// A stall of few calls is weaker evidence than a stall of many, so it must last longer by this time. The bound within which
-/// a hang must be detected, two thresholds and 100 ms by default, leaves room for this time and for late ticks.
+/// A stall of few calls is weaker evidence than a stall of many calls, so it must last longer by this time. A hang must
+/// be detected within two thresholds and 100 ms by default; the remaining 50 ms allow for late ticks.
 const LONE_GRACE: Duration = Duration::from_millis(50);
 const SHARDS_DEFAULT_MAX: usize = 8;
 
 // ===== impl CircuitBreakerConfig =====
 
 impl CircuitBreakerConfig {
-    /// Returns the settings of the original code from which this breaker was developed: slow from 1 ms, 5 consecutive
-    /// failures, 3 good probes, open for 60 s, 10 slow calls. They suit calls that stay in memory: 1 ms is shorter than
-    /// one disk sync.
+    /// Returns the settings of the original code from which this breaker was developed. A call is slow from 1 ms on.
+    /// Five consecutive failures or ten slow calls open the circuit for 60 s, and three good probes close it. These
+    /// settings suit calls that only use memory, because one disk sync takes longer than 1 ms.
     #[must_use]
     pub fn seed() -> Self {
         Self {
@@ -128,7 +139,7 @@ impl CircuitBreakerConfig {
             .unwrap_or(self.slow_threshold.saturating_mul(2))
     }
 
-    /// Returns how long a stall of few calls may last: `stall_after`, or its default.
+    /// Returns the time after which a stall of few calls opens the circuit: `stall_after`, or its default.
     #[must_use]
     pub fn effective_stall_after(&self) -> Duration {
         let rounds = self.slow_threshold.saturating_mul(self.overdue_rounds);
@@ -141,21 +152,21 @@ impl CircuitBreakerConfig {
         self.bucket.saturating_mul(self.window_buckets)
     }
 
-    /// Checks every field.
+    /// Checks the bounds of every field.
     ///
     /// # Errors
-    /// The first field that is out of the bounds given in its description.
+    /// Returns the first field that is out of the bounds stated in its description.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_trip()?;
         self.validate_window()?;
         self.validate_recovery()
     }
 
-    /// Checks that a healthy call is not slow. `floor` is the least time that a healthy call takes: the longest linger of a
-    /// batch plus the median time of a commit.
+    /// Checks that a healthy call does not count as slow. `floor` is the time that a healthy call may take: the longest
+    /// linger of a batch (its wait for further calls) plus the median time of a commit.
     ///
     /// # Errors
-    /// `slow_threshold` is not above `floor`.
+    /// If `slow_threshold` is not longer than `floor`.
     pub fn check_latency_floor(&self, floor: Duration) -> Result<(), ConfigError> {
         if self.slow_threshold > floor {
             return Ok(());
@@ -401,7 +412,7 @@ fn ratio(
     bound: &'static str,
 ) -> Result<(), ConfigError> {
     let given = ConfigValue::Ratio(value);
-    // NaN is in no range.
+    // NaN is in no range, so it is rejected, too.
     if (min..=max).contains(&value) {
         Ok(())
     } else {

@@ -1,19 +1,20 @@
-//! Rejections of calls and errors of settings.
+//! [`Rejection`] and [`CircuitBreakerError`] for rejected and failed calls, and [`ConfigError`] for settings out of
+//! bounds.
 
 use std::{fmt, time::Duration};
 
 use super::gate::{BreakerMode, CircuitState};
 
-/// A rejected call. No part of it was executed.
+/// The circuit rejected a call. No part of the call was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit is {} (mode {}); retry after {retry_after:?}", state.as_str(), mode.as_str())]
 pub struct Rejection {
     /// The state that rejected the call.
     pub state: CircuitState,
-    /// The mode. With [`BreakerMode::ForcedOpen`] the call was rejected independent of the state.
+    /// The mode. With [`BreakerMode::ForcedOpen`], every call is rejected in any state.
     pub mode: BreakerMode,
-    /// How long to wait before a retry, at least 1 ms: the remaining time plus a spread that differs for each rejection, so
-    /// that the callers do not all retry at the same moment.
+    /// The time to wait before a retry, at least 1 ms: the time until a call may be admitted, plus a spread that
+    /// differs for each rejection, so that the callers do not all retry at the same moment.
     pub retry_after: Duration,
 }
 
@@ -35,7 +36,7 @@ pub enum CircuitBreakerError<E> {
 pub struct ConfigError {
     /// The field's name.
     pub field: &'static str,
-    /// Its value.
+    /// The field's value.
     pub value: ConfigValue,
     /// The bounds that the value violates.
     pub bound: &'static str,

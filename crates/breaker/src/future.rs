@@ -1,4 +1,4 @@
-//! The future of a guarded call.
+//! [`ResponseFuture`]: the future of a guarded call.
 
 use std::{
     future::Future,
@@ -15,8 +15,8 @@ use super::{
 };
 
 pin_project! {
-    /// A guarded call: the inner future with its permit, or the rejection. Dropping the future before it is ready means that
-    /// the caller gave up the call; see [`Permit`].
+    /// The future of a guarded call: the inner future with its permit, or the rejection. If this future is dropped
+    /// before it is ready, the caller gave up the call; see [`Permit`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, C> {
@@ -72,7 +72,8 @@ where
                 classify,
             } => {
                 let result = ready!(future.poll(cx));
-                // The permit is not moved: a copy of bytes that have just been written waits for the write.
+                // The permit is not moved, because the CPU would copy bytes that were written just before, and would
+                // wait for the write.
                 permit.end(&classify.classify(result.as_ref()));
                 Poll::Ready(result.map_err(CircuitBreakerError::Inner))
             }

@@ -1,5 +1,6 @@
-//! The gate decides which calls are admitted. One atomic word holds mode, state, generation and deadline. A second word
-//! counts the probes of a half-open generation. A third word spaces out the calls of a ramp.
+//! [`Gate`]: the atomic words that decide which calls are admitted. The first word holds mode, state, generation and
+//! deadline. The second word counts the probes (trial calls) of a half-open circuit. The third word spaces out the
+//! calls that a ramp admits. In addition, each probe in flight has a word with its start time.
 //!
 //! This file imports only `super::sync`, so that `tests/loom` can model-check it unchanged.
 
@@ -18,12 +19,14 @@ pub enum CircuitState {
     Ramp,
 }
 
-/// Whether the state machine decides which calls are admitted. Independent of [`CircuitState`]: changing the mode keeps the state.
+/// Whether the state machine decides which calls are admitted. The mode is independent of the [`CircuitState`]:
+/// changing the mode does not change the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BreakerMode {
     /// The state machine decides.
     Auto,
-    /// The state machine runs, but every call is admitted. Calls that it would have rejected are counted.
+    /// The state machine runs, but every call is admitted. The breaker counts the calls that `Auto` would have
+    /// rejected.
     MetricsOnly,
     /// No call is admitted, in any state.
     ForcedOpen,
@@ -31,16 +34,16 @@ pub enum BreakerMode {
     Disabled,
 }
 
-/// `mode:3 | state:3 | generation:22 | deadline_ms:36`. A generation is the time between two transitions; a result
-/// counts only in the generation that admitted its call. 36 bits of milliseconds last 2.1 years from the clock's
-/// origin.
+/// Mode, state, generation and deadline in one word: `mode:3 | state:3 | generation:22 | deadline_ms:36`. A generation
+/// is the time between two transitions. A result counts only in the generation that admitted its call. 36 bits of
+/// milliseconds last 2.1 years from the clock's origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StateWord(u64);
 
 /// The probes of one half-open generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Probes {
-    /// Number of permits issued, minus those withdrawn.
+    /// Number of permits issued, minus the permits of withdrawn probes.
     pub(super) issued: u32,
     /// Number of probes that were fast and successful.
     pub(super) ok: u32,
@@ -48,9 +51,9 @@ pub(super) struct Probes {
     pub(super) bad: u32,
 }
 
-/// A probe in flight: the index of its slot, and the value stored there, which contains the probe's start time. The
-/// thread that removes the value from the slot reports the outcome: the thread that ends the call, or the ticker at the
-/// time limit.
+/// A probe in flight: the index of its slot, and the value that is stored in this slot and contains the probe's start
+/// time. Two threads may try to remove the value from the slot: the thread that ends the call, and the thread that
+/// ticks the breaker when the probe's time limit has passed. The thread that succeeds reports the probe's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProbeTicket {
     slot: usize,
@@ -64,7 +67,7 @@ pub(super) enum ProbeOutcome {
     Ok,
     /// Slow or failed.
     Bad,
-    /// No verdict: the permit becomes available again.
+    /// The call showed nothing about the service. The permit becomes available for another probe.
     Withdrawn,
 }
 
@@ -82,13 +85,16 @@ pub(super) enum Grant<T> {
 /// The atomic words of one breaker.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// A [`StateWord`]. Read by every call (Acquire), written by transitions and mode changes (compare-exchange, AcqRel).
+    /// A [`StateWord`]. Every call reads it (Acquire). Transitions and mode changes write it (compare-exchange,
+    /// AcqRel).
     word: AtomicU64,
-    /// `generation:22 | issued:14 | ok:14 | bad:14`; written by probes only.
+    /// The counts of the probes: `generation:22 | issued:14 | ok:14 | bad:14`. Written when a probe begins, ends or
+    /// reaches its time limit.
     probes: AtomicU64,
     /// One word per permit: `busy:1 | generation:22 | began_us:41` for a probe in flight, otherwise zero.
     slots: Box<[AtomicU64]>,
-    /// `generation:22 | credit:42`. The credit is a fixed-point number with [`CREDIT_BITS`] binary places.
+    /// The credit of the ramp, see [`Gate::admit_to_ramp`]: `generation:22 | credit:42`. The credit is a fixed-point
+    /// number with [`CREDIT_BITS`] binary places.
     ramp: AtomicU64,
 }
 
@@ -208,8 +214,8 @@ impl StateWord {
         ((self.0 >> DEADLINE_BITS) & GENERATION_MASK) as u32
     }
 
-    /// Returns the deadline in milliseconds of the clock: when the open time, the half-open wait or the ramp ends.
-    /// Meaningless while closed.
+    /// Returns the time at which the open time, the half-open wait or the ramp ends, in milliseconds of the clock.
+    /// Meaningless while the circuit is closed.
     #[inline]
     pub(super) const fn deadline_ms(self) -> u64 {
         self.0 & DEADLINE_MASK
@@ -252,8 +258,8 @@ impl Probes {
 // ===== impl Gate =====
 
 impl Gate {
-    /// Makes a closed gate that issues at most `permits` probes in a half-open generation. `permits` is at most `2^14 −
-    /// 1`.
+    /// Makes a closed gate that admits at most `permits` probes in a half-open generation. `permits` must be at most
+    /// `2^14 − 1`.
     pub(super) fn new(mode: BreakerMode, permits: u32) -> Self {
         Self {
             word: AtomicU64::new(StateWord::new(mode).0),
@@ -268,7 +274,7 @@ impl Gate {
         StateWord(self.word.load(Ordering::Acquire))
     }
 
-    /// Makes a transition from the word `observed`. Fails with the current word if it has changed.
+    /// Makes a transition from the word `observed`. If the word has changed, fails with the current word.
     pub(super) fn transition(
         &self,
         observed: StateWord,
@@ -285,7 +291,7 @@ impl Gate {
         }
     }
 
-    /// Changes only the mode; returns the previous mode.
+    /// Changes the mode and keeps the state. Returns the previous mode.
     pub(super) fn set_mode(&self, mode: BreakerMode) -> BreakerMode {
         let mut observed = self.load();
         loop {
@@ -300,7 +306,8 @@ impl Gate {
         }
     }
 
-    /// Returns the counts of `generation`, or zeroes if the word still belongs to another generation.
+    /// Returns the counts of the probes of `generation`. Returns zeroes if the counts still belong to another
+    /// generation.
     pub(super) fn probes(&self, generation: u32) -> Probes {
         let word = self.probes.load(Ordering::Acquire);
         if word >> PROBES_GENERATION_SHIFT == u64::from(generation) {
@@ -317,7 +324,7 @@ impl Gate {
             let base = if word >> PROBES_GENERATION_SHIFT == u64::from(generation) {
                 word
             } else if self.load().generation() == generation {
-                // The first probe of its generation: the counts in the word belong to an earlier one.
+                // This is the first probe of its generation. The counts in the word belong to an earlier generation.
                 u64::from(generation) << PROBES_GENERATION_SHIFT
             } else {
                 return Grant::Stale;
@@ -336,14 +343,13 @@ impl Gate {
         if let Some(ticket) = self.occupy_slot(generation, now_us) {
             return Grant::Granted(ticket);
         }
-        // Every slot looked busy, because other probes began and ended during the scan. Returning the permit is always
-        // safe.
+        // Other probes began and ended during the search, so the search found no free slot. Return the permit.
         self.count(generation, ProbeOutcome::Withdrawn);
         Grant::Rejected
     }
 
-    /// Ends a probe. Returns the new counts if the report was accepted. Returns None if the ticker has already counted
-    /// the probe as bad or if the generation is over.
+    /// Reports the outcome of a probe that has ended. Returns the new counts. Returns None, without counting the probe,
+    /// if a tick has already counted the probe as bad or if the generation is over.
     pub(super) fn settle_probe(
         &self,
         generation: u32,
@@ -351,14 +357,16 @@ impl Gate {
         outcome: ProbeOutcome,
     ) -> Option<Probes> {
         let slot = self.slots.get(ticket.slot)?;
-        // The slot is freed before the permit, so that never more slots are in use than permits are issued.
+        // The slot is freed before the permit is returned, so that the number of used slots never exceeds the number of
+        // issued permits.
         slot.compare_exchange(ticket.value, 0, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
         self.count(generation, outcome)
     }
 
-    /// Counts as bad every probe of `generation` that has been in flight for `timeout_us` or longer. A probe that began
-    /// before `not_before_us` is treated as begun at that time. Returns the new counts if any probe was counted.
+    /// Counts every probe of `generation` that has been in flight for `timeout_us` or longer as bad. If a probe began
+    /// before `not_before_us`, its time is measured from `not_before_us`. Returns the new counts if any probe was
+    /// counted.
     pub(super) fn expire_probes(
         &self,
         generation: u32,
@@ -385,16 +393,16 @@ impl Gate {
         counts
     }
 
-    /// Admits the share `weight / 2^CREDIT_BITS` of the calls. Each call adds its weight to the credit and is admitted
-    /// if the credit thereby reaches the next whole number. Of `n` calls with a constant weight `w`, at most `n·w + 1`
-    /// are admitted, evenly spaced; the first call is admitted.
+    /// Decides whether the ramp admits a call. The share of admitted calls is `w = weight / 2^CREDIT_BITS`. Each call
+    /// adds `w` to the credit, and the call is admitted if the credit thereby reaches the next whole number. Of `n`
+    /// calls with a constant `w`, at most `n·w + 1` calls are admitted, evenly spaced. The first call is admitted.
     pub(super) fn admit_to_ramp(&self, generation: u32, weight: u32) -> Grant<()> {
         let mut word = self.ramp.load(Ordering::Acquire);
         loop {
             let credit = if word >> CREDIT_WORD_BITS == u64::from(generation) {
                 word & CREDIT_WORD_MASK
             } else if self.load().generation() == generation {
-                // Just below one, so that the first call of a ramp is admitted.
+                // The credit starts just below 1, so that the first call of a ramp is admitted.
                 (1 << CREDIT_BITS) - 1
             } else {
                 return Grant::Stale;
@@ -413,8 +421,8 @@ impl Gate {
     }
 
     /// Writes the start time of a probe into a slot that is free or that still holds a probe of an earlier generation.
-    /// A slot of another generation is an earlier one only if `generation` is current. Without this check, a thread
-    /// that slept through a transition could overwrite a probe of the current generation.
+    /// Before the probe of another generation is overwritten, the method checks that `generation` is current. Without
+    /// this check, a thread that slept through a transition could overwrite a probe of the current generation.
     fn occupy_slot(&self, generation: u32, now_us: u64) -> Option<ProbeTicket> {
         let value = SLOT_BUSY | (u64::from(generation) << SLOT_TIME_BITS) | (now_us & SLOT_TIME_MASK);
         for (index, slot) in self.slots.iter().enumerate() {

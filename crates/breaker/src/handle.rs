@@ -16,17 +16,17 @@ use super::{
     writer::ShardAccess,
 };
 
-/// A latency circuit breaker. Clones share one circuit; a clone costs a reference count.
+/// A latency circuit breaker. All clones share one circuit. A clone is cheap: it increments a reference count.
 #[derive(Debug, Clone)]
 pub struct LatencyCircuitBreaker {
     shared: Arc<Shared>,
 }
 
-/// What the handles share.
+/// The state that all handles of one breaker share.
 #[derive(Debug)]
 struct Shared {
     core: Arc<Core>,
-    /// One lane for each shard of threads, including the shared shard; see [`Lane`].
+    /// A reference to the core for each shard, including the shared shard; see [`Lane`].
     lanes: Box<[Arc<Lane>]>,
 }
 
@@ -45,10 +45,10 @@ pub const DEFAULT_KEY: &str = "default";
 // ===== impl LatencyCircuitBreaker =====
 
 impl LatencyCircuitBreaker {
-    /// Makes a closed circuit on the system's monotonic clock, with the key [`DEFAULT_KEY`].
+    /// Makes a closed circuit that uses the system's monotonic clock and the key [`DEFAULT_KEY`].
     ///
     /// # Errors
-    /// A setting is out of bounds.
+    /// If a setting is out of bounds.
     pub fn new(config: CircuitBreakerConfig) -> Result<Self, ConfigError> {
         Self::builder(config).build()
     }
@@ -63,11 +63,12 @@ impl LatencyCircuitBreaker {
         }
     }
 
-    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a success,
-    /// `Err` as a failure.
+    /// Runs `operation` if the circuit admits it, and compares its latency with the slow threshold. `Ok` counts as a
+    /// success, `Err` as a failure.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
+    /// [`CircuitBreakerError::Open`] if the circuit rejected the operation, [`CircuitBreakerError::Inner`] if the
+    /// operation returned an error.
     pub fn execute_with_latency_check<F, R, E>(&self, operation: F) -> Result<R, CircuitBreakerError<E>>
     where
         F: FnOnce() -> Result<R, E>,
@@ -75,10 +76,12 @@ impl LatencyCircuitBreaker {
         self.execute_classified(&ResultClassifier, operation)
     }
 
-    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), with the caller's classifier.
+    /// Runs `operation` like [`execute_with_latency_check`](Self::execute_with_latency_check), but uses the classifier
+    /// `classify`.
     ///
     /// # Errors
-    /// [`CircuitBreakerError::Open`] if the operation was not run, [`CircuitBreakerError::Inner`] with the operation's error.
+    /// [`CircuitBreakerError::Open`] if the circuit rejected the operation, [`CircuitBreakerError::Inner`] if the
+    /// operation returned an error.
     pub fn execute_classified<C, F, R, E>(
         &self,
         classify: &C,
@@ -89,7 +92,7 @@ impl LatencyCircuitBreaker {
         F: FnOnce() -> Result<R, E>,
     {
         let core = &*self.shared.core;
-        // The same thread ends the call, because this frame is on its stack.
+        // The thread that begins the call also ends the call, so the shard stays the same.
         let access = core.shard_access();
         let mut call = BorrowedPermit::new(core);
         core.admit(access, call.ticket_mut())
@@ -99,8 +102,9 @@ impl LatencyCircuitBreaker {
         result.map_err(CircuitBreakerError::Inner)
     }
 
-    /// Guards a future. The circuit decides now whether the future may run, and its latency counts from now. `Ok` counts as a
-    /// success, `Err` as a failure. A rejected future is dropped unpolled.
+    /// Guards a future. This method decides whether the future may run; the latency of the future counts from this
+    /// moment. `Ok` counts as a success, `Err` as a failure. If the circuit rejects the future, the future is dropped
+    /// without being polled.
     pub fn execute_async<F, R, E>(&self, future: F) -> ResponseFuture<F, ResultClassifier>
     where
         F: Future<Output = Result<R, E>>,
@@ -108,7 +112,7 @@ impl LatencyCircuitBreaker {
         self.execute_async_classified(ResultClassifier, future)
     }
 
-    /// Guards a future like [`execute_async`](Self::execute_async), with the caller's classifier.
+    /// Guards a future like [`execute_async`](Self::execute_async), but uses the classifier `classify`.
     pub fn execute_async_classified<C, F, R, E>(&self, classify: C, future: F) -> ResponseFuture<F, C>
     where
         C: Classify<R, E>,
@@ -123,7 +127,7 @@ impl LatencyCircuitBreaker {
     /// Admits one call, or rejects it.
     ///
     /// # Errors
-    /// The circuit rejects the call.
+    /// If the circuit rejects the call.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, Rejection> {
         let access = self.shared.core.shard_access();
@@ -132,8 +136,9 @@ impl LatencyCircuitBreaker {
         Ok(permit)
     }
 
-    /// Returns a permit for a probe of the host. None if the circuit is neither half-open nor due to become half-open, or
-    /// has no permit left. With [`CircuitBreakerConfig::self_probe`] only these probes decide.
+    /// Returns a permit for a probe (a trial call) of the host. Returns None if no permit is left, or if the circuit is
+    /// neither half-open nor open with its open time over. With [`CircuitBreakerConfig::self_probe`], only these probes
+    /// are admitted while the circuit is half-open.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
         let access = self.shared.core.shard_access();
         let ticket = self.shared.core.admit_probe(access)?;
@@ -142,43 +147,44 @@ impl LatencyCircuitBreaker {
         Some(permit)
     }
 
-    /// Makes the transitions that depend on time alone: opens for calls that hang, half-opens, ends ramps. Also notices that
-    /// the process did not run. The host calls this every `tick_interval`. A breaker without ticks works, but notices a hang
-    /// only when a call ends badly or the next time slice begins, and only if the window holds few fast calls.
+    /// Makes the transitions that need no call: opens the circuit if calls in flight hang, ends the open time and ends
+    /// the ramp. Also detects that the process did not run. The host calls this method every `tick_interval`. Without
+    /// ticks, the breaker still works. But then it detects a hang only when a call fails or is slow or when the next
+    /// time slice begins, and only if the window holds few fast calls.
     pub fn tick(&self) {
         self.shared.core.tick(None);
     }
 
-    /// Like [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress. While the work makes
-    /// progress, few waiting calls are not a hang. When the work has made no progress for `stall_after`, one call is enough
-    /// to open the circuit, even if its caller gave up at once.
+    /// Does the same as [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress.
+    /// While the work makes progress, calls that wait are no standstill. When the work has made no progress for
+    /// `stall_after`, a single call opens the circuit, even if its caller gives up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }
 
-    /// Changes the mode and keeps the state.
+    /// Changes the mode. The state stays the same.
     pub fn set_mode(&self, mode: BreakerMode) {
         self.shared.core.set_mode(mode);
     }
 
-    /// Closes the circuit from any state and discards the evidence. The mode stays.
+    /// Closes the circuit, whatever its state is, and discards the counts of the window. The mode stays the same.
     pub fn reset(&self) {
         self.shared.core.force(None);
     }
 
-    /// Opens the circuit from any state for `duration` (rounded up to milliseconds, at most a year). Afterwards the circuit
-    /// recovers by itself.
+    /// Opens the circuit for `duration` (rounded up to milliseconds, at most one year), whatever its state is.
+    /// Afterwards the circuit becomes half-open as usual.
     pub fn open_for(&self, duration: Duration) {
         self.shared.core.force(Some(duration));
     }
 
-    /// Takes a coherent snapshot. It allocates and is meant to be called a few times a second.
+    /// Takes a coherent snapshot. A snapshot allocates memory, so do not take more than a few snapshots per second.
     #[must_use]
     pub fn stats(&self) -> CircuitBreakerStats {
         self.shared.core.stats()
     }
 
-    /// Returns the state that a call would meet now.
+    /// Returns the state that a call would find now, even if no call and no tick has made the transition yet.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.shared
@@ -192,7 +198,7 @@ impl LatencyCircuitBreaker {
         self.shared.core.gate.load().mode()
     }
 
-    /// Returns the key: what the breaker guards.
+    /// Returns the key, which names what the breaker guards.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.shared.core.key
@@ -212,7 +218,7 @@ impl LatencyCircuitBreaker {
     #[inline]
     fn lane(&self, access: ShardAccess) -> Arc<Lane> {
         let Shared { core, lanes } = &*self.shared;
-        // There is a lane for every shard. A new lane would work as well, only slower.
+        // Every shard has a lane, so the fallback is never used. A new lane would also be correct.
         lanes
             .get(access.shard)
             .map_or_else(|| Lane::new(core), Arc::clone)
@@ -228,7 +234,7 @@ impl LatencyCircuitBreakerBuilder {
         self
     }
 
-    /// Uses another clock than the system's monotonic one.
+    /// Uses `clock` instead of the system's monotonic clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
@@ -240,10 +246,10 @@ impl LatencyCircuitBreakerBuilder {
         self
     }
 
-    /// Builds the breaker: closed and in mode [`BreakerMode::Auto`].
+    /// Builds the breaker. Its circuit is closed, and its mode is [`BreakerMode::Auto`].
     ///
     /// # Errors
-    /// A setting is out of bounds.
+    /// If a setting is out of bounds.
     pub fn build(self) -> Result<LatencyCircuitBreaker, ConfigError> {
         self.config.validate()?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));

@@ -1,31 +1,33 @@
-//! Detects that the calls in flight hang. Calls in flight are judged separately from completed calls: a rate over both
-//! would hide a hang until the thousands of fast calls before it have left the window.
+//! Detects that the calls in flight hang. Calls in flight are judged separately from completed calls. A rate over both
+//! kinds of calls would hide a hang until the thousands of fast calls before the hang have left the window.
 //!
-//! There are three signs. Only the ticker checks them, so calls have no extra cost:
+//! A call is *overdue* when it has been in flight for the slow threshold or longer. There are three signs of a hang.
+//! Only ticks check these signs, so they cost nothing per call:
 //!
 //! * **No call is answered** although calls wait. The circuit opens when this has lasted for `overdue_rounds` slow
-//!   thresholds and at least `min_overdue` calls have become overdue meanwhile. With fewer overdue calls, but at least
-//!   one, it must last for `stall_after`.
-//! * **No work is done**: the host reports that the work behind the calls has been busy for `stall_after` and nothing
-//!   was done, although callers call. Callers whose deadlines are shorter than the threshold therefore do not hide a
-//!   hang.
-//! * **A share of the calls hangs**: of the calls admitted one to two thresholds ago, at least `stall_rate`, and at
-//!   least `min_overdue` calls, are still in flight, and this has lasted for `overdue_rounds − 1` thresholds.
+//!   thresholds and at least `min_overdue` calls have become overdue in this time. If fewer calls, but at least one,
+//!   have become overdue, this must last for `stall_after`.
+//! * **No work is done**: the host (the program that uses the breaker) reports that the work behind the calls was busy
+//!   for `stall_after` and that no piece of it was done, although there are callers. This sign also detects a hang if
+//!   the callers' deadlines are so short that no call becomes overdue.
+//! * **A share of the calls hangs**: of the calls admitted one to two slow thresholds ago, at least the share
+//!   `stall_rate`, and at least `min_overdue` calls, are still in flight. The circuit opens when this has lasted for
+//!   `overdue_rounds − 1` slow thresholds.
 //!
-//! The first two signs measure a standstill: the sum of the intervals between ticks in which something waited for **the
-//! whole interval**. Three things count as waiting: a call that was in flight at both ticks; a call that was given up
-//! between the ticks when it was already overdue; and work that was busy at both ticks with the same number of pieces
-//! done. Calls that begin and end between two ticks do not count, however many there are. Otherwise callers whose
-//! deadlines have already passed could cause a standstill.
+//! The first two signs measure a *standstill*: the sum of the intervals between ticks in which a call or the work
+//! waited for **the whole interval**. Three things count as waiting: a call that was in flight at both ticks; a call
+//! that was given up between the ticks when it was already overdue; and work that was busy at both ticks with the same
+//! number of pieces done. Calls that begin and end between two ticks do not count, whatever their number. If they
+//! counted, callers whose deadlines have already passed could cause a standstill.
 //!
-//! The third sign compares calls that were admitted *at the same time*. The share of overdue calls among all calls in
-//! flight would be misleading, because slow calls are in flight for longer than fast calls. Example: of 1,000 calls a
-//! second, 1 % take a second. Then about ten calls are overdue at any moment, and only about one call is in flight and
-//! not overdue.
+//! The third sign compares calls that were admitted *at about the same time*. The share of overdue calls among all
+//! calls in flight would be misleading, because slow calls are in flight for longer than fast calls. Example: of 1,000
+//! calls per second, 1 % take one second each. Then about ten calls are overdue at any moment, and only about one call
+//! is in flight and not overdue.
 
 use super::{clock::nanos, config::CircuitBreakerConfig, inflight::InFlight};
 
-/// Progress of the work that the guarded calls wait for, such as the blocks of a journal, as the host reports it.
+/// The progress of the work for which the guarded calls wait, such as the commits of a journal. Reported by the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Number of pieces of work done since the start. Never decreases.
@@ -34,42 +36,43 @@ pub struct Work {
     pub busy: bool,
 }
 
-/// What the ticker sees at one tick.
+/// The state of the calls and of the work at one tick.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Observation {
     /// Time of the tick, in nanoseconds of the breaker's clock.
     pub(super) now_ns: u64,
-    /// The breaker's generation. Evidence counts only within a generation.
+    /// The breaker's generation, a number that grows with every transition. An observation is compared with the last
+    /// observation only if both belong to the same generation.
     pub(super) generation: u32,
-    /// Total time for which the process did not run, as far as it is known.
+    /// Total time for which the process did not run, as far as the breaker knows.
     pub(super) paused_ns: u64,
-    /// Calls answered since the start. The value may be slightly too low while calls end without an answer.
+    /// Number of calls answered since the start. May be slightly too low while calls end without an answer.
     pub(super) answered: u64,
-    /// Calls that ended without an answer since the start.
+    /// Number of calls that ended without an answer since the start.
     pub(super) unanswered: u64,
-    /// Calls that were slow, since the start, answered or not.
+    /// Number of slow calls since the start, answered or not.
     pub(super) slow: u64,
     /// The calls of this generation that are in flight.
     pub(super) in_flight: InFlight,
-    /// The progress that the host reports, if it does.
+    /// The progress of the work; None if the host does not report it.
     pub(super) work: Option<Work>,
 }
 
-/// State of the detection, carried from tick to tick.
+/// Detects hangs by comparing each tick with the tick before.
 #[derive(Debug, Default)]
 pub(super) struct HangWatch {
     last: Option<Seen>,
-    /// The highest [`Observation::answered`] so far. The observed value may fall for a moment; when it rises to this
-    /// value again, that is not a new answer.
+    /// The highest [`Observation::answered`] so far. The observed value may fall for a moment. Only a value above this
+    /// one means that a call was answered.
     answered: u64,
-    /// How long calls or the work have waited without progress.
+    /// The time for which calls or the work have waited without progress.
     standstill_ns: u64,
-    /// How long the work has waited without progress. At most `standstill_ns`.
+    /// The time for which the work has waited without progress. At most `standstill_ns`.
     work_ns: u64,
-    /// [`Observation::slow`] at the beginning of the standstill. Slow calls added since then were given up while
-    /// overdue.
+    /// [`Observation::slow`] at the beginning of the standstill. No call is answered during a standstill, so all slow
+    /// calls that ended since then were given up while overdue.
     slow_before: u64,
-    /// How long a share of the calls has hung.
+    /// The time for which a share of the calls has hung.
     share_ns: u64,
     lateness: Lateness,
 }
@@ -82,10 +85,10 @@ struct Seen {
     share_hangs: bool,
 }
 
-/// The time between ticks that does not count, because the process did not run.
+/// Decides how much of the time between two ticks counts. Time in which the process did not run does not count.
 #[derive(Debug, Default)]
 struct Lateness {
-    /// The time that was excluded because ticks were late. The host may still report it as a pause.
+    /// The time that was excluded because ticks were late. The host may later report the same time as a pause.
     left_out_ns: u64,
     /// Time of the last exclusion.
     left_out_at_ns: u64,
@@ -93,18 +96,18 @@ struct Lateness {
     reported_at_ns: Option<u64>,
 }
 
-/// The largest delay of a tick that counts in full. If a tick is later, the process and its calls did not run, and only
-/// this much of the delay counts.
+/// The largest delay of a tick that counts in full: 40 ms. If a tick is later, the process did not run, and only 40 ms
+/// of the delay count.
 const LATE_MAX_NS: u64 = 40_000_000;
-/// A pause by a CPU quota is reported within one period after its end, and the next pause follows within two periods.
-/// For this long after a report the process counts as throttled. For this long after an exclusion a reported pause may
-/// mean the excluded time.
+/// A CPU quota has periods of typically 100 ms. A pause by a quota is reported within one period after its end, and the
+/// next pause follows within two periods. Therefore, for 250 ms after a report, the process counts as throttled. For
+/// 250 ms after time was excluded, a reported pause may be the excluded time.
 const REPORTED_WITHIN_NS: u64 = 250_000_000;
 
 // ===== impl HangWatch =====
 
 impl HangWatch {
-    /// Evaluates a tick; returns whether the calls in flight hang.
+    /// Evaluates a tick. Returns whether the calls in flight hang.
     pub(super) fn observe(&mut self, config: &CircuitBreakerConfig, observation: &Observation) -> bool {
         let share_hangs = share_hangs(config, &observation.in_flight);
         let last = self.last.replace(Seen {
@@ -131,7 +134,7 @@ impl HangWatch {
             let excused_ns = self.lateness.report(observation.now_ns, paused_ns);
             self.standstill_ns = self.standstill_ns.saturating_sub(excused_ns);
             self.work_ns = self.work_ns.saturating_sub(excused_ns);
-            // Lets the paused threads run first; the next tick decides.
+            // The paused threads have not had time to run yet, so the next tick decides.
             return false;
         }
         let share_for_ns = rounds_ns(config, config.overdue_rounds.saturating_sub(1));
@@ -140,7 +143,7 @@ impl HangWatch {
             || share_hangs && self.share_ns >= share_for_ns
     }
 
-    /// Discards the evidence.
+    /// Forgets the last tick, so that the next tick begins the detection anew.
     pub(super) fn discard(&mut self) {
         self.last = None;
     }
@@ -186,8 +189,8 @@ impl HangWatch {
         overdue > 0 && self.standstill_ns >= enough_ns
     }
 
-    /// Returns whether the work has hung while callers call. The calls in flight alone do not show this: their
-    /// deadlines may end them between two ticks.
+    /// Returns whether the work has hung although there are callers. Calls that ended without an answer count as
+    /// callers, too, because a call may begin and reach its deadline between two ticks.
     fn work_hangs(
         &self,
         config: &CircuitBreakerConfig,
@@ -202,8 +205,8 @@ impl HangWatch {
 // ===== impl Lateness =====
 
 impl Lateness {
-    /// Returns how much of the time between two ticks counts. While the process is throttled, a late tick means a pause
-    /// that the host has not reported yet.
+    /// Returns how much of the time between two ticks counts. If the process is throttled and a tick is late, the
+    /// process was probably paused and the host has not reported the pause yet, so the whole time is excluded.
     fn counted_ns(&mut self, last_ns: u64, now_ns: u64, tick_ns: u64) -> u64 {
         let gap_ns = now_ns.saturating_sub(last_ns);
         let is_recent = |at_ns: u64| now_ns.saturating_sub(at_ns) <= REPORTED_WITHIN_NS;
@@ -224,7 +227,7 @@ impl Lateness {
         counted_ns
     }
 
-    /// Records a reported pause; returns the part that was not excluded already.
+    /// Records a pause that the host reported. Returns the part of the pause that was not excluded before.
     fn report(&mut self, now_ns: u64, paused_ns: u64) -> u64 {
         self.reported_at_ns = Some(now_ns);
         paused_ns.saturating_sub(std::mem::take(&mut self.left_out_ns))
@@ -246,8 +249,9 @@ mod tests {
 
     use super::*;
 
-    /// The number of answers is the difference of two counters, which are read one after the other. It falls for a
-    /// moment whenever a call is given up between the two reads. During a hang this happens to thousands of calls.
+    /// The number of answers is the difference of two counters, which are read one after the other. The difference is
+    /// too low for a moment if a call is given up between the two reads. During a hang, callers give up thousands of
+    /// calls.
     #[test]
     fn a_momentary_fall_of_the_answers_does_not_hide_a_hang() {
         let config = CircuitBreakerConfig::default();
@@ -267,7 +271,7 @@ mod tests {
             });
             assert!(
                 opened.is_some_and(|tick| u128::from(tick * tick_ns) <= bound.as_nanos()),
-                "a fall every {falls_every} ticks: {opened:?}"
+                "the number of answers falls every {falls_every} ticks; the hang is detected at tick {opened:?}"
             );
         }
     }

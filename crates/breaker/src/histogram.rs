@@ -1,5 +1,6 @@
-//! The parts of the window: [`TaggedPair`], two counters in one word, and [`LogHistogram`], a histogram of such pairs.
-//! A counter is reset when its time slice is used again.
+//! The counters of the sliding window: [`TaggedPair`], which is two counters in one word, and [`LogHistogram`], a
+//! histogram of such words. The window is a ring of time slices (see `window.rs`). A counter is reset when its time
+//! slice is used again.
 //!
 //! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
@@ -8,20 +9,21 @@ use super::{
     writer::{Writer, publish},
 };
 
-/// The generation and lap of a word: `generation:8 | lap:16`. Each time slice of a ring is used once per lap, so the
-/// lap distinguishes its current counts from those of the lap before. With the default window, lap numbers repeat
-/// after 7.6 days (2^16 laps). Old counts could be taken for new counts only if a shard saw neither a call nor a
-/// sweep for exactly that time.
+/// The generation and lap to which the counts of a word belong: `generation:8 | lap:16`. A generation is the time
+/// between two transitions of the breaker. A lap is the time in which the ring uses each time slice once. So the lap
+/// distinguishes the current counts of a slice from the counts of the lap before. With the default window, lap numbers
+/// repeat after 7.6 days (2^16 laps). Old counts could be mistaken for new counts only if a shard had neither a call
+/// nor a sweep for exactly this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag(u64);
 
-/// Two counters and their tag in one word: `tag:24 | a:20 | b:20`. Adding is lock-free and loses no count: a thread
-/// that finds an older tag resets the word, and a late thread that finds a later lap's tag adds to that lap. A counter
-/// saturates at [`COUNT_MAX`], which is a million calls in one slice of one shard.
+/// Two counters and their tag in one word: `tag:24 | a:20 | b:20`. Adding is lock-free and loses no count. If a thread
+/// finds an older tag, it resets the word. If a late thread finds the tag of a later lap, it adds its counts to the
+/// later lap. A counter saturates at [`COUNT_MAX`], which is a million calls in one slice of one shard.
 #[derive(Debug, Default)]
 pub(super) struct TaggedPair(AtomicU64);
 
-/// A histogram with [`CELLS`] cells, four per octave, from 1 µs to 67 s.
+/// A histogram of durations from 1 µs to 67 s. It has [`CELLS`] cells: four per octave (a factor of two).
 #[derive(Debug)]
 pub(super) struct LogHistogram {
     cells: [TaggedPair; CELLS],
@@ -36,8 +38,8 @@ const TAG_SHIFT: u32 = 2 * COUNT_BITS;
 const LAP_BITS: u32 = 16;
 const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 const GENERATION_MASK: u64 = 0xff;
-/// A thread that adds may be up to this many laps late. If the word's lap seems to be further ahead, the word is in
-/// fact older than the thread's lap, and the difference has wrapped.
+/// A thread that adds may be late by up to this number of laps. If the word's lap seems to be further ahead, the word
+/// is in fact older than the thread's lap, because lap numbers repeat.
 const LAPS_LATE_MAX: u64 = 8;
 
 /// Number of cells in a histogram: four in each of 26 octaves.
@@ -74,9 +76,9 @@ impl Tag {
 // ===== impl TaggedPair =====
 
 impl TaggedPair {
-    /// Adds `a` and `b` to the counters under `tag`. Returns false, without a change, if the generation of `tag` is
-    /// over. `live` returns whether that generation is current; it is called only if the word holds counts of another
-    /// generation.
+    /// Adds `a` and `b` to the counters, for the slice and generation of `tag`. Returns false, without a change, if the
+    /// generation of `tag` is over. `live` returns whether this generation is current. `live` is called only if the
+    /// word holds counts of another generation.
     #[inline(always)]
     pub(super) fn add(&self, writer: Writer, tag: Tag, a: u64, b: u64, live: impl Fn() -> bool) -> bool {
         let word = self.0.load(Ordering::Acquire);
@@ -117,8 +119,8 @@ impl TaggedPair {
         }
     }
 
-    /// Resets the word if it holds counts older than `tag`. Any thread may call this, even for a word to which only
-    /// one other thread adds counts ([`Writer::Exclusive`]). [`publish`] explains why this race is harmless.
+    /// Resets the word if it holds counts older than `tag`. Any thread may call this method, even if only one other
+    /// thread may add counts to the word ([`Writer::Exclusive`]). [`publish`] explains why this race is harmless.
     pub(super) fn sweep(&self, tag: Tag, live: impl Fn() -> bool) {
         self.add_slow_path(Writer::Shared, tag, 0, 0, live);
     }
@@ -157,7 +159,8 @@ impl LogHistogram {
         }
     }
 
-    /// Counts one duration of `micros` microseconds. See [`TaggedPair::add`].
+    /// Counts one duration of `micros` microseconds. `tag`, `live` and the result have the same meaning as in
+    /// [`TaggedPair::add`].
     #[inline(always)]
     pub(super) fn record(&self, writer: Writer, tag: Tag, micros: u64, live: impl Fn() -> bool) -> bool {
         self.cells
@@ -165,7 +168,7 @@ impl LogHistogram {
             .is_some_and(|cell| cell.add(writer, tag, 1, 0, live))
     }
 
-    /// Adds this slice's counts to `sums`.
+    /// Adds the counts that belong to `tag` to `sums`.
     pub(super) fn add_to(&self, tag: Tag, sums: &mut [u64; CELLS]) {
         for (cell, sum) in self.cells.iter().zip(sums) {
             *sum += cell.read(tag).0;
@@ -180,7 +183,8 @@ impl LogHistogram {
     }
 }
 
-/// Returns the cell that counts `micros`: the octave, and within it the two bits below the leading bit.
+/// Returns the index of the cell that counts durations of `micros` microseconds. The position of the number's leading
+/// bit is the octave, and the two bits below the leading bit are the quarter of the octave.
 pub(super) fn cell_of(micros: u64) -> usize {
     let micros = micros.clamp(1, MICROS_MAX);
     let octave = micros.ilog2();

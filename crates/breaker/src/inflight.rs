@@ -1,24 +1,27 @@
-//! Counts the calls in flight by the time of their admission, so that a call that hangs is noticed before it ends.
+//! [`InFlightRing`]: counts the calls in flight by the time of their admission, so that a call that hangs is detected
+//! before it ends.
 //!
-//! Each shard of threads has a ring of time slots. A slot is between a sixteenth and an eighth of the slow threshold
-//! wide. It has two counts: *entered*, the calls admitted in that time, and *left*, those of these calls that have
-//! ended. The difference is the number of calls in flight. These calls are overdue if the slot is older than the
-//! threshold. A thread counts in the ring of the shard that it belongs to, even when it ends a call that another thread admitted. Each
-//! word therefore has the writers of one shard only, and no count ever decreases. When a slot is used again (after
-//! eight thresholds or more), its counts move to the *older* counters: the entered count to the *older* counter of the
-//! entered side, the left count to that of the left side.
+//! Each shard (a set of counters for one or several threads) has a ring of 128 time slots. The width of a slot is
+//! between a sixteenth and an eighth of the slow threshold. A *lap* is the time in which the ring uses each slot once:
+//! eight thresholds or more. A slot has two counts: *entered*, the calls admitted in the slot's time, and *left*, the
+//! calls among them that have ended. The difference is the number of calls in flight. These calls are overdue if the
+//! slot is older than the threshold. A thread counts in the ring of its own shard, even when it ends a call that
+//! another thread admitted. So only the threads of one shard write a word, and no count ever decreases. When a slot is
+//! used again in the next lap, its counts move to the *older* counters. The ring has two such counters: one for entered
+//! counts and one for left counts.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
-//! the reading sees the call's entry, it also sees the call's end, and puts both into the same sum. Two orders
-//! guarantee this:
-//! - The entered side is read first, *older* before the slots. Writers take a slot over before they add its old count
-//!   to *older*. A count that moves during the reading is therefore missed, never counted twice.
-//! - The left side is read second, the slots before *older*. Writers add the old count to *older* before they take the
-//!   slot over. A count that moves during the reading is therefore counted twice, never missed.
+//! the reading sees the call's entry, it also sees the call's end, and adds both to the same sum. Two rules guarantee
+//! this:
+//! - The entered counts are read first, *older* before the slots. A writer takes a slot over for the new lap before it
+//!   adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss the count, but
+//!   never counts it twice.
+//! - The left counts are read second, the slots before *older*. A writer adds the slot's old count to *older* before it
+//!   takes the slot over. So if a count moves during the reading, the reading may count it twice, but never misses it.
 //!
-//! A slot is summed up together with *older* in two cases: a left count of a later lap has taken the slot over during
-//! the reading, or the slot was used neither in the current lap nor in the one before. A reading that races with a
-//! take-over may miss calls; the next reading does not.
+//! A reading adds the counts of a slot to *older* in two cases: a left count of a later lap has taken the slot over
+//! during the reading, or the slot was used neither in the current lap nor in the lap before. If a slot is taken over
+//! during a reading, the reading may miss calls; the next reading counts them.
 //!
 //! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
@@ -29,10 +32,10 @@ use super::{
     writer::{ShardAccess, Writer, publish},
 };
 
-/// The slot in which a call was counted as entered, as its number since the clock's origin. It is needed to count the
-/// end of the call.
+/// The slot in which a call was counted as entered. It is needed to count the end of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RingPlace {
+    /// The number of slots between the clock's origin and this slot.
     epoch: u64,
 }
 
@@ -43,12 +46,13 @@ pub(super) struct InFlight {
     pub(super) calls: u64,
     /// Number of calls that have been in flight for the slow threshold or longer.
     pub(super) overdue: u64,
-    /// Number of whole thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. In this time a
-    /// pipeline that did not hang would have completed at least this many batches, even slow ones. Therefore the number
-    /// replaces the evidence that `min_batches` requires.
+    /// Number of whole slow thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. In this
+    /// time, a service that does not hang would have completed at least this number of batches, even if each batch was
+    /// slow. Therefore this number may replace the number of bad batches that the setting `min_batches` requires.
     pub(super) rounds: u32,
-    /// The earliest time at which the oldest call can have begun, in nanoseconds: the beginning of its slot, which is
-    /// up to an eighth of the threshold too early. Zero if the call is in the *older* counter. None without calls.
+    /// The earliest time at which the oldest call can have begun, in nanoseconds: the beginning of the call's slot,
+    /// which is up to an eighth of the threshold too early. Zero if the call is in an *older* counter. None if no call
+    /// is in flight.
     pub(super) oldest_ns: Option<u64>,
     /// Number of calls that were admitted at least one and less than two thresholds ago, ended or not.
     pub(super) due: u64,
@@ -64,6 +68,7 @@ pub(super) struct InFlightRing {
     threshold_ns: u64,
 }
 
+/// The counts that the threads of one shard write.
 #[derive(Debug)]
 struct Shard {
     /// Counts the calls that the shard's threads admitted.
@@ -72,50 +77,54 @@ struct Shard {
     left: Side,
 }
 
+/// The entered counts or the left counts of one shard.
 #[derive(Debug)]
 struct Side {
     /// `generation:20 | lap | count`, see [`Layout`].
     slots: [AtomicU64; SLOTS],
-    /// `generation:22 | count:42`. The count wraps; only the difference between the counts of the two sides is
-    /// meaningful.
+    /// The count of earlier laps: `generation:22 | count:42`. The count wraps. Only the difference between the counts
+    /// of the two sides is meaningful.
     older: AtomicU64,
 }
 
-/// The width of the slots, and the division of their words. A slot of `2^n` ns has `n − 2` bits for its count, which is
-/// enough for 268 million calls a second in one shard. The remaining bits hold the lap. Lap numbers repeat after 104
-/// days, or after 3 days if the threshold is below 130 µs. Old counts could be taken for new ones only if no call
-/// entered or left a slot of a shard for just that time, within a sixty-fourth.
+/// The width of the slots, and the position of the fields in their words. A slot of `2^n` ns has `n − 2` bits for its
+/// count, which is enough for 268 million calls per second in one shard. The remaining bits hold the number of the lap.
+/// Lap numbers repeat after 104 days, or after 3 days if the threshold is below 130 µs. A reading could mistake old
+/// counts for new counts only if no call entered or left a slot of a shard for exactly this time (within a sixty-fourth
+/// of it).
 #[derive(Debug, Clone, Copy)]
 struct Layout {
-    /// A slot is `2^slot_shift` nanoseconds wide. A power of two saves a division per call.
+    /// A slot is `2^slot_shift` nanoseconds wide. The width is a power of two, because a shift is cheaper than a
+    /// division.
     slot_shift: u32,
     count_bits: u32,
 }
 
-/// The counts in the slots of one index, summed over the shards.
+/// The sums of the counts in the slots with the same index, over all shards.
 #[derive(Debug, Default, Clone, Copy)]
 struct SlotSum {
     /// Calls of the newest lap that are in flight. May be negative if a write races with the reading.
     newest: i64,
     /// Calls of the newest lap, ended or not.
     entered: u64,
-    /// The slot of the newest lap, as its number since the clock's origin.
+    /// The number of slots between the clock's origin and the slot of the newest lap.
     epoch: u64,
-    /// Calls of earlier laps: entered minus left.
+    /// Calls of earlier laps that are in flight: entered minus left.
     older: i64,
 }
 
 const SLOTS: usize = 128;
-/// Minimum number of slots per threshold. Because the width is rounded down to a power of two, there may be up to twice
-/// as many.
+/// Minimum number of slots per threshold. The width is rounded down to a power of two, so a threshold may have up to
+/// twice as many slots.
 const SLOTS_PER_THRESHOLD: u64 = 8;
 /// The largest number of whole thresholds that the ring can distinguish.
 pub(super) const ROUNDS_MAX: u32 = 7;
-/// A slot whose newest lap is older than this is summed up together with *older*. Its calls are older than
-/// [`ROUNDS_MAX`] thresholds.
+/// If the newest counts of a slot are older than this number of laps, a reading adds them to *older*, because their
+/// calls are older than [`ROUNDS_MAX`] thresholds.
 const LAPS_RECENT_MAX: u64 = 1;
-/// The end of a call that is older than this many laps is counted in *older*. This is more than [`LAPS_RECENT_MAX`], so
-/// a reading that begins after the call's end does not look for the end in the slot.
+/// If a call is older than this number of laps, its end is counted in *older*, otherwise in the slot. This number is
+/// larger than [`LAPS_RECENT_MAX`]. So a reading that begins after such a call's end adds the call's slot to *older*,
+/// too.
 const LAPS_IN_SLOT_MAX: u64 = 3;
 
 const GENERATION_BITS: u32 = 20;
@@ -139,7 +148,7 @@ impl InFlightRing {
     }
 
     /// Counts a call of `generation` as entered. Returns None, without counting, if the generation is over. `live`
-    /// returns whether it is current.
+    /// returns whether the generation is current.
     #[inline(always)]
     pub(super) fn enter(
         &self,
@@ -183,8 +192,8 @@ impl InFlightRing {
         self.in_flight_of_slots(0..SLOTS, generation, now_ns, not_before_ns)
     }
 
-    /// Returns the same as [`Self::in_flight`], but only for the slots with these indexes and *older*. The model
-    /// checker cannot explore the reading of all slots.
+    /// Returns the same as [`Self::in_flight`], but reads only *older* and the slots with these indexes. The loom
+    /// models use this method, because loom can't explore the reading of all slots.
     pub(super) fn in_flight_of_slots(
         &self,
         indexes: Range<usize>,
@@ -255,8 +264,9 @@ impl InFlightRing {
             } else if age > newest_age {
                 sum.older -= count;
             } else {
-                // These calls entered and left after the entered side was read, so they are not counted. But the counts
-                // of the lap before may have moved to *older*.
+                // These calls entered and left after the entered counts were read, so they are not counted. But the
+                // left counts of the lap before may have moved to *older*, so the entered counts of that lap must be
+                // added to *older*, too.
                 taken_over = true;
             }
         }
@@ -324,7 +334,7 @@ impl Side {
         self.enter_slow_path(layout, writer, epoch, generation, live)
     }
 
-    /// Does the same as [`Self::enter`] if the call is the first of its slot or if another thread changes the slot.
+    /// Counts a call as entered if the call is the first of its slot or if another thread changes the slot.
     #[cold]
     #[inline(never)]
     fn enter_slow_path(
@@ -344,8 +354,8 @@ impl Side {
             if !same_generation && !live() {
                 return None;
             }
-            // A late thread finds the tag of a later lap and counts its call there. The call then looks slightly
-            // younger than it is.
+            // If this thread is late, the slot may already belong to a later lap. Then the call is counted in the later
+            // lap, so the breaker takes the call for slightly younger than it is.
             let laps_ahead = layout.laps_ahead(word, wanted);
             let next = if laps_ahead.is_some() {
                 layout.one_more(word)
@@ -372,8 +382,7 @@ impl Side {
         }
     }
 
-    /// Does the same as [`Self::leave`] if the call is the first to leave its slot or if another thread changes the
-    /// slot.
+    /// Counts a call as left if the call is the first to leave its slot or if another thread changes the slot.
     #[cold]
     #[inline(never)]
     fn leave_slow_path(
@@ -415,8 +424,8 @@ impl Side {
         }
     }
 
-    /// Counts a call in the common case: the slot already holds calls of its current lap, and no other thread changes
-    /// it. Otherwise returns false, without a change.
+    /// Counts a call in the common case: the slot already holds calls of the same lap and generation, and no other
+    /// thread changes the slot. In any other case, returns false without a change.
     #[inline(always)]
     fn count_one(&self, layout: Layout, writer: Writer, epoch: u64, generation: u32) -> bool {
         let Some(slot) = self.slot_of(epoch) else {
@@ -467,8 +476,8 @@ impl Side {
         self.slots.get(index)
     }
 
-    /// Returns the age and the count of a slot if it holds calls of `generation`. The age is in laps, relative to the
-    /// newest lap that any thread may have reached.
+    /// Returns the age and the count of a slot if the slot holds calls of `generation`. The age is the number of laps
+    /// before the newest lap that any thread may have reached.
     fn slot(&self, layout: Layout, index: usize, generation: u32, lap_now: u64) -> Option<(u64, i64)> {
         let word = self.slots.get(index)?.load(Ordering::Acquire);
         let newest = layout.tag(generation, lap_now + layout.laps_ahead_max());
@@ -503,8 +512,8 @@ impl Layout {
         (1 << self.lap_bits()) - 1
     }
 
-    /// The largest number of laps by which one thread may be ahead of another: a sixty-fourth of all laps, which is 39
-    /// hours.
+    /// The largest number of laps by which one thread may be ahead of another thread: a sixty-fourth of all lap
+    /// numbers. This is 39 hours if lap numbers repeat after 104 days.
     const fn laps_ahead_max(self) -> u64 {
         1 << (self.lap_bits() - 6)
     }
@@ -528,7 +537,7 @@ impl Layout {
         (tag << self.count_bits) | count
     }
 
-    /// Returns the word with its count raised by one. The count saturates.
+    /// Returns the word with its count raised by one. A full count stays the same.
     const fn one_more(self, word: u64) -> u64 {
         if self.count(word.wrapping_add(1)) == 0 {
             word
@@ -541,8 +550,8 @@ impl Layout {
         (a ^ b) >> self.lap_bits() == 0
     }
 
-    /// Returns how many laps the calls in `word` are ahead of `tag`. None if they are behind, belong to another
-    /// generation, or if the word holds no calls.
+    /// Returns the number of laps by which the calls in `word` are ahead of `tag`. None if the calls are behind or
+    /// belong to another generation, or if the word holds no calls.
     #[inline]
     fn laps_ahead(self, word: u64, tag: u64) -> Option<u64> {
         let seen = self.tag_of(word);

@@ -1,10 +1,10 @@
-//! The breaker as a tower layer.
+//! [`CircuitBreakerLayer`]: the breaker as a tower layer.
 
 use tower_layer::Layer;
 
 use super::{classify::ResultClassifier, handle::LatencyCircuitBreaker, service::CircuitBreaker};
 
-/// Guards services with one circuit, which all services made by the layer and their clones share.
+/// Makes services that are guarded by one circuit. All these services and their clones share this circuit.
 #[derive(Debug, Clone)]
 pub struct CircuitBreakerLayer<C = ResultClassifier> {
     breaker: LatencyCircuitBreaker,

@@ -1,9 +1,9 @@
-//! A circuit breaker that trips on latency: it measures how long calls take, including calls that have not ended yet, and
-//! rejects calls when too many are slow, fail or hang.
+//! A circuit breaker that trips on latency. The breaker measures how long calls take, including calls that have not
+//! ended yet. When too many calls are slow, fail or hang, the breaker rejects calls.
 //!
-//! Guard a tower service with [`CircuitBreakerLayer`], a future with [`LatencyCircuitBreaker::execute_async`], a closure with
-//! [`LatencyCircuitBreaker::execute_with_latency_check`], and anything else with [`LatencyCircuitBreaker::try_acquire`].
-//! The states:
+//! Guard a tower service with [`CircuitBreakerLayer`], a future with [`LatencyCircuitBreaker::execute_async`], a
+//! closure with [`LatencyCircuitBreaker::execute_with_latency_check`], and anything else with
+//! [`LatencyCircuitBreaker::try_acquire`]. The states:
 //!
 //! ```text
 //!            slow or failing rate · hang · failures in a row · p99
@@ -21,21 +21,24 @@
 //!                 the same rules as in CLOSED
 //! ```
 //!
-//! The mode is independent of the state. [`BreakerMode::Auto`] follows the state machine. [`BreakerMode::MetricsOnly`] runs
-//! the state machine and rejects nothing. [`BreakerMode::ForcedOpen`] rejects every call. [`BreakerMode::Disabled`] records
-//! nothing.
+//! The mode is independent of the state. [`BreakerMode::Auto`] follows the state machine. [`BreakerMode::MetricsOnly`]
+//! runs the state machine and rejects nothing. [`BreakerMode::ForcedOpen`] rejects every call.
+//! [`BreakerMode::Disabled`] records nothing.
 //!
-//! * One atomic word holds mode, state, generation and deadline; it alone decides (`gate`). A generation is the time between
-//!   two transitions. A result counts only in the generation that admitted its call.
-//! * Each shard of threads has a sliding window of time slices. Recording takes constant time, uses no lock and loses no
-//!   count (`window`, `histogram`). A shard has one writing thread, so that a call needs no locked instruction. Threads
-//!   that have no shard share the last one (`writer`, `slots`, `threads`).
-//! * Calls in flight are counted by the time of their admission (`inflight`) and judged separately from completed calls
-//!   (`hang`). Calls that hang therefore open the circuit before they end, even after many fast calls.
+//! * One atomic word holds the mode, the state, the generation and the deadline of the state. Only this word decides
+//!   whether a call is admitted (`gate`). A generation is the time between two transitions. A result counts only in the
+//!   generation that admitted its call.
+//! * The counters exist once per *shard*. Each shard has a sliding window of time slices. Recording takes constant
+//!   time, uses no lock and loses no count (`window`, `histogram`). All shards but the last have a single writing
+//!   thread, so that recording needs no locked CPU instruction. All other threads share the last shard (`writer`,
+//!   `slots`, `threads`).
+//! * Calls in flight are counted by the time of their admission (`inflight`), and are judged separately from completed
+//!   calls (`hang`). Therefore calls that hang open the circuit before they end, even after many fast calls.
 //! * A call is slow if its latency is `>=` the threshold. The circuit opens if a rate is `>=` its threshold (`policy`).
 //!
-//! The crate starts no thread and no timer: the host calls [`LatencyCircuitBreaker::tick`] every
-//! [`CircuitBreakerConfig::tick_interval`]. The crate knows no protocol: a [`Classify`] decides what a result means.
+//! The crate starts no thread and no timer: the *host*, which is the program that uses the breaker, calls
+//! [`LatencyCircuitBreaker::tick`] every [`CircuitBreakerConfig::tick_interval`]. The crate depends on no protocol: a
+//! [`Classify`] decides what a result means.
 //!
 //! ```
 //! use tally_breaker::{CircuitBreakerConfig, CircuitBreakerError, LatencyCircuitBreaker};

@@ -1,4 +1,4 @@
-//! Permits. An admitted call holds a permit until it ends.
+//! [`Permit`]: what an admitted call holds until the call ends.
 
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use super::{
 
 /// An admitted call. Call [`record`](Self::record) with a verdict when the call ends.
 ///
-/// Dropping a permit without a verdict means that the caller gave up the call. The permit of a probe then becomes
-/// available again. The call counts neither as a success nor as a failure; it counts as slow if it had already taken
-/// the slow threshold or longer. A permit that is dropped by a panic counts as a failure.
+/// Dropping a permit without a verdict means that the caller gave up the call. Then the call counts neither as a
+/// success nor as a failure, and it counts as slow if it had already taken the slow threshold or longer. If the call
+/// was a probe and was not slow, another probe may take its place. If a panic drops the permit, the call counts as a
+/// failure.
 #[derive(Debug)]
 #[must_use = "dropping a permit means that the call was given up"]
 pub struct Permit {
@@ -24,14 +25,14 @@ pub struct Permit {
     ended: bool,
 }
 
-/// A reference to the core with its own reference count on its own cache line. Each shard of threads has a lane, so
-/// that threads do not contend twice per call for one common reference count.
+/// A reference to the core, with its own reference count on its own cache line. Each shard has a lane. If all threads
+/// used one common reference count, they would contend for it twice per call.
 #[derive(Debug)]
 pub(super) struct Lane {
     core: CachePadded<Arc<Core>>,
 }
 
-/// A permit that borrows the breaker, for a call that ends while the borrow lasts. It changes no reference count.
+/// A permit that borrows the breaker, for a call that ends before the borrow ends. It changes no reference count.
 #[derive(Debug)]
 pub(super) struct BorrowedPermit<'a> {
     core: &'a Core,

@@ -1,4 +1,5 @@
-//! The decisions as pure functions: when to open, for how long, and what share of the calls a ramp admits.
+//! The decisions of the breaker as functions without side effects: when the circuit opens, how long it stays open, and
+//! what share of the calls a ramp admits.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,7 +11,8 @@ use super::{
     window::WindowCounts,
 };
 
-/// The evidence of one generation: completed calls in the window, and calls in flight.
+/// The facts on which a decision depends: the completed calls in the window and the calls in flight, both of one
+/// generation (the time between two transitions).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Evidence {
     pub(super) counts: WindowCounts,
@@ -32,7 +34,8 @@ const STREAM_GAMMA: u64 = 0x6a09_e667_f3bc_c909;
 const FRACTION_BITS: u32 = 53;
 /// Limit on the number of doublings of the open time. Every valid `open_max` is reached earlier.
 const DOUBLINGS_MAX: u32 = 40;
-/// The 99th percentile reaches a threshold if this share of the calls reaches it.
+/// The 99th percentile of the latency reaches a threshold if the latency of this share of the calls reaches the
+/// threshold.
 const P99_TAIL: f64 = 0.01;
 
 // ===== impl Evidence =====
@@ -62,15 +65,15 @@ impl Evidence {
         self.counts.batches >= u64::from(config.min_batches)
     }
 
-    /// Returns whether enough distinct batches were slow or failed, or calls have hung for long enough. Calls that hang
-    /// have no batch yet. The two counts are not added, because the calls of a batch that is partly answered would
-    /// count twice.
+    /// Returns whether enough distinct batches were slow or failed, or the oldest call in flight has hung for enough
+    /// slow thresholds. The number of batches and the number of thresholds are not added, because a batch that is
+    /// partly answered would count in both.
     fn enough_bad_batches(&self, config: &CircuitBreakerConfig) -> bool {
         self.counts.bad_batches >= u64::from(config.min_batches)
             || self.in_flight.rounds >= config.overdue_rounds
     }
 
-    /// Returns why the circuit must open, or None. All comparisons are `>=`.
+    /// Returns the reason for which the circuit must open, or None. All comparisons are `>=`.
     pub(super) fn judge(&self, config: &CircuitBreakerConfig) -> Option<TransitionReason> {
         let counts = &self.counts;
         let min_calls = u64::from(config.min_calls);
@@ -82,7 +85,7 @@ impl Evidence {
             return Some(TransitionReason::FailureRate);
         }
         if self.latency_calls() >= min_calls && self.slow_rate() >= config.slow_rate {
-            // The reason is `Overdue` if the completed calls alone do not reach the rate.
+            // If the completed calls alone reach the rate, the reason is `SlowRate`, otherwise `Overdue`.
             let completed = Evidence {
                 in_flight: InFlight::default(),
                 ..*self
@@ -141,8 +144,8 @@ impl Rng {
     }
 
     /// Returns a number from 0 to below `whole`: `whole` times the fractional part of `number` times the golden ratio.
-    /// Such numbers fill the range more evenly than random ones (Weyl). Every `stream` starts at a different point, so
-    /// shards need no common counter.
+    /// Such numbers fill the range more evenly than random numbers (Weyl). Each `stream` starts at a different point.
+    /// So each shard can use its own stream, and the shards need no common counter.
     #[inline]
     pub(super) fn spread(&self, whole: u64, number: u64, stream: u64) -> u64 {
         let start = self.seed.wrapping_add(STREAM_GAMMA.wrapping_mul(stream));
@@ -152,9 +155,9 @@ impl Rng {
     }
 }
 
-/// Returns how long the circuit stays open for the `attempt`-th time in a row, counted from 0: `min(open_max, open_base
-/// · 2^attempt)`, multiplied by a number between 1 − jitter and 1 + jitter. `fraction` (0 to 1) selects that number. At
-/// least 1 ms.
+/// Returns how long the circuit stays open after it has opened `attempt` times in a row before: `min(open_max,
+/// open_base · 2^attempt)`, multiplied by a number between 1 − jitter and 1 + jitter. `fraction` (0 to 1) selects this
+/// number. The result is at least 1 ms.
 pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fraction: f64) -> Duration {
     let doublings = attempt.min(DOUBLINGS_MAX);
     let base_ns = config.open_base.as_nanos() << doublings;
@@ -165,8 +168,8 @@ pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fractio
         .max(Duration::from_millis(1))
 }
 
-/// Returns the share of calls that a ramp admits when `elapsed` has passed since its beginning, 0 to 1: `max(min,
-/// (t/T)^(1/aggression))`, as in Envoy's slow start.
+/// Returns the share of calls, 0 to 1, that a ramp admits when the time `elapsed` has passed since the ramp began. The
+/// share is `max(ramp_min, (elapsed/ramp)^(1/ramp_aggression))`, as in Envoy's slow start.
 pub(super) fn ramp_weight(config: &CircuitBreakerConfig, elapsed: Duration) -> f64 {
     if elapsed >= config.ramp {
         return 1.0;

@@ -1,4 +1,4 @@
-//! The breaker as a tower service.
+//! [`CircuitBreaker`]: a tower service behind a breaker.
 
 use std::task::{Context, Poll};
 
@@ -13,8 +13,9 @@ use super::{
 
 /// A service behind a circuit breaker.
 ///
-/// `poll_ready` asks the inner service and reserves nothing; the circuit decides in `call`. A service that is ready and is not
-/// called therefore holds no permit. If a call is rejected, the inner service stays ready for the next call.
+/// `poll_ready` only polls the inner service, and `call` asks the circuit for a permit. Therefore a service that is
+/// ready and is never called holds no permit. If the circuit rejects a call, the inner service stays ready for the next
+/// call.
 #[derive(Debug, Clone)]
 pub struct CircuitBreaker<S, C = ResultClassifier> {
     inner: S,
@@ -68,7 +69,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // Ask for the permit first: the inner service must not see a rejected request.
+        // The permit comes first, because the inner service must not see a rejected request.
         match self.breaker.try_acquire() {
             Ok(permit) => ResponseFuture::admitted(self.inner.call(request), permit, self.classify.clone()),
             Err(rejection) => ResponseFuture::rejected(rejection),

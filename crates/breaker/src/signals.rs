@@ -1,28 +1,28 @@
-//! Further shared atomic words of a breaker: consecutive failures, the highest batch ids, the time of the last tick,
-//! and the lifetime counters of each shard. This file only records; the policy decides.
+//! Further atomic words of a breaker: consecutive failures, the highest batch ids, the time of the last tick, and the
+//! lifetime counters of each shard. The types in this file only record facts; `policy.rs` decides what they mean.
 
 use super::sync::{AtomicU64, Ordering};
 
 /// The number of consecutive failures: `generation:22 | count:42`. While the count is zero, a success only reads the
-/// word. Healthy calls therefore share the cache line without writing it.
+/// word. Therefore the threads of healthy calls do not contend for the word's cache line.
 #[derive(Debug, Default)]
 pub(super) struct Streak(AtomicU64);
 
-/// The highest batch id recorded so far, plus one. Batch ids increase, so a batch is new if its id is higher.
+/// The highest id recorded so far, plus one. Ids (of batches or time slices) increase, so an id is new if it is higher.
 #[derive(Debug, Default)]
 pub(super) struct HighWater(AtomicU64);
 
-/// When the ticker last ran, and when the process last resumed after a pause.
+/// Detects that the process did not run, by the time since the last tick.
 #[derive(Debug, Default)]
 pub(super) struct PauseDetector {
-    /// Time of the last tick in nanoseconds of the clock. Zero until the host has ticked once; until then no pause is
-    /// detected.
+    /// Time of the last tick in nanoseconds of the clock. Zero before the first tick: then no pause is detected.
     last_tick_ns: AtomicU64,
-    /// A call admitted before this time is judged as if it had been admitted at this time.
+    /// Time at which the process last resumed after a pause. If a call was admitted before this time, its latency is
+    /// measured from this time.
     resumed_ns: AtomicU64,
     /// Total time for which the process did not run.
     throttled_ns: AtomicU64,
-    /// Pauses before this time have been counted. Two threads that notice the same pause therefore count it once.
+    /// Pauses before this time have been counted. So if two threads detect the same pause, the pause is counted once.
     counted_until_ns: AtomicU64,
 }
 
@@ -31,8 +31,8 @@ pub(super) struct PauseDetector {
 pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
     pub(super) finished: AtomicU64,
-    /// Finished calls that were given up or gave no evidence. Written before `finished`: a reader that reads `finished`
-    /// first never counts such a call as answered.
+    /// Finished calls that got no answer from the service. Written before `finished`. So a reader that reads `finished`
+    /// first never takes such a call for answered.
     pub(super) unanswered: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failures: AtomicU64,
@@ -51,7 +51,7 @@ const STREAK_MASK: u64 = (1 << STREAK_BITS) - 1;
 // ===== impl Streak =====
 
 impl Streak {
-    /// Counts a failure of `generation`; returns the number of consecutive failures.
+    /// Counts a failure of `generation`. Returns the number of consecutive failures.
     pub(super) fn extend(&self, generation: u32) -> u64 {
         let tag = u64::from(generation) << STREAK_BITS;
         let mut word = self.0.load(Ordering::Relaxed);
@@ -82,8 +82,8 @@ impl Streak {
     pub(super) fn end(&self) {
         let word = self.0.load(Ordering::Relaxed);
         if word & STREAK_MASK != 0 {
-            // If a failure is counted at the same moment, it stays counted: the two calls ended together, so either
-            // order is correct.
+            // If another thread counts a failure at the same moment, the exchange fails and the count stays. This is
+            // correct: the two calls ended together, so the failure may count as the later call.
             let ended = word & !STREAK_MASK;
             let _ = self
                 .0
@@ -95,8 +95,8 @@ impl Streak {
 // ===== impl HighWater =====
 
 impl HighWater {
-    /// Records `id`; returns whether it is higher than every earlier id. Returns true to exactly one of the calls of a
-    /// batch.
+    /// Records `id`. Returns whether `id` is higher than every earlier id. If several calls have the same id, exactly
+    /// one of them gets true.
     pub(super) fn raise_to(&self, id: u64) -> bool {
         let mark = id.saturating_add(1);
         self.0.load(Ordering::Relaxed) < mark && self.0.fetch_max(mark, Ordering::Relaxed) < mark
@@ -106,18 +106,19 @@ impl HighWater {
 // ===== impl PauseDetector =====
 
 impl PauseDetector {
-    /// Detects a pause, that is, a last tick `late_ns` or more ago. Returns the length of the pause to exactly one of
-    /// the threads that detect it.
+    /// Detects a pause: the last tick was `late_ns` or longer ago. If several threads detect the same pause, exactly
+    /// one of them gets the length of the pause.
     pub(super) fn check(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
         let last = self.last_tick_ns.load(Ordering::Acquire);
         let gap = now_ns.saturating_sub(last);
         if last == 0 || gap < late_ns {
             return None;
         }
-        // Written before `last_tick_ns`: a thread that reads the new tick must also read the new `resumed_ns`.
+        // `resumed_ns` is written before `last_tick_ns`: a thread that reads the new tick must also read the new
+        // `resumed_ns`.
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
-        // Only one thread succeeds, so each pause is counted once. If the ticker has stopped for good, the exchange
-        // also ends the pause: calls are judged normally from now on.
+        // Only one thread succeeds, so each pause is counted once. The exchange also ends the pause. So if the host has
+        // stopped ticking for good, calls are judged normally from now on.
         self.last_tick_ns
             .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
@@ -129,15 +130,14 @@ impl PauseDetector {
         self.last_tick_ns.fetch_max(now_ns.max(1), Ordering::AcqRel);
     }
 
-    /// Records a pause of `pause_ns` that the host reports and that ended about now. Returns the part that was not
-    /// counted before, or None if there is no such part.
+    /// Records that the host reports a pause of `pause_ns` that has just ended. Returns the part of the pause that was
+    /// not counted before, or None if the whole pause was counted before.
     pub(super) fn report_pause(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
         self.count(now_ns, pause_ns)
     }
 
-    /// Counts the part of a pause that follows the last counted pause, so that the total never grows faster than the
-    /// clock.
+    /// Counts the part of a pause that is after the last counted pause, so that no time is counted twice.
     fn count(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         let before = self.counted_until_ns.fetch_max(now_ns, Ordering::AcqRel);
         let new = pause_ns.min(now_ns.saturating_sub(before));

@@ -1,5 +1,5 @@
-//! A set of numbers for threads. At most one thread holds a number at a time. A released number can be claimed again;
-//! the lowest free number is claimed first.
+//! [`ThreadSlots`]: a set of 64 numbers that threads claim and release. At most one thread holds a number at a time. A
+//! thread that claims a number gets the lowest free number.
 //!
 //! This file imports only `super::sync`, so that `tests/loom` can model-check it unchanged.
 
@@ -23,8 +23,9 @@ impl ThreadSlots {
         let mut taken = self.0.load(Ordering::Relaxed);
         while taken != u64::MAX {
             let slot = taken.trailing_ones();
-            // This acquire pairs with the release of the number's last holder. Changes by other numbers in between
-            // continue the same release sequence, because all changes are read-modify-writes.
+            // This Acquire pairs with the Release of the number's last holder. Between the two, other threads may claim
+            // or release other numbers. These changes continue the same release sequence, because all changes are
+            // read-modify-write operations.
             match self
                 .0
                 .compare_exchange(taken, taken | (1 << slot), Ordering::Acquire, Ordering::Relaxed)

@@ -15,8 +15,8 @@ use super::{
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 impl Core {
-    /// Takes a snapshot while holding the lock of the transition log. Transitions wait for the lock and calls do not,
-    /// so everything that is read here belongs to one generation.
+    /// Takes a snapshot while holding the lock of the transition log. Every transition needs this lock, so no
+    /// transition happens while the snapshot is taken. Calls need no lock.
     pub(super) fn stats(&self) -> CircuitBreakerStats {
         let transition_log = self.transition_log.lock();
         let now_ns = self.clock.now_ns();
@@ -68,7 +68,7 @@ impl Core {
         }
     }
 
-    /// Returns the state that a call would meet at `now_ns`.
+    /// Returns the state that a call would find at `now_ns`, even if no call and no tick has made the transition yet.
     pub(super) fn effective_state(&self, word: StateWord, now_ns: u64) -> CircuitState {
         let expired = now_ns / NANOS_PER_MILLI >= word.deadline_ms();
         match word.state() {
@@ -83,8 +83,8 @@ impl Core {
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        // `finished` is read first, so every call that it counts is also counted in `admitted`. The other order could count
-        // a call that begins and ends in between as finished only.
+        // `finished` is read first, so every call in `finished` is also in `admitted`. In the other order, a call that
+        // begins and ends between the two reads would be in `finished` only.
         let finished = self.sum(|counters| &counters.finished);
         self.sum(|counters| &counters.admitted).saturating_sub(finished)
     }

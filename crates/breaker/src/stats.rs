@@ -1,4 +1,5 @@
-//! The reports of a breaker: snapshots, transitions, and the observer trait.
+//! What a breaker reports: snapshots of its state ([`CircuitBreakerStats`]), transitions ([`Transition`]), and events
+//! ([`TransitionObserver`]).
 
 use std::{fmt, time::Duration};
 
@@ -11,33 +12,34 @@ use super::{
 /// The reason of a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransitionReason {
-    /// Opened: the share of failed calls.
+    /// The circuit opened: the share of failed calls reached its threshold.
     FailureRate,
-    /// Opened: the share of slow calls among the completed calls.
+    /// The circuit opened: the share of slow calls among the completed calls reached its threshold.
     SlowRate,
-    /// Opened: calls in flight hang, by their share of the calls or because no call is answered.
+    /// The circuit opened: calls in flight hung. Either slow calls and hanging calls together reached the threshold of
+    /// the slow rate, or a large share of the calls hung, or no call was answered, or no work was done.
     Overdue,
-    /// Opened: failures in a row.
+    /// The circuit opened: the number of failures in a row reached its limit.
     Consecutive,
-    /// Opened: the 99th percentile of the latency.
+    /// The circuit opened: the 99th percentile of the latency reached its threshold.
     P99,
-    /// Opened: the number of slow calls.
+    /// The circuit opened: the number of slow calls reached its limit.
     Violations,
-    /// Opened: too many probes were slow or failed.
+    /// The circuit opened: too many probes were slow or failed.
     ProbeFailed,
-    /// Opened: too many probes were bad, and the last bad probe did not end in time.
+    /// The circuit opened: too many probes were bad, and the last bad probe did not end in time.
     ProbeTimeout,
-    /// Opened: the probes did not decide within the longest wait.
+    /// The circuit opened: too few probes were good within the longest half-open wait.
     MaxWait,
-    /// Opened: by an operator, for a given time.
+    /// The circuit opened: an operator opened it for a given time.
     Forced,
-    /// Half-open: the open time has passed.
+    /// The circuit became half-open: the open time passed.
     OpenElapsed,
-    /// Ramp, or closed if the ramp is zero: enough good probes.
+    /// The ramp began, or the circuit closed if the ramp's length is zero: enough probes were good.
     ProbesPassed,
-    /// Closed: the ramp is over.
+    /// The circuit closed: the ramp ended.
     RampDone,
-    /// Closed: by an operator.
+    /// The circuit closed: an operator reset it.
     Reset,
 }
 
@@ -46,29 +48,30 @@ pub enum TransitionReason {
 pub struct Transition {
     /// Time of the transition, in nanoseconds of the breaker's clock.
     pub at_ns: u64,
-    /// The generation that began with this transition. Threads may deliver events out of order; the generation gives the
-    /// order.
+    /// The number of the generation that began with this transition. The number grows with every transition, so it
+    /// shows the order of events that arrive out of order.
     pub generation: u32,
-    /// The state before.
+    /// The state before the transition.
     pub from: CircuitState,
-    /// The state after.
+    /// The state after the transition.
     pub to: CircuitState,
-    /// Why.
+    /// Why the state changed.
     pub reason: TransitionReason,
     /// `failures / calls` in the window at that moment, 0 to 1.
     pub failure_rate: f64,
-    /// `(slow + overdue) / (samples + overdue)` at that moment, 0 to 1.
+    /// `(slow + overdue) / (samples + overdue)` in the window at that moment, 0 to 1. Samples are the calls whose
+    /// latency counts.
     pub slow_rate: f64,
-    /// Successes and failures in the window at that moment.
+    /// Number of successes and failures in the window at that moment.
     pub calls: u64,
-    /// Calls in flight for the slow threshold or longer at that moment.
+    /// Number of calls that had been in flight for the slow threshold or longer at that moment.
     pub overdue: u64,
-    /// How long the circuit stays open; zero unless `to` is open.
+    /// The time for which the circuit stays open; zero unless `to` is open.
     pub open_for: Duration,
 }
 
-/// Receives the events of a breaker, to export them. The thread that caused a change calls the observer after the change and
-/// without a lock, so the observer must return soon.
+/// Receives the events of a breaker, for example to export them. The thread that made a change calls the observer after
+/// the change, without holding a lock. The thread may be serving a call, so the observer must return quickly.
 pub trait TransitionObserver: Send + Sync + 'static {
     /// The circuit `key` changed its state.
     fn on_transition(&self, key: &str, transition: &Transition);
@@ -76,74 +79,76 @@ pub trait TransitionObserver: Send + Sync + 'static {
     /// An operator changed the mode of `key`.
     fn on_mode_change(&self, _key: &str, _from: BreakerMode, _to: BreakerMode) {}
 
-    /// The process did not run for about `pause` (it was stopped, frozen or throttled). The circuit `key` measures the
-    /// latency of the calls in flight from now on.
+    /// The process did not run for about the time `pause`, because it was stopped, frozen or throttled. The circuit
+    /// `key` now measures the latency of the calls in flight from this moment.
     fn on_self_throttled(&self, _key: &str, _pause: Duration) {}
 }
 
-/// Percentiles of a duration, each as the upper edge of its histogram cell: at most 25 % above the true value.
+/// The distribution of a duration. Each percentile is the upper edge of a histogram cell, which is at most 25 % above
+/// the true value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LatencySummary {
     /// Number of measured durations.
     pub count: u64,
-    /// Arithmetic mean, taken from the middles of the histogram's cells: within 12.5 % of the true mean, for durations of at
-    /// least 4 µs. Zero if nothing was measured.
+    /// Arithmetic mean, computed from the middles of the histogram's cells. It differs from the true mean by at most
+    /// 12.5 % if every duration is at least 4 µs. Zero if nothing was measured.
     pub mean: Duration,
-    /// 50 % of the durations are not longer.
+    /// The median: 50 % of the durations are at most this long.
     pub p50: Duration,
-    /// 90 % of the durations are not longer.
+    /// 90 % of the durations are at most this long.
     pub p90: Duration,
-    /// 99 % of the durations are not longer.
+    /// 99 % of the durations are at most this long.
     pub p99: Duration,
-    /// 99.9 % of the durations are not longer.
+    /// 99.9 % of the durations are at most this long.
     pub p999: Duration,
-    /// No duration is longer. 67 s means 67 s or longer.
+    /// The longest duration. 67 s means 67 s or longer.
     pub max: Duration,
 }
 
-/// The sliding window of the current generation: the last `length`, without the time before the last transition.
+/// The calls in the sliding window: those that ended in the last `length`, but not before the last transition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WindowStats {
     /// Length of the window.
     pub length: Duration,
-    /// Successes and failures.
+    /// Number of successes and failures.
     pub calls: u64,
-    /// Calls whose latency counts.
+    /// Number of calls whose latency counts.
     pub samples: u64,
-    /// Distinct commit batches. A call without a batch is a batch by itself.
+    /// Number of distinct commit batches. A call without a batch is a batch by itself.
     pub batches: u64,
-    /// Distinct commit batches with a slow or failed call.
+    /// Number of distinct commit batches with a slow or failed call.
     pub bad_batches: u64,
-    /// Failed calls.
+    /// Number of failed calls.
     pub failures: u64,
-    /// Slow calls, failed or not.
+    /// Number of slow calls, failed or not.
     pub slow: u64,
-    /// Slow calls that failed.
+    /// Number of slow calls that failed.
     pub slow_failures: u64,
-    /// Calls with a neutral outcome.
+    /// Number of calls with a neutral outcome.
     pub neutral: u64,
     /// `failures / calls`, 0 to 1.
     pub failure_rate: f64,
-    /// `(slow + overdue) / (samples + overdue)`, 0 to 1.
+    /// `(slow + overdue) / (samples + overdue)`, 0 to 1. Overdue calls have been in flight for the slow threshold or
+    /// longer.
     pub slow_rate: f64,
     /// Whether the window holds enough calls for a rate to open the circuit.
     pub min_calls_met: bool,
     /// Whether the window holds enough batches for a rate to open the circuit.
     pub min_batches_met: bool,
-    /// Durations from admission to the end of the call, of the calls whose latency counts.
+    /// The times from admission to the end of the call, of the calls whose latency counts.
     pub total: LatencySummary,
-    /// Durations from admission until the call is taken into a batch.
+    /// The times from admission until the call was taken into a batch.
     pub queue_wait: LatencySummary,
-    /// Durations from taking a batch until it is durable; each batch is measured once.
+    /// The times from taking a batch until the batch was durable. Each batch is measured once.
     pub commit: LatencySummary,
 }
 
-/// The probes of the half-open state; zeroes in other states.
+/// The probes of the half-open state. All counts but `permits` are zero in other states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HalfOpenStats {
-    /// Number of probes that a generation admits.
+    /// Maximum number of probes that a half-open circuit admits.
     pub permits: u32,
-    /// Number of probes admitted, without the probes withdrawn.
+    /// Number of probes admitted, without the probes that showed nothing about the service.
     pub issued: u32,
     /// Number of fast and successful probes.
     pub ok: u32,
@@ -154,33 +159,34 @@ pub struct HalfOpenStats {
 /// Counts since the breaker was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LifetimeStats {
-    /// Calls that were admitted and recorded.
+    /// Number of calls that were admitted and recorded.
     pub admitted: u64,
-    /// Calls that succeeded, slow ones included.
+    /// Number of calls that succeeded, including slow calls.
     pub successes: u64,
-    /// Calls that failed.
+    /// Number of calls that failed.
     pub failures: u64,
-    /// Calls with a neutral outcome.
+    /// Number of calls with a neutral outcome.
     pub neutral: u64,
-    /// Slow calls, of any outcome.
+    /// Number of slow calls, of any outcome.
     pub slow: u64,
-    /// Calls rejected while open or forced open.
+    /// Number of calls rejected while the circuit was open or the mode was [`BreakerMode::ForcedOpen`].
     pub rejected_open: u64,
-    /// Calls rejected because no permit for a probe was left.
+    /// Number of calls rejected while the circuit was half-open, because no permit for a probe was left.
     pub rejected_half_open: u64,
-    /// Calls rejected by the ramp.
+    /// Number of calls rejected by the ramp.
     pub rejected_ramp: u64,
-    /// Calls admitted by [`BreakerMode::MetricsOnly`] that [`BreakerMode::Auto`] would have rejected.
+    /// Number of calls admitted in mode [`BreakerMode::MetricsOnly`] that [`BreakerMode::Auto`] would have rejected.
     pub would_reject: u64,
-    /// Results of calls that an earlier generation admitted. They are not counted otherwise.
+    /// Number of results of calls that were admitted before the last transition. Such a result is in no count of
+    /// outcomes.
     pub stale_results: u64,
-    /// Calls dropped without a result.
+    /// Number of calls dropped without a result.
     pub cancelled: u64,
-    /// Transitions to open.
+    /// Number of transitions to open.
     pub opens: u64,
-    /// Transitions to half-open.
+    /// Number of transitions to half-open.
     pub half_opens: u64,
-    /// Transitions to closed.
+    /// Number of transitions to closed.
     pub closes: u64,
     /// Milliseconds for which the process did not run, as far as the breaker noticed.
     pub self_throttled_ms: u64,
@@ -189,47 +195,51 @@ pub struct LifetimeStats {
 /// A coherent snapshot of one breaker: no transition happened while it was taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CircuitBreakerStats {
-    /// What the breaker guards.
+    /// The key, which names what the breaker guards.
     pub key: String,
-    /// Time of the snapshot, in nanoseconds of the breaker's clock. Subtract an `at_ns` of `history` to get an age.
+    /// Time of the snapshot, in nanoseconds of the breaker's clock. Subtract a transition's `at_ns` from it to get the
+    /// transition's age.
     pub taken_ns: u64,
     /// The mode.
     pub mode: BreakerMode,
     /// The state that the last transition set.
     pub state: CircuitState,
-    /// The state that a call would meet now: an idle circuit whose open time has passed is half-open although no call has come.
+    /// The state that a call would find now. For example, if the open time has passed and no call or tick has come
+    /// since, `state` is open and `effective_state` is half-open.
     pub effective_state: CircuitState,
-    /// Grows by one with every transition; 22 bits.
+    /// The number of the generation. It grows by one with every transition and when the half-open wait begins again,
+    /// modulo 2^22.
     pub generation: u32,
-    /// When the state began, in nanoseconds of the breaker's clock.
+    /// Time at which the state began, in nanoseconds of the breaker's clock.
     pub since_ns: u64,
-    /// How long the circuit has been in this state.
+    /// The time for which the circuit has been in this state.
     pub in_state: Duration,
-    /// Why the circuit opened last.
+    /// The reason for which the circuit opened last; None if it never opened.
     pub reason_opened: Option<TransitionReason>,
-    /// How many times in a row the circuit has opened without staying closed for `stable_for`.
+    /// The number of times in a row that the circuit has opened without staying closed for `stable_for`.
     pub open_attempt: u32,
-    /// When the open time ends, in milliseconds of the breaker's clock. None unless open.
+    /// Time at which the open time ends, in milliseconds of the breaker's clock. None unless `state` is open.
     pub open_until_ms: Option<u64>,
-    /// How long until the next probe may pass; zero unless open.
+    /// The time until the next probe is admitted; zero unless `state` is open.
     pub next_probe_in: Duration,
-    /// The retry hint of a rejection at this moment, without its random spread. Zero if calls are admitted.
+    /// The `retry_after` of a call rejected now by an open circuit, without its spread; otherwise zero.
     pub retry_hint: Duration,
     /// The sliding window.
     pub window: WindowStats,
-    /// Calls in flight.
+    /// Number of calls in flight.
     pub in_flight: u64,
-    /// Calls of this generation in flight for the slow threshold or longer.
+    /// Number of calls admitted since the last transition that have been in flight for the slow threshold or longer.
     pub overdue_in_flight: u64,
-    /// Failures in a row in this generation: those since the last success. The failed calls of one batch count as one failure.
+    /// Number of failures since the last success or the last transition. The failed calls of one batch count as one
+    /// failure.
     pub consecutive_failures: u64,
     /// The probes of the half-open state.
     pub half_open: HalfOpenStats,
-    /// The share of calls that is admitted: below 1 in a ramp, 0 while open, otherwise 1.
+    /// The share of calls that is admitted: 0 while the circuit is open, below 1 in a ramp, otherwise 1.
     pub ramp_weight: f64,
     /// Counters since the breaker was made.
     pub lifetime: LifetimeStats,
-    /// The settings in force.
+    /// The settings of the breaker.
     pub config: CircuitBreakerConfig,
     /// The last transitions, oldest first; at most [`HISTORY_MAX`](super::HISTORY_MAX).
     pub history: Vec<Transition>,
@@ -280,7 +290,7 @@ impl LatencySummary {
         let mean_ns = sum_ns / u128::from(count.max(1));
         Self {
             count,
-            // A mean is at most the middle of the last cell, which fits.
+            // The mean is at most the middle of the last cell, which fits into 64 bits.
             mean: Duration::from_nanos(u64::try_from(mean_ns).unwrap_or(u64::MAX)),
             p50: at(500),
             p90: at(900),
@@ -291,7 +301,8 @@ impl LatencySummary {
     }
 }
 
-/// Returns the upper edge of the cell that holds the `rank`-th shortest duration, counted from 1; zero for rank 0.
+/// Returns the upper edge of the cell that holds the `rank`-th shortest duration. Ranks count from 1; rank 0 returns
+/// zero.
 fn quantile(cells: &[u64; CELLS], rank: u64) -> Duration {
     let mut seen = 0;
     for (index, cell) in cells.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Tests of the parts against naive models. `tests/it` tests the whole breaker, `tests/loom` the races.
+//! Tests of the breaker's parts against simple models. `tests/it` tests the whole breaker, and `tests/loom` tests
+//! races.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,8 +20,8 @@ use super::{
 #[derive(Debug, Clone)]
 enum GateStep {
     Issue,
-    /// Settles the probe at this index. Counted from the oldest ticket still held, including tickets of earlier
-    /// generations.
+    /// Ends the probe at this index. Index 0 is the oldest probe that has not ended; probes of earlier generations
+    /// count, too.
     Settle(usize, u8),
     Expire,
     Transition(u8),
@@ -53,10 +54,10 @@ const ACCESS: [ShardAccess; 3] = [
     },
 ];
 
-/// A random history has fewer steps than this. Miri takes seconds per step.
+/// Maximum number of steps of a random history. Under Miri it is smaller, because Miri takes seconds per step.
 const STEPS_MAX: usize = if cfg!(miri) { 12 } else { 300 };
 
-/// A model of the gate without concurrency.
+/// A model of the gate for a single thread.
 #[derive(Debug)]
 struct NaiveGate {
     mode: BreakerMode,
@@ -108,7 +109,8 @@ impl NaiveGate {
             }
             assert_eq!(settled, Some(self.probes));
         }
-        // Otherwise the generation is over. Its counts may still change, but nothing reads them.
+        // If the probe belongs to an earlier generation, the counts of that generation may still change, but nothing
+        // reads them.
     }
 }
 
@@ -213,8 +215,8 @@ proptest! {
                 running.iter().filter(|(began_ns, _)| now_ns - began_ns >= age_ns).count() as u64
             };
             prop_assert!(seen <= older_than(THRESHOLD_NS), "more calls than are in flight");
-            prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "a call was missed by more than a slot");
-            prop_assert_eq!(ring.in_flight(generation, now_ns, now_ns).overdue, 0, "with not_before_ns = now no call is overdue");
+            prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "a call is missing that has been overdue for longer than a slot");
+            prop_assert_eq!(ring.in_flight(generation, now_ns, now_ns).overdue, 0, "if not_before_ns is now, no call is overdue");
             prop_assert_eq!(in_flight.calls, running.len() as u64, "calls of any age");
             let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
             prop_assert_eq!(in_flight.oldest_ns.is_some(), oldest_ns.is_some());
@@ -228,7 +230,7 @@ proptest! {
     fn a_divisor_divides(divisor in 2..=3_600_000_u64, number in 0..1_u64 << 42) {
         let by = Divisor::new(divisor);
         prop_assert_eq!(by.divide(number), number / divisor);
-        // An error of the division would show next to the multiples.
+        // A wrong quotient is most likely next to a multiple of the divisor.
         let multiple = number / divisor * divisor;
         prop_assert_eq!(by.divide(multiple), multiple / divisor);
         prop_assert_eq!(by.divide(multiple.saturating_sub(1)), multiple.saturating_sub(1) / divisor);
@@ -344,7 +346,7 @@ fn consecutive_failures_belong_to_their_generation() {
 #[test]
 fn a_pause_is_noticed_once_and_only_with_a_ticker() {
     let pauses = PauseDetector::default();
-    assert_eq!(pauses.check(1_000, 100), None, "never ticked");
+    assert_eq!(pauses.check(1_000, 100), None, "there was no tick yet");
     pauses.tick(1_000);
     assert_eq!(pauses.check(1_099, 100), None);
     assert_eq!(pauses.check(1_100, 100), Some(100));

@@ -1,5 +1,6 @@
-//! Numbers of threads. A thread claims a number when it first uses a breaker and releases it when the thread ends. The
-//! numbers are common to all breakers of the process; at most one thread holds a number at a time.
+//! Assigns threads to shards by thread numbers. A thread claims a number when it first uses a breaker, and releases the
+//! number when the thread ends. At most one thread holds a number at a time. All breakers of the process use the same
+//! numbers.
 
 use std::cell::Cell;
 
@@ -9,19 +10,22 @@ use super::{
     writer::{ShardAccess, Writer},
 };
 
-/// A claimed number, released when the thread ends.
+/// A claimed number. Dropping it, when the thread ends, releases the number.
 struct Lease(u32);
 
+/// The numbers that threads hold.
 static SLOTS: ThreadSlots = ThreadSlots::new(AtomicU64::new(0));
 
-/// The thread has not claimed a number yet.
+/// Value of `SLOT` before the thread has tried to claim a number.
 const UNCLAIMED: usize = usize::MAX;
-/// The thread has no number, because all were taken or because the thread is ending.
+/// Value of `SLOT` if the thread has no number, because all numbers were taken or because the thread is ending.
 const NONE: usize = usize::MAX - 1;
 
 thread_local! {
-    /// Has no destructor, so reading it costs one load and works until the end of the thread.
+    /// The thread's number, [`UNCLAIMED`] or [`NONE`]. It has no destructor, so reading it costs one load and works
+    /// until the end of the thread.
     static SLOT: Cell<usize> = const { Cell::new(UNCLAIMED) };
+    /// Releases the number when the thread ends.
     static LEASE: Cell<Option<Lease>> = const { Cell::new(None) };
 }
 
@@ -48,7 +52,8 @@ pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
 
 #[cold]
 fn claim_slot() -> usize {
-    // Fails while the thread ends. Then no number is claimed, because nothing would release it.
+    // `try_with` fails while the thread is ending. Then the thread claims no number, because nothing would release the
+    // number.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;
         lease.set(Some(Lease(slot)));
@@ -63,7 +68,7 @@ fn claim_slot() -> usize {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Set before the release, because destructors that run later may still make calls.
+        // `SLOT` is set before the release, because other destructors of this thread may still make calls afterwards.
         SLOT.set(NONE);
         SLOTS.release(self.0);
     }

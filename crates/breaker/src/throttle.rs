@@ -1,15 +1,16 @@
-//! Pauses of the process that the host reports because they are too short for the ticker to notice.
+//! Pauses of the process that the host (the program that uses the breaker) reports, because they are too short for the
+//! breaker's ticks to detect.
 
 use std::time::Duration;
 
 use super::{clock::nanos, handle::LatencyCircuitBreaker};
 
 impl LatencyCircuitBreaker {
-    /// Reports that the process did not run for `pause`, until about now. Use it for pauses that the ticker does not
-    /// notice: a CPU quota stops the process repeatedly, for less than a tenth of a second each time. Calls in flight
-    /// are judged as if they had been admitted now, and the pause is subtracted from the time without progress. The
-    /// part of the pause that was not counted already is added to
-    /// [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero has no effect.
+    /// Reports that the process did not run for the time `pause`, and has just resumed. Use this method for pauses that
+    /// are too short for ticks to detect: for example, a CPU quota stops the process repeatedly, for less than 100 ms
+    /// each time. The latency of calls in flight is measured from now, and the pause is subtracted from
+    /// the time for which calls have waited without progress. A part of the pause may already be counted; the other
+    /// part is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero has no effect.
     pub fn note_self_throttled(&self, pause: Duration) {
         if pause.is_zero() {
             return;
@@ -72,7 +73,11 @@ mod tests {
             breaker.stats().window.slow
         };
         assert_eq!(call_of(ms(60), ms(49)), 0);
-        assert_eq!(call_of(ms(60), ms(50)), 1, "50 ms after the pause are slow");
+        assert_eq!(
+            call_of(ms(60), ms(50)),
+            1,
+            "a call that takes 50 ms after the pause is slow"
+        );
         assert_eq!(breaker.stats().lifetime.self_throttled_ms, 120);
         breaker.note_self_throttled(Duration::ZERO);
         assert_eq!(*pauses.0.lock(), [ms(60), ms(60)]);
@@ -93,14 +98,18 @@ mod tests {
         clock.advance(late);
         breaker.tick();
         breaker.note_self_throttled(late);
-        assert_eq!(throttled(), late, "the ticker first");
+        assert_eq!(throttled(), late, "the tick detects the pause before the report");
         clock.advance(late);
         breaker.note_self_throttled(late);
         breaker.tick();
-        assert_eq!(throttled(), 2 * late, "the quota first");
+        assert_eq!(throttled(), 2 * late, "the report comes before the tick");
         clock.advance(ms(1));
         breaker.note_self_throttled(late);
-        assert_eq!(throttled(), 2 * late + ms(1), "no faster than the clock");
+        assert_eq!(
+            throttled(),
+            2 * late + ms(1),
+            "only 1 ms has passed since the last counted pause"
+        );
         assert_eq!(*pauses.0.lock(), [late, late, ms(1)]);
     }
 }

@@ -1,5 +1,6 @@
-//! The log of transitions. A transition holds the lock of the log while it computes its deadline from the log and adds
-//! its entry. Admission takes no lock: it reads only the gate's word.
+//! [`TransitionLog`]: the last transitions and the counts of all transitions. The thread that makes a transition holds
+//! the log's lock while it computes the deadline of the new state, changes the state and adds the transition to the
+//! log. A call that asks for admission takes no lock.
 
 use std::collections::VecDeque;
 
@@ -14,9 +15,9 @@ pub const HISTORY_MAX: usize = 16;
 /// The last transitions and the counts of all transitions. Protected by a lock.
 #[derive(Debug)]
 pub(super) struct TransitionLog {
-    /// When the current state began, in nanoseconds of the breaker's clock.
+    /// Time at which the current state began, in nanoseconds of the breaker's clock.
     pub(super) since_ns: u64,
-    /// How many times in a row the circuit has opened.
+    /// Number of times in a row that the circuit has opened.
     pub(super) attempt: u32,
     pub(super) reason_opened: Option<TransitionReason>,
     pub(super) opens: u64,
@@ -41,13 +42,14 @@ impl TransitionLog {
         }
     }
 
-    /// Returns how many times in a row the circuit has opened: 0 if it has stayed closed for `stable_ns`.
+    /// Returns the number of times in a row that the circuit has opened. Returns 0 if the circuit has stayed closed for
+    /// `stable_ns`.
     pub(super) fn attempt_at(&self, state: CircuitState, now_ns: u64, stable_ns: u64) -> u32 {
         let stable = state == CircuitState::Closed && now_ns.saturating_sub(self.since_ns) >= stable_ns;
         if stable { 0 } else { self.attempt }
     }
 
-    /// Adds a transition. Removes the oldest one if [`HISTORY_MAX`] are stored.
+    /// Adds a transition. If [`HISTORY_MAX`] transitions are stored, removes the oldest transition.
     pub(super) fn push(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
         match transition.to {

@@ -1,6 +1,8 @@
-//! The sliding window: a ring of time slices for each shard of threads. Recording changes words of one slice of one
-//! shard. Reading sums up the slices that are recent enough and belong to the given generation. No counter is reset
-//! when a slice ends: a slice of an older lap or generation counts as empty.
+//! [`Window`]: the counts of the completed calls in a sliding window. Each shard (a set of counters for one or several
+//! threads) has a ring of time slices. Recording a call changes counters of one slice of one shard. Reading the window
+//! sums up the slices that are recent enough and belong to the given generation (the time between two transitions). A
+//! *lap* is the time in which the ring uses each slice once. No counter is reset when a slice ends: instead, counts of
+//! an older lap or generation are ignored.
 //!
 //! This file imports only `super::sync`, `super::histogram` and `super::writer`, so that `tests/loom` can model-check
 //! it unchanged.
@@ -16,15 +18,15 @@ use super::{
 pub(super) struct Sample {
     /// The call failed.
     pub(super) failed: bool,
-    /// The outcome is no evidence of success or failure.
+    /// The call counts neither as a success nor as a failure.
     pub(super) neutral: bool,
     /// The latency counts.
     pub(super) sampled: bool,
-    /// The call was slow. Only together with `sampled`.
+    /// The call was slow. True only if `sampled` is true.
     pub(super) slow: bool,
-    /// The call reached the threshold of the optional p99 rule. Only together with `sampled`.
+    /// The call reached the threshold of the optional p99 rule. True only if `sampled` is true.
     pub(super) over_p99: bool,
-    /// The call is the first of its commit batch to be counted.
+    /// The call is the first counted call of its commit batch.
     pub(super) first_of_batch: bool,
     /// The call is the first failed call of its commit batch.
     pub(super) first_failed_of_batch: bool,
@@ -38,7 +40,7 @@ pub(super) struct Sample {
     pub(super) commit_us: Option<u64>,
 }
 
-/// Sums over the window.
+/// The sums of the counts in the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct WindowCounts {
     /// Number of successes and failures.
@@ -76,13 +78,13 @@ pub(super) struct Window {
 /// The slice and lap of a point in time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// The number of the slice since the clock's origin.
+    /// The number of slices between the clock's origin and this slice.
     pub(super) epoch: u64,
     lap: u64,
 }
 
-/// A divisor that is known only at run time, stored as its reciprocal. A multiplication is several times faster than a
-/// division (Granlund, Montgomery 1994).
+/// A divisor that is known only at run time, stored as its reciprocal, because a multiplication is several times faster
+/// than a division (Granlund, Montgomery 1994).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisor {
     /// `2^64 / divisor`, rounded up.
@@ -94,21 +96,21 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One time slice. A fast, successful call changes only `alone` or `calls` and one cell of `total`. Each field name
-/// below gives the meaning of the pair's two counts.
+/// One time slice. A fast, successful call changes only `alone` or `calls` and one cell of `total`. The comment of each
+/// field below names the field's two counts.
 #[derive(Debug)]
 struct Slice {
-    /// Calls that are the first of their batch and that neither failed nor are the first bad call of the batch: one
-    /// count stands for both a call and a batch. Most calls without a batch are counted here. The second count is
-    /// unused.
+    /// Calls that are the first call of their batch and that are neither neutral nor failed nor the first bad call of
+    /// the batch. Such a call counts once as a call and once as a batch. Most calls without a batch are counted here.
+    /// The second count is unused.
     alone: TaggedPair,
-    /// Other calls; failed calls.
+    /// Other calls that are not neutral; failed calls.
     calls: TaggedPair,
     /// Slow calls; slow calls that failed.
     slow: TaggedPair,
     /// Neutral calls; neutral calls whose latency counts.
     neutral: TaggedPair,
-    /// Calls whose latency does not count; calls over the p99 threshold.
+    /// Calls that are not neutral and whose latency does not count; calls over the p99 threshold.
     odd: TaggedPair,
     /// Other batches; batches with a slow or failed call.
     batches: TaggedPair,
@@ -143,7 +145,8 @@ impl Sample {
 // ===== impl Window =====
 
 impl Window {
-    /// Makes a window for `shards` shards, of `slices` slices of `slice_ms` milliseconds each; both are at least 2.
+    /// Makes a window for `shards` shards. Each shard has `slices` slices of `slice_ms` milliseconds. `slices` and
+    /// `slice_ms` must be at least 2.
     pub(super) fn new(shards: usize, slices: usize, slice_ms: u64) -> Self {
         Self {
             shards: (0..shards).map(|_| Shard::new(slices)).collect(),
@@ -164,7 +167,7 @@ impl Window {
     }
 
     /// Counts a call of `generation` that ended at `moment`. Returns false, without counting, if the generation is
-    /// over. `live` returns whether it is current.
+    /// over. `live` returns whether the generation is current.
     #[inline(always)]
     pub(super) fn record(
         &self,
@@ -203,8 +206,8 @@ impl Window {
         sums
     }
 
-    /// Resets the counts of earlier laps in the current slice of every shard. One sweep per slice is enough to prevent
-    /// that a shard that no thread uses keeps counts until its tags repeat.
+    /// Resets the counts of earlier laps in the current slice of every shard. If a shard is not used, its old counts
+    /// would be mistaken for new counts when the lap numbers repeat. One sweep per slice prevents this.
     pub(super) fn sweep(&self, generation: u32, now_ns: u64, live: impl Fn() -> bool) {
         let moment = self.moment(now_ns);
         let tag = Tag::new(generation, moment.lap);
@@ -253,14 +256,14 @@ impl Divisor {
         }
     }
 
-    /// Returns `number / divisor`, rounded down; exact if `number * divisor` is below `2^64`. The stored reciprocal is
-    /// too large by less than one, and the product by less than the distance to the next whole number. The condition
-    /// holds here: a number of milliseconds below 2^42 (139 years) may be divided by up to 2^22 (more than an hour, the
-    /// longest window).
+    /// Returns `number / divisor`, rounded down. The result is exact if `number * divisor` is below `2^64`: the stored
+    /// reciprocal is too large by less than one, so the product is too large by less than the distance to the next
+    /// whole number. The condition holds here: the number of milliseconds is below 2^42 (139 years), and the divisor is
+    /// at most 2^22 ms (70 minutes, more than the longest window of one hour).
     #[inline]
     pub(super) fn divide(self, number: u64) -> u64 {
         let product = u128::from(number) * u128::from(self.reciprocal);
-        // The quotient is at most `number`, so it fits.
+        // The quotient is at most `number`, so it fits into 64 bits.
         u64::try_from(product >> u64::BITS).unwrap_or(u64::MAX)
     }
 }
@@ -342,7 +345,8 @@ impl Slice {
         sums.over_p99 += over_p99;
         sums.batches += alone + batches;
         sums.bad_batches += bad_batches;
-        // The words are read one after the other, so a call may already be in one of them and not yet in another.
+        // The words are read one after the other, so a call may already be counted in one word and not yet in another.
+        // The subtraction must not go below zero then.
         sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
     }
 

@@ -1,6 +1,6 @@
-//! How a thread writes the words of its shard. An exclusive shard has one writing thread, which needs no locked
-//! instruction: it loads a word and stores the next value. The shared shard has many writing threads, which use
-//! compare-and-exchange.
+//! Defines how a thread writes the counters of its shard. An exclusive shard has one writing thread. This thread loads
+//! a word and stores the next value, so it needs no locked CPU instruction. The shared shard has many writing threads,
+//! which use compare-and-exchange.
 //!
 //! This file imports only `super::sync`, so that `tests/loom` can model-check it unchanged.
 
@@ -9,9 +9,9 @@ use super::sync::{AtomicU64, Ordering};
 /// How the calling thread may change the words of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
-    /// No other thread adds counts to these words: load and store.
+    /// No other thread adds counts to these words, so the thread may load and store them.
     Exclusive,
-    /// Other threads add counts to these words too: compare and exchange.
+    /// Other threads add counts to these words, too, so the thread must use compare-and-exchange.
     Shared,
 }
 
@@ -24,13 +24,14 @@ pub(super) struct ShardAccess {
     pub(super) writer: Writer,
 }
 
-/// Replaces the value `seen` by `next` with release ordering: a thread that reads `next` also sees every earlier write.
-/// A shared writer fails with the current value if the word has changed. It may also fail spuriously, as weak exchanges
-/// do.
+/// Replaces the value `seen` by `next` with Release ordering: a thread that reads `next` also sees every earlier write.
+/// If the word has changed, a shared writer fails with the current value. It may also fail without a reason, like every
+/// weak compare-and-exchange.
 ///
-/// An exclusive writer never fails, although a sweep by another thread may reset the word between the load and the
-/// store. The store then overwrites the reset, and this loses nothing. If `next` is up to date, the reset was no longer
-/// needed. If `next` is out of date, readers ignore it.
+/// An exclusive writer never fails. A sweep (which resets old counts, see `TaggedPair::sweep`) by another thread may
+/// reset the word between the exclusive writer's load and its store. Then the store overwrites the reset. No count is
+/// lost: if `next` belongs to the current time slice, the reset was no longer needed; if `next` belongs to an older
+/// slice, readers ignore it.
 #[inline]
 pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) -> Result<(), u64> {
     match writer {
@@ -44,7 +45,7 @@ pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) ->
     }
 }
 
-/// Adds one to a counter, which wraps, and returns its previous value.
+/// Adds one to a counter and returns its previous value. The counter wraps.
 #[inline]
 pub(super) fn increment(cell: &AtomicU64, writer: Writer) -> u64 {
     match writer {

@@ -68,7 +68,7 @@ async fn batches_over_budget_are_counted_and_warnings_are_rate_limited() {
     assert_eq!(
         processor.stats().over_budget,
         0,
-        "exactly the budget is within it"
+        "a batch that takes exactly the budget is within the budget"
     );
     assert_eq!(*warnings.0.lock(), []);
     for _ in 0..4 {
@@ -78,7 +78,7 @@ async fn batches_over_budget_are_counted_and_warnings_are_rate_limited() {
     assert_eq!(
         *warnings.0.lock(),
         [1],
-        "the others came too soon after the first"
+        "the other warnings were suppressed, because 10 s have not passed"
     );
     advance(Duration::from_secs(10)).await;
     one_batch(2 * MS).await;

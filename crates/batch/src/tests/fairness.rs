@@ -28,8 +28,8 @@ fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
     let stats = both.0.stats();
     assert_eq!((stats.held_back, stats.client_share_percent), (16, 66));
     assert_eq!((stats.queue_depth, both.1.waiting()), (16, 16));
-    // A client that is alone gets the whole batch, in the order of its requests. An executor with unfinished work does
-    // not sleep.
+    // `sleep` returns at once, because requests are held back. As no other client waits, the client gets the whole
+    // batch, in the order of its requests.
     both.1.sleep(1);
     assert_eq!(take_items(&mut both.1, 8), (4..12).collect::<Vec<_>>());
     let late = send(&both.0, MODEST, 22, 1);
@@ -69,7 +69,7 @@ fn a_request_larger_than_a_share_comes_first_in_a_later_batch() {
 }
 
 #[test]
-fn requests_without_a_client_have_no_share_and_a_share_of_100_percent_is_everything() {
+fn requests_of_an_unknown_client_and_a_share_of_100_percent_have_no_limit() {
     let mut both = sides(64);
     let unknown: Vec<_> = (0..8).map(|number| submit_number(&both, number)).collect();
     let known = send(&both.0, MODEST, 8, 1);

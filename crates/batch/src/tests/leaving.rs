@@ -1,4 +1,4 @@
-//! Callers that leave, and callers whose deadline passes.
+//! Callers that leave (drop their future before they get an answer), and callers whose deadline passes.
 
 use super::*;
 
@@ -91,7 +91,7 @@ async fn a_request_that_expires_after_the_claim_is_unknown() {
     drop(future);
     assert!(!BatchError::ExpiredInExecution.is_not_executed());
     assert!(BatchError::ExpiredInQueue.is_not_executed());
-    // The executor may still answer; the answer has no effect.
+    // The executor may still answer. The answer has no effect.
     answer(&intake, claimed);
     let stats = processor.stats();
     assert_eq!((stats.expired, stats.cancelled, stats.replies_missing), (0, 0, 0));
@@ -130,22 +130,26 @@ async fn a_request_that_a_commit_would_make_too_late_is_not_begun() {
     drop(in_time);
 }
 
-/// After one commit of 1 s, requests with a deadline in 20 ms are rejected for 1 to 2.1 s, and not for ever.
+/// After one commit of 1 s, requests with a deadline in 20 ms are rejected. The rejection lasts for 1 to 2.1 s, and not
+/// for ever.
 #[tokio::test(start_paused = true)]
 async fn one_stall_does_not_reject_short_deadlines_for_ever() {
     let (processor, mut intake) = sides::<usize>(8);
     commit_of(&processor, &mut intake, 1000 * MS).await;
-    let mut refused = 0;
+    let mut rejected = 0;
     loop {
-        let future = submit(&processor, Counted::new(refused), Some(20 * MS));
+        let future = submit(&processor, Counted::new(rejected), Some(20 * MS));
         if !take(&mut intake).is_empty() {
             break;
         }
         drop(future);
-        refused += 1;
+        rejected += 1;
         advance(10 * MS).await;
     }
-    assert!((100..=210).contains(&refused), "{refused}");
+    assert!(
+        (100..=210).contains(&rejected),
+        "{rejected} requests were rejected"
+    );
 }
 
 /// The number of rejected requests does not change the average duration of a commit.
@@ -163,8 +167,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
         drop(crowd);
     }
     assert_eq!(processor.stats().commit_average, before);
-    // From now on, the average decreases by an eighth of itself. It decreases at most once in a time of that length,
-    // however many requests arrive.
+    // From now on, the average decreases in steps of an eighth of the average. A step takes place at most once in an
+    // eighth of the average. The number of requests makes no difference.
     for _ in 0..2 {
         advance(MS).await;
         let crowd: Vec<_> = (0..1000)
@@ -178,8 +182,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
 
 // ===== timers =====
 
-/// The test blocks the executor's thread. The callers' runtime continues. Its simulated clock advances when all tasks
-/// are idle, so that the clock reaches the deadline.
+/// The test blocks the executor's thread, and the callers' runtime continues to run. The simulated clock of this
+/// runtime advances when all tasks are idle, so the clock reaches the deadline.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_executor_does_not_delay_timers() {
     let (processor, mut intake) = sides::<usize>(8);
@@ -189,12 +193,12 @@ async fn a_blocked_executor_does_not_delay_timers() {
         intake.sleep(1);
         let claimed = take(&mut intake);
         claims.send(()).unwrap();
-        assert!(blocked.recv().is_err(), "released by being dropped");
+        assert!(blocked.recv().is_err(), "dropping the sender ends the wait");
         answer(&intake, claimed);
     });
     let begun = Instant::now();
     let patient = processor.submit(Submission::new(Counted::new(0), None));
-    // The executor has taken all queued requests, and takes no others.
+    // The executor has taken the first request, and takes no further requests.
     claimed_first.recv().unwrap();
     let queued = processor.submit(Submission::new(Counted::new(1), Some(begun + 22 * MS)));
     assert_eq!(queued.await.unwrap_err(), BatchError::ExpiredInQueue);

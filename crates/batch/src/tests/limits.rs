@@ -1,4 +1,4 @@
-//! Bounds, hints and counts.
+//! The bounds of the queue and of a batch, the retry hint of a full queue, and the counters.
 
 use tower_service::Service;
 
@@ -8,8 +8,8 @@ use super::*;
 fn a_queue_full_of_requests_rejects_with_a_retry_hint() {
     let mut both = sides(2);
     let waiting = [submit_number(&both, 0), submit_number(&both, 1)];
-    let mut refused = submit_number(&both, 2);
-    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(refused.poll()) else {
+    let mut rejected = submit_number(&both, 2);
+    let Err(error @ BatchError::Full { retry_after }) = assert_ready!(rejected.poll()) else {
         panic!("not full");
     };
     assert!(error.is_not_executed());
@@ -27,9 +27,9 @@ fn a_queue_full_of_bytes_rejects_all_but_a_lone_request() {
     let (processor, mut intake) = sides::<usize>(8);
     let mut lone = submit(&processor, Counted::of_bytes(3 * MIB), None);
     assert_pending!(lone.poll());
-    let mut refused = submit(&processor, Counted::of_bytes(1), None);
+    let mut rejected = submit(&processor, Counted::of_bytes(1), None);
     assert!(
-        matches!(assert_ready!(refused.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
+        matches!(assert_ready!(rejected.poll()), Err(BatchError::Full { retry_after }) if retry_after > Duration::ZERO)
     );
     assert_eq!(take(&mut intake).len(), 1);
 
@@ -88,7 +88,7 @@ async fn stats_report_the_size_and_age_of_the_queue() {
         (2, 330, 5 * MS)
     );
     assert_eq!(stats.queue_bytes_capacity, MIB);
-    // Now `oldest_age` is an upper bound: still the age of the request that was taken.
+    // Now `oldest_age` is an upper bound: it is still the age of the request that was taken.
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
     assert_eq!(processor.stats().oldest_age, 5 * MS);
     assert_eq!(intake.take(1, &mut Vec::new()), 1);
@@ -107,9 +107,9 @@ async fn the_retry_hint_is_the_queue_divided_by_its_rate() {
     assert_eq!(take(&mut intake).len(), 1);
     // 10 items were taken in 100 ms, and 20 items are queued.
     let _waiting = [submit(&processor, ten(), None), submit(&processor, ten(), None)];
-    let mut refused = submit(&processor, ten(), None);
+    let mut rejected = submit(&processor, ten(), None);
     let retry_after = 200 * MS;
-    assert_ready_eq!(refused.poll(), Err(BatchError::Full { retry_after }));
+    assert_ready_eq!(rejected.poll(), Err(BatchError::Full { retry_after }));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn out_of_bounds_settings_are_named() {
         ..good
     };
     let error = batch::<Counted, ()>(&bad).unwrap_err();
-    assert_eq!((error.field, error.value), ("queue_requests_max", 1));
+    assert_eq!((error.field, error.value), ("queue_requests_max", 1_usize.into()));
     let bad = BatchConfig {
         queue_bytes_max: MIB - 1,
         ..good
@@ -131,7 +131,8 @@ fn out_of_bounds_settings_are_named() {
         max_linger: 1001 * MS,
         ..good
     };
-    assert_eq!(too_long.validate().unwrap_err().field, "max_linger_us");
+    let error = too_long.validate().unwrap_err();
+    assert_eq!((error.field, error.value), ("max_linger", (1001 * MS).into()));
     let no_siblings = BatchConfig { siblings: 0, ..good };
     assert_eq!(no_siblings.validate().unwrap_err().field, "siblings");
     for client_share_percent in [0, 101] {
@@ -178,8 +179,8 @@ async fn stats_are_exact() {
     for (times, reason) in (1..).zip(FlushReason::ALL) {
         assert_eq!(stats.flushed(reason), times, "{}", reason.as_str());
     }
-    // The average consists of this one commit of 3 ms. The linger is half of it, because half is less than the longest
-    // linger.
+    // The average consists of this one commit of 3 ms. The linger is 1.5 ms, half of the average, because 1.5 ms is
+    // less than the longest linger of 2 ms.
     assert_eq!((stats.commit_average, stats.linger), (3 * MS, 3 * MS / 2));
     assert_eq!(
         (stats.items.count, stats.items.max, stats.bytes.count),
@@ -205,12 +206,12 @@ fn the_service_is_always_ready() {
     // `poll_ready` is ready even if the queue is full: `call` decides.
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert_ready_eq!(processor.poll_ready(&mut context), Ok(()));
-    let mut refused = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
+    let mut rejected = task::spawn(processor.call(Submission::new(Counted::new(2), None)));
     assert!(matches!(
-        assert_ready!(refused.poll()),
+        assert_ready!(rejected.poll()),
         Err(BatchError::Full { .. })
     ));
-    // An earlier notification keeps the executor awake once, although there is nothing to do.
+    // After a notification, the next `sleep` returns at once, even if no request is queued.
     assert_eq!(take(&mut intake).len(), 2);
     processor.notifier().notify();
     intake.sleep(1);

@@ -1,8 +1,9 @@
-//! Lingering: when a batch waits for callers on their way. The clock moves only when a test moves it.
+//! Lingering: when a batch waits for callers on their way, that is, for calls that have begun and have not yet
+//! submitted their request. The clock moves only when a test moves it.
 
 use super::*;
 
-/// Calls that have begun and have not submitted.
+/// Returns calls that have begun and have not submitted their request.
 fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec<impl Sized + use<>> {
     let caller = processor.caller();
     (0..calls)
@@ -35,7 +36,7 @@ async fn a_lone_request_is_executed_at_once_for_any_commit_time() {
         assert_eq!(both.1.due(), Some(FlushReason::Idle));
         drop(others);
     }
-    // There is no linger either while no commit has been measured.
+    // Before the first commit is measured, no batch lingers either.
     let mut both = sides::<usize>(8);
     let others = on_their_way(&both.0, 100);
     let _future = take_one(&mut both, None);
@@ -65,8 +66,8 @@ async fn a_linger_ends_when_the_expected_callers_have_submitted() {
     let first = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     others.pop();
-    assert_eq!(both.1.due(), None, "four are left");
-    // Sleeps until one more caller submits or leaves; it would not have been woken for fewer.
+    assert_eq!(both.1.due(), None, "four callers are still on their way");
+    // The executor sleeps for at most 1 ms, and is woken when one request is queued.
     let rest = both.1.pace.rest(&both.1.situation(), Instant::now);
     assert_eq!(rest, Some((MS, 1)));
     others.pop();
@@ -74,7 +75,6 @@ async fn a_linger_ends_when_the_expected_callers_have_submitted() {
     drop((first, others));
 }
 
-/// A caller on its way submits.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_has_submitted_is_no_longer_on_its_way() {
     let mut both = linger_of_1_ms().await;
@@ -95,7 +95,7 @@ async fn a_call_that_has_submitted_is_no_longer_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waited_in_the_queue_does_not_linger_as_well() {
+async fn a_request_that_waited_in_the_queue_for_the_linger_time_does_not_linger() {
     let mut both = linger_of_1_ms().await;
     let others = on_their_way(&both.0, 9);
     let future = submit(&both.0, Counted::new(0), None);
@@ -141,8 +141,8 @@ async fn a_lingering_batch_is_executed_before_its_earliest_deadline() {
     drop((late, urgent, others));
 }
 
-/// A request whose deadline a linger could miss wakes the executor, whatever number of requests it waits for. Without the wake-up the
-/// test would not end.
+/// A request whose deadline a linger could miss wakes the executor, whatever number of requests it waits for. Without
+/// the wake-up the test would not end.
 #[tokio::test(start_paused = true)]
 async fn a_request_with_a_short_deadline_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;

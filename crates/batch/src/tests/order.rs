@@ -1,4 +1,5 @@
-//! The requests of a client stay in their order, for whatever reason a batch does not take them. Compared with a naive model.
+//! The requests of a client stay in their order, for whatever reason a batch does not take them. Compared with a naive
+//! model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,8 +88,8 @@ impl Batch {
     }
 }
 
-/// The rule for one batch: requests are taken from the oldest on. Once a client has used its share, its other requests stay. If no
-/// other client waits, shares are ignored.
+/// The rule for one batch: requests are taken from the oldest on. Once a client has used its share, its other requests
+/// stay. If no other client waits, shares are ignored.
 fn naive(waiting: &mut Vec<Waiting>, items_max: usize, bounds: Bounds) -> Batch {
     let share = match bounds.share_percent {
         100 => usize::MAX,
@@ -198,7 +199,7 @@ fn check(events: Vec<Event>, bounds: Bounds) {
             }
         }
     }
-    assert!(waiting.is_empty(), "left behind: {waiting:?}");
+    assert!(waiting.is_empty(), "these requests were never taken: {waiting:?}");
     for (client, numbers) in taken {
         assert!(numbers.is_sorted(), "client {client}: {numbers:?}");
     }

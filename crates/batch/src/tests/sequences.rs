@@ -1,4 +1,4 @@
-//! Sequences: once a request was not executed, no later request of its sequence is.
+//! Sequences: if a request is not executed, no later request of its sequence is executed.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn submit_next(
 ) -> TestFuture {
     let deadline = deadline.map(|after| Instant::now() + after);
     let submission = sequence.next(Counted::new(number), deadline);
-    task::spawn(processor.submit(submission.expect("the sequence is whole")))
+    task::spawn(processor.submit(submission.expect("the sequence is open")))
 }
 
 /// Acts as a correct executor. Returns the executed requests.
@@ -80,15 +80,15 @@ async fn after_a_request_that_would_be_too_late_none_is_executed() {
     assert!(sequence.next(Counted::new(512), None).is_none());
 }
 
-/// Requests that were queued before are executed.
+/// The requests that were queued before the rejected request are executed.
 #[test]
 fn after_a_rejected_request_none_is_submitted() {
     let mut both = sides(2);
     let mut sequence = both.0.sequence();
     let waiting = [0, 1].map(|number| submit_next(&both.0, &mut sequence, number, None));
-    let mut refused = submit_next(&both.0, &mut sequence, 2, None);
+    let mut rejected = submit_next(&both.0, &mut sequence, 2, None);
     assert!(matches!(
-        assert_ready!(refused.poll()),
+        assert_ready!(rejected.poll()),
         Err(BatchError::Full { .. })
     ));
     assert!(sequence.next(Counted::new(3), None).is_none());
@@ -97,7 +97,7 @@ fn after_a_rejected_request_none_is_submitted() {
     drop(waiting);
 }
 
-/// The same happens with an open circuit in front of the queue.
+/// A circuit breaker in front of the queue drops the submission when its circuit is open.
 #[test]
 fn after_a_dropped_submission_none_is_submitted() {
     let mut both = sides(8);
@@ -117,8 +117,8 @@ fn after_a_request_that_could_not_be_executed_no_claimed_one_is() {
     let claimed = take(&mut both.1);
     let mut turns = claimed
         .into_iter()
-        .map(|one| one.turn.expect("one of the sequence"));
-    turns.next().expect("the first").executed();
+        .map(|one| one.turn.expect("the request belongs to the sequence"));
+    turns.next().expect("a request was claimed").executed();
     let (second, third) = (turns.next(), turns.next());
     assert!(second.as_ref().is_some_and(Turn::is_open));
     assert!(third.as_ref().is_some_and(Turn::is_open));
@@ -151,7 +151,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 0..80)
 }
 
-/// Checks that the executed requests of each sequence are its first ones, in their order.
+/// Checks that the executed requests of each sequence are the sequence's first requests, in their order.
 async fn check_prefixes(events: Vec<Event>) {
     let (processor, mut intake) = sides::<usize>(16);
     let mut sequences = [processor.sequence(), processor.sequence()];
@@ -186,7 +186,7 @@ async fn check_prefixes(events: Vec<Event>) {
                 drop((future, claimed));
             }
         }
-        // Timers that are due withdraw.
+        // Polling withdraws requests whose deadline has passed.
         for future in futures.iter_mut().flatten() {
             let _pending = future.poll();
         }

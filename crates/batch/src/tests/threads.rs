@@ -1,4 +1,5 @@
-//! The closure form: its thread, its end, and its failures.
+//! The batch processor that calls a closure on its own thread: how its batches form, how its thread ends, and how it
+//! fails.
 
 use std::sync::{
     atomic::AtomicBool,
@@ -33,8 +34,8 @@ fn held(batch_size: usize) -> (Numbers, BatchThread, SyncSender<()>, Receiver<us
         wait.recv().expect("the test lets the batch go on");
         batch.into_iter().map(|Single(number)| number * 10).collect()
     };
-    let builder = BatchThreadBuilder::new(batch_size, Duration::ZERO).expect("valid");
-    let (batches, thread) = builder.spawn(closure).expect("a thread");
+    let builder = BatchThreadBuilder::new(batch_size, Duration::ZERO).expect("the settings are valid");
+    let (batches, thread) = builder.spawn(closure).expect("the thread starts");
     (batches, thread, go_on, sizes)
 }
 
@@ -78,7 +79,7 @@ async fn dropping_the_last_clone_processes_what_is_queued_and_ends_the_thread() 
     let clone = batches.clone();
     drop(batches);
     futures.extend(submit_all(&clone, 1..3));
-    assert!(!clone.is_closed(), "a clone is left");
+    assert!(!clone.is_closed(), "one clone still exists");
     drop(clone);
     go_on.send(()).unwrap();
     go_on.send(()).unwrap();
@@ -124,7 +125,7 @@ async fn a_panic_of_the_closure_reaches_every_caller() {
     assert_eq!(
         values(futures).await,
         answers,
-        "unknown, not executed, not executed"
+        "the first outcome is unknown, and the other two requests were not executed"
     );
     assert_eq!(
         values(submit_all(&batches, 3..4)).await,
@@ -153,20 +154,20 @@ async fn a_timeout_gathers_a_batch_until_it_is_full_or_flushed() {
     let builder = BatchThreadBuilder::new(3, Duration::from_secs(60)).unwrap();
     let (batches, thread) = builder.spawn(closure).unwrap();
     let full = submit_all(&batches, 0..3);
-    assert_eq!(sizes.recv(), Ok(3), "full");
+    assert_eq!(sizes.recv(), Ok(3), "a full batch does not wait");
     assert_eq!(values(full).await, [Ok(0), Ok(1), Ok(2)]);
     let flushed = submit_all(&batches, 3..5);
     batches.flush();
-    assert_eq!(sizes.recv(), Ok(2), "flushed");
+    assert_eq!(sizes.recv(), Ok(2), "a flush ends the wait");
     assert_eq!(values(flushed).await, [Ok(3), Ok(4)]);
     let closed = submit_all(&batches, 5..6);
     drop(batches);
     thread.join().unwrap();
-    assert_eq!(sizes.recv(), Ok(1), "closed");
+    assert_eq!(sizes.recv(), Ok(1), "closing the queue ends the wait");
     assert_eq!(values(closed).await, [Ok(5)]);
 }
 
-/// The executor waits for an hour at most: the tests that call it end because of something else.
+/// Waits until 100 requests are queued, for at most 1 h. The tests that call this function end the wait in another way.
 fn wait_for_more(intake: &Intake<Single<usize>, usize>, taken_at: Instant) {
     intake.wait_for_more(100, Instant::now() + Duration::from_secs(3600), taken_at);
 }
@@ -188,9 +189,12 @@ fn a_flush_covers_a_request_that_was_queued_while_the_queue_was_emptied() {
     let (batches, intake) = batch(&BatchConfig::default()).unwrap();
     let taken_at = Instant::now();
     let _queued: Vec<ResponseFuture<usize>> = submit_all(&batches, 0..1);
-    // The executor saw an empty queue before the request, and stores that after it.
+    // The executor saw an empty queue before the request was queued, and records the empty queue only afterwards.
     batches.queue.counters.oldest_is(None);
-    assert!(!batches.queue.counters.flush_covers_oldest(taken_at), "no flush");
+    assert!(
+        !batches.queue.counters.flush_covers_oldest(taken_at),
+        "there was no flush"
+    );
     batches.flush();
     wait_for_more(&intake, taken_at);
 }
@@ -223,7 +227,7 @@ async fn a_batch_ends_with_the_request_that_brings_it_to_its_size() {
 }
 
 #[tokio::test]
-async fn a_request_that_leaves_while_its_batch_gathers_is_not_processed() {
+async fn a_request_whose_caller_leaves_while_the_batch_waits_is_not_processed() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let closure = {
         let seen = Arc::clone(&seen);
@@ -268,18 +272,18 @@ fn the_hook_runs_on_the_thread_before_the_first_batch() {
 #[test]
 fn settings_out_of_bounds_are_errors_with_field_value_and_bound() {
     let closure = |batch: Vec<Single<usize>>| vec![0; batch.len()];
-    let refused = |result: Result<Numbers, SpawnError>| result.unwrap_err().to_string();
+    let rejected = |result: Result<Numbers, SpawnError>| result.unwrap_err().to_string();
     let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
     assert_eq!(
-        refused(BatchProcessor::new(0, zero, second, closure)),
+        rejected(BatchProcessor::new(0, zero, second, closure)),
         "batch.batch_size = 0: must be 1 to 1048576"
     );
     assert_eq!(
-        refused(BatchProcessor::new(1, second * 61, second, closure)),
-        "batch.timeout_us = 61000000: must be 0 to 60000000"
+        rejected(BatchProcessor::new(1, second * 61, second, closure)),
+        "batch.timeout = 61s: must be 0ns to 60s"
     );
     assert_eq!(
-        refused(BatchProcessor::new(1, zero, zero, closure)),
-        "batch.latency_budget_us = 0: must be 1 to 3600000000"
+        rejected(BatchProcessor::new(1, zero, zero, closure)),
+        "batch.latency_budget = 0ns: must be 1µs to 3600s"
     );
 }

@@ -1,4 +1,4 @@
-//! Once as many reply slots exist as requests are in flight, neither side allocates memory for a request.
+//! In steady state, neither the caller nor the executor allocates memory for a request, because reply slots are reused.
 
 use std::{
     future::Future,
@@ -56,7 +56,8 @@ impl Rig {
         let mut context = Context::from_waker(Waker::noop());
         assert!(first.as_mut().poll(&mut context).is_pending());
         assert!(second.as_mut().poll(&mut context).is_pending());
-        // The batch is small enough that shares apply.
+        // A share is half of the batch: one item. So the second request makes the executor count the shares of the
+        // clients.
         assert_eq!(self.intake.take(2, &mut self.claimed), 2);
         assert!(self.intake.due().is_some());
         let answers = self.claimed.drain(..).map(|one| (one.reply, one.item.0));
@@ -64,7 +65,7 @@ impl Rig {
         self.answerer.answer_all(self.answers.drain(..));
         for (number, future) in [(0, first), (1, second)] {
             let Poll::Ready(answer) = future.poll(&mut context) else {
-                panic!("not answered");
+                panic!("the request was not answered");
             };
             assert_eq!(black_box(answer).unwrap().value, number);
         }
@@ -74,7 +75,10 @@ impl Rig {
 #[test]
 fn a_request_allocates_nothing_in_steady_state() {
     let mut rig = Rig::new();
-    assert!(allocations_of(|| rig.round(None)) >= 2, "the slots are made once");
+    assert!(
+        allocations_of(|| rig.round(None)) >= 2,
+        "the first round makes two slots"
+    );
     rig.round(None);
     assert_eq!(allocations_of(|| (0..1_000).for_each(|_| rig.round(None))), 0);
 }

@@ -1,4 +1,4 @@
-//! Tests of the public interface. The tests of the guarantees are in `src/tests`.
+//! Tests that use only the public interface. The tests of the guarantees are in `src/tests`.
 #![cfg(test)]
 
 mod allocations;

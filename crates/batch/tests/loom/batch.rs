@@ -32,14 +32,14 @@ mod slot;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod waker_list;
 
-/// Maximum number of preemptions in one execution. Two are enough to find nearly all races of models this small. With
-/// three the run takes less than a minute.
+/// Maximum number of preemptions in one execution of a model. Two preemptions find nearly all races of such small
+/// models. With three preemptions, all models together run for less than a minute.
 const PREEMPTIONS_MAX: usize = 3;
-/// The same limit for the one model with three threads that wait for each other. With three preemptions it would take a
-/// minute.
+/// The maximum number of preemptions of the one model with three threads that wait for each other. With three
+/// preemptions, this model alone would run for a minute.
 const PREEMPTIONS_MAX_OF_MANY: usize = 2;
 
-/// The same names as in `src/sync.rs`, with loom's types.
+/// Replaces `src/sync.rs`: the same names, with loom's types.
 mod sync {
     use std::{collections::VecDeque, task::Waker};
 
@@ -48,15 +48,15 @@ mod sync {
     pub(crate) type AtomicU8 = tally_testing::words::Word<u8>;
     pub(crate) type AtomicUsize = tally_testing::words::Word<usize>;
 
-    /// loom's mutex with `parking_lot`'s signature.
+    /// loom's mutex with the signature of `parking_lot::Mutex`.
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
-    /// loom's waker cell with `atomic_waker`'s signature.
+    /// loom's waker cell with the signature of `atomic_waker::AtomicWaker`.
     #[derive(Debug)]
     pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
 
-    /// A bounded queue with `crossbeam_queue`'s signature.
+    /// A bounded queue behind a mutex, with the signature of `crossbeam_queue::ArrayQueue`.
     pub(crate) struct ArrayQueue<T> {
         items: Mutex<VecDeque<T>>,
         capacity: usize,
@@ -199,7 +199,7 @@ fn an_answer_wakes_the_caller_and_is_visible() {
     });
 }
 
-/// Two tasks may poll a future one after the other. Only the waker of the last one counts.
+/// Two tasks may poll a future one after the other. The answer wakes the task that polled last.
 #[test]
 fn an_answer_wakes_the_caller_that_polled_last() {
     check(|| {
@@ -234,7 +234,7 @@ fn a_responder_that_is_dropped_answers_lost() {
     }
 }
 
-/// The steps of a caller's future when its timer fires: check for an answer, withdraw, check again.
+/// Runs the steps of a caller's future when its timer fires: check for an answer, withdraw the request, check again.
 #[test]
 fn a_deadline_never_mixes_up_not_executed_and_unknown() {
     check(|| {
@@ -253,7 +253,10 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
                 false
             }
             Poll::Pending if receiver.withdraw() => {
-                assert!(receiver.poll_answer(&context).is_pending(), "nothing is lost");
+                assert!(
+                    receiver.poll_answer(&context).is_pending(),
+                    "a withdrawn request gets no answer"
+                );
                 true
             }
             Poll::Pending => {
@@ -268,8 +271,8 @@ fn a_deadline_never_mixes_up_not_executed_and_unknown() {
 
 // ===== the pool =====
 
-/// Two requests use the same slot one after the other, while the executor may still be finishing the first. No request gets the answer
-/// of the other.
+/// Two requests use the same slot one after the other, while the executor may still be inside `answer` of the first
+/// request. Each request gets its own answer.
 #[test]
 fn a_reused_slot_mixes_up_no_requests() {
     check(|| {
@@ -309,7 +312,7 @@ fn a_slot_whose_caller_has_left_is_reused_only_after_its_answer() {
         let (responder, receiver) = pool.take();
         let context = Context::from_waker(Waker::noop());
         assert!(receiver.poll_answer(&context).is_pending());
-        assert!(responder.claim(), "a new request is queued");
+        assert!(responder.claim(), "the new request can be claimed");
         responder.answer(2);
         assert_eq!(wait_for(&receiver), Ok(2));
         executor.join().unwrap();
@@ -359,7 +362,8 @@ fn a_push_wakes_an_executor_that_went_to_sleep() {
     });
 }
 
-/// A busy executor raises the number at which it is woken, and lowers it before it sleeps. The last number counts.
+/// A busy executor raises the number of items at which it is woken, and lowers the number before it sleeps. The last
+/// number applies.
 #[test]
 fn a_push_uses_the_mark_that_was_set_last() {
     check(|| {
@@ -405,7 +409,7 @@ fn a_full_ring_returns_the_item() {
         let mine = match ring.push('b') {
             Ok(_) => true,
             Err(PushError::Full('b')) => false,
-            Err(refused) => panic!("{refused:?}"),
+            Err(rejected) => panic!("{rejected:?}"),
         };
         assert_ne!(pusher.join().unwrap(), mine);
         assert_eq!(ring.pop(), Some(if mine { 'b' } else { 'a' }));
@@ -430,16 +434,16 @@ fn accepted_items_are_taken_before_the_ring_is_drained() {
                 None => thread::yield_now(),
             }
         }
-        let let_in = first.join().unwrap() + second.join().unwrap();
-        assert_eq!(taken, let_in);
+        let accepted = first.join().unwrap() + second.join().unwrap();
+        assert_eq!(taken, accepted);
         assert_eq!(ring.len(), 0);
         assert!(ring.is_closed());
         assert!(matches!(ring.push('c'), Err(PushError::Closed('c'))));
     });
 }
 
-/// The executor's complete loop, with callers and a shutdown: it takes every item that was accepted, and ends. If a wake-up were lost,
-/// loom would report a deadlock.
+/// Checks the executor's complete loop, with callers and a shutdown: the executor takes every accepted item, and then
+/// ends. If a wake-up were lost, loom would report a deadlock.
 fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
     explore(preemptions_max, move || {
         let ring = Arc::new(LockFreeRingBuffer::new(capacity));
@@ -468,24 +472,24 @@ fn check_shutdown(capacity: usize, callers: usize, preemptions_max: usize) {
             .collect::<Vec<_>>();
         ring.close();
         parker.notify();
-        let let_in = callers
+        let accepted = callers
             .into_iter()
             .map(|caller| usize::from(caller.join().unwrap()))
             .sum::<usize>();
-        assert_eq!(executor.join().unwrap(), let_in);
+        assert_eq!(executor.join().unwrap(), accepted);
     });
 }
 
 /// The steps of `Queue::push` around the ring buffer. Returns whether the item was accepted.
 fn push_and_wake(ring: &LockFreeRingBuffer<usize>, parker: &Notify, item: usize) -> bool {
-    let (let_in, wake) = match ring.push_for_executor(item) {
+    let (accepted, wake) = match ring.push_for_executor(item) {
         Ok(wake) => (true, wake),
         Err(_) => (false, ring.is_closed()),
     };
     if wake {
         parker.notify();
     }
-    let_in
+    accepted
 }
 
 #[test]
@@ -500,7 +504,7 @@ fn an_executor_that_is_shut_down_with_a_full_ring_takes_all_and_ends() {
 
 // ===== the waker list =====
 
-/// If a waker were left behind or a wake-up lost, loom would report a deadlock.
+/// If a waker were never taken or a wake-up were lost, loom would report a deadlock.
 #[test]
 fn a_wake_task_finds_every_waker() {
     check(|| {

@@ -1,9 +1,11 @@
-//! Loom models of the lock-free parts: every interleaving within a bound on preemptions. Each module below includes the
-//! source files that it checks, with loom's types in place of the real ones. Therefore no `--cfg loom` is needed.
-//! `LOOM_COUNT=1 cargo test -p tally-batch --test loom -- --show-output` prints the number of executions of each model.
+//! Loom models of the lock-free parts. Loom executes every interleaving of a model's threads, up to a maximum number of
+//! preemptions. Each module below includes the source files that it checks, with loom's types instead of the standard
+//! types. Therefore no `--cfg loom` is needed. `LOOM_COUNT=1 cargo test -p tally-batch --test loom -- --show-output`
+//! prints the number of executions of each model.
 //!
-//! The models were tested by mutations of the sources. Each mutation below makes the named model fail. If a model no
-//! longer detects its mutation, a new model must be written for it.
+//! The models were tested by mutations (deliberate errors) of the sources. Each mutation below makes the named model
+//! fail. If a model no longer detects its mutation, write a new model that does. In the table, the *mark* is the number
+//! of items at which the executor is woken, and the *entry* is the counter of the callers inside `push`.
 //!
 //! | file | mutation | model |
 //! |---|---|---|

@@ -25,11 +25,11 @@ enum Requester {
     Host,
 }
 
-/// Limit on the attempts to admit a call while the state changes. Each retry means that another thread made progress,
-/// so the limit is not reached in practice.
+/// Maximum number of attempts to admit a call while the state changes. Each retry means that another thread made a
+/// transition, so the maximum is not reached in practice.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
-/// An open circuit reads the exact time if its deadline is closer than this. The margin is larger than the lag of
-/// `Clock::recent_ns`.
+/// If the deadline of an open circuit is closer than this margin, the circuit reads the exact time. The margin is
+/// larger than the lag of `Clock::recent_ns`.
 const RECENT_MARGIN_NS: u64 = 50 * NANOS_PER_MILLI;
 const RETRY_AFTER_MIN_NS: u64 = NANOS_PER_MILLI;
 
@@ -42,12 +42,13 @@ impl Core {
         threads::shard_access(self.config.shards as usize)
     }
 
-    /// Admits or rejects a call. The ticket is written to `into` instead of being returned, because copying bytes that
-    /// were just written stalls until the write is complete. `into` stays None for a call that is not recorded.
+    /// Admits or rejects a call. The ticket is written to `into` instead of being returned, because the CPU would wait
+    /// for the write before it could copy the returned ticket. `into` stays None for a call that is not recorded.
     #[inline(always)]
     pub(crate) fn admit(&self, access: ShardAccess, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
-        // These two cases must be fast. `request_admission` decides them in the same way.
+        // The cases "open" and "closed" in mode `Auto` must be fast, so they are decided here. `request_admission`
+        // would decide them in the same way.
         if word.mode() == BreakerMode::Auto && word.state() == CircuitState::Open {
             let recent_ns = self.clock.recent_ns();
             if recent_ns.saturating_add(RECENT_MARGIN_NS) / NANOS_PER_MILLI < word.deadline_ms() {
@@ -84,7 +85,7 @@ impl Core {
         self.reject(word, access, now_ns)
     }
 
-    /// Admits a probe of the host if the circuit is half-open, or due to become half-open, and has a permit left. A
+    /// Admits a probe of the host if the circuit is half-open, or its open time has passed, and a permit is left. A
     /// rejection is not counted, because no caller was rejected.
     pub(crate) fn admit_probe(&self, access: ShardAccess) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
@@ -104,8 +105,8 @@ impl Core {
         None
     }
 
-    /// Asks the state machine to admit a call. Returns `Stale` if the request made a transition: the caller must ask
-    /// again.
+    /// Asks the state machine to admit a call. Returns `Stale` if the state has changed, also if this request itself
+    /// made the transition: then the caller must load the word and ask again.
     fn request_admission(
         &self,
         word: StateWord,
@@ -135,7 +136,7 @@ impl Core {
             CircuitState::HalfOpen => {
                 match self.gate.issue_probe(word.generation(), now_ns / NANOS_PER_MICRO) {
                     Grant::Granted(ticket) => Grant::Granted(Some(ticket)),
-                    // Without a ticker this is the only place that notices a hung probe.
+                    // If the host does not tick the breaker, only this line detects a hung probe.
                     Grant::Rejected if self.expire_probes(word, now_ns) => Grant::Stale,
                     Grant::Rejected => Grant::Rejected,
                     Grant::Stale => Grant::Stale,
@@ -179,7 +180,7 @@ impl Core {
         }
     }
 
-    /// Rejects a call. In `MetricsOnly`, admits the call and counts that it would have been rejected.
+    /// Rejects a call. In mode `MetricsOnly`, admits the call instead, and counts that `Auto` would have rejected it.
     fn reject(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Result<Option<Ticket>, Rejection> {
         if word.mode() != BreakerMode::MetricsOnly {
             return Err(self.rejection(word, access, now_ns));
@@ -190,7 +191,7 @@ impl Core {
         Ok(Some(self.ticket(word, access, now_ns, None)))
     }
 
-    /// Counts a rejected call and makes its rejection.
+    /// Counts a rejected call, and returns the rejection.
     #[inline(always)]
     fn rejection(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> Rejection {
         let retry_ns = self.count_rejection(word, access, now_ns);
@@ -201,7 +202,7 @@ impl Core {
         }
     }
 
-    /// Counts a rejected call; returns its retry hint in nanoseconds.
+    /// Counts a rejected call. Returns the time to wait before a retry, in nanoseconds.
     #[inline(always)]
     fn count_rejection(&self, word: StateWord, access: ShardAccess, now_ns: u64) -> u64 {
         let mut number = 0;
@@ -230,9 +231,9 @@ impl Core {
                 (hint, hint / 2)
             }
             (_, CircuitState::Open) => (left, half_open_time),
-            // The probes decide within their time limit.
+            // The probes in flight end or reach their time limit within the probe timeout.
             (_, CircuitState::HalfOpen) => (nanos(self.config.effective_probe_timeout()), half_open_time),
-            // The ramp rejects a share of the calls that decreases; a retry may be admitted at once.
+            // The ramp rejects only a share of the calls, so a retry may be admitted at once.
             (_, CircuitState::Ramp) => (0, half_open_time.min(left)),
             (_, CircuitState::Closed) => (0, 0),
         }
@@ -243,6 +244,7 @@ impl Core {
         ramp_weight(&self.config, self.config.ramp.saturating_sub(left))
     }
 
+    /// Returns whether `generation` is the current generation.
     #[inline]
     pub(super) fn is_live(&self, generation: u32) -> bool {
         self.gate.load().generation() == generation

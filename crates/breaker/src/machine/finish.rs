@@ -1,4 +1,6 @@
-//! Records the ends of calls and judges their results.
+//! Records the ends of calls. A call that shows something about the service adds a [`Sample`] to the window, and the
+//! window may then open the circuit. A result counts only in the generation (the time between two transitions) that
+//! admitted its call.
 
 use super::{
     super::{
@@ -19,8 +21,8 @@ impl Core {
     /// Records the end of a call with its verdict, or without one if the call was dropped. `access` belongs to the
     /// calling thread, which may differ from the thread that began the call.
     ///
-    /// Inlined: most callers know at compile time that the verdict is a plain success, and then the verdict is never
-    /// stored.
+    /// The function is inlined, because most callers know at compile time that the verdict is a plain success. Then the
+    /// verdict is never stored in memory.
     #[inline(always)]
     pub(crate) fn finish(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
@@ -40,7 +42,7 @@ impl Core {
         let counted = word.generation() == ticket.generation && {
             self.leave_ring(access, ticket, now_ns);
             if self.is_ordinary(word, ticket, now_ns) {
-                // `settle_and_record` would do the same. This path contains only what an ordinary call needs.
+                // `settle_and_record` would have the same effect. This shorter path is for the most frequent case.
                 let sample = Sample::ordinary(self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO);
                 self.record(word, access, &sample, now_ns)
             } else {
@@ -52,7 +54,7 @@ impl Core {
         }
     }
 
-    /// Records every other end of a call.
+    /// Records the end of a call that is not a plain success without a batch.
     fn finish_other(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         let now_ns = self.clock.now_ns();
         let word = self.gate.load();
@@ -84,7 +86,7 @@ impl Core {
         }
     }
 
-    /// Returns whether a success without a batch is ordinary: fast and not a probe.
+    /// Returns whether a success without a batch is ordinary: faster than every threshold, and not a probe.
     #[inline]
     fn is_ordinary(&self, word: StateWord, ticket: &Ticket, now_ns: u64) -> bool {
         ticket.probe.is_none()
@@ -92,8 +94,8 @@ impl Core {
             && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
     }
 
-    /// Reports a probe's outcome, then counts the call if it counts as evidence. Returns false if the call belongs to a
-    /// generation that is over.
+    /// If the call is a probe, reports its outcome. Then adds the call to the window, unless it shows nothing about the
+    /// service. Returns false if the call belongs to a generation that is over.
     fn settle_and_record(
         &self,
         word: StateWord,
@@ -118,8 +120,8 @@ impl Core {
             }
             return true;
         };
-        // The report of a probe may itself have ended the generation. A probe is therefore counted anyway; any other
-        // call is too late.
+        // The outcome of a probe may itself have ended the generation, so a probe is counted even then. Any other call
+        // is too late.
         let counted = self.record(word, access, &sample, now_ns) || ticket.probe.is_some();
         if counted && let Some(counters) = self.counters.get(access.shard) {
             count_exceptional(counters, &sample, verdict.is_some(), access.writer);
@@ -127,7 +129,7 @@ impl Core {
         counted
     }
 
-    /// Returns what a call adds to the window, if anything, and its outcome as a probe.
+    /// Returns what a call adds to the window (None: nothing), and the outcome that counts if the call is a probe.
     fn sample(
         &self,
         ticket: &Ticket,
@@ -160,7 +162,7 @@ impl Core {
             first_failed_of_batch: failed && first_in(&self.marks.failed_batch),
             total_us: self.elapsed_ns(ticket, now_ns) / NANOS_PER_MICRO,
             queue_wait_us: verdict.queue_wait.map(|wait| nanos(wait) / NANOS_PER_MICRO),
-            // The calls of a batch share one commit.
+            // The calls of a batch share one commit, so only the first call of the batch records the commit's time.
             commit_us: verdict
                 .commit
                 .filter(|_| first_of_batch)
@@ -177,9 +179,9 @@ impl Core {
         (Some(sample), outcome)
     }
 
-    /// Returns the sample of a call that was given up. Such a call is no evidence unless it was overdue; overdue ones
-    /// count, because otherwise clients that cancel slow calls would hide them. All calls given up within one slow
-    /// threshold count as one batch.
+    /// Returns the sample of a call that was given up. If the call took less than the slow threshold, it adds nothing
+    /// to the window. Otherwise it counts as slow, because clients that cancel slow calls would hide them. All slow
+    /// calls that are given up within one slow threshold count as one batch.
     #[cold]
     fn given_up_sample(&self, ticket: &Ticket, now_ns: u64) -> (Option<Sample>, ProbeOutcome) {
         let elapsed_ns = self.judged_ns(ticket, self.raw_elapsed_ns(ticket, now_ns), now_ns);
@@ -230,8 +232,8 @@ impl Core {
         true
     }
 
-    /// Reports the outcome of a probe. Returns false if it has been reported already. Does nothing and returns true if
-    /// the call is not a probe.
+    /// Reports the outcome of a probe. Returns false if the probe was already counted or its generation is over. If the
+    /// call is not a probe, does nothing and returns true.
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
@@ -252,21 +254,24 @@ impl Core {
         self.judged_ns(ticket, latency_ns, now_ns)
     }
 
-    /// Returns the latency without the time for which the process did not run.
+    /// Returns `latency_ns`, but at most the time since the process last resumed after a pause. A latency below the
+    /// slow threshold is returned unchanged.
     fn judged_ns(&self, ticket: &Ticket, latency_ns: u64, now_ns: u64) -> u64 {
         if latency_ns < self.slow_ns {
             return latency_ns;
         }
-        // A call may end before the ticker has noticed the pause.
+        // After a pause, a call may end before the next tick detects the pause.
         self.notice_pause(now_ns);
         latency_ns.min(self.elapsed_ns(ticket, now_ns))
     }
 
+    /// Returns the time since the call was admitted.
     #[inline]
     fn raw_elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns)
     }
 
+    /// Returns the time since the call was admitted or the process last resumed after a pause, whichever is later.
     #[inline]
     fn elapsed_ns(&self, ticket: &Ticket, now_ns: u64) -> u64 {
         now_ns.saturating_sub(ticket.admitted_ns.max(self.pauses.resumed_ns()))
@@ -278,8 +283,8 @@ fn is_answer(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Success | Outcome::Failure) && verdict.sampled
 }
 
-/// Counts a call that failed, was slow or was neutral. Successes need no counter: a snapshot computes them as the rest.
-/// A call that was given up has its own counter, `cancelled`.
+/// Counts a call that failed, was slow or was neutral. Successes have no counter: a snapshot subtracts all other calls
+/// from the finished calls. A call that was given up is counted in `cancelled`.
 fn count_exceptional(counters: &ShardCounters, sample: &Sample, has_verdict: bool, writer: Writer) {
     for (counter, counts) in [
         (&counters.failures, sample.failed),

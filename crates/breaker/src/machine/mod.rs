@@ -1,5 +1,5 @@
-//! The state machine, which combines the gate, the window, the in-flight ring and the policy. `admit` admits calls,
-//! `finish` records their ends, `transitions` changes the state.
+//! [`Core`]: the state machine of one breaker. It combines the gate, the window, the ring of calls in flight and the
+//! policy. The file `admit` admits calls, `finish` records the ends of calls, and `transitions` changes the state.
 
 mod admit;
 mod finish;
@@ -23,16 +23,18 @@ use super::{
     window::Window,
 };
 
-/// An admitted call, with everything that `finish` needs to record its end.
+/// What `finish` needs to know about an admitted call to record the call's end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     pub(super) admitted_ns: u64,
     generation: u32,
+    /// The slot of the ring in which the call was counted; None if it was not counted.
     place: Option<RingPlace>,
+    /// None if the call is not a probe.
     probe: Option<ProbeTicket>,
 }
 
-/// The state of a breaker, which all its handles share.
+/// The state of one breaker. All handles of the breaker share it.
 pub(super) struct Core {
     pub(super) key: Box<str>,
     pub(super) config: CircuitBreakerConfig,
@@ -44,27 +46,35 @@ pub(super) struct Core {
     pub(super) counters: Box<[CachePadded<ShardCounters>]>,
     pub(super) pauses: CachePadded<PauseDetector>,
     marks: CachePadded<Marks>,
-    /// Used by the ticker only.
+    /// Detects hangs. Only ticks use this field.
     hang: Mutex<HangWatch>,
-    /// The lock is held while the gate's word changes, so that both change together.
+    /// The thread that changes the gate's word holds this lock, so that the log and the word change together.
     pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
-    /// The last open time, in nanoseconds. Retry hints are spread over half of it.
+    /// The last open time, in nanoseconds. The retry times of rejected calls are spread over half of this time.
     open_for_ns: AtomicU64,
     slow_ns: u64,
-    /// A latency below this reaches no threshold.
+    /// A latency below this value reaches neither the slow threshold nor the p99 threshold.
     ordinary_ns: u64,
 }
 
-/// Words that prevent counting one event twice: per batch, per run of failures or per slice.
+/// The number of consecutive failures, and marks that ensure that each batch and each time slice is counted or
+/// evaluated once.
 #[derive(Debug, Default)]
 struct Marks {
     streak: Streak,
+    /// The last batch that was counted.
     batch: HighWater,
+    /// The last batch that was counted as bad (slow or failed).
     bad_batch: HighWater,
+    /// The last batch that was counted as failed.
     failed_batch: HighWater,
+    /// Time is divided into rounds as long as the slow threshold. All slow calls that are given up in one round count
+    /// as one bad batch. This is the last counted round.
     cancelled_round: HighWater,
+    /// The last time slice in which the window was evaluated.
     evaluated_epoch: HighWater,
+    /// The last time slice that was swept.
     swept_epoch: HighWater,
 }
 
@@ -80,7 +90,7 @@ impl Core {
         clock: Arc<dyn Clock>,
         observer: Option<Arc<dyn TransitionObserver>>,
     ) -> Self {
-        // The last shard is shared by all threads that have no shard for themselves.
+        // All threads that have no shard for themselves share the last shard.
         let shards = config.shards as usize + 1;
         let clock = Time::new(clock);
         let slow_ns = nanos(config.slow_threshold);

@@ -1,4 +1,5 @@
-//! Changes the state: by time, by evidence, or by command of an operator.
+//! Changes the state: because time has passed, because the calls are too slow or failing, or because an operator
+//! commands it.
 
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ struct Step {
     open_for: Option<Duration>,
 }
 
-/// The longest time for which an operator can open a circuit. `ForcedOpen` has no such limit.
+/// The longest time for which an operator can open a circuit: one year. The mode `ForcedOpen` has no such limit.
 const OPEN_FOR_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // ===== impl Core =====
 
 impl Core {
-    /// Makes the transitions that depend on time, and judges the window and the calls in flight. The host calls it at
-    /// regular intervals.
+    /// Makes the transitions that depend on time, and judges the window and the calls in flight. The host calls this
+    /// method at regular intervals.
     pub(crate) fn tick(&self, work: Option<Work>) {
         let now_ns = self.clock.now_ns();
         self.notice_pause(now_ns);
@@ -99,7 +100,8 @@ impl Core {
             in_flight: evidence.in_flight,
             work,
         };
-        // If another thread ticks at the same moment, it sees the same evidence, so one evaluation is enough.
+        // If another thread ticks at the same moment, it sees the same calls. So this thread skips the hang detection
+        // if the other thread holds the lock.
         let hangs = self
             .hang
             .try_lock()
@@ -125,7 +127,7 @@ impl Core {
         }
     }
 
-    /// Counts probes that reached their time limit as bad. Returns whether this ended the generation.
+    /// Counts probes that reached their time limit as bad. Returns whether this ended the half-open state.
     pub(super) fn expire_probes(&self, word: StateWord, now_ns: u64) -> bool {
         let timeout_us = nanos(self.config.effective_probe_timeout()) / NANOS_PER_MICRO;
         let not_before_us = self.pauses.resumed_ns() / NANOS_PER_MICRO;
@@ -136,7 +138,8 @@ impl Core {
         expired.is_some_and(|probes| self.decide(word, probes, TransitionReason::ProbeTimeout, now_ns))
     }
 
-    /// Ends the half-open generation if its probes suffice for a decision. Returns whether it ended.
+    /// Ends the half-open state if enough probes were good or too many probes were bad. Returns whether the state
+    /// ended.
     pub(super) fn decide(
         &self,
         word: StateWord,
@@ -154,9 +157,10 @@ impl Core {
         }
     }
 
-    /// Decides when the longest wait is over. At least one good probe and no bad one are enough then, because traffic
-    /// may be too thin for more. If no probe was admitted, nothing is known: with `renew`, which the first call sets,
-    /// the wait begins again.
+    /// Ends the half-open state when the longest wait is over. Then one good probe without a bad probe is enough to
+    /// leave the state, because there may be too few calls for more probes. If no probe was admitted, the state stays
+    /// the same. In this case a call that asks for admission sets `renew`, so that the wait begins again and the call
+    /// can become a probe.
     pub(super) fn end_half_open_wait(&self, word: StateWord, now_ns: u64, renew: bool) {
         let probes = self.gate.probes(word.generation());
         if probes.issued > 0 && probes.ok > 0 && probes.bad == 0 {
@@ -166,7 +170,8 @@ impl Core {
         } else if renew {
             let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
             let _transition_log = self.transition_log.lock();
-            // The state stays the same, so the log gets no entry. On failure another thread has already done the same.
+            // The state stays the same, so the log gets no entry. If the exchange fails, another thread has already
+            // changed the word.
             let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
         }
     }
@@ -200,7 +205,8 @@ impl Core {
         )
     }
 
-    /// Makes a transition from `observed`, the word on which it was decided. Returns false if the word has changed.
+    /// Makes the transition `step`, which was decided with the word `observed`. Returns false, without a change, if the
+    /// word has changed.
     fn apply(&self, observed: StateWord, step: Step) -> bool {
         let made = self.apply_locked(&mut self.transition_log.lock(), observed, step);
         if let Some(transition) = &made {
@@ -241,7 +247,7 @@ impl Core {
         let opened = to == CircuitState::Open;
         if opened {
             self.open_for_ns.store(nanos(lasts), Ordering::Relaxed);
-            // An operator's command is no evidence about the service, so it does not lengthen the next open time.
+            // An operator's command says nothing about the service, so it does not lengthen the next open time.
             transition_log.attempt = if open_for.is_none() {
                 attempt.saturating_add(1)
             } else {
@@ -306,6 +312,7 @@ impl Core {
         }
     }
 
+    /// Checks whether the process did not run for a while. If so, reports the pause.
     pub(super) fn notice_pause(&self, now_ns: u64) {
         let late_ns = nanos(self.config.tick_interval).saturating_add(nanos(self.config.bucket) / 2);
         let Some(gap_ns) = self.pauses.check(now_ns, late_ns) else {
@@ -347,13 +354,13 @@ impl Core {
         }
     }
 
-    /// Forces the state, from any state: open for the given time, or closed with None.
+    /// Opens the circuit for the time `open_for`, or closes it with None, whatever the state is.
     pub(crate) fn force(&self, open_for: Option<Duration>) {
         let open_for = open_for.map(|time| time.min(OPEN_FOR_MAX));
         let now_ns = self.clock.now_ns();
         let made = {
             let mut transition_log = self.transition_log.lock();
-            // While the lock is held no other thread changes the word, so the transition starts from this word.
+            // No other thread changes the word while this thread holds the lock, so the transition can't fail.
             let word = self.gate.load();
             let (to, reason) = match open_for {
                 Some(_) => (CircuitState::Open, TransitionReason::Forced),

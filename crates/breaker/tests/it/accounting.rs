@@ -1,4 +1,4 @@
-//! No sample is lost: threads record while the window moves, and every call is counted.
+//! Tests that every call is counted while several threads record calls and the window moves.
 
 use std::{
     sync::{
@@ -70,11 +70,11 @@ fn two_threads_and_a_moving_window_lose_nothing() {
 
 const CROWD: usize = 5;
 const CALLS_OF_CROWD: u64 = 50_000;
-/// Limit on the calls that a thread has passed to the next thread and that are not yet ended.
+/// Maximum number of calls that a thread has passed to the next thread and that have not ended.
 const PASSED_ON_MAX: usize = 16;
 
-/// Admits calls, passes them to the next thread, and ends those from the previous thread. Every seventh call is given
-/// up.
+/// Admits calls and passes them to the next thread. Ends the calls that the previous thread has passed on. Every
+/// seventh call is given up.
 fn exchange_calls(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last: &Receiver<(u64, Permit)>) {
     let end = |(call, permit): (u64, Permit)| match call % 7 {
         0 => drop(permit),
@@ -94,7 +94,8 @@ fn exchange_calls(rig: &Rig, to_next: SyncSender<(u64, Permit)>, from_last: &Rec
     from_last.iter().for_each(end);
 }
 
-/// There are more threads than shards, so some threads share a shard. Calls end on other threads than they began on.
+/// There are more threads than shards, so some threads share a shard. Each call ends on another thread than the one on
+/// which it began.
 #[test]
 fn threads_that_end_each_others_calls_lose_nothing() {
     let rig = unopenable(2);
@@ -126,7 +127,7 @@ fn threads_that_end_each_others_calls_lose_nothing() {
     assert_eq!((stats.window.batches, stats.lifetime.stale_results), (1, 0));
 }
 
-/// Threads start and end, and each takes over a shard with the counts of an earlier thread.
+/// Threads start and end. Each thread takes over a shard that holds the counts of an earlier thread.
 #[test]
 fn threads_that_follow_each_other_lose_nothing() {
     const GENERATIONS: u64 = 100;

@@ -1,4 +1,5 @@
-//! Neither a call through a closed circuit nor a rejection allocates. `benches/breaker.rs` measures the time.
+//! Neither a call through a closed circuit nor a rejection allocates memory. `benches/breaker.rs` measures the time of
+//! both.
 
 use std::{
     future::{Future, ready},

@@ -1,4 +1,4 @@
-//! A setting out of bounds is an error that names the field, the value and the bound.
+//! Tests that a setting out of bounds is an error, and that the error names the field, the value and the bound.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ fn add_functions(directory: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn every_test_listed_in_conformance_md_exists() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A published package comes without the document and the other packages: there is nothing to compare.
+    // A published package does not contain the document and the other packages. Then there is nothing to compare.
     let Ok(list) = fs::read_to_string(workspace.join("docs/conformance.md")) else {
         return;
     };
@@ -44,12 +44,12 @@ fn every_test_listed_in_conformance_md_exists() {
         .collect();
     assert!(
         listed.len() > 80,
-        "the table has been emptied: {} tests",
+        "the tables should list more than 80 tests, but they list only {}",
         listed.len()
     );
     let missing: Vec<&&str> = listed.iter().filter(|name| !functions.contains(**name)).collect();
     assert!(
         missing.is_empty(),
-        "tests that docs/conformance.md names and that do not exist: {missing:?}"
+        "docs/conformance.md names tests that do not exist: {missing:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! Hangs under steady load. The window is full of fast calls, and the calls in flight are judged separately from it.
+//! Tests that hangs are detected under steady load, when the window is full of fast calls.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ const STEPS_PER_TICK: u64 = 10;
 /// How the callers behave.
 #[derive(Debug, Clone, Copy)]
 struct Load {
-    /// Number of independent callers; each makes one call at a time.
+    /// Number of independent callers. Each caller makes one call at a time.
     callers: usize,
-    /// Time from call to answer without a hang.
+    /// Time from a call to its answer while nothing hangs.
     latency_ms: u64,
-    /// Time from an answer to the next call.
+    /// Time from an answer to the caller's next call.
     pause_ms: u64,
-    /// Time after which a caller gives up.
+    /// Time after which a caller gives up its call; None: it never gives up.
     deadline_ms: Option<u64>,
     /// Whether the host reports the work behind the calls to the breaker.
     watched: bool,
@@ -34,14 +34,14 @@ struct Run {
     now_ms: u64,
     hangs: bool,
     done: u64,
-    /// Whether a caller has given up a call, whose work then stays unfinished.
+    /// Whether a caller has given up a call. The work of this call stays unfinished.
     left_behind: bool,
     rejected: u64,
 }
 
 enum Caller {
     PausesUntil(u64),
-    /// The start of the call, its permit, and whether this call hangs independent of the others.
+    /// The start of the call, its permit, and whether this call hangs even if no other call hangs.
     Waits(u64, Permit, bool),
 }
 
@@ -130,8 +130,8 @@ impl Run {
         }
     }
 
-    /// Starts a hang. Returns the time until the circuit opens, measured from the start of the hang or from the first
-    /// call during it. None if it exceeds `limit`.
+    /// Starts a hang. Returns the time until the circuit opens, measured from the start of the hang or, if no call was
+    /// in flight then, from the first call during the hang. Returns None if this time exceeds `limit`.
     fn hang(&mut self, limit: Duration) -> Option<Duration> {
         self.hangs = true;
         while self.waiting() == 0 {
@@ -179,7 +179,7 @@ fn opens_in_time(load: Load, slow_threshold: Duration) {
     let waited = run.hang(limit);
     assert!(
         waited.is_some_and(|waited| waited <= limit),
-        "{load:?} with {:?}: closed {limit:?} after the hang, with {} fast calls in the window",
+        "{load:?}, slow threshold {:?}, {} fast calls in the window: still closed {limit:?} after the hang began",
         config.slow_threshold,
         before.window.calls
     );
@@ -220,11 +220,12 @@ fn the_bound_holds_for_long_thresholds_and_few_callers_too() {
 #[test]
 fn callers_who_give_up_do_not_hide_a_hang() {
     for (deadline_ms, callers, watched) in [
-        // Overdue when given up: the breaker notices the hang without the host's report.
+        // The calls are overdue when they are given up, so the breaker detects the hang without the host's report.
         (60, 24, false),
         (100, 150, false),
         (80, 24, true),
-        // Not overdue when given up: the breaker relies on the host's report that its work hangs.
+        // The calls are not overdue when they are given up, so the breaker relies on the host's report that its work
+        // hangs.
         (20, 24, true),
         (49, 3, true),
         (5, 1, true),
@@ -264,12 +265,12 @@ fn callers_that_give_up_healthy_calls_do_not_open() {
         assert_eq!(
             (stats.window.samples, stats.window.slow),
             (0, 0),
-            "no slow and no fast calls"
+            "a call that was given up before the slow threshold counts neither as slow nor as fast"
         );
     }
 }
 
-/// The host reports that its work hangs. A method without calls learns this with its first call.
+/// The host reports that its work hangs. While there are no calls, the circuit stays closed. The first call opens it.
 #[test]
 fn the_first_call_during_a_hang_is_the_only_one_that_waits() {
     let rig = Rig::with_defaults();
@@ -278,7 +279,11 @@ fn the_first_call_during_a_hang_is_the_only_one_that_waits() {
         rig.advance_ms(10);
         rig.breaker.tick_watching(hung);
     }
-    assert_eq!(rig.state(), CircuitState::Closed, "no caller, no rejection");
+    assert_eq!(
+        rig.state(),
+        CircuitState::Closed,
+        "without callers, the circuit stays closed"
+    );
     let first = rig.admit();
     rig.advance_ms(10);
     rig.breaker.tick_watching(hung);
@@ -296,7 +301,7 @@ fn a_part_that_hangs_opens_although_the_rest_is_fast() {
             break;
         };
         rig.advance(STEP);
-        // From the tenth second on, 600 calls in 1,000 never end.
+        // After ten seconds, 600 of 1,000 calls never end.
         if call >= 10_000 && second(call * 7) < 600 {
             hung.push(permit);
         } else {
@@ -315,8 +320,8 @@ fn a_part_that_hangs_opens_although_the_rest_is_fast() {
     drop(hung);
 }
 
-/// At any moment ten calls are overdue and only one or two calls in flight are not. But the overdue calls are only 1 %
-/// of the calls admitted in the same period.
+/// At any moment, ten calls in flight are overdue, and only one or two calls in flight are not overdue. But the overdue
+/// calls are only 1 % of the calls that were admitted in the same period.
 #[test]
 fn a_trickle_of_very_slow_calls_below_the_rate_does_not_open() {
     let rig = Rig::with_defaults();
@@ -357,7 +362,7 @@ fn a_short_stall_is_one_event_with_a_full_window() {
     assert_eq!(
         run.rig.stats().lifetime.opens,
         0,
-        "stalls of less than overdue_rounds thresholds"
+        "stalls shorter than overdue_rounds slow thresholds must not open the circuit"
     );
 }
 
@@ -372,11 +377,15 @@ fn a_lone_call_may_wait_for_stall_after() {
     };
     let overdue = Some(TransitionReason::Overdue);
     assert_eq!(reason_after(140, |_| {}), None);
-    assert_eq!(reason_after(170, |_| {}), overdue, "two thresholds and 50 ms");
+    assert_eq!(
+        reason_after(170, |_| {}),
+        overdue,
+        "the default is two slow thresholds and 50 ms"
+    );
     let patient = |config: &mut CircuitBreakerConfig| config.stall_after = Some(Duration::from_secs(2));
     assert_eq!(reason_after(1990, patient), None);
     assert_eq!(reason_after(2020, patient), overdue);
-    // For many calls the time is shorter.
+    // If at least `min_overdue` calls hang, the circuit opens earlier.
     let rig = Rig::new(patient);
     let many: Vec<_> = (0..5).map(|_| rig.admit()).collect();
     rig.tick_for_ms(120);
@@ -389,7 +398,8 @@ fn a_late_ticker_does_not_mistake_its_own_pause_for_a_hang() {
     for callers in [1, 24] {
         let mut run = Run::new(Load { callers, ..STEADY }, |_| {});
         run.run_ms(2_000);
-        // The process stops for less than the time that counts as a pause, and the ticker runs first afterwards.
+        // The process stops for less than the time that counts as a pause. When it resumes, the tick comes before the
+        // calls end.
         for _ in 0..10 {
             run.rig.advance_ms(300);
             run.tick();
@@ -414,7 +424,7 @@ fn a_standstill_ends_with_a_change_of_mode_and_a_reset() {
     assert_eq!(
         rig.state(),
         CircuitState::Closed,
-        "the evidence of before was discarded"
+        "a reset discards the standstill that was measured before"
     );
     drop(hung);
 }
@@ -428,7 +438,7 @@ fn after_a_hang_the_circuit_closes_again() {
     let mut run = Run::new(load, |_| {});
     run.run_ms(3_000);
     run.hang(Duration::from_secs(1)).unwrap();
-    // Longer than the open time: the probes hang, and the circuit opens again.
+    // This is longer than the open time: the circuit becomes half-open, its probes hang, and it opens again.
     run.run_ms(6_000);
     assert_eq!(run.rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
     run.hangs = false;
@@ -471,7 +481,7 @@ proptest! {
         let mut run = Run::new(Load { deadline_ms, watched: true, ..load }, |_| {});
         run.run_ms(before_ms);
         prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
-        // A caller that pauses when the circuit could open notices the hang only at its next call.
+        // The circuit may be due to open while the caller pauses. Then it opens only at the caller's next call.
         let limit = bound(run.rig.breaker.config()) + Duration::from_millis(load.pause_ms);
         prop_assert!(run.hang(limit).is_some(), "closed {:?} after the hang", limit);
     }

@@ -1,5 +1,5 @@
-//! Conformance tests of the circuit breaker; `docs/conformance.md` lists what they prove. All of them use a clock that
-//! only the test moves.
+//! Conformance tests of the circuit breaker. `docs/conformance.md` lists what these tests prove. Nearly all tests use a
+//! clock that moves only when the test moves it.
 #![cfg(test)]
 
 mod accounting;

@@ -1,4 +1,4 @@
-//! Clock, modes, retry hints, snapshots and events: the features on which operators rely.
+//! Tests of the features on which operators rely: pauses of the process, modes, retry times, snapshots and events.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +14,7 @@ use tally_breaker::{
 
 use super::support::{FAST, Rig, SLOW};
 
-/// Two hundred calls, each in its own batch, are in flight while the process is frozen for five seconds.
+/// Makes a breaker with 200 calls in flight, each in its own batch, and freezes the process for five seconds.
 fn frozen_with_calls_in_flight() -> (Rig, Vec<tally_breaker::Permit>) {
     let rig = Rig::with_defaults();
     rig.tick_for_ms(1000);
@@ -48,7 +48,10 @@ fn a_frozen_process_does_not_open_when_the_calls_wake_first() {
     rig.breaker.tick();
     let stats = rig.stats();
     assert_eq!((stats.state, stats.window.slow), (CircuitState::Closed, 0));
-    assert_eq!(stats.lifetime.self_throttled_ms, 5000, "counted once");
+    assert_eq!(
+        stats.lifetime.self_throttled_ms, 5000,
+        "the pause is counted once"
+    );
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn a_dead_ticker_does_not_blind_the_breaker() {
     assert_eq!(rig.state(), CircuitState::Open);
     assert!(
         opened_after < 150,
-        "some calls do not count, but not all: {opened_after}"
+        "after the ticks have stopped, most slow calls must still count: the circuit opened after {opened_after} calls"
     );
 }
 
@@ -85,7 +88,7 @@ fn a_rejection_has_a_spread_retry_hint() {
     assert!(least >= Duration::from_secs(5) && most < Duration::from_millis(7501));
     assert!(
         most - least > Duration::from_secs(2),
-        "spread over half the open time"
+        "the retry times are spread over half of the open time"
     );
 
     let again = Rig::with_defaults();
@@ -93,7 +96,7 @@ fn a_rejection_has_a_spread_retry_hint() {
     assert_eq!(
         hints[..10],
         (0..10).map(|_| again.reject().retry_after).collect::<Vec<_>>(),
-        "reproducible with the same seed"
+        "the same seed gives the same retry times"
     );
 
     rig.advance_ms(4999);
@@ -132,8 +135,13 @@ fn snapshots_are_readable_while_open_and_forced_open() {
         (0.0, 1, 1)
     );
     rig.advance_ms(5000);
-    assert_eq!(rig.stats().state, CircuitState::Open, "no call and no tick");
-    assert_eq!(rig.stats().effective_state, CircuitState::HalfOpen, "polly 481");
+    assert_eq!(
+        rig.stats().state,
+        CircuitState::Open,
+        "no call and no tick has made the transition"
+    );
+    // See issue 481 of the library Polly.
+    assert_eq!(rig.stats().effective_state, CircuitState::HalfOpen);
 
     rig.breaker.set_mode(BreakerMode::ForcedOpen);
     let stats = rig.stats();
@@ -178,7 +186,7 @@ fn metrics_only_rejects_nothing_and_counts_would_be_rejections() {
     let stats = rig.stats();
     assert!(
         stats.lifetime.would_reject > 105 + 80,
-        "at the beginning of a ramp"
+        "at its beginning, the ramp would have rejected most calls"
     );
     assert_eq!(
         (
@@ -291,14 +299,14 @@ fn the_observer_receives_what_the_history_contains() {
     clock.advance(Duration::from_secs(3));
     breaker.tick();
 
-    let heard = recorder.transitions.lock();
-    assert_eq!(heard.len(), 40);
+    let received = recorder.transitions.lock();
+    assert_eq!(received.len(), 40);
     assert!(
-        heard
+        received
             .windows(2)
             .all(|pair| pair[1].generation == pair[0].generation + 1)
     );
-    assert_eq!(breaker.stats().history, heard[40 - HISTORY_MAX..]);
+    assert_eq!(breaker.stats().history, received[40 - HISTORY_MAX..]);
     assert_eq!(
         *recorder.modes.lock(),
         [(BreakerMode::Auto, BreakerMode::MetricsOnly)]
@@ -311,7 +319,7 @@ struct Fragile;
 
 impl TransitionObserver for Fragile {
     fn on_transition(&self, _key: &str, _transition: &Transition) {
-        panic!("an observer that breaks");
+        panic!("this observer always panics");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Recovery: half-open, ramp, and growth of the open time.
+//! Tests of the recovery: the half-open state, the ramp, and the growth of the open time.
 
 use std::{
     sync::{Arc, Barrier, atomic::AtomicUsize, atomic::Ordering},
@@ -31,7 +31,7 @@ fn a_success_admitted_while_closed_changes_nothing_in_half_open() {
     drop(probe);
 }
 
-/// A clock whose coarse reading lags behind by the maximum.
+/// A clock whose recent time lags behind the exact time by the maximum, 10 ms.
 #[derive(Debug)]
 struct LaggingClock(Arc<ManualClock>);
 
@@ -60,7 +60,10 @@ fn a_coarse_clock_neither_prolongs_open_nor_shortens_the_hint() {
         assert!(rejection.retry_after >= Duration::from_millis(left_ms));
         clock.advance(Duration::from_millis(1));
     }
-    assert!(breaker.try_acquire().is_ok(), "half-open at the deadline itself");
+    assert!(
+        breaker.try_acquire().is_ok(),
+        "the circuit becomes half-open exactly at the deadline"
+    );
     assert_eq!(breaker.stats().lifetime.rejected_open, 1000);
 }
 
@@ -189,7 +192,7 @@ fn slow_probes_are_bad() {
     assert_eq!(
         rig.state(),
         CircuitState::Open,
-        "with three bad probes of ten, eight good ones are impossible"
+        "if three of ten probes are bad, eight good probes are impossible"
     );
     assert_eq!(rig.reason_opened(), Some(TransitionReason::ProbeFailed));
 }
@@ -224,7 +227,7 @@ fn after_the_longest_wait_only_undecided_probes_reopen() {
 
 #[test]
 fn a_thousand_threads_at_the_deadline_get_ten_permits() {
-    // There are many threads, and they need little stack.
+    // Each thread gets a small stack, because there are many threads.
     const THREADS: usize = 1000;
     let rig = Rig::new(|config| config.shards = 4);
     rig.trip_and_wait();
@@ -271,7 +274,7 @@ fn the_open_time_grows_caps_and_decays() {
     assert_eq!(
         rig.stats().history.last().unwrap().open_for.as_secs(),
         60,
-        "closed for less than stable_for"
+        "the circuit was closed for less than stable_for, so the open time stays at its maximum"
     );
 
     rig.breaker.reset();
@@ -285,7 +288,11 @@ fn the_open_time_grows_caps_and_decays() {
     rig.advance_ms(1);
     rig.calls(8, FAST, Verdict::success());
     rig.tick_for_ms(70_020);
-    assert_eq!(rig.stats().open_attempt, 0, "closed for stable_for");
+    assert_eq!(
+        rig.stats().open_attempt,
+        0,
+        "the circuit has been closed for stable_for"
+    );
     rig.trip();
     assert_eq!(rig.stats().history.last().unwrap().open_for.as_secs(), 5);
 }
@@ -311,7 +318,7 @@ fn jitter_stays_within_its_bounds_and_repeats_with_its_seed() {
     assert!(shortest >= Duration::from_secs(4) && longest <= Duration::from_secs(6));
     assert!(
         longest - shortest > Duration::from_secs(1),
-        "spread over the whole range"
+        "the open times are spread over most of the range"
     );
     assert_eq!(first, openings(7));
     assert_ne!(first, openings(8));
@@ -333,13 +340,13 @@ fn the_ramp_never_admits_more_than_its_share_and_one() {
         }
         assert!(
             f64::from(admitted) <= share + 1.0,
-            "arrival {arrival}: {admitted} admitted of {share}"
+            "call {arrival}: {admitted} calls admitted, but the share is {share}"
         );
         rig.advance(Duration::from_micros(999));
     }
     assert!(
         f64::from(admitted) >= share - 2.0,
-        "{admitted} admitted of {share}"
+        "{admitted} calls admitted, but the share is {share}"
     );
     assert_eq!(rig.stats().lifetime.rejected_ramp, u64::from(10_000 - admitted));
     rig.advance_ms(20);
@@ -379,7 +386,7 @@ fn evidence_from_before_opening_does_not_count_after_it() {
     assert_eq!(rig.calls_until_open(1000, FAST, Verdict::failure()), 100);
     rig.advance_ms(10);
     rig.calls(8, FAST, Verdict::success());
-    // Still in the same slice as the hundred failures.
+    // The time is still in the same time slice as the hundred failures.
     assert_eq!(rig.state(), CircuitState::Closed);
     rig.calls(49, FAST, Verdict::failure());
     assert_eq!(rig.state(), CircuitState::Closed);
@@ -389,9 +396,15 @@ fn evidence_from_before_opening_does_not_count_after_it() {
 #[test]
 fn with_self_probes_no_caller_is_a_probe() {
     let rig = Rig::new(|config| config.self_probe = true);
-    assert!(rig.breaker.try_acquire_probe().is_none(), "closed");
+    assert!(
+        rig.breaker.try_acquire_probe().is_none(),
+        "a closed circuit admits no probe"
+    );
     rig.trip();
-    assert!(rig.breaker.try_acquire_probe().is_none(), "open");
+    assert!(
+        rig.breaker.try_acquire_probe().is_none(),
+        "an open circuit admits no probe"
+    );
     rig.advance(rig.stats().next_probe_in);
     for _ in 0..8 {
         assert_eq!(rig.reject().state, CircuitState::HalfOpen);
@@ -400,11 +413,14 @@ fn with_self_probes_no_caller_is_a_probe() {
         probe.record(Verdict::success());
     }
     assert_eq!(rig.state(), CircuitState::Ramp);
-    assert!(rig.breaker.try_acquire_probe().is_none(), "ramp");
+    assert!(
+        rig.breaker.try_acquire_probe().is_none(),
+        "a ramp admits no probe"
+    );
     assert_eq!(
         rig.stats().lifetime.rejected_half_open,
         8,
-        "rejected probes are not counted"
+        "only the callers' rejections are counted, not those of the host's probes"
     );
 }
 
@@ -419,6 +435,6 @@ fn callers_and_the_host_share_the_permits_unless_they_are_reserved() {
     drop(callers);
     assert!(
         rig.breaker.try_acquire_probe().is_none(),
-        "forced open by an operator"
+        "a circuit that an operator forced open admits no probe"
     );
 }

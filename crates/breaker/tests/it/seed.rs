@@ -1,5 +1,6 @@
-//! The test that came with the original code of this breaker, with a manual clock instead of sleeping. The original
-//! code failed this test. Further tests cover bugs of that code that no other file covers.
+//! The test that came with the original code of this breaker. Here it moves a manual clock instead of sleeping. The
+//! original code failed this test. The other tests in this file cover bugs of the original code that no other file
+//! covers.
 
 use std::{io, time::Duration};
 
@@ -39,7 +40,7 @@ fn two_calls_over_the_threshold_open_the_circuit() {
     assert_eq!(
         breaker.execute_with_latency_check(slow).unwrap(),
         "slow",
-        "slow, but a success"
+        "a slow call may still succeed"
     );
     assert_eq!(breaker.state(), CircuitState::Closed);
     assert_eq!(breaker.execute_with_latency_check(slow).unwrap(), "slow");

@@ -1,4 +1,4 @@
-//! Figures of a snapshot: mean latency, consecutive failures, lifetime counters.
+//! Tests of three figures in a snapshot: the mean latency, the consecutive failures and the lifetime counters.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tally_breaker::Verdict;
 
 use super::support::Rig;
 
-/// Makes a breaker that no verdict opens.
+/// Makes a breaker that no verdict can open.
 fn unopenable() -> Rig {
     Rig::new(|config| {
         config.consecutive_failures = None;
@@ -47,12 +47,20 @@ fn consecutive_failures_are_those_since_the_last_success() {
         assert_eq!(rig.stats().consecutive_failures, batch);
     }
     rig.admit().record(Verdict::failure().in_batch(3));
-    assert_eq!(rig.stats().consecutive_failures, 3, "a batch counts once");
+    assert_eq!(
+        rig.stats().consecutive_failures,
+        3,
+        "two failures of one batch count once"
+    );
     rig.admit().record(Verdict::success().in_batch(4));
     assert_eq!(rig.stats().consecutive_failures, 0);
     rig.admit().record(Verdict::failure().in_batch(5));
     rig.breaker.reset();
-    assert_eq!(rig.stats().consecutive_failures, 0, "another generation");
+    assert_eq!(
+        rig.stats().consecutive_failures,
+        0,
+        "a reset begins a new generation"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Callers that do not wait for an answer (their deadlines have passed, or they cancel at once), together with one
-//! caller that waits. Callers that do not wait neither cause a hang nor hide one. Neither does a CPU quota that stops
-//! the process again and again.
+//! Tests with a *storm*: many callers that do not wait for an answer (their deadlines have passed, or they cancel at
+//! once), together with one caller that waits. The storm must not make the breaker detect a hang where there is none,
+//! and must not hide a hang. The same holds for a CPU quota that stops the process again and again.
 
 use std::time::Duration;
 
@@ -13,21 +13,23 @@ const STEP_US: u64 = 250;
 const STEPS_PER_MS: u64 = 1000 / STEP_US;
 const STEPS_PER_TICK: u64 = 10 * STEPS_PER_MS;
 
-/// The calls, with all times in steps.
+/// The simulated calls. All times are in steps of 250 µs.
 #[derive(Debug, Clone, Copy)]
 struct Traffic {
-    /// Steps between two calls whose callers do not wait.
+    /// Steps between two calls of the storm.
     storm_every: u64,
-    /// How long such a call is in flight: less than a tick. With zero the call ends in the step in which it begins.
+    /// Steps for which a call of the storm is in flight: less than the interval of the ticks. With zero, the call ends
+    /// in the step in which it begins.
     lingers: u64,
     /// Steps between two calls of the caller that waits.
     waiting_every: u64,
-    /// How long the journal takes to commit a call of the caller that waits.
+    /// Steps that the journal takes to commit a call of the caller that waits.
     commit: u64,
-    /// The step of the first call of each kind.
+    /// The step of the storm's first call, and the step of the first call of the caller that waits.
     phases: (u64, u64),
     /// Whether the host reports the journal's progress to the breaker.
     watched: bool,
+    /// Whether callers of the storm drop their permits instead of recording a verdict.
     cancels: bool,
 }
 
@@ -101,8 +103,8 @@ impl Run {
         }
     }
 
-    /// Makes the journal hang from the next waited-for call on. Returns the time until the circuit opens, or None if it
-    /// exceeds `limit`.
+    /// Makes the journal hang, beginning with the next call of the caller that waits. Returns the time until the
+    /// circuit opens, or None if this time exceeds `limit`.
     fn hang(&mut self, limit: Duration) -> Option<Duration> {
         while self.waiting.is_some() {
             self.step();
@@ -145,7 +147,8 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
         )
 }
 
-/// The slots of the ring are shorter than a tick, a little longer, and many times longer.
+/// Returns slow thresholds for which a time slot of the in-flight ring is shorter than the tick interval, a little
+/// longer, or many times longer.
 fn any_threshold() -> impl Strategy<Value = Duration> {
     prop::sample::select(vec![7, 50, 200, 1070]).prop_map(Duration::from_millis)
 }
@@ -162,7 +165,7 @@ proptest! {
         run.run_ms(10_000);
         let stats = run.rig.stats();
         prop_assert_eq!((stats.lifetime.opens, stats.reason_opened), (0, None));
-        prop_assert!(run.done >= 16, "the calls of the waiting caller were answered");
+        prop_assert!(run.done >= 16, "the calls of the caller that waits were answered");
     }
 
     #[test]
@@ -179,8 +182,8 @@ proptest! {
     }
 }
 
-/// A case from practice: 250 calls a second whose deadlines have passed, and one waited-for call in 400 ms, whose
-/// commit of 2 ms is in progress at a tick.
+/// A case from practice: the storm is 250 calls per second whose deadlines have passed. Every 400 ms the caller that
+/// waits makes a call, and the call's commit of 2 ms is in progress at a tick.
 #[test]
 fn a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
     let traffic = Traffic {
@@ -199,7 +202,7 @@ fn a_healthy_commit_under_a_storm_of_expired_calls_does_not_open() {
     assert!(stats.lifetime.neutral >= 2_400, "the storm was admitted");
 }
 
-/// The deadlines are so short that no call is in flight at two ticks, and the journal hangs.
+/// The journal hangs, and the callers' deadlines are so short that no call is in flight at two successive ticks.
 #[test]
 fn deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
     let rig = Rig::with_defaults();
@@ -218,7 +221,8 @@ fn deadlines_shorter_than_a_tick_do_not_hide_that_the_journal_hangs() {
     assert_eq!(rig.stats().history[0].overdue, 0, "no call was overdue");
 }
 
-/// One period of a CPU quota: the process is stopped, then runs for `runs_ms`. The pause is reported only after a tick.
+/// Simulates one period of 100 ms of a CPU quota: the process is stopped, and then runs for `runs_ms`. The pause is
+/// reported only after a tick.
 fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
     let tick_after = |ms| {
         rig.advance_ms(ms);
@@ -237,7 +241,7 @@ fn throttled_period(rig: &Rig, runs_ms: u64, work: Option<Work>) {
     }
 }
 
-/// Only the time for which the process ran counts.
+/// Only the time in which the process runs counts towards a hang.
 #[test]
 fn a_process_at_its_cpu_quota_still_notices_a_hang() {
     let hung = Work { done: 7, busy: true };
@@ -270,7 +274,7 @@ fn a_process_at_its_cpu_quota_still_notices_a_hang() {
     }
 }
 
-/// A commit takes 60 ms of the process's running time, which is six periods.
+/// The process runs for 10 ms in each period of 100 ms. A commit takes 60 ms of running time, so it takes six periods.
 #[test]
 fn a_process_stopped_for_most_of_the_time_is_not_a_hang() {
     for (calls, watched) in [(1, false), (24, false), (24, true)] {

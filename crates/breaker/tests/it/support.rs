@@ -1,4 +1,4 @@
-//! A breaker with a manual clock, and calls with given latencies.
+//! [`Rig`]: a breaker with a manual clock, for calls with chosen latencies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Makes a breaker with one shard and without jitter, so that every figure is exact.
+    /// Makes a breaker with one exclusive shard and without jitter, so that every figure is exact.
     pub(crate) fn new(change: impl FnOnce(&mut CircuitBreakerConfig)) -> Self {
         let mut config = CircuitBreakerConfig {
             open_jitter: 0.0,
@@ -48,7 +48,7 @@ impl Rig {
         self.clock.advance(Duration::from_millis(ms));
     }
 
-    /// Advances the time with a tick every 10 ms, as a host does.
+    /// Advances the time by `ms`, and ticks the breaker every 10 ms as a host does.
     pub(crate) fn tick_for_ms(&self, ms: u64) {
         for _ in 0..ms / 10 {
             self.advance_ms(10);
@@ -69,7 +69,7 @@ impl Rig {
             .unwrap_or_else(|| panic!("the circuit admitted the call"))
     }
 
-    /// Makes `count` calls one after the other; each takes `latency`.
+    /// Makes `count` calls one after the other. Each call takes the time `latency`.
     pub(crate) fn calls(&self, count: usize, latency: Duration, verdict: Verdict) {
         for _ in 0..count {
             let permit = self.admit();
@@ -78,7 +78,7 @@ impl Rig {
         }
     }
 
-    /// Makes calls until the first rejection, at most `count`; returns how many were admitted.
+    /// Makes at most `count` calls, until the first rejection. Returns the number of admitted calls.
     pub(crate) fn calls_until_open(&self, count: usize, latency: Duration, verdict: Verdict) -> usize {
         for done in 0..count {
             let Ok(permit) = self.breaker.try_acquire() else {
@@ -94,7 +94,7 @@ impl Rig {
         self.breaker.stats()
     }
 
-    /// Returns the stored state, even if its deadline has passed.
+    /// Returns the state that the last transition set, even if the state's deadline has passed.
     pub(crate) fn state(&self) -> CircuitState {
         self.stats().state
     }

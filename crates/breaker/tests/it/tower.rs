@@ -1,4 +1,4 @@
-//! The breaker in a tower stack.
+//! Tests of the breaker as a tower layer and service.
 
 use std::{
     convert::Infallible,

@@ -6,7 +6,7 @@ use tally_breaker::{CircuitBreakerConfig, CircuitState, TransitionReason, Verdic
 
 use super::support::{FAST, Rig, SLOW};
 
-/// A success in the given batch. Without a batch, each call would be an event.
+/// Returns the verdict of a success in the given batch. Without a batch, each slow call would be a separate event.
 fn in_one_batch(batch: u64) -> Verdict {
     Verdict::success().in_batch(batch)
 }
@@ -30,7 +30,7 @@ fn a_long_healthy_past_does_not_delay_opening() {
     assert_eq!(
         quiet.calls_until_open(1000, FAST, Verdict::failure()),
         100,
-        "min_calls, after the old calls have left the window"
+        "the old calls have left the window, so min_calls failures are enough"
     );
 }
 
@@ -76,7 +76,7 @@ fn a_rate_at_the_threshold_opens() {
         assert_eq!(
             rig.stats().window.calls,
             if opens { 0 } else { 100 },
-            "the new generation's window is empty"
+            "the window is empty after the circuit opened"
         );
         assert_eq!(
             rig.state() == CircuitState::Open,
@@ -119,10 +119,11 @@ fn calls_that_hang_open_before_one_completes() {
     assert_eq!(
         rig.state(),
         CircuitState::Closed,
-        "a stall of less than overdue_rounds thresholds is one event"
+        "a stall shorter than overdue_rounds slow thresholds must not open the circuit"
     );
     assert_eq!(rig.stats().overdue_in_flight, 100);
-    // A slot of the ring is at most an eighth of the threshold wide, and ticks are 10 ms apart.
+    // 110 ms are enough for two thresholds of 50 ms, although a time slot of the ring is up to 6.25 ms wide and ticks
+    // are 10 ms apart.
     rig.tick_for_ms(20);
     assert_eq!(rig.state(), CircuitState::Open);
     assert_eq!(rig.reason_opened(), Some(TransitionReason::Overdue));
@@ -183,7 +184,10 @@ fn slow_calls_are_not_hidden_by_cancelling_them() {
         rig.advance(SLOW);
         drop(permits);
         if rig.state() == CircuitState::Open {
-            assert_eq!(round, 5, "calls cancelled together are one event");
+            assert_eq!(
+                round, 5,
+                "slow calls that are cancelled together count as one bad batch"
+            );
             assert_eq!(rig.reason_opened(), Some(TransitionReason::SlowRate));
             return;
         }
@@ -332,12 +336,16 @@ fn old_calls_leave_the_window() {
     rig.calls(50, SLOW, Verdict::success());
     assert_eq!(rig.stats().window.slow, 50);
     rig.advance_ms(6_999);
-    assert_eq!(rig.stats().window.slow, 50, "9.999 s after the first call began");
+    assert_eq!(
+        rig.stats().window.slow,
+        50,
+        "the first call began 9.999 s ago, so it is still in the window"
+    );
     rig.advance_ms(1);
     assert_eq!(
         rig.stats().window.slow,
         34,
-        "the first slice, 16 calls, is now older than the window"
+        "the first time slice, with 16 calls, is now older than the window"
     );
     rig.advance_ms(10_000);
     assert_eq!(rig.stats().window.slow, 0);

@@ -1,4 +1,4 @@
-//! Models of the circuit breaker's lock-free words: the gate, the counters of the window, and the thread numbers.
+//! Loom models of the circuit breaker's lock-free words: the gate, the counters of the window, and the thread numbers.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use sync::{AtomicU64, Ordering};
 use tally_testing::explore::{explore, race};
 use writer::{Writer, increment};
 
-// Each of these files imports only its siblings here, so loom's atomics replace the real ones. The models do not use
-// every item of the files.
+// Each of these files imports only the other files listed here and `sync`, so loom's atomics replace the standard
+// atomics. The models do not use every item of the files.
 #[path = "../../src/gate.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the models use a part of the file")]
 mod gate;
@@ -23,16 +23,16 @@ mod slots;
 #[allow(dead_code, reason = "the models use a part of the file")]
 mod writer;
 
-/// The same names as in `src/sync.rs`, with loom's types.
+/// Replaces `src/sync.rs`: the same names, with loom's types.
 mod sync {
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// No word in these models is stored to and exchanged at the same time.
+    /// Without `IN_ORDER`, because in these models no thread stores to a word while another thread exchanges it.
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64>;
 }
 
-/// Limit on the preemptions per execution. Two are enough to show nearly all races of models this small; with five the
-/// models still take only seconds.
+/// Maximum number of preemptions in one execution of a model. Two preemptions find nearly all races of such small
+/// models. With five preemptions, the models still run for only a few seconds.
 const PREEMPTIONS_MAX: usize = 5;
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -47,7 +47,7 @@ fn half_open(permits: u32) -> Gate {
     gate
 }
 
-/// Returns what the breaker's own `live` closures return: whether `generation` is current.
+/// Returns whether `generation` is current, like the closures `live` in the breaker.
 fn live(gate: &Gate, generation: u32) -> bool {
     gate.load().generation() == generation
 }
@@ -184,7 +184,7 @@ fn a_late_probe_of_an_old_generation_changes_nothing_in_the_new_one() {
             },
         );
         let Grant::Granted(new) = new else {
-            panic!("a call of the old generation took the only permit of the new one: {old:?}")
+            panic!("a call of the old generation took the only permit of the new generation: {old:?}")
         };
         if let Grant::Granted(old) = old {
             assert_eq!(gate.settle_probe(2, old, ProbeOutcome::Ok), None);
@@ -212,7 +212,7 @@ fn a_ramp_admits_its_share_when_calls_race() {
                 .count()
         };
         let (a, b) = race(move || calls(&other), || calls(&gate));
-        assert_eq!(a + b, 2, "half of four calls");
+        assert_eq!(a + b, 2, "the ramp admits half of four calls");
     });
 }
 
@@ -353,8 +353,8 @@ fn a_number_has_one_holder_that_sees_earlier_writes() {
             let held = slots.claim();
             if let Some(slot) = held {
                 assert_eq!(slot, 5);
-                // A count would be lost if two threads held the number at once, or if a holder did not see the store of
-                // the last one.
+                // A count would be lost if two threads held the number at once, or if the holder did not see the store
+                // of the previous holder.
                 increment(count, Writer::Exclusive);
                 increment(count, Writer::Exclusive);
                 slots.release(slot);
@@ -387,7 +387,7 @@ fn a_number_claimed_again_keeps_its_counts_while_others_change() {
             },
             || slots.claim().unwrap(),
         );
-        assert_eq!(changed, Some(1 - next), "two threads, two numbers");
+        assert_eq!(changed, Some(1 - next), "the two threads hold different numbers");
         if next == 0 {
             assert_eq!(increment(&count, Writer::Exclusive), 1);
         }

@@ -1,4 +1,5 @@
-//! Models of the circuit breaker's ring of calls in flight.
+//! Loom models of the circuit breaker's ring of calls in flight. `src/inflight.rs` explains the terms *lap*, *entered*,
+//! *left* and *older*.
 
 use std::sync::Arc;
 
@@ -25,19 +26,19 @@ mod ring;
 )]
 mod writer;
 
-/// The same names as in `src/sync.rs`, with loom's types.
+/// Replaces `src/sync.rs`: the same names, with loom's types.
 mod sync {
     pub(crate) use crossbeam_utils::CachePadded;
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// No word in these models is stored to and exchanged at the same time.
+    /// Without `IN_ORDER`, because in these models no thread stores to a word while another thread exchanges it.
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64>;
 }
 
-/// Limit on the preemptions per execution. Two are enough to show nearly all races of models this small; with five the
-/// models still take only seconds.
+/// Maximum number of preemptions in one execution of a model. Two preemptions find nearly all races of such small
+/// models. With five preemptions, the models still run for only a few seconds.
 const PREEMPTIONS_MAX: usize = 5;
-/// In nanoseconds. A slot is then one nanosecond wide, and a lap has 128 slots.
+/// The slow threshold in nanoseconds. With this threshold, a slot is one nanosecond wide. A lap has 128 slots.
 const THRESHOLD_NS: u64 = 8;
 
 /// The owner of the first shard, the owner of the second shard, and a user of the shared shard.
@@ -64,12 +65,12 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
     explore(PREEMPTIONS_MAX, model);
 }
 
-/// Returns what the breaker's own `live` closures return: whether `generation` is current.
+/// Returns whether `generation` is current, like the closures `live` in the breaker.
 fn live(gate: &Gate, generation: u32) -> bool {
     gate.load().generation() == generation
 }
 
-/// Reads the one slot that the models use, and *older*.
+/// Returns the number of overdue calls. Reads only *older* and the one slot that the models use.
 fn overdue(ring: &InFlightRing, now_ns: u64) -> u64 {
     ring.in_flight_of_slots(0..1, 0, now_ns, 0).overdue
 }
@@ -82,8 +83,8 @@ fn calls_in_flight_are_counted_once_while_a_slot_is_taken_over() {
             let hung = ring.enter(access, 0, 0, || true).unwrap();
             let ending = ring.enter(access, 0, 0, || true).unwrap();
             let other = Arc::clone(&ring);
-            // One of two calls ends on another thread. At the same time a third call takes their slot over, and a
-            // reader reads it.
+            // One of two calls ends on another thread. At the same time, a third call takes the slot of the two calls
+            // over, and a reader reads this slot.
             let (third, seen) = race(
                 move || other.enter(access, 0, LAP_NS, || true).unwrap(),
                 || {
@@ -114,7 +115,8 @@ fn a_call_that_has_ended_is_never_overdue_while_leaving_calls_take_over_its_slot
             let ended = ring.enter(ACCESS[0], 0, 0, || true).unwrap();
             ring.leave(access, 0, ended, THRESHOLD_NS, || true);
             let other = Arc::clone(&ring);
-            // A call of the next lap enters and leaves, in the shard that counted the end of the ended call.
+            // A call of the next lap enters and leaves. It is counted in the shard that also counted the end of the
+            // ended call.
             let ((), seen) = race(
                 move || {
                     let next = other.enter(access, 0, LAP_NS, || true).unwrap();
@@ -133,8 +135,8 @@ fn a_call_that_has_ended_is_never_overdue_while_leaving_calls_take_over_its_slot
     }
 }
 
-/// Like the model above, but the reading is too early for the next call to be overdue, so it must show at most the hung
-/// call.
+/// The same as the model above, but at the time of the reading the next call is not yet overdue. So the reading must
+/// show at most the hung call.
 #[test]
 fn a_reading_during_a_take_over_shows_only_calls_that_hang() {
     check(|| {
@@ -198,7 +200,8 @@ fn calls_that_leave_on_several_threads_are_all_counted() {
 
 #[test]
 fn a_call_that_ends_laps_later_is_counted_as_ended() {
-    // First within the laps in which the end is counted in the slot, then after them.
+    // The end of a call is counted in the slot for the first laps, and in *older* afterwards. The model checks both
+    // cases.
     for ends_ns in [LAP_NS, 2 * LAP_NS, 3 * LAP_NS, 5 * LAP_NS] {
         check(move || {
             let ring = Arc::new(InFlightRing::new(3, THRESHOLD_NS));
@@ -249,7 +252,7 @@ fn a_reading_sees_calls_of_two_laps_leave() {
             },
             || overdue(&ring, LAP_NS),
         );
-        assert!(seen <= 2, "two calls are of the first lap, {seen} are reported");
+        assert!(seen <= 2, "the first lap has two calls, but {seen} are reported");
         assert_eq!(overdue(&ring, LAP_NS), 1, "the hung call");
     });
 }
@@ -271,8 +274,8 @@ fn a_call_that_enters_late_keeps_the_counts_of_the_next_lap() {
     });
 }
 
-/// A call belongs to a generation that ends at the same time. The call neither adds to the counts of the next
-/// generation nor removes any: not when it enters too late, not when it leaves too late, and not when it leaves laps
+/// A call belongs to a generation that ends while the call enters or leaves. The call must change no count of the next
+/// generation. The model checks three cases: the call enters too late, it leaves too late, and it leaves several laps
 /// later.
 #[test]
 fn a_late_call_of_an_old_generation_changes_no_count_of_the_new_one() {

@@ -1,9 +1,11 @@
-//! Loom models of the lock-free parts: every interleaving within a bound on preemptions. Each module below includes the
-//! source files that it checks, with loom's types in place of the real ones. Therefore no `--cfg loom` is needed.
-//! `LOOM_COUNT=1 cargo test -p tally-breaker --test loom -- --show-output` prints the number of executions of each model.
+//! Loom models of the lock-free parts. Loom executes every interleaving of a model's threads, up to a maximum number of
+//! preemptions. Each module below includes the source files that it checks, with loom's types instead of the standard
+//! types. Therefore no `--cfg loom` is needed. `LOOM_COUNT=1 cargo test -p tally-breaker --test loom -- --show-output`
+//! prints the number of executions of each model.
 //!
-//! The models were tested by mutations of the sources. Each mutation below makes the named model fail; some make other
-//! models fail as well. If a model no longer detects its mutation, a new model must be written for it.
+//! The models were tested by mutations (deliberate errors) of the sources. Each mutation below makes the named model
+//! fail. Some mutations make other models fail as well. If a model no longer detects its mutation, write a new model
+//! that does. The source files explain the terms of the table.
 //!
 //! | file | mutation | model |
 //! |---|---|---|

@@ -1,7 +1,8 @@
-//! Models of a word of the window with one writer and a sweeper.
+//! Loom models of a word of the window that has one exclusive writer (its *owner*) and is swept by another thread (the
+//! *sweeper*).
 //!
-//! The writer stores to a word that the sweeper may exchange at the same time, so the words keep their changes in
-//! order.
+//! The owner stores to a word that the sweeper may exchange at the same time. loom's own atomics do not model this mix,
+//! so these models use words that keep all changes in one order.
 
 use std::sync::Arc;
 
@@ -26,21 +27,22 @@ mod histogram;
 )]
 mod writer;
 
-/// The same names as in `src/sync.rs`, with loom's types.
+/// Replaces `src/sync.rs`: the same names, with words that keep all changes in one order.
 mod sync {
     pub(crate) use loom::sync::atomic::Ordering;
 
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64, true>;
 }
 
-/// Limit on the preemptions per execution. These models are small, so five are cheap.
+/// Maximum number of preemptions in one execution of a model. These models are so small that five preemptions are
+/// cheap.
 const PREEMPTIONS_MAX: usize = 5;
 const OLD: Tag = Tag::new(0, 1);
 const NEW: Tag = Tag::new(0, 2);
 const OTHER_GENERATION: Tag = Tag::new(1, 2);
 
-/// Runs `own` on a word that holds old counts, and at the same time a sweep for `tag`. Then checks the word with
-/// `look`.
+/// Runs `own` on a word that holds old counts. At the same time, another thread sweeps the word for `tag`. Then checks
+/// the word with `look`.
 fn check(tag: Tag, own: fn(&TaggedPair), look: fn(&TaggedPair)) {
     explore(PREEMPTIONS_MAX, move || {
         let pair = Arc::new(TaggedPair::default());
@@ -86,7 +88,7 @@ fn a_late_owner_and_a_sweep_lose_no_current_count() {
     );
 }
 
-/// The owner's result belongs to a generation that is over. The owner does not know this yet; the sweeper does.
+/// The owner's result belongs to a generation that is over. The sweeper already uses the new generation.
 #[test]
 fn an_owner_that_is_too_late_changes_nothing_in_the_new_generation() {
     check(
@@ -100,7 +102,7 @@ fn an_owner_that_is_too_late_changes_nothing_in_the_new_generation() {
     );
 }
 
-/// The sweeper is one lap behind.
+/// The sweeper is one lap behind the owner.
 #[test]
 fn a_late_sweep_removes_nothing() {
     check(
