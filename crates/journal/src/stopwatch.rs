@@ -1,6 +1,6 @@
 //! The clock for durations of disk operations.
 //!
-//! The durations are only reported. No decision of the journal depends on them, so tests need no clock that they can stop.
+//! The journal only reports these durations. No decision of the journal depends on them, so tests need no controllable clock.
 
 #[expect(
     clippy::disallowed_types,

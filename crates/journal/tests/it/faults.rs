@@ -180,8 +180,8 @@ fn a_block_beyond_the_bound_is_rejected_and_poisons_the_writer() {
 }
 
 #[test]
-#[should_panic(expected = "placed elsewhere")]
-fn a_misplaced_block_is_a_bug_of_the_caller() {
+#[should_panic(expected = "must be the end of the journal")]
+fn append_panics_if_the_position_of_the_block_is_not_the_end_of_the_journal() {
     let disk = SimDisk::new(9);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.placement.advance(8);
