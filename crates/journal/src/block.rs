@@ -1,7 +1,7 @@
 //! The format of a block: a header of fixed length and a body whose content this crate does not interpret.
 //!
-//! CRC-32C checksums detect changes of the header and of the body. Each block also contains the BLAKE3 hash of the block
-//! before it, so that a scan detects a block that was replaced, removed or moved.
+//! CRC-32C checksums detect changes of the header and of the body. Each block also contains the BLAKE3 hash of the
+//! block before it, so that a scan detects a block that was replaced, removed or moved.
 //!
 //! The header, little endian:
 //!
@@ -54,7 +54,8 @@ pub struct BlockHeader {
     pub body_bytes: u32,
     /// The id of the data directory for which the block was written.
     pub data_id: DataId,
-    /// Hash of the block before this one. The first block stores a hash that is derived from the id of the data directory.
+    /// Hash of the block before this one. The first block stores a hash that is derived from the id of the data
+    /// directory.
     pub previous_hash: BlockHash,
     /// CRC-32C of the body.
     pub body_crc: u32,
@@ -75,7 +76,8 @@ pub struct BlockMeta {
     pub record_count: u32,
 }
 
-/// A buffer in which a caller builds a block. It holds space for the header and then the body, so that one write stores both.
+/// A buffer in which a caller builds a block. It holds space for the header and then the body, so that one write stores
+/// both.
 ///
 /// After an append, clear the buffer and fill it again. A cleared buffer keeps its memory.
 pub struct BlockBuffer {
@@ -110,8 +112,8 @@ pub enum HeaderDefect {
     /// The checksum of the header is correct, but the header belongs to another data directory.
     #[error("the header belongs to another data directory")]
     DataId,
-    /// The checksum of the header is correct, but the header belongs to a block at another position, or no block may start
-    /// at its position.
+    /// The checksum of the header is correct, but the header belongs to a block at another position, or no block may
+    /// start at its position.
     #[error("the header belongs to a block at {0}")]
     Misplaced(Position),
     /// The checksum of the header is correct, but its body would be longer than `block_bytes_max`.
@@ -162,8 +164,8 @@ impl BlockHeader {
         bytes
     }
 
-    /// Decodes the header in `bytes` and checks its checksum and version. [`BlockHeader::check_place`] checks whether the
-    /// header belongs to the position from which it was read.
+    /// Decodes the header in `bytes` and checks its checksum and version. [`BlockHeader::check_place`] checks whether
+    /// the header belongs to the position from which it was read.
     pub(super) fn decode(bytes: &HeaderBytes) -> Result<Self, HeaderDefect> {
         if field::<0, 4, _>(bytes) != BLOCK_MAGIC {
             let absent = bytes.iter().all(|byte| *byte == 0);
@@ -194,8 +196,8 @@ impl BlockHeader {
         })
     }
 
-    /// Checks that the block belongs to the directory `data_id`, that `position` is the position in its header, and that its
-    /// body has at most `body_bytes_max` bytes.
+    /// Checks that the block belongs to the directory `data_id`, that `position` is the position in its header, and
+    /// that its body has at most `body_bytes_max` bytes.
     pub(super) fn check_place(
         &self,
         data_id: DataId,
@@ -324,7 +326,8 @@ impl BlockBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Calls `append` with the vector of the block, for encoders that write into a vector. `append` may only append to it.
+    /// Calls `append` with the vector of the block, for encoders that write into a vector. `append` may only append to
+    /// it.
     ///
     /// # Panics
     /// If `append` makes the vector shorter.
@@ -365,8 +368,8 @@ impl BlockBuffer {
     /// Writes the header in front of the body and returns the hash of the block.
     ///
     /// # Panics
-    /// If the header states another length than the body in this buffer has, or if the encoded header does not decode to
-    /// `header`. A reader would find such a block damaged.
+    /// If the header states another length than the body in this buffer has, or if the encoded header does not decode
+    /// to `header`. A reader would find such a block damaged.
     pub(super) fn seal(&mut self, header: &BlockHeader) -> BlockHash {
         assert_eq!(
             self.body_bytes(),

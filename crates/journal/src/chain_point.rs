@@ -16,8 +16,8 @@ pub struct ChainPoint {
     pub block_sequence: u64,
     /// Hash of the block before this point.
     pub previous_hash: BlockHash,
-    /// Where the block before this point starts. At the start of the journal, no block is before the point, and this field
-    /// has no meaning.
+    /// Where the block before this point starts. At the start of the journal, no block is before the point, and this
+    /// field has no meaning.
     pub previous_position: Position,
 }
 
@@ -37,8 +37,8 @@ impl ChainPoint {
         }
     }
 
-    /// Returns the point after the block that starts at this point. `header` and `hash` are the header and the hash of that
-    /// block.
+    /// Returns the point after the block that starts at this point. `header` and `hash` are the header and the hash of
+    /// that block.
     ///
     /// # Panics
     /// If the block does not belong at this point: all later blocks would be stored at wrong positions.
@@ -79,8 +79,8 @@ impl ChainPoint {
     #[inline]
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
-        // A point that was read from a damaged file can have the sequence 0. This method must not panic for it: the later
-        // check of the point returns an error.
+        // A point that was read from a damaged file can have the sequence 0. This method must not panic for it: the
+        // later check of the point returns an error.
         self.block_sequence.saturating_sub(1)
     }
 

@@ -1,6 +1,7 @@
 //! Chunked files: numbered files that consist of checksummed chunks, for checkpoints and indexes.
 //!
-//! The writer uses a temporary name and renames the file when the file is complete. So a file with its final name is complete.
+//! The writer uses a temporary name and renames the file when the file is complete. So a file with its final name is
+//! complete.
 //!
 //! ```text
 //! header   64 bytes   magic "TLYC", version u16, header bytes u16, number u64, data id (16), zeros, CRC-32C
@@ -10,9 +11,9 @@
 //!                     BLAKE3 of everything before the trailer (32), zeros, CRC-32C
 //! ```
 //!
-//! All numbers are little endian. The table is after the chunks because the writer knows the lengths of the chunks only after
-//! the last one. The trailer is the last 64 bytes of the file. So a reader of a truncated file finds no valid trailer, and
-//! reports the file as damaged.
+//! All numbers are little endian. The table is after the chunks because the writer knows the lengths of the chunks only
+//! after the last one. The trailer is the last 64 bytes of the file. So a reader of a truncated file finds no valid
+//! trailer, and reports the file as damaged.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -79,8 +80,8 @@ const ENTRY_BYTES: usize = 8;
 const HEADER_MAGIC: [u8; 4] = *b"TLYC";
 const TRAILER_MAGIC: [u8; 4] = *b"TLYE";
 const NUMBER_DIGITS: usize = 20;
-/// The writer syncs a file each time it has written this many bytes. A single sync at the end would write the whole file to
-/// disk at once, and would delay the syncs of the journal for that time.
+/// The writer syncs a file each time it has written this many bytes. A single sync at the end would write the whole
+/// file to disk at once, and would delay the syncs of the journal for that time.
 const SYNC_STEP_BYTES: u64 = 8 << 20;
 
 type Frame = [u8; FRAME_BYTES];
@@ -88,8 +89,8 @@ type Frame = [u8; FRAME_BYTES];
 // ===== impl ChunkedFiles =====
 
 impl ChunkedFiles {
-    /// Opens the family in `subdirectory` of a data directory, and makes the subdirectory if it does not exist. Removes the
-    /// unfinished files that an earlier process left.
+    /// Opens the family in `subdirectory` of a data directory, and makes the subdirectory if it does not exist. Removes
+    /// the unfinished files that an earlier process left.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -149,7 +150,8 @@ impl ChunkedFiles {
         Ok(writer)
     }
 
-    /// Returns the numbers of the finished files, in ascending order. The result is empty if the subdirectory does not exist.
+    /// Returns the numbers of the finished files, in ascending order. The result is empty if the subdirectory does not
+    /// exist.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -168,8 +170,8 @@ impl ChunkedFiles {
     ///
     /// # Errors
     /// [`JournalError::ChunkedFile`] if the file is damaged or belongs to another directory,
-    /// [`JournalError::UnsupportedVersion`] if the file has another format version, [`JournalError::Disk`] if the file does
-    /// not exist or the disk fails.
+    /// [`JournalError::UnsupportedVersion`] if the file has another format version, [`JournalError::Disk`] if the file
+    /// does not exist or the disk fails.
     pub fn open_number(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let path = self.path(number);
         let file = self.disk.open(&path, FileAccess::Read)?;
@@ -186,14 +188,15 @@ impl ChunkedFiles {
         Ok(reader)
     }
 
-    /// Checks the files in descending order of their numbers, calls `read` for each undamaged file, and returns the first
-    /// `Ok` result of `read`. Skips files that are damaged or unreadable: logs a warning and does not change them, because the
-    /// caller can make their content again from the journal. Returns `None` if no file is usable.
+    /// Checks the files in descending order of their numbers, calls `read` for each undamaged file, and returns the
+    /// first `Ok` result of `read`. Skips files that are damaged or unreadable: logs a warning and does not change
+    /// them, because the caller can make their content again from the journal. Returns `None` if no file is usable.
     ///
     /// # Errors
-    /// [`JournalError::UnsupportedVersion`] if a file has another format version, because the use of an older file would hide
-    /// that a newer program wrote the directory. [`JournalError::Disk`] if the directory cannot be listed. The error of `read`,
-    /// unless it is [`JournalError::ChunkedFile`] or [`JournalError::Disk`], which count as an unusable file.
+    /// [`JournalError::UnsupportedVersion`] if a file has another format version, because the use of an older file
+    /// would hide that a newer program wrote the directory. [`JournalError::Disk`] if the directory cannot be listed.
+    /// The error of `read`, unless it is [`JournalError::ChunkedFile`] or [`JournalError::Disk`], which count as an
+    /// unusable file.
     pub fn newest<T>(
         &self,
         mut read: impl FnMut(u64, &ChunkedFileReader) -> Result<T, JournalError>,
@@ -260,8 +263,8 @@ impl ChunkedFileWriter {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`JournalError::ChunkBound`] if the chunk is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
-    /// [`JournalError::Disk`] if the disk is full or fails.
+    /// [`JournalError::ChunkBound`] if the chunk is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`]
+    /// chunks, [`JournalError::Disk`] if the disk is full or fails.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         let refuse = |field, value: usize, value_max| JournalError::ChunkBound {
             path: self.path.clone(),
@@ -287,10 +290,12 @@ impl ChunkedFileWriter {
     /// Completes the file, makes it durable, and gives it its name. Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk is full or fails. Then either no file has the final name, or the complete file has it.
+    /// [`JournalError::Disk`] if the disk is full or fails. Then either no file has the final name, or the complete
+    /// file has it.
     ///
     /// # Panics
-    /// If the file is not as long as the header and all chunks together: a reader would compute wrong offsets of chunks.
+    /// If the file is not as long as the header and all chunks together: a reader would compute wrong offsets of
+    /// chunks.
     pub fn finish(mut self) -> Result<u64, JournalError> {
         let chunk_bytes_total: u64 = self.table.iter().map(|entry| u64::from(entry.length)).sum();
         assert_eq!(
@@ -411,11 +416,12 @@ impl ChunkedFileReader {
         self.chunk_bytes_total
     }
 
-    /// Reads the chunk `index` and replaces the content of `into` by it. The first chunk has index 0. Several threads may read
-    /// at the same time.
+    /// Reads the chunk `index` and replaces the content of `into` by it. The first chunk has index 0. Several threads
+    /// may read at the same time.
     ///
     /// # Errors
-    /// [`JournalError::ChunkedFile`] if the chunk is damaged or does not exist, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::ChunkedFile`] if the chunk is damaged or does not exist, [`JournalError::Disk`] if the disk
+    /// fails.
     pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), JournalError> {
         let (offset, entry) = self
             .table
@@ -431,8 +437,8 @@ impl ChunkedFileReader {
         }
     }
 
-    /// Reads the next chunk and replaces the content of `into` by it. The first call reads the first chunk. Returns `false`,
-    /// and clears `into`, if all chunks have been read.
+    /// Reads the next chunk and replaces the content of `into` by it. The first call reads the first chunk. Returns
+    /// `false`, and clears `into`, if all chunks have been read.
     ///
     /// # Errors
     /// As [`ChunkedFileReader::read_chunk`].
@@ -544,8 +550,8 @@ fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Fram
     Ok(header)
 }
 
-/// Reads the frame (the header or the trailer) at `offset`. If the file ends before the end of the frame, the error states
-/// `defect`.
+/// Reads the frame (the header or the trailer) at `offset`. If the file ends before the end of the frame, the error
+/// states `defect`.
 fn read_frame(file: &dyn DiskFile, offset: u64, defect: ChunkDefect) -> Result<Frame, JournalError> {
     let mut frame = [0; FRAME_BYTES];
     if file.read_at(offset, &mut frame)? == FRAME_BYTES {
@@ -556,8 +562,8 @@ fn read_frame(file: &dyn DiskFile, offset: u64, defect: ChunkDefect) -> Result<F
     }
 }
 
-/// Decodes a table. Returns each chunk with its offset in the file, and the offset at which the last chunk ends. Returns
-/// `None` if a chunk is longer than [`CHUNK_BYTES_MAX`].
+/// Decodes a table. Returns each chunk with its offset in the file, and the offset at which the last chunk ends.
+/// Returns `None` if a chunk is longer than [`CHUNK_BYTES_MAX`].
 fn place_chunks(table: &[u8]) -> Option<(Vec<(u64, ChunkEntry)>, u64)> {
     let (entries, _) = table.as_chunks::<ENTRY_BYTES>();
     let mut offset = FRAME_BYTES as u64;

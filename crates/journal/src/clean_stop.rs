@@ -1,7 +1,8 @@
 //! The marker of a clean stop: a file that states where the journal ended when its process stopped cleanly.
 //!
-//! Without the marker, recovery cannot distinguish a damaged last block from a write that a crash interrupted, and removes
-//! the block. With the marker, recovery knows the last durable block, and returns an error if that block is missing.
+//! Without the marker, recovery cannot distinguish a damaged last block from a write that a crash interrupted, and
+//! removes the block. With the marker, recovery knows the last durable block, and returns an error if that block is
+//! missing.
 //!
 //! The file `journal/CLEAN`, little endian:
 //!
@@ -15,9 +16,9 @@
 //! | 80 | 44 | zero |
 //! | 124 | 4 | CRC-32C of the first 124 bytes |
 //!
-//! The marker is written under a temporary name and renamed after its bytes are durable. The next process removes the marker
-//! durably before its first append. So a marker that names an earlier point than the end of the journal is not from this
-//! copy of the directory.
+//! The marker is written under a temporary name and renamed after its bytes are durable. The next process removes the
+//! marker durably before its first append. So a marker that names an earlier point than the end of the journal is not
+//! from this copy of the directory.
 
 use std::path::Path;
 
@@ -37,8 +38,8 @@ pub(super) enum CleanStop {
     NoMarker,
     /// The journal ended at this point, and all blocks before this point are durable.
     At(ChainPoint),
-    /// The marker exists but cannot be read or is damaged. The stop was clean nevertheless, because a marker exists only
-    /// after a clean stop.
+    /// The marker exists but cannot be read or is damaged. The stop was clean nevertheless, because a marker exists
+    /// only after a clean stop.
     Unreadable,
 }
 

@@ -13,7 +13,8 @@ use crate::{
 pub struct CommitTrial {
     /// Maximum number of commits. At least one commit is measured.
     pub commits_max: usize,
-    /// Maximum duration of the measurement. No commit begins later than this after the start; the last commit may end later.
+    /// Maximum duration of the measurement. No commit begins later than this after the start; the last commit may end
+    /// later.
     pub time_max: Duration,
 }
 
@@ -21,13 +22,13 @@ pub struct CommitTrial {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitTimes(Vec<Duration>);
 
-/// The name of the temporary file, which is removed after the measurement. If an earlier measurement crashed and left the
-/// file, the next measurement replaces it.
+/// The name of the temporary file, which is removed after the measurement. If an earlier measurement crashed and left
+/// the file, the next measurement replaces it.
 const TRIAL_FILE: &str = "commit-trial.tmp";
 /// Length of one write, in bytes: as long as a block with few records.
 const TRIAL_BLOCK_BYTES: usize = 4096;
-/// Length of the file, in writes of [`TRIAL_BLOCK_BYTES`]. Before the measurement, the file is filled with zeros, as a segment
-/// is before its use.
+/// Length of the file, in writes of [`TRIAL_BLOCK_BYTES`]. Before the measurement, the file is filled with zeros, as a
+/// segment is before its use.
 const TRIAL_BLOCKS: usize = 16;
 
 /// Measures commits in the directory `dir`. A commit is one write of 4 KiB into a file full of zeros, and one sync.

@@ -1,5 +1,5 @@
-//! The data directory: its lock, which excludes other processes, and its file `FORMAT`, which stores the sizes of the journal,
-//! a random id and a random hash seed.
+//! The data directory: its lock, which excludes other processes, and its file `FORMAT`, which stores the sizes of the
+//! journal, a random id and a random hash seed.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,8 +35,8 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 2 differs from version 1 in three ways: every record ends with a checksum, id files name the blocks that they
-/// index, and a clean stop writes `journal/CLEAN`.
+/// Version 2 differs from version 1 in three ways: every record ends with a checksum, id files name the blocks that
+/// they index, and a clean stop writes `journal/CLEAN`.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 2;
 
 const FORMAT_FILE: &str = "FORMAT";
@@ -51,8 +51,8 @@ const FORMAT_BYTES_MAX: usize = 4096;
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`, and makes it with the sizes in `config` if it does not exist. A directory that exists
-    /// keeps its own sizes.
+    /// Locks the directory at `path`, and makes it with the sizes in `config` if it does not exist. A directory that
+    /// exists keeps its own sizes.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -85,8 +85,8 @@ impl DataDirectory {
         Ok(directory)
     }
 
-    /// Opens the directory at `path` for reading. Other processes may have the directory open for reading. The disk of the
-    /// result returns an error for every operation that would change a file.
+    /// Opens the directory at `path` for reading. Other processes may have the directory open for reading. The disk of
+    /// the result returns an error for every operation that would change a file.
     pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
@@ -121,8 +121,8 @@ impl DataDirectory {
         self.format.data_id
     }
 
-    /// Returns the random seed for hash tables and filters. The seed was chosen when the directory was made, and never changes,
-    /// because indexes on disk depend on it.
+    /// Returns the random seed for hash tables and filters. The seed was chosen when the directory was made, and never
+    /// changes, because indexes on disk depend on it.
     #[must_use]
     pub fn hash_seed(&self) -> u64 {
         self.format.hash_seed

@@ -1,9 +1,10 @@
-//! The trait for all file operations of the journal, and its implementation for the file system of the operating system.
+//! The trait for all file operations of the journal, and its implementation for the file system of the operating
+//! system.
 //!
-//! All file operations use [`Disk`], so that a test can use a simulated disk instead. The simulated disk tears, loses and
-//! reorders unsynced writes, becomes full and fails syncs; its random decisions come from a seed, so that a test is
-//! repeatable. The trait guarantees only what POSIX guarantees: bytes are durable after [`DiskFile::sync_data`], and a file's
-//! name is durable after [`Disk::sync_dir`] of its directory.
+//! All file operations use [`Disk`], so that a test can use a simulated disk instead. The simulated disk tears, loses
+//! and reorders unsynced writes, becomes full and fails syncs; its random decisions come from a seed, so that a test is
+//! repeatable. The trait guarantees only what POSIX guarantees: bytes are durable after [`DiskFile::sync_data`], and a
+//! file's name is durable after [`Disk::sync_dir`] of its directory.
 
 use std::{
     fmt,
@@ -62,16 +63,17 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the sync fails. Then it is unknown which names are durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Locks the directory `dir` until the returned lock is dropped or the process ends. Returns `None` if another process
-    /// holds a lock that excludes the requested lock. The lock is on the directory itself and not on a lock file, so it also
-    /// works on a read-only file system, and nobody can remove it by removing a file.
+    /// Locks the directory `dir` until the returned lock is dropped or the process ends. Returns `None` if another
+    /// process holds a lock that excludes the requested lock. The lock is on the directory itself and not on a lock
+    /// file, so it also works on a read-only file system, and nobody can remove it by removing a file.
     ///
     /// # Errors
     /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
-    /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait so that a simulated disk can
-    /// return the same bytes for the same seed. The real disk reads the bytes from a file of the operating system.
+    /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait so that a simulated
+    /// disk can return the same bytes for the same seed. The real disk reads the bytes from a file of the operating
+    /// system.
     ///
     /// # Errors
     /// If no random bytes are available.
@@ -98,8 +100,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Makes the contents durable (`fdatasync`).
     ///
     /// # Errors
-    /// If the sync fails. Then it is unknown which writes are durable. The caller must never retry: a second sync may succeed
-    /// although the operating system has discarded the written bytes.
+    /// If the sync fails. Then it is unknown which writes are durable. The caller must never retry: a second sync may
+    /// succeed although the operating system has discarded the written bytes.
     fn sync_data(&self) -> Result<(), DiskError>;
 
     /// Makes the contents and the metadata durable (`fsync`).
@@ -226,8 +228,8 @@ impl DiskError {
             .any(|errno| number == Some(errno.raw_os_error()))
     }
 
-    /// Returns whether the operation failed because no space is left: the disk or the quota is full, or the file would exceed
-    /// the process's limit for the length of a file (`RLIMIT_FSIZE`).
+    /// Returns whether the operation failed because no space is left: the disk or the quota is full, or the file would
+    /// exceed the process's limit for the length of a file (`RLIMIT_FSIZE`).
     #[must_use]
     pub fn is_storage_full(&self) -> bool {
         matches!(

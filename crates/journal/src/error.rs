@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::{block::HeaderDefect, disk::DiskError, position::Position, segment_file::segment_name};
 
-/// An error of the journal. A retry in the same process can succeed only if [`JournalError::is_out_of_descriptors`] returns
-/// true.
+/// An error of the journal. A retry in the same process can succeed only if [`JournalError::is_out_of_descriptors`]
+/// returns true.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -61,8 +61,8 @@ pub enum JournalError {
     /// The journal is damaged in a way that a crash cannot cause.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// The journal accepts no more blocks, because an earlier append failed or the journal was finished. After a failed append
-    /// it is unknown which blocks are durable. Recovery at the next start determines which blocks are.
+    /// The journal accepts no more blocks, because an earlier append failed or the journal was finished. After a failed
+    /// append it is unknown which blocks are durable. Recovery at the next start determines which blocks are.
     #[error(
         "the journal accepts no more blocks, because a write or sync failed or the journal was closed; restart the process to \
          recover"
@@ -186,8 +186,8 @@ pub struct Corruption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CorruptionKind {
-    /// A block is damaged and a later block exists. The damaged block was complete and durable, because the journal writes a
-    /// block only after the block before it is durable.
+    /// A block is damaged and a later block exists. The damaged block was complete and durable, because the journal
+    /// writes a block only after the block before it is durable.
     DamagedBlock {
         /// What is wrong with the block.
         defect: BlockDefect,
@@ -201,14 +201,16 @@ pub enum CorruptionKind {
         /// Why the bytes at the position are not that block.
         defect: BlockDefect,
     },
-    /// The block is undamaged, but does not contain the hash of the block before it: one of the two blocks was replaced.
+    /// The block is undamaged, but does not contain the hash of the block before it: one of the two blocks was
+    /// replaced.
     ChainBroken,
     /// Bytes that are not zero follow the end of the journal, and cannot be the remains of one incomplete write.
     StrayBytes {
         /// Position of the first of these bytes.
         first: Position,
     },
-    /// The journal ends before a block that was durable, according to the caller of the scan or the marker of a clean stop.
+    /// The journal ends before a block that was durable, according to the caller of the scan or the marker of a clean
+    /// stop.
     TooShort {
         /// Sequence of the last block that was durable.
         durable_through: u64,
@@ -258,8 +260,8 @@ pub enum BlockDefect {
 // ===== impl JournalError =====
 
 impl JournalError {
-    /// Returns whether the operation failed because the process or the system has no file descriptor left. Then no data is
-    /// damaged, and a retry of the operation can succeed.
+    /// Returns whether the operation failed because the process or the system has no file descriptor left. Then no data
+    /// is damaged, and a retry of the operation can succeed.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, JournalError::Disk(error) if error.is_out_of_descriptors())

@@ -1,6 +1,7 @@
 //! The sizes of a journal, and the computation of the position of the next block.
 //!
-//! A position is computed from sizes only, without I/O. So the position of a block is known before the block is written.
+//! A position is computed from sizes only, without I/O. So the position of a block is known before the block is
+//! written.
 
 use crate::{
     block::{BLOCK_ALIGNMENT, BlockHeader, DataId, HEADER_BYTES_U32, HeaderBytes, HeaderDefect},
@@ -9,8 +10,8 @@ use crate::{
     segment_file::segment_after,
 };
 
-/// The sizes of a new journal. A new data directory stores these sizes; an existing data directory keeps the sizes that it
-/// has stored.
+/// The sizes of a new journal. A new data directory stores these sizes; an existing data directory keeps the sizes that
+/// it has stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
     /// Length of a segment file, in bytes: a multiple of 4 KiB, at most 1 GiB.
@@ -28,10 +29,10 @@ pub struct Geometry {
 
 /// Computes the position of the next block, without I/O.
 ///
-/// A block starts at the end of the block before it, rounded up to a multiple of [`BLOCK_ALIGNMENT`]. If the rest of the
-/// segment is too short for the longest block, the block starts at the start of the next segment instead. So the position of
-/// a block depends only on the blocks before it. A caller that builds a block knows the positions of its records before the
-/// block is complete.
+/// A block starts at the end of the block before it, rounded up to a multiple of [`BLOCK_ALIGNMENT`]. If the rest of
+/// the segment is too short for the longest block, the block starts at the start of the next segment instead. So the
+/// position of a block depends only on the blocks before it. A caller that builds a block knows the positions of its
+/// records before the block is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockPlacement {
     geometry: Geometry,
@@ -42,8 +43,8 @@ pub struct BlockPlacement {
 pub const SEGMENT_BYTES_DEFAULT: u32 = 64 << 20;
 /// Default of [`JournalConfig::block_bytes_max`].
 pub const BLOCK_BYTES_MAX_DEFAULT: u32 = 4 << 20;
-/// Largest [`JournalConfig::segment_bytes`]. The bound limits the duration of recovery, which may have to search all bytes of
-/// a segment.
+/// Largest [`JournalConfig::segment_bytes`]. The bound limits the duration of recovery, which may have to search all
+/// bytes of a segment.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 /// [`JournalConfig::segment_bytes`] is a multiple of this: the page size of most systems.
 pub const SEGMENT_GRANULE_BYTES: u32 = 4096;
@@ -128,7 +129,8 @@ impl Geometry {
             self.block_bytes_max
         );
         assert!(self.may_hold_block(position), "no block may start at {position}");
-        // Cannot overflow: `may_hold_block` has checked that the longest block fits the segment, which has at most 1 GiB.
+        // Cannot overflow: `may_hold_block` has checked that the longest block fits the segment, which has at most 1
+        // GiB.
         let end = position.offset() + block_span_bytes(body_bytes);
         let rest = self.segment_bytes - end;
         if rest < self.block_span_bytes_max() {
@@ -138,7 +140,8 @@ impl Geometry {
         }
     }
 
-    /// Returns whether a block may start at `position`: it is aligned, and the longest block fits the rest of the segment.
+    /// Returns whether a block may start at `position`: it is aligned, and the longest block fits the rest of the
+    /// segment.
     pub(super) const fn may_hold_block(&self, position: Position) -> bool {
         let rest = self.segment_bytes.saturating_sub(position.offset());
         position.offset().is_multiple_of(BLOCK_ALIGNMENT) && rest >= self.block_span_bytes_max()
@@ -167,8 +170,8 @@ impl Geometry {
     }
 }
 
-/// Returns the space that a block with a body of `body_bytes` takes, in bytes: its header, its body, and the zeros up to the
-/// alignment of the next block.
+/// Returns the space that a block with a body of `body_bytes` takes, in bytes: its header, its body, and the zeros up
+/// to the alignment of the next block.
 pub(super) const fn block_span_bytes(body_bytes: u32) -> u32 {
     (HEADER_BYTES_U32 + body_bytes).next_multiple_of(BLOCK_ALIGNMENT)
 }
@@ -236,8 +239,8 @@ mod tests {
             assert!(geometry.may_hold_block(position));
             assert!(position.offset() + block_span_bytes(1024) <= 8192);
         }
-        // Each block takes 1128 bytes. The seventh block ends at offset 7896, and the rest of the segment is too short for
-        // the longest block, which takes 1152 bytes.
+        // Each block takes 1128 bytes. The seventh block ends at offset 7896, and the rest of the segment is too short
+        // for the longest block, which takes 1152 bytes.
         assert_eq!(
             placement.next_block_position(),
             Position::new(100 / 7, 100 % 7 * 1128)

@@ -1,4 +1,5 @@
-//! Reads and writes fields at fixed offsets of headers and trailers. The compiler checks that each field is inside the array.
+//! Reads and writes fields at fixed offsets of headers and trailers. The compiler checks that each field is inside the
+//! array.
 
 /// Returns the `N` bytes at offset `AT` of `bytes`, which are `L` bytes long.
 #[expect(
@@ -16,7 +17,8 @@ pub(super) fn put<const AT: usize, const N: usize, const L: usize>(bytes: &mut [
     bytes[AT..AT + N].copy_from_slice(&value);
 }
 
-/// Returns the CRC-32C of all bytes except the last four. Headers and trailers store this checksum in their last four bytes.
+/// Returns the CRC-32C of all bytes except the last four. Headers and trailers store this checksum in their last four
+/// bytes.
 pub(super) fn checksum_before_last_field<const L: usize>(bytes: &[u8; L]) -> u32 {
     const { assert!(L > CHECKSUM_BYTES) };
     let (covered, _) = bytes.split_at(L - CHECKSUM_BYTES);

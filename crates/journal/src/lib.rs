@@ -1,16 +1,16 @@
-//! A journal: a sequence of blocks of bytes in files. Each block is durable before the next block is written, and contains
-//! the hash of the block before it.
+//! A journal: a sequence of blocks of bytes in files. Each block is durable before the next block is written, and
+//! contains the hash of the block before it.
 //!
 //! This crate is the storage layer of a database or a message log that must not lose an acknowledged write. The caller
 //! encodes records into the body of a block; the crate never interprets them. It provides:
 //!
-//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it accepts no
-//!   more blocks, because what is durable is unknown.
+//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it
+//!   accepts no more blocks, because what is durable is unknown.
 //! - [`Journal::scan`]: reads all blocks when the process starts, and finds the end of the journal. The remains of an
-//!   interrupted write are normal after a crash. Everything else that breaks the chain is damage: an error that states its
-//!   position.
-//! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known before
-//!   its block is written ([`BlockPlacement`]).
+//!   interrupted write are normal after a crash. Everything else that breaks the chain is damage: an error that states
+//!   its position.
+//! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known
+//!   before its block is written ([`BlockPlacement`]).
 //! - [`Scrub`]: checks every block again while the journal is in use, one block per call.
 //! - [`Journal::verify`]: checks all blocks in one call.
 //! - [`ChunkedFiles`]: files of checksummed chunks in the same directory, for checkpoints and indexes.
@@ -26,9 +26,9 @@
 //!
 //! # Errors and panics
 //!
-//! A damaged file or a failed operation is a [`JournalError`]. A panic means that this crate or its caller broke an invariant:
-//! for example, the caller passed a block whose position is not the end of the journal. The assertions also run in release
-//! builds, because a write at a wrong position would destroy data.
+//! A damaged file or a failed operation is a [`JournalError`]. A panic means that this crate or its caller broke an
+//! invariant: for example, the caller passed a block whose position is not the end of the journal. The assertions also
+//! run in release builds, because a write at a wrong position would destroy data.
 //!
 //! # Example
 //!

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The address of a byte in the journal. The high 32 bits are the number of a segment, the low 32 bits are the offset in the
-/// segment, in bytes. A later block has a greater position.
+/// The address of a byte in the journal. The high 32 bits are the number of a segment, the low 32 bits are the offset
+/// in the segment, in bytes. A later block has a greater position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 

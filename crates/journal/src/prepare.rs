@@ -1,5 +1,5 @@
-//! Prepares a segment before the writer needs it, by filling the file with zeros. Then an append does not change the metadata
-//! of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
+//! Prepares a segment before the writer needs it, by filling the file with zeros. Then an append does not change the
+//! metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,8 +17,8 @@ use crate::{
     segment_file::{segment_after, segment_name},
 };
 
-/// Prepares the segment after the active segment, which is the segment to which the writer appends. The thread that owns the
-/// preparer must be allowed to wait for the disk.
+/// Prepares the segment after the active segment, which is the segment to which the writer appends. The thread that
+/// owns the preparer must be allowed to wait for the disk.
 #[derive(Debug)]
 pub struct SegmentPreparer {
     pool: Arc<SegmentPool>,
@@ -30,9 +30,9 @@ pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// A thread holds this lock while it renames a finished segment to its final name, so that the writer and the preparer
-    /// never make the same segment. The writer waits for the lock at most for one rename and one sync of the directory. Without
-    /// the preparer, the writer would do these two operations itself.
+    /// A thread holds this lock while it renames a finished segment to its final name, so that the writer and the
+    /// preparer never make the same segment. The writer waits for the lock at most for one rename and one sync of the
+    /// directory. Without the preparer, the writer would do these two operations itself.
     state: Mutex<PoolState>,
 }
 
@@ -42,14 +42,15 @@ struct PoolState {
     active: u32,
     /// Whether the segment after the active one exists and is full of zeros.
     spare_ready: bool,
-    /// Whether a sync of the directory failed. Then it is unknown which names are durable, and no more segments are made.
+    /// Whether a sync of the directory failed. Then it is unknown which names are durable, and no more segments are
+    /// made.
     failed: bool,
 }
 
 /// Length of one write of zeros, in bytes.
 const ZERO_STEP_BYTES: usize = 1 << 20;
-/// Number of writes of zeros between two syncs. A single sync of the whole segment would delay a concurrent sync of a block for
-/// its whole duration.
+/// Number of writes of zeros between two syncs. A single sync of the whole segment would delay a concurrent sync of a
+/// block for its whole duration.
 const ZERO_STEPS_PER_SYNC: u32 = 4;
 
 // ===== impl SegmentPreparer =====
@@ -68,11 +69,12 @@ impl SegmentPreparer {
 
     /// Makes the segment after the active one, unless that segment is ready. Returns whether this call made a segment.
     ///
-    /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call removes its
-    /// unfinished file.
+    /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call
+    /// removes its unfinished file.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory failed.
+    /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory
+    /// failed.
     pub fn prepare_next(&mut self) -> Result<bool, JournalError> {
         let target = {
             let state = self.pool.state.lock();
@@ -147,8 +149,8 @@ impl SegmentPool {
         Ok(self.disk.sync_dir(&self.journal)?)
     }
 
-    /// Opens segment `number` for appends and makes it the active segment. `number` must be the one after the active segment.
-    /// Makes the segment if the preparer has not made it.
+    /// Opens segment `number` for appends and makes it the active segment. `number` must be the one after the active
+    /// segment. Makes the segment if the preparer has not made it.
     ///
     /// # Panics
     /// If `number` is not the one after the active segment: a segment would be missing between the two.
@@ -177,9 +179,9 @@ impl SegmentPool {
         Ok(file)
     }
 
-    /// Makes a sparse segment: a file of the full length for which the file system has not allocated space. The writer would
-    /// lose more time by filling the file with zeros now than by the slower syncs later. The file is renamed last, so that a
-    /// file with the name of a segment is too short only if it is damaged.
+    /// Makes a sparse segment: a file of the full length for which the file system has not allocated space. The writer
+    /// would lose more time by filling the file with zeros now than by the slower syncs later. The file is renamed
+    /// last, so that a file with the name of a segment is too short only if it is damaged.
     fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         // The preparer may be writing the same segment under another temporary name.
         let unfinished = self
@@ -213,8 +215,8 @@ impl SegmentPool {
         Ok(file.sync_all()?)
     }
 
-    /// Renames the prepared segment to its final name, unless the writer has made this segment already. Returns whether the
-    /// prepared segment was renamed.
+    /// Renames the prepared segment to its final name, unless the writer has made this segment already. Returns whether
+    /// the prepared segment was renamed.
     fn publish(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
         if state.failed || segment_after(state.active) != number {

@@ -20,8 +20,8 @@ use crate::{
 
 /// Reads blocks and parts of blocks. Clones share their open files. Any thread may use a reader.
 ///
-/// The caller must know which blocks are durable, and read only those. A read after the last durable block can return any
-/// bytes.
+/// The caller must know which blocks are durable, and read only those. A read after the last durable block can return
+/// any bytes.
 #[derive(Debug, Clone)]
 pub struct JournalReader {
     shared: Arc<ReaderShared>,
@@ -37,8 +37,8 @@ struct ReaderShared {
     open: Mutex<OpenSegments>,
 }
 
-/// The segments that were read most recently, the most recent last. A linear search over at most [`OPEN_SEGMENTS_MAX`] entries
-/// is faster than a map.
+/// The segments that were read most recently, the most recent last. A linear search over at most [`OPEN_SEGMENTS_MAX`]
+/// entries is faster than a map.
 #[derive(Debug, Default)]
 struct OpenSegments {
     recent_last: Vec<(u32, Arc<dyn DiskFile>)>,
@@ -66,8 +66,8 @@ impl JournalReader {
     /// Fills `bytes` with the bytes at `position`. Bytes of the segment that were never written read as zeros.
     ///
     /// # Errors
-    /// [`JournalError::ReadPastEnd`] if the range extends beyond the end of the segment, [`JournalError::Corrupt`] if the
-    /// segment file is missing or too short, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::ReadPastEnd`] if the range extends beyond the end of the segment, [`JournalError::Corrupt`] if
+    /// the segment file is missing or too short, [`JournalError::Disk`] if the disk fails.
     pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), JournalError> {
         let length = bytes.len();
         let segment_bytes = self.shared.geometry.segment_bytes();
@@ -111,8 +111,8 @@ impl JournalReader {
         Ok((header, bytes))
     }
 
-    /// Reads and checks the block at `position`. Returns its header and replaces the content of `body` by its body. Does not
-    /// check whether the block contains the hash of the block before it.
+    /// Reads and checks the block at `position`. Returns its header and replaces the content of `body` by its body.
+    /// Does not check whether the block contains the hash of the block before it.
     ///
     /// # Errors
     /// As [`JournalReader::read_header`].
@@ -142,8 +142,9 @@ impl JournalReader {
         ChainPoint::start(self.shared.data_id)
     }
 
-    /// Reads the block at `point` and replaces the content of `body` by its body. Returns its header and the point after the
-    /// block. Checks that the block is undamaged and has the sequence and the previous hash that `point` states.
+    /// Reads the block at `point` and replaces the content of `body` by its body. Returns its header and the point
+    /// after the block. Checks that the block is undamaged and has the sequence and the previous hash that `point`
+    /// states.
     ///
     /// # Errors
     /// [`JournalError::Corrupt`] if the block fails a check, or as [`JournalReader::read_at`].
@@ -159,8 +160,9 @@ impl JournalReader {
         Ok((header, point.after(&header, hash, self.shared.geometry)))
     }
 
-    /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the sequence, the
-    /// hash and the position that `point` states. The start of the journal has no block before it, and is compared directly.
+    /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the
+    /// sequence, the hash and the position that `point` states. The start of the journal has no block before it, and is
+    /// compared directly.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -181,8 +183,9 @@ impl JournalReader {
         }
     }
 
-    /// Returns the chain point at the start of `segment`. Takes its sequence and hash from the header of the first block of the
-    /// segment. If the journal ends at the start of the segment, the segment has no block, and this method returns `end`.
+    /// Returns the chain point at the start of `segment`. Takes its sequence and hash from the header of the first
+    /// block of the segment. If the journal ends at the start of the segment, the segment has no block, and this method
+    /// returns `end`.
     ///
     /// # Errors
     /// [`JournalError::Corrupt`] if the segment has no valid first header, or as [`JournalReader::read_at`].
@@ -207,7 +210,8 @@ impl JournalReader {
     /// Returns the position of the block after the block with this `header`.
     ///
     /// # Panics
-    /// As [`Geometry::position_after`]. Never panics for a header that a reader returned, because the reader has checked it.
+    /// As [`Geometry::position_after`]. Never panics for a header that a reader returned, because the reader has
+    /// checked it.
     #[must_use]
     pub fn position_after(&self, header: &BlockHeader) -> Position {
         self.shared
@@ -289,8 +293,8 @@ impl OpenSegments {
         Some(file)
     }
 
-    /// Stores an open file. If two threads opened the same segment at the same time, the file that is stored later replaces the
-    /// other.
+    /// Stores an open file. If two threads opened the same segment at the same time, the file that is stored later
+    /// replaces the other.
     fn insert(&mut self, number: u32, file: Arc<dyn DiskFile>) {
         self.recent_last.retain(|(open, _)| *open != number);
         if self.recent_last.len() >= OPEN_SEGMENTS_MAX {

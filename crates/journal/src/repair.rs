@@ -7,10 +7,10 @@ use crate::{
 
 /// Makes the journal on disk end durably where the scan found its end.
 ///
-/// Unless the last process stopped cleanly, this function also writes the last block again, with the same bytes. The reason: if
-/// the last process failed to sync that block, the block may exist only in the page cache of the operating system, and the
-/// system does not write it to disk unless it is written again. A crash during this write does no harm, because every sector
-/// gets the bytes that it already has.
+/// Unless the last process stopped cleanly, this function also writes the last block again, with the same bytes. The
+/// reason: if the last process failed to sync that block, the block may exist only in the page cache of the operating
+/// system, and the system does not write it to disk unless it is written again. A crash during this write does no harm,
+/// because every sector gets the bytes that it already has.
 pub(super) fn repair(
     directory: &DataDirectory,
     reader: &JournalReader,

@@ -1,8 +1,8 @@
 //! The scan finds the end of a journal at a start, and distinguishes the remains of a crash from damage.
 //!
-//! The journal writes one block at a time and syncs the block before it writes the next block. So a crash leaves at most one
-//! incomplete block, and only zeros after that block. Every other break in the chain of blocks is damage. The scan reports
-//! damage and never repairs it.
+//! The journal writes one block at a time and syncs the block before it writes the next block. So a crash leaves at
+//! most one incomplete block, and only zeros after that block. Every other break in the chain of blocks is damage. The
+//! scan reports damage and never repairs it.
 
 use std::path::{Path, PathBuf};
 
@@ -36,14 +36,15 @@ pub struct Tail {
     pub torn: Option<TornTail>,
     /// Whether the marker of a clean stop names `end`. Then no durable block is missing at the end.
     pub clean: bool,
-    /// Whether the marker of a clean stop exists. The marker may name `end` or another point, or be unreadable. It must be
-    /// removed before an append.
+    /// Whether the marker of a clean stop exists. The marker may name `end` or another point, or be unreadable. It must
+    /// be removed before an append.
     pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after the segment of `end` exists, has its full length, and is empty.
     pub(super) spare_ready: bool,
-    /// The numbers of the empty segments after the segment that [`Tail::spare_ready`] describes. These segments are not needed.
+    /// The numbers of the empty segments after the segment that [`Tail::spare_ready`] describes. These segments are not
+    /// needed.
     pub(super) surplus_segments: Vec<u32>,
 }
 
@@ -107,8 +108,8 @@ const SURVEY_STEP_BYTES: u32 = 1 << 20;
 // ===== impl Tail =====
 
 impl Tail {
-    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this to decide whether
-    /// to remove or to write the marker.
+    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this to decide
+    /// whether to remove or to write the marker.
     pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
             (true, _) => MarkerState::Here,
@@ -138,8 +139,8 @@ impl<'a> ChainScanner<'a> {
         })
     }
 
-    /// Calls `visitor` for every block after `from`, and finds the end of the journal. Does not check the block before `from`.
-    /// See [`crate::Journal::scan`].
+    /// Calls `visitor` for every block after `from`, and finds the end of the journal. Does not check the block before
+    /// `from`. See [`crate::Journal::scan`].
     pub(super) fn scan<E>(
         &self,
         from: ChainPoint,
@@ -175,8 +176,8 @@ impl<'a> ChainScanner<'a> {
     }
 
     /// Checks that the journal contains the last block that the caller or the marker of a clean stop knows to have been
-    /// durable. If the marker names the end of the journal or is unreadable, also checks that no incomplete write follows the
-    /// end.
+    /// durable. If the marker names the end of the journal or is unreadable, also checks that no incomplete write
+    /// follows the end.
     fn check_stop(&self, tail: &Tail, durable_through: u64, defect: BlockDefect) -> Result<(), JournalError> {
         let durable_through = match &self.stop {
             CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
@@ -203,7 +204,8 @@ impl<'a> ChainScanner<'a> {
         Ok(())
     }
 
-    /// Returns whether the marker of a clean stop exists. The marker may be unreadable or name another point than the end.
+    /// Returns whether the marker of a clean stop exists. The marker may be unreadable or name another point than the
+    /// end.
     pub(super) fn is_marked(&self) -> bool {
         self.stop.is_marked()
     }
@@ -220,8 +222,8 @@ impl<'a> ChainScanner<'a> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
 
-    /// Returns the block at `point`, or why the bytes at `point` are not a block. Returns an error if these bytes prove damage,
-    /// so that the bytes after them need not be examined, or if an operation fails.
+    /// Returns the block at `point`, or why the bytes at `point` are not a block. Returns an error if these bytes prove
+    /// damage, so that the bytes after them need not be examined, or if an operation fails.
     fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
         let header = match self.read_header(window, point.position)? {
             Ok(header) => header,
@@ -265,9 +267,9 @@ impl<'a> ChainScanner<'a> {
             .map_err(BlockDefect::Header))
     }
 
-    /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may follow.
-    /// The caller calls this before [`ChainScanner::check_stop`], because an error of this method says more about the damage
-    /// than that a block is missing.
+    /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may
+    /// follow. The caller calls this before [`ChainScanner::check_stop`], because an error of this method says more
+    /// about the damage than that a block is missing.
     fn tail(
         &self,
         end: ChainPoint,
@@ -306,8 +308,9 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Returns the length, in bytes, of the remains of an incomplete write in segment `number`; 0 if only zeros follow the end.
-    /// The segment is the segment of `end` or a later one. Returns an error if bytes that are not zero cannot be such remains.
+    /// Returns the length, in bytes, of the remains of an incomplete write in segment `number`; 0 if only zeros follow
+    /// the end. The segment is the segment of `end` or a later one. Returns an error if bytes that are not zero cannot
+    /// be such remains.
     fn remains(&self, end: &ChainPoint, number: u32, defect: BlockDefect) -> Result<u32, JournalError> {
         let is_active = number == end.position.segment();
         let start = if is_active {
@@ -335,9 +338,9 @@ impl<'a> ChainScanner<'a> {
         Err(self.corrupt(end, CorruptionKind::StrayBytes { first }))
     }
 
-    /// Checks that a crash can have left these segment files. The journal renames a segment to its final name only after its
-    /// full length is durable and the segment before it has its final name. So no crash leaves a segment that is too short, or
-    /// a later segment without the segment of `end`.
+    /// Checks that a crash can have left these segment files. The journal renames a segment to its final name only
+    /// after its full length is durable and the segment before it has its final name. So no crash leaves a segment that
+    /// is too short, or a later segment without the segment of `end`.
     fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)
@@ -358,8 +361,8 @@ impl<'a> ChainScanner<'a> {
         Ok(())
     }
 
-    /// Searches the bytes from `start` to the end of the segment for bytes that are not zero, and for the header of a block
-    /// with a greater sequence than `expected_sequence`.
+    /// Searches the bytes from `start` to the end of the segment for bytes that are not zero, and for the header of a
+    /// block with a greater sequence than `expected_sequence`.
     fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);

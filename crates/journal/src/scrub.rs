@@ -1,19 +1,20 @@
-//! The scrub: reads the whole journal again, one block at a time, to find damage before a client requests the damaged data.
+//! The scrub: reads the whole journal again, one block at a time, to find damage before a client requests the damaged
+//! data.
 
 use crate::{
     block::HEADER_BYTES, chain_point::ChainPoint, error::JournalError, position::Position,
     reader::JournalReader, segment_file::segment_after,
 };
 
-/// The state of a pass over the journal, from the first block to the last durable block. The pass checks each block as recovery
-/// does: the header, the checksum of the body, and the hash of the block before it.
+/// The state of a pass over the journal, from the first block to the last durable block. The pass checks each block as
+/// recovery does: the header, the checksum of the body, and the hash of the block before it.
 #[derive(Debug)]
 pub struct Scrub {
     reader: JournalReader,
     /// The point at which the next step reads a block.
     next: ChainPoint,
-    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the previous hash and
-    /// the sequence that the header of the next block states.
+    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the previous
+    /// hash and the sequence that the header of the next block states.
     unlinked: bool,
     body: Vec<u8>,
 }
@@ -33,8 +34,8 @@ pub enum ScrubStep {
         /// What is damaged.
         error: JournalError,
     },
-    /// The process or the system has no file descriptor left, so the segment could not be opened. This does not indicate
-    /// damage. The next step reads the same block again.
+    /// The process or the system has no file descriptor left, so the segment could not be opened. This does not
+    /// indicate damage. The next step reads the same block again.
     Postponed {
         /// The error of the system.
         error: JournalError,
@@ -51,21 +52,21 @@ impl Scrub {
     pub fn new(reader: &JournalReader) -> Self {
         Scrub {
             next: reader.start(),
-            // An open file stays readable after the segment was removed or replaced, so a shared open file would hide such
-            // damage. The scrub uses its own files and opens each segment again.
+            // An open file stays readable after the segment was removed or replaced, so a shared open file would hide
+            // such damage. The scrub uses its own files and opens each segment again.
             reader: reader.with_own_files(),
             unlinked: false,
             body: Vec::new(),
         }
     }
 
-    /// Checks the next block. `durable` is the point after the last durable block. Never reads after `durable`, because the
-    /// writer may be writing a block there.
+    /// Checks the next block. `durable` is the point after the last durable block. Never reads after `durable`, because
+    /// the writer may be writing a block there.
     pub fn step(&mut self, durable: &ChainPoint) -> ScrubStep {
         if self.next.position >= durable.position {
             if !self.unlinked && !self.next.is_at(durable) {
-                // The hash of the last block on disk is not the hash of the block that the writer appended last. So blocks
-                // on disk were replaced.
+                // The hash of the last block on disk is not the hash of the block that the writer appended last. So
+                // blocks on disk were replaced.
                 self.unlinked = true;
                 return ScrubStep::Damaged {
                     position: durable.position,
@@ -102,8 +103,8 @@ impl Scrub {
         Ok(HEADER_BYTES as u64 + u64::from(header.body_bytes))
     }
 
-    /// Moves `next` past a damaged block. If its header is readable, the header states the length of the block, and the pass
-    /// continues with the next block. Otherwise the pass continues with the next segment.
+    /// Moves `next` past a damaged block. If its header is readable, the header states the length of the block, and the
+    /// pass continues with the next block. Otherwise the pass continues with the next segment.
     fn skip(&mut self, durable: &ChainPoint) {
         let damaged = self.next.position;
         let next = match self.reader.read_header(damaged) {

@@ -22,8 +22,8 @@ pub(super) fn segment_number(name: &str) -> Option<u32> {
 /// Returns the number of the segment after `number`.
 ///
 /// # Panics
-/// If `number` is the last of the 2^32 numbers. A number that wrapped around would let a block overwrite an older block. With
-/// segments of 64 MiB, all numbers are used after 256 PiB.
+/// If `number` is the last of the 2^32 numbers. A number that wrapped around would let a block overwrite an older
+/// block. With segments of 64 MiB, all numbers are used after 256 PiB.
 pub(super) fn segment_after(number: u32) -> u32 {
     let Some(next) = number.checked_add(1) else {
         panic!("the journal has used all {number} segment numbers");

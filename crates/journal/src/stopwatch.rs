@@ -1,6 +1,7 @@
 //! The clock for durations of disk operations.
 //!
-//! The journal only reports these durations. No decision of the journal depends on them, so tests need no controllable clock.
+//! The journal only reports these durations. No decision of the journal depends on them, so tests need no controllable
+//! clock.
 
 #[expect(
     clippy::disallowed_types,

@@ -26,13 +26,13 @@ pub struct JournalReport {
     pub last: Option<BlockHeader>,
     /// Where the journal ends; `None` if the end is unknown because of damage.
     pub end: Option<ChainPoint>,
-    /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to the
-    /// last block cannot be distinguished from such remains.
+    /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to
+    /// the last block cannot be distinguished from such remains.
     pub torn: Option<TornTail>,
     /// Whether the journal was stopped cleanly at `end`. Then no durable block is missing at the end.
     pub clean: bool,
-    /// Whether the marker of a clean stop (`journal/CLEAN`) exists. If the marker exists and `clean` is false, the marker is
-    /// damaged, or names another point than the end of the journal.
+    /// Whether the marker of a clean stop (`journal/CLEAN`) exists. If the marker exists and `clean` is false, the
+    /// marker is damaged, or names another point than the end of the journal.
     pub marked: bool,
     /// The first damage; `None` if the journal is undamaged.
     pub corruption: Option<Corruption>,
@@ -104,9 +104,9 @@ pub(super) fn check_chain(
     }
 }
 
-/// Returns the point of the first block after the damage from which the check can continue; `None` if no such block is known.
-/// Takes the sequence and the previous hash from the header of that block, because the damaged block before it cannot confirm
-/// them.
+/// Returns the point of the first block after the damage from which the check can continue; `None` if no such block is
+/// known. Takes the sequence and the previous hash from the header of that block, because the damaged block before it
+/// cannot confirm them.
 fn whole_block_after(
     scanner: &ChainScanner<'_>,
     corruption: &Corruption,

@@ -9,8 +9,8 @@ use crate::{
     segment_file::segment_name,
 };
 
-/// A part of a segment in memory. Bytes after the end of the file read as zeros, like bytes of a segment that were never
-/// written.
+/// A part of a segment in memory. Bytes after the end of the file read as zeros, like bytes of a segment that were
+/// never written.
 #[derive(Debug)]
 pub(super) struct SegmentWindow<'a> {
     disk: &'a dyn Disk,

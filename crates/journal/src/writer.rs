@@ -52,7 +52,8 @@ pub struct AppendReceipt {
 impl JournalWriter {
     /// Makes a writer that continues at `end`. The segment of `end` must exist.
     ///
-    /// The marker of a clean stop stays until the first append. So the marker stays valid if the process appends nothing.
+    /// The marker of a clean stop stays until the first append. So the marker stays valid if the process appends
+    /// nothing.
     pub(super) fn new(
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
@@ -75,13 +76,13 @@ impl JournalWriter {
     /// Appends a block and makes it durable with one write and one sync. `block` keeps its body.
     ///
     /// # Errors
-    /// After any error the writer is poisoned: it is unknown which blocks are durable, and every later append fails with
-    /// [`JournalError::Poisoned`]. The writer never repeats a failed sync, because a second sync may succeed although the
-    /// operating system has discarded the block.
+    /// After any error the writer is poisoned: it is unknown which blocks are durable, and every later append fails
+    /// with [`JournalError::Poisoned`]. The writer never repeats a failed sync, because a second sync may succeed
+    /// although the operating system has discarded the block.
     ///
     /// # Panics
-    /// If the position in `meta` is not [`JournalWriter::end`]: readers would not find the records at their positions. A panic
-    /// also poisons the writer.
+    /// If the position in `meta` is not [`JournalWriter::end`]: readers would not find the records at their positions.
+    /// A panic also poisons the writer.
     pub fn append(
         &mut self,
         meta: &BlockMeta,
@@ -90,7 +91,8 @@ impl JournalWriter {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        // Set before the work and reset only after success, so that the writer stays poisoned after an error or a panic.
+        // Set before the work and reset only after success, so that the writer stays poisoned after an error or a
+        // panic.
         self.poisoned = true;
         let header = self.header(meta, block)?;
         self.check_follows_end(&header);
@@ -134,12 +136,13 @@ impl JournalWriter {
         })
     }
 
-    /// Writes the marker of a clean stop and accepts no more blocks. The marker names the last durable block, so that the next
-    /// start can distinguish damage to this block from a write that a crash interrupted.
+    /// Writes the marker of a clean stop and accepts no more blocks. The marker names the last durable block, so that
+    /// the next start can distinguish damage to this block from a write that a crash interrupted.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`] if an append failed, because it is then unknown which blocks are durable, or if `finish` was
-    /// called before. [`JournalError::Disk`] if the disk fails. Then the marker either does not exist or is correct.
+    /// [`JournalError::Poisoned`] if an append failed, because it is then unknown which blocks are durable, or if
+    /// `finish` was called before. [`JournalError::Disk`] if the disk fails. Then the marker either does not exist or
+    /// is correct.
     pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);

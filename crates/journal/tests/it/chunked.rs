@@ -1,5 +1,5 @@
-//! Tests of chunked files: a file is complete or does not exist, every damage is detected, and `newest` skips a damaged file and
-//! uses an older one.
+//! Tests of chunked files: a file is complete or does not exist, every damage is detected, and `newest` skips a damaged
+//! file and uses an older one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -85,8 +85,8 @@ proptest! {
             write(&files, 1, &sample(1)).unwrap();
             disk.power_off_after(operations);
             let second = write(&files, 2, &sample(2)).is_ok();
-            // Eleven operations: remove, create, six writes (header, three chunks, table, trailer), sync, rename, sync of
-            // the directory.
+            // Eleven operations: remove, create, six writes (header, three chunks, table, trailer), sync, rename, sync
+            // of the directory.
             prop_assert_eq!(second, operations >= 11);
         }
         disk.crash();

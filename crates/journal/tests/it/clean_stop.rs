@@ -1,5 +1,5 @@
-//! Tests of the marker of a clean stop: with the marker, recovery distinguishes damage to the last block from a write that a
-//! crash interrupted.
+//! Tests of the marker of a clean stop: with the marker, recovery distinguishes damage to the last block from a write
+//! that a crash interrupted.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! After any sequence of faults, the journal contains every acknowledged block, and at most one block whose append failed.
+//! After any sequence of faults, the journal contains every acknowledged block, and at most one block whose append
+//! failed.
 
 use proptest::{collection::vec, prelude::*};
 use tally_journal::JournalError;
@@ -111,7 +112,8 @@ impl Model {
         how(&self.disk);
     }
 
-    /// Opens the journal. If a planned fault makes the open fail, crashes the disk, and a later step opens the journal again.
+    /// Opens the journal. If a planned fault makes the open fail, crashes the disk, and a later step opens the journal
+    /// again.
     fn open(&mut self) {
         match Running::open(&self.disk.handle()) {
             Ok(running) => self.check(running),

@@ -11,8 +11,8 @@ use tally_journal::{
 use super::{CONFIG, Running, Seen, body, data, scan, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// Makes a journal of `count` blocks with bodies of 200 bytes, and kills its process. A block takes 328 bytes on disk, and 22
-/// blocks fill a segment. Returns the positions of the blocks and the end of the journal.
+/// Makes a journal of `count` blocks with bodies of 200 bytes, and kills its process. A block takes 328 bytes on disk,
+/// and 22 blocks fill a segment. Returns the positions of the blocks and the end of the journal.
 fn journal_of(count: u64) -> (SimDisk, Vec<Position>, ChainPoint) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -180,7 +180,8 @@ fn bytes_in_a_spare_segment_are_an_error() {
 
 #[test]
 fn a_forged_block_with_correct_checksums_breaks_the_chain() {
-    // The test replaces block 2 by a forged block with correct checksums. Block 3 contains the hash of the original block 2.
+    // The test replaces block 2 by a forged block with correct checksums. Block 3 contains the hash of the original
+    // block 2.
     let (disk, positions, _) = journal_of(3);
     let forged = SimDisk::new(3);
     let mut running = Running::open(&forged.handle()).unwrap();
@@ -229,8 +230,8 @@ fn a_block_of_another_directory_or_position_is_neither_accepted_nor_removed() {
 
 #[test]
 fn bytes_of_a_foreign_block_inside_a_torn_body_do_not_count_as_a_later_block() {
-    // A client can store the bytes of a block as its own data. If the write of this data is torn, the scan must not take these
-    // bytes for a later block and report damage.
+    // A client can store the bytes of a block as its own data. If the write of this data is torn, the scan must not
+    // take these bytes for a later block and report damage.
     let donor = SimDisk::new(77);
     let mut running = Running::open(&donor.handle()).unwrap();
     running.append_many(6, 200);

@@ -36,9 +36,9 @@ fn a_failed_sync_poisons_the_writer_and_is_never_repeated() {
 
 #[test]
 fn the_next_start_makes_a_block_durable_that_is_only_in_the_page_cache() {
-    // After the failed sync, the second block is in the page cache but not on disk, and a restarted process still reads it. If
-    // that process appended the third block without writing the second block again, a crash would remove the second block and
-    // make the acknowledged third block unreachable.
+    // After the failed sync, the second block is in the page cache but not on disk, and a restarted process still reads
+    // it. If that process appended the third block without writing the second block again, a crash would remove the
+    // second block and make the acknowledged third block unreachable.
     for seed in 0..50 {
         let disk = SimDisk::new(seed);
         let mut running = Running::open(&disk.handle()).unwrap();

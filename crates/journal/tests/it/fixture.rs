@@ -1,8 +1,9 @@
-//! Tests that this build opens a data directory that an earlier build wrote in the current format, and changes none of its
-//! bytes.
+//! Tests that this build opens a data directory that an earlier build wrote in the current format, and changes none of
+//! its bytes.
 //!
-//! A build with format version 2 wrote `tests/fixtures/journal-v2`. A change of the format needs a new version number and a new
-//! fixture, which replaces this fixture. No version has been released yet, so no older version must stay readable.
+//! A build with format version 2 wrote `tests/fixtures/journal-v2`. A change of the format needs a new version number
+//! and a new fixture, which replaces this fixture. No version has been released yet, so no older version must stay
+//! readable.
 
 use std::{fs, path::Path, sync::Arc};
 

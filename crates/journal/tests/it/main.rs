@@ -118,8 +118,8 @@ impl Running {
     }
 }
 
-/// Appends a block at the position that `placement` computed. A service does the same with two threads: one computes positions,
-/// the other appends.
+/// Appends a block at the position that `placement` computed. A service does the same with two threads: one computes
+/// positions, the other appends.
 fn append(
     writer: &mut JournalWriter,
     placement: &mut BlockPlacement,

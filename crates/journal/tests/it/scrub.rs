@@ -1,13 +1,13 @@
-//! The scrub finds all damage in the durable part of the journal, continues after the damage, and never reads bytes that are
-//! not durable yet.
+//! The scrub finds all damage in the durable part of the journal, continues after the damage, and never reads bytes
+//! that are not durable yet.
 
 use tally_journal::{ChainPoint, JournalReader, Position, Scrub, ScrubStep};
 
 use super::{Running, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// Makes a running journal of `count` blocks with bodies of 200 bytes. A block takes 328 bytes on disk, and 22 blocks fill a
-/// segment. Returns the positions of the blocks.
+/// Makes a running journal of `count` blocks with bodies of 200 bytes. A block takes 328 bytes on disk, and 22 blocks
+/// fill a segment. Returns the positions of the blocks.
 fn journal_of(count: u64) -> (SimDisk, Running, Vec<Position>) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();

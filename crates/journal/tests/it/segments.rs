@@ -1,5 +1,5 @@
-//! Tests of segments: the preparer makes a segment before its use, the writer makes a segment that is not prepared, and readers
-//! read at any position.
+//! Tests of segments: the preparer makes a segment before its use, the writer makes a segment that is not prepared, and
+//! readers read at any position.
 
 use std::{path::Path, thread};
 
@@ -206,7 +206,8 @@ fn reads_outside_of_segments_and_blocks_are_errors() {
     drop(running);
     disk.restart();
     disk.flip_bit(&segment_path(0), (HEADER_BYTES as u64) * 8);
-    // A recovery would treat the damaged block as the remains of an incomplete write. The reader must return an error for it.
+    // A recovery would treat the damaged block as the remains of an incomplete write. The reader must return an error
+    // for it.
     let journal = tally_journal::Journal::open(disk.handle(), &super::data(), &CONFIG).unwrap();
     let error = journal
         .reader()

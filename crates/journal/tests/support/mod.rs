@@ -1,5 +1,5 @@
-//! Support code that the tests of this crate and the tests of the service share. The tests of the service include these files
-//! by path.
+//! Support code that the tests of this crate and the tests of the service share. The tests of the service include these
+//! files by path.
 
 #[allow(
     dead_code,

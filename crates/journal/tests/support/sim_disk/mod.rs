@@ -1,11 +1,11 @@
-//! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it. All random decisions come
-//! from a seed, so that a test is repeatable.
+//! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it. All random
+//! decisions come from a seed, so that a test is repeatable.
 //!
-//! - Bytes are durable after a sync of their file. The name of a file is durable after a sync of its directory. A crash keeps a
-//!   random part of the unsynced bytes, in sectors of 512 bytes. Of the unsynced changes of names in a directory, it keeps a
-//!   random number of the oldest and drops the others.
-//! - A failed sync discards the bytes that it should have written, as on Linux: a process can still read the bytes and a later
-//!   sync succeeds, but the bytes are not on the disk.
+//! - Bytes are durable after a sync of their file. The name of a file is durable after a sync of its directory. A crash
+//!   keeps a random part of the unsynced bytes, in sectors of 512 bytes. Of the unsynced changes of names in a
+//!   directory, it keeps a random number of the oldest and drops the others.
+//! - A failed sync discards the bytes that it should have written, as on Linux: a process can still read the bytes and
+//!   a later sync succeeds, but the bytes are not on the disk.
 //! - A test can fill the disk, cut the power after a number of operations, flip bits, and delay syncs.
 
 mod state;
@@ -115,8 +115,8 @@ impl SimDisk {
         self.shared.changed.notify_all();
     }
 
-    /// Kills the process: its open files and locks become invalid. The files keep the content that the process saw, but unsynced
-    /// data is still not durable. Clears all faults.
+    /// Kills the process: its open files and locks become invalid. The files keep the content that the process saw, but
+    /// unsynced data is still not durable. Clears all faults.
     pub(crate) fn restart(&self) {
         self.shared.state.lock().begin_run();
         self.shared.changed.notify_all();
@@ -174,7 +174,8 @@ impl SimDisk {
         self.shared.changed.notify_all();
     }
 
-    /// Lets one stalled sync continue. If no sync is stalled, the next sync does not stall. Other syncs stall as before.
+    /// Lets one stalled sync continue. If no sync is stalled, the next sync does not stall. Other syncs stall as
+    /// before.
     pub(crate) fn release_one_sync(&self) {
         self.shared.state.lock().faults.released_syncs += 1;
         self.shared.changed.notify_all();
@@ -334,8 +335,8 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
         let mut state = self.begin_change(Operation::SyncDir, dir)?;
         if state.sync_fails() {
-            // Unlike a failed sync of a file, this one discards nothing: the file system keeps changes of names in its own
-            // journal and writes them later.
+            // Unlike a failed sync of a file, this one discards nothing: the file system keeps changes of names in its
+            // own journal and writes them later.
             return Err(DiskError::new(
                 Operation::SyncDir,
                 dir,

@@ -1,4 +1,5 @@
-//! The state of the simulated disk: the files as a process reads them, the durable part of the files, and the planned faults.
+//! The state of the simulated disk: the files as a process reads them, the durable part of the files, and the planned
+//! faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -268,7 +269,8 @@ impl SimContents {
         }
     }
 
-    /// Applies a failed sync: a random part of the unsynced sectors becomes durable, and no later sync writes the others.
+    /// Applies a failed sync: a random part of the unsynced sectors becomes durable, and no later sync writes the
+    /// others.
     pub(super) fn fail_sync(&mut self, random: &mut SplitMix64) {
         self.make_some_durable(random);
     }
@@ -279,8 +281,8 @@ impl SimContents {
         self.view = self.durable.clone();
     }
 
-    /// Makes a random part of the unsynced sectors durable, and forgets the others. Draws a number n from 0 to 8, then keeps
-    /// each sector with the probability n / 8.
+    /// Makes a random part of the unsynced sectors durable, and forgets the others. Draws a number n from 0 to 8, then
+    /// keeps each sector with the probability n / 8.
     pub(super) fn make_some_durable(&mut self, random: &mut SplitMix64) {
         let kept_of_8 = random.below(9);
         for (offset, bytes) in std::mem::take(&mut self.unsynced) {
