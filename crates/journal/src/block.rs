@@ -9,13 +9,13 @@
 //! |---:|---:|---|
 //! | 0 | 4 | magic `TLYB` |
 //! | 4 | 2 | format version |
-//! | 6 | 2 | bytes of the header |
+//! | 6 | 2 | length of the header, in bytes |
 //! | 8 | 8 | block sequence, from 1, without gaps |
 //! | 16 | 8 | first entry |
 //! | 24 | 8 | first transaction sequence |
 //! | 32 | 8 | base time, nanoseconds since the Unix epoch |
 //! | 40 | 4 | number of records |
-//! | 44 | 4 | bytes of the body |
+//! | 44 | 4 | length of the body, in bytes |
 //! | 48 | 8 | position of this block: detects a write to a wrong position |
 //! | 56 | 16 | id of the data directory: detects a block of another directory, and bytes in a body that look like a block |
 //! | 72 | 32 | hash of the block before this one |
@@ -42,13 +42,13 @@ pub struct BlockHeader {
     pub position: Position,
     /// The number of the block: the first block has 1, and there are no gaps.
     pub block_sequence: u64,
-    /// The number of the block's first entry. The caller defines it; this crate stores it.
+    /// The number of the block's first entry. The caller defines this number; the crate only stores it.
     pub first_entry: u64,
-    /// The sequence number of the block's first transaction. The caller defines it; this crate stores it.
+    /// The sequence number of the block's first transaction. The caller defines this number; the crate only stores it.
     pub first_sequence: u64,
     /// The base of the times in the block's records, in nanoseconds since the Unix epoch.
     pub base_time_ns: u64,
-    /// Number of records in the body. The caller defines it; this crate stores it.
+    /// Number of records in the body. The caller defines this number; the crate only stores it.
     pub record_count: u32,
     /// Length of the body, in bytes.
     pub body_bytes: u32,

@@ -35,7 +35,7 @@ pub struct ChunkedFiles {
     suffix: String,
 }
 
-/// Writes one chunked file. Removes the file when dropped before [`ChunkedFileWriter::finish`].
+/// Writes one chunked file. A writer that is dropped before [`ChunkedFileWriter::finish`] removes its file.
 #[derive(Debug)]
 pub struct ChunkedFileWriter {
     disk: Arc<dyn Disk>,

@@ -17,8 +17,8 @@
 //! | 124 | 4 | CRC-32C of the first 124 bytes |
 //!
 //! The marker is written under a temporary name and renamed after its bytes are durable. The next process removes the
-//! marker durably before its first append. So a marker that names an earlier point than the end of the journal is not
-//! from this copy of the directory.
+//! marker durably before its first append. So a marker always names the end of an undamaged
+//! journal, unless the directory contains files of different copies.
 
 use std::path::Path;
 
@@ -130,7 +130,7 @@ fn encode(data_id: DataId, end: &ChainPoint) -> MarkerBytes {
     bytes
 }
 
-/// Decodes the point in `bytes`. Returns `None` if `bytes` are not an undamaged marker of this directory.
+/// Decodes the point in `bytes`. Returns `None` if the marker is damaged or belongs to another directory or version.
 fn decode(bytes: &MarkerBytes, data_id: DataId) -> Option<ChainPoint> {
     let end = ChainPoint::from_bytes(&field::<24, CHAIN_POINT_BYTES, _>(bytes));
     // `data_id` and `end` determine all bytes of a marker, so this comparison checks the checksum and every field.

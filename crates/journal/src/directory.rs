@@ -15,7 +15,7 @@ use crate::{
     segment_file::list_segments,
 };
 
-/// An open data directory. While this value lives, no other process can open the directory for writing.
+/// An open data directory. While this value exists, no other process can open the directory for writing.
 #[derive(Debug)]
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
@@ -45,14 +45,14 @@ const JOURNAL_DIR: &str = "journal";
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so that an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// Number of bytes that a start reads of `FORMAT`. A valid file is much shorter.
+/// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
 
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`, and makes it with the sizes in `config` if it does not exist. A directory that
-    /// exists keeps its own sizes.
+    /// Locks the directory at `path`. If the directory does not exist, makes it with the sizes in `config`. An existing
+    /// directory keeps the sizes with which it was made.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,

@@ -1,4 +1,5 @@
-//! The scan finds the end of a journal at a start, and distinguishes the remains of a crash from damage.
+//! The scan, which a process runs when it opens a journal: finds the end of the journal, and distinguishes the remains
+//! of a crash from damage.
 //!
 //! The journal writes one block at a time and syncs the block before it writes the next block. So a crash leaves at
 //! most one incomplete block, and only zeros after that block. Every other break in the chain of blocks is damage. The
@@ -102,7 +103,7 @@ struct DirtyBytes {
     end: u32,
 }
 
-/// Number of bytes that a survey reads at a time.
+/// Number of bytes that [`ChainScanner::survey`] reads at a time.
 const SURVEY_STEP_BYTES: u32 = 1 << 20;
 
 // ===== impl Tail =====
@@ -175,9 +176,9 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Checks that the journal contains the last block that the caller or the marker of a clean stop knows to have been
-    /// durable. If the marker names the end of the journal or is unreadable, also checks that no incomplete write
-    /// follows the end.
+    /// Checks that the journal contains the last block that was durable according to `durable_through` or to the marker
+    /// of a clean stop. If the marker names the end of the journal or is unreadable, also checks that no incomplete
+    /// write follows the end.
     fn check_stop(&self, tail: &Tail, durable_through: u64, defect: BlockDefect) -> Result<(), JournalError> {
         let durable_through = match &self.stop {
             CleanStop::At(end) => durable_through.max(end.last_block_sequence()),

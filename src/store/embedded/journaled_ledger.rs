@@ -63,7 +63,7 @@ struct UnsealedBlock {
     buffer: BlockBuffer,
     /// Number of records in the block.
     records: u32,
-    /// Number of transactions committed in the block.
+    /// Number of committed transactions in the block.
     committed: u32,
     base_time: Timestamp,
     /// The point in the order of records before the first record of the block.
@@ -202,9 +202,9 @@ impl JournaledLedger {
         self.log.block.sequence
     }
 
-    /// Returns the number of the last block up to the open one: the open block if it has records, otherwise the block
-    /// before it. The number 0 means that no block has been filled. A reply that depends on the ledger or on the index
-    /// of ids may be sent only when this block is durable.
+    /// Returns the number of the block that contains the last record, or of the block before the open block if the open
+    /// block has no records. The number 0 means "before the first block". A reply that depends on the ledger or on the
+    /// index of ids may be sent only when the returned block is durable.
     #[must_use]
     pub const fn last_block(&self) -> u64 {
         if self.log.block.records > 0 {

@@ -61,9 +61,9 @@ pub struct OpenStore {
 pub struct RecoveryReport {
     /// Whether the directory is new.
     pub created: bool,
-    /// The number of the first block after the start point of the checkpoint; `None` if no checkpoint was loaded.
+    /// The number of the block at which the replay after the checkpoint began; `None` if no checkpoint was loaded.
     pub checkpoint: Option<u64>,
-    /// The position of the first block after the start point of the checkpoint; `None` if no checkpoint was loaded.
+    /// The position of the block at which the replay after the checkpoint began; `None` if no checkpoint was loaded.
     pub checkpoint_position: Option<Position>,
     /// Number of blocks that were replayed.
     pub blocks_replayed: u64,

@@ -158,7 +158,7 @@ const fn not_in_a_block(position: Position) -> RecordError {
     RecordError::Malformed {
         position,
         source: Malformed {
-            what: "a place in a block",
+            what: "the position of a record in a block",
         },
     }
 }

@@ -45,7 +45,7 @@ pub struct AssetTotals {
 impl DirectoryReport {
     /// Returns whether the directory is sound: the journal is undamaged, no file differs from the blocks, and the
     /// debits of each asset equal its credits. The remains of an incomplete write at the end of the journal are not
-    /// damage, because every crash can leave them.
+    /// damage, because a crash can leave such remains.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.journal.corruption.is_none()
@@ -69,9 +69,9 @@ pub const DIFFERENCES_MAX: usize = 16;
 /// Verifies the data directory `dir` without changing it; the file system may be read-only.
 ///
 /// Verifies all checksums and the hash chain of the journal. If the journal is undamaged, replays it from the first
-/// block. Then starts another replay from each checkpoint and compares its ledger with the first. Compares each id file
-/// with the blocks of its segment. Holds a shared lock on the directory, so that no service can open the directory
-/// meanwhile.
+/// block. Then replays the journal from each checkpoint, and compares the resulting ledger with the ledger of the first
+/// replay. Compares each id file with the blocks of its segment. Holds a shared lock on the directory, so that no
+/// service can open the directory during the verification.
 ///
 /// # Errors
 /// [`OpenError`] if the directory cannot be opened, for example because a service has it open
@@ -160,9 +160,16 @@ fn id_file_difference(
     })
 }
 
+/// Returns the differences between a replay from a checkpoint (`started`) and a replay from the first block
+/// (`replayed`), at most [`DIFFERENCES_MAX`].
 fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
     let order = (started.order != replayed.order)
-        .then(|| format!("the order: {:?} and {:?}", started.order, replayed.order));
+        .then(|| {
+            format!(
+                "the order ends at {:?} after a replay from the checkpoint, but at {:?} after a replay from the first block",
+                started.order, replayed.order
+            )
+        });
     let (started, replayed) = (started.ledger.accounts(), replayed.ledger.accounts());
     let longer = if started.len() > replayed.len() {
         started
@@ -174,7 +181,7 @@ fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
         .filter(|index| started.snapshot(*index) != replayed.snapshot(*index))
         .map(|index| {
             format!(
-                "account {}: {:?} and {:?}",
+                "account {} is {:?} after a replay from the checkpoint, but {:?} after a replay from the first block",
                 index.0,
                 started.snapshot(index),
                 replayed.snapshot(index)
