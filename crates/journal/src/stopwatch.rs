@@ -9,7 +9,10 @@
 )]
 use std::time::Instant;
 
-#[expect(clippy::disallowed_types, reason = "for the reason at the import of `Instant`")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "for the reason at the import of `Instant`"
+)]
 /// Returns the current time of the monotonic clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
