@@ -1,4 +1,5 @@
-//! Converts protobuf messages to their canonical JSON form and back, with the descriptors that are compiled in.
+//! Converts the protobuf messages of the API to their canonical JSON form and back. Uses the message descriptors that
+//! the build has compiled into the program.
 
 use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
@@ -16,7 +17,7 @@ pub enum JsonError {
     /// The API has no message with this name.
     #[error("the API has no message {0}")]
     UnknownMessage(String),
-    /// The text is not JSON, or does not match the message. The error names line and column.
+    /// The text is not JSON, or does not match the message. The error states the line and the column.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// The bytes are not an encoding of the message.
@@ -24,8 +25,8 @@ pub enum JsonError {
     Decode(#[from] prost::DecodeError),
 }
 
-/// Reads any JSON value and fails if an object in it repeats a key. The two spellings of a message field are the same key. Keys
-/// of maps are compared unchanged.
+/// Reads any JSON value and fails if an object in it repeats a key. A field of a message has two spellings, such as
+/// `transaction_id` and `transactionId`; both count as the same key. The keys of a map are compared as they are.
 struct UniqueKeys(ValueType);
 
 /// The type of a JSON value.
@@ -33,9 +34,9 @@ struct UniqueKeys(ValueType);
 enum ValueType {
     /// A message, or a list of messages.
     Message(MessageDescriptor),
-    /// A map, with the field of its values.
+    /// A map. Contains the descriptor of its values.
     Map(FieldDescriptor),
-    /// A scalar, or a value that is not part of the API.
+    /// A scalar, or a value that the API does not define.
     Other,
 }
 
@@ -45,7 +46,7 @@ static POOL: LazyLock<Option<DescriptorPool>> =
 /// Returns the descriptor of message `name` of package `tally.v1`.
 ///
 /// # Errors
-/// [`JsonError::UnknownMessage`].
+/// [`JsonError::UnknownMessage`] if the package has no message `name`.
 pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
     let full = format!("tally.v1.{name}");
     POOL.as_ref()
@@ -53,10 +54,11 @@ pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
         .ok_or(JsonError::UnknownMessage(full))
 }
 
-/// Converts message `name` of package `tally.v1` to indented JSON. Field names are those of the `.proto` files. Zeros are included.
+/// Converts message `name` of package `tally.v1` to indented JSON. The field names are those of the `.proto` files. The
+/// result also contains the fields that have their default value.
 ///
 /// # Errors
-/// [`JsonError`].
+/// [`JsonError`] if the API has no message `name`, or the encoding of `message` is not an encoding of `name`.
 pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let mut out = Vec::new();
@@ -68,20 +70,21 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Reads message `name` of package `tally.v1` from its JSON form. Unknown fields are errors. A repeated key of an
-/// object is an error, too, at any depth.
+/// Reads message `name` of package `tally.v1` from its JSON form.
 ///
 /// # Errors
-/// [`JsonError`].
+/// [`JsonError`] if the API has no message `name`, or the text is not the JSON form of such a message, has an unknown
+/// field, or repeats a key of an object at any depth.
 pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, JsonError> {
     let descriptor = descriptor(name)?;
-    // This check comes first, because the reader of messages silently keeps the last value of a repeated key.
+    // This check is necessary, because `DynamicMessage` silently keeps the last value of a repeated key.
     UniqueKeys(ValueType::Message(descriptor.clone()))
         .deserialize(&mut serde_json::Deserializer::from_str(text))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)?;
     deserializer.end()?;
-    // Decoding can't fail, because encoder and decoder use the same descriptor.
+    // Decoding cannot fail if `M` is the type of message `name`, because the encoder uses the descriptor of that
+    // message.
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
 }
 
@@ -96,7 +99,8 @@ impl ValueType {
         }
     }
 
-    /// Returns the name by which a key is compared with others, and the type of its value.
+    /// Returns the name under which a key is compared with other keys, and the type of its value. For a field of a
+    /// message, the name is the one in the `.proto` file.
     fn member<'a>(&self, key: Cow<'a, str>) -> (Cow<'a, str>, Self) {
         match self {
             ValueType::Message(message) => {
@@ -232,7 +236,7 @@ mod tests {
                 "{error}"
             );
         }
-        // The keys of a map have one spelling only.
+        // `a_b` and `aB` are two spellings of a field, but two different keys of a map.
         let message =
             read(r#"{"metadata":{"a_b":"1","aB":"2"},"transfers":[{"code":1},{"code":1}]}"#).unwrap();
         assert_eq!((message.metadata.len(), message.transfers.len()), (2, 2));

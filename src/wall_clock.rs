@@ -1,4 +1,4 @@
-//! The wall clock, from which blocks get their times, and a clock that tests set.
+//! The wall clock, which gives blocks their times, and a clock for tests.
 
 use std::{
     fmt,
@@ -8,8 +8,8 @@ use std::{
 
 use tally_ledger::Timestamp;
 
-/// A clock of the time of day. The store reads it once for each block, and keeps times increasing even if the clock goes
-/// back.
+/// A clock that returns the time of day. The store reads the clock once for each block. If the clock goes back, the
+/// store uses a later time, so that the times of blocks always increase.
 pub trait WallClock: Send + Sync + fmt::Debug {
     /// Returns the current time.
     fn now(&self) -> Timestamp;
@@ -26,14 +26,14 @@ impl WallClock for SystemWallClock {
             .map(|since_epoch| u64::try_from(since_epoch.as_nanos()));
         match nanos {
             Ok(Ok(nanos)) => Timestamp::from_nanos(nanos),
-            // The store uses the time after its last block instead.
+            // The store accepts this time: it gives the next block the time of its last transaction plus 1 ns instead.
             Err(_before_1970) => Timestamp::from_nanos(0),
             Ok(Err(_after_2554)) => panic!("the system clock shows a time after the year 2554"),
         }
     }
 }
 
-/// A clock that changes only when it is set, forwards or backwards.
+/// A clock for tests. Its time changes only when a test calls [`ManualWallClock::set`].
 #[derive(Debug, Default)]
 pub struct ManualWallClock(AtomicU64);
 
@@ -44,7 +44,7 @@ impl ManualWallClock {
         ManualWallClock(AtomicU64::new(now.as_nanos()))
     }
 
-    /// Sets the clock to `now`.
+    /// Sets the clock to `now`, which may be earlier than its current time.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.as_nanos(), Ordering::Relaxed);
     }

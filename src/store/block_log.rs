@@ -1,7 +1,8 @@
 //! The interface between the commit pipeline and the log in which blocks become durable.
 //!
-//! [`EmbeddedLog`] writes and syncs a block before it returns. A replicated log returns [`Submitted::Pending`], takes up to
-//! [`BlockLog::depth`] blocks, and reports later, in order, how far they are durable.
+//! There are two kinds of log. [`EmbeddedLog`] writes and syncs a block before [`BlockLog::submit`] returns. A
+//! replicated log can return [`Submitted::Pending`], accept up to [`BlockLog::depth`] blocks that are not durable yet,
+//! and report later up to which point the blocks are durable.
 
 use std::{
     fmt::Debug,
@@ -17,26 +18,28 @@ use crate::store::embedded::{DurablePoint, SealedBlock};
 
 /// A log of blocks. Its blocks become durable in the order in which they were submitted.
 pub trait BlockLog: Debug + Send {
-    /// The number of blocks that may be in flight at a time, at least 1. It does not change.
+    /// Returns the maximum number of blocks in flight, at least 1. The number never changes.
     fn depth(&self) -> usize;
 
-    /// Appends `block`, which follows the block that was submitted before. The log copies what it needs after it returns.
+    /// Appends `block`, the successor of the block that was submitted last. The log must not refer to `block` after
+    /// `submit` has returned; a log that needs the bytes later copies them.
     ///
     /// # Errors
-    /// [`LogFault`]. The caller submits nothing more: what is durable beyond the last reported point is unknown.
+    /// [`LogFault`] if the append failed. The caller must submit no more blocks, because it is unknown which blocks
+    /// after the last reported point are durable.
     fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault>;
 
-    /// Reports that more blocks are durable. The caller polls after a block was [pending](Submitted::Pending) and whenever
-    /// the waker of `context` was called.
+    /// Reports that more blocks are durable, or returns [`Poll::Pending`]. The caller polls after `submit` has returned
+    /// [`Submitted::Pending`], and each time the waker of `context` is called.
     ///
     /// # Errors
     /// [`LogFault`], as for [`BlockLog::submit`].
     fn poll_durable(&mut self, context: &mut Context<'_>) -> Poll<Result<Commit, LogFault>>;
 
-    /// Marks that the log ends here, after an orderly stop. No block is submitted afterwards.
+    /// Writes the marker of a clean stop at the end of the log. The caller submits no block afterwards.
     ///
     /// # Errors
-    /// [`LogFault`] if the mark could not be written. The next start is then the same as after a crash.
+    /// [`LogFault`] if the marker could not be written. Then the next start recovers as after a crash.
     fn finish(&mut self) -> Result<(), LogFault>;
 }
 
@@ -45,11 +48,11 @@ pub trait BlockLog: Debug + Send {
 pub enum Submitted {
     /// The block is durable.
     Durable(Commit),
-    /// [`BlockLog::poll_durable`] will report the block.
+    /// The block is not durable yet. [`BlockLog::poll_durable`] will report when it is durable.
     Pending,
 }
 
-/// How far the log is durable, and how long that took.
+/// The report of a log that more blocks are durable.
 #[derive(Debug, Clone, Copy)]
 pub struct Commit {
     /// Every block before this point is durable.
@@ -58,7 +61,7 @@ pub struct Commit {
     pub latency: Duration,
 }
 
-/// Why a log takes no more blocks.
+/// Why a log accepts no more blocks.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LogFault {
@@ -67,7 +70,8 @@ pub enum LogFault {
     Failed(#[from] JournalError),
 }
 
-/// The journal of the data directory. One block is in flight at a time: [`EmbeddedLog::submit`] returns when it is durable.
+/// A log that appends blocks to the journal of the data directory. One block is in flight at a time:
+/// [`EmbeddedLog::submit`] returns when the block is durable.
 #[derive(Debug)]
 pub struct EmbeddedLog {
     writer: JournalWriter,
@@ -78,7 +82,7 @@ pub struct EmbeddedLog {
 // ===== impl EmbeddedLog =====
 
 impl EmbeddedLog {
-    /// A log that appends with `writer` to the journal in `directory`.
+    /// Makes a log that uses `writer` to append to the journal in `directory`.
     #[must_use]
     pub const fn new(writer: JournalWriter, directory: Arc<DataDirectory>) -> Self {
         EmbeddedLog {

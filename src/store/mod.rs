@@ -1,8 +1,10 @@
-//! Where transactions become durable.
+//! The store: makes transactions durable and recovers them after a start.
 //!
-//! - [`tally_journal`] stores blocks of bytes: segments, checksums, the hash chain and recovery. It knows nothing of ledgers.
+//! - The crate [`tally_journal`] stores blocks of bytes in segments, with checksums and a hash chain, and recovers
+//!   them. It does not interpret the bytes.
 //! - [`block_log`] is the interface through which the engine makes blocks durable.
-//! - [`embedded`] stores a ledger in memory and its history in a journal.
+//! - [`embedded`] keeps the accounts in memory and records every change in a journal on the local disk.
+//! - [`settings`] is the section `store` of the configuration.
 
 pub mod block_log;
 pub mod embedded;

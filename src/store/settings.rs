@@ -1,4 +1,5 @@
-//! The section `store`: where the data is, and how the journal is laid out and maintained.
+//! The section `store` of the configuration: the path of the data directory, the sizes of the journal, and how often
+//! the store writes checkpoints and scrubs.
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
@@ -10,7 +11,7 @@ use tally_journal::JournalError;
 use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
 use crate::settings::{SettingError, check};
 
-/// The data directory.
+/// The section `store` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
@@ -20,20 +21,23 @@ pub struct StoreSettings {
     pub segment_bytes: ByteSize,
     /// Largest block, 2 MiB to a quarter of a segment. An existing directory keeps the size that it was created with.
     pub block_bytes_max: ByteSize,
-    /// Journal between two checkpoints, at least 1 MiB. A start replays about this much journal at most.
+    /// Bytes that are appended to the journal between two checkpoints, at least 1 MiB. A start replays about this many
+    /// bytes at most.
     pub checkpoint_bytes: ByteSize,
-    /// How much journal the scrubber reads in a second, in search of damage: 64 KiB to 1 GiB, or 0 to turn scrubbing off.
+    /// Bytes of the journal that the scrub reads per second to find damage: 64 KiB to 1 GiB, or 0 to turn the scrub
+    /// off.
     pub scrub_bytes_per_second: ByteSize,
 }
 
 /// The default of [`StoreSettings::checkpoint_bytes`].
 pub const CHECKPOINT_BYTES: u64 = 256 << 20;
-/// The default of [`StoreSettings::scrub_bytes_per_second`]: a segment of 64 MiB in 16 s.
+/// The default of [`StoreSettings::scrub_bytes_per_second`]. At this rate, the scrub reads a segment of 64 MiB in 16 s.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
 
-/// Smallest distance between two checkpoints.
+/// Smallest [`StoreSettings::checkpoint_bytes`], in bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
-/// Scrub rates: below, one pass would take months; above, the rate would exceed what disks deliver.
+/// Allowed values of [`StoreSettings::scrub_bytes_per_second`] other than 0, in bytes per second. With a lower rate, a
+/// pass over a large journal would take months. A disk cannot read much faster than the highest rate.
 const SCRUB_RATES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
 // ===== impl StoreSettings =====
@@ -52,7 +56,7 @@ impl Default for StoreSettings {
 }
 
 impl StoreSettings {
-    /// Checks the section, and returns the layout of a new data directory.
+    /// Checks the section, and returns the sizes for a new data directory.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
@@ -89,11 +93,7 @@ impl StoreSettings {
             Err(JournalError::Config { field, value, bound }) => {
                 Err(SettingError::new(format!("store.{field}"), value, bound))
             }
-            Err(error) => Err(SettingError::new(
-                "store",
-                &error,
-                "a layout that a journal can have",
-            )),
+            Err(error) => Err(SettingError::new("store", &error, "sizes that a journal allows")),
         }
     }
 }

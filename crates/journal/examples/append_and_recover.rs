@@ -1,5 +1,7 @@
-//! Appends blocks, stops without closing the journal, recovers, reads the blocks again, then shows what happens when a byte on
-//! disk changes. Run with `cargo run -p tally-journal --example append_and_recover`.
+//! Appends blocks, stops without closing the journal, recovers the journal and reads the blocks again. Then changes one
+//! byte on disk and shows the error that the next recovery reports.
+//!
+//! Run with `cargo run -p tally-journal --example append_and_recover`.
 
 #![allow(clippy::print_stdout, reason = "the example prints what it does")]
 
@@ -27,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "the journal ends after block {}, clean stop: {}",
         tail.blocks, tail.clean
     );
-    // Closes the journal cleanly this time.
+    // This time, `finish` closes the journal cleanly.
     let OpenJournal { mut writer, .. } = journal.resume(tail)?;
     writer.finish()?;
     drop(writer);
@@ -56,7 +58,8 @@ fn open(path: &Path) -> Result<Journal, Box<dyn Error>> {
     )?)
 }
 
-/// Appends one block for each text, and returns where the blocks are. Each block is durable when `append` returns.
+/// Appends one block for each text and returns the positions of the blocks. Each block is durable when
+/// `JournalWriter::append` returns.
 fn append(path: &Path, texts: &[&str]) -> Result<Vec<Position>, Box<dyn Error>> {
     let journal = open(path)?;
     let tail = scan(&journal)?;

@@ -1,6 +1,7 @@
 //! The format of a block: a header of fixed length and a body whose content this crate does not interpret.
 //!
-//! CRC-32C checks the header and the body. The BLAKE3 hash of the block before links each block to that block.
+//! CRC-32C checksums detect changes of the header and of the body. Each block also contains the BLAKE3 hash of the
+//! block before it, so that a scan detects a block that was replaced, removed or moved.
 //!
 //! The header, little endian:
 //!
@@ -8,22 +9,22 @@
 //! |---:|---:|---|
 //! | 0 | 4 | magic `TLYB` |
 //! | 4 | 2 | format version |
-//! | 6 | 2 | bytes of the header |
+//! | 6 | 2 | length of the header, in bytes |
 //! | 8 | 8 | block sequence, from 1, without gaps |
 //! | 16 | 8 | first entry |
 //! | 24 | 8 | first transaction sequence |
 //! | 32 | 8 | base time, nanoseconds since the Unix epoch |
 //! | 40 | 4 | number of records |
-//! | 44 | 4 | bytes of the body |
-//! | 48 | 8 | position of this block: shows a write that went to the wrong place |
-//! | 56 | 16 | id of the data directory: shows a block of another directory, or bytes in a body that look like a block |
+//! | 44 | 4 | length of the body, in bytes |
+//! | 48 | 8 | position of this block: detects a write to a wrong position |
+//! | 56 | 16 | id of the data directory: detects a block of another directory, and bytes in a body that look like a block |
 //! | 72 | 32 | hash of the block before this one |
 //! | 104 | 4 | CRC-32C of the body |
 //! | 108 | 16 | zero |
 //! | 124 | 4 | CRC-32C of the first 124 bytes of the header |
 //!
-//! The hash of a block is BLAKE3 over its header and body. It does not cover the zeros that pad the block to a multiple
-//! of 8 bytes.
+//! The hash of a block is BLAKE3 over its header and body. The hash does not cover the zeros that pad the block to a
+//! multiple of 8 bytes.
 
 use std::{fmt, io};
 
@@ -41,28 +42,29 @@ pub struct BlockHeader {
     pub position: Position,
     /// The number of the block: the first block has 1, and there are no gaps.
     pub block_sequence: u64,
-    /// The number of the block's first entry. The caller defines it; this crate stores it.
+    /// The number of the block's first entry. The caller defines this number; the crate only stores it.
     pub first_entry: u64,
-    /// The sequence of the block's first transaction. The caller defines it; this crate stores it.
+    /// The sequence number of the block's first transaction. The caller defines this number; the crate only stores it.
     pub first_sequence: u64,
     /// The base of the times in the block's records, in nanoseconds since the Unix epoch.
     pub base_time_ns: u64,
-    /// Number of records in the body. The caller defines it; this crate stores it.
+    /// Number of records in the body. The caller defines this number; the crate only stores it.
     pub record_count: u32,
     /// Length of the body, in bytes.
     pub body_bytes: u32,
     /// The id of the data directory for which the block was written.
     pub data_id: DataId,
-    /// Hash of the block before this one. For the first block it is derived from the id of the data directory.
+    /// Hash of the block before this one. The first block stores a hash that is derived from the id of the data
+    /// directory.
     pub previous_hash: BlockHash,
     /// CRC-32C of the body.
     pub body_crc: u32,
 }
 
-/// The part of a block's header that the caller of [`crate::JournalWriter::append`] decides.
+/// The part of a block's header that the caller passes to [`crate::JournalWriter::append`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockMeta {
-    /// Where the block is to be written: [`crate::BlockPlacement`] computes it.
+    /// Where to write the block: the position that [`crate::BlockPlacement`] computed.
     pub position: Position,
     /// See [`BlockHeader::first_entry`].
     pub first_entry: u64,
@@ -74,9 +76,10 @@ pub struct BlockMeta {
     pub record_count: u32,
 }
 
-/// A buffer in which a block is built: space for the header, then the body, so that one write takes both to disk.
+/// A buffer in which a caller builds a block. It holds space for the header and then the body, so that one write stores
+/// both.
 ///
-/// Clear the buffer after an append and fill it again: it keeps its memory.
+/// After an append, clear the buffer and fill it again. A cleared buffer keeps its memory.
 pub struct BlockBuffer {
     /// At least [`HEADER_BYTES`] long.
     bytes: Vec<u8>,
@@ -90,7 +93,7 @@ pub struct BlockHash(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DataId([u8; 16]);
 
-/// Why bytes are not the header of a block at the position where they were read.
+/// Why bytes are not the header of a block at the position from which they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeaderDefect {
@@ -103,16 +106,17 @@ pub enum HeaderDefect {
     /// The checksum of the header is wrong.
     #[error("the checksum of the header is wrong")]
     Checksum,
-    /// The header is whole, but this program does not support its format version.
+    /// The checksum of the header is correct, but this program does not support its format version.
     #[error("the header has format version {0}")]
     Version(u16),
-    /// The header is whole, but belongs to another data directory.
+    /// The checksum of the header is correct, but the header belongs to another data directory.
     #[error("the header belongs to another data directory")]
     DataId,
-    /// The header is whole, but belongs to a block at another position, or no block may start at its position.
+    /// The checksum of the header is correct, but the header belongs to a block at another position, or no block may
+    /// start at its position.
     #[error("the header belongs to a block at {0}")]
     Misplaced(Position),
-    /// The header is whole, but its body would be longer than `block_bytes_max`.
+    /// The checksum of the header is correct, but its body would be longer than `block_bytes_max`.
     #[error("the header states a body of {0} bytes, more than a block may have")]
     BodyTooLong(u32),
 }
@@ -160,8 +164,8 @@ impl BlockHeader {
         bytes
     }
 
-    /// Decodes the header in `bytes` and checks its checksum and version. [`BlockHeader::check_place`] checks whether the
-    /// header belongs to the place where it was read.
+    /// Decodes the header in `bytes` and checks its checksum and version. [`BlockHeader::check_place`] checks whether
+    /// the header belongs to the position from which it was read.
     pub(super) fn decode(bytes: &HeaderBytes) -> Result<Self, HeaderDefect> {
         if field::<0, 4, _>(bytes) != BLOCK_MAGIC {
             let absent = bytes.iter().all(|byte| *byte == 0);
@@ -192,8 +196,8 @@ impl BlockHeader {
         })
     }
 
-    /// Checks that the block belongs to the directory `data_id`, was read at its own position, and has a body of at most
-    /// `body_bytes_max` bytes.
+    /// Checks that the block belongs to the directory `data_id`, that `position` is the position in its header, and
+    /// that its body has at most `body_bytes_max` bytes.
     pub(super) fn check_place(
         &self,
         data_id: DataId,
@@ -221,7 +225,7 @@ impl BlockHash {
         BlockHash(blake3::derive_key(GENESIS_CONTEXT, &data_id.0))
     }
 
-    /// Returns the hash of the block in `block`: its header and body, without padding.
+    /// Returns the hash of a block. `block` contains its header and body, without padding.
     pub(super) fn of_block(block: &[u8]) -> Self {
         BlockHash(*blake3::hash(block).as_bytes())
     }
@@ -295,14 +299,14 @@ impl BlockBuffer {
         self.bytes.split_at(HEADER_BYTES).1
     }
 
-    /// Returns the body, to be corrected in place.
+    /// Returns the body, so that the caller can change bytes of it.
     #[inline]
     #[must_use]
     pub fn body_mut(&mut self) -> &mut [u8] {
         self.bytes.split_at_mut(HEADER_BYTES).1
     }
 
-    /// Returns the length of the body, in bytes. This is also the offset in the body of the next byte to be appended.
+    /// Returns the length of the body, in bytes. The next appended byte gets this offset in the body.
     #[inline]
     #[must_use]
     pub fn body_bytes(&self) -> usize {
@@ -322,7 +326,8 @@ impl BlockBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Calls `append` with a vector to whose end it may append, for encoders that write into a vector.
+    /// Calls `append` with the vector of the block, for encoders that write into a vector. `append` may only append to
+    /// it.
     ///
     /// # Panics
     /// If `append` makes the vector shorter.
@@ -337,7 +342,7 @@ impl BlockBuffer {
         result
     }
 
-    /// Shortens the body to `body_bytes`, to remove what did not fit. A body that is shorter stays as it is.
+    /// Shortens the body to `body_bytes`, to remove a record that did not fit. A shorter body is not changed.
     #[inline]
     pub fn truncate(&mut self, body_bytes: usize) {
         self.bytes.truncate(HEADER_BYTES.saturating_add(body_bytes));
@@ -355,7 +360,7 @@ impl BlockBuffer {
         self.bytes.capacity() - HEADER_BYTES
     }
 
-    /// Frees memory beyond a body of `body_bytes`, after an unusually long block.
+    /// Frees the memory that a body of `body_bytes` does not need, after an unusually long block.
     pub fn shrink_to(&mut self, body_bytes: usize) {
         self.bytes.shrink_to(HEADER_BYTES.saturating_add(body_bytes));
     }
@@ -363,8 +368,8 @@ impl BlockBuffer {
     /// Writes the header in front of the body and returns the hash of the block.
     ///
     /// # Panics
-    /// If the header states another body than the one in this buffer, or if its encoding does not decode to itself: such a
-    /// block could not be read again.
+    /// If the header states another length than the body in this buffer has, or if the encoded header does not decode
+    /// to `header`. A reader would find such a block damaged.
     pub(super) fn seal(&mut self, header: &BlockHeader) -> BlockHash {
         assert_eq!(
             self.body_bytes(),
@@ -381,7 +386,8 @@ impl BlockBuffer {
         BlockHash::of_block(&self.bytes)
     }
 
-    /// Calls `write` with the sealed block as it goes to disk: padded with zeros to the alignment of the next block.
+    /// Calls `write` with the bytes that are written to disk: the sealed block, padded with zeros to a multiple of
+    /// [`BLOCK_ALIGNMENT`].
     pub(super) fn with_padding<R>(&mut self, write: impl FnOnce(&[u8]) -> R) -> R {
         let block_bytes = self.bytes.len();
         self.bytes

@@ -20,7 +20,7 @@ fn header() -> BlockHeader {
 }
 
 #[test]
-fn header_of_version_1_keeps_its_bytes() {
+fn the_encoding_of_a_version_1_header_does_not_change() {
     let mut golden = Vec::new();
     golden.extend_from_slice(b"TLYB");
     golden.extend_from_slice(&[1, 0, 128, 0]);
@@ -58,7 +58,7 @@ fn every_flipped_bit_of_a_header_is_detected() {
 }
 
 #[test]
-fn a_whole_header_of_a_newer_version_is_not_reported_as_damage() {
+fn an_undamaged_header_of_a_newer_version_is_reported_as_a_version_and_not_as_damage() {
     let mut bytes = header().encode();
     put::<4, 2, _>(&mut bytes, 2u16.to_le_bytes());
     let checksum = checksum_before_last_field(&bytes);
@@ -67,7 +67,7 @@ fn a_whole_header_of_a_newer_version_is_not_reported_as_damage() {
 }
 
 #[test]
-fn a_header_belongs_to_one_directory_and_one_place() {
+fn check_place_detects_another_directory_another_position_and_a_body_that_is_too_long() {
     let header = header();
     assert_eq!(header.check_place(header.data_id, header.position, 5), Ok(()));
     let elsewhere = Position::new(2, 8);
@@ -114,12 +114,12 @@ fn a_buffer_is_filled_sealed_and_used_again_without_new_memory() {
 
 #[test]
 #[should_panic(expected = "may only append")]
-fn an_encoder_cannot_cut_into_the_block() {
+fn append_with_panics_if_the_closure_shortens_the_vector() {
     BlockBuffer::default().append_with(Vec::clear);
 }
 
 #[test]
-fn the_chain_starts_differently_in_every_directory() {
+fn the_hash_before_the_first_block_differs_between_directories() {
     let one = BlockHash::genesis(DataId::from_bytes([1; 16]));
     assert_ne!(one, BlockHash::genesis(DataId::from_bytes([2; 16])));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A place between two blocks of the hash chain.
+//! A point of the hash chain: the boundary between two blocks.
 
 use crate::{
     block::{BlockHash, BlockHeader, DataId},
@@ -7,16 +7,17 @@ use crate::{
     position::Position,
 };
 
-/// A place between two blocks of the chain: what an append or a scan needs to continue there.
+/// A boundary between two blocks of the chain, with everything that an append or a scan needs to continue there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainPoint {
     /// Where the next block starts.
     pub position: Position,
     /// The sequence of the next block. The first block has 1.
     pub block_sequence: u64,
-    /// Hash of the block before this place.
+    /// Hash of the block before this point.
     pub previous_hash: BlockHash,
-    /// Where the block before this place starts. Has no meaning at the start of the journal.
+    /// Where the block before this point starts. At the start of the journal, no block is before the point, and this
+    /// field has no meaning.
     pub previous_position: Position,
 }
 
@@ -36,10 +37,11 @@ impl ChainPoint {
         }
     }
 
-    /// Returns the place after the block with this header and hash, which is the block at this place.
+    /// Returns the point after the block that starts at this point. `header` and `hash` are the header and the hash of
+    /// that block.
     ///
     /// # Panics
-    /// If the block belongs to another place: everything after it would be stored and looked up in the wrong place.
+    /// If the block does not belong at this point: all later blocks would be stored at wrong positions.
     pub(super) fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
         assert_eq!(
             (header.position, header.block_sequence, header.previous_hash),
@@ -63,8 +65,8 @@ impl ChainPoint {
         }
     }
 
-    /// Returns whether `other` is the same place in the same chain. Does not compare `previous_position`, which not every
-    /// caller knows.
+    /// Returns whether `other` is the same point of the same chain. Does not compare `previous_position`, because some
+    /// callers do not know it.
     #[inline]
     #[must_use]
     pub fn is_at(&self, other: &ChainPoint) -> bool {
@@ -73,11 +75,12 @@ impl ChainPoint {
             && self.previous_hash == other.previous_hash
     }
 
-    /// Returns the sequence of the block before this place; 0 at the start of the journal.
+    /// Returns the sequence of the block before this point; 0 at the start of the journal.
     #[inline]
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
-        // A damaged file can contain the sequence 0, which is an error and not a panic when the point is checked.
+        // A point that was read from a damaged file can have the sequence 0. This method must not panic for it: the
+        // later check of the point returns an error.
         self.block_sequence.saturating_sub(1)
     }
 
@@ -92,7 +95,8 @@ impl ChainPoint {
         bytes
     }
 
-    /// Decodes what [`ChainPoint::to_bytes`] returned. [`crate::Journal::check_point`] checks the point against the journal.
+    /// Decodes the bytes that [`ChainPoint::to_bytes`] returned. Does not check the point:
+    /// [`crate::Journal::check_point`] checks whether the journal contains it.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; CHAIN_POINT_BYTES]) -> Self {
         ChainPoint {
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
     use crate::JournalConfig;
 
-    /// A point, and the header of the block at that point.
+    /// Returns a point, the header of the block at that point, and the sizes of the journal.
     fn point_and_header() -> (ChainPoint, BlockHeader, Geometry) {
         let data_id = DataId::from_bytes([1; 16]);
         let point = ChainPoint::start(data_id);
@@ -129,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_moves_after_its_block_and_survives_storage() {
+    fn after_returns_the_next_point_and_a_point_decodes_from_its_bytes() {
         let (point, header, geometry) = point_and_header();
         let next = point.after(&header, BlockHash([7; 32]), geometry);
         assert_eq!((next.position, next.block_sequence), (Position::new(0, 136), 2));
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not follow the block before it")]
-    fn a_block_of_another_place_moves_nothing() {
+    fn after_panics_if_the_block_has_another_position() {
         let (point, mut header, geometry) = point_and_header();
         header.position = Position::new(0, 136);
         let _next = point.after(&header, BlockHash([7; 32]), geometry);
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not follow the block before it")]
-    fn a_block_of_another_chain_moves_nothing() {
+    fn after_panics_if_the_block_belongs_to_another_chain() {
         let (point, mut header, geometry) = point_and_header();
         header.previous_hash = BlockHash([8; 32]);
         let _next = point.after(&header, BlockHash([7; 32]), geometry);

@@ -1,15 +1,19 @@
-//! Chunked files: numbered files of checked chunks, such as checkpoints and indexes. A file gets its name when it is complete.
+//! Chunked files: numbered files that consist of checksummed chunks, for checkpoints and indexes.
+//!
+//! The writer uses a temporary name and renames the file when the file is complete. So a file with its final name is
+//! complete.
 //!
 //! ```text
 //! header   64 bytes   magic "TLYC", version u16, header bytes u16, number u64, data id (16), zeros, CRC-32C
-//! chunks              one after the other, in the order of writing
+//! chunks              the bytes of all chunks, in the order in which they were written
 //! table               for each chunk: length u32, CRC-32C u32
 //! trailer  64 bytes   magic "TLYE", chunks u32, bytes of all chunks u64, CRC-32C of the table u32, zeros,
 //!                     BLAKE3 of everything before the trailer (32), zeros, CRC-32C
 //! ```
 //!
-//! All numbers are little endian. The table is at the end because the writer knows it only then. The trailer has a fixed
-//! place relative to the end, so that a truncated file is never taken for a complete one.
+//! All numbers are little endian. The table is after the chunks because the writer knows the lengths of the chunks only
+//! after the last one. The trailer is the last 64 bytes of the file. So a reader of a truncated file finds no valid
+//! trailer, and reports the file as damaged.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -31,7 +35,7 @@ pub struct ChunkedFiles {
     suffix: String,
 }
 
-/// Writes one chunked file. Removes the file when dropped before [`ChunkedFileWriter::finish`].
+/// Writes one chunked file. A writer that is dropped before [`ChunkedFileWriter::finish`] removes its file.
 #[derive(Debug)]
 pub struct ChunkedFileWriter {
     disk: Arc<dyn Disk>,
@@ -46,7 +50,7 @@ pub struct ChunkedFileWriter {
     finished: bool,
 }
 
-/// Reads the chunks of one file, in order or by index.
+/// Reads the chunks of one chunked file, in order or by index.
 #[derive(Debug)]
 pub struct ChunkedFileReader {
     file: Arc<dyn DiskFile>,
@@ -66,7 +70,7 @@ struct ChunkEntry {
 
 /// Longest chunk, in bytes. A reader holds one chunk in memory.
 pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
-/// Maximum number of chunks of a file. The table of such a file has 8 MiB.
+/// Maximum number of chunks of a file. The table of a file with this many chunks has 8 MiB.
 pub const CHUNKS_MAX: u32 = 1 << 20;
 /// Version of the format of chunked files.
 pub const CHUNK_FORMAT_VERSION: u16 = 1;
@@ -76,7 +80,8 @@ const ENTRY_BYTES: usize = 8;
 const HEADER_MAGIC: [u8; 4] = *b"TLYC";
 const TRAILER_MAGIC: [u8; 4] = *b"TLYE";
 const NUMBER_DIGITS: usize = 20;
-/// The writer syncs a file after this many bytes: one sync of the whole file at the end would delay the journal's syncs.
+/// The writer syncs a file each time it has written this many bytes. A single sync at the end would write the whole
+/// file to disk at once, and would delay the syncs of the journal for that time.
 const SYNC_STEP_BYTES: u64 = 8 << 20;
 
 type Frame = [u8; FRAME_BYTES];
@@ -84,8 +89,8 @@ type Frame = [u8; FRAME_BYTES];
 // ===== impl ChunkedFiles =====
 
 impl ChunkedFiles {
-    /// Opens the family in `subdirectory` of a data directory, and makes the subdirectory if it does not exist. Removes files
-    /// that an earlier process did not finish.
+    /// Opens the family in `subdirectory` of a data directory, and makes the subdirectory if it does not exist. Removes
+    /// the unfinished files that an earlier process left.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -108,7 +113,7 @@ impl ChunkedFiles {
         Ok(files)
     }
 
-    /// Opens the family like [`ChunkedFiles::open`], but changes nothing: the subdirectory may be missing.
+    /// Opens the family like [`ChunkedFiles::open`], but changes nothing on disk. The subdirectory need not exist.
     #[must_use]
     pub fn open_read_only(directory: &DataDirectory, subdirectory: &str, prefix: &str, suffix: &str) -> Self {
         ChunkedFiles {
@@ -120,7 +125,7 @@ impl ChunkedFiles {
         }
     }
 
-    /// Begins the file `number`. When finished, the file replaces an older file with this number.
+    /// Begins to write the file `number`. [`ChunkedFileWriter::finish`] replaces an older file with this number.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk is full or fails.
@@ -145,7 +150,8 @@ impl ChunkedFiles {
         Ok(writer)
     }
 
-    /// Returns the numbers of the finished files, ascending. Returns no number if the subdirectory does not exist.
+    /// Returns the numbers of the finished files, in ascending order. The result is empty if the subdirectory does not
+    /// exist.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -159,19 +165,20 @@ impl ChunkedFiles {
         Ok(numbers)
     }
 
-    /// Opens the file `number` and checks its header, table and trailer. A chunk is checked when it is read.
+    /// Opens the file `number` and checks its header, table and trailer. Does not check the chunks:
+    /// [`ChunkedFileReader::read_chunk`] checks the chunk that it reads.
     ///
     /// # Errors
     /// [`JournalError::ChunkedFile`] if the file is damaged or belongs to another directory,
-    /// [`JournalError::UnsupportedVersion`] if it has another format version, [`JournalError::Disk`] if it does not exist or
-    /// the disk fails.
+    /// [`JournalError::UnsupportedVersion`] if the file has another format version, [`JournalError::Disk`] if the file
+    /// does not exist or the disk fails.
     pub fn open_number(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let path = self.path(number);
         let file = self.disk.open(&path, FileAccess::Read)?;
         ChunkedFileReader::open(file, self.data_id, number)
     }
 
-    /// Opens the file `number` and checks all of it.
+    /// Opens the file `number` and checks all its bytes.
     ///
     /// # Errors
     /// As [`ChunkedFiles::open_number`] and [`ChunkedFileReader::verify`].
@@ -181,13 +188,15 @@ impl ChunkedFiles {
         Ok(reader)
     }
 
-    /// Checks files from the highest number down, calls `read` for each whole one, and returns the first result without an
-    /// error. Skips files that are damaged or unreadable, with a warning, and leaves them unchanged: their content can be made
-    /// again from the journal. Returns `None` if no file is left.
+    /// Checks the files in descending order of their numbers, calls `read` for each undamaged file, and returns the
+    /// first `Ok` result of `read`. Skips files that are damaged or unreadable: logs a warning and does not change
+    /// them, because the caller can make their content again from the journal. Returns `None` if no file is usable.
     ///
     /// # Errors
-    /// [`JournalError::UnsupportedVersion`] if a file has another format version, because an older file would hide that;
-    /// [`JournalError::Disk`] if the directory cannot be listed; other errors of `read`.
+    /// [`JournalError::UnsupportedVersion`] if a file has another format version, because the use of an older file
+    /// would hide that a newer program wrote the directory. [`JournalError::Disk`] if the directory cannot be listed.
+    /// The error of `read`, unless it is [`JournalError::ChunkedFile`] or [`JournalError::Disk`], which count as an
+    /// unusable file.
     pub fn newest<T>(
         &self,
         mut read: impl FnMut(u64, &ChunkedFileReader) -> Result<T, JournalError>,
@@ -221,7 +230,7 @@ impl ChunkedFiles {
         Ok(surplus)
     }
 
-    /// Removes the file `number`, so that a damaged file can be written again.
+    /// Removes the file `number`. The caller uses this to replace a damaged file.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails, or the directory is open for reading only.
@@ -254,8 +263,8 @@ impl ChunkedFileWriter {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`JournalError::ChunkBound`] if the chunk is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`] chunks,
-    /// [`JournalError::Disk`] if the disk is full or fails.
+    /// [`JournalError::ChunkBound`] if the chunk is longer than [`CHUNK_BYTES_MAX`] or the file has [`CHUNKS_MAX`]
+    /// chunks, [`JournalError::Disk`] if the disk is full or fails.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         let refuse = |field, value: usize, value_max| JournalError::ChunkBound {
             path: self.path.clone(),
@@ -281,10 +290,12 @@ impl ChunkedFileWriter {
     /// Completes the file, makes it durable, and gives it its name. Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk is full or fails. Then the file does not exist or is whole.
+    /// [`JournalError::Disk`] if the disk is full or fails. Then either no file has the final name, or the complete
+    /// file has it.
     ///
     /// # Panics
-    /// If the length of the file is not the sum of its parts: a reader would look for chunks in the wrong places.
+    /// If the file is not as long as the header and all chunks together: a reader would compute wrong offsets of
+    /// chunks.
     pub fn finish(mut self) -> Result<u64, JournalError> {
         let chunk_bytes_total: u64 = self.table.iter().map(|entry| u64::from(entry.length)).sum();
         assert_eq!(
@@ -333,9 +344,9 @@ impl ChunkedFileWriter {
 impl Drop for ChunkedFileWriter {
     fn drop(&mut self) {
         if !self.finished {
-            // Frees the space now. If this fails, the next start removes the file.
+            // Frees the disk space now. If the removal fails, the next call of `ChunkedFiles::open` removes the file.
             if let Err(error) = self.disk.remove(&self.unfinished_path) {
-                tracing::debug!(%error, "did not remove an unfinished file");
+                tracing::debug!(%error, "could not remove an unfinished file");
             }
         }
     }
@@ -405,10 +416,12 @@ impl ChunkedFileReader {
         self.chunk_bytes_total
     }
 
-    /// Replaces `into` by the chunk `index`, from 0. Several threads may read at the same time.
+    /// Reads the chunk `index` and replaces the content of `into` by it. The first chunk has index 0. Several threads
+    /// may read at the same time.
     ///
     /// # Errors
-    /// [`JournalError::ChunkedFile`] if the chunk is damaged or does not exist, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::ChunkedFile`] if the chunk is damaged or does not exist, [`JournalError::Disk`] if the disk
+    /// fails.
     pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> Result<(), JournalError> {
         let (offset, entry) = self
             .table
@@ -424,7 +437,8 @@ impl ChunkedFileReader {
         }
     }
 
-    /// Replaces `into` by the next chunk; the first call reads the first chunk. Returns whether a chunk was left.
+    /// Reads the next chunk and replaces the content of `into` by it. The first call reads the first chunk. Returns
+    /// `false`, and clears `into`, if all chunks have been read.
     ///
     /// # Errors
     /// As [`ChunkedFileReader::read_chunk`].
@@ -460,7 +474,7 @@ impl ChunkedFileReader {
         }
     }
 
-    /// Makes the error for chunks that are whole but do not contain what the caller `expected`.
+    /// Makes the error for chunks that are undamaged, but do not contain what the caller `expected`.
     #[must_use]
     pub fn malformed(&self, expected: &'static str) -> JournalError {
         self.refuse(ChunkDefect::Content { expected })
@@ -536,7 +550,8 @@ fn read_header(file: &dyn DiskFile, data_id: DataId, number: u64) -> Result<Fram
     Ok(header)
 }
 
-/// Reads the frame at `offset`. If the file ends before the end of the frame, the error states `defect`.
+/// Reads the frame (the header or the trailer) at `offset`. If the file ends before the end of the frame, the error
+/// states `defect`.
 fn read_frame(file: &dyn DiskFile, offset: u64, defect: ChunkDefect) -> Result<Frame, JournalError> {
     let mut frame = [0; FRAME_BYTES];
     if file.read_at(offset, &mut frame)? == FRAME_BYTES {
@@ -547,8 +562,8 @@ fn read_frame(file: &dyn DiskFile, offset: u64, defect: ChunkDefect) -> Result<F
     }
 }
 
-/// Decodes a table. Returns the chunks with their offsets, and the offset at which the last chunk ends; `None` if a chunk is
-/// longer than [`CHUNK_BYTES_MAX`].
+/// Decodes a table. Returns each chunk with its offset in the file, and the offset at which the last chunk ends.
+/// Returns `None` if a chunk is longer than [`CHUNK_BYTES_MAX`].
 fn place_chunks(table: &[u8]) -> Option<(Vec<(u64, ChunkEntry)>, u64)> {
     let (entries, _) = table.as_chunks::<ENTRY_BYTES>();
     let mut offset = FRAME_BYTES as u64;

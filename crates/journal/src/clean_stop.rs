@@ -1,7 +1,8 @@
 //! The marker of a clean stop: a file that states where the journal ended when its process stopped cleanly.
 //!
-//! Without the marker, a damaged last block looks like a write that a crash interrupted, and a start removes it. With the
-//! marker, a start knows which block was the last durable one, and refuses a journal without that block.
+//! Without the marker, recovery cannot distinguish a damaged last block from a write that a crash interrupted, and
+//! removes the block. With the marker, recovery knows the last durable block, and returns an error if that block is
+//! missing.
 //!
 //! The file `journal/CLEAN`, little endian:
 //!
@@ -15,8 +16,9 @@
 //! | 80 | 44 | zero |
 //! | 124 | 4 | CRC-32C of the first 124 bytes |
 //!
-//! The marker gets its name after its bytes are durable, and is removed, durably, before the first append of the next
-//! process. So if a journal continues after its marker, the directory contains files of different copies.
+//! The marker is written under a temporary name and renamed after its bytes are durable. The next process removes the
+//! marker durably before its first append. So a marker always names the end of an undamaged
+//! journal, unless the directory contains files of different copies.
 
 use std::path::Path;
 
@@ -29,26 +31,26 @@ use crate::{
     layout::{checksum_before_last_field, field, put},
 };
 
-/// What the marker file says about the last stop.
+/// The content of the marker file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CleanStop {
     /// The marker does not exist: the last process crashed or still runs, or the journal is new.
     NoMarker,
-    /// The journal ended at this place, and all blocks before it are durable.
+    /// The journal ended at this point, and all blocks before this point are durable.
     At(ChainPoint),
-    /// The marker exists but cannot be read. The stop was clean nevertheless: a marker gets its name after its bytes are
-    /// durable.
+    /// The marker exists but cannot be read or is damaged. The stop was clean nevertheless, because a marker exists
+    /// only after a clean stop.
     Unreadable,
 }
 
-/// Whether the marker of a clean stop exists, and for which place.
+/// Whether the marker of a clean stop exists, and whether it names the end of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MarkerState {
     /// The marker does not exist.
     Absent,
     /// The marker names the end of the journal.
     Here,
-    /// The marker names another place, or cannot be read.
+    /// The marker names another point, or cannot be read.
     Elsewhere,
 }
 
@@ -62,11 +64,11 @@ type MarkerBytes = [u8; MARKER_BYTES];
 // ===== impl CleanStop =====
 
 impl CleanStop {
-    /// Reads the marker in the directory `journal` of the data directory `data_id`. If the disk fails, returns
-    /// [`CleanStop::Unreadable`] and logs a warning: the journal is readable without its marker.
+    /// Reads the marker in the directory `journal` of the data directory `data_id`. If the read fails, returns
+    /// [`CleanStop::Unreadable`] and logs a warning, because the blocks can be read without the marker.
     ///
     /// # Errors
-    /// If no file descriptor is left: this says nothing about the marker.
+    /// If no file descriptor is left. Then it is unknown whether the marker exists, and a retry can succeed.
     pub(super) fn read(disk: &dyn Disk, journal: &Path, data_id: DataId) -> Result<Self, JournalError> {
         let path = journal.join(MARKER_FILE);
         let mut bytes = [0; MARKER_BYTES];
@@ -128,10 +130,10 @@ fn encode(data_id: DataId, end: &ChainPoint) -> MarkerBytes {
     bytes
 }
 
-/// Decodes the place in `bytes`; `None` if they are not a whole marker of this directory.
+/// Decodes the point in `bytes`. Returns `None` if the marker is damaged or belongs to another directory or version.
 fn decode(bytes: &MarkerBytes, data_id: DataId) -> Option<ChainPoint> {
     let end = ChainPoint::from_bytes(&field::<24, CHAIN_POINT_BYTES, _>(bytes));
-    // The two values determine all bytes, so this comparison checks the checksum and every field.
+    // `data_id` and `end` determine all bytes of a marker, so this comparison checks the checksum and every field.
     (encode(data_id, &end) == *bytes).then_some(end)
 }
 

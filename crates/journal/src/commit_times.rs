@@ -1,4 +1,5 @@
-//! Measures how long a commit takes on a disk, with the same writes and syncs as the journal's, on a file of its own.
+//! Measures how long a commit takes on a disk. A commit is one write and one sync, as in an append to the journal. The
+//! measurement uses a temporary file, not the journal.
 
 use std::{path::Path, time::Duration};
 
@@ -12,25 +13,28 @@ use crate::{
 pub struct CommitTrial {
     /// Maximum number of commits. At least one commit is measured.
     pub commits_max: usize,
-    /// No commit begins after this time.
+    /// Maximum duration of the measurement. No commit begins later than this after the start; the last commit may end
+    /// later.
     pub time_max: Duration,
 }
 
-/// The durations of commits, sorted; never empty.
+/// The durations of the measured commits, in ascending order. Contains at least one duration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitTimes(Vec<Duration>);
 
-/// The name of the file, which is removed after the measurement. A file that a crash left is replaced.
+/// The name of the temporary file, which is removed after the measurement. If an earlier measurement crashed and left
+/// the file, the next measurement replaces it.
 const TRIAL_FILE: &str = "commit-trial.tmp";
-/// Length of one write, in bytes: a small block, as for a single transaction.
+/// Length of one write, in bytes: as long as a block with few records.
 const TRIAL_BLOCK_BYTES: usize = 4096;
-/// Length of the file, in blocks. The file is written full of zeros first, like a segment.
+/// Length of the file, in writes of [`TRIAL_BLOCK_BYTES`]. Before the measurement, the file is filled with zeros, as a
+/// segment is before its use.
 const TRIAL_BLOCKS: usize = 16;
 
-/// Measures commits in the directory `dir`. A commit is one small write into a file full of zeros, and one sync.
+/// Measures commits in the directory `dir`. A commit is one write of 4 KiB into a file full of zeros, and one sync.
 ///
 /// # Errors
-/// If the disk fails. Then the file may remain.
+/// If the disk fails. Then the temporary file may remain.
 pub fn time_commits(disk: &dyn Disk, dir: &Path, trial: CommitTrial) -> Result<CommitTimes, DiskError> {
     let path = dir.join(TRIAL_FILE);
     remove_if_present(disk, &path)?;
@@ -68,7 +72,7 @@ impl CommitTimes {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a share of a number of commits is a number of commits"
+        reason = "the rank is between 0 and the number of commits"
     )]
     pub fn quantile(&self, quantile: f64) -> Duration {
         let rank = (self.0.len() as f64 * quantile.clamp(0.0, 1.0)).ceil() as usize;
@@ -91,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_ranks() {
+    fn a_quantile_is_the_duration_at_its_rank() {
         let times = CommitTimes((1..=200).map(Duration::from_millis).collect());
         assert_eq!(times.quantile(0.5), Duration::from_millis(100));
         assert_eq!(times.quantile(0.99), Duration::from_millis(198));

@@ -1,4 +1,5 @@
-//! The data directory: its lock, which decides who may use it, and its file `FORMAT`, which stores its sizes and ids.
+//! The data directory: its lock, which excludes other processes, and its file `FORMAT`, which stores the sizes of the
+//! journal, a random id and a random hash seed.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use crate::{
     segment_file::list_segments,
 };
 
-/// An open data directory. While this value lives, no other process can open the directory for writing.
+/// An open data directory. While this value exists, no other process can open the directory for writing.
 #[derive(Debug)]
 pub struct DataDirectory {
     disk: Arc<dyn Disk>,
@@ -24,7 +25,7 @@ pub struct DataDirectory {
     _lock: Box<dyn DiskLock>,
 }
 
-/// The content of `FORMAT`: what was decided when the directory was made and never changes.
+/// The content of `FORMAT`: values that are set when the directory is made, and never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DirectoryFormat {
     pub(super) data_id: DataId,
@@ -34,23 +35,23 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 2: every record ends with a checksum; id files name the blocks that they index; `journal/CLEAN` exists.
+/// Version 3 differs from version 2 in one way: the record of a rejected transaction contains the amount that was available.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 3;
 
 const FORMAT_FILE: &str = "FORMAT";
 const JOURNAL_DIR: &str = "journal";
 /// Suffix of the name of an unfinished file. A start removes such files.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
-/// First line of `FORMAT`. The file is text, so that a person can read it in a damaged directory.
+/// First line of `FORMAT`. The file is text, so that an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// Length of the longest `FORMAT` file that is read, in bytes. A valid file is much shorter.
+/// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
 
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`, and makes it with the sizes in `config` if it does not exist. A directory that exists
-    /// keeps its own sizes.
+    /// Locks the directory at `path`. If the directory does not exist, makes it with the sizes in `config`. An existing
+    /// directory keeps the sizes with which it was made.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -68,7 +69,7 @@ impl DataDirectory {
                 directory = %path.display(),
                 segment_bytes = format.geometry.segment_bytes(),
                 block_bytes_max = format.geometry.block_bytes_max(),
-                "the data directory was made with sizes that differ from the configuration, and keeps them"
+                "the configured sizes have no effect: the data directory was made with other sizes and keeps them"
             );
         }
         let directory = DataDirectory {
@@ -83,8 +84,8 @@ impl DataDirectory {
         Ok(directory)
     }
 
-    /// Opens the directory at `path` for reading. Other readers may have it open. Nothing can be changed through the result:
-    /// its disk returns an error for every change.
+    /// Opens the directory at `path` for reading. Other processes may have the directory open for reading. The disk of
+    /// the result returns an error for every operation that would change a file.
     pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
@@ -113,13 +114,14 @@ impl DataDirectory {
         journal_path(&self.path)
     }
 
-    /// Returns the random id of the directory, which was made with it.
+    /// Returns the random id of the directory. The id was chosen when the directory was made.
     #[must_use]
     pub fn data_id(&self) -> DataId {
         self.format.data_id
     }
 
-    /// Returns the random seed for hash tables and filters, which was made with the directory. Indexes on disk depend on it.
+    /// Returns the random seed for hash tables and filters. The seed was chosen when the directory was made, and never
+    /// changes, because indexes on disk depend on it.
     #[must_use]
     pub fn hash_seed(&self) -> u64 {
         self.format.hash_seed
@@ -157,7 +159,8 @@ impl DirectoryFormat {
         let file = match disk.open(&path, FileAccess::Read) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => {
-                // A new FORMAT would have a new id, to which no block of an existing journal belongs.
+                // If a journal exists, do not make a new FORMAT: it would have a new id, and recovery would reject all
+                // existing blocks, which contain the old id.
                 let journal = journal_path(directory);
                 let has_journal = match list_segments(disk, &journal) {
                     Ok(segments) => !segments.is_empty(),
@@ -252,7 +255,7 @@ impl DirectoryFormat {
             })
         };
         let format = parse().ok_or_else(malformed)?;
-        // The values determine the text, so this comparison checks the checksum and every line.
+        // The decoded values determine the whole text, so this comparison checks the checksum and every line.
         if format.render() == text {
             Ok(format)
         } else {
@@ -274,13 +277,14 @@ pub(super) fn journal_path(directory: &Path) -> PathBuf {
     directory.join(JOURNAL_DIR)
 }
 
-/// Makes a file that gets its final name when it is complete. Replaces what an earlier attempt left.
+/// Makes a file at a temporary `path`. The caller renames the file when it is complete. Replaces a file that an earlier
+/// attempt left at `path`.
 pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
     remove_if_present(disk, path)?;
     Ok(disk.create_new(path)?)
 }
 
-/// Removes files that earlier processes did not finish.
+/// Removes the unfinished files that earlier processes left in `directory`.
 fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
     for name in disk.list(directory)? {
         if name.ends_with(UNFINISHED_SUFFIX) {
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_reported_as_such_and_not_as_damage() {
+    fn another_version_is_reported_as_a_version_and_not_as_damage() {
         for other in [2, 4] {
             let text = format()
                 .render()

@@ -1,8 +1,10 @@
-//! The trait for all file operations of the journal, and its implementation for the file system of the operating system.
+//! The trait for all file operations of the journal, and its implementation for the file system of the operating
+//! system.
 //!
-//! All operations go through [`Disk`], so that a test can use a simulated disk that tears, loses and reorders unsynced
-//! writes, becomes full and fails syncs, repeatably from a seed. The trait promises what POSIX promises and no more: bytes
-//! are durable after [`DiskFile::sync_data`], and a file's name is durable after [`Disk::sync_dir`] of its directory.
+//! All file operations use [`Disk`], so that a test can use a simulated disk instead. The simulated disk tears, loses
+//! and reorders unsynced writes, becomes full and fails syncs; its random decisions come from a seed, so that a test is
+//! repeatable. The trait guarantees only what POSIX guarantees: bytes are durable after [`DiskFile::sync_data`], and a
+//! file's name is durable after [`Disk::sync_dir`] of its directory.
 
 use std::{
     fmt,
@@ -24,7 +26,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the file system returns an error.
     fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Makes an empty file for reading and writing. Its name is durable after [`Disk::sync_dir`].
+    /// Makes an empty file for reading and writing. The name of the file is durable after [`Disk::sync_dir`].
     ///
     /// # Errors
     /// If the file exists, or the file system returns an error.
@@ -36,14 +38,14 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the file does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
 
-    /// Gives a file another name in the same directory, and replaces a file that has this name. Durable after
+    /// Renames a file in its directory. A file that has the name `to` is replaced. The change is durable after
     /// [`Disk::sync_dir`].
     ///
     /// # Errors
     /// If the file does not exist, or the file system returns an error.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
 
-    /// Removes a file. Durable after [`Disk::sync_dir`].
+    /// Removes a file. The removal is durable after [`Disk::sync_dir`].
     ///
     /// # Errors
     /// If the file does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
@@ -61,25 +63,26 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the sync fails. Then it is unknown which names are durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 
-    /// Locks the directory `dir` itself until the lock is dropped or the process ends. Returns `None` if another process holds
-    /// a lock that excludes this one. Writes nothing: this works on a read-only file system, and no lock file exists that
-    /// could be removed.
+    /// Locks the directory `dir` until the returned lock is dropped or the process ends. Returns `None` if another
+    /// process holds a lock that excludes the requested lock. The lock is on the directory itself and not on a lock
+    /// file, so it also works on a read-only file system, and nobody can remove it by removing a file.
     ///
     /// # Errors
     /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
-    /// Fills `bytes` with random bytes, for ids and hash seeds. This is an operation of the disk because the operating system
-    /// provides random bytes in a file, and because a simulated disk must be repeatable from its seed.
+    /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait so that a simulated
+    /// disk can return the same bytes for the same seed. The real disk reads the bytes from a file of the operating
+    /// system.
     ///
     /// # Errors
     /// If no random bytes are available.
     fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError>;
 }
 
-/// An open file. Several threads may use it at the same time, because it has no cursor.
+/// An open file. Several threads may use it at the same time, because each read and write states its offset.
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Returns the name with which the file was opened.
+    /// Returns the path with which the file was opened.
     fn path(&self) -> &Path;
 
     /// Reads from `offset` until `bytes` is full or the file ends. Returns the number of bytes read.
@@ -97,11 +100,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Makes the contents durable (`fdatasync`).
     ///
     /// # Errors
-    /// If the sync fails. Then it is unknown which writes are durable. Never retry: a second sync may succeed without writing
-    /// them.
+    /// If the sync fails. Then it is unknown which writes are durable. The caller must never retry: a second sync may
+    /// succeed although the operating system has discarded the written bytes.
     fn sync_data(&self) -> Result<(), DiskError>;
 
-    /// Makes contents and metadata durable (`fsync`).
+    /// Makes the contents and the metadata durable (`fsync`).
     ///
     /// # Errors
     /// As [`DiskFile::sync_data`].
@@ -120,13 +123,13 @@ pub trait DiskLock: Send + Sync + fmt::Debug {}
 /// Kinds of locks on a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// For any number of readers: excludes an exclusive lock.
+    /// For any number of readers. Excludes [`LockKind::Exclusive`].
     Shared,
-    /// For one writer: excludes every other lock.
+    /// For one writer. Excludes every other lock.
     Exclusive,
 }
 
-/// What an open file may be used for.
+/// Which operations an open file allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileAccess {
     /// Reading only.
@@ -188,7 +191,7 @@ struct RealFile {
     path: PathBuf,
 }
 
-/// A lock of the open directory (`flock`). Closing the directory releases the lock.
+/// A lock on a directory (`flock`). Holds the directory open; closing the directory releases the lock.
 #[derive(Debug)]
 struct RealLock {
     _file: File,
@@ -225,8 +228,8 @@ impl DiskError {
             .any(|errno| number == Some(errno.raw_os_error()))
     }
 
-    /// Returns whether the operation failed because no space is left: the disk or the quota is full, or the file would exceed
-    /// the process's limit for the length of a file (`RLIMIT_FSIZE`).
+    /// Returns whether the operation failed because no space is left: the disk or the quota is full, or the file would
+    /// exceed the process's limit for the length of a file (`RLIMIT_FSIZE`).
     #[must_use]
     pub fn is_storage_full(&self) -> bool {
         matches!(
@@ -258,7 +261,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Removes a file; it is no error if the file does not exist.
+/// Removes a file. Returns `Ok` if the file does not exist.
 pub(super) fn remove_if_present(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     match disk.remove(path) {
         Err(error) if !error.is_not_found() => Err(error),

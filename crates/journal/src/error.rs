@@ -1,4 +1,4 @@
-//! The errors of the journal: what failed, or what is damaged.
+//! The errors of the journal: failed operations, rejected settings, and damage.
 
 use std::{
     fmt,
@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::{block::HeaderDefect, disk::DiskError, position::Position, segment_file::segment_name};
 
-/// An error of the journal. A retry in the same process does not help, except after
-/// [`JournalError::is_out_of_descriptors`].
+/// An error of the journal. A retry in the same process can succeed only if [`JournalError::is_out_of_descriptors`]
+/// returns true.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -37,15 +37,15 @@ pub enum JournalError {
         /// The allowed values.
         bound: String,
     },
-    /// The file that describes the data directory is missing or damaged.
+    /// The file `FORMAT`, which describes the data directory, is missing or damaged.
     #[error("{}: {defect}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         defect: FormatDefect,
     },
-    /// A program with another format version wrote the data.
+    /// The file has a format version that this program does not support.
     #[error(
         "{} has format version {found}, this program reads version {supported} only: use the release that wrote it",
         path.display()
@@ -61,10 +61,11 @@ pub enum JournalError {
     /// The journal is damaged in a way that a crash cannot cause.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// An earlier append failed or the journal is finished, so it accepts no more blocks. After a failed append, only a new
-    /// start can find out which blocks are durable.
+    /// The journal accepts no more blocks, because an earlier append failed or the journal was finished. After a failed
+    /// append it is unknown which blocks are durable. Recovery at the next start determines which blocks are.
     #[error(
-        "the journal accepts no more blocks, because a write or sync failed or it was closed; restart the process to recover"
+        "the journal accepts no more blocks, because a write or sync failed or the journal was closed; restart the process to \
+         recover"
     )]
     Poisoned,
     /// A block's body is longer than `block_bytes_max`.
@@ -83,7 +84,7 @@ pub enum JournalError {
         /// Length of the read, in bytes.
         length: usize,
     },
-    /// A chunk is longer than its format allows, or a chunked file has more chunks.
+    /// A chunk is longer than a chunked file allows, or a chunked file would have too many chunks.
     #[error("{}: {field} would be {value}, at most {value_max} is allowed", path.display())]
     ChunkBound {
         /// The file that is being written.
@@ -100,7 +101,7 @@ pub enum JournalError {
     ChunkedFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         defect: ChunkDefect,
     },
 }
@@ -109,7 +110,7 @@ pub enum JournalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormatDefect {
-    /// The file does not exist, although a journal does.
+    /// The file does not exist, but segments of a journal do.
     #[error(
         "missing, although the directory has a journal; restore this file from a backup of the directory"
     )]
@@ -117,7 +118,7 @@ pub enum FormatDefect {
     /// Neither the file nor a journal exists.
     #[error("missing, and the directory has no journal: this is not a data directory")]
     NoDirectory,
-    /// The file does not have the content that it should have.
+    /// The file is not a valid description of a data directory.
     #[error(
         "damaged, or not the description of a data directory; restore this file from a backup of the directory"
     )]
@@ -132,7 +133,7 @@ pub enum ChunkDefect {
     #[error("the header is damaged")]
     Header,
     /// The file was written for another data directory or under another number.
-    #[error("it belongs to another data directory or has another number")]
+    #[error("the file belongs to another data directory or has another number")]
     Foreign,
     /// The trailer is damaged: the file was never finished, or was truncated.
     #[error("the trailer is damaged or missing")]
@@ -155,8 +156,8 @@ pub enum ChunkDefect {
         /// The requested index, from 0.
         index: u32,
     },
-    /// The chunks are whole, but do not contain what the caller expects.
-    #[error("its content is not {expected}")]
+    /// The chunks are undamaged, but do not contain what the caller expects.
+    #[error("the content is not {expected}")]
     Content {
         /// The expected content.
         expected: &'static str,
@@ -175,7 +176,7 @@ pub struct Corruption {
     pub position: Position,
     /// The segment file.
     pub path: PathBuf,
-    /// The sequence of the block that should be there; 0 if the reader does not know it.
+    /// The sequence of the block that should be at `position`; 0 if the reader does not know the sequence.
     pub block_sequence: u64,
     /// What is wrong.
     pub kind: CorruptionKind,
@@ -185,7 +186,8 @@ pub struct Corruption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CorruptionKind {
-    /// A block is damaged, and a later block exists: so the damaged block was complete once.
+    /// A block is damaged and a later block exists. The damaged block was complete and durable, because the journal
+    /// writes a block only after the block before it is durable.
     DamagedBlock {
         /// What is wrong with the block.
         defect: BlockDefect,
@@ -194,42 +196,44 @@ pub enum CorruptionKind {
         /// The sequence of the later block.
         later_sequence: u64,
     },
-    /// No block is at a place where there must be one.
+    /// No block is at a position where a block must be.
     NoBlock {
-        /// Why the bytes are not that block.
+        /// Why the bytes at the position are not that block.
         defect: BlockDefect,
     },
-    /// The block is whole, but does not follow the block before it: one of the two was replaced.
+    /// The block is undamaged, but does not contain the hash of the block before it: one of the two blocks was
+    /// replaced.
     ChainBroken,
-    /// After the end of the journal are bytes that one incomplete write cannot have left.
+    /// Bytes that are not zero follow the end of the journal, and cannot be the remains of one incomplete write.
     StrayBytes {
         /// Position of the first of these bytes.
         first: Position,
     },
-    /// The journal ends before a block that is known to have been durable.
+    /// The journal ends before a block that was durable, according to the caller of the scan or the marker of a clean
+    /// stop.
     TooShort {
-        /// Sequence of the last block that is known to have been durable.
+        /// Sequence of the last block that was durable.
         durable_through: u64,
-        /// Why no block is at the end of the journal.
+        /// Why the bytes at the end of the journal are not the next block.
         defect: BlockDefect,
     },
-    /// The segment in which the journal should continue is missing, but a segment that was made later exists.
+    /// The segment in which the next block belongs is missing, but a later segment exists.
     SegmentMissing {
         /// The number of the later segment.
         later: u32,
     },
-    /// A segment file does not have the length with which it was made.
+    /// A segment file does not have the length that every segment of this data directory has.
     SegmentLength {
         /// Length of the file, in bytes.
         found: u64,
         /// Length of every segment, in bytes.
         expected: u64,
     },
-    /// The journal does not contain the block on which a checkpoint builds.
+    /// The journal does not contain the last block that a checkpoint includes.
     CheckpointMismatch,
-    /// The marker of a clean stop names another block than the journal contains.
+    /// The marker of a clean stop names a block that the journal does not contain.
     CleanStopMismatch,
-    /// After the place where the journal was stopped cleanly are bytes, although nothing was being written.
+    /// The journal was stopped cleanly, so no write was interrupted. But bytes that are not zero follow its end.
     WrittenAfterStop {
         /// Why these bytes are not a block.
         defect: BlockDefect,
@@ -242,7 +246,7 @@ pub enum CorruptionKind {
 pub enum BlockDefect {
     /// The segment file does not exist.
     NoSegment,
-    /// The header is damaged or does not belong there.
+    /// The header is damaged or does not belong at this position.
     Header(HeaderDefect),
     /// The header belongs to a block with another sequence.
     Sequence {
@@ -256,8 +260,8 @@ pub enum BlockDefect {
 // ===== impl JournalError =====
 
 impl JournalError {
-    /// Returns whether the operation failed because the process or the system has no file descriptor left. This is no
-    /// damage, and the same operation can succeed later.
+    /// Returns whether the operation failed because the process or the system has no file descriptor left. Then no data
+    /// is damaged, and a retry of the operation can succeed.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, JournalError::Disk(error) if error.is_out_of_descriptors())
@@ -291,12 +295,12 @@ impl fmt::Display for CorruptionKind {
             }
             CorruptionKind::NoBlock { defect } => write!(f, "there is no block: {defect}"),
             CorruptionKind::ChainBroken => {
-                f.write_str("the block is whole, but states another hash of its predecessor")
+                f.write_str("the block is undamaged, but does not contain the hash of the block before it")
             }
             CorruptionKind::StrayBytes { first } => {
                 write!(
                     f,
-                    "the journal ends here, but at {first} and after it are bytes that a crash cannot leave"
+                    "the journal ends here, but the bytes at {first} and later cannot be the remains of a crash"
                 )
             }
             CorruptionKind::TooShort {

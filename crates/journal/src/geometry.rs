@@ -1,4 +1,7 @@
-//! The sizes of a journal, and the position of the next block, which is known before a block is written.
+//! The sizes of a journal, and the computation of the position of the next block.
+//!
+//! A position is computed from sizes only, without I/O. So the position of a block is known before the block is
+//! written.
 
 use crate::{
     block::{BLOCK_ALIGNMENT, BlockHeader, DataId, HEADER_BYTES_U32, HeaderBytes, HeaderDefect},
@@ -7,7 +10,8 @@ use crate::{
     segment_file::segment_after,
 };
 
-/// The sizes of a new journal. They are stored when the data directory is made; a directory that exists keeps its own sizes.
+/// The sizes of a new journal. A new data directory stores these sizes; an existing data directory keeps the sizes that
+/// it has stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
     /// Length of a segment file, in bytes: a multiple of 4 KiB, at most 1 GiB.
@@ -16,18 +20,19 @@ pub struct JournalConfig {
     pub block_bytes_max: u32,
 }
 
-/// The sizes of a journal, checked, as its data directory stores them.
+/// The sizes of a journal, as its data directory stores them. [`JournalConfig::validate`] has checked their bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     segment_bytes: u32,
     block_bytes_max: u32,
 }
 
-/// Computes where the next block goes, without I/O.
+/// Computes the position of the next block, without I/O.
 ///
-/// A block starts at the end of the block before it, rounded up to the alignment. If the rest of the segment could not hold
-/// the longest block, the block starts at the start of the next segment instead. So the position of a block depends only on
-/// the blocks before it, and the builder of a block knows the positions of its records before the block is complete.
+/// A block starts at the end of the block before it, rounded up to a multiple of [`BLOCK_ALIGNMENT`]. If the rest of
+/// the segment is too short for the longest block, the block starts at the start of the next segment instead. So the
+/// position of a block depends only on the blocks before it. A caller that builds a block knows the positions of its
+/// records before the block is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockPlacement {
     geometry: Geometry,
@@ -38,7 +43,8 @@ pub struct BlockPlacement {
 pub const SEGMENT_BYTES_DEFAULT: u32 = 64 << 20;
 /// Default of [`JournalConfig::block_bytes_max`].
 pub const BLOCK_BYTES_MAX_DEFAULT: u32 = 4 << 20;
-/// Largest [`JournalConfig::segment_bytes`]: recovery may have to search all bytes of one segment.
+/// Largest [`JournalConfig::segment_bytes`]. The bound limits the duration of recovery, which may have to search all
+/// bytes of a segment.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 /// [`JournalConfig::segment_bytes`] is a multiple of this: the page size of most systems.
 pub const SEGMENT_GRANULE_BYTES: u32 = 4096;
@@ -110,11 +116,11 @@ impl Geometry {
         self.block_bytes_max
     }
 
-    /// Returns where the block goes that follows a block at `position` with a body of `body_bytes`.
+    /// Returns the position of the block after a block at `position` with a body of `body_bytes`.
     ///
     /// # Panics
-    /// If the body is longer than `block_bytes_max`, no block may start at `position`, or the number of the next segment
-    /// would not fit 32 bits: a wrong position would let a block overwrite another one.
+    /// If the body is longer than `block_bytes_max`, if no block may start at `position`, or if the number of the next
+    /// segment would exceed 32 bits. With a wrong position, a block would overwrite another block.
     #[must_use]
     pub fn position_after(&self, position: Position, body_bytes: u32) -> Position {
         assert!(
@@ -123,7 +129,8 @@ impl Geometry {
             self.block_bytes_max
         );
         assert!(self.may_hold_block(position), "no block may start at {position}");
-        // Cannot overflow: may_hold_block leaves space for the longest block, and a segment has at most 1 GiB.
+        // Cannot overflow: `may_hold_block` has checked that the longest block fits the segment, which has at most 1
+        // GiB.
         let end = position.offset() + block_span_bytes(body_bytes);
         let rest = self.segment_bytes - end;
         if rest < self.block_span_bytes_max() {
@@ -133,14 +140,15 @@ impl Geometry {
         }
     }
 
-    /// Returns whether a block may start at `position`: it is aligned, and the longest block fits the rest of the segment.
+    /// Returns whether a block may start at `position`: it is aligned, and the longest block fits the rest of the
+    /// segment.
     pub(super) const fn may_hold_block(&self, position: Position) -> bool {
         let rest = self.segment_bytes.saturating_sub(position.offset());
         position.offset().is_multiple_of(BLOCK_ALIGNMENT) && rest >= self.block_span_bytes_max()
     }
 
-    /// Decodes the header in `bytes`, which were read at `position` in the directory `data_id`, and checks that a block with
-    /// this header may be there.
+    /// Decodes the header in `bytes`, which were read at `position` in the directory `data_id`. Checks that the header
+    /// belongs to this directory and position, and that a block may start there.
     pub(super) fn decode_header(
         &self,
         bytes: &HeaderBytes,
@@ -162,8 +170,8 @@ impl Geometry {
     }
 }
 
-/// Returns the space that a block with a body of `body_bytes` takes, in bytes: its header, its body, and the zeros up to the
-/// alignment of the next block.
+/// Returns the space that a block with a body of `body_bytes` takes, in bytes: its header, its body, and the zeros up
+/// to the alignment of the next block.
 pub(super) const fn block_span_bytes(body_bytes: u32) -> u32 {
     (HEADER_BYTES_U32 + body_bytes).next_multiple_of(BLOCK_ALIGNMENT)
 }
@@ -175,7 +183,7 @@ impl BlockPlacement {
         BlockPlacement { geometry, next }
     }
 
-    /// Returns where the next block starts. Its body starts [`crate::HEADER_BYTES`] later.
+    /// Returns the position of the next block. The body of that block starts [`crate::HEADER_BYTES`] later.
     #[inline]
     #[must_use]
     pub const fn next_block_position(&self) -> Position {
@@ -231,12 +239,13 @@ mod tests {
             assert!(geometry.may_hold_block(position));
             assert!(position.offset() + block_span_bytes(1024) <= 8192);
         }
-        // 1128 bytes each: the seventh block ends at 7896, and the longest block, of 1152 bytes, does not fit the rest.
+        // Each block takes 1128 bytes. The seventh block ends at offset 7896, and the rest of the segment is too short
+        // for the longest block, which takes 1152 bytes.
         assert_eq!(
             placement.next_block_position(),
             Position::new(100 / 7, 100 % 7 * 1128)
         );
-        // A rest of exactly the longest block is enough.
+        // If the rest of the segment is exactly as long as the longest block, the block stays in the segment.
         assert_eq!(
             geometry.position_after(Position::new(0, 8192 - 2 * 1152), 1024),
             Position::new(0, 8192 - 1152)
@@ -249,13 +258,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "no block may start at 0:4")]
-    fn a_position_off_the_alignment_is_never_passed_on() {
+    fn position_after_panics_if_the_position_is_not_aligned() {
         let _next = geometry(8192, 1024).position_after(Position::new(0, 4), 1);
     }
 
     #[test]
     #[should_panic(expected = "has used all")]
-    fn a_position_never_stops_growing_silently() {
+    fn position_after_panics_if_no_segment_number_is_left() {
         let geometry = geometry(8192, 1024);
         let last = Position::new(u32::MAX, 8192 - 1152);
         let _next = geometry.position_after(last, 1024);
@@ -263,12 +272,12 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "longer than the 1024 that a block may have")]
-    fn a_body_beyond_the_bound_is_never_placed() {
+    fn advance_panics_if_the_body_is_too_long() {
         BlockPlacement::new(geometry(8192, 1024), Position::START).advance(1025);
     }
 
     #[test]
-    fn refuses_sizes_out_of_bounds_and_names_them() {
+    fn validate_names_the_size_that_is_out_of_bounds() {
         let refused = |segment_bytes, block_bytes_max| {
             JournalConfig {
                 segment_bytes,

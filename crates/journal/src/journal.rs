@@ -1,4 +1,4 @@
-//! The journal as a whole: opens, scans and resumes it.
+//! Opens, scans, verifies and resumes a journal.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,51 +20,51 @@ use crate::{
 
 /// A journal that is open and locked, before the first append.
 ///
-/// To start: [`Journal::open`], load the newest checkpoint if there is one, [`Journal::scan`] the blocks after it, then
-/// [`Journal::resume`] at the end that the scan found.
+/// A start takes four steps: call [`Journal::open`], load the newest checkpoint if one exists, call [`Journal::scan`]
+/// for the blocks after the checkpoint, and call [`Journal::resume`] with the end that the scan found.
 #[derive(Debug)]
 pub struct Journal {
     directory: DataDirectory,
     reader: JournalReader,
 }
 
-/// The parts of a running journal, to be given to different threads.
+/// The parts of a running journal. The caller can give each part to another thread.
 #[derive(Debug)]
 pub struct OpenJournal {
     /// Holds the lock on the directory. Must live as long as the writer.
     pub directory: Arc<DataDirectory>,
-    /// For the thread that builds blocks.
+    /// Computes the positions of blocks, for the thread that builds blocks.
     pub placement: BlockPlacement,
-    /// For the thread that appends blocks.
+    /// Appends blocks, for one thread.
     pub writer: JournalWriter,
-    /// For a thread that may wait for the disk.
+    /// Prepares segments, for a thread that may wait for the disk.
     pub preparer: SegmentPreparer,
-    /// For all threads that read.
+    /// Reads blocks, for any number of threads.
     pub reader: JournalReader,
 }
 
 // ===== impl Journal =====
 
 impl Journal {
-    /// Locks the data directory at `path` and opens its journal. If there is none, makes both with the sizes in `config`.
-    /// Removes files that an earlier process did not finish.
+    /// Locks the data directory at `path` and opens its journal. If the directory does not exist, makes the directory
+    /// and an empty journal with the sizes in `config`. Removes the unfinished files that an earlier process left.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of bounds,
-    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version,
-    /// [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of
+    /// bounds, [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has
+    /// another version, [`JournalError::Disk`] if the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
         Ok(Journal { directory, reader })
     }
 
-    /// Opens the journal of the data directory at `path` for reading. Other readers may have it open, but no writer. Nothing
-    /// can be changed through the result: [`Journal::resume`] fails.
+    /// Opens the journal of the data directory at `path` for reading. Other processes may have the directory open for
+    /// reading, but not for writing. The result cannot change a file; [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::Format`] if it is not a data
-    /// directory, or as [`Journal::open`].
+    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::Format`] if `path` is
+    /// not a data directory, or as [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
@@ -77,12 +77,12 @@ impl Journal {
         &self.directory
     }
 
-    /// Checks every block of the journal and the chain. After damage it continues with the next whole block, so that the
-    /// report shows the extent of the damage.
+    /// Checks every block of the journal and the hash chain. After damage, the check continues with the next undamaged
+    /// block, so that the report shows the extent of the damage.
     ///
     /// # Errors
-    /// [`JournalError::UnsupportedVersion`] if a block has another format version, [`JournalError::Disk`] if the disk fails.
-    /// Damage is not an error; the report contains it.
+    /// [`JournalError::UnsupportedVersion`] if a block has another format version, [`JournalError::Disk`] if the disk
+    /// fails. Damage is not an error of this method. The report contains the damage.
     pub fn verify(&self) -> Result<JournalReport, JournalError> {
         check_chain(&self.scanner()?, self.start())
     }
@@ -102,8 +102,8 @@ impl Journal {
     /// Checks that the journal contains the block before `point`, so that a scan can begin at `point`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if another block is there, or the block is missing or damaged; [`JournalError::Disk`] if the
-    /// disk fails.
+    /// [`JournalError::Corrupt`] if the block before `point` is missing, damaged or another block;
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn check_point(&self, point: &ChainPoint) -> Result<(), JournalError> {
         if self.reader.contains_point(point)? {
             Ok(())
@@ -120,17 +120,20 @@ impl Journal {
         )
     }
 
-    /// Calls `visitor` for every block from `from` to the end of the journal, with the header, the position and the body, and
-    /// finds the end. Changes nothing.
+    /// Finds the end of the journal. Calls `visitor` with the header, the position and the body of every block from
+    /// `from` to the end. Changes nothing.
     ///
-    /// The journal ends at the last block that is whole and follows the blocks before it. Bytes after it that can be the
-    /// remains of one incomplete write are not an error: no client received a reply for such a block. `durable_through` is the
-    /// greatest block sequence that is known to have been durable, or 0: a journal that ends before this block is damaged. A
-    /// journal is also damaged if it ends before the marker of a clean stop, or has an incomplete write there.
+    /// The journal ends after the last block that is undamaged and contains the hash of the block before it. The
+    /// remains of one incomplete write may follow the end. They are not an error, because no append of that block has
+    /// returned success.
+    ///
+    /// `durable_through` is the greatest block sequence that the caller knows to have been durable, or 0. The scan
+    /// reports damage if the journal ends before this block. It also reports damage if the journal ends before the
+    /// point that the marker of a clean stop names, or if an incomplete write follows that point.
     ///
     /// # Errors
-    /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that a crash cannot cause, or with another error of the
-    /// journal; [`ScanError::Visitor`] with the error that `visitor` returned.
+    /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that a crash cannot cause, or with another error
+    /// of the journal; [`ScanError::Visitor`] with the error that `visitor` returned.
     pub fn scan<E>(
         &self,
         from: ChainPoint,
@@ -141,8 +144,8 @@ impl Journal {
         self.scanner()?.scan(from, durable_through, visitor)
     }
 
-    /// Removes what a crash left after the end that [`Journal::scan`] found, makes the last block durable once more, and opens
-    /// the journal for appends.
+    /// Opens the journal for appends at the end that [`Journal::scan`] found. Before that, removes the remains of an
+    /// incomplete write after the end and makes the last block durable again.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails. Then the caller can open the journal and try again.

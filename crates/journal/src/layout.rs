@@ -1,6 +1,7 @@
-//! Reads and writes fields at fixed offsets of headers and trailers. The compiler checks the offsets.
+//! Reads and writes fields at fixed offsets of headers and trailers. The compiler checks that each field is inside the
+//! array.
 
-/// Returns the `N` bytes at offset `AT`.
+/// Returns the `N` bytes at offset `AT` of `bytes`, which are `L` bytes long.
 #[expect(
     clippy::indexing_slicing,
     reason = "the const assertion proves that every index is in range"
@@ -10,13 +11,14 @@ pub(super) fn field<const AT: usize, const N: usize, const L: usize>(bytes: &[u8
     std::array::from_fn(|index| bytes[AT + index])
 }
 
-/// Writes `value` at offset `AT`.
+/// Writes the `N` bytes of `value` at offset `AT` of `bytes`, which are `L` bytes long.
 pub(super) fn put<const AT: usize, const N: usize, const L: usize>(bytes: &mut [u8; L], value: [u8; N]) {
     const { assert!(AT + N <= L) };
     bytes[AT..AT + N].copy_from_slice(&value);
 }
 
-/// Returns the CRC-32C of all bytes but the last four, in which headers and trailers store it.
+/// Returns the CRC-32C of all bytes except the last four. Headers and trailers store this checksum in their last four
+/// bytes.
 pub(super) fn checksum_before_last_field<const L: usize>(bytes: &[u8; L]) -> u32 {
     const { assert!(L > CHECKSUM_BYTES) };
     let (covered, _) = bytes.split_at(L - CHECKSUM_BYTES);

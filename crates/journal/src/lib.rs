@@ -1,31 +1,34 @@
-//! A journal: blocks of bytes in files, each durable before the next one is written, linked by a hash chain.
+//! A journal: a sequence of blocks of bytes in files. Each block is durable before the next block is written, and
+//! contains the hash of the block before it.
 //!
 //! This crate is the storage layer of a database or a message log that must not lose an acknowledged write. The caller
 //! encodes records into the body of a block; the crate never interprets them. It provides:
 //!
-//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it accepts no
-//!   more blocks, because what is durable is unknown.
-//! - [`Journal::scan`]: reads all blocks at a start, finds the end of the journal, and distinguishes the remains of an
-//!   interrupted write, which are normal after a crash, from damage, which is an error with its place.
-//! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known before
-//!   its block is written ([`BlockPlacement`]).
-//! - [`Scrub`] and [`Journal::verify`]: check every block again, in small steps or at once.
-//! - [`ChunkedFiles`]: checked files for checkpoints and indexes in the same directory.
+//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it
+//!   accepts no more blocks, because what is durable is unknown.
+//! - [`Journal::scan`]: reads all blocks when the process starts, and finds the end of the journal. The remains of an
+//!   interrupted write are normal after a crash. Everything else that breaks the chain is damage: an error that states
+//!   its position.
+//! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known
+//!   before its block is written ([`BlockPlacement`]).
+//! - [`Scrub`]: checks every block again while the journal is in use, one block per call.
+//! - [`Journal::verify`]: checks all blocks in one call.
+//! - [`ChunkedFiles`]: files of checksummed chunks in the same directory, for checkpoints and indexes.
 //! - [`Disk`]: the trait for all file operations, so that tests can use a simulated disk that fails.
 //!
 //! ```text
-//! <data directory>    locked by the one process that writes, or by all processes that only read
+//! <data directory>    locked by one process that reads and writes, or by any number of processes that only read
 //! ├── FORMAT          version, sizes and random id, which never change
 //! ├── journal/        0000000000.segment …  files of a fixed length that contain the blocks
-//! │                   CLEAN                 where the journal ended, if its process stopped cleanly
-//! └── <family>/       chunked files, such as checkpoints and indexes, which can be made again from the journal
+//! │                   CLEAN                 marker of a clean stop: states where the journal ended
+//! └── <family>/       chunked files, such as checkpoints and indexes, which the caller can make again from the journal
 //! ```
 //!
 //! # Errors and panics
 //!
-//! A damaged file or a failed operation is a [`JournalError`]. A panic means that this crate or its caller broke an invariant,
-//! such as a block that was placed elsewhere than at the end of the journal. The assertions also run in release builds:
-//! a write to a wrong place would destroy data.
+//! A damaged file or a failed operation is a [`JournalError`]. A panic means that this crate or its caller broke an
+//! invariant: for example, the caller passed a block whose position is not the end of the journal. The assertions also
+//! run in release builds, because a write at a wrong position would destroy data.
 //!
 //! # Example
 //!

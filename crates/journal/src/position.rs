@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The address of a byte in the journal: the number of a segment (the high 32 bits) and a byte offset in the segment (the
-/// low 32 bits). A later block has a greater position.
+/// The address of a byte in the journal. The high 32 bits are the number of a segment, the low 32 bits are the offset
+/// in the segment, in bytes. A later block has a greater position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
 
@@ -35,7 +35,7 @@ impl Position {
         self.0 as u32
     }
 
-    /// Returns the position `bytes` later in the same segment; `None` if its offset would not fit 32 bits.
+    /// Returns the position `bytes` later in the same segment. Returns `None` if its offset would exceed 32 bits.
     #[inline]
     #[must_use]
     pub const fn checked_add(self, bytes: u32) -> Option<Position> {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_order_by_segment_then_offset_and_survive_storing() {
+    fn positions_order_by_segment_then_offset_and_convert_to_u64_and_back() {
         let position = Position::new(3, 4096);
         assert_eq!((position.segment(), position.offset()), (3, 4096));
         assert_eq!(position.to_string(), "3:4096");

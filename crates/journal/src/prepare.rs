@@ -1,5 +1,5 @@
-//! Prepares segments before they are needed: writes them full of zeros, so that an append changes no metadata of the file and
-//! a sync writes the block only. This halves the duration of a sync on ext4.
+//! Prepares a segment before the writer needs it, by filling the file with zeros. Then an append does not change the
+//! metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,8 @@ use crate::{
     segment_file::{segment_after, segment_name},
 };
 
-/// Prepares the segment after the active segment. A thread that may wait for the disk owns the preparer.
+/// Prepares the segment after the active segment, which is the segment to which the writer appends. The thread that
+/// owns the preparer must be allowed to wait for the disk.
 #[derive(Debug)]
 pub struct SegmentPreparer {
     pool: Arc<SegmentPool>,
@@ -29,8 +30,9 @@ pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// Locked while a segment gets its name, so that the two threads never make the same segment. The writer waits for this
-    /// lock at most as long as one rename and one sync of the directory take, which it would otherwise do itself.
+    /// A thread holds this lock while it renames a finished segment to its final name, so that the writer and the
+    /// preparer never make the same segment. The writer waits for the lock at most for one rename and one sync of the
+    /// directory. Without the preparer, the writer would do these two operations itself.
     state: Mutex<PoolState>,
 }
 
@@ -38,15 +40,17 @@ pub(super) struct SegmentPool {
 struct PoolState {
     /// The number of the segment to which the writer appends.
     active: u32,
-    /// Whether the segment after the active one is ready.
+    /// Whether the segment after the active one exists and is full of zeros.
     spare_ready: bool,
-    /// Whether a sync of the directory failed: then it is unknown which names are durable.
+    /// Whether a sync of the directory failed. Then it is unknown which names are durable, and no more segments are
+    /// made.
     failed: bool,
 }
 
 /// Length of one write of zeros, in bytes.
 const ZERO_STEP_BYTES: usize = 1 << 20;
-/// Number of writes between two syncs. One sync of the whole segment would delay the sync of a block as long as it takes.
+/// Number of writes of zeros between two syncs. A single sync of the whole segment would delay a concurrent sync of a
+/// block for its whole duration.
 const ZERO_STEPS_PER_SYNC: u32 = 4;
 
 // ===== impl SegmentPreparer =====
@@ -63,12 +67,14 @@ impl SegmentPreparer {
         !state.spare_ready && !state.failed
     }
 
-    /// Makes the segment after the active one, unless it is ready. Returns whether it made one.
+    /// Makes the segment after the active one, unless that segment is ready. Returns whether this call made a segment.
     ///
-    /// If the writer needs the segment earlier, the writer makes it, and this call discards its own work.
+    /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call
+    /// removes its unfinished file.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory failed.
+    /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory
+    /// failed.
     pub fn prepare_next(&mut self) -> Result<bool, JournalError> {
         let target = {
             let state = self.pool.state.lock();
@@ -82,10 +88,10 @@ impl SegmentPreparer {
             .write_zeros(target)
             .and_then(|()| self.pool.publish(target));
         if !matches!(prepared, Ok(true)) {
-            // The next start removes a file that this cannot remove.
+            // If the removal fails, the next start removes the file.
             let unfinished = self.pool.unfinished_path(target);
             if let Err(error) = remove_if_present(&*self.pool.disk, &unfinished) {
-                tracing::debug!(%error, "did not remove an unfinished segment");
+                tracing::debug!(%error, "could not remove an unfinished segment");
             }
         }
         prepared
@@ -135,7 +141,7 @@ impl SegmentPool {
         Err(Corruption::new(&self.journal, Position::new(number, 0), 0, kind).into())
     }
 
-    /// Makes segment `number`, full of zeros, while no other thread uses the journal.
+    /// Makes segment `number`, full of zeros. Recovery calls this before any other thread uses the journal.
     pub(super) fn create_prepared(&self, number: u32) -> Result<(), JournalError> {
         self.write_zeros(number)?;
         self.disk
@@ -143,11 +149,11 @@ impl SegmentPool {
         Ok(self.disk.sync_dir(&self.journal)?)
     }
 
-    /// Opens segment `number`, the one after the active segment, for appends, and makes it the active one. Makes the segment
-    /// if it is not prepared.
+    /// Opens segment `number` for appends and makes it the active segment. `number` must be the one after the active
+    /// segment. Makes the segment if the preparer has not made it.
     ///
     /// # Panics
-    /// If `number` is not the one after the active segment: blocks would be missing between the two.
+    /// If `number` is not the one after the active segment: a segment would be missing between the two.
     pub(super) fn activate(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         let mut state = self.state.lock();
         if state.failed {
@@ -156,7 +162,7 @@ impl SegmentPool {
         assert_eq!(
             number,
             segment_after(state.active),
-            "segments are written one after the other"
+            "the new segment must be the one after the active segment"
         );
         let file = if state.spare_ready {
             self.open_existing(number)?
@@ -164,7 +170,7 @@ impl SegmentPool {
             let file = self.create_sparse(number)?;
             tracing::warn!(
                 segment = number,
-                "no prepared segment was ready; syncs into this one are slower"
+                "no prepared segment was ready; syncs of this segment are slower"
             );
             file
         };
@@ -173,11 +179,11 @@ impl SegmentPool {
         Ok(file)
     }
 
-    /// Makes a segment of the full length without allocated blocks: writing it full of zeros here would delay commits much
-    /// longer than slower syncs do. The segment gets its name last, so that a file with the name of a segment is too short
-    /// only if it is damaged.
+    /// Makes a sparse segment: a file of the full length for which the file system has not allocated space. The writer
+    /// would lose more time by filling the file with zeros now than by the slower syncs later. The file is renamed
+    /// last, so that a file with the name of a segment is too short only if it is damaged.
     fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
-        // The preparer may be writing the same segment under its own unfinished name.
+        // The preparer may be writing the same segment under another temporary name.
         let unfinished = self
             .journal
             .join(format!("{}.sparse{UNFINISHED_SUFFIX}", segment_name(number)));
@@ -205,11 +211,12 @@ impl SegmentPool {
                 file.sync_data()?;
             }
         }
-        // The length is metadata and must be durable before the name.
+        // `sync_all`, because the length is metadata and must be durable before the file is renamed.
         Ok(file.sync_all()?)
     }
 
-    /// Gives the prepared segment its name, unless the writer made the segment earlier. Returns whether it did.
+    /// Renames the prepared segment to its final name, unless the writer has made this segment already. Returns whether
+    /// the prepared segment was renamed.
     fn publish(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
         if state.failed || segment_after(state.active) != number {

@@ -1,11 +1,11 @@
-//! A disk that allows no changes.
+//! A [`Disk`] that reads from another disk and allows no changes.
 
 use std::{io, path::Path, sync::Arc};
 
 use crate::disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation};
 
-/// Reads from another disk, and returns an error for every operation that would change it. Code that has only this disk
-/// cannot write, even by mistake.
+/// Reads from another disk, and returns an error for every operation that would change a file or a name. Code that has
+/// only this disk cannot write by mistake.
 #[derive(Debug)]
 pub(super) struct ReadOnlyDisk(Arc<dyn Disk>);
 

@@ -1,4 +1,4 @@
-//! Reads the journal at positions, from any thread.
+//! Reads blocks and bytes at positions of the journal, from any thread.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,8 @@ use crate::{
 
 /// Reads blocks and parts of blocks. Clones share their open files. Any thread may use a reader.
 ///
-/// The caller must know which blocks are durable: what a reader returns from after the last durable block is undefined.
+/// The caller must know which blocks are durable, and read only those. A read after the last durable block can return
+/// any bytes.
 #[derive(Debug, Clone)]
 pub struct JournalReader {
     shared: Arc<ReaderShared>,
@@ -32,11 +33,12 @@ struct ReaderShared {
     journal: PathBuf,
     data_id: DataId,
     geometry: Geometry,
-    /// Locked to look up or store a file only, never during I/O.
+    /// A thread holds this lock only while it looks up or stores a file, never during I/O.
     open: Mutex<OpenSegments>,
 }
 
-/// The segments that were read most recently, the most recent last. A linear search over this few is faster than a map.
+/// The segments that were read most recently, the most recent last. A linear search over at most [`OPEN_SEGMENTS_MAX`]
+/// entries is faster than a map.
 #[derive(Debug, Default)]
 struct OpenSegments {
     recent_last: Vec<(u32, Arc<dyn DiskFile>)>,
@@ -61,11 +63,11 @@ impl JournalReader {
         }
     }
 
-    /// Fills `bytes` with the bytes at `position`. Bytes that were never written are zeros up to the end of the segment.
+    /// Fills `bytes` with the bytes at `position`. Bytes of the segment that were never written read as zeros.
     ///
     /// # Errors
-    /// [`JournalError::ReadPastEnd`] if the range extends beyond the end of the segment, [`JournalError::Corrupt`] if the
-    /// segment file is missing or too short, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::ReadPastEnd`] if the range extends beyond the end of the segment, [`JournalError::Corrupt`] if
+    /// the segment file is missing or too short, [`JournalError::Disk`] if the disk fails.
     pub fn read_at(&self, position: Position, bytes: &mut [u8]) -> Result<(), JournalError> {
         let length = bytes.len();
         let segment_bytes = self.shared.geometry.segment_bytes();
@@ -92,7 +94,7 @@ impl JournalReader {
     /// Reads and checks the header of the block at `position`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if no such header is there, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if no valid header is at `position`, or as [`JournalReader::read_at`].
     pub fn read_header(&self, position: Position) -> Result<BlockHeader, JournalError> {
         Ok(self.read_raw_header(position)?.0)
     }
@@ -109,8 +111,8 @@ impl JournalReader {
         Ok((header, bytes))
     }
 
-    /// Reads and checks the block at `position`. Returns the header and replaces `body` by the block's body. Does not check
-    /// whether the block belongs to the chain.
+    /// Reads and checks the block at `position`. Returns its header and replaces the content of `body` by its body.
+    /// Does not check whether the block contains the hash of the block before it.
     ///
     /// # Errors
     /// As [`JournalReader::read_header`].
@@ -120,7 +122,7 @@ impl JournalReader {
         Ok(header)
     }
 
-    /// Reads and checks the body of the block with this `header`, and replaces `body` by it.
+    /// Reads and checks the body of the block with this `header`. Replaces the content of `body` by the block's body.
     fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), JournalError> {
         let position = header.position;
         body.clear();
@@ -140,11 +142,12 @@ impl JournalReader {
         ChainPoint::start(self.shared.data_id)
     }
 
-    /// Reads the block at `point`, replaces `body` by its body, and returns its header and the place after it. Checks that
-    /// the block is whole and follows the blocks before `point`.
+    /// Reads the block at `point` and replaces the content of `body` by its body. Returns its header and the point
+    /// after the block. Checks that the block is undamaged and has the sequence and the previous hash that `point`
+    /// states.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if no such block is there, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if the block fails a check, or as [`JournalReader::read_at`].
     pub fn read_next(
         &self,
         point: &ChainPoint,
@@ -157,8 +160,9 @@ impl JournalReader {
         Ok((header, point.after(&header, hash, self.shared.geometry)))
     }
 
-    /// Returns whether the journal contains `point`: whether the block before it is the block that `point` names. No block
-    /// is before the start of the journal.
+    /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the
+    /// sequence, the hash and the position that `point` states. The start of the journal has no block before it, and is
+    /// compared directly.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -179,11 +183,12 @@ impl JournalReader {
         }
     }
 
-    /// Returns where `segment` starts, from the header of its first block, which must be whole. If the journal ends at the
-    /// start of the segment, there is no such block, and this returns `end`.
+    /// Returns the chain point at the start of `segment`. Takes its sequence and hash from the header of the first
+    /// block of the segment. If the journal ends at the start of the segment, the segment has no block, and this method
+    /// returns `end`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if no such header is there, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if the segment has no valid first header, or as [`JournalReader::read_at`].
     pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         let position = Position::new(segment, 0);
         if end.position == position {
@@ -202,10 +207,11 @@ impl JournalReader {
         Ok(point)
     }
 
-    /// Returns where the block after the block with this `header` starts.
+    /// Returns the position of the block after the block with this `header`.
     ///
     /// # Panics
-    /// As [`Geometry::position_after`]: never for a header that a reader returned.
+    /// As [`Geometry::position_after`]. Never panics for a header that a reader returned, because the reader has
+    /// checked it.
     #[must_use]
     pub fn position_after(&self, header: &BlockHeader) -> Position {
         self.shared
@@ -213,7 +219,7 @@ impl JournalReader {
             .position_after(header.position, header.body_bytes)
     }
 
-    /// Checks that the block with this `header` is the block that `point` expects.
+    /// Checks that `header` has the sequence and the previous hash that `point` states.
     fn check_link(&self, point: &ChainPoint, header: &BlockHeader) -> Result<(), JournalError> {
         if header.block_sequence != point.block_sequence {
             let found = header.block_sequence;
@@ -226,13 +232,13 @@ impl JournalReader {
         Ok(())
     }
 
-    /// Makes the error for a block at `point` that does not follow the block before it.
+    /// Makes the error for a block at `point` that does not contain the hash of the block before it.
     #[must_use]
     pub fn chain_broken(&self, point: &ChainPoint) -> JournalError {
         self.corrupt(point.position, point.block_sequence, CorruptionKind::ChainBroken)
     }
 
-    /// Makes a reader of the same journal that shares no open files with this one.
+    /// Makes a reader of the same journal that shares no open files with this reader.
     #[must_use]
     pub fn with_own_files(&self) -> Self {
         JournalReader {
@@ -246,7 +252,7 @@ impl JournalReader {
         }
     }
 
-    /// Closes all files. Later reads open the files that then have the names of the segments.
+    /// Closes all open segment files. A later read opens the file that has the name of the segment at that time.
     pub fn close_segments(&self) {
         self.shared.open.lock().recent_last.clear();
     }
@@ -287,7 +293,8 @@ impl OpenSegments {
         Some(file)
     }
 
-    /// Stores an open file. If two readers opened the same segment at the same time, the later file replaces the earlier.
+    /// Stores an open file. If two threads opened the same segment at the same time, the file that is stored later
+    /// replaces the other.
     fn insert(&mut self, number: u32, file: Arc<dyn DiskFile>) {
         self.recent_last.retain(|(open, _)| *open != number);
         if self.recent_last.len() >= OPEN_SEGMENTS_MAX {

@@ -1,15 +1,16 @@
-//! The repair before appends: removes what a crash left after the end of the journal.
+//! Repairs a journal after a crash and before the first append: removes the remains of an incomplete write.
 
 use crate::{
     block::BlockBuffer, directory::DataDirectory, disk::FileAccess, error::JournalError,
     reader::JournalReader, scan::Tail, segment_file::segment_name,
 };
 
-/// Makes the journal on disk durably equal to what the scan found.
+/// Makes the journal on disk end durably where the scan found its end.
 ///
-/// Unless the last process stopped cleanly, this writes the last block again, unchanged. If the sync of that block failed,
-/// the block may exist only in the memory of the system, and only a new write makes a new sync write it to disk. A crash
-/// during this write does no harm: every sector gets the bytes that it already has.
+/// Unless the last process stopped cleanly, this function also writes the last block again, with the same bytes. The
+/// reason: if the last process failed to sync that block, the block may exist only in the page cache of the operating
+/// system, and the system does not write it to disk unless it is written again. A crash during this write does no harm,
+/// because every sector gets the bytes that it already has.
 pub(super) fn repair(
     directory: &DataDirectory,
     reader: &JournalReader,
@@ -25,8 +26,8 @@ pub(super) fn repair(
             block_sequence = end.block_sequence,
             remains_bytes = torn.remains_bytes,
             defect = %torn.defect,
-            "the last block is incomplete and is removed: a crash interrupted its write, and no client received a reply for \
-             it. After a crash, damage to the last acknowledged block looks the same"
+            "removed the incomplete last block: a crash interrupted its write, and no client received a reply for it. If an \
+             acknowledged last block was damaged during the crash, it looks the same"
         );
         let file = open(end.position.segment())?;
         file.write_at(

@@ -1,8 +1,9 @@
-//! The scan that finds the end of a journal after a crash, and distinguishes what a crash leaves from damage.
+//! The scan, which a process runs when it opens a journal: finds the end of the journal, and distinguishes the remains
+//! of a crash from damage.
 //!
-//! The journal writes one block at a time and syncs it before the next. So a crash leaves at most one incomplete block, with
-//! nothing after it. Everything else that is not a complete chain of blocks is damage. The scan reports damage and never
-//! repairs it.
+//! The journal writes one block at a time and syncs the block before it writes the next block. So a crash leaves at
+//! most one incomplete block, and only zeros after that block. Every other break in the chain of blocks is damage. The
+//! scan reports damage and never repairs it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,24 +27,25 @@ use crate::{
 /// The end of a journal, as a scan found it.
 #[derive(Debug, Clone)]
 pub struct Tail {
-    /// Where the next block goes.
+    /// The end of the journal: the point at which the next block belongs.
     pub end: ChainPoint,
     /// Number of blocks that the scan passed to its visitor.
     pub blocks: u64,
-    /// The header of the last of these blocks.
+    /// The header of the last block that the scan passed to its visitor; `None` if `blocks` is 0.
     pub last: Option<BlockHeader>,
-    /// The remains of an incomplete write after `end`; `None` if there are none.
+    /// The remains of an incomplete write after `end`; `None` if only zeros follow `end`.
     pub torn: Option<TornTail>,
-    /// Whether the last process stopped cleanly at `end`. If so, no durable block is missing at the end.
+    /// Whether the marker of a clean stop names `end`. Then no durable block is missing at the end.
     pub clean: bool,
-    /// Whether the marker file of a clean stop exists, whether it names `end` or another place. The file must be
-    /// removed before an append.
+    /// Whether the marker of a clean stop exists. The marker may name `end` or another point, or be unreadable. It must
+    /// be removed before an append.
     pub(super) marked: bool,
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after the segment of `end` exists, has its full length, and is empty.
     pub(super) spare_ready: bool,
-    /// Empty segments after the segment that [`Tail::spare_ready`] describes. They are not needed.
+    /// The numbers of the empty segments after the segment that [`Tail::spare_ready`] describes. These segments are not
+    /// needed.
     pub(super) surplus_segments: Vec<u32>,
 }
 
@@ -52,7 +54,7 @@ pub struct Tail {
 pub struct TornTail {
     /// Why the remains are not a block.
     pub defect: BlockDefect,
-    /// Bytes from the end of the journal to the last byte that is not zero, rounded up to a multiple of 8.
+    /// Number of bytes from the end of the journal to the last byte that is not zero, rounded up to a multiple of 8.
     pub remains_bytes: u32,
 }
 
@@ -63,11 +65,11 @@ pub enum ScanError<E> {
     #[error(transparent)]
     Store(#[from] JournalError),
     /// The visitor returned an error for a block.
-    #[error("the visitor refused a block: {0}")]
+    #[error("the visitor returned an error for a block: {0}")]
     Visitor(E),
 }
 
-/// Reads the chain of blocks from a place to the end. Never writes.
+/// Reads the chain of blocks from a given point to the end of the journal. Never writes.
 #[derive(Debug)]
 pub(super) struct ChainScanner<'a> {
     disk: &'a dyn Disk,
@@ -77,13 +79,13 @@ pub(super) struct ChainScanner<'a> {
     stop: CleanStop,
 }
 
-/// What is at a place where a block is expected.
+/// What the scanner found at a position where a block is expected.
 enum Probe {
     Block(BlockHeader, BlockHash),
     NoBlock(BlockDefect),
 }
 
-/// What is in a part of a segment that should be empty.
+/// What the scanner found in a part of a segment that should contain only zeros.
 #[derive(Debug, Default)]
 struct Survey {
     /// The first complete header of a later block: its position and block sequence.
@@ -91,22 +93,24 @@ struct Survey {
     dirty: Option<DirtyBytes>,
 }
 
-/// The range of the words that are not zero in a part of a segment, as offsets in the segment. A word has
+/// The first and the last word that is not zero in a part of a segment, as offsets in the segment. A word has
 /// [`BLOCK_ALIGNMENT`] bytes.
 #[derive(Debug)]
 struct DirtyBytes {
+    /// The offset of the first word that is not zero.
     first: u32,
-    /// The offset after the last word that is not zero.
+    /// The offset of the end of the last word that is not zero.
     end: u32,
 }
 
-/// A survey reads this many bytes at a time.
+/// Number of bytes that [`ChainScanner::survey`] reads at a time.
 const SURVEY_STEP_BYTES: u32 = 1 << 20;
 
 // ===== impl Tail =====
 
 impl Tail {
-    /// Returns what the writer must know about the marker of a clean stop.
+    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this to decide
+    /// whether to remove or to write the marker.
     pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
             (true, _) => MarkerState::Here,
@@ -136,8 +140,8 @@ impl<'a> ChainScanner<'a> {
         })
     }
 
-    /// Calls `visitor` for every block from `from` on and finds the end of the journal. Does not read the block
-    /// before `from`. See [`crate::Journal::scan`].
+    /// Calls `visitor` for every block after `from`, and finds the end of the journal. Does not check the block before
+    /// `from`. See [`crate::Journal::scan`].
     pub(super) fn scan<E>(
         &self,
         from: ChainPoint,
@@ -148,7 +152,7 @@ impl<'a> ChainScanner<'a> {
         let mut point = from;
         let mut blocks = 0;
         let mut last = None;
-        // The loop ends: every block moves `point` forward, and the segments are finite.
+        // The loop ends, because every block moves `point` forward and the number of segments is finite.
         let defect = loop {
             if let CleanStop::At(end) = &self.stop
                 && end.block_sequence == point.block_sequence
@@ -172,8 +176,9 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Checks that the journal contains the last block that is known to have been durable. If the marker of a clean
-    /// stop names the end of the journal or is unreadable, also checks that no incomplete write follows the end.
+    /// Checks that the journal contains the last block that was durable according to `durable_through` or to the marker
+    /// of a clean stop. If the marker names the end of the journal or is unreadable, also checks that no incomplete
+    /// write follows the end.
     fn check_stop(&self, tail: &Tail, durable_through: u64, defect: BlockDefect) -> Result<(), JournalError> {
         let durable_through = match &self.stop {
             CleanStop::At(end) => durable_through.max(end.last_block_sequence()),
@@ -193,20 +198,20 @@ impl<'a> ChainScanner<'a> {
             tracing::warn!(
                 stop = ?self.stop,
                 end = %tail.end.position,
-                "the journal does not end where journal/CLEAN says it was stopped: that file is damaged, or the directory contains \
-                 files of several copies. The chain of blocks is complete"
+                "the end of the journal is not the end that journal/CLEAN states: that file is damaged, or the directory \
+                 contains files of several copies. The chain of blocks is complete"
             );
         }
         Ok(())
     }
 
-    /// Returns whether the marker of a clean stop exists, even if it is unreadable or names another place than the
+    /// Returns whether the marker of a clean stop exists. The marker may be unreadable or name another point than the
     /// end.
     pub(super) fn is_marked(&self) -> bool {
         self.stop.is_marked()
     }
 
-    /// Returns the header at `position`, or why there is none.
+    /// Returns the header at `position`, or why the bytes at `position` are not a header.
     pub(super) fn header_at(
         &self,
         position: Position,
@@ -218,8 +223,8 @@ impl<'a> ChainScanner<'a> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
 
-    /// Returns the block at `point`, or why there is none. An error means certain damage, whatever bytes follow, or a
-    /// failed operation.
+    /// Returns the block at `point`, or why the bytes at `point` are not a block. Returns an error if these bytes prove
+    /// damage, so that the bytes after them need not be examined, or if an operation fails.
     fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
         let header = match self.read_header(window, point.position)? {
             Ok(header) => header,
@@ -264,8 +269,8 @@ impl<'a> ChainScanner<'a> {
     }
 
     /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may
-    /// be there. This check comes before [`ChainScanner::check_stop`], because its errors say more than that a block
-    /// is missing.
+    /// follow. The caller calls this before [`ChainScanner::check_stop`], because an error of this method says more
+    /// about the damage than that a block is missing.
     fn tail(
         &self,
         end: ChainPoint,
@@ -304,8 +309,9 @@ impl<'a> ChainScanner<'a> {
         Ok(tail)
     }
 
-    /// Returns the length of the remains of an incomplete write in segment `number`, at or after the segment of `end`.
-    /// Returns an error if these bytes cannot be such remains.
+    /// Returns the length, in bytes, of the remains of an incomplete write in segment `number`; 0 if only zeros follow
+    /// the end. The segment is the segment of `end` or a later one. Returns an error if bytes that are not zero cannot
+    /// be such remains.
     fn remains(&self, end: &ChainPoint, number: u32, defect: BlockDefect) -> Result<u32, JournalError> {
         let is_active = number == end.position.segment();
         let start = if is_active {
@@ -333,8 +339,9 @@ impl<'a> ChainScanner<'a> {
         Err(self.corrupt(end, CorruptionKind::StrayBytes { first }))
     }
 
-    /// Checks the segment files against what a crash can leave: a segment gets its name after its full length is durable, and
-    /// before the next segment gets its name.
+    /// Checks that a crash can have left these segment files. The journal renames a segment to its final name only
+    /// after its full length is durable and the segment before it has its final name. So no crash leaves a segment that
+    /// is too short, or a later segment without the segment of `end`.
     fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)
@@ -355,8 +362,8 @@ impl<'a> ChainScanner<'a> {
         Ok(())
     }
 
-    /// Searches for bytes that are not zero, and for the header of a block later than `expected_sequence`, from `start` to
-    /// the end of its segment.
+    /// Searches the bytes from `start` to the end of the segment for bytes that are not zero, and for the header of a
+    /// block with a greater sequence than `expected_sequence`.
     fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);
@@ -402,8 +409,8 @@ impl<'a> ChainScanner<'a> {
 // ===== impl BlockDefect =====
 
 impl BlockDefect {
-    /// Returns whether an incomplete write can cause this defect. An incomplete write cannot cause a complete header
-    /// that belongs to another place.
+    /// Returns whether an incomplete write can cause this defect. It cannot leave a header with a correct checksum that
+    /// belongs to another position, directory or sequence.
     fn may_be_torn(self) -> bool {
         match self {
             BlockDefect::NoSegment | BlockDefect::BodyChecksum => true,

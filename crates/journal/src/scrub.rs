@@ -1,19 +1,20 @@
-//! The scrub: reads the whole journal again, one block at a time, to find damage before a client asks for damaged data.
+//! The scrub: reads the whole journal again, one block at a time, to find damage before a client requests the damaged
+//! data.
 
 use crate::{
     block::HEADER_BYTES, chain_point::ChainPoint, error::JournalError, position::Position,
     reader::JournalReader, segment_file::segment_after,
 };
 
-/// The state of a pass over the journal, from the first block to the last durable block. The pass makes the same
-/// checks of each block as recovery: the header, the checksum, and that the block follows the block before it.
+/// The state of a pass over the journal, from the first block to the last durable block. The pass checks each block as
+/// recovery does: the header, the checksum of the body, and the hash of the block before it.
 #[derive(Debug)]
 pub struct Scrub {
     reader: JournalReader,
-    /// Where the next block is.
+    /// The point at which the next step reads a block.
     next: ChainPoint,
-    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the hash and sequence
-    /// in the header of the next block.
+    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the previous
+    /// hash and the sequence that the header of the next block states.
     unlinked: bool,
     body: Vec<u8>,
 }
@@ -23,23 +24,23 @@ pub struct Scrub {
 pub enum ScrubStep {
     /// A block passed all checks.
     Whole {
-        /// Length of its header and body, in bytes.
+        /// Length of the block's header and body, in bytes.
         bytes: u64,
     },
-    /// A block or the rest of a segment is damaged or unreadable. The pass continues after it.
+    /// A block or the rest of a segment is damaged or unreadable. The next step continues after the damage.
     Damaged {
-        /// Where the damage is.
+        /// Start of the damage.
         position: Position,
         /// What is damaged.
         error: JournalError,
     },
-    /// The process or the system has no file descriptor left, so the segment could not be opened. This is no damage. The
-    /// next step tries the same block again.
+    /// The process or the system has no file descriptor left, so the segment could not be opened. This does not
+    /// indicate damage. The next step reads the same block again.
     Postponed {
         /// The error of the system.
         error: JournalError,
     },
-    /// The pass reached the end. The next step begins another pass.
+    /// The pass has checked all durable blocks. The next step begins another pass.
     Complete,
 }
 
@@ -51,20 +52,21 @@ impl Scrub {
     pub fn new(reader: &JournalReader) -> Self {
         Scrub {
             next: reader.start(),
-            // A file that other readers keep open stays readable after its segment was removed or replaced. Own
-            // files, opened again for each segment, reveal such damage.
+            // An open file stays readable after the segment was removed or replaced, so a shared open file would hide
+            // such damage. The scrub uses its own files and opens each segment again.
             reader: reader.with_own_files(),
             unlinked: false,
             body: Vec::new(),
         }
     }
 
-    /// Checks the next block before `durable`. Never reads after `durable`, where blocks are being written.
+    /// Checks the next block. `durable` is the point after the last durable block. Never reads after `durable`, because
+    /// the writer may be writing a block there.
     pub fn step(&mut self, durable: &ChainPoint) -> ScrubStep {
         if self.next.position >= durable.position {
             if !self.unlinked && !self.next.is_at(durable) {
-                // The last block on disk is not the block that the writer appended last, so blocks on disk were
-                // replaced.
+                // The hash of the last block on disk is not the hash of the block that the writer appended last. So
+                // blocks on disk were replaced.
                 self.unlinked = true;
                 return ScrubStep::Damaged {
                     position: durable.position,
@@ -101,8 +103,8 @@ impl Scrub {
         Ok(HEADER_BYTES as u64 + u64::from(header.body_bytes))
     }
 
-    /// Moves past a damaged block. If its header is readable, the header gives the length of the damaged block, and
-    /// the pass continues with the next block. Otherwise the pass continues with the next segment.
+    /// Moves `next` past a damaged block. If its header is readable, the header states the length of the block, and the
+    /// pass continues with the next block. Otherwise the pass continues with the next segment.
     fn skip(&mut self, durable: &ChainPoint) {
         let damaged = self.next.position;
         let next = match self.reader.read_header(damaged) {

@@ -1,4 +1,4 @@
-//! Segment files: their names and numbers.
+//! The names and numbers of segment files.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub(super) fn segment_name(number: u32) -> String {
     format!("{number:0SEGMENT_DIGITS$}{SEGMENT_SUFFIX}")
 }
 
-/// Returns the number of the segment whose file name is `name`; `None` if it is not the name of a segment.
+/// Returns the number of the segment whose file name is `name`. Returns `None` if `name` is not the name of a segment.
 pub(super) fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
     let number = digits.parse().ok()?;
@@ -22,8 +22,8 @@ pub(super) fn segment_number(name: &str) -> Option<u32> {
 /// Returns the number of the segment after `number`.
 ///
 /// # Panics
-/// If there is no such number. 2^32 segments of 4 KiB are 16 TiB, of 64 MiB 256 PiB. A number that did not grow would let a
-/// block overwrite an older one.
+/// If `number` is the last of the 2^32 numbers. A number that wrapped around would let a block overwrite an older
+/// block. With segments of 64 MiB, all numbers are used after 256 PiB.
 pub(super) fn segment_after(number: u32) -> u32 {
     let Some(next) = number.checked_add(1) else {
         panic!("the journal has used all {number} segment numbers");
@@ -31,7 +31,7 @@ pub(super) fn segment_after(number: u32) -> u32 {
     next
 }
 
-/// Returns the numbers of the segments in the directory `journal`, ascending.
+/// Returns the numbers of the segments in the directory `journal`, in ascending order.
 pub(super) fn list_segments(disk: &dyn Disk, journal: &Path) -> Result<Vec<u32>, DiskError> {
     let names = disk.list(journal)?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "has used all")]
-    fn a_segment_number_never_stops_growing_silently() {
+    fn segment_after_panics_after_the_last_number() {
         segment_after(u32::MAX);
     }
 }

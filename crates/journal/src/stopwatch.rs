@@ -1,6 +1,7 @@
 //! The clock for durations of disk operations.
 //!
-//! The durations are only reported. No decision of the journal depends on them, so tests need no clock that they can stop.
+//! The journal only reports these durations. No decision of the journal depends on them, so tests need no controllable
+//! clock.
 
 #[expect(
     clippy::disallowed_types,
@@ -8,7 +9,10 @@
 )]
 use std::time::Instant;
 
-#[expect(clippy::disallowed_types, reason = "see the import")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "for the reason at the import of `Instant`"
+)]
 /// Returns the current time of the monotonic clock.
 pub(crate) fn now() -> Instant {
     Instant::now()

@@ -1,4 +1,4 @@
-//! The check of a whole journal, which changes nothing.
+//! Checks all blocks of a journal and reports all damage. Changes nothing.
 
 use std::convert::Infallible;
 
@@ -14,33 +14,33 @@ use crate::{
 /// The result of [`crate::Journal::verify`].
 #[derive(Debug, Clone, Default)]
 pub struct JournalReport {
-    /// Number of whole blocks.
+    /// Number of undamaged blocks.
     pub blocks: u64,
-    /// Space that these blocks take, in bytes.
+    /// Space that the undamaged blocks take, in bytes.
     pub bytes: u64,
-    /// Number of records in these blocks, as their headers state it.
+    /// Number of records in the undamaged blocks, according to their headers.
     pub records: u64,
-    /// The header of the first whole block.
+    /// The header of the first undamaged block; `None` if `blocks` is 0.
     pub first: Option<BlockHeader>,
-    /// The header of the last whole block.
+    /// The header of the last undamaged block; `None` if `blocks` is 0.
     pub last: Option<BlockHeader>,
     /// Where the journal ends; `None` if the end is unknown because of damage.
     pub end: Option<ChainPoint>,
-    /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to the
-    /// last block looks the same.
+    /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to
+    /// the last block cannot be distinguished from such remains.
     pub torn: Option<TornTail>,
-    /// Whether the journal was stopped cleanly: then its last block is known to be the last durable block.
+    /// Whether the journal was stopped cleanly at `end`. Then no durable block is missing at the end.
     pub clean: bool,
-    /// Whether the marker file of a clean stop (`journal/CLEAN`) exists. If it exists and `clean` is false, the marker is
-    /// damaged, or names another place than the end of the journal.
+    /// Whether the marker of a clean stop (`journal/CLEAN`) exists. If the marker exists and `clean` is false, the
+    /// marker is damaged, or names another point than the end of the journal.
     pub marked: bool,
-    /// The first damage.
+    /// The first damage; `None` if the journal is undamaged.
     pub corruption: Option<Corruption>,
-    /// Damage after the first, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
+    /// The other damages, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
     pub further_damages: Vec<Corruption>,
 }
 
-/// Maximum of [`JournalReport::further_damages`]: the check then stops.
+/// Maximum number of [`JournalReport::further_damages`]. The check stops when it has found this many.
 pub const FURTHER_DAMAGES_MAX: usize = 64;
 
 // ===== impl JournalReport =====
@@ -69,7 +69,7 @@ impl JournalReport {
     }
 }
 
-/// Checks the chain from `start` on. See [`crate::Journal::verify`].
+/// Checks all blocks after `start`. See [`crate::Journal::verify`].
 pub(super) fn check_chain(
     scanner: &ChainScanner<'_>,
     start: ChainPoint,
@@ -104,8 +104,9 @@ pub(super) fn check_chain(
     }
 }
 
-/// Returns the place of the first whole block after the damage. Takes the sequence and the previous hash from the header of
-/// that block, because no block before it can confirm them.
+/// Returns the point of the first block after the damage from which the check can continue; `None` if no such block is
+/// known. Takes the sequence and the previous hash from the header of that block, because the damaged block before it
+/// cannot confirm them.
 fn whole_block_after(
     scanner: &ChainScanner<'_>,
     corruption: &Corruption,

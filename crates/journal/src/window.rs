@@ -1,4 +1,4 @@
-//! A buffer over a part of a segment file, to read the file from start to end with few system calls.
+//! A read buffer for a segment file, to read the file from start to end with few system calls.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,14 +9,14 @@ use crate::{
     segment_file::segment_name,
 };
 
-/// A part of a segment in memory. Bytes after the end of the file read as zeros, like a part of a segment to which nothing
-/// was written.
+/// A part of a segment in memory. Bytes after the end of the file read as zeros, like bytes of a segment that were
+/// never written.
 #[derive(Debug)]
 pub(super) struct SegmentWindow<'a> {
     disk: &'a dyn Disk,
     journal: &'a Path,
     segment: Option<(u32, Arc<dyn DiskFile>)>,
-    /// Its length never changes.
+    /// The content of the window. Its length never changes.
     bytes: Vec<u8>,
     /// The offset of `bytes` in the segment; `None` before the first read.
     start: Option<u32>,
@@ -25,7 +25,7 @@ pub(super) struct SegmentWindow<'a> {
 // ===== impl SegmentWindow =====
 
 impl<'a> SegmentWindow<'a> {
-    /// Makes a window of `bytes`, or of the length of a header if that is more.
+    /// Makes a window of `bytes` bytes, or of the length of a header if that is more.
     pub(super) fn new(disk: &'a dyn Disk, journal: &'a Path, bytes: u32) -> Self {
         let bytes = vec![0; HEADER_BYTES.max(bytes as usize)];
         SegmentWindow {
@@ -37,7 +37,7 @@ impl<'a> SegmentWindow<'a> {
         }
     }
 
-    /// Opens segment `number`, from which the other methods then read. Returns whether it exists.
+    /// Opens segment `number`. The other methods then read from this segment. Returns whether the segment exists.
     pub(super) fn open(&mut self, number: u32) -> Result<bool, JournalError> {
         if matches!(&self.segment, Some((open, _)) if *open == number) {
             return Ok(true);
@@ -85,7 +85,7 @@ impl<'a> SegmentWindow<'a> {
     /// If no segment is open.
     pub(super) fn header_bytes(&mut self, offset: u32) -> Result<&HeaderBytes, JournalError> {
         let Some(bytes) = self.view(offset, HEADER_BYTES_U32)?.first_chunk() else {
-            panic!("a view has the requested length");
+            panic!("the window must return as many bytes as were requested");
         };
         Ok(bytes)
     }
@@ -115,7 +115,7 @@ impl<'a> SegmentWindow<'a> {
     fn fill(&mut self, offset: u32) -> Result<(), JournalError> {
         self.start = None;
         let Some((_, file)) = &self.segment else {
-            panic!("a window reads from an open segment only");
+            panic!("a segment must be open before a window reads from it");
         };
         let bytes_read = file.read_at(u64::from(offset), &mut self.bytes)?;
         self.bytes.split_at_mut(bytes_read).1.fill(0);

@@ -15,7 +15,7 @@ use crate::{
     stopwatch::now,
 };
 
-/// Appends blocks. Each block is durable before the next one is written. One thread owns the writer.
+/// Appends blocks. Each block is durable before the next block is written. One thread owns the writer.
 #[derive(Debug)]
 pub struct JournalWriter {
     pool: Arc<SegmentPool>,
@@ -37,22 +37,23 @@ pub struct AppendReceipt {
     pub block_sequence: u64,
     /// The hash of the block.
     pub block_hash: BlockHash,
-    /// Length of what was written: header, body and padding, in bytes.
+    /// Length of the header, the body and the padding together, in bytes.
     pub bytes_written: u64,
     /// Duration of the write.
     pub write_duration: Duration,
     /// Duration of the sync.
     pub sync_duration: Duration,
-    /// Whether the block is the first of a segment. Then the [`crate::SegmentPreparer`] has work.
+    /// Whether the block is the first of a segment. Then the [`crate::SegmentPreparer`] must prepare the next segment.
     pub segment_started: bool,
 }
 
 // ===== impl JournalWriter =====
 
 impl JournalWriter {
-    /// Makes a writer that continues at `end`, whose segment exists.
+    /// Makes a writer that continues at `end`. The segment of `end` must exist.
     ///
-    /// The marker of a clean stop stays until the first append: a process that appends nothing leaves the stop clean.
+    /// The marker of a clean stop stays until the first append. So the marker stays valid if the process appends
+    /// nothing.
     pub(super) fn new(
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
@@ -75,13 +76,13 @@ impl JournalWriter {
     /// Appends a block and makes it durable with one write and one sync. `block` keeps its body.
     ///
     /// # Errors
-    /// After an error the writer is poisoned: which blocks are durable is unknown, and every later append fails with
-    /// [`JournalError::Poisoned`]. The writer never repeats a sync: a second sync may succeed although the system has
-    /// discarded the block.
+    /// After any error the writer is poisoned: it is unknown which blocks are durable, and every later append fails
+    /// with [`JournalError::Poisoned`]. The writer never repeats a failed sync, because a second sync may succeed
+    /// although the operating system has discarded the block.
     ///
     /// # Panics
-    /// If the block was placed elsewhere than at [`JournalWriter::end`]: its records would not be where their positions say.
-    /// Then, too, the writer is poisoned.
+    /// If the position in `meta` is not [`JournalWriter::end`]: readers would not find the records at their positions.
+    /// A panic also poisons the writer.
     pub fn append(
         &mut self,
         meta: &BlockMeta,
@@ -90,7 +91,8 @@ impl JournalWriter {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        // Reset at the very end, so that the writer stays poisoned after an error and after a panic.
+        // Set before the work and reset only after success, so that the writer stays poisoned after an error or a
+        // panic.
         self.poisoned = true;
         let header = self.header(meta, block)?;
         self.check_follows_end(&header);
@@ -113,7 +115,7 @@ impl JournalWriter {
             assert_eq!(
                 bytes.len(),
                 span_bytes as usize,
-                "what is written must be as long as the block that was placed"
+                "the written bytes must be as long as the space that was computed for the block"
             );
             self.active.write_at(offset, bytes)
         })?;
@@ -134,12 +136,13 @@ impl JournalWriter {
         })
     }
 
-    /// Writes the marker of a clean stop and accepts no more blocks. The next start then knows which block was the last
-    /// durable one, and can distinguish damage to it from a write that a crash interrupted.
+    /// Writes the marker of a clean stop and accepts no more blocks. The marker names the last durable block, so that
+    /// the next start can distinguish damage to this block from a write that a crash interrupted.
     ///
     /// # Errors
-    /// [`JournalError::Poisoned`] if an append failed, so that it is unknown what is durable, or if `finish` was called
-    /// before. [`JournalError::Disk`] if the disk fails: then the marker is absent or correct.
+    /// [`JournalError::Poisoned`] if an append failed, because it is then unknown which blocks are durable, or if
+    /// `finish` was called before. [`JournalError::Disk`] if the disk fails. Then the marker either does not exist or
+    /// is correct.
     pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
@@ -152,7 +155,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Returns the place after the last durable block. A checkpoint of the state after that block stores this place.
+    /// Returns the point after the last durable block. A checkpoint of the state after that block stores this point.
     #[must_use]
     pub fn end(&self) -> ChainPoint {
         self.end
@@ -189,18 +192,18 @@ impl JournalWriter {
         })
     }
 
-    /// Asserts that the block goes directly after the last durable block: a block elsewhere would overwrite another one, or
-    /// could never be found.
+    /// Asserts that the block's position is directly after the last durable block. At another position, the block would
+    /// overwrite another block, or recovery would never find it.
     fn check_follows_end(&self, header: &BlockHeader) {
         assert_eq!(
             header.position, self.end.position,
-            "the block was placed elsewhere than the journal ends"
+            "the position of the block must be the end of the journal"
         );
         let segment = header.position.segment();
         assert!(
             segment == self.active_segment
                 || (segment == segment_after(self.active_segment) && header.position.offset() == 0),
-            "the block at {} must be in segment {} or start the next one",
+            "the block at {} must be in segment {} or at the start of the next segment",
             header.position,
             self.active_segment
         );

@@ -1,16 +1,19 @@
-//! Checkpoints: copies of the accounts, made in small steps while transactions go on.
+//! Checkpoints: copies of all accounts, made in small steps while EXEC, the thread that executes batches, continues to
+//! process transactions.
 //!
-//! A checkpoint is *fuzzy*: its accounts are copied at different times, all after its start point. Each copy has the number
-//! of the record that last changed the account. A replay from the start point skips an account until the records are newer
-//! than that. So EXEC does not stop for a checkpoint, and no account is locked or copied twice.
+//! A checkpoint is *fuzzy*: its accounts are copied at different times, all after its start point. Each copy stores the
+//! number of the last record that changed the account. A replay from the start point applies a record to an account
+//! only if the record has a greater number than the copy stores. So EXEC does not stop for a checkpoint, and no account
+//! is locked or copied twice.
 //!
-//! A checkpoint is published only when all changes that it contains are durable. AUX requests its chunks through the batch
-//! processor like any other read, and a reply waits for the blocks on which it depends.
+//! A checkpoint gets its final name only when all changes that it contains are durable. AUX, the thread that does
+//! maintenance, requests each chunk from EXEC through the batch processor, as a client reads an account. The batch
+//! processor sends the reply after the blocks on which the chunk depends are durable.
 //!
 //! ```text
 //! chunk 0:    version | start point in the journal | start point in the order
 //! chunk 1..n: accounts, in the order of creation
-//! last chunk: the number of the last block that was durable when the last account had been copied
+//! last chunk: the number of the last block that was durable after the last account had been copied
 //! ```
 
 use tally_journal::{
@@ -26,11 +29,11 @@ use super::point::{DurablePoint, OrderPoint};
 
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
-/// Version of the layout above.
+/// Version of the layout that the module documentation describes.
 const VERSION: u8 = 1;
-/// Number of accounts that are copied in one step. A step takes much less than 0.1 ms of EXEC's time.
+/// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms.
 pub const CHUNK_ACCOUNTS: usize = 1024;
-/// Number of checkpoints that are kept: the newest, and an older one in case the newest is damaged.
+/// Number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged.
 pub const KEEP: usize = 2;
 
 /// A checkpoint that is being written.
@@ -46,21 +49,24 @@ pub struct LoadedCheckpoint {
     pub ledger: Ledger,
     /// The point from which the journal must be replayed.
     pub start: DurablePoint,
-    /// The number of a block that the journal must contain.
+    /// The number of the last block that was durable when the checkpoint was written. The journal must contain this
+    /// block.
     pub durable_through: u64,
-    /// The number of the last record that changed an account, which the journal must contain; 0 without accounts.
+    /// The number of the last record that changed an account of the checkpoint; 0 if the checkpoint has no accounts.
+    /// The journal must contain this record.
     pub last_entry: u64,
 }
 
-/// The checkpoint files of a data directory. A file's number is the number of the first block after the checkpoint.
+/// Opens the checkpoint files of a data directory. The number of a file is the number of the first block after the
+/// start point of the checkpoint.
 ///
 /// # Errors
-/// If the directory of checkpoints can't be made or read.
+/// [`JournalError::Disk`] if the directory of checkpoints cannot be made or read.
 pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// The same as [`files`], but changes nothing.
+/// Opens the checkpoint files like [`files`], but changes nothing on disk.
 #[must_use]
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
@@ -69,7 +75,7 @@ pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
 // ===== impl LoadedCheckpoint =====
 
 impl LoadedCheckpoint {
-    /// A ledger without accounts, before the first block at `start`.
+    /// Makes the state before the first block: a ledger without accounts. `start` is the start of the journal.
     pub(super) fn empty(start: ChainPoint, seed: u64) -> Self {
         LoadedCheckpoint {
             ledger: Ledger::new(seed),
@@ -86,10 +92,11 @@ impl LoadedCheckpoint {
 // ===== impl CheckpointWriter =====
 
 impl CheckpointWriter {
-    /// Starts a checkpoint, after which the journal is replayed from `start`.
+    /// Begins a checkpoint with the start point `start`. A recovery from this checkpoint replays the blocks after
+    /// `start`.
     ///
     /// # Errors
-    /// If the disk fails.
+    /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn begin(files: &ChunkedFiles, start: &DurablePoint) -> Result<Self, JournalError> {
         let mut file = files.create(start.chain.block_sequence)?;
         let mut meta = vec![VERSION];
@@ -104,15 +111,16 @@ impl CheckpointWriter {
     /// Adds a chunk of accounts, encoded by [`put_accounts`].
     ///
     /// # Errors
-    /// If the disk fails.
+    /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
         self.file.write_chunk(chunk)
     }
 
-    /// Publishes the checkpoint. `durable_through` is the number of the last durable block.
+    /// Completes the checkpoint and gives it its final name. `durable_through` is the number of the last durable block.
+    /// Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// If the disk fails.
+    /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn finish(mut self, durable_through: u64) -> Result<u64, JournalError> {
         let mut last = Vec::new();
         put_varint(&mut last, u128::from(durable_through));
@@ -121,18 +129,22 @@ impl CheckpointWriter {
     }
 }
 
-/// Encodes up to [`CHUNK_ACCOUNTS`] accounts from `from` on. Returns the number of the next account; `None` after the last
-/// account.
+/// Appends the encodings of up to [`CHUNK_ACCOUNTS`] accounts to `out`, beginning with the account `from`. Returns the
+/// number of the next account, or `None` if no account is left.
 ///
 /// # Panics
-/// If the table does not hold an account that it lists: the checkpoint would lose the account's balances.
+/// If the table of accounts does not contain an account that it lists: the checkpoint would lose the account's
+/// balances.
 pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Option<AccountIndex> {
     let accounts = ledger.accounts();
     let mut indexes = accounts.indexes_from(from);
     for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
         let (Some(account), Some((content, create_time))) = (accounts.get(index), accounts.content(index))
         else {
-            panic!("account number {} is listed, and is not in the table", index.0);
+            panic!(
+                "account number {} is in the list of accounts, but not in the table",
+                index.0
+            );
         };
         content.put(out);
         let Balances {
@@ -150,12 +162,13 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
     indexes.next()
 }
 
-/// Loads the newest checkpoint that is complete and readable; `None` without one. Skips others with a warning, because an
-/// older checkpoint and the journal together hold the same accounts.
+/// Loads the newest checkpoint that is undamaged and readable. Returns `None` if no such checkpoint exists. Skips a
+/// damaged checkpoint and logs a warning. The result of the recovery is the same with an older checkpoint, because the
+/// replay then begins earlier in the journal.
 ///
 /// # Errors
-/// [`JournalError::UnsupportedVersion`] if an unknown version of the program wrote a checkpoint, [`JournalError::Disk`] if the
-/// directory of checkpoints can't be listed.
+/// [`JournalError::UnsupportedVersion`] if a checkpoint has a format version that this program does not support,
+/// [`JournalError::Disk`] if the directory of checkpoints cannot be listed.
 pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>, JournalError> {
     files.newest(|_, file| read(file, seed))
 }
@@ -163,7 +176,7 @@ pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>,
 /// Reads a checkpoint file whose checksums have been verified.
 ///
 /// # Errors
-/// [`JournalError::ChunkedFile`] if the file does not hold a checkpoint, [`JournalError::Disk`] if the disk fails.
+/// [`JournalError::ChunkedFile`] if the file does not contain a checkpoint, [`JournalError::Disk`] if the disk fails.
 pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoint, JournalError> {
     let malformed = |Malformed { what }| file.malformed(what);
     let last = file
@@ -220,7 +233,7 @@ fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
     Ok(DurablePoint { chain, order })
 }
 
-/// Adds the next account to `ledger`. Returns the number of the record that last changed the account.
+/// Decodes the next account and adds it to `ledger`. Returns the number of the record that last changed the account.
 fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Malformed> {
     let account = NewAccount::take(reader)?;
     let mut column = || reader.varint_u128().map(Amount::new);
@@ -239,7 +252,7 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Mal
     })?;
     let Some(account) = accounts.get_mut(index) else {
         panic!(
-            "account number {} was just added, and is not in the table",
+            "account number {} was added, but is not in the table of accounts",
             index.0
         );
     };

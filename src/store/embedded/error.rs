@@ -15,12 +15,12 @@ pub enum RecordError {
     /// The journal could not be read.
     #[error(transparent)]
     Store(#[from] JournalError),
-    /// The bytes at the position are not the record that was written there.
+    /// The bytes at the position are not a record, or not the record that was expected.
     #[error("the record at {position}: {source}")]
     Malformed {
         /// The position of the record.
         position: Position,
-        /// The value that was expected.
+        /// Names the value that was expected.
         source: Malformed,
     },
 }
@@ -28,7 +28,8 @@ pub enum RecordError {
 // ===== impl RecordError =====
 
 impl RecordError {
-    /// The position of the damage, if the journal is damaged. `None` if the error has another cause, such as a failing disk.
+    /// Returns the position of the damage if the journal is damaged. Returns `None` if the error has another cause,
+    /// such as a failing disk.
     #[must_use]
     pub const fn damage(&self) -> Option<Position> {
         match self {
@@ -44,51 +45,51 @@ impl RecordError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The directory, the journal, a checkpoint or an id file.
+    /// A file of the directory could not be read or written, is damaged, or has another format version.
     #[error(transparent)]
     Store(#[from] JournalError),
-    /// The directory was made for blocks that are too small for the largest request.
+    /// The maximum size of a block, which was set when the directory was made, is too small for the largest request.
     #[error("the data directory has blocks of at most {found} bytes, at least {minimum} are needed")]
     BlockTooSmall {
         /// The maximum size of the directory's blocks, in bytes.
         found: u32,
-        /// The size that is needed, in bytes.
+        /// The maximum size that is needed, in bytes.
         minimum: u32,
     },
-    /// An account of the checkpoint was changed by a record that the journal does not contain.
+    /// The checkpoint contains a change by a record that the journal does not contain.
     #[error(
-        "the checkpoint contains changes of record {found}, but the next record of the journal has number {next}: they are \
-         from different backups"
+        "the checkpoint contains changes of record {found}, but the next record of the journal has number {next}: the \
+         checkpoint and the journal are from different backups"
     )]
     CheckpointAhead {
         /// The number of the last record that changed an account of the checkpoint.
         found: u64,
-        /// The number of the next record.
+        /// The number that the next record of the journal will get.
         next: u64,
     },
     /// A record can't be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// A record does not follow from the records before it.
+    /// A record contradicts the records before it. For example, it posts to an account that does not exist.
     #[error("block {block_sequence}, entry {entry}: {source}")]
     Replay {
         /// The number of the block.
         block_sequence: u64,
         /// The number of the record.
         entry: u64,
-        /// Why the record does not follow.
+        /// The contradiction.
         source: ReplayError,
     },
-    /// A block does not continue where the block before it ends.
-    #[error("block {block_sequence}: {field} is {found}, but {expected} follows from the block before it")]
+    /// A number in the header of a block contradicts the blocks before it or the records in the block.
+    #[error("block {block_sequence}: {field} is {found}, but must be {expected}")]
     Order {
         /// The number of the block.
         block_sequence: u64,
-        /// The field of the block's header.
+        /// The name of the field.
         field: &'static str,
-        /// The value in the header.
+        /// The value of the field.
         found: u64,
-        /// The value that follows from the block before.
+        /// The value that the field must have.
         expected: u64,
     },
 }

@@ -1,8 +1,10 @@
-//! Id files: the transaction ids of full segments. With them, opening need not read the segments.
+//! Id files: indexes of the transaction ids in full segments. A segment is full when the journal continues in the next
+//! segment. With an id file, the opening of the store need not read the segment.
 //!
-//! A file holds the tag and the offset of each transaction record of its segment: 12 bytes for each. It can be made again
-//! from the segment. The file identifies the blocks from which it was made, by the chain points at the start and the end of
-//! its segment. So a file that was made from other blocks, for example from another backup, is not used.
+//! The file contains an entry of 12 bytes for each transaction record of its segment: the tag, which is a hash of the
+//! transaction id, and the offset of the record. The file can be made again from the segment. It also states the chain
+//! points at the start and the end of the segment from which it was made. The hashes in these points differ if the file
+//! was made from other blocks, for example from those of another backup. Then the store does not use the file.
 //!
 //! ```text
 //! chunk 0..n: tag u64, offset u32, little endian, in the order of the records
@@ -24,45 +26,46 @@ use super::{
 
 const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";
-/// Version of the layout above.
+/// Version of the layout that the module documentation describes.
 const VERSION: u8 = 1;
 /// Length of the last chunk, in bytes.
 const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
 /// Length of an entry, in bytes: the tag and the offset.
 const ENTRY_BYTES: usize = 12;
-/// Number of entries by which prefetching is ahead.
+/// Number of entries between the entry that is inserted into the index and the entry that is prefetched.
 const PREFETCH_DISTANCE: usize = 16;
-/// Maximum number of entries of a chunk: 768 KiB.
+/// Maximum number of entries of a chunk. A chunk of this many entries has 768 KiB.
 const CHUNK_ENTRIES: usize = 64 * 1024;
 
-/// The id files of a data directory. A file has the number of its segment.
+/// Opens the id files of a data directory. The number of a file is the number of its segment.
 ///
 /// # Errors
-/// If the directory of id files can't be made or read.
+/// [`JournalError::Disk`] if the directory of id files cannot be made or read.
 pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
     ChunkedFiles::open(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// The same as [`files`], but changes nothing.
+/// Opens the id files like [`files`], but changes nothing on disk.
 #[must_use]
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
 
-/// Reads the blocks of a journal in order, and checks that the hash chain connects them.
+/// Reads the blocks of a journal in order, and checks that each block contains the hash of the block before it.
 #[derive(Debug, Clone)]
 pub struct BlockWalk {
     reader: JournalReader,
-    /// Seed of the hash of transaction ids.
+    /// Seed of the hash that makes tags from transaction ids.
     seed: u64,
 }
 
-/// A full segment, identified by the chain points at its start and end. These determine its content.
+/// A full segment, identified by the chain points at its start and at its end. The hashes in these points identify all
+/// blocks of the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FullSegment {
-    /// Its first block.
+    /// The point before the first block of the segment.
     pub start: ChainPoint,
-    /// The first block of the next segment.
+    /// The point before the first block of the next segment.
     pub end: ChainPoint,
 }
 
@@ -73,10 +76,10 @@ pub(super) struct SegmentIds {
     bytes: Vec<u8>,
 }
 
-/// Why an id file can't be used.
+/// Why an id file cannot be used.
 #[derive(Debug)]
 pub(super) enum IdFileError {
-    /// The file can't be read, or is damaged.
+    /// The file does not exist, cannot be read, or is damaged.
     Store(JournalError),
     /// The file was made from other blocks than those in the segment.
     OtherBlocks,
@@ -85,23 +88,24 @@ pub(super) enum IdFileError {
 // ===== impl BlockWalk =====
 
 impl BlockWalk {
-    /// Creates a walk over the journal of `reader`. `seed` is the seed of the hash of transaction ids.
+    /// Makes a walk over the journal of `reader`. `seed` is the hash seed of the data directory, for the tags of
+    /// transaction ids.
     #[must_use]
     pub const fn new(reader: JournalReader, seed: u64) -> Self {
         BlockWalk { reader, seed }
     }
 
-    /// Returns the full segment with this `number`. The segment is before `end`, which is the end of the journal or an
-    /// earlier point.
+    /// Returns the full segment `number`. `end` must be after this segment; it is the end of the journal or an earlier
+    /// point.
     ///
     /// # Errors
-    /// If the first block of this or of the next segment is missing or damaged.
+    /// [`JournalError`] if the header of the first block of this segment or of the next segment is missing or damaged.
     ///
     /// # Panics
-    /// If `number` is the last possible one: no segment follows it, so it is never full.
+    /// If `number` is the greatest segment number. No segment follows it, so it is never full.
     pub fn full_segment(&self, number: u32, end: &ChainPoint) -> Result<FullSegment, JournalError> {
         let Some(next) = number.checked_add(1) else {
-            panic!("segment {number} is the last possible one, and counts as full");
+            panic!("segment {number} has the greatest segment number and cannot be full");
         };
         Ok(FullSegment {
             start: self.reader.segment_start(number, end)?,
@@ -109,16 +113,16 @@ impl BlockWalk {
         })
     }
 
-    /// Returns the chain point at the start of the segment with this `number`. The segment starts before `end` or at `end`.
+    /// Returns the chain point at the start of segment `number`. The segment must start before `end` or at `end`.
     ///
     /// # Errors
-    /// If its first block is missing or damaged.
+    /// [`JournalError`] if the header of its first block is missing or damaged.
     pub(super) fn segment_start(&self, number: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         self.reader.segment_start(number, end)
     }
 
-    /// Calls `visit` with the position and the body of each block from `from` up to `to`. Returns the chain point at the end,
-    /// after a check that it equals `to`. All of these blocks must be durable.
+    /// Calls `visit` with the position and the body of each block between `from` and `to`. All of these blocks must be
+    /// durable. Returns the chain point after the last of these blocks, and an error if this point differs from `to`.
     fn blocks(
         &self,
         from: ChainPoint,
@@ -142,7 +146,7 @@ impl BlockWalk {
     /// Reads the blocks between two points of the journal, and adds their transaction ids to `ids`.
     ///
     /// # Errors
-    /// If a block can't be read, or does not follow from the block before it.
+    /// [`RecordError`] if a block cannot be read, or does not contain the hash of the block before it.
     pub(super) fn ids_between(
         &self,
         from: ChainPoint,
@@ -155,7 +159,7 @@ impl BlockWalk {
         Ok(())
     }
 
-    /// Reads the transaction ids of a full segment from its blocks. They take 12 bytes of memory each.
+    /// Reads the transaction ids of a full segment from its blocks. Each id takes 12 bytes of memory.
     pub(super) fn read_segment(&self, segment: &FullSegment) -> Result<SegmentIds, RecordError> {
         let mut ids = SegmentIds::default();
         self.blocks(segment.start, &segment.end, |position, body| {
@@ -164,11 +168,11 @@ impl BlockWalk {
         Ok(ids)
     }
 
-    /// Writes the id file of `segment`, whose blocks are all durable, unless a valid one exists. Returns the number of ids that
-    /// it wrote.
+    /// Writes the id file of `segment`, unless a valid id file of the segment exists. All blocks of the segment must be
+    /// durable. Returns the number of ids that it wrote.
     ///
     /// # Errors
-    /// If the disk fails, or a block can't be read.
+    /// [`RecordError`] if the disk fails, or a block cannot be read.
     pub fn write(&self, files: &ChunkedFiles, segment: &FullSegment) -> Result<usize, RecordError> {
         let number = u64::from(segment.start.position.segment());
         let is_valid = files
@@ -200,11 +204,12 @@ impl BlockWalk {
         Ok(count)
     }
 
-    /// Adds the ids of a full segment to `ids`. Reads them from the id file, or from the blocks if the file is missing or can't
-    /// be used.
+    /// Adds the ids of a full segment to `ids`. Reads the ids from the id file, or from the blocks if the file is
+    /// missing or unusable.
     ///
     /// # Errors
-    /// If neither can be read, or the hash chain does not connect the blocks of the segment.
+    /// [`RecordError`] if the id file is unusable and a block cannot be read or does not contain the hash of the block
+    /// before it.
     pub(super) fn load(
         &self,
         files: &ChunkedFiles,
@@ -218,22 +223,23 @@ impl BlockWalk {
                 if error.is_missing() {
                     tracing::debug!(
                         segment = number,
-                        "read the ids from the segment: it has no id file"
+                        "reading the ids from the segment, because the segment has no id file"
                     );
                 } else {
-                    tracing::warn!(segment = number, %error, "read the ids from the segment: its id file can't be used");
+                    tracing::warn!(segment = number, %error, "reading the ids from the segment, because its id file is unusable");
                 }
                 self.ids_between(segment.start, &segment.end, ids)?;
-                // The blocks are valid, so the file is wrong. It is removed, because a new one is written only if none exists.
+                // The blocks are valid, so the id file is wrong. Remove the file, so that AUX writes a new one.
                 if !error.is_missing()
                     && let Err(error) = files.remove(u64::from(number))
                 {
-                    tracing::warn!(segment = number, %error, "the id file could not be removed");
+                    tracing::warn!(segment = number, %error, "could not remove the unusable id file");
                 }
                 return Ok(());
             }
         };
-        // Prefetches the index for later tags, because their entries are at random places in memory.
+        // Prefetches the index entries of later tags, because the entries are at random addresses and would miss the
+        // cache.
         let mut ahead = loaded.entries().skip(PREFETCH_DISTANCE);
         for (tag, offset) in loaded.entries() {
             if let Some((tag, _)) = ahead.next() {
@@ -244,11 +250,11 @@ impl BlockWalk {
         Ok(())
     }
 
-    /// Returns the number of the last block of the newest readable id file; 0 without one. This block was durable, because an
-    /// id file is written after all blocks of its segment are durable.
+    /// Returns the number of the last block in the segment of the newest undamaged id file; 0 if no such file exists.
+    /// This block was durable, because an id file is written after all blocks of its segment are durable.
     ///
     /// # Errors
-    /// If the directory of id files can't be read.
+    /// [`JournalError::Disk`] if the directory of id files cannot be read.
     pub(super) fn durable_through(&self, files: &ChunkedFiles) -> Result<u64, JournalError> {
         let newest = files.numbers()?.into_iter().rev().find_map(|number| {
             let file = files.open_checked(number).ok()?;
@@ -266,8 +272,8 @@ impl BlockWalk {
         let number = segment.start.position.segment();
         let file = files.open_checked(u64::from(number))?;
         let end = read_identity(&file, segment)?;
-        // The chain points show that the file is right. The last block of the segment must exist, too: a valid id file must
-        // not hide that a segment is empty, cut short or replaced.
+        // The id file belongs to this segment. Also check the last block of the segment, because a valid id file must
+        // not hide that the segment is empty, truncated or replaced.
         if !self.reader.contains_point(&end)? {
             return Err(IdFileError::OtherBlocks);
         }
@@ -296,15 +302,15 @@ impl SegmentIds {
         self.bytes.extend_from_slice(&offset.to_le_bytes());
     }
 
-    /// The number of ids.
+    /// Returns the number of ids.
     pub(super) const fn len(&self) -> usize {
         self.bytes.len() / ENTRY_BYTES
     }
 
-    /// The tags and offsets, in the order of the records.
+    /// Returns the tags and the offsets, in the order of the records.
     fn entries(&self) -> impl Iterator<Item = (u64, u32)> {
         let (entries, rest) = self.bytes.as_chunks::<ENTRY_BYTES>();
-        assert!(rest.is_empty(), "the last entry of a segment's ids is cut short");
+        assert!(rest.is_empty(), "the last entry of a segment's ids is incomplete");
         entries.iter().map(|entry| {
             let [a, b, c, d, e, f, g, h, offset @ ..] = *entry;
             (
@@ -334,7 +340,7 @@ impl fmt::Display for IdFileError {
         match self {
             IdFileError::Store(error) => error.fmt(f),
             IdFileError::OtherBlocks => {
-                f.write_str("it was made from other blocks than those in the segment")
+                f.write_str("the file was made from other blocks than those in the segment")
             }
         }
     }
@@ -349,7 +355,7 @@ fn identity(start: &ChainPoint, end: &ChainPoint) -> Vec<u8> {
     bytes
 }
 
-/// Checks that the file was made from the blocks of `segment`. Returns the chain point at the end of the segment.
+/// Checks that the id file was made from the blocks of `segment`. Returns the chain point at the end of the segment.
 fn read_identity(file: &ChunkedFileReader, segment: &FullSegment) -> Result<ChainPoint, IdFileError> {
     let found = read_points(file)?;
     if found.start.is_at(&segment.start) && found.end.is_at(&segment.end) {
@@ -359,7 +365,7 @@ fn read_identity(file: &ChunkedFileReader, segment: &FullSegment) -> Result<Chai
     }
 }
 
-/// Reads the identity of the segment from which the file was made.
+/// Reads the chain points of the segment from which the id file was made.
 fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     let malformed = || file.malformed("ids of a known version");
     let last = file.chunks().checked_sub(1).ok_or_else(malformed)?;
@@ -379,7 +385,7 @@ fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     })
 }
 
-/// Calls `visit` with the tag and the position of each transaction record in a block.
+/// Calls `visit` with the tag and the position of each transaction record in the block at `block`.
 fn block_ids(
     block: Position,
     body: &[u8],

@@ -1,4 +1,8 @@
-//! The part of the store that EXEC owns: the ledger, the index of transaction ids, and the open block.
+//! The part of the store that EXEC, the thread that executes batches, owns: the ledger, the index of transaction ids,
+//! and the open block.
+//!
+//! The open block is the block in memory to which new records are appended. When the block is sealed, the journal
+//! appends it.
 
 use std::sync::Arc;
 
@@ -21,22 +25,22 @@ use super::{
 };
 use crate::wall_clock::WallClock;
 
-/// The positions of the records that may belong to a transaction id: almost always none or one.
+/// The positions of the records that may belong to a transaction id. Almost always empty or one position.
 pub type Candidates = SmallVec<[Position; 1]>;
 
-/// A ledger whose changes are recorded in blocks of the journal. Only one thread may change it.
+/// A ledger that records its changes in blocks of the journal. Only one thread may change a journaled ledger.
 #[derive(Debug)]
 pub struct JournaledLedger {
     ledger: Ledger,
-    log: BlockLog,
+    log: RecordLog,
 }
 
 /// The transaction log of the ledger: the index of transaction ids, and the open block.
 #[derive(Debug)]
-struct BlockLog {
+struct RecordLog {
     /// The positions of the records of transactions, by the tags of their ids.
     ids: TagIndex,
-    /// Seed of the hash of transaction ids.
+    /// Seed of the hash that makes tags from transaction ids.
     seed: u64,
     reader: RecordReader,
     placement: BlockPlacement,
@@ -59,10 +63,10 @@ struct UnsealedBlock {
     buffer: BlockBuffer,
     /// Number of records in the block.
     records: u32,
-    /// Number of transactions committed in the block.
+    /// Number of committed transactions in the block.
     committed: u32,
     base_time: Timestamp,
-    /// The place in the order before the block.
+    /// The point in the order of records before the first record of the block.
     start: OrderPoint,
     /// Offset of the last record in the body, in bytes.
     last_record: usize,
@@ -71,10 +75,10 @@ struct UnsealedBlock {
 // ===== impl JournaledLedger =====
 
 impl JournaledLedger {
-    /// Creates a journaled ledger that continues at `durable`, the end of the journal.
+    /// Makes a journaled ledger that continues at `durable`, the end of the journal.
     ///
     /// # Panics
-    /// If `placement` continues at another position: records would be looked up where they are not.
+    /// If `placement` continues at another position: the index would store wrong positions of records.
     #[must_use]
     pub fn new(
         ledger: Ledger,
@@ -88,10 +92,10 @@ impl JournaledLedger {
         assert_eq!(
             placement.next_block_position(),
             durable.chain.position,
-            "the next block would not be placed at the end of the journal"
+            "the position of the next block must be the end of the journal"
         );
         let order = durable.order;
-        let log = BlockLog {
+        let log = RecordLog {
             ids,
             seed,
             reader,
@@ -106,22 +110,24 @@ impl JournaledLedger {
         JournaledLedger { ledger, log }
     }
 
-    /// The accounts.
+    /// Returns the ledger, which contains the accounts.
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The place in the order after the last record.
+    /// Returns the point in the order after the last record.
     #[must_use]
     pub const fn order(&self) -> OrderPoint {
         self.log.order
     }
 
-    /// Processes a transaction. The caller ensures that the block [has room](JournaledLedger::has_room) for one record.
+    /// Processes a transaction. The caller must ensure that the open block [has room](JournaledLedger::has_room) for
+    /// one record.
     ///
     /// # Errors
-    /// [`RecordError`] if the transaction that is recorded under its id can't be read (yet). Nothing has changed then.
+    /// [`RecordError`] if a record that may belong to the id of `transaction` is damaged, is not durable yet, or cannot
+    /// be read. Then nothing has changed.
     pub fn process(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
@@ -130,7 +136,7 @@ impl JournaledLedger {
         self.ledger.process_tagged(transaction, tags, &mut self.log)
     }
 
-    /// Prefetches the index entries of the names in a transaction.
+    /// Prefetches the index entries of the transaction id and of the account ids in a transaction.
     pub fn prefetch_names(&self, tags: Tags<'_>) {
         self.log.ids.prefetch(tags.id);
         for tag in tags.accounts {
@@ -138,21 +144,22 @@ impl JournaledLedger {
         }
     }
 
-    /// Prefetches the accounts of a transaction. Prefetch the [names](JournaledLedger::prefetch_names) earlier.
+    /// Prefetches the accounts of a transaction. The caller must call [`JournaledLedger::prefetch_names`] earlier,
+    /// because this method reads the index entries of the account ids.
     pub fn prefetch_accounts(&self, tags: Tags<'_>) {
         for tag in tags.accounts {
             self.ledger.accounts().prefetch_account(*tag);
         }
     }
 
-    /// Creates all of the accounts or none. The caller ensures that the block [has room](JournaledLedger::has_room) for one
-    /// record each.
+    /// Creates all of the accounts or none. The caller must ensure that the open block [has
+    /// room](JournaledLedger::has_room) for one record per account.
     pub fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> AccountOutcome {
         self.ledger.create_accounts(accounts, &mut self.log)
     }
 
-    /// Returns the positions of the records that may belong to transaction `id`. The index compares only hashes, so the caller
-    /// must read each record, once it is durable, and compare its id.
+    /// Returns the positions of the records that may belong to transaction `id`. The index compares only hashes of ids,
+    /// so the caller must read each record after it is durable, and compare the ids.
     #[must_use]
     pub fn candidates(&self, id: &str) -> Candidates {
         let mut candidates = Candidates::new();
@@ -161,42 +168,43 @@ impl JournaledLedger {
             candidates.push(Position::from_u64(value));
             false
         });
-        assert_eq!(found, None, "the index has not visited all records under a tag");
+        assert_eq!(found, None, "the index must visit all records under a tag");
         candidates
     }
 
-    /// Whether the open block has room for `records` more records of any length.
+    /// Returns whether the open block has room for `records` more records of the greatest length.
     #[must_use]
     pub fn has_room(&self, records: usize) -> bool {
         self.log.room_bytes() / RECORD_BYTES_MAX >= records
     }
 
-    /// Whether the open block has room for `bytes` more bytes.
+    /// Returns whether the open block has room for `bytes` more bytes.
     #[must_use]
     pub fn has_room_for_bytes(&self, bytes: usize) -> bool {
         bytes <= self.log.room_bytes()
     }
 
-    /// Number of records in the open block.
+    /// Returns the number of records in the open block.
     #[must_use]
     pub const fn open_records(&self) -> u32 {
         self.log.block.records
     }
 
-    /// Length of the body of the open block, in bytes.
+    /// Returns the length of the body of the open block, in bytes.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
         self.log.block.buffer.body_bytes()
     }
 
-    /// The number of the open block.
+    /// Returns the number of the open block. The first block has number 1.
     #[must_use]
     pub const fn open_block(&self) -> u64 {
         self.log.block.sequence
     }
 
-    /// The number of the last block that contains a record; 0 if none does. A reply that depends on the ledger or the ids may
-    /// be sent only when this block is durable.
+    /// Returns the number of the block that contains the last record, or of the block before the open block if the open
+    /// block has no records. The number 0 means "before the first block". A reply that depends on the ledger or on the
+    /// index of ids may be sent only when the returned block is durable.
     #[must_use]
     pub const fn last_block(&self) -> u64 {
         if self.log.block.records > 0 {
@@ -206,33 +214,36 @@ impl JournaledLedger {
         }
     }
 
-    /// Seals the open block, and opens the next one in `spare`. Returns `None` if the open block has no records.
+    /// Seals the open block, and opens the next block in the empty buffer `spare`. Returns `None`, and changes nothing,
+    /// if the open block has no records.
     pub fn seal(&mut self, spare: BlockBuffer) -> Option<SealedBlock> {
         (self.log.block.records > 0).then(|| self.log.seal(spare))
     }
 
-    /// Seals the open block even if it has no records. The commit of an empty block measures how long a commit takes.
+    /// Seals the open block even if it has no records. The caller commits an empty block to measure how long a commit
+    /// takes.
     pub fn seal_even_if_empty(&mut self, spare: BlockBuffer) -> SealedBlock {
-        // An empty block has a time, too.
+        // A block without records also needs a time, because its header contains one.
         self.log.start_block();
         self.log.seal(spare)
     }
 
-    /// Reports that all blocks before `position` are durable.
+    /// Receives the report that all blocks before `position` are durable.
     ///
     /// # Panics
-    /// If `position` is before an earlier one, or after the last sealed block: records would be read before they are written.
+    /// If `position` is before the position of an earlier report, or after the last sealed block. A later lookup could
+    /// then read a record from the journal before the record is written.
     pub fn durable_to(&mut self, position: Position) {
         let last = self.log.placement.next_block_position();
         assert!(
             self.log.durable <= position && position <= last,
-            "the journal is durable to {position}, and not between {} and {last}",
+            "the durable position {position} must be between {} and {last}",
             self.log.durable
         );
         self.log.durable = position;
     }
 
-    /// The number of transaction ids, and the memory of their index, in bytes.
+    /// Returns the number of transaction ids in the index, and the memory that the index takes, in bytes.
     #[must_use]
     pub fn id_memory(&self) -> (usize, usize) {
         (self.log.ids.len(), self.log.ids.memory_bytes())
@@ -254,11 +265,11 @@ impl UnsealedBlock {
         }
     }
 
-    /// Checks that the numbers of the block agree with `end`, the place in the order after it, and that its last record can be
-    /// read back from a block whose body is at `body`.
+    /// Checks that the counts of the block agree with `end`, the point in the order after the block, and that the last
+    /// record of the block decodes. `body` is the position of the block's body.
     ///
     /// # Panics
-    /// If they do not agree: the journal would hold a block that can't be replayed, or a record that can't be found.
+    /// If a check fails: a replay of the journal would fail at this block, or a lookup would not find a record.
     fn check(&self, end: &OrderPoint, body: Position) {
         assert_eq!(
             (
@@ -266,7 +277,7 @@ impl UnsealedBlock {
                 end.next_sequence - self.start.next_sequence
             ),
             (u64::from(self.records), u64::from(self.committed)),
-            "the records and transactions of block {} are not those that were numbered",
+            "the counts of records and of transactions in block {} must equal the numbers that were assigned",
             self.sequence
         );
         if self.records > 0 {
@@ -280,37 +291,34 @@ impl UnsealedBlock {
                 committed
                     .as_ref()
                     .is_ok_and(|found| *found == (self.last_record, self.committed)),
-                "the last record of block {}, at {position}, is not the one that was written: {committed:?}",
+                "the last record of block {}, at {position}, must decode to the record that was written: {committed:?}",
                 self.sequence
             );
         }
     }
 }
 
-// ===== impl BlockLog =====
+// ===== impl RecordLog =====
 
-impl BlockLog {
-    /// The position that the body of the open block will have.
+impl RecordLog {
+    /// Returns the position that the body of the open block will have in the journal.
     fn open_body_position(&self) -> Position {
         body_position(self.placement.next_block_position())
     }
 
-    /// Number of bytes that can be added to the open block.
+    /// Returns the number of bytes that can be added to the open block.
     fn room_bytes(&self) -> usize {
         let (used, max) = (self.block.buffer.body_bytes(), self.placement.block_bytes_max());
         let Some(room) = (max as usize).checked_sub(used) else {
             panic!(
-                "the open block has {used} bytes, more than {max}: its records were appended without room"
+                "the open block has {used} bytes, more than {max}: the caller did not check for room before an append"
             );
         };
         room
     }
 
     fn seal(&mut self, spare: BlockBuffer) -> SealedBlock {
-        assert!(
-            spare.is_empty(),
-            "the next block would start with the bytes of another block"
-        );
+        assert!(spare.is_empty(), "the buffer for the next block must be empty");
         self.block.check(&self.order, self.open_body_position());
         let position = self.placement.next_block_position();
         let next = UnsealedBlock::new(self.block.sequence + 1, self.order, spare);
@@ -324,7 +332,7 @@ impl BlockLog {
         } = std::mem::replace(&mut self.block, next);
         let Ok(body_bytes) = u32::try_from(buffer.body_bytes()) else {
             panic!(
-                "block {sequence} has {} bytes, which no journal can hold",
+                "block {sequence} has {} bytes, more than any journal allows",
                 buffer.body_bytes()
             );
         };
@@ -344,7 +352,8 @@ impl BlockLog {
         }
     }
 
-    /// Sets the block's time when it gets its first record: the time of the clock, but later than all earlier times.
+    /// Sets the time of the block, if the block has no records yet: the time of the clock, or the last time of the
+    /// order plus 1 ns if the clock shows an earlier time.
     fn start_block(&mut self) {
         if self.block.records == 0 {
             self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));
@@ -352,10 +361,10 @@ impl BlockLog {
         }
     }
 
-    /// The bytes of the open block from `position` on; `None` if the position is in an earlier block.
+    /// Returns the bytes of the open block from `position` on. Returns `None` if the position is in an earlier block.
     ///
     /// # Panics
-    /// If the position is after the last record: a record that the index holds would be missing.
+    /// If the position is after the last record: the index would refer to a record that does not exist.
     fn open_bytes_at(&self, position: Position) -> Option<&[u8]> {
         let open = self.open_body_position();
         if position < open {
@@ -365,12 +374,13 @@ impl BlockLog {
         let bytes = self.block.buffer.body().get(offset..);
         assert!(
             position.segment() == open.segment() && bytes.is_some_and(|bytes| !bytes.is_empty()),
-            "the index holds a record at {position}, after the last record"
+            "the index refers to a record at {position}, but the last record is before this position"
         );
         bytes
     }
 
-    /// Returns the bytes from `position` on, and reads them into `buffer` if they are in a durable block.
+    /// Returns the bytes from `position` on. Takes them from the open block, or reads them from a durable block into
+    /// `buffer`.
     fn read<'a>(&'a self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], RecordError> {
         match self.open_bytes_at(position) {
             Some(bytes) => Ok(bytes),
@@ -379,7 +389,8 @@ impl BlockLog {
         }
     }
 
-    /// Returns the transaction at `position`, which [`BlockLog::read`] has just read.
+    /// Returns the transaction at `position`. [`RecordLog::find`] must have read this record just before, so that the
+    /// read buffer contains the record if it is not in the open block.
     fn recorded_at(&self, position: Position) -> Result<RecordedTransaction<'_>, RecordError> {
         let open = self.open_bytes_at(position);
         let framed = parse_record(position, open.map_or(self.read_buffer.as_slice(), |bytes| bytes))?;
@@ -400,7 +411,7 @@ impl BlockLog {
     }
 }
 
-impl TransactionLog for BlockLog {
+impl TransactionLog for RecordLog {
     type Error = RecordError;
 
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, RecordError> {
@@ -435,7 +446,7 @@ impl TransactionLog for BlockLog {
         assert_eq!(
             key.is_some(),
             is_transaction,
-            "a record without its idempotency key, or a key without its transaction"
+            "a record must have an idempotency key if and only if it is the record of a transaction"
         );
         self.start_block();
         let ordinal = self.block.committed;

@@ -1,12 +1,13 @@
-//! The embedded store: the ledger in memory, and its history in a local journal.
+//! The embedded store: keeps the accounts in memory and records every change in a journal on the local disk.
 //!
-//! - [`JournaledLedger`] belongs to EXEC. It processes transactions, fills the open block, and finds earlier transactions by
-//!   id.
-//! - [`open`] makes a `JournaledLedger` from the newest checkpoint and the blocks after it.
-//! - AUX writes [`checkpoint`]s and [id files](id_files), so that opening takes seconds instead of hours.
+//! - [`JournaledLedger`] belongs to the thread EXEC, which executes batches. It processes transactions, appends their
+//!   records to the open block, and finds earlier transactions by id.
+//! - [`open`] makes a `JournaledLedger` from the newest checkpoint and the blocks after the checkpoint.
+//! - The thread AUX, which does maintenance, writes [`checkpoint`]s and [id files](id_files). With them, [`open`] need
+//!   not read the whole journal, and takes seconds instead of hours.
 //! - [`verify`] checks a whole data directory.
 //!
-//! All other files can be made again from the journal.
+//! Checkpoints and id files can be made again from the journal.
 
 pub mod checkpoint;
 mod error;

@@ -1,4 +1,5 @@
-//! Opens a data directory: loads the newest checkpoint and the ids, and replays the blocks after the checkpoint.
+//! Opens a data directory: loads the newest checkpoint and the index of transaction ids, and replays the blocks after
+//! the checkpoint.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,14 +21,15 @@ use super::{
 };
 use crate::wall_clock::WallClock;
 
-/// The sizes with which a new data directory is made. An existing directory keeps its sizes.
+/// The sizes of a new data directory. An existing data directory keeps the sizes with which it was made.
 pub type StoreConfig = JournalConfig;
 
-/// Minimum of the maximum size of a block, in bytes. A request to create the most accounts with the most metadata must fit
-/// one block.
+/// Smallest allowed `block_bytes_max`, in bytes. The largest request creates the maximum number of accounts with the
+/// maximum metadata, and its records must fit one block.
 pub const BLOCK_BYTES_MIN: u32 = 2 << 20;
 
-/// An open data directory, as parts that different threads own.
+/// The parts of an open data directory. Different threads own them: EXEC executes batches, WAL appends blocks to the
+/// journal, and AUX does maintenance.
 #[derive(Debug)]
 pub struct OpenStore {
     /// The ledger, for EXEC.
@@ -46,41 +48,43 @@ pub struct OpenStore {
     pub checkpoints: ChunkedFiles,
     /// The id files, for AUX.
     pub id_files: ChunkedFiles,
-    /// The directory. Its lock is held until this is dropped.
+    /// The data directory. Holds the lock on the directory until it is dropped.
     pub directory: Arc<DataDirectory>,
     /// The end of the journal.
     pub durable: DurablePoint,
-    /// What opening found and did.
+    /// The report of the recovery.
     pub report: RecoveryReport,
 }
 
-/// What opening found and did.
+/// What the opening of a data directory found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveryReport {
     /// Whether the directory is new.
     pub created: bool,
-    /// The number of the first block after the checkpoint; `None` without a checkpoint.
+    /// The number of the block at which the replay after the checkpoint began; `None` if no checkpoint was loaded.
     pub checkpoint: Option<u64>,
-    /// The position of that block.
+    /// The position of the block at which the replay after the checkpoint began; `None` if no checkpoint was loaded.
     pub checkpoint_position: Option<Position>,
     /// Number of blocks that were replayed.
     pub blocks_replayed: u64,
     /// Number of records that were replayed.
     pub entries_replayed: u64,
-    /// Whether an incomplete block at the end of the journal was removed. No client got a reply from such a block.
+    /// Whether an incomplete block at the end of the journal was removed. No client received a reply that depends on
+    /// this block.
     pub torn_tail: bool,
-    /// The duration of opening.
+    /// The time that the opening took.
     pub elapsed: Duration,
 }
 
-/// Opens the data directory `dir`. Makes it if it does not exist.
+/// Opens the data directory `dir`. Makes the directory if it does not exist.
 ///
 /// # Errors
-/// [`OpenError`] if another process has locked the directory, an unknown version has written it, the journal is damaged
-/// before its end, or the disk can't be read. The directory is then unchanged.
+/// [`OpenError`] if another process has locked the directory, if a file has a format version that this program does not
+/// support, if the journal is damaged, or if the disk fails. After such an error, the journal is unchanged unless the
+/// disk failed.
 ///
 /// # Panics
-/// If the parts of the store disagree about the end of the journal.
+/// If the writer and the placement of blocks disagree about the end of the journal.
 pub fn open(
     disk: Arc<dyn Disk>,
     dir: &Path,
@@ -152,25 +156,27 @@ pub fn open(
     })
 }
 
-/// Returns the ids of all transactions before `start`. Reads the ids of full segments from their id files, and the others
-/// from the blocks.
+/// Returns the index of the ids of all transactions before `start`. Reads the ids of a full segment from its id file,
+/// and the other ids from the blocks.
 ///
-/// Checks every segment: the segment exists and is long enough for its blocks, its first block has a valid header of this
-/// place and of this directory, and the hash chain connects the segments. So opening finds a segment that is missing, empty,
-/// cut short or replaced, before a lookup needs it.
+/// Checks every segment before `start`: the segment exists and is long enough for its blocks, its first block has a
+/// valid header for this position and this directory, and the hash chain connects the segment to the next one. So the
+/// opening detects a segment that is missing, empty, truncated or replaced, before a lookup of an id reads the segment.
 fn ids_before(
     journal: &Journal,
     walk: &BlockWalk,
     files: &ChunkedFiles,
     start: &DurablePoint,
 ) -> Result<TagIndex, OpenError> {
-    // This check is the first, because its error is the clearest if the checkpoint and the journal are of different backups.
+    // This check comes first, because its error is the clearest one if the checkpoint and the journal are from
+    // different backups.
     journal.check_point(&start.chain)?;
     let mut ids = TagIndex::new();
-    // Every committed transaction has an id. Recorded rejections have ids, too, but are not counted here.
+    // Reserves memory for the ids of the committed transactions. Recorded rejections also have ids, but their number is
+    // unknown, so the index may grow later.
     let Ok(committed) = usize::try_from(start.order.next_sequence - 1) else {
         panic!(
-            "{} transactions, more than this machine can address",
+            "the journal has {} transactions, more than this machine can address",
             start.order.next_sequence
         );
     };

@@ -1,16 +1,17 @@
-//! Places between two blocks: in the global order of transactions, and in the journal.
+//! Points between two records or blocks: in the global order of transactions, and in the journal.
 
 use tally_journal::{AppendReceipt, BlockBuffer, BlockMeta, ChainPoint};
 use tally_ledger::Timestamp;
 
-/// A place in the global order of records and transactions.
+/// A point in the global order of records and transactions: the numbers and the time that the next record gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderPoint {
     /// The number of the next record. The first record has number 1.
     pub next_entry: u64,
-    /// The sequence of the next committed transaction. The first has sequence 1.
+    /// The sequence of the next committed transaction. The first committed transaction has sequence 1.
     pub next_sequence: u64,
-    /// The last time that was given to a block or a transaction. All later times are greater, even if the clock goes back.
+    /// The greatest time that a block or a transaction before this point has. All times after this point are greater,
+    /// even if the clock goes back.
     pub last_time: Timestamp,
 }
 
@@ -23,24 +24,24 @@ pub struct SealedBlock {
     pub meta: BlockMeta,
     /// The block's bytes.
     pub buffer: BlockBuffer,
-    /// The place in the order after the block.
+    /// The point in the order after the last record of the block.
     pub end: OrderPoint,
 }
 
-/// A place between two blocks, before which everything is durable. Only opening the store and the receipt of an append can
-/// make one.
+/// A point between two blocks. All blocks before this point are durable. Only a successful append or the opening of the
+/// store makes such a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DurablePoint {
-    /// The place in the journal.
+    /// The point in the journal.
     pub(super) chain: ChainPoint,
-    /// The place in the order.
+    /// The point in the order of records.
     pub(super) order: OrderPoint,
 }
 
 // ===== impl OrderPoint =====
 
 impl OrderPoint {
-    /// The place before the first record.
+    /// The point before the first record.
     pub const START: OrderPoint = OrderPoint {
         next_entry: 1,
         next_sequence: 1,
@@ -51,11 +52,12 @@ impl OrderPoint {
 // ===== impl DurablePoint =====
 
 impl DurablePoint {
-    /// The place after `block`, which the journal has appended.
+    /// Returns the point after `block`, which the journal has appended with this `receipt`.
     ///
     /// # Panics
-    /// If the journal gave the block another number than [`JournaledLedger`](super::journaled_ledger::JournaledLedger) did:
-    /// replies would be sent that wait for another block.
+    /// If the journal gave the block another number than [`JournaledLedger`](super::journaled_ledger::JournaledLedger)
+    /// did. A reply waits for the number of its block, so with wrong numbers a reply could be sent before its block is
+    /// durable.
     #[must_use]
     pub fn after(receipt: &AppendReceipt, block: &SealedBlock) -> Self {
         assert_eq!(
@@ -73,13 +75,14 @@ impl DurablePoint {
         }
     }
 
-    /// The place in the journal.
+    /// Returns the point in the journal.
     #[must_use]
     pub const fn chain(&self) -> ChainPoint {
         self.chain
     }
 
-    /// Whether the block with this number is durable. Number 0 means "before the first block", which is always durable.
+    /// Returns whether the block with the number `block` is durable. The first block has number 1. For number 0, which
+    /// stands for "no block", the result is always true.
     #[must_use]
     pub const fn covers(&self, block: u64) -> bool {
         block < self.chain.block_sequence

@@ -1,4 +1,4 @@
-//! Finds and decodes the records of the ledger in blocks of the journal.
+//! Iterates over and decodes the records of the ledger in the blocks of the journal.
 
 use tally_journal::{HEADER_BYTES, Position};
 use tally_ledger::{
@@ -14,7 +14,8 @@ use super::error::RecordError;
 #[expect(clippy::cast_possible_truncation, reason = "the header has 128 bytes")]
 pub(super) const BLOCK_HEADER_BYTES: u32 = HEADER_BYTES as u32;
 
-/// Iterates over the records of a block, with their positions. Ends with the first record that can't be decoded.
+/// Iterates over the records of a block, with their positions. Returns an error for the first record that cannot be
+/// decoded, and then ends.
 #[derive(Debug)]
 pub(super) struct BlockRecords<'a> {
     /// The position of the block's body.
@@ -26,7 +27,7 @@ pub(super) struct BlockRecords<'a> {
 // ===== impl BlockRecords =====
 
 impl<'a> BlockRecords<'a> {
-    /// Iterates over the records in `body`, the body of the block whose header is at `block`.
+    /// Makes an iterator over the records in `body`, which is the body of the block whose header is at `block`.
     pub(super) const fn new(block: Position, body: &'a [u8]) -> Self {
         BlockRecords {
             start: body_position(block),
@@ -61,29 +62,31 @@ impl<'a> Iterator for BlockRecords<'a> {
     }
 }
 
-/// The position of the body of a block whose header is at `block`.
+/// Returns the position of the body of a block whose header is at `block`.
 pub(super) const fn body_position(block: Position) -> Position {
     match block.checked_add(BLOCK_HEADER_BYTES) {
         Some(position) => position,
-        None => panic!("a block's header reaches beyond the end of its segment"),
+        None => panic!("a block's header extends beyond the end of its segment"),
     }
 }
 
-/// The position `offset` bytes after `start`, in the same block.
+/// Returns the position `offset` bytes after `start`, in the same block.
 ///
 /// # Panics
-/// If the offset is 4 GiB or more: the journal never makes such a block, and a wrong position would lose the record.
+/// If the offset is 4 GiB or more. The journal never makes such a block. With a wrong position, a lookup would not find
+/// the record.
 pub(super) fn position_in(start: Position, offset: usize) -> Position {
     let position = u32::try_from(offset)
         .ok()
         .and_then(|offset| start.checked_add(offset));
     let Some(position) = position else {
-        panic!("a record {offset} bytes after {start}, which no block can hold");
+        panic!("a record cannot be {offset} bytes after {start}: no block is that long");
     };
     position
 }
 
-/// The tag of a transaction id, by which the index finds it. `seed` is the secret seed of the data directory.
+/// Returns the tag of a transaction id: a hash under which the index of ids stores the position of the transaction's
+/// record. `seed` is the secret hash seed of the data directory.
 pub(super) fn id_tag(id: &[u8], seed: u64) -> u64 {
     tag(id, seed)
 }
@@ -94,11 +97,12 @@ pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRec
         .map_err(|source| RecordError::Malformed { position, source })
 }
 
-/// Decodes the record that the index holds at `position` under `tag`. Returns the record and its transaction id.
+/// Decodes the record in `bytes`, which were read from `position`, where the index refers to under `tag`. Returns the
+/// record and its transaction id.
 ///
 /// # Errors
-/// [`RecordError::Malformed`] if the record does not belong under the tag. Then the index or the journal is wrong, and the
-/// id must not count as new: its transaction could be applied twice.
+/// [`RecordError::Malformed`] if the record's id does not have this tag. Then the index or the journal is wrong. The
+/// caller must not treat the id as new, because its transaction could then be applied twice.
 pub(super) fn indexed_record(
     position: Position,
     bytes: &[u8],
@@ -112,7 +116,8 @@ pub(super) fn indexed_record(
     }
 }
 
-/// The transaction of a record, with the rejection if it was rejected. `None` if the record is not about a transaction.
+/// Returns the transaction of a record, and the rejection if the transaction was rejected. Returns `None` if the record
+/// is not about a transaction.
 pub(super) fn transaction_of<'a>(
     framed: &FramedRecord<'a>,
 ) -> Option<(TransactionView<'a, AccountIndex>, Option<Rejection>)> {
@@ -126,7 +131,7 @@ pub(super) fn transaction_of<'a>(
     }
 }
 
-/// The error that the record at `position` is not the expected transaction.
+/// Makes the error that the record at `position` is not the expected transaction.
 pub(super) const fn not_a_transaction(position: Position) -> RecordError {
     RecordError::Malformed {
         position,

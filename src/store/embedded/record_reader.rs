@@ -1,5 +1,5 @@
-//! Reads single records from the journal. The checksums of a record and of its block's header are verified before anything
-//! else is decoded.
+//! Reads single records from the journal. Verifies the checksum of the record and of its block's header before it uses
+//! their content.
 
 use tally_journal::{Geometry, JournalReader, Position};
 use tally_ledger::{
@@ -15,7 +15,7 @@ use super::{
 /// Number of bytes that the first read of a record requests. Almost all records are shorter.
 const FIRST_READ_BYTES: usize = 512;
 
-/// Reads records by position. Any thread may use it.
+/// Reads records at positions. Any thread may use a reader.
 #[derive(Debug, Clone)]
 pub struct RecordReader {
     journal: JournalReader,
@@ -24,21 +24,22 @@ pub struct RecordReader {
     seed: u64,
 }
 
-/// A transaction that was found by its id.
+/// The record of a transaction that [`RecordReader::find`] found.
 #[derive(Debug)]
 pub struct FoundTransaction {
     /// The bytes of the record.
     bytes: Vec<u8>,
     position: Position,
-    /// The place of the transaction in the order. For a rejected transaction, the place of the next committed one.
+    /// The sequence and the time of the transaction. For a rejected transaction, the sequence and the time that the
+    /// next committed transaction of the block would get.
     place: Committed,
 }
 
 // ===== impl RecordReader =====
 
 impl RecordReader {
-    /// Creates a reader of `journal`, whose segments have this `geometry`. `seed` is the seed of the hash of transaction ids
-    /// in this data directory.
+    /// Makes a reader of records in `journal`, whose sizes are `geometry`. `seed` is the hash seed of the data
+    /// directory, for the tags of transaction ids.
     #[must_use]
     pub const fn new(journal: JournalReader, geometry: Geometry, seed: u64) -> Self {
         RecordReader {
@@ -48,10 +49,10 @@ impl RecordReader {
         }
     }
 
-    /// Reads the bytes from `position` on, at least up to the end of the record that starts there.
+    /// Reads the record at `position` and some bytes after it. Returns the bytes, which start with the record.
     ///
     /// # Errors
-    /// If the position is outside its segment, or the disk can't be read.
+    /// [`RecordError`] if the position is outside its segment, or the disk cannot be read.
     pub fn read<'a>(&self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], RecordError> {
         let to_segment_end = self
             .geometry
@@ -73,8 +74,8 @@ impl RecordReader {
         Ok(buffer)
     }
 
-    /// Returns the sequence and time of the first transaction in a block. The block holds the record at `position`, which is
-    /// `back` bytes into the body of the block.
+    /// Returns the sequence and the time of the first transaction in the block that contains the record at `position`.
+    /// `back` is the distance from the start of the block's body to the record, in bytes.
     pub(super) fn block_start(&self, position: Position, back: u32) -> Result<Committed, RecordError> {
         let offset = back
             .checked_add(BLOCK_HEADER_BYTES)
@@ -92,10 +93,11 @@ impl RecordReader {
         })
     }
 
-    /// Returns the transaction `id`, if the durable record at `position` is this transaction's record.
+    /// Returns the transaction `id` if the record at `position` is the record of this transaction, otherwise `None`.
+    /// The record must be durable.
     ///
     /// # Errors
-    /// If the record can't be read, or is damaged ([`RecordError::damage`]).
+    /// [`RecordError`] if the record cannot be read or is damaged ([`RecordError::damage`]).
     pub fn find(&self, position: Position, id: &str) -> Result<Option<FoundTransaction>, RecordError> {
         let mut bytes = Vec::new();
         self.read(position, &mut bytes)?;
@@ -117,16 +119,16 @@ impl RecordReader {
 // ===== impl FoundTransaction =====
 
 impl FoundTransaction {
-    /// The position of the record.
+    /// Returns the position of the record.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
     }
 
-    /// The transaction and its outcome.
+    /// Returns the transaction and its outcome.
     ///
     /// # Errors
-    /// Never: [`RecordReader::find`] has decoded the record before.
+    /// Never returns an error, because [`RecordReader::find`] has already decoded the record.
     pub fn view(
         &self,
     ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), RecordError> {
@@ -137,10 +139,11 @@ impl FoundTransaction {
     }
 }
 
-/// The place in the order of a record with this `ordinal` in the block that starts at `start`.
+/// Returns the sequence and the time of a transaction. `start` is the sequence and the time of the first transaction in
+/// its block, and `ordinal` is the number of committed transactions before it in the block.
 ///
 /// # Errors
-/// [`RecordError::Malformed`] if its sequence or time is out of range.
+/// [`RecordError::Malformed`] if the sequence or the time is out of range.
 pub(super) fn place_in_block(
     start: Committed,
     ordinal: u32,
@@ -155,7 +158,7 @@ const fn not_in_a_block(position: Position) -> RecordError {
     RecordError::Malformed {
         position,
         source: Malformed {
-            what: "a place in a block",
+            what: "the position of a record in a block",
         },
     }
 }

@@ -1,4 +1,4 @@
-//! Replays the blocks of a journal into a ledger.
+//! Replays the blocks of a journal: applies their records to a ledger.
 
 use tally_journal::{BlockHeader, Journal, Position, ScanError, Tail};
 use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
@@ -15,6 +15,7 @@ pub(super) struct Replay {
     pub(super) ledger: Ledger,
     /// The positions of the records of transactions, by the tags of their ids.
     pub(super) ids: TagIndex,
+    /// The point in the order after the last replayed record.
     pub(super) order: OrderPoint,
     /// Number of records that were replayed.
     pub(super) records: u64,
@@ -22,8 +23,8 @@ pub(super) struct Replay {
     seed: u64,
 }
 
-/// Replays all blocks after a checkpoint: updates its ledger, adds the ids of the blocks to `ids`, and finds the end of the
-/// journal.
+/// Replays all blocks after a checkpoint: applies their records to the ledger of the checkpoint, and adds their
+/// transaction ids to `ids`. Also finds the end of the journal.
 pub(super) fn replay(
     journal: &Journal,
     checkpoint: LoadedCheckpoint,
@@ -46,7 +47,8 @@ pub(super) fn replay(
         replay.block(header, position, body)
     });
     match scanned {
-        // Each new record must have a higher number than all records that changed an account.
+        // The records of the checkpoint must be in the journal. Otherwise new records would reuse the numbers of
+        // records whose changes the checkpoint contains.
         Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
             found: last_entry,
             next: replay.order.next_entry,
@@ -111,6 +113,6 @@ impl Replay {
             records += 1;
         }
         self.records += records;
-        expect("record_count", records, u64::from(header.record_count))
+        expect("record_count", u64::from(header.record_count), records)
     }
 }

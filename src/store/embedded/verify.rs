@@ -1,4 +1,5 @@
-//! Verifies a data directory: all blocks, and all files that are made from them.
+//! Verifies a data directory: all blocks of the journal, and all checkpoints and id files, which are made from the
+//! blocks.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -12,23 +13,25 @@ use super::{
     replay::{Replay, replay},
 };
 
-/// What the verification of a data directory found.
+/// The result of the verification of a data directory.
 #[derive(Debug, Clone)]
 pub struct DirectoryReport {
     /// The report on the journal: blocks, checksums and the hash chain.
     pub journal: journal::JournalReport,
-    /// Number of accounts.
+    /// Number of accounts; 0 if the journal is damaged.
     pub accounts: usize,
-    /// Number of committed transactions.
+    /// The sequence of the last committed transaction, which is the number of committed transactions; 0 if the journal
+    /// is damaged.
     pub last_sequence: u64,
-    /// The totals of each asset. In a sound directory, debits equal credits.
+    /// The totals of each asset. In a sound directory, the debits of an asset equal its credits.
     pub assets: BTreeMap<String, AssetTotals>,
-    /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
-    /// such files and reads the blocks instead.
+    /// How checkpoints, id files and the marker of a clean stop are damaged or differ from the blocks, at most
+    /// [`DIFFERENCES_MAX`] texts. A service ignores such files and reads the blocks instead.
     pub differences: Vec<String>,
 }
 
-/// The sums of debits and of credits of all accounts with one asset. `None` if a sum exceeds 2^128 - 1.
+/// The sum of the posted debits and the sum of the posted credits of all accounts with one asset, in minor units. A sum
+/// is `None` if it exceeds 2^128 - 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AssetTotals {
     /// The sum of `debits_posted`.
@@ -40,7 +43,9 @@ pub struct AssetTotals {
 // ===== impl DirectoryReport =====
 
 impl DirectoryReport {
-    /// Whether the directory is sound. An incomplete block at the end of the journal is sound, because a crash leaves one.
+    /// Returns whether the directory is sound: the journal is undamaged, no file differs from the blocks, and the
+    /// debits of each asset equal its credits. The remains of an incomplete write at the end of the journal are not
+    /// damage, because a crash can leave such remains.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.journal.corruption.is_none()
@@ -48,7 +53,7 @@ impl DirectoryReport {
             && self.assets.values().all(|totals| totals.debits == totals.credits)
     }
 
-    /// Adds the differences of a file, up to [`DIFFERENCES_MAX`].
+    /// Adds the differences of `file` to the report. Ignores differences beyond [`DIFFERENCES_MAX`].
     fn differ(&mut self, file: &str, differences: impl IntoIterator<Item = String>) {
         for difference in differences {
             if self.differences.len() < DIFFERENCES_MAX {
@@ -61,13 +66,17 @@ impl DirectoryReport {
 /// Maximum number of differences in a report.
 pub const DIFFERENCES_MAX: usize = 16;
 
-/// Verifies the data directory `dir` without changing it; the file system may be read-only. Verifies all checksums and the
-/// hash chain. Then compares the ledger that each checkpoint gives with the ledger that the first block gives, and each id
-/// file with the blocks of its segment. Holds a shared lock on the directory, so that no service can start meanwhile.
+/// Verifies the data directory `dir` without changing it; the file system may be read-only.
+///
+/// Verifies all checksums and the hash chain of the journal. If the journal is undamaged, replays it from the first
+/// block. Then replays the journal from each checkpoint, and compares the resulting ledger with the ledger of the first
+/// replay. Compares each id file with the blocks of its segment. Holds a shared lock on the directory, so that no
+/// service can open the directory during the verification.
 ///
 /// # Errors
-/// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the
-/// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start.
+/// [`OpenError`] if the directory cannot be opened, for example because a service has it open
+/// ([`journal::JournalError::Locked`]), or the disk cannot be read. Damage of the journal is not an error:
+/// [`DirectoryReport::journal`] reports it.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
@@ -79,7 +88,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         differences: Vec::new(),
     };
     let Some(end) = report.journal.end else {
-        // The end of the journal is unknown, and a part of the journal is not enough to replay it.
+        // The end of the journal is unknown because of damage, so the journal cannot be replayed.
         return Ok(report);
     };
     if report.journal.corruption.is_some() {
@@ -87,7 +96,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
     }
     if report.journal.marked && !report.journal.clean {
         let what =
-            "the marker of a clean stop is damaged, or names another position than the end of the journal";
+            "the marker of a clean stop is damaged, or states another position than the end of the journal";
         report.differ("journal/CLEAN", [what.to_owned()]);
     }
     let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
@@ -121,7 +130,7 @@ fn ledger_from(journal: &Journal, checkpoint: LoadedCheckpoint) -> Result<Replay
     replay(journal, checkpoint, TagIndex::new()).map(|(replay, _)| replay)
 }
 
-/// Returns how the id file with this `number` differs from the blocks of its segment; `None` if they agree.
+/// Returns how the id file `number` differs from the blocks of its segment. Returns `None` if the ids are equal.
 fn id_file_difference(
     walk: &BlockWalk,
     files: &ChunkedFiles,
@@ -133,7 +142,8 @@ fn id_file_difference(
         .filter(|number| *number < end.position.segment())
     else {
         return Ok(Some(
-            "the journal ends before the end of this segment, all of which was durable: acknowledged transactions are missing"
+            "the journal ends before the end of this segment, but an id file exists only if its whole segment was durable: \
+             acknowledged transactions are missing"
                 .to_owned(),
         ));
     };
@@ -143,16 +153,23 @@ fn id_file_difference(
         Err(error) => Some(error.to_string()),
         Ok(found) if found == read => None,
         Ok(found) => Some(format!(
-            "its {} ids are not the {} ids of the segment",
+            "the {} ids of the file are not the {} ids of the segment",
             found.len(),
             read.len()
         )),
     })
 }
 
+/// Returns the differences between a replay from a checkpoint (`started`) and a replay from the first block
+/// (`replayed`), at most [`DIFFERENCES_MAX`].
 fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
     let order = (started.order != replayed.order)
-        .then(|| format!("the order: {:?} and {:?}", started.order, replayed.order));
+        .then(|| {
+            format!(
+                "the order ends at {:?} after a replay from the checkpoint, but at {:?} after a replay from the first block",
+                started.order, replayed.order
+            )
+        });
     let (started, replayed) = (started.ledger.accounts(), replayed.ledger.accounts());
     let longer = if started.len() > replayed.len() {
         started
@@ -164,7 +181,7 @@ fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
         .filter(|index| started.snapshot(*index) != replayed.snapshot(*index))
         .map(|index| {
             format!(
-                "account {}: {:?} and {:?}",
+                "account {} is {:?} after a replay from the checkpoint, but {:?} after a replay from the first block",
                 index.0,
                 started.snapshot(index),
                 replayed.snapshot(index)
@@ -182,7 +199,7 @@ fn totals(ledger: &Ledger) -> BTreeMap<String, AssetTotals> {
         let asset = account.and_then(|account| accounts.asset(account.asset));
         let (Some(account), Some(asset)) = (account, asset) else {
             panic!(
-                "account number {} is listed, but it or its asset is not in the table",
+                "account number {} is in the list of accounts, but the account or its asset is not in the table",
                 index.0
             );
         };

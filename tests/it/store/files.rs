@@ -152,7 +152,10 @@ fn opening_detects_an_old_segment_that_is_missing_empty_cut_short_or_replaced() 
                 });
             }
             let error = open_error(&disk);
-            assert!(error.contains("another hash of its predecessor"), "{error}");
+            assert!(
+                error.contains("does not contain the hash of the block before it"),
+                "{error}"
+            );
         }
         disk.handle().remove(&segment_path(number)).unwrap();
         let error = open_error(&disk);

@@ -40,22 +40,22 @@ fn a_receipt_makes_no_other_block_durable() {
 }
 
 #[test]
-#[should_panic(expected = "the journal is durable to 0:0, and not between")]
-fn a_durable_block_does_not_become_undurable() {
+#[should_panic(expected = "the durable position 0:0 must be between")]
+fn durable_to_panics_if_the_position_moves_back() {
     store().opened.ledger.durable_to(Position::START);
 }
 
 #[test]
-#[should_panic(expected = "the journal is durable to 1:0, and not between")]
-fn a_block_that_is_not_sealed_does_not_become_durable() {
+#[should_panic(expected = "the durable position 1:0 must be between")]
+fn durable_to_panics_if_the_position_is_after_the_last_sealed_block() {
     let mut store = store();
     store.pay("open").unwrap();
     store.opened.ledger.durable_to(Position::new(1, 0));
 }
 
 #[test]
-#[should_panic(expected = "the next block would start with the bytes of another block")]
-fn a_block_does_not_start_with_the_bytes_of_another_one() {
+#[should_panic(expected = "the buffer for the next block must be empty")]
+fn seal_panics_if_the_spare_buffer_is_not_empty() {
     let mut store = store();
     let (mut used, _) = append(&mut store, "first");
     store.pay("second").unwrap();
@@ -64,8 +64,8 @@ fn a_block_does_not_start_with_the_bytes_of_another_one() {
 }
 
 #[test]
-#[should_panic(expected = "its records were appended without room")]
-fn a_block_does_not_grow_beyond_its_bound() {
+#[should_panic(expected = "the caller did not check for room before an append")]
+fn has_room_panics_if_the_open_block_is_too_long() {
     let mut store = store();
     // A record has more than 1000 bytes, and the block may have 2 MiB.
     for number in 0..2100 {

@@ -1,4 +1,5 @@
-//! Chunked files: a file is complete or absent, damage is found, and an older file replaces a damaged one.
+//! Tests of chunked files: a file is complete or does not exist, every damage is detected, and `newest` skips a damaged
+//! file and uses an older one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -84,7 +85,8 @@ proptest! {
             write(&files, 1, &sample(1)).unwrap();
             disk.power_off_after(operations);
             let second = write(&files, 2, &sample(2)).is_ok();
-            // The operations: remove, create, write two frames, three chunks and a table, sync, rename, sync the directory.
+            // Eleven operations: remove, create, six writes (header, three chunks, table, trailer), sync, rename, sync
+            // of the directory.
             prop_assert_eq!(second, operations >= 11);
         }
         disk.crash();
@@ -125,9 +127,9 @@ fn after_a_read_error_the_older_file_is_used() {
     write(&files, 2, &sample(2)).unwrap();
     disk.fail_reads_of(&path(2));
     assert_eq!(files.newest(|number, _| Ok(number)).unwrap(), Some(1));
-    // The reader cannot use the content of the older file either: then no file is left.
-    let refused = files.newest(|_, reader| Err::<(), _>(reader.malformed("what is wanted")));
-    assert_eq!(refused.unwrap(), None);
+    // If the closure reports the older file as malformed, too, no file is usable.
+    let unusable = files.newest(|_, reader| Err::<(), _>(reader.malformed("a checkpoint")));
+    assert_eq!(unusable.unwrap(), None);
     disk.fail_reads_of(&path(1));
     assert_eq!(files.newest(|number, _| Ok(number)).unwrap(), None);
 }
@@ -195,11 +197,11 @@ fn a_file_of_a_newer_version_is_an_error_and_not_skipped() {
 }
 
 #[test]
-fn an_unfinished_file_leaves_nothing_and_a_finished_file_replaces_the_older() {
+fn a_dropped_writer_removes_its_file_and_a_finished_file_replaces_the_older_file() {
     let disk = SimDisk::new(7);
     let (_journal, files) = files(&disk);
     let mut writer = files.create(3).unwrap();
-    writer.write_chunk(b"given up").unwrap();
+    writer.write_chunk(b"not finished").unwrap();
     drop(writer);
     assert!(files.numbers().unwrap().is_empty());
     assert!(files.newest(|number, _| Ok(number)).unwrap().is_none());
@@ -245,7 +247,7 @@ fn families_share_a_directory_and_prune_keeps_the_newest() {
 }
 
 #[test]
-fn bounds_are_enforced() {
+fn a_chunk_that_is_too_long_is_rejected_and_the_writer_can_continue() {
     let disk = SimDisk::new(10);
     let (_journal, files) = files(&disk);
     let mut writer = files.create(1).unwrap();
@@ -258,7 +260,7 @@ fn bounds_are_enforced() {
             .ends_with("bytes of a chunk would be 16777217, at most 16777216 is allowed"),
         "{error}"
     );
-    writer.write_chunk(b"goes on").unwrap();
+    writer.write_chunk(b"short").unwrap();
     writer.finish().unwrap();
     let reader = Arc::new(files.open_number(1).unwrap());
     assert_eq!(

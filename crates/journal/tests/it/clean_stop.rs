@@ -1,4 +1,5 @@
-//! The marker of a clean stop distinguishes damage to the last block from a write that a crash interrupted.
+//! Tests of the marker of a clean stop: with the marker, recovery distinguishes damage to the last block from a write
+//! that a crash interrupted.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -23,13 +24,17 @@ fn stopped(count: u64) -> (SimDisk, Vec<Position>) {
     (disk, positions)
 }
 
-/// Opens the journal and checks that this reports damage and changes nothing.
-fn refused(disk: &SimDisk) -> CorruptionKind {
+/// Checks that `open` and `verify` report the same damage and change nothing. Returns the kind of the damage.
+fn damage_of(disk: &SimDisk) -> CorruptionKind {
     let before = disk.snapshot();
     let error = Running::open(&disk.handle())
         .map(|running| running.seen.len())
         .unwrap_err();
-    assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
+    assert_eq!(
+        disk.snapshot(),
+        before,
+        "opening a damaged journal must change nothing"
+    );
     let JournalError::Corrupt(corruption) = error else {
         panic!("{error}")
     };
@@ -50,7 +55,7 @@ proptest! {
     fn a_flipped_bit_in_the_last_block_is_damage_after_a_clean_stop(bit in 0_u64..328 * 8) {
         let (disk, positions) = stopped(5);
         disk.flip_bit(&segment_path(0), u64::from(positions[4].offset()) * 8 + bit);
-        let kind = refused(&disk);
+        let kind = damage_of(&disk);
         let too_short = matches!(kind, CorruptionKind::TooShort { durable_through: 5, .. });
         prop_assert!(too_short, "{kind:?}");
         disk.flip_bit(&segment_path(0), u64::from(positions[4].offset()) * 8 + bit);
@@ -60,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_at_any_operation_of_stop_and_start_loses_nothing(
+    fn a_crash_at_any_operation_of_a_stop_or_a_start_loses_no_block(
         seed: u64,
         blocks in 0_u64..4,
         operations in 0_u64..14,
@@ -89,25 +94,28 @@ proptest! {
 }
 
 #[test]
-fn a_start_that_appends_nothing_leaves_the_stop_clean() {
+fn the_marker_stays_valid_if_the_next_process_appends_nothing() {
     let (disk, positions) = stopped(3);
     let running = Running::open(&disk.handle()).unwrap();
     assert!(running.tail.clean);
     drop(running);
     disk.crash();
     disk.flip_bit(&segment_path(0), u64::from(positions[2].offset() + 150) * 8);
-    assert!(matches!(refused(&disk), CorruptionKind::TooShort { .. }));
+    assert!(matches!(damage_of(&disk), CorruptionKind::TooShort { .. }));
 }
 
 #[test]
-fn after_the_first_append_a_torn_write_is_no_damage_again() {
+fn the_first_append_removes_the_marker_so_that_a_torn_write_is_not_damage() {
     let (disk, _) = stopped(3);
     let mut running = Running::open(&disk.handle()).unwrap();
     let position = running.append(&body(9, 200)).unwrap().end.previous_position;
     assert!(!disk.snapshot().contains_key(&marker()));
     drop(running);
     disk.crash();
-    assert!(!disk.snapshot().contains_key(&marker()), "it was removed durably");
+    assert!(
+        !disk.snapshot().contains_key(&marker()),
+        "the marker must be removed durably"
+    );
     disk.flip_bit(&segment_path(0), u64::from(position.offset() + 150) * 8);
     let running = Running::open(&disk.handle()).unwrap();
     assert!(running.tail.torn.is_some() && running.seen.len() == 3);
@@ -122,7 +130,7 @@ fn a_finished_journal_accepts_no_more_blocks() {
     assert!(matches!(running.append(b"two"), Err(JournalError::Poisoned)));
     assert!(matches!(running.writer.finish(), Err(JournalError::Poisoned)));
     drop(running);
-    // After a failed write no marker is written, because it is unknown what is durable.
+    // After a failed sync, `finish` writes no marker, because it is unknown which blocks are durable.
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.fail_sync_after(1);
     running.append(b"unknown").unwrap_err();
@@ -135,7 +143,10 @@ fn bytes_after_a_clean_stop_are_damage() {
     let (disk, positions) = stopped(3);
     let end = u64::from(positions[2].offset()) + 328;
     disk.flip_bit(&segment_path(0), (end + 77) * 8);
-    assert!(matches!(refused(&disk), CorruptionKind::WrittenAfterStop { .. }));
+    assert!(matches!(
+        damage_of(&disk),
+        CorruptionKind::WrittenAfterStop { .. }
+    ));
 }
 
 #[test]
@@ -152,18 +163,18 @@ fn a_marker_of_another_journal_is_rejected_and_an_older_marker_is_not() {
     });
     let [mut one, two] = histories;
     one.insert(marker(), two[&marker()].clone());
-    assert_eq!(refused(&disk_of(&one)), CorruptionKind::CleanStopMismatch);
-    // A marker of the same journal, from before its last block: no block is missing.
+    assert_eq!(damage_of(&disk_of(&one)), CorruptionKind::CleanStopMismatch);
+    // An older marker of the same journal, which names the point before the last block: no block is missing.
     one.insert(marker(), before[&marker()].clone());
     let disk = disk_of(&one);
     let mut running = Running::open(&disk.handle()).unwrap();
     assert_eq!((running.seen.len(), running.tail.clean), (4, false));
     running.append(b"goes on").unwrap();
     assert!(!disk.snapshot().contains_key(&marker()));
-    // A marker from after the last block: a block is missing.
+    // A newer marker, which names a point after the end of the journal: a block is missing.
     let mut shorter = before.clone();
     shorter.insert(marker(), two[&marker()].clone());
-    let kind = refused(&disk_of(&shorter));
+    let kind = damage_of(&disk_of(&shorter));
     assert!(
         matches!(
             kind,
@@ -190,7 +201,10 @@ fn an_unreadable_marker_still_shows_that_the_stop_was_clean() {
         let (disk, positions) = stopped(3);
         unreadable(&disk);
         disk.flip_bit(&segment_path(0), u64::from(positions[2].offset() + 150) * 8);
-        assert!(matches!(refused(&disk), CorruptionKind::WrittenAfterStop { .. }));
+        assert!(matches!(
+            damage_of(&disk),
+            CorruptionKind::WrittenAfterStop { .. }
+        ));
     }
 }
 

@@ -1,4 +1,5 @@
-//! After any sequence of faults, the journal contains every acknowledged block, and at most one more.
+//! After any sequence of faults, the journal contains every acknowledged block, and at most one block whose append
+//! failed.
 
 use proptest::{collection::vec, prelude::*};
 use tally_journal::JournalError;
@@ -68,7 +69,7 @@ impl Model {
         match *step {
             Step::Append { length } => self.append(length),
             Step::Prepare => {
-                // After a failed preparation the journal works as before.
+                // Ignores an error: if the preparation of a segment fails, appends must work as before.
                 self.running
                     .as_mut()
                     .map(|running| running.preparer.prepare_next());
@@ -76,7 +77,7 @@ impl Model {
             Step::Crash => self.stop(SimDisk::crash),
             Step::Restart => self.stop(SimDisk::restart),
             Step::Stop => {
-                // This may fail like every operation; then the stop was not clean.
+                // Ignores an error: `finish` may fail because of a planned fault, and then the stop was not clean.
                 self.running.as_mut().map(|running| running.writer.finish());
                 self.stop(SimDisk::crash);
             }
@@ -100,7 +101,7 @@ impl Model {
                 assert_eq!(
                     self.unknown.replace(bytes),
                     None,
-                    "two appends failed in one life"
+                    "after a failed append, every later append must fail with `Poisoned`"
                 );
             }
         }
@@ -111,7 +112,8 @@ impl Model {
         how(&self.disk);
     }
 
-    /// Opens the journal. If a planned fault makes this fail, the power fails too, and the journal is opened again.
+    /// Opens the journal. If a planned fault makes the open fail, crashes the disk, and a later step opens the journal
+    /// again.
     fn open(&mut self) {
         match Running::open(&self.disk.handle()) {
             Ok(running) => self.check(running),
@@ -167,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_at_every_operation_of_a_start_is_survived(
+    fn crashes_during_starts_lose_no_acknowledged_block(
         seed: u64,
         lengths in vec(0_usize..=1024, 1..12),
         lost_power in vec(0_u64..12, 1..6),

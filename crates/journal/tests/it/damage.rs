@@ -1,4 +1,4 @@
-//! Damage that a crash cannot cause is an error that names the place, and changes nothing.
+//! Damage that a crash cannot cause is an error that states segment, offset and block. Recovery then changes nothing.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,8 @@ use tally_journal::{
 use super::{CONFIG, Running, Seen, body, data, scan, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// Makes a journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment) and kills its process.
+/// Makes a journal of `count` blocks with bodies of 200 bytes, and kills its process. A block takes 328 bytes on disk,
+/// and 22 blocks fill a segment. Returns the positions of the blocks and the end of the journal.
 fn journal_of(count: u64) -> (SimDisk, Vec<Position>, ChainPoint) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -22,13 +23,17 @@ fn journal_of(count: u64) -> (SimDisk, Vec<Position>, ChainPoint) {
     (disk, positions, end)
 }
 
-/// Opens the journal and checks that this reports damage and changes nothing.
-fn refused(disk: &SimDisk) -> Corruption {
+/// Opens the journal, checks that `open` reports damage and changes nothing, and returns the damage.
+fn damage_of(disk: &SimDisk) -> Corruption {
     let before = disk.snapshot();
     let error = Running::open(&disk.handle())
         .map(|running| running.seen.len())
         .unwrap_err();
-    assert_eq!(disk.snapshot(), before, "a refused journal must not be touched");
+    assert_eq!(
+        disk.snapshot(),
+        before,
+        "opening a damaged journal must change nothing"
+    );
     let JournalError::Corrupt(corruption) = error else {
         panic!("{error}")
     };
@@ -48,14 +53,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_flipped_bit_in_any_block_but_the_last_is_found_and_the_error_names_the_block(
+    fn a_flipped_bit_in_any_block_except_the_last_is_detected_and_the_error_names_the_block(
         victim in 0_usize..29,
         bit in 0_u64..328 * 8,
     ) {
         let (disk, positions, _) = journal_of(30);
         let position = positions[victim];
         disk.flip_bit(&segment_path(position.segment()), u64::from(position.offset()) * 8 + bit);
-        let corruption = refused(&disk);
+        let corruption = damage_of(&disk);
         prop_assert_eq!((corruption.position, corruption.block_sequence), (position, victim as u64 + 1));
         let later = positions[victim + 1];
         let damaged = matches!(
@@ -66,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lost_end_is_found_with_a_checkpoint_or_a_known_sequence(lost in 1_usize..29) {
+    fn missing_last_blocks_are_detected_with_a_checkpoint_or_a_known_sequence(lost in 1_usize..29) {
         let (disk, positions, end) = journal_of(30);
         // All blocks from `first_lost` on were durable and are now zeros.
         let first_lost = 30 - lost;
@@ -91,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_in_the_last_block_is_taken_for_a_torn_write(bit in 0_u64..328 * 8) {
+    fn without_a_marker_a_flipped_bit_in_the_last_block_counts_as_a_torn_write(bit in 0_u64..328 * 8) {
         let (disk, positions, _) = journal_of(5);
         let last = positions[4];
         disk.flip_bit(&segment_path(0), u64::from(last.offset()) * 8 + bit);
@@ -110,14 +115,14 @@ fn start(disk: &SimDisk) -> ChainPoint {
 }
 
 #[test]
-fn the_message_states_the_place_the_damage_and_the_remedy() {
+fn the_error_states_the_position_the_damage_and_the_remedy() {
     let (disk, positions, _) = journal_of(30);
     disk.flip_bit(
         &segment_path(1),
         8 * u64::from(positions[23].offset()) + 8 * HEADER_BYTES as u64,
     );
     assert_eq!(
-        refused(&disk).to_string(),
+        damage_of(&disk).to_string(),
         "journal segment 1 (/data/journal/0000000001.segment), offset 328, block 24: the checksum of the body is \
          wrong, but the later block 25 is at 1:656. Nothing was changed. `tally verify` lists the extent of the \
          damage; restore the directory from a backup (docs/operations.md)"
@@ -128,7 +133,7 @@ fn the_message_states_the_place_the_damage_and_the_remedy() {
 fn a_missing_segment_in_the_middle_is_an_error() {
     let (disk, _, _) = journal_of(60);
     disk.handle().remove(&segment_path(1)).unwrap();
-    let corruption = refused(&disk);
+    let corruption = damage_of(&disk);
     assert_eq!(corruption.position, Position::new(1, 0));
     let missing = matches!(
         corruption.kind,
@@ -144,10 +149,10 @@ fn a_missing_segment_in_the_middle_is_an_error() {
 #[test]
 fn bytes_far_after_the_end_are_an_error() {
     let (disk, _, end) = journal_of(5);
-    // One write can leave at most 1152 bytes.
+    // The longest block takes 1152 bytes, so one interrupted write leaves at most 1152 bytes.
     let offset = u64::from(end.position.offset());
     disk.flip_bit(&segment_path(0), (offset + 1152) * 8);
-    let corruption = refused(&disk);
+    let corruption = damage_of(&disk);
     let first = Position::new(0, end.position.offset() + 1152);
     assert_eq!(
         (corruption.position, corruption.kind),
@@ -170,12 +175,13 @@ fn bytes_in_a_spare_segment_are_an_error() {
     disk.restart();
     disk.flip_bit(&segment_path(1), 4096 * 8);
     let first = Position::new(1, 4096);
-    assert_eq!(refused(&disk).kind, CorruptionKind::StrayBytes { first });
+    assert_eq!(damage_of(&disk).kind, CorruptionKind::StrayBytes { first });
 }
 
 #[test]
-fn a_block_that_was_replaced_by_a_whole_one_breaks_the_chain() {
-    // Block 2 is replaced by a block with correct checksums. Block 3 shows the change.
+fn a_forged_block_with_correct_checksums_breaks_the_chain() {
+    // The test replaces block 2 by a forged block with correct checksums. Block 3 contains the hash of the original
+    // block 2.
     let (disk, positions, _) = journal_of(3);
     let forged = SimDisk::new(3);
     let mut running = Running::open(&forged.handle()).unwrap();
@@ -187,7 +193,7 @@ fn a_block_that_was_replaced_by_a_whole_one_breaks_the_chain() {
     disk.change(&segment_path(0), |contents| {
         contents[start..end].copy_from_slice(&bytes[start..end])
     });
-    let corruption = refused(&disk);
+    let corruption = damage_of(&disk);
     assert_eq!(
         (corruption.position, corruption.kind),
         (positions[2], CorruptionKind::ChainBroken)
@@ -195,7 +201,7 @@ fn a_block_that_was_replaced_by_a_whole_one_breaks_the_chain() {
 }
 
 #[test]
-fn blocks_of_another_directory_or_place_are_neither_accepted_nor_removed() {
+fn a_block_of_another_directory_or_position_is_neither_accepted_nor_removed() {
     let (disk, positions, end) = journal_of(3);
     let foreign = SimDisk::new(77);
     let mut running = Running::open(&foreign.handle()).unwrap();
@@ -206,7 +212,7 @@ fn blocks_of_another_directory_or_place_are_neither_accepted_nor_removed() {
     disk.change(&segment_path(0), |contents| {
         contents[start..start + length].copy_from_slice(&theirs[start..start + length]);
     });
-    let corruption = refused(&disk);
+    let corruption = damage_of(&disk);
     let kind = CorruptionKind::NoBlock {
         defect: BlockDefect::Header(HeaderDefect::DataId),
     };
@@ -215,7 +221,7 @@ fn blocks_of_another_directory_or_place_are_neither_accepted_nor_removed() {
     disk.change(&segment_path(0), |contents| {
         contents.copy_within(0..length, start)
     });
-    let corruption = refused(&disk);
+    let corruption = damage_of(&disk);
     let kind = CorruptionKind::NoBlock {
         defect: BlockDefect::Header(HeaderDefect::Misplaced(positions[0])),
     };
@@ -223,8 +229,9 @@ fn blocks_of_another_directory_or_place_are_neither_accepted_nor_removed() {
 }
 
 #[test]
-fn bytes_that_look_like_a_block_inside_a_torn_body_are_not_taken_for_one() {
-    // A client that stores the bytes of a block as its own data must not make a torn write look like damage.
+fn bytes_of_a_foreign_block_inside_a_torn_body_do_not_count_as_a_later_block() {
+    // A client can store the bytes of a block as its own data. If the write of this data is torn, the scan must not
+    // take these bytes for a later block and report damage.
     let donor = SimDisk::new(77);
     let mut running = Running::open(&donor.handle()).unwrap();
     running.append_many(6, 200);
@@ -331,17 +338,17 @@ fn a_block_of_a_newer_version_is_an_error_and_not_removed() {
 }
 
 #[test]
-fn a_visitor_can_refuse_a_block() {
+fn an_error_of_the_visitor_ends_the_scan() {
     let (disk, _, _) = journal_of(3);
     let journal = Journal::open(disk.handle(), &data(), &CONFIG).unwrap();
-    let refusal = journal.scan(journal.start(), 0, |header, _, _| {
+    let stopped = journal.scan(journal.start(), 0, |header, _, _| {
         if header.block_sequence == 2 {
             Err("no")
         } else {
             Ok(())
         }
     });
-    assert!(matches!(refusal, Err(ScanError::Visitor("no"))));
+    assert!(matches!(stopped, Err(ScanError::Visitor("no"))));
     let all = journal.scan(journal.start(), 0, |_, _, _| Ok::<(), Infallible>(()));
     assert_eq!(all.unwrap().blocks, 3);
     assert_ne!(journal.directory().data_id(), DataId::from_bytes([0; 16]));

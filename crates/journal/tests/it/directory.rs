@@ -1,4 +1,4 @@
-//! The data directory: one process at a time has it open, and its sizes never change.
+//! Tests of the data directory: one process at a time has it open for writing, and its sizes never change.
 
 use tally_journal::{FormatDefect, Journal, JournalConfig, JournalError};
 
@@ -6,7 +6,7 @@ use super::{CONFIG, Running, data};
 use crate::support::sim_disk::SimDisk;
 
 #[test]
-fn a_directory_is_open_once_at_a_time() {
+fn a_second_open_fails_until_the_first_is_dropped() {
     let disk = SimDisk::new(1);
     let running = Running::open(&disk.handle()).unwrap();
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
@@ -69,7 +69,7 @@ fn sizes_out_of_bounds_are_rejected_before_anything_is_made() {
 }
 
 #[test]
-fn a_journal_without_its_format_file_is_not_replaced() {
+fn a_journal_without_its_format_file_is_an_error_and_stays_unchanged() {
     let disk = SimDisk::new(4);
     drop(Running::open(&disk.handle()).unwrap());
     disk.handle().remove(&data().join("FORMAT")).unwrap();
@@ -107,7 +107,7 @@ fn a_damaged_format_file_is_an_error() {
 }
 
 #[test]
-fn a_crash_at_any_moment_of_the_first_start_is_survived() {
+fn after_a_crash_at_any_operation_of_the_first_start_the_journal_opens() {
     for operations in 0..14 {
         for seed in 0..20 {
             let disk = SimDisk::new(seed);

@@ -1,4 +1,4 @@
-//! A disk that becomes full, fails a sync, or delays a sync.
+//! Tests with a disk that becomes full, fails a sync, or delays a sync.
 
 use std::thread;
 
@@ -30,14 +30,15 @@ fn a_failed_sync_poisons_the_writer_and_is_never_repeated() {
     for _ in 0..3 {
         assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     }
-    assert_eq!(disk.trace(), trace, "a poisoned writer must not touch the disk");
+    assert_eq!(disk.trace(), trace, "a poisoned writer must not use the disk");
     assert_eq!(running.writer.end().last_block_sequence(), 1);
 }
 
 #[test]
-fn the_next_start_makes_a_block_durable_that_only_the_page_cache_has() {
-    // The failed sync discarded the block, but a restarted process still reads it. If that process appended after the block
-    // without writing it again, a crash would remove a block before acknowledged blocks.
+fn the_next_start_makes_a_block_durable_that_is_only_in_the_page_cache() {
+    // After the failed sync, the second block is in the page cache but not on disk, and a restarted process still reads
+    // it. If that process appended the third block without writing the second block again, a crash would remove the
+    // second block and make the acknowledged third block unreachable.
     for seed in 0..50 {
         let disk = SimDisk::new(seed);
         let mut running = Running::open(&disk.handle()).unwrap();
@@ -69,7 +70,7 @@ fn a_full_disk_poisons_the_writer_and_loses_no_block() {
     let appended = (0..20)
         .take_while(|index| running.append(&body(*index, 1000)).is_ok())
         .count();
-    // The first segment has its full length; the disk has no space for the second.
+    // The first segment has its full length and takes seven blocks. The disk has no space for the second segment.
     assert_eq!(appended, 7);
     assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     drop(running);
@@ -77,7 +78,7 @@ fn a_full_disk_poisons_the_writer_and_loses_no_block() {
     let mut running = Running::open(&disk.handle()).unwrap();
     assert_eq!(running.seen.len(), 7);
     assert!(running.tail.torn.is_none());
-    running.append(b"there is room again").unwrap();
+    running.append(b"the disk has space again").unwrap();
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn a_full_disk_does_not_stop_appends_before_the_next_segment_is_needed() {
 fn after_a_failed_sync_of_the_directory_no_block_goes_to_the_new_segment() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();
-    // The first sync is that of the zeros, the second that of the directory.
+    // The first sync is of the file of zeros, the second is of the directory.
     disk.fail_sync_after(1);
     running.preparer.prepare_next().unwrap_err();
     assert!(!running.preparer.prepare_next().unwrap());
@@ -147,7 +148,7 @@ fn an_append_returns_only_after_the_sync_of_its_block() {
 }
 
 #[test]
-fn a_block_costs_one_write_and_one_sync() {
+fn an_append_makes_one_write_and_one_sync() {
     let disk = SimDisk::new(7);
     let mut running = Running::open(&disk.handle()).unwrap();
     let events = disk.trace().len();
@@ -168,7 +169,7 @@ fn a_block_costs_one_write_and_one_sync() {
 }
 
 #[test]
-fn a_block_beyond_the_bound_is_rejected_and_poisons_the_writer() {
+fn a_block_that_is_too_long_is_rejected_and_poisons_the_writer() {
     let disk = SimDisk::new(8);
     let mut running = Running::open(&disk.handle()).unwrap();
     let error = running.append(&body(1, 1025)).unwrap_err();
@@ -180,8 +181,8 @@ fn a_block_beyond_the_bound_is_rejected_and_poisons_the_writer() {
 }
 
 #[test]
-#[should_panic(expected = "placed elsewhere")]
-fn a_misplaced_block_is_a_bug_of_the_caller() {
+#[should_panic(expected = "must be the end of the journal")]
+fn append_panics_if_the_position_of_the_block_is_not_the_end_of_the_journal() {
     let disk = SimDisk::new(9);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.placement.advance(8);
@@ -196,7 +197,7 @@ fn the_remains_of_a_torn_write_are_removed_durably_before_the_first_append() {
     running.append(&body(2, 1000)).unwrap();
     drop(running);
     disk.restart();
-    // The start of the block is lost, the rest is on disk.
+    // The first 512 bytes of the block are zeros, the other bytes are on disk.
     let start = end as usize;
     disk.change(&segment_path(0), |contents| contents[start..start + 512].fill(0));
     let events = disk.trace().len();

@@ -1,7 +1,9 @@
-//! A data directory that an earlier build wrote in the current format opens with every byte unchanged.
+//! Tests that this build opens a data directory that an earlier build wrote in the current format, and changes none of
+//! its bytes.
 //!
-//! Version 3 of the format wrote `tests/fixtures/journal-v3`. A change of the format gets a new version and a new fixture,
-//! which replaces this one: no version is released yet, so no older version must stay readable.
+//! A build with format version 3 wrote `tests/fixtures/journal-v3`. A change of the format needs a new version number
+//! and a new fixture, which replaces this fixture. No version has been released yet, so no older version must stay
+//! readable.
 
 use std::{fs, path::Path, sync::Arc};
 

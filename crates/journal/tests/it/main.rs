@@ -28,7 +28,7 @@ use tally_journal::{
     ScanError, SegmentPreparer, Tail,
 };
 
-/// Small sizes, so that few blocks fill a segment: about seven of the longest.
+/// Small sizes, so that few blocks fill a segment: seven blocks of the greatest length.
 const CONFIG: JournalConfig = JournalConfig {
     segment_bytes: 8192,
     block_bytes_max: 1024,
@@ -118,7 +118,8 @@ impl Running {
     }
 }
 
-/// Places a block, then appends it, as the threads of a service do.
+/// Appends a block at the position that `placement` computed. A service does the same with two threads: one computes
+/// positions, the other appends.
 fn append(
     writer: &mut JournalWriter,
     placement: &mut BlockPlacement,
@@ -142,7 +143,7 @@ fn append(
     Ok(receipt)
 }
 
-/// Verifies a directory that no process has open.
+/// Verifies a directory that no process has open for writing.
 fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<JournalReport, JournalError> {
     Journal::open_read_only(Arc::clone(disk), path)?.verify()
 }

@@ -1,4 +1,4 @@
-//! The journal on a real file system.
+//! Tests of the journal on a real file system.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,7 +12,7 @@ fn disk() -> Arc<dyn Disk> {
 }
 
 #[test]
-fn a_journal_survives_its_process() {
+fn a_new_process_reads_all_blocks_and_appends() {
     let root = TempDir::new().unwrap();
     let path = root.path().join("deep").join("data");
     let mut running = Running::open_at(&disk(), &path).unwrap();
@@ -105,7 +105,7 @@ fn errors_name_the_operation_and_the_path() {
 }
 
 #[test]
-fn reads_stop_at_the_end_and_random_bytes_differ() {
+fn a_read_ends_at_the_end_of_the_file_and_random_bytes_differ() {
     let root = TempDir::new().unwrap();
     let file = disk().create_new(&root.path().join("file")).unwrap();
     file.write_at(3, b"abc").unwrap();

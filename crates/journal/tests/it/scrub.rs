@@ -1,11 +1,13 @@
-//! The scrub finds all damage in the durable part of the journal, continues after it, and never reads the rest.
+//! The scrub finds all damage in the durable part of the journal, continues after the damage, and never reads bytes
+//! that are not durable yet.
 
 use tally_journal::{ChainPoint, JournalReader, Position, Scrub, ScrubStep};
 
 use super::{Running, segment_path};
 use crate::support::sim_disk::SimDisk;
 
-/// Makes a running journal of `count` blocks of 200 bytes (328 on disk: 22 in a segment). Returns the positions of the blocks.
+/// Makes a running journal of `count` blocks with bodies of 200 bytes. A block takes 328 bytes on disk, and 22 blocks
+/// fill a segment. Returns the positions of the blocks.
 fn journal_of(count: u64) -> (SimDisk, Running, Vec<Position>) {
     let disk = SimDisk::new(count);
     let mut running = Running::open(&disk.handle()).unwrap();
@@ -13,7 +15,7 @@ fn journal_of(count: u64) -> (SimDisk, Running, Vec<Position>) {
     (disk, running, positions)
 }
 
-/// Runs one pass. Returns the number of whole blocks and the positions of damage.
+/// Runs one pass. Returns the number of undamaged blocks and the positions of damage.
 fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
     let (mut whole, mut damaged) = (0, Vec::new());
     loop {
@@ -23,12 +25,13 @@ fn pass(scrub: &mut Scrub, durable: &ChainPoint) -> (u64, Vec<Position>) {
                 whole += 1;
             }
             ScrubStep::Damaged { position, .. } => damaged.push(position),
-            ScrubStep::Postponed { error } => panic!("a descriptor is free: {error}"),
+            ScrubStep::Postponed { error } => panic!("file descriptors are available: {error}"),
             ScrubStep::Complete => return (whole, damaged),
         }
     }
 }
 
+/// Runs two passes, checks that both return the same, and returns the result of [`pass`].
 fn scrubbed(reader: &JournalReader, durable: &ChainPoint) -> (u64, Vec<Position>) {
     let mut scrub = Scrub::new(reader);
     let first = pass(&mut scrub, durable);
@@ -99,7 +102,7 @@ fn a_missing_an_empty_and_a_truncated_segment_are_found() {
 }
 
 #[test]
-fn a_block_that_was_replaced_by_a_whole_one_is_found() {
+fn a_forged_block_with_correct_checksums_is_found() {
     let (disk, running, positions) = journal_of(10);
     let forged = SimDisk::new(10);
     let mut other = Running::open(&forged.handle()).unwrap();
@@ -109,7 +112,7 @@ fn a_block_that_was_replaced_by_a_whole_one_is_found() {
     disk.change(&segment_path(0), |contents| {
         contents[4 * 328..5 * 328].copy_from_slice(&bytes[4 * 328..5 * 328]);
     });
-    // The forged block is whole, but the block after it does not follow it.
+    // The checksums of the forged block are correct, but the block after it contains the hash of the original block.
     assert_eq!(
         scrubbed(&running.reader, &running.writer.end()),
         (9, vec![positions[5]])
@@ -128,10 +131,10 @@ fn the_end_is_compared_with_the_end_of_the_writer() {
 }
 
 #[test]
-fn a_segment_that_is_removed_while_others_have_it_open_is_found() {
+fn the_removal_of_a_segment_is_found_while_readers_have_it_open() {
     let (disk, running, positions) = journal_of(50);
     let (reader, durable) = (&running.reader, running.writer.end());
-    // The same scrub had the segment open in its first pass, and must find the removal in its second.
+    // The scrub opens the segment in its first pass. It must find the removal in its second pass.
     let mut scrub = Scrub::new(reader);
     assert_eq!(pass(&mut scrub, &durable), (50, Vec::new()));
     reader.read_block(positions[0], &mut Vec::new()).unwrap();
@@ -141,7 +144,7 @@ fn a_segment_that_is_removed_while_others_have_it_open_is_found() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_damage() {
+fn a_segment_that_cannot_be_opened_because_no_file_descriptor_is_left_is_not_damage() {
     let (disk, running, _) = journal_of(50);
     let durable = running.writer.end();
     let mut scrub = Scrub::new(&running.reader);
@@ -160,6 +163,6 @@ fn a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_damage() {
     assert_eq!(
         pass(&mut scrub, &durable),
         (28, Vec::new()),
-        "the pass continues where it stopped"
+        "the pass must continue with the block at which it stopped"
     );
 }

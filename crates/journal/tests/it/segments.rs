@@ -1,4 +1,5 @@
-//! Segments: prepared ahead of use, made by the writer otherwise, and read at any position.
+//! Tests of segments: the preparer makes a segment before its use, the writer makes a segment that is not prepared, and
+//! readers read at any position.
 
 use std::{path::Path, thread};
 
@@ -25,7 +26,10 @@ fn one_spare_segment_is_prepared_and_appends_to_it_change_no_length() {
         assert!(running.preparer.is_needed());
         assert!(running.preparer.prepare_next().unwrap());
         assert!(!running.preparer.is_needed());
-        assert!(!running.preparer.prepare_next().unwrap(), "one spare is enough");
+        assert!(
+            !running.preparer.prepare_next().unwrap(),
+            "the preparer must make at most one spare segment"
+        );
         assert_eq!(
             disk.contents(&segment_path(segment + 1)),
             vec![0; CONFIG.segment_bytes as usize]
@@ -36,7 +40,11 @@ fn one_spare_segment_is_prepared_and_appends_to_it_change_no_length() {
     let created = trace
         .iter()
         .filter(|event| matches!(event, TraceEvent::Created(path) if is_segment(path)));
-    assert_eq!(created.count(), 0, "every segment was written aside and renamed");
+    assert_eq!(
+        created.count(),
+        0,
+        "every segment must be written under a temporary name and renamed"
+    );
     let sizes: Vec<usize> = (0..6)
         .map(|number| disk.contents(&segment_path(number)).len())
         .collect();
@@ -57,7 +65,7 @@ fn a_segment_that_the_writer_makes_has_its_full_length_and_reads_like_a_prepared
         let header = running.reader.read_block(*position, &mut read).unwrap();
         assert_eq!((header.block_sequence, &read), (index + 1, &body(index, 1000)));
     }
-    // After the end of the journal it has zeros, like a prepared segment.
+    // After the end of the journal, the segment contains zeros, like a prepared segment.
     let mut beyond = [7; 64];
     running
         .reader
@@ -72,7 +80,7 @@ fn a_segment_that_the_writer_makes_has_its_full_length_and_reads_like_a_prepared
 }
 
 #[test]
-fn a_writer_that_is_faster_than_the_preparer_keeps_its_segment() {
+fn a_segment_that_the_writer_makes_is_not_replaced_by_a_slower_preparer() {
     let disk = SimDisk::new(8);
     let mut running = Running::open(&disk.handle()).unwrap();
     disk.stall_syncs_of(&segment_path(1).with_extension("segment.tmp"));
@@ -90,7 +98,10 @@ fn a_writer_that_is_faster_than_the_preparer_keeps_its_segment() {
             append(writer, placement, block, &body(index, 1000)).unwrap();
         }
         disk.release_syncs();
-        assert!(!preparing.join().unwrap().unwrap(), "the work is thrown away");
+        assert!(
+            !preparing.join().unwrap().unwrap(),
+            "the preparer must discard its segment"
+        );
     });
     assert!(
         !disk
@@ -100,7 +111,7 @@ fn a_writer_that_is_faster_than_the_preparer_keeps_its_segment() {
     );
     assert!(
         running.preparer.prepare_next().unwrap(),
-        "the one after is prepared"
+        "the preparer must prepare the segment after the new active segment"
     );
     drop(running);
     disk.crash();
@@ -108,7 +119,7 @@ fn a_writer_that_is_faster_than_the_preparer_keeps_its_segment() {
 }
 
 #[test]
-fn a_spare_survives_a_restart_and_a_half_made_one_does_not() {
+fn a_restart_keeps_a_spare_segment_and_removes_an_unfinished_one() {
     let disk = SimDisk::new(3);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.preparer.prepare_next().unwrap();
@@ -151,7 +162,7 @@ fn a_segment_of_another_length_is_an_error_even_if_it_is_empty() {
 }
 
 #[test]
-fn parts_of_blocks_are_read_at_their_position() {
+fn a_part_of_a_block_can_be_read() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();
     running.append(b"first").unwrap();
@@ -195,7 +206,8 @@ fn reads_outside_of_segments_and_blocks_are_errors() {
     drop(running);
     disk.restart();
     disk.flip_bit(&segment_path(0), (HEADER_BYTES as u64) * 8);
-    // A recovery treats the block as a torn tail. The reader must not return it as a block.
+    // A recovery would treat the damaged block as the remains of an incomplete write. The reader must return an error
+    // for it.
     let journal = tally_journal::Journal::open(disk.handle(), &super::data(), &CONFIG).unwrap();
     let error = journal
         .reader()

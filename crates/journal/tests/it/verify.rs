@@ -18,13 +18,13 @@ fn report(disk: &SimDisk) -> JournalReport {
     assert_eq!(
         (disk.snapshot(), disk.trace()),
         (files, trace),
-        "verify must not touch the disk"
+        "verify must change nothing on disk"
     );
     report
 }
 
 #[test]
-fn a_journal_without_damage_is_counted() {
+fn the_report_counts_the_blocks_and_records_of_an_undamaged_journal() {
     let report = report(&journal_of(30));
     assert!(report.is_intact());
     assert_eq!((report.blocks, report.bytes, report.records), (30, 30 * 328, 30));
@@ -42,7 +42,7 @@ fn an_empty_journal_has_no_damage() {
 }
 
 #[test]
-fn a_torn_tail_is_no_damage_and_stays() {
+fn the_remains_of_a_torn_write_are_not_damage_and_stay() {
     let disk = journal_of(3);
     disk.flip_bit(&segment_path(0), (2 * 328 + 200) * 8);
     for _ in 0..2 {
@@ -65,7 +65,7 @@ fn all_damage_is_listed() {
     let report = report(&disk);
     let damages: Vec<_> = report.corruption.iter().chain(&report.further_damages).collect();
     let blocks: Vec<u64> = damages.iter().map(|damage| damage.block_sequence).collect();
-    // Blocks are numbered from 1. The block after a damaged block is accepted as following it.
+    // The first block has number 1. The check accepts the previous hash that the block after a damaged block states.
     assert_eq!(blocks, [4, 5, 11]);
     assert_eq!(
         (report.blocks, report.end.map(|end| end.block_sequence)),

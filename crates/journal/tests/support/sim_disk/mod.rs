@@ -1,11 +1,12 @@
-//! A simulated disk in memory that loses and tears unsynced data and fails on request, repeatably from a seed.
+//! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it. All random
+//! decisions come from a seed, so that a test is repeatable.
 //!
-//! - Bytes are durable only after a sync of their file, names only after a sync of their directory. A crash keeps any part
-//!   of the unsynced bytes, in sectors of 512 bytes and in any order, and the first few of the unsynced changes of names in
-//!   each directory.
-//! - A failed sync discards what it should have written, as on Linux: the data can still be read and a later sync succeeds,
-//!   but the data is not on the disk.
-//! - On request it becomes full, loses power after a number of operations, flips bits, and delays syncs.
+//! - Bytes are durable after a sync of their file. The name of a file is durable after a sync of its directory. A crash
+//!   keeps a random part of the unsynced bytes, in sectors of 512 bytes. Of the unsynced changes of names in a
+//!   directory, it keeps a random number of the oldest and drops the others.
+//! - A failed sync discards the bytes that it should have written, as on Linux: a process can still read the bytes and
+//!   a later sync succeeds, but the bytes are not on the disk.
+//! - A test can fill the disk, cut the power after a number of operations, flip bits, and delay syncs.
 
 mod state;
 
@@ -28,7 +29,7 @@ pub(crate) struct SimDisk {
     shared: Arc<Shared>,
 }
 
-/// An operation on the disk, for the trace.
+/// An entry of the trace: an operation on the disk or a mark of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TraceEvent {
     Created(PathBuf),
@@ -48,7 +49,7 @@ pub(crate) enum TraceEvent {
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when stalled syncs may continue, and when another sync stalls.
+    /// Wakes waiting threads when stalled syncs may continue, and when a sync stalls.
     changed: Condvar,
 }
 
@@ -57,17 +58,19 @@ struct SimFile {
     path: PathBuf,
     file: u64,
     access: FileAccess,
-    life: u64,
+    /// The [`State::run`] in which the file was opened.
+    run: u64,
 }
 
 struct SimLock {
     disk: SimDisk,
     path: PathBuf,
     kind: LockKind,
-    life: u64,
+    /// The [`State::run`] in which the lock was acquired.
+    run: u64,
 }
 
-/// A test that waits longer than this for a stalled sync fails.
+/// Longest time that a test waits for a sync to stall. After this time the test fails.
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// The error number of an input/output error on Linux and other systems.
 const EIO: i32 = 5;
@@ -95,7 +98,7 @@ impl SimDisk {
         {
             let mut state = disk.shared.state.lock();
             for (path, contents) in files {
-                state.hold(path, contents);
+                state.add_durable_file(path, contents);
             }
         }
         disk
@@ -106,16 +109,16 @@ impl SimDisk {
         Arc::new(self.clone())
     }
 
-    /// Fails and restores the power: unsynced data is kept, lost or torn. Clears all faults.
+    /// Cuts and restores the power: each part of the unsynced data is kept or lost at random. Clears all faults.
     pub(crate) fn crash(&self) {
         self.shared.state.lock().crash();
         self.shared.changed.notify_all();
     }
 
-    /// Kills the process and starts another: files have the content that the process saw, and unsynced data is still not
-    /// durable. Clears all faults.
+    /// Kills the process: its open files and locks become invalid. The files keep the content that the process saw, but
+    /// unsynced data is still not durable. Clears all faults.
     pub(crate) fn restart(&self) {
-        self.shared.state.lock().begin_life();
+        self.shared.state.lock().begin_run();
         self.shared.changed.notify_all();
     }
 
@@ -149,7 +152,8 @@ impl SimDisk {
         self.shared.state.lock().faults.out_of_descriptors = is_out;
     }
 
-    /// Fails the power during a later operation: `operations` operations that change something succeed before it.
+    /// Cuts the power after `operations` more operations that change something. The next such operation and all later
+    /// operations fail.
     pub(crate) fn power_off_after(&self, operations: u64) {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
     }
@@ -170,13 +174,14 @@ impl SimDisk {
         self.shared.changed.notify_all();
     }
 
-    /// Lets one stalled sync continue, or the next one if none is stalled. Later syncs stall as before.
+    /// Lets one stalled sync continue. If no sync is stalled, the next sync does not stall. Other syncs stall as
+    /// before.
     pub(crate) fn release_one_sync(&self) {
-        self.shared.state.lock().faults.syncs_let_go += 1;
+        self.shared.state.lock().faults.released_syncs += 1;
         self.shared.changed.notify_all();
     }
 
-    /// Waits until a sync stalls.
+    /// Waits until a sync is stalled.
     pub(crate) fn wait_for_stalled_sync(&self) {
         let mut state = self.shared.state.lock();
         let waiting = self.shared.changed.wait_while_for(
@@ -270,7 +275,7 @@ impl Disk for SimDisk {
             path: path.to_path_buf(),
             file,
             access: FileAccess::ReadWrite,
-            life: state.life,
+            run: state.run,
         }))
     }
 
@@ -286,7 +291,7 @@ impl Disk for SimDisk {
             path: path.to_path_buf(),
             file,
             access,
-            life: state.life,
+            run: state.run,
         }))
     }
 
@@ -330,14 +335,15 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
         let mut state = self.begin_change(Operation::SyncDir, dir)?;
         if state.sync_fails() {
-            // Unlike data, names are in the file system's own journal, which writes them later or stops the file system.
+            // Unlike a failed sync of a file, this one discards nothing: the file system keeps changes of names in its
+            // own journal and writes them later.
             return Err(DiskError::new(
                 Operation::SyncDir,
                 dir,
                 io::Error::from_raw_os_error(EIO),
             ));
         }
-        state.settle_names(dir, usize::MAX);
+        state.make_names_durable(dir, usize::MAX);
         state.note(TraceEvent::SyncedDir(dir.to_path_buf()));
         Ok(())
     }
@@ -351,13 +357,13 @@ impl Disk for SimDisk {
                 io::ErrorKind::NotFound.into(),
             ));
         }
-        let life = state.life;
+        let run = state.run;
         Ok(state.lock(dir, kind).then(|| -> Box<dyn DiskLock> {
             Box::new(SimLock {
                 disk: self.clone(),
                 path: dir.to_path_buf(),
                 kind,
-                life,
+                run,
             })
         }))
     }
@@ -380,7 +386,7 @@ impl SimDisk {
 
     fn begin_change(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
         let mut state = self.begin(operation, path)?;
-        if state.power_goes() {
+        if state.count_operation() {
             return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
         }
         Ok(state)
@@ -429,7 +435,7 @@ impl DiskFile for SimFile {
             offset,
             length: fitting,
         });
-        if state.power_goes() {
+        if state.count_operation() {
             return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EIO)));
         }
         if missing > 0 {
@@ -441,26 +447,26 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> Result<(), DiskError> {
         let mut state = self.begin(Operation::Sync)?;
         state.note(TraceEvent::SyncBegan(self.path.clone()));
-        if state.faults.holds_up(&self.path) {
+        if state.faults.stalls(&self.path) {
             state.faults.waiting_syncs += 1;
             self.disk.shared.changed.notify_all();
             self.disk.shared.changed.wait_while(&mut state, |state| {
-                state.faults.holds_up(&self.path) && state.faults.syncs_let_go == 0
+                state.faults.stalls(&self.path) && state.faults.released_syncs == 0
             });
-            state.faults.syncs_let_go = state.faults.syncs_let_go.saturating_sub(1);
+            state.faults.released_syncs = state.faults.released_syncs.saturating_sub(1);
             state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
         }
-        if state.life != self.life || state.power_goes() {
+        if state.run != self.run || state.count_operation() {
             return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
         }
         let fails = state.faults.failing.as_deref() == Some(self.path.as_path()) || state.sync_fails();
         let State { files, random, .. } = &mut *state;
         let contents = files.get_mut(&self.file).unwrap();
         if fails {
-            contents.forget(random);
+            contents.fail_sync(random);
             return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
         }
-        contents.settle();
+        contents.make_durable();
         state.note(TraceEvent::Synced(self.path.clone()));
         Ok(())
     }
@@ -477,7 +483,7 @@ impl DiskFile for SimFile {
 impl SimFile {
     fn begin(&self, operation: Operation) -> Result<MutexGuard<'_, State>, DiskError> {
         let state = self.disk.begin(operation, &self.path)?;
-        if state.life != self.life {
+        if state.run != self.run {
             return Err(self.failed(
                 operation,
                 io::Error::other("the file was opened before the crash"),
@@ -506,7 +512,7 @@ impl DiskLock for SimLock {}
 impl Drop for SimLock {
     fn drop(&mut self) {
         let mut state = self.disk.shared.state.lock();
-        if state.life == self.life {
+        if state.run == self.run {
             state.unlock(&self.path, self.kind);
         }
     }

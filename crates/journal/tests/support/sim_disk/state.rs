@@ -1,4 +1,5 @@
-//! The state of the simulated disk: its contents, the durable part of them, and the planned faults.
+//! The state of the simulated disk: the files as a process reads them, the durable part of the files, and the planned
+//! faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,15 +13,15 @@ use super::TraceEvent;
 
 pub(super) struct State {
     pub(super) random: SplitMix64,
-    /// Incremented at every crash and restart. Handles with an older number fail.
-    pub(super) life: u64,
+    /// The number of crashes and restarts so far. Operations on files and locks from an earlier run fail.
+    pub(super) run: u64,
     pub(super) directories: BTreeSet<PathBuf>,
     pub(super) names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
     unsynced_names: Vec<NameChange>,
     pub(super) files: BTreeMap<u64, SimContents>,
     pub(super) next_file: u64,
-    /// The locked directories with their number of shared locks; 0 for an exclusive lock.
+    /// The locked directories, each with the number of its shared locks; 0 for an exclusive lock.
     locked: BTreeMap<PathBuf, usize>,
     pub(super) faults: Faults,
     pub(super) trace: VecDeque<TraceEvent>,
@@ -34,14 +35,14 @@ pub(super) struct Faults {
     pub(super) failing: Option<PathBuf>,
     /// The files whose reads fail.
     pub(super) unreadable: BTreeSet<PathBuf>,
-    /// Whether every open of a file fails for want of a file descriptor.
+    /// Whether every open of a file fails as if no file descriptor were left.
     pub(super) out_of_descriptors: bool,
     pub(super) operations_before_power_off: Option<u64>,
     pub(super) powered_off: bool,
     pub(super) stalled: Option<Stall>,
     pub(super) waiting_syncs: usize,
-    /// Number of stalled syncs that may continue while others stay stalled.
-    pub(super) syncs_let_go: usize,
+    /// Number of stalled syncs that may continue while the others stay stalled.
+    pub(super) released_syncs: usize,
 }
 
 /// The syncs that stall.
@@ -56,12 +57,14 @@ pub(super) struct SimContents {
     pub(super) view: Vec<u8>,
     /// The bytes that survive every crash.
     pub(super) durable: Vec<u8>,
+    /// The writes since the last sync: the offset and the bytes of each.
     pub(super) unsynced: Vec<(u64, Vec<u8>)>,
 }
 
-/// A change of one name; `None` removes the name.
+/// The changes of names that one operation makes. They become durable together.
 struct NameChange {
     directory: PathBuf,
+    /// The new file of each name; `None` removes the name.
     changes: Vec<(PathBuf, Option<u64>)>,
 }
 
@@ -78,7 +81,7 @@ impl State {
     pub(super) fn new(seed: u64) -> Self {
         State {
             random: SplitMix64(seed),
-            life: 0,
+            run: 0,
             directories: BTreeSet::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
@@ -91,8 +94,8 @@ impl State {
         }
     }
 
-    /// Makes a durable file.
-    pub(super) fn hold(&mut self, path: &Path, contents: &[u8]) {
+    /// Makes a durable file with these contents.
+    pub(super) fn add_durable_file(&mut self, path: &Path, contents: &[u8]) {
         let file = self.next_file;
         self.next_file += 1;
         let parents = path.ancestors().skip(1).map(Path::to_path_buf);
@@ -107,24 +110,24 @@ impl State {
         self.durable_names.insert(path.to_path_buf(), file);
     }
 
-    /// Applies a crash: drops some of the unsynced data and names.
+    /// Applies a crash: keeps a random part of the unsynced data and names, and drops the rest.
     pub(super) fn crash(&mut self) {
-        self.keep_some_names();
+        self.make_some_names_durable();
         let kept: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|file, _| kept.contains(file));
         for contents in self.files.values_mut() {
-            contents.lose(&mut self.random);
+            contents.crash(&mut self.random);
         }
-        self.begin_life();
+        self.begin_run();
     }
 
-    pub(super) fn begin_life(&mut self) {
-        self.life += 1;
+    pub(super) fn begin_run(&mut self) {
+        self.run += 1;
         self.locked.clear();
         self.faults = Faults::default();
     }
 
-    /// Locks a directory, unless another lock excludes this one. Returns whether it did.
+    /// Locks a directory, unless another lock excludes the requested lock. Returns whether the directory was locked.
     pub(super) fn lock(&mut self, dir: &Path, kind: LockKind) -> bool {
         match (self.locked.get_mut(dir), kind) {
             (None, LockKind::Shared) => self.locked.insert(dir.to_path_buf(), 1).is_none(),
@@ -163,8 +166,8 @@ impl State {
         self.unsynced_names.push(NameChange { directory, changes });
     }
 
-    /// Makes the first `count` unsynced changes in a directory durable.
-    pub(super) fn settle_names(&mut self, directory: &Path, count: usize) {
+    /// Makes the oldest `count` unsynced changes of names in a directory durable.
+    pub(super) fn make_names_durable(&mut self, directory: &Path, count: usize) {
         let mut left = count;
         let durable = &mut self.durable_names;
         self.unsynced_names.retain(|change| {
@@ -177,8 +180,8 @@ impl State {
         });
     }
 
-    /// Keeps a random number of the first unsynced changes of each directory, and drops the rest.
-    pub(super) fn keep_some_names(&mut self) {
+    /// Makes a random number of the oldest unsynced changes of each directory durable, and drops the rest.
+    pub(super) fn make_some_names_durable(&mut self) {
         let directories: BTreeSet<PathBuf> = self
             .unsynced_names
             .iter()
@@ -191,13 +194,14 @@ impl State {
                 .filter(|change| change.directory == directory)
                 .count();
             let kept = self.random.below(changes as u64 + 1);
-            self.settle_names(&directory, usize::try_from(kept).unwrap());
+            self.make_names_durable(&directory, usize::try_from(kept).unwrap());
         }
         self.unsynced_names.clear();
         self.names = self.durable_names.clone();
     }
 
-    pub(super) fn power_goes(&mut self) -> bool {
+    /// Counts an operation that changes something. Returns whether the power is off, so that the operation fails.
+    pub(super) fn count_operation(&mut self) -> bool {
         match &mut self.faults.operations_before_power_off {
             None => {}
             Some(0) => self.faults.powered_off = true,
@@ -206,6 +210,7 @@ impl State {
         self.faults.powered_off
     }
 
+    /// Counts a sync. Returns whether the sync fails.
     pub(super) fn sync_fails(&mut self) -> bool {
         match self.faults.syncs_before_failure {
             None => false,
@@ -240,7 +245,8 @@ fn apply(names: &mut BTreeMap<PathBuf, u64>, changes: &[(PathBuf, Option<u64>)])
 // ===== impl Faults =====
 
 impl Faults {
-    pub(super) fn holds_up(&self, path: &Path) -> bool {
+    /// Returns whether a sync of the file at `path` stalls.
+    pub(super) fn stalls(&self, path: &Path) -> bool {
         match &self.stalled {
             None => false,
             Some(Stall::All) => true,
@@ -257,25 +263,27 @@ impl SimContents {
         self.unsynced.push((offset, bytes.to_vec()));
     }
 
-    pub(super) fn settle(&mut self) {
+    pub(super) fn make_durable(&mut self) {
         for (offset, bytes) in self.unsynced.drain(..) {
             put(&mut self.durable, offset, &bytes);
         }
     }
 
-    /// Applies a failed sync: some unsynced sectors reach the disk, and the others are never written again.
-    pub(super) fn forget(&mut self, random: &mut SplitMix64) {
-        self.settle_some(random);
+    /// Applies a failed sync: a random part of the unsynced sectors becomes durable, and no later sync writes the
+    /// others.
+    pub(super) fn fail_sync(&mut self, random: &mut SplitMix64) {
+        self.make_some_durable(random);
     }
 
-    /// Applies a crash.
-    pub(super) fn lose(&mut self, random: &mut SplitMix64) {
-        self.settle_some(random);
+    /// Applies a crash: a random part of the unsynced sectors becomes durable, and the others are lost.
+    pub(super) fn crash(&mut self, random: &mut SplitMix64) {
+        self.make_some_durable(random);
         self.view = self.durable.clone();
     }
 
-    /// Keeps some unsynced sectors: all, none, or each with the same probability.
-    pub(super) fn settle_some(&mut self, random: &mut SplitMix64) {
+    /// Makes a random part of the unsynced sectors durable, and forgets the others. Draws a number n from 0 to 8, then
+    /// keeps each sector with the probability n / 8.
+    pub(super) fn make_some_durable(&mut self, random: &mut SplitMix64) {
         let kept_of_8 = random.below(9);
         for (offset, bytes) in std::mem::take(&mut self.unsynced) {
             let to_boundary = SECTOR_BYTES - usize::try_from(offset).unwrap() % SECTOR_BYTES;
