@@ -1,4 +1,4 @@
-//! The four kinds of threads.
+//! [`Role`]: the purpose of a thread.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Role {
     /// The single writer of the ledger: one thread per shard.
     Exec,
-    /// Writes and syncs the log. Waits for the disk most of the time.
+    /// Writes and syncs the journal. Waits for the disk most of the time.
     Wal,
     /// Serves connections: one single-threaded runtime per thread.
     Net,
@@ -43,7 +43,8 @@ impl Role {
         }
     }
 
-    /// Whether the role may run under `SCHED_FIFO`: only threads that block between bursts.
+    /// Whether threads of the role may run under `SCHED_FIFO`. A real-time thread must often block, or other threads on
+    /// its CPU never run. Only EXEC and WAL do.
     #[must_use]
     pub const fn may_be_fifo(self) -> bool {
         matches!(self, Self::Exec | Self::Wal)
