@@ -410,8 +410,8 @@ impl Ledger {
         unknown
     }
 
-    /// Returns the outcome of a transaction whose id is recorded, as `recorded`. [`Ledger::resolve`] has filled
-    /// `content`.
+    /// Returns the outcome of a transaction whose id is recorded. `recorded` is the recorded transaction.
+    /// [`Ledger::resolve`] has filled the field `content`.
     fn recorded_outcome(
         &self,
         transaction: &TransactionView<'_, &[u8]>,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::{model::Builder, thread};
 
-/// Limit on the steps of one execution. Reading a whole ring takes 512 steps per shard.
+/// Maximum number of steps of one execution of a model. loom's default of 1,000 steps is too small: a model that reads
+/// all slots of the breaker's in-flight calls takes 512 steps for each shard.
 const BRANCHES_MAX: usize = 20_000;
 
 /// Runs `model` in every order of its threads' accesses that needs at most `preemptions_max` preemptions.

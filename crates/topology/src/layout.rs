@@ -13,9 +13,9 @@
 //! | 4 cores of 2 | last core, thread 0 | last core, thread 1 | the other 2 cores | first core |
 //! | more cores | as with 8 | as with 8 | at most `net_threads_max` CPUs | 1 core per 16 cores |
 //!
-//! Cores are sorted by [`Rank`], the best core for EXEC first. EXEC and WAL get cores from the front
-//! of this list, AUX gets cores from the back. If EXEC's core has two CPUs, WAL gets the second one: WAL waits in fsync
-//! most of the time, and finds the journal's buffer in the L2 cache of that core.
+//! Cores are sorted by [`Rank`], the best core for EXEC first. EXEC and WAL get cores from the front of this list, AUX
+//! gets cores from the back. If EXEC's core has two CPUs, WAL gets the second one: WAL waits in fsync most of the time,
+//! and finds the journal's buffer in the L2 cache of that core.
 
 use std::cmp::Reverse;
 
@@ -28,7 +28,7 @@ use super::{
 /// Minimum number of allowed CPUs of a memory node on which all roles are placed.
 const HOME_CPUS_MIN: usize = 4;
 
-/// AUX gets one core for each group of this many cores. Seastar's tool perftune uses the same number for interrupts.
+/// AUX gets one of every 16 cores, and at least one. Seastar's tool perftune uses the same number for interrupts.
 const CORES_PER_AUX_CORE: usize = 16;
 
 /// AUX gets its own cores only if at least this many CPUs are left for NET.

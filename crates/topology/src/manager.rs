@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     /// Number of blocking-pool threads started so far. This is the index of the next blocking-pool thread.
     pub(super) blocking_started: AtomicUsize,
-    /// Number of times that a check found a mask that another process had changed. Written by `verify_now`.
+    /// Number of times that a check found a mask that had changed since this crate set it. Written by `verify_now`.
     pub(super) affinity_lost: AtomicU64,
     /// Number of times that a mask was repaired. Written by `verify_now`.
     pub(super) affinity_reapplied: AtomicU64,

@@ -40,8 +40,8 @@ impl PinOutcome {
     }
 }
 
-/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets the mask `fallback` instead. Otherwise the
-/// thread could stay on the single CPU of the thread that started it.
+/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets the mask `fallback` instead. Without the
+/// fallback, the thread would keep the mask that it inherited, which may be a single CPU.
 #[must_use]
 pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {

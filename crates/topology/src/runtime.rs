@@ -22,8 +22,8 @@ use super::{
 };
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// Maximum number of blocking-pool threads of one runtime. Programs rarely use them: for example
-/// to look up names and to read certificates.
+/// Maximum number of blocking-pool threads of one runtime. Programs rarely use these threads, for example to look up
+/// names and to read certificates.
 pub const BLOCKING_THREADS_MAX: usize = 4;
 
 /// Name of blocking-pool threads. The programs `ps` and `top` show the first 15 bytes of a name.
@@ -45,7 +45,8 @@ pub struct ThreadGuard {
 /// A started thread of a role. Dropping the handle detaches the thread.
 #[derive(Debug)]
 pub struct RoleHandle<T> {
-    /// The thread's result, or `None` if the thread could not be placed, so that its body did not run.
+    /// The thread's result. `None` if the thread could not get its planned CPUs or `SCHED_FIFO`, so that its body did
+    /// not run.
     inner: thread::JoinHandle<Option<T>>,
     tid: Tid,
 }
@@ -95,7 +96,9 @@ impl<T> RoleHandle<T> {
     /// The payload of the panic, if the thread has panicked.
     pub fn join(self) -> thread::Result<T> {
         let not_run = || -> Box<dyn Any + Send> {
-            Box::new("the body of the thread did not run, because the thread could not be placed")
+            Box::new(
+                "the body of the thread did not run, because the thread could not get its planned CPUs or SCHED_FIFO",
+            )
         };
         self.inner.join()?.ok_or_else(not_run)
     }

@@ -39,7 +39,7 @@ pub struct TopologyInfo {
     pub unregistered_threads: usize,
     /// Number of threads that were not registered because [`THREADS_MAX`](super::THREADS_MAX) threads were registered.
     pub register_overflow: u64,
-    /// Number of times that a check found a mask that another process had changed.
+    /// Number of times that a check found a mask that had changed since this crate set it.
     pub affinity_lost: u64,
     /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
@@ -66,8 +66,8 @@ pub struct RoleInfo {
     pub pinned_ok: bool,
 }
 
-/// One thread. A field without another meaning of `None` is `None` if it is unknown, usually because the thread has
-/// ended.
+/// One thread. A field whose doc gives no other meaning of `None` is `None` if it is unknown, usually because the thread
+/// has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {
     /// The role of the thread.
@@ -113,11 +113,11 @@ pub struct ThreadInfo {
 pub struct PlacementFigures {
     /// The roles, in the order of [`Role::ALL`].
     pub roles: [RoleFigures; 4],
-    /// Number of times that a check found a mask that another process had changed.
+    /// Number of times that a check found a mask that had changed since this crate set it.
     pub affinity_lost: u64,
     /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
-    /// As [`TopologyInfo::layout_version`].
+    /// See [`TopologyInfo::layout_version`].
     pub layout_version: u64,
     /// Number of periods in which the control group was throttled since its creation; `None` if the kernel has no
     /// counter.
