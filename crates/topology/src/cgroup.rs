@@ -6,6 +6,9 @@
 //! may belong to another cgroup namespace. So if the group does not exist below the mount point, the mount point is
 //! assumed to be the group. The quotas of all parents also limit the process, so the smallest quota of the group and
 //! its parents counts.
+//!
+//! A controller is the part of the kernel that enforces one kind of limit. This module reads the controllers `cpu`
+//! (quotas) and `cpuset` (allowed CPUs).
 
 use std::{
     path::{Path, PathBuf},
@@ -23,9 +26,9 @@ const PERIOD_US_DEFAULT: u64 = 100_000;
 /// Version of the control group interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupVersion {
-    /// One hierarchy per controller.
+    /// Version 1: each controller can have a separate hierarchy.
     V1,
-    /// The unified hierarchy.
+    /// Version 2: all controllers use the same hierarchy.
     V2,
 }
 

@@ -21,8 +21,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With too few CPUs, threads are not pinned, and the plan states why. Only in mode `strict`, a missing CPU is
-//! an error. Only with the setting `fifo.required`, a thread that can't get `SCHED_FIFO` is an error.
+//! If there are too few CPUs, threads are not pinned, and the plan states why. Too few CPUs, and a thread that can't
+//! get its planned CPUs, are errors only in mode `strict`. A thread that can't get `SCHED_FIFO` is an error only with
+//! the setting `fifo.required`.
 //!
 //! **Inheritance.** Linux gives a new thread the mask of the thread that starts it. Start threads with
 //! [`CpuAffinityManager::spawn`], from any thread. A thread started with `std::thread::spawn` on a NET thread would

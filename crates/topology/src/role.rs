@@ -5,7 +5,7 @@ use std::fmt;
 /// The purpose of a thread, which decides the CPUs it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The single writer of the ledger: one thread per shard.
+    /// Executes transactions. One thread is the only writer of the ledger.
     Exec,
     /// Writes and syncs the journal. Waits for the disk most of the time.
     Wal,
@@ -43,8 +43,8 @@ impl Role {
         }
     }
 
-    /// Whether threads of the role may run under `SCHED_FIFO`. A real-time thread must often block, or other threads on
-    /// its CPU never run. Only EXEC and WAL do.
+    /// Whether threads of the role may run under `SCHED_FIFO`. If a real-time thread does not block often, other
+    /// threads on its CPU can't run. So only EXEC and WAL, which block often, may be real-time threads.
     #[must_use]
     pub const fn may_be_fifo(self) -> bool {
         matches!(self, Self::Exec | Self::Wal)

@@ -93,7 +93,7 @@ fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> 
 }
 
 #[test]
-fn started_on_one_cpu_the_service_runs_and_reports_it() {
+fn on_one_cpu_the_threads_run_and_the_plan_has_a_warning() {
     let last = startup_mask().unwrap().iter().next_back().unwrap().to_string();
     let Some(lines) = report_of_child(&["taskset", "-c", &last], None) else {
         return;
