@@ -1,7 +1,7 @@
 //! [`PodHints`]: the description of the Kubernetes pod, which shows whether CPUs can be exclusive.
 //!
 //! The kernel does not report whether the CPUs of a container are exclusive. The kubelet's static CPU manager assigns
-//! exclusive CPUs only to containers that request a whole number of CPUs, in pods of the QoS class Guaranteed. So the
+//! exclusive CPUs only to containers that request a whole number of CPUs, in pods of the QoS class `Guaranteed`. So the
 //! description of the pod can show that the CPUs are not exclusive. The description comes from environment variables,
 //! which the pod's manifest sets (docs/pinning.md), and from the path of the control group if it is visible.
 
@@ -75,7 +75,7 @@ impl PodHints {
     }
 
     /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods below
-    /// `kubepods`. It puts Burstable and BestEffort pods below a group with the name of their class. The full path is
+    /// `kubepods`. It puts `Burstable` and `BestEffort` pods below a group with the name of their class. The full path is
     /// visible only in a container that shares the host's cgroup namespace.
     pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
         let Some(path) = path.filter(|path| path.contains("kubepods")) else {
