@@ -1,5 +1,5 @@
-//! Audit events: who changed what, and the value before and after. They are always logged, because the log's filter does not apply
-//! to their target ([`AUDIT_TARGET`]).
+//! Audit events: log events that state who changed what, and the values before and after the change. Audit events are
+//! always logged, because the log filter does not apply to their target ([`AUDIT_TARGET`]).
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::telemetry::AUDIT_TARGET;
 pub struct Administrator {
     /// The address of the caller, if it is known.
     pub peer: Option<SocketAddr>,
-    /// The owner of the token, if calls need tokens.
+    /// The authenticated caller, if calls need tokens.
     pub principal: Option<Principal>,
 }
 
@@ -30,7 +30,7 @@ pub struct CircuitChange<'a> {
     pub comment: &'a str,
 }
 
-/// Emits the event of a changed tokens file, with the number of valid tokens before and after.
+/// Logs that a changed tokens file came into force, with the number of valid tokens before and after.
 pub(super) fn tokens_changed(before: usize, after: usize) {
     tracing::warn!(
         name: "tally.audit.tokens",
@@ -44,7 +44,7 @@ pub(super) fn tokens_changed(before: usize, after: usize) {
 // ===== impl Administrator =====
 
 impl Administrator {
-    /// Emits the event of a changed circuit.
+    /// Logs that the administrator changed a circuit.
     pub fn changed_circuit(&self, change: &CircuitChange<'_>) {
         let CircuitChange {
             key,
@@ -67,7 +67,7 @@ impl Administrator {
         );
     }
 
-    /// Emits the event of a changed log filter.
+    /// Logs that the administrator changed the log filter from `before` to `after`.
     pub fn changed_log_level(&self, before: &str, after: &str) {
         tracing::warn!(
             name: "tally.audit.log_level",
@@ -80,7 +80,7 @@ impl Administrator {
         );
     }
 
-    /// Returns the name of the token, never the token itself.
+    /// Returns the name of the administrator's token. The token itself is never logged.
     fn token(&self) -> Option<&str> {
         self.principal.as_ref().map(|principal| &*principal.name)
     }

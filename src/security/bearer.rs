@@ -2,10 +2,11 @@
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-/// The authentication scheme in the header, in lower case. Upper and lower case are equal (RFC 9110, 11.1).
+/// The authentication scheme in the header, in lower case. The case of the scheme does not matter (RFC 9110, 11.1).
 const BEARER: &[u8] = b"bearer ";
 
-/// Returns the bearer token in the header `authorization`; `None` if it is missing or empty.
+/// Returns the bearer token in the header `authorization`; `None` if the header has no bearer token, or the token is
+/// empty.
 #[must_use]
 pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     let (scheme, token) = headers

@@ -1,12 +1,12 @@
-//! The period in which a certificate is valid. rustls checks only the certificates of clients. It would serve an expired server
-//! certificate without a warning.
+//! The period in which a certificate is valid. rustls checks this period only for the certificates of clients. A server
+//! with rustls uses its own certificate after it has expired, without a warning.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::{Certificate, der::Decode};
 
-/// The subject of a certificate, and when it is valid.
+/// The subject of a certificate, and the period in which the certificate is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Validity {
     /// The subject's distinguished name, in the notation of RFC 4514.
@@ -22,8 +22,8 @@ pub(super) struct Validity {
 // ===== impl Validity =====
 
 impl Validity {
-    /// Parses `certificate`. Returns `None` if it does not conform to RFC 5280. rustls may still serve such a
-    /// certificate.
+    /// Parses `certificate`. Returns `None` if the certificate does not conform to RFC 5280. rustls may still use
+    /// such a certificate.
     pub(super) fn parse(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();

@@ -1,4 +1,4 @@
-//! Why certificates or tokens can't be used.
+//! The errors of certificates and tokens.
 
 use std::path::PathBuf;
 
@@ -35,7 +35,7 @@ pub enum SecurityError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file is not PEM, or has no object of the needed kind.
+    /// A file is not in PEM format, or has no object of the needed kind.
     #[error("{}: has no {wanted} in PEM", path.display())]
     Pem {
         /// The file.
@@ -43,7 +43,7 @@ pub enum TlsError {
         /// The kind of object.
         wanted: &'static str,
     },
-    /// Certificate and key do not match, or are of a kind that is not supported.
+    /// The certificate and the key do not match, or one of them is of a kind that is not supported.
     #[error("{} and {}: {source}", certificate.display(), key.display())]
     Pair {
         /// The certificate.
@@ -61,7 +61,7 @@ pub enum TlsError {
         /// The error.
         reason: String,
     },
-    /// The new certificate is not valid now, and the certificate in force is.
+    /// The new certificate is not valid now, but the certificate in force is valid.
     #[error("{}: {reason}", path.display())]
     NotValid {
         /// The file.

@@ -1,7 +1,7 @@
 //! The thread that reads certificates and tokens again.
 //!
-//! A separate thread does this, because the disk with the files can hang. The circuits' ticks, which detect a disk that hangs, and
-//! a signal to stop must not wait for it.
+//! A separate thread reads the files, because the disk with the files can hang. Two other tasks must not wait for that
+//! disk: the periodic task of the circuits, which detects that a disk hangs, and the handling of a signal to stop.
 
 use std::{
     sync::{
@@ -13,16 +13,16 @@ use std::{
 
 use super::{state::Security, watched::RefreshKind};
 
-/// Requests refreshes from the thread. Dropping this value does not stop the thread, because the thread may be waiting for a disk
-/// that hangs. The thread ends with the process.
+/// Requests refreshes from the thread that reads the files. Dropping this value does not stop the thread, because the
+/// thread may be waiting for a disk that hangs. The thread ends with the process.
 #[derive(Debug)]
 pub struct Refresher {
     requests: Arc<Requests>,
     thread: Thread,
 }
 
-/// The refreshes that were requested and have not started: at most one of each kind, so that they do not pile up while a disk
-/// hangs.
+/// The refreshes that were requested and have not started. There is at most one request of each kind, so that requests
+/// do not accumulate while a disk hangs.
 #[derive(Debug, Default)]
 struct Requests {
     settled: AtomicBool,
@@ -59,7 +59,8 @@ impl Refresher {
             RefreshKind::Settled => &self.requests.settled,
             RefreshKind::Immediate => &self.requests.immediate,
         };
-        // Release pairs with the acquire in `next`: the refresh reads files that are at least as new as those that the caller saw.
+        // Release pairs with the acquire in `Requests::next`: the refresh reads files that are at least as new as those
+        // that the caller of `request` saw.
         flag.store(true, Ordering::Release);
         self.thread.unpark();
     }
@@ -68,7 +69,8 @@ impl Refresher {
 // ===== impl Requests =====
 
 impl Requests {
-    /// Takes the next request. An operator's request comes first, and makes the periodic request unnecessary.
+    /// Takes the next request. An operator's request comes first. It makes the periodic request unnecessary, because it
+    /// reads the same files.
     fn next(&self) -> Option<RefreshKind> {
         if self.immediate.swap(false, Ordering::Acquire) {
             self.settled.store(false, Ordering::Relaxed);
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operators_request_comes_first_and_each_is_taken_once() {
+    fn an_operators_request_comes_first_and_each_request_is_taken_once() {
         let requests = Requests::default();
         assert_eq!(requests.next(), None);
         requests.settled.store(true, Ordering::Relaxed);

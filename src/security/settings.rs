@@ -1,4 +1,4 @@
-//! The section `security`: the files of certificates and tokens.
+//! The settings section `security`: the files of certificates and tokens.
 
 use std::path::PathBuf;
 
@@ -14,12 +14,12 @@ pub struct SecuritySettings {
     pub tls_certificate: Option<PathBuf>,
     /// The certificate's private key in PEM.
     pub tls_key: Option<PathBuf>,
-    /// The certificate authorities for clients, in PEM. If this is set, a client must present a certificate that one of them
-    /// signed.
+    /// The certificate authorities for clients, in PEM. If this is set, a client must present a certificate that one of
+    /// them signed.
     pub client_ca: Option<PathBuf>,
     /// The tokens file: one token in a line, as `role name sha256`. The role is `read`, `write` or `admin`.
     pub tokens_file: Option<PathBuf>,
-    /// Allows an address that other machines can reach without TLS and tokens.
+    /// Allows the service to listen without TLS and tokens on an address that other machines can reach.
     pub allow_insecure: bool,
 }
 

@@ -55,9 +55,9 @@ impl Security {
         }
     }
 
-    /// Reads the files again. Puts changed contents into force if `kind` allows that. If a file can't be used, logs an error and
-    /// keeps the contents in force. Open connections keep the certificate that they started with. Open streams check their tokens
-    /// again.
+    /// Reads the files again. Puts changed contents into force if `kind` allows that. If a file can't be used, logs an
+    /// error and keeps the contents in force. Open connections keep the certificate with which they started. Open
+    /// streams check their tokens against the new table.
     pub fn refresh(&self, kind: RefreshKind) {
         if let Some(tls) = &self.tls
             && let Some((_, new)) = renewed("certificates", tls.refresh(kind))
@@ -73,7 +73,7 @@ impl Security {
         }
     }
 
-    /// Returns the TLS acceptor with the certificate in force; `None` without TLS.
+    /// Returns the TLS acceptor with the certificate in force; `None` if TLS is not configured.
     #[must_use]
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.tls
@@ -87,25 +87,27 @@ impl Security {
         self.tokens.is_some()
     }
 
-    /// Returns the entry of the valid token `token`; `None` if it is not valid, or if calls need no token.
+    /// Returns the table's entry of `token`; `None` if the token is not valid, or if calls need no token.
     #[must_use]
     pub fn grant(&self, token: &[u8]) -> Option<Grant> {
         self.tokens.as_ref()?.get().find(token)
     }
 
-    /// Returns the current entry of the token of `grant`; `None` if the token is no longer valid.
+    /// Returns the current table's entry of the token of `grant`; `None` if the token is no longer valid. The role may
+    /// differ from that of `grant`.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.tokens.as_ref()?.get().renewed(grant)
     }
 
-    /// Returns a number that increases with each change of the valid tokens.
+    /// Returns a number that increases each time a new tokens file comes into force.
     #[must_use]
     pub fn token_version(&self) -> u64 {
         *self.token_version.borrow()
     }
 
-    /// Returns a receiver that wakes after each change of the valid tokens.
+    /// Returns a receiver that is notified each time a new tokens file comes into force. Its value is
+    /// [`Self::token_version`].
     #[must_use]
     pub fn token_changes(&self) -> watch::Receiver<u64> {
         self.token_version.subscribe()

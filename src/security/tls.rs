@@ -21,7 +21,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    /// When the server's certificate is valid; `None` if the certificate can't be parsed.
+    /// The period in which the server's certificate is valid; `None` if the certificate can't be parsed.
     pub(super) validity: Option<Validity>,
 }
 
@@ -33,7 +33,7 @@ struct Clock;
 #[derive(Debug)]
 pub(super) struct TlsFiles(pub(super) TlsPaths);
 
-/// The only protocol that is offered over TLS.
+/// The name of HTTP/2 in TLS (ALPN). The service offers no other protocol.
 const ALPN_HTTP2: &[u8] = b"h2";
 
 // ===== impl Clock =====

@@ -1,4 +1,5 @@
-//! Bearer tokens. The tokens file has one line for each token: `role name sha256`. It has no token in clear text.
+//! Bearer tokens. The tokens file has one line for each token: `role name sha256`. The file contains hashes of the
+//! tokens, and not the tokens.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -26,15 +27,16 @@ pub struct Principal {
     pub role: Role,
 }
 
-/// The table's entry of a valid token. The service can check the token again with this entry, without the token itself.
+/// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid.
+/// It does not need the token for that.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The owner of the token.
+    /// The caller to whom the token belongs.
     pub principal: Principal,
     hash: [u8; HASH_BYTES],
 }
 
-/// The valid tokens. With an empty table, every call is rejected.
+/// The valid tokens. If the table is empty, every call is rejected.
 #[derive(Clone, Default)]
 pub struct TokenTable(Vec<Grant>);
 
@@ -43,7 +45,7 @@ pub struct TokenTable(Vec<Grant>);
 #[non_exhaustive]
 pub enum TokenFileError {
     /// The file is not UTF-8.
-    #[error("is not text in UTF-8")]
+    #[error("is not UTF-8 text")]
     NotText,
     /// A line is malformed.
     #[error("line {line}: {what}")]
@@ -60,9 +62,10 @@ pub enum TokenFileError {
 
 /// Maximum number of tokens in a file. Every call compares its token with all of them.
 pub const TOKENS_MAX: usize = 256;
-/// Longest name of a token, in bytes.
+/// Maximum length of the name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 64;
-/// Bytes of a SHA-256 hash. Tokens are long and random, so a slow hash, as for passwords, would gain nothing.
+/// Length of a SHA-256 hash, in bytes. A slow hash, as for passwords, is not needed: tokens are long and random, so
+/// that nobody can guess a token from its hash.
 const HASH_BYTES: usize = 32;
 
 // ===== impl Role =====
@@ -95,11 +98,11 @@ impl FromStr for Role {
 // ===== impl TokenTable =====
 
 impl TokenTable {
-    /// Parses a tokens file: one token in a line, as `role name sha256-in-hex`. Ignores blank lines and lines that begin with `#`.
-    /// A file without tokens gives an empty table.
+    /// Parses a tokens file: one token in a line, as `role name sha256-in-hex`. Ignores blank lines and lines that
+    /// begin with `#`. A file without tokens gives an empty table.
     ///
     /// # Errors
-    /// [`TokenFileError`]. Its text never contains a hash.
+    /// [`TokenFileError`] if the file is malformed. The text of the error never contains a hash.
     pub fn parse(text: &str) -> Result<Self, TokenFileError> {
         let mut entries = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -124,14 +127,15 @@ impl TokenTable {
         Ok(TokenTable(entries))
     }
 
-    /// Returns the entry of `token` if the token is valid. The duration of the search depends neither on the contents of the table
-    /// nor on the position of the entry.
+    /// Returns the entry of `token`, or `None` if the token is not valid. The duration of the search does not depend on
+    /// the contents of the table or on the position of the entry, so that a caller learns nothing from it.
     #[must_use]
     pub fn find(&self, token: &[u8]) -> Option<Grant> {
         self.find_hash(&Sha256::digest(token).into())
     }
 
-    /// Returns this table's entry of the token of `grant`, which may have another role.
+    /// Returns this table's entry of the token of `grant`, or `None` if the token is not valid. The entry may have
+    /// another role than `grant`.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.find_hash(&grant.hash)
@@ -195,7 +199,8 @@ impl Grant {
             ));
         }
         let hash = parse_hex(hash).ok_or("sha256: must be 64 hexadecimal digits")?;
-        // `sha256sum` prints this hash if the variable with the token is unset. Every caller could send the empty token.
+        // An operator who hashes an unset shell variable with `sha256sum` gets the hash of an empty token. Every caller
+        // could send an empty token.
         if hash == <[u8; HASH_BYTES]>::from(Sha256::digest(b"")) {
             return Err("sha256: is the hash of an empty token".to_owned());
         }
@@ -209,7 +214,7 @@ impl Grant {
     }
 }
 
-/// Returns the SHA-256 hash of a token, in hexadecimal digits, as in the tokens file.
+/// Returns the SHA-256 hash of a token in hexadecimal digits, in the form of the tokens file.
 #[must_use]
 pub fn hash_hex(token: &[u8]) -> String {
     let hash: [u8; HASH_BYTES] = Sha256::digest(token).into();
@@ -226,7 +231,7 @@ fn parse_hex(text: &str) -> Option<[u8; HASH_BYTES]> {
         let pair = std::str::from_utf8(pair).ok()?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }
-    // `from_str_radix` accepts a sign.
+    // `from_str_radix` accepts a plus sign, so the digits are checked separately.
     digits.iter().all(u8::is_ascii_hexdigit).then_some(bytes)
 }
 
@@ -259,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_include_those_before() {
+    fn each_role_is_higher_than_the_roles_before_it() {
         assert!(Role::Admin > Role::Write && Role::Write > Role::Read);
     }
 
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_checked_again_by_its_hash() {
+    fn a_grant_finds_the_current_entry_of_its_token() {
         let line = |role: &str| TokenTable::parse(&format!("{role} ana {}", hash_hex(b"secret"))).unwrap();
         let grant = line("write").find(b"secret").unwrap();
         assert_eq!(line("read").renewed(&grant).unwrap().principal.role, Role::Read);

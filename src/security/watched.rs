@@ -1,4 +1,4 @@
-//! A value that is loaded from files, and loaded again when the files change.
+//! A value that is loaded from files, and that is loaded again when the files change.
 
 use std::{
     fs::File,
@@ -18,9 +18,9 @@ use super::{
     tokens::{TokenFileError, TokenTable},
 };
 
-/// Loads a value from files.
+/// The files of a value, and the rules for parsing and replacing the value.
 pub(super) trait Source {
-    /// The value.
+    /// The type of the value.
     type Value;
 
     /// The files, in the order in which [`Source::parse`] expects their contents.
@@ -32,19 +32,20 @@ pub(super) trait Source {
     /// If the contents can't be used.
     fn parse(&self, contents: &[Vec<u8>]) -> Result<Self::Value, SecurityError>;
 
-    /// Decides whether the usable value `new` may replace `old`, which is in force.
+    /// Decides whether the parsed value `new` may replace `old`, the value in force.
     ///
     /// # Errors
-    /// If `old` has to stay in force.
+    /// The reason why `old` must stay in force.
     fn check_replacement(&self, _old: &Self::Value, _new: &Self::Value) -> Result<(), SecurityError> {
         Ok(())
     }
 }
 
-/// A value in force, and the files that it was loaded from.
+/// The value in force, and the files from which it was loaded.
 #[derive(Debug)]
 pub(super) struct Watched<S: Source> {
     source: S,
+    /// The value in force.
     value: ArcSwap<S::Value>,
     last_read: Mutex<LastRead>,
     /// Whether the files could not be used at the last refresh.
@@ -56,32 +57,35 @@ pub(super) struct Watched<S: Source> {
 struct LastRead {
     /// The hash of the contents in force.
     in_force: blake3::Hash,
-    /// The hash of the contents that the last refresh found, if they are not in force. Somebody may still be writing them.
+    /// The hash of the contents that the last refresh found, if these contents are not in force. Another process may
+    /// still be writing the files.
     unsettled: Option<blake3::Hash>,
-    /// Number of refreshes in a row that each found different contents.
+    /// Number of consecutive refreshes that found contents different from those of the refresh before.
     unsettled_count: u32,
-    /// The text of the last error.
+    /// The text of the error, if the files could not be used at the last refresh.
     failure: Option<String>,
 }
 
-/// The contents of a file that a refresh puts into force.
+/// Which contents of the files a refresh puts into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefreshKind {
-    /// Contents that two refreshes in a row find. A file that is written in place is empty or incomplete for a moment, and an empty
-    /// tokens file would shut out every caller.
+    /// Only contents that two consecutive refreshes find. While another process writes a file, the file is empty or
+    /// incomplete for a moment. An empty tokens file would make the service reject every caller.
     Settled,
-    /// The contents that the refresh finds. An operator has declared them complete with SIGHUP.
+    /// The contents that this refresh finds. The operator has sent SIGHUP, and so has declared that the files are
+    /// complete.
     Immediate,
 }
 
 /// The result of a refresh.
 #[derive(Debug)]
 pub(super) enum Refreshed<M> {
-    /// The contents are in force, or can't be used for the same reason as before.
+    /// The files have the contents in force, or they can't be used for the same reason as at the last refresh.
     Unchanged,
-    /// The files have changed since the last refresh. The next refresh puts the contents into force if it finds the same.
+    /// The files have changed since the last refresh. If the next refresh finds the same contents, it puts them into
+    /// force.
     Unsettled,
-    /// After an error, the files have the contents in force again.
+    /// The files could not be used at the last refresh. Now they have the contents in force again.
     Recovered,
     /// New contents came into force.
     Renewed {
@@ -92,16 +96,20 @@ pub(super) enum Refreshed<M> {
     },
 }
 
-/// Maximum number of refreshes in a row that find different contents. The next refresh puts the contents into force. Writing one
-/// file does not take that long, so another process must be rewriting the file continuously. Revoked tokens must not stay valid
-/// because of that.
+/// Maximum number of consecutive refreshes that find different contents each time. After that, the next refresh puts the
+/// contents into force, even if they are different again. Writing a file does not take that long, so a process must be
+/// rewriting the file all the time. Without this bound, revoked tokens would stay valid while that process runs.
 const UNSETTLED_COUNT_MAX: u32 = 3;
-/// Largest accepted file.
+/// Maximum size of a file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 // ===== impl Watched =====
 
 impl<S: Source> Watched<S> {
+    /// Loads the value for the first time.
+    ///
+    /// # Errors
+    /// [`SecurityError`] if the files can't be read or used.
     pub(super) fn load(source: S) -> Result<Self, SecurityError> {
         let contents = read(&source)?;
         let value = source.parse(&contents)?;
@@ -118,12 +126,13 @@ impl<S: Source> Watched<S> {
         })
     }
 
-    /// Reads the files, and loads the value again if they have changed. Files that can't be used are tried again at every refresh,
-    /// because some faults are temporary: a certificate is not valid yet, or only one of two files has been written.
+    /// Reads the files, and loads the value again if the files have changed. If the files can't be used, every later
+    /// refresh tries them again, because some faults are temporary: for example, a certificate becomes valid later, or
+    /// only one of two files has been written so far.
     ///
     /// # Errors
-    /// [`SecurityError`] if the files can't be used. The old value stays in force. Later refreshes do not return the same error
-    /// again.
+    /// [`SecurityError`] if the files can't be used. The old value stays in force. If later refreshes fail with the
+    /// same text, they return [`Refreshed::Unchanged`], so that the error is logged once.
     pub(super) fn refresh(&self, kind: RefreshKind) -> Result<Refreshed<S::Value>, SecurityError> {
         let mut last_read = self.last_read.lock();
         match self.try_refresh(&mut last_read, kind) {
@@ -172,11 +181,12 @@ impl<S: Source> Watched<S> {
         Ok(Refreshed::Renewed { old, new })
     }
 
+    /// Returns the value in force.
     pub(super) fn get(&self) -> Arc<S::Value> {
         self.value.load_full()
     }
 
-    /// Returns whether the files could not be used at the last refresh, so that older contents are in force.
+    /// Returns whether the files could not be used at the last refresh. If so, older contents are in force.
     pub(super) fn is_stale(&self) -> bool {
         self.is_stale.load(Ordering::Relaxed)
     }
@@ -206,7 +216,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
 fn hash(contents: &[Vec<u8>]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for content in contents {
-        // The length separates the files: moving bytes from one file to the next changes the hash.
+        // The hash includes the length of each file, so that moving bytes from one file to the next changes the hash.
         hasher.update(&(content.len() as u64).to_le_bytes());
         hasher.update(content);
     }
@@ -247,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_into_force_after_two_equal_reads() {
+    fn contents_come_into_force_after_two_equal_reads() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tokens");
         let write = |content: String| std::fs::write(&path, content).unwrap();
@@ -256,7 +266,8 @@ mod tests {
         let refresh = || watched.refresh(RefreshKind::Settled);
         let two_lines = || line("one", "2") + &line("two", "3");
 
-        // Empty, then half, then complete: each refresh finds different contents.
+        // The file is empty, then has one of two lines, then both lines. Each of these refreshes finds different
+        // contents.
         for content in [String::new(), line("one", "2"), two_lines()] {
             write(content);
             assert!(matches!(refresh(), Ok(Refreshed::Unsettled)));

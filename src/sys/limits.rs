@@ -11,7 +11,8 @@ pub struct DiskSpace {
     pub total: u64,
 }
 
-/// Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower. Returns the limit in force.
+/// Raises the soft limit of open files to `wanted`, or to the hard limit if the hard limit is lower. Never lowers the
+/// soft limit. Returns the soft limit in force.
 ///
 /// # Errors
 /// Those of `getrlimit` and `setrlimit`. No error is expected: raising up to the hard limit needs no privilege.
@@ -31,13 +32,14 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Ignores the signal SIGXFSZ. A write beyond the process's limit of file sizes (`RLIMIT_FSIZE`) then fails with `EFBIG`, which the
-/// service handles like a full disk. Without this call, the kernel would end the process during the write.
+/// Ignores the signal SIGXFSZ. A write that makes a file larger than the process's limit (`RLIMIT_FSIZE`) then fails with
+/// `EFBIG`, which the service handles like a full disk. Without this call, the kernel would end the process during the
+/// write.
 ///
 /// # Errors
 /// The error of `signal`. No error is expected.
 pub fn ignore_file_size_signal() -> io::Result<()> {
-    // SAFETY: SIG_IGN installs no handler, so no code runs in a signal's context.
+    // SAFETY: SIG_IGN installs no handler, so no code of this process runs when the signal arrives.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
     }

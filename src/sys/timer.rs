@@ -1,4 +1,5 @@
-//! A timer with the resolution of the kernel's timers. Tokio's timers have a resolution of one millisecond.
+//! A timer for intervals below one millisecond. Tokio's own timers have a resolution of one millisecond. This timer has
+//! the resolution of the kernel's timers.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -12,11 +13,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub struct IntervalTimer(AsyncFd<OwnedFd>);
 
 impl IntervalTimer {
-    /// Starts a timer that expires every `interval` (above zero), for the first time after one interval. Call it within a tokio
-    /// runtime.
+    /// Starts a timer that expires after each `interval`, for the first time after one interval. `interval` must be
+    /// more than zero. Call this function within a tokio runtime.
     ///
     /// # Errors
-    /// If the system has no more timers or descriptors.
+    /// If the system has no free timer or file descriptor.
     pub fn every(interval: Duration) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -29,13 +30,13 @@ impl IntervalTimer {
             it_value: interval,
         };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
-        // SAFETY: an `OwnedFd` owns a valid descriptor and always returns the same number. It moves into the `AsyncFd`, and
-        // nothing takes it out, replaces it or closes it before the `AsyncFd` is dropped.
+        // SAFETY: an `OwnedFd` owns a valid descriptor and always returns the same number. It moves into the `AsyncFd`,
+        // and nothing takes it out, replaces it or closes it before the `AsyncFd` is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
         Ok(IntervalTimer(registered?))
     }
 
-    /// Waits until the timer expires. Returns at once if it has expired since the last call, once for all expirations.
+    /// Waits until the timer expires. If the timer has expired since the last call, even several times, returns at once.
     ///
     /// # Errors
     /// If the timer can't be read.
@@ -46,7 +47,7 @@ impl IntervalTimer {
                 let mut count = [0; 8];
                 Ok(rustix::io::read(timer.get_ref(), &mut count)?)
             });
-            // An error here means a spurious wake-up.
+            // An error of `try_io` means that the wake-up was spurious: the timer has not expired. Wait again.
             if let Ok(read) = read {
                 return read.map(|_bytes| ());
             }
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_never_expires_early() {
+    async fn the_timer_never_expires_early() {
         let interval = Duration::from_micros(300);
         let begun = Instant::now();
         let mut timer = IntervalTimer::every(interval).unwrap();

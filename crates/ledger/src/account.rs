@@ -15,7 +15,8 @@ pub const METADATA_BYTES_MAX: usize = 1024;
 /// Maximum length of a metadata key, in bytes.
 pub const METADATA_KEY_BYTES_MAX: usize = 64;
 
-/// Free text that a client attaches to an account or a transaction. It is sorted, so that its encoding is canonical.
+/// Free text that a client attaches to an account or a transaction. The keys are sorted, so that equal
+/// metadata has equal bytes.
 pub type Metadata = BTreeMap<String, String>;
 
 /// The number of an account. Accounts are numbered from 0, in the order of their creation.
@@ -117,8 +118,9 @@ pub struct Account {
     pub balances: Balances,
     /// The amount by which the balance may exceed the bound of the rule.
     pub overdraft_limit: Amount,
-    /// The number of the record that last changed the account. Replay skips records with a lower or equal number. So a
-    /// checkpoint can copy accounts one after the other while transactions change them.
+    /// The number of the record that last changed the account. [`Ledger::replay`](crate::Ledger::replay)
+    /// does not apply records with this number or a lower number to the account. So a checkpoint can copy accounts one
+    /// after the other while transactions change them.
     pub version: u64,
     /// The asset.
     pub asset: AssetIndex,
@@ -157,7 +159,7 @@ impl AccountStatus {
         }
     }
 
-    /// The reason why an account with this status accepts no transfer; `None` if it accepts transfers.
+    /// The reason why an account with this status accepts no transfer, or `None` if the account accepts transfers.
     #[inline]
     const fn rejection_reason(self) -> Option<Reason> {
         match self {
@@ -171,7 +173,7 @@ impl AccountStatus {
 // ===== impl Balances =====
 
 impl Balances {
-    /// The column of posted transfers of one side.
+    /// The column that sums the posted transfers of one side.
     #[inline]
     pub(crate) const fn posted_mut(&mut self, side: Side) -> &mut Amount {
         match side {
@@ -259,14 +261,14 @@ impl Account {
     /// Checks that the account accepts transfers.
     ///
     /// # Errors
-    /// The reason why it does not.
+    /// The reason why the account does not accept transfers.
     #[inline]
     pub fn accepts_transfers(&self) -> Result<(), Reason> {
         self.status.rejection_reason().map_or(Ok(()), Err)
     }
 
-    /// Whether the `total` of one side exceeds the `other` side plus the overdraft limit. If that bound exceeds 2^128 - 1,
-    /// no total exceeds it.
+    /// Whether the `total` of one side exceeds the `other` side plus the overdraft limit. If that bound exceeds 2^128 -
+    /// 1, no total exceeds it.
     #[inline]
     fn exceeds(&self, total: Amount, other: Amount) -> bool {
         other
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debit_balance_is_the_mirror_image() {
+    fn a_debit_balance_limits_credits_as_a_credit_balance_limits_debits() {
         let mut cash = account(BalanceRule::DebitBalance, 0);
         assert_eq!(cash.credit(Amount::from(1)), Err(Reason::InsufficientFunds));
         cash.debit(Amount::from(7)).unwrap();

@@ -1,14 +1,15 @@
-//! The assets: maps each name to its number and back, both in constant time.
+//! The assets of a ledger. Finds an asset's number by its name, and the name by the number, both in constant time.
 
 use super::{
     account::AssetIndex,
     tag_index::{TagIndex, tag},
 };
 
-/// Maximum number of assets of a ledger. The names of all of them and their index take at most 64 MiB.
+/// Maximum number of assets of a ledger. The names of all assets and the index of the names take at most 64
+/// MiB.
 pub const ASSETS_MAX: usize = 1 << 20;
 
-/// All assets. An asset's number is its place in the order in which accounts first named the assets.
+/// All assets. Assets are numbered from 0, in the order in which accounts first named them.
 #[derive(Debug)]
 pub(super) struct AssetTable {
     names: Vec<Box<str>>,
@@ -44,13 +45,13 @@ impl AssetTable {
         self.names.get(asset.0 as usize).map(|name| &**name)
     }
 
-    /// Returns the number of the asset named `name`.
+    /// Returns the number of the asset named `name`, or `None` if no asset has this name.
     pub(super) fn find(&self, name: &str) -> Option<AssetIndex> {
         self.find_tagged(name, self.tag(name))
     }
 
-    /// Returns the number of the asset named `name`, and adds the asset if it is new. Returns `None` if it is new and the
-    /// table is full.
+    /// Returns the number of the asset named `name`, and adds the asset if it is new. Returns `None` if the
+    /// asset is new and the table is full.
     pub(super) fn find_or_add(&mut self, name: String) -> Option<AssetIndex> {
         let tag = self.tag(&name);
         if let Some(asset) = self.find_tagged(&name, tag) {
@@ -118,7 +119,7 @@ mod tests {
     fn a_lookup_takes_constant_work_with_many_assets() {
         let assets = 50_000;
         let mut table = with_assets(assets);
-        // A lookup compares a name only with names whose hash agrees in 46 bits.
+        // The index stores 46 bits of each hash. A lookup compares a name only with names that have the same 46 bits.
         assert!(table.comparisons() < 10, "{} comparisons", table.comparisons());
         let before = table.comparisons();
         for number in (0..assets).rev() {

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Maximum length of a LEB128-encoded `u128`, in bytes.
 pub const VARINT_BYTES_MAX: usize = 19;
 
-/// The bytes are not an encoding of the expected value.
+/// An error: the bytes are not an encoding of the expected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("malformed record: expected {what}")]
 pub struct Malformed {
@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
     /// Reads the next `length` bytes.
     ///
     /// # Errors
-    /// [`Malformed`] if fewer are left.
+    /// [`Malformed`] if fewer bytes are left.
     #[inline]
     pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self
@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
     /// Reads the next byte.
     ///
     /// # Errors
-    /// [`Malformed`] if none is left.
+    /// [`Malformed`] if no byte is left.
     #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         let (byte, rest) = self.rest.split_first().ok_or(Malformed {
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     /// Reads an unsigned number of up to 64 bits.
     ///
     /// # Errors
-    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number is larger.
+    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number exceeds 64 bits.
     #[inline]
     pub fn varint_u64(&mut self) -> Result<u64, Malformed> {
         // Most numbers in a record have one byte.
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
     /// Reads an unsigned number of up to 32 bits.
     ///
     /// # Errors
-    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number is larger.
+    /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number exceeds 32 bits.
     #[inline]
     pub fn varint_u32(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.varint_u64()?).map_err(|_| Malformed {
@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
 /// Appends `value` as the shortest LEB128 varint.
 #[inline]
 pub fn put_varint(out: &mut Vec<u8>, value: u128) {
-    // Most numbers fit 64 bits, which shift with one instruction.
+    // Most numbers fit 64 bits. The CPU shifts a 64-bit number with one instruction, but a 128-bit number with several.
     match u64::try_from(value) {
         Ok(value) => put_varint_u64(out, value),
         Err(_) => {
@@ -230,11 +230,15 @@ pub fn put_short_str(out: &mut Vec<u8>, text: &str) {
 /// Appends a one-byte length, then `text`.
 ///
 /// # Panics
-/// If `text` is longer than 255 bytes: a text that was cut would be another transaction's id or another account's.
+/// If `text` is longer than 255 bytes. If the function cut the text instead, the result could be the id of another
+/// transaction or account.
 #[inline]
 pub fn put_short_bytes(out: &mut Vec<u8>, text: &[u8]) {
     let Ok(length) = u8::try_from(text.len()) else {
-        panic!("a text of {} bytes, where at most 255 can be encoded", text.len());
+        panic!(
+            "a text of {} bytes is too long: at most 255 can be encoded",
+            text.len()
+        );
     };
     out.push(length);
     out.extend_from_slice(text);

@@ -13,20 +13,20 @@ pub enum ContentField {
     Metadata,
     /// The number of transfers.
     Transfers,
-    /// The debit account of a transfer.
+    /// The debit account of the transfer with this index.
     DebitAccount(u8),
-    /// The credit account of a transfer.
+    /// The credit account of the transfer with this index.
     CreditAccount(u8),
-    /// The amount of a transfer.
+    /// The amount of the transfer with this index.
     Amount(u8),
-    /// The code of a transfer.
+    /// The code of the transfer with this index.
     Code(u8),
 }
 
 // ===== impl ContentField =====
 
 impl fmt::Display for ContentField {
-    /// Writes the path of the field in `ProcessTransactionRequest`.
+    /// Writes the path of the field in the protobuf message `ProcessTransactionRequest`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ContentField::Phase => f.write_str("phase"),

@@ -20,7 +20,7 @@ pub enum IdError {
     /// The identifier is too long.
     #[error("has {length} bytes, at most {length_max} are allowed")]
     TooLong {
-        /// Its length, in bytes.
+        /// The length of the identifier, in bytes.
         length: usize,
         /// The maximum length, in bytes.
         length_max: usize,
@@ -28,9 +28,9 @@ pub enum IdError {
     /// The identifier contains a character that is not allowed.
     #[error("has the character {character:?} at byte {offset}, allowed are A-Z a-z 0-9 _ - . : / @")]
     Character {
-        /// The first such character.
+        /// The first character that is not allowed.
         character: char,
-        /// Its offset in the identifier, in bytes.
+        /// The offset of this character in the identifier, in bytes.
         offset: usize,
     },
 }
@@ -55,7 +55,7 @@ pub fn check_asset(asset: &str) -> Result<(), IdError> {
 #[must_use]
 #[expect(clippy::indexing_slicing, reason = "the table has an element for every byte")]
 pub fn is_id(bytes: &[u8]) -> bool {
-    // The loop has no early exit: nearly every id is valid, and a loop without branches is shorter.
+    // The loop has no early exit: nearly every id is valid, so an exit would save no work and cost a branch per byte.
     (1..=ID_BYTES_MAX).contains(&bytes.len())
         && bytes
             .iter()
@@ -79,7 +79,8 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
     }
 }
 
-/// [`is_allowed`] of every byte. Three ids are checked for each transaction, and a table takes a third of the instructions.
+/// The result of [`is_allowed`] for every byte. Each transaction has at least three ids to check, and a lookup in this
+/// table takes a third of the instructions of [`is_allowed`].
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 static ALLOWED: [bool; 256] = {
     let mut allowed = [false; 256];
@@ -91,7 +92,8 @@ static ALLOWED: [bool; 256] = {
     allowed
 };
 
-/// The range from `-` to `:` is `-./0123456789:`; the range from `@` to `Z` is `@` and the capital letters.
+/// Whether an id may contain this character. The range from `-` to `:` is `-./0123456789:`. The range from `@` to `Z`
+/// is `@` and the capital letters.
 const fn is_allowed(byte: u8) -> bool {
     (byte.wrapping_sub(b'-') <= b':' - b'-')
         | (byte.wrapping_sub(b'@') <= b'Z' - b'@')

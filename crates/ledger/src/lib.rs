@@ -1,19 +1,20 @@
 //! A double-entry ledger as a pure state machine: it does no I/O, uses no async code and reads no clock.
 //!
 //! [`Ledger`] holds the accounts. [`Ledger::process`] takes a transaction and a [`TransactionLog`], and returns an
-//! [`Outcome`]. The log is the ledger's memory of transactions: it finds earlier transactions by id, and stores new
-//! records. A program supplies the log; the simplest log is a vector and a map, as in `examples/ledger.rs`.
+//! [`Outcome`]. The log finds earlier transactions by id, and stores new records: the effects of the requests. A
+//! program supplies the log; the simplest log is a vector and a map, as in `examples/ledger.rs`.
 //!
 //! These invariants hold after every call:
 //!
 //! - Every transfer debits and credits the same amount. So for each asset, the debits of all accounts equal the credits.
 //! - A transaction is applied completely or not at all.
 //! - A transaction id that is recorded always gets the same outcome as the first time.
-//! - Replaying the records of the log gives the same accounts, without evaluating any rule.
+//! - Applying the records of the log to an empty ledger gives the same accounts. This evaluates no rule.
 //!
 //! A broken invariant is a bug in this crate or in the caller's log. The ledger then panics with a message that names the
-//! invariant, in release builds too: to continue could lose money, or apply a transaction twice. Bad requests are
-//! [rejections](Rejection), and damaged bytes are [errors](Malformed); neither panics.
+//! invariant, in release builds too: an execution that continues could lose money, or apply a transaction twice. A
+//! transaction that breaks a rule gets a [rejection](Rejection), and damaged bytes give an [error](Malformed); neither
+//! panics.
 
 pub mod account;
 mod assets;

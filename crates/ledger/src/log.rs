@@ -1,26 +1,29 @@
-//! The transaction log: the interface through which the ledger finds and records transactions.
+//! The transaction log: the interface through which the ledger finds transactions and appends records.
 
 use super::{
     account::AccountIndex, record::NewRecord, reject::Rejection, time::Timestamp,
     transaction::TransactionView,
 };
 
-/// The ledger's memory of transactions. The store implements it.
+/// Stores the records of the ledger, and finds recorded transactions. The program that uses the ledger implements this
+/// trait.
 pub trait TransactionLog {
     /// Why a record could not be read.
     type Error;
 
-    /// Returns the recorded transaction with this key.
+    /// Returns the recorded transaction with this key, or `None` if no record has this key.
     ///
     /// # Errors
-    /// If the record can't be read. It is then unknown whether the transaction exists.
+    /// If the record can't be read. The ledger then does not know whether the transaction exists.
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, Self::Error>;
 
-    /// The number of the next record. Records are numbered from 1. The ledger stamps accounts with these numbers.
+    /// The number of the next record. Records are numbered from 1. The ledger stores in each account the
+    /// number of the record that last changed the account.
     fn next_entry(&self) -> u64;
 
-    /// Appends a record. The record of a transaction has a `key`, under which [`TransactionLog::find`] must find it from then
-    /// on. Returns the sequence and time of the transaction. The caller of the ledger ensures that the log has room.
+    /// Appends a record. The record of a transaction has a `key`. From then on, [`TransactionLog::find`] must find the
+    /// record under this key. Returns the sequence and time of the transaction. The caller of the ledger ensures that
+    /// the log has room.
     fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed;
 }
 
@@ -38,24 +41,25 @@ pub struct TransactionKey<'a> {
 pub struct RecordedTransaction<'a> {
     /// The transaction, with account numbers.
     pub transaction: TransactionView<'a, AccountIndex>,
-    /// Its outcome.
+    /// The outcome of the transaction.
     pub outcome: Result<Committed, Rejection>,
 }
 
-/// The place of a transaction in the global order.
+/// The sequence number and the commit time of a committed transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
     /// The sequence number. Committed transactions are numbered from 1, without gaps.
     pub sequence: u64,
-    /// The commit time. It strictly increases with the sequence.
+    /// The commit time. A transaction with a higher sequence has a later commit time.
     pub time: Timestamp,
 }
 
 // ===== impl Committed =====
 
 impl Committed {
-    /// Returns the place of the transaction that is `ordinal` committed transactions later in the same block. Returns `None`
-    /// if its time or sequence is out of range.
+    /// Returns the sequence and time of the transaction that is committed `ordinal` transactions later in the same block.
+    /// With each transaction of a block, the sequence increases by one and the time by one nanosecond. Returns `None`
+    /// if the result is out of range.
     #[must_use]
     pub fn checked_after(self, ordinal: u32) -> Option<Self> {
         Some(Committed {
@@ -65,7 +69,10 @@ impl Committed {
     }
 }
 
-/// Appends a record, and checks that the log has numbered it.
+/// Appends a record.
+///
+/// # Panics
+/// If the number of the next record has not increased by one: then the log has lost or duplicated a record.
 pub(super) fn append<L: TransactionLog>(
     log: &mut L,
     key: Option<TransactionKey<'_>>,

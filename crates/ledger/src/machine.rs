@@ -18,8 +18,8 @@ use super::{
     transaction::{TransactionView, Transfer, put_transfers},
 };
 
-/// The [`tag`]s of the names in a transaction, with the seed of the account table. The thread that encodes the transaction
-/// computes them, to save time on the thread that executes it.
+/// The [`tag`]s of the names in a transaction, with the seed of the account table. The thread that encodes the
+/// transaction computes the tags, to save time on the thread that executes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags<'a> {
     /// The tag of the transaction id.
@@ -34,16 +34,16 @@ pub struct Tags<'a> {
 pub enum Outcome {
     /// The transaction was committed.
     Committed {
-        /// Its place in the global order.
+        /// The sequence number and the commit time of the transaction.
         committed: Committed,
-        /// Whether it had already been recorded, with the same id and content.
+        /// Whether the transaction was recorded before this request, with the same id and content.
         replayed: bool,
     },
     /// The transaction was rejected.
     Rejected {
-        /// Why.
+        /// Why the transaction was rejected.
         rejection: Rejection,
-        /// Whether it had already been recorded, with the same id and content.
+        /// Whether the rejection was recorded before this request, for the same id and content.
         replayed: bool,
     },
     /// A transaction with the same id and different content is recorded.
@@ -60,21 +60,21 @@ pub enum AccountOutcome {
     Created(Vec<AccountIndex>),
     /// An account exists with different content. No account was created.
     Reused {
-        /// The index of this account in the request.
+        /// The index of this account in the request. The first account has index 0.
         place: usize,
     },
     /// The ledger has no room for all of the accounts. No account was created.
     Full(TableFull),
 }
 
-/// Why a record can't be applied to the ledger that the earlier records made.
+/// Why a record can't be applied to a ledger to which the earlier records were applied.
 #[derive(Debug, Error)]
 pub enum ReplayError {
     /// The record can't be decoded.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The number of the account is too high: the record of another account is missing.
-    #[error("account number {found}, where the next account has number {expected}")]
+    #[error("the record creates account number {found}, but the next account must have number {expected}")]
     AccountGap {
         /// The number in the record.
         found: u32,
@@ -82,7 +82,9 @@ pub enum ReplayError {
         expected: usize,
     },
     /// Another account has the number of the record's account: the checkpoint and the records do not belong together.
-    #[error("account number {account} is {found:?}, where the record creates {expected:?}")]
+    #[error(
+        "the record creates {expected:?} as account number {account}, but this number already belongs to {found:?}"
+    )]
     OtherAccount {
         /// The account's number.
         account: u32,
@@ -120,9 +122,9 @@ pub enum ReplayError {
 #[derive(Debug)]
 pub struct Ledger {
     accounts: AccountTable,
-    /// The transfers of the current transaction, with account numbers. A field to reuse its memory.
+    /// The transfers of the current transaction, with account numbers. They are a field so that their memory is reused.
     transfers: Vec<Transfer<AccountIndex>>,
-    /// The current transaction, encoded with account numbers. A field to reuse its memory.
+    /// The current transaction, encoded with account numbers. It is a field so that its memory is reused.
     content: Vec<u8>,
 }
 
@@ -146,12 +148,12 @@ impl Ledger {
         &self.accounts
     }
 
-    /// The accounts, to restore them from a checkpoint.
+    /// Gives access to the accounts, so that the store can restore them from a checkpoint.
     pub const fn accounts_mut(&mut self) -> &mut AccountTable {
         &mut self.accounts
     }
 
-    /// Returns a copy of the account named `id`, with its balances.
+    /// Returns a copy of the account named `id`, with its balances. Returns `None` if no account has this id.
     #[must_use]
     pub fn account(&self, id: &str) -> Option<AccountSnapshot> {
         self.accounts
@@ -161,11 +163,11 @@ impl Ledger {
 
     /// Processes a transaction, which the caller has encoded with
     /// [`put_transaction`](super::transaction::put_transaction). If its id is recorded with the same content, returns the
-    /// recorded outcome. Otherwise applies the transaction completely or not at all, and records the outcome if a retry must
-    /// get the same one.
+    /// recorded outcome; if the content differs, returns [`Outcome::Reused`]. If the id is not recorded, applies the
+    /// transaction completely or not at all. Records the outcome if a retry must get the same outcome.
     ///
     /// # Errors
-    /// Those of the log. Nothing has changed then.
+    /// The error of the log, if the log can't look up the id. The ledger and the log are then unchanged.
     ///
     /// # Panics
     /// If the transfers can't be decoded, or the log breaks its contract.
@@ -262,7 +264,7 @@ impl Ledger {
         let entry = log.next_entry();
         let Ok(index) = self.accounts.next_index() else {
             panic!(
-                "the ledger is full, although its room was checked for account {:?}",
+                "the ledger is full, although a check before found room for account {:?}",
                 new.id
             );
         };
@@ -271,7 +273,7 @@ impl Ledger {
         assert_eq!(
             pushed,
             Ok(index),
-            "an account is in the log and not in the account table"
+            "an account is in the log, but not in the account table"
         );
         index
     }
@@ -326,7 +328,8 @@ impl Ledger {
         for transfer in transaction.transfers() {
             self.transfers.push(transfer?);
         }
-        // Accounts are stamped in a second pass, because several transfers may change the same account.
+        // The versions change in a second pass. If the first pass changed them, it would skip the second transfer of an
+        // account that two transfers of the record change.
         for transfer in &self.transfers {
             for (index, side) in [(transfer.debit, Side::Debit), (transfer.credit, Side::Credit)] {
                 let accounts = self.accounts.len();
@@ -358,10 +361,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Fills `transfers` and `content` with the transaction, with account numbers.
+    /// Fills the fields `transfers` and `content` with the transaction, with account numbers in place of account ids.
+    /// Returns a rejection if an account does not exist.
     ///
     /// # Panics
-    /// If a transfer can't be decoded: the request was not encoded correctly, and must not reach the log.
+    /// If a transfer can't be decoded: a transaction that was not encoded correctly must not get into the log.
     fn resolve(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
@@ -404,7 +408,8 @@ impl Ledger {
         unknown
     }
 
-    /// Returns the outcome of a transaction whose id is recorded.
+    /// Returns the outcome of a transaction whose id is recorded. `recorded` is the recorded transaction.
+    /// [`Ledger::resolve`] has filled the field `content`.
     fn recorded_outcome(
         &self,
         transaction: &TransactionView<'_, &[u8]>,
@@ -485,7 +490,7 @@ impl Ledger {
                 let account = accounts.found_mut(index);
                 assert!(
                     account.version <= entry,
-                    "account number {} has already been changed by record {}, and record {entry} is new",
+                    "account number {} has already been changed by record {}, but the new record has number {entry}",
                     index.0,
                     account.version
                 );
@@ -496,7 +501,10 @@ impl Ledger {
     }
 }
 
-/// Returns a transfer of a transaction whose heading was decoded.
+/// Returns a decoded transfer.
+///
+/// # Panics
+/// If the transfer could not be decoded: then the transaction was not encoded correctly.
 fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
     match transfer {
         Ok(transfer) => transfer,
@@ -504,7 +512,8 @@ fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
     }
 }
 
-/// Applies one transfer, or changes nothing.
+/// Applies one transfer. If a rule forbids it, changes nothing and returns the reason, with the side whose account
+/// caused it.
 fn apply_transfer(
     accounts: &mut AccountTable,
     transfer: &Transfer<AccountIndex>,
@@ -577,7 +586,7 @@ fn undo(accounts: &mut AccountTable, transfer: &Transfer<AccountIndex>, side: Si
     let column = accounts.found_mut(index).balances.posted_mut(side);
     let Some(before) = column.checked_sub(transfer.amount) else {
         panic!(
-            "account number {} holds {column} on one side, less than the {} just added to it",
+            "account number {} holds {column} on one side, which is less than the {} that was just added",
             index.0, transfer.amount
         );
     };

@@ -1,16 +1,19 @@
-//! Records: the effects of requests. A replay applies them without evaluating any rule.
+//! The encoding of records. A record holds the effects of one request: a new account, or a transaction and its outcome.
+//! The ledger applies records again, for example after a restart, without evaluating any rule. Records are stored in
+//! blocks: a block is a header and a body, and the body is a sequence of records.
 //!
 //! ```text
 //! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | payload | checksum: u32
 //! ```
 //!
 //! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of all
-//! bytes before it. The CRC starts from a number that depends on the record's place in the journal. So a record fails the
-//! check if it is found at another place, for example because the disk wrote a sector to the wrong address.
+//! bytes of the record before the checksum. The CRC starts from a number that depends on the record's place in the
+//! journal. So a record fails the check if a reader finds it at another place, for example because the disk wrote a
+//! sector to the wrong address.
 //!
 //! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is the
-//! number of transactions committed in the block before the record. With both, a reader finds the block's header, and
-//! computes the record's sequence and time from it. So records need not repeat them.
+//! number of transactions committed in the block before the record. With `back`, a reader finds the block's header.
+//! From the header and `ordinal`, the reader computes the sequence and time of the record. So records do not store them.
 
 use super::{
     account::{AccountIndex, NewAccount},
@@ -19,7 +22,8 @@ use super::{
     transaction::TransactionView,
 };
 
-/// Maximum length of a record, in bytes. The longest has 256 transfers with the widest amounts and 1 KiB of metadata.
+/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount and 1 KiB
+/// of metadata.
 pub const RECORD_BYTES_MAX: usize = 12 * 1024;
 
 /// Length of the checksum at the end of a record, in bytes.
@@ -64,7 +68,7 @@ pub struct FramedRecord<'a> {
     pub record: Record<'a>,
 }
 
-/// A record that is not written yet.
+/// A record to be appended, which borrows its content.
 #[derive(Debug, Clone, Copy)]
 pub enum NewRecord<'a> {
     /// See [`Record::AccountCreated`].
@@ -88,13 +92,14 @@ pub enum NewRecord<'a> {
     },
 }
 
-/// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal` transactions
-/// have been committed in the block so far. `place` is the record's place in the journal, a number that no other record
-/// has; [`take_record`] needs the same number. `scratch` is overwritten; the caller passes it in to reuse its memory.
+/// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal`
+/// transactions have been committed in the block so far. `place` is the record's place in the journal, a number that no
+/// other record has; [`take_record`] needs the same number. `scratch` is overwritten; the caller passes it in to reuse
+/// its memory.
 ///
 /// # Panics
-/// If the record is longer than [`RECORD_BYTES_MAX`], or starts 4 GiB or more after `body_start`. The bounds of requests
-/// and of blocks exclude both.
+/// If the record is longer than [`RECORD_BYTES_MAX`], starts before `body_start`, or starts 4 GiB or more after
+/// `body_start`. The bounds of requests and of blocks exclude these cases.
 pub fn put_record(
     body: &mut Vec<u8>,
     body_start: usize,
@@ -105,7 +110,7 @@ pub fn put_record(
 ) {
     let start = body.len();
     let Some(Ok(back)) = start.checked_sub(body_start).map(u32::try_from) else {
-        panic!("a record at {start} of a block whose body starts at {body_start}");
+        panic!("a record can't start at byte {start} if the body of its block starts at byte {body_start}");
     };
     scratch.clear();
     let payload: &[u8] = match record {
@@ -126,10 +131,10 @@ pub fn put_record(
         }
     };
     let length = scratch.len() + payload.len() + CHECKSUM_BYTES;
-    // The length itself takes at most four bytes.
+    // The encoded length takes at most four bytes.
     assert!(
         length + 4 <= RECORD_BYTES_MAX,
-        "a record of {length} bytes, which could not be read back"
+        "a record of {length} bytes is too long: it could not be read back"
     );
     put_varint_u64(body, length as u64);
     body.extend_from_slice(scratch);
@@ -141,9 +146,9 @@ pub fn put_record(
 /// Computes the checksum of the record at `place`. `bytes` are all bytes of the record before the checksum.
 #[inline]
 fn checksum(place: u64, bytes: &[u8]) -> u32 {
-    // The upper half of a place is the number of the segment, the lower half is the offset in the segment. The
-    // multiplication makes neighbouring segments differ in many bits. For two offsets in one segment, equal bytes always
-    // have different checksums.
+    // The upper 32 bits of a place are the number of the journal's segment; the lower 32 bits are the offset in the
+    // segment. The multiplication makes the initial values of neighbouring segments differ in many bits. If equal bytes
+    // stand at two offsets of one segment, their checksums always differ.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "both halves of the number are used"
@@ -300,7 +305,7 @@ mod tests {
         let record = NewRecord::Committed { content: &content };
         put_record(&mut body, 0, 7, 1 << 40, record, &mut scratch);
         let whole = body.len();
-        // A record that is too short must not be completed by the record after it.
+        // A second record follows. If damage makes the first record longer, the reader takes bytes of the second record.
         put_record(&mut body, 0, 8, (1 << 40) + whole as u64, record, &mut scratch);
         assert!(take_record(&mut Reader::new(&body), 1 << 40).is_ok());
         for bit in 0..whole * 8 {
@@ -320,9 +325,10 @@ mod tests {
         }
     }
 
-    /// Data directories hold these bytes: another format needs another version of the directory.
+    /// Existing data directories hold these bytes. If the encoding changes, the version of data directories must change
+    /// too.
     #[test]
-    fn the_bytes_of_a_record_stay_what_they_are() {
+    fn the_encoding_of_a_record_does_not_change() {
         let content = content(1, &Metadata::new());
         let (mut body, mut scratch) = (Vec::new(), Vec::new());
         put_record(
@@ -364,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a record at 3 of a block whose body starts at 4")]
-    fn a_record_before_its_block_is_not_written() {
+    #[should_panic(expected = "a record can't start at byte 3 if the body of its block starts at byte 4")]
+    fn a_record_that_starts_before_its_block_is_not_written() {
         let record = NewRecord::Committed { content: b"" };
         put_record(&mut vec![0; 3], 4, 0, 0, record, &mut Vec::new());
     }
 
     #[test]
-    #[should_panic(expected = "which could not be read back")]
+    #[should_panic(expected = "is too long: it could not be read back")]
     fn a_record_that_is_too_long_is_not_written() {
         let content = [0; RECORD_BYTES_MAX];
         let record = NewRecord::Committed { content: &content };

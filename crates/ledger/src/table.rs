@@ -1,4 +1,4 @@
-//! The account table: stores accounts by number and finds them by id. Existing accounts never move.
+//! The account table: stores accounts by number and finds them by id. Existing accounts never move in memory.
 
 use std::collections::HashSet;
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Number of accounts of a page. Pages never move, so that adding an account never copies others. A page of metadata is
-/// allocated when the first of its accounts has metadata.
+/// Number of accounts of a page. Pages never move, so that adding an account never copies other accounts. A page of
+/// metadata is allocated when the first account with metadata is added to this page.
 const PAGE_ACCOUNTS: usize = 4096;
 
 /// Maximum number of accounts of a ledger. Account numbers have 32 bits.
@@ -45,9 +45,10 @@ pub enum TableFull {
     Assets,
 }
 
-/// An account without its metadata: two cache lines. The alignment keeps them on one page of memory, because with millions
-/// of accounts, a second address translation costs more than a second cache line. The name is the first field, because a
-/// comparison may read 32 bytes, which would reach into the next account if the name were the last field.
+/// An account without its metadata: two cache lines. The alignment keeps both lines on one page of memory. With
+/// millions of accounts, the translation of a second address costs more than reading a second cache line. The name is
+/// the first field, because a comparison may read 32 bytes, which would reach into the next account if the name were
+/// the last field.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct AccountSlot {
@@ -106,13 +107,14 @@ impl AccountTable {
         self.slots.len == 0
     }
 
-    /// Returns the number of the account named `id`.
+    /// Returns the number of the account named `id`, or `None` if no account has this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<AccountIndex> {
         self.find_tagged(id.as_bytes(), tag(id.as_bytes(), self.seed))
     }
 
-    /// Returns the number of the account named `id`, whose [`tag`] with this table's seed is `tag`.
+    /// Returns the number of the account named `id`, or `None` if no account has this id. `tag` is the [`tag`] of `id`
+    /// with this table's seed.
     #[must_use]
     pub fn find_tagged(&self, id: &[u8], tag: u64) -> Option<AccountIndex> {
         let found = self.by_name.find(tag, |value| {
@@ -134,7 +136,7 @@ impl AccountTable {
         self.by_name.prefetch(tag);
     }
 
-    /// Prefetches the account with this `tag`. Reads the name index, so prefetch the [entry](Self::prefetch_name) earlier.
+    /// Prefetches the account with this `tag`. This reads the name index, so call [`Self::prefetch_name`] earlier.
     pub fn prefetch_account(&self, tag: u64) {
         if let Some(value) = self.by_name.first(tag) {
             let slot = self.slots.indexed(index_of(value));
@@ -165,7 +167,7 @@ impl AccountTable {
     pub(crate) fn found_mut(&mut self, index: AccountIndex) -> &mut Account {
         let Some(account) = self.get_mut(index) else {
             panic!(
-                "account number {} was found, and is no longer in the table",
+                "account number {} was found before, but is not in the table",
                 index.0
             );
         };
@@ -224,7 +226,7 @@ impl AccountTable {
     /// Checks that all accounts of `new` that do not exist yet can be added.
     ///
     /// # Errors
-    /// [`TableFull`] if the table has not enough room for them.
+    /// [`TableFull`] if the table does not have room for all of them.
     pub fn check_room(&self, new: &[NewAccount]) -> Result<(), TableFull> {
         self.check_room_within(new, ACCOUNTS_MAX, ASSETS_MAX)
     }
@@ -240,7 +242,7 @@ impl AccountTable {
             .zip(assets_max.checked_sub(self.assets.len()));
         let Some((accounts_left, assets_left)) = left else {
             panic!(
-                "{} accounts and {} assets are more than allowed",
+                "the table has {} accounts and {} assets, which is more than allowed",
                 self.len(),
                 self.assets.len()
             );
@@ -276,7 +278,7 @@ impl AccountTable {
         Ok(AccountIndex(next))
     }
 
-    /// Adds an account and returns its number. The caller ensures that its id is new.
+    /// Adds an account and returns its number. The caller ensures that the table has no account with this id.
     ///
     /// # Errors
     /// [`TableFull`] if the table has no room for the account or its asset. The table is then unchanged.
@@ -343,7 +345,7 @@ impl AccountTable {
     pub fn indexes_from(&self, from: AccountIndex) -> impl Iterator<Item = AccountIndex> + use<> {
         let Ok(len) = u32::try_from(self.len()) else {
             panic!(
-                "{} accounts, where at most {ACCOUNTS_MAX} are allowed",
+                "the table has {} accounts, but at most {ACCOUNTS_MAX} are allowed",
                 self.len()
             );
         };
@@ -391,7 +393,7 @@ impl Name {
     fn as_str(&self) -> &str {
         let Ok(name) = std::str::from_utf8(self.as_bytes()) else {
             panic!(
-                "the account id {:?} was created as text, and is no text now",
+                "the account id {:?} is not UTF-8, although it was created as UTF-8",
                 self.as_bytes()
             );
         };
@@ -416,14 +418,18 @@ impl<T> Pages<T> {
         }
     }
 
-    /// Returns the value with a number that an index holds.
+    /// Returns the value with this number, which the name index holds.
     ///
     /// # Panics
-    /// If no value has this number: the account would count as unknown, and could be created twice.
+    /// If no value has this number. If `None` were returned instead, the account would count as unknown, and could be
+    /// created twice.
     #[inline]
     fn indexed(&self, index: AccountIndex) -> &T {
         let Some(value) = self.get(index) else {
-            panic!("the index holds account number {}, which does not exist", index.0);
+            panic!(
+                "the index holds account number {}, but this account does not exist",
+                index.0
+            );
         };
         value
     }
@@ -445,7 +451,7 @@ impl<T> Pages<T> {
             self.pages.push(Vec::with_capacity(PAGE_ACCOUNTS));
         }
         let Some(page) = self.pages.last_mut() else {
-            panic!("{} accounts, and no page for them", self.len);
+            panic!("the table has {} accounts, but no page for them", self.len);
         };
         page.push(value);
         self.len += 1;
@@ -456,7 +462,7 @@ impl<T> Pages<T> {
     }
 }
 
-/// The page of an account, and its place in the page.
+/// Returns the number of the account's page, and the account's index in the page.
 #[inline]
 const fn place_of(index: AccountIndex) -> (usize, usize) {
     let index = index.0 as usize;
@@ -542,7 +548,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the index holds account number 5")]
-    fn an_indexed_account_that_does_not_exist_is_not_unknown() {
+    fn an_index_entry_without_an_account_is_a_panic() {
         let mut table = AccountTable::new(7);
         table.by_name.insert(tag(b"a", 7), 5);
         assert_eq!(table.find("a"), None);

@@ -1,18 +1,20 @@
-//! A hash index from 64-bit tags to 64-bit values. It grows in small steps, so that no insertion takes long.
+//! A hash index from 64-bit tags to 64-bit values. The index grows in small steps, so that no insertion takes long.
 //!
-//! A tag is the hash of a key. The caller stores the keys (in the account table, or in the journal); the index stores only a
-//! part of each tag, and needs 12.8 bytes a slot. Lookups are exact nevertheless, because the caller compares the key of
-//! every candidate. With n keys, a lookup meets the entry of another key with probability n / 2^46: once in a million
-//! lookups with 50 million keys.
+//! A tag is the hash of a key. The caller stores the keys (in the account table, or in the journal); the index stores
+//! only a part of each tag, and needs 12.8 bytes per slot. A slot holds one entry. Lookups are exact nevertheless,
+//! because the caller compares the key of every candidate. With n keys, a lookup meets the entry of another key with
+//! probability n / 2^46: once in a million lookups with 50 million keys.
 //!
 //! The index consists of shards that grow independently. With 50 million keys, the growth of a shard moves about two
 //! megabytes.
 //!
-//! A shard is an array of cache lines with five slots each. Every tag has a home line. If the home line is full, the entry
-//! goes to the next line that has room, and each full line that it passes is marked. A lookup ends at the first line without
-//! the mark. So most lookups read one line, which [`TagIndex::prefetch`] can prefetch. The home line is computed as the upper
-//! bits of the tag times the number of lines, so that this number need not be a power of two. A shard grows by half. Once a
-//! shard is large, at least five ninths of its slots are in use.
+//! A shard is an array of cache lines with five slots each. Every tag has a home line. If the home line is full, the
+//! entry goes to the next line that has room, and each full line before that line is marked as passed. A lookup ends at
+//! the first line without the mark. So most lookups read only the home line, which [`TagIndex::prefetch`] can prefetch.
+//!
+//! The number of the home line is the upper bits of the tag, taken as a fraction below 1, times the number of lines. So
+//! the number of lines need not be a power of two. A shard grows when five sixths of its slots are in use, and gets
+//! half as many lines more. So at least five ninths of the slots of a large shard are in use.
 
 use crate::sys::prefetch::prefetch_read;
 
@@ -20,20 +22,23 @@ use crate::sys::prefetch::prefetch_read;
 const SHARDS: usize = 512;
 /// The bits of a tag that select the shard. The highest bits of the tag select the home line in the shard.
 const SHARD_MASK: u64 = SHARDS as u64 - 1;
-/// Number of lines of shard 0 when it gets its first entry. The other shards start with up to half as many more, so that
-/// shards do not all grow at the same time although they fill at the same rate.
+/// Number of lines of shard 0 after its first insertion. The other shards start with up to half as many lines more. All
+/// shards fill at the same rate, so shards of different sizes grow at different times.
 const LINES_MIN: usize = 2;
-/// Sizes of shards are computed in fractions of a line: if they were rounded to lines, only a few sizes would occur.
+/// Number of parts of a line in which the sizes of shards are computed. If sizes were rounded to whole lines at each
+/// growth, only a few sizes would occur, and many shards would grow at the same time.
 const LINE_FRACTIONS: usize = 256;
 /// Number of slots of a line.
 const LINE_SLOTS: u32 = 5;
-/// Number of bits of a tag that [`Line::more`] stores for each slot. They follow the 32 highest bits of the tag.
+/// Number of bits of a tag that [`Line::more`] stores for each slot. These bits of the tag follow its 32
+/// highest bits.
 const EXTRA_BITS: u32 = 5;
 /// The bits of a tag that a slot stores: the 32 highest bits and the extra bits.
 const KEPT_MASK: u64 = u64::MAX << (u32::BITS - EXTRA_BITS);
-/// Position in [`Line::more`] of the number of slots in use. The extra bits of the slots are below.
+/// Position in [`Line::more`] of the number of slots in use. The bits below this position hold the extra bits of the
+/// slots.
 const USED_SHIFT: u32 = EXTRA_BITS * LINE_SLOTS;
-/// The mark in [`Line::more`] that an entry passed this line because it was full.
+/// The mark in [`Line::more`] that an entry passed this line because the line was full.
 const PASSED: u32 = 1 << (u32::BITS - 1);
 /// Mask of the extra bits of one slot.
 const EXTRA_MASK: u32 = (1 << EXTRA_BITS) - 1;
@@ -99,7 +104,7 @@ impl TagIndex {
         self.len == 0
     }
 
-    /// Whether the index can't distinguish the two tags, because they are equal in all bits that it stores.
+    /// Whether the index can't distinguish the two tags, because they are equal in all bits that the index stores.
     #[inline]
     #[must_use]
     pub const fn is_same_tag(a: u64, b: u64) -> bool {
@@ -112,7 +117,8 @@ impl TagIndex {
     pub fn find(&self, tag: u64, mut matches: impl FnMut(u64) -> bool) -> Option<u64> {
         let shard = self.shard(tag);
         let (head, tail) = shard.lines.split_at(shard.home(tag));
-        // A shard always has lines with room. Such a line has no mark, so the loop ends there at the latest.
+        // A shard with lines always has a line with room. Such a line is not marked as passed, so the loop ends there
+        // at the latest.
         for line in tail.iter().chain(head) {
             if let Some(value) = line.find(tag, &mut matches) {
                 return Some(value);
@@ -124,7 +130,7 @@ impl TagIndex {
         None
     }
 
-    /// Returns the first value under this `tag`. It may belong to another key; use it only for prefetching.
+    /// Returns the first value under this `tag`. The value may belong to another key, so use it only for prefetching.
     #[inline]
     #[must_use]
     pub fn first(&self, tag: u64) -> Option<u64> {
@@ -140,10 +146,11 @@ impl TagIndex {
         }
     }
 
-    /// Adds an entry. The caller ensures that its key has no entry yet.
+    /// Adds an entry. The caller ensures that the key of the entry has no entry yet.
     ///
     /// # Panics
-    /// If the entry found no place: a lookup would miss its key, and a transaction could be applied twice.
+    /// If no line of the shard has room. If the entry were dropped instead, a lookup would not find its key, and a
+    /// transaction could be applied twice.
     #[inline]
     pub fn insert(&mut self, tag: u64, value: u64) {
         let number = shard_of(tag);
@@ -156,7 +163,7 @@ impl TagIndex {
         self.len += 1;
     }
 
-    /// Allocates memory for `entries` entries in total, so that later insertions need not move existing entries.
+    /// Allocates memory for `entries` entries in total, so that later insertions move no existing entries.
     pub fn reserve(&mut self, entries: usize) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             self.lines += shard.reserve(entries / SHARDS, number);
@@ -204,7 +211,7 @@ impl Default for TagIndex {
 // ===== impl Shard =====
 
 impl Shard {
-    /// The home line of `tag`: below the number of lines, or 0 if the shard has no lines.
+    /// The number of the home line of `tag`, which is below the number of lines. Returns 0 if the shard has no lines.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
@@ -248,12 +255,12 @@ impl Shard {
         let placed = tail.iter_mut().chain(head).any(|line| line.put(tag, value));
         assert!(
             placed,
-            "a shard of the index is full: the entry {value} would be lost"
+            "a shard of the index is full: the entry with value {value} would be lost"
         );
     }
 
-    /// Moves all entries to a new array of `lines` lines. Returns the number of lines by which the shard grew. Home lines
-    /// keep their order, so this reads and writes memory from front to back.
+    /// Moves all entries to a new array of `lines` lines. Returns the number of lines by which the shard grew. Entries
+    /// keep the order of their home lines, so this function reads and writes memory from front to back.
     fn grow_to(&mut self, lines: usize) -> usize {
         let smaller = std::mem::replace(&mut self.lines, vec![Line::default(); lines]);
         let mut moved = 0;
@@ -281,7 +288,7 @@ impl Line {
         self.more & PASSED != 0
     }
 
-    /// The stored bits of the tags, and the values.
+    /// Returns the stored bits of the tag, and the value, of each entry.
     fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
         let tags = self.tags.iter().zip(0_u32..).map(|(upper, place)| {
             u64::from(*upper) << u32::BITS | u64::from(self.extra(place)) << (u32::BITS - EXTRA_BITS)
@@ -289,8 +296,9 @@ impl Line {
         tags.zip(self.values).take(self.used() as usize)
     }
 
-    /// Returns the first value under `tag` for which `matches` returns true. Compares all slots without a branch for each:
-    /// the CPU could not predict the branches, and would wait for this line before it loads the next one.
+    /// Returns the first value under `tag` for which `matches` returns true. Compares all slots without a branch for each
+    /// slot. The CPU could not predict such branches, and would wait for the data of this line before it loads other
+    /// memory.
     #[inline]
     fn find(&self, tag: u64, matches: &mut impl FnMut(u64) -> bool) -> Option<u64> {
         let mut candidates = self.candidates(tag);
@@ -354,15 +362,16 @@ const fn extra_of(tag: u64) -> u32 {
     (tag >> (u32::BITS - EXTRA_BITS)) as u32 & EXTRA_MASK
 }
 
-/// Whether a shard must grow before the next insertion. The limit is five sixths: a fuller shard has long runs of marked
-/// lines.
+/// Whether a shard must grow before the next insertion. The limit is five sixths of the slots, because a fuller shard has
+/// long runs of marked lines.
 #[inline]
 const fn is_full(entries: usize, lines: usize) -> bool {
     entries * 6 >= lines * LINE_SLOTS as usize * 5
 }
 
-/// The next size of shard `number`, which has `lines` lines now: half as many more, and at first [`LINES_MIN`] or up to half
-/// as many more.
+/// The number of lines of shard `number` after its next growth. The shard has `lines` lines now. A shard first gets
+/// [`LINES_MIN`] lines or up to half as many more, depending on its number. After that, each growth adds half of its
+/// lines.
 fn next_lines(lines: usize, number: usize) -> usize {
     let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);
     while next / LINE_FRACTIONS <= lines {
@@ -383,8 +392,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The tags are few, so that several keys share a tag. Some home lines are at the end of a shard, so that lookups
-        /// continue at its start.
+        /// Only a few tags occur, so that several keys share a tag. Some home lines are at the end of a shard, so that
+        /// lookups continue at its start.
         #[test]
         fn every_inserted_key_is_found_even_if_keys_share_a_tag(keys in proptest::collection::hash_set(0..2000_u64, 0..600)) {
             let tag = |key: u64| (u64::MAX - (key % 7) * (u64::MAX / 7)) & !SHARD_MASK | (key % 3);
@@ -400,7 +409,7 @@ mod tests {
             }
         }
 
-        /// The index confuses two tags exactly if `is_same_tag` says so, and returns all bits of a value.
+        /// The index confuses two tags exactly if `is_same_tag` returns true. A lookup returns all bits of a value.
         #[test]
         fn tags_are_distinguished_by_the_stored_bits(tag: u64, bit in 0..u64::BITS, value: u64) {
             let mut index = TagIndex::new();
@@ -414,8 +423,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a shard of the index is full: the entry 10 would be lost")]
-    fn an_entry_without_a_place_is_not_dropped() {
+    #[should_panic(expected = "a shard of the index is full: the entry with value 10 would be lost")]
+    fn an_entry_that_has_no_room_is_not_dropped() {
         let mut shard = Shard {
             lines: vec![Line::default(); 2],
             len: 0,
@@ -446,7 +455,7 @@ mod tests {
             "the reserved memory suffices for almost all shards"
         );
         assert_eq!(reserved.memory_bytes() * 50 / grown.memory_bytes(), 50);
-        // Existing entries stay.
+        // Later reservations keep the existing entries.
         grown.reserve(3_000_000);
         grown.reserve(10);
         for key in (0..1_000_000_u64).step_by(997) {

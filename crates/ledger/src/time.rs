@@ -33,7 +33,7 @@ impl Timestamp {
         (self.0 / NANOS_PER_SECOND, nanos)
     }
 
-    /// The time `nanos` nanoseconds later, or `None` if that is after the last representable time.
+    /// The time `nanos` nanoseconds later, or `None` if the result is after the last representable time.
     #[inline]
     #[must_use]
     pub const fn checked_add_nanos(self, nanos: u64) -> Option<Self> {
@@ -46,7 +46,8 @@ impl Timestamp {
     /// The time `nanos` nanoseconds later.
     ///
     /// # Panics
-    /// If that is after the last representable time: a time that stayed behind would break the order of transactions.
+    /// If the result is after the last representable time. If the time stopped there instead, later transactions would
+    /// not have later times.
     #[inline]
     #[must_use]
     pub const fn plus_nanos(self, nanos: u64) -> Self {
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the clock is wrong")]
-    fn time_does_not_stand_still_at_its_end() {
+    fn a_time_after_the_last_representable_time_is_a_panic() {
         let last = Timestamp::from_nanos(u64::MAX);
         assert_eq!(last.plus_nanos(1), last);
     }

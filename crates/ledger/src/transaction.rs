@@ -1,8 +1,9 @@
-//! The encoding of a transaction. A request is encoded once, when it arrives; the ledger executes, records and compares
-//! the encoded bytes.
+//! The encoding of a transaction. The program encodes a request once, when the request arrives. The ledger executes,
+//! records and compares the encoded bytes.
 //!
-//! The layout has two forms. A request names accounts by their **ids** (`&str`, or its bytes); a record names them by their
-//! **numbers** ([`AccountIndex`]). The forms differ in nothing else. [`AccountRef`] is implemented for both kinds of names.
+//! The layout has two forms. A request names accounts by their **ids** (`&str` or `&[u8]`). A record names them by their
+//! **numbers** ([`AccountIndex`]). Everything else is the same in both forms. [`AccountRef`] is implemented for ids and
+//! for numbers.
 //!
 //! ```text
 //! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata] | transfers...
@@ -41,7 +42,7 @@ pub struct EffectiveTime {
     pub nanos: u32,
 }
 
-/// A way to name an account in an encoded transaction.
+/// A name of an account in an encoded transaction: its id or its number.
 pub trait AccountRef<'a>: Copy + PartialEq + fmt::Debug {
     /// Appends the encoded name to `out`.
     fn put(self, out: &mut Vec<u8>);
@@ -52,7 +53,7 @@ pub trait AccountRef<'a>: Copy + PartialEq + fmt::Debug {
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed>;
 }
 
-/// One movement of an amount.
+/// A movement of an amount from one account to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transfer<A> {
     /// The account that is debited.
@@ -151,11 +152,11 @@ impl Phase {
 
 /// Appends an encoded transaction of 1 to [`TRANSFERS_MAX`] transfers.
 ///
-/// The caller checks the bounds of a request. This function asserts them again, because a record that can't be decoded
-/// must never be written.
+/// The caller checks the bounds of a request. This function checks the bounds again, because bytes that can't be decoded
+/// must never become a record.
 ///
 /// # Panics
-/// If there is no transfer or more than [`TRANSFERS_MAX`], or if an id is longer than 255 bytes.
+/// If there is no transfer, if there are more than [`TRANSFERS_MAX`] transfers, or if an id is longer than 255 bytes.
 pub fn put_transaction<'a, A: AccountRef<'a>>(
     out: &mut Vec<u8>,
     heading: &Heading<'_>,
@@ -163,7 +164,7 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
 ) {
     let count = transfers.len();
     let Some(Ok(count_less_one)) = count.checked_sub(1).map(u8::try_from) else {
-        panic!("a transaction of {count} transfers, where 1 to {TRANSFERS_MAX} can be encoded");
+        panic!("a transaction of {count} transfers can't be encoded: 1 to {TRANSFERS_MAX} are allowed");
     };
     put_short_bytes(out, heading.id);
     out.push(heading.phase as u8);
@@ -199,8 +200,8 @@ pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl I
 // ===== impl TransactionView =====
 
 impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
-    /// Decodes the heading of `encoded`, which ends with the last transfer. The transfers are decoded by
-    /// [`TransactionView::transfers`].
+    /// Decodes the heading of `encoded`, whose last byte is the end of the last transfer. [`TransactionView::transfers`]
+    /// decodes the transfers.
     ///
     /// # Errors
     /// [`Malformed`] if the bytes do not start with an encoded heading.
@@ -234,12 +235,13 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
     /// The client's idempotency key.
     ///
     /// # Panics
-    /// If the id is not UTF-8. [`check_id`](crate::id::check_id) accepts only ASCII.
+    /// If the id is not UTF-8. The caller must check ids with [`check_id`](crate::id::check_id), which accepts only
+    /// ASCII.
     #[must_use]
     pub fn id(&self) -> &'a str {
         let Ok(id) = std::str::from_utf8(self.id) else {
             panic!(
-                "the transaction id {:?} is not text, although ids are checked",
+                "the transaction id {:?} is not UTF-8, although ids are checked",
                 self.id
             );
         };
@@ -274,7 +276,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.transfer_count
     }
 
-    /// All bytes of the encoded transaction.
+    /// All bytes of the encoded transaction, with its transfers.
     #[inline]
     #[must_use]
     pub const fn encoded(&self) -> &'a [u8] {
@@ -302,7 +304,8 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
     /// Decodes the client's metadata.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes are not encoded metadata. [`TransactionView::parse`] has already checked this.
+    /// [`Malformed`] if the bytes are not encoded metadata. This can't happen, because [`TransactionView::parse`] has
+    /// checked the metadata.
     pub fn metadata(&self) -> Result<Metadata, Malformed> {
         let mut reader = Reader::new(self.encoded);
         reader.short_bytes()?;

@@ -1,14 +1,18 @@
-//! Explores loom models.
+//! Runs loom models. loom is a tool that runs a model (a small test with several threads) once for each order in which
+//! the threads' accesses can happen.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::{model::Builder, thread};
 
-/// Limit on the steps of one execution. Reading a whole ring takes 512 steps per shard.
+/// Maximum number of steps of one execution of a model. loom's default of 1,000 steps is too small: a model that reads
+/// all slots of the breaker's in-flight calls takes 512 steps for each shard.
 const BRANCHES_MAX: usize = 20_000;
 
-/// Runs `model` in every interleaving with at most `preemptions_max` preemptions. Fails if there is only one
-/// interleaving, because such a model proves nothing.
+/// Runs `model` in every order of its threads' accesses that needs at most `preemptions_max` preemptions.
+///
+/// # Panics
+/// If `model` panics in any order, or if there is only one order, because such a model proves nothing.
 pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
     let executions = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = std::sync::Arc::clone(&executions);
@@ -23,7 +27,10 @@ pub fn explore(preemptions_max: usize, model: impl Fn() + Send + Sync + 'static)
     if std::env::var_os("LOOM_COUNT").is_some() {
         println!("{executions} executions");
     }
-    assert!(executions > 1, "only one order was tried");
+    assert!(
+        executions > 1,
+        "loom found only one order of the threads' accesses, so the model proves nothing"
+    );
 }
 
 /// Runs `a` and `b` at the same time on two threads, and returns both results.

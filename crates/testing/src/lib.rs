@@ -1,4 +1,4 @@
-//! Helpers for the tests of several packages. Not part of the service, and not published.
+//! Helpers for the tests of several packages. This package is not a part of the service, and is not published.
 
 #[expect(
     clippy::unwrap_used,

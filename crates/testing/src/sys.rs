@@ -1,9 +1,9 @@
-//! A global allocator that counts the allocations of each thread separately, because the tests of a binary run at the
-//! same time.
+//! A global allocator that counts allocations. It counts each thread separately, because the tests of a binary run at
+//! the same time, on different threads.
 
 #![expect(
     unsafe_code,
-    reason = "an allocator cannot be written without; it only passes on to the system's"
+    reason = "an allocator can't be written without unsafe code; this one passes all calls to the system's allocator"
 )]
 
 use std::{
@@ -17,7 +17,8 @@ struct CountingAllocator;
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 thread_local! {
-    /// Const-initialised and without a destructor, so that reading it never allocates.
+    /// Number of allocations of this thread. Its initial value is a constant, and its type has no destructor, so that
+    /// reading it never allocates.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -29,11 +30,11 @@ pub fn allocations_of(run: impl FnOnce()) -> u64 {
 }
 
 fn count() {
-    // Fails only while the thread ends. Nobody reads the count any more then.
+    // `try_with` fails only while the thread ends. No code reads the count then.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-// SAFETY: every method passes its arguments unchanged to the system's allocator, which upholds the contract. Counting
+// SAFETY: every method passes its arguments unchanged to the system's allocator, which fulfils the contract. `count`
 // neither allocates nor unwinds.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

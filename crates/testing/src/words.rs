@@ -1,16 +1,17 @@
 //! loom's atomics, changed so that loom explores more interleavings.
 //!
-//! loom tries another order only at an access that depends on the last access of another thread. For a store, it
-//! considers only the very last access to the word. Therefore a thread's own load just before its store hides that
-//! another thread has read the word in between, and loom never tries the order in which that reading follows the store.
-//! Here each access also touches a second word, and all accesses to the second word depend on each other. loom then
-//! tries the other order at every access. The touch is relaxed, so it does not order the accesses of the model's
-//! threads.
+//! loom tries another order of two accesses only if the later access depends on the earlier access of another thread. For
+//! a store, loom considers only the last access to the word. Suppose that one thread reads the word, and then a second
+//! thread reads and overwrites the word. The last access before the store is the second thread's own load, so loom does
+//! not see the first thread's load, and never tries the order in which this load follows the store. Therefore each
+//! access here also stores to a second word. All stores to the second word depend on each other, so loom tries the
+//! other order at every access. The stores to the second word are relaxed, so they do not order the accesses of the
+//! model's threads.
 //!
-//! loom also keeps no total order of the changes of a word. It allows an exchange that read the value before a store to
-//! come after that store, which no memory model allows. For a word that is both stored to and exchanged at the same
-//! time, set `IN_ORDER`: it replaces the stores by swaps, which loom does order. Other accesses between a load and its
-//! store are still explored.
+//! loom also keeps no total order of the changes of a word. loom allows that an exchange reads the value before a
+//! store, but takes effect after that store. No memory model allows this. If threads both store to a word and exchange
+//! it at the same time, set `IN_ORDER` for this word. Then each store is a swap, and loom orders swaps and exchanges
+//! correctly. loom still tries other accesses between a load and the store that follows it.
 //!
 //! The words are boxed, because loom's threads have small stacks.
 
@@ -41,7 +42,7 @@ pub trait Atomic: Copy + Default {
     fn fetch_or(of: &Self::Of, value: Self, order: Ordering) -> Self;
 }
 
-/// An atomic integer.
+/// An atomic integer. `IN_ORDER` replaces stores by swaps; the module's documentation gives the reason.
 #[derive(Debug)]
 pub struct Word<T: Atomic, const IN_ORDER: bool = false>(Box<Touched<T>>);
 
@@ -110,6 +111,7 @@ impl<T: Atomic, const IN_ORDER: bool> Word<T, IN_ORDER> {
         }))
     }
 
+    /// Stores to the second word, and returns the first word.
     fn touch(&self) -> &T::Of {
         self.0.touched.store(true, Ordering::Relaxed);
         &self.0.value
@@ -129,12 +131,18 @@ impl<T: Atomic, const IN_ORDER: bool> Word<T, IN_ORDER> {
         }
     }
 
-    /// Replaces `from` by `to`. Fails with the current value if it is not `from`.
+    /// Replaces the value `from` by `to`, and returns `from`.
+    ///
+    /// # Errors
+    /// The current value, if it is not `from`.
     pub fn compare_exchange(&self, from: T, to: T, success: Ordering, failure: Ordering) -> Result<T, T> {
         T::exchange(self.touch(), from, to, [success, failure])
     }
 
-    /// Does the same as [`Self::compare_exchange`]: in loom it never fails spuriously either.
+    /// Does the same as [`Self::compare_exchange`], because loom models no spurious failures.
+    ///
+    /// # Errors
+    /// Those of [`Self::compare_exchange`].
     pub fn compare_exchange_weak(
         &self,
         from: T,

@@ -17,7 +17,7 @@ fn main() -> Result<(), AffinityError> {
     let affinity = CpuAffinityManager::detect(config)?;
     println!("{}", affinity.plan());
 
-    // The threads wait until the main thread has looked at them.
+    // The threads wait until the main thread has printed their masks.
     let seen = Arc::new(Barrier::new(4));
     let mut threads = Vec::new();
     for (role, name) in [

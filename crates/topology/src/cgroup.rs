@@ -1,9 +1,14 @@
 //! [`Cgroup`]: the CPU limits of the process's control group, in version 1, version 2, or a mix of both.
 //!
-//! `/proc/self/cgroup` has the path of the group for each controller. `/proc/self/mountinfo` has the mount point of each hierarchy
-//! and the part of it that is visible. Inside a container the two often disagree, because of another cgroup namespace; a
-//! group that does not exist below the mount point is therefore assumed to be the mount point itself. The limits of parents
-//! apply, too, so the smallest quota of the group and its parents counts.
+//! A control group (cgroup) is a directory in a tree of groups, which the kernel calls a hierarchy. `/proc/self/cgroup`
+//! has the path of the process's group in each hierarchy. `/proc/self/mountinfo` has the mount point of each hierarchy,
+//! and the part of the hierarchy that is visible there. In a container, the two files often disagree, because the path
+//! may belong to another cgroup namespace. So if the group does not exist below the mount point, the mount point is
+//! assumed to be the group. The quotas of all parents also limit the process, so the smallest quota of the group and
+//! its parents counts.
+//!
+//! A controller is the part of the kernel that enforces one kind of limit. This module reads the controllers `cpu`
+//! (quotas) and `cpuset` (allowed CPUs).
 
 use std::{
     path::{Path, PathBuf},
@@ -12,18 +17,18 @@ use std::{
 
 use super::{cpuset::CpuSet, sources::Sources};
 
-/// Maximum number of levels whose limits are read. Kubernetes has about six.
+/// Maximum number of levels (the group and its parents) whose limits are read. Kubernetes uses about six levels.
 const LEVELS_MAX: usize = 32;
 
-/// `cpu.cfs_period_us` when it cannot be read: the kernel's default.
+/// The period in µs if `cpu.cfs_period_us` can't be read: the kernel's default.
 const PERIOD_US_DEFAULT: u64 = 100_000;
 
-/// Interface generation of the CPU controllers.
+/// Version of the control group interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupVersion {
-    /// One hierarchy per controller.
+    /// Version 1: each controller can have a separate hierarchy.
     V1,
-    /// The unified hierarchy.
+    /// Version 2: all controllers use the same hierarchy.
     V2,
 }
 
@@ -39,15 +44,16 @@ pub struct CpuQuota {
 /// Throttling counters of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuStat {
-    /// Periods in which the group was runnable.
+    /// Number of periods in which the group had threads to run.
     pub periods: u64,
-    /// Periods in which it ran into the quota.
+    /// Number of periods in which the group used up its quota.
     pub throttled_periods: u64,
-    /// Time for which its threads were stopped, µs.
+    /// Time for which the group's threads were stopped, summed over the CPUs, in µs.
     pub throttled_us: u64,
 }
 
-/// The CPU settings of the control group. `None` is unknown; for `quota` it is no limit.
+/// The CPU settings of the control group. A field is `None` if it is unknown. `quota` is also `None` if there is no
+/// quota.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cgroup {
     /// Version of the cpu controller, or of the cpuset controller if there is no cpu controller.
@@ -56,7 +62,7 @@ pub struct Cgroup {
     pub path: Option<String>,
     /// Path of the group in the hierarchy of the cpuset controller. In version 1 this is another hierarchy.
     pub cpuset_path: Option<String>,
-    /// Requested CPUs (`cpuset.cpus`). Empty: those of the parent.
+    /// Requested CPUs (`cpuset.cpus`). If empty, the group has the CPUs of its parent.
     pub cpuset: Option<CpuSet>,
     /// Granted CPUs (`cpuset.cpus.effective`, `cpuset.effective_cpus`).
     pub cpuset_effective: Option<CpuSet>,
@@ -64,12 +70,12 @@ pub struct Cgroup {
     pub partition: Option<String>,
     /// The smallest quota of the group and its parents.
     pub quota: Option<CpuQuota>,
-    /// Throttling counters of the group that has the quota `quota`, or of the process's group without a quota.
+    /// Throttling counters of the group to which `quota` belongs, or of the process's group if there is no quota.
     pub stat: Option<CpuStat>,
-    /// The file of `stat`, relative to the root of the sources.
+    /// The file from which `stat` was read, relative to the root of the sources.
     pub(super) stat_file: Option<PathBuf>,
-    /// Version 1 with `CONFIG_RT_GROUP_SCHED`: real-time budget per period, µs. 0 forbids `SCHED_FIFO`
-    /// to every process in the group, also to those of root.
+    /// The budget of real-time threads per period, in µs. Exists only in version 1, on kernels with
+    /// `CONFIG_RT_GROUP_SCHED`. With 0, no process in the group may use `SCHED_FIFO`, even as root.
     pub rt_runtime_us: Option<i64>,
 }
 
@@ -105,7 +111,7 @@ impl CpuQuota {
             .unwrap_or(u64::MAX)
     }
 
-    /// `cpu.max`: `max 100000` or `150000 100000`.
+    /// Parses a `cpu.max` file, such as `150000 100000`. Returns `None` for `max 100000`, which means no quota.
     fn from_v2(text: &str) -> Option<Self> {
         let mut fields = text.split_ascii_whitespace();
         Some(Self {
@@ -118,7 +124,8 @@ impl CpuQuota {
 // ===== impl CpuStat =====
 
 impl CpuStat {
-    /// Parses a `cpu.stat` file. `None` if it has no throttling counters, as in the root group of version 2.
+    /// Parses a `cpu.stat` file. Returns `None` if the file has no throttling counters, as in the root group of version
+    /// 2.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut stat = None;
         for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -150,7 +157,8 @@ impl CpuStat {
         stat
     }
 
-    /// The difference to the earlier counters `before`; zero if the counters are those of another, newer group.
+    /// Returns the difference to the earlier counters `before`. Each difference is at least 0, because the counters may
+    /// now belong to a newer group.
     pub(super) const fn since(&self, before: &Self) -> Self {
         Self {
             periods: self.periods.saturating_sub(before.periods),
@@ -195,7 +203,7 @@ impl Cgroup {
         cgroup
     }
 
-    /// Reads the present throttling counters.
+    /// Reads the current throttling counters.
     pub(super) fn read_stat(&self, sources: &Sources) -> Option<CpuStat> {
         CpuStat::parse(&sources.text(self.stat_file.as_ref()?)?)
     }
@@ -211,8 +219,8 @@ impl Cgroup {
 // ===== impl Hierarchy =====
 
 impl Hierarchy {
-    /// The hierarchy of `controller`. Version 1 comes first: on a machine with both versions, the controller is in version 1, and
-    /// the hierarchy of version 2 is empty.
+    /// Finds the hierarchy of `controller`. If version 1 has the controller, returns the hierarchy of version 1: on a
+    /// machine with both versions, the hierarchy of version 2 then has no controllers.
     fn find(sources: &Sources, groups: &str, mounts: &str, controller: &str) -> Option<Self> {
         let mut unified = None;
         let mut legacy = None;
@@ -239,7 +247,7 @@ impl Hierarchy {
         })
     }
 
-    /// The value of `file` at the lowest level that has the file.
+    /// Returns the value of `file` at the first level that has the file, from the process's group upwards.
     fn nearest<T: FromStr>(&self, sources: &Sources, file: &str) -> Option<T> {
         self.levels
             .iter()
@@ -247,12 +255,12 @@ impl Hierarchy {
             .and_then(|text| text.trim().parse().ok())
     }
 
-    /// The level with the smallest quota, and the quota.
+    /// Returns the level with the smallest quota, and the quota. Returns `None` if no level has a quota.
     fn tightest(&self, sources: &Sources) -> Option<(&Path, CpuQuota)> {
         let at = |level: &PathBuf| match self.version {
             CgroupVersion::V2 => CpuQuota::from_v2(&sources.text(level.join("cpu.max"))?),
             CgroupVersion::V1 => Some(CpuQuota {
-                // -1 is "no limit" and does not parse as unsigned.
+                // The value -1 means "no limit". It can't be parsed as an unsigned number, so the result is `None`.
                 quota_us: sources.value(level.join("cpu.cfs_quota_us"))?,
                 period_us: sources
                     .value(level.join("cpu.cfs_period_us"))
@@ -265,7 +273,8 @@ impl Hierarchy {
             .min_by_key(|(_, quota)| quota.millicpus())
     }
 
-    /// The file with the throttling counters: at the level that throttles, which may be a parent.
+    /// Returns the file with the throttling counters of `throttler`, the level that has the quota. If there is no such
+    /// file, returns the first file of the process's group and its parents.
     fn stat_file(&self, sources: &Sources, throttler: Option<&Path>) -> Option<PathBuf> {
         let levels = self.levels.iter().map(PathBuf::as_path);
         let mut files = throttler
@@ -278,10 +287,12 @@ impl Hierarchy {
 
 // ===== helpers =====
 
-/// The visible part of the hierarchy, and its mount point. The usual mount point if `mountinfo` does not have it.
+/// Returns the visible part of the hierarchy and its mount point. Returns the usual mount point if `mounts` does not
+/// contain the hierarchy.
 ///
-/// See proc_pid_mountinfo(5): field 4 is the root within the file system, field 5 the mount point, and
-/// after a lone `-` follow the type, the source and the options, where version 1 lists controllers.
+/// proc_pid_mountinfo(5) describes the lines of `mounts`: field 4 is the root within the file system, field 5 is the
+/// mount point. After a field `-` follow the type, the source and the options. In version 1, the options contain the
+/// controllers.
 fn mount_of(mounts: &str, version: CgroupVersion, controller: &str) -> (String, String) {
     let carries = |kind: &str, options: &str| match version {
         CgroupVersion::V2 => kind == "cgroup2",
@@ -304,7 +315,7 @@ fn mount_of(mounts: &str, version: CgroupVersion, controller: &str) -> (String, 
     })
 }
 
-/// The directory of the group and its parents up to the mount point, relative to the root of `sources`.
+/// Returns the directories of the group and its parents up to the mount point, relative to the root of `sources`.
 fn levels(sources: &Sources, mount: &str, inner: &str) -> Vec<PathBuf> {
     let mount = Path::new(mount.trim_start_matches('/'));
     let inner = inner.trim_matches('/');

@@ -1,50 +1,52 @@
-//! Settings of the placement of threads, and their bounds.
+//! Settings for the placement of threads on CPUs, and the bounds of the settings.
 
 use std::time::Duration;
 
 use super::{cpuset::CpuSet, error::AffinityError, role::Role};
 
-/// Default maximum number of NET threads. A single EXEC thread can't use more of them.
+/// Default maximum number of NET threads. More NET threads would send more requests than one EXEC thread can process.
 pub const NET_THREADS_MAX_DEFAULT: usize = 8;
 
-/// Largest maximum of NET threads that can be set.
+/// Largest allowed value of [`AffinityConfig::net_threads_max`].
 pub const NET_THREADS_LIMIT: usize = 64;
 
-/// Largest FIFO priority that can be set. Interrupt threads of real-time kernels have priority 50 and must come first.
+/// Largest allowed `SCHED_FIFO` priority. Real-time kernels run interrupt threads with priority 50. Interrupt threads
+/// must run before the threads of this process.
 pub const FIFO_PRIORITY_MAX: u8 = 10;
 
-/// Bound of [`FifoConfig::rttime_max`].
+/// Lower bound of [`FifoConfig::rttime_max`].
 pub const RTTIME_MIN: Duration = Duration::from_millis(100);
-/// Bound of [`FifoConfig::rttime_max`].
+/// Upper bound of [`FifoConfig::rttime_max`].
 pub const RTTIME_MAX: Duration = Duration::from_secs(60);
 
-/// Bound of [`AffinityConfig::verify_interval`].
+/// Lower bound of [`AffinityConfig::verify_interval`].
 pub const VERIFY_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Bound of [`AffinityConfig::verify_interval`].
+/// Upper bound of [`AffinityConfig::verify_interval`].
 pub const VERIFY_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
-/// How strictly threads are placed.
+/// How threads are placed on CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Pins threads if the CPUs belong to this process alone. Fences threads if the CPUs are shared with other processes or are too few.
+    /// Pins threads if the CPUs seem to belong to this process alone. If other processes share the CPUs, or if there
+    /// are too few CPUs, does the same as `Fence`.
     #[default]
     Auto,
     /// Changes no mask.
     Off,
     /// Keeps every thread on the allowed CPUs, and pins no thread to a single CPU.
     Fence,
-    /// Pins threads by the table of roles, even under a quota.
+    /// Pins threads by the table of roles, even if a CPU quota limits the process.
     Pin,
-    /// As `Pin`, but a placement that can't be reached is an error instead of a warning.
+    /// Does the same as `Pin`, but a thread that can't get its planned CPUs is an error instead of a warning.
     Strict,
 }
 
 /// Settings of the placement of threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AffinityConfig {
-    /// How strictly threads are placed.
+    /// How threads are placed on CPUs.
     pub mode: Mode,
-    /// Explicit CPUs by role. A role without a list is placed by the table of roles.
+    /// Explicit CPU lists by role. A role without a list gets CPUs by the table of roles.
     pub cpus: RoleCpus,
     /// Maximum number of NET threads, 1 to [`NET_THREADS_LIMIT`].
     pub net_threads_max: usize,
@@ -68,17 +70,18 @@ pub struct RoleCpus {
     pub aux: Option<CpuSet>,
 }
 
-/// `SCHED_FIFO` for EXEC and WAL. Off by default: a spinning real-time thread starves its CPU.
+/// `SCHED_FIFO` for EXEC and WAL. It is off by default, because no other thread can run on a CPU while a real-time
+/// thread polls there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FifoConfig {
-    /// Whether to request it.
+    /// Whether EXEC and WAL threads request `SCHED_FIFO`.
     pub enabled: bool,
-    /// Priority 1 to [`FIFO_PRIORITY_MAX`].
+    /// Priority, from 1 to [`FIFO_PRIORITY_MAX`].
     pub priority: u8,
-    /// Whether a refusal is an error instead of a warning.
+    /// Whether a refusal by the kernel is an error instead of a warning.
     pub required: bool,
-    /// `RLIMIT_RTTIME`, [`RTTIME_MIN`] to [`RTTIME_MAX`], precise to 1 µs: a real-time thread that runs this long without
-    /// blocking gets `SIGXCPU`, which ends the process.
+    /// The limit `RLIMIT_RTTIME`, from [`RTTIME_MIN`] to [`RTTIME_MAX`], with a precision of 1 µs. If a real-time
+    /// thread runs for this time without blocking, the process gets the signal `SIGXCPU`, which ends the process.
     pub rttime_max: Duration,
 }
 
@@ -159,7 +162,7 @@ impl AffinityConfig {
 // ===== impl RoleCpus =====
 
 impl RoleCpus {
-    /// The list of `role`; `None` if it has none.
+    /// The list of `role`; `None` if the role has no list.
     #[must_use]
     pub const fn get(&self, role: Role) -> Option<&CpuSet> {
         match role {

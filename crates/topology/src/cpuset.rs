@@ -1,8 +1,8 @@
-//! Sets of CPU ids and the kernel's text form for them, `0-3,7` (cpuset(7), "List format").
+//! Sets of CPU ids, and the kernel's text form of such sets, `0-3,7` (cpuset(7), "List format").
 
 use std::{fmt, str::FromStr};
 
-/// CPU ids lie below this bound: `NR_CPUS` is at most 8192 on any Linux architecture.
+/// Every CPU id is below this bound: Linux supports at most 8192 CPUs (`NR_CPUS`) on any architecture.
 pub const CPU_ID_LIMIT: u32 = 8192;
 
 /// Maximum length of a text that is parsed, in bytes. A list of all 8192 ids takes 40 KiB.
@@ -10,7 +10,7 @@ pub const LIST_BYTES_MAX: usize = 48 * 1024;
 
 /// A set of CPU ids (or of NUMA node ids), each below [`CPU_ID_LIMIT`].
 ///
-/// Two sets with the same ids are equal: trailing zero words are never kept.
+/// Two sets with the same ids are equal, because a set never keeps trailing zero words.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct CpuSet {
     /// 64 ids per word, id 0 in the lowest bit of the first word.
@@ -22,17 +22,17 @@ pub struct CpuSet {
 #[non_exhaustive]
 pub enum CpuSetError {
     /// A part between commas is neither `N` nor `N-M`.
-    #[error("`{token}` is neither a CPU id nor a range of them")]
+    #[error("`{token}` is neither a CPU id nor a range of CPU ids")]
     NotANumber {
         /// The part as it was written.
         token: String,
     },
-    /// A range that runs downwards.
-    #[error("the range {first}-{last} runs downwards")]
+    /// The first id of a range is higher than the last id.
+    #[error("the range {first}-{last} is not in ascending order")]
     Descending {
-        /// Left end.
+        /// The id before the `-`.
         first: u32,
-        /// Right end.
+        /// The id after the `-`.
         last: u32,
     },
     /// An id that is not below [`CPU_ID_LIMIT`].
@@ -41,8 +41,8 @@ pub enum CpuSetError {
         /// The id as it was written.
         id: u32,
     },
-    /// More text than any list needs.
-    #[error("a CPU list of {bytes} bytes is longer than {LIST_BYTES_MAX}")]
+    /// The text is longer than [`LIST_BYTES_MAX`].
+    #[error("a CPU list of {bytes} bytes is too long: at most {LIST_BYTES_MAX} bytes are allowed")]
     TooLong {
         /// Length of the text, bytes.
         bytes: usize,
@@ -58,13 +58,13 @@ impl CpuSet {
         Self { words: Vec::new() }
     }
 
-    /// The set of one id; empty if the id is not below [`CPU_ID_LIMIT`].
+    /// Returns the set of one id. Returns an empty set if the id is not below [`CPU_ID_LIMIT`].
     #[must_use]
     pub fn single(id: u32) -> Self {
         std::iter::once(id).collect()
     }
 
-    /// The set whose bits are set in `words`; bits from [`CPU_ID_LIMIT`] on are dropped.
+    /// Returns the set whose bits are set in `words`. Ignores bits from [`CPU_ID_LIMIT`] on.
     #[must_use]
     pub fn from_words(mut words: Vec<u64>) -> Self {
         words.truncate(word_of(CPU_ID_LIMIT));
@@ -106,7 +106,7 @@ impl CpuSet {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Whether there is no id.
+    /// Whether the set has no id.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
@@ -117,31 +117,31 @@ impl CpuSet {
         (0..self.capacity()).filter(|id| self.contains(*id))
     }
 
-    /// The lowest id.
+    /// The lowest id, or `None` if the set is empty.
     #[must_use]
     pub fn first(&self) -> Option<u32> {
         self.iter().next()
     }
 
-    /// Ids of both sets together.
+    /// The ids that are in at least one of the two sets.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a | b)
     }
 
-    /// Ids that are in both sets.
+    /// The ids that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a & b)
     }
 
-    /// Ids of this set that are not in `other`.
+    /// The ids of this set that are not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.combine(other, |a, b| a & !b)
     }
 
-    /// Whether every id is in `other`.
+    /// Whether every id of this set is in `other`.
     #[must_use]
     pub fn is_subset(&self, other: &Self) -> bool {
         self.difference(other).is_empty()
@@ -153,7 +153,7 @@ impl CpuSet {
         !self.intersection(other).is_empty()
     }
 
-    /// Ids that the words have room for, at most [`CPU_ID_LIMIT`].
+    /// The number of ids for which the words have room, at most [`CPU_ID_LIMIT`].
     fn capacity(&self) -> u32 {
         u32::try_from(self.words.len())
             .map_or(CPU_ID_LIMIT, |words| words.saturating_mul(64))
@@ -169,7 +169,7 @@ impl CpuSet {
         Self { words }.trimmed()
     }
 
-    /// Removes trailing zero words: equality and hashing compare words, so each set must have exactly one form.
+    /// Removes trailing zero words. Equality and hashing use the words, so equal sets must have equal words.
     fn trimmed(mut self) -> Self {
         while self.words.last() == Some(&0) {
             self.words.pop();
@@ -177,7 +177,7 @@ impl CpuSet {
         self
     }
 
-    /// The maximal runs of neighbouring ids, ascending, as (first, last).
+    /// The longest possible ranges of consecutive ids, in ascending order, as (first id, last id).
     fn runs(&self) -> Vec<(u32, u32)> {
         let mut runs: Vec<(u32, u32)> = Vec::new();
         for id in self.iter() {
@@ -191,7 +191,7 @@ impl CpuSet {
 }
 
 impl FromIterator<u32> for CpuSet {
-    /// Collects ids. Ids that are not below [`CPU_ID_LIMIT`] are left out.
+    /// Collects ids. Ignores ids that are not below [`CPU_ID_LIMIT`].
     fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
         let mut set = Self::new();
         for id in ids {
@@ -204,7 +204,7 @@ impl FromIterator<u32> for CpuSet {
 impl FromStr for CpuSet {
     type Err = CpuSetError;
 
-    /// Parses `0-3,7`; blanks around numbers and an empty text (the empty set) are accepted.
+    /// Parses a list such as `0-3,7`. Ignores blanks around numbers. An empty text is the empty set.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > LIST_BYTES_MAX {
             return Err(CpuSetError::TooLong { bytes: text.len() });
@@ -257,7 +257,7 @@ const fn bit_of(id: u32) -> u64 {
 fn parse_range(token: &str) -> Result<(u32, u32), CpuSetError> {
     let number = |text: &str| -> Result<u32, CpuSetError> {
         let text = text.trim();
-        // `parse` would accept a sign.
+        // `parse` would accept a plus sign.
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let id: u32 = digits
             .then(|| text.parse().ok())
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_as_the_kernel_writes_them() {
+    fn lists_of_the_kernel_are_parsed_and_written() {
         for (text, ids) in [
             ("", &[][..]),
             ("0", &[0]),
@@ -311,26 +311,29 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_offender() {
+    fn an_error_names_the_part_that_is_wrong() {
         let refused = |text: &str| text.parse::<CpuSet>().unwrap_err().to_string();
-        assert_eq!(refused("1,,2"), "`` is neither a CPU id nor a range of them");
-        assert_eq!(refused("0-3x"), "`0-3x` is neither a CPU id nor a range of them");
-        assert_eq!(refused("+1"), "`+1` is neither a CPU id nor a range of them");
+        assert_eq!(refused("1,,2"), "`` is neither a CPU id nor a range of CPU ids");
+        assert_eq!(
+            refused("0-3x"),
+            "`0-3x` is neither a CPU id nor a range of CPU ids"
+        );
+        assert_eq!(refused("+1"), "`+1` is neither a CPU id nor a range of CPU ids");
         assert_eq!(
             refused("1-2-3"),
-            "`1-2-3` is neither a CPU id nor a range of them"
+            "`1-2-3` is neither a CPU id nor a range of CPU ids"
         );
-        assert_eq!(refused("7-3"), "the range 7-3 runs downwards");
+        assert_eq!(refused("7-3"), "the range 7-3 is not in ascending order");
         assert_eq!(refused("8192"), "CPU id 8192 is not below 8192");
         assert_eq!(refused("0-4294967295"), "CPU id 4294967295 is not below 8192");
         assert_eq!(
             refused(&"1,".repeat(LIST_BYTES_MAX)),
-            "a CPU list of 98304 bytes is longer than 49152"
+            "a CPU list of 98304 bytes is too long: at most 49152 bytes are allowed"
         );
     }
 
     #[test]
-    fn ids_from_the_limit_on_cannot_enter() {
+    fn ids_from_the_limit_on_are_not_added() {
         let mut set = CpuSet::new();
         assert!(set.insert(CPU_ID_LIMIT - 1));
         assert!(!set.insert(CPU_ID_LIMIT));
@@ -349,7 +352,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_round_trip(ids in ids()) {
+        fn a_set_that_is_written_and_parsed_is_equal(ids in ids()) {
             let original = set(&ids);
             let parsed: CpuSet = original.to_string().parse().unwrap();
             prop_assert_eq!(&parsed, &original);
@@ -370,7 +373,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "[0-9,\\- x+]{0,40}") {
+        fn no_text_makes_the_parser_panic(text in "[0-9,\\- x+]{0,40}") {
             if let Ok(set) = text.parse::<CpuSet>() {
                 prop_assert_eq!(set.to_string().parse::<CpuSet>().unwrap(), set);
             }

@@ -1,7 +1,8 @@
 //! [`Machine`]: the CPUs, cores, caches, memory nodes and limits that the kernel reports.
 //!
-//! Detection never fails: a fact that can't be read is `None` or empty, and the important ones also cause a [`Warning`]. Every file is read
-//! below a root directory, so that tests can simulate machines with trees of small files.
+//! Detection never fails. A fact that can't be read is `None` or empty. If an important fact can't be read, there is
+//! also a [`Warning`]. Every file is read below a root directory, so that tests can simulate machines with trees of
+//! small files.
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::sys::affinity;
 
-/// Bound of the memory node ids that are read (`MAX_NUMNODES` is 1024 on x86-64).
+/// Memory nodes with ids from this bound on are ignored. Linux has at most 1024 nodes on x86-64 (`MAX_NUMNODES`).
 const NODE_ID_LIMIT: u32 = 1024;
 
 /// Maximum number of cache directories read for one CPU. Machines have three to five.
@@ -29,49 +30,50 @@ const DEVICES_MAX: usize = 256;
 /// The value of `cpuset.cpus.partition` for CPUs without load balancing.
 const PARTITION_ISOLATED: &str = "isolated";
 
-/// A physical core, as far as this process may use it.
+/// A physical core with at least one CPU that this process may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Core {
-    /// Its allowed CPUs (hardware threads).
+    /// The allowed CPUs (hardware threads) of the core.
     pub cpus: CpuSet,
-    /// All of its online CPUs.
+    /// All online CPUs of the core.
     pub siblings: CpuSet,
-    /// Memory node.
+    /// Memory node of the core; `None` if it is unknown.
     pub node: Option<u32>,
-    /// Index into [`Machine::caches`].
+    /// Index of the core's last-level cache in [`Machine::caches`]; `None` if it is unknown.
     pub cache: Option<usize>,
 }
 
 /// CPUs that share their last-level cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheGroup {
-    /// Its allowed CPUs.
+    /// The allowed CPUs of the group.
     pub cpus: CpuSet,
-    /// Number of its cores that belong to this process completely and do not contain CPU 0.
+    /// Number of quiet cores of the group. On a quiet core, this process may use all CPUs, and none of them is CPU 0,
+    /// on which interrupts usually run.
     pub quiet_cores: usize,
 }
 
 /// A memory (NUMA) node with allowed CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Number of the node.
+    /// The kernel's number of the node.
     pub id: u32,
-    /// Its allowed CPUs.
+    /// The allowed CPUs of the node.
     pub cpus: CpuSet,
     /// Number of NVMe drives and network cards that the kernel reports for this node.
     pub devices: usize,
 }
 
-/// Facts about the kernel that decide what real-time scheduling can do.
+/// Facts about the kernel: its release, its real-time scheduling and its clock. A fact that can't be read is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// Release, such as `6.18.0`.
     pub release: Option<String>,
-    /// `CONFIG_RT_GROUP_SCHED`: real-time threads need a budget from their control group.
+    /// Whether real-time threads need a budget from their control group (`CONFIG_RT_GROUP_SCHED`).
     pub rt_group_sched: Option<bool>,
-    /// Real-time threads may use this much of each period, µs; -1 is all of it.
+    /// Time in each period for which real-time threads may use the CPU, in µs. -1 means no limit.
     pub sched_rt_runtime_us: Option<i64>,
-    /// Length of that period, µs.
+    /// Length of the period of `sched_rt_runtime_us`, in µs.
     pub sched_rt_period_us: Option<i64>,
     /// Clock source, such as `tsc` or `kvm-clock`.
     pub clock_source: Option<String>,
@@ -84,29 +86,30 @@ pub struct Machine {
     pub allowed: CpuSet,
     /// Online CPUs.
     pub online: Option<CpuSet>,
-    /// CPUs that could be plugged in.
+    /// CPUs that could be online at any time, including those that are not plugged in.
     pub possible: Option<CpuSet>,
-    /// CPUs without load balancing (`isolcpus`).
+    /// Isolated CPUs: the kernel does not balance load between them (`isolcpus`).
     pub isolated: Option<CpuSet>,
-    /// CPUs without periodic tick (`nohz_full`).
+    /// CPUs on which the kernel stops its periodic timer interrupt (`nohz_full`).
     pub nohz_full: Option<CpuSet>,
     /// Memory nodes from which the process may allocate.
     pub mems_allowed: Option<CpuSet>,
-    /// Physical cores with an allowed CPU, ascending by first CPU.
+    /// Physical cores with an allowed CPU, in ascending order of their first CPU.
     pub cores: Vec<Core>,
-    /// Last-level caches with an allowed CPU, ascending by first CPU.
+    /// Last-level caches with an allowed CPU, in ascending order of their first CPU.
     pub caches: Vec<CacheGroup>,
-    /// Memory nodes with an allowed CPU, ascending.
+    /// Memory nodes with an allowed CPU, in ascending order of their ids.
     pub nodes: Vec<Node>,
-    /// Allowed CPUs on a core of which another CPU is not allowed, so that other processes may use the core.
+    /// Allowed CPUs whose core has another CPU that is not allowed. Other processes may use that CPU, and slow down the
+    /// core.
     pub foreign_siblings: CpuSet,
     /// Limits of the control group.
     pub cgroup: Cgroup,
-    /// Kernel facts.
+    /// Facts about the kernel.
     pub kernel: Kernel,
     /// The description of the Kubernetes pod.
     pub pod: PodHints,
-    /// Facts that could not be read.
+    /// A warning for each important fact that could not be read.
     pub warnings: Vec<Warning>,
 }
 
@@ -138,7 +141,7 @@ impl Machine {
             ..Self::default()
         };
         machine.pod.learn_from_path(machine.cgroup.path.as_deref());
-        // The file exists only in kernels that are built with real-time budgets.
+        // The file `cpu.rt_runtime_us` exists only in kernels with `CONFIG_RT_GROUP_SCHED`.
         let budget = machine.cgroup.rt_runtime_us.map(|_| true);
         machine.kernel.rt_group_sched = machine.kernel.rt_group_sched.or(budget);
         machine.allowed = machine.usable(mask.or_else(|| sources.status_list("Cpus_allowed_list")));
@@ -147,7 +150,7 @@ impl Machine {
         machine
     }
 
-    /// Whether the process may use every CPU that is online; `true` when that is unknown.
+    /// Whether the process may use every CPU that is online. `true` if the online CPUs are unknown.
     #[must_use]
     pub fn is_whole_machine(&self) -> bool {
         self.online
@@ -155,8 +158,9 @@ impl Machine {
             .is_none_or(|online| online.is_subset(&self.allowed))
     }
 
-    /// Whether the allowed CPUs seem to belong to this process alone. The kernel does not report it, so it is inferred: they are a part
-    /// of the machine, granted by a cpuset, without a binding quota, and the pod's description does not contradict.
+    /// Whether the allowed CPUs seem to belong to this process alone. The kernel does not report this, so it is
+    /// inferred. It is `true` if the cpuset is a partition of its own. It is also `true` if the cpuset is a part of the
+    /// machine, no quota is smaller than the allowed CPUs, and the description of the pod does not contradict.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         let partition = self.cgroup.partition.as_deref();
@@ -171,15 +175,16 @@ impl Machine {
         part && !self.quota_binds() && self.limit_fits() && self.pod.shares_because().is_none()
     }
 
-    /// Whether the container's CPU limit equals the number of allowed CPUs; `true` without a limit.
+    /// Whether the container's CPU limit equals the number of allowed CPUs. `true` if the limit is unknown.
     fn limit_fits(&self) -> bool {
         self.pod
             .cpu_limit_milli
             .is_none_or(|limit| limit == self.allowed_millicpus())
     }
 
-    /// Allowed CPUs without load balancing: by the kernel's command line, or because the cpuset is an isolated partition. A thread
-    /// that may run on several of them stays on the one on which it started.
+    /// The allowed CPUs that are isolated, by the kernel's command line or because the cpuset is an isolated partition.
+    /// The kernel does not balance load between them: a thread that may run on several of them stays on the CPU on
+    /// which it started.
     #[must_use]
     pub fn isolated_allowed(&self) -> CpuSet {
         if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {
@@ -197,7 +202,7 @@ impl Machine {
             .is_some_and(|quota| quota.millicpus() < self.allowed_millicpus())
     }
 
-    /// The memory node of an allowed CPU.
+    /// Returns the memory node of an allowed CPU; `None` if the CPU is not allowed or the node is unknown.
     #[must_use]
     pub fn node_of(&self, cpu: u32) -> Option<u32> {
         let node = self.nodes.iter().find(|node| node.cpus.contains(cpu))?;
@@ -213,7 +218,8 @@ impl Machine {
         self.caches.get(cache).map_or(0, |group| group.quiet_cores)
     }
 
-    /// The online CPUs of the mask. Without a usable mask: all online CPUs, or CPU 0 if they are unknown.
+    /// Returns the online CPUs of the mask. If the online CPUs are unknown, or no CPU of the mask is online, returns the
+    /// mask. Without a mask, returns all online CPUs, or CPU 0 if the online CPUs are unknown.
     fn usable(&mut self, mask: Option<CpuSet>) -> CpuSet {
         let online = self.online.clone();
         if online.is_none() {
@@ -275,7 +281,9 @@ impl Machine {
             self.cores.push(core);
         }
         if !unknown.is_empty() {
-            self.unreadable(&format!("the core of CPU {unknown}: each counts as a core"));
+            self.unreadable(&format!(
+                "the cores of CPUs {unknown}, so each of these CPUs counts as a core"
+            ));
         }
     }
 
@@ -330,8 +338,9 @@ impl Kernel {
 
 // ===== helpers =====
 
-/// The CPU mask of the calling thread. Call it in `main` before any other thread is started: a thread inherits the mask of the
-/// thread that starts it, so under a pinned thread the mask would be a single CPU.
+/// Returns the CPU mask of the calling thread, or `None` if the kernel reports an error. Call this function in `main`
+/// before any other thread is started: a thread inherits the mask of the thread that starts it, so a thread that was
+/// started by a pinned thread has a mask of a single CPU.
 #[must_use]
 pub fn startup_mask() -> Option<CpuSet> {
     affinity::get_affinity(affinity::THIS_THREAD)
@@ -339,10 +348,10 @@ pub fn startup_mask() -> Option<CpuSet> {
         .ok()
 }
 
-/// The build options of the running kernel, if the distribution installs them as plain text. `/proc/config.gz` is not read: that
-/// would need a decompressor for a single flag.
+/// Returns the build options of the running kernel, if the distribution installs them as plain text. Does not read
+/// `/proc/config.gz`, because that would need a decompressor for a single flag.
 fn read_options(sources: &Sources, release: &str) -> Option<String> {
-    /// Real files have about 300 KiB.
+    /// Files of distributions have about 300 KiB.
     const OPTIONS_BYTES_MAX: u64 = 1024 * 1024;
     let path = sources.root.join(format!("boot/config-{release}"));
     let size = fs::metadata(&path).ok()?.len();
@@ -350,7 +359,8 @@ fn read_options(sources: &Sources, release: &str) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The CPUs that share the highest-level cache with `cpu`.
+/// Returns the CPUs that share the last-level cache with `cpu`. Returns `None` if the cache can't be read, or is of
+/// level 1.
 fn last_level_cache(sources: &Sources, cpu: u32) -> Option<CpuSet> {
     let cache = |index: u32| {
         let directory = PathBuf::from(format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}"));
@@ -365,7 +375,7 @@ fn last_level_cache(sources: &Sources, cpu: u32) -> Option<CpuSet> {
         .map(|(_, shared)| shared)
 }
 
-/// Returns the index of the group of `cpus`. Appends the group if it is new.
+/// Returns the index of the cache group of `cpus`. Appends the group if it does not exist.
 fn index_of(groups: &mut Vec<CacheGroup>, cpus: CpuSet) -> usize {
     if let Some(index) = groups.iter().position(|known| known.cpus == cpus) {
         return index;
@@ -374,13 +384,13 @@ fn index_of(groups: &mut Vec<CacheGroup>, cpus: CpuSet) -> usize {
     groups.len().saturating_sub(1)
 }
 
-/// The memory nodes of NVMe drives and network cards, one entry per device.
+/// Returns the memory nodes of NVMe drives and network cards, with one entry per device.
 fn device_nodes(sources: &Sources) -> Vec<u32> {
     ["sys/class/nvme", "sys/class/net"]
         .into_iter()
         .filter_map(|class| fs::read_dir(sources.root.join(class)).ok())
         .flat_map(|entries| entries.take(DEVICES_MAX).flatten())
-        // -1 means "no node" and does not parse as unsigned.
+        // The value -1 means "no node". It can't be parsed as an unsigned number, so the device is skipped.
         .filter_map(|entry| sources.value(entry.path().join("device/numa_node")))
         .filter(|node| *node < CPU_ID_LIMIT)
         .collect()

@@ -1,10 +1,10 @@
-//! [`AffinityError`].
+//! [`AffinityError`]: why a plan can't be made, or a thread can't be started.
 
 use std::io;
 
 use super::{cpuset::CpuSet, role::Role};
 
-/// The error of a thread or a plan that can't be made as configured.
+/// Why a plan can't be made, or a thread can't be started, as configured.
 ///
 /// `CpusNotAllowed`, `InsufficientCpus` and `PinFailed` occur only in mode `strict`, `FifoFailed` only with
 /// `fifo.required`.
@@ -40,7 +40,7 @@ pub enum AffinityError {
         needed: usize,
     },
     /// `strict`: a thread runs with a mask that differs from the planned one.
-    #[error("{role} thread {index} should run on CPUs {wanted} and runs on {actual}")]
+    #[error("{role} thread {index} should run on CPUs {wanted}, but may run on {actual}")]
     PinFailed {
         /// Role of the thread.
         role: Role,
@@ -50,7 +50,7 @@ pub enum AffinityError {
         wanted: CpuSet,
         /// The mask that the kernel reports.
         actual: CpuSet,
-        /// The kernel's error; `None` if the kernel reported success but cut the mask to the cpuset.
+        /// The kernel's error; `None` if the kernel reported success, but removed CPUs that are not in the cpuset.
         #[source]
         source: Option<io::Error>,
     },

@@ -1,17 +1,21 @@
-//! The table of role placement: which CPUs EXEC, WAL, NET and AUX get on a machine of any shape.
+//! The table of roles: which CPUs the roles EXEC, WAL, NET and AUX get on a machine.
+//!
+//! In this table, *N cores* have one CPU each, and *N cores of 2* have two CPUs (hyper-threads) each. *Last* is the
+//! core or CPU with the highest number, *next* is the one before, and *first* is the one with the lowest number.
 //!
 //! | allowed CPUs | EXEC | WAL | NET | AUX |
 //! |---|---|---|---|---|
 //! | 2 | last | with NET | first | with NET |
 //! | 3 | last | with AUX | middle | first |
-//! | 4 cores | last | next | the other two | with NET's last |
-//! | 2 cores of 2 | last core, thread 0 | thread 1 | first core | with NET |
-//! | 8 cores | last | next | 5 | the first |
-//! | 4 cores of 2 | last core, thread 0 | thread 1 | 2 cores | first core |
-//! | more | as 8 | | capped | 1 core per 16 |
+//! | 4 cores | last | next | the other two | the first, with NET |
+//! | 2 cores of 2 | last core, thread 0 | last core, thread 1 | first core | with NET |
+//! | 8 cores | last | next | the other 5 | first |
+//! | 4 cores of 2 | last core, thread 0 | last core, thread 1 | the other 2 cores | first core |
+//! | more cores | as with 8 | as with 8 | at most `net_threads_max` CPUs | 1 core per 16 cores |
 //!
-//! Cores are ranked, the best for EXEC first. EXEC and WAL get cores from the front of the list, AUX from the back. WAL shares EXEC's
-//! core deliberately: WAL waits in fsync most of the time, and finds the log buffer in the L2 cache of that core.
+//! Cores are sorted by [`Rank`], the best core for EXEC first. EXEC and WAL get cores from the front of this list, AUX
+//! gets cores from the back. If EXEC's core has two CPUs, WAL gets the second one: WAL waits in fsync most of the time,
+//! and finds the journal's buffer in the L2 cache of that core.
 
 use std::cmp::Reverse;
 
@@ -21,17 +25,17 @@ use super::{
     role::Role,
 };
 
-/// Minimum number of allowed CPUs for a memory node to hold all roles.
+/// Minimum number of allowed CPUs of a memory node on which all roles are placed.
 const HOME_CPUS_MIN: usize = 4;
 
-/// AUX gets one core for this many cores. The figure is that of Seastar's perftune for interrupts.
+/// AUX gets one of every 16 cores, and at least one. Seastar's tool perftune uses the same number for interrupts.
 const CORES_PER_AUX_CORE: usize = 16;
 
 /// AUX gets its own cores only if at least this many CPUs are left for NET.
 const NET_CPUS_MIN: usize = 3;
 
-/// The reason for the CPUs of a role without a list, if other roles have lists.
-const LEFT_OVER: &str = "what explicit lists leave";
+/// The reason that is reported for a role without an explicit list, if other roles have lists.
+const LEFT_OVER: &str = "the CPUs that explicit lists leave free";
 
 /// The CPUs of one role, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,23 +55,26 @@ pub(super) struct Layout {
     aux: Assignment,
 }
 
-/// Cores with free CPUs, the best first. A core is the list of its free CPUs.
+/// The cores that have free CPUs, sorted by [`Rank`]. Each core is the list of its free CPUs.
 struct Pool {
     cores: Vec<Vec<u32>>,
 }
 
-/// The rank of a core for EXEC: the lowest is the best. The most important criterion comes first.
+/// The rank of a core for EXEC. The core with the lowest rank is the best. The most important criterion is the first
+/// field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// Whether another process may use the other hyper-thread, and so take half of the core's capacity at any time.
+    /// Whether this process may use only some of the core's hyper-threads. Another process may run on the others, and
+    /// take half of the core's capacity at any time.
     lone: bool,
     /// Whether the core contains CPU 0, on which interrupts and kernel work usually run.
     has_cpu_0: bool,
-    /// Rank of the memory node.
+    /// Rank of the memory node, see [`node_ranks`].
     node: usize,
-    /// Number of CPUs: the second one is for WAL, which then shares the L2 cache with EXEC.
+    /// Number of CPUs of the core. More are better: WAL gets the second CPU, and shares the L2 cache with EXEC.
     threads: Reverse<usize>,
-    /// Number of quiet cores at the same cache: the more there are, the more NET threads share the cache with EXEC.
+    /// Number of [quiet cores](super::detect::CacheGroup::quiet_cores) that share the core's last-level cache. More are
+    /// better: more NET threads then share the cache with EXEC.
     quiet_cores_of_cache: Reverse<usize>,
     /// Keeps the cores of one cache together.
     cache: Reverse<Option<usize>>,
@@ -78,20 +85,21 @@ struct Rank {
 // ===== impl Layout =====
 
 impl Layout {
-    /// Places the roles on the allowed CPUs. With a single CPU, all roles share it.
-    pub(super) fn of(machine: &Machine, net_threads_max: usize) -> Self {
+    /// Places the roles on the allowed CPUs by the table. If only one CPU is allowed, all roles share this CPU.
+    pub(super) fn by_table(machine: &Machine, net_threads_max: usize) -> Self {
         let mut pool = Pool::ranked(machine);
         match (pool.cpus(), pool.cores.len()) {
-            (2, 1) => Self::one_core_of_two(&mut pool),
-            (0..=2, _) => Self::two(&mut pool),
-            (3, _) => Self::three(&mut pool),
-            _ => Self::many(&mut pool, net_threads_max),
+            (2, 1) => Self::two_threads_of_one_core(&mut pool),
+            (0..=2, _) => Self::two_cores(&mut pool),
+            (3, _) => Self::three_cpus(&mut pool),
+            _ => Self::four_or_more_cpus(&mut pool, net_threads_max),
         }
     }
 
-    /// Places the roles without an explicit list on the CPUs that the `lists` leave free, by the same ranking: EXEC and WAL first, NET
-    /// and AUX on the rest. If there are too few CPUs, roles share them.
-    pub(super) fn beside(lists: &[(Role, CpuSet)], machine: &Machine, net_threads_max: usize) -> Self {
+    /// Places the roles that have an explicit list on their lists. Places the other roles on the CPUs that the lists
+    /// leave free, in the order of [`Rank`]: EXEC and WAL get the best CPUs, NET and AUX get the others. If too few
+    /// CPUs are free, roles share CPUs.
+    pub(super) fn with_lists(lists: &[(Role, CpuSet)], machine: &Machine, net_threads_max: usize) -> Self {
         let listed = |role: Role| {
             let list = lists.iter().find(|(owner, _)| *owner == role);
             list.map(|(_, cpus)| assign(cpus.clone(), "explicit list"))
@@ -101,11 +109,11 @@ impl Layout {
         if pool.cpus() == 0 {
             return Self::without_free_cpus(listed, &machine.allowed);
         }
-        let behind = |roles: &[Role]| roles.iter().any(|role| listed(*role).is_none());
+        let others_need_cpus = |roles: &[Role]| roles.iter().any(|role| listed(*role).is_none());
         let mut single =
-            |role, behind| listed(role).unwrap_or_else(|| assign(pool.take_or_share(behind), LEFT_OVER));
-        let exec = single(Role::Exec, behind(&[Role::Wal, Role::Net, Role::Aux]));
-        let wal = single(Role::Wal, behind(&[Role::Net, Role::Aux]));
+            |role, others| listed(role).unwrap_or_else(|| assign(pool.take_or_share(others), LEFT_OVER));
+        let exec = single(Role::Exec, others_need_cpus(&[Role::Wal, Role::Net, Role::Aux]));
+        let wal = single(Role::Wal, others_need_cpus(&[Role::Net, Role::Aux]));
         let aux_cores = machine.cores.len().div_ceil(CORES_PER_AUX_CORE);
         let aux = match (listed(Role::Aux), listed(Role::Net)) {
             (Some(aux), _) => aux,
@@ -122,21 +130,24 @@ impl Layout {
         Self { exec, wal, net, aux }
     }
 
-    /// The layout if the lists leave no CPU free: the other roles share all CPUs except EXEC's listed ones.
+    /// Places the roles if the lists leave no CPU free. The roles without a list share all CPUs except those that
+    /// EXEC's list names. If that leaves no CPU, they share all allowed CPUs.
     fn without_free_cpus(listed: impl Fn(Role) -> Option<Assignment>, allowed: &CpuSet) -> Self {
         let exec = listed(Role::Exec).map(|exec| exec.cpus).unwrap_or_default();
-        let beside_exec = allowed.difference(&exec);
-        let shared = if beside_exec.is_empty() {
+        let without_exec = allowed.difference(&exec);
+        let shared = if without_exec.is_empty() {
             allowed
         } else {
-            &beside_exec
+            &without_exec
         };
-        let of = |role| listed(role).unwrap_or_else(|| assign(shared.clone(), "shared: lists leave no CPU"));
+        let assignment = |role| {
+            listed(role).unwrap_or_else(|| assign(shared.clone(), "shared: explicit lists leave no CPU free"))
+        };
         Self {
-            exec: of(Role::Exec),
-            wal: of(Role::Wal),
-            net: of(Role::Net),
-            aux: of(Role::Aux),
+            exec: assignment(Role::Exec),
+            wal: assignment(Role::Wal),
+            net: assignment(Role::Net),
+            aux: assignment(Role::Aux),
         }
     }
 
@@ -150,21 +161,23 @@ impl Layout {
         }
     }
 
-    /// Two hyper-threads of one core: EXEC gets the second one, because interrupts run on CPU 0.
-    fn one_core_of_two(pool: &mut Pool) -> Self {
+    /// Places the roles on two hyper-threads of one core. EXEC gets the second hyper-thread, because interrupts usually
+    /// run on CPU 0.
+    fn two_threads_of_one_core(pool: &mut Pool) -> Self {
         let first = pool.take_cpu();
         let exec = pool.take_rest();
         Self::with_rest(exec, "second thread of the only core", &first)
     }
 
-    /// Two cores, or a single CPU, with which the plan does not pin.
-    fn two(pool: &mut Pool) -> Self {
+    /// Places the roles on two cores. If there is only one CPU, all roles get it, and the plan does not pin.
+    fn two_cores(pool: &mut Pool) -> Self {
         let exec = pool.take_cpu();
         let rest = pool.take_rest();
         let rest = if rest.is_empty() { exec.clone() } else { rest };
         Self::with_rest(exec, "own core", &rest)
     }
 
+    /// Gives EXEC its CPU, and gives the CPUs of `rest` to the three other roles together.
     fn with_rest(exec: CpuSet, why: &'static str, rest: &CpuSet) -> Self {
         let shared = |why| assign(rest.clone(), why);
         Self {
@@ -175,8 +188,9 @@ impl Layout {
         }
     }
 
-    /// Three CPUs: EXEC, NET, and WAL with AUX. If EXEC's CPU has a sibling, WAL gets the sibling, because it sleeps most of the time.
-    fn three(pool: &mut Pool) -> Self {
+    /// Places the roles on three CPUs: EXEC and NET get one CPU each, WAL and AUX share one. If EXEC's CPU has a
+    /// sibling (another CPU of the same core), WAL gets the sibling, because WAL sleeps most of the time.
+    fn three_cpus(pool: &mut Pool) -> Self {
         let split = pool.front_has_sibling();
         let exec = pool.take_cpu();
         let second = pool.take_cpu();
@@ -195,7 +209,8 @@ impl Layout {
         }
     }
 
-    fn many(pool: &mut Pool, net_threads_max: usize) -> Self {
+    /// Places the roles on four or more CPUs.
+    fn four_or_more_cpus(pool: &mut Pool, net_threads_max: usize) -> Self {
         let cores = pool.cores.len();
         let (exec, wal, split) = pool.take_writers();
         let (aux, aux_why) = pool.take_aux(cores.div_ceil(CORES_PER_AUX_CORE));
@@ -217,7 +232,7 @@ impl Layout {
 // ===== impl Pool =====
 
 impl Pool {
-    /// The cores of the home node, or all cores if there is no home node, sorted by [`Rank`].
+    /// Returns the cores of the home node, sorted by [`Rank`]. Returns all cores if there is no home node.
     fn ranked(machine: &Machine) -> Self {
         let node_ranks = node_ranks(machine);
         let home = home_node(machine, &node_ranks);
@@ -236,7 +251,7 @@ impl Pool {
         }
     }
 
-    /// Removes the CPUs `taken`.
+    /// Returns the pool without the CPUs `taken`.
     fn without(mut self, taken: &CpuSet) -> Self {
         for core in &mut self.cores {
             core.retain(|cpu| !taken.contains(*cpu));
@@ -245,7 +260,8 @@ impl Pool {
         self
     }
 
-    /// Takes the first CPU. The last CPU stays in the pool if `others` still need it.
+    /// Takes the first CPU. If it is the last CPU and `others` is true, it also stays in the pool, because other roles
+    /// need it.
     fn take_or_share(&mut self, others: bool) -> CpuSet {
         let last = self.cpus() == 1 && others;
         if last {
@@ -262,7 +278,8 @@ impl Pool {
         self.cores.first().is_some_and(|core| core.len() > 1)
     }
 
-    /// Takes the first CPU of the first core. Its siblings stay at the front. Empty if the pool is empty.
+    /// Takes the first CPU of the first core. The other CPUs of the core stay at the front. Returns an empty set if the
+    /// pool is empty.
     fn take_cpu(&mut self) -> CpuSet {
         let Some(core) = self.cores.first_mut() else {
             return CpuSet::new();
@@ -274,8 +291,8 @@ impl Pool {
         taken
     }
 
-    /// Takes the CPUs for EXEC and WAL, and returns whether they are siblings. The third and later CPUs of their core stay unused
-    /// unless there is no other core.
+    /// Takes the CPUs for EXEC and WAL. Also returns whether both CPUs belong to the same core. The third and later
+    /// CPUs of this core return to the pool only if there is no other core; otherwise no role uses them.
     fn take_writers(&mut self) -> (CpuSet, CpuSet, bool) {
         if !self.front_has_sibling() {
             return (self.take_cpu(), self.take_cpu(), false);
@@ -289,7 +306,8 @@ impl Pool {
         (exec, wal, true)
     }
 
-    /// Takes cores from the back for AUX. AUX shares NET's last core if too few CPUs would be left for NET.
+    /// Takes `cores` cores from the back for AUX. If fewer than [`NET_CPUS_MIN`] CPUs would be left for NET, AUX shares
+    /// the last core with NET instead.
     fn take_aux(&mut self, cores: usize) -> (CpuSet, &'static str) {
         let keep = self.cores.len().saturating_sub(cores);
         let net_cpus: usize = self.cores.iter().take(keep).map(Vec::len).sum();
@@ -330,14 +348,16 @@ const fn assign(cpus: CpuSet, why: &'static str) -> Assignment {
     Assignment { cpus, why }
 }
 
-/// Memory nodes, the best first: by the number of storage and network devices, then by the number of allowed CPUs.
+/// Returns the memory nodes, the best first. The best node has the most storage and network devices; if several have
+/// the same number, the best one has the most allowed CPUs.
 fn node_ranks(machine: &Machine) -> Vec<u32> {
     let mut nodes: Vec<_> = machine.nodes.iter().collect();
     nodes.sort_by_key(|node| (Reverse((node.devices, node.cpus.len())), node.id));
     nodes.into_iter().map(|node| node.id).collect()
 }
 
-/// The node that holds all roles: the best one, if there are several and it has enough CPUs.
+/// Returns the home node, on which all roles are placed: the best memory node. Returns `None` if there is only one
+/// node, or if the best node has fewer than [`HOME_CPUS_MIN`] allowed CPUs.
 fn home_node(machine: &Machine, node_ranks: &[u32]) -> Option<u32> {
     let home = *node_ranks.first()?;
     let node = machine.nodes.iter().find(|node| node.id == home)?;

@@ -1,15 +1,15 @@
-//! Pins threads to CPUs by role, and shows whether the pins hold.
+//! Pins threads to CPUs by role, and reports whether each thread still has its CPU mask.
 //!
-//! The scheduler can add as much latency as the program itself. This crate detects the CPUs that the process may use
+//! Waiting for a CPU can take as long as the program's own work. This crate detects the CPUs that the process may use
 //! ([`Machine`]), decides which CPUs each [`Role`] gets ([`Plan`], a pure function), starts threads on these CPUs
-//! ([`CpuAffinityManager::spawn`]), repairs masks that were changed from outside ([`CpuAffinityManager::verify_now`]), and
-//! reports all of it ([`TopologyInfo`]).
+//! ([`CpuAffinityManager::spawn`]), repairs masks that another process has changed
+//! ([`CpuAffinityManager::verify_now`]), and reports the machine, the plan and all threads ([`TopologyInfo`]).
 //!
 //! ```no_run
 //! use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Role};
 //!
 //! # fn main() -> Result<(), AffinityError> {
-//! // In main, before any other thread: a thread started by a pinned one inherits its single CPU.
+//! // In main, before any other thread is started: a thread inherits the CPU mask of the thread that starts it.
 //! let affinity = CpuAffinityManager::detect(AffinityConfig::default())?;
 //! let exec = affinity.spawn(Role::Exec, 0, "tally-exec", || { /* the single writer */ })?;
 //! for index in 0..affinity.net_threads() {
@@ -21,15 +21,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With too few CPUs, threads are not pinned, and the plan states why. Only the mode `strict` and the setting `fifo.required` make
-//! this an error.
+//! If there are too few CPUs, threads are not pinned, and the plan states why. Too few CPUs, and a thread that can't
+//! get its planned CPUs, are errors only in mode `strict`. A thread that can't get `SCHED_FIFO` is an error only with
+//! the setting `fifo.required`.
 //!
 //! **Inheritance.** Linux gives a new thread the mask of the thread that starts it. Start threads with
-//! [`CpuAffinityManager::spawn`], from any thread. A thread started with `std::thread::spawn` on a NET thread would share the single
-//! CPU of that NET thread. Runtimes built by this crate place the threads of their blocking pools.
+//! [`CpuAffinityManager::spawn`], from any thread. A thread started with `std::thread::spawn` on a NET thread would
+//! share the single CPU of that NET thread. The async runtimes that this crate builds move the threads of their
+//! blocking pools to the CPUs of AUX.
 //!
-//! **Memory.** Linux allocates a page on the memory node of the thread that first writes to it, so EXEC should write first to the
-//! memory that it uses. [`Plan::home_node`] is its node.
+//! **Memory.** Linux allocates a page on the memory node of the thread that first writes to it, so EXEC should be the
+//! first thread to write to the memory that EXEC uses. [`Plan::home_node`] is the memory node of EXEC.
 
 mod cgroup;
 mod config;

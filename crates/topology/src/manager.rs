@@ -32,20 +32,21 @@ pub struct CpuAffinityManager {
 pub(super) struct Shared {
     pub(super) config: AffinityConfig,
     pub(super) sources: Sources,
-    /// The `/proc` in which the threads of this process are looked up, also in tests with a simulated machine.
+    /// The directory `/proc`, in which the threads of this process are looked up. Tests with a simulated machine use
+    /// it, too.
     pub(super) own_proc: PathBuf,
-    /// CPU mask of the process at start. It must be read at start, because later every thread has a different mask.
+    /// CPU mask of the process at start. It must be read at start, because the threads get other masks later.
     pub(super) mask: CpuSet,
     /// CPUs that the control group granted at start.
     pub(super) granted: Option<CpuSet>,
-    /// Replaced as a whole, by `verify_now` only. Readers clone the `Arc` and release the lock.
+    /// The machine and the plan in force. Only `verify_now` replaces them. Readers clone the `Arc` and release the lock.
     pub(super) in_force: RwLock<Arc<InForce>>,
     pub(super) registry: Registry,
-    /// Number of blocking-pool threads started so far; also the index of the next one.
+    /// Number of blocking-pool threads started so far. This is the index of the next blocking-pool thread.
     pub(super) blocking_started: AtomicUsize,
-    /// Written by `verify_now`, read by `topology`.
+    /// Number of times that a check found a mask that had changed since this crate set it. Written by `verify_now`.
     pub(super) affinity_lost: AtomicU64,
-    /// Written by `verify_now`, read by `topology`.
+    /// Number of times that a mask was repaired. Written by `verify_now`.
     pub(super) affinity_reapplied: AtomicU64,
     /// Incremented by each new plan and by each check that repaired a mask. Written by `verify_now`.
     pub(super) layout_version: AtomicU64,
@@ -124,8 +125,9 @@ impl CpuAffinityManager {
         self.in_force().plan.spin_allowed
     }
 
-    /// Returns how long the CPU quota stopped the process since the last call. `None` if the quota did not stop it, or
-    /// if there is no quota. With a quota the call reads one small file; otherwise it reads nothing.
+    /// Returns how long the CPU quota stopped the process since the last call. Returns `None` if the quota did not stop
+    /// the process, or if there is no quota. If there is a quota, the call reads one small file; otherwise it reads no
+    /// file.
     pub fn sample_throttling(&self) -> Option<Throttled> {
         let layout = self.in_force();
         let cgroup = &layout.machine.cgroup;

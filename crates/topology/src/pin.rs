@@ -7,8 +7,8 @@ use core_affinity::CoreId;
 use super::{config::FifoConfig, cpuset::CpuSet};
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// `core_affinity` uses a fixed `cpu_set_t` for this many CPUs.
-const PACKAGED_CPUS: u32 = 1024;
+/// Number of CPUs that fit into the `cpu_set_t` of the crate `core_affinity`.
+const CORE_AFFINITY_CPUS: u32 = 1024;
 
 /// The name of `SCHED_FIFO`.
 pub(super) const FIFO: &str = "fifo";
@@ -20,28 +20,28 @@ pub struct PinOutcome {
     pub wanted: Option<CpuSet>,
     /// The mask that the kernel reports.
     pub actual: Option<CpuSet>,
-    /// Error number of the failed call.
+    /// Error number of the call, if it failed.
     pub errno: Option<i32>,
 }
 
 // ===== impl PinOutcome =====
 
 impl PinOutcome {
-    /// Returns whether the thread has the planned mask.
+    /// Returns whether the thread has the planned mask. Returns `true` if masks are not changed.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.wanted.is_none() || self.wanted == self.actual
     }
 
-    /// Returns the error of the failed call.
+    /// Returns the error of the call, if it failed.
     #[must_use]
     pub fn error(&self) -> Option<io::Error> {
         self.errno.map(io::Error::from_raw_os_error)
     }
 }
 
-/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets the mask `fallback` instead: it must not stay on the single
-/// CPU that it may have inherited from the thread that started it.
+/// Pins thread `tid` to `wanted`. If the kernel refuses, the thread gets the mask `fallback` instead. Without the
+/// fallback, the thread would keep the mask that it inherited, which may be a single CPU.
 #[must_use]
 pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {
@@ -67,13 +67,15 @@ pub(super) fn mask_of(tid: Tid) -> io::Result<CpuSet> {
     affinity::get_affinity(tid).map(CpuSet::from_words)
 }
 
-/// Moves the calling thread to `SCHED_FIFO`, after setting `RLIMIT_RTTIME`.
+/// Moves the calling thread to `SCHED_FIFO`. Lowers `RLIMIT_RTTIME` first, so that the kernel ends a process whose
+/// real-time thread never blocks.
 ///
 /// # Errors
-/// Usually `EPERM`: no `CAP_SYS_NICE`, `RLIMIT_RTPRIO` too low, or no real-time budget in the control group.
+/// Usually `EPERM`: the thread has no `CAP_SYS_NICE` and `RLIMIT_RTPRIO` is too low, or the control group has no
+/// real-time budget.
 pub(super) fn become_fifo(config: &FifoConfig) -> io::Result<()> {
-    let fuse_us = u64::try_from(config.rttime_max.as_micros()).unwrap_or(u64::MAX);
-    affinity::lower_rttime_limit(fuse_us)?;
+    let rttime_us = u64::try_from(config.rttime_max.as_micros()).unwrap_or(u64::MAX);
+    affinity::lower_rttime_limit(rttime_us)?;
     affinity::with_sys_nice(|| affinity::set_fifo(THIS_THREAD, i32::from(config.priority)))
 }
 
@@ -92,11 +94,11 @@ pub const fn policy_name(policy: i32) -> &'static str {
     }
 }
 
-/// Sets the mask. Uses `core_affinity` if the calling thread gets a single CPU. `core_affinity` does not report errors, so after a
-/// failure the system call is made directly, for its error number.
+/// Sets the mask. If the calling thread gets a single CPU, uses the crate `core_affinity`. This crate reports a failure
+/// without an error number, so after a failure this function makes the system call itself, to get the error number.
 fn apply(tid: Tid, wanted: &CpuSet) -> io::Result<()> {
-    let packaged = (tid == THIS_THREAD).then(|| single(wanted)).flatten();
-    if packaged.is_some_and(set_for_current) {
+    let core = (tid == THIS_THREAD).then(|| single(wanted)).flatten();
+    if core.is_some_and(set_for_current) {
         return Ok(());
     }
     affinity::set_affinity(tid, wanted.words())
@@ -104,15 +106,15 @@ fn apply(tid: Tid, wanted: &CpuSet) -> io::Result<()> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is the module that the rule points to: a refusal is asked again for its errno"
+    reason = "only this module may call it; after a failure, `apply` makes the system call to get the errno"
 )]
 fn set_for_current(core: CoreId) -> bool {
     core_affinity::set_for_current(core)
 }
 
-/// Returns the only CPU of the set, if `core_affinity` can express it.
+/// Returns the CPU of a set with one CPU. Returns `None` for other sets, and if `core_affinity` has no room for the CPU.
 fn single(set: &CpuSet) -> Option<CoreId> {
-    let id = set.first().filter(|id| *id < PACKAGED_CPUS)?;
+    let id = set.first().filter(|id| *id < CORE_AFFINITY_CPUS)?;
     (set.len() == 1).then_some(CoreId { id: id as usize })
 }
 
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cpu_that_does_not_exist_is_refused_with_errno_and_the_fallback_holds() {
+    fn for_a_cpu_that_does_not_exist_the_thread_gets_the_fallback_and_errno_is_reported() {
         thread::spawn(|| {
             let before = mask_of(THIS_THREAD).unwrap();
             let outcome = pin(THIS_THREAD, &CpuSet::single(8000), &before);
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cpu_goes_through_the_packaged_crate_only_below_its_limit() {
+    fn core_affinity_is_used_only_for_one_cpu_below_its_limit() {
         assert_eq!(single(&CpuSet::single(3)), Some(CoreId { id: 3 }));
         assert_eq!(single(&CpuSet::single(1024)), None);
         assert_eq!(single(&"1-2".parse().unwrap()), None);
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wish_is_always_fulfilled() {
+    fn an_outcome_without_a_planned_mask_is_ok() {
         assert!(PinOutcome::default().is_ok());
     }
 }

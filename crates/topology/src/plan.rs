@@ -1,4 +1,4 @@
-//! [`Plan`]: the CPUs of each role. A pure function of the machine and the settings.
+//! [`Plan`]: the CPUs of each role, computed from the machine and the settings alone.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use super::{
     warning::{Warning, WarningCode},
 };
 
-/// Minimum number of CPUs in mode `strict`. With two, EXEC does not share its CPU.
+/// Minimum number of CPUs in mode `strict`. With two CPUs, EXEC does not share its CPU with another role.
 pub const STRICT_CPUS_MIN: usize = 2;
 
-/// Minimum number of CPUs with which `auto` pins threads on a whole machine. With fewer CPUs, NET, WAL and AUX would share one CPU
-/// while EXEC's CPU is mostly idle, and any other process on that CPU would delay all three. docs/pinning.md has the
-/// measurement.
+/// Minimum number of CPUs with which `auto` pins threads if the process may use the whole machine. With fewer CPUs,
+/// NET, WAL and AUX would share one CPU while EXEC's CPU is mostly idle. Any other process on the shared CPU would
+/// delay all three roles. docs/pinning.md has the measurement.
 pub const AUTO_CPUS_MIN: usize = 4;
 
 /// How the masks of threads are set.
@@ -27,11 +27,11 @@ pub enum Placement {
     Off,
     /// Every thread gets all allowed CPUs.
     Fence,
-    /// EXEC, WAL and NET threads get one CPU each, AUX threads a few.
+    /// Each EXEC, WAL and NET thread gets one CPU. AUX threads get the CPUs of AUX.
     Pin,
 }
 
-/// CPUs of one role.
+/// The CPUs of one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolePlan {
     /// The role.
@@ -57,25 +57,27 @@ pub struct Plan {
     pub roles: [RolePlan; 4],
     /// Allowed CPUs without a role.
     pub spare: CpuSet,
-    /// Memory node of EXEC. A thread on this node should write first to the ledger's memory.
+    /// Memory node of EXEC; `None` if threads are not pinned or the node is unknown. A thread on this node should be
+    /// the first to write to the memory that EXEC uses.
     pub home_node: Option<u32>,
     /// Number of NET threads to start.
     pub net_threads: usize,
     /// Whether NET or AUX runs on the physical core of EXEC.
     pub shared_core: bool,
-    /// Whether EXEC may poll instead of blocking: no other role uses its core, and no quota limits it.
+    /// Whether EXEC may poll instead of blocking. EXEC may poll only if NET and AUX do not use its core, no other
+    /// process can use its core, WAL does not use its CPU, no quota limits the process, and `SCHED_FIFO` is off.
     pub spin_allowed: bool,
     /// Warnings for the operator.
     pub warnings: Vec<Warning>,
-    /// Whether each AUX thread gets a single CPU. Required on isolated CPUs: the kernel would run all AUX threads on
-    /// the first of them.
+    /// Whether each AUX thread gets a single CPU. This is needed on isolated CPUs: the kernel does not balance load
+    /// between them, so it would run all AUX threads on the first one.
     single_cpu_aux: bool,
 }
 
 // ===== impl Placement =====
 
 impl Placement {
-    /// Returns the stable name.
+    /// Returns the stable name: `off`, `fence` or `pin`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,9 +94,8 @@ impl Plan {
     /// Makes the plan for `machine` under the settings `config`.
     ///
     /// # Errors
-    /// [`AffinityError::InvalidConfig`] for values out of bounds, and in mode `strict`
-    /// [`AffinityError::CpusNotAllowed`] and [`AffinityError::InsufficientCpus`]. In other modes, too few CPUs or
-    /// CPUs that are not allowed lead to warnings only.
+    /// [`AffinityError::InvalidConfig`] if a setting is out of bounds. [`AffinityError::CpusNotAllowed`] and
+    /// [`AffinityError::InsufficientCpus`] only in mode `strict`; in the other modes, these faults cause warnings.
     pub fn new(machine: &Machine, config: &AffinityConfig) -> Result<Self, AffinityError> {
         config.validate()?;
         let allowed = machine.allowed.len();
@@ -132,7 +133,8 @@ impl Plan {
 
     /// Returns the mask of thread `index` of `role`; `None` if masks are not changed.
     ///
-    /// If there are more threads than CPUs, threads share CPUs, and the report shows this.
+    /// If a role has more threads than CPUs, threads share CPUs, and [`RoleInfo::oversubscribed`](super::RoleInfo)
+    /// reports this.
     #[must_use]
     pub fn mask(&self, role: Role, index: usize) -> Option<CpuSet> {
         let cpus = &self.role(role).cpus;
@@ -174,10 +176,10 @@ impl Plan {
         line
     }
 
-    /// Returns this plan with a warning that it stays in force: the machine has changed, and `strict` allows no plan
-    /// for the new machine.
+    /// Returns this plan with a warning that the plan stays in force, because the machine has changed and the mode
+    /// `strict` allows no plan for the new machine. `error` is the reason.
     pub(super) fn kept_in_force(&self, error: &AffinityError) -> Self {
-        tracing::warn!(%error, "the machine has changed and strict allows no plan for it; the old plan stays in force");
+        tracing::warn!(%error, "the machine has changed, and mode strict allows no plan for it; the old plan stays in force");
         let mut plan = self.clone();
         plan.warnings
             .retain(|warning| warning.code != WarningCode::PlanKept);
@@ -212,9 +214,9 @@ impl Plan {
     fn pin(&mut self, machine: &Machine, config: &AffinityConfig) -> Result<(), AffinityError> {
         let lists = self.usable_lists(config)?;
         let layout = if lists.is_empty() {
-            Layout::of(machine, config.net_threads_max)
+            Layout::by_table(machine, config.net_threads_max)
         } else {
-            Layout::beside(&lists, machine, config.net_threads_max)
+            Layout::with_lists(&lists, machine, config.net_threads_max)
         };
         for entry in &mut self.roles {
             let Assignment { cpus, why } = layout.role(entry.role).clone();
@@ -231,8 +233,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Returns the explicit lists. A list with a CPU that is not allowed is an error in `strict`; in other modes it is
-    /// ignored.
+    /// Returns the explicit lists. If a list has a CPU that is not allowed, returns an error in mode `strict`, and
+    /// ignores the list with a warning in the other modes.
     fn usable_lists(&mut self, config: &AffinityConfig) -> Result<Vec<(Role, CpuSet)>, AffinityError> {
         let mut lists = Vec::new();
         for role in Role::ALL {
@@ -252,7 +254,7 @@ impl Plan {
                 self.warn(
                     WarningCode::ListIgnored,
                     format!(
-                        "{} = {list}: CPUs {offending} are not allowed (allowed: {}), placed by the table",
+                        "{} = {list}: CPUs {offending} are not allowed (allowed: {}), so the list is ignored",
                         role.cpus_field(),
                         self.allowed
                     ),
@@ -276,7 +278,8 @@ impl Plan {
         }
     }
 
-    /// Limits NET to one thread per CPU and to the maximum. A longer explicit list is cut.
+    /// Limits NET to one thread per CPU and to `threads_max` threads. Uses only the first CPUs of an explicit list that
+    /// is longer.
     fn cap_net(&mut self, threads_max: usize) {
         let [_, _, net, _] = &mut self.roles;
         let wanted = net.cpus.len();
@@ -285,7 +288,7 @@ impl Plan {
         if wanted > threads_max {
             self.warn(
                 WarningCode::ListIgnored,
-                format!("affinity.cpus.net has {wanted} CPUs, affinity.net_threads_max allows {threads_max}"),
+                format!("affinity.cpus.net has {wanted} CPUs, but affinity.net_threads_max allows only {threads_max}"),
             );
         }
     }
@@ -381,8 +384,8 @@ impl Plan {
             && !self.role(Role::Wal).cpus.intersects(&exec);
     }
 
-    /// Warns if EXEC and AUX are on different memory nodes. Linux allocates a page on the node of the thread that first writes to it;
-    /// AUX opens the store, and EXEC extends it.
+    /// Warns if EXEC and AUX are on different memory nodes. Linux allocates a page on the node of the thread that first
+    /// writes to the page. AUX opens the store and writes first to its memory; EXEC extends the store.
     fn add_memory_warnings(&mut self, machine: &Machine) {
         let node = |role| {
             let cpu = self.role(role).cpus.first()?;
@@ -394,7 +397,9 @@ impl Plan {
         {
             self.warn(
                 WarningCode::RemoteMemory,
-                format!("exec is on memory node {exec}, aux, which opens the store, on node {aux}"),
+                format!(
+                    "exec is on memory node {exec}, but aux, which opens the store, is on memory node {aux}"
+                ),
             );
         }
     }
@@ -405,7 +410,8 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// Writes the decision, one line per role, then the warnings: the output of `tally topology`.
+    /// Writes the placement and its reason, one line per role, and the warnings. The command `tally topology` prints
+    /// this text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (placement, requested) = (self.placement.as_str(), self.requested.as_str());
         writeln!(f, "{placement} (affinity.mode = {requested}): {}", self.why)?;
@@ -435,7 +441,8 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
         Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
-        // Without pinning, the kernel would leave all threads on one isolated CPU, which is worse than sharing CPUs.
+        // If threads were not pinned, the kernel would leave them all on one isolated CPU. That is worse than sharing
+        // CPUs with other processes.
         Mode::Auto if !machine.isolated_allowed().is_empty() => because(
             Placement::Pin,
             "isolated CPUs, between which the kernel does not balance load",
@@ -452,8 +459,8 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
     }
 }
 
-/// Returns the reason to assume that other processes also use the allowed CPUs and would be pinned to the same ones.
-/// `None` without a reason.
+/// Returns the reason to assume that other processes also use the allowed CPUs, and could be pinned to the same CPUs.
+/// Returns `None` if there is no reason.
 fn sharing_reason(machine: &Machine) -> Option<String> {
     let whole = machine.is_whole_machine();
     if let Some(quota) = machine.cgroup.quota
@@ -474,8 +481,8 @@ fn sharing_reason(machine: &Machine) -> Option<String> {
     None
 }
 
-/// Returns the number of NET threads without pinning: the number of CPUs minus one each for EXEC and WAL, within the
-/// quota.
+/// Returns the number of NET threads if threads are not pinned. Of the allowed CPUs, or of the quota if it is smaller,
+/// one CPU is left for EXEC and one for WAL. The result is at least 1.
 fn unpinned_net_threads(machine: &Machine) -> usize {
     let budget = machine.cgroup.quota.map_or(usize::MAX, |quota| {
         usize::try_from(quota.millicpus().div_ceil(1000)).unwrap_or(usize::MAX)

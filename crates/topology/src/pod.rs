@@ -1,23 +1,24 @@
 //! [`PodHints`]: the description of the Kubernetes pod, which shows whether CPUs can be exclusive.
 //!
-//! A container can't read from the kernel whether its CPUs are exclusive. The kubelet's static CPU manager assigns exclusive CPUs only
-//! to containers of Guaranteed pods that request a whole number of CPUs, so the description of the pod shows when they are not.
-//! The description comes from environment variables, which the pod's manifest sets (docs/pinning.md), and from the path of
-//! the control group if it is visible.
+//! The kernel does not report whether the CPUs of a container are exclusive. The kubelet's static CPU manager assigns
+//! exclusive CPUs only to containers that request a whole number of CPUs, in pods of the QoS class `Guaranteed`. So the
+//! description of the pod can show that the CPUs are not exclusive. The description comes from environment variables,
+//! which the pod's manifest sets (docs/pinning.md), and from the path of the control group if it is visible.
 
 use std::env;
 
-/// CPU limit of the container in thousandths, for the downward API (`resourceFieldRef`, divisor `1m`).
+/// Environment variable with the CPU limit of the container in thousandths of a CPU, for the downward API
+/// (`resourceFieldRef`, divisor `1m`).
 pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
-/// CPU request of the container in thousandths, for the downward API.
+/// Environment variable with the CPU request of the container in thousandths of a CPU, for the downward API.
 pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
-/// QoS class of the pod: `Guaranteed`, `Burstable` or `BestEffort`. The author of the manifest has to set it, because the
-/// downward API does not provide it.
+/// Environment variable with the QoS class of the pod: `Guaranteed`, `Burstable` or `BestEffort`. The author of the
+/// manifest has to set it, because the downward API does not provide it.
 pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
-/// The kubelet sets this variable in every container.
+/// Environment variable that the kubelet sets in every container.
 const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 
-/// Thousandths of a CPU.
+/// Thousandths of a CPU in one CPU.
 const MILLI: u64 = 1000;
 
 /// The description of the pod; `None` is unknown.
@@ -25,11 +26,12 @@ const MILLI: u64 = 1000;
 pub struct PodHints {
     /// Whether the process runs in a pod.
     pub kubernetes: bool,
-    /// QoS class, [`ENV_QOS_CLASS`].
+    /// QoS class, from [`ENV_QOS_CLASS`] or from the path of the control group.
     pub qos_class: Option<String>,
-    /// CPU request, thousandths of a CPU, [`ENV_CPU_REQUEST`].
+    /// CPU request in thousandths of a CPU, from [`ENV_CPU_REQUEST`].
     pub cpu_request_milli: Option<u64>,
-    /// CPU limit, thousandths of a CPU, [`ENV_CPU_LIMIT`]. Without a limit, the downward API reports the CPUs of the node.
+    /// CPU limit in thousandths of a CPU, from [`ENV_CPU_LIMIT`]. For a container without a limit, the downward API
+    /// reports the capacity of the node.
     pub cpu_limit_milli: Option<u64>,
 }
 
@@ -48,7 +50,7 @@ impl PodHints {
         }
     }
 
-    /// The reason for which the pod's CPUs can't be exclusive; `None` if there is none.
+    /// Returns the reason why the pod's CPUs can't be exclusive; `None` if the description does not exclude it.
     #[must_use]
     pub fn shares_because(&self) -> Option<String> {
         if let Some(class) = &self.qos_class
@@ -72,8 +74,9 @@ impl PodHints {
         })
     }
 
-    /// Derives the class from the path of the control group: the kubelet puts pods below `kubepods`, and all but Guaranteed pods below
-    /// the name of their class. The path is visible only in a container that shares the host's cgroup namespace.
+    /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods below
+    /// `kubepods`. It puts `Burstable` and `BestEffort` pods below a group with the name of their class. The full path is
+    /// visible only in a container that shares the host's cgroup namespace.
     pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
         let Some(path) = path.filter(|path| path.contains("kubepods")) else {
             return;
@@ -107,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn whole_and_equal_requests_of_a_guaranteed_pod_speak_for_cpus_of_its_own() {
+    fn a_guaranteed_pod_with_whole_and_equal_requests_may_have_exclusive_cpus() {
         assert_eq!(reason(Some("Guaranteed"), Some(4000), Some(4000)), None);
         assert_eq!(reason(Some("guaranteed"), None, None), None);
         assert_eq!(reason(None, None, Some(4000)), None, "the request is unknown");
     }
 
     #[test]
-    fn everything_else_is_named() {
+    fn every_reason_for_shared_cpus_is_named() {
         let because = |class, request, limit| reason(class, request, limit).unwrap();
         assert!(because(Some("BestEffort"), None, None).starts_with("the pod is BestEffort"));
         assert!(because(None, Some(2000), Some(4000)).contains("requests 2000 and is limited to 4000"));

@@ -1,26 +1,27 @@
-//! The registered threads.
+//! The registered threads: those whose masks are verified and reported.
 
 use parking_lot::Mutex;
 
 use super::{pin::PinOutcome, role::Role};
 use crate::sys::affinity::Tid;
 
-/// Maximum number of registered threads. Further threads are pinned, but neither verified nor shown.
+/// Maximum number of registered threads. Further threads are pinned, but their masks are neither verified nor
+/// reported.
 pub const THREADS_MAX: usize = 1024;
 
 /// One registered thread.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Identifies the entry. Unlike a thread id, it is never used again.
+    /// Identifies the entry. A ticket is never used again; the kernel uses thread ids again.
     pub(super) ticket: u64,
     pub(super) role: Role,
     pub(super) index: usize,
     pub(super) name: String,
     pub(super) tid: Tid,
     pub(super) pin: PinOutcome,
-    /// The requested FIFO priority.
+    /// The requested `SCHED_FIFO` priority; `None` if the thread does not request `SCHED_FIFO`.
     pub(super) fifo_priority: Option<u8>,
-    /// The error number of the refusal.
+    /// The kernel's error number if it refused `SCHED_FIFO`.
     pub(super) fifo_errno: Option<i32>,
 }
 
@@ -41,7 +42,7 @@ struct Inner {
 // ===== impl Registry =====
 
 impl Registry {
-    /// Registers a thread and returns its ticket; `None` if there are [`THREADS_MAX`] threads.
+    /// Registers a thread and returns its ticket. Returns `None` if [`THREADS_MAX`] threads are registered.
     pub(super) fn add(&self, mut entry: Entry) -> Option<u64> {
         let mut inner = self.inner.lock();
         if inner.entries.len() >= THREADS_MAX {
@@ -63,7 +64,7 @@ impl Registry {
         self.inner.lock().entries.retain(|entry| entry.ticket != ticket);
     }
 
-    /// Replaces the outcome of the thread with this `ticket`, if it is still registered.
+    /// Replaces the pin outcome of the thread with this `ticket`, if the thread is still registered.
     pub(super) fn set_pin(&self, ticket: u64, pin: PinOutcome) {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|entry| entry.ticket == ticket);
@@ -77,7 +78,7 @@ impl Registry {
         self.inner.lock().entries.clone()
     }
 
-    /// Number of threads that were not registered so far.
+    /// Number of threads that could not be registered since the start of the process.
     pub(super) fn overflow(&self) -> u64 {
         self.inner.lock().overflow
     }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_ordered_by_role_and_index_whatever_the_order_of_arrival() {
+    fn entries_are_ordered_by_role_and_index_and_not_by_registration() {
         let registry = Registry::default();
         for (role, index) in [(Role::Aux, 0), (Role::Net, 1), (Role::Net, 0), (Role::Exec, 0)] {
             registry.add(entry(role, index));
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_and_a_leaver_makes_room() {
+    fn the_bound_holds_and_a_removed_entry_makes_room() {
         let registry = Registry::default();
         let first = registry.add(entry(Role::Aux, 0)).unwrap();
         for index in 1..THREADS_MAX {

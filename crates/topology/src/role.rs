@@ -1,13 +1,13 @@
-//! The four kinds of threads.
+//! [`Role`]: the purpose of a thread.
 
 use std::fmt;
 
 /// The purpose of a thread, which decides the CPUs it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The single writer of the ledger: one thread per shard.
+    /// Executes transactions. One thread is the only writer of the ledger.
     Exec,
-    /// Writes and syncs the log. Waits for the disk most of the time.
+    /// Writes and syncs the journal. Waits for the disk most of the time.
     Wal,
     /// Serves connections: one single-threaded runtime per thread.
     Net,
@@ -43,7 +43,8 @@ impl Role {
         }
     }
 
-    /// Whether the role may run under `SCHED_FIFO`: only threads that block between bursts.
+    /// Whether threads of the role may run under `SCHED_FIFO`. If a real-time thread does not block often, other
+    /// threads on its CPU can't run. So only EXEC and WAL, which block often, may be real-time threads.
     #[must_use]
     pub const fn may_be_fifo(self) -> bool {
         matches!(self, Self::Exec | Self::Wal)

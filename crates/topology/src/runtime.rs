@@ -22,26 +22,31 @@ use super::{
 };
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// Maximum number of blocking-pool threads of one runtime. They are rarely used: for name lookups and for reading certificates.
+/// Maximum number of blocking-pool threads of one runtime. Programs rarely use these threads, for example to look up
+/// names and to read certificates.
 pub const BLOCKING_THREADS_MAX: usize = 4;
 
-/// Name of blocking-pool threads (15 bytes are visible in `ps` and `top`).
+/// Name of blocking-pool threads. The programs `ps` and `top` show the first 15 bytes of a name.
 pub const BLOCKING_THREAD_NAME: &str = "tally-blocking";
 
-/// Keeps a thread registered: while the guard exists, the thread is verified and shown. It must stay on its thread.
+/// Keeps a thread registered. While the guard exists, the thread's mask is verified and the thread is reported. The
+/// guard must stay on its thread.
 #[derive(Debug)]
 pub struct ThreadGuard {
     manager: CpuAffinityManager,
-    /// `None` if there were too many threads to register this one.
+    /// Identifies the thread's entry. `None` if the thread was not registered because of
+    /// [`THREADS_MAX`](super::THREADS_MAX).
     ticket: Option<u64>,
-    /// Dropping the guard on another thread would unregister a thread that still runs.
+    /// Makes the guard stay on its thread. If another thread dropped the guard, a thread that still runs would be
+    /// unregistered.
     not_send: PhantomData<*const ()>,
 }
 
 /// A started thread of a role. Dropping the handle detaches the thread.
 #[derive(Debug)]
 pub struct RoleHandle<T> {
-    /// The thread's result, or `None` if it was not allowed to begin.
+    /// The thread's result. `None` if the thread could not get its planned CPUs or `SCHED_FIFO`, so that its body did
+    /// not run.
     inner: thread::JoinHandle<Option<T>>,
     tid: Tid,
 }
@@ -73,7 +78,7 @@ impl<T> RoleHandle<T> {
         self.tid
     }
 
-    /// Whether the thread has ended, so that `join` does not wait.
+    /// Whether the thread has ended. If so, `join` returns at once.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.inner.is_finished()
@@ -88,24 +93,28 @@ impl<T> RoleHandle<T> {
     /// Waits for the thread and returns its result.
     ///
     /// # Errors
-    /// The payload of a panic of the thread.
+    /// The payload of the panic, if the thread has panicked.
     pub fn join(self) -> thread::Result<T> {
-        let refused = || -> Box<dyn Any + Send> { Box::new("the thread was refused its place") };
-        self.inner.join()?.ok_or_else(refused)
+        let not_run = || -> Box<dyn Any + Send> {
+            Box::new(
+                "the body of the thread did not run, because the thread could not get its planned CPUs or SCHED_FIFO",
+            )
+        };
+        self.inner.join()?.ok_or_else(not_run)
     }
 }
 
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// Starts thread `index` of `role` on its planned CPUs, and runs `body` there.
+    /// Starts thread `index` of `role` on its planned CPUs, and runs `body` on this thread.
     ///
-    /// Returns when the thread has its mask and its scheduling class and is registered. The thread is unregistered when `body` returns
-    /// or panics.
+    /// Returns after the thread has set its mask and its scheduling class and is registered. The thread is unregistered
+    /// when `body` returns or panics.
     ///
     /// # Errors
-    /// [`AffinityError::SpawnFailed`]; in mode `strict` [`AffinityError::PinFailed`]; with
-    /// `fifo.required` [`AffinityError::FifoFailed`]. In case of an error, `body` does not run.
+    /// [`AffinityError::SpawnFailed`] if the system can't start a thread. [`AffinityError::PinFailed`] only in mode
+    /// `strict`, and [`AffinityError::FifoFailed`] only with `fifo.required`. In case of an error, `body` does not run.
     pub fn spawn<F, T>(
         &self,
         role: Role,
@@ -132,7 +141,7 @@ impl CpuAffinityManager {
                     Ok(guard) => (Ok(affinity::gettid()), Some(guard)),
                     Err(error) => (Err(error), None),
                 };
-                // The receiver waits for this one message.
+                // Sending can't fail, because the receiver waits for this message.
                 let _ = started.send(report);
                 guard.map(|_registered| body())
             })
@@ -142,12 +151,12 @@ impl CpuAffinityManager {
         Ok(RoleHandle { inner, tid })
     }
 
-    /// Starts thread `index` of `role` on its planned CPUs with a single-threaded Tokio runtime, and runs the future that `make`
-    /// returns. The future need not be `Send`.
+    /// Starts thread `index` of `role` on its planned CPUs with a single-threaded Tokio runtime, and runs the future
+    /// that `make` returns. The future need not be `Send`.
     ///
     /// # Errors
-    /// Those of [`Self::spawn`]; the thread's result is [`AffinityError::RuntimeFailed`] when the
-    /// runtime cannot be built.
+    /// Those of [`Self::spawn`]. If the runtime can't be built, this function succeeds, and the thread's result is
+    /// [`AffinityError::RuntimeFailed`].
     pub fn spawn_async<M, F>(
         &self,
         role: Role,
@@ -167,14 +176,14 @@ impl CpuAffinityManager {
         })
     }
 
-    /// Builds a single-threaded runtime for the calling thread. Threads of its blocking pool get the mask of AUX and are registered as
-    /// AUX threads, instead of inheriting the calling thread's CPU.
+    /// Builds a single-threaded runtime for the calling thread. Threads of its blocking pool get the mask of AUX and
+    /// are registered as AUX threads, instead of inheriting the calling thread's CPU.
     ///
     /// # Errors
     /// [`AffinityError::RuntimeFailed`], for example if no file descriptor is left.
     pub fn current_thread_runtime(&self) -> Result<Runtime, AffinityError> {
         let manager = self.clone();
-        // In a current-thread runtime the two hooks run on blocking-pool threads only.
+        // In a current-thread runtime, only blocking-pool threads call the two hooks.
         Builder::new_current_thread()
             .enable_all()
             .thread_name(BLOCKING_THREAD_NAME)
@@ -185,12 +194,11 @@ impl CpuAffinityManager {
             .map_err(|source| AffinityError::RuntimeFailed { source })
     }
 
-    /// Moves the calling thread to the planned CPUs of thread `index` of `role`, and registers it. For threads that were started
-    /// otherwise, such as the main thread; start other threads with [`Self::spawn`].
+    /// Moves the calling thread to the planned CPUs of thread `index` of `role`, and registers the thread. Call it
+    /// on threads that [`Self::spawn`] did not start, such as the main thread.
     ///
     /// # Errors
-    /// In mode `strict` [`AffinityError::PinFailed`]; with `fifo.required`
-    /// [`AffinityError::FifoFailed`].
+    /// [`AffinityError::PinFailed`] only in mode `strict`, and [`AffinityError::FifoFailed`] only with `fifo.required`.
     pub fn enter(&self, role: Role, index: usize, name: &str) -> Result<ThreadGuard, AffinityError> {
         let (pin, fifo) = (self.place(role, index), self.promote(role));
         let config = &self.shared.config;
@@ -204,7 +212,7 @@ impl CpuAffinityManager {
             });
         }
         if !pin.is_ok() {
-            tracing::warn!(%role, index, wanted = ?pin.wanted, actual = ?pin.actual, errno = pin.errno, "thread is not placed as planned");
+            tracing::warn!(%role, index, wanted = ?pin.wanted, actual = ?pin.actual, errno = pin.errno, "thread does not have its planned CPU mask");
         }
         let fifo_errno = match fifo {
             Ok(()) => None,
@@ -217,7 +225,7 @@ impl CpuAffinityManager {
                 });
             }
             Err(error) => {
-                tracing::warn!(%role, index, %error, "SCHED_FIFO refused, the thread stays under SCHED_OTHER");
+                tracing::warn!(%role, index, %error, "the kernel refused SCHED_FIFO; the thread stays under SCHED_OTHER");
                 Some(error.raw_os_error().unwrap_or_default())
             }
         };
@@ -239,13 +247,14 @@ impl CpuAffinityManager {
         })
     }
 
-    /// Registers a new blocking-pool thread as an AUX thread. The thread runs even if this fails.
+    /// Places and registers the calling thread, a new blocking-pool thread, as an AUX thread. The thread runs even if
+    /// this fails.
     fn join_blocking_pool(&self) {
         // Relaxed: the counter orders no other memory access.
         let index = self.shared.blocking_started.fetch_add(1, Ordering::Relaxed);
         match self.enter(Role::Aux, index, BLOCKING_THREAD_NAME) {
             Ok(guard) => BLOCKING_GUARD.set(Some(guard)),
-            Err(error) => tracing::warn!(%error, "blocking thread is not placed as planned"),
+            Err(error) => tracing::warn!(%error, "blocking-pool thread could not be placed and registered"),
         }
     }
 

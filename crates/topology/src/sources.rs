@@ -1,4 +1,4 @@
-//! [`Sources`]: the places from which the facts about a machine are read.
+//! [`Sources`]: the files and the hints from which the facts about a machine are read.
 
 use std::{
     path::{Path, PathBuf},
@@ -48,7 +48,7 @@ impl Sources {
         proc::read_bounded(&self.root.join(path)).ok()
     }
 
-    /// Returns the content of a file, trimmed and parsed.
+    /// Returns the content of a file, trimmed and parsed, or `None` if the file can't be read or parsed.
     pub(super) fn value<T: FromStr>(&self, path: impl AsRef<Path>) -> Option<T> {
         self.text(path)?.trim().parse().ok()
     }
@@ -67,7 +67,7 @@ impl Sources {
         self.value(Path::new("sys/devices/system/cpu").join(file))
     }
 
-    /// Returns the list after `key:<tab>` in the status of the calling thread.
+    /// Returns the list in the line `key:<tab>list` of the calling thread's file `/proc/thread-self/status`.
     pub(super) fn status_list(&self, key: &str) -> Option<CpuSet> {
         self.text("proc/thread-self/status")?
             .lines()

@@ -18,14 +18,15 @@ use crate::sys::{
     proc,
 };
 
-/// A snapshot of placement. Lists are in a fixed order: roles as [`Role::ALL`], threads by role and index.
+/// A report of the machine, the plan and all threads. Roles are in the order of [`Role::ALL`]; threads are ordered by
+/// role and index.
 #[derive(Debug, Clone)]
 pub struct TopologyInfo {
-    /// 1 at start; incremented by each new plan and by each check that repaired masks.
+    /// 1 at start. Each new plan and each check that repaired masks increments it.
     pub layout_version: u64,
-    /// The machine, with the present limits and throttling counters.
+    /// The machine, with the current limits and throttling counters.
     pub machine: Machine,
-    /// Whether the allowed CPUs seem to belong to this process alone (inferred).
+    /// Whether the allowed CPUs seem to belong to this process alone. See [`Machine::is_exclusive`].
     pub exclusive: bool,
     /// The plan in force and its reasons.
     pub plan: Plan,
@@ -33,12 +34,12 @@ pub struct TopologyInfo {
     pub roles: [RoleInfo; 4],
     /// The registered threads.
     pub threads: Vec<ThreadInfo>,
-    /// Number of threads of the process that are not registered: those of libraries, and the main thread unless it was registered
-    /// with [`CpuAffinityManager::enter`].
+    /// Number of threads of the process that are not registered: threads of libraries, and the main thread unless
+    /// [`CpuAffinityManager::enter`] registered it.
     pub unregistered_threads: usize,
-    /// Number of threads that were not registered because there were [`THREADS_MAX`](super::THREADS_MAX) already.
+    /// Number of threads that were not registered because [`THREADS_MAX`](super::THREADS_MAX) threads were registered.
     pub register_overflow: u64,
-    /// Number of times that a check found a mask changed from outside.
+    /// Number of times that a check found a mask that had changed since this crate set it.
     pub affinity_lost: u64,
     /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
@@ -61,42 +62,43 @@ pub struct RoleInfo {
     pub threads: usize,
     /// Whether the role has more threads than CPUs, so that threads share CPUs.
     pub oversubscribed: bool,
-    /// Whether every thread has its planned mask; `true` without threads.
+    /// Whether every thread has its planned mask. `true` if the role has no threads.
     pub pinned_ok: bool,
 }
 
-/// One thread. `None` is unknown, usually because the thread has just ended.
+/// One thread. A field whose doc gives no other meaning of `None` is `None` if it is unknown, usually because the thread
+/// has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {
-    /// Its role.
+    /// The role of the thread.
     pub role: Role,
-    /// Its number within the role.
+    /// The number of the thread within its role, from 0.
     pub index: usize,
-    /// Its name.
+    /// The name of the thread.
     pub name: String,
-    /// Its kernel id.
+    /// The kernel's id of the thread.
     pub tid: Tid,
-    /// The mask it should have; `None` when masks are not touched.
+    /// The mask that the plan gives the thread; `None` if the plan changes no masks.
     pub wanted: Option<CpuSet>,
-    /// The mask it has.
+    /// The mask that the kernel reports.
     pub actual: Option<CpuSet>,
-    /// CPU on which it last ran.
+    /// CPU on which the thread last ran.
     pub last_cpu: Option<u32>,
-    /// Memory node of that CPU.
+    /// Memory node of `last_cpu`.
     pub node: Option<u32>,
-    /// Whether it has the mask it should have.
+    /// Whether the thread has its planned mask. `true` if the plan changes no masks.
     pub pinned_ok: bool,
-    /// Error number of the last failed attempt to set its mask.
+    /// Error number of the last attempt to set the mask; `None` if the attempt succeeded.
     pub errno: Option<i32>,
-    /// Scheduling policy it has: `other`, `fifo`, ...
+    /// Scheduling policy that the kernel reports, by the names of [`policy_name`](super::policy_name).
     pub policy: &'static str,
-    /// Whether its children start under `other`.
+    /// Whether threads that this thread starts get the policy `other`.
     pub reset_on_fork: bool,
-    /// Real-time priority it has, 0 without.
+    /// Real-time priority that the kernel reports; 0 if the policy has no priority.
     pub priority: i32,
-    /// FIFO priority it asked for.
+    /// The `SCHED_FIFO` priority that the thread requested; `None` if it requested none.
     pub fifo_requested: Option<u8>,
-    /// The error number of the refusal.
+    /// The kernel's error number if it refused `SCHED_FIFO`; `None` if it did not refuse.
     pub fifo_errno: Option<i32>,
     /// Number of voluntary context switches.
     pub voluntary_switches: Option<u64>,
@@ -106,20 +108,22 @@ pub struct ThreadInfo {
     pub migrations: Option<u64>,
 }
 
-/// The figures for metrics, measured at the time of the call.
+/// The figures for metrics, measured at the time of the call of [`CpuAffinityManager::figures`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacementFigures {
-    /// In the order of [`Role::ALL`].
+    /// The roles, in the order of [`Role::ALL`].
     pub roles: [RoleFigures; 4],
-    /// Number of times that a check found a mask changed from outside.
+    /// Number of times that a check found a mask that had changed since this crate set it.
     pub affinity_lost: u64,
     /// Number of times that a mask was repaired.
     pub affinity_reapplied: u64,
-    /// As [`TopologyInfo::layout_version`].
+    /// See [`TopologyInfo::layout_version`].
     pub layout_version: u64,
-    /// Number of periods in which the control group was throttled since its creation; `None` if there is no such counter.
+    /// Number of periods in which the control group was throttled since its creation; `None` if the kernel has no
+    /// counter.
     pub throttled_periods: Option<u64>,
-    /// Time for which the control group was throttled, the sum over its CPUs; `None` if there is no such counter.
+    /// Time for which the control group was throttled since its creation, summed over its CPUs; `None` if the kernel
+    /// has no counter.
     pub throttled: Option<Duration>,
 }
 
@@ -130,9 +134,9 @@ pub struct RoleFigures {
     pub role: Role,
     /// The registered threads.
     pub threads: usize,
-    /// Whether every thread has its planned mask; `true` without threads.
+    /// Whether every thread has its planned mask. `true` if the role has no threads.
     pub affinity_ok: bool,
-    /// Whether every thread that requested `SCHED_FIFO` has it; `true` if none did.
+    /// Whether every thread that requested `SCHED_FIFO` runs under it. `true` if no thread requested it.
     pub fifo_ok: bool,
 }
 
@@ -173,7 +177,7 @@ impl CpuAffinityManager {
         }
     }
 
-    /// Measures everything. Reads a few small files in `/proc` for each thread.
+    /// Measures the limits and all threads. Reads a few small files in `/proc` for each thread.
     #[must_use]
     pub fn topology(&self) -> TopologyInfo {
         let shared = &self.shared;
@@ -274,7 +278,7 @@ impl ThreadInfo {
         let mut warnings = Vec::new();
         if !self.pinned_ok {
             let detail = format!(
-                "{} should run on CPUs {} and runs on {} ({})",
+                "{} should run on CPUs {}, but may run on {} ({})",
                 self.name,
                 list(&self.wanted),
                 list(&self.actual),

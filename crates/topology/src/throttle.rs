@@ -1,4 +1,5 @@
-//! Measures throttling by the CPU quota. A throttled process looks slow to everything that measures latency.
+//! Measures throttling: the time for which the kernel stops the process because it has used up its CPU quota. This time
+//! adds to every latency that the process measures.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,8 +18,8 @@ use super::{
 pub struct Throttled {
     /// Number of periods in which the control group used up its quota.
     pub periods: u64,
-    /// Time for which its threads were stopped. The kernel adds the times of all CPUs, so threads stopped at the same time count
-    /// separately.
+    /// Time for which the group's threads were stopped. The kernel adds the times of all CPUs, so two threads that are
+    /// stopped at the same time count twice.
     pub time: Duration,
 }
 
@@ -26,16 +27,16 @@ pub struct Throttled {
 #[derive(Debug, Default)]
 pub(super) struct ThrottleWatch {
     last: Mutex<Option<CpuStat>>,
-    /// Since the start of the process.
+    /// Number of throttled periods since the start of the process.
     periods: AtomicU64,
-    /// Since the start of the process.
+    /// Throttled time since the start of the process, in µs.
     time_us: AtomicU64,
 }
 
 // ===== impl ThrottleWatch =====
 
 impl ThrottleWatch {
-    /// Starts with the reading `stat`.
+    /// Starts with `stat` as the first reading.
     pub(super) fn since(stat: Option<CpuStat>) -> Self {
         Self {
             last: Mutex::new(stat),
@@ -43,7 +44,8 @@ impl ThrottleWatch {
         }
     }
 
-    /// Returns the throttling since the last reading; `None` if there was none.
+    /// Returns the throttling between the last reading and `now`, and stores `now` as the last reading. Returns `None`
+    /// if the process was not throttled, or if there was no earlier reading.
     pub(super) fn take(&self, now: CpuStat) -> Option<Throttled> {
         let before = self.last.lock().replace(now)?;
         let CpuStat {
@@ -54,7 +56,7 @@ impl ThrottleWatch {
         if periods == 0 && throttled_us == 0 {
             return None;
         }
-        // Relaxed: only ever shown.
+        // Relaxed: the sums are only reported, and order no other memory access.
         self.periods.fetch_add(periods, Ordering::Relaxed);
         self.time_us.fetch_add(throttled_us, Ordering::Relaxed);
         Some(Throttled {
@@ -63,14 +65,14 @@ impl ThrottleWatch {
         })
     }
 
-    /// The warning about all throttling so far; `None` if there was none.
+    /// Returns the warning about all throttling since the start of the process; `None` if the process was not throttled.
     pub(super) fn warning(&self) -> Option<Warning> {
         let periods = self.periods.load(Ordering::Relaxed);
         let time = Duration::from_micros(self.time_us.load(Ordering::Relaxed));
         (periods > 0).then(|| {
             Warning::new(
                 WarningCode::Throttled,
-                format!("the CPU quota has stopped this process in {periods} periods, for {time:?} of CPU time in all"),
+                format!("the CPU quota has stopped this process in {periods} periods, for {time:?} of CPU time in total"),
             )
         })
     }

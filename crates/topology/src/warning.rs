@@ -1,8 +1,9 @@
-//! [`Warning`]: a fact about the placement that costs speed or predictability.
+//! [`Warning`]: a fact about the placement that makes the program slower or its latency less predictable.
 
 use std::fmt;
 
-/// Kind of a [`Warning`]. The names of [`WarningCode::as_str`] are stable, for alerts and runbooks.
+/// Kind of a [`Warning`]. The names that [`WarningCode::as_str`] returns never change, so alerts and runbooks can use
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WarningCode {
@@ -10,15 +11,15 @@ pub enum WarningCode {
     Unreadable,
     /// Only one CPU is allowed, so all roles share it.
     SingleCpu,
-    /// Network or background work runs on the physical core of EXEC.
+    /// NET or AUX threads run on the physical core of EXEC.
     SharedCore,
     /// The other hyper-thread of an allowed CPU's core is not allowed, so another process may run on it.
     ForeignSibling,
     /// A CPU quota can stop a pinned thread at any time.
     Quota,
-    /// The CPUs are shared with other containers, so nothing is pinned.
+    /// Other processes seem to use the same CPUs, so threads are not pinned.
     SharedCpus,
-    /// An explicit CPU list was ignored.
+    /// An explicit CPU list, or a part of it, was ignored.
     ListIgnored,
     /// Roles with explicit lists share CPUs.
     Overlap,
@@ -28,17 +29,17 @@ pub enum WarningCode {
     FifoRefused,
     /// A thread does not run on its planned CPUs.
     PinFailed,
-    /// The machine has changed, and `strict` allows no plan for it. The old plan stays in force.
+    /// The machine has changed, and mode `strict` allows no plan for the new machine. The old plan stays in force.
     PlanKept,
     /// The kernel stops real-time threads for a part of each period.
     RtThrottling,
-    /// The store is opened on another memory node than EXEC's.
+    /// AUX, which opens the store, runs on another memory node than EXEC.
     RemoteMemory,
     /// A CPU quota has stopped the process at least once since its start.
     Throttled,
 }
 
-/// One fact that costs speed or predictability.
+/// One fact that makes the program slower or its latency less predictable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The kind, for programs.
@@ -72,7 +73,7 @@ impl WarningCode {
         }
     }
 
-    /// What an operator can do; docs/pinning.md has the details.
+    /// What an operator can do about the warning. docs/pinning.md has the details.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -104,7 +105,7 @@ impl WarningCode {
 // ===== impl Warning =====
 
 impl Warning {
-    /// A warning of `code` with the sentence `detail`.
+    /// Creates a warning of the kind `code` with the sentence `detail`.
     #[must_use]
     pub fn new(code: WarningCode, detail: impl Into<String>) -> Self {
         Self {

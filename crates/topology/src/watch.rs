@@ -1,8 +1,8 @@
 //! Compares the threads with the plan, and the plan with the machine.
 //!
-//! Masks can be changed from outside: the static CPU manager of Kubernetes rewrites cpusets, old kernels reset masks when a
-//! control group moves, an operator runs `taskset -p`. The program that uses this crate calls
-//! [`CpuAffinityManager::verify_now`] every [`AffinityConfig::verify_interval`](super::AffinityConfig).
+//! Masks can change while threads run: the static CPU manager of Kubernetes rewrites cpusets, old kernels reset masks
+//! when a process moves to another control group, and an operator can run `taskset -p`. The program that uses this
+//! crate calls [`CpuAffinityManager::verify_now`] every [`AffinityConfig::verify_interval`](super::AffinityConfig).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -24,11 +24,11 @@ use super::{
 pub struct VerifyReport {
     /// Number of threads checked.
     pub checked: usize,
-    /// Threads whose mask was right and was changed since.
+    /// Number of threads whose mask was as planned at the last check, and had changed since then.
     pub lost: usize,
-    /// Threads whose mask was repaired.
+    /// Number of threads whose mask was repaired.
     pub reapplied: usize,
-    /// Threads whose mask could not be repaired.
+    /// Number of threads whose mask could not be repaired.
     pub failed: usize,
     /// Whether the allowed CPUs or the quota have changed and a new plan is in force.
     pub replanned: bool,
@@ -46,8 +46,8 @@ enum Verdict {
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// Makes a new plan if the machine has changed, checks every registered thread, and repairs masks. Never fails: masks that can't
-    /// be repaired are counted and shown.
+    /// Makes a new plan if the machine has changed, checks every registered thread, and repairs masks. Never fails:
+    /// counts and reports masks that can't be repaired.
     pub fn verify_now(&self) -> VerifyReport {
         let mut report = VerifyReport {
             replanned: self.replan_if_changed(),
@@ -59,7 +59,8 @@ impl CpuAffinityManager {
                 report.checked = report.checked.saturating_add(1);
                 continue;
             };
-            // After a new plan, all masks differ from it. A mask was lost only if it differs from the old plan.
+            // If the plan is new, most masks differ from the new plan. A mask counts as lost only if it differs from
+            // the mask that was set before.
             let had = entry.pin.is_ok().then_some(entry.pin.wanted.as_ref()).flatten();
             let lost = had.is_some_and(|had| pin::mask_of(entry.tid).is_ok_and(|now| now != *had));
             let verdict = self.check(&entry, &wanted, &layout.plan.allowed);
@@ -76,7 +77,7 @@ impl CpuAffinityManager {
         report
     }
 
-    /// Compares one thread with its place.
+    /// Compares the mask of one thread with `wanted`, and sets the mask if it differs.
     fn check(&self, entry: &Entry, wanted: &CpuSet, allowed: &CpuSet) -> Verdict {
         let Ok(actual) = pin::mask_of(entry.tid) else {
             // The thread has just ended. Its guard removes the entry.
@@ -91,18 +92,18 @@ impl CpuAffinityManager {
         } else {
             Verdict::Failed
         };
-        // A thread that could never be placed was reported when it started. Do not report it again at every check.
+        // A thread that could not be placed at its start was logged then. It is not logged again at every check.
         if outcome.is_ok() || entry.pin.is_ok() {
             tracing::warn!(
                 thread = %entry.name, tid = entry.tid, found = %actual, %wanted,
-                repaired = outcome.is_ok(), errno = outcome.errno, "thread had another CPU mask than planned"
+                repaired = outcome.is_ok(), errno = outcome.errno, "the CPU mask of a thread differed from the plan"
             );
         }
         self.shared.registry.set_pin(entry.ticket, outcome);
         verdict
     }
 
-    /// The time to wait between two checks.
+    /// The time to wait between two calls of [`Self::verify_now`].
     #[must_use]
     pub fn verify_interval(&self) -> Duration {
         self.shared.config.verify_interval
@@ -121,7 +122,8 @@ impl CpuAffinityManager {
         );
     }
 
-    /// Makes a new plan if the allowed CPUs or the limits have changed. Returns whether the new plan differs from the old one.
+    /// Makes a new plan if the allowed CPUs or the limits have changed. Returns whether the new plan differs from the
+    /// old plan.
     fn replan_if_changed(&self) -> bool {
         let old = self.in_force();
         let sources = &self.shared.sources;
@@ -146,8 +148,9 @@ impl CpuAffinityManager {
         changed
     }
 
-    /// The mask that the process would have if it were started now. If the operator had narrowed the mask, it stays narrow. If the
-    /// process had its whole cpuset, it gets the whole new cpuset.
+    /// Returns the CPU mask that the process would have if it were started now, with the CPUs `granted` by its control
+    /// group. If the mask at start did not contain all granted CPUs, an operator had narrowed it: returns the CPUs of
+    /// that mask that are still granted. Otherwise returns all CPUs that are granted now.
     fn mask_within(&self, granted: Option<&CpuSet>) -> CpuSet {
         let mask = &self.shared.mask;
         let Some(granted) = granted else {

@@ -1,4 +1,5 @@
-//! Generates random sequences of requests. Accounts and ids are few, so that requests often use the same ones.
+//! Generates random sequences of requests. Only a few accounts and ids exist, so that requests often use the
+//! same ones.
 
 use proptest::{
     collection::vec,
@@ -33,7 +34,7 @@ pub(super) enum Step {
 // ===== generators =====
 
 fn name() -> impl Strategy<Value = String> {
-    // Most names are of accounts that are created first.
+    // Most names belong to accounts that are created first.
     prop_oneof![20 => select(&ACCOUNTS[..CREATED_FIRST]), 1 => select(&ACCOUNTS[CREATED_FIRST..])]
         .prop_map(str::to_owned)
 }
@@ -124,7 +125,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Creates some accounts first, then makes random requests. Sometimes creates the first two accounts twice.
+/// Generates a sequence that creates some accounts first, and then makes random requests. Some sequences create the first
+/// two accounts twice.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let first =
         std::array::from_fn::<_, CREATED_FIRST, _>(|place| new_account(Just(ACCOUNTS[place].to_owned())));

@@ -1,7 +1,7 @@
-//! Compares the ledger with a simple model of its rules. Runs random sequences of requests, and checks all invariants after
-//! each request.
+//! Compares the ledger with a simple model of its rules. Runs random sequences of requests, and checks all invariants
+//! after each request.
 
-// Always true. Without it, clippy would not know that the helpers are test code.
+// This condition is always true here. Without the attribute, clippy would not know that the helpers are test code.
 #![cfg(test)]
 
 mod generators;
@@ -19,11 +19,11 @@ use model::{Content, Model, Verdict};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use tally_ledger::*;
 
-/// Number of sequences of the test that checks whether every outcome is reached.
+/// Number of request sequences that `the_generator_reaches_every_outcome` runs.
 const REACH_CASES: usize = 600;
 const MAX: u128 = u128::MAX;
 
-/// Copies of accounts, made one after the other while transactions change them.
+/// Copies of all accounts. The test copies a few accounts at a time, and transactions change accounts between the copies.
 #[derive(Debug)]
 struct Checkpoint {
     first_entry: u64,
@@ -81,11 +81,11 @@ impl World {
     }
 
     fn create(&mut self, new: Vec<NewAccount>) -> Result<(), TestCaseError> {
-        let (entries, before) = (self.log.entries, self.hot());
+        let (entries, before) = (self.log.entries, self.accounts());
         let names = new.iter().map(|account| account.id.clone()).collect::<Vec<_>>();
         let expected = self.model.create(&new);
         let outcome = self.ledger.create_accounts(new, &mut self.log);
-        let created = self.hot().len() - before.len();
+        let created = self.accounts().len() - before.len();
         prop_assert_eq!(self.log.entries - entries, created as u64);
         match (expected, outcome) {
             (Ok(()), AccountOutcome::Created(indexes)) => {
@@ -102,7 +102,7 @@ impl World {
             }
             (Err(expected), AccountOutcome::Reused { place }) => {
                 prop_assert_eq!(place, expected);
-                prop_assert_eq!(self.hot(), before);
+                prop_assert_eq!(self.accounts(), before);
                 self.reached.insert("account reused".to_owned());
             }
             (expected, outcome) => prop_assert!(false, "{outcome:?} instead of {expected:?}"),
@@ -111,7 +111,7 @@ impl World {
     }
 
     fn send(&mut self, content: Content) -> Result<(), TestCaseError> {
-        let (entries, before) = (self.log.entries, self.hot());
+        let (entries, before) = (self.log.entries, self.accounts());
         let next = self.log.next();
         let encoded = content.encode();
         let view = TransactionView::parse(&encoded).unwrap();
@@ -138,7 +138,7 @@ impl World {
         prop_assert_eq!(outcome, expected);
         prop_assert_eq!(self.log.entries - entries, u64::from(recorded));
         if outcome != committed(next, false) {
-            prop_assert_eq!(self.hot(), before, "only a first commit changes accounts");
+            prop_assert_eq!(self.accounts(), before, "only a first commit changes accounts");
         }
         self.reached.insert(label(outcome));
         Ok(())
@@ -190,7 +190,8 @@ impl World {
         Ok(())
     }
 
-    /// Checks that a replay gives the same accounts: from an empty ledger, a second time, and from a checkpoint.
+    /// Checks that applying the records again gives the same accounts. Applies them to an empty ledger, to the same
+    /// ledger a second time, and to a ledger that is restored from the checkpoint.
     fn check_replay(&mut self) -> Result<(), TestCaseError> {
         let mut fresh = Ledger::new(2);
         self.log.replay_into(&mut fresh, 1).unwrap();
@@ -207,8 +208,11 @@ impl World {
         Ok(())
     }
 
-    fn hot(&self) -> Vec<Account> {
-        all(&self.ledger).into_iter().map(|(_, hot)| hot).collect()
+    fn accounts(&self) -> Vec<Account> {
+        all(&self.ledger)
+            .into_iter()
+            .map(|(_, account)| account)
+            .collect()
     }
 }
 
@@ -230,12 +234,12 @@ impl Checkpoint {
 
     fn restore(&self) -> Ledger {
         let mut ledger = Ledger::new(3);
-        for (snapshot, hot) in &self.copies {
+        for (snapshot, account) in &self.copies {
             let table = ledger.accounts_mut();
             let index = table
-                .push(snapshot.account.clone(), hot.version, snapshot.create_time)
+                .push(snapshot.account.clone(), account.version, snapshot.create_time)
                 .unwrap();
-            table.get_mut(index).unwrap().balances = hot.balances;
+            table.get_mut(index).unwrap().balances = account.balances;
         }
         ledger
     }
@@ -402,8 +406,8 @@ fn an_unreadable_log_is_an_error_and_changes_nothing() {
     assert_eq!(world.log.entries, 2);
 }
 
-/// The process itself encodes requests, so a transaction that can't be decoded is a bug. The ledger must stop: such a
-/// transaction must not get into the log, which could then not be replayed.
+/// The program itself encodes requests, so a transaction that can't be decoded is a bug. The ledger must panic before the
+/// transaction gets into the log: the records of such a log could not be applied again.
 #[test]
 fn a_transaction_that_is_cut_short_is_never_recorded() {
     let encoded = transfers_of(1, 3).encode();
@@ -475,7 +479,7 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
     );
 }
 
-/// A log that breaks its contract: it does not number what it appends.
+/// A log that breaks its contract: it drops each record, so that the number of the next record never changes.
 #[derive(Debug)]
 struct ForgetfulLog;
 

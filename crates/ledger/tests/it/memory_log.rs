@@ -1,4 +1,4 @@
-//! A transaction log in memory. It holds the same bytes as the journal of the store.
+//! A transaction log in memory. It holds records in the same encoding as the journal of the store.
 
 use std::collections::HashMap;
 
@@ -52,6 +52,7 @@ impl MemoryLog {
         *self.blocks.last().unwrap()
     }
 
+    /// Starts a new block, whose time is `later_by_nanos` after the time of the next transaction.
     pub(super) fn next_block(&mut self, later_by_nanos: u64) {
         let next = self.next();
         self.blocks.push(Block {
@@ -62,7 +63,7 @@ impl MemoryLog {
         self.ordinal = 0;
     }
 
-    /// The place of the next committed transaction.
+    /// The sequence and time of the next committed transaction.
     pub(super) fn next(&self) -> Committed {
         self.last_block().at(self.ordinal)
     }
@@ -145,6 +146,7 @@ impl TransactionLog for MemoryLog {
 // ===== impl Block =====
 
 impl Block {
+    /// The sequence and time of the transaction that follows `ordinal` committed transactions of this block.
     fn at(&self, ordinal: u32) -> Committed {
         Committed {
             sequence: self.first_sequence + u64::from(ordinal),

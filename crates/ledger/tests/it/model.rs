@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use proptest::sample::Index;
 use tally_ledger::{transaction::put_transaction, *};
 
-/// Ids of accounts. They are few, so that transactions often use the same ones. The last account is never created.
+/// Ids of accounts. There are only a few, so that transactions often use the same accounts. The last account is never
+/// created.
 pub(super) const ACCOUNTS: [&str; 8] = ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "nobody"];
 /// A transaction that owns its text.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,8 +33,11 @@ pub(super) enum Change {
 /// The outcome of a transaction in the model.
 #[derive(Debug)]
 pub(super) enum Verdict {
+    /// The id was not recorded.
     First(Result<(), Rejection>),
+    /// The id was recorded with the same content.
     Again(Result<Committed, Rejection>),
+    /// The id was recorded with different content.
     Reused(ContentField),
 }
 
@@ -134,7 +138,8 @@ impl ModelAccount {
         }
     }
 
-    /// Checks the balance rule. Compares the difference of both sides with the limit; the ledger compares a sum instead.
+    /// Checks the balance rule. Compares the difference of both sides with the overdraft limit. The ledger compares one
+    /// side with the sum of the other side and the limit, so the two implementations differ.
     fn check_rule(&self) -> Result<(), Reason> {
         let overdraft = match self.new.rule {
             BalanceRule::Unlimited => 0,

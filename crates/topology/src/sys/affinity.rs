@@ -1,8 +1,9 @@
-//! CPU masks, scheduling classes, real-time limits, and the capability that they need.
+//! Calls to the kernel for CPU masks, scheduling classes, real-time limits, and the capability `CAP_SYS_NICE`, which
+//! real-time scheduling needs.
 //!
-//! CPU masks are arrays of 64-bit words with CPU 0 in bit 0 of word 0. They have room for [`MASK_BITS`] CPUs, while
-//! `libc::cpu_set_t` has room for 1024. Scheduling calls use the raw system call, because musl's `sched_setscheduler`
-//! always fails with ENOSYS and its `sched_param` has other fields than glibc's.
+//! CPU masks are arrays of 64-bit words with CPU 0 in bit 0 of word 0. The masks have room for [`MASK_BITS`] CPUs, while
+//! `libc::cpu_set_t` has room for 1024. Functions for scheduling classes make raw system calls, because
+//! `sched_setscheduler` of musl always fails with ENOSYS, and `sched_param` of musl has other fields than that of glibc.
 
 use std::io;
 
@@ -18,7 +19,7 @@ pub const MASK_WORDS: usize = MASK_BITS / 64;
 // With 32-bit longs the bytes are the same only on little-endian machines.
 const _: () = assert!(cfg!(target_endian = "little") || cfg!(target_pointer_width = "64"));
 
-/// A kernel thread id. In every function that takes one, 0 means the calling thread.
+/// The kernel's id of a thread. As an argument, 0 means the calling thread.
 pub type Tid = i32;
 
 /// The calling thread, for functions that take a [`Tid`].
@@ -29,9 +30,9 @@ pub const THIS_THREAD: Tid = 0;
 pub struct Scheduler {
     /// Policy number without flags: 0 other, 1 fifo, 2 round-robin, 3 batch, 5 idle, 6 deadline.
     pub policy: i32,
-    /// Whether children start as `SCHED_OTHER` (`SCHED_RESET_ON_FORK`).
+    /// Whether threads that this thread starts get `SCHED_OTHER` (`SCHED_RESET_ON_FORK`).
     pub reset_on_fork: bool,
-    /// Real-time priority, 1 to 99; 0 for the policies without a priority.
+    /// Real-time priority, from 1 to 99. It is 0 for policies without a priority.
     pub priority: i32,
 }
 
@@ -50,7 +51,7 @@ struct SchedParam {
     sched_priority: c_int,
 }
 
-/// Header of `capget`/`capset` (linux/capability.h).
+/// The header that `capget` and `capset` take (linux/capability.h).
 #[repr(C)]
 struct CapHeader {
     version: u32,
@@ -74,7 +75,7 @@ const CAP_SYS_NICE_BIT: u32 = 1 << 23;
 
 // ===== affinity =====
 
-/// Returns the CPUs on which `tid` may run, as mask words ([`MASK_WORDS`] of them).
+/// Returns the CPUs on which thread `tid` may run, as [`MASK_WORDS`] mask words.
 ///
 /// # Errors
 /// `ESRCH` if the thread does not exist, `EINVAL` on a kernel built for more than [`MASK_BITS`] CPUs.
@@ -92,7 +93,7 @@ pub fn get_affinity(tid: Tid) -> io::Result<Vec<u64>> {
     check(c_long::from(rc)).map(|_| words)
 }
 
-/// Restricts `tid` to the CPUs of `words`.
+/// Restricts thread `tid` to the CPUs of `words`.
 ///
 /// The kernel silently removes CPUs that the cpuset of the cgroup does not contain. Read the mask back to check it.
 ///
@@ -126,7 +127,7 @@ pub fn current_cpu() -> io::Result<u32> {
 
 // ===== scheduling class =====
 
-/// Returns the scheduling class of `tid`.
+/// Returns the scheduling class of thread `tid`.
 ///
 /// # Errors
 /// `ESRCH` if the thread does not exist.
@@ -150,11 +151,14 @@ pub fn get_scheduler(tid: Tid) -> io::Result<Scheduler> {
     })
 }
 
-/// Moves `tid` to `SCHED_FIFO` with `priority`. Threads that it starts are ordinary threads (`SCHED_RESET_ON_FORK`).
+/// Moves thread `tid` to `SCHED_FIFO` with `priority`. Threads that this thread starts get `SCHED_OTHER`
+/// (`SCHED_RESET_ON_FORK`).
 ///
 /// # Errors
-/// `EPERM` without `CAP_SYS_NICE` if `RLIMIT_RTPRIO` is below `priority`, or if the cgroup has no real-time budget;
-/// `EINVAL` for a priority outside 1 to 99; `ESRCH` if the thread does not exist.
+/// - `EPERM` if the thread has no `CAP_SYS_NICE` and `RLIMIT_RTPRIO` is below `priority`, or if the cgroup has no
+///   real-time budget.
+/// - `EINVAL` if `priority` is not from 1 to 99.
+/// - `ESRCH` if the thread does not exist.
 pub fn set_fifo(tid: Tid, priority: i32) -> io::Result<()> {
     let param = SchedParam {
         sched_priority: priority,
@@ -170,7 +174,7 @@ pub fn set_fifo(tid: Tid, priority: i32) -> io::Result<()> {
 /// Returns `RLIMIT_RTPRIO`: the highest real-time priority that this process may request without privilege.
 ///
 /// # Errors
-/// Those of `getrlimit`; none is expected.
+/// Those of `getrlimit`. No error is expected.
 pub fn rtprio_limit() -> io::Result<Limit> {
     get_limit(Resource::RtPrio)
 }
@@ -178,15 +182,16 @@ pub fn rtprio_limit() -> io::Result<Limit> {
 /// Returns `RLIMIT_RTTIME` in µs: how long a real-time thread may run without blocking before it gets `SIGXCPU`.
 ///
 /// # Errors
-/// Those of `getrlimit`; none is expected.
+/// Those of `getrlimit`. No error is expected.
 pub fn rttime_limit() -> io::Result<Limit> {
     get_limit(Resource::RtTime)
 }
 
-/// Lowers the soft `RLIMIT_RTTIME` of the process to `soft_us` microseconds. A lower limit stays.
+/// Lowers the soft `RLIMIT_RTTIME` of the process to `soft_us` microseconds. Does not change a limit that is already
+/// lower.
 ///
 /// # Errors
-/// Those of `setrlimit`. Lowering needs no privilege.
+/// Those of `getrlimit` and `setrlimit`. No error is expected, because lowering the limit needs no privilege.
 pub fn lower_rttime_limit(soft_us: u64) -> io::Result<()> {
     let current = rttime_limit()?;
     if current.soft.is_some_and(|soft| soft <= soft_us) {
@@ -202,7 +207,8 @@ pub fn lower_rttime_limit(soft_us: u64) -> io::Result<()> {
     check(c_long::from(rc)).map(|_| ())
 }
 
-/// The resource limits used by this module. The type of libc's constants differs between C libraries.
+/// The resource limits that this module uses. An own type is needed, because the type of libc's constants differs
+/// between C libraries.
 #[derive(Clone, Copy)]
 enum Resource {
     RtPrio,
@@ -232,15 +238,15 @@ fn get_limit(resource: Resource) -> io::Result<Limit> {
 
 // ===== capabilities =====
 
-/// Runs `action` with `CAP_SYS_NICE` effective, if the calling thread is permitted it.
+/// Runs `action` with the capability `CAP_SYS_NICE` in the calling thread's effective set, if it is in the permitted set.
 ///
-/// Capabilities belong to a thread, so other threads of the process gain nothing, and the effective set is restored
-/// afterwards. A file capability `cap_sys_nice+p` is permitted but not effective. A binary with this form still starts
-/// if the container runtime drops the capability. Without a permitted capability `action` runs as well, and gets the
-/// kernel's error.
+/// Capabilities belong to a thread, so other threads of the process get no capability. Afterwards, the effective set is
+/// restored. The file capability `cap_sys_nice+p` puts the capability into the permitted set, but not into the
+/// effective set. A binary with this file capability starts even if the container runtime drops the capability. If the
+/// capability is not permitted, `action` runs without it.
 ///
 /// # Errors
-/// Those of `action`. If `capset` fails, the sets stay as they were.
+/// Those of `action`, `capget` and `capset`. If a call of `capset` fails, that call changes no set.
 pub fn with_sys_nice<T>(action: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = capabilities()?;
     let [low, high] = before;
@@ -281,7 +287,7 @@ fn set_capabilities(data: [CapData; 2]) -> io::Result<()> {
     check(rc).map(|_| ())
 }
 
-/// Turns a negative result into the error of errno.
+/// Converts a negative result into the error that errno holds.
 fn check(rc: c_long) -> io::Result<c_long> {
     if rc < 0 {
         Err(io::Error::last_os_error())
@@ -295,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mask_round_trip_and_refusal() {
+    fn a_mask_can_be_set_and_an_empty_mask_is_refused() {
         let before = get_affinity(THIS_THREAD).unwrap();
         assert!(before.iter().any(|word| *word != 0));
         set_affinity(THIS_THREAD, &before).unwrap();
@@ -308,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_thread_is_reported_with_errno() {
+    fn an_unknown_thread_is_the_error_esrch() {
         let missing = Tid::MAX;
         let error = get_affinity(missing).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
@@ -337,8 +343,8 @@ mod tests {
         assert_ne!(mask[cpu / 64] & (1 << (cpu % 64)), 0);
     }
 
-    /// Removes `CAP_SYS_NICE` from the effective set of the calling thread, and from the permitted set if
-    /// `from_permitted`.
+    /// Removes `CAP_SYS_NICE` from the effective set of the calling thread. If `from_permitted` is true, also removes
+    /// it from the permitted set.
     fn drop_sys_nice(from_permitted: bool) {
         let [mut low, high] = capabilities().unwrap();
         low.effective &= !CAP_SYS_NICE_BIT;
@@ -349,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permitted_capability_is_raised_for_the_call_and_put_back() {
+    fn a_permitted_capability_is_effective_only_during_the_call() {
         std::thread::spawn(|| {
             let fifo = || set_fifo(THIS_THREAD, 1);
             if rtprio_limit().unwrap().soft != Some(0) || with_sys_nice(fifo).is_err() {
@@ -380,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fuse_only_gets_tighter() {
+    fn the_limit_of_real_time_is_only_lowered() {
         lower_rttime_limit(60_000_000).unwrap();
         let soft = rttime_limit().unwrap().soft.unwrap();
         assert!(soft <= 60_000_000);

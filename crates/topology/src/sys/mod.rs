@@ -1,7 +1,8 @@
-//! The only module of this crate that calls the kernel below the standard library.
+//! System calls that the standard library does not offer, and files in `/proc`. The only module of this crate with
+//! `unsafe` code.
 //!
-//! Every function here is a thin, safe wrapper. It owns the buffers that it passes to the kernel, and turns a failed
-//! call into an [`std::io::Error`] with its errno. The decisions are made in the modules above.
+//! Every function here is a thin, safe wrapper. It owns the buffers that it passes to the kernel, returns a failed call
+//! as an [`std::io::Error`] with its errno, and makes no decisions.
 
 #[expect(
     unsafe_code,

@@ -1,4 +1,4 @@
-//! Reads facts about the threads of a process from `/proc`. This is safe code that parses text.
+//! Reads facts about the threads of this process from `/proc`. This module has no `unsafe` code.
 //!
 //! Every function takes the directory to use as `/proc`, so tests can use simulated files.
 
@@ -6,14 +6,14 @@ use std::{fs, io, io::Read as _, path::Path};
 
 use super::affinity::Tid;
 
-/// Maximum number of bytes that are read from a file; the rest is ignored. `mountinfo` of a busy node has some tens of
-/// KiB.
+/// Maximum number of bytes that are read from a file. The rest of the file is ignored. The largest file is `mountinfo`,
+/// which has some tens of KiB on a node with many containers.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Maximum number of threads of one process that are listed.
+/// Maximum number of threads that [`thread_ids`] lists.
 pub const THREADS_MAX: usize = 4096;
 
-/// One thread at one moment. A fact that the kernel does not report is `None`.
+/// The facts about one thread. A fact that the kernel does not report is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThreadSample {
     /// CPUs on which the thread may run, in cpuset list syntax.
@@ -60,10 +60,10 @@ pub fn thread_ids(proc: &Path) -> io::Result<Vec<Tid>> {
     Ok(ids)
 }
 
-/// Reads at most [`FILE_BYTES_MAX`] bytes of a text file; bytes that are not UTF-8 are replaced.
+/// Reads at most [`FILE_BYTES_MAX`] bytes of a text file. Replaces bytes that are not UTF-8.
 ///
 /// # Errors
-/// Those of opening and reading.
+/// If the file can't be opened or read.
 pub fn read_bounded(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     fs::File::open(path)?
@@ -98,8 +98,7 @@ fn parse_migrations(text: &str) -> Option<u64> {
 
 /// Parses field 39 (`processor`) of a `stat` file, see proc_pid_stat(5).
 ///
-/// The command name (field 2) may contain blanks and parentheses, so counting starts after the last `)`, where field 3
-/// follows.
+/// The command name (field 2) may contain blanks and parentheses. So counting starts after the last `)`, with field 3.
 fn parse_last_cpu(text: &str) -> Option<u32> {
     const FIELDS_BEFORE_PROCESSOR: usize = 36;
     let (_, fields) = text.rsplit_once(')')?;
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_lines() {
+    fn the_lines_of_a_status_file_are_parsed() {
         let sample = parse_status(
             "Name:\ttally: odd (name)\nCpus_allowed:\tff\nCpus_allowed_list:\t2,5,9-11\n\
              Mems_allowed_list:\t0\nvoluntary_ctxt_switches:\t17\nnonvoluntary_ctxt_switches:\t3\n",
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_field_survives_a_hostile_thread_name() {
+    fn the_processor_field_is_found_after_a_name_with_parentheses() {
         let text = "42 (a) b (c)) S 1 1 1 0 -1 4194304 90 0 0 0 0 0 0 0 20 0 1 0 100 1000 200 \
                     18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 37 5 1 0 0 0";
         assert_eq!(parse_last_cpu(text), Some(37));
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_gone_is_not_found() {
+    fn a_thread_that_does_not_exist_is_not_found() {
         let error = read_thread(Path::new("/proc"), Tid::MAX).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

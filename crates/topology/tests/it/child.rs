@@ -1,6 +1,7 @@
-//! The same program started with fewer CPUs or fewer privileges.
+//! Starts this test program again with fewer CPUs or fewer privileges.
 //!
-//! [`report`] is an ordinary test. The other tests also run it alone in child processes, and compare its output.
+//! [`report`] is an ordinary test, which prints the plan and the state of one thread. The other tests run only
+//! [`report`] in child processes, and check the printed lines.
 
 use std::{
     env,
@@ -17,7 +18,7 @@ use super::{
     support::privileges::{skipped, unprivileged},
 };
 
-/// Makes [`report`] request real-time scheduling: `wanted` or `required`.
+/// Environment variable that makes [`report`] request real-time scheduling. Its value is `wanted` or `required`.
 const FIFO: &str = "TALLY_TEST_FIFO";
 
 /// Prefix of the lines that [`report`] prints.
@@ -61,13 +62,13 @@ fn report() {
     }
 }
 
-/// Runs [`report`] in a child started through `wrapper`, and returns its lines.
+/// Runs [`report`] in a child process that the program `wrapper` starts, and returns the lines that [`report`] prints.
 ///
-/// `None`, with a message, if the wrapping program is not installed.
+/// Prints a message and returns `None` if the program `wrapper` is not installed.
 fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> {
     let own = env::current_exe().unwrap();
     let test = concat!(module_path!(), "::report");
-    // The name of the test does not begin with the name of the crate.
+    // The module path begins with the name of the crate, but the name of the test does not.
     let (_, test) = test.split_once("::").unwrap();
     let mut words: Vec<&str> = wrapper.to_vec();
     words.push(own.to_str().unwrap());
@@ -92,7 +93,7 @@ fn report_of_child(wrapper: &[&str], fifo: Option<&str>) -> Option<Vec<String>> 
 }
 
 #[test]
-fn started_on_one_cpu_the_service_runs_and_reports_it() {
+fn on_one_cpu_the_threads_run_and_the_plan_has_a_warning() {
     let last = startup_mask().unwrap().iter().next_back().unwrap().to_string();
     let Some(lines) = report_of_child(&["taskset", "-c", &last], None) else {
         return;

@@ -1,4 +1,4 @@
-//! Detection of machines from files: all kinds of control groups, malformed and missing files.
+//! Tests of the detection of machines from files, with all kinds of control groups, and with malformed and missing files.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::support::tree::{Tree, put, set};
 
-/// A minimal tree, to which the test adds files.
+/// A tree of files with only the file of online CPUs. A test adds other files.
 struct Files {
     directory: TempDir,
 }
@@ -44,6 +44,7 @@ fn quota(quota_us: u64) -> CpuQuota {
     }
 }
 
+/// A machine with 8 CPUs, whose process is in a nested control group of version 2.
 fn unified() -> Files {
     Files::new("0-7")
         .with("proc/self/cgroup", "0::/a.slice/b.scope")
@@ -71,7 +72,7 @@ fn version_2_uses_the_smallest_quota_of_the_parents() {
     assert_eq!(cgroup.quota, Some(quota(150_000)));
     assert_eq!(cgroup.quota.unwrap().millicpus(), 1500);
     assert_eq!(cgroup.cpuset_effective, Some(set("0-5")));
-    // The inner group may also have no limit.
+    // If the inner group has no quota, the quota of its parent counts.
     let inner_unlimited = unified()
         .with("sys/fs/cgroup/a.slice/cpu.max", "250000 100000")
         .with("sys/fs/cgroup/a.slice/b.scope/cpu.max", "max 100000");
@@ -139,7 +140,7 @@ fn version_1_beside_an_empty_version_2() {
     assert_eq!(
         machine.kernel.rt_group_sched,
         Some(true),
-        "only a kernel with rt_group_sched has budgets"
+        "only a kernel with CONFIG_RT_GROUP_SCHED has the file cpu.rt_runtime_us"
     );
     assert_eq!(cgroup.stat.unwrap().throttled_us, 7);
     assert_eq!(cgroup.cpuset, Some(set("2-5")));
@@ -148,7 +149,8 @@ fn version_1_beside_an_empty_version_2() {
 
 #[test]
 fn a_container_sees_its_group_at_the_mount_point() {
-    // The path is that of the host, mounted from the same group. No part of the path exists below the mount point.
+    // The path in `cgroup` is the path on the host. This group is mounted at the mount point, so no part of the path
+    // exists below the mount point.
     let mounted = Files::new("0-7")
         .with("proc/self/cgroup", "4:cpu:/docker/abc")
         .with(
@@ -158,13 +160,13 @@ fn a_container_sees_its_group_at_the_mount_point() {
         .with("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "300000");
     assert_eq!(mounted.machine().cgroup.quota, Some(quota(300_000)));
 
-    // A path of the host that is not visible in the container.
+    // The path is not visible in the container, and `mountinfo` can't be read.
     let hidden = Files::new("0-7")
         .with("proc/self/cgroup", "0::/kubepods.slice/pod1/abc")
         .with("sys/fs/cgroup/cpu.max", "200000 100000");
     assert_eq!(hidden.machine().cgroup.quota, Some(quota(200_000)));
 
-    // Outside of the process's cgroup namespace.
+    // The group is outside of the process's cgroup namespace.
     let outside = Files::new("0-7")
         .with("proc/self/cgroup", "0::/../../sibling")
         .with("sys/fs/cgroup/cpu.max", "100000 100000");
@@ -188,13 +190,13 @@ fn the_path_of_the_kubelet_shows_the_class_of_the_pod() {
 }
 
 #[test]
-fn exclusive_is_a_granted_part_without_quota() {
+fn cpus_are_exclusive_if_they_are_a_part_of_the_machine_and_no_quota_is_smaller() {
     let part = Tree::cores(8).mask("2-3");
     assert!(part.machine().is_exclusive());
     assert!(!Tree::cores(8).machine().is_exclusive(), "the whole machine");
     assert!(
         part.clone().cpu_max("200000 100000").machine().is_exclusive(),
-        "quota of both CPUs"
+        "the quota is as large as the two allowed CPUs"
     );
     assert!(!part.clone().cpu_max("150000 100000").machine().is_exclusive());
     let limited = PodHints {
@@ -204,13 +206,13 @@ fn exclusive_is_a_granted_part_without_quota() {
     };
     assert!(
         !part.pod(limited).machine().is_exclusive(),
-        "shared pool of a fractional pod"
+        "a container with a fractional limit gets CPUs of the shared pool"
     );
 }
 
 #[test]
 fn a_mask_narrowed_by_hand_is_not_exclusive() {
-    // Started with taskset, on a machine whose control group grants all CPUs.
+    // The process was started with taskset, and its control group grants all CPUs.
     let files = unified().with("sys/fs/cgroup/a.slice/b.scope/cpuset.cpus.effective", "0-7");
     let machine = Machine::detect(&files.sources(), Some(set("2-3")));
     assert_eq!(machine.allowed, set("2-3"));
@@ -264,7 +266,7 @@ fn offline_cpus_of_the_mask_are_left_out() {
 }
 
 #[test]
-fn nothing_readable_still_gives_a_machine() {
+fn without_readable_files_the_machine_has_one_cpu_and_warnings() {
     let sources = Sources::below("/nonexistent", PodHints::default());
     let machine = Machine::detect(&sources, None);
     assert_eq!(machine.allowed, CpuSet::single(0));
@@ -282,7 +284,7 @@ fn nothing_readable_still_gives_a_machine() {
     assert_eq!(machine.allowed, set("4-6"));
     assert_eq!(
         machine.warnings.last().unwrap().to_string(),
-        "unreadable: cannot read the core of CPU 4-6: each counts as a core"
+        "unreadable: cannot read the cores of CPUs 4-6, so each of these CPUs counts as a core"
     );
 }
 
@@ -303,12 +305,12 @@ fn malformed_files_are_unknown_facts() {
     assert_eq!(
         machine.cores[0].siblings,
         CpuSet::single(0),
-        "a list without the CPU itself is wrong"
+        "a list of siblings without the CPU itself is ignored"
     );
 }
 
 #[test]
-fn kernel_facts() {
+fn the_facts_about_the_kernel_are_read() {
     let kernel = Files::new("0")
         .with("proc/sys/kernel/osrelease", "6.18.0-test")
         .with("proc/sys/kernel/sched_rt_runtime_us", "950000")

@@ -1,4 +1,4 @@
-//! `SCHED_FIFO` for EXEC and WAL, if this process may use it.
+//! Tests of `SCHED_FIFO` for EXEC and WAL. The tests that need the privilege are skipped without it.
 
 use std::{sync::mpsc, thread};
 
@@ -15,6 +15,7 @@ use super::support::{
 /// Policy number of `SCHED_OTHER`.
 const OTHER: i32 = 0;
 
+/// Settings that request `SCHED_FIFO`. `required` makes a refusal by the kernel an error.
 pub(crate) fn fifo(required: bool) -> AffinityConfig {
     AffinityConfig {
         fifo: FifoConfig {
@@ -28,7 +29,7 @@ pub(crate) fn fifo(required: bool) -> AffinityConfig {
 }
 
 #[test]
-fn exec_and_wal_get_fifo_their_children_do_not() {
+fn exec_and_wal_get_fifo_and_the_threads_that_they_start_do_not() {
     if !fifo_allowed() {
         skipped("this process may not use SCHED_FIFO");
         return;
@@ -48,7 +49,7 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
     for role in Role::ALL {
         let (end, ended) = mpsc::channel::<()>();
         let body = move || {
-            // The channel's error also means that the test is over.
+            // An error of the channel also means that the test has ended.
             let _ = ended.recv();
             let child = || affinity::get_scheduler(THIS_THREAD).unwrap();
             thread::spawn(child).join().unwrap()
@@ -77,8 +78,8 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
             ("other", 0, false, None),
         ]
     );
-    let fuse = affinity::rttime_limit().unwrap().soft;
-    assert!(fuse.is_some_and(|us| u128::from(us) <= FifoConfig::default().rttime_max.as_micros()));
+    let rttime_us = affinity::rttime_limit().unwrap().soft;
+    assert!(rttime_us.is_some_and(|us| u128::from(us) <= FifoConfig::default().rttime_max.as_micros()));
     for (handle, end) in threads {
         end.send(()).unwrap();
         let child = handle.join().unwrap();
@@ -87,7 +88,7 @@ fn exec_and_wal_get_fifo_their_children_do_not() {
 }
 
 #[test]
-fn the_plan_states_the_costs_of_real_time() {
+fn the_plan_warns_of_the_limit_of_real_time_threads() {
     let (files, sources) = Tree::cores(4).write();
     put(files.path(), "proc/sys/kernel/sched_rt_runtime_us", "950000");
     put(files.path(), "proc/sys/kernel/sched_rt_period_us", "1000000");
@@ -100,7 +101,7 @@ fn the_plan_states_the_costs_of_real_time() {
 }
 
 #[test]
-fn a_group_without_real_time_budget_is_named() {
+fn a_control_group_without_real_time_budget_is_a_warning() {
     let (files, sources) = Tree::cores(4).write();
     put(files.path(), "proc/self/cgroup", "1:cpu:/tally");
     put(files.path(), "proc/self/mountinfo", "");
@@ -110,7 +111,7 @@ fn a_group_without_real_time_budget_is_named() {
 }
 
 #[test]
-fn priorities_of_interrupt_threads_are_out_of_bounds() {
+fn the_priority_of_interrupt_threads_is_out_of_bounds() {
     let mut config = fifo(false);
     config.fifo.priority = 50;
     let error = CpuAffinityManager::detect(config).unwrap_err();

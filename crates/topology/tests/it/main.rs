@@ -1,4 +1,4 @@
-//! Placement of threads: the table of roles on simulated machines, and real threads on this machine.
+//! Tests of the placement of threads: plans for simulated machines, and real threads on this machine.
 #![cfg(test)]
 
 #[path = "../support/mod.rs"]

@@ -1,7 +1,7 @@
-//! Real threads of this process on this machine.
+//! Tests with real threads of this process.
 //!
-//! The manager gets a simulated machine with the real CPUs of the test process, so that quotas of the build machine do not change the
-//! test.
+//! The manager gets a simulated machine that has the real CPUs of the test process. So CPU quotas of the build machine do
+//! not affect the tests.
 
 use std::{fs, io, sync::mpsc, thread};
 
@@ -54,7 +54,7 @@ impl Bench {
         let handle = self
             .manager
             .spawn(role, index, &name, move || {
-                // The channel's error also means that the test is over.
+                // An error of the channel also means that the test has ended.
                 let _ = ended.recv();
             })
             .unwrap();
@@ -76,7 +76,7 @@ fn real_cpus() -> Tree {
     Tree::of_cores(startup_mask().unwrap().iter().map(CpuSet::single).collect())
 }
 
-/// Reads `/proc` without the code under test.
+/// Reads the mask of a thread from `/proc`, without the code under test.
 fn mask_in_proc(tid: i32) -> CpuSet {
     let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
     let line = status
@@ -86,7 +86,7 @@ fn mask_in_proc(tid: i32) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// Returns whether there are several CPUs; otherwise prints that the test needs two.
+/// Returns whether this process may use several CPUs. If not, prints that the test is skipped.
 fn several_cpus() -> bool {
     let several = startup_mask().unwrap().len() >= 2;
     if !several {
@@ -270,13 +270,13 @@ fn mode_off_touches_no_mask() {
 #[test]
 fn a_missing_cpu_is_an_error_only_in_strict() {
     // The simulated machine has CPUs that the real one does not have.
-    let promised = || Tree::of_cores(vec![CpuSet::single(8000), CpuSet::single(8001)]);
+    let simulated = || Tree::of_cores(vec![CpuSet::single(8000), CpuSet::single(8001)]);
     let with_mode = |mode| AffinityConfig {
         mode,
         ..AffinityConfig::default()
     };
     let manager = |mode| {
-        let (files, sources) = promised().write();
+        let (files, sources) = simulated().write();
         let manager = CpuAffinityManager::detect_from(sources, None, with_mode(mode)).unwrap();
         (manager, files)
     };
@@ -288,13 +288,13 @@ fn a_missing_cpu_is_an_error_only_in_strict() {
         move || (mask_in_proc(affinity::gettid()), lenient.topology())
     });
     let (actual, topology) = ran.unwrap().join().unwrap();
-    assert_eq!(actual, mask, "the thread runs where it may");
+    assert_eq!(actual, mask, "the thread runs on the allowed CPUs");
     assert_eq!(topology.threads[0].errno, Some(libc::EINVAL));
     assert!(!topology.threads[0].pinned_ok);
     assert_eq!(
         topology.warnings.last().unwrap().to_string(),
         format!(
-            "pin_failed: tally-exec should run on CPUs 8001 and runs on {mask} (Invalid argument (os error 22))"
+            "pin_failed: tally-exec should run on CPUs 8001, but may run on {mask} (Invalid argument (os error 22))"
         )
     );
 
@@ -309,7 +309,7 @@ fn a_missing_cpu_is_an_error_only_in_strict() {
 }
 
 #[test]
-fn a_foreign_thread_can_enter_and_leave() {
+fn a_thread_that_spawn_did_not_start_can_be_registered_and_unregistered() {
     let bench = Bench::pinning();
     let manager = bench.manager.clone();
     thread::spawn(move || {
@@ -327,7 +327,7 @@ fn a_foreign_thread_can_enter_and_leave() {
 }
 
 #[test]
-fn errors_keep_their_source() {
+fn an_empty_mask_is_an_invalid_input() {
     let error = affinity::set_affinity(THIS_THREAD, &[0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }

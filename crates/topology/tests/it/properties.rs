@@ -9,7 +9,7 @@ use tally_topology::{
 const CPUS: u32 = 40;
 
 prop_compose! {
-    /// A machine with cores of 1, 2 or 4 threads, of which some CPUs are allowed, on up to three nodes.
+    /// A machine with cores of 1, 2 or 4 hyper-threads, on up to three memory nodes. Some of its CPUs are allowed.
     fn machine()(
         allowed in proptest::collection::btree_set(0..CPUS, 1..24),
         threads in prop_oneof![Just(1_u32), Just(2), Just(4)],
@@ -52,7 +52,7 @@ fn list() -> impl Strategy<Value = Option<CpuSet>> {
 }
 
 prop_compose! {
-    fn wishes()(
+    fn settings()(
         mode in prop_oneof![Just(Mode::Auto), Just(Mode::Off), Just(Mode::Fence), Just(Mode::Pin)],
         (exec, wal, net, aux) in (list(), list(), list(), list()),
         net_threads_max in 1..12_usize,
@@ -64,9 +64,9 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_role_has_a_place_within_the_allowed_cpus(machine in machine(), wishes in wishes()) {
-        let plan = Plan::new(&machine, &wishes).unwrap();
-        prop_assert!((1..=wishes.net_threads_max).contains(&plan.net_threads));
+    fn every_role_has_cpus_and_all_of_them_are_allowed(machine in machine(), settings in settings()) {
+        let plan = Plan::new(&machine, &settings).unwrap();
+        prop_assert!((1..=settings.net_threads_max).contains(&plan.net_threads));
         for role in Role::ALL {
             let cpus = &plan.role(role).cpus;
             prop_assert!(!cpus.is_empty(), "{role}: {}", plan.summary());
@@ -78,14 +78,14 @@ proptest! {
                 prop_assert!(mask.is_none_or(|mask| !mask.is_empty() && mask.is_subset(&machine.allowed)));
             }
         }
-        prop_assert_eq!(Plan::new(&machine, &wishes).unwrap(), plan, "a pure function");
+        prop_assert_eq!(Plan::new(&machine, &settings).unwrap(), plan, "the plan depends only on the machine and the settings");
     }
 
     #[test]
     fn with_two_cpus_the_writer_shares_its_cpu_with_no_role(mut machine in machine()) {
         machine.cgroup.quota = None;
-        let wishes = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };
-        let plan = Plan::new(&machine, &wishes).unwrap();
+        let settings = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };
+        let plan = Plan::new(&machine, &settings).unwrap();
         prop_assume!(machine.allowed.len() >= 2);
         let exec = &plan.role(Role::Exec).cpus;
         prop_assert_eq!(exec.len(), 1);
@@ -99,8 +99,8 @@ proptest! {
     fn the_writer_gets_a_lone_sibling_only_without_another_cpu(mut machine in machine()) {
         machine.cgroup.quota = None;
         machine.nodes.clear();
-        let wishes = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };
-        let plan = Plan::new(&machine, &wishes).unwrap();
+        let settings = AffinityConfig { mode: Mode::Pin, ..AffinityConfig::default() };
+        let plan = Plan::new(&machine, &settings).unwrap();
         let own = machine.allowed.difference(&machine.foreign_siblings);
         prop_assume!(machine.allowed.len() >= 2 && !own.is_empty());
         prop_assert!(plan.role(Role::Exec).cpus.is_subset(&own), "{}", plan.summary());

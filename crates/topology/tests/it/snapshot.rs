@@ -1,4 +1,4 @@
-//! The plans of all kinds of machines in one text, which is compared as a whole.
+//! Writes the plans of many kinds of machines as one text, and compares this text with the file `plans.txt`.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ fn pod(class: &str) -> PodHints {
     }
 }
 
-/// The machines of the specification, then the cases in which `auto` does not pin.
+/// The machines of the table of roles, then other machines and modes.
 fn rows() -> Vec<Row> {
     let quad = || Tree::of_cores(vec![set("0-3"), set("4-7"), set("8-11")]);
     let auto = |name, tree| (name, tree, Mode::Auto);
@@ -48,7 +48,7 @@ fn rows() -> Vec<Row> {
         auto("isolated, all", Tree::cores(4).isolated("0-3")),
         auto("quota of 3 on 8", Tree::cores(8).cpu_max("300000 100000")),
         (
-            "the same, insisting",
+            "the same, mode pin",
             Tree::cores(8).cpu_max("300000 100000"),
             Mode::Pin,
         ),
@@ -67,7 +67,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// Writes few ids in full, and many ids shortened.
+/// Writes CPU ids as a list, and an empty set as `-`.
 fn short(cpus: &CpuSet) -> String {
     if cpus.is_empty() {
         "-".to_owned()
@@ -132,6 +132,6 @@ fn the_plan_of_every_machine() {
     let (found, expected) = (table(), include_str!("plans.txt"));
     assert!(
         found == expected,
-        "tests/it/plans.txt must contain this, if the change is intended:\n{found}"
+        "the plans differ from tests/it/plans.txt. If the change is intended, the file must contain this:\n{found}"
     );
 }

@@ -1,4 +1,4 @@
-//! The table of roles: one machine per test, each plan as one line.
+//! Tests of the table of roles. Each test makes plans for simulated machines, and compares each plan as one line.
 
 use tally_topology::{AffinityConfig, AffinityError, CpuSet, Mode, Plan, PodHints, RoleCpus, WarningCode};
 
@@ -44,9 +44,9 @@ fn auto_does_not_pin_on_a_small_machine() {
     ] {
         let plan = tree.plan();
         assert_eq!(plan.summary(), summary);
-        assert_eq!(codes(&plan), [], "nothing is wrong");
+        assert_eq!(codes(&plan), [], "no warning");
     }
-    // The process may use only a part of the machine.
+    // On a part of a machine, `auto` pins even with two CPUs.
     let plan = Tree::cores(8).mask("2-3").plan();
     assert_eq!(plan.summary(), "pin exec=3 wal=2 net=2(1) aux=2 spare= spin");
 }
@@ -104,7 +104,7 @@ fn four_cores_of_two() {
 }
 
 #[test]
-fn sixteen_cores_hit_the_cap_of_net() {
+fn on_sixteen_cores_net_gets_its_maximum_of_cpus() {
     let plan = Tree::cores(16).plan();
     assert_eq!(
         plan.summary(),
@@ -113,14 +113,15 @@ fn sixteen_cores_hit_the_cap_of_net() {
 }
 
 #[test]
-fn sixteen_cores_stay_in_the_cache_of_exec() {
-    // The cache group without CPU 0 has more quiet cores.
+fn on_sixteen_cores_net_gets_the_cores_at_the_cache_of_exec() {
+    // Both caches have 8 cores. The cache without CPU 0 has more quiet cores, so EXEC gets a core of this cache.
     let plan = Tree::cores(16).caches(&["8-15", "0-7"]).plan();
     assert_eq!(
         plan.summary(),
         "pin exec=15 wal=14 net=6-13(8) aux=0 spare=1-5 spin"
     );
-    // A cache group of four CPUs is too small to be preferred, although its ids are the highest.
+    // The cache of CPUs 12 to 15 has fewer quiet cores, so EXEC does not get a core of it, although its ids are the
+    // highest.
     let plan = Tree::cores(16).caches(&["0-3", "4-11", "12-15"]).plan();
     assert_eq!(
         plan.summary(),
@@ -167,7 +168,7 @@ fn the_writer_avoids_lone_siblings() {
     let plan = with_lone_sibling().plan();
     assert_eq!(plan.summary(), "pin exec=2 wal=6 net=1,3,5(3) aux=3 spare= spin");
 
-    // The process may not use the other threads of the two cores.
+    // The process may use only one hyper-thread of each of the two cores.
     let plan = Tree::smt(4).mask("1-2").plan();
     assert_eq!(plan.summary(), "pin exec=2 wal=1 net=1(1) aux=1 spare=");
     assert_eq!(codes(&plan), [WarningCode::ForeignSibling]);
@@ -188,7 +189,7 @@ fn ids_beyond_1024() {
 
 #[test]
 fn four_threads_per_core() {
-    // A POWER-style machine: the third and fourth thread of the writer's core stay idle.
+    // Cores of four hyper-threads, as on POWER machines. No role uses the third and fourth hyper-thread of EXEC's core.
     let plan = Tree::of_cores(vec![set("0-3"), set("4-7"), set("8-11")]).plan();
     assert_eq!(
         plan.summary(),
@@ -202,7 +203,7 @@ fn four_threads_per_core() {
 }
 
 #[test]
-fn a_quota_on_the_whole_machine_is_fenced_except_in_mode_pin() {
+fn under_a_quota_on_the_whole_machine_only_mode_pin_pins() {
     let tree = Tree::cores(8).cpu_max("300000 100000");
     let plan = tree.plan();
     assert_eq!(plan.summary(), "fence exec=0-7 wal=0-7 net=0-7(1) aux=0-7 spare=");
@@ -221,12 +222,12 @@ fn a_quota_on_the_whole_machine_is_fenced_except_in_mode_pin() {
 }
 
 #[test]
-fn a_quota_as_large_as_an_exclusive_cpuset_is_pinned() {
+fn under_a_quota_as_large_as_the_cpuset_auto_pins() {
     // Kubernetes before 1.33 also sets a quota on exclusive CPUs.
     let plan = Tree::cores(8).mask("2-5").cpu_max("400000 100000").plan();
     assert_eq!(plan.summary(), "pin exec=5 wal=4 net=2-3(2) aux=2 spare=");
     assert_eq!(codes(&plan), [WarningCode::Quota]);
-    // The shared pool of such a node: a part of the machine, with more CPUs than the quota allows.
+    // The CPUs of the shared pool of a Kubernetes node are a part of the machine, and are more than the quota allows.
     let plan = Tree::cores(8).mask("2-5").cpu_max("250000 100000").plan();
     assert_eq!(plan.summary(), "fence exec=2-5 wal=2-5 net=2-5(1) aux=2-5 spare=");
 }
@@ -282,7 +283,7 @@ fn on_isolated_cpus_aux_threads_get_single_cpus_too() {
 }
 
 #[test]
-fn more_threads_than_cpus_wrap() {
+fn more_threads_than_cpus_share_cpus_in_turn() {
     use tally_topology::Role;
     let plan = Tree::cores(4).plan();
     let net = |index| plan.mask(Role::Net, index).unwrap().to_string();
@@ -302,7 +303,7 @@ fn explicit_lists_come_first_and_other_roles_get_the_rest() {
     assert_eq!(plan.summary(), "pin exec=1 wal=0 net=2-3(2) aux=0 spare= spin");
     assert_eq!(plan.why, "explicit CPU lists");
 
-    // NET has the core that EXEC would get. EXEC and WAL still get separate CPUs.
+    // NET's list has the core that EXEC would get without the list. EXEC and WAL still get separate CPUs.
     wishes.cpus = RoleCpus {
         net: Some(set("3")),
         ..RoleCpus::default()
@@ -318,7 +319,7 @@ fn explicit_lists_come_first_and_other_roles_get_the_rest() {
     assert_eq!(plan.summary(), "pin exec=7 wal=6 net=1-5(5) aux=0 spare= spin");
 
     wishes.cpus.exec = Some(set("1"));
-    // The lists leave no CPU for WAL and AUX. They share CPUs, and the service runs.
+    // The lists leave no CPU free for WAL and AUX. WAL and AUX share the CPUs of NET.
     wishes.cpus.net = Some(set("0,2-3"));
     let plan = Tree::cores(4).plan_with(&wishes);
     assert_eq!(
@@ -350,7 +351,7 @@ fn a_list_outside_the_allowed_cpus_is_ignored_and_an_error_in_strict() {
     assert_eq!(plan.summary(), "pin exec=3 wal=2 net=0-1(2) aux=0 spare= spin");
     assert_eq!(
         plan.warnings[0].to_string(),
-        "list_ignored: affinity.cpus.exec = 3,7-9: CPUs 7-9 are not allowed (allowed: 0-3), placed by the table"
+        "list_ignored: affinity.cpus.exec = 3,7-9: CPUs 7-9 are not allowed (allowed: 0-3), so the list is ignored"
     );
 
     wishes.mode = Mode::Strict;
@@ -397,7 +398,7 @@ fn on_isolated_cpus_auto_always_pins() {
 }
 
 #[test]
-fn an_isolated_partition_is_isolated_cpus() {
+fn the_cpus_of_an_isolated_partition_count_as_isolated() {
     let mut machine = Tree::smt(4).mask("2-3,6-7").machine();
     let aux = |machine: &tally_topology::Machine| {
         let plan = Plan::new(machine, &config(Mode::Pin)).unwrap();
@@ -418,7 +419,7 @@ fn remote_memory_of_the_writer_is_a_warning() {
     let plan = Tree::cores(8).nodes(&["0-3", "4-7"]).plan_with(&wishes);
     assert_eq!(
         plan.warnings.last().unwrap().to_string(),
-        "remote_memory: exec is on memory node 1, aux, which opens the store, on node 0"
+        "remote_memory: exec is on memory node 1, but aux, which opens the store, is on memory node 0"
     );
 }
 

@@ -1,6 +1,6 @@
-//! The machine changes while threads run: plan and threads are adapted.
+//! Tests in which the machine changes while threads run. `verify_now` must make a new plan and move the threads.
 //!
-//! The threads and their masks are real. The limits come from files that the test rewrites.
+//! The threads and their masks are real. The limits come from files that the tests rewrite.
 
 use std::{fs, path::Path, sync::mpsc};
 
@@ -29,7 +29,7 @@ fn pinning(sources: Sources, mask: Option<CpuSet>) -> CpuAffinityManager {
 fn waiting(manager: &CpuAffinityManager, role: Role) -> (RoleHandle<()>, mpsc::Sender<()>) {
     let (end, ended) = mpsc::channel();
     let body = move || {
-        // The channel's error also means that the test is over.
+        // An error of the channel also means that the test has ended.
         let _ = ended.recv();
     };
     (manager.spawn(role, 0, role.as_str(), body).unwrap(), end)
@@ -49,7 +49,7 @@ fn mask_in_proc(tid: Tid) -> CpuSet {
     line.parse().unwrap()
 }
 
-/// Returns the real CPUs; `None`, with a message, if there is only one.
+/// Returns the real CPUs of this process. If there is only one, prints that the test is skipped and returns `None`.
 fn two_real_cpus() -> Option<CpuSet> {
     let mask = startup_mask().unwrap();
     if mask.len() < 2 {
@@ -92,7 +92,7 @@ fn a_cpuset_that_shrinks_and_grows_moves_the_threads() {
     assert_eq!(
         manager.topology().affinity_lost,
         0,
-        "the manager moved the thread itself"
+        "the manager itself changed the mask"
     );
 
     assert!(!manager.verify_now().replanned);
@@ -101,7 +101,7 @@ fn a_cpuset_that_shrinks_and_grows_moves_the_threads() {
 }
 
 #[test]
-fn a_quota_that_appears_turns_pins_into_a_fence() {
+fn after_a_quota_is_set_threads_are_fenced() {
     let Some(all) = two_real_cpus() else {
         return;
     };
@@ -136,7 +136,11 @@ fn a_mask_narrowed_at_start_stays_narrow() {
 
     grant(files.path(), &"6-7".parse().unwrap());
     assert!(manager.verify_now().replanned);
-    assert_eq!(manager.plan().allowed.to_string(), "6-7", "no listed CPU is left");
+    assert_eq!(
+        manager.plan().allowed.to_string(),
+        "6-7",
+        "no CPU of the mask at start is granted any more"
+    );
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn throttling_counters_are_current_and_cause_no_new_plan() {
 }
 
 #[test]
-fn a_strict_plan_that_cannot_follow_stays_in_force() {
+fn if_strict_allows_no_new_plan_the_old_plan_stays_in_force() {
     let (files, sources) = Tree::cores(4).write();
     let config = AffinityConfig {
         mode: Mode::Strict,

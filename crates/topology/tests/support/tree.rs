@@ -1,4 +1,4 @@
-//! Simulated machines: a short description becomes a tree of files, as the kernel would show them.
+//! Simulated machines: writes a short description of a machine as a tree of files in the kernel's format.
 
 use std::{fs, path::Path};
 
@@ -8,18 +8,18 @@ use tempfile::TempDir;
 /// The description of a machine. Lists are in cpuset syntax.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tree {
-    /// Groups of sibling CPUs; every online CPU is in one.
+    /// The CPUs of each core. Every online CPU is in one core.
     cores: Vec<CpuSet>,
-    /// Groups with a common last-level cache.
+    /// The CPUs of each last-level cache.
     caches: Vec<CpuSet>,
-    /// Memory nodes, from node 0 on.
+    /// The CPUs of each memory node, from node 0 on.
     nodes: Vec<CpuSet>,
-    /// Memory node of the only NVMe drive.
+    /// Memory node of the NVMe drive; `None` if the machine has no drive.
     nvme_node: Option<u32>,
     isolated: String,
-    /// `cpu.max` of the group.
+    /// Content of the control group's file `cpu.max`.
     cpu_max: Option<String>,
-    /// The CPUs that the process may use; `None`: all.
+    /// The CPUs that the process may use; `None` if it may use all.
     mask: Option<CpuSet>,
     pod: PodHints,
 }
@@ -31,12 +31,12 @@ pub(crate) fn set(list: &str) -> CpuSet {
 // ===== impl Tree =====
 
 impl Tree {
-    /// `count` cores of one CPU each, ids from 0.
+    /// A machine with `count` cores of one CPU each. The ids of the CPUs start at 0.
     pub(crate) fn cores(count: u32) -> Self {
         Self::of_cores((0..count).map(CpuSet::single).collect())
     }
 
-    /// `count` cores of two CPUs each, numbered as on most servers: core i has i and i + count.
+    /// A machine with `count` cores of two CPUs each, numbered as on most servers: core i has the CPUs i and i + count.
     pub(crate) fn smt(count: u32) -> Self {
         Self::of_cores(
             (0..count)
@@ -96,7 +96,8 @@ impl Tree {
         put(root, &format!("{cpu}/online"), &online.to_string());
         put(root, &format!("{cpu}/possible"), &online.to_string());
         put(root, &format!("{cpu}/isolated"), &self.isolated);
-        // Detection reads only what the process may use, so the tree of a machine with 2048 CPUs stays small.
+        // Detection reads only the files of CPUs that the process may use. So only these files are written, and the
+        // tree of a machine with 2048 CPUs stays small.
         let seen = self.mask.clone().unwrap_or_else(|| online.clone());
         for core in &self.cores {
             for id in core.intersection(&seen).iter() {
@@ -172,7 +173,7 @@ impl Tree {
     }
 }
 
-/// Writes one file as the kernel does, with a line end.
+/// Writes one file, with a line end after the text, as the kernel does.
 pub(crate) fn put(root: &Path, file: &str, text: &str) {
     let path = root.join(file);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
