@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // descriptors.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // Sorted maps, so that equal messages have equal bytes. A repeated request is recognized by comparing bytes.
+        // Sorted maps, so that equal messages are encoded to equal bytes. The check of a repeated id compares bytes.
         .btree_map(".")
         // tonic-types already defines this type and its conversions.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")

@@ -10,7 +10,7 @@
 //! - [`tally_ledger`] is the state machine of the ledger, without I/O. [`tally_journal`] stores blocks of records on
 //!   the disk. [`store`] writes the history of the ledger to the journal and recovers the ledger from it.
 //!
-//! A module imports only from modules below it. `tests/it/tidy/cycles.rs` contains the order and checks it.
+//! A module imports only from modules below it. `tests/it/tidy.rs` contains the order of the modules and checks it.
 
 pub mod admin;
 pub mod bench;
