@@ -1,4 +1,4 @@
-//! Revoked tokens: a token that is no longer in the file is rejected, and its open streams end.
+//! Tests of revoked tokens. The service must reject a token that is no longer in the tokens file, and end the open streams of that token.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
