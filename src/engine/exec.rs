@@ -42,6 +42,7 @@ const PREFETCH_DISTANCE: usize = 8;
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
+    /// The ledger, with the open block that its changes are written to.
     book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
     /// Gives the answers that wait for no block in flight.

@@ -1,5 +1,5 @@
 //! Tests of the commit pipeline. [`TestLog`] takes three blocks at a time and reports blocks as durable when the test
-//! orders it. [`SyncLog`] makes each block durable at once.
+//! calls [`TestLog::report`]. [`SyncLog`] makes each block durable at once.
 
 use std::{
     collections::VecDeque,
@@ -201,6 +201,7 @@ fn durable(last: u64) -> DurablePoint {
 type Response = Pin<Box<ResponseFuture<EngineReply>>>;
 type Answered = Result<Result<(), StoreFault>, BatchError>;
 
+/// A pipeline with a test log, and the queue that makes its answers.
 struct Rig {
     log: TestLog,
     pipeline: Arc<CommitPipeline>,

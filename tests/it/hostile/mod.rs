@@ -133,7 +133,7 @@ async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_wait_until_served() {
+async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_is_served() {
     let (server, _client) = server().await;
     let honest = HonestClient::start(&server, "together").await;
     honest.wait_until_served().await;
