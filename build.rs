@@ -1,4 +1,4 @@
-//! Compiles `proto/` without protoc, and records the commit that is built.
+//! Generates Rust code from `proto/` without protoc, and records the Git commit for `tally --version`.
 
 use std::{env, error::Error, fs, path::PathBuf, process::Command};
 
@@ -17,10 +17,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // Reflection and JSON need the descriptors. `compile_fds` does not write them.
+    // Server reflection and the JSON output of the CLI need the descriptors. `compile_fds` does not write the
+    // descriptors.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // Sorted maps, so that equal messages have equal bytes. Idempotency compares bytes.
+        // Sorted maps, so that equal messages are encoded to equal bytes. The check of a repeated id compares bytes.
         .btree_map(".")
         // tonic-types already defines this type and its conversions.
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
@@ -31,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Generates the echo service of `tally bench --baseline`: the same messages, without a ledger.
+/// Generates the echo service of `tally bench --baseline`. It has the same messages as the transaction service, but no
+/// ledger behind it.
 fn echo_service() {
     let process = tonic_build::manual::Method::builder()
         .name("echo")
@@ -51,8 +53,9 @@ fn echo_service() {
         .compile(&[service]);
 }
 
-/// Sets `TALLY_COMMIT` for `tally --version` and for reports of benchmarks. The environment variable
-/// has precedence, because builds of images have no checkout. Otherwise, the value is the commit of the checkout, or "unknown".
+/// Sets `TALLY_COMMIT` for `tally --version` and for reports of benchmarks. The value comes from the environment
+/// variable `TALLY_COMMIT` if it is set, because the build of a container image has no Git checkout. Otherwise the
+/// value is the commit of the checkout, or "unknown" without a checkout.
 fn build_info() {
     println!("cargo:rerun-if-env-changed=TALLY_COMMIT");
     println!("cargo:rerun-if-changed=.git/HEAD");
@@ -62,6 +65,7 @@ fn build_info() {
     println!("cargo:rustc-env=TALLY_COMMIT={commit}");
 }
 
+/// Returns the commit of the Git checkout, 12 digits; `None` without a checkout.
 fn checked_out() -> Option<String> {
     let output = Command::new("git")
         .args(["rev-parse", "--short=12", "HEAD"])

@@ -1,5 +1,5 @@
-"""An OTLP receiver for measurements: replies to every export at once and counts bytes. Prints its port first, then once per second
-the number of received bytes. Needs grpcio (tests/clients/python/requirements.txt)."""
+"""Receives OTLP exports for measurements. Replies to every export at once, and counts the received bytes. Prints its port first, and
+then, once per second, the number of received bytes by method. Needs grpcio (tests/clients/python/requirements.txt)."""
 
 import collections
 import time
@@ -11,7 +11,7 @@ received = collections.Counter()
 
 
 class Everything(grpc.GenericRpcHandler):
-    """Handles every method: an empty message is a valid OTLP response to all of them."""
+    """Handles every method. The reply is an empty message, which is a valid OTLP response to every method."""
 
     def service(self, handler_call_details):
         def export(request, _context):

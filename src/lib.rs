@@ -1,13 +1,16 @@
-//! Tally: a double-entry ledger behind gRPC that keeps its latency promise.
+//! Tally: a durable double-entry ledger behind gRPC. A latency circuit breaker rejects calls when the disk is too slow.
 //!
-//! `ARCHITECTURE.md` describes the design. In brief, from the network to the disk:
+//! `ARCHITECTURE.md` describes the design. These are the main parts, from the network to the disk:
 //!
-//! - [`grpc`] decodes and checks requests, and is the only module that creates gRPC statuses;
-//! - [`engine`] puts the circuit breaker in front of the queue, and runs EXEC and WAL on pinned threads;
-//! - [`tally_breaker`], [`tally_batch`] and [`tally_topology`] are generic and know nothing of ledgers;
-//! - [`tally_ledger`] is the pure state machine, [`tally_journal`] stores blocks, and [`store`] makes the ledger's history durable.
+//! - [`grpc`] decodes and checks requests, and is the only module that creates gRPC statuses.
+//! - [`engine`] puts the circuit breaker in front of the queue, executes commands, and commits their effects on pinned
+//!   threads.
+//! - [`tally_breaker`], [`tally_batch`] and [`tally_topology`] are general crates for the circuit breaker, the queue
+//!   and the placement of threads. They contain no code about ledgers.
+//! - [`tally_ledger`] is the state machine of the ledger, without I/O. [`tally_journal`] stores blocks of records on
+//!   the disk. [`store`] writes the history of the ledger to the journal and recovers the ledger from it.
 //!
-//! Modules import only from lower modules. `tests/it/tidy.rs` checks that.
+//! A module imports only from modules below it. `tests/it/tidy.rs` contains the order of the modules and checks it.
 
 pub mod admin;
 pub mod bench;

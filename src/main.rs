@@ -1,11 +1,11 @@
-//! The `tally` binary.
+//! The `tally` binary: parses the command line and runs the subcommand.
 
 use std::process::ExitCode;
 
 use clap::{Parser, error::ErrorKind};
 use tally::cli::{Cli, exit};
 
-/// mimalloc, because NET allocates and frees dozens of small objects for each call.
+/// The allocator is mimalloc, because the NET threads allocate and free dozens of small objects for each call.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli.run(),
         Err(error) => {
             let requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Printing fails if the reader has closed the pipe. There is nowhere to report that.
+            // Printing fails if the reader of the output has closed the pipe. There is no place to report that error.
             let _failed = error.print();
             if requested {
                 ExitCode::SUCCESS

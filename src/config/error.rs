@@ -1,4 +1,4 @@
-//! Why a configuration can't be used.
+//! The error of a configuration that can't be used.
 
 use std::{io, path::PathBuf};
 
@@ -18,7 +18,8 @@ pub enum ConfigError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// A key is unknown, or a value has the wrong form. The text names the key, the value, and the file or variable.
+    /// A key is unknown, or a value has the wrong form. The text names the key, the value, and the file or environment
+    /// variable.
     #[error("{}", describe(.0))]
     Form(Box<figment::Error>),
     /// A value is out of bounds.
@@ -26,7 +27,7 @@ pub enum ConfigError {
     Setting(#[from] SettingError),
 }
 
-/// Formats every error as `key: what is wrong (from file or variable)`.
+/// Formats every error as `key: problem (from file or environment variable)`.
 fn describe(errors: &figment::Error) -> String {
     let one = |error: figment::Error| {
         let from = error

@@ -1,8 +1,8 @@
-//! The configuration: defaults, then one TOML file, then environment variables (`TALLY__SECTION__KEY`), then flags. Each layer
-//! overrides the one before.
+//! Loads the configuration from four sources: the defaults, one TOML file, environment variables
+//! (`TALLY__SECTION__KEY`), and command-line flags. Each source overrides the sources before it.
 //!
-//! Values carry their units (`"2ms"`, `"64MiB"`). Unknown keys are errors. An error names the key, the value, and the file or
-//! variable that the value came from. Each section is defined by the module that it configures.
+//! Times and sizes have units (`"2ms"`, `"64MiB"`). Unknown keys are errors. An error names the key, the value, and the
+//! file or environment variable of the value. Each section is defined in the module that it configures.
 
 mod error;
 
@@ -29,7 +29,7 @@ use crate::{
     telemetry::settings::TelemetrySettings,
 };
 
-/// All sections.
+/// All sections of the configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -37,7 +37,7 @@ pub struct Config {
     pub server: NetConfig,
     /// The data directory.
     pub store: StoreSettings,
-    /// The queue.
+    /// The queue and the batches.
     pub batch: BatchSettings,
     /// The latency circuit breaker.
     pub breaker: BreakerSettings,
@@ -47,7 +47,7 @@ pub struct Config {
     pub telemetry: TelemetrySettings,
     /// Certificates and tokens.
     pub security: SecuritySettings,
-    /// The operators' port.
+    /// The HTTP port for operators.
     pub admin: AdminSettings,
 }
 
@@ -56,15 +56,17 @@ const ENV_PREFIX: &str = "TALLY__";
 /// The separator between the parts of a key in an environment variable.
 const ENV_SEPARATOR: &str = "__";
 
-/// Loads the defaults, then `file`, then the environment, then `overrides` (pairs of key and value, from flags). Does not
-/// check the bounds of values. The functions of the sections and of [`Config`] check them.
+/// Loads the defaults, then `file`, then the environment variables, and then `overrides`, which are pairs of key and
+/// value from command-line flags. The bounds of values are not checked here, but in the methods of the sections and of
+/// [`Config`].
 ///
 /// # Errors
-/// [`ConfigError::File`] or [`ConfigError::Form`].
+/// [`ConfigError::File`] if `file` can't be read. [`ConfigError::Form`] if a key is unknown or a value has the wrong
+/// form.
 pub fn load(file: Option<&Path>, overrides: &[(&str, String)]) -> Result<Config, ConfigError> {
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     if let Some(path) = file {
-        // figment treats a missing file like an empty one.
+        // Checks that the file exists, because figment treats a missing file like an empty file.
         std::fs::metadata(path).map_err(|source| ConfigError::File {
             path: path.to_owned(),
             source,
@@ -99,10 +101,12 @@ impl Config {
         })
     }
 
-    /// Returns the files of certificates and tokens. Checks that the address of the gRPC server is allowed with them.
+    /// Returns the paths of the certificates and tokens. Without TLS and tokens, the gRPC server may listen only on an
+    /// address of this machine, unless the operator allows an insecure server.
     ///
     /// # Errors
-    /// [`SettingError`]: half of a pair is missing, or the address is open to other machines without TLS and tokens.
+    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server is not
+    /// allowed.
     pub fn security(&self) -> Result<SecurityConfig, SettingError> {
         let security = self.security.config()?;
         let is_local = self.server.listen.ip().is_loopback();

@@ -152,7 +152,7 @@ fn bounds_are_checked_with_key_value_and_bound() {
 }
 
 #[test]
-fn kinds_of_calls_have_settings_of_their_own() {
+fn a_kind_of_call_can_have_its_own_settings() {
     let file = file(
         "[breaker]\nslow_threshold = \"auto\"\nmode = \"metrics_only\"\nconsecutive_failures = 0\n\
          [breaker.methods.processtransactions]\nslow_threshold = \"2s\"\nviolations = 7\n\
@@ -178,7 +178,7 @@ fn kinds_of_calls_have_settings_of_their_own() {
 }
 
 #[test]
-fn the_latency_budget_of_batches_is_set_or_comes_with_the_preset_seed() {
+fn the_latency_budget_of_batches_comes_from_its_key_or_from_the_preset_seed() {
     for (text, expected) in [
         ("", None),
         ("[breaker]\npreset = \"default\"\n", None),

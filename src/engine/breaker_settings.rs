@@ -1,4 +1,5 @@
-//! The section `breaker`: a preset, the values that differ from it, and those that differ for a single kind of call.
+//! The section `breaker` of the configuration file: a preset, values that replace those of the preset, and values for
+//! single kinds of calls.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -11,15 +12,16 @@ use super::{
 };
 use crate::settings::SettingError;
 
-/// A set of values to start from.
+/// A named set of values for the settings of the breaker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// Values for a disk: a call is slow from 50 ms.
+    /// Values for usual disks. A call that takes 50 ms or longer is slow.
     #[default]
     Default,
-    /// The values that Tally started with: slow from 1 ms, 5 failures, 3 successes, 60 s open, 10 violations. 1 ms is less than
-    /// one sync takes on most cloud disks.
+    /// The values of Tally's first version. A call that takes 1 ms or longer is slow. 5 failures in a row or 10 slow
+    /// calls open the circuit, 3 successful probes end the half-open state, and the open time is 60 s. Most cloud disks
+    /// need more than 1 ms for one sync.
     Seed,
 }
 
@@ -27,7 +29,7 @@ pub enum Preset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerModeSetting {
-    /// The circuit decides.
+    /// The circuit admits and rejects calls according to its state.
     Auto,
     /// The circuit measures calls and changes its state, but admits every call.
     MetricsOnly,
@@ -40,9 +42,9 @@ pub enum BreakerModeSetting {
 /// A slow threshold: a time, or `"auto"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlowThreshold {
-    /// Measured at the start.
+    /// The threshold is measured at the start.
     Auto,
-    /// This time.
+    /// The threshold is this time.
     Fixed(Duration),
 }
 
@@ -51,32 +53,35 @@ pub enum SlowThreshold {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerSettings {
-    /// The set of values to start from.
+    /// The preset whose values hold for the keys that are not set.
     pub preset: Option<Preset>,
     /// The mode at the start. Not allowed for a single kind of call.
     pub mode: Option<BreakerModeSetting>,
-    /// If true, the service does not start when healthy commits are as slow as a slow threshold; if false, it warns. Not allowed
-    /// for a single kind of call.
+    /// Whether the service refuses to start when the median commit takes longer than a slow threshold allows. If false,
+    /// it logs a warning. Not allowed for a single kind of call.
     pub strict: Option<bool>,
-    /// A call that takes this long or longer is slow. `"auto"`: 8 times the 99th percentile of a commit, measured at the start,
-    /// between 5 ms and 1 s.
+    /// A call that takes this long or longer is slow. With `"auto"`, the threshold is 8 times the 99th percentile of
+    /// the time of a commit, measured at the start, but at least 5 ms and at most 1 s.
     pub slow_threshold: Option<SlowThreshold>,
-    /// The circuit opens at this share of slow calls.
+    /// The circuit opens when at least this share of the calls in the window is slow, 0 to 1.
     pub slow_rate: Option<f64>,
-    /// The circuit opens at this share of failed calls.
+    /// The circuit opens when at least this share of the calls in the window has failed, 0 to 1.
     pub failure_rate: Option<f64>,
-    /// Fewest calls in the window for a decision by rate.
+    /// Minimum number of calls in the window before `slow_rate` and `failure_rate` can open the circuit.
     pub min_calls: Option<u32>,
-    /// Fewest slow or failed blocks in the window for a decision by rate.
+    /// Minimum number of slow or failed blocks in the window before `slow_rate` and `failure_rate` can open the
+    /// circuit.
     pub min_batches: Option<u32>,
-    /// Calls that hang open the circuit when the oldest has been in flight for this many slow thresholds.
+    /// Calls that hang open the circuit when the oldest call in flight has taken this many times the slow threshold.
     pub overdue_rounds: Option<u32>,
-    /// The circuit opens when this share of the calls admitted at about the same time hangs, however many fast calls came before.
+    /// The circuit opens when this share of the calls that were admitted at about the same time hangs. Fast calls
+    /// before them do not count.
     pub stall_rate: Option<f64>,
-    /// Fewest overdue calls that open the circuit after `overdue_rounds`. Fewer overdue calls open it after `stall_after`.
+    /// Minimum number of overdue calls that open the circuit after `overdue_rounds`. A smaller number of overdue calls
+    /// opens the circuit after `stall_after`. An overdue call has been in flight for at least the slow threshold.
     pub min_overdue: Option<u32>,
-    /// The circuit opens when calls wait and none has been answered for this long, even if only one waits. Unset:
-    /// `overdue_rounds` slow thresholds and 50 ms.
+    /// The circuit opens when at least one call is in flight and no call has been answered for this time. If the key is
+    /// not set, the time is `overdue_rounds` times the slow threshold, plus 50 ms.
     #[serde(with = "humantime_serde")]
     pub stall_after: Option<Duration>,
     /// The circuit opens at this many failures in a row; 0 turns the rule off.
@@ -86,59 +91,61 @@ pub struct BreakerSettings {
     /// The circuit opens when 1 % of the calls take this long or longer; `"0s"` turns the rule off.
     #[serde(with = "humantime_serde")]
     pub p99_threshold: Option<Duration>,
-    /// Slices of the window.
+    /// Number of slices of the sliding window over which calls are counted.
     pub window_buckets: Option<u32>,
-    /// Length of a slice.
+    /// Length of a slice of the window.
     #[serde(with = "humantime_serde")]
     pub bucket: Option<Duration>,
     /// How long the circuit stays open the first time.
     #[serde(with = "humantime_serde")]
     pub open_base: Option<Duration>,
-    /// The longest time that the circuit stays open.
+    /// Maximum time that the circuit stays open before it probes.
     #[serde(with = "humantime_serde")]
     pub open_max: Option<Duration>,
-    /// The share by which the open time varies at random.
+    /// The share by which the open time varies at random, so that many clients do not retry at the same time.
     pub open_jitter: Option<f64>,
-    /// If true, the service probes with empty commits; if false, callers' transactions are the probes.
+    /// If true, the service commits empty blocks as probes; if false, calls of clients are the probes.
     pub self_probe: Option<bool>,
-    /// Probes that a half-open circuit admits.
+    /// Number of probes that a half-open circuit admits in total before it must decide.
     pub half_open_permits: Option<u32>,
-    /// Successful probes that end the half-open state.
+    /// Number of successful probes that end the half-open state.
     pub half_open_ok_needed: Option<u32>,
-    /// A probe that is in flight for this long counts as failed. Unset: twice the slow threshold.
+    /// A probe that has been in flight for this long counts as failed. If the key is not set, the time is twice the
+    /// slow threshold.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Option<Duration>,
-    /// How long a half-open circuit waits for its probes to decide.
+    /// Maximum time that a half-open circuit takes to decide after it has admitted a probe.
     #[serde(with = "humantime_serde")]
     pub half_open_max_wait: Option<Duration>,
-    /// How long the ramp takes after successful probes.
+    /// Length of the ramp after successful probes. During the ramp, the circuit admits a growing share of the calls.
     #[serde(with = "humantime_serde")]
     pub ramp: Option<Duration>,
-    /// The share of calls that the ramp admits at its beginning.
+    /// The share of calls that the circuit admits at the beginning of the ramp.
     pub ramp_min: Option<f64>,
-    /// The curve of the ramp: 1 is linear, above 1 is faster at first.
+    /// The curve of the ramp: 1 is linear; with a value above 1, the share grows faster at first.
     pub ramp_aggression: Option<f64>,
-    /// After this long in the closed state, the next open time is `open_base` again.
+    /// The open time grows each time that the circuit opens again. After this long in the closed state, the next open
+    /// time is `open_base` again.
     #[serde(with = "humantime_serde")]
     pub stable_for: Option<Duration>,
-    /// The retry hint while an operator holds the circuit open.
+    /// The time after which clients should retry, while an operator keeps the circuit open.
     #[serde(with = "humantime_serde")]
     pub forced_open_retry_after: Option<Duration>,
     /// How often the circuits check the time. Not allowed for a single kind of call.
     #[serde(with = "humantime_serde")]
     pub tick_interval: Option<Duration>,
-    /// Sets of counters over which the threads are spread.
+    /// Number of sets of counters. Each thread uses one of the sets, so that threads seldom write to the same memory.
     pub shards: Option<u32>,
     /// Settings of single kinds of calls: `ProcessTransaction`, `ProcessTransactions`, `StreamTransactions`,
-    /// `CreateAccounts` (case does not matter). A kind inherits every key that it does not set from the keys above, except the
-    /// slow threshold: for the last three kinds, it is 20 times that of the first.
+    /// `CreateAccounts` (case does not matter). A kind inherits every key that it does not set from the keys above. The
+    /// exception is the slow threshold: the last three kinds inherit 20 times the slow threshold of the first kind.
     pub methods: BTreeMap<String, BreakerSettings>,
 }
 
 // ===== impl BreakerSettings =====
 
 impl BreakerSettings {
-    /// The settings of every kind of call that `methods` does not name.
+    /// Checks the section, and returns the settings of every kind of call that `methods` does not name.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
@@ -151,7 +158,8 @@ impl BreakerSettings {
         Ok(config)
     }
 
-    /// The circuits of the kinds of calls. `base` is the result of [`BreakerSettings::config`].
+    /// Returns the settings of the circuits, with those of single kinds of calls. `base` is the result of
+    /// [`BreakerSettings::config`].
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
@@ -202,7 +210,7 @@ impl BreakerSettings {
         }
     }
 
-    /// `base` with the values that are set here.
+    /// Returns `base` with the values of the keys that are set in this section.
     fn merged_into(&self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
         let optional = |set: Option<u32>, inherited| match set {
             None => inherited,
@@ -252,14 +260,16 @@ impl BreakerSettings {
             shards: self.shards.unwrap_or(base.shards),
             ..base.clone()
         };
-        // A longer slow threshold makes probes longer. An operator who sets only the threshold must not get an error for this key.
+        // The half-open state must last at least as long as a probe, and a longer slow threshold allows longer probes.
+        // An operator who sets only the slow threshold must not get an error about `half_open_max_wait`.
         if self.half_open_max_wait.is_none() {
             config.half_open_max_wait = config.half_open_max_wait.max(config.effective_probe_timeout());
         }
         config
     }
 
-    /// Checks that a kind of call sets no key that holds for the whole breaker.
+    /// Checks that the settings of a kind of call contain no key that is allowed only for all kinds together. `key` is
+    /// the path of these settings.
     fn check_no_global_keys(&self, key: &str) -> Result<(), SettingError> {
         for (field, is_set) in [
             ("mode", self.mode.is_some()),
@@ -297,7 +307,7 @@ impl From<BreakerModeSetting> for BreakerMode {
 
 // ===== impl SlowThreshold =====
 
-/// The word for a measured threshold.
+/// The value of `slow_threshold` that stands for a measured threshold.
 const AUTO: &str = "auto";
 
 impl Serialize for SlowThreshold {

@@ -1,7 +1,8 @@
 //! The kinds of calls that write.
 
-/// A kind of call that writes. Each kind has its own circuit: a latency that is slow for one transaction is not slow for
-/// thousands, and trouble with one kind must not stop the others.
+/// A kind of call that writes. Each kind has its own circuit for two reasons. A latency that is slow for one
+/// transaction is normal for thousands of transactions. And slow calls of one kind must not stop the calls of the other
+/// kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallKind {
     /// `ProcessTransaction`.
@@ -36,7 +37,7 @@ impl CallKind {
         }
     }
 
-    /// The element of `all` for this kind. `all` is in the order of [`CallKind::ALL`].
+    /// Returns the element of `all` for this kind. `all` is in the order of [`CallKind::ALL`].
     pub(super) const fn select<T>(self, all: &[T; CallKind::ALL.len()]) -> &T {
         let [unary, bulk, stream, accounts] = all;
         match self {

@@ -1,4 +1,5 @@
-//! The circuits of the kinds of calls: their settings, the sources of their slow thresholds, and the events of their changes.
+//! The circuits of the engine, one for each kind of call. This file makes their settings, chooses their slow
+//! thresholds, and counts their state changes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,16 +13,19 @@ use tokio::sync::watch;
 
 use super::call_kind::CallKind;
 
-/// The settings of the circuits beyond [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the base.
+/// The settings of the circuits in addition to the base. The *base* is
+/// [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the settings that hold for every kind of call
+/// unless this type sets others.
 #[derive(Debug, Clone, Default)]
 pub struct CircuitOptions {
-    /// The source of the base's slow threshold.
+    /// The source of the slow threshold of the base.
     pub threshold: ThresholdSource,
-    /// The settings of the kinds of calls that differ from the base, in the order of [`CallKind::ALL`].
+    /// The settings of each kind of call, in the order of [`CallKind::ALL`]; `None` for a kind that uses the base.
     pub methods: [Option<MethodCircuit>; CallKind::ALL.len()],
     /// The mode of all circuits at the start.
     pub mode: InitialMode,
-    /// Whether a slow threshold that healthy commits exceed is an error of the start. Otherwise it is a warning.
+    /// Whether the engine refuses to start if commits of a healthy disk exceed a slow threshold. If `false`, it only
+    /// logs a warning.
     pub strict: bool,
     /// The clock of the circuits; the system's clock if `None`.
     pub clock: Option<Arc<dyn Clock>>,
@@ -31,10 +35,11 @@ pub struct CircuitOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InitialMode(pub BreakerMode);
 
-/// The settings of one kind of call.
+/// The settings of the circuit of one kind of call.
 #[derive(Debug, Clone)]
 pub struct MethodCircuit {
-    /// The settings. With [`ThresholdSource::Auto`] the slow threshold is set at the start.
+    /// The settings. With [`ThresholdSource::Auto`], the start of the engine replaces the slow threshold by a measured
+    /// one.
     pub settings: CircuitBreakerConfig,
     /// The source of the slow threshold.
     pub threshold: ThresholdSource,
@@ -50,7 +55,8 @@ pub enum ThresholdSource {
     Preset,
     /// The operator's configuration.
     Configured,
-    /// A measurement at the start: [`AUTO_FACTOR`] times the 99th percentile of the time of a commit.
+    /// A measurement at the start: [`AUTO_FACTOR`] times the 99th percentile of the time that a commit takes, within
+    /// [`AUTO_MIN`] and [`AUTO_MAX`]. For kinds of calls with many transactions, the threshold is 20 times as long.
     Auto,
 }
 
@@ -68,11 +74,11 @@ pub struct CircuitReport {
 pub struct TransitionKind {
     /// The name of the circuit.
     pub key: &'static str,
-    /// The state before.
+    /// The state before the change.
     pub from: &'static str,
-    /// The state after.
+    /// The state after the change.
     pub to: &'static str,
-    /// The reason of the change.
+    /// The reason for the change.
     pub reason: &'static str,
 }
 
@@ -85,13 +91,15 @@ pub(super) struct Circuits {
     pub(super) events: Arc<CircuitEvents>,
 }
 
-/// Observes every change of every circuit: counts it, and notifies the subscribers.
+/// Observes every change of every circuit: counts the state changes, and notifies the subscribers of state and mode
+/// changes.
 #[derive(Debug)]
 pub(super) struct CircuitEvents {
-    /// Increases with every change. A slow subscriber sees only the latest state of a circuit, whose history contains the
-    /// changes that it missed.
+    /// Increases with every change. A slow subscriber may miss values. It then finds the changes that it missed in the
+    /// history that each circuit keeps.
     version: watch::Sender<u64>,
-    /// At most one entry for each circuit, pair of states and reason.
+    /// The number of state changes of each kind. There is at most one entry for each circuit, pair of states and
+    /// reason.
     transitions: Mutex<BTreeMap<TransitionKind, u64>>,
 }
 
@@ -101,18 +109,19 @@ pub const AUTO_FACTOR: u32 = 8;
 pub const AUTO_MIN: Duration = Duration::from_millis(5);
 /// The highest measured slow threshold.
 pub const AUTO_MAX: Duration = Duration::from_secs(1);
-/// The commits that are timed to set a threshold: enough for a 99th percentile.
+/// The commits that are timed to set a slow threshold. Their number is enough to estimate a 99th percentile.
 const AUTO_TRIAL: CommitTrial = CommitTrial {
     commits_max: 200,
     time_max: Duration::from_secs(2),
 };
-/// The commits that are timed to check a configured threshold: enough for a median.
+/// The commits that are timed to check a configured slow threshold. Their number is enough to estimate a median.
 const CHECK_TRIAL: CommitTrial = CommitTrial {
     commits_max: 15,
     time_max: Duration::from_millis(250),
 };
 
-/// The slow threshold of a request with thousands of transactions, as a multiple of that of a single transaction.
+/// The slow threshold of a request with many transactions or accounts is this many times the slow threshold of a single
+/// transaction.
 const BULK_FACTOR: u32 = 20;
 /// The highest slow threshold that a circuit accepts.
 const SLOW_THRESHOLD_MAX: Duration = Duration::from_secs(60);
@@ -120,7 +129,7 @@ const SLOW_THRESHOLD_MAX: Duration = Duration::from_secs(60);
 // ===== impl CircuitOptions =====
 
 impl CircuitOptions {
-    /// The commits to time before the circuits are made.
+    /// Returns how many commits to time before the circuits are made.
     pub(super) fn trial(&self) -> CommitTrial {
         if self.needs_times() {
             AUTO_TRIAL
@@ -129,7 +138,7 @@ impl CircuitOptions {
         }
     }
 
-    /// Whether a threshold depends on the time of commits.
+    /// Returns whether a slow threshold is measured, so that the start depends on the times of commits.
     pub(super) fn needs_times(&self) -> bool {
         let auto = |source| source == ThresholdSource::Auto;
         auto(self.threshold) || self.methods.iter().flatten().any(|method| auto(method.threshold))
@@ -145,7 +154,7 @@ impl Default for InitialMode {
 // ===== impl ThresholdSource =====
 
 impl ThresholdSource {
-    /// The name on the wire: `default`, `preset`, `configured`, `auto`.
+    /// Returns the name of the source in gRPC messages: `default`, `preset`, `configured` or `auto`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -166,8 +175,8 @@ pub fn auto_threshold(p99: Duration) -> Duration {
 // ===== impl CallKind =====
 
 impl CallKind {
-    /// Returns the settings of this kind of call if the operator configured none for it: the base, with a longer slow threshold
-    /// for the kinds with many transactions.
+    /// Returns the settings that a kind of call has if the operator configured none for this kind. They are the base,
+    /// with a longer slow threshold for the kinds with many transactions or accounts.
     #[must_use]
     pub fn settings(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
         let mut config = base.clone();
@@ -179,7 +188,7 @@ impl CallKind {
         config
     }
 
-    /// Sets the slow threshold of this kind, computed from that of a single transaction.
+    /// Sets the slow threshold of this kind. `unary` is the slow threshold of a single transaction.
     fn set_threshold(self, config: &mut CircuitBreakerConfig, unary: Duration) {
         let factor = if self == CallKind::Unary { 1 } else { BULK_FACTOR };
         config.slow_threshold = unary.saturating_mul(factor).min(SLOW_THRESHOLD_MAX);
@@ -190,7 +199,7 @@ impl CallKind {
 // ===== impl Circuits =====
 
 impl Circuits {
-    /// Makes the circuits. `times` are measured times of commits, if they could be measured.
+    /// Makes the circuits. `times` are the measured times of commits; `None` if they could not be measured.
     pub(super) fn new(
         base: &CircuitBreakerConfig,
         options: &CircuitOptions,
@@ -248,7 +257,8 @@ impl Circuits {
         self.breakers.iter().zip(&self.sources).map(report).collect()
     }
 
-    /// Advances the circuits' time. `journal` is the work that the calls of every circuit wait for.
+    /// Advances the time of the circuits. `journal` is the progress of the commits, which calls of every circuit wait
+    /// for.
     pub(super) fn tick(&self, journal: Work) {
         for breaker in &self.breakers {
             breaker.tick_watching(journal);
@@ -256,7 +266,8 @@ impl Circuits {
     }
 }
 
-/// Checks that healthy commits are faster than the threshold: otherwise they would open the circuit.
+/// Checks that the median commit is faster than the slow threshold. Otherwise the calls on a healthy disk would be slow
+/// and would open the circuit.
 fn check_floor(
     kind: CallKind,
     config: &CircuitBreakerConfig,
@@ -285,12 +296,12 @@ impl CircuitEvents {
         }
     }
 
-    /// Returns a receiver whose value changes with every later change.
+    /// Returns a receiver whose value changes with every later change of a state or mode.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Returns how often each kind of change has happened.
+    /// Returns each kind of state change that has happened, with its count.
     pub(super) fn transitions(&self) -> Vec<(TransitionKind, u64)> {
         let transitions = self.transitions.lock();
         transitions.iter().map(|(kind, count)| (*kind, *count)).collect()
@@ -326,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_measured_threshold_is_eight_times_the_p99_within_bounds() {
+    fn a_measured_slow_threshold_is_eight_times_the_99th_percentile_within_bounds() {
         for (p99, expected) in [
             (Duration::from_micros(100), AUTO_MIN),
             (Duration::from_millis(2), Duration::from_millis(16)),
@@ -337,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn bulk_kinds_take_longer_and_stay_valid() {
+    fn kinds_with_many_transactions_get_longer_and_valid_slow_thresholds() {
         let base = CircuitBreakerConfig::default();
         assert_eq!(CallKind::Unary.settings(&base), base);
         let bulk = CallKind::Bulk.settings(&base);

@@ -1,12 +1,13 @@
-//! How the breaker judges the answers of the engine.
+//! Decides whether an answer of the engine counts as a success or as a failure for the circuit breaker.
 
 use tally_batch::{Answer, BatchError};
 use tally_breaker::{Classify, Verdict};
 
 use super::{fault::StoreFault, pending::EngineReply};
 
-/// Every outcome of a transaction is a success, even a rejection: a client without funds must not open the circuit
-/// for others. A request that EXEC never executed is neutral. A fault of the store is a failure.
+/// Turns answers of the engine into verdicts. Every outcome of a transaction is a success, even a rejection, because a
+/// client without funds must not open the circuit for other clients. A fault of the store is a failure, except damage
+/// of a single record. A request that was never queued, or that was interrupted, is neutral.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EngineClassifier;
 
@@ -16,7 +17,8 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
             Ok(Answer { value, timing }) => {
                 let verdict = match value.fault() {
                     None => Verdict::success(),
-                    // One damaged record must not open the circuit for others, even if a client reads it again and again.
+                    // One damaged record must not open the circuit for other clients, even if a client reads the record
+                    // again and again.
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
                     Some(_) => Verdict::failure(),
                 };
@@ -25,9 +27,10 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     .in_batch(value.block())
             }
             Err(BatchError::Lost) => Verdict::failure(),
-            // An expired deadline is not a failure: the caller may have set it too short. A call that had already exceeded the
-            // slow threshold counts as slow, so that callers with deadlines do not hide a disk that hangs. A call with a
-            // shorter deadline does not count as fast.
+            // An expired deadline is not a failure, because the caller may have set the deadline too short. If the call
+            // had already exceeded the slow threshold, the call counts as slow. So a disk that hangs is noticed
+            // although the callers have deadlines. If the deadline was shorter than the slow threshold, the call counts
+            // neither as slow nor as fast.
             Err(BatchError::ExpiredInExecution | BatchError::ExpiredInQueue) => Verdict::given_up(),
             // These errors say nothing about the disk. If they counted as failures, a full queue would open the
             // circuit, and a probe that finds the queue full would keep the circuit open.

@@ -13,7 +13,8 @@ use crate::{store::embedded::Candidates, telemetry::TraceLink};
 
 /// Maximum number of transactions in one request.
 pub const TRANSACTIONS_MAX: usize = 8192;
-/// Maximum number of accounts in one request. All of them are created in one block, however large they are.
+/// Maximum number of accounts in one request. One block contains all accounts of a request, even if they are larger
+/// than a block usually is.
 pub const CREATE_ACCOUNTS_MAX: usize = 1000;
 /// Maximum number of accounts in a page.
 pub const PAGE_ACCOUNTS_MAX: usize = 1000;
@@ -38,11 +39,11 @@ pub enum Command {
         /// Maximum number of accounts.
         limit: usize,
     },
-    /// Finds the positions where a transaction's record may be.
+    /// Returns the positions in the journal where the record of the transaction with this id may be.
     Locate(String),
     /// Reads the ids of these accounts.
     AccountIds(Vec<AccountIndex>),
-    /// Encodes some accounts, from this one on, for a checkpoint.
+    /// Encodes accounts for a checkpoint, from this account on. EXEC chooses how many.
     CheckpointChunk(AccountIndex),
     /// Commits the open block, even if it is empty.
     Probe,
@@ -64,7 +65,7 @@ pub enum CommandReply {
         /// The first account of the next page, if there is one.
         next: Option<AccountIndex>,
     },
-    /// The positions where the record may be.
+    /// The positions in the journal where the record may be.
     Located(Candidates),
     /// The ids, in the order of the command.
     AccountIds(Vec<String>),
@@ -84,24 +85,28 @@ pub enum CommandReply {
 pub enum CreatedAccounts {
     /// All accounts exist now.
     All(Vec<AccountSnapshot>),
-    /// An account with one of the ids exists with other content. None was created.
+    /// An account with one of the ids exists, but with other content. No account was created.
     Reused {
-        /// The index of that account in the request.
+        /// The index of that account in the request, from 0.
         place: usize,
     },
-    /// The ledger has no room for all of them. None was created.
+    /// The ledger has no room for all accounts of the request. No account was created.
     Full(TableFull),
 }
 
-/// Transactions in the ledger's encoding, back to back in one buffer, with the hashes of their names.
+/// Transactions in the ledger's encoding, back to back in one buffer, with the hashes of their transaction ids and
+/// account ids. In this type, the *place* of a transaction is its index in the batch, from 0.
 #[derive(Debug)]
 pub struct TransactionBatch {
     bytes: Vec<u8>,
     entries: SmallVec<[Entry; 1]>,
-    /// The hashes of the account ids of all transactions. The two of a simple unary call need no allocation.
+    /// The hashes of the account ids of all transactions. The two hashes of a unary call with one transfer need no
+    /// allocation.
     account_tags: SmallVec<[u64; 2]>,
+    /// The key of the hash function.
     seed: u64,
-    /// The charge for the memory of the batch. It is dropped with the batch, even if the caller has gone earlier.
+    /// The charge for the memory of the batch. It lasts until the batch is dropped, even if the caller disconnects
+    /// earlier.
     payment: Option<Box<dyn Payment>>,
 }
 
@@ -120,7 +125,8 @@ struct Entry {
 // ===== impl TransactionBatch =====
 
 impl TransactionBatch {
-    /// An empty batch, with room for `bytes` bytes of transactions. `seed` is the key of the hash of names.
+    /// Makes an empty batch, with room for `bytes` bytes of encoded transactions. `seed` is the key of the hash
+    /// function.
     #[must_use]
     pub(super) fn new(seed: u64, bytes: usize) -> Self {
         TransactionBatch {
@@ -137,10 +143,11 @@ impl TransactionBatch {
         self.payment = Some(payment);
     }
 
-    /// Adds a transaction. The caller has checked its bounds, and that the batch [is not full](TransactionBatch::is_full).
+    /// Adds a transaction. The caller must have checked the bounds of the transaction, and that the batch
+    /// [is not full](TransactionBatch::is_full).
     ///
     /// # Panics
-    /// If the batch outgrows 4 GiB, which the bounds prevent.
+    /// If the batch grows beyond 4 GiB. The bounds prevent this.
     pub fn push(&mut self, heading: &Heading<'_>, transfers: &[Transfer<&[u8]>]) {
         put_transaction(&mut self.bytes, heading, transfers.iter().copied());
         for transfer in transfers {
@@ -182,7 +189,7 @@ impl TransactionBatch {
         self.entries.len() >= TRANSACTIONS_MAX
     }
 
-    /// The hashes of the names in the transaction at `place`; `None` if there is no such transaction.
+    /// Returns the hashes of the ids in the transaction at `place`; `None` if there is no such transaction.
     #[must_use]
     pub fn tags(&self, place: usize) -> Option<Tags<'_>> {
         let entry = self.entries.get(place)?;
@@ -193,10 +200,10 @@ impl TransactionBatch {
         })
     }
 
-    /// The transaction at `place`; `None` if there is no such transaction.
+    /// Returns the transaction at `place`; `None` if there is no such transaction.
     ///
     /// # Panics
-    /// If the transaction can't be decoded: [`TransactionBatch::push`] has encoded it.
+    /// If the transaction can't be decoded. That is a bug, because [`TransactionBatch::push`] has encoded it.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<TransactionView<'_, &[u8]>> {
         let entry = self.entries.get(place)?;
@@ -208,7 +215,7 @@ impl TransactionBatch {
         }
     }
 
-    /// The transaction at `place` and the hashes of its names.
+    /// Returns the transaction at `place` and the hashes of its ids.
     ///
     /// # Panics
     /// If there is no such transaction.
@@ -222,11 +229,12 @@ impl TransactionBatch {
         (transaction, tags)
     }
 
+    /// Returns the entry of the transaction before `place`; `None` for the first transaction.
     fn before(&self, place: usize) -> Option<&Entry> {
         self.entries.get(place.checked_sub(1)?)
     }
 
-    /// The bytes of memory that the batch holds, including spare capacity.
+    /// Returns the bytes of memory that the batch holds, including spare capacity.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity()
@@ -260,7 +268,7 @@ impl BatchItem for Command {
     }
 }
 
-/// An upper bound of the bytes that the account takes in the journal.
+/// Returns an upper bound of the bytes that the record of an account takes in the journal.
 pub(super) fn account_bytes_max(account: &NewAccount) -> usize {
     let metadata: usize = account
         .metadata

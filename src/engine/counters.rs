@@ -1,5 +1,5 @@
-//! Counters of the engine, for GetBatchStats and the metrics. Each counter is read by itself: two of them may be from
-//! different moments.
+//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two of them
+//! may show different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,7 +30,7 @@ pub(super) struct EngineCounters {
     last_scrub_pass: AtomicU64,
 }
 
-/// How damage in the journal was found.
+/// What found damage in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundBy {
     /// By a call that read the damaged record.
@@ -39,10 +39,10 @@ pub enum FoundBy {
     Scrub,
 }
 
-/// What is known about damage to the journal, since the process started.
+/// Counts of damage that was found in the journal, and of the scrub, since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalCondition {
-    /// How often calls and the scrub found damage. The scrub finds the same damage again in every pass.
+    /// How often calls and the scrub found damage. Every pass of the scrub finds the same damage again.
     pub damages: [(FoundBy, u64); FoundBy::ALL.len()],
     /// Bytes of blocks that the scrub has checked.
     pub scrubbed_bytes: u64,
@@ -69,17 +69,17 @@ pub struct LedgerFigures {
     pub ids: u64,
     /// Memory of the id index, in bytes.
     pub id_bytes: u64,
-    /// The sequence of the last committed transaction.
+    /// The sequence number of the last committed transaction; 0 before the first.
     pub last_sequence: u64,
 }
 
 // ===== impl FoundBy =====
 
 impl FoundBy {
-    /// Both ways.
+    /// Everything that finds damage.
     pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
 
-    /// The value of the label `found_by`.
+    /// Returns the value of the label `found_by`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,18 +109,18 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
-    /// Counts a request that depends on a block that could not be written.
+    /// Counts a request whose outcome is unknown because its block could not be written.
     pub(super) fn unknown_outcome(&self) {
         self.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of requests whose outcome is unknown because their block could not be written.
+    /// Returns the number of requests whose outcome is unknown because their block could not be written.
     #[must_use]
     pub(super) fn unknown_outcomes(&self) -> u64 {
         self.unknown_outcomes.load(Ordering::Relaxed)
     }
 
-    /// Counts damage in the journal.
+    /// Counts that damage was found in the journal.
     pub(super) fn damage(&self, found_by: FoundBy) {
         let [call, scrub] = &self.damages;
         let damages = match found_by {
@@ -135,13 +135,13 @@ impl EngineCounters {
         self.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts a pass of the scrub that ended `at` this time.
+    /// Counts a complete pass of the scrub. `at` is the time of its end.
     pub(super) fn scrub_pass(&self, at: Timestamp) {
         self.last_scrub_pass.store(at.as_nanos(), Ordering::Relaxed);
         self.scrub_passes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns what is known about damage to the journal.
+    /// Returns the counts of damage and of the scrub.
     pub(super) fn journal(&self) -> JournalCondition {
         let [call, scrub] = &self.damages;
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl EngineCounters {
         }
     }
 
-    /// Publishes the figures of the ledger. EXEC calls it once for each block, and before it sleeps.
+    /// Publishes the figures of the ledger. EXEC calls this method once for each block, and before it sleeps.
     pub(super) fn publish(&self, book: &JournaledLedger) {
         let (ids, id_bytes) = book.id_memory();
         let accounts = book.ledger().accounts();

@@ -9,13 +9,13 @@ use crate::store::embedded::StoreConfig;
 /// The settings of the engine.
 #[derive(Debug, Clone, Default)]
 pub struct EngineConfig {
-    /// The queue.
+    /// The settings of the queue and the batches.
     pub batch: BatchConfig,
-    /// The breaker: the settings of every kind of call without its own settings.
+    /// The settings of the circuit of every kind of call that has no settings of its own in `circuits`.
     pub breaker: CircuitBreakerConfig,
-    /// The circuits of the kinds of calls.
+    /// Further settings of the circuits: their mode at the start, and the settings of single kinds of calls.
     pub circuits: CircuitOptions,
-    /// The journal, if the data directory has yet to be made.
+    /// The sizes of the journal. They are used only when a data directory is made.
     pub store: StoreConfig,
     /// The bytes of journal between two checkpoints.
     pub checkpoint: CheckpointInterval,
@@ -23,7 +23,8 @@ pub struct EngineConfig {
     pub scrub: ScrubRate,
 }
 
-/// The bytes of journal between two checkpoints. A start replays about this much at most.
+/// The bytes of journal between two checkpoints. A start replays the journal from the newest checkpoint on, which is
+/// about this many bytes at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval(pub u64);
 

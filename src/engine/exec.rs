@@ -1,5 +1,6 @@
-//! EXEC: the one thread that changes the ledger. It runs no async code and takes no lock for a transaction. Its only I/O is
-//! to read back an old record when an id is used again.
+//! EXEC: the one thread that changes the ledger. It runs no async code, and takes no lock to execute a transaction.
+//! When nothing is in flight, EXEC also commits a small block itself. Otherwise its only I/O is to read an old record
+//! when a transaction id is used again.
 
 use std::sync::Arc;
 
@@ -23,23 +24,25 @@ use super::{
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
 
-/// Maximum number of items that EXEC takes from the queue at a time.
+/// Maximum number of items (transactions, accounts, single reads) that EXEC takes from the queue at a time.
 const TAKE_ITEMS: usize = 8192;
-/// While a block is in flight, callers wake EXEC only when this many requests wait. Fewer requests wait for the end of the
-/// block, which wakes EXEC anyway. So most callers need no system call.
+/// While a block is in flight, a caller wakes EXEC only if this many requests wait in the queue. Fewer requests stay in
+/// the queue until the block is durable, and then WAL wakes EXEC. So most callers need no system call to wake EXEC.
 const BUSY_WAKE_REQUESTS: usize = 64;
-/// A block with at least this many records is sealed while another is still being synced.
+/// A block with at least this many records is sealed even while another block is in flight.
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// EXEC prefetches the memory of accounts this many transactions before it executes them, and the index of names twice as
-/// early. In the time of one access to memory, EXEC executes about this many transactions. Within a batch, EXEC prefetches
-/// for this many transactions at a time.
+/// EXEC prefetches the accounts of a transaction while it executes the transaction that is this many places earlier. It
+/// prefetches the entries of the hash indexes of ids twice as early, because the entries name the accounts. One access
+/// to main memory takes about as long as EXEC needs for this many transactions. Within a batch, EXEC prefetches for
+/// this many transactions at a time.
 const PREFETCH_DISTANCE: usize = 8;
 
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
+    /// The ledger, with the open block that its changes are written to.
     book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
     /// Gives the answers that wait for no block in flight.
@@ -48,6 +51,7 @@ pub(super) struct Exec {
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     open: OpenBatch,
+    /// An empty vector, which keeps its memory between two calls of [`Exec::execute_waiting`].
     claimed: Vec<Claimed<Command, EngineReply>>,
     /// The log takes no more blocks.
     failed: bool,
@@ -56,9 +60,9 @@ pub(super) struct Exec {
 /// What a call of [`Exec::step`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// There was something to do. There may be more.
+    /// There was work. There may be more work.
     Worked,
-    /// There is nothing to do until this many requests wait, or a block in flight is durable.
+    /// There is no work until `wake_at` requests wait in the queue, or a block in flight is durable.
     Idle { wake_at: usize },
     /// The queue is closed and empty.
     Ended,
@@ -100,7 +104,7 @@ impl Exec {
         self.pipeline.wait_idle();
     }
 
-    /// Executes the commands that wait, and seals the open block if it is time.
+    /// Executes the commands in the queue, and then hands the open block over if the block is due.
     fn step(&mut self) -> Step {
         let taken = self.execute_waiting();
         let progress = self.catch_up();
@@ -124,11 +128,12 @@ impl Exec {
         Step::Worked
     }
 
-    /// Executes the commands that wait. Returns the number of their items.
+    /// Takes commands from the queue and executes them. Returns the number of their items.
     fn execute_waiting(&mut self) -> usize {
         let mut claimed = std::mem::take(&mut self.claimed);
         let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
-        // Before anything is executed: after a failure, the answer is that nothing was executed.
+        // Must come before the first command is executed: if the log has failed, the answers say that nothing was
+        // executed.
         self.catch_up();
         self.prefetch_first(&claimed);
         let mut commands = claimed.drain(..);
@@ -156,7 +161,8 @@ impl Exec {
         taken
     }
 
-    /// The last block that the command just executed depends on, whether it wrote or only read.
+    /// Returns the number of the last block that the answer to the latest command depends on. A read depends on the
+    /// writes that it shows.
     const fn last_block(&self) -> u64 {
         if self.open.has_probe() {
             self.book.open_block()
@@ -198,7 +204,7 @@ impl Exec {
         }
     }
 
-    /// Prefetches the memory of the first commands, before any of them is executed.
+    /// Prefetches the memory that the first commands need, before any of them is executed.
     fn prefetch_first(&self, commands: &[Claimed<Command, EngineReply>]) {
         for tags in commands.iter().take(2 * PREFETCH_DISTANCE).filter_map(first_tags) {
             self.book.prefetch_names(tags);
@@ -208,8 +214,8 @@ impl Exec {
         }
     }
 
-    /// Prefetches the memory of `commands`, which EXEC executes after the next command. [`Exec::prefetch_within`] does the
-    /// same for the transactions of a batch.
+    /// Prefetches memory for `commands`, which are the commands after the one that EXEC is about to execute.
+    /// [`Exec::prefetch_within`] does the same for the transactions of a batch.
     fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
         let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
         if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
@@ -240,11 +246,13 @@ impl Exec {
         Ok(outcomes)
     }
 
-    /// Prefetches the memory that the transactions after `place` will touch while others are executed: first the index of
-    /// names, then the accounts that it leads to. It does so for several transactions at once, because a CPU translates several
-    /// addresses at a time only if the loads stand close together in the program.
+    /// Prefetches the memory that later transactions of the batch need, before the transaction at `place` is executed.
+    /// The entries of the hash indexes of ids come first, and then the accounts that these entries name. One call
+    /// prefetches for [`PREFETCH_DISTANCE`] transactions, because a CPU translates several addresses at a time only if
+    /// their loads are close together in the program.
     fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {
-        // At the start, only the memory of the batch's first transaction was prefetched, as for every command.
+        // At place 0, only the memory of the first transaction was prefetched so far, by `prefetch_first` or
+        // `prefetch_behind`.
         let from = |distance: usize| if place == 0 { 1 } else { place + distance };
         let names = from(2 * PREFETCH_DISTANCE)..place + 3 * PREFETCH_DISTANCE;
         for tags in names.map_while(|place| batch.tags(place)) {
@@ -269,8 +277,9 @@ impl Exec {
         loop {
             match self.book.process(transaction, tags) {
                 Ok(outcome) => return Ok(outcome),
-                // The id was used a moment ago and its block is in flight. EXEC must know whether that block becomes durable,
-                // and nothing else could become durable before it anyway.
+                // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
+                // its record, to compare the ids, only when the block is durable. The wait costs other transactions
+                // little, because blocks become durable in order.
                 Err(RecordError::NotYetDurable(_)) => {
                     self.pipeline.wait_idle();
                     if self.catch_up().failed {
@@ -283,7 +292,7 @@ impl Exec {
     }
 
     fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> Result<CreatedAccounts, StoreFault> {
-        // All in one block, so that a crash leaves all or none.
+        // All accounts must be in one block, so that after a crash either all of them exist or none.
         if !self
             .book
             .has_room_for_bytes(accounts.iter().map(account_bytes_max).sum())
@@ -313,8 +322,10 @@ impl Exec {
         }
     }
 
+    /// Returns the state of the account with this index, which the ledger has returned before.
+    ///
     /// # Panics
-    /// If the ledger has no such account, although it has given out the index.
+    /// If the ledger has no such account.
     fn snapshot(&self, index: AccountIndex) -> AccountSnapshot {
         let Some(snapshot) = self.book.ledger().accounts().snapshot(index) else {
             panic!("account {index:?} was created, but the ledger does not have it");
@@ -322,10 +333,11 @@ impl Exec {
         snapshot
     }
 
-    /// The id of an account that a record on the disk names.
+    /// Returns the id of an account whose index comes from a record on the disk.
     ///
     /// # Errors
-    /// [`StoreFault::ReadFailed`] if the ledger has no such account: then the record is damaged, although its checksum is right.
+    /// [`StoreFault::ReadFailed`] if the ledger has no such account. The record is damaged then, although its checksum
+    /// is right.
     fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
         let Some(id) = self.book.ledger().accounts().id(index) else {
             tracing::error!(account = index.0, "a record names an account that does not exist");
@@ -334,19 +346,19 @@ impl Exec {
         Ok(id.to_owned())
     }
 
-    /// Updates the state from the log: how far it is durable, and whether it has failed.
+    /// Asks the pipeline how far the log is durable and whether the log has failed, and records both.
     fn catch_up(&mut self) -> Progress {
         let progress = self.pipeline.progress();
         self.book.durable_to(progress.durable.chain().position);
-        // What is in memory will never be durable, so EXEC executes nothing more.
+        // After a failure, the latest changes in memory never become durable, so EXEC executes nothing more.
         self.failed |= progress.failed;
         progress
     }
 
-    /// Hands the open block over in the middle of a command. The next record goes into a new block.
+    /// Hands the open block over to the pipeline in the middle of a command. The next record goes into a new block.
     ///
     /// # Errors
-    /// [`StoreFault::Failed`] if it is known that nothing will be written any more.
+    /// [`StoreFault::Failed`] if the log has failed.
     fn next_block(&mut self, reason: FlushReason) -> Result<(), StoreFault> {
         self.flush(reason);
         if self.failed {
@@ -356,7 +368,7 @@ impl Exec {
         }
     }
 
-    /// Seals the open block if it has a record or a probe waits for it.
+    /// Seals the open block if the block has a record or if a probe waits for the block.
     fn seal(&mut self, reason: FlushReason) -> Option<SealedBlock> {
         let (records, bytes) = (self.book.open_records(), self.book.open_bytes());
         if records == 0 && !self.open.has_probe() {
@@ -366,8 +378,8 @@ impl Exec {
         Some(self.book.seal_even_if_empty(self.open.take_spare()))
     }
 
-    /// Hands the open block over with the answers that wait for it. With nothing to write and nothing in flight, EXEC gives
-    /// the answers itself.
+    /// Hands the open block over to the pipeline, together with the answers that wait for the block. If there is
+    /// nothing to write and nothing is in flight, or if the log has failed, EXEC gives the answers itself.
     fn flush(&mut self, reason: FlushReason) {
         let progress = self.catch_up();
         let block = if self.failed { None } else { self.seal(reason) };
@@ -384,15 +396,15 @@ impl Exec {
             }
         }
         let batch = self.open.seal(block);
-        // Before the answers are given, so that a caller who reads the counters sees its own call.
+        // Publish the counters before the answers are given, so that a caller who reads the counters sees its own call.
         self.counters.publish(&self.book);
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
     }
 }
 
-/// The hashes of the names in a command's first transaction. Prefetching across commands matters for commands that have a
-/// single transaction.
+/// Returns the hashes of the ids in the first transaction of a command. Prefetching for later commands matters only for
+/// commands with a single transaction, so the hashes of the other transactions are not needed.
 fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
     if let Command::Transactions(batch, _) = &command.item {
         batch.tags(0)
@@ -402,7 +414,7 @@ fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
 }
 
 impl Drop for Exec {
-    /// WAL must not wait for EXEC after the thread has ended, also after a panic.
+    /// Closes the pipeline, so that WAL does not wait for EXEC after this thread has ended or has panicked.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);

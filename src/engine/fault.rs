@@ -1,4 +1,5 @@
-//! Faults of the engine. The rejection of a transaction is not a fault, but an outcome.
+//! Faults of the engine: technical reasons why a command has no result. The rejection of a transaction is an outcome
+//! and not a fault.
 
 use tally_batch::BatchError;
 use tally_breaker::Rejection;
@@ -15,7 +16,8 @@ pub enum EngineError {
     /// The circuit breaker did not admit the command. It was not executed.
     #[error("the circuit is open")]
     CircuitOpen(Rejection),
-    /// The queue was full, the deadline passed, or the service stops.
+    /// The queue was full, the deadline passed, the service stops, or an earlier request of the sequence was not
+    /// executed.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The store has a fault.
@@ -27,8 +29,8 @@ pub enum EngineError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StoreFault {
-    /// A write or a sync of the journal failed after the command, or a part of it, was executed. Whether it is durable is
-    /// unknown.
+    /// A write or a sync of the journal failed after the command, or a part of the command, was executed. Whether the
+    /// effects are durable is unknown.
     #[error(
         "the journal could not be written; whether the transaction is durable is unknown until the next start"
     )]
@@ -39,7 +41,7 @@ pub enum StoreFault {
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
-    /// A record of the journal, or its block, is damaged or missing. Its content is unknown.
+    /// A record of the journal, or the block that contains the record, is damaged or missing. The content is unknown.
     #[error(
         "the journal is damaged at segment {segment}, offset {offset}; the record there is unknown until the data is \
          restored from a backup"
@@ -47,7 +49,7 @@ pub enum StoreFault {
     Damaged {
         /// The number of the segment.
         segment: u32,
-        /// The offset in its file, in bytes.
+        /// The offset in the file of the segment, in bytes.
         offset: u32,
     },
 }
@@ -55,7 +57,8 @@ pub enum StoreFault {
 // ===== impl StoreFault =====
 
 impl StoreFault {
-    /// Returns the fault of an `error` while a record was read back. Logs the error, and counts damage.
+    /// Returns the fault for an `error` that occurred while a record was read from the journal. Logs the error, and
+    /// counts the damage if there is any.
     pub(super) fn from_read_error(error: &RecordError, counters: &EngineCounters) -> Self {
         tracing::error!(%error, "a record could not be read back");
         match error.damage() {
@@ -67,7 +70,7 @@ impl StoreFault {
         }
     }
 
-    /// Returns the fault of a damaged record at `position`.
+    /// Returns the fault for a damaged record at `position`.
     #[must_use]
     pub const fn damaged_at(position: Position) -> Self {
         StoreFault::Damaged {
@@ -76,7 +79,8 @@ impl StoreFault {
         }
     }
 
-    /// Returns the fault of a command of which a part was executed. Its error must not say that nothing was executed.
+    /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] means that nothing
+    /// was executed, so this method turns it into [`StoreFault::WriteFailed`].
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {
@@ -89,14 +93,15 @@ impl StoreFault {
 // ===== impl EngineError =====
 
 impl EngineError {
-    /// Whether it is certain that the command was not executed.
+    /// Returns whether it is certain that no part of the command was executed.
     #[must_use]
     pub const fn is_not_executed(&self) -> bool {
         match self {
             EngineError::CircuitOpen(_) => true,
             EngineError::Batch(error) => error.is_not_executed(),
             EngineError::Store(fault) => match fault {
-                // The transactions of a request before the one whose record could not be read may be committed.
+                // For the last two: one transaction of the request needed a record that could not be read. The
+                // transactions before that transaction may be committed.
                 StoreFault::WriteFailed | StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::Failed => true,
             },

@@ -1,4 +1,4 @@
-//! Whether the engine works.
+//! The health of the engine: threads report failures, and the service learns of the first failure.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use tokio::sync::watch;
 /// Whether the engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// It works.
+    /// The engine works.
     Running,
-    /// A write or a sync of the journal failed. The memory is ahead of the disk, so nothing may be read or written until the
-    /// next start.
+    /// A write or a sync of the journal failed. The state in memory shows changes that are not on the disk, so nothing
+    /// may be read or written until the next start.
     StoreFailed,
     /// A thread or task that the service needs panicked or ended. The state in memory may be inconsistent and must not be used.
     Panicked,
 }
 
-/// The engine's condition. Threads report failures, and the service waits for them.
+/// The engine's condition. Threads report failures here, and the service waits for a failure.
 #[derive(Debug)]
 pub struct Health(watch::Sender<Condition>);
 
-/// Reports a panic of the thread or task that holds it. Without it, a panic could leave a process that runs but does not
-/// serve.
+/// Reports a panic of the thread or task that holds the guard. Without the guard, the process could continue after a
+/// panic, but answer no calls.
 #[derive(Debug)]
 pub struct PanicGuard(Arc<Health>);
 
@@ -32,7 +32,7 @@ impl PanicGuard {
         PanicGuard(health)
     }
 
-    /// Reports that the service can't work, without a panic.
+    /// Reports that the service can't work, although the thread or task has not panicked.
     pub fn fail(&self) {
         self.0.fail(Condition::Panicked);
     }
@@ -53,7 +53,7 @@ impl Health {
         Health(watch::Sender::new(Condition::Running))
     }
 
-    /// Reports a failure. The first one is kept.
+    /// Reports a failure. Only the first failure is kept.
     pub(super) fn fail(&self, condition: Condition) {
         self.0.send_if_modified(|current| {
             let first = *current == Condition::Running;

@@ -1,5 +1,6 @@
-//! The work of AUX: the next segment, the id files, the checkpoints, the scrub. No transaction waits for it. If it fails, only
-//! the next start takes longer.
+//! The maintenance thread, which has the role AUX. It prepares the next segment of the journal, writes id files and
+//! checkpoints, and scrubs the journal. No transaction waits for this work. If the thread can't write id files or
+//! checkpoints, the next start takes longer.
 
 use std::{
     collections::VecDeque,
@@ -31,26 +32,29 @@ use crate::store::embedded::{
     id_files::BlockWalk,
 };
 
-/// How often AUX checks whether there is something to do.
+/// Pause between two rounds of maintenance work.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Maximum number of a checkpoint's chunks in flight. Each waits for the block that it depends on. With one chunk at a time,
-/// a checkpoint would take as many blocks as it has chunks. With millions of accounts, that is minutes.
+/// Maximum number of chunks of a checkpoint in flight. A chunk contains a range of accounts, and its answer waits until
+/// a block is durable. With one chunk at a time, a checkpoint would have to wait for one block per chunk. With millions
+/// of accounts, that would take minutes.
 const CHUNKS_IN_FLIGHT_MAX: usize = 32;
-/// The journal grows by at least this multiple of a checkpoint's size before the next checkpoint, because the journal's syncs
-/// sometimes wait for the checkpoint's writes. Without this, checkpoints took a fifth of the throughput with 10 million accounts.
+/// Before the next checkpoint, the journal grows by at least this multiple of the size of the last checkpoint. The
+/// reason is that syncs of the journal sometimes wait for the writes of a checkpoint. Without this rule, checkpoints
+/// reduced the throughput by a fifth in a measurement with 10 million accounts.
 const CHECKPOINT_INTERVAL_FACTOR: u64 = 4;
-/// The number of chunks in flight is the time of the last answer divided by this interval. So chunks take less than a tenth
-/// of EXEC's time, and they do not slow down fast blocks.
+/// The maintenance thread requests about one chunk per interval of this length: the number of chunks in flight is the
+/// time that the last answer took, divided by this interval. At this rate, EXEC spends less than a tenth of its time on
+/// chunks.
 const CHUNK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Stops the thread.
+/// Stops the maintenance thread.
 #[derive(Debug, Clone)]
 pub(super) struct Stop {
     stopped: Arc<AtomicBool>,
     unparker: Unparker,
 }
 
-/// The state of the thread.
+/// The state of the maintenance thread.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     pub(super) batch: BatchProcessor<Command, EngineReply>,
@@ -61,11 +65,12 @@ pub(super) struct Maintenance {
     pub(super) checkpoints: ChunkedFiles,
     pub(super) id_files: ChunkedFiles,
     pub(super) directory: Arc<DataDirectory>,
-    /// A checkpoint is made after this many bytes of journal, or after [`CHECKPOINT_INTERVAL_FACTOR`] times the bytes of the last
-    /// checkpoint if that is more.
+    /// A checkpoint is made when the journal has grown by this many bytes, or by [`CHECKPOINT_INTERVAL_FACTOR`] times
+    /// the bytes of the last checkpoint if that is more.
     pub(super) checkpoint_bytes: u64,
+    /// The size of the last checkpoint that this process wrote, in bytes; 0 before the first.
     pub(super) last_checkpoint_bytes: u64,
-    /// The position from which a start with the newest checkpoint replays.
+    /// The position in the journal from which a start with the newest checkpoint replays blocks.
     pub(super) last_checkpoint: Position,
     /// The number of the first segment that may have no id file yet.
     pub(super) next_id_file: u32,
@@ -81,7 +86,7 @@ enum CheckpointError {
     Store(#[from] JournalError),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("EXEC gave the reply of another command")]
+    #[error("EXEC returned a reply that does not belong to the command")]
     UnexpectedReply,
 }
 
@@ -109,7 +114,7 @@ impl Stop {
 // ===== impl Maintenance =====
 
 impl Maintenance {
-    /// Works until it is stopped.
+    /// Does maintenance work until the thread is stopped.
     pub(super) fn run(mut self) {
         while !self.stop.is_stopped() {
             let durable = self.keep_up();
@@ -119,7 +124,7 @@ impl Maintenance {
         }
     }
 
-    /// Does what can't wait for the end of a long checkpoint. Returns how far the journal is durable.
+    /// Does the work that can't wait for the end of a long checkpoint. Returns how far the journal is durable.
     fn keep_up(&mut self) -> DurablePoint {
         self.prepare_segment();
         let durable = self.pipeline.progress().durable;
@@ -139,13 +144,15 @@ impl Maintenance {
 
     fn write_id_files(&mut self, durable: &ChainPoint) {
         while self.next_id_file < durable.position.segment() && !self.stop.is_stopped() {
-            // After a restore many id files may be missing; commits must not wait for a segment meanwhile.
+            // After a restore from a backup, many id files may be missing. Commits must not wait for the next segment
+            // while this loop writes the files.
             self.prepare_segment();
             match self.write_id_file(durable) {
                 Ok(0) => {}
                 Ok(ids) => tracing::debug!(segment = self.next_id_file, ids, "wrote an id file"),
                 Err(error) if error.damage().is_some() => {
-                    // A retry would read the same bytes. The scrub counts the damage.
+                    // A retry would read the same bytes, so continue with the next segment. The scrub counts the
+                    // damage.
                     tracing::error!(%error, segment = self.next_id_file, "the segment is damaged and gets no id file");
                 }
                 Err(error) => {
@@ -187,7 +194,8 @@ impl Maintenance {
                 self.last_checkpoint_bytes = bytes;
             }
             Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
-                // The service stops, is overloaded, or has failed. A later checkpoint will do.
+                // The service stops, is overloaded, or has failed. The thread tries again after a pause, if the service
+                // still runs.
                 self.pause();
             }
             Err(error) => {
@@ -218,13 +226,15 @@ impl Maintenance {
             if !bytes.is_empty() {
                 writer.accounts(&bytes)?;
             }
-            // The chunks after the last one are dropped. They could hold an account that was created meanwhile. By its
-            // index, the account belongs to this chunk, which does not hold it.
+            // No account came after this chunk when EXEC encoded it. The chunks after it that are in flight are
+            // dropped, because EXEC encoded them later. If accounts were created in the meantime, these chunks could
+            // contain some of them while this chunk lacks earlier ones.
             if next.is_none() {
                 break;
             }
         }
-        // The last answer waited for every block whose effects the accounts show.
+        // Answers come in order, so every block whose effects the accounts show is durable now, unless the log has
+        // failed.
         if self.pipeline.progress().failed {
             return Err(EngineError::Store(StoreFault::Failed).into());
         }
@@ -240,14 +250,15 @@ impl Maintenance {
         Ok(bytes)
     }
 
-    /// Asks EXEC for a chunk.
+    /// Requests a chunk from EXEC, with the accounts from `from` on.
     fn ask(&self, from: AccountIndex) -> ResponseFuture<EngineReply> {
         self.batch
             .submit(Submission::new(Command::CheckpointChunk(from), None))
     }
 
-    /// Waits for the answer. Returns it with its time in the queue and in the commit. While the queue is full, it asks again:
-    /// otherwise a constant overload would prevent every checkpoint.
+    /// Waits for the answer to the request of a chunk. Returns the reply and the time that the request spent in the
+    /// queue and in the commit. If the request was rejected because the queue is full, requests the chunk again,
+    /// because otherwise a constant overload would prevent every checkpoint.
     fn wait_for(
         &self,
         from: AccountIndex,
@@ -267,7 +278,7 @@ impl Maintenance {
         }
     }
 
-    /// Waits after a failure, before the next try.
+    /// Waits 1 s after a failure, or until the thread is stopped.
     fn pause(&self) {
         if !self.stop.is_stopped() {
             self.parker.park_timeout(INTERVAL * 50);
@@ -275,7 +286,7 @@ impl Maintenance {
     }
 }
 
-/// Returns how many chunks may be in flight after one that took `elapsed`.
+/// Returns how many chunks may be in flight if the last answer took `elapsed`.
 fn chunks_for(elapsed: Duration) -> usize {
     let chunks = elapsed.as_nanos() / CHUNK_INTERVAL.as_nanos();
     usize::try_from(chunks)

@@ -14,9 +14,9 @@ use crate::{
     telemetry::{Families, MetricSource},
 };
 
-/// From nanoseconds to seconds.
+/// Converts nanoseconds to seconds.
 const SECONDS: f64 = 1e-9;
-/// Upper bounds of latencies in nanoseconds: 50 µs to 10 s.
+/// Upper bounds of the buckets of latency histograms, in nanoseconds: 50 µs to 10 s.
 const LATENCY_BOUNDS: [u64; 17] = [
     50_000,
     100_000,
@@ -36,10 +36,10 @@ const LATENCY_BOUNDS: [u64; 17] = [
     5_000_000_000,
     10_000_000_000,
 ];
-/// Upper bounds of the number of transactions in a block.
+/// Upper bounds of the buckets of the histogram of records in a block.
 const ITEM_BOUNDS: [u64; 8] = [1, 4, 16, 64, 256, 1024, 4096, 16384];
 
-/// Every state of a circuit. The metric has one series for each.
+/// Every state of a circuit. The metric `tally_breaker_state` has one series for each state.
 const STATES: [CircuitState; 4] = [
     CircuitState::Closed,
     CircuitState::Open,
@@ -66,7 +66,7 @@ impl MetricSource for TallyEngine {
                 (labels, *count as f64)
             }),
         );
-        // Read once for all metrics, because a reading sums up every distribution.
+        // Read the statistics once for all metrics, because each call of `stats` sums up all distributions.
         let stats = self.stats();
         collect_queue(families, &stats.batch);
         self.collect_batches(families);
@@ -85,8 +85,8 @@ impl MetricSource for TallyEngine {
 }
 
 impl TallyEngine {
-    /// Returns a histogram of the time of commits: for each upper bound in nanoseconds, the number of commits above the bound
-    /// before it and up to this one. The last bound is `u64::MAX`.
+    /// Returns a histogram of the time from execution to durability. Each element is the upper bound of a bucket in
+    /// nanoseconds and the number of requests in this bucket alone. The last bound is `u64::MAX`.
     #[must_use]
     pub fn commit_histogram(&self) -> Vec<(u64, u64)> {
         let cumulative = self
@@ -110,12 +110,12 @@ impl TallyEngine {
         let latency = [
             (
                 "tally_queue_wait_seconds",
-                "Time from entering the queue to execution.",
+                "Time from the arrival of a request in the queue to its execution.",
                 &batch.queue_wait,
             ),
             (
                 "tally_commit_seconds",
-                "Time from execution to durability.",
+                "Time from the execution of a request to its durability.",
                 &batch.commit,
             ),
             (
@@ -214,7 +214,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.counter(
         "tally_queue_full_total",
-        "Requests refused because the queue was full.",
+        "Requests rejected because the queue was full.",
         stats.full as f64,
     );
     families.counters(
@@ -241,17 +241,17 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.gauge(
         "tally_queue_oldest_seconds",
-        "Approximate age of the oldest queued request.",
+        "Approximate age of the oldest queued request in seconds.",
         stats.oldest_age.as_secs_f64(),
     );
     families.gauge(
         "tally_batch_linger_seconds",
-        "Longest time that a batch waits for requests that are about to arrive.",
+        "Maximum time that a batch now waits for calls that have begun but have not reached the queue, in seconds.",
         stats.linger.as_secs_f64(),
     );
     families.counter(
         "tally_queue_held_back_total",
-        "Requests that waited for one more batch because their client had used up its share.",
+        "Requests that had to wait for a later batch because their client had used up its share of the batch.",
         stats.held_back as f64,
     );
     families.counter(

@@ -1,14 +1,17 @@
-//! The engine: breaker → batch processor → EXEC → commit pipeline → replies, on pinned threads.
+//! The engine executes commands one after the other, makes their effects durable, and then replies.
 //!
-//! [`TallyEngine::start`] opens the store and starts the threads; [`TallyEngine`] is what the gRPC services call.
+//! [`TallyEngine::start`] opens the store and starts the threads. The gRPC services call the methods of
+//! [`TallyEngine`]. NET, EXEC and WAL are the roles of the threads. NET serves the connections, EXEC executes commands,
+//! and WAL writes the journal.
 //!
 //! ```text
 //! NET ──▶ breaker ──▶ queue ──▶ EXEC ──▶ commit pipeline (WAL) ──▶ reply slots ──▶ NET
 //!   └─────── reads ─────▲                   └─▶ block log
 //! ```
 //!
-//! Writes pass the breaker. Reads do not, but they go through the same queue and their answers wait for the same log. So
-//! they are linearizable, and never show what a crash could take back.
+//! Writes pass the circuit breaker, and reads do not. Reads go through the same queue as writes, and the answer to a
+//! read waits until every write that it shows is durable. So reads are linearizable, and a crash can't undo what a read
+//! has shown.
 
 pub mod breaker_settings;
 mod call_kind;

@@ -1,5 +1,5 @@
-//! The data that belongs to the open block besides its records: the answers that wait for the block, and the spans of
-//! its calls.
+//! The data that belongs to the open block besides its records: the answers that wait for the block, and the trace
+//! spans of its calls. The open block is the block that EXEC fills with records.
 
 use tally_journal::BlockBuffer;
 
@@ -9,31 +9,33 @@ use crate::{
     telemetry::{LINKS_MAX, TraceLink},
 };
 
-/// Maximum number of items whose answers wait for one block. It bounds the memory of reads that wait for the disk.
+/// Maximum number of items whose answers wait for one block. Items are transactions, accounts and single reads. The
+/// maximum bounds the memory of reads that wait for the disk.
 const ANSWER_ITEMS_MAX: usize = 16 * 1024;
 
 /// The answers that wait for the open block, or for the blocks before it.
 #[derive(Debug, Default)]
 pub(super) struct OpenBatch {
     answers: Vec<PendingAnswer>,
-    /// Items of the commands that `answers` belong to.
+    /// Number of items of the commands that `answers` belong to.
     items: usize,
-    /// The spans of the calls in the open block, if they are exported; at most [`LINKS_MAX`].
+    /// The trace spans of the calls in the open block, if spans are exported; at most [`LINKS_MAX`].
     links: Vec<TraceLink>,
-    /// Whether a probe waits for the open block. Then the block is written even if it has no record.
+    /// Whether a [`Command::Probe`](super::command::Command::Probe) waits for the open block. If so, the block is
+    /// written even if it has no record.
     has_probe: bool,
     /// The buffer of the next block.
     spare: Option<BlockBuffer>,
 }
 
-/// A batch that takes no more answers, on its way through the commit pipeline.
+/// A batch that takes no more answers. EXEC hands it over to the commit pipeline.
 #[derive(Debug)]
 pub(super) struct SealedBatch {
     /// `None` if there is no block to write. Then the answers wait only for earlier blocks.
     pub(super) block: Option<SealedBlock>,
     /// The answers, in the order of the blocks that they depend on.
     pub(super) answers: Vec<PendingAnswer>,
-    /// The spans of the calls in the block.
+    /// The trace spans of the calls in the block.
     pub(super) links: Vec<TraceLink>,
 }
 
@@ -57,14 +59,15 @@ impl OpenBatch {
         self.answers.push(answer);
     }
 
-    /// Links the commit to the span of a call.
+    /// Adds the trace span of a call, to which the span of the commit will be linked. Does nothing without a span, or
+    /// after [`LINKS_MAX`] spans.
     pub(super) fn link(&mut self, link: Option<TraceLink>) {
         if self.links.len() < LINKS_MAX {
             self.links.extend(link);
         }
     }
 
-    /// Records that a probe waits for the open block. Then the block is written even if it has no record.
+    /// Records that a probe waits for the open block, so that the block is written even if it has no record.
     pub(super) const fn set_probe(&mut self) {
         self.has_probe = true;
     }
@@ -117,7 +120,7 @@ impl OpenBatch {
 // ===== impl SealedBatch =====
 
 impl SealedBatch {
-    /// The last block that must be durable before the last answer is given; 0 if there is none.
+    /// Returns the number of the block that must be durable before the last answer is given; 0 if there is none.
     pub(super) fn last_block(&self) -> u64 {
         let written = self.block.as_ref().map_or(0, |block| block.sequence);
         let awaited = self.answers.last().map_or(0, PendingAnswer::block);

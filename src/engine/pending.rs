@@ -1,10 +1,11 @@
-//! Answers that wait until the log holds the blocks that they depend on.
+//! Answers that wait until the blocks that they depend on are durable.
 //!
-//! **Durable before answered** rests on the types here. EXEC puts the result of a command into a [`PendingAnswer`], with the
-//! number of the block that it depends on. Callers get an [`EngineReply`], and only [`PendingAnswer::release`] makes one, from
-//! a [`DurablePoint`], which in turn is made only by the receipt of an append or by opening the store. If the point does not
-//! cover the block, the reply is a fault instead of the result. So no code that gives answers has to remember to check
-//! whether the log has failed.
+//! The types of this file enforce the rule "durable before answered". EXEC puts the result of a command into a
+//! [`PendingAnswer`], with the number of the block that the result depends on. Callers get an [`EngineReply`]. Only
+//! [`PendingAnswer::release`] makes an `EngineReply`, and it needs a [`DurablePoint`], which says how far the log is
+//! durable. Only an append to the log and the opening of the store make a `DurablePoint`. If the point does not cover
+//! the block, the reply is a fault instead of the result. So the code that gives answers does not have to check whether
+//! the log has failed.
 
 use tally_batch as batch;
 
@@ -18,13 +19,13 @@ pub struct EngineReply {
     block: u64,
 }
 
-/// The result of a command, which waits for its block.
+/// The result of a command, which waits until the block is durable that the result depends on.
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     to: batch::Reply<EngineReply>,
     result: Result<CommandReply, StoreFault>,
-    /// The last block whose effects the result shows. A command that spans blocks depends on all of them, and the last one is
-    /// durable only after the others.
+    /// The number of the last block whose effects the result shows. The records of a command can be in several blocks.
+    /// Blocks become durable in order, so it is enough to wait for the last block.
     block: u64,
 }
 
@@ -39,13 +40,13 @@ impl EngineReply {
         self.result
     }
 
-    /// Returns the fault that the store had, if it had one.
+    /// Returns the fault that the store had, or `None`.
     #[must_use]
     pub fn fault(&self) -> Option<StoreFault> {
         self.result.as_ref().err().copied()
     }
 
-    /// The number of the block that the result depends on, or would depend on if there were no fault.
+    /// Returns the number of the block that the result depends on, or would depend on if there were no fault.
     #[must_use]
     pub const fn block(&self) -> u64 {
         self.block
@@ -55,7 +56,7 @@ impl EngineReply {
 // ===== impl PendingAnswer =====
 
 impl PendingAnswer {
-    /// An answer that may be given once `block` is durable.
+    /// Makes an answer that may be given when `block` is durable.
     pub(super) const fn new(
         to: batch::Reply<EngineReply>,
         result: Result<CommandReply, StoreFault>,
@@ -64,16 +65,16 @@ impl PendingAnswer {
         PendingAnswer { to, result, block }
     }
 
-    /// The number of the last block that the answer depends on; 0 if it depends on none.
+    /// Returns the number of the last block that the answer depends on; 0 if it depends on none.
     pub(super) const fn block(&self) -> u64 {
         self.block
     }
 
-    /// Makes the reply when the log is durable up to `durable`: the result, if its block is durable. Otherwise the outcome is
-    /// unknown, and is counted as such.
+    /// Makes the reply. `durable` says how far the log is durable. If the block is durable, the reply is the result.
+    /// Otherwise the reply is a fault with an unknown outcome, and `counters` count the unknown outcome.
     ///
     /// # Panics
-    /// If the block is not durable and the log has not `failed`: the answer was released too early.
+    /// If the block is not durable and the log has not `failed`, because the answer was released too early.
     pub(super) fn release(
         self,
         durable: &DurablePoint,
@@ -85,7 +86,7 @@ impl PendingAnswer {
             mut result,
             block,
         } = self;
-        // A fault stays a fault, however far the log is durable.
+        // A fault needs no check: a reply that reports a fault promises no durable effect.
         if result.is_ok() && !durable.covers(block) {
             assert!(
                 failed,

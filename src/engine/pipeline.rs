@@ -1,13 +1,14 @@
-//! The commit pipeline: the one owner of the log, of the durable point, and of the answers in flight.
+//! The commit pipeline makes batches durable and then releases their answers. It is the only owner of the log, of the
+//! durable point, and of the answers in flight. The durable point says how far the log is on the disk.
 //!
-//! EXEC hands over sealed batches. At most [`WAITING_MAX`] batches wait. Then their blocks are submitted to the
-//! [`BlockLog`], at most [`BlockLog::depth`] blocks at a time. When the log reports that blocks are durable, the
-//! pipeline releases their answers in order.
+//! EXEC hands over sealed batches: a block and the answers that wait for it. At most [`WAITING_MAX`] batches wait in
+//! the pipeline. Their blocks are then submitted to the [`BlockLog`], at most [`BlockLog::depth`] blocks at a time.
+//! When the log reports that blocks are durable, the pipeline releases their answers in order.
 //!
 //! One lock guards the state. A thread that uses the log first takes the [`Committer`] out of the state, and then
-//! releases the lock. This thread is WAL, or EXEC with a small block when nothing is in flight. WAL calls
-//! [`CommitPipeline::step`] in a loop. A step does one piece of work and never waits for another thread, so that a
-//! single-threaded scheduler can drive the pipeline.
+//! releases the lock. WAL is usually the thread that uses the log. EXEC uses the log itself for a small block when
+//! nothing is in flight. WAL calls [`CommitPipeline::step`] in a loop. A step does one piece of work and never waits
+//! for another thread, so that a single-threaded scheduler can drive the pipeline.
 
 use std::{
     collections::VecDeque,
@@ -34,21 +35,22 @@ use crate::{
     telemetry::{TraceLink, commit_span},
 };
 
-/// Maximum number of batches that wait while others are in flight. With one waiting batch, WAL need not wait for EXEC
-/// under load. With more, new commands would queue behind several blocks instead of sharing one block.
+/// Maximum number of batches that wait while other batches are in flight. With one waiting batch, WAL need not wait for
+/// EXEC under load. With more waiting batches, a new command would wait for the commits of several blocks instead of
+/// one.
 const WAITING_MAX: usize = 1;
 /// Buffers larger than this, in bytes, are not kept for the next block.
 const SPARE_BYTES_MAX: usize = 8 << 20;
-/// EXEC commits a block of at most this many records itself when nothing is in flight. The log takes no other block
-/// until this block is durable, so EXEC loses little if it waits too. This saves a single caller the two switches
-/// between EXEC and WAL.
+/// When nothing is in flight, EXEC commits a block of at most this many records itself. The log takes no other block
+/// until this block is durable, so EXEC loses little time if it waits too. A lone caller then waits for no switch from
+/// EXEC to WAL and back.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 
 /// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and the code that reports statistics.
 #[derive(Debug)]
 pub(super) struct CommitPipeline {
     state: Mutex<State>,
-    /// Signalled when there may be something to do.
+    /// Signalled when [`CommitPipeline::step`] may have work.
     work: Condvar,
     /// Signalled when a batch has left the pipeline, another batch can wait, or the log has failed.
     progress: Condvar,
@@ -82,7 +84,7 @@ struct State {
     spare_answers: Vec<Vec<PendingAnswer>>,
 }
 
-/// Answers that wait for the log.
+/// The answers of a batch that was submitted to the log.
 #[derive(Debug)]
 struct InFlight {
     /// The last block that the answers depend on.
@@ -104,7 +106,7 @@ enum Job {
     Poll,
 }
 
-/// What the log needs of a batch. The answers of the batch are in [`State::in_flight`].
+/// The part of a batch that the log needs. The answers of the batch are in [`State::in_flight`].
 #[derive(Debug)]
 struct Submission {
     /// `None` if there is nothing to write, or the log takes no more blocks.
@@ -115,11 +117,11 @@ struct Submission {
 /// What a call of [`CommitPipeline::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// One piece of work. There may be more work.
+    /// It did one piece of work. There may be more work.
     Worked,
-    /// Nothing, because there is no work now.
+    /// It did nothing, because there is no work now.
     Idle,
-    /// Nothing, because the pipeline is closed and empty.
+    /// It did nothing, because the pipeline is closed and empty.
     Ended,
 }
 
@@ -144,7 +146,7 @@ struct AbandonOnPanic<'a>(&'a CommitPipeline);
 // ===== impl CommitPipeline =====
 
 impl CommitPipeline {
-    /// An empty pipeline in front of `log`, which is durable up to `durable`.
+    /// Makes an empty pipeline that writes to `log`. The log is durable up to `durable`.
     pub(super) fn new(
         log: Box<dyn BlockLog>,
         durable: DurablePoint,
@@ -189,15 +191,16 @@ impl CommitPipeline {
         }
     }
 
-    /// Hands over a batch, and waits while there is no room for it. If its block is small and nothing is in flight, the calling
-    /// thread commits the block itself. Returns memory for the next batch.
+    /// Adds a batch, and waits while the pipeline has no room for the batch. If the block is small and nothing is in
+    /// flight, the calling thread commits the block itself. Returns memory for the next batch.
     ///
     /// # Panics
-    /// If the block does not follow the one that was handed over before.
+    /// If the number of the block is not the number of the previous block plus 1.
     pub(super) fn commit(&self, batch: SealedBatch) -> Spare {
         let mut state = self.state.lock();
         let records = state.expect_next(&batch);
-        // A log that takes several blocks reports later that they are durable, so EXEC would gain nothing.
+        // A log with a depth above 1 reports only later that a block is durable. EXEC would gain nothing if it
+        // submitted the block itself.
         let own = self.depth == 1 && (1..=OWN_BLOCK_RECORDS_MAX).contains(&records);
         if own
             && state.is_idle()
@@ -230,14 +233,14 @@ impl CommitPipeline {
         }
     }
 
-    /// Does one piece of work, if there is one. The log calls `waker` when it has something to report. The step calls
-    /// `notify` after the log was used, and before it gives the answers of the batches that have left the pipeline.
+    /// Does one piece of work, if there is any. The log calls `waker` when it has something to report. The step calls
+    /// `notify` after it has used the log, and before it gives the answers of the batches that have left the pipeline.
     pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> Step {
         let mut state = self.state.lock();
         let Some((job, committer)) = state.next_job(self.depth) else {
             return if state.is_ended() { Step::Ended } else { Step::Idle };
         };
-        // If the job is a batch that waited, there is room for the next batch now.
+        // If the job is the submission of a waiting batch, another batch can wait now.
         self.progress.notify_all();
         drop(state);
         match job {
@@ -261,8 +264,8 @@ impl CommitPipeline {
         self.work.notify_all();
     }
 
-    /// Gives up after a panic of WAL, or of EXEC while EXEC used the log. The answers in the pipeline are dropped, and
-    /// their callers learn that the outcome is unknown.
+    /// Closes the pipeline without committing the batches in it. This is for a panic of WAL, or of EXEC while EXEC used
+    /// the log. The answers in the pipeline are dropped, and their callers learn that the outcome is unknown.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.failed = true;
@@ -277,9 +280,8 @@ impl CommitPipeline {
         drop(dropped);
     }
 
-    /// Marks a clean stop at the end of the log, unless the log has failed or a batch is not durable. Nothing is
-    /// committed afterwards. Without the mark, the next start is the same as after a crash, so an error is only
-    /// logged.
+    /// Closes the pipeline. If the log has not failed and every batch is durable, marks a clean stop at the end of the
+    /// log. An error of the mark is only logged, because without the mark the next start is the same as after a crash.
     pub(super) fn finish(&self) {
         let committer = {
             let mut state = self.state.lock();
@@ -316,7 +318,8 @@ impl CommitPipeline {
         let _abandon = AbandonOnPanic(self);
         let commit = match committer.log.poll_durable(&mut Context::from_waker(waker)) {
             Poll::Ready(commit) => {
-                // The log may have more to report, and it did not keep the waker.
+                // The log may have more to report. It keeps the waker only when it has nothing to report, so the next
+                // step must poll again.
                 self.state.lock().poll_due = true;
                 Some(commit)
             }
@@ -325,7 +328,7 @@ impl CommitPipeline {
         self.settle(committer, commit, None, notify);
     }
 
-    /// Processes a report of the log: releases the answers that waited for it, and puts the committer back.
+    /// Processes a report of the log: releases the answers that waited for the report, and puts the committer back.
     fn settle(
         &self,
         mut committer: Box<Committer>,
@@ -348,8 +351,8 @@ impl CommitPipeline {
         let mut state = self.state.lock();
         match advance {
             Some(Ok(durable)) => state.advance(durable),
-            // From now on, no block is submitted and no sync is retried: a later sync could succeed although the
-            // kernel has dropped the pages that it could not write.
+            // From now on, no block is submitted and no sync is retried. After a failed sync, the kernel may have
+            // dropped the pages that it could not write, and a later sync could succeed without them.
             Some(Err(_)) => state.failed = true,
             None => {}
         }
@@ -402,8 +405,8 @@ impl State {
         self.closed && self.is_idle()
     }
 
-    /// Whether the first waiting batch can go on: the log takes one more block, or the log has failed and nothing is
-    /// written.
+    /// Whether the first waiting batch can be submitted: either the log takes one more block, or the log has failed, so
+    /// that the block of the batch is not written at all.
     fn can_submit(&self, depth: usize) -> bool {
         !self.waiting.is_empty() && (self.failed || self.in_flight.len() < depth)
     }
@@ -426,7 +429,8 @@ impl State {
         Some((job, self.committer.take()?))
     }
 
-    /// Checks that a batch is the next one. Returns the number of records in its block.
+    /// Checks that the block of a batch follows the previous block. Returns the number of records in the block; 0 if
+    /// the batch has no block.
     fn expect_next(&mut self, batch: &SealedBatch) -> u32 {
         let Some(block) = &batch.block else {
             return 0;
@@ -440,8 +444,8 @@ impl State {
         block.meta.record_count
     }
 
-    /// Puts the answers of the batch in flight. Returns the rest, for the log; without the block if the log has
-    /// failed.
+    /// Moves the answers of the batch to [`State::in_flight`]. Returns the part that the log needs, without the block
+    /// if the log has failed.
     fn begin(&mut self, batch: SealedBatch) -> Submission {
         let block = batch.last_block();
         let SealedBatch {

@@ -1,4 +1,5 @@
-//! The commit pipeline with a log of depth 3 that becomes durable when the test says so.
+//! Tests of the commit pipeline. [`TestLog`] takes three blocks at a time and reports blocks as durable when the test
+//! calls [`TestLog::report`]. [`SyncLog`] makes each block durable at once.
 
 use std::{
     collections::VecDeque,
@@ -39,27 +40,28 @@ use crate::store::{
 };
 
 const DEPTH: usize = 3;
-/// More records than EXEC commits itself.
+/// Number of records in a test block. EXEC does not commit a block with this many records itself, but leaves it to WAL.
 const RECORDS: u32 = 1000;
 
-/// A log in memory. Tests keep a clone.
+/// A log in memory. The test keeps a clone of the log, to order its reports.
 #[derive(Debug, Clone, Default)]
 struct TestLog(Arc<Mutex<LogState>>);
 
 #[derive(Debug, Default)]
 struct LogState {
+    /// The numbers of the submitted blocks.
     submitted: Vec<u64>,
-    /// What the log has yet to report.
+    /// Reports that the pipeline has not polled yet: the last durable block, or a failure.
     reports: VecDeque<Result<u64, ()>>,
     waker: Option<Waker>,
     finished: bool,
     panics: bool,
-    /// A thread that makes blocks durable.
+    /// Sends the number of each submitted block to a thread that reports the block as durable.
     disk: Option<mpsc::SyncSender<u64>>,
 }
 
 impl TestLog {
-    /// Reports that the blocks up to `last` are durable, or a failure.
+    /// Makes the log report that the blocks up to this number are durable, or that the log has failed.
     fn report(&self, result: Result<u64, ()>) {
         let waker = {
             let mut state = self.0.lock();
@@ -112,14 +114,14 @@ impl BlockLog for TestLog {
     }
 }
 
-/// A synchronous log, as the journal is.
+/// A log that makes a block durable before `submit` returns, as the journal does.
 #[derive(Debug)]
 struct SyncLog {
-    /// The last durable block.
+    /// The number of the last durable block.
     durable: Arc<AtomicU64>,
-    /// The block that is not written.
+    /// The number of the block that the log fails to write.
     fails_at: u64,
-    /// Whether that block causes a panic instead of an error.
+    /// Whether this failure is a panic instead of an error.
     panics: bool,
 }
 
@@ -199,6 +201,7 @@ fn durable(last: u64) -> DurablePoint {
 type Response = Pin<Box<ResponseFuture<EngineReply>>>;
 type Answered = Result<Result<(), StoreFault>, BatchError>;
 
+/// A pipeline with a test log, and the queue that makes its answers.
 struct Rig {
     log: TestLog,
     pipeline: Arc<CommitPipeline>,
@@ -214,7 +217,7 @@ impl Rig {
         Self::with(Box::new(log.clone()), log)
     }
 
-    /// A pipeline in front of `used`.
+    /// A pipeline that writes to `used`. `log` is the handle that tests use.
     fn with(used: Box<dyn BlockLog>, log: TestLog) -> Self {
         let (processor, intake) = batch(&BatchConfig::default()).unwrap();
         let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
@@ -251,7 +254,7 @@ impl Rig {
         (batch, response)
     }
 
-    /// Hands over block `sequence` and does all the work there is.
+    /// Adds block `sequence` to the pipeline, and then does the work of WAL until there is none left.
     fn commit(&mut self, sequence: u64) -> Response {
         let (batch, response) = self.batch(Some(sealed(sequence)), sequence);
         self.pipeline.commit(batch);
@@ -259,7 +262,7 @@ impl Rig {
         response
     }
 
-    /// What WAL does, on this thread. Returns the last step.
+    /// Does the work of WAL on this thread until there is none left. Returns the result of the last step.
     fn work(&self) -> Step {
         let waker = Waker::from(Arc::clone(&self.pipeline));
         loop {
@@ -280,7 +283,8 @@ impl Rig {
     }
 }
 
-/// The answer, if it has been given. An answer that was seen must not be asked for again.
+/// Returns the answer if it has been given. After this function has returned an answer, do not call it again for the
+/// same response.
 fn answer(response: &mut Response) -> Option<Answered> {
     match response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Some(answer.map(|answer| answer.value.into_result().map(drop))),
@@ -341,7 +345,7 @@ fn after_a_failure_only_what_is_durable_is_confirmed() {
     assert_eq!(rig.log.submitted(), [1, 2, 3], "the fourth block waits");
     rig.log.report(Ok(1));
     rig.log.report(Err(()));
-    // The room that block 1 left lets the fourth block in before the failure is seen.
+    // Block 1 leaves the log, so the pipeline submits block 4 before it polls the failure.
     rig.work();
     assert_eq!(answered(&mut responses[0]), Ok(Ok(())));
     for response in &mut responses[1..] {
@@ -397,7 +401,7 @@ fn a_full_pipeline_makes_exec_wait_until_a_block_is_durable() {
     rig.log.report(Ok(1));
     exec.join().unwrap();
     rig.pipeline.close();
-    // WAL may not have submitted the last blocks yet, so they are reported as they come.
+    // WAL may not have submitted the last blocks yet, so the test waits for each block before it reports the block.
     for last in 2..=5 {
         while rig.log.submitted().len() < last {
             thread::yield_now();
@@ -420,7 +424,7 @@ fn no_wake_up_is_lost_between_exec_wal_and_the_log() {
     let disk = {
         let log = rig.log.clone();
         thread::spawn(move || {
-            // Some reports cover several blocks.
+            // Reports all blocks that have arrived so far at once, so that some reports cover several blocks.
             while let Ok(first) = blocks.recv() {
                 log.report(Ok(blocks.try_iter().last().unwrap_or(first)));
             }
@@ -455,8 +459,8 @@ fn no_wake_up_is_lost_between_exec_wal_and_the_log() {
     assert_eq!(rig.health.condition(), Condition::Running);
 }
 
-/// EXEC and WAL commit blocks of all sizes by turns, until the log ends. Then nobody waits for ever, no answer is given too
-/// early, and the answers that depend on durable blocks are given.
+/// EXEC commits the small blocks and WAL the large ones, until the log fails or panics. After the failure, no thread
+/// and no caller waits for ever. A caller gets a result only if its block is durable.
 #[test]
 fn a_synchronous_log_may_fail_or_panic_at_any_block_on_either_thread() {
     const BLOCKS: u64 = 40;

@@ -1,4 +1,4 @@
-//! Scrubbing: AUX reads the whole journal again and again, at a bounded rate, and counts damage.
+//! Scrubbing: the maintenance thread reads the whole journal again and again, at a bounded rate, and counts damage.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub(super) struct Scrubber {
     scrub: Scrub,
     rate: ScrubRate,
     counters: Arc<EngineCounters>,
-    /// The time of the last call. The time since then earns credit.
+    /// The time of the last call of [`Scrubber::work`]. The time since then earns credit.
     worked: Instant,
     /// Bytes that may be read now. Negative after a block that was longer than the credit.
     credit: i64,
@@ -31,14 +31,14 @@ pub(super) struct Scrubber {
     damages: u64,
 }
 
-/// The pause between two passes, so that a small journal is not read all the time.
+/// Pause between two passes, so that a small journal is not read all the time.
 const PAUSE: Duration = Duration::from_secs(60 * 60);
 /// Pause after a segment could not be opened because no file descriptor was free.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
-/// The most time that earns credit in one call, so that one call never occupies AUX for long. Time lost to a checkpoint is not
-/// made up for.
+/// Maximum time for which one call of [`Scrubber::work`] earns credit, so that one call does not occupy the thread for
+/// long. After a long checkpoint, the scrub does not read faster to catch up.
 const EARNED_MAX: Duration = Duration::from_millis(100);
-/// The lowest cost of a block, in bytes, because a small block takes system calls as well.
+/// Minimum cost of a block, in bytes. A small block costs system calls, too.
 const BLOCK_COST_MIN: u64 = 1024;
 
 // ===== impl ScrubRate =====
@@ -51,7 +51,7 @@ impl Default for ScrubRate {
 }
 
 impl ScrubRate {
-    /// Returns the bytes that `time` earns.
+    /// Returns the credit for `time`, in bytes.
     fn earned(self, time: Duration) -> i64 {
         let bytes = u128::from(self.0) * time.min(EARNED_MAX).as_nanos() / Duration::from_secs(1).as_nanos();
         i64::try_from(bytes).unwrap_or(i64::MAX)
@@ -74,7 +74,8 @@ impl Scrubber {
         }
     }
 
-    /// Reads blocks before `durable`, as many as the time since the last call allows.
+    /// Reads blocks that are durable, as many as the time since the last call allows. `durable` is the end of the
+    /// durable blocks.
     pub(super) fn work(&mut self, durable: &ChainPoint) {
         let now = Instant::now();
         let earned = self.rate.earned(now.duration_since(self.worked));
@@ -82,7 +83,7 @@ impl Scrubber {
         if now < self.pause_until {
             return;
         }
-        // Debt is carried over, unused credit is not.
+        // A negative credit is carried over to the next call; unused credit is not.
         self.credit = self.credit.min(0).saturating_add(earned);
         while self.credit > 0 {
             let cost = match self.scrub.step(durable) {
@@ -97,7 +98,7 @@ impl Scrubber {
                     BLOCK_COST_MIN
                 }
                 ScrubStep::Postponed { error } => {
-                    tracing::warn!(%error, "the scrub waits: no file descriptor is left");
+                    tracing::warn!(%error, "the scrub paused because no file descriptor was free");
                     self.pause_until = now + RETRY_PAUSE;
                     return;
                 }

@@ -1,5 +1,5 @@
-//! Probes by the engine itself. While a circuit is half-open, the engine commits an empty block to measure whether
-//! the disk is fast again. So no caller's request has to be the probe.
+//! Probes that the engine sends itself. While a circuit is half-open, the engine commits an empty block to measure
+//! whether the disk is fast again. So no request of a caller has to serve as the probe.
 
 use std::{
     future::Future,
@@ -13,7 +13,7 @@ use tally_breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit};
 
 use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
 
-/// At most one probe in flight for each circuit.
+/// The probes in flight: at most one for each circuit, in the order of [`CallKind::ALL`].
 #[derive(Debug, Default)]
 pub(super) struct SelfProbes(Mutex<[Option<Probe>; CallKind::ALL.len()]>);
 
@@ -26,8 +26,9 @@ struct Probe {
 // ===== impl SelfProbes =====
 
 impl SelfProbes {
-    /// Records the probes that were answered, and sends the next ones. An answer wakes no task and is read in the
-    /// next tick. The delay does no harm: the circuit judges only the time in the queue and in the commit.
+    /// Records the results of the probes that were answered since the last tick, and sends new probes. The delay until
+    /// the next tick does not falsify the result, because the circuit judges only the time that the probe spent in the
+    /// queue and in the commit.
     pub(super) fn tick(
         &self,
         breakers: &[LatencyCircuitBreaker; CallKind::ALL.len()],
@@ -54,12 +55,12 @@ impl Probe {
     fn send(permit: Permit, batch: &BatchProcessor<Command, EngineReply>) -> Self {
         let submission = Submission::new(Command::Probe, None);
         let answer = Box::pin(batch.submit(submission));
-        // The circuit judges the latency of the probe, so its batch must not linger for other callers.
+        // The circuit judges the latency of the probe, so the batch of the probe must not wait for requests of callers.
         batch.flush();
         Probe { permit, answer }
     }
 
-    /// Records the answer, if there is one. Returns the probe if it is still in flight.
+    /// Records the result if the probe was answered. Returns the probe if it is still in flight.
     fn check(mut self) -> Option<Self> {
         match self.answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Some(self),

@@ -1,4 +1,4 @@
-//! The sections `batch` and `affinity`: the queue, and the CPUs of the threads.
+//! The sections `batch` and `affinity` of the configuration file. They configure the queue and the CPUs of the threads.
 
 use std::time::Duration;
 
@@ -10,41 +10,44 @@ use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
 use super::breaker_settings::Preset;
 use crate::settings::SettingError;
 
-/// The queue.
+/// The section `batch`: the queue and the batches.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchSettings {
-    /// Most queued requests, 2 to 2^20.
+    /// Maximum number of queued requests, 2 to 2^20.
     pub queue_requests_max: usize,
-    /// Most bytes of queued requests, 1 MiB to 1 TiB.
+    /// Maximum number of bytes of queued requests, 1 MiB to 1 TiB.
     pub queue_bytes_max: ByteSize,
-    /// The longest time that a block waits for calls that are about to arrive, 0 to 1 s. A block never waits longer than half a
-    /// commit. Zero: a block never waits.
+    /// Maximum time that a batch waits for calls that have begun but have not reached the queue, 0 to 1 s. In any case,
+    /// a batch waits no longer than half the time that a commit takes. With 0, a batch never waits.
     #[serde(with = "humantime_serde")]
     pub max_linger: Duration,
-    /// Fewest calls about to arrive for which a block waits, 1 to 2^20.
+    /// Minimum number of calls that have begun for which a batch waits, 1 to 2^20.
     pub siblings: usize,
-    /// Largest part of one connection, in percent of the largest batch, while other connections wait, 1 to 100.
+    /// Maximum part of a batch that one connection may fill while requests of other connections wait, 1 to 100. It is
+    /// in percent of the largest batch.
     pub client_share_percent: u8,
-    /// The longest time from the start of a batch to its replies, 1 µs to 1 h. A batch that takes longer is counted, and at most
-    /// every 10 s a warning is logged. Not set: 800 µs with `breaker.preset = "seed"`, else no batch is too slow.
+    /// Maximum time from the start of a batch to its replies, 1 µs to 1 h. A batch that takes longer is counted, and a
+    /// warning is logged at most every 10 s. If the key is not set, the budget is 800 µs with `breaker.preset =
+    /// "seed"`, and otherwise there is no budget.
     #[serde(with = "humantime_serde::option")]
     pub latency_budget: Option<Duration>,
 }
 
-/// The CPUs of the threads.
+/// The section `affinity`: the CPUs of the threads.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AffinitySettings {
-    /// `auto`, `off`, `fence`, `pin` or `strict`.
+    /// How threads are placed: `auto`, `off`, `fence`, `pin` or `strict`.
     pub mode: AffinityMode,
-    /// Explicit CPUs by role, in the list syntax of cpusets: `0-3,7`.
+    /// The CPUs of each role, in the list syntax of cpusets such as `0-3,7`. A role without a list gets CPUs from the
+    /// plan.
     pub cpus: RoleLists,
-    /// Most NET threads, 1 to 64.
+    /// Maximum number of NET threads, 1 to 64.
     pub net_threads_max: Option<usize>,
-    /// The real-time class for EXEC and WAL.
+    /// The real-time scheduling class for EXEC and WAL.
     pub fifo: FifoSettings,
-    /// How often the masks of all threads are compared with the plan, 100 ms to 1 h.
+    /// How often the affinity masks of all threads are compared with the plan, 100 ms to 1 h.
     #[serde(with = "humantime_serde::option")]
     pub verify_interval: Option<Duration>,
 }
@@ -53,20 +56,20 @@ pub struct AffinitySettings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AffinityMode {
-    /// Pins threads where the machine allows for it and it helps.
+    /// Pins threads if the machine allows it and has enough CPUs to gain from it.
     #[default]
     Auto,
-    /// Leaves the masks of all threads as they are.
+    /// Leaves the affinity masks of all threads as they are.
     Off,
-    /// Lets every thread run on all allowed CPUs.
+    /// Lets every thread run on all CPUs that the process may use.
     Fence,
-    /// Pins threads.
+    /// Pins threads to CPUs.
     Pin,
     /// Pins threads. The service does not start if a thread can't be pinned.
     Strict,
 }
 
-/// Explicit CPUs by role.
+/// The key `affinity.cpus`: the CPUs of each role.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoleLists {
@@ -80,17 +83,18 @@ pub struct RoleLists {
     pub aux: Option<String>,
 }
 
-/// The real-time class for EXEC and WAL.
+/// The key `affinity.fifo`: the real-time scheduling class `SCHED_FIFO` for EXEC and WAL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FifoSettings {
-    /// Whether to ask for it.
+    /// Whether to request the real-time class.
     pub enabled: bool,
-    /// Its priority, 1 to 10.
+    /// The real-time priority, 1 to 10.
     pub priority: Option<u8>,
-    /// If true, the service does not start without it.
+    /// If true, the service does not start when the kernel denies the real-time class.
     pub required: bool,
-    /// A real-time thread that runs for this long without blocking ends the process, 100 ms to 60 s.
+    /// Maximum time that a real-time thread may run without blocking, 100 ms to 60 s. The kernel ends the process if a
+    /// thread runs longer.
     #[serde(with = "humantime_serde::option")]
     pub rttime_max: Option<Duration>,
 }
@@ -115,8 +119,8 @@ impl Default for BatchSettings {
 }
 
 impl BatchSettings {
-    /// Checks the section, and returns the settings of the batch processor. `preset` is the preset of the section `breaker`, from
-    /// which the latency budget comes if it is not set.
+    /// Checks the section, and returns the settings of the batch processor. `preset` is the preset of the section
+    /// `breaker`. It determines the latency budget if the key `latency_budget` is not set.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
@@ -124,7 +128,7 @@ impl BatchSettings {
         let preset_budget = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
         let config = BatchConfig {
             queue_requests_max: self.queue_requests_max,
-            // A number beyond `usize` is beyond the bound, too.
+            // A number that does not fit `usize` exceeds the upper bound, too, so `validate` reports it.
             queue_bytes_max: usize::try_from(self.queue_bytes_max.0).unwrap_or(usize::MAX),
             max_linger: self.max_linger,
             siblings: self.siblings,
@@ -154,7 +158,8 @@ fn as_written(value: BatchConfigValue) -> String {
 // ===== impl AffinitySettings =====
 
 impl AffinitySettings {
-    /// Parses the CPU lists, and returns the settings of the placement. Its other bounds are checked when the plan is made.
+    /// Parses the CPU lists, and returns the settings of the placement. The bounds of the other keys are checked when
+    /// the placement is planned.
     ///
     /// # Errors
     /// [`SettingError`] for the first list that is malformed.

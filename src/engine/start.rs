@@ -1,4 +1,4 @@
-//! Opens the store and starts the threads.
+//! Starts the engine: opens the store, makes the circuits, and starts the threads.
 
 use std::{path::Path, sync::Arc};
 
@@ -48,15 +48,15 @@ pub enum StartError {
     /// A setting of the breaker is out of bounds.
     #[error(transparent)]
     Breaker(#[from] ConfigError),
-    /// `slow_threshold = "auto"`, and commits could not be timed.
-    #[error("commits could not be timed to set slow_threshold")]
+    /// `slow_threshold` is `"auto"`, but the commits to measure it could not be timed.
+    #[error("slow_threshold is \"auto\", but the commits to measure it could not be timed")]
     Calibrate(#[source] DiskError),
     /// A thread could not be started, or could not be pinned although the settings require it.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
 }
 
-/// The state that the threads share with the code that reports on them.
+/// The state that the threads share with the code that reports statistics and health.
 #[derive(Debug)]
 struct Vitals {
     pipeline: Arc<CommitPipeline>,
@@ -66,10 +66,10 @@ struct Vitals {
 }
 
 impl TallyEngine {
-    /// Opens the data directory `dir` and starts the threads.
+    /// Opens the data directory `dir` on `disk`, and starts the threads. `affinity` places the threads on CPUs.
     ///
     /// # Errors
-    /// [`StartError`]. No thread runs then.
+    /// [`StartError`]. The engine executes nothing then.
     pub fn start(
         config: &EngineConfig,
         disk: Arc<dyn Disk>,
@@ -114,7 +114,7 @@ impl TallyEngine {
     }
 }
 
-/// Makes the commit pipeline and starts the threads: WAL before EXEC, which hands batches over to it.
+/// Makes the commit pipeline and starts the threads. WAL starts before EXEC, because EXEC hands batches over to WAL.
 fn spawn(
     config: &EngineConfig,
     store: OpenStore,
@@ -179,7 +179,8 @@ fn spawn(
     Ok((threads, vitals))
 }
 
-/// Times commits in `dir`. A disk error is an error of the start only if a threshold depends on the times.
+/// Measures how long commits in `dir` take. A disk error prevents the start only if a slow threshold depends on the
+/// times.
 fn commit_times(
     disk: &dyn Disk,
     dir: &Path,

@@ -1,4 +1,4 @@
-//! [`TallyEngine`]: what the gRPC services call.
+//! [`TallyEngine`]: the methods that the gRPC services call.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -38,7 +38,7 @@ pub(super) struct CircuitServices(pub(super) [CircuitService; CallKind::ALL.len(
 /// The batch processor behind a circuit.
 pub(super) type CircuitService = CircuitBreaker<BatchProcessor<Command, EngineReply>, EngineClassifier>;
 
-/// The engine. Clones are cheap and share everything.
+/// A handle to the engine. A clone is cheap and refers to the same engine.
 #[derive(Debug, Clone)]
 pub struct TallyEngine {
     pub(super) shared: Arc<Shared>,
@@ -59,9 +59,9 @@ pub(super) struct Shared {
     pub(super) recovery: RecoveryReport,
     pub(super) segment_bytes: u32,
     pub(super) directory: PathBuf,
-    /// The key of the hash of names.
+    /// The key of the hash function for the ids of accounts and transactions.
     pub(super) hash_seed: u64,
-    /// `None` once they are joined.
+    /// `None` after [`TallyEngine::drain`] has taken the threads to join them.
     pub(super) threads: Mutex<Option<Threads>>,
 }
 
@@ -97,16 +97,17 @@ type Answered = Result<CommandReply, EngineError>;
 // ===== impl TallyEngine =====
 
 impl TallyEngine {
-    /// Returns an empty batch, with room for `bytes` bytes of transactions.
+    /// Returns an empty batch of transactions, with room for `bytes` bytes of encoded transactions.
     #[must_use]
     pub fn batch(&self, bytes: usize) -> TransactionBatch {
         TransactionBatch::new(self.shared.hash_seed, bytes)
     }
 
-    /// Processes transactions in order. Each is committed or rejected independently of the others.
+    /// Processes transactions in order. Each transaction is committed or rejected independently of the others.
+    /// `deadline` is the time after which the caller no longer waits for the outcomes.
     ///
     /// # Errors
-    /// [`EngineError`], which reports whether they were executed.
+    /// [`EngineError`]. Its method `is_not_executed` returns whether it is certain that no transaction was executed.
     pub async fn process(
         &self,
         kind: CallKind,
@@ -117,12 +118,12 @@ impl TallyEngine {
         outcomes(self.write(kind, Submission::new(command, deadline)).await)
     }
 
-    /// Processes transactions as the next request of a sequence, as [`TallyEngine::process`] does. They are submitted before
-    /// this returns, even if the future is never polled, so they are executed in the order of the calls. Poll the future to
-    /// its end in any case: until then the circuit counts the call as in flight.
+    /// Does the same as [`TallyEngine::process`], for the next request of a sequence. The request is submitted before
+    /// this method returns, even if the future is never polled. So requests are executed in the order in which this
+    /// method was called. The circuit counts the call as in flight until the future completes or is dropped.
     ///
     /// # Errors
-    /// [`EngineError`], which reports whether they were executed; [`BatchError::Interrupted`] if an earlier request of the
+    /// [`EngineError`], as for [`TallyEngine::process`]. [`BatchError::Interrupted`] if an earlier request of the
     /// sequence was not executed.
     pub fn process_next(
         &self,
@@ -145,7 +146,7 @@ impl TallyEngine {
     /// Creates all of the accounts, or none.
     ///
     /// # Errors
-    /// [`EngineError`], which reports whether they were created.
+    /// [`EngineError`]. Its method `is_not_executed` returns whether it is certain that no account was created.
     pub async fn create_accounts(
         &self,
         accounts: Vec<NewAccount>,
@@ -158,7 +159,7 @@ impl TallyEngine {
         Ok(created)
     }
 
-    /// Reads an account.
+    /// Reads an account. Returns `None` if no account has the `id`.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -173,7 +174,8 @@ impl TallyEngine {
         Ok(account)
     }
 
-    /// Reads up to `limit` accounts from `from` on. Returns them, and the first account of the next page.
+    /// Reads up to `limit` accounts from `from` on, in the order of their creation. Returns the accounts, and the first
+    /// account of the next page if there is one.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -191,8 +193,8 @@ impl TallyEngine {
         Ok((accounts, next))
     }
 
-    /// Finds a transaction by its id. A blocking thread reads the record, because neither EXEC nor NET may wait for an old
-    /// record on a slow disk.
+    /// Finds a transaction by its id. Returns `None` if no transaction has the id. A thread for blocking calls reads
+    /// the record, because neither EXEC nor NET may wait until a slow disk returns an old record.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -252,13 +254,13 @@ impl TallyEngine {
         &self.shared.circuits.breakers
     }
 
-    /// Returns a receiver whose value changes with every later change of state or mode of a circuit.
+    /// Returns a receiver whose value changes each time that the state or the mode of a circuit changes.
     #[must_use]
     pub fn circuit_changes(&self) -> watch::Receiver<u64> {
         self.shared.circuits.events.subscribe()
     }
 
-    /// Returns how often each kind of change of state has happened since the start.
+    /// Returns each kind of state change that has happened since the start, with its count.
     #[must_use]
     pub fn circuit_transitions(&self) -> Vec<(TransitionKind, u64)> {
         self.shared.circuits.events.transitions()
@@ -270,24 +272,26 @@ impl TallyEngine {
         self.shared.circuits.get(kind)
     }
 
-    /// Wakes the callers on the calling thread's runtime, all callers of a block at once. Spawn the future once on each NET
-    /// runtime, with the number of the runtime.
+    /// Returns a task that wakes the callers of one NET runtime when their answers are ready. The task wakes all
+    /// callers of a block at once. Spawn the task once on each NET runtime; `index` is the number of the runtime.
     pub fn wake_task(&self, index: usize) -> impl Future<Output = ()> + Send + use<> {
         self.shared.batch.clone().wake_task(index)
     }
 
-    /// Registers a client, such as a connection. A batch can wait for the client's calls from their beginning, and contains
-    /// at most the client's fair share of requests.
+    /// Registers a client, such as a connection. A batch that is about to be sealed can wait for a call of the client
+    /// that has begun. While other clients wait, a batch contains at most the client's fair share of requests.
     #[must_use]
     pub fn caller(&self) -> Caller {
         self.shared.batch.caller()
     }
 
-    /// Begins a sequence for [`TallyEngine::process_next`], for the client whose call the thread polls. Once a request of the
-    /// sequence was not executed, no later one is.
+    /// Begins a sequence of requests for [`TallyEngine::process_next`]. The requests belong to the client whose call
+    /// the calling thread polls. After a request of the sequence was not executed, no later request of the sequence is
+    /// executed.
     ///
     /// # Panics
-    /// If the thread polls no call of a [`Caller`]: the requests would belong to no client, and would escape its fair share.
+    /// If the thread does not poll a call of a [`Caller`]. The requests would belong to no client, so the limit of the
+    /// fair share would not apply to them.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
         let sequence = self.shared.batch.sequence();
@@ -298,7 +302,7 @@ impl TallyEngine {
         sequence
     }
 
-    /// Advances the time of the circuits, and sends probes to those that need one. Call it every
+    /// Advances the time of the circuits, and sends probes for the circuits that need one. Call this method every
     /// [`CircuitBreakerConfig::tick_interval`](tally_breaker::CircuitBreakerConfig::tick_interval).
     pub fn tick(&self) {
         let Shared {
@@ -322,19 +326,20 @@ impl TallyEngine {
         &self.shared.affinity
     }
 
-    /// Returns whether the engine works.
+    /// Returns the health of the engine, which reports failures.
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.shared.health
     }
 
-    /// Returns a guard for a thread or task without which the service can't work.
+    /// Returns a guard that reports a panic of the thread or task that holds the guard. It is meant for threads and
+    /// tasks without which the service can't work.
     #[must_use]
     pub fn panic_guard(&self) -> PanicGuard {
         PanicGuard::new(Arc::clone(&self.shared.health))
     }
 
-    /// Returns what opening the store found.
+    /// Returns the report about the recovery when the store was opened.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.shared.recovery
@@ -361,14 +366,14 @@ impl TallyEngine {
         }
     }
 
-    /// Returns what is known about damage to the journal.
+    /// Returns the counts of damage that was found in the journal, and of the scrub.
     #[must_use]
     pub fn journal_condition(&self) -> JournalCondition {
         self.shared.counters.journal()
     }
 
-    /// Accepts no more commands, and waits until the accepted ones are durable and answered and the threads have ended. Call
-    /// it from a thread that may block. A second call does nothing.
+    /// Stops the engine. It accepts no more commands, and waits until the accepted commands are durable and answered
+    /// and the threads have ended. Call this method from a thread that may block. A second call does nothing.
     pub fn drain(&self) {
         self.shared.batch.close();
         let Some(Threads {
@@ -381,7 +386,7 @@ impl TallyEngine {
             return;
         };
         stop.stop();
-        // A thread that panicked has reported it through `Health`.
+        // Ignores the result: a thread that panicked has already reported the panic through `Health`.
         let _ = maintenance.join();
         let _ = exec.join();
         let _ = wal.join();
@@ -390,7 +395,7 @@ impl TallyEngine {
         }
     }
 
-    /// Submits a command through the circuit of its kind. It is submitted before this returns.
+    /// Submits a command through the circuit of its kind. The command is submitted before this method returns.
     fn write(
         &self,
         kind: CallKind,
@@ -429,7 +434,8 @@ fn outcomes(answered: Answered) -> Result<Outcomes, EngineError> {
     Ok(outcomes)
 }
 
-/// EXEC gave the reply of another command: a bug. Whether the command was executed is unknown.
+/// Returns the error for a reply that does not belong to the command. Only a bug in EXEC can cause it. Whether the
+/// command was executed is unknown.
 const fn unexpected() -> EngineError {
     EngineError::Batch(BatchError::Lost)
 }

@@ -1,15 +1,17 @@
-//! Reports the pauses that the CPU quota causes to the circuits: a call that the quota delayed does not show a slow disk.
+//! Reports pauses to the circuits while the CPU quota stops the process. A call that took long because of such a pause
+//! is no sign of a slow disk.
 
 use std::time::Duration;
 
 use super::{call_kind::CallKind, tally_engine::TallyEngine};
 
 impl TallyEngine {
-    /// Checks whether the CPU quota has stopped the process since the last call, `elapsed` ago, and reports the pause to the
-    /// circuits. Call it about once per period of the quota. Without a quota it does nothing.
+    /// Checks whether the CPU quota has stopped the process since this method was called before, and reports the pause
+    /// to the circuits. `elapsed` is the time since that call. Call this method about once per period of the quota.
+    /// Without a quota, the method does nothing.
     ///
-    /// A pause is noticed up to one interval after its end. A call that ended in between was judged as if there had been no
-    /// pause.
+    /// The method notices a pause up to one interval between two calls after the end of the pause. If a request ended
+    /// in this interval, the circuit judged its latency as if there had been no pause.
     pub fn note_throttling(&self, elapsed: Duration) {
         let Some(throttled) = self.affinity().sample_throttling() else {
             return;

@@ -1,4 +1,4 @@
-//! WAL: the thread that makes blocks durable and gives the answers that waited for them.
+//! WAL: the thread that makes blocks durable and then gives the answers that waited for these blocks.
 
 use std::{sync::Arc, task::Waker};
 
@@ -35,7 +35,8 @@ impl Wal {
 }
 
 impl Drop for Wal {
-    /// EXEC must not wait for WAL after the thread has ended, also after a panic.
+    /// Wakes EXEC, so that EXEC does not wait for WAL after this thread has ended. After a panic, also abandons the
+    /// pipeline.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.pipeline.abandon();

@@ -6,13 +6,14 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{spans::SPANS, targets::RPC_TARGET};
 
-/// The span of a call, to which a commit span links. It is boxed, because most calls have no span.
+/// The span of a call, to which a commit span links. The type is a box, because most calls have no span.
 pub type TraceLink = Box<SpanContext>;
 
 /// Maximum number of links of one commit span. Further calls get no link.
 pub const LINKS_MAX: usize = 128;
 
-/// Returns the span of the current call if that span is exported. Costs one load and one branch if no spans are exported.
+/// Returns the span of the current call if this span is exported. If no spans are exported, the check costs one load
+/// and one branch.
 #[must_use]
 pub fn trace_link() -> Option<TraceLink> {
     if !SPANS.is_open() {
@@ -23,8 +24,8 @@ pub fn trace_link() -> Option<TraceLink> {
     (span.is_valid() && span.is_sampled()).then(|| Box::new(span))
 }
 
-/// Starts the span of a commit of `records` records, with links to the calls `links`. The span ends when it is dropped. Returns
-/// `None` if there are no links.
+/// Starts the span of a commit of `records` records. The span links to the spans of calls in `links`, and ends when it
+/// is dropped. Returns `None` if there are no links.
 #[must_use]
 pub fn commit_span(links: &[TraceLink], records: u32) -> Option<EnteredSpan> {
     if links.is_empty() {

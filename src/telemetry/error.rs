@@ -1,4 +1,4 @@
-//! Why logs or traces could not be set up.
+//! The error of the setup of logs and traces.
 
 use thiserror::Error;
 

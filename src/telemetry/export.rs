@@ -17,15 +17,17 @@ use super::{
 
 /// The name of the service in the collector.
 pub(super) const SERVICE_NAME: &str = "tally";
-/// Time limit of an export. An export never delays a call.
+/// Time limit of an export. Exports run on threads of their own, so a slow export delays no call.
 pub(super) const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit to send the last spans and events. After this time, the process ends without sending them.
+/// Time limit to send the last spans and events when the process ends. After this time, the remaining spans and events
+/// are lost.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The exporters of traces and events. There are none without `telemetry.otlp_endpoint`.
+/// The exporters of traces and events; `None` inside if `telemetry.otlp_endpoint` is not set.
 #[derive(Debug)]
 pub struct Telemetry(pub(super) Option<Providers>);
 
+/// The exporters, as the OpenTelemetry SDK calls them.
 #[derive(Debug)]
 pub(super) struct Providers {
     pub(super) spans: SdkTracerProvider,
@@ -60,7 +62,8 @@ impl Providers {
                 env!("CARGO_PKG_VERSION"),
             ))
             .build();
-        // `BoundedProcessor` has the same bound and drops first, so that dropped spans are counted in a metric.
+        // `BoundedProcessor` has the same bound and drops spans before they reach this queue. So every dropped span is
+        // counted in a metric.
         let queue = BatchConfigBuilder::default()
             .with_max_queue_size(SPANS_WAITING_MAX)
             .build();
@@ -90,7 +93,7 @@ impl Telemetry {
         let Some(Providers { spans, events }) = self.0 else {
             return;
         };
-        // Shut down on blocking threads, because the exporters wait for tasks of this thread's runtime.
+        // Shut down on threads for blocking calls, because the exporters wait for tasks of the runtime of this thread.
         let (spans, events) = tokio::join!(
             tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),
             tokio::task::spawn_blocking(move || events.shutdown_with_timeout(SHUTDOWN_TIMEOUT)),

@@ -1,4 +1,4 @@
-//! The log's filter. It can be changed while the service runs.
+//! The filter that decides which events are logged. The filter can be changed while the service runs.
 
 use std::{fmt, sync::Arc};
 
@@ -7,11 +7,11 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::{error::TelemetryError, targets::RPC_TARGET};
 
-/// The levels of the HTTP libraries, unless the filter names them. They warn about frames that a client sends, so a client could
-/// fill the disk with their warnings.
+/// The log levels of the HTTP libraries if the operator's filter does not name these libraries. The libraries log
+/// warnings about malformed frames, so with a lower level a client could fill the disk with warnings.
 const HTTP_LIBRARIES: &str = "h2=error,hyper=error";
 
-/// The log's filter. Clones share it.
+/// A handle to the log's filter. Clones refer to the same filter.
 #[derive(Clone)]
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -52,9 +52,10 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-/// Adds two rules to the operator's filter: the levels of the HTTP libraries, and no spans of calls. Only the exporter needs those
-/// spans. In the log they would be context of log lines, and every call would pay for that. All rules are in one filter, because of
-/// two layered filters each would enable what the other one rejects.
+/// Parses the operator's filter, and adds two rules. The first rule sets the levels of the HTTP libraries. The second
+/// rule excludes the spans of calls, which only the exporter needs. In the log, these spans would be repeated in every
+/// log line of a call, and each call would pay for that. All rules are in one filter, because with two filters of this
+/// kind, each filter would enable events that the other filter rejects.
 fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(format!("{HTTP_LIBRARIES},{text},{RPC_TARGET}=off")).map_err(|source| {
         TelemetryError::Filter {

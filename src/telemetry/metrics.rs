@@ -1,5 +1,5 @@
-//! Metric families, collected from their sources at each read. Prometheus receives them as text, a collector receives them by
-//! OTLP.
+//! Collects metric families from the parts of the service each time that metrics are read or exported. Prometheus
+//! receives the families as text; an OpenTelemetry collector receives them by OTLP.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ impl Families {
         families
     }
 
-    /// Adds counters, which never decrease. The name ends in `_total`.
+    /// Adds counters, which never decrease. Each value has its labels. The name must end in `_total`.
     pub fn counters<'a>(
         &mut self,
         name: &str,
@@ -54,7 +54,7 @@ impl Families {
         self.counters(name, help, [(Vec::new(), value)]);
     }
 
-    /// Adds gauges, which may increase and decrease.
+    /// Adds gauges, which may increase and decrease. Each value has its labels.
     pub fn gauges<'a>(
         &mut self,
         name: &str,
@@ -73,7 +73,7 @@ impl Families {
         self.gauges(name, help, [(Vec::new(), value)]);
     }
 
-    /// Adds a histogram. `scale` converts its numbers to the unit in the name: 1e-9 from nanoseconds to seconds.
+    /// Adds a histogram. `scale` converts the values to the unit in the name: 1e-9 converts nanoseconds to seconds.
     pub fn histogram(&mut self, name: &str, help: &str, scale: f64, values: &Cumulative) {
         let buckets = values.buckets.iter().map(|(bound, count)| {
             let mut bucket = Bucket::default();
@@ -95,8 +95,8 @@ impl Families {
     pub fn to_prometheus(&self) -> String {
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.0, &mut text) {
-            // Encoding fails only for a family without values or with a malformed name. Either is a bug that a test of the whole
-            // text finds.
+            // Encoding fails only for a family without values or with a malformed name. Both are bugs, which the test
+            // of the complete text would find.
             tracing::error!(%error, "metrics could not be encoded");
         }
         text
@@ -124,7 +124,7 @@ impl Families {
         self.family(name, help, kind, metrics.collect());
     }
 
-    /// Adds a family. Omits a family without values, which Prometheus' format does not allow.
+    /// Adds a family. Omits a family without values, because the format of Prometheus does not allow it.
     fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
             return;

@@ -1,6 +1,8 @@
-//! Writes logs to standard error. Sends traces, metrics, breaker events and audit events to an OpenTelemetry collector.
+//! Writes logs to standard error, and sends traces, metrics, breaker events and audit events to an OpenTelemetry
+//! collector.
 //!
-//! Without `telemetry.otlp_endpoint`, no span is created, and the check costs each call one load and one branch.
+//! If `telemetry.otlp_endpoint` is not set, no span is created. The check whether to create one costs each call one
+//! load and one branch.
 
 mod commit_span;
 mod error;
@@ -44,10 +46,11 @@ use self::{
     targets::EXPORTED_TARGETS,
 };
 
-/// Sets up logs and traces for the process. With `telemetry.otlp_endpoint`, call it within a tokio runtime.
+/// Sets up logs and traces for the process. If `telemetry.otlp_endpoint` is set, call this function within a tokio
+/// runtime.
 ///
 /// # Errors
-/// [`TelemetryError`].
+/// [`TelemetryError`] if the filter or the endpoint is malformed, or if logs are already set up.
 pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), TelemetryError> {
     let (filter, log_level) = LogLevel::new(&config.log)?;
     let json = match config.format {
@@ -57,7 +60,8 @@ pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), Telemet
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
-    // `tracing` asks a filter by target once for each callsite and caches the answer.
+    // Audit events pass whatever the filter says. The check costs little: `tracing` evaluates a filter by target once
+    // for each callsite and caches the result.
     let audit = Targets::new().with_target(AUDIT_TARGET, tracing::Level::TRACE);
     let mut layers = vec![logs.with_filter(audit.or(filter)).boxed()];
     let providers = config.otlp_endpoint.as_deref().map(Providers::new).transpose()?;
@@ -77,8 +81,8 @@ pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), Telemet
                 .boxed(),
         );
     }
-    // A list instead of `Option<Layer>`: `tracing` treats an absent layer as interested in everything, and would create every
-    // span.
+    // The layers are in a list, and not in an `Option` each: `tracing` treats a layer that is `None` as interested in
+    // everything, and would create every span.
     tracing_subscriber::registry().with(layers).try_init()?;
     panics::count();
     Ok((Telemetry(providers), log_level))

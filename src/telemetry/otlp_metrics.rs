@@ -1,8 +1,9 @@
 //! Sends metrics to an OpenTelemetry collector.
 //!
-//! The SDK's own exporter can't send them: version 0.33 has observable counters and gauges, but no observable histogram, and
-//! the fields of its `ResourceMetrics` are private. Tally's histograms are counted by the engine, so an SDK histogram would have
-//! to be recorded a second time, on the hot path. Instead, this module converts the families to OTLP messages.
+//! The exporter of the OpenTelemetry SDK can't send Tally's histograms. Version 0.33 of the SDK has observable counters
+//! and gauges, but no observable histogram, and the fields of its `ResourceMetrics` are private. The engine counts its
+//! histograms itself, so the code of each transaction would have to record every value a second time in an SDK
+//! histogram. Instead, this module converts the metric families to OTLP messages.
 
 use std::{
     sync::Arc,
@@ -28,12 +29,12 @@ use super::{
     metrics::{Families, MetricSource},
 };
 
-/// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled. If several
-/// exports in a row fail, only the first failure is logged as a warning. The counts are cumulative, so the next successful export
-/// makes up for a failed one.
+/// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled.
+/// If several exports in a row fail, only the first failure is logged as a warning. The counts are cumulative, so the
+/// next successful export contains the counts of a failed export, too.
 ///
 /// # Errors
-/// [`TelemetryError::Endpoint`].
+/// [`TelemetryError::Endpoint`] if `endpoint` is not a URL.
 pub fn exporter(
     endpoint: &str,
     period: Duration,
@@ -68,7 +69,7 @@ async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricS
     }
 }
 
-/// Converts the families to one export request.
+/// Converts the metric families to one export request. `started` is the time from which the counters count.
 fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportMetricsServiceRequest {
     let times = Times {
         started: unix_nanos(started),
@@ -103,7 +104,7 @@ fn request(families: &Families, started: SystemTime, now: SystemTime) -> ExportM
     }
 }
 
-/// The start of counting and the time of the read, in nanoseconds since the Unix epoch.
+/// The time from which the counters count, and the time of the read, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     started: u64,
@@ -162,7 +163,8 @@ impl Times {
         histogram: &prometheus::proto::Histogram,
     ) -> HistogramDataPoint {
         let buckets = histogram.get_bucket();
-        // Prometheus' buckets are cumulative. OTLP's are not, and OTLP has one more bucket, above the last bound.
+        // The counts of Prometheus' buckets are cumulative. The counts of OTLP's buckets are not. OTLP also has one
+        // more bucket, for the values above the last bound.
         let mut below = 0;
         let mut bucket_counts: Vec<u64> = buckets
             .iter()

@@ -1,4 +1,5 @@
-//! Counts panics. Without this count, a caught panic, such as a panic of a connection's task, would be visible only in the log.
+//! Counts panics for a metric. Without this count, a caught panic, such as a panic of a connection's task, would be
+//! visible only in the log.
 
 use std::{
     panic,

@@ -14,6 +14,7 @@ use super::{spans::SPANS, targets::RPC_TARGET};
 /// The W3C header of a trace context.
 const TRACE_PARENT: &str = "traceparent";
 
+/// Lets the OpenTelemetry propagator read the headers of a call.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -31,8 +32,9 @@ pub(super) fn install() {
     global::set_text_map_propagator(TraceContextPropagator::new());
 }
 
-/// Creates the span of a call from `peer` to `path` (`/package.Service/Method`). The span is a child of the caller's span if the
-/// headers name one. Returns [`Span::none`], after one load, if traces are not exported or this call is not traced.
+/// Creates the span of a call from `peer` to `path` (`/package.Service/Method`). If the headers name a span of the
+/// caller, the new span is a child of that span. Returns [`Span::none`] if traces are not exported or this call is not
+/// traced. If traces are not exported, the function costs one load.
 #[must_use]
 pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
     if !SPANS.is_open() {
@@ -73,7 +75,8 @@ pub fn rpc_span(path: &str, headers: &HeaderMap, peer: SocketAddr) -> Span {
 pub fn record_status(span: &Span, status: &HeaderValue) {
     let code = Code::from_bytes(status.as_bytes());
     span.record("rpc.grpc.status_code", i64::from(i32::from(code)));
-    // OpenTelemetry's conventions for RPC define these codes as errors of the server. All other codes are errors of the caller.
+    // OpenTelemetry's conventions for RPC define these codes as errors of the server. All other codes except OK are
+    // errors of the caller.
     if matches!(
         code,
         Code::Unknown

@@ -1,4 +1,4 @@
-//! The section `telemetry`: logs, and exports to an OpenTelemetry collector.
+//! The section `telemetry` of the configuration file: logs, and exports to an OpenTelemetry collector.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::{HOUR, SECOND, SettingError, check, check_time};
 
-/// Logs, traces and metrics.
+/// The section `telemetry`: logs, traces and metrics.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetrySettings {
-    /// The log's filter: `info`, `tally=debug,warn`, ...
+    /// Which events are logged, such as `info` or `tally=debug,warn`.
     pub log: String,
     /// The format of the log.
     pub format: LogFormat,
     /// The OpenTelemetry collector that receives traces, metrics and events by OTLP over gRPC, such as
-    /// `http://127.0.0.1:4317`. If unset, nothing is exported, and calls have no
-    /// cost for it.
+    /// `http://127.0.0.1:4317`. If the key is not set, nothing is exported.
     pub otlp_endpoint: Option<String>,
-    /// The share of the calls without a trace context for which a trace is started, 0 to 1. If a call has a `traceparent`, its
-    /// sampling flag decides. A span for every call would cost more than the call itself.
+    /// The share of the calls without a trace context that start a trace, 0 to 1. If a call has the header
+    /// `traceparent`, the sampling flag in this header decides. A span for every call would cost more than the call
+    /// itself.
     pub trace_ratio: f64,
-    /// Interval at which metrics are exported, 1 s to 1 hour.
+    /// Interval between two exports of metrics, 1 s to 1 hour.
     #[serde(with = "humantime_serde")]
     pub metrics_interval: Duration,
 }
@@ -33,9 +33,9 @@ pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// For people.
+    /// Lines of text.
     Text,
-    /// For machines.
+    /// One JSON object per line.
     Json,
 }
 

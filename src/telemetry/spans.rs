@@ -1,7 +1,8 @@
 //! Decides which calls are traced, bounds the number of spans that wait for export, and counts every span that is not sent.
 //!
-//! The decision is made before the span is created, and a span that would be dropped is not created. Therefore a collector that is
-//! unreachable or slower than the service does not slow down transactions.
+//! The decision is made before the span is created, and no span is created while the queue of the exporter is full or
+//! after a failed export. Therefore a collector that is unreachable or slower than the service does not slow down
+//! transactions.
 
 use std::{
     cell::Cell,
@@ -33,8 +34,9 @@ const MILLION: u32 = 1_000_000;
 pub(super) static SPANS: SpanGate = SpanGate::new();
 
 thread_local! {
-    /// Credit towards the next traced call of this thread, in millionths of a call. The initial value makes the first call a
-    /// traced one.
+    /// Credit towards the next traced call of this thread, in millionths of a call. Each call adds the traced share to
+    /// the credit, and the call that raises the credit to one million is traced. The initial value makes the first call
+    /// a traced one.
     static CREDIT: Cell<u32> = const { Cell::new(MILLION - 1) };
 }
 
@@ -81,20 +83,20 @@ impl SpanGate {
         }
     }
 
-    /// Starts to create spans: for calls with a sampled trace context, and for the share `ratio` (0 to 1) of the calls without a
-    /// trace context.
+    /// Starts to create spans. A call with a trace context gets a span if the context is sampled. Of the calls without
+    /// a trace context, the share `ratio` (0 to 1) gets a span.
     pub(super) fn open(&self, ratio: f64) {
         self.share.store(millionths(ratio), Ordering::Relaxed);
         self.is_open.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether spans are exported. Costs one load.
+    /// Returns whether spans are exported. The check costs one load.
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Returns whether this call, which has no trace context, starts a trace. The traced calls are spread evenly over the calls of
-    /// each thread.
+    /// Returns whether a call without a trace context starts a trace. The traced calls are spread evenly over the calls
+    /// of each thread.
     pub(super) fn begins_trace(&self) -> bool {
         let share = self.share.load(Ordering::Relaxed);
         CREDIT.with(|credit| {
@@ -239,12 +241,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wanted_share_of_calls_starts_a_trace() {
+    fn the_configured_share_of_calls_starts_a_trace() {
         for (ratio, traced) in [(0.0, 0), (0.001, 10), (0.25, 2500), (1.0, 10_000)] {
             let gate = SpanGate::new();
             gate.open(ratio);
             let begun = (0..10_000).filter(|_| gate.begins_trace()).count();
-            // The credit that an earlier ratio left may add one call.
+            // The credit of the thread remains from the previous ratio, so the count may differ by one call.
             assert!(begun.abs_diff(traced) <= 1, "{ratio}: {begun}");
         }
     }
@@ -253,8 +255,8 @@ mod tests {
     fn waiting_spans_are_bounded_and_dropped_spans_are_counted() {
         let gate = SpanGate::new();
         assert!((0..SPANS_WAITING_MAX).all(|_| gate.reserve()));
-        assert!(!gate.has_room(), "no span is created");
-        assert!(!gate.reserve(), "a span that was created before is dropped");
+        assert!(!gate.has_room(), "a span was allowed although the queue is full");
+        assert!(!gate.reserve(), "a span was queued although the queue is full");
         gate.exported(512, &Ok(()));
         assert!(gate.has_room());
         gate.exported(SPANS_WAITING_MAX - 512, &Ok(()));

@@ -1,4 +1,4 @@
-//! `tally bench` as a process: what it prints, what it counts, and which options it rejects.
+//! Tests of `tally bench` as a process: its report, its counts, and the options that it rejects.
 
 use std::{fs, process::Command};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::server::{BINARY, TestServer};
 
-/// Options for a short round. These tests do not check the measured values, so a short round is enough.
+/// Options for a short measurement. These tests do not check measured times, so a short measurement is enough.
 const SHORT: [&str; 8] = [
     "--duration",
     "300ms",
@@ -18,7 +18,7 @@ const SHORT: [&str; 8] = [
     "--self-contained",
 ];
 
-/// Runs `tally bench`. Returns exit code, standard output and standard error.
+/// Runs `tally bench`. Returns its exit code, standard output and standard error.
 fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(BINARY)
         .arg("bench")
@@ -55,7 +55,7 @@ fn count(report: &Value, pointer: &str) -> u64 {
         .unwrap_or_else(|| panic!("{pointer} is no count in {report:#}"))
 }
 
-/// Checks the fields that every report has.
+/// Checks the fields that every report contains.
 fn assert_sound(report: &Value) {
     assert!(number(report, "/transactions_per_second") > 0.0, "{report:#}");
     assert!(
@@ -126,7 +126,7 @@ fn every_scheduled_transaction_is_sent_or_counted_as_missed() {
         assert_sound(&report);
         assert_adds_up(&report);
         assert_eq!(count(&report, "/rate"), 500);
-        // 0.3 s at 500 per second, for every number of threads.
+        // 0.3 s at 500 transactions per second are 150 transactions, independent of the number of threads.
         assert_eq!(count(&report, "/schedule/due"), 150, "{report:#}");
         if mode == "unary" {
             assert_adds_up(&report["baseline"]);
@@ -136,8 +136,8 @@ fn every_scheduled_transaction_is_sent_or_counted_as_missed() {
 }
 
 #[test]
-fn a_schedule_beyond_the_client_counts_missed_transactions() {
-    // One call in flight can't send 200,000 transactions per second.
+fn a_rate_that_the_client_cannot_reach_counts_missed_transactions() {
+    // A client with one call in flight can't send 200,000 transactions per second.
     let report = short(&["--rate", "200000", "--in-flight", "1", "--connections", "1"]);
     assert_sound(&report);
     assert_adds_up(&report);
@@ -180,7 +180,7 @@ fn the_baseline_is_in_the_same_report() {
 }
 
 #[test]
-fn growth_is_measured_up_to_the_restart() {
+fn a_growing_ledger_is_measured_including_its_restart() {
     let report = report(&[
         "--self-contained",
         "--transactions",
@@ -216,7 +216,7 @@ fn growth_is_measured_up_to_the_restart() {
 }
 
 #[test]
-fn a_running_service_is_loaded_and_replays_are_counted() {
+fn a_running_service_can_be_measured_and_replays_are_counted() {
     let server = TestServer::start();
     let endpoint = server.endpoint();
     let arguments = [
@@ -262,7 +262,10 @@ fn the_disk_is_measured() {
         let refused = cell["method"] != "write, fdatasync" && cell["error"].is_string();
         assert!(refused || number(cell, "/times/p50_us") > 0.0, "{cell:#}");
     }
-    assert!(fs::read_dir(data).unwrap().next().is_none(), "the file is left");
+    assert!(
+        fs::read_dir(data).unwrap().next().is_none(),
+        "the file of the measurement was not removed"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! kill -9 during an import: no acknowledged transaction is lost, and a continued import gives the same result as an
-//! uninterrupted one.
+//! Kills the server with SIGKILL during an import. No acknowledged transaction may be lost, and the continued import
+//! must give the same result as an import without a kill.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use crate::{
     support::server::{ServerOptions, TestServer},
 };
 
-/// Environment variable with the seed of a run to repeat.
+/// Environment variable with the seed of the random numbers, to repeat a run.
 const SEED: &str = "TALLY_TEST_SEED";
 /// Number of kills in the test that records acknowledgements.
 const KILLS: usize = 5;
@@ -32,9 +32,10 @@ const KILLS: usize = 5;
 const BATCH: usize = 40;
 /// Number of calls in flight when the server is killed.
 const IN_FLIGHT: usize = 4;
-/// Maximum number of times that the test yields to the calls before it kills the server: about as long as the calls take.
-const TURNS_MAX: u64 = 10_000;
-/// Time for which the first import retries. It is longer than a running server takes to answer on a busy machine.
+/// Maximum number of times that the test yields to the tasks of the calls before it kills the server. This many yields
+/// take about as long as the calls.
+const YIELDS_MAX: u64 = 10_000;
+/// Time for which the first import retries a call. It is longer than a server on a busy machine takes to answer.
 const FIRST_GIVES_UP_AFTER: &str = "5s";
 /// Maximum number of polls for the sequence at which the server is killed.
 const POLLS_MAX: usize = 20_000;
@@ -80,9 +81,10 @@ impl Random {
 // ===== impl Ledger =====
 
 impl Ledger {
-    fn call(&self, client: &Client, place: usize) -> Call {
-        let end = (place + BATCH).min(self.transactions.len());
-        let batch = self.transactions[place..end].to_vec();
+    /// Starts a call with the [`BATCH`] transactions from `index` on.
+    fn call(&self, client: &Client, index: usize) -> Call {
+        let end = (index + BATCH).min(self.transactions.len());
+        let batch = self.transactions[index..end].to_vec();
         let client = client.clone();
         let answers = async move {
             let results = client.process_transactions(batch).await.ok()?;
@@ -93,7 +95,7 @@ impl Ledger {
                     .collect(),
             )
         };
-        (place, tokio::spawn(answers))
+        (index, tokio::spawn(answers))
     }
 
     /// Records the answers of a call. Returns false if the call failed.
@@ -113,37 +115,39 @@ impl Ledger {
 
     /// Sends the transactions with the indexes `from` to `to`, one call after the other.
     async fn send(&mut self, client: &Client, from: usize, to: usize) {
-        for place in (from..to).step_by(BATCH) {
-            let call = self.call(client, place);
+        for index in (from..to).step_by(BATCH) {
+            let call = self.call(client, index);
             assert!(self.record(call).await, "the server is up");
         }
     }
 
-    /// Kills the server while calls are in flight. Returns the index of the first transaction without an answer.
+    /// Sends calls from the index `from` on, and kills the server while they are in flight. Returns the index of the
+    /// first transaction without an answer.
     async fn send_and_kill(&mut self, server: &mut TestServer, from: usize, random: &mut Random) -> usize {
-        let client = one_shot(server).await;
-        let places = (from..).step_by(BATCH).take(IN_FLIGHT);
-        let calls: Vec<Call> = places.map(|place| self.call(&client, place)).collect();
-        for _ in 0..random.below(TURNS_MAX) {
+        let client = client_without_retry(server).await;
+        let indexes = (from..).step_by(BATCH).take(IN_FLIGHT);
+        let calls: Vec<Call> = indexes.map(|index| self.call(&client, index)).collect();
+        for _ in 0..random.below(YIELDS_MAX) {
             yield_now().await;
         }
         server.kill9();
         let mut resume = None;
         let mut answered = 0;
         for call in calls {
-            let place = call.0;
+            let index = call.0;
             if self.record(call).await {
                 answered += 1;
             } else {
-                resume.get_or_insert(place);
+                resume.get_or_insert(index);
             }
         }
         println!("killed when {answered} of {IN_FLIGHT} calls were answered");
         resume.unwrap_or(from + BATCH * IN_FLIGHT)
     }
 
-    /// Checks that a repetition of every acknowledged transaction gets the same answer, and that transactions can be read.
-    async fn assert_all_there(&self, client: &Client, random: &mut Random) {
+    /// Checks that a repetition of every acknowledged transaction gets the same answer. Also reads some of the
+    /// transactions.
+    async fn assert_all_present(&self, client: &Client, random: &mut Random) {
         let sent: Vec<&ProcessTransactionRequest> = self
             .transactions
             .iter()
@@ -181,8 +185,9 @@ impl Ledger {
     }
 }
 
-/// Starts a server that often writes checkpoints and often begins new segments, so that a kill can also interrupt those.
-fn short_lived() -> TestServer {
+/// Starts a server that often writes checkpoints and often begins new segments, so that a kill can also interrupt this
+/// work.
+fn start_with_small_files() -> TestServer {
     ServerOptions::default()
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
         .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
@@ -190,8 +195,8 @@ fn short_lived() -> TestServer {
         .start()
 }
 
-/// Opens a client that does not retry.
-async fn one_shot(server: &TestServer) -> Client {
+/// Makes a client that does not retry.
+async fn client_without_retry(server: &TestServer) -> Client {
     server.client().await.with_retry(RetryPolicy {
         attempts_max: 1,
         ..RetryPolicy::default()
@@ -199,13 +204,13 @@ async fn one_shot(server: &TestServer) -> Client {
 }
 
 #[tokio::test]
-async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
+async fn no_acknowledged_transaction_is_lost_and_no_sequence_number_is_skipped() {
     let Some(file) = data("berka/transactions.csv") else {
         return;
     };
     let mut random = Random::new();
     let rows: Vec<Row> = read_csv(&file);
-    let mut server = short_lived();
+    let mut server = start_with_small_files();
     berka::open_accounts(&server.client().await, &rows).await;
     let transactions: Vec<_> = rows.iter().map(Row::to_request).collect();
     let count = transactions.len();
@@ -214,34 +219,36 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
         acknowledged: HashMap::new(),
     };
 
-    let mut place = 0;
+    let mut index = 0;
     for kill in 0..KILLS {
         // Send whole batches, and leave enough batches for the remaining kills.
         let batches = random.between(1, count / BATCH / (KILLS + 1));
         ledger
-            .send(&server.client().await, place, place + batches * BATCH)
+            .send(&server.client().await, index, index + batches * BATCH)
             .await;
-        place = ledger
-            .send_and_kill(&mut server, place + batches * BATCH, &mut random)
+        index = ledger
+            .send_and_kill(&mut server, index + batches * BATCH, &mut random)
             .await;
         println!(
-            "kill {kill}: {} acknowledged, continuing from row {place}",
+            "kill {kill}: {} acknowledged, continuing from row {index}",
             ledger.acknowledged.len()
         );
         server.assert_verified();
         server.restart();
-        ledger.assert_all_there(&server.client().await, &mut random).await;
+        ledger
+            .assert_all_present(&server.client().await, &mut random)
+            .await;
     }
     let client = server.client().await;
     ledger.send(&client, 0, count).await;
 
-    ledger.assert_all_there(&client, &mut random).await;
+    ledger.assert_all_present(&client, &mut random).await;
     let mut sequences: Vec<i64> = ledger.acknowledged.values().copied().collect();
     sequences.sort_unstable();
     let all = 1..=i64::try_from(count).unwrap();
     assert!(
         sequences.iter().copied().eq(all),
-        "committed sequences are 1 to {count}, without gaps"
+        "the committed sequence numbers are not 1 to {count} without gaps"
     );
     assert_final_balances(
         &client,
@@ -253,7 +260,8 @@ async fn nothing_that_was_acknowledged_is_lost_and_no_sequence_is_skipped() {
     server.assert_verified();
 }
 
-/// Waits until the last sequence is at least `sequence`. The import must still run.
+/// Waits until the last sequence number of the ledger is at least `sequence`. Checks that the import has not ended
+/// before.
 async fn wait_for_sequence(client: &Client, import: &mut Child, sequence: usize) {
     for _ in 0..POLLS_MAX {
         let ledger = client.batch_stats().await.unwrap().ledger.unwrap();
@@ -279,7 +287,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     let mut random = Random::new();
     let rows = read_csv::<Row>(&file).len();
     let path = file.to_str().unwrap();
-    let mut server = short_lived();
+    let mut server = start_with_small_files();
     let args = [
         "import",
         path,
@@ -290,7 +298,8 @@ async fn an_import_continues_after_the_server_was_killed() {
         "json",
     ];
 
-    // The first import gives up when the server has died. It reports the service as unavailable, and prints its summary.
+    // The server is killed during the first import. The import gives up, exits with the code for an unavailable
+    // service, and prints its summary.
     let mut impatient = server.command(&args);
     impatient
         .args(["--give-up-after", FIRST_GIVES_UP_AFTER])
@@ -313,7 +322,8 @@ async fn an_import_continues_after_the_server_was_killed() {
     let done: Value = serde_json::from_slice(&output.stdout).unwrap();
     let acknowledged = done["last_sequence"].as_u64().unwrap();
 
-    // The second import waits for the restarted server, and continues.
+    // The server is killed again during the second import. This import waits until the server runs again, and
+    // continues.
     server.restart();
     let recovered = server
         .client()

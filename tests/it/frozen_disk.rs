@@ -1,5 +1,6 @@
-//! The real binary on a frozen file system: an ext4 image, mounted through a loop device and frozen with `fsfreeze`. The test
-//! needs root and the permission to mount. Without these, it prints that it did not run.
+//! Runs the `tally` binary on a file system that the test freezes. The file system is an ext4 image that is mounted
+//! through a loop device and frozen with `fsfreeze`. The test needs root and the permission to mount. Without them, it
+//! prints that it did not run.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -24,9 +25,9 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// Shell script that mounts the image, and freezes and thaws the mount on the commands that it reads. At the end of its input, when
-/// the test has ended for any reason, it thaws and unmounts. It checks that the directory is a mount point before it freezes, so
-/// that it never freezes another file system.
+/// Shell script that mounts the image, and then reads the commands `freeze` and `thaw`. Its input ends when the test
+/// ends for any reason; then the script thaws and unmounts the file system. Before it freezes, it checks that the
+/// directory is a mount point, so that it never freezes another file system.
 const KEEPER: &str = r#"
 set -u
 mkfs.ext4 -q -F "$1" && mount -o loop "$1" "$2" || exit 1
@@ -40,24 +41,27 @@ done
 fsfreeze -u "$2" 2>/dev/null
 umount "$2" || umount -l "$2"
 "#;
-/// Size of the image: space for a few segments. The file is sparse.
+/// Size of the image in bytes. The space is enough for a few segments. The file is sparse.
 const IMAGE_BYTES: u64 = 256 << 20;
-/// Longest time to wait for an expected state.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an expected state.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Pause between two checks for an expected state.
 const POLL: Duration = Duration::from_millis(5);
-/// Number of callers of `ProcessTransaction`, and of `ProcessTransactions`. The latter give up after [`BULK_PATIENCE`].
+/// Number of callers of `ProcessTransaction`, and number of callers of `ProcessTransactions`. Only the calls of
+/// `ProcessTransactions` have a deadline: [`BULK_DEADLINE`].
 const CALLERS: [usize; 2] = [24, 3];
-/// Deadline of bulk calls, shorter than their slow threshold.
-const BULK_PATIENCE: Duration = Duration::from_millis(700);
+/// Deadline of calls of `ProcessTransactions`. It is shorter than their slow threshold.
+const BULK_DEADLINE: Duration = Duration::from_millis(700);
 /// Number of answered calls before the disk hangs.
 const CALLS_BEFORE: u64 = 3_000;
 
-/// A mounted file system image. Dropping it thaws and unmounts the file system, and removes the image.
+/// A mounted file system image. Dropping this value thaws and unmounts the file system, and removes the image.
 struct LoopMount {
+    /// The process of the shell script [`KEEPER`].
     keeper: Child,
-    orders: Option<ChildStdin>,
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// Holds the image and the mount point; removed last.
+    /// The directory of the image and of the mount point. It is the last field, so it is removed last.
     home: TempDir,
 }
 
@@ -88,7 +92,7 @@ impl LoopMount {
             return None;
         }
         Some(LoopMount {
-            orders: keeper.stdin.take(),
+            commands: keeper.stdin.take(),
             answers,
             keeper,
             home,
@@ -99,8 +103,9 @@ impl LoopMount {
         self.home.path().join("mount")
     }
 
-    fn order(&mut self, word: &str, answer: &str) {
-        writeln!(self.orders.as_mut().unwrap(), "{word}").unwrap();
+    /// Sends a command to the shell script, and checks its answer.
+    fn command(&mut self, word: &str, answer: &str) {
+        writeln!(self.commands.as_mut().unwrap(), "{word}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         assert_eq!(line.trim_end(), answer);
@@ -108,94 +113,97 @@ impl LoopMount {
 
     /// Freezes the file system until the returned value is dropped.
     fn freeze(&mut self) -> Freeze<'_> {
-        self.order("freeze", "frozen");
+        self.command("freeze", "frozen");
         Freeze(self)
     }
 }
 
 impl Drop for LoopMount {
     fn drop(&mut self) {
-        self.orders = None;
+        self.commands = None;
         let _ = self.keeper.wait();
     }
 }
 
+/// Thaws the file system when it is dropped.
 struct Freeze<'a>(&'a mut LoopMount);
 
 impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Ignore the result. Processes that wait for the disk can be killed only after the thaw, so it is always requested.
-            let _ = writeln!(self.0.orders.as_mut().unwrap(), "thaw");
+            // The thaw is necessary after a panic, too, because a process that waits for the disk can be killed only
+            // after the thaw. The result is ignored, because the panic is reported already.
+            let _ = writeln!(self.0.commands.as_mut().unwrap(), "thaw");
         } else {
-            self.0.order("thaw", "thawed");
+            self.0.command("thaw", "thawed");
         }
     }
 }
 
-/// Prints that the test did not run. Writes to standard error directly, because the test harness hides the output of passing tests.
+/// Prints that the test did not run. Writes directly to standard error, because the test harness hides the output of
+/// `println!` if a test passes.
 fn did_not_run(reason: &str) {
     let text = format!("\nfrozen_disk: DID NOT RUN, a file system can't be mounted here: {reason}\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
-/// Callers that each make one call after the other until [`Load::stop`].
+/// Callers that make calls until [`Load::stop`]. Each caller makes one call after the other.
 struct Load {
     callers: JoinSet<()>,
-    tally: &'static Tally,
+    counts: &'static CallCounts,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct CallCounts {
     stopped: AtomicBool,
     answered: AtomicU64,
-    refused: AtomicU64,
+    rejected: AtomicU64,
     expired: AtomicU64,
 }
 
 impl Load {
     fn start(client: &TransactionServiceClient<Channel>) -> Self {
-        let tally: &'static Tally = Box::leak(Box::default());
+        let counts: &'static CallCounts = Box::leak(Box::default());
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS.iter().sum() {
             let mut client = client.clone();
             let is_bulk = caller >= CALLERS[0];
             callers.spawn(async move {
                 for call in 0_u64.. {
-                    if tally.stopped.load(Ordering::Acquire) {
+                    if counts.stopped.load(Ordering::Acquire) {
                         break;
                     }
                     let transaction = pay(&format!("{caller}:{call}"));
                     let answer = if is_bulk {
                         let transactions = vec![transaction];
                         let mut request = Request::new(ProcessTransactionsRequest { transactions });
-                        request.set_timeout(BULK_PATIENCE);
+                        request.set_timeout(BULK_DEADLINE);
                         client.process_transactions(request).await.map(drop)
                     } else {
                         client.process_transaction(transaction).await.map(drop)
                     };
-                    tally.count(answer).await;
+                    counts.count(answer).await;
                 }
             });
         }
-        Load { callers, tally }
+        Load { callers, counts }
     }
 
     async fn stop(mut self) {
-        self.tally.stopped.store(true, Ordering::Release);
+        self.counts.stopped.store(true, Ordering::Release);
         while let Some(caller) = self.callers.join_next().await {
             caller.unwrap();
         }
     }
 }
 
-impl Tally {
+impl CallCounts {
     async fn count(&self, answer: Result<(), Status>) {
         let counter = match answer {
             Ok(()) => &self.answered,
-            Err(status) if is_refusal(&status) => {
+            Err(status) if is_circuit_open(&status) => {
                 tokio::time::sleep(POLL).await;
-                &self.refused
+                &self.rejected
             }
             Err(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => &self.expired,
             Err(status) => panic!("{status:?}"),
@@ -204,7 +212,7 @@ impl Tally {
     }
 }
 
-fn is_refusal(status: &Status) -> bool {
+fn is_circuit_open(status: &Status) -> bool {
     let reason = status.get_details_error_info().map(|info| info.reason);
     reason.as_deref() == Some("CIRCUIT_OPEN")
 }
@@ -213,12 +221,12 @@ fn is_refusal(status: &Status) -> bool {
 async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let began = Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(began.elapsed() < WAIT_MAX, "{what}: not within {WAIT_MAX:?}");
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// The circuits of `ProcessTransaction` and `ProcessTransactions`.
+/// Returns the statistics of the circuits of `ProcessTransaction` and `ProcessTransactions`.
 async fn circuits(stats: &EngineServiceClient<Channel>) -> Vec<CircuitStats> {
     let response = stats.clone().get_circuit_stats(GetCircuitStatsRequest {}).await;
     let mut circuits = response.unwrap().into_inner().circuits;
@@ -231,13 +239,14 @@ fn start(home: &Path) -> TestServer {
         .home(home)
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
         .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
-        // A healthy disk stays below this threshold even on a busy machine.
+        // Commits on a healthy disk take less than this threshold even on a busy machine.
         .env("TALLY__BREAKER__SLOW_THRESHOLD", "1s")
         .env(
             "TALLY__BREAKER__METHODS__PROCESSTRANSACTIONS__SLOW_THRESHOLD",
             "1s",
         )
-        // The window is longer than the test, so the circuits can't open only because the fast calls leave the window.
+        // The window is longer than the test. So the fast calls before the freeze stay in the window, and the circuits
+        // must open in spite of them.
         .env("TALLY__BREAKER__BUCKET", "60s")
         .env("TALLY__BREAKER__WINDOW_BUCKETS", "60")
         .env("TALLY__BREAKER__OPEN_BASE", "300ms")
@@ -268,7 +277,7 @@ async fn a_frozen_file_system_opens_the_circuits_and_a_thawed_one_closes_them() 
     }
     let load = Load::start(&TransactionServiceClient::new(channel));
     until("calls are answered", async || {
-        load.tally.answered.load(Ordering::Acquire) >= CALLS_BEFORE
+        load.counts.answered.load(Ordering::Acquire) >= CALLS_BEFORE
     })
     .await;
     for circuit in circuits(&stats).await {
@@ -293,9 +302,9 @@ async fn a_frozen_file_system_opens_the_circuits_and_a_thawed_one_closes_them() 
     for circuit in circuits(&stats).await {
         assert_eq!(circuit.history[0].reason, "overdue", "{}", circuit.key);
     }
-    let refused = load.tally.refused.load(Ordering::Acquire);
-    until("callers are refused", async || {
-        load.tally.refused.load(Ordering::Acquire) > refused
+    let rejected = load.counts.rejected.load(Ordering::Acquire);
+    until("callers are rejected", async || {
+        load.counts.rejected.load(Ordering::Acquire) > rejected
     })
     .await;
     drop(freeze);
@@ -307,12 +316,12 @@ async fn a_frozen_file_system_opens_the_circuits_and_a_thawed_one_closes_them() 
             .all(|circuit| circuit.effective_state() == CircuitState::Closed)
     })
     .await;
-    let answered = load.tally.answered.load(Ordering::Acquire);
+    let answered = load.counts.answered.load(Ordering::Acquire);
     until("calls are answered again", async || {
-        load.tally.answered.load(Ordering::Acquire) >= answered + 100
+        load.counts.answered.load(Ordering::Acquire) >= answered + 100
     })
     .await;
-    println!("{:?}", load.tally);
+    println!("{:?}", load.counts);
     load.stop().await;
     server.terminate();
     assert!(server.wait().success());

@@ -1,4 +1,5 @@
-//! `tally import` as a process: it loses no row of a file, and names what it does not understand.
+//! Tests of `tally import` as a process. It must not lose a row of a file, and an error must name the line that is
+//! malformed.
 
 use std::{
     fs,
@@ -30,7 +31,7 @@ async fn last_sequence(server: &TestServer) -> i64 {
 }
 
 #[tokio::test]
-async fn a_file_that_could_hide_a_row_is_an_error_that_names_the_line() {
+async fn a_file_in_which_a_row_could_be_overlooked_is_an_error_that_names_the_line() {
     let server = TestServer::start();
     let dir = tempfile::tempdir().unwrap();
     let line = r#"{"transactionId":"t1","transfers":[{"debitAccountId":"a","creditAccountId":"b","minorUnits":"1"}]}"#;
@@ -75,7 +76,11 @@ async fn a_file_that_could_hide_a_row_is_an_error_that_names_the_line() {
         assert_eq!(output.status.code(), Some(65), "{name}: {words}");
         assert!(words.contains(expected), "{name}: {words}");
     }
-    assert_eq!(last_sequence(&server).await, 0, "the service got no transaction");
+    assert_eq!(
+        last_sequence(&server).await,
+        0,
+        "the service received a transaction"
+    );
 }
 
 #[tokio::test]
@@ -103,7 +108,8 @@ async fn every_line_is_counted() {
     }
 }
 
-/// A pipe can be read only once, so the bytes that were read to check the header must not be lost.
+/// The import reads the first bytes of its input to check the header. It must not lose these bytes, because a pipe can
+/// be read only once.
 #[tokio::test]
 async fn a_pipe_is_imported_completely() {
     const ROWS: usize = 5000;

@@ -1,4 +1,4 @@
-//! The real binary: signals, exit codes, and the placement of its threads.
+//! Tests of the `tally` binary: its signals, its exit codes, and the placement of its threads.
 
 use std::{error::Error, fs, path::Path, process::Command};
 
@@ -17,7 +17,7 @@ use crate::support::{in_process::pay, server::TestServer};
 
 const TALLY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// Runs `tally`. Returns exit code, standard output and standard error.
+/// Runs `tally`. Returns its exit code, standard output and standard error.
 fn tally(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(TALLY).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -76,8 +76,8 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
     let mut acknowledged = Vec::new();
     for (answers, last) in callers.join_all().await {
         acknowledged.extend(answers);
-        // The service rejected the last call; or the call never reached the service, because the connection was closing. Then the
-        // error comes from the client's own library.
+        // Either the service rejected the last call, or the call did not reach the service because the connection was
+        // closing. In the second case, the error comes from the gRPC library of the client.
         match last.get_details_error_info() {
             Some(info) => {
                 assert_eq!(last.code(), Code::Unavailable, "{last:?}");
@@ -86,7 +86,10 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
                     ("SHUTTING_DOWN", "false")
                 );
             }
-            None => assert!(last.source().is_some(), "not from the transport: {last:?}"),
+            None => assert!(
+                last.source().is_some(),
+                "an error without details that is not from the client's library: {last:?}"
+            ),
         }
     }
     assert_eq!(server.wait().code(), Some(0));
@@ -112,7 +115,7 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn every_thread_is_where_the_topology_says() {
+async fn every_thread_runs_on_the_cpus_that_get_topology_reports() {
     let server = TestServer::start();
     let mut client = EngineServiceClient::connect(server.endpoint()).await.unwrap();
     let topology = client
@@ -145,8 +148,9 @@ async fn every_thread_is_where_the_topology_says() {
 }
 
 #[tokio::test]
-async fn one_cpu_is_enough() {
-    // A child inherits the CPU mask of the thread that starts it. The test restores its own mask directly after the start.
+async fn the_service_works_on_one_cpu() {
+    // A child process inherits the CPU mask of the thread that starts it. The test restores the mask of its own thread
+    // directly after the start.
     let before = get_affinity(THIS_THREAD).unwrap();
     let first = CpuSet::from_words(before.clone()).first().unwrap();
     set_affinity(THIS_THREAD, CpuSet::single(first).words()).unwrap();
@@ -183,7 +187,7 @@ async fn one_cpu_is_enough() {
 }
 
 #[test]
-fn exit_codes_tell_scripts_what_happened() {
+fn each_result_has_its_exit_code() {
     let mut server = TestServer::start();
     let endpoint = server.endpoint();
     let (code, out, _) = tally(&["health", "--endpoint", &endpoint]);
@@ -198,7 +202,7 @@ fn exit_codes_tell_scripts_what_happened() {
     assert_eq!(code, Some(0));
     assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");
 
-    // Another process uses the directory or the port.
+    // Another process already uses the data directory or the port.
     let data = server.data().to_str().unwrap().to_owned();
     let (code, _, error) = tally(&["serve", "--data", &data, "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(74), "{error}");
@@ -233,7 +237,7 @@ fn exit_codes_tell_scripts_what_happened() {
 }
 
 #[test]
-fn a_wrong_configuration_is_an_error_and_starts_nothing() {
+fn a_wrong_configuration_is_an_error_and_the_service_does_not_start() {
     let (code, _, error) = tally(&["serve", "--nope"]);
     assert_eq!(code, Some(64), "{error}");
     let directory = tempfile::tempdir().unwrap();

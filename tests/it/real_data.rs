@@ -1,4 +1,4 @@
-//! Sends real data sets to the real binary over a socket, and checks each row, decision and balance.
+//! Sends public data sets to the `tally` binary over a socket, and checks the outcome of each row and the balances.
 
 mod amlsim;
 pub(crate) mod berka;
@@ -23,7 +23,8 @@ use tally::{
 /// Maximum number of reads of accounts in flight.
 const READS_IN_FLIGHT: usize = 128;
 
-/// Returns the path of a file of a data set; `None` if the file does not exist. On CI, the file must exist.
+/// Returns the path of a file of a data set; `None` if the file does not exist. With `CI=true`, a missing file fails
+/// the test.
 pub(crate) fn data(path: &str) -> Option<PathBuf> {
     let root = env::var_os("TALLY_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
@@ -71,7 +72,7 @@ fn units(amount: Option<Amount>) -> i128 {
     }
 }
 
-/// The balance of an account: credits minus debits.
+/// Returns the balance of an account in minor units: credits minus debits.
 pub(crate) fn balance(account: &Account) -> i128 {
     let balances = account.balances.unwrap_or_default();
     units(balances.credits_posted) - units(balances.debits_posted)
@@ -89,7 +90,7 @@ async fn balances<'a>(client: &Client, ids: impl IntoIterator<Item = &'a str>) -
         .await
 }
 
-/// The balances of all accounts, by id.
+/// Reads the balances of all accounts, by id.
 pub(crate) async fn all_balances(client: &Client) -> BTreeMap<String, i128> {
     let pages = stream::try_unfold(Some(String::new()), |token| async move {
         let Some(token) = token else {
@@ -132,7 +133,7 @@ pub(crate) fn committed(result: &TransactionResult) -> &ProcessTransactionRespon
     }
 }
 
-/// Sends new transactions, checks that all are committed, and returns their sequences.
+/// Sends new transactions, checks that all are committed, and returns their sequence numbers.
 async fn commit(client: &Client, transactions: Vec<ProcessTransactionRequest>) -> Vec<i64> {
     let results = client.process_transactions(transactions).await.unwrap();
     let sequence = |result| {

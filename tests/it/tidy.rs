@@ -7,9 +7,10 @@ mod text;
 use std::{collections::BTreeSet, fs, path::Path};
 
 use cycles::cycles;
-use text::{blanked, functions, paths, place, without_inline_tests, words};
+use text::{blanked, functions, location, paths, without_inline_tests, words};
 
-/// The modules of the service, lowest first: a module imports only from those before it. There are no exceptions.
+/// The modules of the service, lowest first. A module imports only from modules before it in this list, without
+/// exceptions.
 const MODULES: [&str; 17] = [
     "proto",
     "version",
@@ -29,36 +30,40 @@ const MODULES: [&str; 17] = [
     "bench",
     "cli",
 ];
-/// The crates that the service is made of. None depends on another, and none on the wire's library.
+/// The crates that the service consists of. No crate depends on another one of them, and none depends on tonic.
 const CRATES: [&str; 5] = ["breaker", "batch", "topology", "ledger", "journal"];
 
-/// Lines of a source file, its tests apart.
+/// Maximum number of lines of a source file. Test files may be longer.
 const FILE_LINES_MAX: usize = 600;
-/// Lines of a function, from `fn` to the closing brace.
+/// Maximum number of lines of a function, from `fn` to the closing brace.
 const FUNCTION_LINES_MAX: usize = 70;
-/// Words of code that are nowhere, and why.
+/// Words that must not occur in any code, each with the text that the finding shows.
 const BANNED: [(&str, &str); 4] = [
     ("todo!", "finish it"),
     ("unimplemented!", "finish it"),
     ("dbg!", "a leftover of debugging"),
     ("#[ignore", "a test runs or is deleted"),
 ];
-/// Words of code that are not in `src`, and why.
+/// Words that must not occur in the code of the service and of the crates, each with the text that the finding shows.
 const BANNED_IN_SRC: [(&str, &str); 4] = [
-    ("mpsc::channel()", "std's channel is unbounded without a number"),
+    (
+        "mpsc::channel()",
+        "the channel of std is unbounded; use sync_channel",
+    ),
     ("unbounded_channel", "every queue has a bound"),
     ("unbounded(", "every queue has a bound"),
     ("SegQueue", "every queue has a bound"),
 ];
-/// The money path: the directories in which a broken invariant is an assertion.
+/// The money path: the directories in which code must panic if an invariant is broken, instead of continuing.
 const MONEY_PATH: [&str; 3] = ["crates/ledger/src/", "crates/journal/src/", "src/store/"];
-/// Code that passes over a broken invariant. It does not occur on the money path.
+/// Code that would continue in spite of a broken invariant. It must not occur on the money path.
 const SILENT_DEFAULTS: [&str; 4] = [".unwrap_or_default()", ".unwrap_or(", "let _ =", ".ok();"];
-/// What an `else` block does not begin with on the money path, for the same reason.
+/// Statements with which an `else` block on the money path must not begin, because they continue in spite of a broken
+/// invariant, too.
 const SILENT_EXITS: [&str; 4] = ["return;", "return }", "continue;", "continue }"];
-/// Makes a status. Only the service's module of statuses does, so that no status lacks its details.
+/// Functions that make a gRPC status. Only `src/grpc/status.rs` may call them, so that no status lacks its details.
 const STATUS_CONSTRUCTORS: [&str; 3] = ["Status::new(", "Status::with_details(", "Status::with_metadata("];
-/// Phrases that a reader has to read twice, and what to write.
+/// Phrases that a reader has to read twice, each with the words to write instead.
 const STOCK_PHRASES: [(&str, &str); 5] = [
     ("under way", "in flight"),
     ("so many", "this many, or up to N"),
@@ -66,11 +71,13 @@ const STOCK_PHRASES: [(&str, &str); 5] = [
     ("what became of", "the outcome of"),
     ("that is there", "present, or existing"),
 ];
-/// Directories of somebody's machine. In two pieces, so that this file passes its own rule.
+/// Directories of a developer's machine. No file may name them. Each path is in two pieces, so that this file passes
+/// the rule.
 const MACHINE_PATHS: [&str; 3] = [concat!("/", "work"), concat!("/", "root"), concat!("/", "home")];
-/// Directories that are not ours to tidy.
+/// Directories that are not checked, because their files are generated or come from other projects.
 const FOREIGN_DIRECTORIES: [&str; 5] = [".git", "target", "tally-data", "google", "__pycache__"];
-/// Files that are text. Anything else (fixtures, images) is passed over.
+/// Extensions of the files that are checked. A file without a dot is checked if its whole name is in this list. Other
+/// files, such as images, are not checked.
 const TEXT: [&str; 13] = [
     "rs", "toml", "proto", "md", "sh", "py", "txt", "yaml", "yml", "json", "test", "run", "tools",
 ];
@@ -95,7 +102,7 @@ fn the_project_is_tidy() {
 }
 
 #[test]
-fn every_module_of_the_service_has_its_place() {
+fn every_module_of_the_service_is_in_the_order_of_modules() {
     let lib = include_str!("../../src/lib.rs");
     for module in lib
         .lines()
@@ -103,7 +110,7 @@ fn every_module_of_the_service_has_its_place() {
     {
         assert!(
             MODULES.contains(&module),
-            "src/lib.rs has {module}, which has no place in MODULES of tests/it/tidy.rs"
+            "src/lib.rs has the module {module}, which is not in MODULES of tests/it/tidy.rs"
         );
     }
 }
@@ -136,7 +143,7 @@ fn collect(root: &Path, directory: &Path, files: &mut Vec<(String, String)>) {
     }
 }
 
-/// All that is wrong with one file.
+/// Returns the findings of one file.
 fn check(path: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -176,14 +183,14 @@ fn check(path: &str, text: &str) -> Vec<String> {
 fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
     let ban = |(word, why): (&str, &str)| {
         words(code, word)
-            .map(|at| format!("{}: {word}: {why}", place(path, code, at)))
+            .map(|at| format!("{}: {word}: {why}", location(path, code, at)))
             .collect::<Vec<_>>()
     };
     found.extend(BANNED.into_iter().flat_map(ban));
-    // Tests may need an allocator or a signal of their own; it is in a file of that name, too.
+    // A test that needs `unsafe`, such as for its own allocator, has it in a file `sys.rs`.
     let is_sys = path.contains("src/sys/") || path.ends_with("/sys.rs");
     if !is_sys {
-        let why = "only a directory src/sys may, and a sys.rs of the tests";
+        let why = "only a directory src/sys and a sys.rs of the tests may contain it";
         found.extend(
             ["unsafe", "unsafe_code"]
                 .into_iter()
@@ -197,7 +204,7 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
     found.extend(BANNED_IN_SRC.into_iter().flat_map(ban));
     check_money_path(path, code, found);
     if path.starts_with("src/grpc/") && path != "src/grpc/status.rs" && !path.ends_with("tests.rs") {
-        let why = "statuses are made in src/grpc/status.rs";
+        let why = "statuses may be made only in src/grpc/status.rs";
         let shipped = without_inline_tests(code);
         let made = STATUS_CONSTRUCTORS
             .iter()
@@ -212,7 +219,7 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
     for (at, name, lines) in functions(code).filter(|(_, _, lines)| *lines > FUNCTION_LINES_MAX) {
         found.push(format!(
             "{}: fn {name} has {lines} lines, at most {FUNCTION_LINES_MAX}",
-            place(path, code, at)
+            location(path, code, at)
         ));
     }
     if let Some(module) = path.strip_prefix("src/")
@@ -222,13 +229,14 @@ fn check_rust(path: &str, text: &str, code: &str, found: &mut Vec<String>) {
     }
 }
 
-/// An invariant of the money path that does not hold is an assertion.
+/// Checks that code on the money path does not continue in spite of a broken invariant.
 fn check_money_path(path: &str, code: &str, found: &mut Vec<String>) {
     if !MONEY_PATH.iter().any(|directory| path.starts_with(directory)) || path.ends_with("tests.rs") {
         return;
     }
     let shipped = without_inline_tests(code);
-    let why = "on the money path a broken invariant is an assertion, and an ignored result is one too";
+    let why =
+        "on the money path, use an assertion instead of a default, an early return or an ignored result";
     for word in SILENT_DEFAULTS {
         found.extend(words(&shipped, word).map(|_| format!("{path}: {word}: {why}")));
     }
@@ -241,7 +249,7 @@ fn check_money_path(path: &str, code: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The modules of the service import in one direction.
+/// Checks that a module of the service imports only from modules before it in [`MODULES`].
 fn check_order(path: &str, module: &str, code: &str, found: &mut Vec<String>) {
     let from = module.split(['/', '.']).next().unwrap_or_default();
     if from == "lib" {
@@ -251,28 +259,28 @@ fn check_order(path: &str, module: &str, code: &str, found: &mut Vec<String>) {
     let imported = words(code, prefix).flat_map(|at| paths(&code[at..]));
     let modules: BTreeSet<String> = imported.filter_map(|path| path.into_iter().nth(1)).collect();
     for to in modules {
-        if let Some(why) = forbidden(from, &to) {
+        if let Some(why) = why_forbidden(from, &to) {
             found.push(format!("{path}: {from} imports {to}: {why}"));
         }
     }
 }
 
-/// Why `from` may not import `to`; `None` if it may.
-fn forbidden(from: &str, to: &str) -> Option<String> {
+/// Returns why the module `from` may not import the module `to`; `None` if it may.
+fn why_forbidden(from: &str, to: &str) -> Option<String> {
     if from == to {
         return None;
     }
-    let place = |module| MODULES.iter().position(|known| *known == module);
-    match (place(from), place(to)) {
-        (_, None) => Some(format!("{to} has no place in MODULES")),
+    let position = |module| MODULES.iter().position(|known| *known == module);
+    match (position(from), position(to)) {
+        (_, None) => Some(format!("{to} is not in MODULES")),
         (None, Some(_)) if from == "main" => None,
-        (None, _) => Some(format!("{from} has no place in MODULES")),
+        (None, _) => Some(format!("{from} is not in MODULES")),
         (Some(above), Some(below)) if above > below => None,
         _ => Some(format!("{to} is not below {from}")),
     }
 }
 
-/// The manifest of a crate that must stand alone.
+/// Checks that the manifest of a crate names no dependency that the crate must not have.
 fn check_manifest(path: &str, text: &str, found: &mut Vec<String>) {
     let mut section = "";
     for line in text.lines() {
@@ -288,13 +296,13 @@ fn check_manifest(path: &str, text: &str, found: &mut Vec<String>) {
         };
         if is_banned {
             found.push(format!(
-                "{path}: depends on {name}: each of the crates stands alone"
+                "{path}: depends on {name}: the crates must not depend on each other or on tonic"
             ));
         }
     }
 }
 
-/// Every service, call, message, enum and field has a comment on the line before it.
+/// Checks that every service, call, message, enum and field of a proto file has a comment on the line before it.
 fn check_comments(path: &str, text: &str, found: &mut Vec<String>) {
     let mut before = "";
     for (number, line) in text.lines().map(str::trim).enumerate() {

@@ -1,5 +1,6 @@
-//! The attacks. Each attack sends little data and tries to make the service hold much memory or do much work. Each returns its open
-//! connections, which count the bytes that were sent.
+//! The attacks. Each attack sends little data and tries to make the service use much memory or do much work. Each
+//! attack returns its open connections, which count the bytes that they have sent. `client` is the last byte of the
+//! client's address.
 
 use super::support::raw::{DATA, FRAME_BYTES_MAX, NO_WINDOW, RST_STREAM, Raw, frame, header_block, message};
 use crate::support::server::TestServer;
@@ -10,7 +11,7 @@ pub(super) const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions
 pub(super) const ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
 pub(super) const LIST: &str = "/tally.v1.AccountService/ListAccounts";
 
-/// Announces messages of 16 MiB, and sends one byte of each.
+/// Announces messages of 16 MiB, and sends only one byte of each message.
 pub(super) async fn claimed_lengths(server: &TestServer, client: u8) -> Vec<Raw> {
     let mut connections = Vec::new();
     for path in [BULK, TRANSACTION, ACCOUNTS, STREAM] {
@@ -23,9 +24,9 @@ pub(super) async fn claimed_lengths(server: &TestServer, client: u8) -> Vec<Raw>
     connections
 }
 
-/// Requests with many invalid transactions: each takes two bytes, and its error takes hundreds. The client does not
-/// read the answers.
-pub(super) async fn refused_transactions(server: &TestServer, client: u8) -> Vec<Raw> {
+/// Sends requests with many invalid transactions. Each transaction takes two bytes, and the error in the answer takes
+/// hundreds of bytes. The client does not read the answers.
+pub(super) async fn rejected_transactions(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat(8192));
     let mut connections = Vec::new();
     for _ in 0..4 {
@@ -38,8 +39,8 @@ pub(super) async fn refused_transactions(server: &TestServer, client: u8) -> Vec
     connections
 }
 
-/// Like [`refused_transactions`], in streams.
-pub(super) async fn refused_messages(server: &TestServer, client: u8) -> Vec<Raw> {
+/// Does the same as [`rejected_transactions`], but with messages in streams.
+pub(super) async fn rejected_messages(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]).repeat(8000);
     let mut connections = Vec::new();
     for _ in 0..4 {
@@ -60,7 +61,8 @@ pub(super) async fn too_many_transactions(server: &TestServer, client: u8) -> Ve
     vec![raw]
 }
 
-/// Like [`too_many_transactions`], with accounts, which generated code decodes.
+/// Does the same as [`too_many_transactions`], but with accounts. Accounts are decoded by generated code, and
+/// transactions are not.
 pub(super) async fn too_many_accounts(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0].repeat((4 << 20) / 2 - 8));
     let mut connections = Vec::new();
@@ -91,7 +93,7 @@ pub(super) async fn too_much_metadata(server: &TestServer, client: u8) -> Vec<Ra
     vec![raw]
 }
 
-/// Requests for pages of accounts. The client does not read the answers.
+/// Requests pages of accounts, and does not read the answers.
 pub(super) async fn unread_pages(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x08, 0xe8, 0x07]);
     let mut connections = Vec::new();
@@ -105,7 +107,7 @@ pub(super) async fn unread_pages(server: &TestServer, client: u8) -> Vec<Raw> {
     connections
 }
 
-/// Streams that send without reading the answers.
+/// Sends messages in many streams, and does not read the answers.
 pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]).repeat(4);
     let mut connections = Vec::new();
@@ -115,7 +117,7 @@ pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> 
         for _ in 0..1000 {
             calls.push(raw.call(STREAM, &body, false).await);
         }
-        // The loop sends until the flow-control windows are full.
+        // Send until the flow-control windows are full.
         for call in calls.into_iter().take(60) {
             raw.send(&frame(DATA, 0, call, &[0; 1000])).await;
         }
@@ -124,7 +126,7 @@ pub(super) async fn unread_streams(server: &TestServer, client: u8) -> Vec<Raw> 
     connections
 }
 
-/// Requests with many valid transactions that never end.
+/// Sends requests with many valid transactions, but does not end them.
 pub(super) async fn unfinished_bulks(server: &TestServer, client: u8) -> Vec<Raw> {
     let transaction = [&[0x0a, 100, 0x12, 98], [0; 98].as_slice()].concat();
     let length = u32::try_from(16 << 20).unwrap();
@@ -140,12 +142,13 @@ pub(super) async fn unfinished_bulks(server: &TestServer, client: u8) -> Vec<Raw
     connections
 }
 
-/// Calls that consist of headers. Each names one header 440 times, with one byte each.
+/// Sends calls that consist only of headers. Each call repeats one header 440 times, and each repetition takes one
+/// byte.
 pub(super) async fn many_headers(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 440, 4096).await
 }
 
-/// Like [`many_headers`], with the maximum number of allowed headers, so that the calls are admitted and stay open.
+/// Does the same as [`many_headers`], but with 50 headers, so that the server accepts the calls and they stay open.
 pub(super) async fn open_calls(server: &TestServer, client: u8) -> Vec<Raw> {
     headers(server, client, 50, 4096).await
 }
@@ -154,7 +157,8 @@ async fn headers(server: &TestServer, client: u8, count: usize, calls: usize) ->
     let mut connections = Vec::new();
     for _ in 0..10 {
         let mut raw = Raw::connect(server, client, &[]).await;
-        // The decoder stores `x: y` in its table, and the client refers to it by its index.
+        // The first call stores the header `x: y` in the table of the server's decoder. Later calls name the header by
+        // its index, which takes one byte.
         let first = [header_block(STREAM), vec![0x40, 1, b'x', 1, b'y']].concat();
         let again = [header_block(STREAM), vec![0xbe; count]].concat();
         for call in 0..calls {
@@ -169,7 +173,8 @@ async fn headers(server: &TestServer, client: u8, count: usize, calls: usize) ->
     connections
 }
 
-/// Trailers, which gRPC requests do not have. They wait in a stream that is not read.
+/// Sends trailers, which gRPC requests do not have. They wait in the server behind messages that the server has not
+/// read.
 pub(super) async fn trailers(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]);
     let mut raw = Raw::connect(server, client, NO_WINDOW).await;
@@ -193,7 +198,7 @@ pub(super) async fn trailers(server: &TestServer, client: u8) -> Vec<Raw> {
     vec![raw]
 }
 
-/// Sends `count` frames of one kind, or as many as the server accepts.
+/// Sends `frame` `count` times, or until the server closes the connection.
 pub(super) async fn flood(server: &TestServer, client: u8, frame: &[u8], count: usize) -> Raw {
     let mut raw = Raw::connect(server, client, &[]).await;
     let at_once = (FRAME_BYTES_MAX / frame.len()).max(1);
@@ -207,7 +212,7 @@ pub(super) async fn flood(server: &TestServer, client: u8, frame: &[u8], count: 
     raw
 }
 
-/// Calls that are begun and reset immediately.
+/// Begins calls, and resets each call immediately.
 pub(super) async fn rapid_reset(server: &TestServer, client: u8) -> Vec<Raw> {
     let mut connections = Vec::new();
     for _ in 0..20 {
@@ -224,7 +229,7 @@ pub(super) async fn rapid_reset(server: &TestServer, client: u8) -> Vec<Raw> {
     connections
 }
 
-/// Unknown fields: one that spans several frames, followed by very many short ones.
+/// Returns a message of unknown fields. The first field is longer than a frame, and many short fields follow.
 pub(super) fn unknown_fields(bytes: usize) -> Vec<u8> {
     let long = 2 * FRAME_BYTES_MAX;
     let mut fields = vec![0x12];

@@ -1,19 +1,19 @@
-//! The real binary against hostile clients that send HTTP/2 frame by frame. The tests check that the service holds a bounded amount
-//! of memory for them (measured by the kernel), does a bounded amount of work for them, and serves an honest client at the same
-//! time.
+//! Tests with hostile clients that send HTTP/2 frame by frame. The service runs as a process. The tests check that the
+//! service uses a bounded amount of memory and work for hostile clients, and serves an honest client at the same time.
+//! The kernel measures the memory.
 //!
-//! `cargo test --test it hostile:: -- --nocapture` prints a table: the bytes that each attack sends, the memory that
-//! the server holds, and the latency of the honest client.
+//! `cargo test --test it hostile:: -- --nocapture` prints a table. It contains the bytes that each attack sends, the
+//! memory that the server uses, and the latency of the honest client.
 
 mod attacks;
-mod refusals;
+mod rejections;
 mod support;
 
 use std::{future::Future, pin::Pin};
 
 use support::{
-    good::Good,
-    memory::{forget_peak, peak, resident, settles, shrinks_to},
+    honest::HonestClient,
+    memory::{forget_peak, peak, resident, wait_until_below, wait_until_settled},
     raw::{DATA, PING, PRIORITY, RST_STREAM, Raw, SETTINGS, UNKNOWN, WINDOW_UPDATE, frame, header_block},
 };
 use tally::{
@@ -26,29 +26,30 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// The most memory that the server may hold above its memory at rest.
+/// Maximum memory that the server may use during an attack, in bytes above its memory at rest.
 const HELD_BYTES_MAX: u64 = 512 << 20;
-/// The most memory that the server may keep above its memory at rest after all attackers have left. The allocator keeps
-/// some of it.
+/// Maximum memory that the server may keep after all attackers have left, in bytes above its memory at rest. The
+/// allocator keeps some freed memory.
 const KEPT_BYTES_MAX: u64 = 96 << 20;
-/// A message with unknown fields only.
+/// The size of a message that consists only of unknown fields, in bytes.
 const UNKNOWN_BYTES: usize = 8 << 20;
-/// The number of frames in a flood. None of them belongs to a call or a message. The server closes the connection before it has
-/// read this many.
+/// Number of frames in a flood. The frames belong to no call and no message. The server closes the connection before it
+/// has read this number of frames.
 const FLOOD_FRAMES: usize = 20_000;
 
+/// Runs an attack from the client address with this last byte. Returns the open connections of the attacker.
 type Attack = for<'a> fn(&'a TestServer, u8) -> Pin<Box<dyn Future<Output = Vec<Raw>> + Send + 'a>>;
 
-/// All attacks on memory, by name.
+/// All attacks on the memory of the server, by name.
 const ATTACKS: [(&str, Attack); 12] = [
     ("claimed lengths", |server, client| {
         Box::pin(attacks::claimed_lengths(server, client))
     }),
-    ("refused transactions, unread", |server, client| {
-        Box::pin(attacks::refused_transactions(server, client))
+    ("rejected transactions, unread", |server, client| {
+        Box::pin(attacks::rejected_transactions(server, client))
     }),
-    ("refused messages of streams, unread", |server, client| {
-        Box::pin(attacks::refused_messages(server, client))
+    ("rejected messages of streams, unread", |server, client| {
+        Box::pin(attacks::rejected_messages(server, client))
     }),
     ("too many transactions", |server, client| {
         Box::pin(attacks::too_many_transactions(server, client))
@@ -79,7 +80,7 @@ const ATTACKS: [(&str, Attack); 12] = [
     }),
 ];
 
-/// A server with a thousand accounts of the largest size.
+/// Starts a server with 1000 accounts, of which 998 have the maximum size.
 async fn server() -> (TestServer, Client) {
     let server = ServerOptions::default().start();
     let client = server.client().await;
@@ -104,20 +105,20 @@ async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
     println!("|---|---|---|---|---|");
     let rest = resident(&server);
     for (name, attack) in ATTACKS {
-        let good = Good::start(&server, name).await;
-        good.is_served().await;
+        let honest = HonestClient::start(&server, name).await;
+        honest.wait_until_served().await;
         forget_peak(&server);
         let before = resident(&server);
         let connections = attack(&server, 1).await;
-        good.is_served().await;
-        settles(&server).await;
+        honest.wait_until_served().await;
+        wait_until_settled(&server).await;
         let held = peak(&server).saturating_sub(before.min(rest));
         let sent: u64 = connections.iter().map(|raw| raw.sent).sum();
         drop(connections);
-        let kept = shrinks_to(&server, rest + KEPT_BYTES_MAX)
+        let kept = wait_until_below(&server, rest + KEPT_BYTES_MAX)
             .await
             .saturating_sub(rest);
-        let served = good.finish().await;
+        let served = honest.finish().await;
         println!(
             "| {name} | {:.2} MiB | {:.0} MiB | {:.0} MiB | {:.1?} ({}) |",
             mebibytes(sent),
@@ -134,11 +135,11 @@ async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_is_served() {
     let (server, _client) = server().await;
-    let good = Good::start(&server, "together").await;
-    good.is_served().await;
+    let honest = HonestClient::start(&server, "together").await;
+    honest.wait_until_served().await;
     let rest = resident(&server);
     forget_peak(&server);
-    // Each attacker has its own address. Together they share one budget.
+    // Each attacker has its own address, but the server has one memory budget for all clients together.
     let running = ATTACKS
         .iter()
         .zip(1..)
@@ -148,15 +149,15 @@ async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_is_served
         .into_iter()
         .flatten()
         .collect();
-    good.is_served().await;
-    settles(&server).await;
+    honest.wait_until_served().await;
+    wait_until_settled(&server).await;
     let held = peak(&server).saturating_sub(rest);
     let sent: u64 = connections.iter().map(|raw| raw.sent).sum();
     drop(connections);
-    let kept = shrinks_to(&server, rest + KEPT_BYTES_MAX)
+    let kept = wait_until_below(&server, rest + KEPT_BYTES_MAX)
         .await
         .saturating_sub(rest);
-    let served = good.finish().await;
+    let served = honest.finish().await;
     println!(
         "| all at once | {:.2} MiB | {:.0} MiB | {:.0} MiB | {:.1?} ({}) |",
         mebibytes(sent),
@@ -172,14 +173,14 @@ async fn all_attacks_at_once_are_bounded_together_and_an_honest_client_is_served
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_fields_are_skipped_as_they_arrive_and_delay_no_other_client() {
     let (server, _client) = server().await;
-    let good = Good::start(&server, "unknown").await;
+    let honest = HonestClient::start(&server, "unknown").await;
     let body = attacks::unknown_fields(UNKNOWN_BYTES);
     let mut uploads = Vec::new();
     for client in [1, 2] {
         let mut raw = Raw::connect(&server, client, &[]).await;
         let (call, whole) = raw.upload(attacks::BULK, &body, false).await;
-        assert!(whole, "refused in the middle: {}", raw.refusal);
-        good.is_served().await;
+        assert!(whole, "rejected in the middle: {}", raw.rejection);
+        honest.wait_until_served().await;
         uploads.push((raw, call));
     }
     for (mut raw, call) in uploads {
@@ -188,13 +189,13 @@ async fn unknown_fields_are_skipped_as_they_arrive_and_delay_no_other_client() {
         let (answer, ended) = raw.answer(call).await;
         assert!(ended && answer.is_empty());
     }
-    good.finish().await;
+    honest.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_of_empty_frames_end_with_their_connection() {
+async fn the_server_closes_a_connection_that_floods_it_with_frames_without_a_call() {
     let (server, _client) = server().await;
-    let good = Good::start(&server, "floods").await;
+    let honest = HonestClient::start(&server, "floods").await;
     for (name, frame) in [
         ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0x10, 0])),
         ("PING", frame(PING, 0, 0, &[0; 8])),
@@ -206,8 +207,8 @@ async fn floods_of_empty_frames_end_with_their_connection() {
         let mut raw = attacks::flood(&server, 1, &frame, FLOOD_FRAMES).await;
         assert!(raw.receives_enhance_your_calm().await, "{name}");
     }
-    good.is_served().await;
-    good.finish().await;
+    honest.wait_until_served().await;
+    honest.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,14 +219,14 @@ async fn a_connection_that_continues_after_rejections_receives_enhance_your_calm
     let again = [header_block(attacks::STREAM), vec![0xbe; 100]].concat();
     let (_, bytes) = raw.begin(&first);
     raw.send(&bytes).await;
-    // Each call has its answer.
+    // Each call is answered, because the client reads the answers.
     for _ in 0..100 {
         let (call, bytes) = raw.begin(&again);
         raw.send(&bytes).await;
         let (_, ended) = raw.answer(call).await;
         assert!(ended, "call {call}");
     }
-    // A client that does not read its answers does not receive answers for ever.
+    // Now the client does not read the answers, so the server must close the connection at some time.
     for _ in 0..2000 {
         let (_, bytes) = raw.begin(&again);
         raw.send(&bytes).await;
@@ -236,14 +237,14 @@ async fn a_connection_that_continues_after_rejections_receives_enhance_your_calm
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_write_only_a_few_log_lines() {
     let (server, _client) = server().await;
-    let good = Good::start(&server, "resets").await;
+    let honest = HonestClient::start(&server, "resets").await;
     let connections = attacks::rapid_reset(&server, 1).await;
     for mut raw in connections {
-        // Read until the end of the connection.
+        // Read until the end of the connection. The result is ignored, because both kinds of end are allowed.
         let _ = raw.receives_enhance_your_calm().await;
     }
-    good.is_served().await;
-    good.finish().await;
+    honest.wait_until_served().await;
+    honest.finish().await;
     let log = server.stderr();
     let lines = log
         .lines()
@@ -255,7 +256,8 @@ async fn rapid_resets_write_only_a_few_log_lines() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_allowed_requests_are_served() {
     let (server, _client) = server().await;
-    // The most invalid transactions of a request. The answer is complete when the client reads it.
+    // A request with the maximum number of transactions, all of them invalid. The client reads the answer, so it must
+    // be complete.
     let body = support::raw::message(&[0x0a, 0].repeat(8192));
     let mut raw = Raw::connect(&server, 1, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await;
@@ -271,7 +273,7 @@ async fn the_largest_allowed_requests_are_served() {
         assert_eq!(error.code, 3);
         assert!(error.message.contains("transaction_id"), "{error:?}");
     }
-    // 4096 concurrent streams.
+    // 4096 streams that are open at the same time.
     let mut raw = Raw::connect(&server, 2, &[]).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0])).await;
     let body = support::raw::message(&[0x0a, 0]);

@@ -1,4 +1,5 @@
-//! The AMLSim data set: 20,000 wallets without overdraft, and 118,250 transfers in order. Most of the transfers are rejected.
+//! The AMLSim data set: 20,000 wallets whose balances must not become negative, and 118,250 transfers in a fixed order.
+//! The ledger must reject most of the transfers.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,7 +23,7 @@ struct Wallet {
     init_balance: String,
 }
 
-/// A transfer, its expected outcome, and both balances after it.
+/// A transfer, its expected outcome, and the balances of both accounts after the transfer, in minor units.
 #[derive(Debug, Deserialize)]
 struct Decision {
     i: u64,
@@ -92,8 +93,8 @@ fn decision_of(result: &TransactionResult) -> String {
     }
 }
 
-/// Splits the rows into batches in which each account occurs once. So the balances after a batch are those after each of its
-/// rows.
+/// Splits the rows into batches in which each account occurs only once. So the balances of an account after its row and
+/// after the whole batch are equal.
 fn batches(rows: &[Decision]) -> Vec<&[Decision]> {
     let mut batches = Vec::new();
     let mut seen = HashSet::new();
@@ -111,7 +112,7 @@ fn batches(rows: &[Decision]) -> Vec<&[Decision]> {
 }
 
 #[tokio::test]
-async fn every_decision_and_both_balances_after_it_are_as_expected() {
+async fn every_transfer_has_the_expected_outcome_and_balances() {
     let Some(file) = data("amlsim/decisions.csv") else {
         return;
     };
@@ -187,6 +188,6 @@ async fn every_decision_and_both_balances_after_it_are_as_expected() {
     assert_eq!(
         usize::try_from(last).unwrap(),
         wallets.len() + decisions["OK"],
-        "a rejection has no sequence"
+        "a rejected transaction used a sequence number"
     );
 }

@@ -1,4 +1,5 @@
-//! The Berka data set: statements of a bank. Each row contains the balance of its account after it.
+//! The Berka data set: account statements of a bank. Each row is a transaction, with the balance of the account after
+//! it.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -33,7 +34,8 @@ struct FinalBalance {
 // ===== impl Row =====
 
 impl Row {
-    /// Converts the row to a transaction. This code is independent of `tally import`, so that each checks the other.
+    /// Converts the row to a transaction. This code shares nothing with `tally import`, so a test that compares the
+    /// results of both would find an error in either.
     pub(crate) fn to_request(&self) -> ProcessTransactionRequest {
         let signed = if self.side == "credit" {
             self.amount
@@ -82,7 +84,7 @@ pub(crate) fn final_balances(path: &Path) -> BTreeMap<String, i128> {
         .collect()
 }
 
-/// Creates all accounts of the rows.
+/// Creates all accounts that the rows need.
 pub(crate) async fn open_accounts(client: &Client, rows: &[Row]) {
     let customers = rows.iter().map(|row| row.account_id.clone());
     let counters = rows
@@ -98,7 +100,8 @@ pub(crate) async fn open_accounts(client: &Client, rows: &[Row]) {
     .await;
 }
 
-/// Checks that the balances of the customers equal those of the bank, and that all balances sum to zero.
+/// Checks that the balances of the customers equal those of the bank, and that the balances of all accounts sum to
+/// zero.
 pub(crate) async fn assert_final_balances(client: &Client, expected: &BTreeMap<String, i128>) {
     let all = all_balances(client).await;
     assert_eq!(all.values().sum::<i128>(), 0, "all accounts sum to zero");
@@ -124,7 +127,8 @@ fn first_difference(
         .map(|id| (id.clone(), found.get(id).copied(), expected.get(id).copied()))
 }
 
-/// Groups the rows: first the first row of each account, then the second row of each account, and so on.
+/// Groups the rows. The first group contains the first row of each account, the second group the second row of each
+/// account, and so on.
 fn waves(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut waves: Vec<Vec<&Row>> = Vec::new();
@@ -140,7 +144,7 @@ fn waves(rows: &[Row]) -> Vec<Vec<&Row>> {
 }
 
 #[tokio::test]
-async fn each_row_gives_the_balance_in_the_statement() {
+async fn after_each_row_the_account_has_the_balance_in_the_statement() {
     let Some(file) = data("berka/transactions.csv") else {
         return;
     };
@@ -154,7 +158,7 @@ async fn each_row_gives_the_balance_in_the_statement() {
     for wave in waves(&rows) {
         let requests: Vec<_> = wave.iter().map(|row| row.to_request()).collect();
         for sequence in commit(&client, requests).await {
-            assert_eq!(sequence, last_sequence + 1, "a gap in the sequences");
+            assert_eq!(sequence, last_sequence + 1, "a gap in the sequence numbers");
             last_sequence = sequence;
         }
         let found = balances(&client, wave.iter().map(|row| row.account_id.as_str())).await;

@@ -1,5 +1,5 @@
-//! The accounts of a household: eleven assets, and transactions of up to fourteen legs. The program Ledger computed the
-//! expected balances.
+//! The data set `standard`: the accounts of a household, with eleven assets and transactions of up to fourteen legs.
+//! The accounting program Ledger computed the expected balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +70,8 @@ impl Booking {
     }
 }
 
-/// The id of the account for one asset of a name, because an account has only one asset.
+/// Returns the id of the account for one asset. In the data set, an account has several assets, but in Tally it has
+/// only one.
 fn account_id(name: &str, asset: &str) -> String {
     format!("{name}/{asset}")
 }
@@ -89,12 +90,13 @@ async fn each_account_has_the_balance_that_ledger_computed() {
         .map(|leg| (leg.account.as_str(), leg.asset.as_str()))
         .collect();
     let assets: BTreeSet<&str> = accounts.iter().map(|(_, asset)| *asset).collect();
-    // The data set adds legs of trading accounts, so that each asset sums to zero. They are not counted here.
+    // The data set contains additional legs of trading accounts, so that each asset sums to zero. Count only the other
+    // legs.
     let original = legs().filter(|leg| !leg.account.starts_with("trading:")).count();
     assert_eq!(
         (bookings.len(), original, assets.len()),
         (1347, 2925, 11),
-        "the whole file"
+        "the file is not complete"
     );
 
     let server = TestServer::start();
@@ -110,17 +112,17 @@ async fn each_account_has_the_balance_that_ledger_computed() {
     let requests: Vec<_> = bookings.iter().map(Booking::to_request).collect();
     assert!(
         requests.iter().any(|request| request.transfers.len() >= 7),
-        "many transfers in one transaction"
+        "no transaction has seven transfers"
     );
     let sequences = commit(&client, requests).await;
     assert_eq!(sequences, (1..=1347).collect::<Vec<_>>());
 
-    // The sums of the legs, because `expected_balances.csv` does not contain all accounts.
+    // Compare with the sums of the legs, too, because `expected_balances.csv` does not contain all accounts.
     let mut sums: BTreeMap<String, i128> = BTreeMap::new();
     for leg in legs() {
         *sums.entry(account_id(&leg.account, &leg.asset)).or_default() += i128::from(leg.amount_minor);
     }
-    // In the data set, debits are positive.
+    // Change the sign of the balances, because debits are positive in the data set.
     let found: BTreeMap<String, i128> = all_balances(&client)
         .await
         .into_iter()

@@ -1,5 +1,5 @@
-//! Malformed bytes, and messages that are too large: the client receives an error, and the server
-//! continues to serve other clients.
+//! Tests with malformed bytes and with messages that are too large. The client must receive an error, and the server
+//! must continue to serve other clients.
 
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tokio::{
@@ -31,7 +31,7 @@ async fn malformed_bytes_close_only_their_connection() {
         after_preface(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x01hello"),
     ] {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
-        // The server may close the connection before everything is sent.
+        // The results are ignored, because the server may close the connection before the client has sent all bytes.
         let _ = stream.write_all(&garbage).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
@@ -47,7 +47,7 @@ fn code_and_reason(status: &Status) -> (Code, Option<String>) {
 }
 
 #[tokio::test]
-async fn too_large_messages_are_refused_with_their_code() {
+async fn too_large_messages_are_rejected_with_their_code() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let connect = || TransactionServiceClient::connect(server.endpoint());
     let mut transactions = connect().await.unwrap();

@@ -1,4 +1,4 @@
-//! The operators' port.
+//! Tests of the operators' port: health, metrics, statistics, the status page, and the filter of the log.
 
 use http::{Method, StatusCode};
 use tally::proto::{
@@ -70,7 +70,7 @@ async fn the_port_shows_health_metrics_and_state_while_the_circuit_is_open() {
 }
 
 #[tokio::test]
-async fn the_log_level_is_changed_by_administrators_only() {
+async fn only_administrators_can_change_the_log_level() {
     let (server, _home, _file) = with_tokens();
     assert_eq!(get(&server, "/log-level").await.2, "info\n");
     for (token, filter, expected) in [

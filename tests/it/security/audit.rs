@@ -1,4 +1,4 @@
-//! Changes by administrators are logged with every filter of the log.
+//! A test that changes by administrators are logged whatever the filter of the log is.
 
 use http::{Method, StatusCode};
 use tally::proto::{
@@ -10,11 +10,11 @@ use super::{ADMIN, token_lines, tokens::with_token};
 use crate::support::{operators::ask, server::ServerOptions};
 
 #[tokio::test]
-async fn no_filter_silences_the_events_of_administrators() {
+async fn changes_by_administrators_are_logged_with_every_filter() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("tokens");
     std::fs::write(&file, token_lines()).unwrap();
-    // The filter is in force from the start.
+    // The filter applies from the start.
     let server = ServerOptions::default()
         .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
         .env("TALLY__TELEMETRY__LOG", "off")
@@ -48,12 +48,12 @@ async fn no_filter_silences_the_events_of_administrators() {
         .await
         .unwrap();
     server.wait_for_stderr("while the log is off").await;
-    // The valid tokens were changed.
+    // A change of the tokens file is logged, too.
     let fewer = token_lines().lines().skip(1).collect::<Vec<_>>().join("\n");
     std::fs::write(&file, fewer).unwrap();
     server.hangup();
     server.wait_for_stderr("\"before\":3,\"after\":2").await;
-    // The filter is still in force for other events.
+    // The filter still applies to other events.
     assert!(
         !server.stderr().contains("new contents came into force"),
         "{}",

@@ -7,7 +7,7 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// Signs certificates into a directory.
+/// A certificate authority. It writes the certificates that it signs to a directory.
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) certificate: PathBuf,

@@ -1,5 +1,5 @@
-//! A system clock before 1970. The tests can't set the clock. They check that no answer has a `date` header, since hyper formats
-//! it with a crate that panics before 1970.
+//! A test for system clocks before 1970. The test can't set the clock. Instead, it checks that no answer has a `date`
+//! header. hyper formats this header with a crate that panics if the clock is before 1970.
 
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -22,7 +22,11 @@ async fn no_answer_has_a_date() {
         .await
         .unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers().get("date"), None, "of the operators' port");
+    assert_eq!(
+        answer.headers().get("date"),
+        None,
+        "an answer of the operators' port has a date"
+    );
 
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let (mut sender, connection) =
@@ -37,7 +41,11 @@ async fn no_answer_has_a_date() {
         .unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers().get("date"), None, "of a call");
+    assert_eq!(
+        answer.headers().get("date"),
+        None,
+        "the answer to a call has a date"
+    );
     let trailers = answer.into_body().collect().await.unwrap();
     assert_eq!(trailers.trailers().unwrap()["grpc-status"], "0");
 }

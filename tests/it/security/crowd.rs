@@ -1,4 +1,5 @@
-//! Many thousand connections: connections within the limits are served, further connections are rejected, and memory is bounded.
+//! Tests with thousands of connections. The server must serve connections within the limits, reject further
+//! connections, and use bounded memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -10,48 +11,52 @@ use tokio::{
 use super::{is_well_served, resident, with_accounts};
 use crate::support::server::{ServerOptions, TestServer};
 
-/// Idle connections at the same time.
+/// Number of idle connections that are open at the same time.
 const CROWD: usize = 10_000;
-/// Connections of one address: half of the default limit.
+/// Number of connections from one address, about half of [`CLIENT_MAX`].
 const OF_ONE_CLIENT: usize = 250;
-/// Open files that the connections need, in the test and in the server.
+/// Number of open files that the test process and the server process each need for the connections.
 const FILES: u64 = 12_000;
-/// The default limit of connections of one address.
+/// The default limit of connections from one address.
 const CLIENT_MAX: usize = 512;
-/// Memory that an idle connection may cost the server, in bytes.
+/// Maximum memory that the server may use for an idle connection, in bytes.
 const BYTES_EACH_MAX: u64 = 48 << 10;
 
-/// The preface of HTTP/2 and an empty SETTINGS frame: a complete client that makes no call.
+/// The preface of HTTP/2 and an empty SETTINGS frame. A client that sends this has opened the connection completely,
+/// but makes no call.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-/// A frame's header.
+/// The length of the header of an HTTP/2 frame, in bytes.
 const FRAME_HEADER_BYTES: usize = 9;
-/// Types of frames.
+/// The type of a SETTINGS frame. The next two constants are frame types, too.
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const RST_STREAM: u8 = 3;
 
-/// Connects from another address of this machine (127.0.1.0 and up), since limits apply to each client address.
+/// Connects from the address 127.0.1.0 plus `client`. The limits apply to each client address, so the connections of a
+/// test come from many addresses of this machine.
 async fn connect_from(client: usize, server: &TestServer) -> TcpStream {
     let host = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 1, 0)) + u32::try_from(client).unwrap());
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((host, 0))).unwrap();
     let mut stream = socket.connect(server.address()).await.unwrap();
-    // The server may have closed a refused connection already.
+    // The result is ignored, because the server may have closed a rejected connection already.
     let _ = stream.write_all(HELLO).await;
     stream
 }
 
-/// The type of the first frame that the server sends.
+/// Returns the type of the first frame that the server sends.
 async fn first_frame(stream: &mut TcpStream) -> u8 {
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header).await.unwrap();
     header[3]
 }
 
-/// A HEADERS frame that begins a call of `StreamTransactions` on `stream`, and leaves it open.
+/// Returns a HEADERS frame that begins a call of `StreamTransactions` on the HTTP/2 stream `stream`. The call stays
+/// open.
 fn call(stream: u8) -> Vec<u8> {
     let path = b"/tally.v1.TransactionService/StreamTransactions";
-    // HPACK: POST and http are in the static table, and so is the name of the path (RFC 7541, appendix A).
+    // The header block is encoded with HPACK. The method POST, the scheme http and the name `:path` are in its static
+    // table (RFC 7541, appendix A).
     let block = [
         &[0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()],
         path.as_slice(),
@@ -62,7 +67,7 @@ fn call(stream: u8) -> Vec<u8> {
     [&[0, 0, length, 1, 4, 0, 0, 0, stream], block.as_slice()].concat()
 }
 
-/// Opens connections, and waits for the server's first frame on each.
+/// Opens [`CROWD`] connections, and waits for the first frame of the server on each connection.
 async fn crowd(server: &TestServer) -> Vec<TcpStream> {
     let mut crowd = Vec::with_capacity(CROWD);
     for number in 0..CROWD {
@@ -74,7 +79,7 @@ async fn crowd(server: &TestServer) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
+async fn with_ten_thousand_idle_connections_other_clients_are_served_and_memory_is_bounded() {
     let files = tally::sys::limits::raise_open_files(FILES).unwrap();
     assert!(
         files >= FILES,
@@ -101,7 +106,8 @@ async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
         }
     }
-    // Closed connections free their memory: the same number of new connections needs no more.
+    // The server frees the memory of closed connections, so the same number of new connections must not need more
+    // memory.
     drop(first);
     let second = crowd(&server).await;
     is_well_served(&client, "among-the-second").await;
@@ -111,7 +117,7 @@ async fn ten_thousand_idle_connections_leave_others_served_and_memory_flat() {
 }
 
 #[tokio::test]
-async fn a_connection_above_the_limit_of_a_client_is_refused_and_others_are_accepted() {
+async fn a_connection_above_the_limit_of_a_client_is_rejected_and_others_are_accepted() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let mut crowd = Vec::with_capacity(CLIENT_MAX);
     for _ in 0..CLIENT_MAX {
@@ -120,31 +126,33 @@ async fn a_connection_above_the_limit_of_a_client_is_refused_and_others_are_acce
         crowd.push(stream);
     }
     let mut answer = Vec::new();
-    // Read until the connection is closed.
+    // Read until the server closes the connection. The result is ignored, because a reset is allowed, too.
     let _ = connect_from(0, &server).await.read_to_end(&mut answer).await;
     let goaway = answer.windows(4).any(|window| window == [0, 0, 0, 11]);
     assert!(goaway, "ENHANCE_YOUR_CALM is not in {answer:?}");
     assert!(answer.contains(&GOAWAY));
-    // Another address, and a connection after one was closed.
+    // Connections from another address are accepted. Connections from this address are accepted again after one was
+    // closed.
     assert_eq!(first_frame(&mut connect_from(1, &server).await).await, SETTINGS);
     drop(crowd.pop());
-    let mut let_in = false;
-    while !let_in {
+    let mut accepted = false;
+    while !accepted {
         let mut header = [0; FRAME_HEADER_BYTES];
         let mut stream = connect_from(0, &server).await;
-        // The SETTINGS frame of an accepted connection has entries. That of a refused one is empty, and a GOAWAY follows.
+        // On an accepted connection, the SETTINGS frame of the server has entries. On a rejected connection, the
+        // SETTINGS frame is empty, and a GOAWAY frame follows.
         stream.read_exact(&mut header).await.unwrap();
-        let_in = header[3] == SETTINGS && header[2] > 0;
+        accepted = header[3] == SETTINGS && header[2] > 0;
     }
     is_well_served(&client, "among-all").await;
 }
 
 #[tokio::test]
-async fn a_call_above_the_limit_of_a_connection_is_refused_and_the_others_go_on() {
+async fn a_call_above_the_limit_of_a_connection_is_rejected_and_the_other_calls_continue() {
     let options = ServerOptions::default().env("TALLY__SERVER__STREAMS_PER_CONNECTION_MAX", "2");
     let (server, client) = with_accounts(options).await;
     let mut stream = connect_from(0, &server).await;
-    // The limit that the server announces. A well-behaved client would wait instead of exceeding it.
+    // Begin three calls, although the server has announced a limit of two. A well-behaved client would wait instead.
     for number in [1, 3, 5] {
         stream.write_all(&call(number)).await.unwrap();
     }
@@ -155,7 +163,8 @@ async fn a_call_above_the_limit_of_a_connection_is_refused_and_the_others_go_on(
         stream.read_exact(&mut payload).await.unwrap();
         assert_ne!(header[3], GOAWAY, "{payload:?}");
         if header[3] == RST_STREAM {
-            // The error code REFUSED_STREAM means that the call was not executed. The other two calls get no frame.
+            // The third call is reset with the error code REFUSED_STREAM, which means that it was not executed. The
+            // other two calls are not reset.
             assert_eq!((header[8], payload.as_slice()), (5, [0, 0, 0, 7].as_slice()));
             break;
         }

@@ -1,4 +1,4 @@
-//! The real binary with certificates and tokens, and against hostile clients.
+//! Tests of the `tally` binary with certificates and tokens, and with hostile clients.
 
 mod abuse;
 mod admin;
@@ -29,7 +29,7 @@ const READ: &str = "token-of-the-reader";
 pub(crate) const WRITE: &str = "token-of-the-writer";
 const ADMIN: &str = "token-of-the-administrator";
 
-/// The lines of the tokens file.
+/// Returns the text of the tokens file, with one line per token.
 fn token_lines() -> String {
     [
         ("read", "reader", READ),
@@ -40,7 +40,8 @@ fn token_lines() -> String {
     .concat()
 }
 
-/// A server that needs tokens, and the directory of the tokens file.
+/// Starts a server that requires tokens. Returns the server, the directory of the tokens file, and the path of the
+/// file.
 pub(crate) fn with_tokens() -> (TestServer, TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("tokens");
@@ -51,7 +52,7 @@ pub(crate) fn with_tokens() -> (TestServer, TempDir, PathBuf) {
     (server, home, file)
 }
 
-/// A server with two accounts, and a well-behaved client.
+/// Starts a server with two accounts. Returns the server and a client.
 async fn with_accounts(options: ServerOptions) -> (TestServer, Client) {
     let server = options.start();
     let client = server.client().await;
@@ -60,12 +61,13 @@ async fn with_accounts(options: ServerOptions) -> (TestServer, Client) {
     (server, client)
 }
 
+/// Checks that the server still serves a well-behaved client.
 async fn is_well_served(client: &Client, id: &str) {
     let answer = client.process_transaction(pay(id)).await.unwrap();
     assert!(!answer.replayed);
 }
 
-/// Memory of the server, in bytes.
+/// Returns the resident memory of the server, in bytes.
 fn resident(server: &TestServer) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

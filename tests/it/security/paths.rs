@@ -1,4 +1,5 @@
-//! Paths that different parsers read in different ways. With none of them, a token of role `read` can move money.
+//! Tests with unusual paths of calls, which different parsers interpret differently. A caller with a token of role
+//! `read` must not be able to move money by any of these paths.
 
 use bytes::Bytes;
 use http::Request;
@@ -39,8 +40,8 @@ async fn create_accounts(server: &TestServer) {
     }
 }
 
-/// Checks that the ledger has none of the transactions.
-async fn assert_nothing_was_booked(server: &TestServer, ids: &[String]) {
+/// Checks that the ledger contains none of the transactions.
+async fn assert_none_is_committed(server: &TestServer, ids: &[String]) {
     let mut client = TransactionServiceClient::connect(server.endpoint())
         .await
         .unwrap();
@@ -53,15 +54,15 @@ async fn assert_nothing_was_booked(server: &TestServer, ids: &[String]) {
     }
 }
 
-/// A gRPC message with its frame header.
+/// Returns an encoded message with the gRPC header before it: a flag and the length.
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], length.as_slice(), &message].concat()
 }
 
-/// The body of a call of `method` that would commit the transaction `id`.
-fn booking(method: &str, id: &str) -> Vec<u8> {
+/// Returns the body of a call of `method` that would commit the transaction `id`.
+fn body_of(method: &str, id: &str) -> Vec<u8> {
     match method {
         "ProcessTransactions" => framed(&ProcessTransactionsRequest {
             transactions: vec![pay(id)],
@@ -73,6 +74,7 @@ fn booking(method: &str, id: &str) -> Vec<u8> {
     }
 }
 
+/// A client that can call any path with any HTTP method.
 struct Raw {
     sender: SendRequest<Full<Bytes>>,
     endpoint: String,
@@ -111,6 +113,7 @@ impl Raw {
     }
 }
 
+/// Returns unusual paths that a parser could take for the path of `method`.
 fn odd_paths(service: &str, method: &str) -> Vec<String> {
     let lower = method.to_lowercase();
     let first = method.as_bytes()[0];
@@ -143,7 +146,7 @@ fn odd_paths(service: &str, method: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_token_that_reads_moves_no_money_by_any_path() {
+async fn a_token_of_role_read_moves_no_money_by_any_path() {
     let (server, _home, _file) = with_tokens();
     create_accounts(&server).await;
     let mut raw = Raw::to(&server).await;
@@ -152,44 +155,46 @@ async fn a_token_that_reads_moves_no_money_by_any_path() {
     for method in ["ProcessTransaction", "ProcessTransactions", "StreamTransactions"] {
         for path in odd_paths(service, method) {
             let id = format!("odd-{}", ids.len());
-            let body = booking(method, &id);
+            let body = body_of(method, &id);
             ids.push(id);
             let answers = [
                 raw.call("POST", &path, Some(READ), body.clone()).await,
-                // Another method than POST.
+                // gRPC allows only the HTTP method POST.
                 raw.call("PUT", &path, Some(READ), body.clone()).await,
             ]
             .map(|status| code_and_reason::<()>(Err(status)));
             let unknown = (Code::Unimplemented, "UNKNOWN_METHOD".to_owned());
             assert_eq!(answers, [unknown.clone(), unknown], "{path}");
-            // A caller without a token does not learn which paths exist.
+            // A caller without a token gets the same error for every path, so the caller does not learn which paths
+            // exist.
             let answer = raw.call("POST", &path, None, body).await;
             assert_eq!(answer.code(), Code::Unauthenticated, "{path}");
         }
         let path = format!("/{service}/{method}");
         let id = format!("straight-{method}");
-        let straight = raw.call("POST", &path, Some(READ), booking(method, &id)).await;
+        let straight = raw.call("POST", &path, Some(READ), body_of(method, &id)).await;
         assert_eq!(straight.code(), Code::PermissionDenied, "{path}");
         for other in ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"] {
-            // A token of role `write` needs a POST, too.
-            let status = raw.call(other, &path, Some(WRITE), booking(method, &id)).await;
+            // With a token of role `write`, the HTTP method must be POST, too.
+            let status = raw.call(other, &path, Some(WRITE), body_of(method, &id)).await;
             assert_eq!(status.code(), Code::Unimplemented, "{other} {path}");
         }
         ids.push(id);
     }
-    assert_nothing_was_booked(&server, &ids).await;
+    assert_none_is_committed(&server, &ids).await;
     // A valid call with the same transaction ids succeeds.
     for method in ["ProcessTransaction", "ProcessTransactions", "StreamTransactions"] {
         let path = format!("/{service}/{method}");
         let status = raw
-            .call("POST", &path, Some(WRITE), booking(method, method))
+            .call("POST", &path, Some(WRITE), body_of(method, method))
             .await;
         assert_eq!(status.code(), Code::Ok, "{status:?}");
     }
 }
 
-/// A HEADERS frame of stream 1 with a path that no HTTP library sends, then the body. Fields as in RFC 7541, appendix A.
-fn by_hand(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
+/// Returns the bytes of a connection with one call: the preface, and a HEADERS frame and a DATA frame of stream 1. HTTP
+/// libraries would not send some of these paths. The numbers of the header fields are in RFC 7541, appendix A.
+fn frames(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
     let text = |prefix: &[u8], text: &str| {
         let length = u8::try_from(text.len()).unwrap();
         assert!(length < 127, "a length of one byte");
@@ -199,7 +204,7 @@ fn by_hand(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
         // :method: POST, :scheme: http.
         vec![0x83, 0x86],
         text(&[0x04], path),
-        // :authority, authorization, content-type, by the numbers of their names.
+        // The names :authority, authorization and content-type are given by their numbers.
         text(&[0x01], "localhost"),
         text(&[0x0f, 23 - 15], &format!("Bearer {token}")),
         text(&[0x0f, 31 - 15], "application/grpc"),
@@ -209,14 +214,14 @@ fn by_hand(path: &str, token: &str, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     };
-    // END_HEADERS; END_STREAM.
+    // The flag 4 of HEADERS is END_HEADERS, and the flag 1 of DATA is END_STREAM.
     let frames = [frame(1, 4, &block), frame(0, 1, body)].concat();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     [preface.as_slice(), &frames].concat()
 }
 
 #[tokio::test]
-async fn a_path_that_no_library_sends_moves_no_money() {
+async fn a_token_of_role_read_moves_no_money_by_a_path_that_http_libraries_do_not_send() {
     let (server, _home, _file) = with_tokens();
     create_accounts(&server).await;
     let call = "tally.v1.TransactionService/ProcessTransaction";
@@ -231,10 +236,10 @@ async fn a_path_that_no_library_sends_moves_no_money() {
         String::new(),
     ] {
         let id = format!("hand-{}", ids.len());
-        let body = booking("ProcessTransaction", &id);
+        let body = body_of("ProcessTransaction", &id);
         ids.push(id);
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
-        stream.write_all(&by_hand(&path, READ, &body)).await.unwrap();
+        stream.write_all(&frames(&path, READ, &body)).await.unwrap();
         // Wait for the first frame of stream 1, for GOAWAY, or for the end of the connection.
         loop {
             let mut header = [0; 9];
@@ -249,5 +254,5 @@ async fn a_path_that_no_library_sends_moves_no_money() {
             }
         }
     }
-    assert_nothing_was_booked(&server, &ids).await;
+    assert_none_is_committed(&server, &ids).await;
 }

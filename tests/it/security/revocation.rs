@@ -1,4 +1,4 @@
-//! Revoked tokens: a token that is no longer in the file is refused, and its open streams end.
+//! Tests of revoked tokens. The service must reject a token that is no longer in the tokens file, and end the open streams of that token.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -27,15 +27,16 @@ use crate::support::{
     server::{BINARY, TestServer},
 };
 
-/// Longest time for an expected event. No test measures this time.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an expected event. No test measures this time.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Far more transactions than a stream answers before it notices that its token was revoked.
+/// Maximum number of answers of a stream after which the test fails. It is far more than the service needs to notice
+/// that the token was revoked.
 const ANSWERS_MAX: usize = 100_000;
 
 /// Waits for the end of a stream, and returns its status.
 async fn end_of<T>(answers: &mut Streaming<T>) -> Status {
-    let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
+    let ended = tokio::time::timeout(WAIT_MAX, answers.message()).await;
     match ended.expect("the stream ends") {
         Err(status) => status,
         Ok(_) => panic!("the stream returned an answer or ended without an error"),
@@ -60,7 +61,7 @@ async fn create_accounts(channel: &Channel) {
     }
 }
 
-/// Returns whether the ledger has the transaction.
+/// Returns whether the ledger contains the transaction.
 async fn is_known(channel: &Channel, id: &str) -> bool {
     let mut client = TransactionServiceClient::new(channel.clone());
     let request = GetTransactionRequest {
@@ -73,7 +74,7 @@ async fn is_known(channel: &Channel, id: &str) -> bool {
     }
 }
 
-/// Makes a call with a token, and returns code and reason.
+/// Makes a call with a token, and returns its code and reason.
 async fn call(channel: &Channel, token: &str) -> (Code, String) {
     let request = tally::proto::GetCircuitStatsRequest {};
     let mut client = EngineServiceClient::new(channel.clone());
@@ -93,7 +94,7 @@ fn replace(file: &Path, text: &str, server: &TestServer) {
 }
 
 #[tokio::test]
-async fn an_empty_file_refuses_every_call_and_a_missing_file_changes_nothing() {
+async fn with_an_empty_file_every_call_is_rejected_and_a_missing_file_changes_nothing() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     let ok = (Code::Ok, String::new());
@@ -163,26 +164,26 @@ fn the_service_does_not_start_with_a_missing_file() {
     );
 }
 
-/// A stream of transactions with a token.
-struct Open {
+/// An open stream of transactions with a token.
+struct OpenStream {
     requests: mpsc::Sender<StreamTransactionsRequest>,
     answers: Streaming<StreamTransactionsResponse>,
 }
 
-impl Open {
+impl OpenStream {
     async fn with(channel: &Channel, token: &str) -> Self {
         let (requests, receiver) = mpsc::channel(1024);
         let mut client = TransactionServiceClient::new(channel.clone());
         let opened = client
             .stream_transactions(with_token(ReceiverStream::new(receiver), Some(token)))
             .await;
-        Open {
+        OpenStream {
             requests,
             answers: opened.unwrap().into_inner(),
         }
     }
 
-    /// Sends a transaction. Returns whether that was possible.
+    /// Sends a transaction. Returns false if the stream has ended.
     async fn send(&self, id: &str) -> bool {
         let request = StreamTransactionsRequest {
             transaction: Some(pay(id)),
@@ -190,7 +191,7 @@ impl Open {
         self.requests.send(request).await.is_ok()
     }
 
-    async fn books(&mut self, id: &str) {
+    async fn commit(&mut self, id: &str) {
         assert!(self.send(id).await);
         let answer = self.answers.message().await.unwrap().unwrap();
         let outcome = answer.result.unwrap().outcome.unwrap();
@@ -199,7 +200,7 @@ impl Open {
 }
 
 #[tokio::test]
-async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
+async fn an_open_stream_ends_only_when_its_own_token_is_revoked() {
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     create_accounts(&channel).await;
@@ -212,9 +213,9 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         while call(&channel, WRITE).await.0 != Code::Ok || call(&channel, READ).await.0 == Code::Ok {
             tokio::task::yield_now().await;
         }
-        let mut open = Open::with(&channel, WRITE).await;
-        open.books(&format!("{name}-before")).await;
-        // Another token is added. The stream stays open.
+        let mut open = OpenStream::with(&channel, WRITE).await;
+        open.commit(&format!("{name}-before")).await;
+        // The file is replaced by a file with another token in addition. The stream must stay open.
         replace(
             &file,
             &[root.clone(), line("write", WRITE), reader.clone()].concat(),
@@ -223,7 +224,7 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         while call(&channel, READ).await.0 != Code::Ok {
             tokio::task::yield_now().await;
         }
-        open.books(&format!("{name}-between")).await;
+        open.commit(&format!("{name}-between")).await;
 
         // The stream is idle when its token is revoked.
         replace(&file, &[root.clone(), without].concat(), &server);
@@ -243,8 +244,8 @@ async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_execu
     let (server, _home, file) = with_tokens();
     let channel = channel(&server).await;
     create_accounts(&channel).await;
-    let mut open = Open::with(&channel, WRITE).await;
-    open.books("first").await;
+    let mut open = OpenStream::with(&channel, WRITE).await;
+    open.commit("first").await;
     let sending = tokio::spawn({
         let requests = open.requests.clone();
         async move {
@@ -260,21 +261,21 @@ async fn unanswered_transactions_of_a_stream_with_a_revoked_token_were_not_execu
             }
         }
     });
-    let (mut answered, mut refused) = (BTreeSet::new(), 0);
+    let (mut answered, mut rejected) = (BTreeSet::new(), 0);
     let status = loop {
-        let next = tokio::time::timeout(PATIENCE, open.answers.message()).await;
+        let next = tokio::time::timeout(WAIT_MAX, open.answers.message()).await;
         match next.expect("an answer, or the end") {
             Err(status) => break status,
             Ok(answer) => {
                 let result = answer.expect("the stream ends with an error").result.unwrap();
                 match result.outcome.unwrap() {
                     Outcome::Committed(_) => {
-                        assert_eq!(refused, 0, "{} after a gap", result.transaction_id);
+                        assert_eq!(rejected, 0, "{} was executed after a gap", result.transaction_id);
                         answered.insert(result.transaction_id);
                     }
                     Outcome::Error(error) => {
                         assert_eq!(error.code, Code::Unauthenticated as i32, "{error:?}");
-                        refused += 1;
+                        rejected += 1;
                     }
                 }
                 assert!(answered.len() < ANSWERS_MAX, "the stream does not end");

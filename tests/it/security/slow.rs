@@ -1,4 +1,5 @@
-//! Clients that are slow on purpose: connections without a call, requests that arrive byte by byte, answers that are not read.
+//! Tests with clients that are slow on purpose: connections without a call, requests that do not arrive completely, and
+//! streams that stay open.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -25,13 +26,14 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
+/// Sends pieces of the body of a request. Dropping it ends the body.
 type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 
-/// Longest time for an expected event. No test measures this time.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an expected event. No test measures this time.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// A hand-made HTTP/2 client, and the end of its connection.
+/// Returns an HTTP/2 client that sends only what the test says, and a task that ends with its connection.
 async fn connect(server: &TestServer) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let (sender, connection) =
@@ -41,7 +43,7 @@ async fn connect(server: &TestServer) -> (SendRequest<Body>, JoinHandle<hyper::R
     (sender, tokio::spawn(connection))
 }
 
-/// A call whose body is sent in pieces.
+/// Makes a request whose body is sent in pieces.
 fn request(server: &TestServer, method: &str) -> (Pieces, Request<Body>) {
     let (pieces, body) = mpsc::channel(16);
     let request = Request::post(format!("{}/{method}", server.endpoint()))
@@ -56,7 +58,7 @@ async fn send(pieces: &Pieces, bytes: impl Into<Bytes>) {
     pieces.send(Ok(Frame::data(bytes.into()))).await.unwrap();
 }
 
-/// The status of the call, from its headers or its trailers.
+/// Returns the status of a call, from its headers or its trailers.
 async fn status_of(response: Response<Incoming>) -> Status {
     if let Some(status) = Status::from_header_map(response.headers()) {
         return status;
@@ -66,7 +68,7 @@ async fn status_of(response: Response<Incoming>) -> Status {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
+async fn a_connection_without_a_call_is_closed_and_delays_no_other_connection() {
     let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
     let (server, client) = with_accounts(options).await;
     // One connection sends half a preface. The other one sends a header block that never ends.
@@ -80,23 +82,24 @@ async fn a_connection_without_a_call_is_closed_and_slow_ones_delay_no_other() {
     is_well_served(&client, "meanwhile").await;
     for stream in [&mut slow, &mut endless] {
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "still open");
+        let ended = tokio::time::timeout(WAIT_MAX, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the connection is still open");
     }
     // A client whose idle connection was closed opens a new connection.
     is_well_served(&client, "after").await;
 }
 
-/// A transaction that is rejected, with many bytes in an unknown field.
+/// The beginning of a transaction with an unknown field. [`UNKNOWN`] bytes of the field must follow. The service
+/// rejects the transaction.
 const TRANSACTION: &[u8] = &[0x0a, 0xff, 0x0f, 0x7a, 0xfc, 0x0f];
-/// Bytes of the unknown field.
+/// Number of bytes of the unknown field.
 const UNKNOWN: usize = 0x7fc;
 /// Number of transactions in a request.
 const TRANSACTIONS: usize = 8000;
-/// More than a sixth of the memory that a single client may hold.
+/// The size of a message in bytes. It is more than a sixth of the memory that a single client may use.
 const LARGE: usize = TRANSACTIONS * (TRANSACTION.len() + UNKNOWN);
 
-/// A call whose message of [`LARGE`] bytes is sent completely, while the request stream stays open.
+/// Starts a call and sends its message of [`LARGE`] bytes. The request stays open until the returned sender is dropped.
 fn upload(server: &TestServer, sender: &mut SendRequest<Body>) -> (Pieces, JoinHandle<Status>) {
     let (pieces, request) = request(server, "tally.v1.TransactionService/ProcessTransactions");
     let call = sender.send_request(request);
@@ -108,7 +111,7 @@ fn upload(server: &TestServer, sender: &mut SendRequest<Body>) -> (Pieces, JoinH
         let transactions = [TRANSACTION, &[0; UNKNOWN]].concat().repeat(TRANSACTIONS / 16);
         let chunks = std::iter::repeat_n(transactions, 16);
         for bytes in std::iter::once(header).chain(chunks) {
-            // The call may end before everything is sent.
+            // The service may end the call before the message is sent completely.
             if sending.send(Ok(Frame::data(bytes.into()))).await.is_err() {
                 break;
             }
@@ -118,7 +121,7 @@ fn upload(server: &TestServer, sender: &mut SendRequest<Body>) -> (Pieces, JoinH
 }
 
 #[tokio::test]
-async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() {
+async fn unfinished_requests_use_bounded_memory_and_free_it_at_their_end() {
     let (server, client) = with_accounts(ServerOptions::default()).await;
     let (mut sender, connection) = connect(&server).await;
     let (pieces, calls): (Vec<_>, Vec<_>) = (0..8).map(|_| upload(&server, &mut sender)).unzip();
@@ -136,7 +139,7 @@ async fn unfinished_requests_hold_a_bounded_amount_of_memory_and_give_it_back() 
     drop((pieces, sender));
     connection.await.unwrap().unwrap();
 
-    // Calls that follow each other have enough memory.
+    // If the same calls are made one after the other, each of them gets enough memory.
     let (mut sender, connection) = connect(&server).await;
     for _ in 0..6 {
         let (pieces, call) = upload(&server, &mut sender);
@@ -153,7 +156,7 @@ async fn requests_that_arrive_too_slowly_fail_with_their_code_for_every_method()
     let options = ServerOptions::default().env("TALLY__SERVER__MESSAGE_TIME_MAX", "1s");
     let (server, client) = with_accounts(options).await;
     let (mut sender, connection) = connect(&server).await;
-    // A stream without a started message is not slow.
+    // A stream that has not begun a message is not slow, so the service does not end it.
     let (idle, quiet) = request(&server, "tally.v1.TransactionService/StreamTransactions");
     let quiet = tokio::spawn(sender.send_request(quiet));
     let mut calls = Vec::new();
@@ -170,7 +173,7 @@ async fn requests_that_arrive_too_slowly_fail_with_their_code_for_every_method()
         "grpc.health.v1.Health/Check",
     ] {
         let (pieces, request) = request(&server, method);
-        // The frame header announces a hundred bytes, and only one of them arrives.
+        // The header announces 100 bytes, and only one of them arrives.
         send(&pieces, vec![0, 0, 0, 0, 100, 10]).await;
         calls.push((method, pieces, tokio::spawn(sender.send_request(request))));
     }
@@ -212,11 +215,11 @@ async fn a_connection_that_stays_after_goaway_is_closed() {
         .env("TALLY__SERVER__CONNECTION_GRACE", "1s");
     let (server, client) = with_accounts(options).await;
     let (mut sender, connection) = connect(&server).await;
-    // A stream without messages that stays open.
+    // Open a stream without messages, which stays open.
     let (pieces, request) = request(&server, "tally.v1.TransactionService/StreamTransactions");
     let call = sender.send_request(request);
     let response = call.await.unwrap();
-    let ended = tokio::time::timeout(PATIENCE, connection).await;
+    let ended = tokio::time::timeout(WAIT_MAX, connection).await;
     assert!(ended.is_ok(), "still open");
     assert!(
         response.into_body().collect().await.is_err(),

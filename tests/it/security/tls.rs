@@ -1,4 +1,4 @@
-//! TLS: which clients are accepted, and certificates that are renewed under load.
+//! Tests of TLS: which clients are accepted, and how certificates are replaced while the service runs.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 fn server(pair: &Pair, client_ca: Option<&Authority>) -> TestServer {
     let mut options = ServerOptions::default()
@@ -51,13 +51,14 @@ fn client(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> Clien
     }
 }
 
-/// Connects and makes a call. With TLS 1.3, a client learns only then that its certificate was refused.
+/// Connects and makes a call. Returns whether the call succeeded. The call is necessary, because with TLS 1.3 a client
+/// learns only after the handshake that the server has rejected its certificate.
 async fn is_served(config: &ClientConfig) -> bool {
     let asked = async |connection: Connection| {
         let mut client = EngineServiceClient::new(connection);
         client.get_circuit_stats(GetCircuitStatsRequest {}).await.is_ok()
     };
-    match config.connect(PATIENCE).await {
+    match config.connect(WAIT_MAX).await {
         Ok(connection) => asked(connection).await,
         Err(ConnectError::Unreachable { .. }) => false,
         Err(error) => panic!("{error}"),
@@ -74,10 +75,13 @@ async fn clients_are_accepted_by_their_certificate() {
     let expired = ours.client("expired", Validity::LongAgo);
     let stranger = foreign.client("stranger", Validity::Now);
     assert!(is_served(&client(&server, &ours, Some(&valid))).await);
-    assert!(!is_served(&client(&server, &ours, None)).await, "no certificate");
+    assert!(
+        !is_served(&client(&server, &ours, None)).await,
+        "a client without a certificate"
+    );
     assert!(
         !is_served(&client(&server, &ours, Some(&expired))).await,
-        "expired"
+        "an expired certificate"
     );
     assert!(
         !is_served(&client(&server, &ours, Some(&stranger))).await,
@@ -118,7 +122,8 @@ async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> 
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(server.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    // With TLS 1.3, the client's handshake ends before the server has seen its certificate. The alert comes after that.
+    // With TLS 1.3, the handshake ends for the client before the server has checked the certificate of the client. The
+    // alert comes later, so the client must read.
     let mut stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -132,7 +137,7 @@ async fn alert(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> 
 }
 
 #[tokio::test]
-async fn a_refused_client_receives_a_tls_alert() {
+async fn a_rejected_client_receives_a_tls_alert() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let foreign = Authority::new(home.path(), "foreign");
@@ -144,7 +149,7 @@ async fn a_refused_client_receives_a_tls_alert() {
         (None, Some(AlertDescription::CertificateRequired)),
         (Some(&expired), Some(AlertDescription::CertificateExpired)),
         (Some(&stranger), Some(AlertDescription::UnknownCA)),
-        // The server sends its first HTTP/2 frame.
+        // The server accepts this client and sends its first HTTP/2 frame.
         (Some(&valid), None),
     ] {
         assert_eq!(alert(&server, &ours, identity).await, expected, "{identity:?}");
@@ -162,7 +167,7 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
     let server = server(&pair, None);
     let (done, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let config = client(&server, &old, None);
-    // Without retries, so that a dropped call would be noticed.
+    // The client does not retry, so that the test notices a dropped call.
     let once = RetryPolicy {
         attempts_max: 1,
         ..RetryPolicy::default()
@@ -185,7 +190,10 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
     while !is_served(&client(&server, &new, None)).await {
         tokio::task::yield_now().await;
     }
-    assert!(!is_served(&config).await, "the old certificate is replaced");
+    assert!(
+        !is_served(&config).await,
+        "the server still uses the old certificate"
+    );
     // The open connection continues.
     let before = answered.load(Ordering::Relaxed);
     while answered.load(Ordering::Relaxed) < before + 100 {
@@ -196,7 +204,7 @@ async fn a_certificate_is_renewed_under_load_and_no_call_is_dropped() {
 }
 
 #[test]
-fn the_service_does_not_start_with_half_of_a_pair_or_files_that_are_not_certificates() {
+fn the_service_does_not_start_with_missing_or_malformed_files() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let (a, b) = (ours.server("a"), ours.server("b"));
@@ -243,7 +251,7 @@ fn the_service_does_not_start_with_half_of_a_pair_or_files_that_are_not_certific
     }
 }
 
-/// Copies a pair over the server's files, and sends SIGHUP.
+/// Copies a certificate and its key over the files of the server, and sends SIGHUP.
 fn put(pair: &Pair, to: &Pair, server: &TestServer) {
     fs::copy(&pair.key, &to.key).unwrap();
     fs::copy(&pair.certificate, &to.certificate).unwrap();
@@ -289,7 +297,7 @@ async fn an_invalid_certificate_does_not_replace_a_valid_one() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_at_the_start_gives_a_warning_and_can_be_replaced_by_any_other() {
+async fn an_expired_certificate_at_the_start_is_a_warning_and_can_be_replaced() {
     let home = tempfile::tempdir().unwrap();
     let ours = Authority::new(home.path(), "ours");
     let pair = ours.server_valid("server", Validity::LongAgo);
@@ -298,7 +306,7 @@ async fn an_expired_certificate_at_the_start_gives_a_warning_and_can_be_replaced
         .wait_for_stderr("clients will refuse the certificate")
         .await;
     server.wait_for_stderr("expired at 2002-01-01T00:00:00Z").await;
-    // 2002-01-01, as Prometheus writes it.
+    // The value is 2002-01-01 in seconds since the Unix epoch.
     let expected = "tally_certificate_not_after_timestamp_seconds 1009843200\n";
     let (_, _, text) = get(&server, "/metrics").await;
     assert!(text.contains(expected), "{text}");

@@ -1,4 +1,5 @@
-//! Calls with a missing token, a wrong token, or a token of too low a role fail with their codes. A valid token is accepted.
+//! Tests of calls with a valid token, without a token, with a wrong token, and with a token whose role does not allow
+//! the call.
 
 use tally::proto::{
     CircuitMode, GetAccountRequest, GetCircuitStatsRequest, SetCircuitModeRequest,
@@ -21,7 +22,8 @@ pub(super) fn with_token<T>(message: T, token: Option<&str>) -> Request<T> {
     request
 }
 
-/// Returns the code and the reason of an error. Calls that passed authorisation have other reasons than rejected calls.
+/// Returns the code and the reason of an answer, and checks that an error says `executed=false`. The reason shows
+/// whether authorisation or a later check rejected the call.
 pub(super) fn code_and_reason<T>(answer: Result<T, Status>) -> (Code, String) {
     match answer {
         Ok(_) => (Code::Ok, String::new()),
@@ -91,7 +93,7 @@ async fn each_role_may_call_its_methods_and_no_others() {
         assert_eq!(calls.write(token).await, nobody);
         assert_eq!(calls.administer(token).await, nobody);
     }
-    // The call passed authorisation; the account does not exist.
+    // An authorised call fails with this error, because the account does not exist.
     let passed = (Code::NotFound, "ACCOUNT_NOT_FOUND".to_owned());
     let ok = (Code::Ok, String::new());
     let forbidden = (Code::PermissionDenied, "FORBIDDEN".to_owned());
@@ -115,7 +117,7 @@ async fn each_role_may_call_its_methods_and_no_others() {
         !server.stderr().contains(ADMIN),
         "the log does not contain the token"
     );
-    // Health checks need no token. Watching health holds memory, so it needs one.
+    // A health check needs no token. A watch of the health needs a token, because it uses memory of the server.
     let mut health = tonic_health::pb::health_client::HealthClient::new(calls.0.clone());
     let request = tonic_health::pb::HealthCheckRequest::default();
     health.check(request.clone()).await.unwrap();

@@ -1,4 +1,5 @@
-//! Calls of the health service's `Watch`. Each holds memory for as long as the client wants, so their number is limited.
+//! A test of the limit of `Watch` calls of the health service. The number of these calls is limited, because each call
+//! uses memory for as long as the client wants.
 
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -6,11 +7,11 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use super::tokens::code_and_reason;
 use crate::support::server::TestServer;
 
-/// The limit of watchers of one client address.
+/// Maximum number of watchers of one client address.
 const OF_CLIENT_MAX: usize = 256;
 
 #[tokio::test]
-async fn watchers_of_health_are_limited_and_free_their_places() {
+async fn the_number_of_health_watchers_is_limited_and_ended_calls_do_not_count() {
     let server = TestServer::start();
     let channel = Channel::from_shared(server.endpoint()).unwrap();
     let channel = channel.connect().await.unwrap();
@@ -22,15 +23,15 @@ async fn watchers_of_health_are_limited_and_free_their_places() {
         answers.message().await.unwrap().expect("the present state");
         watching.push(answers);
     }
-    let refused = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
-    assert_eq!(code_and_reason(watch().watch(request.clone()).await), refused);
-    // A check is not a watcher.
+    let rejected = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
+    assert_eq!(code_and_reason(watch().watch(request.clone()).await), rejected);
+    // A call of `Check` is not limited.
     watch().check(request.clone()).await.unwrap();
     drop(watching.pop());
     while watch().watch(request.clone()).await.is_err() {
         tokio::task::yield_now().await;
     }
-    // A call that has ended holds no place, however it ended.
+    // A call that ended with an error must not count any more either.
     let nowhere = HealthCheckRequest {
         service: "nowhere".to_owned(),
     };

@@ -1,5 +1,5 @@
-//! Every acknowledged transaction survives a restart after a failure of any disk operation. This also holds if a command spans
-//! several blocks and EXEC notices the failure in the middle of the command.
+//! Tests that every acknowledged transaction survives a restart after a failure of any disk operation. This must also
+//! hold if the records of a command are in several blocks and EXEC notices the failure in the middle of the command.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -15,17 +15,17 @@ use tally_batch::FlushReason;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::{
     in_process::{Service, account, patient_config, pay},
     sim_disk::SimDisk,
 };
 
-/// The time after which a test that waits for a condition has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for a condition. After this time, the test fails.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The only segment that the tests with [`one_segment`] write.
 const SEGMENT: &str = "/data/journal/0000000000.segment";
-/// The maximum size of metadata. A block has room for about 1970 transactions with this much.
+/// The maximum size of metadata, in bytes. A block has room for about 1970 transactions with this metadata.
 const METADATA_BYTES: usize = 1020;
 
 /// Returns settings with blocks of 2 MiB and one segment for all blocks.
@@ -75,22 +75,22 @@ async fn process(service: &Service, request: ProcessTransactionsRequest) -> Resu
     let answer = service.transactions().await.process_transactions(request).await?;
     let results = answer.into_inner().results.into_iter().enumerate();
     Ok(results
-        .filter_map(|(place, result)| match result.outcome? {
-            Outcome::Committed(committed) => Some((place, committed.sequence)),
+        .filter_map(|(index, result)| match result.outcome? {
+            Outcome::Committed(committed) => Some((index, committed.sequence)),
             Outcome::Error(_) => None,
         })
         .collect())
 }
 
 async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let holds = async {
+    let becomes_true = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, holds).await.is_ok(),
-        "waited in vain for {what}"
+        tokio::time::timeout(WAIT_MAX, becomes_true).await.is_ok(),
+        "did not happen within {WAIT_MAX:?}: {what}"
     );
 }
 
@@ -101,26 +101,29 @@ async fn wait_for_stalled_sync(disk: &SimDisk) {
         .unwrap();
 }
 
-/// Waits until EXEC has filled `blocks` blocks in the middle of commands. With three, one is in flight, one waits, and EXEC waits
-/// to hand over the third.
+/// Waits until EXEC has filled `blocks` blocks in the middle of commands. With three blocks, the first is in flight,
+/// the second waits in the pipeline, and EXEC waits to hand over the third.
 async fn wait_for_full_blocks(service: &Service, blocks: u64) {
     let full = || service.engine.stats().batch.flushed(FlushReason::Bytes);
     wait_until("full blocks", || full() >= blocks).await;
     assert_eq!(full(), blocks);
 }
 
-fn not_acknowledged<T>(answer: Result<T, Status>) -> Status {
-    answer.err().expect("a fault: the block was not written")
+/// Returns the error of a call that must not be acknowledged.
+fn error_of<T>(answer: Result<T, Status>) -> Status {
+    answer
+        .err()
+        .expect("the call was acknowledged, although its block was not written")
 }
 
-/// Fails the write in flight.
+/// Makes the write in flight fail.
 fn fail(disk: &SimDisk) {
     disk.fail_syncs_of(Path::new(SEGMENT));
     disk.release_syncs();
 }
 
-/// Cuts the power, and starts the service again on the remaining data.
-async fn after_power_off(service: Service, config: &EngineConfig) -> Service {
+/// Simulates a power failure, and starts the service again on the remaining data.
+async fn restart_after_power_failure(service: Service, config: &EngineConfig) -> Service {
     let disk = service.stop().await;
     disk.crash();
     Service::start_on(disk, config).await
@@ -150,26 +153,27 @@ async fn a_bulk_is_not_acknowledged_if_the_disk_fails_in_the_middle_of_it() {
         fail(&disk);
     };
     let (answer, ()) = tokio::join!(process(&service, bulk_of_five_blocks), failing);
-    let status = not_acknowledged(answer);
+    let status = error_of(answer);
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
-    let service = after_power_off(service, &one_segment()).await;
+    let service = restart_after_power_failure(service, &one_segment()).await;
     // The same request resolves the unknown outcomes, and applies nothing twice.
     let sequences = process(&service, bulk("t", 8192)).await.unwrap();
     assert!(sequences.into_iter().eq((0..8192).zip(1..)));
 }
 
-/// EXEC notices the failure when the accounts, which must be in one block, do not fit the open one.
+/// All accounts of a request must be in one block. They do not fit the open block, so EXEC hands the open block over,
+/// and then notices the failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
     let service = Service::start(&one_segment()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs_of(Path::new(SEGMENT));
     let disk = service.disk.clone();
-    // EXEC commits a single transaction. The requests that arrive meanwhile form one batch.
+    // EXEC commits a single transaction first. The requests that arrive during this commit form one batch.
     let mut lone = service.transactions().await;
     let lone = async { lone.process_transaction(pay("lone")).await };
     let mut accounts = service.accounts().await;
@@ -192,16 +196,16 @@ async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
     let (lone, (bulk, creation, ())) = tokio::join!(lone, driver);
     lone.unwrap();
     assert_eq!(
-        described(&not_acknowledged(bulk)),
+        summary(&error_of(bulk)),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
-    // The accounts were not executed, because EXEC knew of the failure before.
+    // The accounts were not created, because EXEC noticed the failure before their creation.
     assert_eq!(
-        described(&not_acknowledged(creation)),
+        summary(&error_of(creation)),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
     assert_eq!(service.engine.stats().unknown_outcomes, 1);
-    let service = after_power_off(service, &one_segment()).await;
+    let service = restart_after_power_failure(service, &one_segment()).await;
     assert!(is_known(&service, "lone").await);
     let account = GetAccountRequest {
         account_id: "new:0".to_owned(),
@@ -217,9 +221,9 @@ struct Acknowledged {
     accounts: Vec<String>,
 }
 
-/// Runs callers with bulks of one to three blocks and a caller that creates accounts, until each receives an error. The power
-/// fails during an operation of the disk.
-async fn trial(seed: u64) {
+/// Runs callers that send bulks of one to three blocks, and a caller that creates accounts, until each caller receives
+/// an error. The power fails during an operation of the disk that depends on `seed`.
+async fn power_failure(seed: u64) {
     let service = Service::start_on(SimDisk::new(seed), &patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.power_off_after(2 + seed * 5 % 37);
@@ -229,37 +233,37 @@ async fn trial(seed: u64) {
         let service = std::sync::Arc::clone(&service);
         let count = 2000 + 1500 * caller;
         callers.spawn(async move {
-            let mut described = Acknowledged::default();
+            let mut acknowledged = Acknowledged::default();
             for number in 0.. {
                 let name = format!("{caller}:{number}");
                 match process(&service, bulk(&name, count)).await {
-                    Ok(sequences) => described.bulks.push((name, count, sequences)),
+                    Ok(sequences) => acknowledged.bulks.push((name, count, sequences)),
                     Err(_) => break,
                 }
             }
-            described
+            acknowledged
         });
     }
     let mut client = service.accounts().await;
     callers.spawn(async move {
-        let mut described = Acknowledged::default();
+        let mut acknowledged = Acknowledged::default();
         for number in 0.. {
             let name = format!("account:{number}");
             if client.batch_create_accounts(many_accounts(&name)).await.is_err() {
                 break;
             }
-            described.accounts.push(name);
+            acknowledged.accounts.push(name);
         }
-        described
+        acknowledged
     });
-    let described = callers.join_all().await;
+    let acknowledged = callers.join_all().await;
     let service = std::sync::Arc::into_inner(service).unwrap();
-    let service = after_power_off(service, &patient_config()).await;
-    for Acknowledged { bulks, accounts } in described {
+    let service = restart_after_power_failure(service, &patient_config()).await;
+    for Acknowledged { bulks, accounts } in acknowledged {
         for (name, count, sequences) in bulks {
             assert_eq!(sequences.len(), count, "seed {seed}: bulk {name}");
-            for place in [0, count / 2, count - 1] {
-                let id = format!("{name}:{place}");
+            for index in [0, count / 2, count - 1] {
+                let id = format!("{name}:{index}");
                 assert!(
                     is_known(&service, &id).await,
                     "seed {seed}: {id} was acknowledged and is lost"
@@ -284,6 +288,6 @@ async fn trial(seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_transactions_survive_a_failure_of_any_disk_operation() {
     for seed in 0..12 {
-        trial(seed).await;
+        power_failure(seed).await;
     }
 }

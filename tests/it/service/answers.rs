@@ -1,4 +1,4 @@
-//! The answers to transactions and to calls for accounts.
+//! Tests of the answers to transactions and to calls about accounts.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use tally::proto::{
 use tokio_stream::{StreamExt, iter};
 use tonic::Code;
 
-use super::{described, expected, info};
+use super::{expected, info, summary};
 use crate::support::in_process::{self, Service, account, config, pay, transfer};
 
 async fn service() -> Service {
@@ -68,7 +68,7 @@ async fn a_repetition_gets_the_first_answer_and_is_applied_once() {
 }
 
 #[tokio::test]
-async fn an_id_with_other_content_is_refused_and_the_field_is_named() {
+async fn an_id_with_other_content_is_rejected_and_the_field_is_named() {
     let service = service().await;
     service.open_accounts(&["c"]).await;
     let mut client = service.transactions().await;
@@ -94,7 +94,7 @@ async fn an_id_with_other_content_is_refused_and_the_field_is_named() {
     for (request, field) in other {
         let status = client.process_transaction(request).await.unwrap_err();
         assert_eq!(
-            described(&status),
+            summary(&status),
             expected(Code::AlreadyExists, "TRANSACTION_ID_REUSED", "false")
         );
         assert_eq!(info(&status).metadata["field"], field);
@@ -102,7 +102,7 @@ async fn an_id_with_other_content_is_refused_and_the_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_rejection_is_replayed_even_if_the_account_has_money_since() {
+async fn a_rejection_is_replayed_even_if_the_account_has_enough_money_later() {
     let service = service().await;
     let wallet = Account {
         balance_rule: BalanceRule::CreditBalance.into(),
@@ -121,7 +121,7 @@ async fn a_rejection_is_replayed_even_if_the_account_has_money_since() {
 
     let status = client.process_transaction(spend()).await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
     assert_eq!(info(&status).metadata["account_id"], "wallet");
@@ -133,13 +133,13 @@ async fn a_rejection_is_replayed_even_if_the_account_has_money_since() {
         .unwrap();
     let status = client.process_transaction(spend()).await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
     assert_eq!(info(&status).metadata["replayed"], "true");
     assert_eq!(balance(&service, "wallet").await, (0, 9));
 
-    // A new attempt needs a new id. The rejection leaves no gap in the sequence.
+    // A new attempt needs a new id. The rejection used no sequence number.
     let retry = in_process::transaction("spend-2", vec![transfer("wallet", "b", 5)]);
     assert_eq!(
         client
@@ -172,7 +172,7 @@ async fn each_of_many_transactions_gets_its_own_answer_in_order() {
         results.iter().map(sequence).collect::<Vec<_>>(),
         [Some(1), None, None, Some(1), Some(2)]
     );
-    let code = |place: usize| match results[place].outcome.as_ref().unwrap() {
+    let code = |index: usize| match results[index].outcome.as_ref().unwrap() {
         Outcome::Error(error) => Code::from(error.code),
         Outcome::Committed(_) => Code::Ok,
     };
@@ -205,7 +205,7 @@ async fn a_stream_gets_every_answer_in_order() {
 }
 
 #[tokio::test]
-async fn concurrent_callers_get_every_sequence_once_and_times_that_grow_with_it() {
+async fn concurrent_callers_get_unique_sequence_numbers_and_commit_times_in_the_same_order() {
     const CALLERS: usize = 8;
     const CALLS: usize = 50;
     let service = service().await;
@@ -233,12 +233,12 @@ async fn concurrent_callers_get_every_sequence_once_and_times_that_grow_with_it(
         CALLERS * CALLS
     );
     assert!(
-        all.iter().zip(1..).all(|(answer, place)| answer.0 == place),
-        "a gap in the sequence"
+        all.iter().zip(1..).all(|(answer, index)| answer.0 == index),
+        "a gap in the sequence numbers"
     );
     assert!(
         all.windows(2).all(|pair| pair[0].1 < pair[1].1),
-        "a time that does not grow"
+        "a commit time is not later than the commit time before it"
     );
 }
 
@@ -276,7 +276,7 @@ async fn a_transaction_can_be_read_with_its_outcome() {
         .await
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::NotFound, "TRANSACTION_NOT_FOUND", "false")
     );
 }
@@ -301,7 +301,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         .await
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::AlreadyExists, "ACCOUNT_ID_REUSED", "false")
     );
 
@@ -318,7 +318,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         .await
         .unwrap_err();
     assert_eq!(
-        described(&gone),
+        summary(&gone),
         expected(Code::NotFound, "ACCOUNT_NOT_FOUND", "false")
     );
 

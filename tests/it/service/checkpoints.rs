@@ -1,5 +1,5 @@
-//! AUX copies checkpoints while accounts are created and transactions are processed. A start from a checkpoint shows every effect
-//! exactly once.
+//! A test of checkpoints that are written while accounts are created and transactions are processed. A start from such
+//! a checkpoint must show every effect exactly once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,16 +16,17 @@ use tally::{
 
 use crate::support::in_process::{Service, account, config, patient, transaction, transfer};
 
-/// Accounts created in one call. A few calls create more accounts than fit one chunk of a checkpoint.
+/// Number of accounts created in one call. A few calls create more accounts than fit one chunk of a checkpoint.
 const ACCOUNTS: usize = 700;
-/// Maximum number of rounds until the checkpoints exist. AUX checks every few milliseconds.
+/// Maximum number of rounds until the checkpoints exist. The maintenance thread checks every 20 ms whether a checkpoint
+/// is due.
 const ROUNDS_MAX: usize = 3000;
 /// Number of checkpoints to wait for. The last checkpoint then has several chunks of accounts.
 const CHECKPOINTS: usize = 4;
 /// Number of rounds that create accounts. Every round processes transactions.
 const GROWING_ROUNDS: usize = 12;
 
-/// The columns of every account, by account id.
+/// Returns the balances of every account, by account id.
 async fn balances(service: &Service) -> BTreeMap<String, Balances> {
     let mut accounts = service.accounts().await;
     let mut balances = BTreeMap::new();
@@ -49,16 +50,17 @@ async fn balances(service: &Service) -> BTreeMap<String, Balances> {
     }
 }
 
-fn name(number: usize) -> String {
+fn account_name(number: usize) -> String {
     format!("account-{number:06}")
 }
 
-/// Creates accounts and moves money among all existing accounts, with several transactions in each call.
+/// Creates accounts in the first [`GROWING_ROUNDS`] rounds, and then moves money among all existing accounts with
+/// [`ACCOUNTS`] transactions in one call.
 async fn round(service: &Service, number: usize) {
     if number < GROWING_ROUNDS {
         let requests = (number * ACCOUNTS..(number + 1) * ACCOUNTS)
             .map(|account_number| CreateAccountRequest {
-                account: Some(account(&name(account_number))),
+                account: Some(account(&account_name(account_number))),
             })
             .collect();
         let mut accounts = service.accounts().await;
@@ -67,14 +69,14 @@ async fn round(service: &Service, number: usize) {
             .await
             .unwrap();
     }
-    let there = (number + 1).min(GROWING_ROUNDS) * ACCOUNTS;
+    let existing = (number + 1).min(GROWING_ROUNDS) * ACCOUNTS;
     let transactions = (0..ACCOUNTS)
-        .map(|place| {
-            let debit = name((number + place * 13) % there);
-            let credit = name((number + place * 13 + 1) % there);
+        .map(|index| {
+            let debit = account_name((number + index * 13) % existing);
+            let credit = account_name((number + index * 13 + 1) % existing);
             transaction(
-                &format!("t{number}-{place}"),
-                vec![transfer(&debit, &credit, 1 + i64::try_from(place).unwrap())],
+                &format!("t{number}-{index}"),
+                vec![transfer(&debit, &credit, 1 + i64::try_from(index).unwrap())],
             )
         })
         .collect();
@@ -92,7 +94,7 @@ async fn round(service: &Service, number: usize) {
 }
 
 #[tokio::test]
-async fn a_start_from_a_checkpoint_copied_amid_changes_shows_every_effect_once() {
+async fn a_start_from_a_checkpoint_that_was_written_during_changes_shows_every_effect_once() {
     let config = EngineConfig {
         checkpoint: CheckpointInterval(32 << 10),
         breaker: patient(),

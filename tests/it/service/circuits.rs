@@ -1,4 +1,4 @@
-//! The circuits over the wire: opening and recovery, watches, and administration.
+//! Tests of the circuits through the gRPC service: opening and recovery, watches, and administration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,31 +19,33 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::{
-    described, expected,
-    overload::{circuit, hint},
+    expected,
+    overload::{circuit, retry_delay},
+    summary,
 };
 use crate::support::in_process::{Service, config, pay};
 
-/// Returns settings with a long slow threshold. The real clock measures the latency of commits, and no commit takes this long, even
-/// on a busy machine.
-pub(super) fn patient_threshold() -> CircuitBreakerConfig {
+/// Returns settings with a long slow threshold. The real clock measures the latency of commits, and no commit takes as
+/// long as this threshold, even on a busy machine.
+pub(super) fn breaker_with_long_threshold() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: Duration::from_secs(10),
         ..CircuitBreakerConfig::default()
     }
 }
 
+/// The time by which [`ManualClockService::tick`] advances the clock.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// A service whose circuits have a clock that only the test advances.
-pub(super) struct Frozen {
+/// A service whose circuits have a manual clock, which only the test advances.
+pub(super) struct ManualClockService {
     pub(super) service: Service,
     clock: Arc<ManualClock>,
     calls: JoinSet<Result<(), Status>>,
     sent: usize,
 }
 
-impl Frozen {
+impl ManualClockService {
     pub(super) async fn start(breaker: CircuitBreakerConfig) -> Self {
         let clock = Arc::new(ManualClock::new(0));
         let circuits = CircuitOptions {
@@ -57,7 +59,7 @@ impl Frozen {
         })
         .await;
         service.open_accounts(&["a", "b"]).await;
-        Frozen {
+        ManualClockService {
             service,
             clock,
             calls: JoinSet::new(),
@@ -65,7 +67,7 @@ impl Frozen {
         }
     }
 
-    /// Advances the clock of the circuits by a tick, and runs the engine's tick.
+    /// Advances the clock of the circuits by [`TICK`], and then calls `tick` of the engine.
     pub(super) fn tick(&self) {
         self.clock.advance(TICK);
         self.service.engine.tick();
@@ -78,7 +80,7 @@ impl Frozen {
             .spawn(async move { client.process_transaction(pay(&id)).await.map(drop) });
     }
 
-    /// Sends `count` calls and waits until the circuit has let them pass.
+    /// Sends `count` calls and waits until the circuit has admitted them.
     async fn hang(&mut self, count: usize) {
         for _ in 0..count {
             self.send().await;
@@ -90,54 +92,59 @@ impl Frozen {
 }
 
 #[tokio::test]
-async fn conformance_04_a_real_client_is_rejected_within_two_thresholds_and_100_ms_resilience4j_1597() {
+async fn calls_are_rejected_within_two_slow_thresholds_and_100_ms_after_the_disk_hangs() {
     let breaker = CircuitBreakerConfig {
-        // Overdue calls are detected with a resolution of an eighth of the threshold. This error is part of the 100 ms.
+        // The circuit detects overdue calls with a resolution of an eighth of the threshold, here 62.5 ms. This delay
+        // is part of the 100 ms.
         slow_threshold: Duration::from_millis(500),
         open_base: Duration::from_millis(200),
         ramp: Duration::from_millis(200),
         ..CircuitBreakerConfig::default()
     };
     let limit = breaker.slow_threshold * 2 + Duration::from_millis(100);
-    let mut frozen = Frozen::start(breaker).await;
-    frozen.service.disk.stall_syncs();
-    frozen.hang(100).await;
-    // From here on no call completes. Only the clock of the circuits advances.
+    let mut fixture = ManualClockService::start(breaker).await;
+    fixture.service.disk.stall_syncs();
+    fixture.hang(100).await;
+    // From now on, no call completes. Only the clock of the circuits advances.
     let mut waited = Duration::ZERO;
-    while circuit(&frozen.service).effective_state != CircuitState::Open {
+    while circuit(&fixture.service).effective_state != CircuitState::Open {
         assert!(waited <= limit, "still closed after {waited:?}");
-        frozen.tick();
+        fixture.tick();
         waited += TICK;
     }
-    let mut client = frozen.service.transactions().await;
-    let status = client.process_transaction(pay("refused")).await.unwrap_err();
+    let mut client = fixture.service.transactions().await;
+    let status = client.process_transaction(pay("rejected")).await.unwrap_err();
     assert!(waited <= limit, "{waited:?}");
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
     assert!(
-        hint(&status) >= Duration::from_millis(150),
-        "the open time, less its jitter and a tick"
+        retry_delay(&status) >= Duration::from_millis(150),
+        "the retry delay is shorter than the open time minus its jitter and a tick"
     );
-    assert_eq!(circuit(&frozen.service).window.calls, 0, "none has completed");
+    assert_eq!(
+        circuit(&fixture.service).window.calls,
+        0,
+        "a call has completed although the disk hangs"
+    );
 
-    frozen.service.disk.release_syncs();
-    while let Some(call) = frozen.calls.join_next().await {
+    fixture.service.disk.release_syncs();
+    while let Some(call) = fixture.calls.join_next().await {
         call.unwrap().unwrap();
     }
     let mut number = 0;
-    while circuit(&frozen.service).effective_state != CircuitState::Closed {
-        frozen.tick();
+    while circuit(&fixture.service).effective_state != CircuitState::Closed {
+        fixture.tick();
         number += 1;
         let _either = client.process_transaction(pay(&format!("again{number}"))).await;
     }
-    let states: Vec<_> = circuit(&frozen.service)
+    let states: Vec<_> = circuit(&fixture.service)
         .history
         .iter()
         .map(|change| change.to)
         .collect();
-    // On a busy machine commits may be slow by the real clock. Then more than one round is needed.
+    // On a busy machine, commits may be slow by the real clock. In this case, the circuit opens again before it closes.
     assert!(
         states.starts_with(&[CircuitState::Open, CircuitState::HalfOpen]),
         "{states:?}"
@@ -149,45 +156,48 @@ async fn conformance_04_a_real_client_is_rejected_within_two_thresholds_and_100_
 }
 
 #[tokio::test]
-async fn probes_that_the_service_makes_itself_close_the_circuit_without_a_caller() {
+async fn probes_of_the_service_close_the_circuit_without_a_caller() {
     let breaker = CircuitBreakerConfig {
         self_probe: true,
         ramp: Duration::ZERO,
-        ..patient_threshold()
+        ..breaker_with_long_threshold()
     };
-    let mut frozen = Frozen::start(breaker).await;
-    frozen.service.disk.stall_syncs();
-    frozen.hang(100).await;
-    while circuit(&frozen.service).state != CircuitState::HalfOpen {
-        frozen.tick();
+    let mut fixture = ManualClockService::start(breaker).await;
+    fixture.service.disk.stall_syncs();
+    fixture.hang(100).await;
+    while circuit(&fixture.service).state != CircuitState::HalfOpen {
+        fixture.tick();
     }
     // Calls of clients are not used as probes.
-    let mut client = frozen.service.transactions().await;
-    let status = client.process_transaction(pay("guinea-pig")).await.unwrap_err();
+    let mut client = fixture.service.transactions().await;
+    let status = client.process_transaction(pay("not-a-probe")).await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
 
-    let blocks = frozen.service.engine.stats().durable_block;
-    frozen.service.disk.release_syncs();
-    while circuit(&frozen.service).state != CircuitState::Closed {
-        frozen.tick();
+    let blocks = fixture.service.engine.stats().durable_block;
+    fixture.service.disk.release_syncs();
+    while circuit(&fixture.service).state != CircuitState::Closed {
+        fixture.tick();
         tokio::task::yield_now().await;
     }
-    while let Some(call) = frozen.calls.join_next().await {
+    while let Some(call) = fixture.calls.join_next().await {
         call.unwrap().unwrap();
     }
-    let stats = circuit(&frozen.service);
-    assert_eq!(stats.lifetime.admitted, 108, "eight probes");
+    let stats = circuit(&fixture.service);
+    assert_eq!(
+        stats.lifetime.admitted, 108,
+        "the circuit admitted not exactly 100 calls and 8 probes"
+    );
     assert!(
-        frozen.service.engine.stats().durable_block >= blocks + 8,
-        "each probe is an empty block"
+        fixture.service.engine.stats().durable_block >= blocks + 8,
+        "not every probe has committed a block"
     );
     client.process_transaction(pay("after")).await.unwrap();
 
-    // Empty blocks are part of the journal, and the journal opens again with them.
-    let disk = frozen.service.stop().await;
+    // The journal now contains empty blocks. The service must be able to open it again.
+    let disk = fixture.service.stop().await;
     let service = Service::start_on(disk, &config()).await;
     let mut client = service.transactions().await;
     assert!(
@@ -201,7 +211,7 @@ async fn probes_that_the_service_makes_itself_close_the_circuit_without_a_caller
 }
 
 #[tokio::test]
-async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushback() {
+async fn a_rejection_consists_only_of_trailers_with_retry_info_and_pushback() {
     let service = Service::start(&config()).await;
     service
         .engine
@@ -226,8 +236,8 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
     .body(Full::new(Bytes::from(frame)))
     .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    // The status is in the only header block: the call was not processed, and a client library may retry it
-    // transparently.
+    // The only header block contains the status. So a client library knows that the call was not processed, and may
+    // retry it transparently.
     let headers = response.headers().clone();
     assert_eq!(headers["grpc-status"], "14");
     let pushback: i32 = headers["grpc-retry-pushback-ms"]
@@ -238,20 +248,23 @@ async fn conformance_17_a_rejection_is_trailers_only_with_retry_info_and_pushbac
     assert!((30_000..=45_000).contains(&pushback), "{pushback}");
     let status = Status::from_header_map(&headers).unwrap();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "CIRCUIT_OPEN", "false")
     );
-    assert_eq!(hint(&status).as_millis(), u128::try_from(pushback).unwrap());
+    assert_eq!(
+        retry_delay(&status).as_millis(),
+        u128::try_from(pushback).unwrap()
+    );
     let body = response.into_body();
     assert!(
         hyper::body::Body::is_end_stream(&body),
-        "no data frame and no second header block follow"
+        "a data frame or a second header block follows"
     );
     assert!(body.collect().await.unwrap().to_bytes().is_empty());
 }
 
 #[tokio::test]
-async fn conformance_17_our_own_client_retries_after_the_delay_of_the_server() {
+async fn the_client_of_this_crate_retries_after_the_delay_that_the_server_sends() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     service
@@ -259,7 +272,8 @@ async fn conformance_17_our_own_client_retries_after_the_delay_of_the_server() {
         .breaker(CallKind::Unary)
         .open_for(Duration::from_millis(100));
     let client = Client::connect(&service.endpoint()).await.unwrap();
-    // Two attempts: the first is refused, the second comes late enough to pass.
+    // The client makes two attempts. The circuit rejects the first one. The second one comes after the delay, so it is
+    // admitted.
     let client = client.with_retry(RetryPolicy {
         attempts_max: 2,
         ..RetryPolicy::default()
@@ -270,7 +284,7 @@ async fn conformance_17_our_own_client_retries_after_the_delay_of_the_server() {
 }
 
 #[tokio::test]
-async fn conformance_18_19_modes_are_set_and_stats_are_reported_in_each() {
+async fn modes_can_be_set_and_statistics_are_reported_in_each_mode() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -292,17 +306,21 @@ async fn conformance_18_19_modes_are_set_and_stats_are_reported_in_each() {
     }
     let stats = unary(&service).await;
     assert_eq!(stats.totals.unwrap().rejected_open, 1);
-    assert_eq!(stats.totals.unwrap().admitted, 2, "disabled records nothing");
+    assert_eq!(
+        stats.totals.unwrap().admitted,
+        2,
+        "the circuit recorded a call while it was disabled"
+    );
 }
 
 #[tokio::test]
-async fn circuits_are_opened_and_reset_by_hand() {
+async fn an_administrator_can_open_and_reset_circuits() {
     let service = Service::start(&config()).await;
     let day = prost_types::Duration {
         seconds: 86_400,
         nanos: 0,
     };
-    // Without a key: all circuits.
+    // A change without a key applies to all circuits.
     let all = change(&service, "", Change::OpenFor(day)).await.unwrap();
     assert_eq!(all.len(), CallKind::ALL.len());
     for stats in &all {
@@ -330,7 +348,7 @@ async fn circuits_are_opened_and_reset_by_hand() {
 }
 
 #[tokio::test]
-async fn a_malformed_change_is_refused_and_changes_nothing() {
+async fn a_malformed_change_of_a_circuit_is_rejected_and_changes_nothing() {
     let service = Service::start(&config()).await;
     let seconds = |seconds| Change::OpenFor(prost_types::Duration { seconds, nanos: 0 });
     let cases = [
@@ -355,7 +373,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
         };
         let status = service.stats().await.set_circuit_mode(request).await.unwrap_err();
         assert_eq!(
-            described(&status),
+            summary(&status),
             expected(Code::InvalidArgument, "INVALID_FIELD", "false")
         );
         assert!(status.message().starts_with(field), "{}", status.message());
@@ -364,7 +382,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
         .await
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::NotFound, "CIRCUIT_NOT_FOUND", "false")
     );
     assert!(
@@ -378,7 +396,7 @@ async fn a_malformed_change_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn watchers_receive_every_change_and_the_end() {
+async fn watchers_receive_every_change_and_the_reason_of_the_end() {
     let service = Service::start(&config()).await;
     let mut client = service.stats().await;
     let mut snapshots = client
@@ -406,7 +424,7 @@ async fn watchers_receive_every_change_and_the_end() {
     service.begin_drain();
     let status = snapshots.message().await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
 }
@@ -423,7 +441,7 @@ async fn watchers_receive_snapshots_at_their_interval_and_their_number_is_limite
         .await
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     let mut snapshots = client
@@ -446,11 +464,11 @@ async fn watchers_receive_snapshots_at_their_interval_and_their_number_is_limite
         }
     };
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::ResourceExhausted, "TOO_MANY_WATCHERS", "false")
     );
     assert_eq!(watching.len(), 64);
-    // A watcher that leaves frees its place.
+    // When watchers end their calls, new watchers are accepted again.
     drop(watching);
     while client
         .watch_circuit_stats(WatchCircuitStatsRequest { interval: None })
@@ -462,7 +480,7 @@ async fn watchers_receive_snapshots_at_their_interval_and_their_number_is_limite
 }
 
 #[tokio::test]
-async fn a_measured_threshold_is_in_force_and_says_where_it_comes_from() {
+async fn a_measured_slow_threshold_is_used_and_reported_with_its_source() {
     let circuits = CircuitOptions {
         threshold: ThresholdSource::Auto,
         mode: InitialMode(BreakerMode::MetricsOnly),
@@ -481,7 +499,7 @@ async fn a_measured_threshold_is_in_force_and_says_where_it_comes_from() {
     assert_eq!(
         service.engine.breaker(CallKind::Bulk).config().slow_threshold,
         threshold * 20,
-        "bulk takes 20 times as long"
+        "the slow threshold of bulk calls is not 20 times as long"
     );
     assert_eq!(stats.mode(), CircuitMode::MetricsOnly);
 }

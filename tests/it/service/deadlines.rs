@@ -1,4 +1,5 @@
-//! Deadlines and callers that leave: the answer says whether the call was not executed or may have been executed.
+//! Tests of deadlines and cancelled calls. The answer must say whether the call was not executed or may have been
+//! executed.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tally::{
 use tokio::task::JoinHandle;
 use tonic::{Code, IntoRequest, Request, Response, Status};
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
 /// A deadline that is long enough for the call to reach the server, and short enough for the test to wait.
@@ -25,13 +26,14 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
     tokio::spawn(async move { client.process_transaction(request).await })
 }
 
-/// A request with `grpc-timeout` on the wire, but without the client's own timer, which would hide the server's answer.
-pub(super) fn in_time(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
-    with_timeout(id, &format!("{}m", timeout.as_millis()))
+/// Makes a request with the header `grpc-timeout`. The client sets no timer of its own, because it would end the call
+/// before the answer of the server arrives.
+pub(super) fn with_deadline(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
+    with_timeout_header(id, &format!("{}m", timeout.as_millis()))
 }
 
-/// Like [`in_time`], with the text of the header.
-pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
+/// Makes a request with this text in the header `grpc-timeout`.
+pub(super) fn with_timeout_header(id: &str, header: &str) -> Request<ProcessTransactionRequest> {
     let mut request = Request::new(pay(id));
     request
         .metadata_mut()
@@ -39,14 +41,16 @@ pub(super) fn with_timeout(id: &str, header: &str) -> Request<ProcessTransaction
     request
 }
 
-/// Starts a service whose disk hangs, and whose EXEC waits for the disk: the write of the first transaction hangs, and the second
-/// transaction has the same id, so that EXEC can answer it only after that write. Later requests stay in the queue.
-async fn stuck() -> (Service, Vec<Call>) {
-    stuck_with(&patient_config()).await
+/// Starts a service in which EXEC waits for a hanging disk, so that later requests stay in the queue. The write of the
+/// first transaction hangs. The second transaction has the same id, so EXEC waits for the first write before it can
+/// answer.
+async fn start_with_waiting_exec() -> (Service, Vec<Call>) {
+    start_with_waiting_exec_and(&patient_config()).await
 }
 
-/// Like [`stuck`], with another configuration.
-pub(super) async fn stuck_with(config: &EngineConfig) -> (Service, Vec<Call>) {
+/// Does the same as [`start_with_waiting_exec`], with another configuration. Returns the service and the calls in
+/// flight.
+pub(super) async fn start_with_waiting_exec_and(config: &EngineConfig) -> (Service, Vec<Call>) {
     let service = Service::start(config).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
@@ -58,7 +62,7 @@ pub(super) async fn stuck_with(config: &EngineConfig) -> (Service, Vec<Call>) {
     calls.push(call(&service, pay("first")).await);
     calls.push(call(&service, pay("queued")).await);
     let mut stats = service.stats().await;
-    // When requests stay in the queue over many round trips, EXEC is waiting.
+    // If requests stay in the queue during 20 round trips, EXEC waits for the disk.
     let mut seen = 0;
     while seen < 20 {
         let depth = stats
@@ -92,15 +96,15 @@ async fn is_known(service: &Service, id: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_in_the_queue_is_reported_as_not_executed_and_is_not_executed() {
-    let (service, calls) = stuck().await;
-    let status = call(&service, in_time("late", DEADLINE))
+async fn a_call_whose_deadline_passes_in_the_queue_is_reported_as_not_executed_and_is_not_executed() {
+    let (service, calls) = start_with_waiting_exec().await;
+    let status = call(&service, with_deadline("late", DEADLINE))
         .await
         .await
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
     );
     service.disk.release_syncs();
@@ -116,22 +120,22 @@ async fn a_deadline_that_passes_in_the_queue_is_reported_as_not_executed_and_is_
         .unwrap()
         .into_inner();
     assert_eq!((stats.expired, stats.replies_missing), (1, 0));
-    // The same id can still be used.
+    // A call with the same id is executed later.
     call(&service, pay("late")).await.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_during_the_commit_has_an_unknown_outcome_which_a_read_resolves() {
+async fn a_call_whose_deadline_passes_during_the_commit_has_an_unknown_outcome_which_a_retry_resolves() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
-    let status = call(&service, in_time("slow", DEADLINE))
+    let status = call(&service, with_deadline("slow", DEADLINE))
         .await
         .await
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", "unknown")
     );
     service.disk.release_syncs();
@@ -145,16 +149,16 @@ async fn a_deadline_that_passes_during_the_commit_has_an_unknown_outcome_which_a
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_already_passed_and_a_malformed_one_are_rejected() {
+async fn a_passed_deadline_and_a_malformed_deadline_are_rejected() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
-    let status = call(&service, in_time("t", Duration::ZERO))
+    let status = call(&service, with_deadline("t", Duration::ZERO))
         .await
         .await
         .unwrap()
         .unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::DeadlineExceeded, "EXPIRED_IN_QUEUE", "false")
     );
     let mut request = Request::new(pay("t"));
@@ -163,7 +167,7 @@ async fn a_deadline_that_has_already_passed_and_a_malformed_one_are_rejected() {
         .insert("grpc-timeout", "soon".parse().unwrap());
     let status = call(&service, request).await.await.unwrap().unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     assert!(!is_known(&service, "t").await);
@@ -171,15 +175,15 @@ async fn a_deadline_that_has_already_passed_and_a_malformed_one_are_rejected() {
 
 #[tokio::test]
 async fn a_cancelled_call_withdraws_its_queued_request() {
-    let (service, calls) = stuck().await;
+    let (service, calls) = start_with_waiting_exec().await;
     let depth = service.engine.stats().batch.queue_depth;
     let left = call(&service, pay("left")).await;
     while service.engine.stats().batch.queue_depth == depth {
         tokio::task::yield_now().await;
     }
     left.abort();
-    // The reset of the call may reach the server after calls on other connections that were sent later. The count of
-    // withdrawn requests shows when it has arrived.
+    // The reset of the call may reach the server later than calls on other connections that were sent after it. When
+    // the reset has arrived, the server counts a cancelled request.
     let _cancelled = left.await;
     while service.engine.stats().batch.cancelled == 0 {
         tokio::task::yield_now().await;

@@ -1,10 +1,10 @@
-//! An orderly shutdown: every accepted call gets an answer.
+//! Tests of an orderly shutdown: every accepted call gets an answer.
 
 use tally::proto::{StreamTransactionsRequest, transaction_result::Outcome};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::in_process::{Service, config, patient_config, pay};
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn calls_in_flight_are_answered_and_durable() {
 }
 
 #[tokio::test]
-async fn a_stream_gets_its_answers_and_the_reason_of_its_end() {
+async fn a_drain_ends_a_stream_with_a_reason_after_its_answers() {
     let service = Service::start(&config()).await;
     service.open_accounts(&["a", "b"]).await;
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
@@ -65,21 +65,21 @@ async fn a_stream_gets_its_answers_and_the_reason_of_its_end() {
     service.begin_drain();
     let status = answers.next().await.unwrap().unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
     service.stop().await;
 }
 
 #[tokio::test]
-async fn after_the_drain_the_engine_refuses_calls_with_a_reason() {
+async fn after_the_drain_the_engine_rejects_calls_with_a_reason() {
     let service = Service::start(&config()).await;
     let engine = service.engine.clone();
     service.stop().await;
     let error = engine.account("a".to_owned(), None).await.unwrap_err();
     let status = tally::grpc::status::engine(&error);
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "SHUTTING_DOWN", "false")
     );
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");

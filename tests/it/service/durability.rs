@@ -1,4 +1,5 @@
-//! An answer is durable, for reads as for transactions. A disk that fails stops the execution of everything.
+//! Tests that answers to transactions and to reads wait until their data is durable, and that nothing is executed after
+//! the disk has failed.
 
 use std::path::Path;
 
@@ -9,11 +10,11 @@ use tally::{
 };
 use tonic::Code;
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::in_process::{Service, patient_config, pay};
 
 #[tokio::test]
-async fn nothing_is_answered_before_it_is_durable() {
+async fn transactions_and_reads_are_answered_only_when_their_data_is_durable() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     service.disk.stall_syncs();
@@ -39,9 +40,12 @@ async fn nothing_is_answered_before_it_is_durable() {
         stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
         assert!(
             (&mut payment).now_or_never().is_none(),
-            "answered before the sync"
+            "the transaction was answered before the sync"
         );
-        assert!((&mut reading).now_or_never().is_none(), "read before the sync");
+        assert!(
+            (&mut reading).now_or_never().is_none(),
+            "the read was answered before the sync"
+        );
     }
     service.disk.release_syncs();
     assert_eq!(payment.await.unwrap().unwrap().into_inner().sequence, 1);
@@ -61,15 +65,15 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
 
     let status = client.process_transaction(pay("doubtful")).await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "STORE_FAILED", "unknown")
     );
     let status = client.process_transaction(pay("later")).await.unwrap_err();
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
-    // The memory is ahead of the disk, so reads are rejected, too.
+    // The state in memory shows changes that are not on the disk, so reads are rejected, too.
     let reading = service
         .accounts()
         .await
@@ -78,7 +82,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         })
         .await;
     assert_eq!(
-        described(&reading.unwrap_err()),
+        summary(&reading.unwrap_err()),
         expected(Code::Unavailable, "STORE_FAILED", "false")
     );
     assert_eq!(service.engine.health().condition(), Condition::StoreFailed);
@@ -97,7 +101,8 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         client.get_transaction(find("later")).await.unwrap_err().code(),
         Code::NotFound
     );
-    // The same id resolves the unknown outcome in either case, and is not applied twice.
+    // A repetition with the same id resolves the unknown outcome: the transaction is applied once, whether or not the
+    // first attempt became durable.
     let settled = client
         .process_transaction(pay("doubtful"))
         .await
@@ -107,7 +112,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
 }
 
 #[tokio::test]
-async fn after_a_crash_every_answered_transaction_exists_and_sequences_continue() {
+async fn after_a_crash_every_answered_transaction_exists_and_sequence_numbers_continue() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;
@@ -120,7 +125,7 @@ async fn after_a_crash_every_answered_transaction_exists_and_sequences_continue(
             .into_inner()
             .commit_time;
     }
-    // The power fails without a shutdown.
+    // Simulate a power failure without an orderly shutdown.
     let disk = service.disk.clone();
     disk.crash();
     let _dead = service.stop().await;

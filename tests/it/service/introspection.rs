@@ -1,4 +1,4 @@
-//! Reports of the engine: figures of the circuits, the batches and the topology.
+//! Tests of the reports of the engine: figures of the circuits, the batches and the topology.
 
 use std::{path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use tally_batch::BatchConfig;
 
 use crate::support::in_process::{Service, patient_config, pay};
 
-/// The report on the circuit of `ProcessTransaction`.
+/// Returns the report on the circuit of `ProcessTransaction`.
 async fn report(service: &Service) -> CircuitStats {
     let key = service.engine.breaker(CallKind::Unary).key().to_owned();
     let mut stats = service.stats().await;
@@ -58,7 +58,7 @@ async fn batch_stats_report_the_settings_and_the_batches_over_the_latency_budget
             max_linger: Duration::from_micros(70),
             siblings: 5,
             client_share_percent: 30,
-            // Every batch takes longer.
+            // Every batch takes longer than this budget.
             latency_budget: Some(Duration::from_micros(1)),
         },
         ..patient_config()
@@ -84,7 +84,7 @@ async fn batch_stats_report_the_settings_and_the_batches_over_the_latency_budget
 }
 
 #[tokio::test]
-async fn the_topology_reports_threads_that_its_list_has_no_room_for() {
+async fn the_topology_reports_how_many_threads_do_not_fit_its_list() {
     let service = Service::start(&patient_config()).await;
     let mut stats = service.stats().await;
     let topology = stats

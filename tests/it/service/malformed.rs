@@ -1,4 +1,5 @@
-//! Every invalid field is refused with its name, its value and its bound, and the request changes nothing.
+//! Tests that the service rejects every invalid field with its name, its value and its bound, and that such a request
+//! changes nothing.
 
 use tally::proto::{
     Account, Amount, BalanceRule, Balances, CreateAccountRequest, ListAccountsRequest,
@@ -8,12 +9,12 @@ use tally::proto::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::in_process::{Service, account, config, pay, transaction, transfer};
 
 fn violation(status: &Status) -> (String, String) {
     assert_eq!(
-        described(status),
+        summary(status),
         expected(Code::InvalidArgument, "INVALID_FIELD", "false")
     );
     let details = status.get_details_bad_request().expect("BadRequest");
@@ -25,7 +26,7 @@ fn violation(status: &Status) -> (String, String) {
 type Change = fn(&mut ProcessTransactionRequest);
 
 #[tokio::test]
-async fn every_field_of_a_transaction() {
+async fn every_invalid_field_of_a_transaction_is_rejected() {
     let cases: Vec<(Change, &str, &str)> = vec![
         (|r| r.transaction_id.clear(), "transaction_id", "empty"),
         (
@@ -132,14 +133,14 @@ async fn every_field_of_a_transaction() {
     for (change, field, words) in cases {
         let mut request = pay("t");
         change(&mut request);
-        let (named, described) = violation(&client.process_transaction(request).await.unwrap_err());
+        let (named, description) = violation(&client.process_transaction(request).await.unwrap_err());
         assert_eq!(named, field);
         assert!(
-            described.contains(words),
-            "{field}: {described:?} does not say {words:?}"
+            description.contains(words),
+            "{field}: {description:?} does not say {words:?}"
         );
     }
-    // None of them changed the ledger.
+    // No rejected request has changed the ledger.
     assert_eq!(
         client
             .process_transaction(pay("t"))
@@ -193,14 +194,14 @@ async fn pending_phases_are_rejected_as_unimplemented() {
         };
         let status = client.process_transaction(request).await.unwrap_err();
         assert_eq!(
-            described(&status),
+            summary(&status),
             expected(Code::Unimplemented, "PHASE_NOT_SUPPORTED", "false")
         );
     }
 }
 
 #[tokio::test]
-async fn every_field_of_an_account() {
+async fn every_invalid_field_of_an_account_is_rejected() {
     let wide = |high, low| {
         Some(Amount {
             value: Some(amount::Value::WideMinorUnits(Uint128 { high, low })),
@@ -290,11 +291,11 @@ async fn every_field_of_an_account() {
         let request = CreateAccountRequest {
             account: Some(account),
         };
-        let (named, described) = violation(&client.create_account(request).await.unwrap_err());
+        let (named, description) = violation(&client.create_account(request).await.unwrap_err());
         assert_eq!(named, field);
         assert!(
-            described.contains(words),
-            "{field}: {described:?} does not say {words:?}"
+            description.contains(words),
+            "{field}: {description:?} does not say {words:?}"
         );
     }
     let (field, _) = violation(
@@ -307,7 +308,7 @@ async fn every_field_of_an_account() {
 }
 
 #[tokio::test]
-async fn sizes_of_requests_and_pages() {
+async fn the_sizes_of_requests_and_pages_are_limited() {
     let service = Service::start(&config()).await;
     let mut client = service.transactions().await;
     for count in [0, 8193] {
@@ -316,11 +317,11 @@ async fn sizes_of_requests_and_pages() {
             .process_transactions(ProcessTransactionsRequest { transactions })
             .await
             .unwrap_err();
-        let (field, described) = violation(&status);
+        let (field, description) = violation(&status);
         assert_eq!(field, "transactions");
         assert!(
-            described.contains(&format!("{count} transactions, 1 to 8192")),
-            "{described}"
+            description.contains(&format!("{count} transactions, 1 to 8192")),
+            "{description}"
         );
     }
     let mut accounts = service.accounts().await;

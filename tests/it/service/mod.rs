@@ -1,4 +1,4 @@
-//! The service over a real socket, on a disk that can hang and fail.
+//! Tests of the service over a real socket, on a simulated disk that can hang and fail.
 
 mod acknowledged;
 mod answers;
@@ -8,19 +8,19 @@ mod deadlines;
 mod drain;
 mod durability;
 mod hangs;
+mod hash_collision;
 mod introspection;
 mod malformed;
 mod open_streams;
 mod overload;
 mod statuses;
 mod streams;
-mod twins;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt};
 
-/// The reason of an error, with its code and whether the call was executed.
-fn described(status: &Status) -> (Code, String, String) {
+/// Returns the code of an error, its reason, and whether the call was executed.
+fn summary(status: &Status) -> (Code, String, String) {
     let info = info(status);
     (
         status.code(),

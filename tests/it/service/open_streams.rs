@@ -1,4 +1,5 @@
-//! Open streams: their requests in flight while the client does not read, the client of their requests, and their end.
+//! Tests of open streams: what happens if their client does not read or cancels, how much of a batch they may fill, and
+//! how they end.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,16 +21,16 @@ use tonic::{Code, Request, Status, Streaming, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{
-    circuits::{Frozen, TICK, patient_threshold},
-    deadlines::stuck_with,
+    circuits::{ManualClockService, TICK, breaker_with_long_threshold},
+    deadlines::start_with_waiting_exec_and,
 };
 use crate::support::{
     in_process::{Service, account, patient_config, pay},
     sim_disk::SimDisk,
 };
 
-/// The longest time to wait for an event. No test measures this time.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an event. No test measures this time.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn message(id: &str) -> StreamTransactionsRequest {
     StreamTransactionsRequest {
@@ -38,8 +39,8 @@ fn message(id: &str) -> StreamTransactionsRequest {
 }
 
 async fn next(answers: &mut Streaming<StreamTransactionsResponse>) -> Result<Option<Outcome>, Status> {
-    let answer = tokio::time::timeout(PATIENCE, answers.message()).await;
-    let answer = answer.expect("an answer or the end, in time")?;
+    let answer = tokio::time::timeout(WAIT_MAX, answers.message()).await;
+    let answer = answer.expect("an answer or the end of the stream arrives in time")?;
     Ok(answer.map(|answer| answer.result.unwrap().outcome.unwrap()))
 }
 
@@ -48,14 +49,14 @@ async fn assert_committed(answers: &mut Streaming<StreamTransactionsResponse>) {
     assert!(matches!(outcome, Some(Outcome::Committed(_))), "{outcome:?}");
 }
 
-/// Waits until the condition holds. Returns false if it does not hold in time.
-async fn holds_in_time(condition: impl Fn() -> bool) -> bool {
+/// Waits until the condition is true. Returns false if it is still false after [`WAIT_MAX`].
+async fn becomes_true(condition: impl Fn() -> bool) -> bool {
     let waiting = async {
         while !condition() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.is_ok()
+    tokio::time::timeout(WAIT_MAX, waiting).await.is_ok()
 }
 
 fn answers_in_flight(service: &Service) -> u64 {
@@ -65,10 +66,10 @@ fn answers_in_flight(service: &Service) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     const CHUNKS: u64 = 4;
-    let frozen = Frozen::start(patient_threshold()).await;
-    let service = &frozen.service;
+    let fixture = ManualClockService::start(breaker_with_long_threshold()).await;
+    let service = &fixture.service;
     service.disk.stall_syncs();
-    // The first answer fills the flow-control window, because the client reads nothing.
+    // The flow-control window is one byte, so the server can't send the answers while the client does not read.
     let channel = Endpoint::from_shared(service.endpoint()).unwrap();
     let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
     let mut client = TransactionServiceClient::new(channel);
@@ -77,22 +78,22 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let mut unread = unread.unwrap().into_inner();
     for number in 1..=CHUNKS {
         sender.send(message(&format!("unread{number}"))).await.unwrap();
-        assert!(holds_in_time(|| answers_in_flight(service) == number).await);
+        assert!(becomes_true(|| answers_in_flight(service) == number).await);
     }
     service.disk.release_syncs();
     let committed = || service.engine.stats().ledger.committed == CHUNKS;
-    assert!(holds_in_time(committed).await);
-    let answered = holds_in_time(|| answers_in_flight(service) == 0).await;
+    assert!(becomes_true(committed).await);
+    let answered = becomes_true(|| answers_in_flight(service) == 0).await;
 
     let circuit = service.engine.breaker(CallKind::Stream);
     let thresholds = circuit.config().slow_threshold * 4;
     for _ in 0..thresholds.as_nanos() / TICK.as_nanos() {
-        frozen.tick();
+        fixture.tick();
     }
     for circuit in service.engine.circuits() {
         assert_eq!(circuit.stats().lifetime.opens, 0, "{} has opened", circuit.key());
     }
-    assert!(answered, "answered chunks are in flight");
+    assert!(answered, "the circuit counts answered chunks as in flight");
     let counted = circuit.stats().lifetime;
     assert_eq!(
         (counted.successes, counted.slow, counted.cancelled),
@@ -103,7 +104,7 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
     let answers = other.stream_transactions(tokio_stream::iter([message("other")]));
     let mut answers = answers.await.unwrap().into_inner();
     assert_committed(&mut answers).await;
-    // No unread answer is lost.
+    // The client reads now, and must find all answers.
     drop(sender);
     for _ in 0..CHUNKS {
         assert_committed(&mut unread).await;
@@ -113,15 +114,15 @@ async fn a_stream_whose_client_stops_reading_opens_no_circuit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_stream_withdraws_its_queued_requests() {
-    let (service, calls) = stuck_with(&patient_config()).await;
+    let (service, calls) = start_with_waiting_exec_and(&patient_config()).await;
     let depth = service.engine.stats().batch.queue_depth;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let mut client = service.transactions().await;
     let answers = client.stream_transactions(ReceiverStream::new(receiver)).await;
     sender.send(message("given-up")).await.unwrap();
-    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth > depth).await);
+    assert!(becomes_true(|| service.engine.stats().batch.queue_depth > depth).await);
     drop((answers, client, sender));
-    assert!(holds_in_time(|| service.engine.stats().batch.cancelled == 1).await);
+    assert!(becomes_true(|| service.engine.stats().batch.cancelled == 1).await);
     assert_eq!(answers_in_flight(&service), 0);
     service.disk.release_syncs();
     for call in calls {
@@ -131,12 +132,14 @@ async fn a_cancelled_stream_withdraws_its_queued_requests() {
     assert!(booked.unwrap().is_none());
 }
 
-/// The requests are submitted long after the start of the call. They still count for the client of the connection.
+/// The requests of a stream are submitted long after the start of the call. They must still count for the client of the
+/// connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
-    // At least two chunks, each with more transactions than a share, which is 81.
+    // The stream is submitted in at least two chunks. Each chunk has more transactions than the client's share of a
+    // batch, which is 81.
     const MESSAGES: usize = 2048;
-    let (service, calls) = stuck_with(&EngineConfig {
+    let (service, calls) = start_with_waiting_exec_and(&EngineConfig {
         batch: BatchConfig {
             client_share_percent: 1,
             ..BatchConfig::default()
@@ -150,7 +153,7 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     let messages = (0..MESSAGES).map(|number| message(&format!("s{number}")));
     let answers = client.stream_transactions(tokio_stream::iter(messages)).await;
     let mut answers = answers.unwrap().into_inner();
-    assert!(holds_in_time(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
+    assert!(becomes_true(|| service.engine.stats().batch.queue_depth >= depth + 2).await);
     service.disk.release_syncs();
     for call in calls {
         call.await.unwrap().unwrap();
@@ -164,7 +167,8 @@ async fn a_stream_has_no_more_than_its_clients_share_of_a_batch() {
     );
 }
 
-/// The client has finished sending, so the service ends the call after the last answer.
+/// The client has sent its last message before the drain, so the service must end the call successfully after the last
+/// answer.
 #[tokio::test]
 async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
     let service = Service::start(&patient_config()).await;
@@ -176,7 +180,7 @@ async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
             .await
             .unwrap();
     tokio::spawn(connection);
-    // The frame of the only message also ends the call.
+    // The frame of the only message also ends the client's side of the call.
     let message = message("last").encode_to_vec();
     let mut frame = vec![0; 5];
     frame[1..].copy_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -188,10 +192,10 @@ async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
         .body(Full::new(Bytes::from(frame)))
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
+    assert!(becomes_true(|| answers_in_flight(&service) == 1).await);
     service.begin_drain();
     service.disk.release_syncs();
-    let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
+    let body = tokio::time::timeout(WAIT_MAX, response.into_body().collect()).await;
     let body = body.expect("the stream ends").unwrap();
     let status = Status::from_header_map(body.trailers().unwrap()).unwrap();
     assert_eq!(status.code(), Code::Ok, "{status:?}");
@@ -201,7 +205,8 @@ async fn a_stream_that_was_read_to_its_end_succeeds_while_the_service_drains() {
     service.stop().await;
 }
 
-/// Without the error, a client would assume that its unread messages were executed.
+/// The token is invalid for a moment, and the service stops reading the stream. The stream must end with an error,
+/// because otherwise the client would assume that its unread messages were executed.
 #[tokio::test]
 async fn a_stream_whose_token_is_valid_again_reports_that_it_was_not_read_to_its_end() {
     const TOKEN: &str = "token-of-the-writer";
@@ -238,14 +243,14 @@ async fn a_stream_whose_token_is_valid_again_reports_that_it_was_not_read_to_its
     let answers = client.stream_transactions(request).await;
     let mut answers = answers.unwrap().into_inner();
     sender.send(message("first")).await.unwrap();
-    assert!(holds_in_time(|| answers_in_flight(&service) == 1).await);
+    assert!(becomes_true(|| answers_in_flight(&service) == 1).await);
 
     let replace = |text: &str| {
         put(&tokens, text);
         security.refresh(RefreshKind::Immediate);
     };
     replace("");
-    // After the thread has answered two later calls, it has polled the stream.
+    // The same thread of the service answers these two calls. After that, the thread has polled the stream.
     let mut health = HealthClient::new(channel);
     for _ in 0..2 {
         health.check(HealthCheckRequest::default()).await.unwrap();
@@ -265,7 +270,7 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// Replaces the file atomically.
+/// Replaces the content of a file atomically.
 fn put(file: &Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();

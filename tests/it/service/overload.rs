@@ -1,4 +1,4 @@
-//! A full queue gives a retry delay, and a stream has no gaps.
+//! Tests of a full queue and of rejected messages in a stream.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::in_process::{Service, config, patient, pay, short_queue};
 
-/// Returns the retry delay. Checks that the delay is present in both forms, is positive, and is the same in both.
-pub(super) fn hint(status: &Status) -> Duration {
+/// Returns the retry delay of an error. Checks that the details of the error and the header `grpc-retry-pushback-ms`
+/// contain the same positive delay.
+pub(super) fn retry_delay(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
-        .expect("RetryInfo")
+        .expect("the error has a RetryInfo")
         .retry_delay
-        .expect("a delay");
+        .expect("the RetryInfo has a delay");
     let pushback = status
         .metadata()
         .get("grpc-retry-pushback-ms")
-        .expect("pushback")
+        .expect("the error has the header grpc-retry-pushback-ms")
         .to_str()
         .unwrap();
     let pushback: i32 = pushback.parse().unwrap();
@@ -49,7 +50,8 @@ async fn a_full_queue_rejects_with_a_retry_delay_and_affects_no_other_call() {
     service.disk.stall_syncs();
     let mut calls = tokio::task::JoinSet::new();
     let mut number = 0;
-    // A repeated id makes EXEC wait for the disk. Then the queue fills.
+    // The second call has the same id as the first, so EXEC waits for the disk before it can answer. After that, the
+    // queue fills.
     let status = loop {
         let id = if number < 2 {
             "first".to_owned()
@@ -61,8 +63,8 @@ async fn a_full_queue_rejects_with_a_retry_delay_and_affects_no_other_call() {
         calls.spawn(async move { client.process_transaction(pay(&id)).await });
         if service.engine.stats().batch.full > 0 {
             // The rejected call is answered at once.
-            let refused = calls.join_next().await.unwrap().unwrap();
-            break refused.unwrap_err();
+            let rejected = calls.join_next().await.unwrap().unwrap();
+            break rejected.unwrap_err();
         }
         if number == 1 {
             let disk = service.disk.clone();
@@ -72,10 +74,10 @@ async fn a_full_queue_rejects_with_a_retry_delay_and_affects_no_other_call() {
         }
     };
     assert_eq!(
-        described(&status),
+        summary(&status),
         expected(Code::ResourceExhausted, "QUEUE_FULL", "false")
     );
-    assert!(hint(&status) >= Duration::from_millis(1));
+    assert!(retry_delay(&status) >= Duration::from_millis(1));
     service.disk.release_syncs();
     while let Some(call) = calls.join_next().await {
         match call.unwrap() {
@@ -118,7 +120,7 @@ async fn a_stream_has_no_gaps_after_a_transaction_that_was_not_admitted() {
         });
     }
     assert_eq!(codes, [Code::Ok, Code::Unavailable, Code::Unavailable]);
-    // A new stream continues from the first refused transaction.
+    // The client continues in a new stream with the first rejected transaction.
     let again = ["s1", "s2"].map(|id| StreamTransactionsRequest {
         transaction: Some(pay(id)),
     });

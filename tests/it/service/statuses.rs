@@ -1,4 +1,5 @@
-//! Every error that the service can give has an `ErrorInfo`, with the reason, the domain and whether the call was executed.
+//! Provokes every error that the service can return. Each error must have an `ErrorInfo` with the reason, the domain,
+//! and whether the call was executed.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
@@ -30,7 +31,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
-use super::{described, expected};
+use super::{expected, summary};
 use crate::support::{
     in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
     sim_disk::SimDisk,
@@ -52,8 +53,8 @@ const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
-/// Methods with one request message, which the service itself decodes.
-const OWN: [&str; 7] = [
+/// Methods with one request message that is decoded by Tally's own code.
+const DECODED_BY_TALLY: [&str; 7] = [
     PROCESS_ONE,
     PROCESS_MANY,
     GET_TRANSACTION,
@@ -62,31 +63,28 @@ const OWN: [&str; 7] = [
     GET_ACCOUNT,
     LIST_ACCOUNTS,
 ];
-/// Methods with one request message, which tonic decodes.
-const TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
+/// Methods with one request message that is decoded by tonic.
+const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
 
-/// Reasons that this test can't provoke over the wire, with the place of their test.
-const ELSEWHERE: [(&str, &str); 8] = [
+/// Reasons that this file does not provoke, each with the explanation or the file of another test.
+const NOT_PROVOKED: [(&str, &str); 8] = [
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
-    (
-        "ACCOUNTS_FULL",
-        "needs four thousand million accounts; the ledger's tests",
-    ),
+    ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
         "ASSETS_FULL",
-        "needs more assets than a test can create; the ledger's tests",
+        "needs more assets than a test can create; the ledger has a unit test",
     ),
     ("DATA_DAMAGED", "service/streams.rs damages the journal"),
     ("STREAM_INTERRUPTED", "service/streams.rs"),
     ("QUEUE_FULL", "service/overload.rs"),
     (
         "CALL_CANCELLED",
-        "the client that cancelled the call does not see it; status.rs has a unit test",
+        "the client has cancelled the call and sees no status; status.rs has a unit test",
     ),
     ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
 ];
 
-/// Returns a gRPC message with its frame header.
+/// Returns an encoded message with the gRPC header before it: a flag and the length.
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
@@ -141,20 +139,20 @@ impl Wire {
         self.check(path, &status, code, reason, "false");
     }
 
-    /// Like [`Wire::fails`], for a whole message.
-    async fn refuses(&mut self, path: &str, message: &impl Message, code: Code, reason: &str) {
+    /// Does the same as [`Wire::fails`], with a complete message.
+    async fn rejects(&mut self, path: &str, message: &impl Message, code: Code, reason: &str) {
         self.fails(path, &[], framed(message), code, reason).await;
     }
 
-    /// Like [`Wire::refuses`], for a message with an invalid field.
-    async fn refuses_fields(&mut self, path: &str, message: &impl Message) {
-        self.refuses(path, message, Code::InvalidArgument, "INVALID_FIELD")
+    /// Does the same as [`Wire::rejects`], with a message that has an invalid field.
+    async fn rejects_fields(&mut self, path: &str, message: &impl Message) {
+        self.rejects(path, message, Code::InvalidArgument, "INVALID_FIELD")
             .await;
     }
 
     fn check(&self, call: &str, status: &Status, code: Code, reason: &str, executed: &str) {
         assert_eq!(
-            described(status),
+            summary(status),
             expected(code, reason, executed),
             "{call}: {status:?}"
         );
@@ -162,8 +160,8 @@ impl Wire {
     }
 
     /// Checks that a transaction fails with the same error in all three ways to send it: alone, in a batch, and in a stream.
-    async fn refuses_transaction(&mut self, request: ProcessTransactionRequest, code: Code, reason: &str) {
-        self.refuses(PROCESS_ONE, &request, code, reason).await;
+    async fn rejects_transaction(&mut self, request: ProcessTransactionRequest, code: Code, reason: &str) {
+        self.rejects(PROCESS_ONE, &request, code, reason).await;
         let many = ProcessTransactionsRequest {
             transactions: vec![request.clone()],
         };
@@ -190,9 +188,9 @@ impl Wire {
     }
 }
 
-/// Sends errors of gRPC framing and of protobuf encoding to every method.
+/// Sends requests with errors in the gRPC framing or in the protobuf encoding to every method.
 async fn provoke_malformed_calls(wire: &mut Wire) {
-    // One unknown field of three bytes: a message of any type.
+    // A message with one unknown field of three bytes, which is valid for every method.
     let whole = vec![0, 0, 0, 0, 5, 0x7a, 3, 0, 0, 0];
     let too_long = u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_be_bytes();
     let too_long = [&[0], too_long.as_slice()].concat();
@@ -202,7 +200,7 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
     let undecodable = (Code::Internal, "MALFORMED_MESSAGE");
     let too_large = (Code::OutOfRange, "MESSAGE_TOO_LARGE");
     let second = [whole.as_slice(), &whole].concat();
-    for path in OWN {
+    for path in DECODED_BY_TALLY {
         for (headers, body, (code, reason)) in [
             (&[][..], Vec::new(), malformed),
             (&[], whole[..3].to_vec(), malformed),
@@ -227,7 +225,7 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
     ] {
         wire.fails(STREAM, headers, body, code, reason).await;
     }
-    for path in TONIC {
+    for path in DECODED_BY_TONIC {
         for (headers, body, (code, reason)) in [
             (&[][..], Vec::new(), undecodable),
             (&[], vec![0, 0, 0, 0, 1, 0xff], undecodable),
@@ -243,8 +241,9 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     for path in [PROCESS_ONE, CIRCUITS, HEALTH] {
-        let refused = (Code::ResourceExhausted, "TOO_MANY_HEADERS");
-        wire.fails(path, &many, whole.clone(), refused.0, refused.1).await;
+        let rejected = (Code::ResourceExhausted, "TOO_MANY_HEADERS");
+        wire.fails(path, &many, whole.clone(), rejected.0, rejected.1)
+            .await;
     }
     for path in ["/", "/tally.v1.TransactionService/Nothing", "/x.Y/Z"] {
         wire.fails(path, &[], whole.clone(), Code::Unimplemented, "UNKNOWN_METHOD")
@@ -255,39 +254,39 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
 /// Sends requests with invalid fields.
 async fn provoke_invalid_fields(wire: &mut Wire) {
     let invalid = (Code::InvalidArgument, "INVALID_FIELD");
-    wire.refuses_transaction(pay(""), invalid.0, invalid.1).await;
+    wire.rejects_transaction(pay(""), invalid.0, invalid.1).await;
     let soon = [("grpc-timeout", "soon")];
     wire.fails(PROCESS_ONE, &soon, framed(&pay("t")), invalid.0, invalid.1)
         .await;
-    wire.refuses_fields(PROCESS_MANY, &ProcessTransactionsRequest::default())
+    wire.rejects_fields(PROCESS_MANY, &ProcessTransactionsRequest::default())
         .await;
-    wire.refuses_fields(GET_TRANSACTION, &GetTransactionRequest::default())
+    wire.rejects_fields(GET_TRANSACTION, &GetTransactionRequest::default())
         .await;
-    wire.refuses_fields(GET_ACCOUNT, &GetAccountRequest::default())
+    wire.rejects_fields(GET_ACCOUNT, &GetAccountRequest::default())
         .await;
-    wire.refuses_fields(CREATE_ACCOUNT, &CreateAccountRequest::default())
+    wire.rejects_fields(CREATE_ACCOUNT, &CreateAccountRequest::default())
         .await;
-    wire.refuses_fields(CREATE_ACCOUNTS, &BatchCreateAccountsRequest::default())
+    wire.rejects_fields(CREATE_ACCOUNTS, &BatchCreateAccountsRequest::default())
         .await;
     let page = ListAccountsRequest {
         page_size: -1,
         page_token: String::new(),
     };
-    wire.refuses_fields(LIST_ACCOUNTS, &page).await;
-    wire.refuses_fields(SET_MODE, &SetCircuitModeRequest::default())
+    wire.rejects_fields(LIST_ACCOUNTS, &page).await;
+    wire.rejects_fields(SET_MODE, &SetCircuitModeRequest::default())
         .await;
     let watch = WatchCircuitStatsRequest {
         interval: Some(prost_types::Duration::default()),
     };
-    wire.refuses_fields(WATCH, &watch).await;
-    wire.refuses(
+    wire.rejects_fields(WATCH, &watch).await;
+    wire.rejects(
         REFLECTION,
         &ServerReflectionRequest::default(),
         invalid.0,
         "LIBRARY_ERROR",
     )
     .await;
-    wire.refuses(
+    wire.rejects(
         REFLECTION_OLD,
         &ServerReflectionRequest::default(),
         invalid.0,
@@ -298,22 +297,25 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         phase: TransactionPhase::Pending.into(),
         ..pay("t")
     };
-    wire.refuses_transaction(pending, Code::Unimplemented, "PHASE_NOT_SUPPORTED")
+    wire.rejects_transaction(pending, Code::Unimplemented, "PHASE_NOT_SUPPORTED")
         .await;
 }
 
 /// Sends requests that the ledger rejects.
-async fn provoke_refusals(wire: &mut Wire) {
+async fn provoke_rejections(wire: &mut Wire) {
     let with = |change: fn(&mut Account), id: &str| {
         let mut account = account(id);
         change(&mut account);
         account
     };
     for account in [
-        with(|it| it.asset = "USD".into(), "usd"),
-        with(|it| it.status = AccountStatus::Frozen.into(), "frozen"),
-        with(|it| it.status = AccountStatus::Closed.into(), "closed"),
-        with(|it| it.balance_rule = BalanceRule::CreditBalance.into(), "wallet"),
+        with(|account| account.asset = "USD".into(), "usd"),
+        with(|account| account.status = AccountStatus::Frozen.into(), "frozen"),
+        with(|account| account.status = AccountStatus::Closed.into(), "closed"),
+        with(
+            |account| account.balance_rule = BalanceRule::CreditBalance.into(),
+            "wallet",
+        ),
     ] {
         let request = CreateAccountRequest {
             account: Some(account),
@@ -361,28 +363,28 @@ async fn provoke_refusals(wire: &mut Wire) {
             "BALANCE_OVERFLOW",
         ),
     ] {
-        wire.refuses_transaction(transaction(id, transfers), code, reason)
+        wire.rejects_transaction(transaction(id, transfers), code, reason)
             .await;
     }
     let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("once"))).await;
     assert_eq!(status.code(), Code::Ok);
     let other = transaction("once", vec![moved("a", "b", 2)]);
-    wire.refuses_transaction(other, Code::AlreadyExists, "TRANSACTION_ID_REUSED")
+    wire.rejects_transaction(other, Code::AlreadyExists, "TRANSACTION_ID_REUSED")
         .await;
     let reused = CreateAccountRequest {
-        account: Some(with(|it| it.asset = "USD".into(), "a")),
+        account: Some(with(|account| account.asset = "USD".into(), "a")),
     };
-    wire.refuses(CREATE_ACCOUNT, &reused, Code::AlreadyExists, "ACCOUNT_ID_REUSED")
+    wire.rejects(CREATE_ACCOUNT, &reused, Code::AlreadyExists, "ACCOUNT_ID_REUSED")
         .await;
     let unknown = GetTransactionRequest {
         transaction_id: "unknown".into(),
     };
-    wire.refuses(GET_TRANSACTION, &unknown, Code::NotFound, "TRANSACTION_NOT_FOUND")
+    wire.rejects(GET_TRANSACTION, &unknown, Code::NotFound, "TRANSACTION_NOT_FOUND")
         .await;
     let unknown = GetAccountRequest {
         account_id: "unknown".into(),
     };
-    wire.refuses(GET_ACCOUNT, &unknown, Code::NotFound, "ACCOUNT_NOT_FOUND")
+    wire.rejects(GET_ACCOUNT, &unknown, Code::NotFound, "ACCOUNT_NOT_FOUND")
         .await;
 }
 
@@ -393,19 +395,19 @@ async fn provoke_introspection(wire: &mut Wire, service: &Service) {
         change: Some(Change::Mode(1)),
         ..SetCircuitModeRequest::default()
     };
-    wire.refuses(SET_MODE, &unknown, Code::NotFound, "CIRCUIT_NOT_FOUND")
+    wire.rejects(SET_MODE, &unknown, Code::NotFound, "CIRCUIT_NOT_FOUND")
         .await;
     let unknown = HealthCheckRequest {
         service: "unknown".into(),
     };
-    wire.refuses(HEALTH, &unknown, Code::NotFound, "NOT_FOUND").await;
-    wire.refuses(HEALTH_WATCH, &unknown, Code::NotFound, "NOT_FOUND")
+    wire.rejects(HEALTH, &unknown, Code::NotFound, "NOT_FOUND").await;
+    wire.rejects(HEALTH_WATCH, &unknown, Code::NotFound, "NOT_FOUND")
         .await;
     let unknown = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::FileContainingSymbol("unknown".into())),
     };
-    wire.refuses(REFLECTION, &unknown, Code::NotFound, "NOT_FOUND")
+    wire.rejects(REFLECTION, &unknown, Code::NotFound, "NOT_FOUND")
         .await;
     let mut watchers = Vec::new();
     let status = loop {
@@ -428,7 +430,7 @@ async fn provoke_introspection(wire: &mut Wire, service: &Service) {
 async fn provoke_states(wire: &mut Wire, service: &Service) {
     let circuit = service.engine.breaker(CallKind::Unary);
     circuit.set_mode(BreakerMode::ForcedOpen);
-    wire.refuses(PROCESS_ONE, &pay("open"), Code::Unavailable, "CIRCUIT_OPEN")
+    wire.rejects(PROCESS_ONE, &pay("open"), Code::Unavailable, "CIRCUIT_OPEN")
         .await;
     circuit.set_mode(BreakerMode::Auto);
     let now = [("grpc-timeout", "0n")];
@@ -451,7 +453,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
         .fail_syncs_of(Path::new("/data/journal/0000000000.segment"));
     let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("doubtful"))).await;
     wire.check(PROCESS_ONE, &status, Code::Unavailable, "STORE_FAILED", "unknown");
-    wire.refuses(PROCESS_ONE, &pay("after"), Code::Unavailable, "STORE_FAILED")
+    wire.rejects(PROCESS_ONE, &pay("after"), Code::Unavailable, "STORE_FAILED")
         .await;
 }
 
@@ -463,34 +465,38 @@ async fn provoke_slow_requests(service: &Service, wire: &Wire) {
             .await
             .unwrap();
     tokio::spawn(connection);
-    let calls = OWN.iter().chain(&TONIC).chain(&[STREAM]).map(|path| {
-        let mut sender = sender.clone();
-        // The frame header announces a hundred bytes, and only one of them arrives.
-        let part = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100, 10]));
-        let body =
-            tokio_stream::once(Ok::<_, std::convert::Infallible>(part)).chain(tokio_stream::pending::<
-                Result<Frame<Bytes>, std::convert::Infallible>,
-            >());
-        let request = Request::post(format!("{}{path}", service.endpoint()))
-            .header("content-type", "application/grpc")
-            .body(StreamBody::new(body))
-            .unwrap();
-        async move {
-            let response = sender.send_request(request).await.unwrap();
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                return (path, status);
+    let calls = DECODED_BY_TALLY
+        .iter()
+        .chain(&DECODED_BY_TONIC)
+        .chain(&[STREAM])
+        .map(|path| {
+            let mut sender = sender.clone();
+            // The header announces 100 bytes, and only one of them arrives.
+            let part = Frame::data(Bytes::from_static(&[0, 0, 0, 0, 100, 10]));
+            let body =
+                tokio_stream::once(Ok::<_, std::convert::Infallible>(part)).chain(tokio_stream::pending::<
+                    Result<Frame<Bytes>, std::convert::Infallible>,
+                >());
+            let request = Request::post(format!("{}{path}", service.endpoint()))
+                .header("content-type", "application/grpc")
+                .body(StreamBody::new(body))
+                .unwrap();
+            async move {
+                let response = sender.send_request(request).await.unwrap();
+                if let Some(status) = Status::from_header_map(response.headers()) {
+                    return (path, status);
+                }
+                let collected = response.into_body().collect().await.unwrap();
+                let status = Status::from_header_map(collected.trailers().expect("trailers"));
+                (path, status.expect("a status"))
             }
-            let collected = response.into_body().collect().await.unwrap();
-            let status = Status::from_header_map(collected.trailers().expect("trailers"));
-            (path, status.expect("a status"))
-        }
-    });
+        });
     for (path, status) in futures_util::future::join_all(calls).await {
         wire.check(path, &status, Code::DeadlineExceeded, "REQUEST_TOO_SLOW", "false");
     }
 }
 
-/// Makes calls without a token, and with a token whose role does not allow them.
+/// Makes calls without a token, with an unknown token, and with a token whose role does not allow the calls.
 async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     const TOKEN: &str = "token-of-the-reader";
     let home = tempfile::tempdir().unwrap();
@@ -505,29 +511,29 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     let mut wire = Wire::connect(&service, reasons).await;
     let (bearer, wrong) = (format!("Bearer {TOKEN}"), "Bearer of-nobody");
     for path in [PROCESS_ONE, PROCESS_MANY, STREAM, CREATE_ACCOUNT, SET_MODE] {
-        let refused = (Code::Unauthenticated, "UNAUTHENTICATED");
-        wire.fails(path, &[], Vec::new(), refused.0, refused.1).await;
+        let rejected = (Code::Unauthenticated, "UNAUTHENTICATED");
+        wire.fails(path, &[], Vec::new(), rejected.0, rejected.1).await;
         wire.fails(
             path,
             &[("authorization", wrong)],
             Vec::new(),
-            refused.0,
-            refused.1,
+            rejected.0,
+            rejected.1,
         )
         .await;
-        let refused = (Code::PermissionDenied, "FORBIDDEN");
+        let rejected = (Code::PermissionDenied, "FORBIDDEN");
         wire.fails(
             path,
             &[("authorization", &bearer)],
             Vec::new(),
-            refused.0,
-            refused.1,
+            rejected.0,
+            rejected.1,
         )
         .await;
     }
 }
 
-/// Returns the reasons in the source code of the service's statuses, and those of the ledger.
+/// Returns the reasons that occur in the source code of `src/grpc/status.rs`, and the reasons of the ledger.
 fn reasons_in_the_source() -> BTreeSet<String> {
     let source = include_str!("../../../src/grpc/status.rs");
     let source = source.split("#[cfg(test)]").next().unwrap();
@@ -549,7 +555,7 @@ fn reasons_in_the_source() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
+async fn every_error_has_a_reason_a_domain_and_whether_the_call_was_executed() {
     let reasons = Arc::new(Mutex::new(BTreeSet::new()));
     let limits = NetConfig {
         message_time_max: Duration::from_secs(1),
@@ -559,15 +565,15 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     let security = Arc::new(Security::default());
     let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
     service.open_accounts(&["a", "b"]).await;
-    // The number of rejected calls per connection is limited, so each group of calls has its own connection.
+    // The number of rejected calls per connection is limited, so the malformed calls have their own connection.
     provoke_malformed_calls(&mut Wire::connect(&service, &reasons).await).await;
     let mut wire = Wire::connect(&service, &reasons).await;
     provoke_invalid_fields(&mut wire).await;
-    provoke_refusals(&mut wire).await;
+    provoke_rejections(&mut wire).await;
     provoke_introspection(&mut wire, &service).await;
     provoke_slow_requests(&service, &wire).await;
     provoke_security(&reasons).await;
-    // The service ends an open stream with a reason when it drains.
+    // A service that drains ends an open stream with a reason.
     let draining = Service::start(&patient_config()).await;
     let mut client = draining.transactions().await;
     let requests = tokio_stream::pending::<StreamTransactionsRequest>();
@@ -578,7 +584,7 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     provoke_states(&mut wire, &service).await;
 
     let mut provoked = reasons.lock().clone();
-    provoked.extend(ELSEWHERE.map(|(reason, _)| reason.to_owned()));
+    provoked.extend(NOT_PROVOKED.map(|(reason, _)| reason.to_owned()));
     assert_eq!(provoked, reasons_in_the_source());
     let documented = include_str!("../../../docs/errors.md");
     for reason in provoked {

@@ -1,4 +1,4 @@
-//! Calls and the scrub report damage to old records, and no reply contains damaged data.
+//! Tests with damage to old records. Calls and the scrub must report the damage, and no reply may contain damaged data.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,13 +9,13 @@ use tally::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{CONFIG, Store, data, history, name, segment_path};
+use super::{CONFIG, Store, data, make_history, name, segment_path};
 use crate::support::{
     in_process::{Service, patient, transaction, transfer},
     sim_disk::SimDisk,
 };
 
-/// Interval at which a test polls the progress of AUX.
+/// Pause between two checks for the progress of the scrub.
 const POLL: Duration = Duration::from_millis(5);
 /// Maximum number of polls.
 const POLLS_MAX: usize = 12_000;
@@ -29,7 +29,7 @@ fn config(scrub: ScrubRate) -> EngineConfig {
     }
 }
 
-/// The request with the same content as the transaction of [`Store::pay`].
+/// Makes a request with the same content as the transaction that [`Store::pay`] makes.
 fn again(id: &str) -> ProcessTransactionRequest {
     ProcessTransactionRequest {
         metadata: [("text".to_owned(), "x".repeat(1000))].into(),
@@ -37,7 +37,7 @@ fn again(id: &str) -> ProcessTransactionRequest {
     }
 }
 
-/// The start and the end of the record of `id` in a segment, as offsets in bytes.
+/// Returns the start and the end of the record of `id` in a segment, as offsets in bytes.
 fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
     let at = segment
         .windows(id.len())
@@ -52,7 +52,8 @@ fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
             .windows(next.len())
             .position(|window| window == next.as_bytes())
             .unwrap();
-    // Before the id, both records have the same fields: length (2), kind, back (3), ordinal (2), and the length of the id.
+    // Before the id, both records have the same fields: the length of the record (2 bytes), its kind (1), the offset
+    // back to the header of the block (3), its ordinal in the block (2), and the length of the id (1).
     let before_id = 2 + 1 + 3 + 2 + 1;
     (at - before_id, next_at - before_id)
 }
@@ -65,13 +66,13 @@ fn assert_damaged(status: &Status, position: (u32, usize)) {
         info.metadata["executed"].as_str(),
     );
     assert_eq!(found, (Code::DataLoss, "DATA_DAMAGED", "unknown"), "{status:?}");
-    let place = (info.metadata["segment"].clone(), info.metadata["offset"].clone());
-    assert_eq!(place, (position.0.to_string(), position.1.to_string()));
+    let found = (info.metadata["segment"].clone(), info.metadata["offset"].clone());
+    assert_eq!(found, (position.0.to_string(), position.1.to_string()));
 }
 
 #[tokio::test]
 async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     let mut client = service.transactions().await;
     let id = name("one", 2500);
@@ -85,7 +86,7 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
         .unwrap();
     let before = found.into_inner().transaction.unwrap();
     let mut calls = 0;
-    // Most of the metadata is skipped, because it is the same byte 1000 times.
+    // The loop skips most of the metadata, because it consists of the same byte 1000 times.
     for byte in (start..start + 60).chain(end - 20..end) {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 1);
         let request = GetTransactionRequest {
@@ -111,11 +112,11 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
 
 #[tokio::test]
 async fn each_flipped_bit_of_an_old_header_is_reported_as_damage() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     let mut client = service.transactions().await;
     let id = name("one", 2500);
-    // The first block has the accounts, so this is the third block of transactions.
+    // The first block contains the accounts, so block 3 (from 0) is the third block of transactions.
     let segment = service.disk.contents(&segment_path(0));
     let headers: Vec<usize> = (0..segment.len() - 4)
         .step_by(8)
@@ -139,7 +140,7 @@ async fn each_flipped_bit_of_an_old_header_is_reported_as_damage() {
 
 #[tokio::test]
 async fn a_segment_that_is_emptied_while_the_service_runs_is_reported_as_damage() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     service.disk.change(&segment_path(1), Vec::clear);
     let mut client = service.transactions().await;
@@ -153,6 +154,8 @@ async fn a_segment_that_is_emptied_while_the_service_runs_is_reported_as_damage(
     assert!(client.process_transaction(again("new")).await.is_ok());
 }
 
+/// Waits until the scrub has completed a pass. Returns the number of bytes that it has read, and how often it has found
+/// damage.
 async fn pass_of(service: &Service) -> (u64, u64) {
     for _ in 0..POLLS_MAX {
         let journal = service.engine.journal_condition();
@@ -167,7 +170,7 @@ async fn pass_of(service: &Service) -> (u64, u64) {
 
 #[tokio::test]
 async fn the_scrub_finds_damage_and_the_service_continues() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let segments = [0, 1, 2].map(|number| disk.contents(&segment_path(number)));
     let damaged = disk.snapshot();
     let service = Service::start_on(disk, &config(ScrubRate(1 << 30))).await;
@@ -205,7 +208,7 @@ async fn a_clean_stop_leaves_a_marker_and_a_failure_does_not() {
     let disk = service.stop().await;
     assert!(disk.snapshot().contains_key(&marker));
     disk.crash();
-    assert!(disk.snapshot().contains_key(&marker), "it is durable");
+    assert!(disk.snapshot().contains_key(&marker), "the marker is not durable");
 
     let service = Service::start_on(disk, &config(ScrubRate(0))).await;
     let mut client = service.transactions().await;

@@ -1,5 +1,5 @@
-//! Opening ignores checkpoints and id files that can't be read, are damaged, or belong to other blocks. It still finds all
-//! transactions.
+//! Tests of opening a data directory with unreadable, damaged, missing or foreign files. Without a usable checkpoint or
+//! id file, opening reads the journal instead. A damaged or missing segment is an error.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tally::store::embedded::OpenError;
 use tally_journal::JournalError;
 use tally_ledger::Outcome;
 
-use super::{Store, data, history, id_file_path, name, segment_path};
+use super::{Store, data, id_file_path, make_history, name, segment_path};
 use crate::support::sim_disk::SimDisk;
 
 /// Sends some of the transactions again, and checks that each is replayed.
@@ -19,20 +19,20 @@ fn assert_known(store: &mut Store, prefix: &str, count: usize) {
             outcome,
             Outcome::Committed { committed, replayed: true } if committed.sequence == number as u64 + 1
         );
-        assert!(is_replayed, "{id} was forgotten: {outcome:?}");
+        assert!(is_replayed, "{id} was not replayed: {outcome:?}");
     }
 }
 
 #[test]
 fn an_id_file_of_another_history_is_replaced() {
-    // Both directories continue from the same files, and differ only in the ids of their transactions. This happens if
-    // an operator restores a backup, continues from it, and later copies some of the old files back.
+    // Both directories continue from the same files, and differ only in the ids of their transactions. This can happen
+    // if an operator restores a backup, runs the service on it, and later copies some of the old files back.
     let empty = SimDisk::new(1);
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();
     store.stop();
-    let (one, _) = history(&empty.snapshot(), "one");
-    let (two, count) = history(&empty.snapshot(), "two");
+    let (one, _) = make_history(&empty.snapshot(), "one");
+    let (two, count) = make_history(&empty.snapshot(), "two");
     let right = two.contents(&id_file_path(0));
     let stale = one.contents(&id_file_path(0));
     assert_ne!(right, stale);
@@ -48,14 +48,17 @@ fn an_id_file_of_another_history_is_replaced() {
 
 #[test]
 fn a_damaged_id_file_is_replaced_wherever_its_damage_is() {
-    let (disk, count) = history(&BTreeMap::new(), "one");
+    let (disk, count) = make_history(&BTreeMap::new(), "one");
     let path = id_file_path(0);
     let right = disk.contents(&path);
     for at in [0, right.len() / 3, right.len() / 2, right.len() - 1] {
         disk.change(&path, |bytes| bytes[at] ^= 1);
         let mut store = Store::open(&disk.handle()).unwrap();
         assert_known(&mut store, "one", count);
-        assert!(store.write_id_files() > 0, "damage at {at} is still there");
+        assert!(
+            store.write_id_files() > 0,
+            "the file with damage at {at} was not replaced"
+        );
         assert_eq!(disk.contents(&path), right);
         store.stop();
     }
@@ -63,7 +66,7 @@ fn a_damaged_id_file_is_replaced_wherever_its_damage_is() {
 
 #[test]
 fn the_ids_of_an_unreadable_id_file_are_read_from_the_segment() {
-    let (disk, count) = history(&BTreeMap::new(), "one");
+    let (disk, count) = make_history(&BTreeMap::new(), "one");
     for number in [0, 1] {
         disk.fail_reads_of(&id_file_path(number));
     }
@@ -73,7 +76,7 @@ fn the_ids_of_an_unreadable_id_file_are_read_from_the_segment() {
 }
 
 #[test]
-fn instead_of_an_unreadable_checkpoint_an_older_one_or_the_journal_is_used() {
+fn an_older_checkpoint_or_the_journal_replaces_an_unreadable_checkpoint() {
     let disk = SimDisk::new(1);
     let mut store = Store::open(&disk.handle()).unwrap();
     store.create_accounts();
@@ -122,11 +125,11 @@ fn opening_detects_an_old_segment_that_is_missing_empty_cut_short_or_replaced() 
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();
     store.stop();
-    let (one, _) = history(&empty.snapshot(), "one");
-    let (two, _) = history(&empty.snapshot(), "two");
+    let (one, _) = make_history(&empty.snapshot(), "one");
+    let (two, _) = make_history(&empty.snapshot(), "two");
     let files = two.snapshot();
     for number in [0, 1] {
-        let place = format!("journal segment {number} ");
+        let segment = format!("journal segment {number} ");
         let disk = SimDisk::holding(2, &files);
         let whole = disk.contents(&segment_path(number));
         // The segment is empty, cut to half of its length, full of zeros, or a copy of the other segment.
@@ -139,9 +142,10 @@ fn opening_detects_an_old_segment_that_is_missing_empty_cut_short_or_replaced() 
         ] {
             disk.change(&segment_path(number), |bytes| *bytes = changed);
             let error = open_error(&disk);
-            assert!(error.contains(&place), "{error}");
+            assert!(error.contains(&segment), "{error}");
         }
-        // The segment is from another history, without and with its id file. The hash chain to its neighbours is broken.
+        // The segment comes from the other directory, first without and then with its id file. In both cases, the hash
+        // chain to the neighbouring segments is broken.
         disk.change(&segment_path(number), |bytes| {
             *bytes = one.contents(&segment_path(number));
         });
@@ -159,13 +163,13 @@ fn opening_detects_an_old_segment_that_is_missing_empty_cut_short_or_replaced() 
         }
         disk.handle().remove(&segment_path(number)).unwrap();
         let error = open_error(&disk);
-        assert!(error.contains(&place) && error.contains("missing"), "{error}");
+        assert!(error.contains(&segment) && error.contains("missing"), "{error}");
     }
 }
 
 #[test]
-fn a_checkpoint_of_a_later_backup_than_the_journal_is_an_error_that_says_so() {
-    let (later, _) = history(&BTreeMap::new(), "one");
+fn a_checkpoint_of_a_later_backup_than_the_journal_is_reported_as_such() {
+    let (later, _) = make_history(&BTreeMap::new(), "one");
     let mut files = later.snapshot();
     files.retain(|path, _| *path != segment_path(1) && *path != segment_path(2));
     let error = open_error(&SimDisk::holding(3, &files));
@@ -178,7 +182,8 @@ fn a_checkpoint_with_changes_that_the_journal_does_not_contain_is_an_error() {
     let mut store = Store::open(&empty.handle()).unwrap();
     store.create_accounts();
     store.stop();
-    // Both copies continue from the same files with one block: three transactions in one of them, one in the other.
+    // Both copies continue from the same files with one block. The block has three transactions in the first copy, and
+    // one transaction in the second copy.
     let copies = [3, 1].map(|count| {
         let disk = SimDisk::holding(2, &empty.snapshot());
         let mut store = Store::open(&disk.handle()).unwrap();
@@ -187,7 +192,7 @@ fn a_checkpoint_with_changes_that_the_journal_does_not_contain_is_an_error() {
             store.pay(&name("of-the-copy", number)).unwrap();
         }
         store.commit();
-        // The checkpoint starts before the block, and its accounts were copied after the block.
+        // The checkpoint was started before the block, and the accounts in it were copied after the block.
         let number = store.checkpoint_from(&start);
         store.stop();
         (disk, data().join("checkpoint").join(format!("{number:020}.ckpt")))
@@ -235,7 +240,7 @@ fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
     };
     assert!(Store::open(&SimDisk::holding(2, &files).handle()).is_ok());
     for (damage, expected) in [
-        // The prepared segment 3 exists in the first three cases, and is missing in the next two.
+        // Segment 3 was prepared. It exists in the first three cases, and is missing in the next two cases.
         (&remove(&[2]) as &dyn Fn(&SimDisk), "was made after it, exists"),
         (&remove(&[1, 2]), "was made after it, exists"),
         (&remove(&[0, 1, 2]), "was made after it, exists"),

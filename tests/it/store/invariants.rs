@@ -1,4 +1,5 @@
-//! Invariants of the store. A broken one stops the process: to continue would lose a transaction or apply it twice.
+//! Tests of the invariants of the store. A broken invariant must cause a panic, because the store would otherwise lose
+//! a transaction or apply it twice.
 
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ fn append(store: &mut Store, id: &str) -> (SealedBlock, AppendReceipt) {
 
 #[test]
 #[should_panic(expected = "the journal and the ledger number blocks differently")]
-fn a_receipt_makes_no_other_block_durable() {
+fn a_receipt_does_not_make_another_block_durable() {
     let mut store = store();
     let (first, _) = append(&mut store, "first");
     let (_, receipt) = append(&mut store, "second");
@@ -67,7 +68,7 @@ fn seal_panics_if_the_spare_buffer_is_not_empty() {
 #[should_panic(expected = "the caller did not check for room before an append")]
 fn has_room_panics_if_the_open_block_is_too_long() {
     let mut store = store();
-    // A record has more than 1000 bytes, and the block may have 2 MiB.
+    // A record has more than 1000 bytes, so 2100 records need more than the maximum of 2 MiB.
     for number in 0..2100 {
         store.pay(&format!("t{number}")).unwrap();
     }
@@ -75,7 +76,7 @@ fn has_room_panics_if_the_open_block_is_too_long() {
 }
 
 #[test]
-fn times_increase_even_if_the_clock_goes_back() {
+fn commit_times_increase_even_if_the_clock_goes_back() {
     let disk = SimDisk::new(1);
     let clock = Arc::new(ManualWallClock::new(Timestamp::from_nanos(1_000_000)));
     let mut last = Timestamp::default();

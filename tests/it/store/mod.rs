@@ -1,5 +1,5 @@
-//! Tests of the embedded store without the service, on a simulated disk, and of the real binary on data directories that are
-//! damaged or mixed from several backups.
+//! Tests of the embedded store on a simulated disk, without the service. The data directories of some tests are damaged
+//! or mixed from several backups. Other tests run the `tally` binary.
 
 mod damage;
 mod files;
@@ -29,13 +29,13 @@ use crate::support::sim_disk::SimDisk;
 /// Number of transactions in a block.
 const BLOCK_TRANSACTIONS: usize = 1000;
 
-/// Small segments, so that a few blocks fill a segment.
+/// A configuration with small segments, so that a few blocks fill a segment.
 const CONFIG: StoreConfig = StoreConfig {
     segment_bytes: 8 << 20,
     block_bytes_max: 2 << 20,
 };
 
-/// An open store. One thread does the work of EXEC, WAL and AUX.
+/// An open store. The thread of the test does the work that EXEC, WAL and the maintenance thread do in the service.
 struct Store {
     opened: OpenStore,
 }
@@ -141,12 +141,13 @@ impl Store {
         count
     }
 
-    /// Writes a checkpoint of the ledger, whose records are all durable. Returns the checkpoint's number.
+    /// Writes a checkpoint of the ledger. All records must be durable. Returns the number of the checkpoint.
     fn checkpoint(&self) -> u64 {
         self.checkpoint_from(&self.opened.durable)
     }
 
-    /// As [`Store::checkpoint`], for a checkpoint that was started at `start`.
+    /// Does the same as [`Store::checkpoint`], for a checkpoint that was started when the journal was durable up to
+    /// `start`.
     fn checkpoint_from(&self, start: &DurablePoint) -> u64 {
         let durable = self.opened.durable;
         let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, start).unwrap();
@@ -160,7 +161,8 @@ impl Store {
         start.chain().block_sequence
     }
 
-    /// Writes the id files of all full segments that have no valid one. Returns the number of ids that were written.
+    /// Writes the id files of all full segments that have no valid id file. Returns the number of ids that were
+    /// written.
     fn write_id_files(&self) -> usize {
         let durable = self.opened.durable.chain();
         (0..durable.position.segment())
@@ -180,10 +182,10 @@ fn name(prefix: &str, number: usize) -> String {
     format!("{prefix}-{number:06}")
 }
 
-/// Makes a data directory with two full segments of transactions `<prefix>-...`, id files, a checkpoint after these segments,
-/// and one more transaction. The store stops cleanly. Continues from the files in `before`. Returns the disk and the number of
-/// transactions in the full segments.
-fn history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize) {
+/// Makes a data directory on a new disk that contains the files in `before`. The store adds two full segments of
+/// transactions `<prefix>-...`, their id files, a checkpoint after these segments, and one more transaction, and then
+/// stops cleanly. Returns the disk and the number of transactions in the full segments.
+fn make_history(before: &BTreeMap<PathBuf, Vec<u8>>, prefix: &str) -> (SimDisk, usize) {
     let disk = SimDisk::holding(1, before);
     let mut store = Store::open(&disk.handle()).unwrap();
     if before.is_empty() {

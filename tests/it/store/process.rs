@@ -1,4 +1,4 @@
-//! Tests of the real binary: `tally verify`, the lock of a data directory, and a limit of file sizes.
+//! Tests of the `tally` binary: `tally verify`, the lock of a data directory, and a limit of file sizes.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::support::{
     server::{BINARY, ServerOptions, TestServer},
 };
 
-/// The content and the modification time of each file.
+/// The content of each file, and its modification time in seconds and nanoseconds.
 type Files = BTreeMap<PathBuf, (Vec<u8>, i64, i64)>;
 
 async fn open_accounts(server: &TestServer) {
@@ -52,7 +52,7 @@ async fn server_with_transactions() -> TestServer {
     server
 }
 
-/// Small segments, because the tests read every byte.
+/// Returns options with small segments, because the tests read every byte of them.
 fn small_segments() -> ServerOptions {
     ServerOptions::default()
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
@@ -96,7 +96,7 @@ fn verify(data: &Path) -> (Option<i32>, String) {
     result_of(&Command::new(BINARY).arg("verify").arg(data).output().unwrap())
 }
 
-/// The exit code, and all output.
+/// Returns the exit code of a process, and its standard output and standard error as one text.
 fn result_of(output: &Output) -> (Option<i32>, String) {
     let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     (output.status.code(), text.concat())
@@ -113,7 +113,7 @@ fn verify_twice(data: &Path) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn verify_after_a_crash_says_that_a_torn_tail_may_be_damage() {
+async fn verify_after_a_crash_reports_that_a_torn_tail_may_be_damage() {
     let mut server = server_with_transactions().await;
     server.kill9();
     let (code, text) = verify_twice(server.data());
@@ -208,7 +208,7 @@ async fn a_directory_has_one_server_even_if_files_are_removed() {
     let (code, text) = verify(data);
     assert_eq!(code, Some(74), "{text}");
     assert!(text.contains("in use by another process"), "{text}");
-    // There is no lock file whose removal would release the lock.
+    // No lock file may exist, because an operator who removes it would release the lock.
     for name in ["LOCK", "journal/LOCK"] {
         assert!(!data.join(name).exists(), "{name} exists");
     }

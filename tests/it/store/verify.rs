@@ -1,20 +1,21 @@
-//! Tests of `embedded::verify`: it finds each damaged or wrong file, and changes nothing.
+//! Tests of `embedded::verify`, which must report each damaged or wrong file and change nothing.
 
 use std::collections::BTreeMap;
 
 use tally::store::embedded::{self, DirectoryReport, id_files};
 use tally_journal::Journal;
 
-use super::{CONFIG, Store, data, history, id_file_path, segment_path};
+use super::{CONFIG, Store, data, id_file_path, make_history, segment_path};
 use crate::support::sim_disk::SimDisk;
 
+/// Verifies the data directory twice. Checks that both reports are equal and that the disk has not changed.
 fn verify(disk: &SimDisk) -> DirectoryReport {
     let (files, trace) = (disk.snapshot(), disk.trace());
     let reports = [1, 2].map(|_| embedded::verify(&disk.handle(), &data()).unwrap());
     assert_eq!(
         (disk.snapshot(), disk.trace()),
         (files, trace),
-        "verify must not touch the disk"
+        "verify has changed the disk"
     );
     let [first, second] = reports;
     assert_eq!(
@@ -27,7 +28,7 @@ fn verify(disk: &SimDisk) -> DirectoryReport {
 
 #[test]
 fn an_undamaged_directory_is_sound() {
-    let (disk, count) = history(&BTreeMap::new(), "one");
+    let (disk, count) = make_history(&BTreeMap::new(), "one");
     let report = verify(&disk);
     assert!(report.is_sound(), "{report:?}");
     assert!(report.journal.clean);
@@ -36,7 +37,7 @@ fn an_undamaged_directory_is_sound() {
 
 #[test]
 fn an_id_file_with_one_wrong_entry_is_reported() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     {
         // All checksums of this file are valid, but one entry differs from the blocks.
         let journal = Journal::open(disk.handle(), &data(), &CONFIG).unwrap();
@@ -61,7 +62,7 @@ fn an_id_file_with_one_wrong_entry_is_reported() {
 
 #[test]
 fn a_damaged_marker_of_a_clean_stop_is_reported() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     assert!(verify(&disk).is_sound());
     let marker = data().join("journal").join("CLEAN");
     for damage in [Vec::new(), vec![0; 128]] {
@@ -76,8 +77,8 @@ fn a_damaged_marker_of_a_clean_stop_is_reported() {
 }
 
 #[test]
-fn each_checkpoint_and_id_file_that_is_damaged_or_of_other_blocks_is_reported() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+fn each_checkpoint_and_id_file_that_is_damaged_or_belongs_to_other_blocks_is_reported() {
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let files = disk.snapshot();
     let checkpoint = files
         .keys()
@@ -130,7 +131,7 @@ fn damage_after_a_clean_stop_is_distinguished_from_a_torn_tail_after_a_crash() {
 
 #[test]
 fn unfinished_files_of_an_earlier_process_are_left_alone() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let mut files = disk.snapshot();
     for name in [
         "journal/0000000003.segment.tmp",
@@ -146,7 +147,7 @@ fn unfinished_files_of_an_earlier_process_are_left_alone() {
 
 #[test]
 fn a_directory_that_a_service_has_opened_is_not_verified() {
-    let (disk, _) = history(&BTreeMap::new(), "one");
+    let (disk, _) = make_history(&BTreeMap::new(), "one");
     let store = Store::open(&disk.handle()).unwrap();
     let error = embedded::verify(&disk.handle(), &data()).unwrap_err();
     assert!(error.to_string().contains("in use by another process"), "{error}");

@@ -1,4 +1,5 @@
-//! A service in the process of the test, over a real socket, on a simulated disk that can hang or fail.
+//! Runs the service inside the process of the test. Clients call it over a real socket. Its simulated disk can hang or
+//! fail.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -24,7 +25,7 @@ use tonic::{body::Body, client::GrpcService, transport::Channel};
 
 use super::sim_disk::SimDisk;
 
-/// The transport of a generated client.
+/// The transport of a generated client that sets no timers of its own. See [`Service::patient_transactions`].
 pub(crate) trait PatientService:
     GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
 {
@@ -35,6 +36,7 @@ impl<S> PatientService for S where
 {
 }
 
+/// A running service.
 pub(crate) struct Service {
     pub(crate) engine: TallyEngine,
     pub(crate) disk: SimDisk,
@@ -43,7 +45,7 @@ pub(crate) struct Service {
     address: SocketAddr,
 }
 
-/// A configuration with small segments, so that a test fills several.
+/// A configuration with small segments, so that a test can fill several segments.
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         store: StoreConfig {
@@ -54,7 +56,7 @@ pub(crate) fn config() -> EngineConfig {
     }
 }
 
-/// A breaker that never opens, for tests of other parts.
+/// The settings of a breaker whose circuits do not open. Tests of other parts use it.
 pub(crate) fn patient() -> CircuitBreakerConfig {
     CircuitBreakerConfig {
         slow_threshold: std::time::Duration::from_secs(60),
@@ -66,7 +68,7 @@ pub(crate) fn patient() -> CircuitBreakerConfig {
     }
 }
 
-/// [`config`] with a [`patient`] breaker.
+/// The configuration of [`config`], with the breaker of [`patient`].
 pub(crate) fn patient_config() -> EngineConfig {
     EngineConfig {
         breaker: patient(),
@@ -74,7 +76,7 @@ pub(crate) fn patient_config() -> EngineConfig {
     }
 }
 
-/// A queue of the minimal length.
+/// The settings of a queue with the minimum length, 2 requests.
 pub(crate) fn short_queue() -> BatchConfig {
     BatchConfig {
         queue_requests_max: 2,
@@ -83,10 +85,12 @@ pub(crate) fn short_queue() -> BatchConfig {
 }
 
 impl Service {
+    /// Starts a service on a new disk.
     pub(crate) async fn start(config: &EngineConfig) -> Self {
         Self::start_on(SimDisk::new(1), config).await
     }
 
+    /// Starts a service on `disk`, which may contain the data of an earlier service.
     pub(crate) async fn start_on(disk: SimDisk, config: &EngineConfig) -> Self {
         Self::start_secured(disk, config, Arc::new(Security::default())).await
     }
@@ -96,7 +100,7 @@ impl Service {
         Self::start_limited(disk, config, security, NetConfig::default()).await
     }
 
-    /// A service with these `limits` for its connections.
+    /// Starts a service with these `limits` for its connections.
     pub(crate) async fn start_limited(
         disk: SimDisk,
         config: &EngineConfig,
@@ -159,7 +163,8 @@ impl Service {
         TransactionServiceClient::new(self.channel().await)
     }
 
-    /// Makes a client without timers. tonic's client ends a call after its `grpc-timeout` and hides the server's reply.
+    /// Makes a client that waits for the server's reply even after the deadline of a call. The client of tonic ends a
+    /// call itself at the deadline, so a test would not see the reply of the server.
     pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (sender, connection) =
@@ -181,7 +186,7 @@ impl Service {
         EngineServiceClient::new(self.channel().await)
     }
 
-    /// Creates unlimited accounts.
+    /// Creates accounts without a limit on their balances.
     pub(crate) async fn open_accounts(&self, ids: &[&str]) {
         let mut accounts = self.accounts().await;
         for id in ids {
@@ -194,12 +199,12 @@ impl Service {
         }
     }
 
-    /// Begins to drain: the service sends GOAWAY to all connections.
+    /// Begins to stop the service, which sends GOAWAY to all connections. Does not wait.
     pub(crate) fn begin_drain(&self) {
         self.draining.cancel();
     }
 
-    /// Drains the service and waits until it has stopped.
+    /// Stops the service and waits until it has stopped. Returns its disk.
     pub(crate) async fn stop(mut self) -> SimDisk {
         self.draining.cancel();
         let (engine, net) = (self.engine.clone(), self.net.take());
@@ -216,7 +221,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    /// Releases the disk, so that a test that fails while the disk hangs does not hang.
+    /// Ends the hang of the disk, so that a test that fails while the disk hangs can end.
     fn drop(&mut self) {
         self.disk.release_syncs();
         self.draining.cancel();

@@ -1,4 +1,4 @@
-//! Support that several groups of tests share.
+//! Helpers that several groups of tests use.
 
 pub(crate) mod in_process;
 pub(crate) mod operators;

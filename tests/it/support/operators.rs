@@ -1,4 +1,4 @@
-//! Requests to the operators' port, as a browser or Prometheus sends them.
+//! Sends HTTP requests to the operators' port, like a browser or Prometheus.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 
 use super::server::TestServer;
 
-/// Sends one request on a new connection. Returns status, content type and body.
+/// Sends one request on a new connection. Returns the status, the content type and the body of the response.
 pub(crate) async fn ask(
     server: &TestServer,
     method: Method,

@@ -1,4 +1,4 @@
-//! Runs the real binary as a process, which tests call over a real socket, kill and restart.
+//! Runs the `tally` binary as a process. Tests call it over a real socket, kill it and restart it.
 
 use std::{
     collections::VecDeque,
@@ -18,12 +18,12 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tally");
 
-/// Longest time for a server to listen. It is enough for a recovery in a debug build on a busy machine.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Longest time for a process to end.
-const END_PATIENCE: Duration = Duration::from_secs(60);
-/// Longest time for a message to appear on the server's standard error, which another thread of the server writes.
-const STDERR_PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time until a server must listen. It is enough for a recovery in a debug build on a busy machine.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// Maximum time until a process must end.
+const END_TIME_MAX: Duration = Duration::from_secs(60);
+/// Maximum time until a message must appear on the standard error of a server.
+const STDERR_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Interval at which standard error is checked for a message.
 const STDERR_POLL: Duration = Duration::from_millis(5);
 /// Interval of checks whether a process has ended.
@@ -83,13 +83,14 @@ impl ServerOptions {
         self
     }
 
-    /// Starts the server through another program that runs it with `exec`, such as `taskset -c 1`.
+    /// Starts the server with another program, such as `taskset -c 1`. The other program must replace itself by the
+    /// server with `exec`.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Sets the directory of the data.
+    /// Sets the directory in which the temporary data directory is made.
     pub(crate) fn home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_path_buf());
         self
@@ -140,7 +141,7 @@ impl TestServer {
             .expect("the server printed the address of its operators' port")
     }
 
-    /// Opens a connection.
+    /// Makes a client with a connection to the server.
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.endpoint())
             .await
@@ -161,10 +162,10 @@ impl TestServer {
         self.stderr.text()
     }
 
-    /// Waits until standard error contains `what`. The wait is necessary, because a reply can arrive before the log line of the
-    /// same event.
+    /// Waits until the standard error of the server contains `what`. The wait is necessary, because a reply can arrive
+    /// before the log line about the same event.
     pub(crate) async fn wait_for_stderr(&self, what: &str) {
-        for _ in 0..STDERR_PATIENCE.as_millis() / STDERR_POLL.as_millis() {
+        for _ in 0..STDERR_WAIT_MAX.as_millis() / STDERR_POLL.as_millis() {
             if self.stderr().contains(what) {
                 return;
             }
@@ -175,7 +176,7 @@ impl TestServer {
 
     /// Sends SIGKILL and waits until the process has ended.
     pub(crate) fn kill9(&mut self) -> ExitStatus {
-        self.child.kill().expect("a process that is ours");
+        self.child.kill().expect("the process is a child of the test");
         self.wait()
     }
 
@@ -184,7 +185,7 @@ impl TestServer {
         self.signal("-TERM");
     }
 
-    /// Sends SIGHUP: the server reads certificates and tokens again.
+    /// Sends SIGHUP, after which the server reads certificates and tokens again.
     pub(crate) fn hangup(&self) {
         self.signal("-HUP");
     }
@@ -193,7 +194,7 @@ impl TestServer {
         let status = Command::new("kill")
             .args([signal, &self.pid().to_string()])
             .status()
-            .expect("kill");
+            .expect("the command kill runs");
         assert!(status.success(), "{signal} to {}", self.pid());
     }
 
@@ -206,11 +207,14 @@ impl TestServer {
         wait_for(&mut self.child, &self.stderr)
     }
 
-    /// Starts another server on the same data directory, after this one has ended.
+    /// Starts another server process on the same data directory. The previous process must have ended.
     pub(crate) fn restart(&mut self) {
         assert!(
-            self.child.try_wait().expect("a process that is ours").is_some(),
-            "it is still running"
+            self.child
+                .try_wait()
+                .expect("the process is a child of the test")
+                .is_some(),
+            "the previous server is still running"
         );
         let spawned = spawn(&self.options, &self.data);
         (self.child, self.address, self.admin) = (spawned.child, spawned.address, spawned.admin);
@@ -225,12 +229,12 @@ impl TestServer {
         self.options.listen = before;
     }
 
-    /// Runs another command of the binary and waits until it has ended.
+    /// Runs another subcommand of the binary and waits until it has ended.
     pub(crate) fn tally(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    /// Checks that `tally verify` finds the data directory sound. The server must have ended.
+    /// Checks that `tally verify` finds no error in the data directory. The server must have ended.
     pub(crate) fn assert_verified(&self) {
         let output = Command::new(BINARY)
             .arg("verify")
@@ -241,7 +245,7 @@ impl TestServer {
         assert!(output.status.success(), "{words:?}");
     }
 
-    /// Makes another command of the binary, which calls this server.
+    /// Makes another subcommand of the binary that calls this server.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -254,7 +258,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // An error is ignored, because the process may have ended already.
+        // Errors are ignored, because the process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -270,6 +274,7 @@ impl Drop for TestServer {
 // ===== impl StderrTail =====
 
 impl StderrTail {
+    /// Starts a thread that reads `stderr` and keeps its last lines.
     fn follow(&self, stderr: impl Read + Send + 'static) {
         let lines = self.0.clone();
         thread::spawn(move || {
@@ -325,18 +330,19 @@ fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
                 admin = address.parse().ok();
             }
             if let Some(address) = line.strip_prefix(LISTENING) {
-                // Only the first lines matter. The rest is read so that the server never blocks on a full pipe.
+                // Only the first lines matter. This thread reads the rest, too, so that the server never blocks on a
+                // full pipe.
                 let _ = sender.try_send((address.to_owned(), admin));
             }
         }
     });
-    let (address, admin) = match receiver.recv_timeout(START_PATIENCE) {
+    let (address, admin) = match receiver.recv_timeout(START_TIME_MAX) {
         Ok((address, admin)) => (address.parse().expect("an address"), admin),
         Err(error) => {
             let _ = child.kill();
             let status = child.wait();
             panic!(
-                "the server does not listen ({error}; {status:?}):\n{}",
+                "the server does not listen after {START_TIME_MAX:?} ({error}; {status:?}):\n{}",
                 stderr.text()
             );
         }
@@ -350,14 +356,14 @@ fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
 }
 
 fn wait_for(child: &mut Child, stderr: &StderrTail) -> ExitStatus {
-    for _ in 0..END_PATIENCE.as_millis() / END_POLL.as_millis() {
-        if let Some(status) = child.try_wait().expect("a process that is ours") {
+    for _ in 0..END_TIME_MAX.as_millis() / END_POLL.as_millis() {
+        if let Some(status) = child.try_wait().expect("the process is a child of the test") {
             return status;
         }
         thread::sleep(END_POLL);
     }
     panic!(
-        "the process did not end within {END_PATIENCE:?}:\n{}",
+        "the process did not end within {END_TIME_MAX:?}:\n{}",
         stderr.text()
     );
 }

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that stores the exports that it receives.
+//! An OpenTelemetry collector inside the test, which stores the metrics, events and spans that it receives.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-/// Maximum number of stored exports. No test makes this many.
+/// Maximum number of stored items of each kind. No test causes this many.
 const EXPORTS_MAX: usize = 4096;
 
 /// A running collector.
@@ -34,10 +34,11 @@ pub(crate) struct Collector {
     metrics: mpsc::Receiver<Vec<Metric>>,
     events: mpsc::Receiver<LogRecord>,
     spans: mpsc::Receiver<Span>,
-    /// Events that were received and not yet returned.
+    /// Events that arrived while [`Collector::event`] waited for an event with another name.
     other_events: VecDeque<LogRecord>,
 }
 
+/// The services of the collector. They pass what they receive to the [`Collector`].
 #[derive(Clone)]
 struct Inlet {
     metrics: mpsc::Sender<Vec<Metric>>,
@@ -90,7 +91,7 @@ impl Collector {
         }
     }
 
-    /// Waits for the first event of that name.
+    /// Waits for the next event with this name.
     pub(crate) async fn event(&mut self, name: &str) -> LogRecord {
         if let Some(place) = self
             .other_events
@@ -108,7 +109,7 @@ impl Collector {
         }
     }
 
-    /// Waits for the first span of that name.
+    /// Waits for the next span with this name, and drops other spans.
     pub(crate) async fn span(&mut self, name: &str) -> Span {
         loop {
             let span = self.spans.recv().await.expect("the service continues to export");
@@ -136,7 +137,7 @@ impl MetricsService for Inlet {
             .into_iter()
             .flat_map(|resource| resource.scope_metrics);
         let metrics = scopes.flat_map(|scope| scope.metrics).collect();
-        // The receiver is gone when the test has ended.
+        // The result is ignored, because the receiver no longer exists when the test has ended.
         let _ = self.metrics.send(metrics).await;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }

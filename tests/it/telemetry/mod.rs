@@ -1,4 +1,5 @@
-//! The exports of the real binary to an OpenTelemetry collector: metrics, breaker events, audit events, spans.
+//! Tests of the exports to an OpenTelemetry collector: metrics, breaker events, audit events and spans. The service
+//! runs as a process.
 
 mod collector;
 mod unreachable;
@@ -25,6 +26,7 @@ use crate::support::{
 const TRACE_ID: [u8; 16] = [
     0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
 ];
+/// The header `traceparent` with [`TRACE_ID`]. Its last part is the sampling flag, which is set.
 const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
@@ -35,7 +37,7 @@ fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     Some(text)
 }
 
-/// The number under `key`.
+/// Returns the value of the attribute `key` if it is an integer.
 fn number(attributes: &[KeyValue], key: &str) -> Option<i64> {
     let found = attributes.iter().find(|attribute| attribute.key == key)?;
     let any_value::Value::IntValue(number) = found.value.as_ref()?.value.as_ref()? else {
@@ -44,7 +46,7 @@ fn number(attributes: &[KeyValue], key: &str) -> Option<i64> {
     Some(*number)
 }
 
-/// The value of a gauge or a sum whose attributes include `labels`.
+/// Returns the value of a gauge or counter whose attributes include `labels`.
 fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
     let metric = metrics.iter().find(|metric| metric.name == name)?;
@@ -69,7 +71,7 @@ fn value(metrics: &[Metric], name: &str, labels: &[(&str, &str)]) -> Option<f64>
     }
 }
 
-/// A transaction with the caller's trace context.
+/// Sends a transaction with a trace context of the caller.
 async fn traced(server: &TestServer, id: &str) -> Result<Response<ProcessTransactionResponse>, Status> {
     let mut request = Request::new(pay(id));
     request
@@ -102,7 +104,7 @@ async fn a_collector_gets_metrics_events_and_spans() {
         .unwrap();
     traced(&server, "refused").await.unwrap_err();
 
-    // Metrics are cumulative, so a later export has all of them.
+    // Counters are cumulative, so any export after the call contains the rejected call.
     let key = ("key", "ProcessTransaction");
     let metrics = collector
         .metrics_until(|metrics| {
@@ -164,12 +166,12 @@ async fn a_collector_gets_metrics_events_and_spans() {
     );
     let verdict = span.status.as_ref().map(|status| status.code);
     assert_eq!(verdict, Some(StatusCode::Error as i32));
-    // The log has the same events.
+    // The log contains the same events.
     server.wait_for_stderr("an administrator changed a circuit").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_span_of_a_commit_is_linked_to_its_calls() {
+async fn the_span_of_a_commit_links_to_the_spans_of_its_calls() {
     let mut collector = Collector::start().await;
     let server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
@@ -182,7 +184,8 @@ async fn the_span_of_a_commit_is_linked_to_its_calls() {
         .await
         .unwrap();
     traced(&server, "traced").await.unwrap();
-    // The span of a commit starts a new trace, since a commit belongs to many calls. It has a link to each of them.
+    // The span of a commit belongs to a new trace, because a commit serves many calls. The span has a link to the span
+    // of each call.
     let commit = collector.span("tally.commit").await;
     assert_ne!(commit.trace_id, TRACE_ID);
     let links: Vec<_> = commit.links.iter().map(|link| link.trace_id.as_slice()).collect();
@@ -195,7 +198,7 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())
         .start();
-    // The accounts do not exist. The ledger rejects the transaction, and the call is traced nevertheless.
+    // The accounts do not exist, so the ledger rejects the transaction. The call has a span nevertheless.
     traced(&server, "last").await.unwrap_err();
     server.terminate();
     let span = collector
@@ -208,13 +211,13 @@ async fn the_last_spans_are_sent_before_the_process_ends() {
     assert_ne!(
         verdict,
         Some(StatusCode::Error as i32),
-        "the span has no error status, because the error is the caller's"
+        "the span has an error status, although the caller caused the error"
     );
     assert!(server.wait().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sampled_trace_context_is_followed_and_with_ratio_0_no_other_call_is_traced() {
+async fn with_ratio_0_only_calls_with_a_sampled_trace_context_are_traced() {
     let mut collector = Collector::start().await;
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", &collector.endpoint())

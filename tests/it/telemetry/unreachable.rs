@@ -1,5 +1,5 @@
-//! Collectors that are unreachable or never answer: transactions are still processed, spans are dropped and counted, and the
-//! service stops on a signal.
+//! Tests with a collector that is unreachable or never answers. The service must still process transactions, count the
+//! spans that it drops, and stop on a signal.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// Transactions of a test: more than twice the number of spans that may wait.
+/// Number of transactions of a test, more than twice [`WAITING_MAX`].
 const TRANSACTIONS: usize = 5000;
-/// The limit of spans that wait for the collector.
+/// Maximum number of spans that wait for the collector.
 const WAITING_MAX: u64 = 2048;
-/// Calls in flight.
+/// Number of calls in flight.
 const IN_FLIGHT: usize = 64;
 
-/// Spans by outcome, from the metrics.
+/// Reads the number of spans by outcome from the metrics.
 async fn spans(server: &TestServer) -> BTreeMap<String, u64> {
     let (_, _, text) = get(server, "/metrics").await;
     let prefix = "tally_spans_total{outcome=\"";
@@ -32,8 +32,9 @@ async fn spans(server: &TestServer) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Checks that every transaction is executed, every span is counted, and the service stops at once on a signal.
-async fn goes_on_without(endpoint: &str) {
+/// Checks that the service executes every transaction, counts every span, and stops on a signal, although it can't send
+/// spans to `endpoint`.
+async fn check_service_without_collector(endpoint: &str) {
     let mut server = ServerOptions::default()
         .env("TALLY__TELEMETRY__OTLP_ENDPOINT", endpoint)
         .env("TALLY__TELEMETRY__TRACE_RATIO", "1")
@@ -52,7 +53,7 @@ async fn goes_on_without(endpoint: &str) {
     assert_eq!(executed, TRANSACTIONS);
     let counts = spans(&server).await;
     assert_eq!(counts["sent"], 0, "{counts:?}");
-    // Each call has a span. At most `WAITING_MAX` spans wait; all others are counted as lost.
+    // Each call has a span. At most `WAITING_MAX` spans wait. All other spans are counted as failed or dropped.
     let lost = counts["failed"] + counts["dropped"];
     assert!(lost + WAITING_MAX >= TRANSACTIONS as u64, "{counts:?}");
     assert!(counts["dropped"] > 0, "{counts:?}");
@@ -61,19 +62,19 @@ async fn goes_on_without(endpoint: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unreachable_collector_delays_nothing() {
-    // A port that was free a moment ago, without a listener.
+async fn transactions_are_processed_while_the_collector_is_unreachable() {
+    // The listener finds a free port. After it is dropped, no process listens on the port.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    goes_on_without(&endpoint).await;
+    check_service_without_collector(&endpoint).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_never_answers_delays_nothing() {
-    // The kernel accepts the connections, and nobody reads from them.
+async fn transactions_are_processed_while_the_collector_does_not_answer() {
+    // The kernel accepts connections for the listener, but no code reads from them.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    goes_on_without(&endpoint).await;
+    check_service_without_collector(&endpoint).await;
     drop(listener);
 }

@@ -1,25 +1,26 @@
-//! Imports between the files of one crate must not form a cycle.
+//! Finds cycles of imports between the files of one crate.
 //!
-//! A path such as `super::wal::Commit` is an arrow from the file that contains it to the file that it names: the last
-//! module on the path that is a file. `super::Commit`, where the parent module re-exports `Commit`, is therefore an arrow
-//! to the parent's file. Tests may import what they like: test files and inline test modules make no arrows.
+//! The files are the nodes of a graph. A path in the code such as `super::wal::Commit` is an arrow from the file with
+//! this path to another file. The other file is the last module on the path that has its own file, here `wal`. If the
+//! parent module re-exports `Commit`, the path `super::Commit` is therefore an arrow to the file of the parent. Test
+//! files and inline test modules are not part of the graph, so tests may import any module.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::text::{blanked, paths, without_inline_tests, words};
 
-/// A module as its path from the crate's root; the root itself is empty.
+/// The path of a module from the root of the crate. The path of the root is empty.
 type Module = Vec<String>;
 
 /// One file of a crate.
 struct Node<'a> {
     path: &'a str,
-    /// The files that this file imports, each with the path through which it does.
+    /// The files that this file imports, each with the path in the code that imports it.
     arrows: BTreeMap<Module, String>,
 }
 
-/// One finding for each cycle between files below `root`, such as `src` or `crates/batch/src`. `files` are paths from the
-/// project's root with their text.
+/// Returns a finding for each cycle between files below the directory `root`, such as `src` or `crates/batch/src`.
+/// `files` are all files of the project: their paths from the root of the project, and their texts.
 pub(super) fn cycles(root: &str, files: &[(String, String)]) -> Vec<String> {
     let graph = graph(root, files);
     let mut reported = BTreeSet::new();
@@ -29,7 +30,7 @@ pub(super) fn cycles(root: &str, files: &[(String, String)]) -> Vec<String> {
             continue;
         }
         if let Some(cycle) = shortest_cycle(&graph, start) {
-            found.push(told(&graph, &cycle));
+            found.push(describe(&graph, &cycle));
             reported.extend(cycle);
         }
     }
@@ -51,7 +52,8 @@ fn graph<'a>(root: &str, files: &'a [(String, String)]) -> BTreeMap<Module, Node
         .collect()
 }
 
-/// The module of a file, of which `path` is the rest behind the crate's root; `None` for tests and other files.
+/// Returns the module of a file; `None` for test files and files that are not Rust. `path` is the path of the file from
+/// the root of the crate.
 fn module(path: &str) -> Option<Module> {
     let mut names: Module = path
         .strip_prefix('/')?
@@ -82,7 +84,7 @@ fn arrows(from: &Module, code: &str, modules: &BTreeSet<Module>) -> BTreeMap<Mod
             }
         }
     }
-    // A parent names its children without a prefix.
+    // A parent module may name its children without a prefix such as `self::`.
     for child in modules.iter().filter(|module| module.len() == from.len() + 1) {
         if let Some(name) = child.strip_prefix(from.as_slice()).and_then(|rest| rest.first()) {
             let prefix = format!("{name}::");
@@ -94,7 +96,7 @@ fn arrows(from: &Module, code: &str, modules: &BTreeSet<Module>) -> BTreeMap<Mod
     arrows
 }
 
-/// The file that `path` leads to from the module `at`.
+/// Returns the module to whose file `path` leads, if the code of the module `at` contains `path`.
 fn file_named(mut at: Module, path: &[String], modules: &BTreeSet<Module>) -> Option<Module> {
     let mut rest = path.iter().peekable();
     while let Some(first) = rest.next_if(|name| ["crate", "self", "super"].contains(&name.as_str())) {
@@ -138,9 +140,9 @@ fn shortest_cycle(graph: &BTreeMap<Module, Node<'_>>, start: &Module) -> Option<
     None
 }
 
-fn told(graph: &BTreeMap<Module, Node<'_>>, cycle: &[Module]) -> String {
-    let arrows = cycle.iter().enumerate().map(|(place, from)| {
-        let to = &cycle[(place + 1) % cycle.len()];
+fn describe(graph: &BTreeMap<Module, Node<'_>>, cycle: &[Module]) -> String {
+    let arrows = cycle.iter().enumerate().map(|(index, from)| {
+        let to = &cycle[(index + 1) % cycle.len()];
         let from = &graph[from];
         format!("{} -> {} ({})", from.path, graph[to].path, from.arrows[to])
     });

@@ -1,9 +1,10 @@
-//! The rules on made-up files: what breaks one is reported, what only looks like it is not.
+//! Applies the rules of `tidy` to invented files: code that breaks a rule is reported, and similar code that is allowed
+//! is not.
 
 use super::{FILE_LINES_MAX, FUNCTION_LINES_MAX, MACHINE_PATHS, check, cycles::cycles};
 
 #[test]
-fn every_rule_reports_what_breaks_it() {
+fn code_that_breaks_a_rule_is_reported() {
     let long_function = format!("fn f() {{\n{}}}\n", "    g();\n".repeat(FUNCTION_LINES_MAX));
     let long_file = "// line\n".repeat(FILE_LINES_MAX + 1);
     let machine_path = format!("// see {}/x\n", MACHINE_PATHS[0]);
@@ -37,12 +38,12 @@ fn every_rule_reports_what_breaks_it() {
         (
             "crates/batch/src/ring.rs",
             "fn f() { unsafe { g() } }",
-            "unsafe: only a directory src/sys may",
+            "unsafe: only a directory src/sys and",
         ),
         (
             "crates/batch/src/lib.rs",
             "#![allow(unsafe_code)]",
-            "unsafe_code: only a directory src/sys may",
+            "unsafe_code: only a directory src/sys and",
         ),
         (
             "src/store/mod.rs",
@@ -60,8 +61,8 @@ fn every_rule_reports_what_breaks_it() {
             "fn f() -> crate::config::C { g() }",
             "telemetry imports config",
         ),
-        ("src/json.rs", "use crate::stray::S;", "stray has no place"),
-        ("src/main.rs", "use tally::stray::S;", "stray has no place"),
+        ("src/json.rs", "use crate::stray::S;", "stray is not in MODULES"),
+        ("src/main.rs", "use tally::stray::S;", "stray is not in MODULES"),
         (
             "crates/ledger/src/table.rs",
             "fn f() { g().unwrap_or_default(); }",
@@ -95,7 +96,7 @@ fn every_rule_reports_what_breaks_it() {
         (
             "src/grpc/mod.rs",
             "fn f() { Status::new(Code::Internal, \"\") }",
-            "Status::new(: statuses are made in src/grpc/status.rs",
+            "Status::new(: statuses may be made only in src/grpc/status.rs",
         ),
         ("README.md", concat!("calls und", "er way\n"), "write in flight"),
         (
@@ -134,7 +135,7 @@ fn every_rule_reports_what_breaks_it() {
 }
 
 #[test]
-fn what_only_looks_broken_is_not_reported() {
+fn allowed_code_that_resembles_broken_code_is_not_reported() {
     for (path, text) in [
         (
             "src/store/mod.rs",
@@ -186,10 +187,10 @@ fn an_import_cycle_is_reported_with_its_arrows() {
             "src/b/mod.rs",
             "mod deep;\npub use deep::D;\npub struct B(crate::c::C);\n",
         ),
-        // Through what the parent re-exports: an arrow to the parent.
+        // The path names an item that the parent defines, so the arrow leads to the file of the parent.
         file("src/b/deep.rs", "use super::B;\n"),
         file("src/c.rs", "use crate::{a::A, x};\n"),
-        // Tests make no arrows, and comments neither.
+        // Paths in tests and comments are no arrows.
         file(
             "src/d.rs",
             "// crate::e\n#[cfg(test)]\nmod tests {\n    use crate::e::E;\n}\n",
@@ -217,7 +218,7 @@ fn files_without_a_cycle_give_no_finding() {
         ),
         file("crates/x/src/a.rs", "use crate::b::B;\n"),
         file("crates/x/src/b.rs", "use std::collections::BTreeMap;\n"),
-        // Of another crate.
+        // This file belongs to another crate, so it is ignored.
         file("crates/y/src/b.rs", "use crate::a::A;\n"),
     ];
     assert_eq!(cycles("crates/x/src", &files), Vec::<String>::new());

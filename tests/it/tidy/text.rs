@@ -1,7 +1,8 @@
-//! Rust as text: comments and literals blanked out, words, functions and imports found. Enough for the rules of
-//! `tidy`, and no parser to wait for.
+//! Searches Rust code as text: replaces comments and literals by blanks, and finds words, functions and imported paths.
+//! This is enough for the rules of `tidy`, and it compiles faster than a Rust parser.
 
-/// The paths at the beginning of `code`: one, or several if a part of it is a `{...}` group.
+/// Returns the paths at the beginning of `code`. It is one path, or several if a part of it is a group such as `{a,
+/// b}`.
 pub(super) fn paths(code: &str) -> Vec<Vec<String>> {
     let mut path = Vec::new();
     let mut rest = code.trim_start();
@@ -28,7 +29,7 @@ pub(super) fn paths(code: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The members of a group, of which `group` is what follows the opening brace.
+/// Returns the members of a group. `group` is the code after the opening brace.
 fn members(group: &str) -> Vec<&str> {
     let mut members = Vec::new();
     let (mut depth, mut start) = (0, 0);
@@ -50,14 +51,15 @@ fn members(group: &str) -> Vec<&str> {
     members
 }
 
-/// The code without its inline test modules; lines do not stay where they are.
+/// Returns the code without its inline test modules. The line numbers of the code after such a module change.
 pub(super) fn without_inline_tests(code: &str) -> String {
     let mut kept = String::with_capacity(code.len());
     let mut rest = code;
     while let Some(at) = rest.find("#[cfg(test)]") {
         let (before, from) = rest.split_at(at);
         kept.push_str(before);
-        // Up to the end of the item: its body, or a semicolon before any body.
+        // Skip the item with this attribute. It ends with the closing brace of its body, or with a semicolon if it has
+        // no body.
         let mut depth = 0;
         let end = from.char_indices().find_map(|(at, character)| {
             match character {
@@ -74,7 +76,7 @@ pub(super) fn without_inline_tests(code: &str) -> String {
     kept
 }
 
-/// Every function with a body: where it begins, its name, how many lines it has.
+/// Returns every function that has a body: its offset in bytes, its name, and its number of lines.
 pub(super) fn functions(code: &str) -> impl Iterator<Item = (usize, String, usize)> {
     words(code, "fn ").filter_map(|at| {
         let rest = &code[at..];
@@ -102,7 +104,8 @@ pub(super) fn functions(code: &str) -> impl Iterator<Item = (usize, String, usiz
     })
 }
 
-/// Where `word` stands by itself in `text`, not as a part of a longer word or path.
+/// Returns the offsets at which `text` contains `word`, in bytes. Does not count `word` as a part of a longer word or
+/// path.
 pub(super) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> {
     let part = |character: char| is_word(character) || character == '.';
     text.match_indices(word).map(|(at, _)| at).filter(move |at| {
@@ -118,11 +121,13 @@ fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-pub(super) fn place(path: &str, code: &str, at: usize) -> String {
+/// Returns the path and the line number of the offset `at`, as `path:line`.
+pub(super) fn location(path: &str, code: &str, at: usize) -> String {
     format!("{path}:{}", code[..at].matches('\n').count() + 1)
 }
 
-/// The code with blanks for every comment, string and character literal; lines stay where they are.
+/// Returns the code with blanks instead of every comment, string literal and character literal. Line numbers do not
+/// change.
 pub(super) fn blanked(source: &str) -> String {
     let mut code = String::with_capacity(source.len());
     let mut rest = source;
@@ -142,7 +147,8 @@ pub(super) fn blanked(source: &str) -> String {
     code
 }
 
-/// How many bytes of `rest` are one comment or literal; `None` if it begins with code. `code` is what stands before.
+/// Returns the length in bytes of the comment or literal with which `rest` begins; `None` if `rest` begins with other
+/// code. `code` is the code before `rest`.
 fn literal_length(code: &str, rest: &str) -> Option<usize> {
     let until = |from: usize, end: &str| {
         rest[from..]

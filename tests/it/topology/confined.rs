@@ -1,5 +1,5 @@
-//! The real service, confined in each way that an operator or an orchestrator uses. The service's report is compared with the
-//! kernel's data, read from outside.
+//! Runs the service in each kind of confinement that operators and orchestrators use: taskset, cpusets, CPU quotas and
+//! pods. The tests compare the report of the service with the data that the kernel shows to other processes.
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::support::{
     server::{BINARY, ServerOptions, TestServer},
 };
 
-/// Maximum number of polls for an expected state, with [`PAUSE`] between two polls.
-const PATIENCE: u32 = 400;
+/// Maximum number of polls for an expected state. [`PAUSE`] is the time between two polls.
+const POLLS_MAX: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Options of a server that checks its affinity masks ten times a second.
-fn watchful() -> ServerOptions {
+/// Options of a server that checks its affinity masks ten times per second.
+fn frequent_checks() -> ServerOptions {
     ServerOptions::default().env("TALLY__AFFINITY__VERIFY_INTERVAL", "100ms")
 }
 
@@ -40,15 +40,15 @@ async fn topology(server: &TestServer) -> GetTopologyResponse {
         .into_inner()
 }
 
-/// Polls the topology until `holds` returns true.
+/// Polls the topology until `reached` returns true. `what` describes the expected state.
 async fn topology_when(
     server: &TestServer,
     what: &str,
-    holds: impl Fn(&GetTopologyResponse) -> bool,
+    reached: impl Fn(&GetTopologyResponse) -> bool,
 ) -> GetTopologyResponse {
     let mut last = topology(server).await;
-    for _ in 0..PATIENCE {
-        if holds(&last) {
+    for _ in 0..POLLS_MAX {
+        if reached(&last) {
             return last;
         }
         tokio::time::sleep(PAUSE).await;
@@ -60,13 +60,13 @@ async fn topology_when(
     );
 }
 
-/// Returns the affinity masks of all threads, by thread id, read from the kernel.
+/// Reads the affinity masks of all threads of the server from the kernel, by thread id.
 fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     tasks
         .filter_map(|task| {
             let task = task.unwrap();
-            // A thread may end between the two reads.
+            // The thread may have ended after the directory was read.
             let status = fs::read_to_string(task.path().join("status")).ok()?;
             let list = status
                 .lines()
@@ -76,7 +76,7 @@ fn masks(server: &TestServer) -> BTreeMap<i32, CpuSet> {
         .collect()
 }
 
-/// Returns field `number` of the thread's `stat`, see proc_pid_stat(5).
+/// Returns field `number` of the thread's file `stat` in `/proc`, see the manual page proc_pid_stat(5).
 fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i64 {
     let path = format!("/proc/{}/task/{}/stat", server.pid(), thread.tid);
     let stat = fs::read_to_string(path).unwrap();
@@ -89,8 +89,8 @@ fn stat_field(server: &TestServer, thread: &TopologyThread, number: usize) -> i6
         .unwrap()
 }
 
-/// Checks that each registered thread has the mask that the service reports, that this is the planned mask, and that every thread
-/// of the process stays on the allowed CPUs.
+/// Checks that each registered thread has the mask that the service reports, and that this mask is the planned mask.
+/// Also checks that every thread of the process may run only on the allowed CPUs.
 fn assert_report_is_true(server: &TestServer, topology: &GetTopologyResponse) {
     let masks = masks(server);
     let allowed: CpuSet = topology.allowed_cpus.parse().unwrap();
@@ -144,7 +144,7 @@ fn last_cpu() -> CpuSet {
     CpuSet::single(startup_mask().unwrap().iter().next_back().unwrap())
 }
 
-/// Returns all CPUs; `None` if there is only one.
+/// Returns all CPUs that the test may use; `None` if there is only one.
 fn two_cpus() -> Option<CpuSet> {
     let all = startup_mask().unwrap();
     if all.len() < 2 {
@@ -155,14 +155,14 @@ fn two_cpus() -> Option<CpuSet> {
 }
 
 #[tokio::test]
-async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
+async fn under_taskset_the_service_runs_on_one_cpu_and_reports_it() {
     let last = last_cpu();
     let wrapper = ["taskset", "-c", &last.to_string()].map(str::to_owned);
     if Command::new("taskset").arg("--version").output().is_err() {
         skipped("cannot run taskset");
         return;
     }
-    let server = under(watchful(), &wrapper);
+    let server = under(frequent_checks(), &wrapper);
     let found = topology(&server).await;
     assert_eq!(found.allowed_cpus, last.to_string());
     assert_report_is_true(&server, &found);
@@ -175,14 +175,17 @@ async fn under_taskset_it_runs_on_the_one_cpu_and_says_so() {
 }
 
 #[tokio::test]
-async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
+async fn in_a_cpuset_the_service_stays_on_its_cpus_and_follows_changes() {
     let (Some(all), last) = (two_cpus(), last_cpu()) else {
         return;
     };
     let Some(group) = Group::with_cpus(&last) else {
         return;
     };
-    let server = under(watchful().env("TALLY__AFFINITY__MODE", "pin"), &group.wrapper());
+    let server = under(
+        frequent_checks().env("TALLY__AFFINITY__MODE", "pin"),
+        &group.wrapper(),
+    );
     let found = topology(&server).await;
     assert_report_is_true(&server, &found);
     let (allowed, limits) = (&found.allowed_cpus, found.cgroup.as_ref().unwrap());
@@ -213,11 +216,11 @@ async fn in_a_cpuset_it_stays_on_its_cpus_and_follows_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_quota_it_does_not_pin_and_reports_every_pause_to_the_circuits() {
+async fn under_a_quota_the_service_does_not_pin_and_reports_pauses_to_the_circuits() {
     let Some(group) = Group::with_quota(20_000, 100_000) else {
         return;
     };
-    let options = watchful().env("TALLY__TELEMETRY__LOG", "warn,tally_breaker=debug");
+    let options = frequent_checks().env("TALLY__TELEMETRY__LOG", "warn,tally_breaker=debug");
     let server = under(options, &group.wrapper());
     let found = topology(&server).await;
     assert_report_is_true(&server, &found);
@@ -240,13 +243,13 @@ async fn under_a_quota_it_does_not_pin_and_reports_every_pause_to_the_circuits()
             decision.why
         );
     }
-    // Calls for accounts that do not exist are enough work to use up the quota.
+    // The accounts of these calls do not exist, but the calls are enough work to use up the quota.
     let mut load = tokio::task::JoinSet::new();
     for caller in 0..4 {
         let client = server.client().await;
         load.spawn(async move {
             for call in 0..100_000 {
-                // The outcome of the call does not matter.
+                // The result is ignored, because the outcome of the call does not matter.
                 let _ = client.process_transaction(pay(&format!("{caller}:{call}"))).await;
             }
         });
@@ -269,7 +272,7 @@ async fn a_mask_changed_by_another_process_is_restored_and_counted() {
     let Some(all) = two_cpus() else {
         return;
     };
-    let server = watchful().env("TALLY__AFFINITY__MODE", "pin").start();
+    let server = frequent_checks().env("TALLY__AFFINITY__MODE", "pin").start();
     let before = topology(&server).await;
     assert_report_is_true(&server, &before);
     assert_eq!((before.affinity_lost, before.layout_version), (0, 1));
@@ -295,12 +298,12 @@ async fn a_mask_changed_by_another_process_is_restored_and_counted() {
 }
 
 #[tokio::test]
-async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
+async fn only_exec_and_wal_run_in_the_real_time_class() {
     if !fifo_allowed() {
         skipped("this process may not use SCHED_FIFO");
         return;
     }
-    let server = watchful()
+    let server = frequent_checks()
         .env("TALLY__AFFINITY__FIFO__ENABLED", "true")
         .env("TALLY__AFFINITY__FIFO__PRIORITY", "3")
         .env("TALLY__AFFINITY__FIFO__REQUIRED", "true")
@@ -317,7 +320,7 @@ async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
             thread.name
         );
         assert_eq!(thread.reset_on_fork, real_time, "{}", thread.name);
-        // Fields 40 and 41: the real-time priority, and the policy.
+        // Field 40 is the real-time priority, and field 41 is the scheduling policy.
         let kernel = (stat_field(&server, thread, 40), stat_field(&server, thread, 41));
         assert_eq!(kernel, if real_time { (3, 1) } else { (0, 0) }, "{}", thread.name);
     }
@@ -330,7 +333,7 @@ async fn real_time_where_it_is_allowed_is_for_exec_and_wal_only() {
 }
 
 #[tokio::test]
-async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error() {
+async fn a_denied_real_time_class_is_a_warning_or_if_required_an_error() {
     let wrapper: Vec<String> = unprivileged().iter().map(|&word| word.to_owned()).collect();
     if let Some(program) = wrapper.first()
         && Command::new(program).arg("--version").output().is_err()
@@ -338,7 +341,7 @@ async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error()
         skipped(&format!("cannot run {program}"));
         return;
     }
-    let fifo = || watchful().env("TALLY__AFFINITY__FIFO__ENABLED", "true");
+    let fifo = || frequent_checks().env("TALLY__AFFINITY__FIFO__ENABLED", "true");
     let server = under(fifo(), &wrapper);
     let found = topology(&server).await;
     assert_report_is_true(&server, &found);
@@ -380,7 +383,8 @@ async fn without_the_privilege_real_time_is_a_warning_and_if_required_an_error()
     );
 }
 
-/// Runs `tally` with these variables and arguments. Returns standard output and standard error together, and the exit code.
+/// Runs `tally` with environment variables and arguments. Returns its standard output and standard error as one text,
+/// and its exit code.
 fn tally(env: &[(&str, &str)], words: &[&str]) -> (String, Option<i32>) {
     let output = Command::new(BINARY)
         .args(words)
@@ -392,7 +396,7 @@ fn tally(env: &[(&str, &str)], words: &[&str]) -> (String, Option<i32>) {
 }
 
 #[test]
-fn strict_refuses_with_the_offending_ids_and_others_say_so() {
+fn forbidden_cpus_prevent_the_start_in_mode_strict_and_are_warnings_in_other_modes() {
     let list = ("TALLY__AFFINITY__CPUS__EXEC", "4000-4001");
     let strict = [list, ("TALLY__AFFINITY__MODE", "strict")];
     let expected = format!(
@@ -439,7 +443,7 @@ fn the_plan_is_printed_as_text_and_as_json() {
 }
 
 #[test]
-fn the_cpus_of_the_pods_manifest_are_reported_and_followed() {
+fn the_cpus_in_the_manifest_of_a_pod_are_reported_and_used() {
     let pod = [
         ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
         ("TALLY_POD_CPU_REQUEST_MILLI", "1500"),

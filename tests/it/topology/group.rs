@@ -1,5 +1,5 @@
-//! Real control groups for real processes, in the version that the machine has. They need root privileges; without them, the test
-//! prints a message and is skipped.
+//! Makes control groups for processes of a test, with the version of control groups that the machine has. This needs
+//! root privileges. Without them, the test prints a message and is skipped.
 
 use std::{
     fs, io,
@@ -13,24 +13,26 @@ use tally_topology::CpuSet;
 
 use super::support::privileges::skipped;
 
-/// A control group below the one at the mount point. Dropping it removes the group, after its processes have ended.
+/// A control group directly below the mount point. Dropping this value removes the group. The processes in the group
+/// must have ended.
 #[derive(Debug)]
 pub(crate) struct Group {
     directory: PathBuf,
     version: u32,
 }
 
-/// Maximum number of attempts to remove a group: the kernel needs a moment after its processes have ended.
+/// Maximum number of attempts to remove a group, 10 ms apart. The first attempts may fail, because the kernel removes
+/// ended processes from the group with a delay.
 const REMOVALS_MAX: u32 = 200;
 
 // ===== impl Group =====
 
 impl Group {
-    /// A group that may use `cpus`.
+    /// Makes a group that may use only `cpus`. Returns `None` if that is not possible.
     pub(crate) fn with_cpus(cpus: &CpuSet) -> Option<Self> {
         Self::make("cpuset", |group| {
             if group.version == 1 {
-                // A new group of version 1 has no memory nodes, and accepts no process without them.
+                // A new group of version 1 has no memory nodes. A group without memory nodes accepts no process.
                 let parent = group.directory.parent().unwrap();
                 let nodes = fs::read_to_string(parent.join("cpuset.effective_mems"))?;
                 group.write("cpuset.mems", nodes.trim())?;
@@ -39,7 +41,8 @@ impl Group {
         })
     }
 
-    /// A group that gets `quota_us` of CPU time in each `period_us`.
+    /// Makes a group that gets `quota_us` microseconds of CPU time in each period of `period_us` microseconds. Returns
+    /// `None` if that is not possible.
     pub(crate) fn with_quota(quota_us: u64, period_us: u64) -> Option<Self> {
         Self::make("cpu", |group| {
             if group.version == 1 {
@@ -61,7 +64,7 @@ impl Group {
         self.write("cpuset.cpus", &cpus.to_string()).unwrap();
     }
 
-    /// The command prefix that starts a program in this group.
+    /// Returns the command prefix that starts a program in this group.
     pub(crate) fn wrapper(&self) -> Vec<String> {
         let processes = self.directory.join("cgroup.procs");
         let script = format!("echo $$ > '{}' && exec \"$@\"", processes.display());
@@ -103,7 +106,7 @@ impl Drop for Group {
     }
 }
 
-/// The mount point of the hierarchy with `controller`, and its version.
+/// Returns the mount point of the control group hierarchy with `controller`, and the version of the hierarchy.
 fn mount_of(controller: &str) -> Option<(PathBuf, u32)> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let systems = mounts.lines().filter_map(|line| {

@@ -1,4 +1,4 @@
-//! The placement of the threads of a whole service. The tests without a service are in `crates/topology`.
+//! Tests of the placement of threads of a running service. The tests that need no service are in `crates/topology`.
 
 mod confined;
 mod group;

@@ -1,4 +1,5 @@
-//! Throttling by the CPU quota: read from a simulated control group, and reported to the circuits of a real engine.
+//! Tests of throttling by the CPU quota. The engine reads the times from a simulated control group, and reports pauses
+//! to its circuits.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -19,7 +20,8 @@ fn manager(sources: Sources) -> CpuAffinityManager {
     CpuAffinityManager::detect_from(sources, None, off).unwrap()
 }
 
-/// Writes the counters of control group version 2 for `group` below the mount point.
+/// Writes the file `cpu.stat` of the simulated control group `group`, in the format of version 2. `time_us` is the
+/// throttled time in microseconds.
 fn count(root: &Path, group: &str, periods: u64, throttled: u64, time_us: u64) {
     let text =
         format!("usage_usec 1\nnr_periods {periods}\nnr_throttled {throttled}\nthrottled_usec {time_us}");
@@ -30,7 +32,7 @@ fn count(root: &Path, group: &str, periods: u64, throttled: u64, time_us: u64) {
 fn a_sample_is_the_difference_from_the_last_one() {
     let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
     let tally = |periods, throttled, time_us| count(files.path(), "tally", periods, throttled, time_us);
-    // Throttling of the group before the process started does not count for the process.
+    // The group was already throttled before the process started. This time must not be counted.
     tally(1000, 900, 9_000_000);
     let manager = manager(sources);
     assert_eq!(manager.sample_throttling(), None);
@@ -52,7 +54,8 @@ fn a_sample_is_the_difference_from_the_last_one() {
         "throttled: the CPU quota has stopped this process in 1 periods, for 30ms of CPU time in all"
     );
 
-    // The process has moved to a newer group with smaller counters. The next sample needs two reads of this group.
+    // The counters are smaller now, because the process has moved to a new group. A sample is a difference, so it needs
+    // two reads of the new group.
     tally(2, 1, 10);
     assert_eq!(manager.sample_throttling(), None);
     tally(3, 2, 20);
@@ -60,7 +63,7 @@ fn a_sample_is_the_difference_from_the_last_one() {
 }
 
 #[test]
-fn without_a_quota_nothing_is_sampled_and_a_quota_that_appears_is() {
+fn throttling_is_sampled_only_after_a_quota_is_set() {
     let (files, sources) = Tree::cores(4).write();
     count(files.path(), "tally", 1, 1, 1000);
     let manager = manager(sources);
@@ -73,7 +76,7 @@ fn without_a_quota_nothing_is_sampled_and_a_quota_that_appears_is() {
 }
 
 #[test]
-fn the_parent_that_throttles_is_the_one_that_is_watched() {
+fn the_group_with_the_binding_quota_is_sampled() {
     let (files, sources) = Tree::cores(4).write();
     put(files.path(), "proc/self/cgroup", "0::/pod/tally");
     put(files.path(), "sys/fs/cgroup/pod/tally/cpu.max", "400000 100000");
@@ -95,7 +98,7 @@ fn the_parent_that_throttles_is_the_one_that_is_watched() {
 }
 
 #[test]
-fn pauses_by_the_quota_reach_every_circuit() {
+fn pauses_by_the_quota_are_reported_to_every_circuit() {
     let (files, sources) = Tree::cores(4).cpu_max("50000 100000").write();
     count(files.path(), "tally", 10, 0, 0);
     let clock = Arc::new(ManualClock::new(0));
@@ -109,7 +112,7 @@ fn pauses_by_the_quota_reach_every_circuit() {
         &manager(sources),
     )
     .unwrap();
-    let noted = || {
+    let self_throttled_ms_after_a_period = || {
         clock.advance(PERIOD);
         engine.note_throttling(PERIOD);
         let ms: Vec<u64> = engine
@@ -120,13 +123,14 @@ fn pauses_by_the_quota_reach_every_circuit() {
         assert!(ms.iter().all(|each| *each == ms[0]), "{ms:?}");
         ms[0]
     };
-    assert_eq!(noted(), 0);
+    assert_eq!(self_throttled_ms_after_a_period(), 0);
     count(files.path(), "tally", 11, 1, 40_000);
-    assert_eq!(noted(), 40);
-    assert_eq!(noted(), 40, "counted once");
-    // Ten CPUs were stopped for 40 ms each. The reported pause is never longer than the time that has passed.
+    assert_eq!(self_throttled_ms_after_a_period(), 40);
+    assert_eq!(self_throttled_ms_after_a_period(), 40, "counted once");
+    // Ten CPUs were stopped for 40 ms each, which is 400 ms of CPU time. The reported pause is limited to the elapsed
+    // 100 ms.
     count(files.path(), "tally", 12, 2, 440_000);
-    assert_eq!(noted(), 140);
+    assert_eq!(self_throttled_ms_after_a_period(), 140);
     // No time has passed since the last report, so nothing is added.
     count(files.path(), "tally", 13, 3, 480_000);
     engine.note_throttling(PERIOD);

@@ -1,4 +1,4 @@
-//! The memory of the server, as the kernel counts it.
+//! Reads the memory of the server from the kernel.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use crate::support::server::TestServer;
 
 /// The interval between two checks of the memory.
 const POLL: Duration = Duration::from_millis(50);
-/// The number of equal checks after which the memory counts as settled.
-const SAME: usize = 6;
-/// The longest time until the memory is settled.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of checks with equal results after which the memory counts as settled.
+const EQUAL_CHECKS: usize = 6;
+/// Maximum time to wait for the memory.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Returns the value of a line of `/proc/PID/status`, in bytes.
 fn status(server: &TestServer, key: &str) -> u64 {
@@ -33,23 +33,24 @@ pub(crate) fn forget_peak(server: &TestServer) {
     std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("a process that is ours");
 }
 
-/// Waits until the memory stops changing, because the server has then finished its work.
-pub(crate) async fn settles(server: &TestServer) {
+/// Waits until the peak memory no longer grows, which means that the server has finished its work. Gives up after
+/// [`WAIT_MAX`].
+pub(crate) async fn wait_until_settled(server: &TestServer) {
     let (mut before, mut same) = (0, 0);
-    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+    for _ in 0..WAIT_MAX.as_millis() / POLL.as_millis() {
         let now = peak(server);
         same = if now == before { same + 1 } else { 0 };
         before = now;
-        if same == SAME {
+        if same == EQUAL_CHECKS {
             return;
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Waits until the memory is at most `bytes`. Returns the last value.
-pub(crate) async fn shrinks_to(server: &TestServer, bytes: u64) -> u64 {
-    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+/// Waits until the resident memory is at most `bytes`, but at most [`WAIT_MAX`]. Returns the resident memory in bytes.
+pub(crate) async fn wait_until_below(server: &TestServer, bytes: u64) -> u64 {
+    for _ in 0..WAIT_MAX.as_millis() / POLL.as_millis() {
         if resident(server) <= bytes {
             break;
         }

@@ -1,5 +1,6 @@
-//! Tools of the attacks: HTTP/2 frames, an honest client, and the memory of the server.
+//! Helpers of the attacks: an HTTP/2 client that can send any frames, an honest client, and measurements of the
+//! server's memory.
 
-pub(super) mod good;
+pub(super) mod honest;
 pub(super) mod memory;
 pub(super) mod raw;

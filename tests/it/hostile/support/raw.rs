@@ -1,4 +1,4 @@
-//! An HTTP/2 client that can send any frames.
+//! An HTTP/2 client that can send any frames. The constants have the names of RFC 9113.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -21,32 +21,35 @@ pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+/// A frame type that HTTP/2 does not define.
 pub(crate) const UNKNOWN: u8 = 0xfa;
 
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
-/// SETTINGS with an empty flow-control window for answers: the server can send only headers.
+/// The payload of a SETTINGS frame that sets the flow-control window for answers to 0 bytes, so that the server can
+/// send only headers.
 pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
-/// The largest frame that every server accepts.
+/// The largest payload of a frame that every server accepts, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 10;
 /// The error code ENHANCE_YOUR_CALM.
 const ENHANCE_YOUR_CALM: u32 = 11;
-/// The longest time for the server to read or to answer. No test measures this time.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The time after which an attacker assumes that the server reads no more.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// Maximum time until the server must send a frame. No test measures this time.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Maximum time for one send. After this time, the client assumes that the server does not read from the connection any
+/// more.
+const SEND_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// A connection.
+/// An HTTP/2 connection.
 pub(crate) struct Raw {
     stream: TcpStream,
     next_call: u32,
     /// The number of bytes sent.
     pub(crate) sent: u64,
-    /// Whether the server has closed the connection or reads no more.
+    /// Whether the server has closed the connection or does not read from it any more.
     pub(crate) closed: bool,
-    /// The header block with which the server refused an upload.
-    pub(crate) refusal: String,
+    /// The header block with which the server rejected an upload.
+    pub(crate) rejection: String,
 }
 
 /// A received frame.
@@ -67,7 +70,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// A gRPC message in its frame.
+/// Returns a gRPC message: a flag, the length, and `payload`.
 pub(crate) fn message(payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0];
     bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
@@ -75,7 +78,7 @@ pub(crate) fn message(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The header block of a call. It adds nothing to the decoder's table.
+/// Returns the header block of a call to `path`. It adds no entry to the table of the server's decoder.
 pub(crate) fn header_block(path: &str) -> Vec<u8> {
     // POST, http and the names of the path and the content type are in the static table (RFC 7541, appendix A).
     let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
@@ -87,7 +90,7 @@ pub(crate) fn header_block(path: &str) -> Vec<u8> {
 }
 
 impl Raw {
-    /// Connects from the address 127.0.2.`client`, because limits apply to each address.
+    /// Connects from the address 127.0.2.`client`. The limits of the server apply to each address separately.
     pub(crate) async fn connect(server: &TestServer, client: u8, settings: &[u8]) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket
@@ -99,19 +102,19 @@ impl Raw {
             next_call: 1,
             sent: 0,
             closed: false,
-            refusal: String::new(),
+            rejection: String::new(),
         };
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         raw.send(&frame(SETTINGS, 0, 0, settings)).await;
         raw
     }
 
-    /// Sends bytes unless the server has closed the connection or reads no more.
+    /// Sends bytes, unless the server has closed the connection or does not read from it any more.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         if self.closed {
             return;
         }
-        match timeout(ATTEMPT, self.stream.write_all(bytes)).await {
+        match timeout(SEND_TIME_MAX, self.stream.write_all(bytes)).await {
             Ok(Ok(())) => self.sent += bytes.len() as u64,
             Ok(Err(_)) | Err(_) => self.closed = true,
         }
@@ -124,13 +127,14 @@ impl Raw {
         number
     }
 
-    /// Returns the stream number and the frame of a new call, which stays open.
+    /// Returns the stream number and the HEADERS frame of a new call. The frame does not end the call.
     pub(crate) fn begin(&mut self, block: &[u8]) -> (u32, Vec<u8>) {
         let number = self.call_number();
         (number, frame(HEADERS, END_HEADERS, number, block))
     }
 
-    /// Sends a call in one write. `body` may end within a message. Without `end` the call stays open.
+    /// Sends a call in one write, without regard to flow control. `body` may end within a message. If `end` is false,
+    /// the call stays open. Returns the stream number.
     pub(crate) async fn call(&mut self, path: &str, body: &[u8], end: bool) -> u32 {
         let (number, mut bytes) = self.begin(&header_block(path));
         let mut chunks = body.chunks(FRAME_BYTES_MAX).peekable();
@@ -142,8 +146,8 @@ impl Raw {
         number
     }
 
-    /// Sends `body` within the flow-control windows. Returns false if the call was answered or the connection was
-    /// closed before the end.
+    /// Sends a call, and respects the flow-control windows. Returns the stream number, and whether `body` was sent
+    /// completely. It is not if the server answers the call or closes the connection earlier.
     pub(crate) async fn upload(&mut self, path: &str, body: &[u8], end: bool) -> (u32, bool) {
         let (number, begin) = self.begin(&header_block(path));
         self.send(&begin).await;
@@ -159,7 +163,7 @@ impl Raw {
                 let increment = || i64::from(u32::from_be_bytes(received.payload[..4].try_into().unwrap()));
                 match (received.kind, received.stream) {
                     (SETTINGS, _) if received.flags == 0 => {
-                        // The settings apply once they are acknowledged.
+                        // Acknowledge the settings. The server applies them only after the acknowledgement.
                         self.send(&frame(SETTINGS, ACK, 0, &[])).await;
                         let settings = received.payload.as_chunks::<6>().0;
                         let window = settings.iter().find(|setting| setting[..2] == [0, 4]);
@@ -170,7 +174,7 @@ impl Raw {
                     (WINDOW_UPDATE, 0) => connection += increment(),
                     (WINDOW_UPDATE, updated) if updated == number => stream += increment(),
                     (HEADERS | RST_STREAM, answered) if answered == number => {
-                        self.refusal = String::from_utf8_lossy(&received.payload).into_owned();
+                        self.rejection = String::from_utf8_lossy(&received.payload).into_owned();
                         return (number, false);
                     }
                     (GOAWAY, _) => return (number, false),
@@ -191,7 +195,7 @@ impl Raw {
 
     /// Receives the next frame; `None` at the end of the connection.
     pub(crate) async fn receive(&mut self) -> Option<Received> {
-        timeout(PATIENCE, self.next_frame())
+        timeout(WAIT_MAX, self.next_frame())
             .await
             .expect("the server sends nothing")
     }
@@ -210,7 +214,7 @@ impl Raw {
         })
     }
 
-    /// Reads to the end of the connection. Returns whether a GOAWAY frame with ENHANCE_YOUR_CALM came.
+    /// Reads to the end of the connection. Returns whether the server has sent a GOAWAY frame with ENHANCE_YOUR_CALM.
     pub(crate) async fn receives_enhance_your_calm(&mut self) -> bool {
         let mut received_goaway = false;
         while let Some(received) = self.receive().await {

@@ -1,5 +1,5 @@
-//! Rejected calls from many addresses at the same time: calls without a token, and calls for which no memory is left, because other
-//! clients hold it.
+//! Tests with rejected calls from many addresses at the same time. The server rejects calls without a token, and calls
+//! for which no memory is left because other clients use it.
 
 use std::sync::{
     Arc,
@@ -13,8 +13,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use super::{
     HELD_BYTES_MAX, KEPT_BYTES_MAX, attacks, mebibytes,
     support::{
-        good::Good,
-        memory::{forget_peak, peak, resident, settles, shrinks_to},
+        honest::HonestClient,
+        memory::{forget_peak, peak, resident, wait_until_below, wait_until_settled},
         raw::{END_HEADERS, END_STREAM, HEADERS, Raw, frame, header_block},
     },
 };
@@ -26,13 +26,15 @@ use crate::{
     },
 };
 
-/// The number of attacking addresses, and the number of connections of each, which is below the limit of a client.
+/// Number of attacking addresses.
 const ADDRESSES: u8 = 5;
+/// Number of connections of each attacking address. It is below the limit for one client.
 const CONNECTIONS_OF_EACH: usize = 300;
-/// The most open files of the test process: its connections, and those of other tests.
+/// Number of open files that the test process needs, for the connections of this test and of other tests.
 const FILES: u64 = 8192;
 
-/// A prober that checks the health of the service, each time on a new connection.
+/// Checks the health of the service again and again, like the probe of an orchestrator. Each check uses a new
+/// connection.
 struct Probe {
     stop: Arc<AtomicBool>,
     passed: Arc<AtomicUsize>,
@@ -53,7 +55,7 @@ impl Probe {
                         .expect("the server accepts the connection"),
                 );
                 let checked = health.check(HealthCheckRequest::default()).await;
-                checked.expect("a health check is answered whatever memory other clients hold");
+                checked.expect("a health check is answered even if other clients use all memory");
                 counted.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -79,7 +81,7 @@ async fn calls(raw: &mut Raw, path: &str, count: usize, flags: u8) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_are_bounded() {
+async fn unread_rejections_of_calls_without_a_token_use_bounded_memory() {
     tally::sys::limits::raise_open_files(FILES).unwrap();
     let (server, _home, _file) = with_tokens();
     let config = ClientConfig {
@@ -89,9 +91,9 @@ async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_a
     let client = Client::connect_with(&config).await.unwrap();
     let accounts = ["a", "b"].map(account).to_vec();
     client.batch_create_accounts(accounts).await.unwrap();
-    let good = Good::start_with(&server, "turned away", Some(WRITE)).await;
+    let honest = HonestClient::start_with(&server, "without a token", Some(WRITE)).await;
     let probe = Probe::start(&server);
-    good.is_served().await;
+    honest.wait_until_served().await;
     let rest = resident(&server);
     forget_peak(&server);
     let mut connections = Vec::new();
@@ -100,26 +102,27 @@ async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_a
             connections.push(Raw::connect(&server, address, &[]).await);
         }
     }
-    good.is_served().await;
-    settles(&server).await;
+    honest.wait_until_served().await;
+    wait_until_settled(&server).await;
     let idle = peak(&server).saturating_sub(rest);
-    // First, fewer calls than the limit of rejected calls per connection, all ended by the client. Then more calls, all left open.
+    // In the first round, each connection makes fewer calls than the limit of rejected calls per connection, and ends
+    // each call. In the second round, each connection makes more calls than the limit, and leaves them open.
     for (count, flags) in [(255, END_STREAM), (400, 0)] {
         for raw in &mut connections {
             calls(raw, attacks::TRANSACTION, count, flags).await;
         }
-        good.is_served().await;
-        settles(&server).await;
+        honest.wait_until_served().await;
+        wait_until_settled(&server).await;
     }
     let held = peak(&server).saturating_sub(rest);
     let sent: u64 = connections.iter().map(|raw| raw.sent).sum();
     drop(connections);
-    let kept = shrinks_to(&server, rest + KEPT_BYTES_MAX)
+    let kept = wait_until_below(&server, rest + KEPT_BYTES_MAX)
         .await
         .saturating_sub(rest);
-    let (served, checks) = (good.finish().await, probe.finish().await);
+    let (served, checks) = (honest.finish().await, probe.finish().await);
     println!(
-        "| refusals without a token, unread, {ADDRESSES} x {CONNECTIONS_OF_EACH} connections ({:.0} MiB idle) \
+        "| rejections without a token, unread, {ADDRESSES} x {CONNECTIONS_OF_EACH} connections ({:.0} MiB idle) \
          | {:.2} MiB | {:.0} MiB | {:.0} MiB | {:.1?} ({}), {checks} health checks |",
         mebibytes(idle),
         mebibytes(sent),
@@ -133,17 +136,18 @@ async fn refusals_without_a_token_unread_on_many_connections_of_many_addresses_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_holds_little_is_served_when_others_hold_all_memory() {
+async fn a_client_that_uses_little_memory_is_served_when_others_use_all_memory() {
     let server = ServerOptions::default()
         .env("TALLY__SERVER__MEMORY_MAX", "64 MiB")
         .start();
     let client = server.client().await;
     let accounts = ["a", "b"].map(account).to_vec();
     client.batch_create_accounts(accounts).await.unwrap();
-    let good = Good::start(&server, "little").await;
+    let honest = HonestClient::start(&server, "little").await;
     let probe = Probe::start(&server);
-    good.is_served().await;
-    // Each client takes half of the free memory with open calls, until less is free than a call needs.
+    honest.wait_until_served().await;
+    // One client may use at most half of the free memory. So several clients take memory with open calls, until less is
+    // free than a call needs.
     let mut connections = Vec::new();
     for address in 1..=16 {
         for _ in 0..if address <= 2 { 2 } else { 1 } {
@@ -151,10 +155,10 @@ async fn a_client_that_holds_little_is_served_when_others_hold_all_memory() {
             calls(&mut raw, attacks::STREAM, 4096, 0).await;
             connections.push(raw);
         }
-        good.is_served().await;
+        honest.wait_until_served().await;
     }
-    good.is_served().await;
+    honest.wait_until_served().await;
     drop(connections);
-    assert!(good.finish().await.calls > 0);
+    assert!(honest.finish().await.calls > 0);
     assert!(probe.finish().await > 0);
 }

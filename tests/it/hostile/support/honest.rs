@@ -1,4 +1,4 @@
-//! An honest client that works while others attack.
+//! An honest client that makes calls while other clients attack.
 
 use std::{
     sync::{
@@ -16,11 +16,11 @@ use crate::support::{in_process::pay, server::TestServer};
 
 /// The pause between two calls.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Maximum number of checks until the client must have been served.
-const LOOKS_MAX: usize = 30_000;
+/// Maximum number of checks for an answered call, with [`PAUSE`] between two checks.
+const CHECKS_MAX: usize = 30_000;
 
-/// A running client.
-pub(crate) struct Good {
+/// A running honest client.
+pub(crate) struct HonestClient {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     work: JoinHandle<Vec<Duration>>,
@@ -32,7 +32,7 @@ pub(crate) struct Served {
     pub(crate) p99: Duration,
 }
 
-impl Good {
+impl HonestClient {
     /// Starts a client. Each of its calls moves one unit, and every call must succeed.
     pub(crate) async fn start(server: &TestServer, name: &'static str) -> Self {
         Self::start_with(server, name, None).await
@@ -70,14 +70,15 @@ impl Good {
             }
             times
         });
-        Good { stop, served, work }
+        HonestClient { stop, served, work }
     }
 
-    /// Waits until a call that begins after this one is answered.
-    pub(crate) async fn is_served(&self) {
+    /// Waits until a call is answered that began after this method was called.
+    pub(crate) async fn wait_until_served(&self) {
         let before = self.served.load(Ordering::Relaxed);
-        for _ in 0..LOOKS_MAX {
-            // The first counted call may have begun before. The second one began after.
+        for _ in 0..CHECKS_MAX {
+            // The first answered call may have begun before this method was called. The second answered call began
+            // later.
             if self.served.load(Ordering::Relaxed) > before + 1 {
                 return;
             }
