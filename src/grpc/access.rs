@@ -1,4 +1,4 @@
-//! Authorisation: bearer tokens, and the roles that methods need.
+//! Authorisation: checks the bearer token of a call, and whether the token's role allows the method.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use http::Request;
 use tonic::Status;
 
 use super::{
-    methods::{self, Method, Need},
+    methods::{self, Method},
     status,
 };
 use crate::security::{Grant, Security, bearer_token};
@@ -15,11 +15,11 @@ use crate::security::{Grant, Security, bearer_token};
 #[derive(Debug, Clone)]
 pub(crate) struct Access(Arc<Security>);
 
-/// An authorised call. Only [`Access::check`] makes one, so no call is dispatched without authorisation.
+/// The proof that a call is authorised. Only [`Access::check`] makes this value, and the dispatch of a call needs it.
 #[derive(Debug)]
 pub(crate) struct Authorised {
     pub(crate) method: &'static Method,
-    /// The grant of its token; `None` if the service asks for no tokens.
+    /// The grant of the call's token. `None` if the service asks for no tokens, or if the method needs no token.
     pub(crate) grant: Option<Grant>,
 }
 
@@ -38,36 +38,26 @@ impl Access {
     ///
     /// # Errors
     /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an
-    /// unknown method. A caller without a token always gets UNAUTHENTICATED, so that it does not learn which methods
-    /// exist.
+    /// unknown method. A caller without a valid token gets UNAUTHENTICATED also for an unknown method, so that the caller
+    /// does not learn which methods exist.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
         let method = methods::find(request);
-        let open = method.filter(|method| method.need == Need::Nothing || !self.0.asks_for_tokens());
-        if let Some(method) = open {
-            return Ok(Authorised { method, grant: None });
-        }
-        let grant = self.grant(request)?;
+        let needs_token =
+            self.0.asks_for_tokens() && method.is_none_or(|method| method.needed_role.is_some());
+        let grant = needs_token.then(|| self.grant(request)).transpose()?;
         let method = method.ok_or_else(status::unknown_method)?;
         if let Some(grant) = &grant {
-            refuse_role(method, grant)?;
+            check_role(method, grant)?;
         }
         Ok(Authorised { method, grant })
     }
 
-    /// Returns the grant of the request's token; `None` if the service asks for no tokens.
-    fn grant<B>(&self, request: &Request<B>) -> Result<Option<Grant>, Status> {
-        if !self.0.asks_for_tokens() {
-            return Ok(None);
-        }
-        let Some(token) = bearer_token(request.headers()) else {
-            return Err(status::unauthenticated(
-                "authorization: the call needs a bearer token",
-            ));
-        };
-        match self.0.grant(token) {
-            None => Err(status::unauthenticated("authorization: the token is not valid")),
-            grant => Ok(grant),
-        }
+    /// Returns the grant of the request's token.
+    fn grant<B>(&self, request: &Request<B>) -> Result<Grant, Status> {
+        let token = bearer_token(request.headers())
+            .ok_or_else(|| status::unauthenticated("authorization: the call needs a bearer token"))?;
+        let grant = self.0.grant(token);
+        grant.ok_or_else(|| status::unauthenticated("authorization: the token is not valid"))
     }
 }
 
@@ -75,11 +65,10 @@ impl Access {
 ///
 /// # Errors
 /// PERMISSION_DENIED if it is not.
-pub(crate) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
-    match method.need {
-        Need::Role(needed) if grant.principal.role < needed => {
-            Err(status::forbidden(grant.principal.role.as_str(), needed.as_str()))
-        }
-        Need::Role(_) | Need::Nothing => Ok(()),
+pub(crate) fn check_role(method: &Method, grant: &Grant) -> Result<(), Status> {
+    let role = grant.principal.role;
+    match method.needed_role {
+        Some(needed) if role < needed => Err(status::forbidden(role.as_str(), needed.as_str())),
+        Some(_) | None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! Makes every gRPC status of the service. No other file makes one.
+//! Makes every gRPC status of the service. No other file makes a status.
 //!
-//! Every error has a `google.rpc.ErrorInfo` of domain [`DOMAIN`]: a stable reason for programs, and in the metadata
-//! whether the call was `executed`: `false` or `unknown`.
+//! Every error has a `google.rpc.ErrorInfo` of domain [`DOMAIN`]. The `ErrorInfo` has a stable reason for programs. Its
+//! metadata has the key `executed`: `false` if the call was not executed, `unknown` if it may have been executed.
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
@@ -24,13 +24,13 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The key under which `ErrorInfo` says whether the call was executed.
 const EXECUTED: &str = "executed";
-/// The value of [`EXECUTED`] if the call was not executed and will not be.
+/// The value of [`EXECUTED`] if the call was not executed, and will not be executed.
 const NOT_EXECUTED: &str = "false";
-/// The value of [`EXECUTED`] if the call may have been executed, or may still be. The client learns the outcome when it
-/// repeats the call with the same id.
+/// The value of [`EXECUTED`] if the call may have been executed, or may still be executed. The client learns the outcome
+/// when it repeats the call with the same id.
 const UNKNOWN: &str = "unknown";
 
-/// Retry delay while the service shuts down. Another instance should be up by then.
+/// Retry delay while the service shuts down. After this time another instance is usually ready.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 /// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ fn plain_error(code: Code, reason: &'static str, message: impl Into<String>) -> 
     ErrorBuilder::new(code, reason, message).build()
 }
 
-/// Fields of the request are invalid. The error names them, up to a bound.
+/// Fields of the request are invalid. The error names the fields in `violations`.
 #[must_use]
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
     let message = violations.first().map_or_else(
@@ -124,7 +124,7 @@ pub fn phase_not_supported(phase: &str) -> Status {
         .build()
 }
 
-/// The ledger refused a transaction. `account_id` is the account that the reason is about.
+/// The ledger rejected a transaction. `account_id` is the account that caused the rejection.
 #[must_use]
 pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Status {
     let Rejection {
@@ -160,7 +160,7 @@ pub fn rejection(rejection: Rejection, account_id: &str, replayed: bool) -> Stat
         .build()
 }
 
-/// The id belongs to a transaction with other content.
+/// The id belongs to an earlier transaction with other content.
 #[must_use]
 pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
     let message = format!("transaction_id {transaction_id:?} was used before with a different {field}");
@@ -170,7 +170,7 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
         .build()
 }
 
-/// The id belongs to an account with other content.
+/// The id belongs to an existing account with other content.
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
     let message = format!("account {account_id:?} exists with different content");
@@ -197,7 +197,7 @@ pub fn transaction_not_found(transaction_id: &str) -> Status {
         .build()
 }
 
-/// The ledger has its most accounts, or its most assets.
+/// The ledger has reached its limit of accounts or of assets.
 #[must_use]
 pub fn accounts_full(full: TableFull) -> Status {
     let reason = match full {
@@ -214,7 +214,7 @@ pub fn request_too_slow(limit: Duration) -> Status {
     plain_error(Code::DeadlineExceeded, "REQUEST_TOO_SLOW", message)
 }
 
-/// The requests and unread answers of clients leave no memory for the call.
+/// The requests and unread answers of clients leave too little memory for the call.
 #[must_use]
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
@@ -230,7 +230,7 @@ pub fn too_many_headers(count: usize, most: usize) -> Status {
     plain_error(Code::ResourceExhausted, "TOO_MANY_HEADERS", message)
 }
 
-/// One of many transactions is longer than a valid one can be.
+/// One of many transactions is longer than any valid transaction.
 #[must_use]
 pub fn transaction_too_long(bytes: usize) -> Status {
     let description = format!("has {bytes} bytes, at most {TRANSACTION_BYTES_MAX} are allowed");
@@ -268,7 +268,7 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
         .build()
 }
 
-/// The number of watchers is at its limit.
+/// The number of open calls of a watch has reached its limit.
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
     let message = format!("the limit of {bound} watchers is reached");
@@ -341,8 +341,8 @@ fn batch(error: BatchError) -> Status {
         BatchError::ExpiredInExecution => {
             ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
         }
-        // For the transactions after one with an unknown outcome. After a refused transaction, they get the reason of the
-        // refusal.
+        // For the chunks of a stream after a chunk with an unknown outcome. The chunks after a chunk that was not executed
+        // get the error of that chunk instead.
         BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
@@ -353,7 +353,7 @@ const fn executed(is_not_executed: bool) -> &'static str {
     if is_not_executed { NOT_EXECUTED } else { UNKNOWN }
 }
 
-/// The messages of the call are compressed, which the service does not support.
+/// The messages of the call are compressed, and the service does not support compression.
 #[must_use]
 pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     let encoding = String::from_utf8_lossy(encoding.as_bytes());
@@ -366,7 +366,7 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     status
 }
 
-/// The call has no message, a second message or a part of a message. gRPC's code for that is INTERNAL.
+/// The call has no message, more than one message, or an incomplete message. gRPC has the code INTERNAL for these errors.
 #[must_use]
 pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
     plain_error(Code::Internal, "MALFORMED_CALL", why)
@@ -378,21 +378,21 @@ pub(crate) fn message_missing() -> Status {
     malformed_call("the call has no message, it must have one")
 }
 
-/// A message is longer than the method reads.
+/// The message is longer than the limit of the method.
 #[must_use]
 pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
     let message = format!("the message has {bytes} bytes, at most {most} are allowed");
     plain_error(Code::OutOfRange, "MESSAGE_TOO_LARGE", message)
 }
 
-/// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
+/// The bytes of a message cannot be decoded as the message of the method. gRPC has the code INTERNAL for this error.
 #[must_use]
 pub(crate) fn malformed_message(error: impl Display) -> Status {
     let message = format!("the message is malformed: {error}");
     plain_error(Code::Internal, "MALFORMED_MESSAGE", message)
 }
 
-/// The client ended the call, or lost its connection, before its message had arrived.
+/// The client cancelled the call, or the connection ended, before the message had arrived.
 #[must_use]
 pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
     let message = format!("the client ended the call before its message had arrived: {error}");
@@ -414,8 +414,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds an `ErrorInfo` to a status in `headers` without one. tonic and its services for health and reflection make such
-/// statuses. Their calls execute no transactions.
+/// Adds an `ErrorInfo` to an error in `headers` that has no details. Such errors come from tonic, and from its services for
+/// health and reflection. Their calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
@@ -424,10 +424,12 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
         return;
     }
     let complete = plain_error(status.code(), library_reason(status.code()), status.message());
-    let _same_text = complete.add_header(headers);
+    // This can fail only if the text is not a valid header, but the text comes from a header.
+    let _valid_text = complete.add_header(headers);
 }
 
-/// The reason for each code that tonic and its services give.
+/// Returns the reason for an error of tonic or of its services.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other codes have one reason")]
 fn library_reason(code: Code) -> &'static str {
     match code {
         Code::Internal => "MALFORMED_MESSAGE",
@@ -435,26 +437,15 @@ fn library_reason(code: Code) -> &'static str {
         Code::Unimplemented => "COMPRESSION_NOT_SUPPORTED",
         Code::Cancelled => "CALL_CANCELLED",
         Code::NotFound => "NOT_FOUND",
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::DeadlineExceeded
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => "LIBRARY_ERROR",
+        _ => "LIBRARY_ERROR",
     }
 }
 
-/// The trailers that end an answer with `status`.
+/// Returns the trailers that end an answer with `status`.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);
     if status.add_header(&mut trailers).is_err() {
-        // A part of the status is not a valid header. The code alone is better than no status.
+        // A part of the status is not a valid header. So the client gets only the code.
         let code = Status::new(status.code(), "");
         let _plain = code.add_header(&mut trailers);
     }
