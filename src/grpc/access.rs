@@ -1,7 +1,5 @@
 //! Authorisation: checks the bearer token of a call, and whether the token's role allows the method.
 
-use std::sync::Arc;
-
 use http::Request;
 use tonic::Status;
 
@@ -11,11 +9,7 @@ use super::{
 };
 use crate::security::{Grant, Security, bearer_token};
 
-/// Checks the token of a call.
-#[derive(Debug, Clone)]
-pub(crate) struct Access(Arc<Security>);
-
-/// The proof that a call is authorised. Only [`Access::check`] makes this value, and the dispatch of a call needs it.
+/// The proof that a call is authorised. Only [`check`] makes this value, and the dispatch of a call needs it.
 #[derive(Debug)]
 pub(crate) struct Authorised {
     pub(crate) method: &'static Method,
@@ -23,42 +17,29 @@ pub(crate) struct Authorised {
     pub(crate) grant: Option<Grant>,
 }
 
-// ===== impl Access =====
-
-impl Access {
-    pub(crate) const fn new(security: Arc<Security>) -> Self {
-        Access(security)
+/// Finds the method of a request, and checks that the caller may call it.
+///
+/// # Errors
+/// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an unknown
+/// method. A caller without a valid token gets UNAUTHENTICATED also for an unknown method, so that the caller does not
+/// learn which methods exist.
+pub(crate) fn check<B>(security: &Security, request: &Request<B>) -> Result<Authorised, Status> {
+    let method = methods::find(request);
+    let needs_token = security.asks_for_tokens() && method.is_none_or(|method| method.needed_role.is_some());
+    let grant = needs_token.then(|| grant(security, request)).transpose()?;
+    let method = method.ok_or_else(status::unknown_method)?;
+    if let Some(grant) = &grant {
+        check_role(method, grant)?;
     }
+    Ok(Authorised { method, grant })
+}
 
-    pub(crate) const fn security(&self) -> &Arc<Security> {
-        &self.0
-    }
-
-    /// Finds the method of a request, and checks that the caller may call it.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an
-    /// unknown method. A caller without a valid token gets UNAUTHENTICATED also for an unknown method, so that the caller
-    /// does not learn which methods exist.
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
-        let method = methods::find(request);
-        let needs_token =
-            self.0.asks_for_tokens() && method.is_none_or(|method| method.needed_role.is_some());
-        let grant = needs_token.then(|| self.grant(request)).transpose()?;
-        let method = method.ok_or_else(status::unknown_method)?;
-        if let Some(grant) = &grant {
-            check_role(method, grant)?;
-        }
-        Ok(Authorised { method, grant })
-    }
-
-    /// Returns the grant of the request's token.
-    fn grant<B>(&self, request: &Request<B>) -> Result<Grant, Status> {
-        let token = bearer_token(request.headers())
-            .ok_or_else(|| status::unauthenticated("authorization: the call needs a bearer token"))?;
-        let grant = self.0.grant(token);
-        grant.ok_or_else(|| status::unauthenticated("authorization: the token is not valid"))
-    }
+/// Returns the grant of the request's token.
+fn grant<B>(security: &Security, request: &Request<B>) -> Result<Grant, Status> {
+    let token = bearer_token(request.headers())
+        .ok_or_else(|| status::unauthenticated("authorization: the call needs a bearer token"))?;
+    let grant = security.grant(token);
+    grant.ok_or_else(|| status::unauthenticated("authorization: the token is not valid"))
 }
 
 /// Checks that the role of `grant` is high enough for `method`.

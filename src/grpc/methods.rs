@@ -1,8 +1,8 @@
 //! The table of methods: the path of each method, who may call the method, and which code answers the call.
 //!
 //! One lookup in this table decides both who may call and which code runs. In an earlier version two parsers of the
-//! path decided this, and they disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one parser saw a call
-//! that reads, the other parser a call that moves money.
+//! path decided this, and they disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one parser saw a
+//! call that reads, the other parser a call that moves money.
 
 use http::{Method as HttpMethod, Request};
 

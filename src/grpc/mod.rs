@@ -5,8 +5,9 @@
 //! - `services`: finds the method of a call and passes the call to the code that answers it;
 //! - `status`: makes every error that a client can get.
 //!
-//! [`serve`] starts one pinned, single-threaded runtime for each NET CPU. One task accepts all connections and gives each
-//! connection to the next runtime in turn. So a few clients with much work do not all get the same thread.
+//! [`serve`] starts a single-threaded runtime for each NET CPU (a CPU that serves connections), pinned to this CPU. One
+//! task accepts all connections and gives each connection to the next runtime in turn. So a few clients with much work do
+//! not all get the same thread.
 
 mod access;
 mod accounts;

@@ -10,7 +10,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower_service::Service;
 
 use super::{
-    access::{Access, Authorised},
+    access::{self, Authorised},
     accounts::service::AccountService,
     introspection::service::EngineService,
     limits::QUERY_BYTES_MAX,
@@ -56,7 +56,7 @@ pub struct Services {
     accounts: AccountService,
     /// tonic's router, for the other services.
     others: Routes,
-    access: Access,
+    security: Arc<Security>,
     /// Counts the open calls of the health service's `Watch`.
     health_watchers: Clients,
     draining: CancellationToken,
@@ -96,14 +96,14 @@ impl Services {
     /// callers.
     ///
     /// # Errors
-    /// As [`ConnectionLimits::check_headers`], [`Access::check`] and [`ConnectionLimits::admit`].
+    /// As [`ConnectionLimits::check_headers`], [`access::check`] and [`ConnectionLimits::admit`].
     fn admit(
         &self,
         request: &http::Request<Incoming>,
         limits: &ConnectionLimits,
     ) -> Result<(Reservation, Authorised), Status> {
         let authorised = ConnectionLimits::check_headers(request.headers())
-            .and_then(|()| self.access.check(request))
+            .and_then(|()| access::check(&self.security, request))
             .inspect_err(|_| limits.count_refusal())?;
         // Only health checks need no role.
         let reservation = match authorised.method.needed_role {
@@ -123,7 +123,8 @@ impl Services {
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return refuse(limits.memory_limit_reached(), reservation);
         }
-        // Only the calls behind the router use the peer and the principal. The calls of the hot path save this allocation.
+        // Only the calls behind the router use the peer and the principal. The calls of the hot path save this
+        // allocation.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
             remote_addr: Some(peer),
@@ -148,7 +149,7 @@ impl Services {
 
     /// Returns the lifetime of the stream that the call opens.
     fn lifetime(&self, authorised: Authorised) -> Lifetime {
-        Lifetime::new(&self.access, authorised, &self.draining)
+        Lifetime::new(&self.security, authorised, &self.draining)
     }
 }
 
@@ -185,7 +186,7 @@ pub async fn services(
         transactions: TransactionService::new(engine.clone()),
         accounts: AccountService::new(engine.clone()),
         others,
-        access: Access::new(Arc::clone(security)),
+        security: Arc::clone(security),
         health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
         draining: draining.clone(),
     };

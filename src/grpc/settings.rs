@@ -27,8 +27,8 @@ pub struct NetConfig {
     /// The service sends GOAWAY on a connection if no call begins for this time, 1 s to 1 day.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// The service sends GOAWAY on a connection of this age, 1 s to 1 year. The client then opens a new connection, which
-    /// a load balancer can give to a new instance.
+    /// The service sends GOAWAY on a connection of this age, 1 s to 1 year. The client then opens a new connection,
+    /// which a load balancer can give to a new instance.
     #[serde(with = "humantime_serde")]
     pub connection_age_max: Duration,
     /// The time that a connection has to finish its calls after GOAWAY, 1 s to 1 day. Then the service closes the
@@ -92,8 +92,8 @@ impl NetConfig {
         by_threads.min((self.memory_bytes_max() / 2 / CONNECTION_BYTES).max(1))
     }
 
-    /// Lowers the limit of connections so that `threads` NET threads need at most `files` open files for connections. At
-    /// least one connection per thread stays allowed.
+    /// Lowers the limit of connections so that `threads` NET threads need at most `files` open files for connections.
+    /// At least one connection per thread stays allowed.
     pub fn limit_connections(&mut self, threads: usize, files: u64) {
         let of_thread = usize::try_from(files).unwrap_or(usize::MAX) / threads.max(1);
         self.connections_per_thread_max = self.connections_per_thread_max.min(of_thread).max(1);

@@ -26,8 +26,8 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 const EXECUTED: &str = "executed";
 /// The value of [`EXECUTED`] if the call was not executed, and will not be executed.
 const NOT_EXECUTED: &str = "false";
-/// The value of [`EXECUTED`] if the call may have been executed, or may still be executed. The client learns the outcome
-/// when it repeats the call with the same id.
+/// The value of [`EXECUTED`] if the call may have been executed, or may still be executed. The client learns the
+/// outcome when it repeats the call with the same id.
 const UNKNOWN: &str = "unknown";
 
 /// Retry delay while the service shuts down. After this time another instance is usually ready.
@@ -341,8 +341,8 @@ fn batch(error: BatchError) -> Status {
         BatchError::ExpiredInExecution => {
             ErrorBuilder::new(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", message)
         }
-        // For the chunks of a stream after a chunk with an unknown outcome. The chunks after a chunk that was not executed
-        // get the error of that chunk instead.
+        // For the chunks of a stream after a chunk with an unknown outcome. The chunks after a chunk that was not
+        // executed get the error of that chunk instead.
         BatchError::Interrupted => ErrorBuilder::new(Code::Aborted, "STREAM_INTERRUPTED", message),
         BatchError::Lost => ErrorBuilder::new(Code::Internal, "REPLY_LOST", message),
     };
@@ -366,7 +366,8 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     status
 }
 
-/// The call has no message, more than one message, or an incomplete message. gRPC has the code INTERNAL for these errors.
+/// The call has no message, more than one message, or an incomplete message. gRPC has the code INTERNAL for these
+/// errors.
 #[must_use]
 pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
     plain_error(Code::Internal, "MALFORMED_CALL", why)
@@ -414,8 +415,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds an `ErrorInfo` to an error in `headers` that has no details. Such errors come from tonic, and from its services for
-/// health and reflection. Their calls execute no transactions.
+/// Adds an `ErrorInfo` to an error in `headers` that has no details. Such errors come from tonic, and from its services
+/// for health and reflection. Their calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;

@@ -1,4 +1,5 @@
-//! Tests of the errors that no client can cause over the network. `tests/it/service/statuses.rs` tests the other errors.
+//! Tests of the errors that no client can cause over the network. `tests/it/service/statuses.rs` tests the other
+//! errors.
 
 use super::*;
 

@@ -21,8 +21,8 @@ use crate::{
 /// Number of accounts of a page if the request does not set the size of the page.
 const PAGE_ACCOUNTS_DEFAULT: usize = 100;
 
-/// Checks a new account. `prefix` is the path of the account in the request. The returned value is meaningful only without
-/// violations.
+/// Checks a new account. `prefix` is the path of the account in the request. The returned value is meaningful only
+/// without violations.
 pub(crate) fn to_new_account(
     violations: &mut Violations,
     prefix: &str,

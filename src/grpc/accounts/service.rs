@@ -112,8 +112,8 @@ impl AccountService {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNTS_BYTES_MAX)?;
         let accounts = {
             let message = inbound.only().await?;
-            // A decoded message can take a thousand times as much memory as its bytes. So the accounts are counted first,
-            // and their memory is reserved before the message is decoded.
+            // A decoded message can take a thousand times as much memory as its bytes. So the accounts are counted
+            // first, and their memory is reserved before the message is decoded.
             let count = decode::count_accounts(&message)?;
             inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
             let request = BatchCreateAccountsRequest::decode(message).map_err(status::malformed_message)?;
@@ -142,8 +142,8 @@ impl AccountService {
             Inbound::read_request::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
         let limit = decode::page_limit(request.page_size)?;
         let from = decode::page_start(&request.page_token)?;
-        // The memory is reserved before the EXEC thread reads the accounts: the accounts stay in memory until all earlier
-        // transactions are durable.
+        // The memory is reserved before the EXEC thread reads the accounts: the accounts stay in memory until all
+        // earlier transactions are durable.
         inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
         let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline).await?;
         Ok(inbound.answer(&ListAccountsResponse {

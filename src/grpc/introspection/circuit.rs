@@ -155,8 +155,8 @@ fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> Circui
     }
 }
 
-/// Converts a change of state. The circuit has monotonic times, and the API has wall-clock times. So the time of the change
-/// is computed from `now` and `taken_ns`, which is the circuit's monotonic time of the snapshot in nanoseconds.
+/// Converts a change of state. The circuit has monotonic times, and the API has wall-clock times. So the time of the
+/// change is computed from `now` and `taken_ns`, which is the circuit's monotonic time of the snapshot in nanoseconds.
 fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTransition {
     let age = Duration::from_nanos(taken_ns.saturating_sub(change.at_ns));
     CircuitTransition {

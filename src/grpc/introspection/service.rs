@@ -1,5 +1,5 @@
-//! The methods of `tally.v1.EngineService`. Their calls do not pass through a circuit or the queue, so that they work when
-//! the engine refuses transactions.
+//! The methods of `tally.v1.EngineService`. Their calls do not pass through a circuit or the queue, so that they work
+//! when the engine refuses transactions.
 
 use std::{pin::Pin, sync::Arc};
 

@@ -1,5 +1,6 @@
-//! `WatchCircuitStats`: sends a snapshot of the circuits immediately, after every change, and at intervals if the request
-//! asks for intervals. The call ends with its `Lifetime` (see `transport/lifetime.rs`), or when the client ends it.
+//! `WatchCircuitStats`: sends a snapshot of the circuits immediately, after every change, and at intervals if the
+//! request asks for intervals. The call ends with its `Lifetime` (see `transport/lifetime.rs`), or when the client ends
+//! it.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Collects the transactions of a request, or of a part of a stream, into one batch, and notes the invalid transactions.
+//! Collects the transactions of a request, or of a part of a stream, into one batch, and notes the invalid
+//! transactions.
 
 use tally_ledger::Outcome;
 use tonic::Status;
@@ -66,8 +67,8 @@ pub(crate) struct Places {
     answer_bytes: usize,
 }
 
-/// Reads a `ProcessTransactionsRequest` while the message arrives. Copies a transaction only if the transaction is spread
-/// over several parts of the message.
+/// Reads a `ProcessTransactionsRequest` while the message arrives. Copies a transaction only if the transaction is
+/// spread over several parts of the message.
 #[derive(Debug)]
 pub(crate) struct BulkReader {
     transactions: Transactions,
@@ -77,8 +78,9 @@ pub(crate) struct BulkReader {
 // ===== impl Places =====
 
 impl Places {
-    /// Returns the error of the transaction at `place`, or `None` if the transaction is valid. `before` is the number of
-    /// invalid transactions before `place`. The inner value is `None` if the second check finds no error, which is a bug.
+    /// Returns the error of the transaction at `place`, or `None` if the transaction is valid. `before` is the number
+    /// of invalid transactions before `place`. The inner value is `None` if the second check finds no error, which is a
+    /// bug.
     pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
         let entry = self.refused.get(before)?;
         (entry.place as usize == place).then(|| self.check_again(entry, before))

@@ -173,8 +173,8 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// Returns the result of the transaction at `place`. `refused` is the number of invalid transactions before `place`,
-    /// and grows by one if this transaction is invalid.
+    /// Returns the result of the transaction at `place`. `refused` is the number of invalid transactions before
+    /// `place`, and grows by one if this transaction is invalid.
     fn result(&self, place: usize, refused: &mut usize) -> OneResult<'a> {
         let missing = || ("", status::outcome_missing());
         if let Some(found) = self.places.refused_at(place, *refused) {

@@ -1,5 +1,5 @@
-//! `tally.v1.TransactionService`: reads the bytes of a request into a batch for the engine, and writes the outcomes as the
-//! answer.
+//! `tally.v1.TransactionService`: reads the bytes of a request into a batch for the engine, and writes the outcomes as
+//! the answer.
 
 mod collect;
 mod decode;

@@ -100,8 +100,8 @@ impl TransactionService {
         }))
     }
 
-    /// Converts a record of the journal for the API. The record contains the numbers of the accounts, and the engine finds
-    /// their ids.
+    /// Converts a record of the journal for the API. The record contains the numbers of the accounts, and the engine
+    /// finds their ids.
     async fn describe(
         &self,
         id: String,

@@ -30,7 +30,8 @@ pub(crate) struct Splitter {
     next: Next,
     /// The first bytes of a key or of a transaction whose rest has not arrived. Nearly always empty.
     carry: Vec<u8>,
-    /// The field numbers of the open groups. A group is an unknown field, so a field within a group is not a transaction.
+    /// The field numbers of the open groups. A group is an unknown field, so a field within a group is not a
+    /// transaction.
     groups: Vec<u32>,
     /// Bytes read or copied up to now.
     #[cfg(test)]

@@ -42,8 +42,8 @@ const CHUNK_MESSAGES_MAX: usize = 512;
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 /// Memory of a chunk in addition to its transactions and their answers, in bytes.
 const CHUNK_BYTES: usize = 1 << 10;
-/// Most chunks of a stream in flight. With this many chunks the service does not read the stream, and the flow control of
-/// HTTP/2 stops the client.
+/// Most chunks of a stream in flight. With this many chunks the service does not read the stream, and the flow control
+/// of HTTP/2 stops the client.
 const CHUNKS_MAX: usize = 8;
 
 /// The answers to a stream's messages, in their order.
@@ -156,8 +156,8 @@ impl StreamAnswers {
         self.ending = Some(why);
     }
 
-    /// Submits a chunk to the engine as the next chunk of the sequence. The engine executes no chunk after a chunk that was
-    /// not executed, for this reason: a later chunk may need the money that the earlier chunk moves, and the ledger
+    /// Submits a chunk to the engine as the next chunk of the sequence. The engine executes no chunk after a chunk that
+    /// was not executed, for this reason: a later chunk may need the money that the earlier chunk moves, and the ledger
     /// remembers a rejection for insufficient funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
@@ -196,8 +196,8 @@ impl StreamAnswers {
         })
     }
 
-    /// Returns the error that all transactions of a chunk get, or `None` if each transaction has its own result. Call this
-    /// function for the chunks in their order.
+    /// Returns the error that all transactions of a chunk get, or `None` if each transaction has its own result. Call
+    /// this function for the chunks in their order.
     fn failed(&mut self, done: &mut ChunkDone) -> Option<Status> {
         match &done.outcomes {
             Err(error) if error.is_not_executed() => {
@@ -229,8 +229,8 @@ impl StreamAnswers {
         }
     }
 
-    /// Stops reading until the next poll, and reserves memory for what the HTTP/2 library buffers in the meantime. If the
-    /// budget has too little memory, ends reading.
+    /// Stops reading until the next poll, and reserves memory for what the HTTP/2 library buffers in the meantime. If
+    /// the budget has too little memory, ends reading.
     fn park(&mut self) {
         if let Some(chunks) = &self.chunks
             && self.parked.is_none()
@@ -334,8 +334,8 @@ impl Chunks {
         Ok(pushed?)
     }
 
-    /// Makes a chunk of the transactions. If the budget has too little memory for them and their answers, ends reading, and
-    /// makes an empty chunk with the error.
+    /// Makes a chunk of the transactions. If the budget has too little memory for them and their answers, ends reading,
+    /// and makes an empty chunk with the error.
     fn chunk(&mut self, transactions: Transactions, broken: Option<Status>) -> Chunk {
         let limits = &self.inbound.limits;
         if let Some(reservation) = limits.memory.reserve(CHUNK_BYTES + transactions.held_bytes()) {

@@ -1,8 +1,9 @@
 //! Reads requests with transactions without the generated types.
 //!
-//! Nearly all requests have transactions, and a generated type allocates a `String` for every id. The values here borrow
-//! from the request instead. The rules are the same as in prost: unknown fields are skipped, the last of several values
-//! counts, several values of one submessage are merged, text must be UTF-8. The tests compare this reader with prost.
+//! Nearly all requests have transactions, and a generated type allocates a `String` for every id. The values here
+//! borrow from the request instead. The rules are the same as in prost: unknown fields are skipped, the last of several
+//! values counts, several values of one submessage are merged, text must be UTF-8. The tests compare this reader with
+//! prost.
 
 use smallvec::SmallVec;
 use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};

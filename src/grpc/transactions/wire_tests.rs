@@ -161,8 +161,8 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         )
 }
 
-/// Generates fields of any number and wire type: some with known numbers, some nested. A later version or an attacker may
-/// send such fields.
+/// Generates fields of any number and wire type: some with known numbers, some nested. A later version or an attacker
+/// may send such fields.
 fn fields() -> impl Strategy<Value = Vec<u8>> {
     let scalar = prop_oneof![
         (1..9_u8, vec(any::<u8>(), 0..4)).prop_map(|(field, bytes)| delimited(field, &bytes)),

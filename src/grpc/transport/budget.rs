@@ -1,12 +1,12 @@
-//! Limits the memory that clients hold: requests that have arrived, the data decoded from them, and answers that are not
-//! sent yet.
+//! Limits the memory that clients hold: requests that have arrived, the data decoded from them, and answers that are
+//! not sent yet.
 //!
 //! All clients share one budget. A client may hold as much as stays free: a single client gets half of the budget, two
 //! clients get a third each, and a part is always free for one more client. In addition, a reserve guarantees every
 //! client a small minimum (the floor), even when the other clients have used up the budget.
 //!
-//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps. So a small call usually
-//! does not change the counters that all threads share.
+//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps. So a small call
+//! usually does not change the counters that all threads share.
 
 use std::{
     collections::HashMap,
@@ -28,18 +28,20 @@ use crate::{engine::Payment, security::client_of};
 pub(crate) const CALL_BYTES: usize = 4 << 10;
 /// The part of [`CALL_BYTES`] for the message of the call, in bytes.
 pub(crate) const SHORT_BYTES: usize = 1 << 10;
-/// The floor, in bytes. A client that holds no more than this gets the memory from the reserve if the budget is used up.
+/// The floor, in bytes. A client that holds no more than this gets the memory from the reserve if the budget is used
+/// up.
 const FLOOR_BYTES: usize = 64 << 10;
 /// The reserve, in bytes, in addition to the budget: enough for the floors of 512 clients.
 const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
-/// Most health checks that are served at the same time beyond the memory limit. Each connection has at most one of them.
+/// Most health checks that are served at the same time beyond the memory limit. Each connection has at most one of
+/// them.
 const PROBES_MAX: usize = 512;
 /// The bytes that are reserved for the answer to a refused call until it is sent.
 pub(crate) const REFUSAL_BYTES: usize = 2 << 10;
 /// A connection takes at least this many bytes from the budget at a time, if this many bytes are free.
 const STEP_BYTES: usize = 32 << 10;
-/// The memory of a call's entry in the table of the HTTP/2 library (measured: 4.4 MiB for 4000 entries, in a build without
-/// optimisation). The library frees the entries of a connection only when the connection ends.
+/// The memory of a call's entry in the table of the HTTP/2 library (measured: 4.4 MiB for 4000 entries, in a build
+/// without optimisation). The library frees the entries of a connection only when the connection ends.
 const ENTRY_BYTES: usize = 1 << 10;
 /// The entries of this many calls are part of the fixed cost of a connection, and are not reserved.
 const FREE_ENTRIES: usize = 64;
@@ -77,7 +79,7 @@ pub(crate) struct ConnectionMemory {
     share: Arc<ClientShare>,
     state: Mutex<State>,
     /// [`SENDING_MAX`] permits.
-    sending: Arc<Semaphore>,
+    pub(super) sending: Arc<Semaphore>,
     /// The permit for one health check beyond the memory limit.
     probe: Arc<Semaphore>,
 }
@@ -96,7 +98,8 @@ struct State {
 /// Reserved memory. Dropping it returns the memory to the budget.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    memory: Arc<ConnectionMemory>,
+    /// The memory of the connection, to which the reservation belongs.
+    pub(super) memory: Arc<ConnectionMemory>,
     bytes: usize,
     /// Whether the reservation belongs to an open call.
     is_call: bool,
@@ -158,12 +161,12 @@ impl Budget {
 // ===== impl ClientShare =====
 
 impl ClientShare {
-    /// Takes `bytes` more, and returns true. Takes nothing and returns false if the client would hold more than its floor,
-    /// and more than would stay free.
+    /// Takes `bytes` more, and returns true. Takes nothing and returns false if the client would hold more than its
+    /// floor, and more than would stay free.
     fn take(&self, bytes: usize) -> bool {
         let (own, all, floors) = self.add(bytes);
         let fits = own.saturating_add(all) <= self.all.bytes_max
-            // Within the floor, the limit is the reserve. It counts only the memory of all clients within their floors.
+            // A client within its floor needs only space in the reserve, which covers the floors of all clients.
             || (own <= FLOOR_BYTES && floors <= RESERVE_BYTES);
         if !fits {
             self.give_back(bytes);
@@ -171,8 +174,8 @@ impl ClientShare {
         fits
     }
 
-    /// Takes `bytes` more without a check. Returns the new sums in bytes: of the client, of all clients, and of all clients
-    /// within their floors.
+    /// Takes `bytes` more without a check. Returns the new sums in bytes: of the client, of all clients, and of all
+    /// clients within their floors.
     fn add(&self, bytes: usize) -> (usize, usize, usize) {
         let before = self.held.fetch_add(bytes, Ordering::Relaxed);
         let own = before.saturating_add(bytes);
@@ -221,8 +224,8 @@ impl ConnectionMemory {
         self.hold(bytes).then(|| self.reservation(bytes))
     }
 
-    /// Reserves [`CALL_BYTES`] for an open call if the budget allows it. If the connection has more open calls than ever
-    /// before, also reserves [`ENTRY_BYTES`], which stay reserved until the connection ends.
+    /// Reserves [`CALL_BYTES`] for an open call if the budget allows it. If the connection has more open calls than
+    /// ever before, also reserves [`ENTRY_BYTES`], which stay reserved until the connection ends.
     pub(crate) fn reserve_call(self: &Arc<Self>) -> Option<Reservation> {
         let mut state = self.state.lock();
         let calls = state.calls + 1;
@@ -239,8 +242,8 @@ impl ConnectionMemory {
         Some(reservation)
     }
 
-    /// Reserves `bytes` without a check, for data that the service must hold in any case, such as the answer to an executed
-    /// transaction.
+    /// Reserves `bytes` without a check, for data that the service must hold in any case, such as the answer to an
+    /// executed transaction.
     pub(crate) fn reserve_beyond_limit(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.hold_beyond_limit(bytes);
         self.reservation(bytes)
@@ -261,11 +264,6 @@ impl ConnectionMemory {
     /// Returns whether the client holds no more than its floor.
     pub(crate) fn holds_little(&self) -> bool {
         self.share.held.load(Ordering::Relaxed) <= FLOOR_BYTES
-    }
-
-    /// Returns the permits for messages that wait to be sent.
-    pub(crate) fn sending(&self) -> &Arc<Semaphore> {
-        &self.sending
     }
 
     fn reservation(self: &Arc<Self>, bytes: usize) -> Reservation {
@@ -333,8 +331,8 @@ impl Drop for ConnectionMemory {
 // ===== impl Reservation =====
 
 impl Reservation {
-    /// Grows the reservation to at least `bytes`, and returns true. Changes nothing and returns false if the budget does not
-    /// allow it.
+    /// Grows the reservation to at least `bytes`, and returns true. Changes nothing and returns false if the budget
+    /// does not allow it.
     #[must_use]
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
@@ -360,11 +358,6 @@ impl Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
         self.memory.reservation(beyond)
-    }
-
-    /// Returns the memory of the connection from which the reservation is taken.
-    pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
-        &self.memory
     }
 
     /// Returns `bytes` for sending. The reservation is held until they are sent.

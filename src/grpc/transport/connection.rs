@@ -44,7 +44,7 @@ const SEND_BYTES_MAX: usize = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The service closes a connection that does not answer a ping within this time.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two pings on an idle connection.
+/// Time between two pings on a connection on which nothing arrives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest time of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub(crate) struct Connections {
 pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// The right to this connection, out of a limited number. Freed when the connection ends.
+    /// One of the limited number of places for connections. Freed when the connection ends.
     pub(crate) place: ClientPlace,
 }
 
@@ -143,7 +143,7 @@ impl Connections {
             let caller = self.engine.caller();
             move |request: http::Request<Incoming>| {
                 begun.fetch_add(1, Ordering::Relaxed);
-                // Without an exporter the span is disabled and costs one check.
+                // Without an exporter of traces the span is disabled, and costs one check.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
                 let call = caller
                     .calling(services.call(request, peer, &limits))

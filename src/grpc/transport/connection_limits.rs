@@ -87,8 +87,8 @@ impl ConnectionLimits {
         reservation.ok_or_else(|| self.memory_limit_reached())
     }
 
-    /// Returns the error for a call that the memory limit refuses. The service cuts a connection that gets this error too
-    /// often, unless the client holds no more than the small minimum that every client may hold (the floor in
+    /// Returns the error for a call that the memory limit refuses. The service cuts a connection that gets this error
+    /// too often, unless the client holds no more than the small minimum that every client may hold (the floor in
     /// `budget.rs`).
     pub(crate) fn memory_limit_reached(&self) -> Status {
         if !self.memory.holds_little() {

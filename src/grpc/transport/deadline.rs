@@ -1,8 +1,8 @@
 //! Reads the caller's deadline from the header `grpc-timeout`.
 //!
-//! tonic's own server would drop the handler at the deadline and answer CANCELLED, and the caller would not know whether
-//! the call was executed. Here the command carries the deadline to the engine, and the answer says whether the engine
-//! executed the command.
+//! tonic's own server would drop the handler at the deadline and answer CANCELLED, and the caller would not know
+//! whether the call was executed. Here the command carries the deadline to the engine, and the answer says whether the
+//! engine executed the command.
 
 use std::time::Duration;
 

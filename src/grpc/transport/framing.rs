@@ -80,8 +80,8 @@ pub(crate) struct Inbound {
 pub(crate) enum Expected {
     /// One message. The message must arrive within the time limit.
     Message,
-    /// Any number of messages. The time between messages is not limited, but each message must arrive within the time limit
-    /// after its first byte.
+    /// Any number of messages. The time between messages is not limited, but each message must arrive within the time
+    /// limit after its first byte.
     Stream,
 }
 
@@ -191,8 +191,8 @@ impl Inbound {
         self.frame.len()
     }
 
-    /// Returns the only message of the call. The message keeps its HTTP/2 frame in memory, so drop the message before you
-    /// call [`Inbound::finish`].
+    /// Returns the only message of the call. The message keeps its HTTP/2 frame in memory, so drop the message before
+    /// you call [`Inbound::finish`].
     ///
     /// # Errors
     /// As [`Inbound::poll_piece`]; INTERNAL without a message, RESOURCE_EXHAUSTED if the budget has too little memory.
@@ -283,7 +283,8 @@ impl Inbound {
         }
     }
 
-    /// Returns whether all messages of the call have been read.
+    /// Returns whether the call has no further message: the client has ended the call and everything has been read, or
+    /// reading has stopped.
     pub(crate) fn is_complete(&self) -> bool {
         self.ended || (self.frame.is_empty() && !self.has_begun() && self.body.is_end_stream())
     }
@@ -293,8 +294,8 @@ impl Inbound {
         self.left.is_some() || self.header_read > 0
     }
 
-    /// Restarts the time limit. Call this function if the service has not read the call for some time, because that time
-    /// does not count.
+    /// Restarts the time limit. Call this function if the service has not read the call for some time, because that
+    /// time does not count.
     pub(crate) fn restart_receive_timeout(&mut self) {
         self.receive_timeout.renew();
     }

@@ -2,11 +2,11 @@
 //! only the headers of frames.
 //!
 //! The library answers every frame. A frame without a call or message costs the client almost nothing, but costs the
-//! service work. So this module has an allowance for such frames: every call and every answer adds to the allowance, and
-//! every such frame takes from it. The service cuts a connection whose allowance is used up.
+//! service work. So this module has an allowance for such frames: every call and every answer adds to the allowance,
+//! and every such frame takes from it. The service cuts a connection whose allowance is used up.
 //!
-//! This module also passes a limited number of bytes to the library at a time. So the service answers the calls in these
-//! bytes, and other connections get their turn, before the library decodes more.
+//! This module also passes a limited number of bytes to the library at a time. So the service answers the calls in
+//! these bytes, and other connections get their turn, before the library decodes more.
 
 use std::{
     io::{self, IoSlice},
@@ -35,10 +35,11 @@ const FRAMES_BURST: u64 = 4096;
 const FRAMES_EACH_SECOND: u64 = 256;
 /// If a connection has this many unsent answers to refused calls, the service does not read it.
 const UNSENT_MAX: usize = 64;
-/// The same limit for the answers of all connections together. When it is reached, the service does not read connections
-/// with such answers, and reads the other connections a few bytes at a time.
+/// The same limit for the answers of all connections together. When it is reached, the service does not read
+/// connections with such answers, and reads the other connections a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
-/// Bytes that a connection that is read a few bytes at a time reads beyond the current frame: the headers of a few frames.
+/// If the service reads a connection a few bytes at a time, it reads the rest of the current frame and at most this many
+/// more bytes: the headers of a few frames.
 const FEW_BYTES: usize = 64;
 /// Largest allowance for refused calls (no token, unknown method, no memory, too many headers). The service cuts a
 /// connection whose allowance is used up.
@@ -62,7 +63,8 @@ const END_STREAM: u8 = 1;
 /// The error code ENHANCE_YOUR_CALM.
 const CALM: u8 = 11;
 
-/// What a new call adds to the allowance for frames. A usual client sends window updates, a ping and a reset for a call.
+/// What a new call adds to the allowance for frames. A usual client sends window updates, a ping and a reset for a
+/// call.
 const CALL_CREDIT: u64 = 8;
 /// What each DATA frame of an answer adds to the allowance for frames.
 const ANSWER_CREDIT: u64 = 4;
@@ -70,8 +72,8 @@ const ANSWER_CREDIT: u64 = 4;
 const DATA_BYTES_MIN: u32 = 16;
 /// What a SETTINGS frame takes from the allowance for frames. The frame can change every stream of the connection.
 const SETTINGS_COST: u64 = 16;
-/// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so that a
-/// usual client does not send this frame.
+/// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so
+/// that a usual client does not send this frame.
 const CONTINUATION_COST: u64 = 16;
 /// This many bytes of trailers take 1 from the allowance. gRPC has no trailers in requests, but the library decodes and
 /// keeps them.
@@ -94,8 +96,9 @@ pub(crate) struct Throttle {
     unsent_of_service: UnsentRefusals,
     /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// Whether the last call was admitted. If not, the connection is read a few bytes at a time. Otherwise one packet could
-    /// begin hundreds of calls that are refused, and the library keeps a table entry for each until the connection ends.
+    /// Whether the last call was admitted. If not, the connection is read a few bytes at a time. Otherwise one packet
+    /// could begin hundreds of calls that are refused, and the library keeps a table entry for each until the
+    /// connection ends.
     trusted: AtomicBool,
 }
 
@@ -228,7 +231,8 @@ impl Drop for UnsentRefusal {
 // ===== impl GovernedSocket =====
 
 impl<S> GovernedSocket<S> {
-    /// Returns a socket that checks the frames of `stream`, and the slot that receives `stream` when the connection is cut.
+    /// Returns a socket that checks the frames of `stream`, and the slot that receives `stream` when the connection is
+    /// cut.
     pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
         let cut_slot = Arc::new(CutSlot::default());
         let governed = GovernedSocket {

@@ -88,7 +88,8 @@ fn a_flood_of_any_frame_is_cut_and_calls_of_any_number_pass() {
             assert!(governed.receive(&frame), "call {call}");
         }
     }
-    // A long stream passes: it has an answer for each message, and for each answer the frames that a usual client sends.
+    // A long stream passes: it has an answer for each message, and for each answer the frames that a usual client
+    // sends.
     for _ in 0..100_000 {
         assert!(governed.receive(&frame(0, 0, 199_999, 80)));
         governed.send(&frame(0, 0, 199_999, 70));

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::{
     grpc::{
-        access::{Access, Authorised, check_role},
+        access::{Authorised, check_role},
         methods::Method,
         status,
     },
@@ -31,7 +31,8 @@ struct Authority {
     security: Arc<Security>,
     method: &'static Method,
     grant: Grant,
-    /// The newest version of the valid tokens in which this token allowed the call; [`UNCHECKED`] before the first check.
+    /// The newest version of the valid tokens in which this token allowed the call; [`UNCHECKED`] before the first
+    /// check.
     valid_in: AtomicU64,
 }
 
@@ -42,10 +43,10 @@ const UNCHECKED: u64 = u64::MAX;
 
 impl Lifetime {
     /// Returns the lifetime of the stream that `call` opens.
-    pub(crate) fn new(access: &Access, call: Authorised, draining: &CancellationToken) -> Self {
+    pub(crate) fn new(security: &Arc<Security>, call: Authorised, draining: &CancellationToken) -> Self {
         let authority = call.grant.map(|grant| {
             Arc::new(Authority {
-                security: Arc::clone(access.security()),
+                security: Arc::clone(security),
                 method: call.method,
                 grant,
                 // The tokens may have changed since the call was admitted.
@@ -56,14 +57,6 @@ impl Lifetime {
             draining: draining.clone(),
             authority,
         }
-    }
-
-    /// Returns the reason if the stream must end now, and `None` otherwise.
-    pub(crate) fn over(&self) -> Option<Status> {
-        if self.draining.is_cancelled() {
-            return Some(status::shutting_down());
-        }
-        self.revoked()
     }
 
     /// Returns the reason if the token no longer allows the call, and `None` otherwise.
@@ -80,7 +73,12 @@ impl Lifetime {
         // The subscription begins before the first check, so that no change of the tokens is missed.
         let mut changes = authority.security.token_changes();
         loop {
-            if let Some(status) = self.over() {
+            let over = if self.draining.is_cancelled() {
+                Some(status::shutting_down())
+            } else {
+                authority.refusal()
+            };
+            if let Some(status) = over {
                 tracing::debug!(
                     token = &*authority.grant.principal.name,
                     path = authority.method.path,
@@ -104,7 +102,8 @@ impl Lifetime {
 // ===== impl Authority =====
 
 impl Authority {
-    /// Returns the reason if the token no longer allows the call. Checks the token only if the valid tokens have changed.
+    /// Returns the reason if the token no longer allows the call. Checks the token only if the valid tokens have
+    /// changed.
     fn refusal(&self) -> Option<Status> {
         // The version is read before the tokens. If the tokens change between these two reads, `valid_in` gets the old
         // version, and the next call checks again.

@@ -238,8 +238,8 @@ async fn distribute(
     }
 }
 
-/// Returns freed memory to the system after clients have held much memory. Otherwise the allocator would keep the memory
-/// for a later use. After an attack there may be no later use.
+/// Returns freed memory to the system after clients have held much memory. Otherwise the allocator would keep the
+/// memory for a later use. After an attack there may be no later use.
 async fn give_memory_back(budget: Budget) {
     let mut checks = interval(HELD_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -86,14 +86,14 @@ impl Answer {
         reservation: Reservation,
     ) -> Response<Answer> {
         let (mut head, body) = response.into_parts();
-        let memory = Arc::clone(reservation.memory());
+        let memory = Arc::clone(&reservation.memory);
         let mut reservation = Some(reservation);
         status::complete(&mut head.headers);
         hold_until_sent(&mut head.headers, &mut reservation);
         let answer = TonicAnswer {
             body,
             over,
-            sending: PollSemaphore::new(Arc::clone(memory.sending())),
+            sending: PollSemaphore::new(Arc::clone(&memory.sending)),
             reservation,
             memory,
         };
@@ -136,7 +136,8 @@ fn answer(content: Content) -> Response<Answer> {
     response
 }
 
-/// Returns the approximate memory of a status until it is sent, in bytes. The details are sent in base64, which is longer.
+/// Returns the approximate memory of a status until it is sent, in bytes. The details are sent in base64, which is
+/// longer.
 fn status_bytes(status: &Status) -> usize {
     REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
 }
