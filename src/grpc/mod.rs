@@ -6,8 +6,8 @@
 //! - `status`: makes every error that a client can get.
 //!
 //! [`serve`] starts a single-threaded runtime for each NET CPU (a CPU that serves connections), pinned to this CPU. One
-//! task accepts all connections and gives each connection to the next runtime in turn. So a few clients with much work do
-//! not all get the same thread.
+//! task accepts all connections and gives each connection to the next runtime in turn. So a few clients with much work
+//! do not all get the same thread.
 
 mod access;
 mod accounts;
