@@ -1,85 +1,55 @@
-//! Authorisation: bearer tokens, and the roles that methods need.
-
-use std::sync::Arc;
+//! Authorisation: checks the bearer token of a call, and whether the token's role allows the method.
 
 use http::Request;
 use tonic::Status;
 
 use super::{
-    methods::{self, Method, Need},
+    methods::{self, Method},
     status,
 };
 use crate::security::{Grant, Security, bearer_token};
 
-/// Checks the token of a call.
-#[derive(Debug, Clone)]
-pub(crate) struct Access(Arc<Security>);
-
-/// An authorised call. Only [`Access::check`] makes one, so no call is dispatched without authorisation.
+/// The proof that a call is authorised. Only [`check`] makes this value, and the dispatch of a call needs it.
 #[derive(Debug)]
 pub(crate) struct Authorised {
     pub(crate) method: &'static Method,
-    /// The grant of its token; `None` if the service asks for no tokens.
+    /// The grant of the call's token. `None` if the service asks for no tokens, or if the method needs no token.
     pub(crate) grant: Option<Grant>,
 }
 
-// ===== impl Access =====
-
-impl Access {
-    pub(crate) const fn new(security: Arc<Security>) -> Self {
-        Access(security)
+/// Finds the method of a request, and checks that the caller may call it.
+///
+/// # Errors
+/// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an unknown
+/// method. A caller without a valid token gets UNAUTHENTICATED also for an unknown method, so that the caller does not
+/// learn which methods exist.
+pub(crate) fn check<B>(security: &Security, request: &Request<B>) -> Result<Authorised, Status> {
+    let method = methods::find(request);
+    let needs_token = security.asks_for_tokens() && method.is_none_or(|method| method.needed_role.is_some());
+    let grant = needs_token.then(|| grant(security, request)).transpose()?;
+    let method = method.ok_or_else(status::unknown_method)?;
+    if let Some(grant) = &grant {
+        check_role(method, grant)?;
     }
+    Ok(Authorised { method, grant })
+}
 
-    pub(crate) const fn security(&self) -> &Arc<Security> {
-        &self.0
-    }
-
-    /// Finds the method of a request, and checks that the caller may call it.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED without a valid token, PERMISSION_DENIED if the token's role is too low, UNIMPLEMENTED for an
-    /// unknown method. A caller without a token always gets UNAUTHENTICATED, so that it does not learn which methods
-    /// exist.
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<Authorised, Status> {
-        let method = methods::find(request);
-        let open = method.filter(|method| method.need == Need::Nothing || !self.0.asks_for_tokens());
-        if let Some(method) = open {
-            return Ok(Authorised { method, grant: None });
-        }
-        let grant = self.grant(request)?;
-        let method = method.ok_or_else(status::unknown_method)?;
-        if let Some(grant) = &grant {
-            refuse_role(method, grant)?;
-        }
-        Ok(Authorised { method, grant })
-    }
-
-    /// Returns the grant of the request's token; `None` if the service asks for no tokens.
-    fn grant<B>(&self, request: &Request<B>) -> Result<Option<Grant>, Status> {
-        if !self.0.asks_for_tokens() {
-            return Ok(None);
-        }
-        let Some(token) = bearer_token(request.headers()) else {
-            return Err(status::unauthenticated(
-                "authorization: the call needs a bearer token",
-            ));
-        };
-        match self.0.grant(token) {
-            None => Err(status::unauthenticated("authorization: the token is not valid")),
-            grant => Ok(grant),
-        }
-    }
+/// Returns the grant of the request's token.
+fn grant<B>(security: &Security, request: &Request<B>) -> Result<Grant, Status> {
+    let token = bearer_token(request.headers())
+        .ok_or_else(|| status::unauthenticated("authorization: the call needs a bearer token"))?;
+    let grant = security.grant(token);
+    grant.ok_or_else(|| status::unauthenticated("authorization: the token is not valid"))
 }
 
 /// Checks that the role of `grant` is high enough for `method`.
 ///
 /// # Errors
 /// PERMISSION_DENIED if it is not.
-pub(crate) fn refuse_role(method: &Method, grant: &Grant) -> Result<(), Status> {
-    match method.need {
-        Need::Role(needed) if grant.principal.role < needed => {
-            Err(status::forbidden(grant.principal.role.as_str(), needed.as_str()))
-        }
-        Need::Role(_) | Need::Nothing => Ok(()),
+pub(crate) fn check_role(method: &Method, grant: &Grant) -> Result<(), Status> {
+    let role = grant.principal.role;
+    match method.needed_role {
+        Some(needed) if role < needed => Err(status::forbidden(role.as_str(), needed.as_str())),
+        Some(_) | None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of fields, and conversions of amounts and times, for all services.
+//! Checks of fields, and conversions of amounts and times, that several services use.
 
 use tally_ledger::{
     Metadata, Timestamp,
@@ -11,14 +11,15 @@ use crate::proto::{self, amount};
 
 /// Most violations that an error names.
 const VIOLATIONS_MAX: usize = 16;
-/// Collects the violations in a request.
+
+/// Collects the invalid fields of a request, at most [`VIOLATIONS_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Violations(Vec<FieldViolation>);
 
 // ===== impl Violations =====
 
 impl Violations {
-    /// Adds a violation. `field` is formatted only here, so that a valid request costs nothing.
+    /// Adds a violation. The text of `field` is formatted only here, so that a valid request costs nothing.
     pub(crate) fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
         if self.0.len() < VIOLATIONS_MAX {
             self.0
@@ -37,47 +38,40 @@ impl Violations {
         }
     }
 
-    /// Ends the check.
+    /// Ends the check of the request.
     ///
     /// # Errors
-    /// The violations, if there are any.
+    /// The violations, if the request has any.
     pub(crate) fn finish(self) -> Result<(), Vec<FieldViolation>> {
         if self.0.is_empty() { Ok(()) } else { Err(self.0) }
     }
 }
 
+/// Checks the number of entries, their length, and the length of each key.
 pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata) {
-    if metadata.len() > METADATA_ENTRIES_MAX {
-        let count = metadata.len();
-        violations.add(
-            field,
-            format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed"),
-        );
+    let count = metadata.len();
+    if count > METADATA_ENTRIES_MAX {
+        let problem = format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed");
+        violations.add(field, problem);
     }
     let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > METADATA_BYTES_MAX {
-        violations.add(
-            field,
-            format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed"),
-        );
+        let problem = format_args!("has {bytes} bytes, at most {METADATA_BYTES_MAX} are allowed");
+        violations.add(field, problem);
     }
-    if let Some(key) = metadata
-        .keys()
-        .find(|key| key.is_empty() || key.len() > METADATA_KEY_BYTES_MAX)
-    {
-        let length = key.len();
-        violations.add(
-            field,
-            format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed"),
-        );
+    let mut lengths = metadata.keys().map(String::len);
+    if let Some(length) = lengths.find(|length| !(1..=METADATA_KEY_BYTES_MAX).contains(length)) {
+        let problem = format_args!("has a key of {length} bytes, 1 to {METADATA_KEY_BYTES_MAX} are allowed");
+        violations.add(field, problem);
     }
 }
 
-pub(crate) const fn from_halves(high: u64, low: u64) -> Amount {
-    // A cast, as `u128::from` is not const.
-    Amount::new((high as u128) << 64 | low as u128)
+/// Makes an amount of its upper and its lower 64 bits.
+pub(crate) fn from_halves(high: u64, low: u64) -> Amount {
+    Amount::new(u128::from(high) << 64 | u128::from(low))
 }
 
+/// Converts an amount of the ledger for the API, as two halves of 64 bits.
 pub(crate) fn to_wide(amount: Amount) -> proto::Uint128 {
     let units = amount.minor_units();
     let half = |units: u128| u64::try_from(units & u128::from(u64::MAX)).unwrap_or_default();
@@ -87,6 +81,7 @@ pub(crate) fn to_wide(amount: Amount) -> proto::Uint128 {
     }
 }
 
+/// Converts an amount of the ledger for the API: as one number, or as two halves if one number is too small.
 pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
     let value = match i64::try_from(amount.minor_units()) {
         Ok(units) => amount::Value::MinorUnits(units),
@@ -95,7 +90,7 @@ pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
     proto::Amount { value: Some(value) }
 }
 
-/// Converts the ledger's time for the API.
+/// Converts a time of the ledger for the API.
 #[must_use]
 pub(crate) fn from_time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.seconds_and_nanos();

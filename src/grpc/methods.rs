@@ -1,21 +1,12 @@
-//! The table of methods: the path of each, who may call it, and which code answers it.
+//! The table of methods: the path of each method, who may call the method, and which code answers the call.
 //!
-//! One lookup in this table decides both who may call and what is called. Two parsers of the path once decided that,
-//! and they disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one saw a call that reads, the other a
-//! call that moves money.
+//! One lookup in this table decides both who may call and which code runs. In an earlier version two parsers of the
+//! path decided this, and they disagreed on `/tally.v1.TransactionService/Get/ProcessTransaction`: one parser saw a
+//! call that reads, the other parser a call that moves money.
 
 use http::{Method as HttpMethod, Request};
 
 use crate::security::Role;
-
-/// Who may call a method, if the service asks for tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// Everybody, also without a token.
-    Nothing,
-    /// A caller whose token has this role or a higher one.
-    Role(Role),
-}
 
 /// The methods of `AccountService`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,113 +24,80 @@ pub(crate) enum AccountCall {
 /// Which code answers a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handler {
-    /// `TransactionService`, the hot path.
+    /// The function of this name in `TransactionService`. This method is the hot path.
     ProcessTransaction,
-    /// `TransactionService`.
+    /// The function of this name in `TransactionService`.
     ProcessTransactions,
-    /// `TransactionService`.
+    /// The function of this name in `TransactionService`.
     StreamTransactions,
-    /// `TransactionService`.
+    /// The function of this name in `TransactionService`.
     GetTransaction,
-    /// `AccountService`.
+    /// `AccountService::call`.
     Accounts(AccountCall),
     /// tonic's router. The call has one answer.
     Unary,
-    /// tonic's router. The call has any number of answers, until one side ends it.
+    /// tonic's router. The call has any number of answers, until the client or the service ends the call.
     Stream,
-    /// As [`Handler::Stream`], with a limit on the number of calls.
+    /// tonic's router. The same as [`Handler::Stream`], but the number of open calls is limited.
     HealthWatch,
 }
 
 /// A method that the service answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Method {
-    /// `/package.Service/Method`, as it is on the wire.
+    /// The path of a call in HTTP/2: `/package.Service/Method`.
     pub(crate) path: &'static str,
-    pub(crate) need: Need,
+    /// The lowest role that the caller's token must have, if the service asks for tokens. `None`: the call needs no
+    /// token.
+    pub(crate) needed_role: Option<Role>,
     pub(crate) handler: Handler,
 }
 
-const READ: Need = Need::Role(Role::Read);
-const WRITE: Need = Need::Role(Role::Write);
-const ADMIN: Need = Need::Role(Role::Admin);
+const EVERYBODY: Option<Role> = None;
+const READ: Option<Role> = Some(Role::Read);
+const WRITE: Option<Role> = Some(Role::Write);
+const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
-const METHODS: [Method; 17] = [
-    method(
-        "/tally.v1.TransactionService/ProcessTransaction",
-        WRITE,
-        Handler::ProcessTransaction,
-    ),
-    method(
-        "/tally.v1.TransactionService/ProcessTransactions",
-        WRITE,
-        Handler::ProcessTransactions,
-    ),
-    method(
-        "/tally.v1.TransactionService/StreamTransactions",
-        WRITE,
-        Handler::StreamTransactions,
-    ),
-    method(
-        "/tally.v1.TransactionService/GetTransaction",
-        READ,
-        Handler::GetTransaction,
-    ),
-    method(
-        "/tally.v1.AccountService/GetAccount",
-        READ,
-        Handler::Accounts(AccountCall::Get),
-    ),
-    method(
-        "/tally.v1.AccountService/ListAccounts",
-        READ,
-        Handler::Accounts(AccountCall::List),
-    ),
-    method(
-        "/tally.v1.AccountService/CreateAccount",
-        WRITE,
-        Handler::Accounts(AccountCall::Create),
-    ),
-    method(
-        "/tally.v1.AccountService/BatchCreateAccounts",
-        WRITE,
-        Handler::Accounts(AccountCall::BatchCreate),
-    ),
+#[rustfmt::skip] // One line for each method.
+static METHODS: [Method; 17] = [
+    method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
+    method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
+    method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
+    method("/tally.v1.TransactionService/GetTransaction", READ, Handler::GetTransaction),
+    method("/tally.v1.AccountService/GetAccount", READ, Handler::Accounts(AccountCall::Get)),
+    method("/tally.v1.AccountService/ListAccounts", READ, Handler::Accounts(AccountCall::List)),
+    method("/tally.v1.AccountService/CreateAccount", WRITE, Handler::Accounts(AccountCall::Create)),
+    method("/tally.v1.AccountService/BatchCreateAccounts", WRITE, Handler::Accounts(AccountCall::BatchCreate)),
     method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),
     method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),
     method("/tally.v1.EngineService/GetBatchStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/SetCircuitMode", ADMIN, Handler::Unary),
-    // The health of the service is not a secret, and probes have no token.
-    method("/grpc.health.v1.Health/Check", Need::Nothing, Handler::Unary),
-    // A watcher holds memory as long as it wants, so it needs a token.
+    // The health of the service is not a secret, and health checks have no token.
+    method("/grpc.health.v1.Health/Check", EVERYBODY, Handler::Unary),
+    // A watcher decides how long its call holds memory, so the call needs a token.
     method("/grpc.health.v1.Health/Watch", READ, Handler::HealthWatch),
-    method(
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        READ,
-        Handler::Stream,
-    ),
-    method(
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        READ,
-        Handler::Stream,
-    ),
+    method("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READ, Handler::Stream),
+    method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ, Handler::Stream),
 ];
 
-const fn method(path: &'static str, need: Need, handler: Handler) -> Method {
-    Method { path, need, handler }
+const fn method(path: &'static str, needed_role: Option<Role>, handler: Handler) -> Method {
+    Method {
+        path,
+        needed_role,
+        handler,
+    }
 }
 
-/// Returns the method that a request calls. `None` if the request is not a POST to exactly one of the paths of the table,
-/// byte for byte: no other segment, slash, case, percent-encoding or query.
+/// Returns the method that a request calls. Returns `None` if the request is not a POST, or if its path differs by a
+/// byte from every path of the table: by a segment, a slash, upper or lower case, percent-encoding or a query.
 pub(crate) fn find<B>(request: &Request<B>) -> Option<&'static Method> {
-    const TABLE: &[Method] = &METHODS;
     if request.method() != HttpMethod::POST {
         return None;
     }
     let path = request.uri().path_and_query()?.as_str();
-    TABLE.iter().find(|method| method.path == path)
+    METHODS.iter().find(|method| method.path == path)
 }
 
 #[cfg(test)]
@@ -150,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// The path of every method of every service, and whether its answers are a stream.
+    /// Returns the path of every method in the compiled descriptors, and whether the method answers with a stream.
     fn served() -> BTreeMap<String, bool> {
         let mut pool = DescriptorPool::decode(crate::proto::FILE_DESCRIPTOR_SET).unwrap();
         for set in [
@@ -171,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn every_method_that_is_served_has_an_entry_and_every_entry_a_method() {
+    fn every_method_has_one_entry_and_every_entry_a_method() {
         let entries = METHODS.iter().map(|method| {
             let streams = matches!(
                 method.handler,
@@ -179,30 +137,30 @@ mod tests {
             );
             (method.path.to_owned(), streams)
         });
-        // If they differ, a new method has no role, or a stream would not end when its token is revoked.
+        // If they differ, a method cannot be called, or a stream would not end when its token is revoked.
         assert_eq!(served(), entries.collect::<BTreeMap<_, _>>());
         assert_eq!(served().len(), METHODS.len(), "a path has two entries");
     }
 
     #[test]
-    fn a_method_that_does_not_read_by_its_name_needs_more_than_a_read_token() {
+    fn a_method_needs_more_than_the_read_role_unless_its_name_begins_with_get_list_or_watch() {
         for method in &METHODS {
             let (service, name) = method.path[1..].split_once('/').unwrap();
             let reads = ["Get", "List", "Watch"].iter().any(|word| name.starts_with(word))
                 || ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"].contains(&service)
                 || service == "grpc.reflection.v1alpha.ServerReflection";
             let expected = match service {
-                _ if name == "Check" => Need::Nothing,
+                _ if name == "Check" => EVERYBODY,
                 _ if reads => READ,
                 "tally.v1.EngineService" => ADMIN,
                 _ => WRITE,
             };
-            assert_eq!(method.need, expected, "{}", method.path);
+            assert_eq!(method.needed_role, expected, "{}", method.path);
         }
     }
 
     #[test]
-    fn only_the_exact_path_is_a_method() {
+    fn only_the_exact_path_finds_a_method() {
         let find = |http_method: &str, path: &str| {
             let request = Request::builder().method(http_method).uri(path).body(()).unwrap();
             find(&request).map(|method| method.path)

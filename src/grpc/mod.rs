@@ -1,12 +1,13 @@
-//! The gRPC service: it reads requests, checks them, calls the engine and writes answers.
+//! The gRPC service: reads requests, checks them, calls the engine and writes answers.
 //!
-//! - `transactions`, `accounts` and `introspection` hold one service of `proto/tally/v1` each;
-//! - `transport` serves connections and bounds what a client may use of them;
-//! - `services` finds the method of a call and passes the call on;
-//! - `status` makes every error that a client can get.
+//! - `transactions`, `accounts` and `introspection`: each holds one service of `proto/tally/v1`;
+//! - `transport`: serves connections, and bounds the memory, time and number of calls of each client;
+//! - `services`: finds the method of a call and passes the call to the code that answers it;
+//! - `status`: makes every error that a client can get.
 //!
-//! [`serve`] starts one pinned, single-threaded runtime for each NET CPU. One task accepts all connections and hands them to
-//! the runtimes in turn, so that a few heavy clients do not share one thread.
+//! [`serve`] starts a single-threaded runtime for each NET CPU (a CPU that serves connections), pinned to this CPU. One
+//! task accepts all connections and gives each connection to the next runtime in turn. So a few clients with much work
+//! do not all get the same thread.
 
 mod access;
 mod accounts;

@@ -1,11 +1,12 @@
 //! Reads the fields of protobuf messages without copying: values borrow from the message.
 //!
-//! The rules are prost's: unknown fields are skipped, text must be UTF-8, and messages are nested at most [`DEPTH_MAX`]
-//! levels deep. The tests in `transactions/wire_tests.rs` compare both readers.
+//! The rules are the same as in prost: unknown fields are skipped, text must be UTF-8, and messages are nested at most
+//! [`DEPTH_MAX`] levels deep. The tests in `transactions/wire_tests.rs` compare this reader with prost.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-/// Most levels of nested messages. Only groups, which are unknown fields here, come near it.
+/// Most levels of nested messages. The messages of the service have a few levels. Only groups, which are unknown
+/// fields here, can have more levels.
 pub(crate) const DEPTH_MAX: u32 = 100;
 /// Longest encoding of a number, in bytes.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
@@ -31,7 +32,7 @@ pub(crate) struct FieldHead {
     pub(crate) kind: WireType,
     /// Bytes of the key and of the length or number behind it.
     pub(crate) bytes: usize,
-    /// Bytes of the field that follow; 0 for a group. `None` if the number exceeds the address space.
+    /// Bytes of the field behind the head; 0 for a group. `None` if the length exceeds the address space.
     pub(crate) behind: Option<usize>,
 }
 
@@ -39,13 +40,13 @@ pub(crate) struct FieldHead {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// How many more levels of messages may be nested here.
+    /// Most further levels of messages that may be nested here.
     depth: u32,
 }
 
 pub(crate) type Read<T> = Result<T, WireError>;
 
-/// Reads the beginning of a field. Returns `None` if `bytes` end within it.
+/// Reads the beginning of a field. Returns `None` if `bytes` end within the beginning.
 ///
 /// # Errors
 /// [`WireError`] if the message is malformed.
@@ -82,7 +83,7 @@ pub(crate) fn head(bytes: &[u8]) -> Read<Option<FieldHead>> {
 // ===== impl Reader =====
 
 impl<'a> Reader<'a> {
-    /// Reads a whole message.
+    /// Returns a reader for a message that is not within another message.
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Reader {
             rest: bytes,
@@ -90,7 +91,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a message that was found inside another one.
+    /// Returns a reader for a message that was found within another message.
     pub(crate) const fn nested(bytes: &'a [u8]) -> Self {
         Reader {
             rest: bytes,
@@ -111,7 +112,7 @@ impl<'a> Reader<'a> {
         decode_varint(&mut self.rest).map_err(|_| WireError("a number is malformed or cut short"))
     }
 
-    /// Returns whether a number begins here and is not cut short. It may be malformed.
+    /// Returns whether the bytes of the next number are complete. The number may be malformed.
     fn has_varint(&self) -> bool {
         self.rest.len() >= VARINT_BYTES_MAX || self.rest.iter().any(|byte| byte & 0x80 == 0)
     }

@@ -1,4 +1,4 @@
-//! Passes each call to the code that answers it.
+//! Passes each call to the code that answers the call.
 
 use std::{future::ready, net::SocketAddr, sync::Arc};
 
@@ -6,15 +6,15 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes, transport::server::TcpConnectInfo};
-use tonic_health::server::HealthReporter;
+use tonic_health::{ServingStatus, server::HealthReporter};
 use tower_service::Service;
 
 use super::{
-    access::{Access, Authorised},
+    access::{self, Authorised},
     accounts::service::AccountService,
     introspection::service::EngineService,
     limits::QUERY_BYTES_MAX,
-    methods::{Handler, Need},
+    methods::Handler,
     status,
     transactions::service::TransactionService,
     transport::{
@@ -22,7 +22,7 @@ use super::{
         clients::Clients,
         connection_limits::ConnectionLimits,
         framing::AdmittedCall,
-        lifetime::{Lifetime, LimitedBody},
+        lifetime::Lifetime,
         outbound::{Answer, AnswerFuture},
         receive_timeout::TimedBody,
     },
@@ -33,24 +33,30 @@ use crate::{
     security::Security,
 };
 
-/// Most open calls of the health service's `Watch`. A usual client has one for each connection.
+/// Most open calls of the health service's `Watch`. A usual client has one such call on each connection.
 const HEALTH_WATCHERS_MAX: usize = 1024;
-/// Most open calls of `Watch` of one client.
+/// Most open calls of the health service's `Watch` of one client.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
+/// The names under which the health service reports: the whole server, and each service.
+const HEALTH_NAMES: [&str; 4] = [
+    "",
+    "tally.v1.TransactionService",
+    "tally.v1.AccountService",
+    "tally.v1.EngineService",
+];
 
 /// Memory of a call that tonic serves, in addition to [`CALL_BYTES`]: tonic has a buffer for each direction.
 const TONIC_CALL_BYTES: usize = 24 << 10;
 
-type Engine = EngineServiceServer<EngineService>;
-
 /// All services. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// On the hot path, so it is not behind the router.
+    /// The hot path. So these calls do not pass through tonic's router.
     transactions: TransactionService,
     accounts: AccountService,
+    /// tonic's router, for the other services.
     others: Routes,
-    access: Access,
+    security: Arc<Security>,
     /// Counts the open calls of the health service's `Watch`.
     health_watchers: Clients,
     draining: CancellationToken,
@@ -59,7 +65,7 @@ pub struct Services {
 // ===== impl Services =====
 
 impl Services {
-    /// Answers a call from `peer`. `limits` are those of its connection.
+    /// Answers a call from `peer`. `limits` are the limits of the call's connection.
     pub(crate) fn call(
         &self,
         request: http::Request<Incoming>,
@@ -86,22 +92,23 @@ impl Services {
         }
     }
 
-    /// Authorises a call, and reserves its memory. The memory is last, so that an unauthorised caller takes no memory
-    /// from others.
+    /// Authorises a call, and then reserves its memory. In this order an unauthorised caller takes no memory from other
+    /// callers.
     ///
     /// # Errors
-    /// As [`ConnectionLimits::check_headers`], [`Access::check`] and [`ConnectionLimits::admit`].
+    /// As [`ConnectionLimits::check_headers`], [`access::check`] and [`ConnectionLimits::admit`].
     fn admit(
         &self,
         request: &http::Request<Incoming>,
         limits: &ConnectionLimits,
     ) -> Result<(Reservation, Authorised), Status> {
         let authorised = ConnectionLimits::check_headers(request.headers())
-            .and_then(|()| self.access.check(request))
+            .and_then(|()| access::check(&self.security, request))
             .inspect_err(|_| limits.count_refusal())?;
-        let reservation = match authorised.method.need {
-            Need::Nothing => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
-            Need::Role(_) => limits.admit(),
+        // Only health checks need no role.
+        let reservation = match authorised.method.needed_role {
+            None => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
+            Some(_) => limits.admit(),
         };
         Ok((reservation?, authorised))
     }
@@ -114,13 +121,10 @@ impl Services {
             mut reservation,
         } = call;
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
-            return Box::pin(ready(Ok(Answer::status(
-                limits.memory_limit_reached(),
-                reservation,
-            ))));
+            return refuse(limits.memory_limit_reached(), reservation);
         }
-        // Only administrative calls need the peer and the principal. The hot path avoids the allocation of the
-        // extensions.
+        // Only the calls behind the router use the peer and the principal. The calls of the hot path save this
+        // allocation.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
             remote_addr: Some(peer),
@@ -128,69 +132,61 @@ impl Services {
         if let Some(grant) = &authorised.grant {
             request.extensions_mut().insert(grant.principal.clone());
         }
-        let place = if authorised.method.handler == Handler::HealthWatch {
-            let Some(place) = self.health_watchers.admit(peer.ip()) else {
-                let status = status::too_many_watchers(HEALTH_WATCHERS_MAX);
-                return Box::pin(ready(Ok(Answer::status(status, reservation))));
-            };
-            Some(place)
-        } else {
-            None
-        };
-        let lifetime = (authorised.method.handler != Handler::Unary).then(|| self.lifetime(authorised));
-        let request = request.map(|body| TimedBody::new(body, limits.time_max()));
+        let handler = authorised.method.handler;
+        let place = (handler == Handler::HealthWatch).then(|| self.health_watchers.admit(peer.ip()));
+        if matches!(place, Some(None)) {
+            return refuse(status::too_many_watchers(HEALTH_WATCHERS_MAX), reservation);
+        }
+        let over = (handler != Handler::Unary).then(|| {
+            let ended = self.lifetime(authorised).ended();
+            // The place is free when the answer drops this future, at the end of the stream.
+            ended.inspect(move |_| drop(place)).boxed()
+        });
+        let request = request.map(|body| TimedBody::new(body, limits.time_max));
         let answered = self.others.clone().call(request);
-        Box::pin(answered.map(|response| {
-            response.map(|response| {
-                let response = match lifetime {
-                    None => response,
-                    Some(lifetime) => {
-                        response.map(|body| tonic::body::Body::new(LimitedBody::new(body, lifetime, place)))
-                    }
-                };
-                Answer::tonic(response, reservation)
-            })
-        }))
+        Box::pin(answered.map(|response| response.map(|response| Answer::tonic(response, over, reservation))))
     }
 
     /// Returns the lifetime of the stream that the call opens.
     fn lifetime(&self, authorised: Authorised) -> Lifetime {
-        Lifetime::new(&self.access, authorised, &self.draining)
+        Lifetime::new(&self.security, authorised, &self.draining)
     }
+}
+
+/// Ends a call that tonic would serve with an error.
+fn refuse(status: Status, reservation: Reservation) -> AnswerFuture {
+    Box::pin(ready(Ok(Answer::status(status, reservation))))
 }
 
 /// Builds all services over `engine`, and the reporter of their health.
 ///
 /// # Errors
-/// If the compiled descriptors cannot be read. This is a bug of the build.
+/// An error if the compiled descriptors cannot be read. This is a bug of the build.
 pub async fn services(
     engine: &TallyEngine,
     security: &Arc<Security>,
     draining: &CancellationToken,
 ) -> Result<(Services, HealthReporter), tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<TransactionService>().await;
-    reporter.set_serving::<AccountService>().await;
-    reporter.set_serving::<Engine>().await;
+    report_health(&reporter, ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let transactions = TransactionService::new(engine.clone());
-    // tonic allocates the announced length of a message before it arrives, so its limit is low.
+    // tonic allocates the announced length of a message before the message arrives, so this limit is low.
     let most = QUERY_BYTES_MAX;
-    let engine_service = Engine::new(EngineService::new(engine.clone(), draining.clone()));
+    let engine_service = EngineServiceServer::new(EngineService::new(engine.clone()));
     let others = Routes::new(engine_service.max_decoding_message_size(most))
         .add_service(health.max_decoding_message_size(most))
         .add_service(reflection().build_v1()?.max_decoding_message_size(most))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(most))
         .prepare();
     let services = Services {
-        transactions,
+        transactions: TransactionService::new(engine.clone()),
         accounts: AccountService::new(engine.clone()),
         others,
-        access: Access::new(Arc::clone(security)),
+        security: Arc::clone(security),
         health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
         draining: draining.clone(),
     };
@@ -199,14 +195,11 @@ pub async fn services(
 
 /// Reports all services as NOT_SERVING, so that clients send no more requests.
 pub async fn not_serving(reporter: &HealthReporter) {
-    for service in [
-        "",
-        "tally.v1.TransactionService",
-        "tally.v1.AccountService",
-        "tally.v1.EngineService",
-    ] {
-        reporter
-            .set_service_status(service, tonic_health::ServingStatus::NotServing)
-            .await;
+    report_health(reporter, ServingStatus::NotServing).await;
+}
+
+async fn report_health(reporter: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, status).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Makes every gRPC status of the service. No other file makes one.
+//! Makes every gRPC status of the service. No other file makes a status.
 //!
 //! Every error has a `google.rpc.ErrorInfo` of domain [`DOMAIN`]: a stable reason for programs, and in the metadata
 //! whether the call was `executed` (`false` or `unknown`) and what the client may do (`retry`: `no`, `same_id` or
@@ -32,7 +32,7 @@ const EXECUTED: &str = "executed";
 /// The key under which `ErrorInfo` says what the client may do.
 const RETRY: &str = "retry";
 
-/// Retry delay while the service shuts down. Another instance should be up by then.
+/// Retry delay while the service shuts down. After this time another instance is usually ready.
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 /// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ fn plain_error(kind: ErrorKind, message: impl Into<String>) -> Status {
     ErrorBuilder::new(kind, message).build()
 }
 
-/// Fields of the request are invalid. The error names them, up to a bound.
+/// Fields of the request are invalid. The error names the fields in `violations`.
 #[must_use]
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
     let message = violations.first().map_or_else(
@@ -146,8 +146,8 @@ pub fn phase_not_supported(phase: &str) -> Status {
         .build()
 }
 
-/// The ledger rejected a transaction. `account_id` is the account that the reason is about, and `needs` the amount of the
-/// rejected transfer.
+/// The ledger rejected a transaction. `account_id` is the account that caused the rejection, and `needs` is the amount of
+/// the rejected transfer.
 #[must_use]
 pub fn rejection(rejection: Rejection, account_id: &str, needs: Amount, replayed: bool) -> Status {
     let Rejection {
@@ -205,7 +205,7 @@ fn grouped(amount: Amount) -> String {
     grouped
 }
 
-/// The id belongs to a transaction with other content.
+/// The id belongs to an earlier transaction with other content.
 #[must_use]
 pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Status {
     let message = format!("transaction_id {transaction_id:?} was used before with a different {field}");
@@ -215,7 +215,7 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
         .build()
 }
 
-/// The id belongs to an account with other content.
+/// The id belongs to an existing account with other content.
 #[must_use]
 pub fn account_id_reused(account_id: &str) -> Status {
     let message = format!("account {account_id:?} exists with different content");
@@ -242,7 +242,7 @@ pub fn transaction_not_found(transaction_id: &str) -> Status {
         .build()
 }
 
-/// The ledger has its most accounts, or its most assets.
+/// The ledger has reached its limit of accounts or of assets.
 #[must_use]
 pub fn accounts_full(full: TableFull) -> Status {
     let kind = match full {
@@ -259,7 +259,7 @@ pub fn request_too_slow(limit: Duration) -> Status {
     plain_error(ErrorKind::REQUEST_TOO_SLOW, message)
 }
 
-/// The requests and unread answers of clients leave no memory for the call.
+/// The requests and unread answers of clients leave too little memory for the call.
 #[must_use]
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
@@ -275,7 +275,7 @@ pub fn too_many_headers(count: usize, most: usize) -> Status {
     plain_error(ErrorKind::TOO_MANY_HEADERS, message)
 }
 
-/// One of many transactions is longer than a valid one can be.
+/// One of many transactions is longer than any valid transaction.
 #[must_use]
 pub fn transaction_too_long(bytes: usize) -> Status {
     let description = format!("has {bytes} bytes, at most {TRANSACTION_BYTES_MAX} are allowed");
@@ -313,7 +313,7 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
         .build()
 }
 
-/// The number of watchers is at its limit.
+/// The number of open calls of a watch has reached its limit.
 #[must_use]
 pub fn too_many_watchers(bound: usize) -> Status {
     let message = format!("the limit of {bound} watchers is reached");
@@ -384,15 +384,15 @@ fn batch(error: BatchError) -> Status {
         BatchError::Closed => return shutting_down(),
         BatchError::ExpiredInQueue => ErrorBuilder::new(ErrorKind::EXPIRED_IN_QUEUE, message),
         BatchError::ExpiredInExecution => ErrorBuilder::new(ErrorKind::EXPIRED_IN_EXECUTION, message),
-        // For the transactions after one with an unknown outcome. After a refused transaction, they get the reason of the
-        // refusal.
+        // For the chunks of a stream after a chunk with an unknown outcome. The chunks after a chunk that was not
+        // executed get the error of that chunk instead.
         BatchError::Interrupted => ErrorBuilder::new(ErrorKind::STREAM_INTERRUPTED, message),
         BatchError::Lost => ErrorBuilder::new(ErrorKind::REPLY_LOST, message),
     };
     builder.executed(error.is_not_executed()).build()
 }
 
-/// The messages of the call are compressed, which the service does not support.
+/// The messages of the call are compressed, and the service does not support compression.
 #[must_use]
 pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     let encoding = String::from_utf8_lossy(encoding.as_bytes());
@@ -405,7 +405,8 @@ pub(crate) fn compressed(encoding: &HeaderValue) -> Status {
     status
 }
 
-/// The call has no message, a second message or a part of a message. gRPC's code for that is INTERNAL.
+/// The call has no message, more than one message, or an incomplete message. gRPC has the code INTERNAL for these
+/// errors.
 #[must_use]
 pub(crate) fn malformed_call(why: impl Into<String>) -> Status {
     plain_error(ErrorKind::MALFORMED_CALL, why)
@@ -417,21 +418,21 @@ pub(crate) fn message_missing() -> Status {
     malformed_call("the call has no message, it must have one")
 }
 
-/// A message is longer than the method reads.
+/// The message is longer than the limit of the method.
 #[must_use]
 pub(crate) fn message_too_large(bytes: usize, most: usize) -> Status {
     let message = format!("the message has {bytes} bytes, at most {most} are allowed");
     plain_error(ErrorKind::MESSAGE_TOO_LARGE, message)
 }
 
-/// The bytes of a message are not the message of the method. gRPC's code for that is INTERNAL.
+/// The bytes of a message cannot be decoded as the message of the method. gRPC has the code INTERNAL for this error.
 #[must_use]
 pub(crate) fn malformed_message(error: impl Display) -> Status {
     let message = format!("the message is malformed: {error}");
     plain_error(ErrorKind::MALFORMED_MESSAGE, message)
 }
 
-/// The client ended the call, or lost its connection, before its message had arrived.
+/// The client cancelled the call, or the connection ended, before the message had arrived.
 #[must_use]
 pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
     let message = format!("the client ended the call before its message had arrived: {error}");
@@ -451,8 +452,8 @@ pub(crate) fn ok() -> Status {
     Status::ok("")
 }
 
-/// Adds an `ErrorInfo` to a status in `headers` without one. tonic and its services for health and reflection make such
-/// statuses. Their calls execute no transactions.
+/// Adds an `ErrorInfo` to an error in `headers` that has no details. Such errors come from tonic, and from its services
+/// for health and reflection. Their calls execute no transactions.
 pub(crate) fn complete(headers: &mut HeaderMap) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
@@ -463,10 +464,12 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     let complete = ErrorBuilder::new(library_kind(status.code()), status.message())
         .code(status.code())
         .build();
-    let _same_text = complete.add_header(headers);
+    // This can fail only if the text is not a valid header, but the text comes from a header.
+    let _valid_text = complete.add_header(headers);
 }
 
-/// The kind of error for each code that tonic and its services give.
+/// Returns the kind of an error of tonic or of its services.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other codes have one kind")]
 const fn library_kind(code: Code) -> ErrorKind {
     match code {
         Code::Internal => ErrorKind::MALFORMED_MESSAGE,
@@ -474,26 +477,15 @@ const fn library_kind(code: Code) -> ErrorKind {
         Code::Unimplemented => ErrorKind::COMPRESSION_NOT_SUPPORTED,
         Code::Cancelled => ErrorKind::CALL_CANCELLED,
         Code::NotFound => ErrorKind::NOT_FOUND,
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::DeadlineExceeded
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => ErrorKind::LIBRARY_ERROR,
+        _ => ErrorKind::LIBRARY_ERROR,
     }
 }
 
-/// The trailers that end an answer with `status`.
+/// Returns the trailers that end an answer with `status`.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(4);
     if status.add_header(&mut trailers).is_err() {
-        // A part of the status is not a valid header. The code alone is better than no status.
+        // A part of the status is not a valid header. So the client gets only the code.
         let code = Status::new(status.code(), "");
         let _plain = code.add_header(&mut trailers);
     }

@@ -1,8 +1,9 @@
-//! Errors that no client can provoke over the wire. `tests/it/service/statuses.rs` provokes the others.
+//! Tests of the errors that no client can cause over the network. `tests/it/service/statuses.rs` tests the other
+//! errors.
 
 use super::*;
 
-/// The code and reason of an error, and whether the call was executed.
+/// Returns the code and the reason of an error, and the value of `executed`.
 fn described(status: &Status) -> (Code, String, String) {
     let info = status.get_details_error_info().expect("ErrorInfo");
     assert_eq!(info.domain, DOMAIN);
@@ -64,7 +65,7 @@ fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
 }
 
 #[test]
-fn a_status_of_a_library_gets_an_error_info_and_keeps_its_code_and_text() {
+fn complete_adds_an_error_info_to_an_error_of_a_library_and_keeps_its_code_and_text() {
     for (code, reason) in [
         (Code::Internal, "MALFORMED_MESSAGE"),
         (Code::NotFound, "NOT_FOUND"),
@@ -75,7 +76,7 @@ fn a_status_of_a_library_gets_an_error_info_and_keeps_its_code_and_text() {
         let status = Status::from_header_map(&headers).expect("a status");
         assert_eq!(described(&status), expected(code, reason, "false"));
         assert_eq!(status.message(), "the text");
-        // A second time changes nothing.
+        // A second call changes nothing.
         let before = headers.clone();
         complete(&mut headers);
         assert_eq!(headers, before);

@@ -121,6 +121,7 @@ impl Rejection {
     }
 
     /// The same rejection with the amount that was available.
+    #[expect(clippy::cast_possible_truncation, reason = "the amount is split into halves")]
     #[must_use]
     pub const fn with_available(mut self, available: Amount) -> Self {
         let units = available.minor_units();

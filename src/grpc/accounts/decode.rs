@@ -18,10 +18,11 @@ use crate::{
     proto::{self, BatchCreateAccountsRequest, amount},
 };
 
-/// Accounts of a page if the request does not set a size.
+/// Number of accounts of a page if the request does not set the size of the page.
 const PAGE_ACCOUNTS_DEFAULT: usize = 100;
 
-/// Checks an account that is to be created. `prefix` is its path in the request.
+/// Checks a new account. `prefix` is the path of the account in the request. The returned value is meaningful only
+/// without violations.
 pub(crate) fn to_new_account(
     violations: &mut Violations,
     prefix: &str,
@@ -42,7 +43,7 @@ pub(crate) fn to_new_account(
                 format_args!("{prefix}.balance_rule"),
                 format_args!("{} is not a rule", account.balance_rule),
             );
-            // The intended rule is unknown, so an overdraft limit counts as allowed.
+            // The intended rule is unknown. With this rule an overdraft limit does not add a second violation.
             BalanceRule::CreditBalance
         }
     };
@@ -65,14 +66,13 @@ pub(crate) fn to_new_account(
             "must be unset with BALANCE_RULE_UNLIMITED, which has no bound to move",
         );
     }
-    if account.balances.is_some() {
-        violations.add(format_args!("{prefix}.balances"), "is output only, must be unset");
-    }
-    if account.create_time.is_some() {
-        violations.add(
-            format_args!("{prefix}.create_time"),
-            "is output only, must be unset",
-        );
+    for (field, is_set) in [
+        ("balances", account.balances.is_some()),
+        ("create_time", account.create_time.is_some()),
+    ] {
+        if is_set {
+            violations.add(format_args!("{prefix}.{field}"), "is output only, must be unset");
+        }
     }
     check_metadata(violations, &format!("{prefix}.metadata"), &account.metadata);
     let proto::Account {
@@ -112,12 +112,12 @@ fn overdraft_limit(violations: &mut Violations, prefix: &str, limit: Option<&pro
     }
 }
 
-/// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them. Entries of metadata that a later entry
-/// replaces count, too.
+/// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them. If an account has several entries of
+/// metadata with the same key, all of them count.
 ///
 /// # Errors
-/// INTERNAL if the message is malformed. INVALID_ARGUMENT if it has no accounts or too many, or an account has too many
-/// entries of metadata.
+/// INTERNAL if the message is malformed. INVALID_ARGUMENT if the message has no accounts or too many accounts, or if an
+/// account has too many entries of metadata.
 pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
     let mut reader = Reader::new(message);
     let mut count = 0;
@@ -169,21 +169,26 @@ fn request_count(count: &str) -> Status {
     status::invalid_field("requests", description)
 }
 
+/// Checks the accounts of a `BatchCreateAccountsRequest`.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the violations of all accounts, up to a bound.
 pub(crate) fn new_accounts(request: BatchCreateAccountsRequest) -> Result<Vec<NewAccount>, Status> {
     let mut violations = Violations::default();
     let accounts = request.requests.into_iter().enumerate();
     let accounts = accounts.filter_map(|(place, request)| {
-        to_new_account(
-            &mut violations,
-            &format!("requests[{place}].account"),
-            request.account,
-        )
+        let prefix = format!("requests[{place}].account");
+        to_new_account(&mut violations, &prefix, request.account)
     });
     let accounts = accounts.collect();
     violations.finish().map_err(status::invalid)?;
     Ok(accounts)
 }
 
+/// Returns the most accounts of a page.
+///
+/// # Errors
+/// INVALID_ARGUMENT if the size in the request is out of its bounds.
 pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
     match usize::try_from(page_size) {
         Ok(0) => Ok(PAGE_ACCOUNTS_DEFAULT),
@@ -196,11 +201,16 @@ pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
     }
 }
 
-/// Accounts are numbered in the order of their creation, and are never deleted, so a page begins at a number.
+/// Returns the token of the page that begins with the account `next`. Accounts are numbered in the order of their
+/// creation and are never deleted, so that a number is enough.
 pub(crate) fn page_token_of(next: AccountIndex) -> String {
     format!("a{:x}", next.0)
 }
 
+/// Returns the number of the first account of a page.
+///
+/// # Errors
+/// INVALID_ARGUMENT if the token does not come from [`page_token_of`].
 pub(crate) fn page_start(token: &str) -> Result<AccountIndex, Status> {
     if token.is_empty() {
         return Ok(AccountIndex(0));
@@ -208,7 +218,7 @@ pub(crate) fn page_start(token: &str) -> Result<AccountIndex, Status> {
     let index = token
         .strip_prefix('a')
         .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    // Accepts only the form that `page_token_of` writes: no sign, no leading zeros, no capitals.
+    // Accepts only the form that `page_token_of` writes: no sign, no leading zeros, no upper-case digits.
     index
         .map(AccountIndex)
         .filter(|index| page_token_of(*index) == token)

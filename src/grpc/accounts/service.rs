@@ -1,14 +1,14 @@
 //! The methods of `tally.v1.AccountService`.
 //!
-//! Requests are read without tonic's server, so that the memory of a call is reserved before its message is decoded;
-//! see `transport/framing.rs`.
+//! Requests are read without tonic's server, so that the memory of a call is reserved before the message is decoded.
+//! `transport/framing.rs` gives the details.
 
 use std::sync::Arc;
 
 use prost::Message;
 use tally_ledger::{NewAccount, id::check_id};
 use tokio::time::Instant;
-use tonic::{Status, server::NamedService};
+use tonic::Status;
 
 use super::{decode, encode::from_account};
 use crate::{
@@ -19,44 +19,38 @@ use crate::{
         methods::AccountCall,
         status,
         transport::{
-            budget::Reservation,
             framing::{AdmittedCall, Expected, Inbound},
-            outbound::AnswerFuture,
+            outbound::{AnswerFuture, AnswerResult},
         },
     },
     proto::{
         self, BatchCreateAccountsRequest, BatchCreateAccountsResponse, CreateAccountRequest,
         CreateAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
-        ListAccountsResponse, account_service_server::SERVICE_NAME,
+        ListAccountsResponse,
     },
 };
 
-/// Longest message with one account. A valid one has less than 2 KiB.
+/// Longest message with one account, in bytes. A valid message has less than 2 KiB.
 const ACCOUNT_BYTES_MAX: usize = 16 << 10;
-/// Longest message with many accounts: twice the longest one that can be valid.
+/// Longest message with many accounts, in bytes: twice the length of the longest valid message.
 const ACCOUNTS_BYTES_MAX: usize = 4 << 20;
-/// Most memory of an account in an answer: the account with its metadata, and its encoding.
+/// Most memory of an account in an answer, in bytes: the account with its metadata, and its encoding.
 const SHOWN_ACCOUNT_BYTES: usize = 5 << 10;
-/// Memory of an account that is created, in addition to copies of its bytes in the request.
+/// Memory of a new account, in bytes, in addition to [`NEW_ACCOUNT_COPIES`] copies of its bytes in the request.
 const NEW_ACCOUNT_BYTES: usize = 2 << 10;
-/// Copies of its bytes at the same time: in the request, decoded, in the ledger, in the answer.
+/// The copies of a new account that exist at the same time: in the request, decoded, in the ledger, in the answer.
 const NEW_ACCOUNT_COPIES: usize = 4;
+
 /// The service. Clones are cheap.
 #[derive(Debug, Clone)]
 pub(crate) struct AccountService {
     engine: Arc<TallyEngine>,
 }
 
-type AnswerResult = Result<(Vec<u8>, Reservation), Status>;
-
 // ===== impl AccountService =====
 
-impl NamedService for AccountService {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
 impl AccountService {
-    /// A service over `engine`.
+    /// Returns the service over `engine`.
     #[must_use]
     pub(crate) fn new(engine: TallyEngine) -> Self {
         AccountService {
@@ -86,9 +80,10 @@ impl AccountService {
         let ids: Vec<String> = accounts.iter().map(|account| account.id.clone()).collect();
         match self.engine.create_accounts(accounts, deadline).await? {
             CreatedAccounts::All(accounts) => Ok(accounts.into_iter().map(from_account).collect()),
-            CreatedAccounts::Reused { place } => Err(status::account_id_reused(
-                ids.get(place).map_or("", String::as_str),
-            )),
+            CreatedAccounts::Reused { place } => {
+                let id = ids.get(place).map_or("", String::as_str);
+                Err(status::account_id_reused(id))
+            }
             CreatedAccounts::Full(full) => Err(status::accounts_full(full)),
         }
     }
@@ -106,7 +101,7 @@ impl AccountService {
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
         inbound.finish().await?;
         let mut accounts = self
-            .create(account.into_iter().collect(), inbound.deadline())
+            .create(account.into_iter().collect(), inbound.deadline)
             .await?;
         Ok(inbound.answer(&CreateAccountResponse {
             account: accounts.pop(),
@@ -117,23 +112,25 @@ impl AccountService {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNTS_BYTES_MAX)?;
         let accounts = {
             let message = inbound.only().await?;
-            // A decoded message can take a thousand times the memory of its bytes, so the accounts are counted first.
+            // A decoded message can take a thousand times as much memory as its bytes. So the accounts are counted
+            // first, and their memory is reserved before the message is decoded.
             let count = decode::count_accounts(&message)?;
             inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
             let request = BatchCreateAccountsRequest::decode(message).map_err(status::malformed_message)?;
             decode::new_accounts(request)?
         };
         inbound.finish().await?;
-        let accounts = self.create(accounts, inbound.deadline()).await?;
+        let accounts = self.create(accounts, inbound.deadline).await?;
         Ok(inbound.answer(&BatchCreateAccountsResponse { accounts }))
     }
 
     async fn get_account(&self, call: AdmittedCall) -> AnswerResult {
-        let (question, mut inbound) = Inbound::ask::<GetAccountRequest>(call, QUERY_BYTES_MAX).await?;
-        let id = question.account_id;
+        let (request, mut inbound) =
+            Inbound::read_request::<GetAccountRequest>(call, QUERY_BYTES_MAX).await?;
+        let id = request.account_id;
         check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
-        let account = self.engine.account(id.clone(), inbound.deadline()).await?;
+        let account = self.engine.account(id.clone(), inbound.deadline).await?;
         let account = account.ok_or_else(|| status::account_not_found(&id))?;
         Ok(inbound.answer(&GetAccountResponse {
             account: Some(from_account(*account)),
@@ -141,12 +138,14 @@ impl AccountService {
     }
 
     async fn list_accounts(&self, call: AdmittedCall) -> AnswerResult {
-        let (question, mut inbound) = Inbound::ask::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
-        let limit = decode::page_limit(question.page_size)?;
-        let from = decode::page_start(&question.page_token)?;
-        // Reserved before EXEC reads the accounts, because they stay in memory until earlier transactions are durable.
+        let (request, mut inbound) =
+            Inbound::read_request::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
+        let limit = decode::page_limit(request.page_size)?;
+        let from = decode::page_start(&request.page_token)?;
+        // The memory is reserved before the EXEC thread reads the accounts: the accounts stay in memory until all
+        // earlier transactions are durable.
         inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
-        let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline()).await?;
+        let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline).await?;
         Ok(inbound.answer(&ListAccountsResponse {
             accounts: accounts.into_iter().map(from_account).collect(),
             next_page_token: next.map(decode::page_token_of).unwrap_or_default(),

@@ -23,8 +23,8 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
     } = engine.stats();
     let flushed = |reason| count(batch.flushed(reason));
     GetBatchStatsResponse {
-        queue_depth: count(batch.queue_depth as u64),
-        queue_capacity: count(batch.queue_capacity as u64),
+        queue_depth: count(batch.queue_depth),
+        queue_capacity: count(batch.queue_capacity),
         flush_reasons: Some(FlushReasons {
             idle: flushed(FlushReason::Idle),
             items: flushed(FlushReason::Items),
@@ -44,8 +44,8 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         full: count(batch.full),
         replies_missing: count(batch.replies_missing),
         unknown_outcomes: count(unknown_outcomes),
-        queue_bytes: count(batch.queue_bytes as u64),
-        queue_bytes_capacity: count(batch.queue_bytes_capacity as u64),
+        queue_bytes: count(batch.queue_bytes),
+        queue_bytes_capacity: count(batch.queue_bytes_capacity),
         oldest_age: Some(duration(batch.oldest_age)),
         linger_current: Some(duration(batch.linger)),
         commit_average: Some(duration(batch.commit_average)),
@@ -75,10 +75,10 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
 
 fn settings(config: &BatchConfig) -> BatchSettings {
     BatchSettings {
-        queue_requests_max: count(config.queue_requests_max as u64),
-        queue_bytes_max: count(config.queue_bytes_max as u64),
+        queue_requests_max: count(config.queue_requests_max),
+        queue_bytes_max: count(config.queue_bytes_max),
         max_linger: Some(duration(config.max_linger)),
-        siblings: count(config.siblings as u64),
+        siblings: count(config.siblings),
         client_share_percent: i64::from(config.client_share_percent),
         latency_budget: Some(duration(config.latency_budget.unwrap_or_default())),
     }
@@ -86,6 +86,7 @@ fn settings(config: &BatchConfig) -> BatchSettings {
 
 fn latencies(summary: &Summary) -> LatencySummary {
     let nanos = |value| Some(duration(Duration::from_nanos(value)));
+    let mean = Duration::try_from_secs_f64(summary.mean / 1e9).unwrap_or_default();
     LatencySummary {
         p50: nanos(summary.p50),
         p90: nanos(summary.p90),
@@ -93,9 +94,7 @@ fn latencies(summary: &Summary) -> LatencySummary {
         p999: nanos(summary.p999),
         max: nanos(summary.max),
         count: count(summary.count),
-        mean: Some(duration(
-            Duration::try_from_secs_f64(summary.mean / 1e9).unwrap_or_default(),
-        )),
+        mean: Some(duration(mean)),
     }
 }
 

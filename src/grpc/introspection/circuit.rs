@@ -1,4 +1,4 @@
-//! `GetCircuitStats`: converts the state of the breakers for the API.
+//! `GetCircuitStats`: converts the state of the circuits (the circuit breakers) for the API.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use tally_breaker::{
     BreakerMode, CircuitBreakerConfig, CircuitState, LatencySummary, LifetimeStats, Transition, WindowStats,
 };
 
-use super::values::{count, duration, small};
+use super::values::{count, duration, small, text};
 use crate::{
     engine::{CircuitReport, TallyEngine, ThresholdSource},
     proto::{
@@ -24,13 +24,13 @@ pub fn circuit_stats_response(engine: &TallyEngine) -> GetCircuitStatsResponse {
     }
 }
 
-/// Converts the snapshot of a breaker.
+/// Converts the snapshot of a circuit.
 #[must_use]
 pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
     let CircuitReport { stats, threshold } = report;
     let probes = &stats.half_open;
     let now = SystemTime::now();
-    // The breaker has monotonic times. The API has wall-clock times, counted from now.
+    // The circuit has monotonic times, and the API has wall-clock times. So these are computed from the time now.
     let ago = |time: Duration| Some(now.checked_sub(time).unwrap_or(now).into());
     let ahead = |time: Duration| now.checked_add(time).unwrap_or(now).into();
     CircuitStats {
@@ -40,10 +40,7 @@ pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
         effective_state: state(stats.effective_state).into(),
         generation: i64::from(stats.generation),
         in_state: Some(duration(stats.in_state)),
-        reason_opened: stats
-            .reason_opened
-            .map(|reason| reason.to_string())
-            .unwrap_or_default(),
+        reason_opened: text(stats.reason_opened),
         open_attempt: small(stats.open_attempt),
         open_remaining: Some(duration(stats.next_probe_in)),
         window: Some(window(&stats.window)),
@@ -158,7 +155,8 @@ fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> Circui
     }
 }
 
-/// Converts a transition. The breaker has monotonic times. The API has wall-clock times, counted back from now.
+/// Converts a change of state. The circuit has monotonic times, and the API has wall-clock times. So the time of the
+/// change is computed from `now` and `taken_ns`, which is the circuit's monotonic time of the snapshot in nanoseconds.
 fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTransition {
     let age = Duration::from_nanos(taken_ns.saturating_sub(change.at_ns));
     CircuitTransition {
@@ -175,7 +173,7 @@ fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTra
     }
 }
 
-/// Converts the mode of a request; `None` if it is unspecified.
+/// Converts the mode of a request. Returns `None` if the mode is unspecified.
 pub(crate) const fn wanted_mode(mode: CircuitMode) -> Option<BreakerMode> {
     match mode {
         CircuitMode::Auto => Some(BreakerMode::Auto),

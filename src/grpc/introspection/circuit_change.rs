@@ -1,23 +1,22 @@
-//! `SetCircuitMode`: checks the request and changes circuits.
+//! `SetCircuitMode`: checks the request, and changes one circuit or all circuits.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use tally_breaker::{BreakerMode, LatencyCircuitBreaker};
 use tonic::Status;
 
-use super::circuit;
+use super::{circuit, values::duration_in};
 use crate::{
     engine::TallyEngine,
     grpc::status,
-    proto::{SetCircuitModeRequest, set_circuit_mode_request::Change as Wanted},
+    proto::{CircuitMode, SetCircuitModeRequest, set_circuit_mode_request::Change as Wanted},
     security::{Administrator, CircuitChange},
 };
 
 /// Longest comment of a request, in bytes.
 const COMMENT_BYTES_MAX: usize = 256;
-/// Bounds of the time for which a circuit can be opened.
-const OPEN_FOR_MIN: Duration = Duration::from_millis(1);
-const OPEN_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Bounds of the time for which a request can open a circuit.
+const OPEN_FOR: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
 /// A change of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,23 +30,27 @@ pub(crate) enum Change {
 }
 
 /// Returns the circuit with this key, or all circuits if `key` is empty.
+///
+/// # Errors
+/// NOT_FOUND if no circuit has this key.
 pub(crate) fn named(engine: &TallyEngine, key: &str) -> Result<Vec<LatencyCircuitBreaker>, Status> {
     if key.is_empty() {
         return Ok(engine.circuits().to_vec());
     }
-    match engine.circuit(key) {
-        Some(breaker) => Ok(vec![breaker.clone()]),
-        None => {
-            let known: Vec<_> = engine.circuits().iter().map(LatencyCircuitBreaker::key).collect();
-            Err(status::circuit_not_found(key, &known.join(", ")))
-        }
-    }
+    let circuit = engine.circuit(key).ok_or_else(|| {
+        let known: Vec<_> = engine.circuits().iter().map(LatencyCircuitBreaker::key).collect();
+        status::circuit_not_found(key, &known.join(", "))
+    })?;
+    Ok(vec![circuit.clone()])
 }
 
 // ===== impl Change =====
 
 impl Change {
     /// Checks a request.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the comment is too long, or if the change is missing or out of its bounds.
     pub(crate) fn parse(request: &SetCircuitModeRequest) -> Result<Self, Status> {
         let comment_bytes = request.comment.len();
         if comment_bytes > COMMENT_BYTES_MAX {
@@ -55,12 +58,12 @@ impl Change {
             return Err(status::invalid_field("comment", bound));
         }
         match &request.change {
-            None => Err(status::invalid_field(
-                "change",
-                "one of mode, reset, open_for must be set",
-            )),
+            None => {
+                let rule = "one of mode, reset, open_for must be set";
+                Err(status::invalid_field("change", rule))
+            }
             Some(Wanted::Reset(_)) => Ok(Change::Reset),
-            Some(Wanted::Mode(number)) => crate::proto::CircuitMode::try_from(*number)
+            Some(Wanted::Mode(number)) => CircuitMode::try_from(*number)
                 .ok()
                 .and_then(circuit::wanted_mode)
                 .map(Change::Mode)
@@ -68,15 +71,13 @@ impl Change {
                     let bound = "must be AUTO, METRICS_ONLY, FORCED_OPEN or DISABLED";
                     status::invalid_field("mode", format!("{number}: {bound}"))
                 }),
-            Some(Wanted::OpenFor(given)) => Duration::try_from(*given)
-                .ok()
-                .filter(|time| (OPEN_FOR_MIN..=OPEN_FOR_MAX).contains(time))
-                .map(Change::OpenFor)
-                .ok_or_else(|| status::invalid_field("open_for", format!("{given}: must be 1ms to 86400s"))),
+            Some(Wanted::OpenFor(given)) => {
+                duration_in(&OPEN_FOR, "1ms to 86400s", "open_for", given).map(Change::OpenFor)
+            }
         }
     }
 
-    /// Changes the circuit, and writes an audit event with `who`.
+    /// Changes a circuit, and writes an audit event with `who` and `comment`.
     pub(crate) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Administrator, comment: &str) {
         let describe = |breaker: &LatencyCircuitBreaker| match self {
             Change::Mode(_) => breaker.mode().as_str(),

@@ -1,4 +1,4 @@
-//! `tally.v1.EngineService`: reports on the circuits, the batches and the threads.
+//! `tally.v1.EngineService`: reports on the circuits, the batches and the threads, and changes circuits.
 
 pub(crate) mod batch_stats;
 pub(crate) mod circuit;

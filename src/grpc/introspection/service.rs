@@ -1,10 +1,10 @@
-//! The methods of `tally.v1.EngineService`. They do not pass the breaker or the queue.
+//! The methods of `tally.v1.EngineService`. Their calls do not pass through a circuit or the queue, so that they work
+//! when the engine refuses transactions.
 
 use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::Semaphore;
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -28,21 +28,19 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct EngineService {
     engine: TallyEngine,
-    /// A permit for each watcher.
+    /// [`WATCHERS_MAX`] permits, one for each open call of `WatchCircuitStats`.
     watchers: Arc<Semaphore>,
-    draining: CancellationToken,
 }
 
 // ===== impl EngineService =====
 
 impl EngineService {
-    /// A service over `engine`. Open watches end when `draining` is cancelled.
+    /// Returns the service over `engine`.
     #[must_use]
-    pub(crate) fn new(engine: TallyEngine, draining: CancellationToken) -> Self {
+    pub(crate) fn new(engine: TallyEngine) -> Self {
         EngineService {
             engine,
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-            draining,
         }
     }
 }
@@ -63,7 +61,7 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         request: Request<WatchCircuitStatsRequest>,
     ) -> Result<Response<Self::WatchCircuitStatsStream>, Status> {
-        let snapshots = watch::watch(&self.engine, request.get_ref(), &self.watchers, &self.draining)?;
+        let snapshots = watch::watch(&self.engine, request.get_ref(), &self.watchers)?;
         Ok(Response::new(Box::pin(snapshots)))
     }
 
@@ -96,10 +94,9 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         _: Request<GetTopologyRequest>,
     ) -> Result<Response<GetTopologyResponse>, Status> {
-        // This reads a few files of /proc for each thread. They do not block on a disk.
-        Ok(Response::new(topology_response(
-            &self.engine.affinity().topology(),
-        )))
+        // Reads a few files of /proc for each thread. The kernel makes them in memory, so no disk blocks this thread.
+        let topology = self.engine.affinity().topology();
+        Ok(Response::new(topology_response(&topology)))
     }
 
     async fn get_batch_stats(

@@ -1,12 +1,10 @@
-//! `GetTopology`: converts the topology for the API.
+//! `GetTopology`: converts the CPUs, the threads and their placement for the API.
 
 use std::{io, time::Duration};
 
-use tally_topology::{
-    Cgroup, CgroupVersion, CpuSet, Machine, PodHints, RoleInfo, ThreadInfo, TopologyInfo, Warning,
-};
+use tally_topology::{Cgroup, Machine, PodHints, RoleInfo, ThreadInfo, TopologyInfo, Warning};
 
-use super::values::{count, duration, size, small};
+use super::values::{count, duration, small, text};
 use crate::proto::{
     GetTopologyResponse, TopologyCgroup, TopologyCore, TopologyDecision, TopologyKernel, TopologyNode,
     TopologyPod, TopologyRole, TopologyThread, TopologyWarning,
@@ -28,7 +26,7 @@ pub fn topology_response(info: &TopologyInfo) -> GetTopologyResponse {
             .map(|node| TopologyNode {
                 node: small(node.id),
                 cpus: node.cpus.to_string(),
-                devices: size(node.devices),
+                devices: small(node.devices),
             })
             .collect(),
         cgroup: Some(cgroup(&machine.cgroup)),
@@ -43,7 +41,7 @@ pub fn topology_response(info: &TopologyInfo) -> GetTopologyResponse {
         affinity_lost: count(info.affinity_lost),
         affinity_reapplied: count(info.affinity_reapplied),
         layout_version: count(info.layout_version),
-        unregistered_threads: size(info.unregistered_threads),
+        unregistered_threads: small(info.unregistered_threads),
         register_overflow: count(info.register_overflow),
     }
 }
@@ -56,9 +54,7 @@ fn cores(machine: &Machine) -> Vec<TopologyCore> {
         .map(|core| TopologyCore {
             cpus: core.cpus.to_string(),
             foreign_siblings: core.siblings.difference(&core.cpus).to_string(),
-            last_level_cache_cpus: cache_of(core.cache)
-                .map(|cache| cache.cpus.to_string())
-                .unwrap_or_default(),
+            last_level_cache_cpus: text(cache_of(core.cache).map(|cache| &cache.cpus)),
             node: core.node.map(small).unwrap_or_default(),
         })
         .collect()
@@ -66,27 +62,17 @@ fn cores(machine: &Machine) -> Vec<TopologyCore> {
 
 fn cgroup(cgroup: &Cgroup) -> TopologyCgroup {
     let stat = cgroup.stat.unwrap_or_default();
-    let (quota, period) = cgroup
-        .quota
-        .map(|quota| (quota.quota_us, quota.period_us))
-        .unwrap_or_default();
+    let quota = cgroup.quota;
     TopologyCgroup {
-        version: cgroup
-            .version
-            .map(CgroupVersion::number)
-            .map(small)
-            .unwrap_or_default(),
+        version: cgroup.version.map_or(0, |version| small(version.number())),
         path: cgroup.path.clone().unwrap_or_default(),
         cpuset_path: cgroup.cpuset_path.clone().unwrap_or_default(),
         cpuset_cpus: text(cgroup.cpuset_effective.as_ref()),
         cpuset_requested: text(cgroup.cpuset.as_ref()),
         cpuset_partition: cgroup.partition.clone().unwrap_or_default(),
-        quota_cpus: cgroup
-            .quota
-            .map(|quota| cpus(quota.millicpus()))
-            .unwrap_or_default(),
-        quota_us: count(quota),
-        period_us: count(period),
+        quota_cpus: quota.map_or(0.0, |quota| cpus(quota.millicpus())),
+        quota_us: quota.map_or(0, |quota| count(quota.quota_us)),
+        period_us: quota.map_or(0, |quota| count(quota.period_us)),
         periods: count(stat.periods),
         throttled_periods: count(stat.throttled_periods),
         throttled: Some(duration(Duration::from_micros(stat.throttled_us))),
@@ -110,7 +96,7 @@ fn kernel(info: &TopologyInfo) -> TopologyKernel {
         sched_rt_runtime_us: kernel.sched_rt_runtime_us,
         sched_rt_period_us: kernel.sched_rt_period_us,
         clock_source: kernel.clock_source.clone().unwrap_or_default(),
-        // No limit is reported as the largest number.
+        // The largest number stands for "no limit".
         rtprio_limit: info.rtprio_limit.map(|limit| limit.soft.map_or(i64::MAX, count)),
     }
 }
@@ -125,7 +111,7 @@ fn decision(info: &TopologyInfo) -> TopologyDecision {
         warnings: info.warnings.iter().map(warning).collect(),
         spare_cpus: plan.spare.to_string(),
         home_node: plan.home_node.map(small),
-        net_threads: size(plan.net_threads),
+        net_threads: small(plan.net_threads),
         shared_core: plan.shared_core,
         spin_allowed: plan.spin_allowed,
     }
@@ -136,7 +122,7 @@ fn role(role: &RoleInfo) -> TopologyRole {
         role: role.role.to_string().to_uppercase(),
         cpus: role.cpus.to_string(),
         why: role.why.to_owned(),
-        threads: size(role.threads),
+        threads: small(role.threads),
         oversubscribed: role.oversubscribed,
         affinity_ok: role.pinned_ok,
     }
@@ -151,14 +137,10 @@ fn warning(warning: &Warning) -> TopologyWarning {
 }
 
 fn thread(thread: &ThreadInfo) -> TopologyThread {
-    let words = |errno: Option<i32>| {
-        errno
-            .map(|errno| io::Error::from_raw_os_error(errno).to_string())
-            .unwrap_or_default()
-    };
+    let words = |errno: Option<i32>| text(errno.map(io::Error::from_raw_os_error));
     TopologyThread {
         role: thread.role.to_string().to_uppercase(),
-        index: size(thread.index),
+        index: small(thread.index),
         name: thread.name.clone(),
         tid: thread.tid,
         wanted_cpus: text(thread.wanted.as_ref()),
@@ -177,10 +159,6 @@ fn thread(thread: &ThreadInfo) -> TopologyThread {
         involuntary_switches: thread.involuntary_switches.map(count).unwrap_or_default(),
         migrations: thread.migrations.map(count),
     }
-}
-
-fn text(cpus: Option<&CpuSet>) -> String {
-    cpus.map(ToString::to_string).unwrap_or_default()
 }
 
 /// Converts thousandths of a CPU into CPUs.

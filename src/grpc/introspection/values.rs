@@ -1,26 +1,45 @@
-//! Converts numbers and durations for the API.
+//! Converts numbers, times and texts for the API, and checks the durations of requests.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-/// Converts a count.
-pub(crate) fn count(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+use tonic::Status;
+
+use crate::grpc::status;
+
+/// Converts a count. A count beyond the range of the API becomes the largest number of the API.
+pub(crate) fn count(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+/// Converts a small number. A number beyond the range of the API becomes the largest number of the API.
+pub(crate) fn small(value: impl TryInto<i32>) -> i32 {
+    value.try_into().unwrap_or(i32::MAX)
 }
 
 /// Converts a duration.
 pub(crate) fn duration(value: Duration) -> prost_types::Duration {
     prost_types::Duration {
-        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(value.subsec_nanos()).unwrap_or_default(),
+        seconds: count(value.as_secs()),
+        nanos: small(value.subsec_nanos()),
     }
 }
 
-/// Converts a small number.
-pub(crate) fn small(value: u32) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
+/// Converts a value to text. Returns an empty text for `None`.
+pub(crate) fn text(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// Converts a size.
-pub(crate) fn size(value: usize) -> i32 {
-    i32::try_from(value).unwrap_or(i32::MAX)
+/// Checks a duration of a request. `bounds` describes `range` for people.
+///
+/// # Errors
+/// INVALID_ARGUMENT if the duration is not in `range`.
+pub(crate) fn duration_in(
+    range: &RangeInclusive<Duration>,
+    bounds: &str,
+    field: &str,
+    given: &prost_types::Duration,
+) -> Result<Duration, Status> {
+    let value = Duration::try_from(*given).ok();
+    let value = value.filter(|value| range.contains(value));
+    value.ok_or_else(|| status::invalid_field(field, format!("{given}: must be {bounds}")))
 }

@@ -1,4 +1,5 @@
-//! Collects the transactions of a request, or of a part of a stream, into one batch.
+//! Collects the transactions of a request, or of a part of a stream, into one batch, and notes the invalid
+//! transactions.
 
 use tally_ledger::Outcome;
 use tonic::Status;
@@ -10,90 +11,90 @@ use super::{
 };
 use crate::{
     engine::{TRANSACTIONS_MAX, TransactionBatch},
-    grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::framing::Piece},
+    grpc::{
+        limits::TRANSACTION_BYTES_MAX,
+        protobuf::{Read, WireError},
+        status,
+        transport::framing::Piece,
+    },
 };
 
-/// Longest result of an executed transaction, in bytes: the result of a transaction that the ledger rejected.
+/// Longest result of an executed transaction, in bytes. The longest result is a rejection by the ledger.
 pub(crate) const RESULT_BYTES_MAX: usize = 800;
-/// The message that contains a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// A `ProcessTransactionRequest` in a `ProcessTransactionsRequest`.
-    Nested,
-    /// A `StreamTransactionsRequest`.
-    Message,
-}
 
-/// The transactions with invalid fields, in their order. They are not executed.
-///
-/// For each of them the bytes of the transaction are kept, and checked again when the answer is written: the text of
-/// the errors can be a hundred times as long as the transaction.
-#[derive(Debug, Default)]
-pub(crate) struct Refusals {
-    bytes: Vec<u8>,
-    entries: Vec<RefusedEntry>,
-    /// Most bytes of their results in the answer.
-    answer_bytes: usize,
-}
+/// Reads a transaction from its bytes: [`wire::nested_transaction`] or [`wire::stream_message`].
+pub(crate) type ReadTransaction = for<'a> fn(&'a [u8]) -> Read<WireTransaction<'a>>;
 
-/// A transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
+/// The position of a transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]
 struct RefusedEntry {
+    /// The position among all transactions that the client sent.
     place: u32,
+    /// The end of the bytes in [`Places::refused_bytes`].
     end: u32,
-    /// The length of a transaction that was too long to read. Such a transaction has no bytes here. 0 for others.
+    /// The length of a transaction that was too long to read. The bytes of such a transaction are not kept. 0 for the
+    /// other transactions.
     too_long: u32,
 }
 
 /// A transaction with invalid fields, and its error.
 #[derive(Debug)]
 pub(crate) struct Refused<'a> {
-    /// The id as the client sent it; empty if it was not read.
+    /// The id as the client sent it. Empty if the transaction was too long to read.
     pub(crate) id: &'a str,
-    /// The error.
     pub(crate) status: Status,
 }
 
-/// Transactions in the order of the client: the valid ones in a batch, and the invalid ones.
+/// The transactions of a client, in their order: the valid transactions in a batch, and the positions of the others.
 #[derive(Debug)]
 pub(crate) struct Transactions {
     pub(crate) batch: TransactionBatch,
     pub(crate) places: Places,
 }
 
-/// The positions of the transactions that are not in the batch.
+/// The transactions with invalid fields, and their positions. These transactions are not in the batch.
+///
+/// The bytes of each such transaction are kept, and are checked again when the answer is written. The errors are not
+/// kept, because their text can be a hundred times as long as the transaction.
 #[derive(Debug)]
 pub(crate) struct Places {
-    pub(crate) refused: Refusals,
     /// The number of transactions that the client sent.
     pub(crate) count: usize,
-    form: Form,
+    read: ReadTransaction,
+    refused: Vec<RefusedEntry>,
+    refused_bytes: Vec<u8>,
+    /// Most bytes that the results of these transactions take in the answer.
+    answer_bytes: usize,
 }
 
-/// Reads a `ProcessTransactionsRequest` while it arrives. It copies only the transactions that are spread over several
-/// parts of the message.
+/// Reads a `ProcessTransactionsRequest` while the message arrives. Copies a transaction only if the transaction is
+/// spread over several parts of the message.
 #[derive(Debug)]
 pub(crate) struct BulkReader {
     transactions: Transactions,
     splitter: Splitter,
 }
 
-// ===== impl Refusals =====
+// ===== impl Places =====
 
-impl Refusals {
-    fn get(&self, index: usize, form: Form) -> Option<Refused<'_>> {
-        let entry = self.entries.get(index)?;
+impl Places {
+    /// Returns the error of the transaction at `place`, or `None` if the transaction is valid. `before` is the number
+    /// of invalid transactions before `place`. The inner value is `None` if the second check finds no error, which is a
+    /// bug.
+    pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
+        let entry = self.refused.get(before)?;
+        (entry.place as usize == place).then(|| self.check_again(entry, before))
+    }
+
+    fn check_again(&self, entry: &RefusedEntry, before: usize) -> Option<Refused<'_>> {
         if entry.too_long > 0 {
-            return Some(Refused {
-                id: "",
-                status: status::transaction_too_long(entry.too_long as usize),
-            });
+            let status = status::transaction_too_long(entry.too_long as usize);
+            return Some(Refused { id: "", status });
         }
-        let before = index.checked_sub(1).and_then(|before| self.entries.get(before));
-        let from = before.map_or(0, |before| before.end);
-        let bytes = self.bytes.get(from as usize..entry.end as usize)?;
-        // The same bytes were read and found invalid before, so this finds the same error.
-        let transaction = read(bytes, form).ok()?;
+        let previous = before.checked_sub(1).and_then(|before| self.refused.get(before));
+        let from = previous.map_or(0, |previous| previous.end as usize);
+        let bytes = self.refused_bytes.get(from..entry.end as usize)?;
+        let transaction = (self.read)(bytes).ok()?;
         let refusal = decode::check(&transaction, |_, _| ()).err()?;
         Some(Refused {
             id: transaction.id.as_str(),
@@ -101,45 +102,34 @@ impl Refusals {
         })
     }
 
-    fn held_bytes(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * size_of::<RefusedEntry>()
-    }
-
-    fn push(&mut self, place: usize, bytes: &[u8], too_long: usize, answer_bytes: usize) {
+    /// Adds a transaction with invalid fields as the next transaction of the client.
+    fn refuse(&mut self, bytes: &[u8], too_long: usize, answer_bytes: usize) {
         self.answer_bytes += answer_bytes;
+        self.refused_bytes.extend_from_slice(bytes);
         // A message has at most 16 MiB and 8192 transactions, so these numbers fit.
         let number = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        self.bytes.extend_from_slice(bytes);
-        self.entries.push(RefusedEntry {
-            place: number(place),
-            end: number(self.bytes.len()),
+        self.refused.push(RefusedEntry {
+            place: number(self.count),
+            end: number(self.refused_bytes.len()),
             too_long: number(too_long),
         });
-    }
-}
-
-// ===== impl Places =====
-
-impl Places {
-    /// Returns the error of the transaction at `place` if it is invalid; `before` is the number of invalid transactions
-    /// before it. The inner value is `None` if the error is not found again, which is a bug.
-    pub(crate) fn refused_at(&self, place: usize, before: usize) -> Option<Option<Refused<'_>>> {
-        let entry = self.refused.entries.get(before)?;
-        (entry.place as usize == place).then(|| self.refused.get(before, self.form))
+        self.count += 1;
     }
 }
 
 // ===== impl Transactions =====
 
 impl Transactions {
-    /// No transactions yet.
-    pub(crate) fn new(batch: TransactionBatch, form: Form) -> Self {
+    /// Returns an empty collection. `batch` receives the valid transactions, and `read` reads each transaction.
+    pub(crate) fn new(batch: TransactionBatch, read: ReadTransaction) -> Self {
         Transactions {
             batch,
             places: Places {
-                refused: Refusals::default(),
                 count: 0,
-                form,
+                read,
+                refused: Vec::new(),
+                refused_bytes: Vec::new(),
+                answer_bytes: 0,
             },
         }
     }
@@ -149,46 +139,36 @@ impl Transactions {
     /// # Errors
     /// [`WireError`] if the bytes are not a transaction. Then nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let transaction = read(bytes, self.places.form)?;
-        let place = self.places.count;
-        self.places.count += 1;
-        if let Err(refusal) = decode::push_transaction(&mut self.batch, &transaction) {
-            let answer_bytes = RESULT_BYTES_MAX + transaction.id.as_str().len() + refusal.bytes();
-            self.places.refused.push(place, bytes, 0, answer_bytes);
+        let transaction = (self.places.read)(bytes)?;
+        match decode::push_transaction(&mut self.batch, &transaction) {
+            Ok(()) => self.places.count += 1,
+            Err(refusal) => {
+                let answer_bytes = RESULT_BYTES_MAX + transaction.id.as_str().len() + refusal.bytes();
+                self.places.refuse(bytes, 0, answer_bytes);
+            }
         }
         Ok(())
     }
 
-    /// Adds a transaction that is too long to read.
-    fn skip(&mut self, length: usize) {
-        let place = self.places.count;
-        self.places.count += 1;
-        self.places.refused.push(place, &[], length, RESULT_BYTES_MAX);
-    }
-
-    /// The number of transactions that the client sent.
-    pub(crate) const fn count(&self) -> usize {
-        self.places.count
-    }
-
-    /// Returns the bytes of memory that they hold, including their outcomes and their answer. These are reserved before
-    /// the execution, as an executed transaction must be answered.
+    /// Returns the memory of the transactions, of their outcomes and of their answer, in bytes. This memory is reserved
+    /// before the execution, because the service must be able to answer every executed transaction.
     pub(crate) fn held_bytes(&self) -> usize {
         let each = size_of::<Outcome>() + RESULT_BYTES_MAX;
         self.batch.memory_bytes()
             + self.batch.len() * each
-            + self.places.refused.held_bytes()
-            + self.places.refused.answer_bytes
+            + self.places.refused_bytes.capacity()
+            + self.places.refused.capacity() * size_of::<RefusedEntry>()
+            + self.places.answer_bytes
     }
 }
 
 // ===== impl BulkReader =====
 
 impl BulkReader {
-    /// Begins a request whose valid transactions go into `batch`.
+    /// Begins a request. `batch` receives the valid transactions.
     pub(crate) fn new(batch: TransactionBatch) -> Self {
         BulkReader {
-            transactions: Transactions::new(batch, Form::Nested),
+            transactions: Transactions::new(batch, wire::nested_transaction),
             splitter: Splitter::new(TRANSACTION_BYTES_MAX),
         }
     }
@@ -200,38 +180,31 @@ impl BulkReader {
     pub(crate) fn read(&mut self, piece: &Piece) -> Result<(), Status> {
         let transactions = &mut self.transactions;
         self.splitter.read(&piece.bytes, piece.to_come, |found| {
-            if transactions.count() >= TRANSACTIONS_MAX {
+            if transactions.places.count >= TRANSACTIONS_MAX {
                 return Err(transaction_count(&format!("at least {}", TRANSACTIONS_MAX + 1)));
             }
             match found {
                 Found::Transaction(bytes) => transactions.push(bytes)?,
-                Found::TooLong(length) => transactions.skip(length),
+                Found::TooLong(length) => transactions.places.refuse(&[], length, RESULT_BYTES_MAX),
             }
             Ok(())
         })
     }
 
-    /// Returns the bytes of memory that it holds.
+    /// Returns the memory that the reader holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.transactions.held_bytes() + self.splitter.held_bytes()
     }
 
-    /// Returns the transactions when the message is complete.
+    /// Returns the transactions. Call this function when the message is complete.
     ///
     /// # Errors
     /// INVALID_ARGUMENT if the message has no transactions.
     pub(crate) fn finish(self) -> Result<Transactions, Status> {
-        if self.transactions.count() == 0 {
+        if self.transactions.places.count == 0 {
             return Err(transaction_count("0"));
         }
         Ok(self.transactions)
-    }
-}
-
-fn read(bytes: &[u8], form: Form) -> Result<WireTransaction<'_>, WireError> {
-    match form {
-        Form::Nested => wire::nested_transaction(bytes),
-        Form::Message => wire::stream_message(bytes),
     }
 }
 

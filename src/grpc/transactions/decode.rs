@@ -1,4 +1,4 @@
-//! Checks the fields of transactions, and converts them for the ledger, before anything is queued.
+//! Checks the fields of transactions, and converts them for the ledger, before the transactions are queued.
 
 use smallvec::SmallVec;
 use tally_ledger::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount};
@@ -15,10 +15,10 @@ use crate::{
     proto,
 };
 
-/// `google.protobuf.Timestamp`: 0001-01-01 to 9999-12-31.
+/// The seconds that `google.protobuf.Timestamp` allows: from the year 1 to the end of the year 9999.
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// Why a transaction was refused before it was queued.
+/// The reason why a transaction is not queued.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// Fields are invalid.
@@ -30,10 +30,10 @@ pub(crate) enum Refusal {
 // ===== impl Refusal =====
 
 impl Refusal {
-    /// Returns the approximate length of its text in an answer.
+    /// Returns the approximate length of the error's text in an answer, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            // The first violation is also in the message of the status.
+            // The status contains the first violation twice: in its message, and in its details.
             Refusal::Invalid(violations) => violations
                 .iter()
                 .chain(violations.first())
@@ -56,7 +56,7 @@ impl From<Refusal> for Status {
 /// Checks a transaction and adds it to `batch`.
 ///
 /// # Errors
-/// [`Refusal`]. Then `batch` is unchanged.
+/// [`Refusal`] if the transaction is invalid. Then `batch` is unchanged.
 pub(crate) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &WireTransaction<'_>,
@@ -67,7 +67,7 @@ pub(crate) fn push_transaction(
 /// Checks a transaction, and passes it to `then` if it is valid.
 ///
 /// # Errors
-/// [`Refusal`]. The same transaction always gives the same refusal.
+/// [`Refusal`] if the transaction is invalid. The same transaction always gets the same error.
 pub(crate) fn check(
     request: &WireTransaction<'_>,
     then: impl FnOnce(&Heading<'_>, &[Transfer<&[u8]>]),
@@ -104,7 +104,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Returns the name of the phase if this release does not support it.
+/// Checks the phase, and the fields that belong to other phases. Returns the name of the phase if this release does not
+/// support the phase.
 fn check_phase(violations: &mut Violations, request: &WireTransaction<'_>) -> Option<&'static str> {
     match proto::TransactionPhase::try_from(request.phase) {
         Ok(proto::TransactionPhase::Unspecified | proto::TransactionPhase::Posted) => {}
@@ -181,6 +182,7 @@ fn to_transfer<'a>(
     }
 }
 
+/// Checks the time in a field. The returned value is meaningful only without violations.
 fn effective_time(violations: &mut Violations, field: &str, time: Time) -> Option<EffectiveTime> {
     let nanos = u32::try_from(time.nanos)
         .ok()

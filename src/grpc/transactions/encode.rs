@@ -1,9 +1,9 @@
 //! Writes the results of transactions directly from the executed batch.
 //!
-//! Committed transactions are written with prost's encoding functions, without the generated types: those have two
-//! `String`s for each result. Errors are written with the generated types. A `TransactionResult` is field 1 in both
-//! messages that contain it, so the bytes are the same in `ProcessTransactionsResponse` and in
-//! `StreamTransactionsResponse`.
+//! The results of committed transactions are written with prost's encoding functions, and without the generated types.
+//! The generated types would need two `String`s for each result. Errors are written with the generated types. A
+//! `TransactionResult` is field 1 in both messages that contain it, so its bytes are the same in
+//! `ProcessTransactionsResponse` and in `StreamTransactionsResponse`.
 
 use prost::{
     Message,
@@ -23,12 +23,12 @@ use crate::{
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
 };
 
-/// Approximate bytes of a result without its id, which occurs twice in the result.
+/// Approximate bytes of a result, without the id of its transaction. The result contains the id twice.
 const RESULT_BYTES: usize = 32;
-/// After it has written this many bytes of results, the encoder lets the thread's other tasks run.
+/// After this many bytes of results, the encoder lets the other tasks of the thread run.
 const TURN_BYTES: usize = 64 << 10;
 
-/// A `ProcessTransactionResponse`, without the `String` that the generated type has.
+/// A `ProcessTransactionResponse`. Unlike the generated type, this type borrows the id.
 #[derive(Debug, Clone, Copy)]
 struct CommittedAnswer<'a> {
     id: &'a [u8],
@@ -73,8 +73,8 @@ impl<'a> CommittedAnswer<'a> {
     }
 }
 
-/// Bytes of a number with its key. Zero takes no bytes, because it is not written. A key takes one byte, because the
-/// numbers of the fields are below 16.
+/// Returns the bytes of a number with its key. The number 0 takes no bytes, because it is not written. A key takes one
+/// byte, because the field numbers here are below 16.
 fn number_bytes(value: u64) -> usize {
     if value == 0 {
         0
@@ -87,7 +87,7 @@ fn text_bytes(text: &[u8]) -> usize {
     message_bytes(text.len())
 }
 
-/// Bytes of a text or message of `length` bytes with its key.
+/// Returns the bytes of a text or message of `length` bytes, with its key and its length.
 fn message_bytes(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }
@@ -113,8 +113,8 @@ fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
 /// Returns the framed answer to `ProcessTransaction`.
 ///
 /// # Errors
-/// The status if the transaction was not committed.
-pub(crate) fn lone(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
+/// The error of the transaction if it was not committed.
+pub(crate) fn single(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
     let (Some(transaction), Some(outcome)) = (batch.get(0), outcome) else {
         return Err(status::outcome_missing());
     };
@@ -133,25 +133,13 @@ pub(crate) struct Results<'a> {
     pub(crate) outcomes: Result<&'a [Outcome], &'a Status>,
 }
 
-/// The result of one of many transactions.
-enum OneResult<'a> {
-    Executed(TransactionView<'a, &'a [u8]>, Outcome),
-    Failed(&'a str, &'a Status),
-    Refused(Refused<'a>),
-    Missing,
-}
-
-/// How many results were written so far, and how many of these are of refused transactions.
-#[derive(Debug, Default)]
-struct Written {
-    place: usize,
-    refused: usize,
-}
+/// The result of one of many transactions. An error comes with the id of its transaction.
+type OneResult<'a> = Result<CommittedAnswer<'a>, (&'a str, Status)>;
 
 // ===== impl Results =====
 
 impl<'a> Results<'a> {
-    /// Returns the framed `ProcessTransactionsResponse`.
+    /// Returns one framed `ProcessTransactionsResponse` with all results.
     pub(crate) async fn bulk(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
         let header_at = begin_frame(&mut out);
@@ -160,20 +148,20 @@ impl<'a> Results<'a> {
         out
     }
 
-    /// Returns the framed `StreamTransactionsResponse`s.
+    /// Returns a framed `StreamTransactionsResponse` for each result.
     pub(crate) async fn stream(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.room());
-        let put = |out: &mut Vec<u8>, result: &OneResult<'_>| put_frame(out, |out| put_result(out, result));
+        let put = |out: &mut Vec<u8>, result: OneResult<'_>| put_frame(out, |out| put_result(out, result));
         self.write(&mut out, put).await;
         out
     }
 
     /// Appends every result with `put`. Lets other tasks of the thread run after every [`TURN_BYTES`].
-    async fn write(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, &OneResult<'_>)) {
-        let mut written = Written::default();
+    async fn write(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, OneResult<'_>)) {
+        let mut refused = 0;
         let mut turn = TURN_BYTES;
-        while let Some(result) = self.next(&mut written) {
-            put(out, &result);
+        for place in 0..self.places.count {
+            put(out, self.result(place, &mut refused));
             if out.len() > turn {
                 turn = out.len() + TURN_BYTES;
                 tokio::task::yield_now().await;
@@ -185,31 +173,21 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// Returns the next result, in the order of the transactions.
-    fn next(&self, written: &mut Written) -> Option<OneResult<'a>> {
-        let place = written.place;
-        if place >= self.places.count {
-            return None;
+    /// Returns the result of the transaction at `place`. `refused` is the number of invalid transactions before
+    /// `place`, and grows by one if this transaction is invalid.
+    fn result(&self, place: usize, refused: &mut usize) -> OneResult<'a> {
+        let missing = || ("", status::outcome_missing());
+        if let Some(found) = self.places.refused_at(place, *refused) {
+            *refused += 1;
+            let Refused { id, status } = found.ok_or_else(missing)?;
+            return Err((id, self.outcomes.err().cloned().unwrap_or(status)));
         }
-        written.place += 1;
-        if let Some(found) = self.places.refused_at(place, written.refused) {
-            written.refused += 1;
-            return Some(match (found, self.outcomes) {
-                (Some(refused), Ok(_)) => OneResult::Refused(refused),
-                (Some(refused), Err(status)) => OneResult::Failed(refused.id, status),
-                (None, _) => OneResult::Missing,
-            });
-        }
-        let executed = place - written.refused;
-        let transaction = self.batch.get(executed);
-        Some(match (transaction, self.outcomes) {
-            (Some(transaction), Ok(outcomes)) => match outcomes.get(executed) {
-                Some(outcome) => OneResult::Executed(transaction, *outcome),
-                None => OneResult::Missing,
-            },
-            (Some(transaction), Err(status)) => OneResult::Failed(transaction.id(), status),
-            (None, _) => OneResult::Missing,
-        })
+        let executed = place - *refused;
+        let transaction = self.batch.get(executed).ok_or_else(missing)?;
+        let failed = |status| (transaction.id(), status);
+        let outcomes = self.outcomes.map_err(|status| failed(status.clone()))?;
+        let outcome = outcomes.get(executed).ok_or_else(missing)?;
+        committed_or_error(&transaction, *outcome).map_err(failed)
     }
 
     /// Returns the approximate length of the results if all transactions are committed.
@@ -220,33 +198,26 @@ impl<'a> Results<'a> {
 }
 
 /// Appends a `TransactionResult` as field 1.
-fn put_result(out: &mut Vec<u8>, result: &OneResult<'_>) {
+fn put_result(out: &mut Vec<u8>, result: OneResult<'_>) {
     match result {
-        OneResult::Failed(id, status) => put_error(out, id, status),
-        OneResult::Refused(Refused { id, status }) => put_error(out, id, status),
-        OneResult::Missing => put_error(out, "", &status::outcome_missing()),
-        OneResult::Executed(transaction, outcome) => match committed_or_error(transaction, *outcome) {
-            Err(status) => put_error(out, transaction.id(), &status),
-            Ok(answer) => {
-                let bytes = answer.bytes();
-                put_head(out, 1, text_bytes(answer.id) + message_bytes(bytes));
-                put_text(out, 1, answer.id);
-                put_head(out, 2, bytes);
-                answer.put(out);
-            }
-        },
+        Ok(answer) => {
+            let bytes = answer.bytes();
+            put_head(out, 1, text_bytes(answer.id) + message_bytes(bytes));
+            put_text(out, 1, answer.id);
+            put_head(out, 2, bytes);
+            answer.put(out);
+        }
+        Err((id, status)) => {
+            let error = StreamTransactionsResponse {
+                result: Some(TransactionResult {
+                    transaction_id: id.to_owned(),
+                    outcome: Some(transaction_result::Outcome::Error(status::to_value(&status))),
+                }),
+            };
+            // Encoding fails only if the buffer has too little room. A vector grows, so encoding cannot fail.
+            let _infallible = error.encode(out);
+        }
     }
-}
-
-fn put_error(out: &mut Vec<u8>, id: &str, status: &Status) {
-    let error = StreamTransactionsResponse {
-        result: Some(TransactionResult {
-            transaction_id: id.to_owned(),
-            outcome: Some(transaction_result::Outcome::Error(status::to_value(status))),
-        }),
-    };
-    // Encoding fails only if the buffer has too little room. A vector grows, so encoding cannot fail.
-    let _infallible = error.encode(out);
 }
 
 fn committed_or_error<'a>(
@@ -265,7 +236,7 @@ fn committed_or_error<'a>(
     }
 }
 
-/// Returns the account that a rejection is about, and the amount of the rejected transfer.
+/// Returns the id of the account that caused a rejection, and the amount of the rejected transfer.
 fn subject_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> (&'a str, Amount) {
     let transfer = transaction
         .transfers()
@@ -285,7 +256,7 @@ fn subject_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Reject
     (std::str::from_utf8(name).unwrap_or_default(), transfer.amount)
 }
 
-/// Converts a transfer of the journal for the API.
+/// Converts a transfer for the API. `debit` and `credit` are the ids of the accounts.
 #[must_use]
 pub(crate) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
     let amount = match i64::try_from(amount.minor_units()) {
@@ -334,7 +305,10 @@ mod tests {
             let most = Amount::new(u128::MAX);
             let rejection = Rejection::new(reason, 255, Side::Credit).with_available(most);
             let mut result = Vec::new();
-            put_error(&mut result, &id, &status::rejection(rejection, &id, most, false));
+            put_result(
+                &mut result,
+                Err((&id, status::rejection(rejection, &id, most, false))),
+            );
             assert!(
                 result.len() <= RESULT_BYTES_MAX,
                 "{reason}: {} bytes",
@@ -342,11 +316,8 @@ mod tests {
             );
         }
         let mut result = Vec::new();
-        put_error(
-            &mut result,
-            &id,
-            &status::transaction_id_reused(&id, ContentField::CreditAccount(255)),
-        );
+        let reused = status::transaction_id_reused(&id, ContentField::CreditAccount(255));
+        put_result(&mut result, Err((&id, reused)));
         assert!(result.len() <= RESULT_BYTES_MAX, "{} bytes", result.len());
     }
 

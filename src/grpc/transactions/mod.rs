@@ -1,4 +1,5 @@
-//! `tally.v1.TransactionService`: from the bytes of a request to the engine's batch, and from the outcomes to the answer.
+//! `tally.v1.TransactionService`: reads the bytes of a request into a batch for the engine, and writes the outcomes as
+//! the answer.
 
 mod collect;
 mod decode;

@@ -1,12 +1,12 @@
 //! The methods of `tally.v1.TransactionService`.
 //!
-//! Requests are read without tonic's server; `transport/framing.rs` says why. Requests with transactions are read
-//! without the generated types, see `wire.rs`.
+//! Requests are read without tonic's server; `transport/framing.rs` gives the reasons. Requests with transactions are
+//! read without the generated types; `wire.rs` gives the reason.
 
 use std::{convert::Infallible, sync::Arc};
 
 use tally_ledger::{Malformed, Phase, Rejection, Side, id::check_id};
-use tonic::{Status, server::NamedService};
+use tonic::Status;
 
 use super::{
     collect::{BulkReader, Transactions},
@@ -21,19 +21,19 @@ use crate::{
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
         transport::{
-            budget::{CALL_BYTES, Reservation},
+            budget::CALL_BYTES,
             framing::{AdmittedCall, Expected, Inbound},
             lifetime::Lifetime,
-            outbound::{Answer, AnswerFuture},
+            outbound::{Answer, AnswerFuture, AnswerResult},
         },
     },
-    proto::{self, GetTransactionRequest, GetTransactionResponse, transaction_service_server::SERVICE_NAME},
+    proto::{self, GetTransactionRequest, GetTransactionResponse},
     store::embedded::FoundTransaction,
 };
 
-/// Most memory of a transfer in `GetTransaction`: its record, its account ids and its part of the answer.
+/// Most memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;
-/// Most memory of the rest of the transaction.
+/// Most memory of the rest of the transaction in `GetTransaction`, in bytes.
 const FOUND_BYTES: usize = 8 << 10;
 
 /// The service. Clones are cheap.
@@ -44,12 +44,8 @@ pub(crate) struct TransactionService {
 
 // ===== impl TransactionService =====
 
-impl NamedService for TransactionService {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
 impl TransactionService {
-    /// A service over `engine`.
+    /// Returns the service over `engine`.
     #[must_use]
     pub(crate) fn new(engine: TallyEngine) -> Self {
         TransactionService {
@@ -59,8 +55,8 @@ impl TransactionService {
 
     /// Answers `ProcessTransaction`.
     ///
-    /// Each method boxes its own future. So the future of the most frequent method is small, and is not moved into its
-    /// task.
+    /// Each method boxes its own future. So the future of `ProcessTransaction` is not as large as the largest future of
+    /// all methods.
     pub(crate) fn process_transaction(&self, call: AdmittedCall) -> AnswerFuture {
         Box::pin(process_one(Arc::clone(&self.engine), call))
     }
@@ -80,25 +76,23 @@ impl TransactionService {
     /// Answers `StreamTransactions` until `lifetime` ends.
     pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
-        // The stream begins when the call is polled, because the engine knows the caller only then.
+        // The stream begins when the call is polled, because only then the engine knows the caller.
         Box::pin(async move {
-            Ok(
-                match Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX) {
-                    Ok(inbound) => {
-                        let answers = StreamAnswers::new(engine, inbound, lifetime);
-                        Answer::frames(Box::pin(answers), limits.memory())
-                    }
-                    Err(status) => limits.answer_failed(status),
-                },
-            )
+            let opened = Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX);
+            let answers = opened.map(|inbound| StreamAnswers::new(engine, inbound, lifetime));
+            Ok(match answers {
+                Ok(answers) => Answer::frames(Box::pin(answers), &limits.memory),
+                Err(status) => limits.answer_failed(status),
+            })
         })
     }
 
-    async fn get_transaction(&self, call: AdmittedCall) -> Result<(Vec<u8>, Reservation), Status> {
-        let (question, mut inbound) = Inbound::ask::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
-        let id = question.transaction_id;
+    async fn get_transaction(&self, call: AdmittedCall) -> AnswerResult {
+        let (request, mut inbound) =
+            Inbound::read_request::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
+        let id = request.transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
-        let found = self.engine.transaction(id.clone(), inbound.deadline()).await?;
+        let found = self.engine.transaction(id.clone(), inbound.deadline).await?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
         let transaction = self.describe(id, &found, &mut inbound).await?;
         Ok(inbound.answer(&GetTransactionResponse {
@@ -106,7 +100,8 @@ impl TransactionService {
         }))
     }
 
-    /// Converts a record of the journal for the API. The journal has the numbers of accounts, the API their ids.
+    /// Converts a record of the journal for the API. The record contains the numbers of the accounts, and the engine
+    /// finds their ids.
     async fn describe(
         &self,
         id: String,
@@ -117,20 +112,18 @@ impl TransactionService {
         let unreadable = |_: Malformed| damaged();
         let (view, outcome) = found.view().map_err(|_| damaged())?;
         inbound.hold(FOUND_BYTES + view.transfer_count() * FOUND_TRANSFER_BYTES)?;
-        let numbered = view
-            .transfers()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(unreadable)?;
+        let numbered: Result<Vec<_>, _> = view.transfers().collect();
+        let numbered = numbered.map_err(unreadable)?;
         let indexes = numbered
             .iter()
             .flat_map(|transfer| [transfer.debit, transfer.credit])
             .collect();
-        let names = self.engine.account_ids(indexes, inbound.deadline()).await?;
-        let mut names = names.into_iter();
+        let ids = self.engine.account_ids(indexes, inbound.deadline).await?;
+        let mut ids = ids.into_iter();
         let transfers: Vec<proto::Transfer> = numbered
             .iter()
             .map(|transfer| {
-                let (debit, credit) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+                let (debit, credit) = (ids.next().unwrap_or_default(), ids.next().unwrap_or_default());
                 encode::from_transfer(debit, credit, transfer.amount, transfer.code)
             })
             .collect();
@@ -163,7 +156,7 @@ impl TransactionService {
     }
 }
 
-/// `ProcessTransaction`.
+/// Answers `ProcessTransaction`.
 async fn process_one(
     engine: Arc<TallyEngine>,
     call: AdmittedCall,
@@ -176,7 +169,7 @@ async fn process_one(
     Ok(limits.answer(answered))
 }
 
-async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> Result<(Vec<u8>, Reservation), Status> {
+async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult {
     let batch = {
         let message = inbound.only().await?;
         let transaction = wire::transaction(&message)?;
@@ -187,16 +180,16 @@ async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> Result<(Vec<u
     inbound.hold(batch.memory_bytes())?;
     inbound.finish().await?;
     let outcomes = execute(engine, CallKind::Unary, &batch, &inbound).await?;
-    let answer = encode::lone(&batch, outcomes.first().copied())?;
+    let answer = encode::single(&batch, outcomes.first().copied())?;
     drop(batch);
     Ok((answer, inbound.into_reservation()))
 }
 
-/// `ProcessTransactions`.
+/// Answers `ProcessTransactions`.
 ///
-/// The request is read while it arrives. Nothing is executed before the whole request is read and the memory for its
+/// The request is read while it arrives. The execution begins after the whole request is read and the memory for the
 /// answer is reserved.
-async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> Result<(Vec<u8>, Reservation), Status> {
+async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult {
     let mut inbound = Inbound::open(call, Expected::Message, MESSAGE_BYTES_MAX)?;
     let mut piece = inbound.piece().await?.ok_or_else(status::message_missing)?;
     let mut reader = BulkReader::new(engine.batch(piece.bytes.len()));
@@ -236,10 +229,10 @@ async fn execute(
     if batch.is_empty() {
         return Ok(Outcomes::new());
     }
-    Ok(engine.process(kind, batch, inbound.deadline()).await?)
+    Ok(engine.process(kind, batch, inbound.deadline).await?)
 }
 
-/// Returns the account that a rejection is about.
+/// Returns the id of the account that caused a rejection.
 fn account_of(transfers: &[proto::Transfer], rejection: Rejection) -> &str {
     transfers
         .get(usize::from(rejection.transfer))

@@ -1,14 +1,14 @@
 //! Splits a `ProcessTransactionsRequest` into its transactions while the message arrives.
 //!
-//! Every byte is read a bounded number of times, however the message is cut into parts. The splitter keeps only the number
-//! of remaining bytes of an unknown field.
+//! Every byte is read a bounded number of times, for any division of the message into parts. Of an unknown field, the
+//! splitter keeps only the number of remaining bytes.
 
 use prost::encoding::WireType;
 use tonic::Status;
 
 use crate::grpc::protobuf::{self, FieldHead};
 
-/// Longest key together with the number behind it.
+/// Longest key together with the number behind the key, in bytes.
 const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
 /// The number of the field with the transactions.
 const TRANSACTIONS: u32 = 1;
@@ -30,9 +30,10 @@ pub(crate) struct Splitter {
     next: Next,
     /// The first bytes of a key or of a transaction whose rest has not arrived. Nearly always empty.
     carry: Vec<u8>,
-    /// The field numbers of the open groups. Groups are unknown fields, and no field in them is a transaction.
+    /// The field numbers of the open groups. A group is an unknown field, so a field within a group is not a
+    /// transaction.
     groups: Vec<u32>,
-    /// Bytes read or copied so far.
+    /// Bytes read or copied up to now.
     #[cfg(test)]
     work: usize,
 }
@@ -50,7 +51,7 @@ enum Next {
 // ===== impl Splitter =====
 
 impl Splitter {
-    /// Begins a message. Transactions of more than `transaction_bytes_max` bytes are not read.
+    /// Begins a message. A transaction of more than `transaction_bytes_max` bytes is skipped.
     pub(crate) const fn new(transaction_bytes_max: usize) -> Self {
         Splitter {
             transaction_bytes_max,
@@ -62,8 +63,8 @@ impl Splitter {
         }
     }
 
-    /// Reads the next `piece` of the message, which is followed by `to_come` more bytes, and calls `each` for every
-    /// transaction.
+    /// Reads the next part of the message, and calls `each` for every transaction. After this `piece`, the message has
+    /// `to_come` more bytes.
     ///
     /// # Errors
     /// The error of `each`; INTERNAL if the message is malformed.
@@ -111,12 +112,12 @@ impl Splitter {
         Ok(())
     }
 
-    /// Returns the bytes of memory that it holds.
+    /// Returns the memory that the splitter holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.carry.capacity() + self.groups.capacity() * size_of::<u32>()
     }
 
-    /// Reads a key and the length or number behind it.
+    /// Reads a key, and the length or number behind the key.
     fn read_head(
         &mut self,
         piece: &mut &[u8],
@@ -133,7 +134,7 @@ impl Splitter {
             *piece = piece.get(read..).unwrap_or_default();
             head
         } else {
-            // The key began in an earlier part. It is short, so that it can be parsed again after each byte.
+            // The key began in an earlier part. A key is short, so it is parsed again after each byte.
             let Some((byte, rest)) = piece.split_first() else {
                 return Ok(());
             };
@@ -152,7 +153,7 @@ impl Splitter {
         }
     }
 
-    /// Decides what follows after the key and length in `head`.
+    /// Sets `next` to what follows behind the key and the length in `head`.
     fn enter(
         &mut self,
         head: &FieldHead,
@@ -205,7 +206,7 @@ impl Splitter {
         let _ = bytes;
     }
 
-    /// Bytes read or copied so far.
+    /// Returns the bytes that were read or copied up to now.
     #[cfg(test)]
     pub(crate) const fn work(&self) -> usize {
         self.work
@@ -216,7 +217,7 @@ impl Splitter {
 mod tests {
     use super::*;
 
-    /// Most bytes that are read for each byte of a message.
+    /// Most reads or copies for each byte of a message.
     const WORK_MAX: usize = 24;
 
     /// Reads `message` in parts of `piece` bytes. Returns the number of its transactions and the bytes read.
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_is_read_in_linear_work_whatever_its_pieces_are() {
+    fn the_work_is_linear_in_the_length_of_the_message_for_pieces_of_any_length() {
         const BYTES: usize = 1 << 20;
         // One unknown field that spans all parts.
         let unknown = [&[0x12], number(BYTES).as_slice(), &vec![0; BYTES]].concat();
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_ends_in_the_middle_is_an_error() {
+    fn a_message_that_ends_within_a_field_is_an_error() {
         for message in [
             &[0x0a][..],
             &[0x0a, 2, 1],

@@ -1,4 +1,5 @@
-//! `StreamTransactions`: reads messages in chunks, executes the chunks in order, and writes their answers in order.
+//! `StreamTransactions`: reads messages in chunks, executes the chunks in order, and writes their answers in order. A
+//! chunk is the messages that have arrived since the previous chunk, up to a bound.
 
 use std::{
     panic::resume_unwind,
@@ -15,8 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
-    collect::{Form, Places, Transactions},
+    collect::{Places, Transactions},
     encode::Results,
+    wire,
 };
 use crate::{
     engine::{CallKind, EngineError, Outcomes, TallyEngine, TransactionBatch},
@@ -36,11 +38,12 @@ type ChunkOutcomes = Result<Outcomes, EngineError>;
 
 /// Most messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
-/// A chunk that holds this many bytes gets no more messages.
+/// A chunk that takes this much memory, in bytes, gets no more messages.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
-/// Memory that is reserved for every chunk.
+/// Memory of a chunk in addition to its transactions and their answers, in bytes.
 const CHUNK_BYTES: usize = 1 << 10;
-/// Most chunks of a stream in flight. Then the stream is not read, and HTTP/2 flow control stops the client.
+/// Most chunks of a stream in flight. With this many chunks the service does not read the stream, and the flow control
+/// of HTTP/2 stops the client.
 const CHUNKS_MAX: usize = 8;
 
 /// The answers to a stream's messages, in their order.
@@ -49,16 +52,16 @@ pub(crate) struct StreamAnswers {
     /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
-    /// The engine executes the chunks of a sequence in order, and no chunk after a chunk that was not executed.
+    /// The chunks of the stream. The engine executes them in order, and no chunk after a chunk that was not executed.
     sequence: Sequence,
     lifetime: Lifetime,
-    /// Ready when reading must end, with the reason.
+    /// Ready when the service must end reading, with the reason.
     over: BoxFuture<'static, Status>,
-    /// At most [`CHUNKS_MAX`].
+    /// The chunks in flight, at most [`CHUNKS_MAX`].
     running: FuturesOrdered<BoxFuture<'static, ChunkDone>>,
     /// Writes the answers to the first executed chunk.
     answering: Option<BoxFuture<'static, ChunkAnswer>>,
-    /// The error of the first chunk that was not executed. The chunks after it are refused with the same error.
+    /// The error of the first chunk that was not executed. All later chunks get the same error.
     interrupted: Option<Status>,
     /// The status with which the stream ends after all answers; `None` if the client ended the stream.
     ending: Option<Status>,
@@ -70,11 +73,11 @@ pub(crate) struct StreamAnswers {
 struct Chunk {
     transactions: Transactions,
     reservation: Reservation,
-    /// The error after which the stream cannot be read on.
+    /// The error that ended reading after this chunk. The stream ends with this error.
     broken: Option<Status>,
 }
 
-/// An executed chunk.
+/// A chunk whose outcomes are known.
 struct ChunkDone {
     batch: Arc<TransactionBatch>,
     places: Places,
@@ -85,12 +88,8 @@ struct ChunkDone {
     broken: Option<Status>,
 }
 
-/// The answers to a chunk.
-struct ChunkAnswer {
-    bytes: Vec<u8>,
-    reservation: Reservation,
-    broken: Option<Status>,
-}
+/// The framed answers to a chunk, and its [`Chunk::broken`].
+type ChunkAnswer = (Bytes, Option<Status>);
 
 /// Reads the messages of a stream.
 struct Chunks {
@@ -98,23 +97,21 @@ struct Chunks {
     engine: Arc<TallyEngine>,
     /// The first bytes of a message whose rest has not arrived.
     carry: Vec<u8>,
-    ended: bool,
 }
 
 // ===== impl StreamAnswers =====
 
 impl StreamAnswers {
-    /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that it has
-    /// read, and ends with the reason. Call this while the stream's call is polled, because the engine finds the caller
-    /// in that context.
+    /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that have been
+    /// read, and ends with the reason. Call this function while the future of the call is polled, because the engine
+    /// finds the caller in the context of this future.
     pub(crate) fn new(engine: Arc<TallyEngine>, inbound: Inbound, lifetime: Lifetime) -> Self {
         StreamAnswers {
-            deadline: inbound.deadline(),
+            deadline: inbound.deadline,
             chunks: Some(Chunks {
                 inbound,
                 engine: Arc::clone(&engine),
                 carry: Vec::new(),
-                ended: false,
             }),
             sequence: engine.sequence(),
             over: Box::pin(lifetime.clone().ended()),
@@ -133,15 +130,16 @@ impl StreamAnswers {
         while self.running.len() < CHUNKS_MAX {
             let Some(chunks) = &mut self.chunks else { return };
             if let Poll::Ready(why) = self.over.as_mut().poll(context) {
-                // The reason is kept, because a revoked token may be valid again when the answers have been sent.
-                if chunks.is_complete() {
+                // The reason is kept for the end of the stream: when the answers have been sent, a revoked token may be
+                // valid again.
+                if chunks.inbound.is_complete() {
                     self.chunks = None;
                 } else {
                     self.stop(why);
                 }
                 return;
             }
-            match Pin::new(chunks).poll_next(context) {
+            match chunks.poll_next(context) {
                 Poll::Ready(Some(chunk)) => {
                     let done = self.execute(chunk);
                     self.running.push_back(done);
@@ -158,9 +156,9 @@ impl StreamAnswers {
         self.ending = Some(why);
     }
 
-    /// Submits a chunk to the engine as the next of the sequence. So the chunks are executed in order, and no chunk after a
-    /// chunk that was not executed. A later chunk may need the money that an earlier one moves, and the ledger remembers a
-    /// refusal for lack of funds for ever.
+    /// Submits a chunk to the engine as the next chunk of the sequence. The engine executes no chunk after a chunk that
+    /// was not executed, for this reason: a later chunk may need the money that the earlier chunk moves, and the ledger
+    /// remembers a rejection for insufficient funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
             transactions: Transactions { mut batch, places },
@@ -178,8 +176,9 @@ impl StreamAnswers {
         let (engine, sequence, deadline) = (&self.engine, &mut self.sequence, self.deadline);
         let called =
             (!batch.is_empty()).then(|| engine.process_next(sequence, CallKind::Stream, &batch, deadline));
-        // The call runs in a separate task. The stream is polled only while its client reads. Without the task, the
-        // chunk of a client that stops reading would stay in flight, and the circuit would open for all clients.
+        // The engine's call runs in a separate task, because the stream is polled only while its client reads. Without
+        // the task, the chunk of a client that stops reading would stay in flight, and the circuit would open for all
+        // clients.
         let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
         Box::pin(async move {
             let outcomes = match called {
@@ -197,7 +196,8 @@ impl StreamAnswers {
         })
     }
 
-    /// Returns the error that all transactions of a chunk get, if any. Call this for the chunks in their order.
+    /// Returns the error that all transactions of a chunk get, or `None` if each transaction has its own result. Call
+    /// this function for the chunks in their order.
     fn failed(&mut self, done: &mut ChunkDone) -> Option<Status> {
         match &done.outcomes {
             Err(error) if error.is_not_executed() => {
@@ -207,13 +207,13 @@ impl StreamAnswers {
             }
             // The outcome of the transactions is unknown, and each of them gets this error.
             Err(error) => Some(status::engine(error)),
-            // The chunk has only invalid transactions. After a chunk that was not executed, they get its error.
+            // The chunk has only invalid transactions. They get the error of an earlier chunk that was not executed.
             Ok(_) if done.batch.is_empty() => self.interrupted.clone(),
             Ok(_) => None,
         }
     }
 
-    /// Returns the answers to the next chunk; `None` without chunks in flight.
+    /// Returns the answers to the next chunk, or `None` if no chunk is in flight.
     fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Option<ChunkAnswer>> {
         loop {
             if let Some(answering) = &mut self.answering {
@@ -229,13 +229,13 @@ impl StreamAnswers {
         }
     }
 
-    /// Stops reading until the next poll. The HTTP/2 library buffers what arrives in the meantime. Without memory for
-    /// that buffer, reading ends.
+    /// Stops reading until the next poll, and reserves memory for what the HTTP/2 library buffers in the meantime. If
+    /// the budget has too little memory, ends reading.
     fn park(&mut self) {
         if let Some(chunks) = &self.chunks
             && self.parked.is_none()
         {
-            let limits = chunks.inbound.limits();
+            let limits = &chunks.inbound.limits;
             self.parked = limits.park();
             if self.parked.is_none() {
                 let why = limits.memory_limit_reached();
@@ -259,12 +259,7 @@ impl Stream for StreamAnswers {
                 }
                 return Poll::Pending;
             };
-            let Some(ChunkAnswer {
-                bytes,
-                reservation,
-                broken,
-            }) = answered
-            else {
+            let Some((bytes, broken)) = answered else {
                 if self.chunks.is_some() {
                     self.parked = None;
                     return Poll::Pending;
@@ -276,22 +271,21 @@ impl Stream for StreamAnswers {
             }
             if !bytes.is_empty() {
                 self.park();
-                return Poll::Ready(Some(Ok(reservation.until_sent(bytes, None))));
+                return Poll::Ready(Some(Ok(bytes)));
             }
         }
     }
 }
 
-/// Waits for the task of a chunk. Dropping the future withdraws the chunk if it is still queued.
+/// Waits for the task of a chunk. If this future is dropped while the chunk is queued, the chunk is not executed.
 async fn executed(task: AbortOnDropHandle<ChunkOutcomes>) -> ChunkOutcomes {
     match task.await {
         Ok(outcomes) => outcomes,
         Err(error) => match error.try_into_panic() {
-            // A panic of the task goes on here.
+            // A panic of the task continues in the task of the stream.
             Ok(panic) => resume_unwind(panic),
-            // A task is aborted only when its handle is dropped, and the handle is awaited here, or when the runtime
-            // ends.
-            Err(error) => unreachable!("a chunk's task was stopped while its stream was answered: {error}"),
+            // A task is aborted only when its handle is dropped, or when the runtime ends. The handle is used here.
+            Err(error) => unreachable!("the task of a chunk was aborted before its stream ended: {error}"),
         },
     }
 }
@@ -318,22 +312,13 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> ChunkAnswer {
     let bytes = results.stream().await;
     drop((batch, outcomes, places));
     reservation.resize(CHUNK_BYTES + bytes.capacity());
-    ChunkAnswer {
-        bytes,
-        reservation,
-        broken,
-    }
+    (reservation.until_sent(bytes, None), broken)
 }
 
 // ===== impl Chunks =====
 
 impl Chunks {
-    /// Returns whether the client has ended the stream, and everything has been read.
-    fn is_complete(&self) -> bool {
-        self.ended || self.inbound.is_complete()
-    }
-
-    /// Adds the next part of a message.
+    /// Adds the next part of a message. Copies the message only if it arrives in several parts.
     fn add(&mut self, transactions: &mut Transactions, piece: &Piece) -> Result<(), Status> {
         if piece.to_come > 0 {
             gather(&mut self.carry, piece);
@@ -349,61 +334,52 @@ impl Chunks {
         Ok(pushed?)
     }
 
-    /// Makes a chunk of the transactions, if the budget has memory for them and their answers.
+    /// Makes a chunk of the transactions. If the budget has too little memory for them and their answers, ends reading,
+    /// and makes an empty chunk with the error.
     fn chunk(&mut self, transactions: Transactions, broken: Option<Status>) -> Chunk {
-        let limits = self.inbound.limits();
-        if let Some(reservation) = limits.memory().reserve(CHUNK_BYTES + transactions.held_bytes()) {
+        let limits = &self.inbound.limits;
+        if let Some(reservation) = limits.memory.reserve(CHUNK_BYTES + transactions.held_bytes()) {
             return Chunk {
                 transactions,
                 reservation,
                 broken,
             };
         }
-        // Nothing of the chunk and nothing after it is executed.
-        self.ended = true;
-        Chunk {
-            transactions: Transactions::new(self.engine.batch(0), Form::Message),
-            reservation: limits.memory().reserve_beyond_limit(CHUNK_BYTES),
+        let chunk = Chunk {
+            transactions: Transactions::new(self.engine.batch(0), wire::stream_message),
+            reservation: limits.memory.reserve_beyond_limit(CHUNK_BYTES),
             broken: Some(limits.memory_limit_reached()),
-        }
+        };
+        self.inbound.stop();
+        chunk
     }
-}
 
-impl Stream for Chunks {
-    type Item = Chunk;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
+    /// Returns a chunk of the messages that have arrived; `None` after reading has ended.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
         let first = match ready!(self.inbound.poll_piece(context)) {
-            Ok(None) => {
-                self.ended = true;
-                return Poll::Ready(None);
-            }
+            Ok(None) => return Poll::Ready(None),
             first => first,
         };
         // Transactions take less memory in the batch than on the wire.
-        let mut transactions = Transactions::new(self.engine.batch(self.inbound.arrived()), Form::Message);
+        let batch = self.engine.batch(self.inbound.arrived());
+        let mut transactions = Transactions::new(batch, wire::stream_message);
         let mut broken = None;
         let mut next = Poll::Ready(first);
         loop {
             let taken = match next {
-                Poll::Pending if transactions.count() > 0 => break,
+                Poll::Pending if transactions.places.count > 0 => break,
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Some(piece))) => self.add(&mut transactions, &piece),
-                Poll::Ready(Ok(None)) => {
-                    self.ended = true;
-                    break;
-                }
+                Poll::Ready(Ok(None)) => break,
                 Poll::Ready(Err(status)) => Err(status),
             };
             if let Err(status) = taken {
-                self.ended = true;
+                self.inbound.stop();
                 broken = Some(status);
                 break;
             }
-            if transactions.count() >= CHUNK_MESSAGES_MAX || transactions.held_bytes() >= CHUNK_BYTES_MAX {
+            if transactions.places.count >= CHUNK_MESSAGES_MAX || transactions.held_bytes() >= CHUNK_BYTES_MAX
+            {
                 break;
             }
             next = self.inbound.poll_piece(context);

@@ -1,8 +1,9 @@
 //! Reads requests with transactions without the generated types.
 //!
-//! These requests are nearly all of the traffic, and a generated type has a `String` for every id in them. The values
-//! here borrow from the request instead. The rules are prost's, and the tests compare both: unknown fields are skipped,
-//! the last of several values counts, repeated submessages are merged, text must be UTF-8.
+//! Nearly all requests have transactions, and a generated type allocates a `String` for every id. The values here
+//! borrow from the request instead. The rules are the same as in prost: unknown fields are skipped, the last of several
+//! values counts, several values of one submessage are merged, text must be UTF-8. The tests compare this reader with
+//! prost.
 
 use smallvec::SmallVec;
 use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};
@@ -23,9 +24,9 @@ pub(crate) enum Text<'a> {
 pub(crate) struct WireTransaction<'a> {
     pub(crate) id: Text<'a>,
     pub(crate) phase: i32,
-    /// The first [`TRANSFERS_MAX`].
+    /// The first [`TRANSFERS_MAX`] transfers.
     pub(crate) transfers: SmallVec<[WireTransfer<'a>; 2]>,
-    /// The number of transfers, also beyond [`TRANSFERS_MAX`].
+    /// The number of transfers in the request. It can be more than [`TRANSFERS_MAX`].
     pub(crate) transfer_count: usize,
     pub(crate) pending_transaction_id: &'a str,
     pub(crate) pending_timeout: Option<Time>,
@@ -56,7 +57,7 @@ pub(crate) enum WireAmount {
     },
 }
 
-/// `google.protobuf.Timestamp` and `Duration`.
+/// `google.protobuf.Timestamp` or `google.protobuf.Duration`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Time {
     pub(crate) seconds: i64,
@@ -73,7 +74,7 @@ impl Default for Text<'_> {
 
 impl<'a> Text<'a> {
     fn of(bytes: &'a [u8]) -> Read<Self> {
-        // A valid id is ASCII, so that UTF-8 need not be checked.
+        // A valid id is ASCII, so the text of a valid id is UTF-8.
         if is_id(bytes) {
             Ok(Text::Id(bytes))
         } else {
@@ -104,7 +105,7 @@ pub(crate) fn transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     Ok(transaction)
 }
 
-/// Reads a transaction of a `ProcessTransactionsRequest`, from its bytes.
+/// Reads the bytes of one transaction in a `ProcessTransactionsRequest`.
 ///
 /// # Errors
 /// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.

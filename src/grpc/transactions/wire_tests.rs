@@ -1,4 +1,4 @@
-//! Compares the reader with prost, which reads the same bytes into the generated types.
+//! Compares the reader of `wire.rs` with prost: both read the same bytes, prost into the generated types.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use prost::{Message, encoding::WireType};
@@ -69,7 +69,7 @@ fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
     }
 }
 
-/// Checks that both read the same, or that both fail.
+/// Checks that both readers find the same values, or that both readers fail.
 fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     let theirs = ProcessTransactionRequest::decode(bytes);
     match (transaction(bytes), &theirs) {
@@ -161,8 +161,8 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         )
 }
 
-/// Fields of any number and wire type, some with known numbers and some nested, as a later version or an attacker may
-/// send them.
+/// Generates fields of any number and wire type: some with known numbers, some nested. A later version or an attacker
+/// may send such fields.
 fn fields() -> impl Strategy<Value = Vec<u8>> {
     let scalar = prop_oneof![
         (1..9_u8, vec(any::<u8>(), 0..4)).prop_map(|(field, bytes)| delimited(field, &bytes)),
@@ -236,7 +236,7 @@ proptest! {
 }
 
 #[test]
-fn groups_are_nested_as_deep_as_prost_has_them() {
+fn groups_may_be_nested_as_deep_as_in_prost() {
     for depth in 95..105 {
         let group = [vec![15 << 3 | GROUP; depth], vec![15 << 3 | GROUP_END; depth]].concat();
         agree(&group).unwrap();

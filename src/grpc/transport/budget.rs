@@ -1,12 +1,12 @@
-//! The memory that clients hold: requests that have arrived, the data decoded from them, and answers that are not sent
-//! yet.
+//! Limits the memory that clients hold: requests that have arrived, the data decoded from them, and answers that are
+//! not sent yet.
 //!
-//! One budget serves all clients. A client may hold as much as is still free: a single client gets half of the budget,
-//! two clients get a third each, and a part is always free for one more client. In addition, a reserve guarantees every
-//! client a small minimum (the floor), whatever the other clients hold.
+//! All clients share one budget. A client may hold as much as stays free: a single client gets half of the budget, two
+//! clients get a third each, and a part is always free for one more client. In addition, a reserve guarantees every
+//! client a small minimum (the floor), even when the other clients have used up the budget.
 //!
-//! Each connection has a [`ConnectionMemory`]. It takes memory from the budget in larger steps, so that a small call
-//! does not change the counters that all threads share.
+//! Each connection has a [`ConnectionMemory`], which takes memory from the budget in larger steps. So a small call
+//! usually does not change the counters that all threads share.
 
 use std::{
     collections::HashMap,
@@ -26,25 +26,27 @@ use crate::{engine::Payment, security::client_of};
 /// The bytes that are reserved for every call: its stream in the HTTP/2 library, its task, a short message and a short
 /// answer.
 pub(crate) const CALL_BYTES: usize = 4 << 10;
-/// The part of [`CALL_BYTES`] for the message of the call.
+/// The part of [`CALL_BYTES`] for the message of the call, in bytes.
 pub(crate) const SHORT_BYTES: usize = 1 << 10;
-/// A client that holds no more than this gets it from the reserve if the budget is used up.
+/// The floor, in bytes. A client that holds no more than this gets the memory from the reserve if the budget is used
+/// up.
 const FLOOR_BYTES: usize = 64 << 10;
-/// The reserve, in addition to the budget: enough for the floors of 512 clients.
+/// The reserve, in bytes, in addition to the budget: enough for the floors of 512 clients.
 const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
-/// Most health checks at a time that are served beyond the limits of their clients, at most one of each connection.
+/// Most health checks that are served at the same time beyond the memory limit. Each connection has at most one of
+/// them.
 const PROBES_MAX: usize = 512;
 /// The bytes that are reserved for the answer to a refused call until it is sent.
 pub(crate) const REFUSAL_BYTES: usize = 2 << 10;
-/// A connection takes at least this much from the budget at a time, if this much is free.
+/// A connection takes at least this many bytes from the budget at a time, if this many bytes are free.
 const STEP_BYTES: usize = 32 << 10;
-/// The HTTP/2 library frees the table entries of a connection's calls only when the connection ends. One entry takes
-/// about this much (measured: 4.4 MiB after 4000 calls, in a build without optimisation).
-const CALL_ROOM_BYTES: usize = 1 << 10;
-/// The table entries of this many calls are part of the fixed cost of a connection and not counted.
-const CALLS_WITHOUT_ROOM: usize = 64;
+/// The memory of a call's entry in the table of the HTTP/2 library (measured: 4.4 MiB for 4000 entries, in a build
+/// without optimisation). The library frees the entries of a connection only when the connection ends.
+const ENTRY_BYTES: usize = 1 << 10;
+/// The entries of this many calls are part of the fixed cost of a connection, and are not reserved.
+const FREE_ENTRIES: usize = 64;
 /// For calls that tonic serves: most messages of one connection that the HTTP/2 library holds and has not sent yet. The
-/// size of such a message is known only after it is made, so the next message waits until a permit is free.
+/// length of such a message is known only after the message is made. So the next message is made when a permit is free.
 const SENDING_MAX: usize = 16;
 
 /// The memory of all clients.
@@ -77,7 +79,7 @@ pub(crate) struct ConnectionMemory {
     share: Arc<ClientShare>,
     state: Mutex<State>,
     /// [`SENDING_MAX`] permits.
-    sending: Arc<Semaphore>,
+    pub(super) sending: Arc<Semaphore>,
     /// The permit for one health check beyond the memory limit.
     probe: Arc<Semaphore>,
 }
@@ -85,20 +87,21 @@ pub(crate) struct ConnectionMemory {
 #[derive(Debug, Default)]
 struct State {
     held: usize,
-    /// Bytes taken from the budget; never less than `held`.
+    /// Bytes taken from the budget, at least `held`.
     taken: usize,
-    /// Calls that are open now.
+    /// The number of calls that are open now.
     calls: usize,
-    /// Most calls that were open at once.
+    /// The highest number of calls that were open at the same time.
     calls_max: usize,
 }
 
 /// Reserved memory. Dropping it returns the memory to the budget.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    memory: Arc<ConnectionMemory>,
+    /// The memory of the connection, to which the reservation belongs.
+    pub(super) memory: Arc<ConnectionMemory>,
     bytes: usize,
-    /// Whether it belongs to an open call.
+    /// Whether the reservation belongs to an open call.
     is_call: bool,
     /// For a health check beyond the memory limit: the permit of its connection and the permit of the service.
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
@@ -110,7 +113,7 @@ struct Sent<T, H> {
     _held: H,
 }
 
-/// Returns `bytes` for sending. `held` is dropped once they are sent.
+/// Returns `bytes` for sending. `held` is dropped when they are sent.
 pub(crate) fn until_sent<T, H>(bytes: T, held: H) -> Bytes
 where
     T: AsRef<[u8]> + Send + 'static,
@@ -122,7 +125,7 @@ where
 // ===== impl Budget =====
 
 impl Budget {
-    /// A budget of `bytes_max` bytes.
+    /// Returns a budget of `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> Self {
         Budget(Arc::new(All {
             bytes_max,
@@ -158,11 +161,12 @@ impl Budget {
 // ===== impl ClientShare =====
 
 impl ClientShare {
-    /// Takes `bytes` more. Refuses if the client would then hold more than is free and more than its floor.
+    /// Takes `bytes` more, and returns true. Takes nothing and returns false if the client would hold more than its
+    /// floor, and more than would stay free.
     fn take(&self, bytes: usize) -> bool {
         let (own, all, floors) = self.add(bytes);
         let fits = own.saturating_add(all) <= self.all.bytes_max
-            // Within the floor, only the floors of the other clients count.
+            // A client within its floor needs only space in the reserve, which covers the floors of all clients.
             || (own <= FLOOR_BYTES && floors <= RESERVE_BYTES);
         if !fits {
             self.give_back(bytes);
@@ -170,8 +174,8 @@ impl ClientShare {
         fits
     }
 
-    /// Takes `bytes` more without a check. Returns what the client holds then, what all clients hold, and the part of
-    /// that within their floors.
+    /// Takes `bytes` more without a check. Returns the new sums in bytes: of the client, of all clients, and of all
+    /// clients within their floors.
     fn add(&self, bytes: usize) -> (usize, usize, usize) {
         let before = self.held.fetch_add(bytes, Ordering::Relaxed);
         let own = before.saturating_add(bytes);
@@ -205,7 +209,7 @@ impl Drop for ClientShare {
 // ===== impl ConnectionMemory =====
 
 impl ConnectionMemory {
-    /// The memory of a new connection of the client with this `share`.
+    /// Returns the memory of a new connection of the client with this `share`.
     pub(crate) fn new(share: Arc<ClientShare>) -> Arc<Self> {
         Arc::new(ConnectionMemory {
             share,
@@ -221,13 +225,13 @@ impl ConnectionMemory {
     }
 
     /// Reserves [`CALL_BYTES`] for an open call if the budget allows it. If the connection has more open calls than
-    /// ever before, the new table entry stays reserved until the connection ends.
+    /// ever before, also reserves [`ENTRY_BYTES`], which stay reserved until the connection ends.
     pub(crate) fn reserve_call(self: &Arc<Self>) -> Option<Reservation> {
         let mut state = self.state.lock();
         let calls = state.calls + 1;
-        let is_most = calls > state.calls_max.max(CALLS_WITHOUT_ROOM);
-        let room = if is_most { CALL_ROOM_BYTES } else { 0 };
-        if !self.hold_in(&mut state, CALL_BYTES + room) {
+        let is_most = calls > state.calls_max.max(FREE_ENTRIES);
+        let entry = if is_most { ENTRY_BYTES } else { 0 };
+        if !self.hold_in(&mut state, CALL_BYTES + entry) {
             return None;
         }
         state.calls = calls;
@@ -238,15 +242,15 @@ impl ConnectionMemory {
         Some(reservation)
     }
 
-    /// Reserves `bytes` without a check, for data that must not be refused any more, such as the answer to an executed
-    /// transaction.
+    /// Reserves `bytes` without a check, for data that the service must hold in any case, such as the answer to an
+    /// executed transaction.
     pub(crate) fn reserve_beyond_limit(self: &Arc<Self>, bytes: usize) -> Reservation {
         self.hold_beyond_limit(bytes);
         self.reservation(bytes)
     }
 
-    /// Reserves `bytes` for a health check. One health check of each connection is served even beyond the limits.
-    /// Otherwise a prober could not tell a busy service from a dead one.
+    /// Reserves `bytes` for a health check. One health check of each connection is served even beyond the memory limit.
+    /// Otherwise a health check could not distinguish a busy service from a dead service.
     pub(crate) fn reserve_probe(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         self.reserve(bytes).or_else(|| {
             let own = Arc::clone(&self.probe).try_acquire_owned().ok()?;
@@ -260,11 +264,6 @@ impl ConnectionMemory {
     /// Returns whether the client holds no more than its floor.
     pub(crate) fn holds_little(&self) -> bool {
         self.share.held.load(Ordering::Relaxed) <= FLOOR_BYTES
-    }
-
-    /// Returns the permits for messages that wait to be sent.
-    pub(crate) fn sending(&self) -> &Arc<Semaphore> {
-        &self.sending
     }
 
     fn reservation(self: &Arc<Self>, bytes: usize) -> Reservation {
@@ -308,12 +307,12 @@ impl ConnectionMemory {
         let mut state = self.state.lock();
         state.calls -= usize::from(is_call);
         state.held -= bytes;
+        // Keeps one step for the next call, but nothing if the connection holds nothing.
         let kept = if state.held == 0 {
             0
         } else {
             state.held + STEP_BYTES
         };
-        // Keeps a little for the next call, but nothing if the connection holds nothing.
         if state.taken >= kept + STEP_BYTES || state.held == 0 {
             let spare = state.taken - kept;
             state.taken = kept;
@@ -323,7 +322,7 @@ impl ConnectionMemory {
 }
 
 impl Drop for ConnectionMemory {
-    /// The connection has ended, and the table entries of its calls are free.
+    /// The connection has ended, and the HTTP/2 library has freed the table entries of its calls.
     fn drop(&mut self) {
         self.share.give_back(self.state.get_mut().taken);
     }
@@ -332,7 +331,8 @@ impl Drop for ConnectionMemory {
 // ===== impl Reservation =====
 
 impl Reservation {
-    /// Grows the reservation to at least `bytes`. Returns false, and changes nothing, if the budget does not allow it.
+    /// Grows the reservation to at least `bytes`, and returns true. Changes nothing and returns false if the budget
+    /// does not allow it.
     #[must_use]
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
@@ -358,11 +358,6 @@ impl Reservation {
         let beyond = self.bytes.saturating_sub(bytes);
         self.bytes -= beyond;
         self.memory.reservation(beyond)
-    }
-
-    /// Returns the memory of the connection from which the reservation is taken.
-    pub(crate) fn memory(&self) -> &Arc<ConnectionMemory> {
-        &self.memory
     }
 
     /// Returns `bytes` for sending. The reservation is held until they are sent.
@@ -397,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_never_holds_more_than_is_left_and_there_is_room_for_another() {
+    fn a_client_holds_at_most_as_much_as_stays_free_for_others() {
         let budget = Budget::new(12 << 20);
         let [first, second, third] = [1, 2, 3].map(|last| ConnectionMemory::new(budget.share(address(last))));
         let all_that_fits = |memory: &Arc<ConnectionMemory>| {
@@ -410,22 +405,22 @@ mod tests {
                 .map(|reservation| reservation.bytes)
                 .sum::<usize>()
         };
-        // Alone: half of it.
+        // The only client gets half of the budget.
         let of_first = all_that_fits(&first);
         assert_eq!(held(&of_first), 6 << 20);
-        // A second one gets half of what is left, and so does a third.
+        // The second client gets half of the rest, and then the third client gets half of the rest.
         let of_second = all_that_fits(&second);
         assert_eq!(held(&of_second), 3 << 20);
         let of_third = all_that_fits(&third);
         assert!((1_u32 << 20..=3 << 19).contains(&u32::try_from(held(&of_third)).unwrap()));
-        // The first holds more than is left now, and gets nothing more.
+        // The first client holds more than is free now, and gets no more.
         assert!(first.reserve(1).is_none());
         drop((of_first, of_second, of_third));
         assert_eq!(budget.held(), 0);
     }
 
     #[test]
-    fn connections_of_a_client_share_what_it_may_hold() {
+    fn the_connections_of_a_client_share_its_limit() {
         let budget = Budget::new(2 << 20);
         let [one, other] = [1, 1].map(|last| ConnectionMemory::new(budget.share(address(last))));
         let held = one.reserve(1 << 20).unwrap();
@@ -438,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_executed_is_charged_all_the_same_and_everything_is_given_back() {
+    fn a_resize_ignores_the_limit_and_the_memory_is_free_after_the_last_part_is_sent() {
         let budget = Budget::new(1 << 20);
         let memory = ConnectionMemory::new(budget.share(address(1)));
         let mut reservation = memory.reserve(CALL_BYTES).unwrap();
@@ -451,28 +446,32 @@ mod tests {
         let sent = reservation.until_sent(vec![7; 10], None);
         let part = sent.slice(3..4);
         drop(sent);
-        assert_eq!(budget.held(), 3 << 20, "a part of it is still there");
+        assert_eq!(budget.held(), 3 << 20, "a part of the bytes is not sent yet");
         drop(part);
         assert_eq!(budget.held(), 0);
     }
 
     #[test]
-    fn a_client_that_holds_little_gets_its_floor_whatever_others_hold_beyond_the_budget() {
+    fn a_client_gets_its_floor_even_if_others_hold_more_than_the_budget() {
         let budget = Budget::new(1 << 20);
         let greedy = ConnectionMemory::new(budget.share(address(1)));
         let excess = greedy.reserve_beyond_limit(8 << 20);
         assert!(greedy.reserve(1).is_none());
         let honest = [2, 2].map(|last| ConnectionMemory::new(budget.share(address(last))));
         let held: Vec<_> = (0..FLOOR_BYTES / CALL_BYTES)
-            .map(|call| honest[call % 2].reserve(CALL_BYTES).expect("its floor"))
+            .map(|call| {
+                honest[call % 2]
+                    .reserve(CALL_BYTES)
+                    .expect("the client is within its floor")
+            })
             .collect();
         assert!(honest[0].holds_little() && !greedy.holds_little());
         assert!(
             honest[0].reserve(1).is_none(),
-            "the floor is the client's, not the connection's"
+            "two connections of a client share one floor"
         );
         drop(held);
-        // The reserve is bounded, too.
+        // The reserve is limited.
         let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
         let memories: Vec<_> = addresses
             .map(|address| ConnectionMemory::new(budget.share(address)))
@@ -484,7 +483,7 @@ mod tests {
         assert_eq!(
             floors.len(),
             RESERVE_BYTES / FLOOR_BYTES - 1,
-            "one floor is the greedy one's"
+            "the greedy client has one of the floors"
         );
         drop((floors, excess));
         assert_eq!(budget.held(), 0);
@@ -492,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn one_health_check_of_a_connection_is_served_without_memory() {
+    fn one_health_check_of_each_connection_is_served_beyond_the_memory_limit() {
         let budget = Budget::new(1 << 20);
         let share = budget.share(address(1));
         let [one, other] = [(); 2].map(|()| ConnectionMemory::new(Arc::clone(&share)));
@@ -505,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_small_call_leaves_nothing_taken() {
+    fn after_a_few_small_calls_the_connection_returns_all_memory() {
         let budget = Budget::new(1 << 20);
         let memory = ConnectionMemory::new(budget.share(address(1)));
         for _ in 0..3 {
@@ -518,18 +517,18 @@ mod tests {
     }
 
     #[test]
-    fn the_room_of_many_calls_is_held_until_the_connection_ends() {
+    fn the_table_entries_of_many_calls_are_reserved_until_the_connection_ends() {
         let budget = Budget::new(64 << 20);
         let memory = ConnectionMemory::new(budget.share(IpAddr::from([127, 0, 0, 1])));
         let open = |count: usize| -> Vec<Reservation> {
             (0..count).map(|_| memory.reserve_call().unwrap()).collect()
         };
-        drop(open(CALLS_WITHOUT_ROOM));
+        drop(open(FREE_ENTRIES));
         assert_eq!(budget.held(), 0);
         for _ in 0..3 {
-            // What was open before is not counted once more.
-            drop(open(CALLS_WITHOUT_ROOM + 1000));
-            let kept = 1000 * CALL_ROOM_BYTES;
+            // The entries of the earlier calls are used again, and are not reserved a second time.
+            drop(open(FREE_ENTRIES + 1000));
+            let kept = 1000 * ENTRY_BYTES;
             assert!((kept..=kept + 2 * STEP_BYTES).contains(&budget.held()));
         }
         drop(memory);

@@ -1,4 +1,4 @@
-//! Counts the places that each client uses: its connections, or its open watches.
+//! Counts what each client has open, such as connections, and limits the count. A place is the right to open one.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::security::client_of;
 
-/// Counts the places in use, in total and for each client. Clones count together.
+/// Counts the places in use, in total and for each client. All clones share the same counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
     each_max: usize,
@@ -17,11 +17,11 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// One entry for each client with a place, so at most `all` entries.
+    /// The places of each client that has a place. So this map has at most `all` entries.
     each: HashMap<IpAddr, usize>,
 }
 
-/// One place. Dropping it frees it.
+/// One place in use. Dropping this value frees the place.
 #[derive(Debug)]
 pub(crate) struct ClientPlace {
     clients: Clients,
@@ -31,7 +31,7 @@ pub(crate) struct ClientPlace {
 // ===== impl Clients =====
 
 impl Clients {
-    /// At most `each_max` places for one client, and `all_max` places in total.
+    /// Allows at most `each_max` places for one client, and at most `all_max` places in total.
     pub(crate) fn new(each_max: usize, all_max: usize) -> Self {
         Clients {
             each_max,
@@ -77,26 +77,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_of_ipv6_is_one_client_and_an_address_of_ipv4_another() {
+    fn an_ipv6_network_is_one_client_and_an_ipv4_address_is_one_client() {
         let clients = Clients::new(2, 100);
         let admit = |address: &str| clients.admit(address.parse().unwrap());
         let _places = [admit("2001:db8:1:2::1"), admit("2001:db8:1:2:ffff::9")].map(Option::unwrap);
-        assert!(admit("2001:db8:1:2:a:b:c:d").is_none(), "a third of the network");
+        assert!(
+            admit("2001:db8:1:2:a:b:c:d").is_none(),
+            "a third place of the same network"
+        );
         let _other = admit("2001:db8:1:3::1").unwrap();
-        // An IPv4 address and the same address mapped into IPv6.
+        // An IPv4 address, and the same address mapped into IPv6, are one client.
         let _both = [admit("192.0.2.1"), admit("::ffff:192.0.2.1")].map(Option::unwrap);
         assert!(admit("192.0.2.1").is_none());
         assert!(admit("192.0.2.2").is_some());
     }
 
     #[test]
-    fn each_address_has_its_own_places_and_gives_them_back() {
+    fn the_limits_hold_for_each_client_and_in_total_and_dropped_places_are_free() {
         let clients = Clients::new(2, 3);
         let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([127, 0, 0, last]));
         let places = [clients.admit(a).unwrap(), clients.admit(a).unwrap()];
-        assert!(clients.admit(a).is_none(), "two of an address");
+        assert!(clients.admit(a).is_none(), "a third place of the same address");
         let last = clients.admit(b).unwrap();
-        assert!(clients.admit(c).is_none(), "three in all");
+        assert!(clients.admit(c).is_none(), "a fourth place in total");
         drop((places, last));
         let counts = clients.counts.lock();
         assert_eq!((counts.all, counts.each.len()), (0, 0));

@@ -1,6 +1,7 @@
-//! Serves one connection: its handshake, its calls, and its end.
+//! Serves one connection: the TLS handshake, the calls, and the end of the connection.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -37,22 +38,22 @@ use crate::{
     telemetry::rpc_span,
 };
 
-/// Most bytes of a stream's answers that the HTTP/2 library buffers.
+/// Most bytes of the answers of one call that the HTTP/2 library buffers.
 const SEND_BYTES_MAX: usize = 64 << 10;
-/// Largest header block of a call.
+/// Largest header block of a call, in bytes.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// A connection that does not answer a ping within this time is closed.
+/// The service closes a connection that does not answer a ping within this time.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two pings on an idle connection.
+/// Time between two pings on a connection on which nothing arrives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest time of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size of the buffer for the bytes that are discarded when a connection is cut.
+/// Size of the buffer for the bytes that the service reads and discards when it cuts a connection.
 const UNREAD_BYTES: usize = 4096;
-/// Longest time for sending the last frame before a connection is closed.
+/// Longest time for sending the last frame before the service closes a connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The answer to a connection beyond the limit: an empty SETTINGS frame and a GOAWAY frame with ENHANCE_YOUR_CALM and
+/// The answer to a connection beyond the limit: an empty SETTINGS frame, then a GOAWAY frame with ENHANCE_YOUR_CALM and
 /// last stream 0 (RFC 9113, 6.5, 6.8 and 7).
 const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
     \x00\x00\x1c\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo many connections";
@@ -69,19 +70,13 @@ pub(crate) struct Connections {
     pub(crate) draining: CancellationToken,
 }
 
-/// An accepted connection.
+/// An accepted connection, on its way to a NET thread.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// Freed when the connection ends.
+    /// One of the limited number of places for connections. Freed when the connection ends.
     pub(crate) place: ClientPlace,
-}
-
-/// Polls a connection, and renews the read budget of its socket before each poll.
-struct InTurns<'a, C> {
-    connection: Pin<&'a mut C>,
-    throttle: &'a Throttle,
 }
 
 // ===== impl Connections =====
@@ -89,50 +84,48 @@ struct InTurns<'a, C> {
 impl Connections {
     /// Serves a connection to its end.
     pub(crate) async fn serve(self, accepted: Accepted) {
-        let Accepted { stream, peer, place } = accepted;
-        let _place = place;
-        let memory = ConnectionMemory::new(self.budget.share(peer.ip()));
-        let throttle = Throttle::new(&self.unsent);
-        let time_max = self.config.message_time_max;
-        let limits = Arc::new(ConnectionLimits::new(time_max, memory, Arc::clone(&throttle)));
+        let Accepted {
+            stream,
+            peer,
+            place: _place,
+        } = accepted;
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "registering a connection with its thread failed"),
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "setting TCP_NODELAY failed");
         }
         let Some(acceptor) = self.security.acceptor() else {
-            return self.serve_http2(stream, peer, limits, throttle).await;
+            return self.serve_http2(stream, peer).await;
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http2(stream, peer, limits, throttle).await,
+            Ok(Ok(stream)) => self.serve_http2(stream, peer).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "the TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
         }
     }
 
-    async fn serve_http2<S>(
-        self,
-        stream: S,
-        peer: SocketAddr,
-        limits: Arc<ConnectionLimits>,
-        throttle: Arc<Throttle>,
-    ) where
+    /// Serves HTTP/2 on `stream`. If the throttle cuts the connection, sends GOAWAY before the socket is closed.
+    async fn serve_http2<S>(self, stream: S, peer: SocketAddr)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (stream, cut_slot) = GovernedSocket::new(stream, &throttle);
-        self.drive(stream, peer, limits, throttle).await;
+        let memory = ConnectionMemory::new(self.budget.share(peer.ip()));
+        let throttle = Throttle::new(&self.unsent);
+        let (socket, cut_slot) = GovernedSocket::new(stream, &throttle);
+        let limits = ConnectionLimits::new(self.config.message_time_max, memory, throttle);
+        self.serve_calls(socket, peer, Arc::new(limits)).await;
         let cut = cut_slot.lock().take();
         if let Some(cut) = cut {
-            tracing::debug!(%peer, "the connection is cut: too many refused calls, or too many frames without a call or message");
+            tracing::debug!(%peer, "cut a connection: too many refused calls, or too many frames without a call or message");
             cut.send_goaway().await;
         }
     }
 
-    async fn drive<S>(
-        self,
-        stream: S,
-        peer: SocketAddr,
-        limits: Arc<ConnectionLimits>,
-        throttle: Arc<Throttle>,
-    ) where
+    /// Serves calls until the client or the service ends the connection.
+    async fn serve_calls<S>(self, socket: GovernedSocket<S>, peer: SocketAddr, limits: Arc<ConnectionLimits>)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let NetConfig {
@@ -142,13 +135,15 @@ impl Connections {
             streams_per_connection_max,
             ..
         } = self.config;
+        let throttle = Arc::clone(&limits.throttle);
+        // The number of calls that have begun.
         let begun = Arc::new(AtomicU64::new(0));
         let service = service_fn({
             let (services, begun) = (self.services, Arc::clone(&begun));
             let caller = self.engine.caller();
             move |request: http::Request<Incoming>| {
                 begun.fetch_add(1, Ordering::Relaxed);
-                // Without an exporter the span is disabled and costs one check.
+                // Without an exporter of traces the span is disabled, and costs one check.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
                 let call = caller
                     .calling(services.call(request, peer, &limits))
@@ -156,17 +151,16 @@ impl Connections {
                 call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }
         });
-        let connection = http2(streams_per_connection_max).serve_connection(TokioIo::new(stream), service);
+        let connection = http2(streams_per_connection_max).serve_connection(TokioIo::new(socket), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
-            result = InTurns { connection: connection.as_mut(), throttle: &throttle } => Some(result),
+            result = poll_fn(|context| poll_turn(connection.as_mut(), &throttle, context)) => Some(result),
             () = self.draining.cancelled() => None,
             () = sleep(connection_age_max) => None,
             () = idle(&begun, idle_timeout) => {
                 if begun.load(Ordering::Relaxed) == 0 {
-                    // The client made no call, and perhaps did not finish the preface. No GOAWAY is needed.
-                    tracing::debug!(%peer, "the idle connection is closed: it made no call");
-                    return;
+                    // The client has no call to finish, so the service closes the connection without GOAWAY.
+                    return tracing::debug!(%peer, "closed an idle connection without any call");
                 }
                 None
             }
@@ -174,28 +168,25 @@ impl Connections {
         let result = match ended {
             Some(result) => result,
             None => {
-                // Sends GOAWAY: new calls are refused, calls in flight are answered.
+                // Sends GOAWAY. From now on the connection accepts no new calls, and answers the calls in flight.
                 connection.as_mut().graceful_shutdown();
-                let connection = InTurns {
-                    connection,
-                    throttle: &throttle,
-                };
-                match timeout(connection_grace, connection).await {
+                let calls = poll_fn(|context| poll_turn(connection.as_mut(), &throttle, context));
+                match timeout(connection_grace, calls).await {
                     Ok(result) => result,
-                    // Calls whose client neither sends nor reads would keep the connection open for ever.
+                    // Without this limit, a client that neither sends nor reads would keep its connection for ever.
                     Err(_) => {
-                        return tracing::debug!(%peer, "the connection is closed: its calls did not end within the grace time");
+                        return tracing::debug!(%peer, "closed a connection: its calls exceeded the grace time");
                     }
                 }
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%error, %peer, "the connection failed");
+            tracing::debug!(%error, %peer, "a connection failed");
         }
     }
 }
 
-/// The settings of HTTP/2.
+/// Returns the settings of HTTP/2.
 fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
@@ -212,21 +203,22 @@ fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
     http2
 }
 
-impl<C: Future> Future for InTurns<'_, C> {
-    type Output = C::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
-        self.throttle.begin_turn();
-        self.connection.as_mut().poll(context)
-    }
+/// Renews the read budget of a connection's socket, and polls the connection.
+fn poll_turn<C: Future>(
+    connection: Pin<&mut C>,
+    throttle: &Throttle,
+    context: &mut Context<'_>,
+) -> Poll<C::Output> {
+    throttle.begin_turn();
+    connection.poll(context)
 }
 
-/// Waits until no call has begun for `limit`. It returns at most twice the limit after the last call began.
+/// Waits until no call has begun for the time `limit`. Returns at most twice this time after the last call has begun.
 async fn idle(begun: &AtomicU64, limit: Duration) {
-    let mut looks = interval_at(Instant::now() + limit, limit);
+    let mut checks = interval_at(Instant::now() + limit, limit);
     let mut before = 0;
     loop {
-        looks.tick().await;
+        checks.tick().await;
         let now = begun.load(Ordering::Relaxed);
         if now == before {
             return;
@@ -247,8 +239,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cut<S> {
                 stream.write_all(&goaway_frame).await?;
             }
             stream.shutdown().await?;
-            // If unread bytes are left when the socket is closed, the kernel sends RST, and the client may lose the
-            // GOAWAY frame.
+            // Reads what the client has sent. If a socket is closed with unread bytes, the kernel sends RST, and the
+            // client may lose the GOAWAY frame.
             let mut unread = Vec::with_capacity(UNREAD_BYTES);
             while stream.read_buf(&mut unread).await? > 0 {
                 unread.clear();
@@ -256,19 +248,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cut<S> {
             Ok::<(), std::io::Error>(())
         };
         if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, sent).await {
-            tracing::debug!(%error, "sending GOAWAY to a connection that was cut failed");
+            tracing::debug!(%error, "sending GOAWAY on a cut connection failed");
         }
     }
 }
 
-/// Refuses a connection beyond the limit, and closes it.
+/// Sends GOAWAY on a connection beyond the limit, and closes the connection.
 pub(crate) async fn refuse(mut stream: TcpStream) {
-    // A TLS client cannot read this frame. It only sees that the connection is closed.
+    // A TLS client cannot read this frame. Such a client only sees that the connection is closed.
     let sent = async {
         stream.write_all(TOO_MANY).await?;
         stream.shutdown().await
     };
     if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, sent).await {
-        tracing::debug!(%error, "sending GOAWAY to a refused connection failed");
+        tracing::debug!(%error, "sending GOAWAY on a refused connection failed");
     }
 }

@@ -1,5 +1,5 @@
-//! The limits of one connection: how long its messages may take to arrive, how much memory its calls may hold, and how
-//! often it may exceed these limits before it is cut.
+//! The limits of one connection: the time in which a message must arrive, the memory of the calls, and the number of
+//! refused calls after which the service cuts the connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,39 +10,40 @@ use tonic::Status;
 use super::{
     budget::{ConnectionMemory, REFUSAL_BYTES, Reservation},
     governor::Throttle,
-    outbound::Answer,
+    outbound::{Answer, AnswerResult},
     windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
 use crate::grpc::status;
 
-/// Most headers of a call. A usual call has about a dozen: those of gRPC, a token and a trace.
-pub(crate) const HEADERS_MAX: usize = 64;
+/// Most headers of a call. A usual call has about a dozen: the headers of gRPC, a token and the context of a trace.
+const HEADERS_MAX: usize = 64;
 
-/// The limits of a connection, shared by its calls.
+/// The limits of a connection. All calls of the connection share this value.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
-    /// The longest time that a message may take to arrive.
-    time_max: Duration,
-    memory: Arc<ConnectionMemory>,
-    throttle: Arc<Throttle>,
+    /// The longest time in which a message must arrive.
+    pub(crate) time_max: Duration,
+    pub(crate) memory: Arc<ConnectionMemory>,
+    pub(super) throttle: Arc<Throttle>,
     parked: Mutex<ParkedStreams>,
 }
 
-/// Streams that the service does not read now. The HTTP/2 library buffers what their client sends.
+/// The streams that the service does not read now. The HTTP/2 library buffers what their client sends, and
+/// `reservation` covers this buffer.
 #[derive(Debug, Default)]
 struct ParkedStreams {
     count: usize,
     reservation: Option<Reservation>,
 }
 
-/// A stream that the service does not read now.
+/// A stream that the service does not read now. Drop this value before you read the stream again.
 #[derive(Debug)]
 pub(crate) struct Parked(Arc<ConnectionLimits>);
 
 // ===== impl ConnectionLimits =====
 
 impl ConnectionLimits {
-    /// The limits of a new connection.
+    /// Returns the limits of a new connection.
     pub(crate) fn new(time_max: Duration, memory: Arc<ConnectionMemory>, throttle: Arc<Throttle>) -> Self {
         ConnectionLimits {
             time_max,
@@ -57,7 +58,7 @@ impl ConnectionLimits {
     /// # Errors
     /// RESOURCE_EXHAUSTED if the call has too many headers.
     pub(crate) fn check_headers(headers: &HeaderMap) -> Result<(), Status> {
-        // Header compression lets a client send one byte for a header that takes a hundred bytes of memory.
+        // With header compression, one byte on the wire can become a header that takes a hundred bytes of memory.
         let count = headers.len();
         if count > HEADERS_MAX {
             return Err(status::too_many_headers(count, HEADERS_MAX));
@@ -68,12 +69,10 @@ impl ConnectionLimits {
     /// Reserves the memory of a call.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the budget does not allow it.
+    /// RESOURCE_EXHAUSTED if the budget has too little memory.
     pub(crate) fn admit(&self) -> Result<Reservation, Status> {
-        let reservation = self
-            .memory
-            .reserve_call()
-            .ok_or_else(|| self.memory_limit_reached())?;
+        let reservation = self.memory.reserve_call();
+        let reservation = reservation.ok_or_else(|| self.memory_limit_reached())?;
         self.throttle.call_admitted();
         Ok(reservation)
     }
@@ -81,26 +80,16 @@ impl ConnectionLimits {
     /// Reserves `bytes` for a health check.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the budget does not allow it, and the connection already has a health check beyond the
+    /// RESOURCE_EXHAUSTED if the budget has too little memory, and the connection already has a health check beyond the
     /// limit.
     pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Reservation, Status> {
-        self.memory
-            .reserve_probe(bytes)
-            .ok_or_else(|| self.memory_limit_reached())
+        let reservation = self.memory.reserve_probe(bytes);
+        reservation.ok_or_else(|| self.memory_limit_reached())
     }
 
-    /// The longest time that a message may take to arrive.
-    pub(crate) const fn time_max(&self) -> Duration {
-        self.time_max
-    }
-
-    /// Returns the memory of the connection.
-    pub(crate) const fn memory(&self) -> &Arc<ConnectionMemory> {
-        &self.memory
-    }
-
-    /// Returns the error for a call that the memory limit refuses. A connection that gets it too often is cut, unless
-    /// its client holds no more than its floor.
+    /// Returns the error for a call that the memory limit refuses. The service cuts a connection that gets this error
+    /// too often, unless the client holds no more than the small minimum that every client may hold (the floor in
+    /// `budget.rs`).
     pub(crate) fn memory_limit_reached(&self) -> Status {
         if !self.memory.holds_little() {
             self.throttle.count_refusal();
@@ -108,19 +97,19 @@ impl ConnectionLimits {
         status::memory_limit()
     }
 
-    /// Counts a refused call. A connection with too many of them is cut.
+    /// Counts a refused call. The service cuts a connection with too many refused calls.
     pub(crate) fn count_refusal(&self) {
         self.throttle.count_refusal();
     }
 
-    /// Answers a call that was not admitted. Such an answer reserves no memory. Instead, the connection is not read
-    /// while too many of them are unsent.
+    /// Answers a call that was not admitted. Such an answer reserves no memory. Instead, the service does not read the
+    /// connection while too many such answers are unsent.
     pub(crate) fn answer_unadmitted(&self, status: Status) -> http::Response<Answer> {
         Answer::unadmitted(status, self.throttle.count_unsent())
     }
 
-    /// Answers a call that was admitted: with one framed message and its reservation, or with an error.
-    pub(crate) fn answer(&self, answer: Result<(Vec<u8>, Reservation), Status>) -> http::Response<Answer> {
+    /// Answers a call that was admitted, with one framed message and its reservation, or with an error.
+    pub(crate) fn answer(&self, answer: AnswerResult) -> http::Response<Answer> {
         match answer {
             Ok((message, reservation)) => Answer::message(message, reservation),
             Err(status) => self.answer_failed(status),
@@ -132,14 +121,12 @@ impl ConnectionLimits {
         Answer::status(status, self.memory.reserve_beyond_limit(REFUSAL_BYTES))
     }
 
-    /// Stops reading a stream until the returned value is dropped. Returns `None` if the budget has no memory for what
-    /// the client may send in the meantime.
+    /// Notes that the service does not read a stream until the returned value is dropped. Reserves memory for the bytes
+    /// that the client may send in the meantime. Returns `None` if the budget has too little memory.
     pub(crate) fn park(self: &Arc<Self>) -> Option<Parked> {
         let mut parked = self.parked.lock();
-        let bytes = parked
-            .count
-            .saturating_add(1)
-            .saturating_mul(STREAM_WINDOW_BYTES as usize);
+        let streams = parked.count.saturating_add(1);
+        let bytes = streams.saturating_mul(STREAM_WINDOW_BYTES as usize);
         let bytes = bytes.min(CONNECTION_WINDOW_BYTES as usize);
         let covered = match &mut parked.reservation {
             Some(reservation) => reservation.grow_to(bytes),

@@ -1,7 +1,8 @@
-//! The caller's deadline, from `grpc-timeout`.
+//! Reads the caller's deadline from the header `grpc-timeout`.
 //!
-//! tonic's own server would drop the handler at this time and answer CANCELLED, and the caller would not know whether
-//! the call was executed. Here the deadline goes to the engine with the command, so that the answer says it.
+//! tonic's own server would drop the handler at the deadline and answer CANCELLED, and the caller would not know
+//! whether the call was executed. Here the command carries the deadline to the engine, and the answer says whether the
+//! engine executed the command.
 
 use std::time::Duration;
 
@@ -13,24 +14,20 @@ use crate::grpc::status;
 
 /// The header's name.
 const HEADER: &str = "grpc-timeout";
-/// The gRPC specification allows at most eight digits.
+/// Most digits of a timeout, by the gRPC specification.
 const DIGITS_MAX: usize = 8;
 
-/// Returns the caller's deadline from the headers of its call, or `None` without one.
+/// Returns the deadline in the headers of a call, or `None` if the call has no deadline.
 ///
 /// # Errors
 /// INVALID_ARGUMENT if the header is not a timeout by the gRPC specification.
-pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
+pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     let Some(value) = headers.get(HEADER) else {
         return Ok(None);
     };
     let timeout = value.to_str().ok().and_then(parse);
-    let timeout = timeout.ok_or_else(|| {
-        status::invalid_field(
-            HEADER,
-            "must be one to eight digits and a unit of H, M, S, m, u or n",
-        )
-    })?;
+    let rule = "must be one to eight digits and a unit of H, M, S, m, u or n";
+    let timeout = timeout.ok_or_else(|| status::invalid_field(HEADER, rule))?;
     // A deadline beyond the range of the clock counts as no deadline.
     Ok(Instant::now().checked_add(timeout))
 }

@@ -35,25 +35,25 @@ use super::{
 };
 use crate::grpc::status;
 
-/// Most bytes that a call reads before it lets other tasks of the thread run.
+/// Most bytes that a call reads before it lets the other tasks of its thread run.
 const TURN_BYTES: usize = 64 << 10;
-/// A frame counts as at least this many bytes.
+/// An HTTP/2 frame counts as at least this many bytes towards [`TURN_BYTES`].
 const FRAME_BYTES_MIN: usize = 256;
 
 const ENCODING: &str = "grpc-encoding";
 const IDENTITY: &str = "identity";
 
-/// A call that was admitted and is not read yet.
+/// A call that was admitted and whose messages are not read yet.
 #[derive(Debug)]
 pub(crate) struct AdmittedCall {
     pub(crate) request: Request<Incoming>,
-    /// The limits of its connection.
+    /// The limits of the call's connection.
     pub(crate) limits: Arc<ConnectionLimits>,
     /// The memory of the call.
     pub(crate) reservation: Reservation,
 }
 
-/// The messages of a call, as they arrive.
+/// Reads the messages of a call while they arrive.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     body: Incoming,
@@ -63,24 +63,28 @@ pub(crate) struct Inbound {
     header_read: usize,
     /// Bytes of the current message that are not read yet. `None` between two messages.
     left: Option<usize>,
+    /// Whether the call has no further message: after the client has ended the call, or after an error.
     ended: bool,
     expected: Expected,
-    /// The longest message that is read.
+    /// The longest message that is read, in bytes.
     message_bytes_max: usize,
     /// Bytes that the call may still read before it lets other tasks run.
     turn: usize,
     receive_timeout: ReceiveTimeout,
-    deadline: Option<Instant>,
-    limits: Arc<ConnectionLimits>,
+    /// The caller's deadline, if the call has one.
+    pub(crate) deadline: Option<Instant>,
+    /// The limits of the call's connection.
+    pub(crate) limits: Arc<ConnectionLimits>,
     reservation: Reservation,
 }
 
-/// The messages that a client sends in a call.
+/// What the client must send in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// One message, immediately.
+    /// One message. The message must arrive within the time limit.
     Message,
-    /// Any number of messages at any time. Only a message that has begun must arrive within the time limit.
+    /// Any number of messages. The time between messages is not limited, but each message must arrive within the time
+    /// limit after its first byte.
     Stream,
 }
 
@@ -88,14 +92,14 @@ pub(crate) enum Expected {
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) bytes: Bytes,
-    /// Bytes of the message that follow this part. With 0, the message is complete.
+    /// Bytes of the message that follow this part. 0 after the last part.
     pub(crate) to_come: usize,
 }
 
 // ===== impl Inbound =====
 
 impl Inbound {
-    /// Begins to read the messages of a call, each of at most `message_bytes_max` bytes.
+    /// Begins to read the messages of a call. A message may have at most `message_bytes_max` bytes.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a malformed deadline, UNIMPLEMENTED for compressed messages.
@@ -109,9 +113,9 @@ impl Inbound {
             limits,
             reservation,
         } = call;
-        // The headers are dropped here. A call can take long, and they would take memory.
+        // The headers are dropped here, because a call can take long and the headers take memory.
         let (head, body) = request.into_parts();
-        let deadline = deadline::of_headers(&head.headers)?;
+        let deadline = deadline::from_headers(&head.headers)?;
         if let Some(encoding) = head.headers.get(ENCODING)
             && encoding != IDENTITY
         {
@@ -127,22 +131,17 @@ impl Inbound {
             expected,
             message_bytes_max,
             turn: TURN_BYTES,
-            receive_timeout: ReceiveTimeout::new(limits.time_max()),
+            receive_timeout: ReceiveTimeout::new(limits.time_max),
             deadline,
             limits,
             reservation,
         })
     }
 
-    /// Returns the caller's deadline, if it has set one.
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
     /// Reserves `bytes` for the call, in addition to [`CALL_BYTES`].
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the budget does not allow it.
+    /// RESOURCE_EXHAUSTED if the budget has too little memory.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
         if bytes <= SHORT_BYTES || self.reservation.grow_to(CALL_BYTES.saturating_add(bytes)) {
             Ok(())
@@ -160,15 +159,15 @@ impl Inbound {
     ///
     /// # Errors
     /// As [`Inbound::open`] and [`Inbound::only`]; INTERNAL if the message cannot be decoded.
-    pub(crate) async fn ask<Q: Message + Default>(
+    pub(crate) async fn read_request<R: Message + Default>(
         call: AdmittedCall,
         bytes_max: usize,
-    ) -> Result<(Q, Self), Status> {
+    ) -> Result<(R, Self), Status> {
         let mut inbound = Inbound::open(call, Expected::Message, bytes_max)?;
         let message = inbound.only().await?;
-        let question = Q::decode(message).map_err(status::malformed_message)?;
+        let request = R::decode(message).map_err(status::malformed_message)?;
         inbound.finish().await?;
-        Ok((question, inbound))
+        Ok((request, inbound))
     }
 
     /// Returns the framed answer with its reservation.
@@ -190,21 +189,16 @@ impl Inbound {
         self.reservation
     }
 
-    /// Returns the limits of the connection.
-    pub(crate) const fn limits(&self) -> &Arc<ConnectionLimits> {
-        &self.limits
-    }
-
-    /// Returns how many bytes have arrived and are not read yet.
+    /// Returns the number of bytes that have arrived and are not read yet.
     pub(crate) fn arrived(&self) -> usize {
         self.frame.len()
     }
 
-    /// Returns the only message of the call. Drop the message before you call [`Inbound::finish`]: it keeps the HTTP/2
-    /// frame in memory with which it arrived.
+    /// Returns the only message of the call. The message keeps its HTTP/2 frame in memory, so drop the message before
+    /// you call [`Inbound::finish`].
     ///
     /// # Errors
-    /// As [`Inbound::poll_piece`]; INTERNAL without a message, RESOURCE_EXHAUSTED if the budget has no memory for it.
+    /// As [`Inbound::poll_piece`]; INTERNAL without a message, RESOURCE_EXHAUSTED if the budget has too little memory.
     pub(crate) async fn only(&mut self) -> Result<Bytes, Status> {
         let first = self.piece().await?.ok_or_else(status::message_missing)?;
         if first.to_come == 0 {
@@ -212,15 +206,14 @@ impl Inbound {
         }
         // The buffer grows with the bytes that arrive, not with the length that the client announces.
         let mut gathered = Vec::new();
-        gather(&mut gathered, &first);
+        let mut piece = first;
         loop {
-            self.hold(gathered.capacity())?;
-            let piece = self.piece().await?.ok_or_else(status::message_missing)?;
             gather(&mut gathered, &piece);
+            self.hold(gathered.capacity())?;
             if piece.to_come == 0 {
-                self.hold(gathered.capacity())?;
-                break Ok(gathered.into());
+                return Ok(gathered.into());
             }
+            piece = self.piece().await?.ok_or_else(status::message_missing)?;
         }
     }
 
@@ -248,8 +241,8 @@ impl Inbound {
     /// Returns the next part of a message; `None` at the end of the call.
     ///
     /// # Errors
-    /// CANCELLED if the client ended the call, INTERNAL or OUT_OF_RANGE if a frame is wrong, DEADLINE_EXCEEDED if the
-    /// message took too long. Nothing more is read after an error.
+    /// CANCELLED if the client cancelled the call, INTERNAL if a message is malformed, OUT_OF_RANGE if it is too long,
+    /// DEADLINE_EXCEEDED if it did not arrive in time. Nothing is read after an error.
     pub(crate) fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Piece>, Status>> {
         loop {
             match self.take_piece() {
@@ -261,7 +254,7 @@ impl Inbound {
                 return Poll::Ready(Ok(None));
             }
             if self.turn == 0 {
-                // A long message must not delay the other tasks of the thread.
+                // Lets the other tasks of the thread run, so that a long message does not delay them.
                 self.turn = TURN_BYTES;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -293,7 +286,8 @@ impl Inbound {
         }
     }
 
-    /// Returns whether the client has ended the call, and everything has been read.
+    /// Returns whether the call has no further message: the client has ended the call and everything has been read, or
+    /// reading has stopped.
     pub(crate) fn is_complete(&self) -> bool {
         self.ended || (self.frame.is_empty() && !self.has_begun() && self.body.is_end_stream())
     }
@@ -303,20 +297,27 @@ impl Inbound {
         self.left.is_some() || self.header_read > 0
     }
 
-    /// Restarts the time limit for the next message. The time in which the service did not read does not count.
+    /// Restarts the time limit. Call this function if the service has not read the call for some time, because that
+    /// time does not count.
     pub(crate) fn restart_receive_timeout(&mut self) {
         self.receive_timeout.renew();
     }
 
     /// Stops reading, and returns `status`.
     fn fail(&mut self, status: Status) -> Status {
+        self.stop();
+        status
+    }
+
+    /// Stops reading: from now on the call has no further message.
+    pub(crate) fn stop(&mut self) {
         self.ended = true;
         self.left = None;
         self.header_read = 0;
         self.frame = Bytes::new();
-        status
     }
 
+    /// Takes the next part of a message out of the bytes that have arrived. Returns `None` if more bytes must arrive.
     fn take_piece(&mut self) -> Result<Option<Piece>, Status> {
         let left = match self.left {
             Some(left) => left,
@@ -338,7 +339,8 @@ impl Inbound {
         Ok(Some(Piece { bytes, to_come }))
     }
 
-    /// Returns the length of the next message once its header has arrived.
+    /// Takes the header of the next message, and returns the length of the message. Returns `None` if more bytes must
+    /// arrive.
     fn take_header(&mut self) -> Result<Option<usize>, Status> {
         if let Some(room) = self.header.get_mut(self.header_read..) {
             let part = self.frame.split_to(room.len().min(self.frame.len()));
@@ -366,7 +368,7 @@ impl Inbound {
     }
 }
 
-/// Adds a part to a message. The buffer doubles as the message arrives, up to the length of the message.
+/// Adds a part to a message. If the buffer is full, its capacity doubles, up to the length of the message.
 pub(crate) fn gather(gathered: &mut Vec<u8>, piece: &Piece) {
     let length = gathered.len() + piece.bytes.len();
     if length > gathered.capacity() {

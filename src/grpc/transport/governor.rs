@@ -1,10 +1,12 @@
-//! Sits between a connection's socket and the HTTP/2 library, and limits what a client may send. It reads only the
-//! headers of frames.
+//! Limits what a client may send. This module sits between the socket of a connection and the HTTP/2 library, and reads
+//! only the headers of frames.
 //!
 //! The library answers every frame. A frame without a call or message costs the client almost nothing, but costs the
-//! service work. So this module counts such frames against the calls and answers to which they can belong, and cuts a
-//! connection with far more of them. It also passes a limited number of bytes to the library at a time. So the library
-//! decodes little before the service sees the calls, and other connections can run.
+//! service work. So this module has an allowance for such frames: every call and every answer adds to the allowance,
+//! and every such frame takes from it. The service cuts a connection whose allowance is used up.
+//!
+//! This module also passes a limited number of bytes to the library at a time. So the service answers the calls in
+//! these bytes, and other connections get their turn, before the library decodes more.
 
 use std::{
     io::{self, IoSlice},
@@ -25,29 +27,31 @@ use tokio::{
 
 use super::token_bucket::TokenBucket;
 
-/// Most bytes that pass to the library in one poll of the connection.
+/// Most bytes that pass to the HTTP/2 library in one poll of the connection.
 const TURN_BYTES: usize = 64 << 10;
-/// Burst of frames without a call or message. Each costs 1 or more.
+/// Largest allowance for frames without a call or message. Each of them takes 1 or more.
 const FRAMES_BURST: u64 = 4096;
-/// The same in each second, in the long run.
+/// What each second adds to this allowance.
 const FRAMES_EACH_SECOND: u64 = 256;
-/// Most unsent answers to refused calls of one connection. A connection with more of them is not read.
+/// If a connection has this many unsent answers to refused calls, the service does not read it.
 const UNSENT_MAX: usize = 64;
-/// The same for all connections together. Beyond that, connections with such answers are not read, and the other
-/// connections are read a few bytes at a time.
+/// The same limit for the answers of all connections together. When it is reached, the service does not read
+/// connections with such answers, and reads the other connections a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
-/// A connection that is read a few bytes at a time reads this much beyond the current frame: the headers of a few more
-/// frames.
+/// If the service reads a connection a few bytes at a time, it reads the rest of the current frame and at most this many
+/// more bytes: the headers of a few frames.
 const FEW_BYTES: usize = 64;
-/// Burst of refused calls (no token, unknown method, no memory, too many headers). A connection with more of them is
-/// cut.
+/// Largest allowance for refused calls (no token, unknown method, no memory, too many headers). The service cuts a
+/// connection whose allowance is used up.
 const REFUSALS_BURST: u64 = 256;
-/// The same in each second, in the long run.
+/// What each second adds to this allowance.
 const REFUSALS_EACH_SECOND: u64 = 16;
 
-/// Length of the client preface in front of all frames (RFC 9113, 3.4).
+/// Length of the client preface in front of all frames, in bytes (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
+/// Length of the header of a frame, in bytes.
 const HEAD_BYTES: usize = 9;
+/// Length of a GOAWAY frame without a text, in bytes.
 const GOAWAY_BYTES: usize = HEAD_BYTES + 8;
 
 const DATA: u8 = 0;
@@ -59,51 +63,57 @@ const END_STREAM: u8 = 1;
 /// The error code ENHANCE_YOUR_CALM.
 const CALM: u8 = 11;
 
-/// Frames that a new call adds to the allowance: window updates, a ping, a reset.
+/// What a new call adds to the allowance for frames. A usual client sends window updates, a ping and a reset for a
+/// call.
 const CALL_CREDIT: u64 = 8;
-/// Frames that each DATA frame of an answer adds to the allowance.
+/// What each DATA frame of an answer adds to the allowance for frames.
 const ANSWER_CREDIT: u64 = 4;
-/// A DATA frame of fewer bytes in the middle of a call counts as a frame without a message: no message is so short.
+/// A DATA frame of fewer bytes that does not end its call counts as a frame without a message. No message is so short.
 const DATA_BYTES_MIN: u32 = 16;
-/// A SETTINGS frame can change every stream of the connection.
+/// What a SETTINGS frame takes from the allowance for frames. The frame can change every stream of the connection.
 const SETTINGS_COST: u64 = 16;
-/// The headers of a usual call fit into one frame.
+/// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so
+/// that a usual client does not send this frame.
 const CONTINUATION_COST: u64 = 16;
-/// This many bytes of trailers cost as much as a frame. gRPC has no trailers in requests, and the library decodes and
+/// This many bytes of trailers take 1 from the allowance. gRPC has no trailers in requests, but the library decodes and
 /// keeps them.
 const TRAILERS_BYTES: u32 = 8;
-/// This many bytes of other frames cost as much as one more frame.
+/// This many bytes of another frame take 1 more from the allowance.
 const OTHER_BYTES: u32 = 256;
 
-/// What a connection may read, and whether it must be cut. Its socket, its task and its calls share this.
+/// Decides how much of a connection is read, and whether the service cuts the connection. The socket, the task and the
+/// calls of the connection share this value.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     /// Bytes that may still pass to the library in this poll.
     turn: AtomicUsize,
+    /// Whether the next read cuts the connection.
     cut: AtomicBool,
+    /// The allowance for refused calls.
     refusals: Mutex<TokenBucket>,
-    /// Unsent answers to refused calls.
+    /// The number of unsent answers to refused calls of this connection.
     unsent: AtomicUsize,
     unsent_of_service: UnsentRefusals,
     /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// Whether the last call was admitted. If it was not, the connection is read a few bytes at a time: the library keeps a
-    /// table entry for every call until the connection ends.
+    /// Whether the last call was admitted. If not, the connection is read a few bytes at a time. Otherwise one packet
+    /// could begin hundreds of calls that are refused, and the library keeps a table entry for each until the
+    /// connection ends.
     trusted: AtomicBool,
 }
 
-/// Number of unsent answers to refused calls, of all connections.
+/// The number of unsent answers to refused calls of all connections.
 ///
-/// A refused call reserves no memory, but its task, its stream and its answer take memory until the answer is sent. One
-/// packet can begin hundreds of calls, on each of thousands of connections, before one of them is answered.
+/// A refused call reserves no memory, but its task, its stream and its answer take memory until the answer is sent. On
+/// each of thousands of connections, one packet can begin hundreds of calls before the service answers the first call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UnsentRefusals(Arc<AtomicUsize>);
 
-/// The unsent answer to a refused call. Dropping it says that the answer was sent.
+/// An unsent answer to a refused call. Drop this value when the answer is sent.
 #[derive(Debug)]
 pub(crate) struct UnsentRefusal(Arc<Throttle>);
 
-/// A socket that checks the frames which pass through it.
+/// A socket that checks the frames that pass through it.
 #[derive(Debug)]
 pub(crate) struct GovernedSocket<S> {
     /// `None` after the connection was cut.
@@ -111,6 +121,7 @@ pub(crate) struct GovernedSocket<S> {
     throttle: Arc<Throttle>,
     inbound: Scanner,
     outbound: Scanner,
+    /// The allowance for frames without a call or message.
     frames: TokenBucket,
     /// The stream number of the last call.
     last_call: u32,
@@ -118,14 +129,14 @@ pub(crate) struct GovernedSocket<S> {
     cut_slot: Arc<CutSlot<S>>,
 }
 
-/// Holds the connection after it was cut.
+/// Holds the socket of a connection that was cut, until the last frame is sent.
 pub(crate) type CutSlot<S> = Mutex<Option<Cut<S>>>;
 
 /// The socket of a connection that was cut, and its last frame.
 #[derive(Debug)]
 pub(crate) struct Cut<S> {
     pub(crate) stream: S,
-    /// The GOAWAY frame. `None` if the library has sent only a part of another frame.
+    /// The GOAWAY frame. `None` if the library has sent a part of another frame: then no frame can follow.
     pub(crate) goaway_frame: Option<[u8; GOAWAY_BYTES]>,
 }
 
@@ -134,11 +145,11 @@ pub(crate) struct Cut<S> {
 struct Scanner {
     head: [u8; HEAD_BYTES],
     head_read: usize,
-    /// Bytes before the next header.
+    /// Bytes before the next header: the rest of the current frame.
     skip: usize,
 }
 
-/// The header of a frame.
+/// The header of a frame (RFC 9113, 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FrameHeader {
     length: u32,
@@ -150,16 +161,13 @@ struct FrameHeader {
 // ===== impl Throttle =====
 
 impl Throttle {
-    /// For a new connection.
+    /// Returns the throttle of a new connection.
     pub(crate) fn new(unsent_of_service: &UnsentRefusals) -> Arc<Self> {
+        let refusals = TokenBucket::new(REFUSALS_BURST, REFUSALS_EACH_SECOND, Instant::now());
         Arc::new(Throttle {
             turn: AtomicUsize::new(TURN_BYTES),
             cut: AtomicBool::new(false),
-            refusals: Mutex::new(TokenBucket::new(
-                REFUSALS_BURST,
-                REFUSALS_EACH_SECOND,
-                Instant::now(),
-            )),
+            refusals: Mutex::new(refusals),
             unsent: AtomicUsize::new(0),
             unsent_of_service: unsent_of_service.clone(),
             reader: AtomicWaker::new(),
@@ -174,12 +182,12 @@ impl Throttle {
         }
     }
 
-    /// Renews the number of bytes that may pass to the library.
+    /// Renews the number of bytes that may pass to the library. Call this function before each poll of the connection.
     pub(crate) fn begin_turn(&self) {
         self.turn.store(TURN_BYTES, Ordering::Relaxed);
     }
 
-    /// Counts a refused call. Too many of them cut the connection.
+    /// Counts a refused call. The service cuts a connection with too many refused calls.
     pub(crate) fn count_refusal(&self) {
         if !self.refusals.lock().take(1, Instant::now) {
             self.cut.store(true, Ordering::Relaxed);
@@ -194,15 +202,16 @@ impl Throttle {
         UnsentRefusal(Arc::clone(self))
     }
 
-    /// Ready when the connection may be read. The value says whether it may read only a few bytes.
+    /// Waits until the connection may be read. Returns true if only a few bytes may be read.
     fn poll_readable(&self, context: &Context<'_>) -> Poll<bool> {
         let many = self.unsent_of_service.0.load(Ordering::Relaxed) >= UNSENT_OF_SERVICE_MAX;
-        // A connection without such answers is always read, so that others cannot block it.
+        // A connection without unsent answers is always read, so that other connections cannot block it.
         let most = if many { 1 } else { UNSENT_MAX };
-        let may_not = || self.unsent.load(Ordering::Acquire) >= most;
-        if may_not() {
+        let must_wait = || self.unsent.load(Ordering::Acquire) >= most;
+        if must_wait() {
             self.reader.register(context.waker());
-            if may_not() {
+            // The number may have fallen before the waker was registered.
+            if must_wait() {
                 return Poll::Pending;
             }
         }
@@ -222,7 +231,8 @@ impl Drop for UnsentRefusal {
 // ===== impl GovernedSocket =====
 
 impl<S> GovernedSocket<S> {
-    /// Checks the frames of `stream`. Also returns the place for its socket if the connection is cut.
+    /// Returns a socket that checks the frames of `stream`, and the slot that receives `stream` when the connection is
+    /// cut.
     pub(crate) fn new(stream: S, throttle: &Arc<Throttle>) -> (Self, Arc<CutSlot<S>>) {
         let cut_slot = Arc::new(CutSlot::default());
         let governed = GovernedSocket {
@@ -237,7 +247,7 @@ impl<S> GovernedSocket<S> {
         (governed, cut_slot)
     }
 
-    /// Counts the received frames. Returns false after too many frames without a call or message.
+    /// Counts the received frames. Returns false if the allowance for frames without a call or message is used up.
     fn receive(&mut self, bytes: &[u8]) -> bool {
         let GovernedSocket {
             inbound,
@@ -245,20 +255,20 @@ impl<S> GovernedSocket<S> {
             last_call,
             ..
         } = self;
-        let mut calm = true;
+        let mut allowed = true;
         inbound.scan(bytes, |head| {
             if head.kind == HEADERS && head.stream > *last_call {
                 *last_call = head.stream;
                 frames.give(CALL_CREDIT);
             } else {
                 let cost = cost(head);
-                calm = calm && (cost == 0 || frames.take(cost, Instant::now));
+                allowed = allowed && (cost == 0 || frames.take(cost, Instant::now));
             }
         });
-        calm
+        allowed
     }
 
-    /// Counts the sent frames.
+    /// Adds the sent DATA frames to the allowance for frames.
     fn send(&mut self, bytes: &[u8]) {
         let GovernedSocket { outbound, frames, .. } = self;
         outbound.scan(bytes, |head| {
@@ -268,6 +278,7 @@ impl<S> GovernedSocket<S> {
         });
     }
 
+    /// Moves the socket into its slot, and returns the error that ends the connection in the library.
     fn cut(&mut self) -> io::Error {
         if let Some(stream) = self.stream.take() {
             let goaway_frame = self.outbound.is_between_frames().then(|| goaway(self.last_call));
@@ -275,11 +286,11 @@ impl<S> GovernedSocket<S> {
         }
         io::Error::new(
             io::ErrorKind::ConnectionAborted,
-            "the service cut the connection because of what the client sent",
+            "the service has cut the connection: too many refused calls, or too many frames without a call or message",
         )
     }
 
-    /// Reads the rest of the current frame, and a few bytes more.
+    /// Reads the rest of the current frame, and at most [`FEW_BYTES`] more.
     fn poll_read_little(
         &mut self,
         context: &mut Context<'_>,
@@ -308,7 +319,7 @@ impl<S> GovernedSocket<S> {
     }
 }
 
-/// Returns the cost of a frame that does not begin a call.
+/// Returns what a frame that does not begin a call takes from the allowance for frames.
 fn cost(head: FrameHeader) -> u64 {
     match head.kind {
         DATA => u64::from(head.length < DATA_BYTES_MIN && head.flags & END_STREAM == 0),
@@ -319,7 +330,7 @@ fn cost(head: FrameHeader) -> u64 {
     }
 }
 
-/// A GOAWAY frame with ENHANCE_YOUR_CALM.
+/// Returns a GOAWAY frame with ENHANCE_YOUR_CALM.
 const fn goaway(last_call: u32) -> [u8; GOAWAY_BYTES] {
     let [a, b, c, d] = last_call.to_be_bytes();
     [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, CALM]
@@ -337,7 +348,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
         let little = ready!(self.throttle.poll_readable(context));
         let left = self.throttle.turn.load(Ordering::Relaxed);
         if left == 0 {
-            // The calls that have passed run first, then the connection is polled again.
+            // The connection is polled again after the calls that have passed to the library have run.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -348,7 +359,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
             ready!(self.stream()?.poll_read(context, buffer))?;
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
-        // The calls in these few bytes run first.
+        // After a few bytes the turn ends, so that their calls run first.
         let left = if little {
             0
         } else {
@@ -408,7 +419,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GovernedSocket<S> {
 // ===== impl Scanner =====
 
 impl Scanner {
-    /// The first header follows after `skip` bytes.
+    /// Returns a scanner whose first header begins after `skip` bytes.
     const fn new(skip: usize) -> Self {
         Scanner {
             head: [0; HEAD_BYTES],
@@ -443,7 +454,7 @@ impl Scanner {
         }
     }
 
-    /// Returns whether the bytes so far end with a whole frame.
+    /// Returns whether the last byte so far is the end of a frame.
     const fn is_between_frames(&self) -> bool {
         self.skip == 0 && self.head_read == 0
     }

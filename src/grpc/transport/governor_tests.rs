@@ -1,4 +1,4 @@
-//! Tests of what a connection may send, and when it is read.
+//! Tests the limits on what a client may send on a connection, and when the connection is read.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn governed() -> GovernedSocket<()> {
 }
 
 #[test]
-fn heads_are_found_in_whatever_pieces_they_come() {
+fn frame_headers_are_found_in_pieces_of_any_length() {
     let frames = [
         (4, 0, 0, 0),
         (1, 5, 3, 70),
@@ -44,7 +44,7 @@ fn heads_are_found_in_whatever_pieces_they_come() {
     }
 }
 
-/// Returns how many of these frames pass in a burst.
+/// Returns the number of these frames that pass before the allowance is used up.
 fn passed(frame: &[u8]) -> u64 {
     let mut governed = governed();
     assert!(governed.receive(&[0; PREFACE_BYTES]));
@@ -52,7 +52,7 @@ fn passed(frame: &[u8]) -> u64 {
 }
 
 #[test]
-fn floods_of_every_kind_end_and_calls_do_not() {
+fn a_flood_of_any_frame_is_cut_and_calls_of_any_number_pass() {
     for (name, flood, cost) in [
         ("SETTINGS", frame(4, 0, 0, 6), SETTINGS_COST),
         ("PING", frame(6, 0, 0, 8), 1),
@@ -88,7 +88,8 @@ fn floods_of_every_kind_end_and_calls_do_not() {
             assert!(governed.receive(&frame), "call {call}");
         }
     }
-    // A long stream: an answer for each message, and for each answer the frames that a usual client sends.
+    // A long stream passes: it has an answer for each message, and for each answer the frames that a usual client
+    // sends.
     for _ in 0..100_000 {
         assert!(governed.receive(&frame(0, 0, 199_999, 80)));
         governed.send(&frame(0, 0, 199_999, 70));
@@ -99,7 +100,7 @@ fn floods_of_every_kind_end_and_calls_do_not() {
 }
 
 #[test]
-fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
+fn a_connection_with_many_unsent_refusals_is_not_read_and_other_connections_are() {
     let all = UnsentRefusals::default();
     let [one, other] = [(); 2].map(|()| Throttle::new(&all));
     other.call_admitted();
@@ -109,7 +110,7 @@ fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
     assert!(readable(&one).is_pending());
     assert_eq!(readable(&other), Poll::Ready(false));
     unsent.pop();
-    // Only a few bytes, until one of its calls is admitted again.
+    // A few bytes at a time, until one of the connection's calls is admitted again.
     assert_eq!(readable(&one), Poll::Ready(true));
     let crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
         .map(|_| Throttle::new(&all).count_unsent())
@@ -125,7 +126,7 @@ fn who_has_many_refusals_unsent_is_not_read_and_others_are() {
 }
 
 #[tokio::test]
-async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read() {
+async fn while_many_refusals_are_unsent_only_the_rest_of_a_frame_and_a_few_headers_are_read() {
     use tokio::io::AsyncReadExt;
     let all = UnsentRefusals::default();
     let _crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
@@ -138,7 +139,7 @@ async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read()
         frame(1, 4, 1, 60).repeat(100),
     ]
     .concat();
-    let (mut governed, _remains) = GovernedSocket::new(bytes.as_slice(), &throttle);
+    let (mut governed, _cut_slot) = GovernedSocket::new(bytes.as_slice(), &throttle);
     let mut read = vec![0; 32 << 10];
     for expected in [PREFACE_BYTES + FEW_BYTES, 1000 + HEAD_BYTES] {
         throttle.begin_turn();
@@ -154,7 +155,7 @@ async fn while_refusals_wait_only_the_rest_of_a_frame_and_a_few_heads_are_read()
 }
 
 #[test]
-fn trailers_cost_by_their_length() {
+fn long_trailers_take_more_from_the_allowance() {
     let mut governed = governed();
     assert!(governed.receive(&[0; PREFACE_BYTES]));
     assert!(governed.receive(&frame(1, 4, 9_999, 60)));

@@ -1,32 +1,23 @@
-//! The end of open streams: when the service stops, or when the caller's token no longer allows the call.
+//! Ends open streams when the service stops, or when the caller's token no longer allows the call.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
-use http_body::{Body, Frame};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::clients::ClientPlace;
 use crate::{
     grpc::{
-        access::{Access, Authorised, refuse_role},
+        access::{Authorised, check_role},
         methods::Method,
         status,
     },
     security::{Grant, Security},
 };
 
-/// Says when an open stream must end. Clones share one state.
+/// Decides when an open stream must end. All clones belong to the same stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Lifetime {
     draining: CancellationToken,
@@ -40,30 +31,22 @@ struct Authority {
     security: Arc<Security>,
     method: &'static Method,
     grant: Grant,
-    /// The last version of the tokens in which the token was valid; [`UNCHECKED`] at first.
+    /// The newest version of the valid tokens in which this token allowed the call; [`UNCHECKED`] before the first
+    /// check.
     valid_in: AtomicU64,
 }
 
-/// No version of the tokens has this number.
+/// No version of the valid tokens has this number.
 const UNCHECKED: u64 = u64::MAX;
-
-/// The body of an answer that ends when its [`Lifetime`] ends.
-pub(crate) struct LimitedBody {
-    body: tonic::body::Body,
-    over: Pin<Box<dyn Future<Output = Status> + Send>>,
-    ended: bool,
-    /// Freed when the body ends.
-    _place: Option<ClientPlace>,
-}
 
 // ===== impl Lifetime =====
 
 impl Lifetime {
-    /// For the stream that `call` opens.
-    pub(crate) fn new(access: &Access, call: Authorised, draining: &CancellationToken) -> Self {
+    /// Returns the lifetime of the stream that `call` opens.
+    pub(crate) fn new(security: &Arc<Security>, call: Authorised, draining: &CancellationToken) -> Self {
         let authority = call.grant.map(|grant| {
             Arc::new(Authority {
-                security: Arc::clone(access.security()),
+                security: Arc::clone(security),
                 method: call.method,
                 grant,
                 // The tokens may have changed since the call was admitted.
@@ -76,15 +59,7 @@ impl Lifetime {
         }
     }
 
-    /// Returns the reason if the stream must end now.
-    pub(crate) fn over(&self) -> Option<Status> {
-        if self.draining.is_cancelled() {
-            return Some(status::shutting_down());
-        }
-        self.revoked()
-    }
-
-    /// Returns the reason if the token no longer allows the call.
+    /// Returns the reason if the token no longer allows the call, and `None` otherwise.
     pub(crate) fn revoked(&self) -> Option<Status> {
         self.authority.as_ref()?.refusal()
     }
@@ -95,10 +70,15 @@ impl Lifetime {
             self.draining.cancelled().await;
             return status::shutting_down();
         };
-        // Subscribed before the first check, so that no change is missed.
+        // The subscription begins before the first check, so that no change of the tokens is missed.
         let mut changes = authority.security.token_changes();
         loop {
-            if let Some(status) = self.over() {
+            let over = if self.draining.is_cancelled() {
+                Some(status::shutting_down())
+            } else {
+                authority.refusal()
+            };
+            if let Some(status) = over {
                 tracing::debug!(
                     token = &*authority.grant.principal.name,
                     path = authority.method.path,
@@ -110,7 +90,8 @@ impl Lifetime {
             tokio::select! {
                 () = self.draining.cancelled() => {}
                 changed = changes.changed() => if changed.is_err() {
-                    // The sender lives as long as `authority`. Without a sender the tokens cannot change any more.
+                    // Without a sender the tokens cannot change any more. `authority` keeps the sender, so this does
+                    // not happen.
                     self.draining.cancelled().await;
                 }
             }
@@ -121,11 +102,13 @@ impl Lifetime {
 // ===== impl Authority =====
 
 impl Authority {
+    /// Returns the reason if the token no longer allows the call. Checks the token only if the valid tokens have
+    /// changed.
     fn refusal(&self) -> Option<Status> {
-        // The version is read before the tokens. If the tokens change in between, the version is newer than the one
-        // noted here, and the next call checks again.
+        // The version is read before the tokens. If the tokens change between these two reads, `valid_in` gets the old
+        // version, and the next call checks again.
         let version = self.security.token_version();
-        // Relaxed is enough: a thread that does not see the newest value only checks once more.
+        // Relaxed is enough: a thread that does not see the newest value only checks the token again.
         if self.valid_in.load(Ordering::Relaxed) == version {
             return None;
         }
@@ -134,62 +117,10 @@ impl Authority {
                 "authorization: the token is no longer valid",
             ));
         };
-        if let Err(status) = refuse_role(self.method, &grant) {
+        if let Err(status) = check_role(self.method, &grant) {
             return Some(status);
         }
         self.valid_in.store(version, Ordering::Relaxed);
         None
-    }
-}
-
-// ===== impl LimitedBody =====
-
-impl LimitedBody {
-    /// Ends `body` when `lifetime` ends. `place` is freed when the body has ended.
-    pub(crate) fn new(body: tonic::body::Body, lifetime: Lifetime, place: Option<ClientPlace>) -> Self {
-        LimitedBody {
-            body,
-            over: Box::pin(lifetime.ended()),
-            ended: false,
-            _place: place,
-        }
-    }
-}
-
-impl Body for LimitedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(status) = self.over.as_mut().poll(context) {
-            self.ended = true;
-            // Frees the memory of the answers now, not when the client has read the end.
-            self.body = tonic::body::Body::empty();
-            return Poll::Ready(Some(Ok(Frame::trailers(status::trailers(&status)))));
-        }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.ended = frame.as_ref().is_none_or(|frame| match frame {
-            Ok(frame) => frame.is_trailers(),
-            Err(_) => true,
-        });
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-}
-
-impl fmt::Debug for LimitedBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitedBody")
-            .field("ended", &self.ended)
-            .finish_non_exhaustive()
     }
 }

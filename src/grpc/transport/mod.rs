@@ -1,4 +1,4 @@
-//! Connections, HTTP/2 and gRPC's frames, and the bounds on what a client may use of the service.
+//! Serves connections, HTTP/2 and gRPC's frames, and bounds the memory, time and number of calls of each client.
 
 pub(crate) mod budget;
 pub(crate) mod clients;

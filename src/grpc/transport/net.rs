@@ -1,22 +1,27 @@
 //! The NET threads: one task accepts connections and distributes them to pinned, single-threaded runtimes.
 //!
-//! The HTTP/2 server is hyper's. tonic's own `Server` is not used for two reasons: it would drop the handler of a call
-//! at the call's deadline, which the engine handles here; and each connection belongs to one runtime here.
+//! hyper serves HTTP/2 here, without tonic's `Server`, for two reasons. tonic's `Server` drops the handler of a call at
+//! the call's deadline, but here the engine handles the deadline. And here each connection belongs to one runtime.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use tally_topology::{AffinityError, Role, RoleHandle};
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     budget::Budget,
-    clients::{ClientPlace, Clients},
+    clients::Clients,
     connection::{Accepted, Connections, refuse},
     governor::UnsentRefusals,
 };
@@ -27,23 +32,21 @@ use crate::{
     sys::memory,
 };
 
-/// Most connections that wait for their runtime.
+/// Most accepted connections that wait for one NET thread.
 const HANDOFF_CONNECTIONS: usize = 64;
 /// Pause after an error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// Most connections at a time that get a GOAWAY frame because they are beyond the limit. Further ones are closed
-/// without it.
+/// Most connections beyond the limit to which the service sends GOAWAY at the same time. Further connections are closed
+/// without GOAWAY.
 const REFUSALS_MAX: usize = 256;
 
 /// Time between two checks of the memory that clients hold.
 const HELD_INTERVAL: Duration = Duration::from_millis(500);
-/// From this much on, the allocator returns memory to the system once clients hold only a quarter of it.
+/// If clients have held at least this many bytes, and then hold only a quarter of them, the allocator returns memory to
+/// the system.
 const HELD_BYTES_LARGE: usize = 32 << 20;
 
-/// An accepted connection, with its peer and its place, for a NET thread.
-type AcceptedStream = (std::net::TcpStream, SocketAddr, ClientPlace);
-
-/// Why the service cannot listen.
+/// The reason why the service cannot listen.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NetError {
@@ -60,10 +63,10 @@ pub enum NetError {
     Affinity(#[from] AffinityError),
 }
 
-/// A listening socket, before it is served.
+/// A listening socket whose connections nobody accepts yet.
 #[derive(Debug)]
 pub struct Listener {
-    listener: std::net::TcpListener,
+    listener: StdListener,
     address: SocketAddr,
 }
 
@@ -77,7 +80,7 @@ pub struct NetHandle {
 // ===== impl Listener =====
 
 impl Listener {
-    /// Listens on `address`. Port 0 takes a free port. Connections wait until [`serve`] takes them.
+    /// Listens on `address`. With port 0 it takes a free port. Connections wait until [`serve`] accepts them.
     ///
     /// # Errors
     /// [`NetError::Listen`].
@@ -85,9 +88,9 @@ impl Listener {
         Self::open(address).map_err(|source| NetError::Listen { address, source })
     }
 
-    /// The same as [`Listener::bind`], but returns the error of the system.
+    /// Does the same as [`Listener::bind`], but returns the error of the system.
     pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind(address)?;
+        let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Listener { listener, address })
@@ -99,7 +102,7 @@ impl Listener {
         self.address
     }
 
-    pub(crate) fn into_std(self) -> std::net::TcpListener {
+    pub(crate) fn into_std(self) -> StdListener {
         self.listener
     }
 }
@@ -113,20 +116,21 @@ impl NetHandle {
         self.address
     }
 
-    /// Waits until every connection has ended. Call it after the token was cancelled, from a thread that may block.
+    /// Waits until every connection has ended. Cancel the token that [`serve`] got before you call this function. The
+    /// function blocks its thread.
     pub fn join(self) {
         for thread in self.threads {
-            // If a NET thread panicked, its connections are closed, and there is nothing to wait for.
+            // If a NET thread has panicked, its connections are closed. So the error needs no answer here.
             let _ = thread.join();
         }
     }
 }
 
-/// Serves `services` on one thread for each NET CPU until `draining` is cancelled. Then connections have
-/// [`NetConfig::drain`] to finish their calls.
+/// Serves `services` on one thread for each NET CPU until `draining` is cancelled. From then on, connections have the
+/// time [`NetConfig::drain`] to finish their calls.
 ///
 /// # Errors
-/// [`NetError`]. Nothing is served then.
+/// [`NetError`] if a thread could not be started. Then the service accepts no connections.
 pub fn serve(
     listener: Listener,
     config: NetConfig,
@@ -189,7 +193,7 @@ pub fn serve(
 /// Accepts connections and gives them to the NET threads in turn.
 async fn distribute(
     listener: TcpListener,
-    inlets: Vec<mpsc::Sender<AcceptedStream>>,
+    inlets: Vec<mpsc::Sender<Accepted>>,
     clients: Clients,
     draining: CancellationToken,
     guard: &PanicGuard,
@@ -206,12 +210,12 @@ async fn distribute(
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let Some(place) = clients.admit(peer.ip()) else {
-            tracing::debug!(%peer, "the connection is refused: too many connections");
+            tracing::debug!(%peer, "refused a connection: too many connections");
             if refusals.len() < REFUSALS_MAX {
                 refusals.spawn(refuse(stream));
             }
@@ -219,12 +223,13 @@ async fn distribute(
         };
         match stream.into_std() {
             Ok(stream) => {
-                // If the queue of the thread is full, this waits, and further connections wait in the listener's queue.
+                // If the queue of the thread is full, this task waits, and further connections wait in the kernel.
                 let Some(inlet) = turn.next() else { return };
-                if inlet.send((stream, peer, place)).await.is_err() {
-                    // NET threads end after this task, so this one has failed. It would lose its share of all
-                    // connections.
-                    tracing::error!("a NET thread has failed, the service stops");
+                let accepted = Accepted { stream, peer, place };
+                if inlet.send(accepted).await.is_err() {
+                    // NET threads end after this task, so this NET thread has failed. If the service went on, every
+                    // connection for this thread would be lost.
+                    tracing::error!("a NET thread has failed, and the service stops");
                     guard.fail();
                 }
             }
@@ -233,14 +238,14 @@ async fn distribute(
     }
 }
 
-/// Returns freed memory to the system after clients held much of it. Otherwise the allocator keeps the memory for the
-/// next time, which may never come after an attack.
+/// Returns freed memory to the system after clients have held much memory. Otherwise the allocator would keep the
+/// memory for a later use. After an attack there may be no later use.
 async fn give_memory_back(budget: Budget) {
-    let mut looks = interval(HELD_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = interval(HELD_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut highest = 0;
     loop {
-        looks.tick().await;
+        checks.tick().await;
         let held = budget.held();
         highest = highest.max(held);
         if highest >= HELD_BYTES_LARGE && held <= highest / 4 {
@@ -251,29 +256,16 @@ async fn give_memory_back(budget: Budget) {
 }
 
 /// Serves the connections of one thread.
-async fn serve_connections(mut connections: mpsc::Receiver<AcceptedStream>, serving: Connections) {
+async fn serve_connections(mut connections: mpsc::Receiver<Accepted>, serving: Connections) {
     let tracker = TaskTracker::new();
     tokio::spawn(give_memory_back(serving.budget.clone()));
-    // The channel closes when the acceptor ends, at the beginning of draining.
-    while let Some((stream, peer, place)) = connections.recv().await {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "registering a connection with its thread failed");
-                continue;
-            }
-        };
-        let accepted = Accepted { stream, peer, place };
+    // The channel closes when the task that accepts connections ends, at the beginning of draining.
+    while let Some(accepted) = connections.recv().await {
         tracker.spawn(serving.clone().serve(accepted));
     }
     tracker.close();
-    if tokio::time::timeout(serving.config.drain, tracker.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            connections = tracker.len(),
-            "some connections did not finish within server.drain"
-        );
+    if timeout(serving.config.drain, tracker.wait()).await.is_err() {
+        let connections = tracker.len();
+        tracing::warn!(connections, "some connections did not finish within server.drain");
     }
 }

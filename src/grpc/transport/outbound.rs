@@ -1,4 +1,4 @@
-//! The bodies of answers. The memory of an answer stays reserved until the HTTP/2 library has sent it.
+//! The bodies of answers. The memory of an answer stays reserved until the HTTP/2 library has sent the answer.
 
 use std::{
     convert::Infallible,
@@ -27,14 +27,20 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The future of an answer.
 pub(crate) type AnswerFuture = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
 
+/// One framed message with its reservation, or the error of the call.
+pub(crate) type AnswerResult = Result<(Vec<u8>, Reservation), Status>;
+
 /// A stream of framed messages.
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 /// An answer of a call that tonic serves.
 struct TonicAnswer {
     body: tonic::body::Body,
+    /// For a stream: ready when the stream must end before its body ends, with the reason.
+    over: Option<BoxFuture<'static, Status>>,
+    /// The permits for messages that the HTTP/2 library has not sent yet.
     sending: PollSemaphore,
-    /// Released when the status is sent.
+    /// The memory of the call. Released when the status is sent.
     reservation: Option<Reservation>,
     memory: Arc<ConnectionMemory>,
 }
@@ -47,13 +53,13 @@ enum Content {
     Empty,
     /// One message, then the status OK.
     Message(Vec<u8>, Reservation),
-    /// The status OK.
+    /// No message, then the status OK.
     Ok,
-    /// Messages, then the status of their stream.
+    /// Any number of messages, then the status of their stream.
     Frames(Frames, Arc<ConnectionMemory>),
     /// The answer of a call that tonic serves.
     Tonic(Box<TonicAnswer>),
-    /// The answer of a traced call. In a box, as few calls are traced.
+    /// The answer of a traced call. The box keeps the other variants small, because few calls are traced.
     Traced(Box<(Answer, Span)>),
 }
 
@@ -72,24 +78,29 @@ impl Answer {
         answer(Content::Frames(frames, Arc::clone(memory)))
     }
 
-    /// Wraps the answer of a call that tonic serves.
+    /// Wraps the answer of a call that tonic serves. When `over` is ready, the answer ends with the status of `over`.
     #[must_use]
-    pub(crate) fn tonic(response: Response<tonic::body::Body>, reservation: Reservation) -> Response<Answer> {
+    pub(crate) fn tonic(
+        response: Response<tonic::body::Body>,
+        over: Option<BoxFuture<'static, Status>>,
+        reservation: Reservation,
+    ) -> Response<Answer> {
         let (mut head, body) = response.into_parts();
-        let memory = Arc::clone(reservation.memory());
+        let memory = Arc::clone(&reservation.memory);
         let mut reservation = Some(reservation);
         status::complete(&mut head.headers);
         hold_until_sent(&mut head.headers, &mut reservation);
         let answer = TonicAnswer {
             body,
-            sending: PollSemaphore::new(Arc::clone(memory.sending())),
+            over,
+            sending: PollSemaphore::new(Arc::clone(&memory.sending)),
             reservation,
             memory,
         };
         Response::from_parts(head, Answer(Content::Tonic(Box::new(answer))))
     }
 
-    /// Keeps a call's `span` open until the answer ends, and records the status in it.
+    /// Keeps the `span` of a call open until the answer ends, and records the status in the span.
     #[must_use]
     pub(crate) fn traced(response: Response<Answer>, span: Span) -> Response<Answer> {
         if span.is_disabled() {
@@ -109,7 +120,7 @@ impl Answer {
         response
     }
 
-    /// Answers with a status and no message. The reservation is held until it is sent.
+    /// Answers with a status and no message. The reservation is held until the status is sent.
     #[must_use]
     pub(crate) fn status(status: Status, mut reservation: Reservation) -> Response<Answer> {
         reservation.resize(status_bytes(&status));
@@ -125,19 +136,20 @@ fn answer(content: Content) -> Response<Answer> {
     response
 }
 
-/// The approximate memory of a status until it is sent. Its details are sent in base64.
+/// Returns the approximate memory of a status until it is sent, in bytes. The details are sent in base64, which is
+/// longer.
 fn status_bytes(status: &Status) -> usize {
     REFUSAL_BYTES + status.message().len() + 2 * status.details().len()
 }
 
-/// If `headers` have a status, drops `held` when the HTTP/2 library has sent them.
+/// If `headers` contain a status, takes `held`, and drops it when the HTTP/2 library has sent the status.
 fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option<H>) {
     if let Some(value) = headers.get_mut(Status::GRPC_STATUS)
         && let Some(held) = held.take()
     {
         let code = until_sent(value.as_bytes().to_vec(), held);
         if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
-            // Otherwise the HTTP/2 library keeps the value in its compression table.
+            // The HTTP/2 library keeps other values in its compression table, and `held` would not be dropped.
             code.set_sensitive(true);
             *value = code;
         }
@@ -148,26 +160,36 @@ fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option
 
 impl TonicAnswer {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // The body is polled only with a permit, so that it makes no message that cannot be sent.
-        let place = ready!(self.sending.poll_acquire(context));
+        if let Some(over) = &mut self.over
+            && let Poll::Ready(status) = over.as_mut().poll(context)
+        {
+            // Frees the memory of the body now. The client may read the end of the stream late.
+            self.body = tonic::body::Body::empty();
+            return Poll::Ready(Some(Ok(self.end(status::trailers(&status)))));
+        }
+        // The body is polled only with a permit, so that the body makes no message that cannot be sent.
+        let permit = ready!(self.sending.poll_acquire(context));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {
-            let frame = frame?;
-            Ok(match frame.into_data() {
+            Ok(match frame?.into_data() {
                 Ok(data) => {
                     let reservation = self.memory.reserve_beyond_limit(data.len());
-                    Frame::data(reservation.until_sent(data, place))
+                    Frame::data(reservation.until_sent(data, permit))
                 }
                 Err(frame) => match frame.into_trailers() {
-                    Ok(mut trailers) => {
-                        status::complete(&mut trailers);
-                        hold_until_sent(&mut trailers, &mut self.reservation);
-                        Frame::trailers(trailers)
-                    }
+                    Ok(trailers) => self.end(trailers),
                     Err(frame) => frame,
                 },
             })
         }))
+    }
+
+    /// Returns the last frame of the answer.
+    fn end(&mut self, mut trailers: HeaderMap) -> Frame<Bytes> {
+        self.over = None;
+        status::complete(&mut trailers);
+        hold_until_sent(&mut trailers, &mut self.reservation);
+        Frame::trailers(trailers)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The time limit for a message to arrive.
+//! Limits the time in which the message of a call must arrive.
 
 use std::{
     pin::Pin,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -18,8 +18,8 @@ use crate::grpc::status;
 #[derive(Debug)]
 pub(crate) struct ReceiveTimeout {
     time_max: Duration,
-    /// Set when the call waits for the first time. Nearly always the message arrives with the headers, and no timer is
-    /// needed.
+    /// `None` until the call waits for bytes of a message. A message usually arrives together with the headers of its
+    /// call, so most calls need no timer.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct TimedBody {
 // ===== impl ReceiveTimeout =====
 
 impl ReceiveTimeout {
-    /// A limit of `time_max` for each message.
+    /// Allows `time_max` for each message.
     pub(crate) const fn new(time_max: Duration) -> Self {
         ReceiveTimeout {
             time_max,
@@ -41,8 +41,8 @@ impl ReceiveTimeout {
         }
     }
 
-    /// Call this while the rest of the message has not arrived. The first call starts the timer. Ready with
-    /// REQUEST_TOO_SLOW when the time is over.
+    /// Starts the timer if it does not run. Returns REQUEST_TOO_SLOW when the time is over. Call this function while a
+    /// message has not arrived completely.
     pub(crate) fn poll_elapsed(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         let time_max = self.time_max;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(time_max)));
@@ -84,13 +84,5 @@ impl Body for TimedBody {
                 .poll_elapsed(context)
                 .map(|over| Some(Err(over))),
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

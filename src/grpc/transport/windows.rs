@@ -1,6 +1,6 @@
-//! HTTP/2's flow-control windows.
+//! The flow-control windows of HTTP/2: how many bytes a client may send before the service must allow more.
 
-/// The flow-control window of a stream: a usual batch fits, without a round trip in between.
+/// The window of one stream, in bytes. A usual batch fits, so that its client sends it without waiting.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 512 << 10;
-/// The flow-control window of a connection.
+/// The window of a connection, in bytes.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
