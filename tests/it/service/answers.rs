@@ -8,7 +8,7 @@ use tally::proto::{
     TransactionResult, amount, transaction, transaction_result::Outcome,
 };
 use tokio_stream::{StreamExt, iter};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{expected, info, summary};
 use crate::support::in_process::{self, Service, account, config, pay, transfer};
@@ -117,18 +117,44 @@ async fn a_rejection_is_replayed_even_if_the_account_has_enough_money_later() {
         .await
         .unwrap();
     let mut client = service.transactions().await;
-    let spend = || in_process::transaction("spend", vec![transfer("wallet", "b", 5)]);
+    client
+        .process_transaction(in_process::transaction(
+            "begin",
+            vec![transfer("b", "wallet", 1250)],
+        ))
+        .await
+        .unwrap();
+    let spend = || in_process::transaction("spend", vec![transfer("wallet", "b", 99_999)]);
+    let check_figures = |status: &Status, replayed: &str| {
+        assert!(
+            status
+                .message()
+                .contains("needs 99,999, has 1,250. This is final for the id"),
+            "{status:?}"
+        );
+        for (key, value) in [
+            ("account_id", "wallet"),
+            ("needs", "99999"),
+            ("available", "1250"),
+            ("retry", "new_id"),
+            ("replayed", replayed),
+        ] {
+            assert_eq!(info(status).metadata[key], value, "{key}");
+        }
+    };
 
     let status = client.process_transaction(spend()).await.unwrap_err();
     assert_eq!(
         summary(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
-    assert_eq!(info(&status).metadata["account_id"], "wallet");
-    assert_eq!(info(&status).metadata["replayed"], "false");
+    check_figures(&status, "false");
 
     client
-        .process_transaction(in_process::transaction("fund", vec![transfer("b", "wallet", 9)]))
+        .process_transaction(in_process::transaction(
+            "fund",
+            vec![transfer("b", "wallet", 1_000_000)],
+        ))
         .await
         .unwrap();
     let status = client.process_transaction(spend()).await.unwrap_err();
@@ -136,11 +162,12 @@ async fn a_rejection_is_replayed_even_if_the_account_has_enough_money_later() {
         summary(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
-    assert_eq!(info(&status).metadata["replayed"], "true");
-    assert_eq!(balance(&service, "wallet").await, (0, 9));
+    // The figures are those of the first answer, not those of today.
+    check_figures(&status, "true");
+    assert_eq!(balance(&service, "wallet").await, (0, 1_001_250));
 
     // A new attempt needs a new id. The rejection used no sequence number.
-    let retry = in_process::transaction("spend-2", vec![transfer("wallet", "b", 5)]);
+    let retry = in_process::transaction("spend-2", vec![transfer("wallet", "b", 99_999)]);
     assert_eq!(
         client
             .process_transaction(retry)
@@ -148,7 +175,7 @@ async fn a_rejection_is_replayed_even_if_the_account_has_enough_money_later() {
             .unwrap()
             .into_inner()
             .sequence,
-        2
+        3
     );
 }
 

@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use tally::{
     engine::CallKind,
-    grpc::{MESSAGE_BYTES_MAX, NetConfig},
+    grpc::{
+        MESSAGE_BYTES_MAX, NetConfig,
+        error_kind::{ERROR_KINDS, ErrorKind, Retry},
+    },
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
         GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
@@ -24,12 +27,12 @@ use tally::{
     security::{Security, SecurityConfig, hash_hex},
 };
 use tally_breaker::BreakerMode;
-use tally_ledger::Reason;
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
+use tonic_types::StatusExt;
 
 use super::{expected, summary};
 use crate::support::{
@@ -156,6 +159,19 @@ impl Wire {
             expected(code, reason, executed),
             "{call}: {status:?}"
         );
+        let kind = ERROR_KINDS.iter().find(|kind| kind.reason == reason);
+        let kind = kind.unwrap_or_else(|| panic!("{reason} is not in ERROR_KINDS"));
+        let retry = &status.get_details_error_info().unwrap().metadata["retry"];
+        assert_eq!(retry, kind.retry.as_str(), "{call}: {status:?}");
+        assert!(
+            kind.codes.contains(&code) || *kind == ErrorKind::LIBRARY_ERROR,
+            "{reason}"
+        );
+        let delay = status.get_details_retry_info().is_some();
+        assert_eq!(delay, kind.retry == Retry::SameIdAfterDelay, "{call}: {status:?}");
+        if let Some(documented) = kind.executed.as_str() {
+            assert_eq!(executed, documented, "{call}: {status:?}");
+        }
         self.reasons.lock().insert(reason.to_owned());
     }
 
@@ -533,27 +549,6 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     }
 }
 
-/// Returns the reasons that occur in the source code of `src/grpc/status.rs`, and the reasons of the ledger.
-fn reasons_in_the_source() -> BTreeSet<String> {
-    let source = include_str!("../../../src/grpc/status.rs");
-    let source = source.split("#[cfg(test)]").next().unwrap();
-    let literals = source.split('"').skip(1).step_by(2);
-    let is_reason =
-        |text: &&str| text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let mut reasons: BTreeSet<String> = literals.filter(is_reason).map(str::to_owned).collect();
-    let of_ledger = [
-        Reason::AccountNotFound,
-        Reason::SameAccount,
-        Reason::AssetMismatch,
-        Reason::AccountFrozen,
-        Reason::AccountClosed,
-        Reason::InsufficientFunds,
-        Reason::BalanceOverflow,
-    ];
-    reasons.extend(of_ledger.map(|reason| reason.as_str().to_owned()));
-    reasons
-}
-
 #[tokio::test]
 async fn every_error_has_a_reason_a_domain_and_whether_the_call_was_executed() {
     let reasons = Arc::new(Mutex::new(BTreeSet::new()));
@@ -585,7 +580,8 @@ async fn every_error_has_a_reason_a_domain_and_whether_the_call_was_executed() {
 
     let mut provoked = reasons.lock().clone();
     provoked.extend(NOT_PROVOKED.map(|(reason, _)| reason.to_owned()));
-    assert_eq!(provoked, reasons_in_the_source());
+    let reasons = ERROR_KINDS.iter().map(|kind| kind.reason.to_owned()).collect();
+    assert_eq!(provoked, reasons);
     let documented = include_str!("../../../docs/errors.md");
     for reason in provoked {
         assert!(
