@@ -100,7 +100,7 @@ class Server:
         command = [os.environ["TALLY_BINARY"], "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         with open(home / "stdout", "w") as stdout, open(home / "stderr", "w") as stderr:
             self.process = subprocess.Popen(
-                [*command, "--data", home / "data", *arguments], stdout=stdout, stderr=stderr, env={**os.environ, **env}
+                [*command, *(arguments or ("--data", str(home / "data")))], stdout=stdout, stderr=stderr, env={**os.environ, **env}
             )
         for _ in range(600):
             if found := re.search(r"^listening on (.*)$", (home / "stdout").read_text(), re.MULTILINE):
