@@ -25,6 +25,11 @@ app.kubernetes.io/component: ledger
 {{ include "tally.selectorLabels" . | replace "component: ledger" "component: test" }}
 {{- end }}
 
+{{/* Name of the CronJob that runs `tally verify`. Kubernetes allows 52 characters for the name of a CronJob. */}}
+{{- define "tally.verifyName" -}}
+{{ include "tally.fullname" . | trunc 45 | trimSuffix "-" }}-verify
+{{- end }}
+
 {{/* Labels of the pods of the CronJob that runs `tally verify`. The selector of the service must not match them. */}}
 {{- define "tally.verifyLabels" -}}
 {{ include "tally.selectorLabels" . | replace "component: ledger" "component: verify" }}
