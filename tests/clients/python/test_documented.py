@@ -77,7 +77,7 @@ def go_client(tmp_path_factory):
     plain, secure = blocks("go")
     secure = secured(plain, secure, "ctx :=", "security :=")
     secure = secure.replace("grpc/credentials/insecure", "grpc/credentials").replace(
-        '\t"google.golang.org/grpc"\n', '\t"google.golang.org/grpc"\n\t"google.golang.org/grpc/metadata"\n'
+        '"google.golang.org/grpc"\n', '"google.golang.org/grpc"\n    "google.golang.org/grpc/metadata"\n'
     )
     for name, program in (("plain", plain), ("secure", secure)):
         (target / name).mkdir()
