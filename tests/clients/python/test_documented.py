@@ -19,7 +19,8 @@ from tally_client import Tally
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROTOS = sorted(path.relative_to(ROOT / "proto").as_posix() for path in (ROOT / "proto/tally/v1").glob("*.proto"))
-# Longer than any command takes on a busy machine, the first build with Go included. It only ends a test that hangs.
+# Timeout of a command, in seconds. It is longer than any command takes on a busy machine, also the first build with Go, and only
+# ends a test that hangs.
 TIMEOUT_S = 600
 
 
@@ -61,8 +62,11 @@ def python_client(tmp_path_factory):
     pinned = {line.split("==")[0] for line in (ROOT / "tests/clients/python/requirements.txt").read_text().splitlines()}
     assert packages <= pinned, "the page installs packages that the tests do not have"
     generate(target, command)
-    plain, secure = blocks("python")
+    plain, secure, error_info = blocks("python")
     (target / "plain.py").write_text(plain)
+    catching = "".join(f"    {line}" for line in plain.splitlines(keepends=True))
+    catching = f"{error_info}\nimport grpc\ntry:\n{catching}except grpc.RpcError as error:\n    print(error_info(error))\n    raise\n"
+    (target / "catching.py").write_text(catching)
     (target / "secure.py").write_text(secured(plain, secure, "channel =", "channel ="))
     return lambda name, **env: run(sys.executable, f"{name}.py", cwd=target, env=env, check=False)
 
@@ -74,16 +78,18 @@ def go_client(tmp_path_factory):
     for name in ("go.mod", "go.sum"):
         shutil.copy(pathlib.Path(os.environ["GO_MODULE"], name), target)
     generate(target, blocks("sh")[1])
-    plain, secure = blocks("go")
+    plain, secure, error_info = blocks("go")
     secure = secured(plain, secure, "ctx :=", "security :=")
     secure = secure.replace("grpc/credentials/insecure", "grpc/credentials").replace(
         '"google.golang.org/grpc"\n', '"google.golang.org/grpc"\n    "google.golang.org/grpc/metadata"\n'
     )
-    for name, program in (("plain", plain), ("secure", secure)):
+    imports = '    "google.golang.org/genproto/googleapis/rpc/errdetails"\n    "google.golang.org/grpc/status"\n'
+    catching = plain.replace("import (\n", f"import (\n{imports}").replace("log.Fatal(err)", "log.Fatal(errorInfo(err))")
+    for name, program in (("plain", plain), ("secure", secure), ("catching", f"{catching}\n{error_info}")):
         (target / name).mkdir()
         (target / name / "main.go").write_text(program)
         run(os.environ["GO"], "build", "-o", f"{name}-client", f"./{name}", cwd=target)
-    run(os.environ["GO"], "vet", "./plain", "./secure", "./tally/v1", cwd=target)
+    run(os.environ["GO"], "vet", "./plain", "./secure", "./catching", "./tally/v1", cwd=target)
     return lambda name, **env: run(str(target / f"{name}-client"), cwd=target, env=env, check=False)
 
 
@@ -140,6 +146,14 @@ def test_the_service_config_makes_the_library_wait_for_the_delay_of_the_server(c
     assert "replayed" in done.stdout
     circuits = {circuit.key: circuit for circuit in tally.call("EngineService.GetCircuitStats").circuits}
     assert circuits["ProcessTransaction"].totals.rejected_open >= 1, "the circuit was not open, so nothing was retried"
+
+
+def test_the_programs_can_read_the_reason_of_an_error(client, server):
+    Tally(server.endpoint).call("AccountService.CreateAccount", account={"id": "alice", "asset": "USD"})
+    done = client("catching", TALLY_ENDPOINT=server.endpoint)
+    assert done.returncode != 0
+    for word in ("ACCOUNT_ID_REUSED", "tally.v1", "executed"):
+        assert word in done.stdout + done.stderr, done
 
 
 def test_without_the_service_config_the_same_call_fails(python_client, server, tmp_path):
