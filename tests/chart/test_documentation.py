@@ -5,6 +5,7 @@ import json
 import document
 import pytest
 import yaml
+from metrics import METRICS
 from support import CHART, ROOT
 
 
@@ -55,3 +56,16 @@ def test_links_have_targets(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text()):
         if not target.startswith("http"):
             assert (ROOT / path).parent.joinpath(target).exists(), target
+
+
+def test_alerts_and_dashboard_use_documented_metrics_and_labels():
+    """docs/metrics.md is generated from the service."""
+    rows = [line.split(" | ") for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `tally_")]
+    documented = {row[0].strip("|` "): (row[1], row[3]) for row in rows}
+    assert len(documented) > 30
+    for series, labels in METRICS.items():
+        base = series.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+        kind, text = documented[base if base in documented else series]
+        shown = {"le"} if kind == "histogram" and series.endswith("_bucket") else set()
+        shown |= {cell.split(":")[0].strip("` ") for cell in text.split(";") if cell.strip()}
+        assert labels == shown, f"{series}: {labels} in tests/chart/metrics.py, {shown} in docs/metrics.md"
