@@ -31,12 +31,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use super::{described, expected};
-use crate::{
-    reference::errors::{check_documented, documented},
-    support::{
-        in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
-        sim_disk::SimDisk,
-    },
+use crate::support::{
+    in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
+    sim_disk::SimDisk,
 };
 
 const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
@@ -161,7 +158,7 @@ impl Wire {
             expected(code, reason, executed),
             "{call}: {status:?}"
         );
-        check_documented(status);
+        crate::reference::errors::check_documented(status);
         self.reasons.lock().insert(reason.to_owned());
     }
 
@@ -584,5 +581,6 @@ async fn every_error_has_its_reason_its_domain_and_whether_it_was_executed() {
     let mut provoked = reasons.lock().clone();
     provoked.extend(ELSEWHERE.map(|(reason, _)| reason.to_owned()));
     assert_eq!(provoked, reasons_in_the_source());
-    assert_eq!(provoked, documented().into_keys().collect());
+    let documented = crate::reference::errors::documented();
+    assert_eq!(provoked, documented.into_keys().collect());
 }
