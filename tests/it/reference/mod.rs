@@ -4,7 +4,7 @@
 //! code. This command writes the pages:
 //!
 //! ```sh
-//! TALLY_WRITE_DOCS=1 cargo test --locked --workspace --test it -- reference::
+//! WRITE_DOCS=1 cargo test --locked --workspace --test it -- reference::
 //! ```
 //!
 //! The table of `docs/errors.md` is written by hand, and checked against the errors that the service gives.
@@ -23,14 +23,14 @@ fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
-/// Checks that the generated part of a page is `table`. With `TALLY_WRITE_DOCS` set, writes the table into the page.
+/// Checks that the generated part of a page is `table`. With `WRITE_DOCS` set, writes the table into the page.
 fn check_page(page: &str, table: &str) {
     let file = path(page);
     let text = std::fs::read_to_string(&file).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("a begin of the generated part");
     let (_, after) = rest.split_once(END).expect("an end of the generated part");
     let wanted = format!("{before}{BEGIN}{table}{END}{after}");
-    if std::env::var_os("TALLY_WRITE_DOCS").is_some() {
+    if std::env::var_os("WRITE_DOCS").is_some() {
         std::fs::write(&file, wanted).unwrap();
         return;
     }
@@ -38,7 +38,7 @@ fn check_page(page: &str, table: &str) {
     assert!(
         wanted == text,
         "{page} does not agree with the code. The first different line, from the code and in the page: {changed:#?}\n\
-         TALLY_WRITE_DOCS=1 cargo test --locked --workspace --test it -- reference:: writes the page."
+         WRITE_DOCS=1 cargo test --locked --workspace --test it -- reference:: writes the page."
     );
 }
 
