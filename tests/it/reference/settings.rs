@@ -196,7 +196,7 @@ fn default_value(defaults: &Value, inner: &BTreeMap<String, String>, key: &str) 
         Value::String(text) if text.ends_with("iB") => text.replace(".0 ", ""),
         Value::String(text) => text.clone(),
         Value::Object(table) if table.is_empty() => "unset".to_owned(),
-        other => other.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     match text.as_str() {
         "unset" | "the number of CPUs, at most 8" => text,
@@ -210,12 +210,10 @@ fn first_error(config: &Config) -> Result<(), SettingError> {
     config.telemetry.check()?;
     config.engine()?;
     let affinity = config.affinity.config()?;
-    match affinity.validate() {
-        Err(AffinityError::InvalidConfig { field, value, bound }) => {
-            Err(SettingError::new(field, value, bound))
-        }
-        _ => Ok(()),
+    if let Err(AffinityError::InvalidConfig { field, value, bound }) = affinity.validate() {
+        return Err(SettingError::new(field, value, bound));
     }
+    Ok(())
 }
 
 /// Returns the bounds of a setting: sets values that are too small or too large, and reads the errors.
