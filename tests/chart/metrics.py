@@ -37,6 +37,7 @@ METRICS = {
 SCRAPED = {"namespace", "pod"}
 # Metrics of kube-state-metrics.
 FOREIGN = {
+    "kube_job_failed": {"condition", "job_name"},
     "kube_pod_container_status_last_terminated_exitcode": {"container"},
     "kube_pod_container_status_restarts_total": {"container"},
 }

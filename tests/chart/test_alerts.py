@@ -13,11 +13,11 @@ from support import CHART, FULLNAME, NAMESPACE, ROOT, TLS, merged, render
 ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
 # The failures for which the product must have an alert.
 FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
-FAILURES += ["DataDamaged", "SecurityStale", "CertificateExpires", "Panicked"]
+FAILURES += ["DataDamaged", "SecurityStale", "CertificateExpires", "Panicked", "VerifyFailed"]
 
 
 def rule_object(values=None):
-    base = merged(TLS, {"metrics": {"prometheusRule": {"enabled": True}}})
+    base = merged(TLS, {"metrics": {"prometheusRule": {"enabled": True}}, "verify": {"enabled": True}})
     return render(merged(base, values or {}))["PrometheusRule", FULLNAME]
 
 
@@ -98,6 +98,7 @@ def test_thresholds_labels_and_exclusion():
     # The severity of an alert cannot be overridden.
     assert {rule["labels"]["severity"] for rule in found.values()} == {"warning", "critical"}
     assert "TallyPinningLost" not in rules({"pinning": {"enabled": False}})
+    assert "TallyVerifyFailed" not in rules({"verify": {"enabled": False}})
 
 
 def selectors(expression):
@@ -121,9 +122,10 @@ def test_only_existing_metrics_are_used():
 
 def test_alerts_select_this_release_only():
     for alert, rule in rules().items():
-        for name, labels in selectors(rule["expr"]):
-            assert labels >= SCRAPED, f"{alert}: {name}"
-        assert f'namespace="{NAMESPACE}",pod=~"{FULLNAME}-[0-9]+"' in rule["expr"]
+        name_label, name = ("job_name", f"{FULLNAME}-verify") if alert == "TallyVerifyFailed" else ("pod", FULLNAME)
+        for metric, labels in selectors(rule["expr"]):
+            assert labels >= {"namespace", name_label}, f"{alert}: {metric}"
+        assert f'namespace="{NAMESPACE}",{name_label}=~"{name}-[0-9]+"' in rule["expr"]
 
 
 def test_prometheus_accepts_every_panel(tmp_path):

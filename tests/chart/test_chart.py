@@ -30,8 +30,12 @@ from support import (
 )
 
 
+def toml_text(values):
+    return render(values)["ConfigMap", FULLNAME]["data"]["tally.toml"]
+
+
 def toml(values):
-    return tomllib.loads(render(values)["ConfigMap", FULLNAME]["data"]["tally.toml"])
+    return tomllib.loads(toml_text(values))
 
 
 def source(path):
@@ -44,11 +48,12 @@ def source(path):
 def test_settings_arrive_with_their_types():
     config = {
         "server": {"drain": "10s", "streams_per_connection_max": 1048576},
-        "breaker": {"slow_rate": 0.5, "slow_threshold": "auto", "min_calls": 1, "nested": {"deep": True, "text": 'a "b"'}},
+        "breaker": {"slow_rate": 0.5, "slow_threshold": "auto", "min_calls": 1, "methods": {"CreateAccounts": {"self_probe": True}}},
+        "telemetry": {"log": 'a "b"', "format": "json"},
     }
     read = toml(merged(TLS, {"config": config}))
     assert read["server"] == {"listen": "0.0.0.0:50051", "drain": "10s", "streams_per_connection_max": 1048576}
-    assert read["breaker"] == config["breaker"]
+    assert read["breaker"] == config["breaker"] and read["telemetry"] == config["telemetry"]
     assert type(read["server"]["streams_per_connection_max"]) is int
     assert read["admin"] == {"listen": "0.0.0.0:9090", "enabled": True}
     assert read["store"] == {"data": "/var/lib/tally/ledger"}
@@ -99,8 +104,8 @@ def known_sections(text):
     return "".join(s for s in sections if s and re.match(r"\[(\w+)", s)[1] in known)
 
 
-def serve_check(text, scratch):
-    """Runs `tally serve --check` with files in place of the mounted Secrets, and without CPUs that this machine does not have."""
+def serve_check(text, scratch, *arguments):
+    """Runs `tally serve --check` with these arguments, with files in place of the mounted Secrets, and without CPUs that this machine does not have."""
     for directory in ("tls", "client-ca", "auth"):
         (scratch / directory).mkdir(exist_ok=True)
     certificate, key = scratch / "tls/tls.crt", scratch / "tls/tls.key"
@@ -111,7 +116,7 @@ def serve_check(text, scratch):
     path = scratch / "tally.toml"
     path.write_text(text.replace("/etc/tally/", f"{scratch}/"))
     environment = {**os.environ, "TALLY__AFFINITY__MODE": "off"}
-    command = [os.environ["TALLY_BINARY"], "serve", "--config", str(path), "--check"]
+    command = [os.environ["TALLY_BINARY"], "serve", "--config", str(path), "--check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
@@ -121,6 +126,37 @@ def test_every_setting_of_the_service_is_offered():
     for name, struct in structs["Config"].items():
         missing = set() if name == "breaker" else structs[struct].keys() - offered[name]
         assert not missing, f"[{name}] {missing} can't be set in values.yaml"
+
+
+def test_the_schema_has_the_settings_of_the_service():
+    """The schema of each section has exactly the fields of the section's struct, less those that the chart sets itself."""
+    schema, structs = json.loads(source("helm/tally/values.schema.json")), rust_structs()
+    config = schema["properties"]["config"]["properties"]
+    own = {"server": {"listen"}, "store": {"data"}}
+    for section, node in config.items():
+        assert node["additionalProperties"] is False, section
+        fields = structs[structs["Config"][section]].keys()
+        assert node["properties"].keys() == fields - own.get(section, set()), section
+    assert structs["Config"].keys() - config.keys() == {"affinity", "security", "admin"}
+    circuit, breaker = schema["definitions"]["circuit"], config["breaker"]["properties"]
+    of_whole_breaker = {"mode", "strict", "tick_interval", "methods"}
+    assert circuit["properties"] == {key: value for key, value in breaker.items() if key not in of_whole_breaker}
+    kinds = re.findall(r'CallKind::\w+ => "(\w+)"', source("src/engine/call_kind.rs"))
+    assert len(kinds) == 4 and breaker["methods"]["properties"].keys() == set(kinds)
+
+
+def test_the_schema_refuses_unknown_keys_everywhere():
+    """Objects without a list of keys are maps with free keys (labels, quantities) or objects of Kubernetes."""
+    free = {"global", "affinity", "podSecurityContext", "containerSecurityContext"}
+
+    def walk(node, path):
+        if isinstance(node, dict):
+            if "properties" in node and path[-1:] != ["items"] and path[-1] not in free:
+                assert node.get("additionalProperties") is False, path
+            for key, value in node.items():
+                walk(value, [*path, key])
+
+    walk(json.loads(source("helm/tally/values.schema.json")), ["schema"])
 
 
 def everything():
@@ -199,12 +235,13 @@ def test_pods_are_confined(values):
     documents = render_ci(values)
     pods = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "StatefulSet"]
     pods += [d["spec"] for d in documents if d["kind"] == "Pod"]
-    assert len(pods) == (1 if values == "realtime-values.yaml" else 2)
+    pods += [d["spec"]["jobTemplate"]["spec"]["template"]["spec"] for d in documents if d["kind"] == "CronJob"]
+    assert len(pods) == (3 if values == "full-values.yaml" else 2)
     for spec in pods:
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsUser"] == 65532 and spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        own = [c for c in spec["containers"] if c["name"] in ("tally", "health")]
+        own = [c for c in spec["containers"] if c["name"] in ("tally", "health", "verify")]
         assert len(own) == 1
         assert own[0]["securityContext"]["readOnlyRootFilesystem"] is True
         assert own[0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
@@ -297,11 +334,99 @@ def test_the_claim_template_never_changes_with_the_version():
     assert labels.keys() == {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
 
 
+def test_the_update_strategy():
+    assert stateful_set(TLS)["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
+    on_delete = stateful_set(merged(TLS, {"updateStrategy": {"type": "OnDelete"}}))
+    assert on_delete["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
+def test_extra_arguments_follow_those_of_the_chart(tmp_path):
+    arguments = container(merged(TLS, {"extraArgs": ["--admin", "[::]:9090"]}))["args"]
+    assert arguments == ["serve", "--config", "/etc/tally/tally.toml", "--admin", "[::]:9090"]
+    text = toml_text(TRIAL)
+    assert serve_check(text, tmp_path, *arguments[3:]).returncode == 0
+    assert serve_check(text, tmp_path, "--no-such-flag").returncode == 64
+
+
+# ----- certificate, load balancer, verification
+
+
+CERT_MANAGER = {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}, "auth": TLS["auth"]}
+
+
+def test_cert_manager_makes_the_secret_that_the_pods_mount():
+    rendered = render(CERT_MANAGER)
+    certificate = rendered["Certificate", FULLNAME]["spec"]
+    assert certificate["issuerRef"] == {"name": "ca", "kind": "Issuer", "group": "cert-manager.io"}
+    for spec in (rendered["StatefulSet", FULLNAME]["spec"]["template"]["spec"], rendered["Pod", f"{FULLNAME}-test-health"]["spec"]):
+        [secret] = [volume["secret"]["secretName"] for volume in spec["volumes"] if volume["name"] == "tls"]
+        assert secret == certificate["secretName"] == f"{FULLNAME}-tls"
+    names = certificate["dnsNames"]
+    assert f"{FULLNAME}.{NAMESPACE}.svc" in names and f"*.{FULLNAME}-headless.{NAMESPACE}.svc" in names
+    [environment] = [c["env"] for c in rendered["Pod", f"{FULLNAME}-test-health"]["spec"]["containers"]]
+    assert f"https://{names[2]}:" in environment[0]["value"]
+    assert toml(CERT_MANAGER)["security"]["tls_certificate"] == "/etc/tally/tls/tls.crt"
+
+
+def test_the_alert_on_expiry_leaves_time_for_the_renewal():
+    values = yaml.safe_load(source("helm/tally/values.yaml"))
+    hours = int(values["tls"]["certManager"]["renewBefore"].removesuffix("h"))
+    assert hours > 24 * values["metrics"]["prometheusRule"]["thresholds"]["certificateDays"]
+
+
+def test_the_load_balancer():
+    plain = render(TLS)["Service", FULLNAME]["spec"]
+    assert plain["type"] == "ClusterIP" and plain.keys() == {"type", "selector", "ports"}
+    wanted = {"externalTrafficPolicy": "Local", "loadBalancerIP": "192.0.2.1", "loadBalancerClass": "a", "loadBalancerSourceRanges": ["192.0.2.0/24"]}
+    balanced = render(merged(TLS, {"service": {"type": "LoadBalancer", "nodePort": 30051, **wanted}}))["Service", FULLNAME]["spec"]
+    assert wanted.items() <= balanced.items() and balanced["ports"][0]["nodePort"] == 30051
+
+
+def verify_job(values):
+    return render(merged(TLS, {"verify": {"enabled": True}}, values))["CronJob", f"{FULLNAME}-verify"]
+
+
+def test_verification_reads_a_copy_of_the_volume():
+    """Never the claim of the service itself, which is locked and, with ReadWriteOncePod, not even mountable."""
+    job = verify_job({"persistence": {"storageClassName": "ssd", "size": "1Ti"}})
+    spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    [volume] = spec["volumes"]
+    claim = volume["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert claim["dataSource"] == {"kind": "PersistentVolumeClaim", "name": f"data-{FULLNAME}-0"}
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("ssd", "1Ti")
+    assert stateful_set(TLS)["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+    [found] = spec["containers"]
+    assert found["args"] == ["verify", f"{toml(TLS)['store']['data']}"]
+    assert found["volumeMounts"] == [{"name": "copy", "mountPath": "/var/lib/tally", "readOnly": True}]
+    snapshot = verify_job({"verify": {"snapshotName": "latest", "storageClassName": "other"}})
+    claim = snapshot["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"][0]["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert claim["dataSource"] == {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "latest"}
+    assert claim["storageClassName"] == "other"
+
+
+def test_damage_fails_the_job_at_once_and_an_eviction_does_not():
+    spec = verify_job({})["spec"]["jobTemplate"]["spec"]
+    [rule] = spec["podFailurePolicy"]["rules"]
+    assert rule == {"action": "FailJob", "onExitCodes": {"containerName": "verify", "operator": "In", "values": [1]}}
+    assert spec["backoffLimit"] > 0 and spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_name_of_the_cron_job_is_short_enough():
+    rendered = render(merged(TLS, {"verify": {"enabled": True}, "fullnameOverride": "a" * 50}))
+    [name] = [name for kind, name in rendered if kind == "CronJob"]
+    assert len(name) <= 52
+
+
 # ----- names
 
 
 def test_image():
     assert container(TLS)["image"] == "tally:0.1.0"
+    everywhere = merged(TLS, {"global": {"imageRegistry": "mirror.example"}, "image": {"registry": "other.example"}, "verify": {"enabled": True}})
+    rendered = render(everywhere)
+    pods = [rendered["StatefulSet", FULLNAME]["spec"]["template"], rendered["Pod", f"{FULLNAME}-test-health"]]
+    pods.append(rendered["CronJob", f"{FULLNAME}-verify"]["spec"]["jobTemplate"]["spec"]["template"])
+    assert {c["image"] for found in pods for c in found["spec"]["containers"]} == {"mirror.example/tally:0.1.0"}
     image = {"registry": "registry.example:5000", "repository": "a/b", "tag": "1"}
     assert container(merged(TLS, {"image": image}))["image"] == "registry.example:5000/a/b:1"
     digest = f"sha256:{'a' * 64}"
@@ -330,7 +455,10 @@ def test_names_can_be_replaced():
     ("values", "words"),
     [
         (TRIAL, ["-plaintext", "WARNING: security.allowInsecure is on: no TLS, no tokens"]),
-        (TLS, ["-cacert ca.crt", "Bearer $TOKEN", "--cpu-manager-policy=static"]),
+        (TLS, ["-cacert ca.crt", "get secret tally-tls", "Bearer $TOKEN", "TOKEN=", "Secret tally-tokens has only hashes", "--cpu-manager-policy=static"]),
+        (CERT_MANAGER, [f"get secret {FULLNAME}-tls"]),
+        (merged(TLS, {"verify": {"enabled": True}}), [f"create job --from=cronjob/{FULLNAME}-verify verify-now"]),
+        (merged(TLS, {"service": {"type": "LoadBalancer"}}), ["NOTE: service.type is LoadBalancer", "ipBlock"]),
         (merged(TLS, {"persistence": {"enabled": False}}), ["WARNING: persistence.enabled is off"]),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import document
 import pytest
 import yaml
+from metrics import METRICS
 from support import CHART, ROOT
 
 
@@ -29,12 +30,12 @@ def test_schema_and_values_have_the_same_keys():
         node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
         if "properties" not in node:
             return
-        # helm adds `global`. The service checks the other keys of the breaker.
-        missing = node["properties"].keys() - (values or {}).keys() - {"global"}
-        # Optional keys: those of `resources`, and the timeout of the startup probe.
+        # Keys that values.yaml need not have: most keys of the breaker, and the timeout of the startup probe.
+        missing = set() if path == "config.breaker" else node["properties"].keys() - (values or {}).keys()
         missing -= {"timeoutSeconds"} if path == "probes.startup" else set()
         assert not missing, f"{path}: {missing} in the schema, not in values.yaml"
-        assert node["additionalProperties"] is False or path == "config.breaker", path
+        # Other charts may have other keys in `global`.
+        assert path == "global" or node["additionalProperties"] is False, path
         for key, value in (values or {}).items():
             assert key in node["properties"], f"{path}.{key} is in values.yaml, not in the schema"
             compare(value, node["properties"][key], f"{path}.{key}".lstrip("."))
@@ -55,3 +56,16 @@ def test_links_have_targets(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / path).read_text()):
         if not target.startswith("http"):
             assert (ROOT / path).parent.joinpath(target).exists(), target
+
+
+def test_alerts_and_dashboard_use_documented_metrics_and_labels():
+    """docs/metrics.md is generated from the service."""
+    rows = [line.split(" | ") for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `tally_")]
+    documented = {row[0].strip("|` "): (row[1], row[3]) for row in rows}
+    assert len(documented) > 30
+    for series, labels in METRICS.items():
+        base = series.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+        kind, text = documented[base if base in documented else series]
+        shown = {"le"} if kind == "histogram" and series.endswith("_bucket") else set()
+        shown |= {cell.split(":")[0].strip("` ") for cell in text.split(";") if cell.strip()}
+        assert labels == shown, f"{series}: {labels} in tests/chart/metrics.py, {shown} in docs/metrics.md"

@@ -1,17 +1,22 @@
-"""Every rendered object is valid for Kubernetes and prometheus-operator."""
+"""Every rendered object is valid for Kubernetes, prometheus-operator and cert-manager."""
 
 import copy
 
 import kubernetes_validate
 import pytest
+from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as monitoring
 from support import CHART, CI_VALUES, FULLNAME, KUBE_VERSIONS, NAMESPACE, helm, render_ci
 
 
+# The models of custom resources.
+CUSTOM = {"monitoring.coreos.com/v1": monitoring, "cert-manager.io/v1": cert_manager}
+
+
 def check(document, kube_version):
     """Raises if the document has unknown or missing fields, or wrong types, patterns or enumerations."""
-    if document["apiVersion"] == "monitoring.coreos.com/v1":
-        getattr(monitoring, document["kind"]).model_validate(document, extra="forbid")
+    if models := CUSTOM.get(document["apiVersion"]):
+        getattr(models, document["kind"]).model_validate(document, extra="forbid")
     else:
         kubernetes_validate.validate(document, kube_version, strict=True)
 
@@ -36,14 +41,16 @@ def test_every_object_is_valid(values, kube_version):
 
 
 def test_the_check_can_fail():
-    documents = {document["kind"]: document for document in render_ci("full-values.yaml")}
-    stateful, monitor = documents["StatefulSet"], documents["PodMonitor"]
+    documents = {document["kind"]: document for values in CI_VALUES for document in render_ci(values)}
+    stateful, monitor, certificate = documents["StatefulSet"], documents["PodMonitor"], documents["Certificate"]
     for document, path, value in [
         (stateful, ["spec", "replica"], 1),
         (stateful, ["spec", "replicas"], "one"),
         (stateful, ["spec", "template", "spec", "containers", 0, "lifecycle", "preStop", "sleep"], {}),
         (monitor, ["spec", "podMetricsEndpoints", 0, "intervall"], "15s"),
         (monitor, ["spec", "podMetricsEndpoints", 0, "interval"], "soon"),
+        (certificate, ["spec", "dnsName"], "books"),
+        (certificate, ["spec", "issuerRef"], "internal-ca"),
     ]:
         broken = copy.deepcopy(document)
         at = broken
@@ -57,7 +64,9 @@ def test_the_check_can_fail():
 def test_the_values_together_render_every_template():
     kinds = {document["kind"] for values in CI_VALUES for document in render_ci(values)}
     assert kinds == {
+        "Certificate",
         "ConfigMap",
+        "CronJob",
         "NetworkPolicy",
         "Pod",
         "PodDisruptionBudget",
@@ -83,10 +92,12 @@ def test_names_and_labels(values):
 
 
 @pytest.mark.parametrize("values", CI_VALUES)
-def test_selectors_find_the_pod_and_not_the_test_pod(values):
+def test_selectors_find_the_pod_of_the_service_and_no_other_pod(values):
     documents = render_ci(values)
     labels = next(d for d in documents if d["kind"] == "StatefulSet")["spec"]["template"]["metadata"]["labels"]
-    tests = [d["metadata"]["labels"] for d in documents if d["kind"] == "Pod"]
+    others = [d["metadata"]["labels"] for d in documents if d["kind"] == "Pod"]
+    jobs = [d["spec"]["jobTemplate"] for d in documents if d["kind"] == "CronJob"]
+    others += [labels for job in jobs for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"])]
     selectors = {
         (d["kind"], d["metadata"]["name"]): s.get("matchLabels", s)
         for d in documents
@@ -95,7 +106,7 @@ def test_selectors_find_the_pod_and_not_the_test_pod(values):
     assert len(selectors) >= 4
     for name, selector in selectors.items():
         assert selector.items() <= labels.items(), name
-        assert all(not selector.items() <= test.items() for test in tests), name
+        assert all(not selector.items() <= other.items() for other in others), name
 
 
 def test_the_service_monitor_finds_the_one_service_with_the_port():

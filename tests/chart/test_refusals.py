@@ -1,7 +1,7 @@
 """Invalid values do not render, and the message names the value and a remedy."""
 
 import pytest
-from support import TLS, TRIAL, merged, refusal, render_text
+from support import CHART, TLS, TRIAL, helm, merged, refusal, render_text
 
 # The values to add, the value that the message names (helm 3.12 writes a.b, later versions /a/b), and words of the message.
 BY_SCHEMA = [
@@ -34,6 +34,16 @@ BY_SCHEMA = [
     ({"config": {"breaker": {"slow_threshold": "50"}}}, "config.breaker.slow_threshold", "auto"),
     ({"config": {"telemetry": {"otlp_endpoint": "collector"}}}, "config.telemetry.otlp_endpoint", "https?"),
     ({"config": {"affinity": {"mode": "pin"}}}, "config", "affinity"),
+    ({"config": {"breaker": {"slow_treshold": "50ms"}}}, "config.breaker", "slow_treshold"),
+    ({"config": {"breaker": {"min_calls": 0}}}, "config.breaker.min_calls", "1"),
+    ({"config": {"breaker": {"methods": {"Process": {}}}}}, "config.breaker.methods", "Process"),
+    ({"config": {"breaker": {"methods": {"CreateAccounts": {"mode": "auto"}}}}}, "config.breaker.methods.CreateAccounts", "mode"),
+    ({"tls": {"certManager": {"duration": "90d"}}}, "tls.certManager.duration", "h"),
+    ({"service": {"externalTrafficPolicy": "Node"}}, "service.externalTrafficPolicy", "Local"),
+    ({"service": {"loadBalancerSourceRanges": ["10.0.0.0"]}}, "service.loadBalancerSourceRanges.0", "0-9"),
+    ({"updateStrategy": {"type": "Recreate"}}, "updateStrategy.type", "OnDelete"),
+    ({"extraArgs": [1]}, "extraArgs.0", "string"),
+    ({"verify": {"activeDeadlineSeconds": 1}}, "verify.activeDeadlineSeconds", "60"),
     ({"service": {"port": 70000}}, "service.port", "65535"),
     ({"service": {"type": "ExternalName"}}, "service.type", "ClusterIP"),
     ({"podDisruptionBudget": {"maxUnavailable": 2}}, "podDisruptionBudget.maxUnavailable", "1"),
@@ -86,6 +96,29 @@ BY_RULE = [
         merged(TLS, {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}),
         ["metrics.podMonitor.enabled and metrics.serviceMonitor.enabled"],
     ),
+    (
+        merged(TLS, {"tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}}),
+        ["tls.existingSecret and tls.certManager.enabled are both set"],
+    ),
+    ({"auth": TLS["auth"], "tls": {"certManager": {"enabled": True}}}, ["tls.certManager.issuerRef.name is empty"]),
+    (
+        {"auth": TLS["auth"], "tls": {"certificateKey": "a.crt", "certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}},
+        ["tls.certificateKey = a.crt", "tls.crt and tls.key"],
+    ),
+    (
+        {"auth": TLS["auth"], "tls": {"certManager": {"enabled": True, "issuerRef": {"name": "ca"}, "duration": "24h"}}},
+        ["tls.certManager.renewBefore = 720h", "duration (24h)"],
+    ),
+    (merged(TLS, {"service": {"loadBalancerIP": "192.0.2.1"}}), ["service.loadBalancerIP", "service.type=LoadBalancer"]),
+    (
+        merged(TLS, {"service": {"type": "NodePort", "loadBalancerClass": "a"}}),
+        ["service.loadBalancerClass is set, and service.type is NodePort"],
+    ),
+    (merged(TLS, {"service": {"externalTrafficPolicy": "Local"}}), ["service.externalTrafficPolicy is set, and service.type is ClusterIP"]),
+    (
+        merged(TLS, {"verify": {"enabled": True}, "persistence": {"enabled": False}}),
+        ["verify.enabled is true and persistence.enabled is false"],
+    ),
     (merged(TLS, {"extraEnv": [{"name": "TALLY_POD_NAME", "value": "x"}]}), ["extraEnv: TALLY_POD_NAME is set by the chart"]),
 ]
 
@@ -95,6 +128,16 @@ def test_rule(values, words):
     message = refusal(values)
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("command", [["lint"], ["template", "books"]], ids=["lint", "template"])
+def test_a_misspelt_setting_is_named(command):
+    """Both commands that people run before an upgrade find the error."""
+    values = ["--values", str(CHART / "ci/tls-values.yaml")]
+    for setting in ("config.breaker.slow_treshold=50ms", "config.server.draim=20s", "pinning.cpus.exce=3"):
+        run = helm(*command, str(CHART), *values, "--set-string", setting, check=False)
+        key = setting.split("=")[0].rsplit(".", 1)[1]
+        assert run.returncode != 0 and key in run.stdout + run.stderr, run
 
 
 def test_an_old_cluster_is_rejected():

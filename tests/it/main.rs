@@ -8,6 +8,7 @@ mod hostile;
 mod import;
 mod process;
 mod real_data;
+mod reference;
 mod security;
 mod service;
 mod store;

@@ -57,7 +57,7 @@
 {{- $_ := set $config "affinity" $affinity }}
 
 {{- $security := dict "allow_insecure" .Values.security.allowInsecure }}
-{{- if .Values.tls.existingSecret }}
+{{- if include "tally.tlsSecret" . }}
 {{- $_ := set $security "tls_certificate" (printf "/etc/tally/tls/%s" .Values.tls.certificateKey) }}
 {{- $_ := set $security "tls_key" (printf "/etc/tally/tls/%s" .Values.tls.privateKeyKey) }}
 {{- end }}

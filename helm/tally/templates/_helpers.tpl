@@ -20,9 +20,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: ledger
 {{- end }}
 
-{{/* Labels of the pod of `helm test`, which no selector of the service may match. */}}
+{{/* Labels of the pod of `helm test`. The selector of the service must not match them. */}}
 {{- define "tally.testLabels" -}}
 {{ include "tally.selectorLabels" . | replace "component: ledger" "component: test" }}
+{{- end }}
+
+{{/* Name of the CronJob that runs `tally verify`. Kubernetes allows 52 characters for the name of a CronJob. */}}
+{{- define "tally.verifyName" -}}
+{{ include "tally.fullname" . | trunc 45 | trimSuffix "-" }}-verify
+{{- end }}
+
+{{/* Labels of the pods of the CronJob that runs `tally verify`. The selector of the service must not match them. */}}
+{{- define "tally.verifyLabels" -}}
+{{ include "tally.selectorLabels" . | replace "component: ledger" "component: verify" }}
 {{- end }}
 
 {{- define "tally.labels" -}}
@@ -59,8 +69,9 @@ annotations:
 {{- end }}
 
 {{- define "tally.image" -}}
+{{- $registry := default .Values.image.registry .Values.global.imageRegistry }}
 {{- with .Values.image }}
-{{- $name := ternary .repository (printf "%s/%s" .registry .repository) (empty .registry) }}
+{{- $name := ternary .repository (printf "%s/%s" $registry .repository) (empty $registry) }}
 {{- if .digest }}
 {{- printf "%s@%s" $name .digest }}
 {{- else }}
@@ -69,6 +80,16 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{/* Returns the name of the Secret with the server's certificate; empty without TLS. */}}
+{{- define "tally.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled }}
+{{- printf "%s-tls" (include "tally.fullname" .) }}
+{{- else }}
+{{- .Values.tls.existingSecret }}
+{{- end }}
+{{- end }}
+
+{{/* Returns the name of the Secret with the file of tokens; empty without tokens. */}}
 {{- define "tally.authSecret" -}}
 {{- if .Values.auth.existingSecret }}
 {{- .Values.auth.existingSecret }}
@@ -78,7 +99,7 @@ annotations:
 {{- end }}
 
 {{- define "tally.scheme" -}}
-{{- ternary "https" "http" (not (empty .Values.tls.existingSecret)) }}
+{{- ternary "https" "http" (not (empty (include "tally.tlsSecret" .))) }}
 {{- end }}
 
 {{/* Security context of the container and of the test pod. */}}

@@ -52,15 +52,48 @@
 {{- define "tally.validate" -}}
 {{- $values := .Values }}
 {{- if not $values.security.allowInsecure }}
-{{- if not $values.tls.existingSecret }}
-{{- fail "tls.existingSecret is empty: the chart does not serve a ledger without TLS. Name a Secret of type kubernetes.io/tls (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
+{{- if not (include "tally.tlsSecret" .) }}
+{{- fail "tls.existingSecret is empty, and tls.certManager.enabled is false: the chart does not serve a ledger without TLS. Name a Secret of type kubernetes.io/tls (docs/operations.md, Install), or let cert-manager make one, or, for a trial, set security.allowInsecure=true" }}
 {{- end }}
 {{- if not (include "tally.authSecret" .) }}
 {{- fail "auth.existingSecret and auth.tokens are empty: the chart does not serve a ledger without authentication. Configure hashes of tokens (docs/operations.md, Install), or, for a trial, set security.allowInsecure=true" }}
 {{- end }}
 {{- end }}
-{{- if and $values.tls.clientCa.existingSecret (not $values.tls.existingSecret) }}
-{{- fail "tls.clientCa.existingSecret is set and tls.existingSecret is not: client certificates need TLS" }}
+{{- if and $values.tls.clientCa.existingSecret (not (include "tally.tlsSecret" .)) }}
+{{- fail "tls.clientCa.existingSecret is set, but the server has no certificate: client certificates need TLS. Set tls.existingSecret or tls.certManager.enabled" }}
+{{- end }}
+{{- if $values.tls.certManager.enabled }}
+{{- if $values.tls.existingSecret }}
+{{- fail "tls.existingSecret and tls.certManager.enabled are both set: only one of them can provide the certificate. Leave one of them out" }}
+{{- end }}
+{{- if not $values.tls.certManager.issuerRef.name }}
+{{- fail "tls.certManager.issuerRef.name is empty: cert-manager needs an issuer. Set the name of an Issuer or ClusterIssuer" }}
+{{- end }}
+{{- if or (ne $values.tls.certificateKey "tls.crt") (ne $values.tls.privateKeyKey "tls.key") }}
+{{- fail (printf "tls.certificateKey = %s and tls.privateKeyKey = %s: cert-manager writes the keys tls.crt and tls.key. Leave both values out" $values.tls.certificateKey $values.tls.privateKeyKey) }}
+{{- end }}
+{{- if ge (trimSuffix "h" $values.tls.certManager.renewBefore | int64) (trimSuffix "h" $values.tls.certManager.duration | int64) }}
+{{- fail (printf "tls.certManager.renewBefore = %s: must be shorter than tls.certManager.duration (%s)" $values.tls.certManager.renewBefore $values.tls.certManager.duration) }}
+{{- end }}
+{{- end }}
+{{- with $values.service }}
+{{- if ne .type "LoadBalancer" }}
+{{- range $key := list "loadBalancerIP" "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if get $values.service $key }}
+{{- fail (printf "service.%s is set, and service.type is %s: it has an effect only with service.type=LoadBalancer" $key $values.service.type) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if eq .type "ClusterIP" }}
+{{- range $key := list "externalTrafficPolicy" "nodePort" }}
+{{- if get $values.service $key }}
+{{- fail (printf "service.%s is set, and service.type is ClusterIP: it has an effect only with service.type=NodePort or LoadBalancer" $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $values.verify.enabled (not $values.persistence.enabled) }}
+{{- fail "verify.enabled is true and persistence.enabled is false: without a volume there is nothing to copy and verify" }}
 {{- end }}
 {{- if and $values.auth.existingSecret $values.auth.tokens }}
 {{- fail "auth.existingSecret and auth.tokens are both set: only one of them can provide the file of tokens" }}

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-# Longer than any call takes on a busy machine. It only ends a test that hangs.
+# Timeout of a call, in seconds. It is longer than any call takes on a busy machine, and only ends a test that hangs.
 TIMEOUT_S = 20
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
