@@ -32,6 +32,7 @@ use crate::{
     settings::SettingError,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
+    terminal::outln,
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
@@ -104,7 +105,9 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
                 | ServeError::Setting(_)
                 | ServeError::Telemetry(_)
                 | ServeError::Affinity(_)
-                | ServeError::Start(StartError::Affinity(_))
+                | ServeError::Start(
+                    StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_),
+                )
                 | ServeError::Net(grpc::NetError::Affinity(_))
                 | ServeError::Security(_) => exit::CONFIG,
                 ServeError::Start(StartError::Open(_)) => exit::IO,
@@ -331,10 +334,10 @@ fn log_placement(affinity: &CpuAffinityManager) {
     }
 }
 
-/// Prints an address on standard output, for scripts that start the service with port 0.
-#[expect(clippy::print_stdout, reason = "scripts read these lines")]
+/// Prints an address on standard output, for scripts that start the service with port 0. Ignores a failure: the service does not
+/// need standard output.
 fn announce(what: &str, address: SocketAddr) {
-    println!("{what} {address}");
+    outln!("{what} {address}");
 }
 
 fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError> {

@@ -55,7 +55,10 @@ pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), Telemet
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // The layer reports a failed write with `eprintln!`, which panics if standard error is closed or full.
+    let logs = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
     // `tracing` asks a filter by target once for each callsite and caches the answer.
     let audit = Targets::new().with_target(AUDIT_TARGET, tracing::Level::TRACE);
