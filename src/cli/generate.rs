@@ -6,13 +6,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{
-    Cli,
-    exit::{self, Failure, finish},
-};
+use super::exit::{self, Failure, finish};
 use crate::terminal::{outln, write_stdout};
 
 /// Options of `tally completions`.
@@ -30,17 +27,19 @@ pub struct ManArgs {
     out: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> ExitCode {
+/// Prints the completion script for `command`.
+pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "tally", &mut script);
+    clap_complete::generate(args.shell, &mut command, "tally", &mut script);
     write_stdout(format_args!("{}", String::from_utf8_lossy(&script)));
     ExitCode::SUCCESS
 }
 
-pub(super) fn man(args: &ManArgs) -> ExitCode {
+/// Prints or writes the manual pages of `command`.
+pub(super) fn man(args: &ManArgs, command: Command) -> ExitCode {
     let written = match &args.out {
-        None => page().map(|page| outln!("{}", page.trim_end())),
-        Some(directory) => write_pages(directory),
+        None => page(command).map(|page| outln!("{}", page.trim_end())),
+        Some(directory) => write_pages(directory, command),
     };
     finish(written.map_err(|error| {
         let to = args.out.as_deref().map_or("memory".into(), Path::to_string_lossy);
@@ -51,15 +50,15 @@ pub(super) fn man(args: &ManArgs) -> ExitCode {
     }))
 }
 
-/// Returns the page of `tally`.
-fn page() -> io::Result<String> {
+/// Returns the page of `command`.
+fn page(command: Command) -> io::Result<String> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    clap_mangen::Man::new(command).render(&mut page)?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Writes a page for `tally` and for each subcommand.
-fn write_pages(directory: &Path) -> io::Result<()> {
+/// Writes a page for `command` and for each subcommand.
+fn write_pages(directory: &Path, command: Command) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    clap_mangen::generate_to(Cli::command(), directory)
+    clap_mangen::generate_to(command, directory)
 }

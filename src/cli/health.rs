@@ -11,6 +11,7 @@ use tonic_health::pb::{
 use super::{
     client_args::{ClientArgs, within},
     exit::{self, Failure, block_on, finish},
+    values::duration,
 };
 use crate::terminal::outln;
 
@@ -23,7 +24,7 @@ pub struct HealthArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
     /// Longest time to wait for the connection, and longest time to wait for the answer.
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_parser = duration)]
     timeout: Duration,
 }
 

@@ -14,11 +14,12 @@ mod stats;
 mod token;
 mod top;
 mod topology;
+mod values;
 mod verify;
 
 use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::exit::fail;
 use crate::{
@@ -79,9 +80,32 @@ pub enum Command {
     Echo(bench::EchoArgs),
 }
 
+/// Returns the definition of the command line, for parsing, help texts, completions and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    without_env_values(Cli::command())
+}
+
+/// Removes the values of environment variables from the help texts, so that the texts are the same in every environment.
+fn without_env_values(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| argument.hide_env_values(true))
+        .mut_subcommands(without_env_values)
+}
+
 // ===== impl Cli =====
 
 impl Cli {
+    /// Parses the arguments of the process.
+    ///
+    /// # Errors
+    /// The command line is wrong, or asks for help or the version.
+    pub fn from_command_line() -> Result<Self, clap::Error> {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// Runs the subcommand.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -100,8 +124,8 @@ impl Cli {
             Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
-            Command::Completions(args) => generate::completions(&args),
-            Command::Man(args) => generate::man(&args),
+            Command::Completions(args) => generate::completions(&args, command()),
+            Command::Man(args) => generate::man(&args, command()),
             Command::Echo(args) => bench::run_echo(&args),
         };
         // The service goes on without standard output, so it does not report a failed write either.

@@ -43,8 +43,11 @@ pub(super) fn print_or_fail<E: std::error::Error>(text: Result<String, E>) -> Ex
     }
 }
 
-/// Returns p50, p90, p99, p99.9 and the maximum as text.
+/// Returns p50, p90, p99, p99.9 and the maximum as text. Each is `-` if nothing was measured.
 pub(super) fn percentiles(summary: Option<&LatencySummary>) -> [String; 5] {
+    if summary.is_none_or(|summary| summary.count == 0) {
+        return std::array::from_fn(|_| "-".to_owned());
+    }
     let LatencySummary {
         p50,
         p90,

@@ -235,8 +235,9 @@ fn executed_attempt(status: &Status) -> Executed {
     }
 }
 
-/// Whether the ledger answers with this code after it has looked for the id, and gives the same answer ever after. NOT_FOUND is not
-/// such an answer: the account can be created later, and then an earlier attempt that is still on its way executes.
+/// Returns whether the ledger sends this code only after it has looked up the id of the call, and sends the same answer for every
+/// later call with the id. NOT_FOUND is not such an answer: somebody may create the account later, and then an earlier attempt that
+/// is still in flight executes.
 const fn is_answer_of_ledger(code: Code) -> bool {
     matches!(
         code,

@@ -1,5 +1,6 @@
 //! `tally circuit`: shows, watches and changes the circuits of a service.
 
+mod select;
 pub(super) mod text;
 mod watch;
 
@@ -7,11 +8,12 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::text::circuit_text;
+use self::{select::select, text::circuit_text};
 use super::{
     client_args::{ClientArgs, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     output::{OutputFormat, json_document},
+    values::duration,
 };
 use crate::{
     proto::{
@@ -44,7 +46,7 @@ enum Action {
     /// Print one line for each circuit now, and one line for each change of state or mode, until interrupted.
     Watch {
         /// Also print one line for each circuit at this interval, 100ms to 1h.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_parser = duration)]
         interval: Option<Duration>,
     },
     /// Set the mode: the breaker opens and closes the circuit, or an operator overrides it.
@@ -64,7 +66,7 @@ enum Action {
     /// Open the circuit for a limited time. Afterwards it admits probe calls, and closes if they succeed.
     OpenFor {
         /// How long the circuit stays open, 1ms to 1day.
-        #[arg(value_parser = humantime::parse_duration)]
+        #[arg(value_parser = duration)]
         time: Duration,
         /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -144,20 +146,6 @@ async fn change(args: &CircuitArgs, change: Change, comment: &str) -> Result<(),
         .into_inner()
         .circuits;
     print(args, circuits)
-}
-
-/// Returns the circuit with this key, or all circuits if the key is empty.
-fn select(circuits: Vec<CircuitStats>, key: &str) -> Result<Vec<CircuitStats>, Failure> {
-    if key.is_empty() {
-        return Ok(circuits);
-    }
-    let (selected, others): (Vec<_>, Vec<_>) = circuits.into_iter().partition(|circuit| circuit.key == key);
-    if selected.is_empty() {
-        let keys: Vec<String> = others.into_iter().map(|circuit| circuit.key).collect();
-        let message = format!("there is no circuit {key:?}; --key is one of {}", keys.join(", "));
-        return Err(Failure::with_message(exit::USAGE, message));
-    }
-    Ok(selected)
 }
 
 fn print(args: &CircuitArgs, circuits: Vec<CircuitStats>) -> Result<(), Failure> {

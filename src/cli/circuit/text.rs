@@ -22,7 +22,7 @@ struct Shown {
 }
 
 /// Returns a circuit as lines of text: its state, its window and counts, its history.
-pub(in crate::cli) fn circuit_text(circuit: &CircuitStats) -> String {
+pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
     let mut lines = vec![format!("circuit       {}", circuit.key)];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
     line("state", state_text(circuit));
@@ -85,7 +85,7 @@ pub(in crate::cli) fn circuit_text(circuit: &CircuitStats) -> String {
 }
 
 /// Returns the effective state: for how long, how much of the open time is left, and why the circuit opened.
-pub(in crate::cli) fn state_text(circuit: &CircuitStats) -> String {
+pub(crate) fn state_text(circuit: &CircuitStats) -> String {
     let (state, stored) = (circuit.effective_state(), circuit.state());
     let mut text = state_name(state).to_owned();
     if state == stored {

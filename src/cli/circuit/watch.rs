@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{select, text::Printed};
+use super::{select::select, text::Printed};
 use crate::{
     cli::{
         client_args::Engine,

@@ -16,6 +16,7 @@ use super::{
     client_args::{ClientArgs, Engine, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     reconnect::{AttemptError, Backoff, attempt, is_lost},
+    values::duration,
 };
 use crate::{
     client::{ClientConfig, Fault},
@@ -29,7 +30,7 @@ pub struct TopArgs {
     #[command(flatten)]
     client: ClientArgs,
     /// Time between two updates, at least 100ms.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = duration)]
     interval: Duration,
     /// Print the view once as text and exit. Waits for one interval, because a rate needs two readings.
     #[arg(long)]

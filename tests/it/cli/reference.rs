@@ -2,14 +2,13 @@
 
 use std::{fs, path::Path, process::Command};
 
-use clap::CommandFactory;
-use tally::cli::{Cli, exit};
+use tally::cli::{command, exit};
 
 use crate::support::server::BINARY;
 
 /// Returns the names of the visible subcommands.
 fn subcommands() -> Vec<String> {
-    Cli::command()
+    command()
         .get_subcommands()
         .filter(|command| !command.is_hide_set())
         .map(|command| command.get_name().to_owned())
