@@ -53,7 +53,7 @@ pub(super) fn man(args: &ManArgs, command: Command) -> ExitCode {
 /// Returns the page of `command`.
 fn page(command: Command) -> io::Result<String> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
+    clap_mangen::Man::new(command.disable_help_subcommand(true)).render(&mut page)?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 

@@ -53,7 +53,7 @@ pub struct Cli {
 pub enum Command {
     /// Start the service. Without options it listens on 127.0.0.1:50051 and keeps its data in ./tally-data.
     Serve(serve::ServeArgs),
-    /// Check whether a service is serving. Exit code 0 if it is, 1 if not.
+    /// Check whether a service is serving. The exit code is 0 if the service is serving, and 1 if not.
     Health(health::HealthArgs),
     /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
     Import(import::ImportArgs),

@@ -103,23 +103,22 @@ enum ServeError {
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
     match serve(args) {
         Ok(code) => code,
-        Err(error) => {
-            let code = match &error {
-                ServeError::Config(_)
-                | ServeError::Setting(_)
-                | ServeError::Telemetry(_)
-                | ServeError::Affinity(_)
-                | ServeError::Start(
-                    StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_),
-                )
-                | ServeError::Net(grpc::NetError::Affinity(_))
-                | ServeError::Security(_) => exit::CONFIG,
-                ServeError::Start(StartError::Open(_)) => exit::IO,
-                ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
-                ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
-            };
-            fail(code, &error)
-        }
+        Err(error) => fail(exit_code(&error), &error),
+    }
+}
+
+const fn exit_code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Config(_)
+        | ServeError::Setting(_)
+        | ServeError::Telemetry(_)
+        | ServeError::Affinity(_)
+        | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
+        | ServeError::Net(grpc::NetError::Affinity(_))
+        | ServeError::Security(_) => exit::CONFIG,
+        ServeError::Start(StartError::Open(_)) => exit::IO,
+        ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
+        ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
     }
 }
 
@@ -467,6 +466,18 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_threshold_below_healthy_commits_is_an_error_of_the_configuration() {
+        let config = tally_breaker::CircuitBreakerConfig::default();
+        let error = config
+            .check_latency_floor(Duration::from_secs(60 * 60))
+            .unwrap_err();
+        assert_eq!(
+            exit_code(&ServeError::Start(StartError::Breaker(error))),
+            exit::CONFIG
+        );
+    }
 
     #[test]
     fn a_nanosecond_before_1970_is_before_the_epoch() {

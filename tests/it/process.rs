@@ -194,6 +194,9 @@ fn exit_codes_tell_scripts_what_happened() {
         out.contains("CIRCUIT_STATE_CLOSED") && out.contains("bytes_per_transaction_id"),
         "{out}"
     );
+    let json: serde_json::Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(json["circuits"]["circuits"][0]["key"], "ProcessTransaction");
+    assert_eq!(json["batches"]["queue_depth"], "0");
     let (code, out, _) = tally(&["topology", "--endpoint", &endpoint]);
     assert_eq!(code, Some(0));
     assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");

@@ -138,11 +138,7 @@ async fn update_until_quit(
             }
             Err(FetchError::Lost(why)) => {
                 pause = source.backoff.next();
-                let endpoint = &source.config.endpoint;
-                screen.lose(format!(
-                    "no connection to {endpoint}: {why}; next attempt in {}",
-                    time(pause)
-                ));
+                screen.lose(format!("no connection: {why}; next attempt in {}", time(pause)));
             }
             Err(FetchError::Failed(failure)) => return Err(failure),
         }

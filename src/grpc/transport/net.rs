@@ -48,7 +48,9 @@ type AcceptedStream = (std::net::TcpStream, SocketAddr, ClientPlace);
 #[non_exhaustive]
 pub enum NetError {
     /// Listening on the address failed.
-    #[error("cannot listen on {address}")]
+    #[error(
+        "can't listen on {address}: {source}; use a free port and an address of this machine (--listen, server.listen)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
