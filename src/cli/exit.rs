@@ -26,10 +26,19 @@ pub const NO_PERMISSION: u8 = 77;
 /// The configuration is wrong: a setting, a certificate, a key, or a file with a token.
 pub const CONFIG: u8 = 78;
 
+/// SIGINT (Ctrl-C) ended the subcommand before its work was complete.
+pub const INTERRUPTED: u8 = 130;
+/// SIGTERM ended the subcommand before its work was complete.
+pub const TERMINATED: u8 = 143;
+
 /// Every exit code with its name and its meaning, for `--help` and for `docs/cli.md`. [`FAILED`] is the usual code of a failed
-/// check. The larger codes are those of `sysexits.h`.
-pub const CODES: [(u8, &str, &str); 9] = [
-    (0, "success", "The subcommand did what it should do."),
+/// check. The codes from 64 to 78 are those of `sysexits.h`. The codes above 128 are 128 and the number of the signal, as in shells.
+pub const CODES: [(u8, &str, &str); 11] = [
+    (
+        0,
+        "success",
+        "The subcommand did its work. For serve: a signal stopped the service.",
+    ),
     (
         FAILED,
         "failed",
@@ -53,6 +62,16 @@ pub const CODES: [(u8, &str, &str); 9] = [
         CONFIG,
         "config",
         "The configuration is wrong: a setting, a certificate, a key, a token file.",
+    ),
+    (
+        INTERRUPTED,
+        "interrupted",
+        "SIGINT (Ctrl-C) ended the subcommand before its work was complete.",
+    ),
+    (
+        TERMINATED,
+        "terminated",
+        "SIGTERM ended the subcommand before its work was complete.",
     ),
 ];
 
@@ -193,6 +212,8 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(codes, sorted);
         for code in [
+            INTERRUPTED,
+            TERMINATED,
             FAILED,
             USAGE,
             DATA,
