@@ -64,8 +64,14 @@ fn at_an_endpoint_without_a_service() {
 #[test]
 fn with_a_service() {
     let server = TestServer::start();
-    let cases = cases("service", &server.endpoint());
-    cases.run();
+    cases("service", &server.endpoint()).run();
+}
+
+/// These commands change circuits, so they have their own service: the files of a directory run in parallel.
+#[test]
+fn with_a_service_whose_circuits_change() {
+    let server = TestServer::start();
+    cases("circuit", &server.endpoint()).run();
 }
 
 #[test]
