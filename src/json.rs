@@ -60,14 +60,32 @@ pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
 /// # Errors
 /// [`JsonError`] if the API has no message `name`, or the encoding of `message` is not an encoding of `name`.
 pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
-    let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let mut out = Vec::new();
-    let mut serializer = serde_json::Serializer::pretty(&mut out);
+    write_json(name, message, &mut serde_json::Serializer::pretty(&mut out))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// Does the same as [`to_json`], but on one line.
+///
+/// # Errors
+/// [`JsonError`].
+pub fn to_json_line<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
+    let mut out = Vec::new();
+    write_json(name, message, &mut serde_json::Serializer::new(&mut out))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn write_json<M: Message, F: serde_json::ser::Formatter>(
+    name: &str,
+    message: &M,
+    serializer: &mut serde_json::Serializer<&mut Vec<u8>, F>,
+) -> Result<(), JsonError> {
+    let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .skip_default_fields(false);
-    dynamic.serialize_with_options(&mut serializer, &options)?;
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    dynamic.serialize_with_options(serializer, &options)?;
+    Ok(())
 }
 
 /// Reads message `name` of package `tally.v1` from its JSON form.
@@ -193,6 +211,11 @@ mod tests {
             message
         );
         assert!(again.contains("\"transaction_id\": \"t1\""), "{again}");
+        let line = to_json_line("ProcessTransactionRequest", &message).unwrap();
+        assert!(
+            line.contains("\"transaction_id\":\"t1\"") && !line.contains('\n'),
+            "{line}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, error::ErrorKind};
+use clap::error::ErrorKind;
 use tally::cli::{Cli, exit};
 
 /// The allocator is mimalloc, because the NET threads allocate and free dozens of small objects for each call.
@@ -10,7 +10,7 @@ use tally::cli::{Cli, exit};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
+    match Cli::from_command_line() {
         Ok(cli) => cli.run(),
         Err(error) => {
             let requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);

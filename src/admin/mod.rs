@@ -24,7 +24,10 @@ use tally_topology::{AffinityError, Role, RoleHandle};
 #[non_exhaustive]
 pub enum AdminError {
     /// Listening on the address failed.
-    #[error("can't listen on {address} for the operators' port (admin.listen)")]
+    #[error(
+        "can't listen on {address} for the operators' port: {source}; use a free port and an address of this machine (--admin, \
+         admin.listen)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

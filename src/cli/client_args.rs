@@ -1,16 +1,17 @@
 //! Connection options of the subcommands that call a service.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use tonic::Request;
 
-use super::exit::fail_to_connect;
+use super::exit::Failure;
 use crate::{
-    client::{ClientConfig, Connection, Token},
+    client::{ClientConfig, ConnectError, Connection, Token},
     proto::engine_service_client::EngineServiceClient,
 };
 
-/// Longest time to wait for a connection.
+/// Longest time to wait for a connection, and longest time to wait for the answer of a call.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The service to call, and the credentials.
@@ -57,9 +58,27 @@ pub struct Credentials {
     /// Name in the certificate of the service, if it differs from the host of --endpoint.
     #[arg(long, value_name = "NAME", env = "TALLY_SERVER_NAME", global = true)]
     pub server_name: Option<String>,
-    /// Bearer token. Prefer the environment variable: other users can read command lines.
+    /// File with the bearer token.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TALLY_TOKEN_FILE",
+        conflicts_with = "token",
+        global = true
+    )]
+    pub token_file: Option<PathBuf>,
+    /// Bearer token. Prefer --token-file or the environment variable: other users can read command lines.
     #[arg(long, env = "TALLY_TOKEN", hide_env_values = true, value_parser = token, global = true)]
     pub token: Option<Token>,
+}
+
+/// The engine service of a connected service.
+#[derive(Debug, Clone)]
+pub(super) struct Engine {
+    /// The generated client.
+    pub(super) client: EngineServiceClient<Connection>,
+    /// How the connection was opened.
+    pub(super) config: ClientConfig,
 }
 
 fn token(text: &str) -> Result<Token, &'static str> {
@@ -75,14 +94,9 @@ impl ClientArgs {
         self.credentials.config(&self.endpoint)
     }
 
-    /// Connects to the service. On failure, prints the error and returns the exit code.
-    pub(super) async fn connect(&self, timeout: Duration) -> Result<Connection, ExitCode> {
-        self.credentials.connect(&self.endpoint, timeout).await
-    }
-
-    /// Connects to the engine service. On failure, prints the error and returns the exit code.
-    pub(super) async fn connect_to_engine(&self) -> Result<EngineServiceClient<Connection>, ExitCode> {
-        self.connect(TIMEOUT).await.map(EngineServiceClient::new)
+    /// Connects to the engine service.
+    pub(super) async fn connect(&self) -> Result<Engine, Failure> {
+        Engine::connect(self.config()).await
     }
 }
 
@@ -97,12 +111,37 @@ impl Credentials {
             identity: self.client_certificate.clone().zip(self.client_key.clone()),
             server_name: self.server_name.clone(),
             token: self.token.clone(),
+            token_file: self.token_file.clone(),
         }
     }
+}
 
-    /// Connects to the service at `endpoint`. On failure, prints the error and returns the exit code.
-    pub(super) async fn connect(&self, endpoint: &str, timeout: Duration) -> Result<Connection, ExitCode> {
-        let connected = self.config(endpoint).connect(timeout).await;
-        connected.map_err(|error| fail_to_connect(&error))
+// ===== impl Engine =====
+
+impl Engine {
+    /// Connects in one attempt.
+    pub(super) async fn connect(config: ClientConfig) -> Result<Self, Failure> {
+        Ok(Engine::try_connect(config).await?)
     }
+
+    /// Connects in one attempt. Returns the typed error.
+    pub(super) async fn try_connect(config: ClientConfig) -> Result<Self, ConnectError> {
+        let connection = config.connect(TIMEOUT).await?;
+        Ok(Engine {
+            client: EngineServiceClient::new(connection),
+            config,
+        })
+    }
+
+    /// Returns the failure of a call.
+    pub(super) fn failure(&self, status: &tonic::Status) -> Failure {
+        Failure::call(&self.config, status)
+    }
+}
+
+/// Returns a request that fails if no answer arrives within `timeout`.
+pub(super) fn within<M>(timeout: Duration, message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
 }

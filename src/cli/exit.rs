@@ -1,12 +1,15 @@
-//! How a subcommand ends: its exit code, and the message on standard error.
+//! How a subcommand ends: its exit code, and one line on standard error that says what failed and what to do.
 
 use std::process::ExitCode;
 
-use crate::client::ConnectError;
+use tonic::{Code, Status};
 
-// [`FAILED`] is the usual code of a failed check. The other codes are those of `sysexits.h`.
+use crate::{
+    client::{ClientConfig, ConnectError},
+    terminal::errln,
+};
 
-/// A check failed.
+/// A check failed: the service is not serving, the data is not sound, or transactions were rejected.
 pub const FAILED: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 64;
@@ -18,31 +21,161 @@ pub const UNAVAILABLE: u8 = 69;
 pub const SOFTWARE: u8 = 70;
 /// A file can't be read or written.
 pub const IO: u8 = 74;
-/// The configuration is wrong.
+/// The service does not accept the token, or the role of the token is too low.
+pub const NO_PERMISSION: u8 = 77;
+/// The configuration is wrong: a setting, a certificate, a key, or a file with a token.
 pub const CONFIG: u8 = 78;
 
-/// Prints an error and its causes on standard error. Returns `code`.
-#[expect(
-    clippy::print_stderr,
-    reason = "the command line reports errors on standard error"
-)]
-pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("tally: {}", with_causes(error));
-    ExitCode::from(code)
+/// SIGINT (Ctrl-C) ended the subcommand before its work was complete.
+pub const INTERRUPTED: u8 = 130;
+/// SIGTERM ended the subcommand before its work was complete.
+pub const TERMINATED: u8 = 143;
+
+/// Every exit code with its name and its meaning, for `--help` and for `docs/cli.md`. [`FAILED`] is the usual code of a failed
+/// check. The codes from 64 to 78 are those of `sysexits.h`. The codes above 128 are 128 and the number of the signal, as in shells.
+pub const CODES: [(u8, &str, &str); 11] = [
+    (
+        0,
+        "success",
+        "The subcommand did its work. For serve: a signal stopped the service.",
+    ),
+    (
+        FAILED,
+        "failed",
+        "A check failed: not serving, data not sound, transactions rejected.",
+    ),
+    (USAGE, "usage", "The command line is wrong."),
+    (DATA, "data", "An input file is malformed."),
+    (
+        UNAVAILABLE,
+        "unavailable",
+        "The service can't be reached, or a call failed. For serve: a port can't be opened.",
+    ),
+    (SOFTWARE, "software", "The program has a bug."),
+    (IO, "io", "A file can't be read or written."),
+    (
+        NO_PERMISSION,
+        "no permission",
+        "The token is missing or not valid, or its role is too low.",
+    ),
+    (
+        CONFIG,
+        "config",
+        "The configuration is wrong: a setting, a certificate, a key, a token file.",
+    ),
+    (
+        INTERRUPTED,
+        "interrupted",
+        "SIGINT (Ctrl-C) ended the subcommand before its work was complete.",
+    ),
+    (
+        TERMINATED,
+        "terminated",
+        "SIGTERM ended the subcommand before its work was complete.",
+    ),
+];
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The exit code.
+    code: u8,
+    /// One line that says what failed and what to do.
+    message: String,
 }
 
-/// Prints the error of a failed connection attempt. Returns the exit code.
-pub(super) fn fail_to_connect(error: &ConnectError) -> ExitCode {
-    fail(connect_code(error), error)
+// ===== impl Failure =====
+
+impl Failure {
+    /// Creates a failure with the text of an error and its causes.
+    pub(super) fn new(code: u8, error: &dyn std::error::Error) -> Self {
+        Failure {
+            code,
+            message: with_causes(error),
+        }
+    }
+
+    /// Creates a failure with this text.
+    pub(super) const fn with_message(code: u8, message: String) -> Self {
+        Failure { code, message }
+    }
+
+    /// Creates the failure of a call to the service of `config`.
+    pub(super) fn call(config: &ClientConfig, status: &Status) -> Self {
+        Failure {
+            code: call_code(status),
+            message: config.explain(status),
+        }
+    }
+
+    /// Returns the text.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Prints the text on standard error. Returns the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        errln!("tally: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Failure::new(connect_code(&error), &error)
+    }
+}
+
+/// Returns the exit code of a finished subcommand. Prints the failure, if there is one.
+pub(super) fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Prints an error and its causes on standard error. Returns `code`.
+pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    Failure::new(code, error).report()
 }
 
 /// Returns the exit code for a failure to connect.
 pub(super) const fn connect_code(error: &ConnectError) -> u8 {
     match error {
         ConnectError::Endpoint { .. } => USAGE,
-        ConnectError::File { .. } | ConnectError::Tls { .. } => CONFIG,
+        ConnectError::File { .. } | ConnectError::TokenFile { .. } | ConnectError::Tls { .. } => CONFIG,
         ConnectError::Unreachable { .. } => UNAVAILABLE,
     }
+}
+
+/// Returns the exit code for a failed call.
+pub(super) fn call_code(status: &Status) -> u8 {
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound => USAGE,
+        Code::Unauthenticated | Code::PermissionDenied => NO_PERMISSION,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => UNAVAILABLE,
+    }
+}
+
+/// Returns the list of exit codes for `tally --help`.
+pub(super) fn codes_help() -> String {
+    let mut text = "Exit codes:".to_owned();
+    for (code, _, meaning) in CODES {
+        text.push_str(&format!("\n  {code:<3} {meaning}"));
+    }
+    text
 }
 
 /// Returns the text of an error and its causes. Omits a cause that the text already contains, because many errors repeat the text
@@ -65,5 +198,36 @@ pub(super) fn block_on<F: Future<Output = ExitCode>>(future: F) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => fail(SOFTWARE, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_once_in_ascending_order() {
+        let codes = CODES.map(|(code, _, _)| code);
+        let mut sorted = codes;
+        sorted.sort_unstable();
+        assert_eq!(codes, sorted);
+        for code in [
+            INTERRUPTED,
+            TERMINATED,
+            FAILED,
+            USAGE,
+            DATA,
+            UNAVAILABLE,
+            SOFTWARE,
+            IO,
+            NO_PERMISSION,
+            CONFIG,
+        ] {
+            assert_eq!(
+                codes.iter().filter(|listed| **listed == code).count(),
+                1,
+                "{code}"
+            );
+        }
     }
 }

@@ -3,14 +3,17 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use super::{
-    client_args::ClientArgs,
-    exit::{self, block_on, fail},
+    client_args::{ClientArgs, within},
+    exit::{self, Failure, block_on, finish},
+    values::duration,
 };
+use crate::terminal::outln;
 
 /// Options of `tally health`.
 #[derive(Debug, Args)]
@@ -20,34 +23,45 @@ pub struct HealthArgs {
     /// Check this gRPC service, for example tally.v1.TransactionService. [default: the whole server]
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
-    /// Longest time to wait for the connection.
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    /// Longest time to wait for the connection, and longest time to wait for the answer.
+    #[arg(long, default_value = "2s", value_parser = duration)]
     timeout: Duration,
 }
 
 pub(super) fn run(args: &HealthArgs) -> ExitCode {
-    block_on(check(args))
+    block_on(async { finish(check(args).await) })
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-async fn check(args: &HealthArgs) -> ExitCode {
-    // Container runtimes expect exit code 1 in both cases: the service does not answer, or it is not serving.
-    let Ok(channel) = args.client.connect(args.timeout).await else {
-        return ExitCode::from(exit::FAILED);
-    };
+/// Prints the status of the service. Fails with exit code 1 if the service is not serving, or does not answer: container runtimes
+/// expect this code in both cases.
+async fn check(args: &HealthArgs) -> Result<(), Failure> {
+    let config = args.client.config();
+    let failed = |message: String| Failure::with_message(exit::FAILED, message);
+    let connection = config
+        .connect(args.timeout)
+        .await
+        .map_err(|error| failed(Failure::from(error).message().to_owned()))?;
     let request = HealthCheckRequest {
         service: args.service.clone(),
     };
-    match HealthClient::new(channel).check(request).await {
+    let answer = HealthClient::new(connection)
+        .check(within(args.timeout, request))
+        .await;
+    match answer {
         Ok(response) => {
             let status = response.into_inner().status();
-            println!("{}", status.as_str_name());
+            outln!("{}", status.as_str_name());
             if status == ServingStatus::Serving {
-                ExitCode::SUCCESS
+                Ok(())
             } else {
-                ExitCode::from(exit::FAILED)
+                let endpoint = &config.endpoint;
+                Err(failed(format!("{endpoint} is not serving; see its log")))
             }
         }
-        Err(status) => fail(exit::FAILED, &status),
+        Err(status) if status.code() == Code::NotFound => Err(failed(format!(
+            "{} has no service {:?}; --service takes a full name, for example tally.v1.TransactionService",
+            config.endpoint, args.service
+        ))),
+        Err(status) => Err(failed(config.explain(&status))),
     }
 }

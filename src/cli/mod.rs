@@ -4,22 +4,29 @@ mod bench;
 mod circuit;
 mod client_args;
 pub mod exit;
+mod generate;
 mod health;
 mod import;
 mod output;
+mod reconnect;
 mod serve;
-mod show;
+mod stats;
 mod token;
 mod top;
 mod topology;
+mod values;
 mod verify;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::exit::fail;
-use crate::{sys::limits::ignore_file_size_signal, version::LONG_VERSION};
+use crate::{
+    sys::limits::ignore_file_size_signal,
+    terminal::{errln, stdout_failure},
+    version::LONG_VERSION,
+};
 
 pub use self::{
     client_args::{ClientArgs, Credentials},
@@ -28,7 +35,13 @@ pub use self::{
 
 /// A durable double-entry ledger behind gRPC, with bounded latency.
 #[derive(Debug, Parser)]
-#[command(name = "tally", version, long_version = LONG_VERSION, propagate_version = true)]
+#[command(
+    name = "tally",
+    version,
+    long_version = LONG_VERSION,
+    propagate_version = true,
+    after_help = exit::codes_help()
+)]
 pub struct Cli {
     /// The subcommand.
     #[command(subcommand)]
@@ -40,14 +53,14 @@ pub struct Cli {
 pub enum Command {
     /// Start the service. Without options it listens on 127.0.0.1:50051 and keeps its data in ./tally-data.
     Serve(serve::ServeArgs),
-    /// Check whether a service is serving. Exit code 0 if it is, 1 if not.
+    /// Check whether a service is serving. The exit code is 0 if the service is serving, and 1 if not.
     Health(health::HealthArgs),
     /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
     Import(import::ImportArgs),
     /// Show the CPU pinning plan for this machine or, with --endpoint, the pinning of a running service.
     Topology(topology::TopologyArgs),
     /// Show statistics of a service: circuits, batches, ledger.
-    Stats(show::StatsArgs),
+    Stats(stats::StatsArgs),
     /// Show a live view of a service in the terminal.
     Top(top::TopArgs),
     /// Show, watch or change the circuits of a service.
@@ -58,32 +71,75 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Load a service and measure its throughput and latency.
     Bench(bench::BenchArgs),
+    /// Print a script that completes the command line of tally in a shell.
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page of tally, or write the manual pages of all subcommands to a directory.
+    Man(generate::ManArgs),
     /// Run the echo server, the baseline of `tally bench`.
     #[command(hide = true)]
     Echo(bench::EchoArgs),
 }
 
+/// Returns the definition of the command line, for parsing, help texts, completions and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    without_env_values(Cli::command())
+}
+
+/// Removes the values of environment variables from the help texts, so that the texts are the same in every environment.
+fn without_env_values(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| argument.hide_env_values(true))
+        .mut_subcommands(without_env_values)
+}
+
 // ===== impl Cli =====
 
 impl Cli {
+    /// Parses the arguments of the process.
+    ///
+    /// # Errors
+    /// The command line is wrong, or asks for help or the version.
+    pub fn from_command_line() -> Result<Self, clap::Error> {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// Runs the subcommand.
     #[must_use]
     pub fn run(self) -> ExitCode {
         if let Err(error) = ignore_file_size_signal() {
             return fail(exit::SOFTWARE, &error);
         }
-        match self.command {
+        let is_service = matches!(self.command, Command::Serve(_));
+        let code = match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => topology::run(&args),
-            Command::Stats(args) => show::stats(&args),
+            Command::Stats(args) => stats::run(&args),
             Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),
             Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Completions(args) => generate::completions(&args, command()),
+            Command::Man(args) => generate::man(&args, command()),
             Command::Echo(args) => bench::run_echo(&args),
+        };
+        // The service goes on without standard output, so it does not report a failed write either.
+        if is_service {
+            return code;
+        }
+        match stdout_failure() {
+            // A reader such as `head` has read enough.
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+            Some(error) if code == ExitCode::SUCCESS => {
+                errln!("tally: the result can't be written to standard output: {error}");
+                ExitCode::from(exit::IO)
+            }
+            Some(_) | None => code,
         }
     }
 }

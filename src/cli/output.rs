@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use prost::Message;
 
-use super::exit::{self, fail};
+use super::exit::{self, Failure, fail};
 use crate::{
     json,
-    proto::{CircuitState, CircuitTotals, LatencySummary},
+    proto::{CircuitMode, CircuitState, CircuitTotals, LatencySummary},
+    terminal::{outln, units::proto_time},
 };
 
 /// The format of a printed result.
@@ -21,25 +22,32 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Prints message `name` of package `tally.v1` in its JSON form. Returns the exit code.
-pub(super) fn print_json<M: Message>(name: &str, message: &M) -> ExitCode {
-    print_or_fail(json::to_json(name, message))
+/// Returns message `name` of package `tally.v1` as an indented JSON document.
+pub(super) fn json_document<M: Message>(name: &str, message: &M) -> Result<String, Failure> {
+    json::to_json(name, message).map_err(|error| Failure::new(exit::SOFTWARE, &error))
+}
+
+/// Returns message `name` of package `tally.v1` as a JSON document on one line.
+pub(super) fn json_line<M: Message>(name: &str, message: &M) -> Result<String, Failure> {
+    json::to_json_line(name, message).map_err(|error| Failure::new(exit::SOFTWARE, &error))
 }
 
 /// Prints `text` on standard output, or its error on standard error. Returns the exit code.
-#[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn print_or_fail<E: std::error::Error>(text: Result<String, E>) -> ExitCode {
     match text {
         Ok(text) => {
-            println!("{text}");
+            outln!("{text}");
             ExitCode::SUCCESS
         }
         Err(error) => fail(exit::SOFTWARE, &error),
     }
 }
 
-/// Returns p50, p90, p99, p99.9 and the maximum as text.
+/// Returns p50, p90, p99, p99.9 and the maximum as text. Each is `-` if nothing was measured.
 pub(super) fn percentiles(summary: Option<&LatencySummary>) -> [String; 5] {
+    if summary.is_none_or(|summary| summary.count == 0) {
+        return std::array::from_fn(|_| "-".to_owned());
+    }
     let LatencySummary {
         p50,
         p90,
@@ -48,22 +56,17 @@ pub(super) fn percentiles(summary: Option<&LatencySummary>) -> [String; 5] {
         max,
         ..
     } = summary.copied().unwrap_or_default();
-    [p50, p90, p99, p999, max].map(micros)
-}
-
-/// Returns a duration in microseconds, with one decimal.
-pub(super) fn micros(duration: Option<prost_types::Duration>) -> String {
-    let duration = duration.unwrap_or_default();
-    let nanos = duration
-        .seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(duration.nanos.into());
-    format!("{}.{} µs", nanos / 1000, nanos % 1000 / 100)
+    [p50, p90, p99, p999, max].map(proto_time)
 }
 
 /// Returns the short name of a circuit state, for example `HALF_OPEN`.
 pub(super) fn state_name(state: CircuitState) -> &'static str {
     state.as_str_name().trim_start_matches("CIRCUIT_STATE_")
+}
+
+/// Returns the short name of a mode of a circuit, for example `METRICS_ONLY`.
+pub(super) fn mode_name(mode: CircuitMode) -> &'static str {
+    mode.as_str_name().trim_start_matches("CIRCUIT_MODE_")
 }
 
 /// Returns the number of calls that a circuit rejected.

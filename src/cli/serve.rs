@@ -22,7 +22,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
-use super::exit::{self, fail};
+use super::{
+    exit::{self, fail},
+    values::socket_address,
+};
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, Config},
@@ -32,16 +35,18 @@ use crate::{
     settings::SettingError,
     sys::limits,
     telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
+    terminal::outln,
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
 
-/// Interval at which throttling by the CPU quota is read: the kernel's default quota period.
+/// Interval at which the time throttled by the CPU quota is read. It is the default length of the kernel's quota period.
 const THROTTLE_INTERVAL: Duration = Duration::from_millis(100);
-/// Interval at which certificates and tokens are read again. A change comes into force at the second read that finds it.
+/// Interval at which certificates and tokens are read again. Changed contents take effect when two reads in a row have found them.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 
-/// Number of open files other than connections: segments, id files, checkpoints, sockets of the runtime.
+/// Number of open files that are reserved for everything except connections: segments, id files, checkpoints, sockets of the
+/// runtime.
 const OTHER_FILES: u64 = 256;
 
 /// Options of `tally serve`.
@@ -51,11 +56,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", env = "TALLY_DATA")]
     data: Option<PathBuf>,
     /// The address to listen on. Port 0 takes a free port. [default: 127.0.0.1:50051]
-    #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN", value_parser = socket_address)]
     listen: Option<SocketAddr>,
     /// The address of the operators' port, which serves metrics, health checks and a status page over HTTP. Port 0 takes a free port.
     /// [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN")]
+    #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN", value_parser = socket_address)]
     admin: Option<SocketAddr>,
     /// Allow a --listen address that other machines can reach, even without TLS and tokens.
     #[arg(long)]
@@ -98,21 +103,22 @@ enum ServeError {
 pub(super) fn run(args: &ServeArgs) -> ExitCode {
     match serve(args) {
         Ok(code) => code,
-        Err(error) => {
-            let code = match &error {
-                ServeError::Config(_)
-                | ServeError::Setting(_)
-                | ServeError::Telemetry(_)
-                | ServeError::Affinity(_)
-                | ServeError::Start(StartError::Affinity(_))
-                | ServeError::Net(grpc::NetError::Affinity(_))
-                | ServeError::Security(_) => exit::CONFIG,
-                ServeError::Start(StartError::Open(_)) => exit::IO,
-                ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
-                ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
-            };
-            fail(code, &error)
-        }
+        Err(error) => fail(exit_code(&error), &error),
+    }
+}
+
+const fn exit_code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Config(_)
+        | ServeError::Setting(_)
+        | ServeError::Telemetry(_)
+        | ServeError::Affinity(_)
+        | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
+        | ServeError::Net(grpc::NetError::Affinity(_))
+        | ServeError::Security(_) => exit::CONFIG,
+        ServeError::Start(StartError::Open(_)) => exit::IO,
+        ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
+        ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
     }
 }
 
@@ -150,7 +156,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     })
 }
 
-/// The parts that exist before the service starts.
+/// The parts of the service that are made before any port is opened: settings, certificates and tokens, the plan for the CPUs.
 struct Service<'a> {
     config: &'a Config,
     engine_config: &'a EngineConfig,
@@ -196,7 +202,7 @@ impl Service<'_> {
         };
         let reason = stop.wait(&engine, &refresher).await;
         tracing::info!(?reason, "stopping");
-        // NET stops within `drain`. The second `drain` is for the last commits and for the threads to end.
+        // The calls in flight end within `server.drain`. The same time again is for the last commits and the end of the threads.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
         Ok(reason.exit_code())
@@ -331,10 +337,10 @@ fn log_placement(affinity: &CpuAffinityManager) {
     }
 }
 
-/// Prints an address on standard output, for scripts that start the service with port 0.
-#[expect(clippy::print_stdout, reason = "scripts read these lines")]
+/// Prints an address on standard output, for scripts that start the service with port 0. Ignores a failure: the service does not
+/// need standard output.
 fn announce(what: &str, address: SocketAddr) {
-    println!("{what} {address}");
+    outln!("{what} {address}");
 }
 
 fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError> {
@@ -396,7 +402,7 @@ impl StopReason {
     }
 }
 
-/// The signals that the main thread waits for.
+/// The signals that the main thread handles.
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -460,6 +466,18 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_threshold_below_healthy_commits_is_an_error_of_the_configuration() {
+        let config = tally_breaker::CircuitBreakerConfig::default();
+        let error = config
+            .check_latency_floor(Duration::from_secs(60 * 60))
+            .unwrap_err();
+        assert_eq!(
+            exit_code(&ServeError::Start(StartError::Breaker(error))),
+            exit::CONFIG
+        );
+    }
 
     #[test]
     fn a_nanosecond_before_1970_is_before_the_epoch() {

@@ -5,23 +5,27 @@ use std::{
     fmt::{self, Display, Formatter},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
 use tally_topology::{AffinityConfig, CpuAffinityManager};
 
 use super::{
-    client_args::{Credentials, TIMEOUT},
-    exit::{self, block_on, fail},
-    output::{OutputFormat, print_json},
+    client_args::{Credentials, Engine, TIMEOUT, within},
+    exit::{self, Failure, block_on, finish},
+    output::{OutputFormat, json_document},
 };
 use crate::{
     config, grpc,
     proto::{
         GetTopologyRequest, GetTopologyResponse, TopologyCgroup, TopologyDecision, TopologyKernel,
-        TopologyPod, TopologyThread, engine_service_client::EngineServiceClient,
+        TopologyPod, TopologyThread,
     },
-    terminal::table,
+    terminal::{
+        outln, table,
+        units::{number, proto_time, time},
+    },
 };
 
 /// Options of `tally topology`.
@@ -48,37 +52,42 @@ struct Text<'a>(&'a GetTopologyResponse);
 
 pub(super) fn run(args: &TopologyArgs) -> ExitCode {
     match &args.endpoint {
-        None => match settings(args) {
-            Ok(settings) => match CpuAffinityManager::detect(settings) {
-                Ok(affinity) => print(&grpc::topology_response(&affinity.topology()), args.output),
-                Err(error) => fail(exit::CONFIG, &error),
-            },
-            Err(error) => fail(exit::CONFIG, &error),
-        },
+        None => finish(plan(args).and_then(|topology| print(&topology, args.output))),
         Some(endpoint) => block_on(async {
-            let mut client = match args.credentials.connect(endpoint, TIMEOUT).await {
-                Ok(connection) => EngineServiceClient::new(connection),
-                Err(code) => return code,
-            };
-            match client.get_topology(GetTopologyRequest {}).await {
-                Ok(response) => print(&response.into_inner(), args.output),
-                Err(status) => fail(exit::UNAVAILABLE, &status),
-            }
+            let topology = placement(args, endpoint).await;
+            finish(topology.and_then(|topology| print(&topology, args.output)))
         }),
     }
+}
+
+/// Returns the plan for this machine.
+fn plan(args: &TopologyArgs) -> Result<GetTopologyResponse, Failure> {
+    let wrong = |error: &dyn std::error::Error| Failure::new(exit::CONFIG, error);
+    let settings = settings(args).map_err(|error| wrong(&error))?;
+    let affinity = CpuAffinityManager::detect(settings).map_err(|error| wrong(&error))?;
+    Ok(grpc::topology_response(&affinity.topology()))
+}
+
+/// Returns the placement of the threads of the service at `endpoint`.
+async fn placement(args: &TopologyArgs, endpoint: &str) -> Result<GetTopologyResponse, Failure> {
+    let mut engine = Engine::connect(args.credentials.config(endpoint)).await?;
+    let answer = engine
+        .client
+        .get_topology(within(TIMEOUT, GetTopologyRequest {}))
+        .await;
+    Ok(answer.map_err(|status| engine.failure(&status))?.into_inner())
 }
 
 fn settings(args: &TopologyArgs) -> Result<AffinityConfig, config::ConfigError> {
     Ok(config::load(args.config.as_deref(), &[])?.affinity.config()?)
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn print(topology: &GetTopologyResponse, output: OutputFormat) -> ExitCode {
-    if output == OutputFormat::Json {
-        return print_json("GetTopologyResponse", topology);
+fn print(topology: &GetTopologyResponse, output: OutputFormat) -> Result<(), Failure> {
+    match output {
+        OutputFormat::Table => outln!("{}", Text(topology).to_string().trim_end()),
+        OutputFormat::Json => outln!("{}", json_document("GetTopologyResponse", topology)?),
     }
-    print!("{}", Text(topology));
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 // ===== impl Text =====
@@ -100,8 +109,8 @@ impl Display for Text<'_> {
                 f,
                 "layout       version {}; affinity masks changed by other processes {}, restored {}; threads without a role {}",
                 topology.layout_version,
-                topology.affinity_lost,
-                topology.affinity_reapplied,
+                number(topology.affinity_lost),
+                number(topology.affinity_reapplied),
                 topology.unregistered_threads
             )?;
         }
@@ -197,18 +206,21 @@ fn group(f: &mut Formatter<'_>, group: &TopologyCgroup) -> fmt::Result {
     if group.period_us == 0 {
         writeln!(f, ", no quota")
     } else {
-        let throttled = group.throttled.unwrap_or_default();
         writeln!(
             f,
-            ", quota {} of {} µs; throttled in {} of {} periods, {}.{:03} s",
-            group.quota_us,
-            group.period_us,
-            group.throttled_periods,
-            group.periods,
-            throttled.seconds,
-            throttled.nanos / 1_000_000
+            ", quota {} in each {}; throttled in {} of {} periods, {}",
+            micros(group.quota_us),
+            micros(group.period_us),
+            number(group.throttled_periods),
+            number(group.periods),
+            proto_time(group.throttled)
         )
     }
+}
+
+/// Returns a time in microseconds with its unit.
+fn micros(micros: i64) -> String {
+    time(Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
 }
 
 fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
@@ -227,7 +239,13 @@ fn pod(f: &mut Formatter<'_>, pod: &TopologyPod) -> fmt::Result {
 }
 
 fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt::Result {
-    let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+    let unknown = || "?".to_owned();
+    let runtime = match kernel.sched_rt_runtime_us {
+        // The kernel's value -1 means no limit.
+        Some(-1) => "all".to_owned(),
+        Some(runtime) => micros(runtime),
+        None => unknown(),
+    };
     let budgets = match kernel.rt_group_sched {
         Some(true) => "the cgroup needs a real-time budget",
         Some(false) => "the cgroup needs no real-time budget",
@@ -235,12 +253,14 @@ fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt:
     };
     writeln!(
         f,
-        "kernel       {}, clock {}; real-time threads run {} of {} µs, {budgets}, highest priority without CAP_SYS_NICE {}",
+        "kernel       {}, clock {}; real-time threads run {runtime} of each {}, {budgets}, highest priority without \
+         CAP_SYS_NICE {}",
         or(release, "?"),
         or(&kernel.clock_source, "?"),
-        number(kernel.sched_rt_runtime_us),
-        number(kernel.sched_rt_period_us),
-        number(kernel.rtprio_limit)
+        kernel.sched_rt_period_us.map_or_else(unknown, micros),
+        kernel
+            .rtprio_limit
+            .map_or_else(unknown, |limit| limit.to_string())
     )
 }
 
@@ -290,9 +310,9 @@ fn threads(f: &mut Formatter<'_>, threads: &[TopologyThread]) -> fmt::Result {
             thread.last_cpu.to_string(),
             known(thread.node.map(|node| node.to_string())),
             priority,
-            thread.voluntary_switches.to_string(),
-            thread.involuntary_switches.to_string(),
-            known(thread.migrations.map(|count| count.to_string())),
+            number(thread.voluntary_switches),
+            number(thread.involuntary_switches),
+            known(thread.migrations.map(number)),
             state(thread),
         ]);
     }

@@ -91,9 +91,9 @@ cores        2: 1,5 | 2
 caches       1: 1-2,5
 memory       node 0: 1-2,5 (1 drives and network cards)
 isolated     7, nohz_full none
-cgroup       version 2, /tally, granted 1-2,5, quota 400000 of 100000 µs; throttled in 3 of 90 periods, 1.025 s
+cgroup       version 2, /tally, granted 1-2,5, quota 400 ms in each 100 ms; throttled in 3 of 90 periods, 1.03 s
 pod          Burstable, requests 1.5 CPUs, limit ?
-kernel       6.1, clock ?; real-time threads run -1 of ? µs, the cgroup needs a real-time budget, highest priority without CAP_SYS_NICE ?
+kernel       6.1, clock ?; real-time threads run all of each ?, the cgroup needs a real-time budget, highest priority without CAP_SYS_NICE ?
 exclusive    no (inferred)
 "
     );

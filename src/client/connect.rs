@@ -2,13 +2,17 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use http::Uri;
 use thiserror::Error;
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_types::StatusExt;
+
+use super::fault::Fault;
 
 /// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct ClientConfig {
     pub server_name: Option<String>,
     /// The bearer token, if the service requires one.
     pub token: Option<Token>,
+    /// File with the bearer token. Every call of [`ClientConfig::connect`] reads the file again. Not used if `token` is set.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A bearer token. Its debug output hides the value.
@@ -36,17 +42,19 @@ pub type Connection = InterceptedService<Channel, Bearer>;
 #[derive(Debug, Clone)]
 pub struct Bearer(Option<Token>);
 
-/// Why a connection failed.
+/// Why a connection failed. The text of an error is one line that says what failed and what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The endpoint is not an address.
-    #[error("invalid endpoint {endpoint:?}; expected for example http://127.0.0.1:50051")]
+    #[error("invalid endpoint {endpoint:?}: {problem}; write for example http://127.0.0.1:50051")]
     Endpoint {
         /// The endpoint.
         endpoint: String,
+        /// What is wrong with the endpoint.
+        problem: &'static str,
     },
-    /// A certificate or key file can't be read.
+    /// A file with a certificate, a key or a token can't be read.
     #[error("can't read {}: {source}", path.display())]
     File {
         /// The file.
@@ -54,21 +62,30 @@ pub enum ConnectError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The file has no valid token.
+    #[error("{}: the file must contain one token, in printable ASCII without blanks", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A certificate or key is not valid.
-    #[error("invalid TLS settings for {endpoint}")]
+    #[error(
+        "the certificates or the key for {endpoint} can't be used: {problem}; check that the files are PEM, and that \
+             --client-key belongs to --client-certificate"
+    )]
     Tls {
         /// The endpoint.
         endpoint: String,
-        /// The error.
-        source: tonic::transport::Error,
+        /// The error in the words of the TLS library.
+        problem: String,
     },
-    /// No service answers at the endpoint.
-    #[error("no service answers at {endpoint}")]
+    /// There is no connection to a service at the endpoint.
+    #[error("no connection to {endpoint}: {fault}; {}", fault.advice(is_secure(endpoint)))]
     Unreachable {
         /// The endpoint.
         endpoint: String,
-        /// The cause.
-        source: tonic::transport::Error,
+        /// Why the connection failed.
+        fault: Fault,
     },
 }
 
@@ -84,9 +101,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 // ===== impl Token =====
 
 impl Token {
-    /// Creates a token. `None` if the text is not allowed in a header.
+    /// Creates a token. Returns `None` if the text is empty, or has characters that are not allowed in a header.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
+        if text.trim().is_empty() {
+            return None;
+        }
         let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim()).parse().ok()?;
         value.set_sensitive(true);
         Some(Token(value))
@@ -127,37 +147,71 @@ impl ClientConfig {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, timeout: Duration) -> Result<Connection, ConnectError> {
-        let endpoint = &self.endpoint;
-        let unreachable = |source| ConnectError::Unreachable {
-            endpoint: endpoint.clone(),
-            source,
-        };
+        let token = self.bearer()?;
         let channel = self.endpoint()?.connect_timeout(timeout).connect().await;
-        Ok(InterceptedService::new(
-            channel.map_err(unreachable)?,
-            Bearer(self.token.clone()),
-        ))
+        let channel = channel.map_err(|error| ConnectError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            fault: Fault::of(&error),
+        })?;
+        Ok(InterceptedService::new(channel, Bearer(token)))
+    }
+
+    /// Describes a failed call in one line: what failed, and what to do. The names of options are those of the command line.
+    #[must_use]
+    pub fn explain(&self, status: &Status) -> String {
+        let endpoint = &self.endpoint;
+        if let Some(source) = std::error::Error::source(status) {
+            let fault = Fault::of(source);
+            let advice = fault.advice(is_secure(endpoint));
+            return format!("the call to {endpoint} failed: {fault}; {advice}");
+        }
+        let message = status.message();
+        let has_token = self.token.is_some() || self.token_file.is_some();
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        match (status.code(), reason) {
+            (Code::Unauthenticated, Some(_)) if !has_token => {
+                format!("{endpoint} requires a token; pass one with --token-file or --token")
+            }
+            (Code::Unauthenticated, Some(_)) => format!(
+                "{endpoint} does not accept the token; check that the token is in the tokens file of the service"
+            ),
+            (Code::PermissionDenied, Some(_)) => format!("{message}; pass a token with a higher role"),
+            (_, Some(reason)) => format!("{message} ({reason})"),
+            (_, None) if message.is_empty() => {
+                format!(
+                    "{endpoint} answered without a message, so it is not a Tally service; check --endpoint"
+                )
+            }
+            (_, None) => {
+                format!("{endpoint} is not a Tally service; check --endpoint. The answer: {message}")
+            }
+        }
+    }
+
+    fn bearer(&self) -> Result<Option<Token>, ConnectError> {
+        let (None, Some(path)) = (&self.token, &self.token_file) else {
+            return Ok(self.token.clone());
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| ConnectError::File {
+            path: path.clone(),
+            source,
+        })?;
+        let invalid = || ConnectError::TokenFile { path: path.clone() };
+        if text.trim().contains(char::is_whitespace) {
+            return Err(invalid());
+        }
+        Token::new(&text).ok_or_else(invalid).map(Some)
     }
 
     fn endpoint(&self) -> Result<Endpoint, ConnectError> {
         let endpoint = &self.endpoint;
-        let uri = if endpoint.contains("://") {
-            endpoint.clone()
-        } else {
-            format!("http://{endpoint}")
-        };
-        let wrong = || ConnectError::Endpoint {
+        let wrong = |problem| ConnectError::Endpoint {
             endpoint: endpoint.clone(),
+            problem,
         };
-        let address = Endpoint::from_shared(uri).map_err(|_| wrong())?;
-        let scheme = address.uri().scheme_str();
-        // Without a scheme, an address must have a port. Otherwise any word would be accepted as an address.
-        let is_vague = !endpoint.contains("://") && address.uri().port().is_none();
-        if is_vague || address.uri().host().is_none() || !matches!(scheme, Some("http" | "https")) {
-            return Err(wrong());
-        }
-        let secure = scheme == Some("https");
-        let address = address
+        let uri = address(endpoint).map_err(wrong)?;
+        let secure = uri.scheme_str() == Some("https");
+        let address = Endpoint::from(uri)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -168,9 +222,9 @@ impl ClientConfig {
         }
         address
             .tls_config(self.tls()?)
-            .map_err(|source| ConnectError::Tls {
+            .map_err(|error| ConnectError::Tls {
                 endpoint: endpoint.clone(),
-                source,
+                problem: root_cause(&error),
             })
     }
 
@@ -192,5 +246,109 @@ impl ClientConfig {
             tls = tls.domain_name(name);
         }
         Ok(tls)
+    }
+}
+
+/// Parses an endpoint. Returns a problem in words if the endpoint is not an address.
+fn address(endpoint: &str) -> Result<Uri, &'static str> {
+    let has_scheme = endpoint.contains("://");
+    let text = if has_scheme {
+        endpoint.to_owned()
+    } else {
+        format!("http://{endpoint}")
+    };
+    let uri: Uri = text.parse().map_err(|_| "the text is not an address")?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err("the scheme must be http or https");
+    }
+    let authority = uri.authority().ok_or("the host is missing")?;
+    if authority.host().is_empty() {
+        return Err("the host is missing");
+    }
+    let has_port = !authority.as_str().ends_with(authority.host());
+    match authority.port_u16() {
+        Some(1..) => Ok(uri),
+        Some(0) => Err("the port must be 1 to 65535"),
+        None if has_port => Err("the port must be 1 to 65535"),
+        // Without a scheme, an address must have a port. Otherwise any word would be accepted as an address.
+        None if !has_scheme => Err("the port is missing"),
+        None => Ok(uri),
+    }
+}
+
+fn is_secure(endpoint: &str) -> bool {
+    endpoint.starts_with("https://")
+}
+
+/// Returns the text of the last error in the chain of causes.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_endpoint_is_described() {
+        for (endpoint, problem) in [
+            ("nowhere", "the port is missing"),
+            ("http://127.0.0.1:99999", "the port must be 1 to 65535"),
+            ("127.0.0.1:0", "the port must be 1 to 65535"),
+            ("http://127.0.0.1:", "the port must be 1 to 65535"),
+            ("ftp://127.0.0.1:1", "the scheme must be http or https"),
+            ("http://", "the text is not an address"),
+            ("a b:1", "the text is not an address"),
+        ] {
+            assert_eq!(address(endpoint), Err(problem), "{endpoint}");
+        }
+        for endpoint in ["http://host", "host:1", "https://[::1]:50051", "http://[::1]"] {
+            assert!(address(endpoint).is_ok(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_missing_token_and_a_wrong_token_have_different_texts() {
+        let details = ErrorDetails::with_error_info("UNAUTHENTICATED", "tally.v1", []);
+        let status = Status::with_error_details(Code::Unauthenticated, "no", details);
+        let mut config = ClientConfig::plain("http://h:1");
+        assert!(config.explain(&status).contains("pass one with --token-file"));
+        config.token = Token::new("wrong");
+        assert!(config.explain(&status).contains("does not accept the token"));
+    }
+
+    #[test]
+    fn an_answer_of_another_service_is_described() {
+        let text = ClientConfig::plain("http://h:1").explain(&Status::unimplemented("no such method"));
+        assert!(
+            text.contains("http://h:1 is not a Tally service") && text.contains("no such method"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_token_file_has_one_token() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("token");
+        let config = ClientConfig {
+            token_file: Some(path.clone()),
+            ..ClientConfig::plain("http://h:1")
+        };
+        assert!(matches!(config.bearer(), Err(ConnectError::File { .. })));
+        for text in ["", " \n", "two tokens", "line\nline"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(
+                matches!(config.bearer(), Err(ConnectError::TokenFile { .. })),
+                "{text:?}"
+            );
+        }
+        std::fs::write(&path, "secret\n").unwrap();
+        assert_eq!(config.bearer().unwrap(), Token::new("secret"));
     }
 }

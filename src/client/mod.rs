@@ -8,6 +8,7 @@
 //! ```
 
 mod connect;
+mod fault;
 mod retry;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tonic::{Code, Request, Status};
 
 pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
+    fault::Fault,
     retry::{CallError, Executed, RetryPolicy},
 };
 use crate::proto::{

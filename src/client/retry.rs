@@ -26,6 +26,8 @@ use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
+use super::fault::Fault;
+
 /// Metadata key of the delay that the server requests, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// A delay that the server sent is lengthened by a random share of the delay, at most this share.
@@ -185,9 +187,10 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.reason() {
-            Some(reason) => write!(f, "{reason}: {}", self.status.message())?,
-            None => write!(f, "{:?}: {}", self.status.code(), self.status.message())?,
+        match (self.reason(), self.status.source()) {
+            (Some(reason), _) => write!(f, "{reason}: {}", self.status.message())?,
+            (None, Some(source)) => write!(f, "{}", Fault::of(source))?,
+            (None, None) => write!(f, "{:?}: {}", self.status.code(), self.status.message())?,
         }
         if self.attempts > 1 {
             write!(f, " (after {} attempts)", self.attempts)?;
@@ -199,11 +202,8 @@ impl fmt::Display for CallError {
     }
 }
 
-impl Error for CallError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.status.source()
-    }
-}
+// An error without `source`: the text already names the cause, and the causes in the status are in the words of libraries.
+impl Error for CallError {}
 
 // ===== impl Executed =====
 
@@ -235,8 +235,9 @@ fn executed_attempt(status: &Status) -> Executed {
     }
 }
 
-/// Whether the ledger answers with this code after it has looked for the id, and gives the same answer ever after. NOT_FOUND is not
-/// such an answer: the account can be created later, and then an earlier attempt that is still on its way executes.
+/// Returns whether the ledger sends this code only after it has looked up the id of the call, and sends the same answer for every
+/// later call with the id. NOT_FOUND is not such an answer: somebody may create the account later, and then an earlier attempt that
+/// is still in flight executes.
 const fn is_answer_of_ledger(code: Code) -> bool {
     matches!(
         code,

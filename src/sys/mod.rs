@@ -17,4 +17,9 @@ pub mod memory;
     unsafe_code,
     reason = "registering a descriptor with tokio is an unsafe call; the block has a SAFETY note"
 )]
+pub mod stdout;
+#[expect(
+    unsafe_code,
+    reason = "registering a descriptor with tokio is an unsafe call; the block has a SAFETY note"
+)]
 pub mod timer;

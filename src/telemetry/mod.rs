@@ -58,7 +58,10 @@ pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), Telemet
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // The layer reports a failed write with `eprintln!`, which panics if standard error is closed or full.
+    let logs = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
     // Audit events pass whatever the filter says. The check costs little: `tracing` evaluates a filter by target once
     // for each callsite and caches the result.

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod bench;
+mod cli;
 mod crash;
 mod frozen_disk;
 mod hostile;

@@ -198,6 +198,9 @@ fn each_result_has_its_exit_code() {
         out.contains("CIRCUIT_STATE_CLOSED") && out.contains("bytes_per_transaction_id"),
         "{out}"
     );
+    let json: serde_json::Value = serde_json::from_str(&out).expect("one document");
+    assert_eq!(json["circuits"]["circuits"][0]["key"], "ProcessTransaction");
+    assert_eq!(json["batches"]["queue_depth"], "0");
     let (code, out, _) = tally(&["topology", "--endpoint", &endpoint]);
     assert_eq!(code, Some(0));
     assert!(out.contains("tally-exec") && out.contains("tally-wal"), "{out}");

@@ -1,30 +1,27 @@
-//! `tally top`: shows a live view of a service in the terminal.
+//! `tally top`: shows a live view of a service in the terminal. Connects again when the service restarts.
 
 mod view;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, pin::pin, process::ExitCode, time::Duration};
 
 use clap::Args;
 use ratatui::{
-    DefaultTerminal, Terminal,
-    backend::TestBackend,
-    crossterm::event::{self, Event, KeyCode, KeyModifiers},
+    DefaultTerminal,
+    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
 };
-use thiserror::Error;
 use tokio::time::Instant;
-use tonic::Status;
 
-use self::view::{Screen, draw};
+use self::view::{Answers, Screen, Scroll, draw};
 use super::{
-    client_args::ClientArgs,
-    exit::{self, block_on, fail},
+    client_args::{ClientArgs, Engine, TIMEOUT, within},
+    exit::{self, Failure, block_on, finish},
+    reconnect::{AttemptError, Backoff, attempt, is_lost},
+    values::duration,
 };
 use crate::{
-    client::Connection,
-    proto::{
-        GetBatchStatsRequest, GetCircuitStatsRequest, GetTopologyRequest,
-        engine_service_client::EngineServiceClient,
-    },
+    client::{ClientConfig, Fault},
+    proto::{GetBatchStatsRequest, GetCircuitStatsRequest, GetTopologyRequest},
+    terminal::{outln, units::time},
 };
 
 /// Options of `tally top`.
@@ -33,123 +30,224 @@ pub struct TopArgs {
     #[command(flatten)]
     client: ClientArgs,
     /// Time between two updates, at least 100ms.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = duration)]
     interval: Duration,
     /// Print the view once as text and exit. Waits for one interval, because a rate needs two readings.
     #[arg(long)]
     once: bool,
 }
 
-/// Why the view ended early.
-#[derive(Debug, Error)]
-enum TopError {
-    #[error("the terminal can't be used")]
-    Terminal(#[from] io::Error),
-    #[error("the service does not answer: {0}")]
-    Service(#[from] Box<Status>),
+/// The service, and the connection if there is one.
+struct Source {
+    config: ClientConfig,
+    engine: Option<Engine>,
+    backoff: Backoff,
+}
+
+/// Why the service did not answer.
+enum FetchError {
+    /// The connection was lost, or could not be opened. The text says why.
+    Lost(String),
+    /// The service rejected a call, or the configuration is wrong.
+    Failed(Failure),
+}
+
+/// The effect of the pressed keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Nothing,
+    Redraw,
+    Quit,
 }
 
 /// Shortest time between two updates.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Time between two checks for a pressed key.
 const KEY_POLL: Duration = Duration::from_millis(50);
-/// Width and height of the view of `--once`, in characters.
-const ONCE_SIZE: (u16, u16) = (100, 40);
+/// Width of the view of `--once`, in characters.
+const ONCE_WIDTH: u16 = 100;
 
 pub(super) fn run(args: &TopArgs) -> ExitCode {
+    let interval = args.interval.max(INTERVAL_MIN);
+    let config = args.client.config();
     block_on(async {
-        let client = match args.client.connect_to_engine().await {
-            Ok(client) => client,
-            Err(code) => return code,
-        };
-        let interval = args.interval.max(INTERVAL_MIN);
-        let result = if args.once {
-            once(client, interval).await
+        finish(if args.once {
+            once(config, interval).await
         } else {
-            live(client, interval).await
-        };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error @ TopError::Terminal(_)) => fail(exit::IO, &error),
-            Err(error @ TopError::Service(_)) => fail(exit::UNAVAILABLE, &error),
-        }
+            live(config, interval).await
+        })
     })
 }
 
-async fn live(mut client: EngineServiceClient<Connection>, interval: Duration) -> Result<(), TopError> {
+fn terminal_failure(error: &io::Error) -> Failure {
+    Failure::with_message(
+        exit::IO,
+        format!("the terminal can't be used: {error}; without a terminal, use --once"),
+    )
+}
+
+async fn once(config: ClientConfig, interval: Duration) -> Result<(), Failure> {
+    let mut engine = Engine::connect(config).await?;
     let mut screen = Screen::default();
-    refresh(&mut client, &mut screen).await?;
-    let mut terminal = ratatui::try_init()?;
-    let result = update_until_quit(&mut terminal, &mut client, &mut screen, interval).await;
+    screen.update(Instant::now(), first(&mut engine).await?);
+    tokio::time::sleep(interval).await;
+    screen.update(Instant::now(), first(&mut engine).await?);
+    outln!("{}", view::text(&screen, ONCE_WIDTH).trim_end());
+    Ok(())
+}
+
+async fn live(config: ClientConfig, interval: Duration) -> Result<(), Failure> {
+    let mut engine = Engine::connect(config.clone()).await?;
+    let mut screen = Screen::default();
+    screen.update(Instant::now(), first(&mut engine).await?);
+    let source = Source {
+        config,
+        engine: Some(engine),
+        backoff: Backoff::default(),
+    };
+    let mut terminal = ratatui::try_init().map_err(|error| terminal_failure(&error))?;
+    let result = update_until_quit(&mut terminal, source, &mut screen, interval).await;
     // Restore the terminal even after an error, because a shell can't use a terminal in raw mode.
-    ratatui::try_restore()?;
+    ratatui::try_restore().map_err(|error| terminal_failure(&error))?;
     result
 }
 
 async fn update_until_quit(
     terminal: &mut DefaultTerminal,
-    client: &mut EngineServiceClient<Connection>,
+    mut source: Source,
     screen: &mut Screen,
     interval: Duration,
-) -> Result<(), TopError> {
+) -> Result<(), Failure> {
+    let mut pause = interval;
     loop {
-        terminal.draw(|frame| draw(frame, screen))?;
-        let next = Instant::now() + interval;
-        while Instant::now() < next {
-            if quit_requested()? {
-                return Ok(());
+        let work = async {
+            tokio::time::sleep(pause).await;
+            source.fetch().await
+        };
+        let Some(answers) = with_keys(terminal, screen, work)
+            .await
+            .map_err(|error| terminal_failure(&error))?
+        else {
+            return Ok(());
+        };
+        match answers {
+            Ok(answers) => {
+                source.backoff = Backoff::default();
+                pause = interval;
+                screen.update(Instant::now(), answers);
             }
-            tokio::time::sleep(KEY_POLL).await;
+            Err(FetchError::Lost(why)) => {
+                pause = source.backoff.next();
+                screen.lose(format!("no connection: {why}; next attempt in {}", time(pause)));
+            }
+            Err(FetchError::Failed(failure)) => return Err(failure),
         }
-        refresh(client, screen).await?;
     }
 }
 
-/// Returns whether `q`, Escape or Ctrl-C was pressed.
-fn quit_requested() -> io::Result<bool> {
+/// Draws the screen, and runs `work` to completion while keys scroll the screen. Returns `None` if a key ends the view.
+async fn with_keys<T>(
+    terminal: &mut DefaultTerminal,
+    screen: &mut Screen,
+    work: impl Future<Output = T>,
+) -> io::Result<Option<T>> {
+    let mut work = pin!(work);
+    terminal.draw(|frame| draw(frame, screen))?;
+    loop {
+        tokio::select! {
+            output = &mut work => return Ok(Some(output)),
+            () = tokio::time::sleep(KEY_POLL) => match pressed_keys(screen)? {
+                Keys::Nothing => {}
+                Keys::Redraw => {
+                    terminal.draw(|frame| draw(frame, screen))?;
+                }
+                Keys::Quit => return Ok(None),
+            },
+        }
+    }
+}
+
+/// Handles the keys that were pressed since the last call.
+fn pressed_keys(screen: &mut Screen) -> io::Result<Keys> {
+    let mut keys = Keys::Nothing;
     while event::poll(Duration::ZERO)? {
-        if let Event::Key(key) = event::read()? {
-            let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            if interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
-                return Ok(true);
+        match event::read()? {
+            Event::Key(key) if is_quit(key) => return Ok(Keys::Quit),
+            Event::Key(key) => {
+                if let Some(scroll) = scroll_of(key.code) {
+                    screen.scroll(scroll);
+                    keys = Keys::Redraw;
+                }
             }
+            Event::Resize(..) => keys = Keys::Redraw,
+            Event::FocusGained | Event::FocusLost | Event::Mouse(_) | Event::Paste(_) => {}
         }
     }
-    Ok(false)
+    Ok(keys)
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-async fn once(mut client: EngineServiceClient<Connection>, interval: Duration) -> Result<(), TopError> {
-    let mut screen = Screen::default();
-    refresh(&mut client, &mut screen).await?;
-    tokio::time::sleep(interval).await;
-    refresh(&mut client, &mut screen).await?;
-    let (width, height) = ONCE_SIZE;
-    let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
-    let Ok(_) = terminal.draw(|frame| draw(frame, &screen));
-    print!("{}", view::buffer_text(terminal.backend().buffer()));
-    Ok(())
+/// Returns whether the key is `q`, Escape or Ctrl-C.
+fn is_quit(key: KeyEvent) -> bool {
+    let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc)
 }
 
-/// Calls the service and updates the screen with its answers.
-async fn refresh(client: &mut EngineServiceClient<Connection>, screen: &mut Screen) -> Result<(), TopError> {
+fn scroll_of(key: KeyCode) -> Option<Scroll> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other keys have no effect")]
+    match key {
+        KeyCode::Up | KeyCode::Char('k') => Some(Scroll::LineUp),
+        KeyCode::Down | KeyCode::Char('j') => Some(Scroll::LineDown),
+        KeyCode::PageUp => Some(Scroll::PageUp),
+        KeyCode::PageDown | KeyCode::Char(' ') => Some(Scroll::PageDown),
+        KeyCode::Home | KeyCode::Char('g') => Some(Scroll::Start),
+        KeyCode::End | KeyCode::Char('G') => Some(Scroll::End),
+        _ => None,
+    }
+}
+
+/// Calls the service for the first view. Any error is a failure, because nothing was shown yet.
+async fn first(engine: &mut Engine) -> Result<Answers, Failure> {
+    answers(engine).await.map_err(|status| engine.failure(&status))
+}
+
+/// Calls the service for everything that the view shows.
+async fn answers(engine: &mut Engine) -> Result<Answers, tonic::Status> {
+    let client = &mut engine.client;
     let circuits = client
-        .get_circuit_stats(GetCircuitStatsRequest {})
-        .await
-        .map_err(Box::new)?;
+        .get_circuit_stats(within(TIMEOUT, GetCircuitStatsRequest {}))
+        .await?;
     let batches = client
-        .get_batch_stats(GetBatchStatsRequest {})
-        .await
-        .map_err(Box::new)?;
+        .get_batch_stats(within(TIMEOUT, GetBatchStatsRequest {}))
+        .await?;
     let topology = client
-        .get_topology(GetTopologyRequest {})
-        .await
-        .map_err(Box::new)?;
-    screen.update(
-        Instant::now(),
-        circuits.into_inner().circuits,
-        batches.into_inner(),
-        topology.into_inner(),
-    );
-    Ok(())
+        .get_topology(within(TIMEOUT, GetTopologyRequest {}))
+        .await?;
+    Ok(Answers {
+        circuits: circuits.into_inner().circuits,
+        batches: batches.into_inner(),
+        topology: topology.into_inner(),
+    })
+}
+
+// ===== impl Source =====
+
+impl Source {
+    /// Calls the service. Connects first if there is no connection.
+    async fn fetch(&mut self) -> Result<Answers, FetchError> {
+        let mut engine = match self.engine.take() {
+            Some(engine) => engine,
+            None => attempt(&self.config).await.map_err(|error| match error {
+                AttemptError::Unreachable(fault) => FetchError::Lost(fault.to_string()),
+                AttemptError::Final(failure) => FetchError::Failed(failure),
+            })?,
+        };
+        match answers(&mut engine).await {
+            Ok(answers) => {
+                self.engine = Some(engine);
+                Ok(answers)
+            }
+            Err(status) if is_lost(&status) => Err(FetchError::Lost(Fault::of_call(&status).to_string())),
+            Err(status) => Err(FetchError::Failed(engine.failure(&status))),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Draws the view of `tally top`.
+//! Draws the view of `tally top`: a body that scrolls if it is higher than the terminal, and a line with the keys.
 
 use std::collections::VecDeque;
 
@@ -8,42 +8,71 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Style, Stylize},
     text::{Line, Span},
-    widgets::{Block, Paragraph, Row, Sparkline, Table},
+    widgets::{Block, Paragraph, Row, Sparkline, Table, Widget},
 };
 use tokio::time::Instant;
 
 use crate::{
-    cli::output::{percentiles, rejected_calls, state_name},
-    proto::{CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary},
+    cli::{
+        circuit::text::state_text,
+        output::{percentiles, rejected_calls, state_name},
+    },
+    proto::{
+        CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary,
+        TopologyThread,
+    },
+    terminal::units::{number, percent, proto_time},
 };
 
 /// Maximum number of rates in the curve.
 const RATES_MAX: usize = 200;
+/// Heights of the first two parts of the body, in lines.
+const RATES_HEIGHT: u16 = 7;
+const LATENCY_HEIGHT: u16 = 6;
+/// Lines of a part for its border and its header.
+const FRAME_HEIGHT: u16 = 3;
 
-/// The newest answers of the service, and the rates computed from successive answers.
+/// The answers of the service for one view.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) circuits: Vec<CircuitStats>,
+    pub(super) batches: GetBatchStatsResponse,
+    pub(super) topology: GetTopologyResponse,
+}
+
+/// The newest answers of the service, the rates computed from successive answers, and the scrolled position.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    circuits: Vec<CircuitStats>,
-    batches: GetBatchStatsResponse,
-    topology: GetTopologyResponse,
+    answers: Answers,
     /// Transactions per second, oldest first.
     rates: VecDeque<u64>,
     /// The time at which the newest answers arrived, and the number of committed transactions in them.
     last: Option<(Instant, i64)>,
+    /// Why there is no connection; `None` with a connection.
+    lost: Option<String>,
+    /// The first line of the body on the terminal.
+    offset: u16,
+    /// Lines of the body that the terminal showed in the last drawing.
+    visible: u16,
+}
+
+/// How far a key scrolls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scroll {
+    LineUp,
+    LineDown,
+    PageUp,
+    PageDown,
+    Start,
+    End,
 }
 
 // ===== impl Screen =====
 
 impl Screen {
     /// Stores the answers that arrived at `now`.
-    pub(super) fn update(
-        &mut self,
-        now: Instant,
-        circuits: Vec<CircuitStats>,
-        batches: GetBatchStatsResponse,
-        topology: GetTopologyResponse,
-    ) {
-        let committed = batches.ledger.map_or(0, |ledger| ledger.committed);
+    pub(super) fn update(&mut self, now: Instant, answers: Answers) {
+        let committed = answers.batches.ledger.map_or(0, |ledger| ledger.committed);
         if let Some((then, before)) = self.last {
             let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
             // A restart of the service resets the count.
@@ -54,138 +83,235 @@ impl Screen {
             self.rates.push_back(more.saturating_mul(1000) / elapsed_ms);
         }
         self.last = Some((now, committed));
-        self.circuits = circuits;
-        self.batches = batches;
-        self.topology = topology;
+        self.lost = None;
+        self.answers = answers;
+    }
+
+    /// Records that the connection was lost. The view keeps the last answers.
+    pub(super) fn lose(&mut self, why: String) {
+        self.lost = Some(why);
+        // The next rate would cover the time without a connection.
+        self.last = None;
+    }
+
+    /// Scrolls the body. The next drawing limits the position to the height of the body.
+    pub(super) fn scroll(&mut self, scroll: Scroll) {
+        let page = self.visible.max(1);
+        self.offset = match scroll {
+            Scroll::LineUp => self.offset.saturating_sub(1),
+            Scroll::LineDown => self.offset.saturating_add(1),
+            Scroll::PageUp => self.offset.saturating_sub(page),
+            Scroll::PageDown => self.offset.saturating_add(page),
+            Scroll::Start => 0,
+            Scroll::End => u16::MAX,
+        };
+    }
+
+    /// Returns the heights of the parts of the body.
+    fn heights(&self) -> [u16; 4] {
+        let rows = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        [
+            RATES_HEIGHT,
+            LATENCY_HEIGHT,
+            rows(circuit_lines(&self.answers.circuits).len()).saturating_add(FRAME_HEIGHT),
+            rows(self.answers.topology.threads.len()).saturating_add(FRAME_HEIGHT),
+        ]
     }
 }
 
-pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
-    let circuits = u16::try_from(screen.circuits.len()).unwrap_or(u16::MAX);
-    let areas = Layout::vertical([
-        Constraint::Length(7),
-        Constraint::Length(6),
-        Constraint::Length(circuits.saturating_add(3)),
-        Constraint::Min(5),
-        Constraint::Length(1),
-    ])
-    .split(frame.area());
-    let [top, latency, middle, bottom, foot] = areas.as_ref() else {
-        return;
-    };
-    draw_rates(frame, *top, screen);
-    draw_latency(frame, *latency, screen);
-    draw_circuits(frame, *middle, screen);
-    draw_threads(frame, *bottom, screen);
-    frame.render_widget(Paragraph::new("q to quit").dim(), *foot);
+pub(super) fn draw(frame: &mut Frame<'_>, screen: &mut Screen) {
+    let area = frame.area();
+    let foot_height = if screen.lost.is_some() { 2 } else { 1 };
+    let [body_area, foot] =
+        Layout::vertical([Constraint::Min(0), Constraint::Length(foot_height)]).areas(area);
+    let body = body(screen, area.width, body_area.height);
+    let height = body.area.height;
+    screen.visible = body_area.height;
+    screen.offset = screen.offset.min(height.saturating_sub(body_area.height));
+    let shown = body_area.height.min(height);
+    for y in 0..shown {
+        for x in 0..area.width {
+            if let (Some(from), Some(to)) = (
+                body.cell((x, screen.offset + y)),
+                frame.buffer_mut().cell_mut((body_area.x + x, body_area.y + y)),
+            ) {
+                *to = from.clone();
+            }
+        }
+    }
+    let mut lines: Vec<Line<'_>> = screen
+        .lost
+        .iter()
+        .map(|why| Line::from(&**why).red().bold())
+        .collect();
+    let mut keys = "q quits".to_owned();
+    if height > body_area.height {
+        let (from, to) = (screen.offset + 1, screen.offset + shown);
+        keys.push_str(&format!(
+            "   \u{2191} \u{2193} PgUp PgDn Home End scroll   lines {from}-{to} of {height}"
+        ));
+    }
+    lines.push(Line::from(keys).dim());
+    frame.render_widget(Paragraph::new(lines), foot);
 }
 
-fn draw_rates(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
-    let ledger = screen.batches.ledger.unwrap_or_default();
+/// Returns the whole body as lines of text.
+pub(super) fn text(screen: &Screen, width: u16) -> String {
+    buffer_text(&body(screen, width, 0))
+}
+
+/// Draws the whole body, at least `height_min` lines high.
+fn body(screen: &Screen, width: u16, height_min: u16) -> Buffer {
+    let heights = screen.heights();
+    let height = heights
+        .into_iter()
+        .fold(0_u16, u16::saturating_add)
+        .max(height_min);
+    let area = Rect::new(0, 0, width, height);
+    let mut buffer = Buffer::empty(area);
+    let [rates, latency, circuits, _] = heights.map(Constraint::Length);
+    // The threads are the last part: it takes the lines that are left.
+    let [top, middle, lower, bottom] =
+        Layout::vertical([rates, latency, circuits, Constraint::Min(0)]).areas(area);
+    draw_rates(&mut buffer, top, screen);
+    draw_latency(&mut buffer, middle, &screen.answers.batches);
+    draw_circuits(&mut buffer, lower, &screen.answers.circuits);
+    draw_threads(&mut buffer, bottom, &screen.answers.topology);
+    buffer
+}
+
+fn draw_rates(buffer: &mut Buffer, area: Rect, screen: &Screen) {
+    let batches = &screen.answers.batches;
+    let ledger = batches.ledger.unwrap_or_default();
     let rate = screen.rates.back().copied().unwrap_or_default();
     let title = format!(
-        " {rate} transactions/s   {} committed, {} rejected, {} replayed   queue {}/{} ",
-        ledger.committed,
-        ledger.rejected,
-        ledger.replayed,
-        screen.batches.queue_depth,
-        screen.batches.queue_capacity
+        " {} transactions/s   queue {} of {} ",
+        number(i64::try_from(rate).unwrap_or(i64::MAX)),
+        number(batches.queue_depth),
+        number(batches.queue_capacity)
+    );
+    let totals = format!(
+        " since the start: {} committed, {} rejected, {} replayed ",
+        number(ledger.committed),
+        number(ledger.rejected),
+        number(ledger.replayed)
     );
     let rates: Vec<u64> = screen.rates.iter().copied().collect();
     let width = usize::from(area.width.saturating_sub(2));
     let shown = rates.get(rates.len().saturating_sub(width)..).unwrap_or_default();
-    let curve = Sparkline::default()
+    Sparkline::default()
         .data(shown)
         .style(Style::new().fg(Color::Cyan))
-        .block(Block::bordered().title(title.bold()));
-    frame.render_widget(curve, area);
+        .block(Block::bordered().title(title.bold()).title_bottom(totals))
+        .render(area, buffer);
 }
 
-fn draw_latency(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
+fn draw_latency(buffer: &mut Buffer, area: Rect, batches: &GetBatchStatsResponse) {
     let row = |name: &str, summary: Option<LatencySummary>| {
         let cells = percentiles(summary.as_ref());
         Row::new([vec![name.to_owned()], cells.to_vec()].concat())
     };
-    let batches = &screen.batches;
     let rows = [
         row("queue wait", batches.queue_wait),
         row("commit", batches.commit),
         row("write + sync", batches.sync),
     ];
-    let table = Table::new(rows, [Constraint::Length(14); 6])
+    let table = Table::new(rows, [14, 11, 11, 11, 11, 11].map(Constraint::Length))
         .header(Row::new(["", "p50", "p90", "p99", "p99.9", "max"]).dim())
         .block(Block::bordered().title(" latency since the service started "));
-    frame.render_widget(table, area);
+    Widget::render(table, area, buffer);
 }
 
-fn draw_circuits(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
-    let rows = screen.circuits.iter().map(|circuit| {
+fn draw_circuits(buffer: &mut Buffer, area: Rect, circuits: &[CircuitStats]) {
+    let window = circuits.first().and_then(|circuit| circuit.window);
+    let length = proto_time(window.and_then(|window| window.length));
+    let title = format!(" circuits: calls in the last {length}; calls overdue of those in flight ");
+    let header = circuit_row([
+        "circuit", "state", "calls", "slow", "failed", "overdue", "rejected",
+    ]);
+    let mut lines = vec![Line::from(header.concat()).dim()];
+    lines.extend(circuit_lines(circuits));
+    Paragraph::new(lines)
+        .block(Block::bordered().title(title))
+        .render(area, buffer);
+}
+
+/// Returns the cells of a circuit with the widths of their columns: 77 characters together, so that they fit into a terminal of 80
+/// columns.
+fn circuit_row(cells: [&str; 7]) -> [String; 7] {
+    let [circuit, state, calls, slow, failed, overdue, rejected] = cells;
+    [
+        format!("{circuit:<20}"),
+        format!("{state:<10}"),
+        format!("{calls:>9}"),
+        format!("{slow:>9}"),
+        format!("{failed:>9}"),
+        format!("{overdue:>10}"),
+        format!("{rejected:>10}"),
+    ]
+}
+
+/// Returns one line for each circuit, and a second line with the details of a circuit that is not closed.
+fn circuit_lines(circuits: &[CircuitStats]) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for circuit in circuits {
         let state = circuit.effective_state();
         let window = circuit.window.unwrap_or_default();
         let totals = circuit.totals.unwrap_or_default();
-        Row::new([
-            Line::from(circuit.key.clone()),
-            Line::from(Span::styled(
-                state_name(state),
-                Style::new().fg(color(state)).bold(),
-            )),
-            Line::from(window.calls.to_string()),
-            Line::from(format!("{:.1} %", window.slow_rate * 100.0)),
-            Line::from(format!("{:.1} %", window.failure_rate * 100.0)),
-            Line::from(format!("{}/{}", circuit.overdue_in_flight, circuit.in_flight)),
-            Line::from(rejected_calls(&totals).to_string()),
-            Line::from(circuit.reason_opened.clone()),
-        ])
-    });
-    let widths = [
-        Constraint::Length(20),
-        Constraint::Length(10),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(18),
-        Constraint::Length(9),
-        Constraint::Fill(1),
-    ];
-    let header = [
-        "circuit",
-        "state",
-        "calls",
-        "slow",
-        "failed",
-        "overdue/in flight",
-        "rejected",
-        "last opened by",
-    ];
-    let table = Table::new(rows, widths)
-        .header(Row::new(header).dim())
-        .block(Block::bordered().title(" circuits (calls in the window) "));
-    frame.render_widget(table, area);
+        let [name, state_cell, rest @ ..] = circuit_row([
+            &circuit.key,
+            state_name(state),
+            &number(window.calls),
+            &percent(window.slow_rate),
+            &percent(window.failure_rate),
+            &format!("{} of {}", circuit.overdue_in_flight, circuit.in_flight),
+            &number(rejected_calls(&totals)),
+        ]);
+        let style = Style::new().fg(color(state)).bold();
+        lines.push(Line::from(vec![
+            Span::from(name),
+            Span::styled(state_cell, style),
+            Span::from(rest.concat()),
+        ]));
+        if state != CircuitState::Closed {
+            lines.push(Line::from(format!("    {}", state_text(circuit))));
+        }
+    }
+    lines
 }
 
-fn draw_threads(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
-    let rows = screen.topology.threads.iter().map(|thread| {
-        let pinning = match (thread.wanted_cpus.as_str(), thread.pinned) {
-            ("", _) => "not pinned".into(),
-            (wanted, true) => format!("pinned to {wanted}"),
-            (wanted, false) => format!("NOT on {wanted}"),
-        };
+fn draw_threads(buffer: &mut Buffer, area: Rect, topology: &GetTopologyResponse) {
+    let decision = topology.decision.clone().unwrap_or_default();
+    let rows = topology.threads.iter().map(|thread| {
         Row::new([
             thread.role.clone(),
             thread.name.clone(),
             thread.last_cpu.to_string(),
             thread.actual_cpus.clone(),
-            pinning,
-            thread.involuntary_switches.to_string(),
+            placement(thread, &decision.effect),
+            number(thread.involuntary_switches),
         ])
     });
-    let decision = screen.topology.decision.clone().unwrap_or_default();
-    let title = format!(" threads: {} → {} ", decision.mode, decision.effect);
-    let widths = [6, 18, 6, 12, 20, 12].map(Constraint::Length);
+    let title = format!(
+        " threads: affinity.mode = {}, in effect: {} ",
+        decision.mode, decision.effect
+    );
+    let widths = [5, 18, 4, 11, 20, 12].map(Constraint::Length);
     let table = Table::new(rows, widths)
-        .header(Row::new(["role", "thread", "CPU", "allowed", "pinning", "preempted"]).dim())
+        .header(Row::new(["role", "thread", "CPU", "allowed", "placement", "preempted"]).dim())
         .block(Block::bordered().title(title));
-    frame.render_widget(table, area);
+    Widget::render(table, area, buffer);
+}
+
+/// Returns whether a thread has the CPUs of the plan. `effect` is the plan: `pin`, `fence` or `off`.
+fn placement(thread: &TopologyThread, effect: &str) -> String {
+    let wanted = &thread.wanted_cpus;
+    match (wanted.as_str(), thread.pinned, effect) {
+        ("", _, _) => "not pinned".to_owned(),
+        (_, false, _) => format!("NOT on {wanted}"),
+        (_, true, "pin") => format!("pinned to {wanted}"),
+        (_, true, _) => format!("fenced to {wanted}"),
+    }
 }
 
 const fn color(state: CircuitState) -> Color {
@@ -197,8 +323,8 @@ const fn color(state: CircuitState) -> Color {
     }
 }
 
-/// Returns the view as lines of text.
-pub(super) fn buffer_text(buffer: &Buffer) -> String {
+/// Returns a drawing as lines of text.
+fn buffer_text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
     let mut text = String::new();
     for line in buffer.content.chunks(width) {
@@ -216,7 +342,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::proto::{LedgerStats, TopologyThread};
+    use crate::proto::{LedgerStats, TopologyDecision};
 
     fn batches(committed: i64) -> GetBatchStatsResponse {
         let ledger = LedgerStats {
@@ -230,45 +356,126 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_view_shows_rate_state_and_threads() {
-        let mut screen = Screen::default();
+    fn answers(committed: i64, effect: &str, pinned: bool) -> Answers {
         let circuit = CircuitStats {
-            key: "ProcessTransaction".to_owned(),
+            key: "ProcessTransactions".to_owned(),
+            state: CircuitState::HalfOpen.into(),
             effective_state: CircuitState::HalfOpen.into(),
             reason_opened: "overdue".to_owned(),
             ..CircuitStats::default()
         };
-        let thread = TopologyThread {
-            role: "EXEC".to_owned(),
-            name: "tally-exec".to_owned(),
-            wanted_cpus: "1".to_owned(),
-            pinned: false,
+        let thread = |index: usize| TopologyThread {
+            role: "NET".to_owned(),
+            name: format!("tally-net-{index}"),
+            wanted_cpus: "0-1".to_owned(),
+            pinned,
             ..TopologyThread::default()
         };
-        let topology = GetTopologyResponse {
-            threads: vec![thread],
-            ..GetTopologyResponse::default()
-        };
+        Answers {
+            circuits: vec![circuit; 4],
+            batches: batches(committed),
+            topology: GetTopologyResponse {
+                threads: (0..9).map(thread).collect(),
+                decision: Some(TopologyDecision {
+                    effect: effect.to_owned(),
+                    ..TopologyDecision::default()
+                }),
+                ..GetTopologyResponse::default()
+            },
+        }
+    }
+
+    fn screen(effect: &str, pinned: bool) -> Screen {
+        let mut screen = Screen::default();
         let begin = Instant::now();
-        screen.update(begin, vec![circuit.clone()], batches(1000), topology.clone());
-        screen.update(
-            begin + Duration::from_millis(500),
-            vec![circuit],
-            batches(3000),
-            topology,
-        );
-        let mut terminal = Terminal::new(TestBackend::new(110, 30)).unwrap();
-        terminal.draw(|frame| draw(frame, &screen)).unwrap();
-        let text = buffer_text(terminal.backend().buffer());
+        screen.update(begin, answers(1000, effect, pinned));
+        let later = begin + Duration::from_millis(500);
+        screen.update(later, answers(3000, effect, pinned));
+        screen
+    }
+
+    /// Draws on a terminal of 80 columns and 24 lines.
+    fn drawn(screen: &mut Screen) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, screen)).unwrap();
+        buffer_text(terminal.backend().buffer())
+    }
+
+    #[test]
+    fn the_view_shows_rate_state_and_threads() {
+        let text = text(&screen("pin", true), 80);
         for words in [
-            "4000 transactions/s",
-            "HALF_OPEN",
-            "overdue",
-            "tally-exec",
-            "NOT on 1",
+            "4,000 transactions/s",
+            "3,000 committed",
+            "ProcessTransactions HALF_OPEN",
+            "HALF_OPEN for 0 s, opened by overdue",
+            "tally-net-8",
+            "pinned to 0-1",
         ] {
             assert!(text.contains(words), "{words:?} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn threads_are_pinned_only_if_the_plan_is_to_pin() {
+        let fenced = text(&screen("fence", true), 80);
+        assert!(fenced.contains("fenced to 0-1"), "{fenced}");
+        assert!(!fenced.contains("pinned"), "{fenced}");
+        let lost = text(&screen("pin", false), 80);
+        assert!(lost.contains("NOT on 0-1"), "{lost}");
+    }
+
+    #[test]
+    fn a_small_terminal_scrolls_to_every_line() {
+        let mut screen = screen("fence", true);
+        let whole = text(&screen, 80);
+        let start = drawn(&mut screen);
+        let foot = "PgDn Home End scroll   lines 1-23 of 36";
+        assert!(start.contains(foot) && start.contains("q quits"), "{start}");
+        assert!(!start.contains("tally-net-8"), "{start}");
+        screen.scroll(Scroll::LineDown);
+        assert!(drawn(&mut screen).contains("lines 2-24 of 36"));
+        screen.scroll(Scroll::End);
+        let end = drawn(&mut screen);
+        assert!(
+            end.contains("lines 14-36 of 36") && end.contains("tally-net-8"),
+            "{end}"
+        );
+        screen.scroll(Scroll::LineUp);
+        assert!(drawn(&mut screen).contains("lines 13-35 of 36"));
+        screen.scroll(Scroll::Start);
+        let mut seen = drawn(&mut screen);
+        screen.scroll(Scroll::PageDown);
+        seen.push_str(&drawn(&mut screen));
+        for line in whole.lines() {
+            assert!(seen.contains(line), "{line:?} was never visible:\n{seen}");
+        }
+    }
+
+    #[test]
+    fn a_high_terminal_has_nothing_to_scroll() {
+        let mut screen = screen("fence", true);
+        screen.scroll(Scroll::End);
+        let mut terminal = Terminal::new(TestBackend::new(80, 50)).unwrap();
+        terminal.draw(|frame| draw(frame, &mut screen)).unwrap();
+        let text = buffer_text(terminal.backend().buffer());
+        assert!(
+            text.contains("transactions/s") && text.contains("tally-net-8"),
+            "{text}"
+        );
+        assert!(text.contains("q quits") && !text.contains("scroll"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_connection_is_shown_until_the_service_answers() {
+        let mut screen = screen("fence", true);
+        screen.lose("no connection to http://h:1: nothing listens".to_owned());
+        let text = drawn(&mut screen);
+        assert!(
+            text.contains("no connection to http://h:1") && text.contains("q quits"),
+            "{text}"
+        );
+        screen.update(Instant::now(), answers(1, "fence", true));
+        assert!(!drawn(&mut screen).contains("no connection"));
     }
 }

@@ -51,7 +51,9 @@ const HELD_BYTES_LARGE: usize = 32 << 20;
 #[non_exhaustive]
 pub enum NetError {
     /// Listening on the address failed.
-    #[error("cannot listen on {address}")]
+    #[error(
+        "can't listen on {address}: {source}; use a free port and an address of this machine (--listen, server.listen)"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

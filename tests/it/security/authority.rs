@@ -8,29 +8,29 @@ use rcgen::{
 };
 
 /// A certificate authority. It writes the certificates that it signs to a directory.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(super) certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     home: PathBuf,
 }
 
 /// A certificate and its key.
 #[derive(Debug, Clone)]
-pub(super) struct Pair {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Pair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// When a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Validity {
+pub(crate) enum Validity {
     Now,
     LongAgo,
     NotYet,
 }
 
 impl Authority {
-    pub(super) fn new(home: &Path, name: &str) -> Self {
+    pub(crate) fn new(home: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -44,15 +44,15 @@ impl Authority {
         }
     }
 
-    pub(super) fn server(&self, name: &str) -> Pair {
+    pub(crate) fn server(&self, name: &str) -> Pair {
         self.server_valid(name, Validity::Now)
     }
 
-    pub(super) fn server_valid(&self, name: &str, validity: Validity) -> Pair {
+    pub(crate) fn server_valid(&self, name: &str, validity: Validity) -> Pair {
         self.sign(name, ExtendedKeyUsagePurpose::ServerAuth, validity)
     }
 
-    pub(super) fn client(&self, name: &str, validity: Validity) -> Pair {
+    pub(crate) fn client(&self, name: &str, validity: Validity) -> Pair {
         self.sign(name, ExtendedKeyUsagePurpose::ClientAuth, validity)
     }
 

@@ -4,7 +4,7 @@ mod abuse;
 mod admin;
 mod admin_crowd;
 mod audit;
-mod authority;
+pub(crate) mod authority;
 mod clock;
 mod crowd;
 mod paths;
@@ -25,12 +25,12 @@ use crate::support::{
 };
 
 /// Tokens of the three roles, the weakest role first.
-const READ: &str = "token-of-the-reader";
+pub(crate) const READ: &str = "token-of-the-reader";
 pub(crate) const WRITE: &str = "token-of-the-writer";
 const ADMIN: &str = "token-of-the-administrator";
 
 /// Returns the text of the tokens file, with one line per token.
-fn token_lines() -> String {
+pub(crate) fn token_lines() -> String {
     [
         ("read", "reader", READ),
         ("write", "writer", WRITE),

@@ -1,19 +1,26 @@
 //! `tally circuit`: shows, watches and changes the circuits of a service.
 
+mod select;
+pub(super) mod text;
+mod watch;
+
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use tonic::{Code, Status};
 
+use self::{select::select, text::circuit_text};
 use super::{
-    client_args::ClientArgs,
-    exit::{self, block_on, fail},
-    output::{OutputFormat, print_json},
-    show::print_circuit,
+    client_args::{ClientArgs, TIMEOUT, within},
+    exit::{self, Failure, block_on, finish},
+    output::{OutputFormat, json_document},
+    values::duration,
 };
-use crate::proto::{
-    CircuitMode, CircuitReset, CircuitStats, GetCircuitStatsRequest, SetCircuitModeRequest,
-    SetCircuitModeResponse, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
+use crate::{
+    proto::{
+        CircuitMode, CircuitReset, CircuitStats, GetCircuitStatsRequest, SetCircuitModeRequest,
+        SetCircuitModeResponse, set_circuit_mode_request::Change,
+    },
+    terminal::outln,
 };
 
 /// Options of `tally circuit`.
@@ -36,10 +43,10 @@ pub struct CircuitArgs {
 enum Action {
     /// Show the state, the window of recent calls, and the history of state changes.
     Show,
-    /// Show the circuits now and after every change, until interrupted.
+    /// Print one line for each circuit now, and one line for each change of state or mode, until interrupted.
     Watch {
-        /// Also show the circuits at this interval, 100ms to 1h.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        /// Also print one line for each circuit at this interval, 100ms to 1h.
+        #[arg(long, value_parser = duration)]
         interval: Option<Duration>,
     },
     /// Set the mode: the breaker opens and closes the circuit, or an operator overrides it.
@@ -59,7 +66,7 @@ enum Action {
     /// Open the circuit for a limited time. Afterwards it admits probe calls, and closes if they succeed.
     OpenFor {
         /// How long the circuit stays open, 1ms to 1day.
-        #[arg(value_parser = humantime::parse_duration)]
+        #[arg(value_parser = duration)]
         time: Duration,
         /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -95,9 +102,11 @@ impl From<ModeName> for CircuitMode {
 
 pub(super) fn run(args: &CircuitArgs) -> ExitCode {
     block_on(async {
-        let result = match &args.action {
+        finish(match &args.action {
             Action::Show => show(args).await,
-            Action::Watch { interval } => watch(args, *interval).await,
+            Action::Watch { interval } => {
+                watch::watch(args.client.config(), &args.key, args.output, *interval).await
+            }
             Action::Mode { mode, comment } => {
                 let mode = CircuitMode::from(*mode);
                 change(args, Change::Mode(mode.into()), comment).await
@@ -105,84 +114,51 @@ pub(super) fn run(args: &CircuitArgs) -> ExitCode {
             Action::Reset { comment } => change(args, Change::Reset(CircuitReset {}), comment).await,
             Action::OpenFor { time, comment } => match prost_types::Duration::try_from(*time) {
                 Ok(time) => change(args, Change::OpenFor(time), comment).await,
-                Err(error) => return fail(exit::USAGE, &error),
+                Err(error) => Err(Failure::new(exit::USAGE, &error)),
             },
-        };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Printed(code)) => code,
-            Err(Failure::Status(status)) => {
-                let wrong = matches!(status.code(), Code::InvalidArgument | Code::NotFound);
-                let code = if wrong { exit::USAGE } else { exit::UNAVAILABLE };
-                fail(code, &*status)
-            }
-        }
+        })
     })
 }
 
-/// Why a subcommand failed.
-enum Failure {
-    /// The error is already printed.
-    Printed(ExitCode),
-    /// A call failed.
-    Status(Box<Status>),
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        Failure::Status(Box::new(status))
-    }
-}
-
 async fn show(args: &CircuitArgs) -> Result<(), Failure> {
-    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
-    let response = client
-        .get_circuit_stats(GetCircuitStatsRequest {})
-        .await?
-        .into_inner();
-    let exists = response.circuits.iter().any(|circuit| circuit.key == args.key);
-    if !args.key.is_empty() && !exists {
-        return Err(Status::not_found(format!("there is no circuit {:?}", args.key)).into());
-    }
-    print(args, response.circuits)
-}
-
-async fn watch(args: &CircuitArgs, interval: Option<Duration>) -> Result<(), Failure> {
-    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
-    let interval = interval
-        .map(prost_types::Duration::try_from)
-        .transpose()
-        .map_err(|error| Failure::Printed(fail(exit::USAGE, &error)))?;
-    let request = WatchCircuitStatsRequest { interval };
-    let mut snapshots = client.watch_circuit_stats(request).await?.into_inner();
-    while let Some(snapshot) = snapshots.message().await? {
-        print(args, snapshot.circuits)?;
-    }
-    Ok(())
+    let mut engine = args.client.connect().await?;
+    let answer = engine
+        .client
+        .get_circuit_stats(within(TIMEOUT, GetCircuitStatsRequest {}))
+        .await;
+    let circuits = answer
+        .map_err(|status| engine.failure(&status))?
+        .into_inner()
+        .circuits;
+    print(args, select(circuits, &args.key)?)
 }
 
 async fn change(args: &CircuitArgs, change: Change, comment: &str) -> Result<(), Failure> {
-    let mut client = args.client.connect_to_engine().await.map_err(Failure::Printed)?;
+    let mut engine = args.client.connect().await?;
     let request = SetCircuitModeRequest {
         key: args.key.clone(),
         change: Some(change),
         comment: comment.to_owned(),
     };
-    let response = client.set_circuit_mode(request).await?.into_inner();
-    print(args, response.circuits)
+    let answer = engine.client.set_circuit_mode(within(TIMEOUT, request)).await;
+    let circuits = answer
+        .map_err(|status| engine.failure(&status))?
+        .into_inner()
+        .circuits;
+    print(args, circuits)
 }
 
 fn print(args: &CircuitArgs, circuits: Vec<CircuitStats>) -> Result<(), Failure> {
-    let selected = |circuit: &CircuitStats| args.key.is_empty() || circuit.key == args.key;
-    let circuits: Vec<_> = circuits.into_iter().filter(selected).collect();
-    if args.output == OutputFormat::Json {
-        let code = print_json("SetCircuitModeResponse", &SetCircuitModeResponse { circuits });
-        return if code == ExitCode::SUCCESS {
-            Ok(())
-        } else {
-            Err(Failure::Printed(code))
-        };
+    match args.output {
+        OutputFormat::Json => {
+            let document = json_document("SetCircuitModeResponse", &SetCircuitModeResponse { circuits })?;
+            outln!("{document}");
+        }
+        OutputFormat::Table => {
+            for circuit in &circuits {
+                outln!("{}", circuit_text(circuit));
+            }
+        }
     }
-    circuits.iter().for_each(print_circuit);
     Ok(())
 }

@@ -1,0 +1,6 @@
+//! The command line: golden files, exit codes, closed pipes, services that restart.
+
+mod golden;
+mod pipes;
+mod reconnect;
+mod reference;

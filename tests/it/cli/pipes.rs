@@ -1,0 +1,149 @@
+//! Standard output that is closed or full: subcommands end quietly, and the service goes on.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
+
+use crate::support::server::{BINARY, TestServer};
+
+/// Every write to this file fails, as on a full disk.
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+/// Waits until the process ends. Returns its exit code and its standard error, which must be a pipe.
+fn end(mut child: Child) -> (Option<i32>, String) {
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    (child.wait().unwrap().code(), error)
+}
+
+#[test]
+fn a_closed_pipe_ends_every_subcommand_quietly() {
+    let server = TestServer::start();
+    for words in [
+        &["--help"][..],
+        &["--version"],
+        &["health"],
+        &["stats"],
+        &["stats", "-o", "json"],
+        &["topology"],
+        &["topology", "-o", "json"],
+        &["circuit", "show"],
+        &["circuit", "show", "-o", "json"],
+        &["circuit", "watch"],
+        &["top", "--once", "--interval", "100ms"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let mut child = server
+            .command(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        assert_eq!(end(child), (Some(0), String::new()), "{words:?}");
+    }
+}
+
+#[test]
+fn a_watch_ends_when_its_reader_has_gone_although_nothing_changes() {
+    let server = TestServer::start();
+    let mut child = server
+        .command(&["circuit", "watch"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..4 {
+        lines.next().unwrap().unwrap();
+    }
+    drop(lines);
+    assert_eq!(end(child), (Some(0), String::new()));
+}
+
+#[test]
+fn a_result_that_can_not_be_written_is_an_error() {
+    let child = Command::new(BINARY)
+        .args(["completions", "bash"])
+        .stdout(full())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (code, error) = end(child);
+    assert_eq!(code, Some(74), "{error}");
+    assert!(
+        error.starts_with("tally: the result can't be written to standard output: No space left"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_service_needs_no_standard_output() {
+    for is_full in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(BINARY)
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--data",
+            ])
+            .arg(home.path().join("data"))
+            .stdout(if is_full { full().into() } else { Stdio::piped() })
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let serving = log
+            .find(|line| line.as_ref().is_ok_and(|line| line.contains("\"serving\"")))
+            .expect("the service writes to its log that it is serving")
+            .unwrap();
+        let (_, address) = serving.split_once("\"address\":\"").unwrap();
+        let (address, _) = address.split_once('"').unwrap();
+        let health = Command::new(BINARY)
+            .args(["health", "--endpoint", &format!("http://{address}")])
+            .output()
+            .unwrap();
+        assert_eq!(health.status.code(), Some(0), "{health:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_service_goes_on_when_its_log_can_not_be_written() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = Command::new(BINARY)
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--data",
+        ])
+        .arg(home.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines
+        .find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_owned))
+        .expect("the service listens");
+    let health = Command::new(BINARY)
+        .args(["health", "--endpoint", &format!("http://{address}")])
+        .output()
+        .unwrap();
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
