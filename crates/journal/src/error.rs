@@ -45,6 +45,24 @@ pub enum JournalError {
         /// What is wrong with it.
         defect: FormatDefect,
     },
+    /// The directory has no `FORMAT` file, so it is not a data directory.
+    #[error("{} is not a Tally data directory (no FORMAT)", path.display())]
+    NotADataDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A new data directory can't be made here, because the directory has files of somebody else.
+    #[error(
+        "{} is not a Tally data directory (no FORMAT), and it is not empty: it has {files}. Name an empty directory or one \
+         that does not exist yet",
+        path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// The names of a few of its files.
+        files: String,
+    },
     /// A program with another format version wrote the data.
     #[error(
         "{} has format version {found}, this program reads version {supported} only: use the release that wrote it",
@@ -114,9 +132,6 @@ pub enum FormatDefect {
         "missing, although the directory has a journal; restore this file from a backup of the directory"
     )]
     Missing,
-    /// Neither the file nor a journal exists.
-    #[error("missing, and the directory has no journal: this is not a data directory")]
-    NoDirectory,
     /// The file does not have the content that it should have.
     #[error(
         "damaged, or not the description of a data directory; restore this file from a backup of the directory"

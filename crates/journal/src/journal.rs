@@ -46,11 +46,12 @@ pub struct OpenJournal {
 // ===== impl Journal =====
 
 impl Journal {
-    /// Locks the data directory at `path` and opens its journal. If there is none, makes both with the sizes in `config`.
-    /// Removes files that an earlier process did not finish.
+    /// Locks the data directory at `path` and opens its journal. If the directory does not exist or is empty, makes both with
+    /// the sizes in `config`. Removes files that an earlier process did not finish.
     ///
     /// # Errors
     /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of bounds,
+    /// [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
     /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version,
     /// [`JournalError::Disk`] if the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
@@ -63,8 +64,8 @@ impl Journal {
     /// can be changed through the result: [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::Format`] if it is not a data
-    /// directory, or as [`Journal::open`].
+    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if it is
+    /// not a data directory, or as [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());

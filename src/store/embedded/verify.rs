@@ -9,7 +9,7 @@ use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
-    replay::{Replay, replay},
+    replay::{Replay, replay, replay_before_damage},
 };
 
 /// What the verification of a data directory found.
@@ -17,14 +17,15 @@ use super::{
 pub struct DirectoryReport {
     /// The report on the journal: blocks, checksums and the hash chain.
     pub journal: journal::JournalReport,
-    /// Number of accounts.
+    /// Number of accounts. If the journal is damaged: in the blocks before the first damage.
     pub accounts: usize,
-    /// Number of committed transactions.
+    /// Number of committed transactions. If the journal is damaged: in the blocks before the first damage.
     pub last_sequence: u64,
-    /// The totals of each asset. In a sound directory, debits equal credits.
+    /// The totals of each asset. In a sound directory, debits equal credits. If the journal is damaged: in the blocks before
+    /// the first damage.
     pub assets: BTreeMap<String, AssetTotals>,
     /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
-    /// such files and reads the blocks instead.
+    /// such files and reads the blocks instead. If the journal is damaged, these files are not compared.
     pub differences: Vec<String>,
 }
 
@@ -48,6 +49,12 @@ impl DirectoryReport {
             && self.assets.values().all(|totals| totals.debits == totals.credits)
     }
 
+    fn describe(&mut self, replayed: &Replay) {
+        self.accounts = replayed.ledger.accounts().len();
+        self.last_sequence = replayed.order.next_sequence - 1;
+        self.assets = totals(&replayed.ledger);
+    }
+
     /// Adds the differences of a file, up to [`DIFFERENCES_MAX`].
     fn differ(&mut self, file: &str, differences: impl IntoIterator<Item = String>) {
         for difference in differences {
@@ -67,7 +74,8 @@ pub const DIFFERENCES_MAX: usize = 16;
 ///
 /// # Errors
 /// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the
-/// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start.
+/// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start. The rest of the report
+/// then describes the ledger at the end of the last whole block before the damage.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
@@ -78,22 +86,18 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         assets: BTreeMap::new(),
         differences: Vec::new(),
     };
-    let Some(end) = report.journal.end else {
-        // The end of the journal is unknown, and a part of the journal is not enough to replay it.
+    let (Some(end), None) = (report.journal.end, &report.journal.corruption) else {
+        let before_damage = replay_before_damage(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
+        report.describe(&before_damage);
         return Ok(report);
     };
-    if report.journal.corruption.is_some() {
-        return Ok(report);
-    }
     if report.journal.marked && !report.journal.clean {
         let what =
             "the marker of a clean stop is damaged, or names another position than the end of the journal";
         report.differ("journal/CLEAN", [what.to_owned()]);
     }
     let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
-    report.accounts = replayed.ledger.accounts().len();
-    report.last_sequence = replayed.order.next_sequence - 1;
-    report.assets = totals(&replayed.ledger);
+    report.describe(&replayed);
     let checkpoints = checkpoint::files_read_only(journal.directory());
     for number in checkpoints.numbers()? {
         let loaded = checkpoints
