@@ -68,7 +68,7 @@ fn title(settings: &BenchSettings) -> String {
     let mut title = format!(
         "tally bench: {}, {} in flight",
         settings.mode.name(),
-        settings.in_flight
+        settings.in_flight()
     );
     if let Some(rate) = settings.rate {
         // Writing to a string can't fail.

@@ -9,6 +9,7 @@ mod import;
 mod output;
 mod serve;
 mod show;
+mod signals;
 mod token;
 mod top;
 mod topology;

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
-    retry::{CallError, Executed, RetryPolicy},
+    retry::{CallError, Executed, RetryObserver, RetryPolicy},
 };
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
@@ -46,6 +46,7 @@ pub struct Client {
     accounts: AccountServiceClient<Connection>,
     engine: EngineServiceClient<Connection>,
     retry: RetryPolicy,
+    observer: RetryObserver,
 }
 
 // ===== impl Client =====
@@ -56,7 +57,7 @@ macro_rules! call {
         let message = $message;
         $self
             .retry
-            .run(|left| {
+            .run_observed(&$self.observer, |left| {
                 let mut service = $self.$service.clone();
                 let mut request = Request::new(message.clone());
                 // The server drops calls whose deadline has passed.
@@ -89,6 +90,7 @@ impl Client {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             engine: EngineServiceClient::new(connection),
             retry: RetryPolicy::default(),
+            observer: RetryObserver::default(),
         })
     }
 
@@ -96,6 +98,14 @@ impl Client {
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// Returns a client with the same connection that calls `observer` before each delay of a retry, with the status of the failed
+    /// attempt and the delay.
+    #[must_use]
+    pub fn on_retry(mut self, observer: impl Fn(&Status, Duration) + Send + Sync + 'static) -> Self {
+        self.observer = RetryObserver::new(observer);
         self
     }
 

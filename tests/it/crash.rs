@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, yield_now};
 
 use crate::{
     real_data::{
-        berka::{self, Row, assert_final_balances, final_balances, import},
+        berka::{self, IMPORT_OPTIONS, Row, assert_final_balances, final_balances, import},
         committed, data, read_csv,
     },
     support::server::{ServerOptions, TestServer},
@@ -293,6 +293,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     // The first import gives up when the server has died. It reports the service as unavailable, and prints its summary.
     let mut impatient = server.command(&args);
     impatient
+        .args(IMPORT_OPTIONS)
         .args(["--give-up-after", FIRST_GIVES_UP_AFTER])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -330,6 +331,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     );
     let mut patient = server
         .command(&args)
+        .args(IMPORT_OPTIONS)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -3,6 +3,7 @@
 
 mod bench;
 mod crash;
+mod examples;
 mod frozen_disk;
 mod hostile;
 mod import;
@@ -14,4 +15,5 @@ mod store;
 mod support;
 mod telemetry;
 mod tidy;
+mod token;
 mod topology;
