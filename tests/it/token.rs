@@ -88,7 +88,7 @@ fn an_error_changes_no_file() {
     let words = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(failed.status.code(), Some(78), "{words}");
     assert!(
-        words.contains("line 1: must be: role name sha256; the file was not changed"),
+        words.contains("line 1: role \"error:\": must be read, write or admin; the file was not changed"),
         "{words}"
     );
     assert!(failed.stdout.is_empty() && !out.exists());

@@ -217,7 +217,7 @@ mod tests {
                 "error: invalid value\n",
                 entry("b", "2"),
                 "b",
-                "line 1: must be: role name sha256; the file was not changed",
+                "line 1: role \"error:\": must be read, write or admin; the file was not changed",
             ),
             (&good, entry("a", "2"), "a", "already has a token of \"a\""),
             (
