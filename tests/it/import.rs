@@ -298,7 +298,7 @@ async fn rejected_transactions_are_written_to_a_file_that_can_be_imported() {
     transaction["transaction_id"] = "t4".into();
     transaction["transfers"][0]["credit_account_id"] = "b".into();
     let mut import = Running::start(&server, &["-", "--format", "ndjson"]);
-    write!(import.child.stdin.take().unwrap(), "\u{feff}{transaction}\n").unwrap();
+    writeln!(import.child.stdin.take().unwrap(), "\u{feff}{transaction}").unwrap();
     let (code, out, words) = import.end();
     assert_eq!(code, Some(0), "{words}");
     assert!(out.contains("\"committed\": 1"), "{out}");

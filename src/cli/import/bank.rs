@@ -17,32 +17,13 @@
 //! occur in the data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import
 //! ignores `balance_after`; tests compare with it.
 
-use super::{cells::Cells, mapping::Mapping, row::Flaw};
+use super::{cells::Cells, kinds, mapping::Mapping, row::Flaw};
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// Kind of the row, counter account, code. Journals contain the codes, so they must never change.
-const KINDS: [(&str, &str, i32); 6] = [
-    ("cash-deposit", "bank:cash-deposit", 1),
-    ("cash-withdrawal", "bank:cash-withdrawal", 2),
-    ("card-withdrawal", "bank:card-withdrawal", 3),
-    ("transfer-in", "bank:transfer-in", 4),
-    ("transfer-out", "bank:transfer-out", 5),
-    ("interest", "bank:interest", 6),
-];
 /// Counter account of rounding differences.
 const ROUNDING_ACCOUNT: &str = "bank:rounding";
 /// Code of rounding differences.
 const ROUNDING_CODE: i32 = 7;
-
-/// Returns whether a bank statement has this kind of row.
-pub(super) fn is_kind(word: &str) -> bool {
-    KINDS.iter().any(|(kind, ..)| *kind == word)
-}
-
-/// Returns the kinds of rows as a list.
-pub(super) fn kinds() -> String {
-    KINDS.map(|(kind, ..)| kind).join(", ")
-}
 
 /// Converts a row to a transaction. `mapping` translates the kind of the row.
 pub(super) fn transaction(cells: Cells<'_>, mapping: &Mapping) -> Result<ProcessTransactionRequest, Flaw> {
@@ -54,8 +35,8 @@ pub(super) fn transaction(cells: Cells<'_>, mapping: &Mapping) -> Result<Process
     };
     let word = cells.text("kind");
     let kind = mapping.kind(word);
-    let Some((_, counter, code)) = KINDS.into_iter().find(|(known, ..)| *known == kind) else {
-        let expected = format!("one of {}; --kinds translates other words", kinds());
+    let Some((counter, code)) = kinds::find(kind) else {
+        let expected = format!("one of {}; --kinds translates other words", kinds::list());
         return Err(Flaw::new(cells.named("kind"), word, expected));
     };
     let mut transfers = vec![transfer(

@@ -1,7 +1,5 @@
 //! The layouts of CSV files: which columns a file has, and which layout a header selects.
 
-use super::mapping::repeated;
-
 /// The columns of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CsvLayout {
@@ -122,6 +120,18 @@ impl CsvLayout {
             self.name()
         )
     }
+}
+
+/// Returns the first name that equals an earlier one.
+pub(super) fn repeated<T: AsRef<str>>(names: &[T]) -> Option<&str> {
+    let is_repeated = |place: usize, name: &T| {
+        names
+            .iter()
+            .take(place)
+            .any(|earlier| earlier.as_ref() == name.as_ref())
+    };
+    let mut places = names.iter().enumerate();
+    places.find_map(|(place, name)| is_repeated(place, name).then(|| name.as_ref()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::{bank, layout::CsvLayout};
+use super::{
+    kinds,
+    layout::{CsvLayout, repeated},
+};
 
 /// A name of a layout, and the name in the file that stands for it. Parsed from `NAME=NAME-IN-FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub(super) enum MappingError {
     /// A bank statement has no such kind.
     #[error(
         "--kinds: a bank statement has no kind {name:?}; the kinds are {}",
-        bank::kinds()
+        kinds::list()
     )]
     UnknownKind {
         /// The kind.
@@ -85,7 +88,7 @@ impl Mapping {
         if let Some(Pair { name, .. }) = columns.iter().find(|pair| !known.contains(&pair.name.as_str())) {
             return Err(MappingError::UnknownColumn { name: name.clone() });
         }
-        if let Some(Pair { name, .. }) = kinds.iter().find(|pair| !bank::is_kind(&pair.name)) {
+        if let Some(Pair { name, .. }) = kinds.iter().find(|pair| !kinds::is_kind(&pair.name)) {
             return Err(MappingError::UnknownKind { name: name.clone() });
         }
         let in_file = |pairs: &[Pair]| pairs.iter().map(|pair| pair.in_file.clone()).collect::<Vec<_>>();
@@ -134,18 +137,6 @@ impl Mapping {
 fn name_of<'a>(pairs: &'a [Pair], in_file: &'a str) -> &'a str {
     let pair = pairs.iter().find(|pair| pair.in_file == in_file);
     pair.map_or(in_file, |pair| pair.name.as_str())
-}
-
-/// Returns the first name that equals an earlier one.
-pub(super) fn repeated<T: AsRef<str>>(names: &[T]) -> Option<&str> {
-    let is_repeated = |place: usize, name: &T| {
-        names
-            .iter()
-            .take(place)
-            .any(|earlier| earlier.as_ref() == name.as_ref())
-    };
-    let mut places = names.iter().enumerate();
-    places.find_map(|(place, name)| is_repeated(place, name).then(|| name.as_ref()))
 }
 
 #[cfg(test)]

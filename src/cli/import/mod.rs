@@ -11,6 +11,7 @@ mod csv;
 mod error;
 mod fields;
 mod input;
+mod kinds;
 mod layout;
 mod lines;
 mod mapping;

@@ -1,12 +1,12 @@
 //! `tally token`: creates a bearer token and its entry for the tokens file.
 
+mod files;
 mod tokens_file;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -14,7 +14,10 @@ use clap::{Args, ValueEnum};
 use tally_journal::{Disk, DiskError, RealDisk};
 use thiserror::Error;
 
-use self::tokens_file::{AppendError, append};
+use self::{
+    files::write_new,
+    tokens_file::{AppendError, append},
+};
 use super::exit::{self, fail};
 use crate::security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex};
 
@@ -79,9 +82,6 @@ enum TokenError {
 
 /// Number of random bytes in a token. 256 bits can't be guessed.
 const TOKEN_BYTES: usize = 32;
-/// Mode of files with secrets: only the owner can read them.
-const SECRET_MODE: u32 = 0o600;
-
 fn name(text: &str) -> Result<String, String> {
     let is_valid =
         !text.is_empty() && text.len() <= TOKEN_NAME_BYTES_MAX && !text.contains(char::is_whitespace);
@@ -146,34 +146,4 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
         })?;
     }
     Ok(())
-}
-
-/// Writes `text` and a line feed to a new file that only its owner can read, and makes the file durable. Removes a file that it can't
-/// complete.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(SECRET_MODE)
-        .open(path)?;
-    let written = writeln!(file, "{text}")
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_directory(path));
-    if written.is_err() {
-        let _removed = fs::remove_file(path);
-    }
-    written
-}
-
-/// Makes the name of a file durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    directory_of(path)?.sync_all()
-}
-
-/// Opens the directory of a file.
-fn directory_of(path: &Path) -> io::Result<File> {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => File::open(parent),
-        Some(_) | None => File::open("."),
-    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{SECRET_MODE, directory_of};
+use super::files::{SECRET_MODE, directory_of};
 use crate::{
     cli::exit,
     security::{TokenFileError, TokenTable},
