@@ -319,7 +319,8 @@ impl Load {
         let sending = tokio::spawn({
             let begun = Arc::clone(&begun);
             async move {
-                // Wait for a free permit first: a due message without a permit goes to another stream, or counts as missed.
+                // Wait for a free permit first. While this stream has no permit, other streams take the messages that are due. A
+                // message that no stream takes before the end of the round counts as missed.
                 while let Ok(permit) = limit.acquire().await {
                     let Some(due) = pace.next().await else { break };
                     permit.forget();

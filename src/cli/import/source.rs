@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_before_its_turn_is_refused() {
+    fn a_file_that_changes_between_its_check_and_its_import_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = csv(dir.path(), "a.csv", 0..5, "");
         let put_aside = |file: &PathBuf| pending(std::slice::from_ref(file)).remove(0);
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grows_or_shrinks_while_it_is_read_is_refused() {
+    fn a_file_that_grows_or_shrinks_while_it_is_read_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = csv(dir.path(), "a.csv", 0..5, "");
         let length = fs::metadata(&file).unwrap().len();

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_counted_by_what_they_are() {
+    fn answers_are_counted_by_outcome() {
         let mut summary = Summary::default();
         let results = vec![
             committed(7, false),
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_say_it_all() {
+    fn table_and_json_contain_counts_reasons_and_advice() {
         let mut summary = Summary {
             accounts_created: 9,
             rejects_file: Some("rejects.ndjson".to_owned()),
