@@ -3,6 +3,8 @@
 //! The import sends each batch after the previous batch was answered, so transactions keep the order of the file. After a failure,
 //! all batches before the failed one are durable, and no later batch was sent. To continue, import the same files again: the
 //! service applies a transaction id only once, and answers committed transactions as `replayed`.
+//!
+//! `docs/import.md` describes the formats and options for users.
 
 mod accounts;
 mod bank;
