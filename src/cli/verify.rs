@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use tally_journal::{Corruption, Disk, RealDisk};
+use tally_journal::{BlockRun, Corruption, Disk, RealDisk};
 
 use super::exit::{self, fail};
 use crate::store::embedded::{self, DirectoryReport};
@@ -134,12 +134,35 @@ fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
             "the check stopped at the last damage in this list; the journal after it was not checked",
         );
     }
-    for run in &journal.runs {
-        let (first, last) = (&run.first, &run.last);
+    add_runs(lines, report);
+    lines.add(
+        "not compared",
+        "checkpoints and id files, because the journal is damaged",
+    );
+}
+
+/// Adds the runs of whole blocks, and the blocks that are lost before and between them.
+fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
+    // The sequence of the last block before the run, and of the last transaction before the run if it is known.
+    let (mut last_block, mut last_sequence) = (0, Some(report.last_sequence));
+    for BlockRun { first, last } in &report.journal.runs {
+        if first.block_sequence > last_block + 1 {
+            let (begin, end) = (last_block + 1, first.block_sequence - 1);
+            let through = first.first_sequence.saturating_sub(1);
+            let transactions = match last_sequence {
+                Some(before) if before == through => "no transactions".to_owned(),
+                Some(before) => format!("transactions {} to {through}", before + 1),
+                None => format!("transactions up to sequence {through}"),
+            };
+            lines.add("lost", format_args!("blocks {begin} to {end}: {transactions}"));
+        }
+        if first.block_sequence > 1 {
+            last_sequence = None;
+        }
+        last_block = last.block_sequence;
         let blocks = format!(
-            "blocks {} to {}, from segment {}, offset {}, to the block at segment {}, offset {}",
+            "blocks {} to {last_block}, from segment {}, offset {}, to the block at segment {}, offset {}",
             first.block_sequence,
-            last.block_sequence,
             first.position.segment(),
             first.position.offset(),
             last.position.segment(),
@@ -158,16 +181,12 @@ fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
             lines.add(
                 "still whole",
                 format_args!(
-                    "{blocks}: transactions from sequence {sequence} on; without the damaged blocks before them, these blocks \
-                     give no balances"
+                    "{blocks}: transactions from sequence {sequence} on; without the lost blocks before them, these blocks give \
+                     no balances"
                 ),
             );
         }
     }
-    lines.add(
-        "not compared",
-        "checkpoints and id files, because the journal is damaged",
-    );
 }
 
 /// Lines of the report: a label of a fixed width, and a value.

@@ -341,8 +341,8 @@ impl fmt::Display for CorruptionKind {
             ),
             CorruptionKind::WrittenAfterStop { defect } => write!(
                 f,
-                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but the space after its \
-                 end is not empty: {defect}"
+                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but bytes that are not a \
+                 block follow its end (at the end itself: {defect})"
             ),
         }
     }

@@ -213,7 +213,9 @@ async fn verify_lists_all_damage_and_what_is_still_sound() {
         "block 12: the checksum of the body is wrong, but the later block 13 is at ",
         "still sound      blocks 1 to 7, from segment 0, offset 0, to the block at segment 0, offset ",
         "through sequence 5, and 2 accounts\n",
+        "lost             blocks 8 to 8: transactions 6 to 6\n",
         "still whole      blocks 9 to 11, ",
+        "lost             blocks 12 to 12: transactions up to sequence 10\n",
         "transactions from sequence 7 on",
         "still whole      blocks 13 to 22, ",
     ] {
