@@ -1,4 +1,4 @@
-//! Subcommands that end early and in order when the user or the system stops them.
+//! Ends a subcommand early and in order when SIGINT (Ctrl-C) or SIGTERM arrives.
 
 use std::{io, process::ExitCode};
 
@@ -35,7 +35,7 @@ impl StopSignal {
         }
     }
 
-    /// Returns the past participle for a message.
+    /// Returns the word for messages: what the signal did to the subcommand.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             StopSignal::Interrupt => "interrupted",
@@ -47,7 +47,7 @@ impl StopSignal {
 // ===== impl Stopped =====
 
 impl Stopped {
-    /// Ends a subcommand that has nothing to say about its progress. Returns the exit code.
+    /// Prints one line on standard error, for a subcommand that does not report its progress. Returns the exit code.
     #[expect(
         clippy::print_stderr,
         reason = "the command line reports errors on standard error"

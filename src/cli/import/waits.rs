@@ -120,7 +120,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connecting_goes_on_until_the_time_is_over() {
         let waits = Waits::new(ProgressBar::hidden());
-        // Port 1 is closed. Real time passes between the pauses, so the bound is a lower bound only.
+        // Port 1 is closed. The clock of the test is paused, and jumps over each delay.
         let config = ClientConfig::plain("http://127.0.0.1:1");
         let begin = Instant::now();
         let give_up_after = Duration::from_secs(20);

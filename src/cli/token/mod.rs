@@ -108,7 +108,7 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
     }
 }
 
-/// Creates the token. Writes its file before the entry, so that no entry is left whose token nobody has.
+/// Creates the token. Writes the file of the token before the entry, so that an error does not leave an entry without its token.
 #[expect(clippy::print_stderr, reason = "standard output is for the token")]
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
     let mut bytes = [0; TOKEN_BYTES];
@@ -130,7 +130,7 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
         Some(file) => {
             let appended = append(file, &entry, &args.name, args.rotate);
             if let (Err(_), Some(path)) = (&appended, &args.out) {
-                // The token is of no use. If the file stays, it does no harm.
+                // No tokens file has the entry, so the service does not accept this token. A file that stays does no harm.
                 let _removed = fs::remove_file(path);
             }
             appended?;
