@@ -64,7 +64,7 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(3);
 const FILE_BYTES: usize = 8 << 20;
 /// Alignment of direct writes in memory and on the disk.
 const ALIGNMENT: usize = 4096;
-/// Name of the file. The benchmark removes it at the end, and replaces a file that a crashed benchmark left behind.
+/// Name of the file. The benchmark removes the name when it has opened the file, so that nothing is left if the process is killed.
 const FILE: &str = "bench-disk.tmp";
 
 /// Measures the disk of directory `data`, or of the directory for temporary files.
@@ -80,10 +80,7 @@ pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, BenchError> {
         Err(error) if !error.is_not_found() => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    let measured = measure_file(&disk, &path);
-    let removed = disk.remove(&path);
-    let tests = measured?;
-    removed?;
+    let tests = measure_file(&disk, &path)?;
     Ok(DiskReport {
         directory,
         disk: tests,
@@ -95,13 +92,14 @@ pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, BenchError> {
 
 fn measure_file(disk: &RealDisk, path: &Path) -> Result<Vec<WriteTest>, DiskError> {
     let file = disk.create_new(path)?;
-    file.write_at(0, &vec![0; FILE_BYTES])?;
-    file.sync_all()?;
     // Not every file system supports direct writes.
     let direct = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DSYNC | libc::O_DIRECT)
         .open(path);
+    disk.remove(path)?;
+    file.write_at(0, &vec![0; FILE_BYTES])?;
+    file.sync_all()?;
     let buffer = vec![0x5a; SIZES.iter().max().copied().unwrap_or_default() + ALIGNMENT];
     let aligned = buffer
         .get(buffer.as_ptr().align_offset(ALIGNMENT)..)

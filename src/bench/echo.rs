@@ -61,6 +61,6 @@ pub fn serve(listen: SocketAddr) -> Result<(), BenchError> {
             .await
             .map_err(std::io::Error::other)
     });
-    let served = thread?.join().map_err(|_panic| BenchError::ClientPanicked)?;
+    let served = thread?.join().map_err(|_panic| BenchError::Panicked)?;
     served?.map_err(BenchError::Echo)
 }

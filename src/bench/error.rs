@@ -35,9 +35,20 @@ pub enum BenchError {
     /// A client thread could not be set up.
     #[error("can't set up a client thread: {0}")]
     ClientSetup(#[from] io::Error),
-    /// A client thread panicked: a bug.
-    #[error("a client thread panicked")]
-    ClientPanicked,
+    /// The calls hold more memory than the service allows.
+    #[error(
+        "MEMORY_LIMIT: {in_flight} calls in flight of {batch} transactions hold more memory than the service allows one client \
+         (server.memory_max); use a smaller --in-flight or --batch"
+    )]
+    MemoryLimit {
+        /// Calls in flight.
+        in_flight: u32,
+        /// Transactions of each call.
+        batch: u32,
+    },
+    /// A thread of the benchmark panicked: a bug.
+    #[error("a thread of the benchmark panicked")]
+    Panicked,
     /// A transaction was rejected.
     #[error("a transaction was rejected: {0}")]
     Rejected(String),

@@ -25,7 +25,7 @@ const SIZE: (u32, u32) = (960, 840);
 const UPPER: u32 = 440;
 /// The highest percentile that is drawn, as a number of nines: 5 nines are 99.999 %.
 const NINES_MAX: f64 = 5.0;
-/// Points of a curve per nine.
+/// Number of points of a curve between two whole numbers of nines, for example between 99 % and 99.9 %.
 const POINTS_PER_NINE: u32 = 20;
 /// Resolution of the written latencies: steps per halving of the distance to 100 %. The tools of `HdrHistogram` have
 /// the same default.
@@ -68,7 +68,7 @@ fn title(settings: &BenchSettings) -> String {
     let mut title = format!(
         "tally bench: {}, {} in flight",
         settings.mode.name(),
-        settings.in_flight
+        settings.in_flight()
     );
     if let Some(rate) = settings.rate {
         // Writing to a string can't fail.

@@ -75,7 +75,7 @@ impl Generator {
         self.accounts
     }
 
-    /// Lets callers take `transactions` more, and then no others.
+    /// Lets callers take the numbers of `transactions` more transactions. After these, [`Generator::take`] returns an empty range.
     pub(super) fn allow(&self, transactions: u64) {
         let end = self.next.load(Ordering::Relaxed).saturating_add(transactions);
         self.end.store(end, Ordering::Relaxed);

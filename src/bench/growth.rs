@@ -45,9 +45,9 @@ pub(super) struct Step {
     pub(super) bytes_per_transaction_id: f64,
 }
 
-/// Transactions of a step if the run has at least two such steps.
+/// Number of transactions of a step, if the run is long enough for two or more such steps.
 const STEP: u64 = 1_000_000;
-/// Number of steps of a shorter run.
+/// Number of steps of a run that is too short for that.
 const STEPS_OF_SHORT_RUN: u64 = 10;
 /// Number of steps at the start, and at the end, whose throughputs are compared.
 const END_STEPS: usize = 3;

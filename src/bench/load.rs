@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic_types::StatusExt;
 
 use super::{
     error::BenchError,
@@ -95,7 +96,7 @@ impl Load {
             mode: settings.mode,
             threads: settings.client_threads(),
             connections: settings.connections,
-            in_flight: settings.in_flight,
+            in_flight: settings.in_flight(),
             transactions_per_call: settings.transactions_per_call(),
             rate: settings.rate,
             generator: Generator::new(settings),
@@ -160,7 +161,7 @@ impl Load {
         let before = target.cpu_time();
         let mut all = LoadStats::new(started);
         for thread in threads {
-            all.add(&thread.await.map_err(|_panic| BenchError::ClientPanicked)??);
+            all.add(&thread.await.map_err(|_panic| BenchError::Panicked)??);
         }
         Ok(Round {
             elapsed: started.elapsed(),
@@ -203,7 +204,7 @@ impl Load {
         let mut all = LoadStats::new(Instant::now());
         all.add(&stats.borrow());
         if let Some(pacing) = pacing {
-            pacing.await.map_err(|_panic| BenchError::ClientPanicked)??;
+            pacing.await.map_err(|_panic| BenchError::Panicked)??;
         }
         if let Some(pacer) = pacer {
             let per_call = u64::from(self.per_call(kind));
@@ -247,7 +248,7 @@ impl Load {
             })
             .collect();
         for caller in callers {
-            caller.await.map_err(|_panic| BenchError::ClientPanicked)??;
+            caller.await.map_err(|_panic| BenchError::Panicked)??;
         }
         Ok(())
     }
@@ -318,7 +319,8 @@ impl Load {
         let sending = tokio::spawn({
             let begun = Arc::clone(&begun);
             async move {
-                // Wait for a free permit first: a due message without a permit goes to another stream, or counts as missed.
+                // Wait for a free permit first. While this stream has no permit, other streams take the messages that are due. A
+                // message that no stream takes before the end of the round counts as missed.
                 while let Ok(permit) = limit.acquire().await {
                     let Some(due) = pace.next().await else { break };
                     permit.forget();
@@ -400,6 +402,13 @@ impl Load {
         // The service sends every status with details. A status without details comes from a lost connection.
         if self.rate.is_some() && is_overload(status.code()) && !status.details().is_empty() {
             return Ok(Outcomes::overloaded(sent));
+        }
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        if self.mode == Mode::Batch && reason.as_deref() == Some("MEMORY_LIMIT") {
+            return Err(BenchError::MemoryLimit {
+                in_flight: self.in_flight,
+                batch: self.transactions_per_call,
+            });
         }
         Err(method.failed(status))
     }

@@ -59,13 +59,19 @@ impl BenchReport {
 }
 
 /// Measures the disk if `settings` ask for that. Otherwise measures the service at `remote`; if `remote` is `None`, a service that
-/// this function starts and stops.
+/// this function starts and stops. If the caller drops the future, the service is killed, and its temporary directory removed.
 ///
 /// # Errors
 /// [`BenchError`].
 pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<BenchReport, BenchError> {
     if settings.disk {
-        return disk::measure(settings.data.as_deref()).map(BenchReport::Disk);
+        let data = settings.data.clone();
+        // On a separate thread, so that the caller can drop the future and end the process.
+        let measured = tokio::task::spawn_blocking(move || disk::measure(data.as_deref()));
+        return measured
+            .await
+            .map_err(|_panic| BenchError::Panicked)?
+            .map(BenchReport::Disk);
     }
     let report = measure_load(settings, remote).await?;
     Ok(BenchReport::Load(Box::new(report)))

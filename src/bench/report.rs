@@ -170,7 +170,7 @@ impl Report {
             mode: settings.mode.name(),
             distribution: settings.distribution(),
             accounts: settings.accounts,
-            in_flight: settings.in_flight,
+            in_flight: settings.in_flight(),
             transactions_per_call: settings.transactions_per_call(),
             rate: settings.rate,
             rounds: settings.rounds,

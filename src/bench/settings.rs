@@ -15,9 +15,10 @@ pub struct BenchSettings {
     /// How transactions are sent.
     #[arg(long, value_enum, default_value_t)]
     pub(super) mode: Mode,
-    /// Calls in flight (unary and batch), or messages in flight on each stream. With --rate: the upper limit.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(super) in_flight: u32,
+    /// Calls in flight (unary and batch), or messages in flight on each stream. With --rate: the upper limit. [default: 256; in
+    /// batch mode: 4]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    in_flight: Option<u32>,
     /// Transactions in each call, in batch mode only. [default: 8192]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=8192))]
     batch: Option<u32>,
@@ -84,6 +85,11 @@ pub struct BenchSettings {
 
 /// Upper bound of `--transactions`.
 pub(super) const TRANSACTIONS_MAX: u64 = 10_000_000_000;
+/// Default of `--in-flight` for calls and messages of one transaction.
+const IN_FLIGHT_DEFAULT: u32 = 256;
+/// Default of `--in-flight` in batch mode. 256 calls of [`BATCH_DEFAULT`] transactions would exceed the memory that the service
+/// allows one client.
+const IN_FLIGHT_BATCH_DEFAULT: u32 = 4;
 /// Default of `--batch`.
 const BATCH_DEFAULT: u32 = 8192;
 /// Upper bound of `--duration`.
@@ -139,6 +145,14 @@ impl BenchSettings {
         }
     }
 
+    pub(super) fn in_flight(&self) -> u32 {
+        let default = match self.mode {
+            Mode::Unary | Mode::Stream => IN_FLIGHT_DEFAULT,
+            Mode::Batch => IN_FLIGHT_BATCH_DEFAULT,
+        };
+        self.in_flight.unwrap_or(default)
+    }
+
     /// Returns the number of client threads. The default is one per CPU, so that a single client thread is not the bottleneck.
     /// Every thread has at least one connection and one call.
     pub(super) fn client_threads(&self) -> u32 {
@@ -147,7 +161,7 @@ impl BenchSettings {
         let calls = if self.mode == Mode::Stream {
             u32::MAX
         } else {
-            self.in_flight
+            self.in_flight()
         };
         self.client_threads
             .unwrap_or(cpus)

@@ -35,9 +35,14 @@ pub(super) struct Target {
     client: ClientConfig,
     /// The process of a server that the benchmark started.
     child: Option<Child>,
-    /// The data directory of that process.
-    data: Option<PathBuf>,
-    /// Whether to remove the data directory at the end.
+    /// The data directory of that process. Dropped after the process was killed.
+    data: Option<DataDirectory>,
+}
+
+/// The data directory of a service that the benchmark starts. Dropping this value removes a temporary directory.
+#[derive(Debug)]
+struct DataDirectory {
+    path: PathBuf,
     temporary: bool,
 }
 
@@ -69,25 +74,15 @@ impl Target {
             client,
             child,
             data: None,
-            temporary: false,
         }
     }
 
     /// Starts a service on `data`, or on a temporary directory.
     pub(super) fn start_service(data: Option<&Path>) -> Result<Self, BenchError> {
-        let temporary = std::env::temp_dir().join(format!("tally-bench-{}", std::process::id()));
-        let directory = data.map_or(temporary, Path::to_path_buf);
-        // The benchmark fills the directory and kills the service: it must not be somebody's ledger.
-        if directory.exists() {
-            let path = directory.display();
-            return Err(BenchError::Usage(format!("--data = {path}: must not exist")));
-        }
-        let mut target = Self::start(
-            TargetKind::Service,
-            &["serve".as_ref(), "--data".as_ref(), &directory],
-        )?;
-        target.temporary = data.is_none();
-        target.data = Some(directory);
+        let data = DataDirectory::new(data)?;
+        let arguments: [&Path; 3] = ["serve".as_ref(), "--data".as_ref(), &data.path];
+        let mut target = Self::start(TargetKind::Service, &arguments)?;
+        target.data = Some(data);
         Ok(target)
     }
 
@@ -117,7 +112,7 @@ impl Target {
             tokio::time::sleep(STOP_POLL).await;
         }
         let begun = Instant::now();
-        let (child, endpoint) = start(&["serve".as_ref(), "--data".as_ref(), data])?;
+        let (child, endpoint) = start(&["serve".as_ref(), "--data".as_ref(), &data.path])?;
         self.child = Some(child);
         self.client.endpoint = endpoint;
         Ok(Some(begun.elapsed()))
@@ -173,14 +168,49 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Killing loses nothing: the data is durable, or it is removed below.
-            let _killed = child.kill();
-            let _status = child.wait();
-        }
-        if let Some(directory) = self.data.as_ref().filter(|_| self.temporary) {
-            let _removed = fs::remove_dir_all(directory);
+            // Killing loses nothing: the data is durable, or it is removed after this.
+            end(child);
         }
     }
+}
+
+// ===== impl DataDirectory =====
+
+impl DataDirectory {
+    /// Returns the directory `path`, or a new name in the directory for temporary files.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`] if the directory exists. The benchmark fills the directory and kills the service, so the directory must
+    /// not be somebody's ledger.
+    fn new(path: Option<&Path>) -> Result<Self, BenchError> {
+        let temporary = || std::env::temp_dir().join(format!("tally-bench-{}", std::process::id()));
+        let directory = path.map_or_else(temporary, Path::to_path_buf);
+        if directory.exists() {
+            let existing = directory.display();
+            return Err(BenchError::Usage(format!(
+                "{existing} exists; the benchmark fills its data directory, so name a directory that does not exist with --data"
+            )));
+        }
+        Ok(DataDirectory {
+            path: directory,
+            temporary: path.is_none(),
+        })
+    }
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        if self.temporary {
+            // Nothing to do if this fails: the directory may not exist yet.
+            let _removed = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Kills a process and waits for its end.
+fn end(child: &mut Child) {
+    let _killed = child.kill();
+    let _status = child.wait();
 }
 
 /// Starts this program with `arguments` and waits until it listens. Returns its endpoint.
@@ -196,11 +226,22 @@ fn start(arguments: &[&Path]) -> Result<(Child, String), BenchError> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(BenchError::Start)?;
+    match endpoint(&mut child) {
+        Ok(endpoint) => Ok((child, endpoint)),
+        Err(error) => {
+            end(&mut child);
+            Err(error)
+        }
+    }
+}
+
+/// Waits until a server listens, and returns its endpoint.
+fn endpoint(child: &mut Child) -> Result<String, BenchError> {
     let stdout = child.stdout.take().ok_or(BenchError::Exited)?;
     let mut line = String::new();
     BufReader::new(stdout)
         .read_line(&mut line)
         .map_err(BenchError::Start)?;
     let address = line.trim().strip_prefix(LISTENING).ok_or(BenchError::Exited)?;
-    Ok((child, format!("http://{address}")))
+    Ok(format!("http://{address}"))
 }

@@ -6,8 +6,9 @@ use clap::Args;
 
 use super::{
     client_args::Credentials,
-    exit::{self, block_on, connect_code, fail},
+    exit::{self, connect_code, fail},
     output::{OutputFormat, print_or_fail},
+    signals::until_signal,
 };
 use crate::bench::{self, BenchError, BenchSettings};
 
@@ -52,18 +53,18 @@ pub(super) fn run(args: &BenchArgs) -> ExitCode {
         .endpoint
         .as_ref()
         .map(|endpoint| args.credentials.config(endpoint));
-    block_on(async {
-        match bench::run(&args.settings, remote).await {
-            Ok(report) if args.json || args.output == OutputFormat::Json => {
-                print_or_fail(serde_json::to_string_pretty(&report))
-            }
-            Ok(report) => {
-                report.print_table();
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(exit_code(&error), &error),
+    // A signal drops the future, which kills the service and removes its temporary directory.
+    match until_signal(bench::run(&args.settings, remote)) {
+        Ok(Ok(report)) if args.json || args.output == OutputFormat::Json => {
+            print_or_fail(serde_json::to_string_pretty(&report))
         }
-    })
+        Ok(Ok(report)) => {
+            report.print_table();
+            ExitCode::SUCCESS
+        }
+        Ok(Err(error)) => fail(exit_code(&error), &error),
+        Err(stopped) => stopped.report(),
+    }
 }
 
 pub(super) fn run_echo(args: &EchoArgs) -> ExitCode {
@@ -78,12 +79,13 @@ const fn exit_code(error: &BenchError) -> u8 {
         BenchError::Connect(error) => connect_code(error),
         BenchError::Usage(_) => exit::USAGE,
         BenchError::Write { .. } | BenchError::Disk(_) => exit::IO,
-        BenchError::ClientSetup(_) | BenchError::ClientPanicked | BenchError::Affinity(_) => exit::SOFTWARE,
+        BenchError::ClientSetup(_) | BenchError::Panicked | BenchError::Affinity(_) => exit::SOFTWARE,
         BenchError::SequenceChanged { .. } => exit::FAILED,
         BenchError::Start(_)
         | BenchError::Exited
         | BenchError::Stop(_)
         | BenchError::Call { .. }
+        | BenchError::MemoryLimit { .. }
         | BenchError::Rejected(_)
         | BenchError::Unanswered(_)
         | BenchError::Echo(_) => exit::UNAVAILABLE,

@@ -10,6 +10,7 @@ mod import;
 mod output;
 mod reconnect;
 mod serve;
+mod signals;
 mod stats;
 mod token;
 mod top;

@@ -1,12 +1,12 @@
 //! `tally verify`: checks a data directory.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use tally_journal::{Disk, RealDisk};
+use tally_journal::{BlockRun, Corruption, Disk, RealDisk};
 
 use super::exit::{self, fail};
-use crate::store::embedded;
+use crate::store::embedded::{self, DirectoryReport};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]
@@ -15,6 +15,9 @@ pub struct VerifyArgs {
     #[arg(default_value = "./tally-data")]
     data: PathBuf,
 }
+
+/// The remedy for a directory that is not sound.
+const REMEDY: &str = "not sound: nothing was changed; keep this directory for analysis, and restore a backup (docs/operations.md)";
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
@@ -26,15 +29,66 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
         return fail(exit::IO, &missing);
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let report = match embedded::verify(&disk, &args.data) {
-        Ok(report) => report,
-        Err(error) => return fail(exit::IO, &error),
+    match embedded::verify(&disk, &args.data) {
+        Ok(report) => {
+            print!("{}", text(&report));
+            ExitCode::from(if report.is_sound() { 0 } else { exit::FAILED })
+        }
+        Err(error) => fail(exit::IO, &error),
+    }
+}
+
+/// Returns the report as text: one fact per line, and the verdict in the last line.
+fn text(report: &DirectoryReport) -> String {
+    let mut lines = Lines::default();
+    lines.add("blocks", report.journal.blocks);
+    lines.add("bytes", report.journal.bytes);
+    lines.add("records", report.journal.records);
+    let is_damaged = report.journal.corruption.is_some();
+    let counted = if is_damaged {
+        " before the first damage"
+    } else {
+        ""
     };
-    println!("blocks           {}", report.journal.blocks);
-    println!("bytes            {}", report.journal.bytes);
-    println!("records          {}", report.journal.records);
-    println!("transactions     {}", report.last_sequence);
-    println!("accounts         {}", report.accounts);
+    lines.add("transactions", format_args!("{}{counted}", report.last_sequence));
+    lines.add("accounts", format_args!("{}{counted}", report.accounts));
+    add_assets(&mut lines, report);
+    let last_stop = match (report.journal.clean, report.journal.marked) {
+        (true, _) => "clean: the last block in the journal is the last one that was written",
+        (false, true) => {
+            "marked as clean (journal/CLEAN), but the marker is damaged or names another last block"
+        }
+        (false, false) => {
+            "not clean: the service crashed, or this is a copy of a running service's directory"
+        }
+    };
+    if !is_damaged {
+        lines.add("last stop", last_stop);
+    }
+    if let Some(torn) = &report.journal.torn {
+        lines.add(
+            "torn tail",
+            format_args!(
+                "{} bytes after the last block: {}. After a crash, these bytes are an incomplete write, and nothing in it was \
+                 acknowledged. Damage to the last acknowledged block looks the same. The next start deletes these bytes; if in \
+                 doubt, keep a copy",
+                torn.remains_bytes, torn.defect
+            ),
+        );
+    }
+    if is_damaged {
+        add_damage(&mut lines, report);
+    }
+    for difference in &report.differences {
+        lines.add("DIFFERS", difference);
+    }
+    let mut text = lines.0;
+    text.push_str(if report.is_sound() { "sound" } else { REMEDY });
+    text.push('\n');
+    text
+}
+
+fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
     for (asset, totals) in &report.assets {
         let balanced = if totals.debits == totals.credits {
             "balanced"
@@ -43,45 +97,107 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
         };
         let amount =
             |sum: Option<u128>| sum.map_or_else(|| "beyond 128 bits".to_owned(), |sum| sum.to_string());
-        println!(
-            "asset {asset:<10} debits {} credits {}: {balanced}",
-            amount(totals.debits),
-            amount(totals.credits)
+        lines.add(
+            &format!("asset {asset}"),
+            format_args!(
+                "debits {} credits {}: {balanced}",
+                amount(totals.debits),
+                amount(totals.credits)
+            ),
         );
     }
-    println!(
-        "last stop        {}",
-        match (report.journal.clean, report.journal.marked) {
-            (true, _) => "clean: the last block in the journal is the last one that was written",
-            (false, true) =>
-                "marked as clean (journal/CLEAN), but the marker is damaged or names another last block",
-            (false, false) =>
-                "not clean: the service crashed, or this is a copy of a running service's directory",
-        }
+}
+
+/// Adds all damage, and what is still whole before, between and after it.
+fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
+    let journal = &report.journal;
+    for corruption in journal.corruption.iter().chain(&journal.further_damages) {
+        let Corruption {
+            position,
+            path,
+            block_sequence,
+            kind,
+        } = corruption;
+        lines.add(
+            "CORRUPT",
+            format_args!(
+                "segment {} ({}), offset {}, block {block_sequence}: {kind}",
+                position.segment(),
+                path.display(),
+                position.offset()
+            ),
+        );
+    }
+    if journal.stopped {
+        lines.add(
+            "CORRUPT",
+            "the check stopped at the last damage in this list; the journal after it was not checked",
+        );
+    }
+    add_runs(lines, report);
+    lines.add(
+        "not compared",
+        "checkpoints and id files, because the journal is damaged",
     );
-    if let Some(torn) = &report.journal.torn {
-        println!(
-            "torn tail        {} bytes after the last block: {}. After a crash, these bytes are an incomplete write, and \
-             nothing in it was acknowledged. Damage to the last acknowledged block looks the same. The next start deletes these \
-             bytes; if in doubt, keep a copy",
-            torn.remains_bytes, torn.defect
+}
+
+/// Adds the runs of whole blocks, and the blocks that are lost before and between them.
+fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
+    // The sequence of the last block before the run, and of the last transaction before the run if it is known.
+    let (mut last_block, mut last_sequence) = (0, Some(report.last_sequence));
+    for BlockRun { first, last } in &report.journal.runs {
+        if first.block_sequence > last_block + 1 {
+            let (begin, end) = (last_block + 1, first.block_sequence - 1);
+            let through = first.first_sequence.saturating_sub(1);
+            let transactions = match last_sequence {
+                Some(before) if before == through => "no transactions".to_owned(),
+                Some(before) => format!("transactions {} to {through}", before + 1),
+                None => format!("transactions up to sequence {through}"),
+            };
+            lines.add("lost", format_args!("blocks {begin} to {end}: {transactions}"));
+        }
+        if first.block_sequence > 1 {
+            last_sequence = None;
+        }
+        last_block = last.block_sequence;
+        let blocks = format!(
+            "blocks {} to {last_block}, from segment {}, offset {}, to the block at segment {}, offset {}",
+            first.block_sequence,
+            first.position.segment(),
+            first.position.offset(),
+            last.position.segment(),
+            last.position.offset()
         );
+        if first.block_sequence == 1 {
+            let (sequence, accounts) = (report.last_sequence, report.accounts);
+            lines.add(
+                "still sound",
+                format_args!(
+                    "{blocks}: all transactions through sequence {sequence}, and {accounts} accounts"
+                ),
+            );
+        } else {
+            let sequence = first.first_sequence;
+            lines.add(
+                "still whole",
+                format_args!(
+                    "{blocks}: transactions from sequence {sequence} on; without the lost blocks before them, these blocks give \
+                     no balances"
+                ),
+            );
+        }
     }
-    for corruption in report
-        .journal
-        .corruption
-        .iter()
-        .chain(&report.journal.further_damages)
-    {
-        println!("CORRUPT          {corruption}");
-    }
-    for difference in &report.differences {
-        println!("DIFFERS          {difference}");
-    }
-    if report.is_sound() {
-        println!("sound");
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(exit::FAILED)
+}
+
+/// Lines of the report: a label of a fixed width, and a value.
+#[derive(Default)]
+struct Lines(String);
+
+// ===== impl Lines =====
+
+impl Lines {
+    fn add(&mut self, label: &str, value: impl std::fmt::Display) {
+        // Writing into a string can't fail.
+        let _ = writeln!(self.0, "{label:<16} {value}");
     }
 }

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Status};
 pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
     fault::Fault,
-    retry::{CallError, Executed, RetryPolicy},
+    retry::{CallError, Executed, RetryObserver, RetryPolicy},
 };
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
@@ -48,6 +48,7 @@ pub struct Client {
     accounts: AccountServiceClient<Connection>,
     engine: EngineServiceClient<Connection>,
     retry: RetryPolicy,
+    observer: RetryObserver,
 }
 
 // ===== impl Client =====
@@ -58,7 +59,7 @@ macro_rules! call {
         let message = $message;
         $self
             .retry
-            .run(|left| {
+            .run_observed(&$self.observer, |left| {
                 let mut service = $self.$service.clone();
                 let mut request = Request::new(message.clone());
                 // The server drops calls whose deadline has passed.
@@ -91,6 +92,7 @@ impl Client {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             engine: EngineServiceClient::new(connection),
             retry: RetryPolicy::default(),
+            observer: RetryObserver::default(),
         })
     }
 
@@ -98,6 +100,14 @@ impl Client {
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// Returns a client with the same connection that calls `observer` before each delay of a retry, with the status of the failed
+    /// attempt and the delay.
+    #[must_use]
+    pub fn on_retry(mut self, observer: impl Fn(&Status, Duration) + Send + Sync + 'static) -> Self {
+        self.observer = RetryObserver::new(observer);
         self
     }
 

@@ -19,6 +19,7 @@ use std::{
     error::Error,
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
@@ -48,6 +49,13 @@ pub struct RetryPolicy {
     /// Maximum delay if the server sends none.
     pub backoff_max: Duration,
 }
+
+/// The function of a [`RetryObserver`].
+type Observe = dyn Fn(&Status, Duration) + Send + Sync;
+
+/// A function that is called before each delay of a retry, with the status of the failed attempt and the delay.
+#[derive(Clone, Default)]
+pub struct RetryObserver(Option<Arc<Observe>>);
 
 /// A call that failed in its last attempt.
 #[derive(Debug)]
@@ -97,7 +105,23 @@ impl RetryPolicy {
     ///
     /// # Errors
     /// The status of the last attempt, and whether any attempt may have been executed.
-    pub async fn run<T, F, Fut>(&self, mut attempt: F) -> Result<T, CallError>
+    pub async fn run<T, F, Fut>(&self, attempt: F) -> Result<T, CallError>
+    where
+        F: FnMut(Duration) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.run_observed(&RetryObserver::default(), attempt).await
+    }
+
+    /// The same as [`RetryPolicy::run`], but calls `observer` before each delay.
+    ///
+    /// # Errors
+    /// As [`RetryPolicy::run`].
+    pub async fn run_observed<T, F, Fut>(
+        &self,
+        observer: &RetryObserver,
+        mut attempt: F,
+    ) -> Result<T, CallError>
     where
         F: FnMut(Duration) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
@@ -114,7 +138,10 @@ impl RetryPolicy {
             executed = executed.after(&status);
             let delay = self.delay(&status, attempts, random_share());
             match delay.filter(|delay| begin.elapsed() + *delay < self.total_max) {
-                Some(delay) => tokio::time::sleep(delay).await,
+                Some(delay) => {
+                    observer.call(&status, delay);
+                    tokio::time::sleep(delay).await;
+                }
                 None => {
                     return Err(CallError {
                         status: Box::new(status),
@@ -145,6 +172,28 @@ impl RetryPolicy {
                 Some(ceiling.mul_f64(0.5 + 0.5 * random))
             }
         }
+    }
+}
+
+// ===== impl RetryObserver =====
+
+impl RetryObserver {
+    /// Creates an observer.
+    #[must_use]
+    pub fn new(observer: impl Fn(&Status, Duration) + Send + Sync + 'static) -> Self {
+        RetryObserver(Some(Arc::new(observer)))
+    }
+
+    fn call(&self, status: &Status, delay: Duration) {
+        if let Some(observer) = &self.0 {
+            observer(status, delay);
+        }
+    }
+}
+
+impl fmt::Debug for RetryObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RetryObserver").field(&self.0.is_some()).finish()
     }
 }
 

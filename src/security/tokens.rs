@@ -141,6 +141,11 @@ impl TokenTable {
         self.find_hash(&grant.hash)
     }
 
+    /// Returns the owners of the valid tokens, in the order of the file.
+    pub fn principals(&self) -> impl Iterator<Item = &Principal> {
+        self.0.iter().map(|grant| &grant.principal)
+    }
+
     /// Returns the number of valid tokens.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -1,6 +1,11 @@
 //! Tests of `tally bench` as a process: its report, its counts, and the options that it rejects.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -266,6 +271,62 @@ fn the_disk_is_measured() {
         fs::read_dir(data).unwrap().next().is_none(),
         "the file of the measurement was not removed"
     );
+}
+
+#[test]
+fn batches_have_a_default_that_the_service_accepts() {
+    let report = short(&["--mode", "batch"]);
+    assert_sound(&report);
+    assert_eq!(
+        (
+            count(&report, "/in_flight"),
+            count(&report, "/transactions_per_call")
+        ),
+        (4, 8192)
+    );
+}
+
+#[test]
+fn a_signal_removes_the_data_of_the_service_that_the_benchmark_started() {
+    for (signal, exit_code, word) in [("-INT", 130, "interrupted"), ("-TERM", 143, "terminated")] {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = Command::new(BINARY)
+            .args([
+                "bench",
+                "--self-contained",
+                "--duration",
+                "1h",
+                "--accounts",
+                "100",
+            ])
+            .env_remove("TALLY_ENDPOINT")
+            .env("TMPDIR", home.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let data = home.path().join(format!("tally-bench-{}", child.id()));
+        while !data.join("journal").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the benchmark ended");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = child.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit_code), "{words}");
+        assert!(words.contains(&format!("tally: {word}")), "{words}");
+        assert!(
+            fs::read_dir(home.path()).unwrap().next().is_none(),
+            "files are left"
+        );
+    }
 }
 
 #[test]

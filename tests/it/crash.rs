@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, yield_now};
 
 use crate::{
     real_data::{
-        berka::{self, Row, assert_final_balances, final_balances, import},
+        berka::{self, IMPORT_OPTIONS, Row, assert_final_balances, final_balances, import},
         committed, data, read_csv,
     },
     support::server::{ServerOptions, TestServer},
@@ -302,6 +302,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     // service, and prints its summary.
     let mut impatient = server.command(&args);
     impatient
+        .args(IMPORT_OPTIONS)
         .args(["--give-up-after", FIRST_GIVES_UP_AFTER])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -340,6 +341,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     );
     let mut patient = server
         .command(&args)
+        .args(IMPORT_OPTIONS)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

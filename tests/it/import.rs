@@ -1,10 +1,12 @@
-//! Tests of `tally import` as a process. It must not lose a row of a file, and an error must name the line that is
-//! malformed.
+//! `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why it waits, and can be
+//! stopped and continued.
 
 use std::{
     fs,
-    io::Write,
-    process::{Output, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -130,4 +132,257 @@ async fn a_pipe_is_imported_completely() {
         (&report["committed"], &report["lines"]),
         (&ROWS.into(), &(ROWS + 1).into())
     );
+}
+
+/// An import that runs, with its standard error.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Running {
+    fn start(server: &TestServer, arguments: &[&str]) -> Self {
+        let mut command = server.command(&["import"]);
+        let mut child = command
+            .args(arguments)
+            .args(OPTIONS)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Running { child, stderr }
+    }
+
+    /// Returns the next line of standard error.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Returns the exit code, standard output, and the rest of standard error.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            rest,
+        )
+    }
+}
+
+fn csv(dir: &Path, name: &str, text: &str) -> String {
+    let file = dir.join(name);
+    fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_import_waits_for_a_service_that_is_not_there_yet_and_says_so() {
+    let mut server = TestServer::start();
+    server.kill9();
+    let dir = tempfile::tempdir().unwrap();
+    let file = csv(dir.path(), "a.csv", &format!("{HEADER}\nt1,a,b,1\n"));
+    let mut import = Running::start(&server, &[&file]);
+    let line = import.line();
+    assert!(
+        line.starts_with("tally: no connection to the service, retry in "),
+        "{line}"
+    );
+    server.restart_in_place();
+    let (code, out, rest) = tokio::task::spawn_blocking(|| import.end()).await.unwrap();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(out.contains("\"committed\": 1"), "{out}");
+
+    // Without a service, the import gives up after the given time. A wrong address fails at once.
+    server.kill9();
+    let output = import_with(&server, &[&file, "--give-up-after", "200ms"]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{words}");
+    assert!(
+        words.contains("no connection to the service, retry in"),
+        "{words}"
+    );
+}
+
+fn import_with(server: &TestServer, arguments: &[&str]) -> Output {
+    let mut command = server.command(&["import"]);
+    command.args(arguments).args(OPTIONS).output().unwrap()
+}
+
+#[tokio::test]
+async fn an_import_says_that_it_waits_for_an_open_circuit() {
+    let server = TestServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = csv(dir.path(), "a.csv", &format!("{HEADER}\nt1,a,b,1\n"));
+    let mode = |mode: &str| {
+        let output = server.tally(&["circuit", "mode", mode]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    mode("forced-open");
+    let mut import = Running::start(&server, &[&file]);
+    let line = import.line();
+    assert!(line.starts_with("tally: CIRCUIT_OPEN, retry in "), "{line}");
+    mode("auto");
+    let (code, out, rest) = tokio::task::spawn_blocking(|| import.end()).await.unwrap();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(out.contains("\"committed\": 1"), "{out}");
+}
+
+/// The import waits for more rows on standard input when the signal arrives.
+#[tokio::test]
+async fn a_signal_stops_an_import_which_says_how_far_it_came() {
+    for (signal, exit_code, word) in [("-INT", 130, "interrupted"), ("-TERM", 143, "terminated")] {
+        let server = TestServer::start();
+        let mut import = Running::start(&server, &["-", "--format", "csv", "--batch", "2"]);
+        let mut stdin = import.child.stdin.take().unwrap();
+        let rows: String = (1..=4).map(|number| format!("t{number},a,b,1\n")).collect();
+        write!(stdin, "{HEADER}\n{rows}").unwrap();
+        // The import sends the second batch after the answer to the first.
+        while last_sequence(&server).await < 4 {
+            assert!(import.child.try_wait().unwrap().is_none(), "the import ended");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pid = import.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (code, out, words) = tokio::task::spawn_blocking(|| import.end()).await.unwrap();
+        drop(stdin);
+        assert_eq!(code, Some(exit_code), "{words}");
+        let one_of = |count: u64, line: u64| {
+            words.contains(&format!(
+                "tally: {word}: {count} transactions were answered, through standard input:{line}, and the batch after that line \
+                 may be applied; to go on, import the same files again"
+            ))
+        };
+        assert!(one_of(2, 3) || one_of(4, 5), "{words}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["answered_through"]["file"], "standard input", "{out}");
+    }
+}
+
+#[tokio::test]
+async fn rejected_transactions_are_written_to_a_file_that_can_be_imported() {
+    let server = TestServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = csv(
+        dir.path(),
+        "a.csv",
+        &format!("{HEADER}\nt1,a,b,1\nt2,a,a,7\nt3,a,b,1\n"),
+    );
+    let rejects = dir.path().join("rejects.ndjson");
+    let rejects_name = rejects.to_str().unwrap();
+    // The second import replaces the file of the first.
+    for _ in 0..2 {
+        let output = import_with(&server, &[&file, "--rejects", rejects_name]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    let text = fs::read_to_string(&rejects).unwrap();
+    let reject: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&reject["line"], &reject["transaction_id"]),
+        (&3.into(), &"t2".into()),
+        "{text}"
+    );
+    assert_eq!(reject["file"].as_str(), Some(file.as_str()));
+    assert!(
+        reject["reason"].is_string() && reject["message"].is_string(),
+        "{text}"
+    );
+    // The transaction can be imported with another id and another account, here after a byte order mark and from standard input.
+    let mut transaction = reject["transaction"].clone();
+    transaction["transaction_id"] = "t4".into();
+    transaction["transfers"][0]["credit_account_id"] = "b".into();
+    let mut import = Running::start(&server, &["-", "--format", "ndjson"]);
+    writeln!(import.child.stdin.take().unwrap(), "\u{feff}{transaction}").unwrap();
+    let (code, out, words) = import.end();
+    assert_eq!(code, Some(0), "{words}");
+    assert!(out.contains("\"committed\": 1"), "{out}");
+
+    let output = import_with(&server, &[&file, "--rejects", &file]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("this file is also a file to import"), "{words}");
+    assert_eq!(output.status.code(), Some(74), "{words}");
+    assert!(fs::read_to_string(&file).unwrap().starts_with(HEADER));
+}
+
+#[tokio::test]
+async fn other_names_of_columns_and_kinds_are_mapped() {
+    let server = TestServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let text =
+        "Nr,Datum,Konto,Seite,Art,Betrag,Text\n1,2023-01-31,k1,credit,Einzahlung,500,\"Danke, Anna\"\n";
+    let file = csv(dir.path(), "a.csv", text);
+    let columns = "transaction_id=Nr,date=Datum,account_id=Konto,side=Seite,kind=Art,amount=Betrag";
+    let good = [
+        file.as_str(),
+        "--columns",
+        columns,
+        "--ignore-columns",
+        "Text",
+        "--kinds",
+        "cash-deposit=Einzahlung",
+    ];
+    let report = report(&import_with(&server, &good));
+    assert_eq!(
+        (&report["committed"], &report["accounts_created"]),
+        (&1.into(), &2.into())
+    );
+    let client = server.client().await;
+    assert!(client.get_account("bank:cash-deposit").await.unwrap().is_some());
+
+    for (arguments, exit_code, expected) in [
+        (
+            &good[..3],
+            65,
+            "column \"Text\" is unknown in a file that has the other columns of a bank statement",
+        ),
+        (
+            &good[..5],
+            65,
+            "column \"Art\" (kind) is \"Einzahlung\", expected one of cash-deposit, ",
+        ),
+        (
+            &[&file, "--columns", "day=Datum"][..],
+            64,
+            "no layout has a column \"day\"",
+        ),
+        (&[&file, "--columns", "date=Tag"], 65, "has no column \"Tag\""),
+        (
+            &[&file, "--kinds", "gift=Geschenk"],
+            64,
+            "a bank statement has no kind \"gift\"",
+        ),
+        (&[&file, "--columns", "Datum"], 64, "write NAME=NAME-IN-FILE"),
+        (&["-"], 64, "standard input has no file extension; set --format"),
+        (
+            &["-", "-", "--format", "csv"],
+            64,
+            "standard input (-) is named twice",
+        ),
+    ] {
+        let output = import_with(&server, arguments);
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit_code), "{arguments:?}: {words}");
+        assert!(words.contains(expected), "{arguments:?}: {words}");
+    }
+}
+
+#[test]
+fn an_import_that_creates_accounts_needs_their_asset() {
+    let server = TestServer::start();
+    let statement = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/statement.csv");
+    let output = server.tally(&["import", statement.to_str().unwrap()]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{words}");
+    assert!(words.contains("set --asset, for example --asset EUR"), "{words}");
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod cli;
 mod crash;
+mod examples;
 mod frozen_disk;
 mod hostile;
 mod import;
@@ -16,4 +17,5 @@ mod store;
 mod support;
 mod telemetry;
 mod tidy;
+mod token;
 mod topology;

@@ -44,14 +44,19 @@ const JOURNAL_DIR: &str = "journal";
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so that an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
+/// The file system makes this directory at the root of a new volume.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Maximum number of foreign files that an error names.
+const FOREIGN_FILES_SHOWN_MAX: usize = 3;
 /// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
 
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`. If the directory does not exist, makes it with the sizes in `config`. An existing
-    /// directory keeps the sizes with which it was made.
+    /// Locks the directory at `path`. If the directory does not exist or is empty, makes a data directory with the sizes in
+    /// `config`. An existing data directory keeps the sizes with which it was made. Any other directory with files is an
+    /// error.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -62,7 +67,10 @@ impl DataDirectory {
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let (format, created) = match DirectoryFormat::load(&*disk, path)? {
             Some(format) => (format, false),
-            None => (DirectoryFormat::create(&*disk, path, configured)?, true),
+            None => {
+                refuse_foreign_files(&*disk, path)?;
+                (DirectoryFormat::create(&*disk, path, configured)?, true)
+            }
         };
         if format.geometry != configured {
             tracing::warn!(
@@ -89,9 +97,8 @@ impl DataDirectory {
     pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
-        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::Format {
-            path: path.join(FORMAT_FILE),
-            defect: FormatDefect::NoDirectory,
+        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
+            path: path.to_path_buf(),
         })?;
         Ok(DataDirectory {
             disk,
@@ -269,6 +276,28 @@ impl DirectoryFormat {
 fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock>, JournalError> {
     disk.try_lock(path, kind)?.ok_or_else(|| JournalError::Locked {
         path: path.to_path_buf(),
+    })
+}
+
+/// Returns an error if a directory without `FORMAT` has files that a new data directory does not have.
+fn refuse_foreign_files(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
+    // A crash during the first start can leave the unfinished `FORMAT`, but nothing else.
+    let unfinished = format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}");
+    let mut foreign = disk.list(path)?;
+    foreign.retain(|name| *name != LOST_AND_FOUND && *name != unfinished);
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    foreign.sort_unstable();
+    let more = foreign.len().saturating_sub(FOREIGN_FILES_SHOWN_MAX);
+    foreign.truncate(FOREIGN_FILES_SHOWN_MAX);
+    let mut files = foreign.join(", ");
+    if more > 0 {
+        files.push_str(&format!(" and {more} more"));
+    }
+    Err(JournalError::NotEmpty {
+        path: path.to_path_buf(),
+        files,
     })
 }
 

@@ -45,6 +45,24 @@ pub enum JournalError {
         /// What is wrong with the file.
         defect: FormatDefect,
     },
+    /// The directory has no `FORMAT` file, so it is not a data directory.
+    #[error("{} is not a Tally data directory (no FORMAT)", path.display())]
+    NotADataDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A new data directory can't be made here, because the directory has files of somebody else.
+    #[error(
+        "{} is not a Tally data directory (no FORMAT), and it is not empty: it has {files}. Name an empty directory or one \
+         that does not exist yet",
+        path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// The names of a few of its files.
+        files: String,
+    },
     /// The file has a format version that this program does not support.
     #[error(
         "{} has format version {found}, this program reads version {supported} only: use the release that wrote it",
@@ -115,9 +133,6 @@ pub enum FormatDefect {
         "missing, although the directory has a journal; restore this file from a backup of the directory"
     )]
     Missing,
-    /// Neither the file nor a journal exists.
-    #[error("missing, and the directory has no journal: this is not a data directory")]
-    NoDirectory,
     /// The file is not a valid description of a data directory.
     #[error(
         "damaged, or not the description of a data directory; restore this file from a backup of the directory"
@@ -330,8 +345,8 @@ impl fmt::Display for CorruptionKind {
             ),
             CorruptionKind::WrittenAfterStop { defect } => write!(
                 f,
-                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but the space after its \
-                 end is not empty: {defect}"
+                "the journal was stopped cleanly (journal/CLEAN), so nothing was being written, but bytes that are not a \
+                 block follow its end (at the end itself: {defect})"
             ),
         }
     }

@@ -46,13 +46,14 @@ pub struct OpenJournal {
 // ===== impl Journal =====
 
 impl Journal {
-    /// Locks the data directory at `path` and opens its journal. If the directory does not exist, makes the directory
-    /// and an empty journal with the sizes in `config`. Removes the unfinished files that an earlier process left.
+    /// Locks the data directory at `path` and opens its journal. If the directory does not exist or is empty, makes both with
+    /// the sizes in `config`. Removes files that an earlier process did not finish.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of
-    /// bounds, [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has
-    /// another version, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of bounds,
+    /// [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
+    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version,
+    /// [`JournalError::Disk`] if the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
@@ -63,7 +64,7 @@ impl Journal {
     /// reading, but not for writing. The result cannot change a file; [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::Format`] if `path` is
+    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if it is
     /// not a data directory, or as [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;

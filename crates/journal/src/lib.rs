@@ -105,5 +105,5 @@ pub use prepare::SegmentPreparer;
 pub use reader::{JournalReader, OPEN_SEGMENTS_MAX};
 pub use scan::{ScanError, Tail, TornTail};
 pub use scrub::{Scrub, ScrubStep};
-pub use verify::{FURTHER_DAMAGES_MAX, JournalReport};
+pub use verify::{BlockRun, FURTHER_DAMAGES_MAX, JournalReport};
 pub use writer::{AppendReceipt, JournalWriter};

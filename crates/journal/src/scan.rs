@@ -5,7 +5,10 @@
 //! most one incomplete block, and only zeros after that block. Every other break in the chain of blocks is damage. The
 //! scan reports damage and never repairs it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cmp::Ordering,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
@@ -349,21 +352,63 @@ impl<'a> ChainScanner<'a> {
         {
             return Err(self.corrupt(end, CorruptionKind::SegmentMissing { later }));
         }
-        let expected = u64::from(self.geometry.segment_bytes());
         for number in numbers {
-            let path = self.journal.join(segment_name(*number));
-            let found = self.disk.open(&path, FileAccess::Read)?.size_bytes()?;
-            if found != expected {
-                let position = Position::new(*number, 0);
-                let kind = CorruptionKind::SegmentLength { found, expected };
-                return Err(Corruption::new(&self.journal, position, end.block_sequence, kind).into());
+            if let Some(corruption) = self.wrong_length(*number, end.block_sequence)? {
+                return Err(corruption.into());
             }
         }
         Ok(())
     }
 
-    /// Searches the bytes from `start` to the end of the segment for bytes that are not zero, and for the header of a
-    /// block with a greater sequence than `expected_sequence`.
+    /// Returns the damage of each segment after `segment` whose file does not have the length with which it was made, at most
+    /// `count_max` of them. `block_sequence` is the sequence after the last block of the journal.
+    pub(super) fn wrong_lengths_after(
+        &self,
+        segment: u32,
+        block_sequence: u64,
+        count_max: usize,
+    ) -> Result<Vec<Corruption>, JournalError> {
+        let mut damages = Vec::new();
+        for number in list_segments(self.disk, &self.journal)? {
+            if number > segment && damages.len() < count_max {
+                damages.extend(self.wrong_length(number, block_sequence)?);
+            }
+        }
+        Ok(damages)
+    }
+
+    /// Returns the damage if the file of segment `number` does not have the length with which it was made.
+    fn wrong_length(&self, number: u32, block_sequence: u64) -> Result<Option<Corruption>, JournalError> {
+        let expected = u64::from(self.geometry.segment_bytes());
+        let path = self.journal.join(segment_name(number));
+        let found = self.disk.open(&path, FileAccess::Read)?.size_bytes()?;
+        let kind = CorruptionKind::SegmentLength { found, expected };
+        let position = Position::new(number, 0);
+        Ok((found != expected).then(|| Corruption::new(&self.journal, position, block_sequence, kind)))
+    }
+
+    /// Returns the position of the first header, from `start` on, of a block later than `block_sequence`; `None` if there is
+    /// none.
+    pub(super) fn later_block(
+        &self,
+        start: Position,
+        block_sequence: u64,
+    ) -> Result<Option<Position>, JournalError> {
+        for number in list_segments(self.disk, &self.journal)? {
+            let from = match number.cmp(&start.segment()) {
+                Ordering::Less => continue,
+                Ordering::Equal => start,
+                Ordering::Greater => Position::new(number, 0),
+            };
+            if let Some((later, _)) = self.survey(from, block_sequence)?.later {
+                return Ok(Some(later));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Searches for bytes that are not zero, and for the header of a block later than `expected_sequence`, from `start` to
+    /// the end of its segment.
     fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);

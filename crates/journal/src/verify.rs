@@ -38,9 +38,23 @@ pub struct JournalReport {
     pub corruption: Option<Corruption>,
     /// The other damages, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
     pub further_damages: Vec<Corruption>,
+    /// The runs of whole blocks, in the order of the journal: one run if the journal has no damage. Damage separates two
+    /// runs. At most 1 + [`FURTHER_DAMAGES_MAX`].
+    pub runs: Vec<BlockRun>,
+    /// Whether the check stopped at the last damage in this report, although blocks may follow.
+    pub stopped: bool,
 }
 
-/// Maximum number of [`JournalReport::further_damages`]. The check stops when it has found this many.
+/// Whole blocks that follow each other, without damage between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRun {
+    /// The header of the first block.
+    pub first: BlockHeader,
+    /// The header of the last block.
+    pub last: BlockHeader,
+}
+
+/// Maximum number of [`JournalReport::further_damages`]. The check then stops.
 pub const FURTHER_DAMAGES_MAX: usize = 64;
 
 // ===== impl JournalReport =====
@@ -58,6 +72,20 @@ impl JournalReport {
         } else {
             self.further_damages.push(corruption);
         }
+    }
+
+    /// Notes the segments of a wrong length after the one in `corruption`, which was noted. A scan reports the first only.
+    fn note_further_lengths(
+        &mut self,
+        scanner: &ChainScanner<'_>,
+        corruption: &Corruption,
+    ) -> Result<(), JournalError> {
+        let room = FURTHER_DAMAGES_MAX - self.further_damages.len();
+        let (segment, sequence) = (corruption.position.segment(), corruption.block_sequence);
+        let further = scanner.wrong_lengths_after(segment, sequence, room)?;
+        self.stopped = further.len() == room;
+        self.further_damages.extend(further);
+        Ok(())
     }
 
     fn count(&mut self, header: &BlockHeader) {
@@ -80,11 +108,16 @@ pub(super) fn check_chain(
     };
     let mut from = start;
     loop {
+        let mut run: Option<BlockRun> = None;
         let count = |header: &BlockHeader, _: Position, _: &[u8]| -> Result<(), Infallible> {
             report.count(header);
+            let first = run.map_or(*header, |run| run.first);
+            run = Some(BlockRun { first, last: *header });
             Ok(())
         };
-        let corruption = match scanner.scan(from, 0, count) {
+        let scanned = scanner.scan(from, 0, count);
+        report.runs.extend(run);
+        let corruption = match scanned {
             Ok(tail) => {
                 report.end = Some(tail.end);
                 report.torn = tail.torn;
@@ -96,10 +129,20 @@ pub(super) fn check_chain(
             Err(ScanError::Store(error)) => return Err(error),
         };
         let next = whole_block_after(scanner, &corruption)?;
-        report.note(corruption);
+        report.note(corruption.clone());
         match next {
             Some(next) if report.further_damages.len() < FURTHER_DAMAGES_MAX => from = next,
-            Some(_) | None => return Ok(report),
+            Some(_) => {
+                report.stopped = true;
+                return Ok(report);
+            }
+            None => {
+                if matches!(corruption.kind, CorruptionKind::SegmentLength { .. }) {
+                    report.note_further_lengths(scanner, &corruption)?;
+                }
+                report.stopped |= matches!(corruption.kind, CorruptionKind::CleanStopMismatch);
+                return Ok(report);
+            }
         }
     }
 }
@@ -114,8 +157,13 @@ fn whole_block_after(
     let position = match corruption.kind {
         CorruptionKind::DamagedBlock { later, .. } => later,
         CorruptionKind::ChainBroken => corruption.position,
-        CorruptionKind::NoBlock { .. }
-        | CorruptionKind::StrayBytes { .. }
+        CorruptionKind::NoBlock { .. } => {
+            match scanner.later_block(corruption.position, corruption.block_sequence)? {
+                Some(later) => later,
+                None => return Ok(None),
+            }
+        }
+        CorruptionKind::StrayBytes { .. }
         | CorruptionKind::TooShort { .. }
         | CorruptionKind::SegmentMissing { .. }
         | CorruptionKind::SegmentLength { .. }

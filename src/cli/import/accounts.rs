@@ -32,8 +32,7 @@ pub(super) enum BalanceRule {
 #[derive(Debug)]
 pub(super) struct AccountCreator {
     rule: BalanceRule,
-    /// The value of `--asset`. It overrides the asset of the format.
-    asset: Option<String>,
+    asset: String,
     known: HashSet<String>,
     created: u64,
 }
@@ -53,9 +52,8 @@ impl From<BalanceRule> for proto::BalanceRule {
 // ===== impl AccountCreator =====
 
 impl AccountCreator {
-    /// Creates an account creator. New accounts get the balance rule `rule` and the asset `asset`; if `asset` is `None`, the asset
-    /// of the file format.
-    pub(super) fn new(rule: BalanceRule, asset: Option<String>) -> Self {
+    /// Creates an account creator. New accounts get the balance rule `rule` and the asset `asset`.
+    pub(super) fn new(rule: BalanceRule, asset: String) -> Self {
         AccountCreator {
             rule,
             asset,
@@ -77,11 +75,6 @@ impl AccountCreator {
         if self.known.len() > KNOWN_MAX {
             self.known.clear();
         }
-        let asset = self
-            .asset
-            .clone()
-            .or_else(|| batch.asset.map(str::to_owned))
-            .unwrap_or_default();
         let missing: Vec<String> = stream::iter(self.unknown(batch))
             .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
             // `buffered` keeps the order, so that the same file always gives the same journal.
@@ -92,7 +85,7 @@ impl AccountCreator {
         for ids in missing.chunks(CREATE_ACCOUNTS_MAX) {
             let account = |id: &String| Account {
                 id: id.clone(),
-                asset: asset.clone(),
+                asset: self.asset.clone(),
                 balance_rule: proto::BalanceRule::from(self.rule).into(),
                 ..Account::default()
             };

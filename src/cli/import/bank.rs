@@ -1,54 +1,43 @@
-//! Bank statements in the form of the PKDD'99 financial data set of a Czech bank: each row belongs to one customer account.
+//! Bank statements: each row belongs to one customer account.
 //!
-//! A row names the customer account only. The counter account is an account of the bank. The kind of the row, a Czech word of
-//! the bank, determines the counter account and the code of the transfer:
+//! A row names the customer account only. The counter account is an account of the bank. The kind of the row determines the
+//! counter account and the code of the transfer:
 //!
-//! | `kind` | means | counter account | `code` |
-//! |---|---|---|---|
-//! | `vklad` | cash paid in | `bank:cash-deposit` | 1 |
-//! | `vyber` | cash taken out | `bank:cash-withdrawal` | 2 |
-//! | `vyber_kartou` | cash taken out with a card | `bank:card-withdrawal` | 3 |
-//! | `prevod_z_uctu` | transfer from another bank | `bank:transfer-in` | 4 |
-//! | `prevod_na_ucet` | transfer to another bank | `bank:transfer-out` | 5 |
-//! | `urok` | interest | `bank:interest` | 6 |
+//! | `kind` | counter account | `code` |
+//! |---|---|---|
+//! | `cash-deposit` | `bank:cash-deposit` | 1 |
+//! | `cash-withdrawal` | `bank:cash-withdrawal` | 2 |
+//! | `card-withdrawal` (cash taken out with a card) | `bank:card-withdrawal` | 3 |
+//! | `transfer-in` (from another bank) | `bank:transfer-in` | 4 |
+//! | `transfer-out` (to another bank) | `bank:transfer-out` | 5 |
+//! | `interest` | `bank:interest` | 6 |
 //!
 //! If the bank rounded a balance, `rounding` is the signed difference. The import books it as a second transfer of the same
 //! transaction, against `bank:rounding`, with code 7. The balance of a customer is `credits_posted - debits_posted`. Overdrafts
 //! occur in the data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import
 //! ignores `balance_after`; tests compare with it.
 
-use super::{cells::Cells, row::Flaw};
+use super::{cells::Cells, kinds, mapping::Mapping, row::Flaw};
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// The default asset of bank statements: Czech koruna, in haléř.
-pub(super) const ASSET: &str = "CZK";
-
-/// Kind of the row, counter account, code. Journals contain the codes, so they must never change.
-const KINDS: [(&str, &str, i32); 6] = [
-    ("vklad", "bank:cash-deposit", 1),
-    ("vyber", "bank:cash-withdrawal", 2),
-    ("vyber_kartou", "bank:card-withdrawal", 3),
-    ("prevod_z_uctu", "bank:transfer-in", 4),
-    ("prevod_na_ucet", "bank:transfer-out", 5),
-    ("urok", "bank:interest", 6),
-];
 /// Counter account of rounding differences.
 const ROUNDING_ACCOUNT: &str = "bank:rounding";
 /// Code of rounding differences.
 const ROUNDING_CODE: i32 = 7;
 
-/// Converts a row to a transaction.
-pub(super) fn transaction(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
+/// Converts a row to a transaction. `mapping` translates the kind of the row.
+pub(super) fn transaction(cells: Cells<'_>, mapping: &Mapping) -> Result<ProcessTransactionRequest, Flaw> {
     let customer = cells.id("account_id")?;
     let into_account = match cells.text("side") {
         "credit" => true,
         "debit" => false,
-        side => return Err(Flaw::new("column \"side\"", side, "credit or debit")),
+        side => return Err(Flaw::new(cells.named("side"), side, "credit or debit")),
     };
-    let kind = cells.text("kind");
-    let Some((_, counter, code)) = KINDS.into_iter().find(|(word, ..)| *word == kind) else {
-        let words = KINDS.map(|(word, ..)| word).join(", ");
-        return Err(Flaw::new("column \"kind\"", kind, format!("one of {words}")));
+    let word = cells.text("kind");
+    let kind = mapping.kind(word);
+    let Some((counter, code)) = kinds::find(kind) else {
+        let expected = format!("one of {}; --kinds translates other words", kinds::list());
+        return Err(Flaw::new(cells.named("kind"), word, expected));
     };
     let mut transfers = vec![transfer(
         &customer,
@@ -69,7 +58,7 @@ pub(super) fn transaction(cells: Cells<'_>) -> Result<ProcessTransactionRequest,
         ));
     }
     let Some(effective_time) = cells.time("date")? else {
-        return Err(Flaw::new("column \"date\"", "", "a date like 1993-01-31"));
+        return Err(Flaw::new(cells.named("date"), "", "a date like 1993-01-31"));
     };
     Ok(ProcessTransactionRequest {
         transaction_id: cells.id("transaction_id")?,
@@ -95,17 +84,23 @@ fn transfer(customer: &str, counter: &str, into_account: bool, minor_units: i64,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{
         super::{csv::CsvRows, lines::ReadError},
         *,
     };
+
+    fn mapping() -> Mapping {
+        Mapping::new(Vec::new(), Vec::new(), vec!["interest=Zins".parse().unwrap()]).unwrap()
+    }
 
     const HEADER: &str = "transaction_id,date,account_id,side,kind,amount,rounding,balance_after";
 
     /// Returns (debit, credit, amount, code) of each transfer.
     fn transfers(row: &str) -> Vec<(String, String, i64, i32)> {
         let text = format!("{HEADER}\n{row}\n");
-        let row = CsvRows::new(text.as_bytes())
+        let row = CsvRows::new(text.as_bytes(), Arc::new(mapping()))
             .unwrap()
             .next()
             .unwrap()
@@ -136,23 +131,23 @@ mod tests {
     #[test]
     fn money_goes_between_the_customer_and_the_account_of_the_kind() {
         assert_eq!(
-            transfers("t1,1993-01-01,c,credit,vklad,90000,0,90000"),
+            transfers("t1,1993-01-01,c,credit,cash-deposit,90000,0,90000"),
             [owned("bank:cash-deposit", "c", 90000, 1)]
         );
         assert_eq!(
-            transfers("t1,1993-01-01,c,debit,vyber,100,0,0"),
+            transfers("t1,1993-01-01,c,debit,cash-withdrawal,100,0,0"),
             [owned("c", "bank:cash-withdrawal", 100, 2)]
         );
         assert_eq!(
-            transfers("t1,1993-01-01,c,debit,vyber_kartou,1,,0"),
+            transfers("t1,1993-01-01,c,debit,card-withdrawal,1,,0"),
             [owned("c", "bank:card-withdrawal", 1, 3)]
         );
         assert_eq!(
-            transfers("t1,1993-01-01,c,credit,prevod_z_uctu,2,0,0"),
+            transfers("t1,1993-01-01,c,credit,transfer-in,2,0,0"),
             [owned("bank:transfer-in", "c", 2, 4)]
         );
         assert_eq!(
-            transfers("t1,1993-01-01,c,debit,prevod_na_ucet,3,0,0"),
+            transfers("t1,1993-01-01,c,debit,transfer-out,3,0,0"),
             [owned("c", "bank:transfer-out", 3, 5)]
         );
     }
@@ -160,14 +155,14 @@ mod tests {
     #[test]
     fn rounding_is_a_second_transfer_in_its_own_direction() {
         assert_eq!(
-            transfers("t1,1993-01-01,c,credit,urok,100,-4,0"),
+            transfers("t1,1993-01-01,c,credit,Zins,100,-4,0"),
             [
                 owned("bank:interest", "c", 100, 6),
                 owned("c", "bank:rounding", 4, 7)
             ]
         );
         assert_eq!(
-            transfers("t1,1993-01-01,c,debit,vyber,100,4,0"),
+            transfers("t1,1993-01-01,c,debit,cash-withdrawal,100,4,0"),
             [
                 owned("c", "bank:cash-withdrawal", 100, 2),
                 owned("bank:rounding", "c", 4, 7)
@@ -179,32 +174,34 @@ mod tests {
     fn an_unknown_value_is_an_error() {
         for (row, expected) in [
             (
-                "t1,1993-01-01,c,both,vklad,1,0,0",
+                "t1,1993-01-01,c,both,cash-deposit,1,0,0",
                 r#"column "side" is "both", expected credit or debit"#,
             ),
             (
-                "t1,1993-01-01,c,credit,dar,1,0,0",
-                r#"column "kind" is "dar", expected one of vklad, vyber,"#,
+                "t1,1993-01-01,c,credit,gift,1,0,0",
+                r#"column "kind" is "gift", expected one of cash-deposit, cash-withdrawal,"#,
             ),
             (
-                "t1,,c,credit,vklad,1,0,0",
+                "t1,,c,credit,cash-deposit,1,0,0",
                 r#"column "date" is "", expected a date"#,
             ),
             (
-                "t1,930101,c,credit,vklad,1,0,0",
+                "t1,930101,c,credit,cash-deposit,1,0,0",
                 r#"column "date" is "930101", expected a date"#,
             ),
             (
-                "t1,1993-01-01,c,credit,vklad,1,x,0",
+                "t1,1993-01-01,c,credit,cash-deposit,1,x,0",
                 r#"column "rounding" is "x", expected whole minor units"#,
             ),
             (
-                "t1,1993-01-01,,credit,vklad,1,0,0",
+                "t1,1993-01-01,,credit,cash-deposit,1,0,0",
                 r#"column "account_id" is "", expected an id"#,
             ),
         ] {
             let text = format!("{HEADER}\n{row}\n");
-            let Err(ReadError::Flaw { line, flaw }) = CsvRows::new(text.as_bytes()).unwrap().next() else {
+            let Err(ReadError::Flaw { line, flaw }) =
+                CsvRows::new(text.as_bytes(), Arc::new(mapping())).unwrap().next()
+            else {
                 panic!("{row} was accepted")
             };
             assert_eq!(line, 2);

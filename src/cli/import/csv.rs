@@ -7,34 +7,29 @@
 //! | transfer list | `i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after]` |
 //!
 //! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to `target`. The
-//! import ignores the other columns. For bank statements see [`bank`](super::bank).
+//! import ignores the other columns. For bank statements see [`bank`](super::bank). A file can use other names
+//! ([`mapping`](super::mapping)). `docs/import.md` describes the formats for users.
 
-use std::io::{self, BufRead};
+use std::{
+    io::{self, BufRead},
+    sync::Arc,
+};
 
 use thiserror::Error;
 
 use super::{
     bank,
-    cells::{Cells, named, number},
+    cells::{Cells, number},
     fields::Record,
+    layout::CsvLayout,
     lines::{Lines, ReadError},
+    mapping::Mapping,
     row::{Flaw, Row},
 };
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
 /// Longest header that an error shows.
 const HEADER_CHARS_MAX: usize = 200;
-
-/// The columns of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CsvLayout {
-    /// One transfer per row, with the field names of the API.
-    Native,
-    /// A bank statement.
-    BankStatement,
-    /// A list of transfers between two accounts.
-    TransferList,
-}
 
 /// Why the header is not accepted.
 #[derive(Debug, Error)]
@@ -52,7 +47,8 @@ pub(super) enum HeaderError {
     },
     /// The columns belong to no layout.
     #[error(
-        "unknown header {found:?}; expected one of\n  {}\n  {}\n  {}",
+        "unknown header {found:?}: {problem}. Rename columns with --columns, leave columns out with --ignore-columns, or use \
+         one of these headers\n  {}\n  {}\n  {}",
         CsvLayout::Native.describe(),
         CsvLayout::BankStatement.describe(),
         CsvLayout::TransferList.describe()
@@ -62,6 +58,18 @@ pub(super) enum HeaderError {
         line: u64,
         /// The header, shortened.
         found: String,
+        /// The difference from the most similar layout.
+        problem: String,
+    },
+    /// The header has no column that an option names.
+    #[error("the header {found:?} has no column {column:?}, which --columns or --ignore-columns names")]
+    NotInHeader {
+        /// The line, from 1.
+        line: u64,
+        /// The header, shortened.
+        found: String,
+        /// The column.
+        column: String,
     },
 }
 
@@ -70,6 +78,9 @@ pub(super) enum HeaderError {
 pub(super) struct CsvRows<R> {
     lines: Lines<R>,
     header: Record,
+    /// The layout's name of each column; empty for a column that is ignored.
+    columns: Vec<String>,
+    mapping: Arc<Mapping>,
     layout: CsvLayout,
     record: Record,
 }
@@ -81,72 +92,21 @@ impl HeaderError {
     pub(super) const fn line(&self) -> u64 {
         match self {
             HeaderError::Read(_) => 1,
-            HeaderError::Flaw { line, .. } | HeaderError::Unknown { line, .. } => *line,
+            HeaderError::Flaw { line, .. }
+            | HeaderError::Unknown { line, .. }
+            | HeaderError::NotInHeader { line, .. } => *line,
         }
-    }
-}
-
-// ===== impl CsvLayout =====
-
-impl CsvLayout {
-    const ALL: [CsvLayout; 3] = [
-        CsvLayout::Native,
-        CsvLayout::BankStatement,
-        CsvLayout::TransferList,
-    ];
-
-    const fn required(self) -> &'static [&'static str] {
-        match self {
-            CsvLayout::Native => &[
-                "transaction_id",
-                "debit_account_id",
-                "credit_account_id",
-                "minor_units",
-            ],
-            CsvLayout::BankStatement => &["transaction_id", "date", "account_id", "side", "kind", "amount"],
-            CsvLayout::TransferList => &["i", "source", "target", "amount_minor"],
-        }
-    }
-
-    const fn optional(self) -> &'static [&'static str] {
-        match self {
-            CsvLayout::Native => &["code", "effective_time"],
-            CsvLayout::BankStatement => &["rounding", "balance_after"],
-            CsvLayout::TransferList => &["decision", "source_balance_after", "target_balance_after"],
-        }
-    }
-
-    fn describe(self) -> String {
-        let optional: String = self
-            .optional()
-            .iter()
-            .map(|column| format!("[,{column}]"))
-            .collect();
-        format!("{}{optional}", self.required().join(","))
-    }
-
-    fn from_header(header: &Record) -> Option<Self> {
-        CsvLayout::ALL.into_iter().find(|layout| {
-            let known =
-                |column: &str| layout.required().contains(&column) || layout.optional().contains(&column);
-            let has = |column: &&str| header.iter().any(|found| found == *column);
-            let repeated = header
-                .iter()
-                .enumerate()
-                .any(|(place, column)| header.iter().take(place).any(|earlier| earlier == column));
-            layout.required().iter().all(has) && header.iter().all(known) && !repeated
-        })
     }
 }
 
 // ===== impl CsvRows =====
 
 impl<R: BufRead> CsvRows<R> {
-    /// Reads the header.
+    /// Reads the header, whose names `mapping` translates.
     ///
     /// # Errors
     /// [`HeaderError`].
-    pub(super) fn new(source: R) -> Result<Self, HeaderError> {
+    pub(super) fn new(source: R, mapping: Arc<Mapping>) -> Result<Self, HeaderError> {
         let mut lines = Lines::new(source);
         let first = lines.next().map_err(|error| match error {
             ReadError::Flaw { line, flaw } => HeaderError::Flaw { line, flaw },
@@ -157,13 +117,30 @@ impl<R: BufRead> CsvRows<R> {
         header
             .split(text)
             .map_err(|flaw| HeaderError::Flaw { line, flaw })?;
-        let layout = CsvLayout::from_header(&header).ok_or_else(|| HeaderError::Unknown {
+        let found = || text.chars().take(HEADER_CHARS_MAX).collect();
+        let is_missing = |column: &&str| !header.iter().any(|name| name == *column);
+        if let Some(column) = mapping.columns_in_file().find(is_missing) {
+            return Err(HeaderError::NotInHeader {
+                line,
+                found: found(),
+                column: column.to_owned(),
+            });
+        }
+        let used: Vec<&str> = header.iter().filter_map(|name| mapping.column(name)).collect();
+        let layout = CsvLayout::of_columns(&used).map_err(|problem| HeaderError::Unknown {
             line,
-            found: text.chars().take(HEADER_CHARS_MAX).collect(),
+            found: found(),
+            problem,
         })?;
+        let columns = header
+            .iter()
+            .map(|name| mapping.column(name).unwrap_or_default().to_owned())
+            .collect();
         Ok(CsvRows {
             lines,
             header,
+            columns,
+            mapping,
             layout,
             record: Record::default(),
         })
@@ -198,11 +175,12 @@ impl<R: BufRead> CsvRows<R> {
         }
         let cells = Cells {
             header: &self.header,
+            columns: &self.columns,
             record: &self.record,
         };
         let transaction = match self.layout {
             CsvLayout::Native => native(cells),
-            CsvLayout::BankStatement => bank::transaction(cells),
+            CsvLayout::BankStatement => bank::transaction(cells, &self.mapping),
             CsvLayout::TransferList => transfer_list(cells),
         };
         match transaction {
@@ -232,7 +210,7 @@ fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
         // Only one spelling is accepted, because `7` and `07` would get the same transaction id.
         number(text)
             .filter(|index: &u64| index.to_string() == text)
-            .ok_or_else(|| Flaw::new(named("i"), text, "the number of the row, 0 or more, without leading zeros"))?;
+            .ok_or_else(|| Flaw::new(cells.named("i"), text, "the number of the row, 0 or more, without leading zeros"))?;
     Ok(ProcessTransactionRequest {
         transaction_id: format!("amlsim-{index}"),
         transfers: vec![Transfer {
@@ -252,7 +230,11 @@ mod tests {
     const NATIVE: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 
     fn read(text: &str) -> Result<Vec<Row>, ReadError> {
-        let mut rows = CsvRows::new(text.as_bytes()).expect("a known header");
+        read_with(text, Mapping::default())
+    }
+
+    fn read_with(text: &str, mapping: Mapping) -> Result<Vec<Row>, ReadError> {
+        let mut rows = CsvRows::new(text.as_bytes(), Arc::new(mapping)).expect("a known header");
         let mut all = Vec::new();
         while let Some(row) = rows.next()? {
             all.push(row);
@@ -348,7 +330,7 @@ mod tests {
             &format!("{NATIVE},note"),
             &format!("{NATIVE},minor_units"),
         ] {
-            let error = CsvRows::new(format!("{header}\n").as_bytes())
+            let error = CsvRows::new(format!("{header}\n").as_bytes(), Arc::default())
                 .expect_err(header)
                 .to_string();
             assert!(error.contains(header), "{error}");
@@ -356,6 +338,35 @@ mod tests {
                 assert!(error.contains(&layout.describe()), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn other_names_of_columns_are_translated_and_stand_in_errors() {
+        let pair = |text: &str| text.parse().unwrap();
+        let mapping = || {
+            let columns = vec![pair("debit_account_id=Von"), pair("minor_units=Cents")];
+            Mapping::new(columns, vec!["Notiz".to_owned()], Vec::new()).unwrap()
+        };
+        let header = "Notiz,transaction_id,Von,credit_account_id,Cents";
+        let rows = read_with(&format!("{header}\nx,t1,a,b,5\n"), mapping()).unwrap();
+        let transfer = &rows[0].transaction.transfers[0];
+        assert_eq!(
+            (
+                transfer.debit_account_id.as_str(),
+                transfer.credit_account_id.as_str()
+            ),
+            ("a", "b")
+        );
+        assert_eq!(transfer.amount, Some(transfer::Amount::MinorUnits(5)));
+        let error = read_with(&format!("{header}\nx,t1,a,b,0\n"), mapping()).unwrap_err();
+        let ReadError::Flaw { line: 2, flaw } = error else {
+            panic!("{error:?}")
+        };
+        let expected = "column \"Cents\" (minor_units) is \"0\", expected whole minor units";
+        assert!(flaw.to_string().starts_with(expected), "{flaw}");
+        let without = format!("{NATIVE}\n");
+        let error = CsvRows::new(without.as_bytes(), Arc::new(mapping())).unwrap_err();
+        assert!(error.to_string().contains("has no column \"Von\""), "{error}");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Record {
         }
     }
 
-    /// Returns the error that the current field has `value`.
+    /// Returns the error for `value` in the current field.
     fn flaw(&self, value: &str, expected: &str) -> Flaw {
         Flaw::new(format!("field {}", self.len() + 1), value, expected)
     }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_hide_the_end_of_a_row_is_refused() {
+    fn a_character_that_could_hide_the_end_of_a_row_is_an_error() {
         for (line, expected) in [
             (
                 "a,\"b",

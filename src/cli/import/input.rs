@@ -6,7 +6,7 @@
 use std::{
     fs::{File, Metadata},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::Path,
     sync::{
         Arc,
@@ -47,15 +47,24 @@ struct Counts {
     open_line: AtomicBool,
 }
 
-/// Opens a file.
+/// The name of standard input on the command line.
+pub(super) const STDIN: &str = "-";
+
+/// Opens a file, or standard input if `path` is [`STDIN`].
 ///
 /// # Errors
 /// If the file can't be opened, or its metadata can't be read.
 pub(super) fn open(path: &Path) -> io::Result<(Input, Watch)> {
-    let file = File::open(path)?;
+    let is_stdin = path == Path::new(STDIN);
+    let file = if is_stdin {
+        File::from(io::stdin().as_fd().try_clone_to_owned()?)
+    } else {
+        File::open(path)?
+    };
     let counts = Arc::<Counts>::default();
     let watch = Watch {
-        version: Version::from_metadata(&file.metadata()?),
+        // Standard input can't be opened a second time, even if it is a regular file: its offset would be that of the first.
+        version: Version::from_metadata(&file.metadata()?).filter(|_| !is_stdin),
         file: file.try_clone()?,
         counts: Arc::clone(&counts),
     };

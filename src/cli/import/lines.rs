@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_numbers_over_empty_ones_and_either_ending() {
+    fn blank_lines_count_and_lines_end_with_lf_or_crlf() {
         let mut lines = Lines::new("\u{feff}a\n\n \t\r\nb \r\n\nc".as_bytes());
         let mut seen = Vec::new();
         while let Some((number, text)) = lines.next().unwrap() {

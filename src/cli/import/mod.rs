@@ -3,48 +3,62 @@
 //! The import sends each batch after the previous batch was answered, so transactions keep the order of the file. After a failure,
 //! all batches before the failed one are durable, and no later batch was sent. To continue, import the same files again: the
 //! service applies a transaction id only once, and answers committed transactions as `replayed`.
+//!
+//! `docs/import.md` describes the formats and options for users.
 
 mod accounts;
 mod bank;
 mod cells;
 mod csv;
+mod error;
 mod fields;
 mod input;
+mod kinds;
+mod layout;
 mod lines;
+mod mapping;
 mod ndjson;
+mod rejects;
 mod row;
 mod source;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
 use indicatif::ProgressBar;
 use tally_ledger::id::check_asset;
-use thiserror::Error;
-use tokio::time::Instant;
 
 use self::{
     accounts::{AccountCreator, BalanceRule},
-    csv::CsvLayout,
+    error::ImportError,
+    input::STDIN,
+    layout::CsvLayout,
+    mapping::{Mapping, Pair},
+    rejects::Rejects,
     row::LineCounts,
-    source::{Batch, Format, Pending, ReadAhead, Source, SourceError, read_ahead},
-    summary::{Summary, WrongAnswer},
+    source::{Batch, Format, Pending, ReadAhead, ReadOptions, Source, read_ahead},
+    summary::Summary,
+    waits::Waits,
 };
 use super::{
     client_args::ClientArgs,
-    exit::{self, block_on, fail},
+    exit::fail,
     output::OutputFormat,
+    signals::{Stopped, until_signal},
 };
 use crate::{
-    client::{CallError, Client, ConnectError, RetryPolicy},
+    client::{CallError, Client, RetryPolicy},
+    proto::TransactionResult,
     terminal::progress_bar,
 };
 
@@ -53,13 +67,14 @@ use crate::{
 pub struct ImportArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// CSV or NDJSON files.
+    /// CSV or NDJSON files. - reads standard input and requires --format.
     ///
     /// The header of a CSV file selects its layout. Columns in brackets are optional.
     ///
     /// Transfers: transaction_id, debit_account_id, credit_account_id, minor_units, [code], [effective_time].
     ///
-    /// Bank statement: transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after].
+    /// Bank statement: transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after]. The kinds are
+    /// cash-deposit, cash-withdrawal, card-withdrawal, transfer-in, transfer-out and interest.
     ///
     /// Transfer list: i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after].
     ///
@@ -69,12 +84,38 @@ pub struct ImportArgs {
     /// Format of the files.
     #[arg(long, env = "TALLY_IMPORT_FORMAT", value_enum, default_value_t)]
     format: Format,
+    /// Other names of columns in CSV files. NAME is the name in the layout, and NAME-IN-FILE the name in the header of the file.
+    #[arg(
+        long,
+        env = "TALLY_IMPORT_COLUMNS",
+        value_name = "NAME=NAME-IN-FILE,...",
+        value_delimiter = ',',
+        value_parser = str::parse::<Pair>
+    )]
+    columns: Vec<Pair>,
+    /// Columns of CSV files to leave out.
+    #[arg(
+        long,
+        env = "TALLY_IMPORT_IGNORE_COLUMNS",
+        value_name = "NAME-IN-FILE,...",
+        value_delimiter = ','
+    )]
+    ignore_columns: Vec<String>,
+    /// Other words for the kinds of rows in bank statements. Several words may stand for the same kind.
+    #[arg(
+        long,
+        env = "TALLY_IMPORT_KINDS",
+        value_name = "KIND=WORD-IN-FILE,...",
+        value_delimiter = ',',
+        value_parser = str::parse::<Pair>
+    )]
+    kinds: Vec<Pair>,
     /// Create missing accounts. Always on if all files are bank statements, because the import itself chooses the ids of the
     /// bank's own accounts.
     #[arg(long, env = "TALLY_IMPORT_CREATE_ACCOUNTS")]
     create_accounts: bool,
-    /// Asset of created accounts. [default for bank statements: CZK]
-    #[arg(long, env = "TALLY_IMPORT_ASSET", requires = "create_accounts", value_parser = asset)]
+    /// Asset of created accounts. Required if the import creates accounts.
+    #[arg(long, env = "TALLY_IMPORT_ASSET", value_parser = asset)]
     asset: Option<String>,
     /// Balance rule of created accounts. Accounts of bank statements are always unlimited.
     #[arg(long, env = "TALLY_IMPORT_BALANCE_RULE", value_enum, default_value_t)]
@@ -90,7 +131,10 @@ pub struct ImportArgs {
     /// Exit with code 0 even if transactions were rejected.
     #[arg(long, env = "TALLY_IMPORT_ALLOW_REJECTED")]
     allow_rejected: bool,
-    /// How long to retry a call when the service is unavailable or overloaded.
+    /// Write rejected transactions to this file, as one JSON object per line with the reason. Replaces an earlier file.
+    #[arg(long, value_name = "FILE", env = "TALLY_IMPORT_REJECTS")]
+    rejects: Option<PathBuf>,
+    /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded.
     #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = humantime::parse_duration)]
     give_up_after: Duration,
     /// How to print the summary.
@@ -105,172 +149,105 @@ pub struct ImportArgs {
     output: OutputFormat,
 }
 
-/// Why an import failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-enum ImportError {
-    /// A file can't be read or is malformed.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The asset of accounts to create is unknown.
-    #[error("{}: --create-accounts requires --asset for this format", file.display())]
-    AssetMissing {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The format does not allow the balance rule.
-    #[error("{}: accounts of a bank statement are always unlimited, because the data has overdrafts; remove --balance-rule", file.display())]
-    BalanceRule {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The service can't be reached.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Accounts can't be read or created.
-    #[error("{}:{line}: can't create the accounts of the batch that starts at this line", file.display())]
-    Accounts {
-        /// The file.
-        file: PathBuf,
-        /// The batch's first line.
-        line: u64,
-        /// The cause.
-        source: CallError,
-    },
-    /// The call for a batch failed.
-    #[error("{}:{line}: the batch that starts at this line failed", file.display())]
-    Process {
-        /// The file.
-        file: PathBuf,
-        /// The batch's first line.
-        line: u64,
-        /// The cause.
-        source: CallError,
-    },
-    /// The service answered with the id of another transaction: a bug.
-    #[error(transparent)]
-    WrongAnswer(#[from] WrongAnswer),
-    /// The thread that reads the files panicked: a bug.
-    #[error("the thread that reads the files panicked")]
-    Reader(#[from] tokio::task::JoinError),
-    /// The number of rows and the number of answers differ: a bug.
-    #[error(
-        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {refused} rejected)"
-    )]
-    Unaccounted {
-        /// Rows in the files.
-        rows: u64,
-        /// Answered rows.
-        answered: u64,
-        /// Committed by this import.
-        committed: u64,
-        /// Committed before this import.
-        replayed: u64,
-        /// Rejected.
-        refused: u64,
-    },
-    /// Some transactions were rejected. The others are durable.
-    #[error("{refused} of {transactions} transactions were rejected")]
-    Refused {
-        /// Rejected transactions.
-        refused: u64,
-        /// All transactions.
-        transactions: u64,
-    },
-    /// The summary could not be printed.
-    #[error("can't print the summary")]
-    Output(#[source] io::Error),
-}
-
-// ===== impl ImportError =====
-
-impl ImportError {
-    /// Returns the exit code.
-    fn exit_code(&self) -> u8 {
-        match self {
-            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
-            ImportError::Source(SourceError::Format { .. })
-            | ImportError::AssetMissing { .. }
-            | ImportError::BalanceRule { .. } => exit::USAGE,
-            ImportError::Source(SourceError::Read { .. } | SourceError::Changed { .. })
-            | ImportError::Output(_) => exit::IO,
-            ImportError::Source(SourceError::Unaccounted { .. })
-            | ImportError::WrongAnswer(_)
-            | ImportError::Reader(_)
-            | ImportError::Unaccounted { .. } => exit::SOFTWARE,
-            ImportError::Connect(_) | ImportError::Accounts { .. } | ImportError::Process { .. } => {
-                exit::UNAVAILABLE
-            }
-            ImportError::Refused { .. } => exit::FAILED,
-        }
+/// Imports and prints the summary. Returns the exit code.
+pub(super) fn run(args: &ImportArgs) -> ExitCode {
+    let mut summary = Summary::default();
+    // The length is set when the sizes of the files are known.
+    let progress = progress_bar(0, "{percent:>3} %  {msg}");
+    let imported = until_signal(import(args, &mut summary, &progress));
+    progress.finish_and_clear();
+    summary.finish();
+    let imported = match imported {
+        Ok(imported) => imported,
+        Err(Stopped::Signal(signal)) => Err(ImportError::Stopped {
+            signal,
+            transactions: summary.transactions,
+            through: summary.answered_through.clone(),
+        }),
+        Err(Stopped::Setup(error)) => Err(ImportError::Setup(error)),
+    };
+    let printed = if summary.transactions > 0 || imported.is_ok() {
+        print(args, &summary)
+    } else {
+        Ok(())
+    };
+    match imported
+        .and(printed)
+        .and_then(|()| check_rejected(args, &summary))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error),
     }
 }
 
-/// Imports and prints the summary. Returns the exit code.
-pub(super) fn run(args: &ImportArgs) -> ExitCode {
-    block_on(async {
-        let mut summary = Summary::default();
-        let result = import(args, &mut summary).await;
-        let printed = if summary.transactions > 0 || result.is_ok() {
-            print(args, &summary)
-        } else {
-            Ok(())
-        };
-        let result = result.and(printed).and_then(|()| {
-            let Summary {
-                refused,
-                transactions,
-                ..
-            } = summary;
-            let accepted = refused == 0 || args.allow_rejected;
-            if accepted {
-                Ok(())
-            } else {
-                Err(ImportError::Refused {
-                    refused,
-                    transactions,
-                })
-            }
-        });
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(error.exit_code(), &error),
-        }
+/// Returns an error if transactions were rejected and the options do not allow that.
+fn check_rejected(args: &ImportArgs, summary: &Summary) -> Result<(), ImportError> {
+    let Summary {
+        refused,
+        transactions,
+        ..
+    } = *summary;
+    if refused == 0 || args.allow_rejected {
+        return Ok(());
+    }
+    Err(ImportError::Refused {
+        refused,
+        transactions,
     })
 }
 
-/// Imports the files and updates `summary`. After an error, `summary` describes what was imported before the error.
+/// Imports the files and updates `summary`. After an error, and if the future is dropped, `summary` describes what was imported.
 ///
 /// # Errors
 /// [`ImportError`] except [`ImportError::Refused`]: rejected transactions are only counted.
-async fn import(args: &ImportArgs, summary: &mut Summary) -> Result<(), ImportError> {
+async fn import(args: &ImportArgs, summary: &mut Summary, progress: &ProgressBar) -> Result<(), ImportError> {
     let CheckedFiles {
         files,
         bytes,
         only_statements,
     } = check_files(args)?;
+    let accounts = match (&args.asset, args.create_accounts || only_statements) {
+        (Some(asset), true) => Some(AccountCreator::new(args.balance_rule, asset.clone())),
+        (None, true) => return Err(ImportError::AssetMissing),
+        (_, false) => None,
+    };
+    let rejects = rejects(args)?;
+    summary.rejects_file = args.rejects.as_ref().map(|file| file.display().to_string());
+    progress.set_length(bytes);
     let retry = RetryPolicy {
         attempts_max: u32::MAX,
         total_max: args.give_up_after,
         ..RetryPolicy::default()
     };
-    let client = Client::connect_with(&args.client.config())
+    let waits = Waits::new(progress.clone());
+    let observer = waits.clone();
+    let client = waits
+        .connect(&args.client.config(), args.give_up_after)
         .await?
-        .with_retry(retry);
-    let progress = progress_bar(bytes, "{percent:>3} %  {msg}");
-    let begin = Instant::now();
-    let result = send_all(
-        args,
-        files,
-        args.create_accounts || only_statements,
-        &client,
-        summary,
-        &progress,
-    )
-    .await;
-    summary.finish(begin.elapsed());
-    progress.finish_and_clear();
-    result
+        .with_retry(retry)
+        .on_retry(move |status, delay| observer.call_failed(status, delay));
+    summary.start();
+    let sender = Sender {
+        client,
+        waits,
+        accounts,
+        rejects,
+    };
+    sender.send_all(args, files, summary, progress).await
+}
+
+/// Creates the file of rejected transactions, if there is to be one.
+fn rejects(args: &ImportArgs) -> Result<Option<(&Path, Rejects)>, ImportError> {
+    let Some(file) = &args.rejects else {
+        return Ok(None);
+    };
+    match Rejects::create(file, &args.files) {
+        Ok(rejects) => Ok(Some((file, rejects))),
+        Err(source) => Err(ImportError::Rejects {
+            file: file.clone(),
+            source,
+        }),
+    }
 }
 
 /// The files, checked before anything is sent.
@@ -286,16 +263,25 @@ struct CheckedFiles {
 
 /// Opens and checks every file before anything is sent.
 fn check_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
+    let mapping = Mapping::new(
+        args.columns.clone(),
+        args.ignore_columns.clone(),
+        args.kinds.clone(),
+    )?;
+    let options = ReadOptions {
+        format: args.format,
+        mapping: Arc::new(mapping),
+    };
+    if args.files.iter().filter(|file| *file == Path::new(STDIN)).count() > 1 {
+        return Err(ImportError::StdinTwice);
+    }
     let mut checked = CheckedFiles {
         files: Vec::with_capacity(args.files.len()),
         bytes: 0,
         only_statements: true,
     };
     for file in &args.files {
-        let source = Source::open(file, args.format)?;
-        if args.create_accounts && args.asset.is_none() && source.asset().is_none() {
-            return Err(ImportError::AssetMissing { file: file.clone() });
-        }
+        let source = Source::open(file, &options)?;
         if args.balance_rule != BalanceRule::Unlimited && source.layout() == Some(CsvLayout::BankStatement) {
             return Err(ImportError::BalanceRule { file: file.clone() });
         }
@@ -306,24 +292,61 @@ fn check_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
     Ok(checked)
 }
 
-async fn send_all(
-    args: &ImportArgs,
-    files: Vec<Pending>,
-    create_accounts: bool,
-    client: &Client,
-    summary: &mut Summary,
-    progress: &ProgressBar,
-) -> Result<(), ImportError> {
-    let mut creator = create_accounts.then(|| AccountCreator::new(args.balance_rule, args.asset.clone()));
-    let ReadAhead { mut batches, reader } = read_ahead(files, usize::from(args.batch));
-    while let Some(batch) = batches.recv().await {
-        let batch = batch?;
+/// Sends the batches of an import.
+struct Sender<'a> {
+    client: Client,
+    waits: Waits,
+    /// Creates missing accounts, if the import is to create accounts.
+    accounts: Option<AccountCreator>,
+    /// The file of rejected transactions and its name, if there is to be one.
+    rejects: Option<(&'a Path, Rejects)>,
+}
+
+// ===== impl Sender =====
+
+impl Sender<'_> {
+    async fn send_all(
+        mut self,
+        args: &ImportArgs,
+        files: Vec<Pending>,
+        summary: &mut Summary,
+        progress: &ProgressBar,
+    ) -> Result<(), ImportError> {
+        let ReadAhead { mut batches, reader } = read_ahead(files, usize::from(args.batch));
+        while let Some(batch) = batches.recv().await {
+            let batch = batch?;
+            let results = self.send(&batch, summary).await?;
+            if let Some((file, rejects)) = &mut self.rejects {
+                rejects
+                    .write(&batch, &results)
+                    .map_err(|source| ImportError::Rejects {
+                        file: file.to_path_buf(),
+                        source,
+                    })?;
+            }
+            summary.count(&batch, results)?;
+            self.waits.answered();
+            progress.set_position(batch.bytes_read);
+            progress.set_message(format!(
+                "{} committed, {} replayed, {} rejected",
+                summary.committed, summary.replayed, summary.refused
+            ));
+        }
+        settle(reader.await?, summary)
+    }
+
+    /// Creates the missing accounts of a batch, and sends the batch.
+    async fn send(
+        &mut self,
+        batch: &Batch,
+        summary: &mut Summary,
+    ) -> Result<Vec<TransactionResult>, ImportError> {
         let (file, line) = (
             batch.file.to_path_buf(),
             batch.rows.first().map_or(0, |row| row.line),
         );
-        if let Some(creator) = &mut creator {
-            let created = creator.ensure(client, &batch).await;
+        if let Some(creator) = &mut self.accounts {
+            let created = creator.ensure(&self.client, batch).await;
             summary.accounts_created = creator.created();
             created.map_err(|source| ImportError::Accounts {
                 file: file.clone(),
@@ -331,17 +354,10 @@ async fn send_all(
                 source,
             })?;
         }
-        let results = send(client, &batch)
-            .await
-            .map_err(|source| ImportError::Process { file, line, source })?;
-        summary.count(&batch, results)?;
-        progress.set_position(batch.bytes_read);
-        progress.set_message(format!(
-            "{} committed, {} replayed, {} rejected",
-            summary.committed, summary.replayed, summary.refused
-        ));
+        let transactions = batch.rows.iter().map(|row| row.transaction.clone()).collect();
+        let sent: Result<_, CallError> = self.client.process_transactions(transactions).await;
+        sent.map_err(|source| ImportError::Process { file, line, source })
     }
-    settle(reader.await?, summary)
 }
 
 /// Checks that every row was answered.
@@ -356,11 +372,6 @@ fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
         replayed: summary.replayed,
         refused: summary.refused,
     })
-}
-
-async fn send(client: &Client, batch: &Batch) -> Result<Vec<crate::proto::TransactionResult>, CallError> {
-    let transactions = batch.rows.iter().map(|row| row.transaction.clone()).collect();
-    client.process_transactions(transactions).await
 }
 
 fn print(args: &ImportArgs, summary: &Summary) -> Result<(), ImportError> {

@@ -73,7 +73,7 @@ impl std::ops::AddAssign for LineCounts {
 // ===== impl Flaw =====
 
 impl Flaw {
-    /// Creates the error that `place` has `value`.
+    /// Creates the error for `value` at `place`.
     pub(super) fn new(place: impl Into<String>, value: &str, expected: impl Into<String>) -> Self {
         let mut shown: String = value.chars().take(SHOWN_CHARS_MAX).collect();
         if shown.len() < value.len() {

@@ -12,10 +12,11 @@ use thiserror::Error;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
-    bank,
-    csv::{CsvLayout, CsvRows, HeaderError},
-    input::{self, Input, Version, Watch},
+    csv::{CsvRows, HeaderError},
+    input::{self, Input, STDIN, Version, Watch},
+    layout::CsvLayout,
     lines::ReadError,
+    mapping::Mapping,
     ndjson::NdjsonRows,
     row::{LineCounts, Row, RowError},
 };
@@ -39,6 +40,15 @@ pub(super) enum Format {
     Ndjson,
 }
 
+/// How to read the files of an import.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ReadOptions {
+    /// The format of all files.
+    pub(super) format: Format,
+    /// The names that CSV files use.
+    pub(super) mapping: Arc<Mapping>,
+}
+
 /// Why a file could not be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -49,6 +59,9 @@ pub(super) enum SourceError {
         /// The file.
         file: PathBuf,
     },
+    /// Standard input has no file name.
+    #[error("standard input has no file extension; set --format csv or --format ndjson")]
+    StdinFormat,
     /// The header is not accepted.
     #[error("{}:{}", file.display(), source.line())]
     Header {
@@ -100,8 +113,6 @@ pub(super) struct Batch {
     pub(super) file: Arc<Path>,
     /// In the order of the file.
     pub(super) rows: Vec<Row>,
-    /// The asset of the accounts, if the format determines it.
-    pub(super) asset: Option<&'static str>,
     /// Bytes read so far from all files.
     pub(super) bytes_read: u64,
 }
@@ -109,8 +120,9 @@ pub(super) struct Batch {
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Source {
+    /// The file name; for standard input, a name for messages.
     file: Arc<Path>,
-    format: Format,
+    options: ReadOptions,
     rows: Rows,
     watch: Watch,
     /// Rows in batches so far.
@@ -123,7 +135,7 @@ pub(super) struct Source {
 #[derive(Debug)]
 pub(super) struct Pending {
     file: PathBuf,
-    format: Format,
+    options: ReadOptions,
     state: PendingState,
 }
 
@@ -168,15 +180,27 @@ impl Format {
 // ===== impl Source =====
 
 impl Source {
-    /// Opens `file`, and reads its header if it has one.
+    /// Opens `file`, and reads its header if it has one. `-` is standard input.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub(super) fn open(file: &Path, format: Format) -> Result<Self, SourceError> {
-        let format = format.resolve(file).ok_or_else(|| SourceError::Format {
-            file: file.to_owned(),
-        })?;
-        let (input, watch) = input::open(file).map_err(|source| SourceError::Read {
+    pub(super) fn open(path: &Path, options: &ReadOptions) -> Result<Self, SourceError> {
+        let is_stdin = path == Path::new(STDIN);
+        let file = if is_stdin {
+            Path::new("standard input")
+        } else {
+            path
+        };
+        let format = match options.format.resolve(path) {
+            Some(format) => format,
+            None if is_stdin => return Err(SourceError::StdinFormat),
+            None => {
+                return Err(SourceError::Format {
+                    file: file.to_owned(),
+                });
+            }
+        };
+        let (input, watch) = input::open(path).map_err(|source| SourceError::Read {
             file: file.to_owned(),
             source,
         })?;
@@ -184,7 +208,7 @@ impl Source {
         let rows = if format == Format::Ndjson {
             Rows::Ndjson(NdjsonRows::new(reader))
         } else {
-            let rows = CsvRows::new(reader);
+            let rows = CsvRows::new(reader, Arc::clone(&options.mapping));
             Rows::Csv(Box::new(rows.map_err(|source| SourceError::Header {
                 file: file.to_owned(),
                 source,
@@ -192,7 +216,7 @@ impl Source {
         };
         Ok(Source {
             file: file.into(),
-            format,
+            options: options.clone(),
             rows,
             watch,
             batched: 0,
@@ -204,7 +228,7 @@ impl Source {
     pub(super) fn set_aside(self) -> Pending {
         Pending {
             file: self.file.to_path_buf(),
-            format: self.format,
+            options: self.options.clone(),
             state: match self.watch.version() {
                 Some(version) => PendingState::Closed(version),
                 None => PendingState::Open(Box::new(self)),
@@ -223,13 +247,6 @@ impl Source {
             Rows::Csv(rows) => Some(rows.layout()),
             Rows::Ndjson(_) => None,
         }
-    }
-
-    /// Returns the asset of the accounts, if the format determines it.
-    pub(super) fn asset(&self) -> Option<&'static str> {
-        self.layout()
-            .filter(|layout| *layout == CsvLayout::BankStatement)
-            .map(|_| bank::ASSET)
     }
 
     fn next(&mut self) -> Result<Option<Row>, SourceError> {
@@ -298,7 +315,6 @@ impl Source {
         let batch = Batch {
             file: Arc::clone(&self.file),
             rows,
-            asset: self.asset(),
             bytes_read: self.watch.bytes(),
         };
         Ok((!batch.rows.is_empty()).then_some(batch))
@@ -338,11 +354,11 @@ impl Pending {
     /// # Errors
     /// [`SourceError`], also if the file changed since it was checked.
     fn open(self) -> Result<Source, SourceError> {
-        let Pending { file, format, state } = self;
+        let Pending { file, options, state } = self;
         match state {
             PendingState::Open(source) => Ok(*source),
             PendingState::Closed(version) => {
-                let source = Source::open(&file, format)?;
+                let source = Source::open(&file, &options)?;
                 if source.watch.version() == Some(version) {
                     Ok(source)
                 } else {
@@ -427,7 +443,7 @@ mod tests {
     }
 
     fn pending(files: &[PathBuf]) -> Vec<Pending> {
-        let source = |file: &PathBuf| Source::open(file, Format::Auto).unwrap().set_aside();
+        let source = |file: &PathBuf| Source::open(file, &ReadOptions::default()).unwrap().set_aside();
         files.iter().map(source).collect()
     }
 
@@ -494,7 +510,7 @@ mod tests {
             .map(|id| format!("{{\"transactionId\":\"t{id}\",\"transfers\":[{transfers}]}}\n"))
             .collect();
         fs::write(&path, lines).unwrap();
-        let mut source = Source::open(&path, Format::Auto).unwrap();
+        let mut source = Source::open(&path, &ReadOptions::default()).unwrap();
         let first = source.next_batch(8192).unwrap().expect("a batch");
         let bytes: usize = first.rows.iter().map(|row| row.transaction.encoded_len()).sum();
         assert!(
@@ -507,25 +523,22 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bank_statement_says_its_asset() {
+    fn the_header_selects_the_layout() {
         let dir = tempfile::tempdir().unwrap();
-        let native = Source::open(&csv(dir.path(), "a.csv", 0..1, ""), Format::Auto).unwrap();
-        assert_eq!((native.layout(), native.asset()), (Some(CsvLayout::Native), None));
+        let native = Source::open(&csv(dir.path(), "a.csv", 0..1, ""), &ReadOptions::default()).unwrap();
+        assert_eq!(native.layout(), Some(CsvLayout::Native));
         let path = dir.path().join("bank.csv");
         fs::write(
             &path,
             "transaction_id,date,account_id,side,kind,amount,rounding,balance_after\n",
         )
         .unwrap();
-        let bank = Source::open(&path, Format::Auto).unwrap();
-        assert_eq!(
-            (bank.layout(), bank.asset()),
-            (Some(CsvLayout::BankStatement), Some("CZK"))
-        );
+        let bank = Source::open(&path, &ReadOptions::default()).unwrap();
+        assert_eq!(bank.layout(), Some(CsvLayout::BankStatement));
     }
 
     #[test]
-    fn a_file_that_changes_before_its_turn_is_refused() {
+    fn a_file_that_changes_between_its_check_and_its_import_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = csv(dir.path(), "a.csv", 0..5, "");
         let put_aside = |file: &PathBuf| pending(std::slice::from_ref(file)).remove(0);
@@ -548,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grows_or_shrinks_while_it_is_read_is_refused() {
+    fn a_file_that_grows_or_shrinks_while_it_is_read_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = csv(dir.path(), "a.csv", 0..5, "");
         let length = fs::metadata(&file).unwrap().len();
@@ -557,7 +570,7 @@ mod tests {
             file.set_len(length - 1).unwrap();
         }];
         for change in changes {
-            let mut source = Source::open(&file, Format::Auto).unwrap();
+            let mut source = Source::open(&file, &ReadOptions::default()).unwrap();
             assert_eq!(source.next_batch(3).unwrap().unwrap().rows.len(), 3);
             change();
             let error = source.next_batch(3).unwrap_err();
@@ -571,7 +584,8 @@ mod tests {
     #[test]
     fn a_row_that_the_parser_loses_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let mut source = Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), Format::Auto).unwrap();
+        let mut source =
+            Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), &ReadOptions::default()).unwrap();
         assert!(source.next().unwrap().is_some());
         let error = source.next_batch(100).unwrap_err().to_string();
         assert!(error.contains("has 7 lines, but the parser counted 6"), "{error}");

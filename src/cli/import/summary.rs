@@ -9,6 +9,7 @@ use std::{
 use prost::Message;
 use serde::Serialize;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::{row::LineCounts, source::Batch};
 use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
@@ -18,7 +19,7 @@ const EXAMPLES_MAX: usize = 5;
 /// Maximum number of reasons that are counted separately. The API has about a dozen reasons.
 const REASONS_MAX: usize = 64;
 /// Name under which all further reasons are counted.
-const OTHER: &str = "OTHER";
+pub(super) const OTHER: &str = "OTHER";
 
 /// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
@@ -41,6 +42,10 @@ pub(super) struct Summary {
     pub(super) refused_by_reason: BTreeMap<String, u64>,
     /// The first rejected transactions.
     pub(super) refused_examples: Vec<Example>,
+    /// The last answered row; `None` before the first answer. All rows before it, in the order of the files, were answered, too.
+    pub(super) answered_through: Option<Place>,
+    /// The file of rejected transactions, if there is one.
+    pub(super) rejects_file: Option<String>,
     /// Created accounts.
     pub(super) accounts_created: u64,
     /// The highest sequence of the committed and replayed transactions; 0 if there are none.
@@ -49,6 +54,18 @@ pub(super) struct Summary {
     pub(super) elapsed_seconds: f64,
     /// Answered transactions per second.
     pub(super) transactions_per_second: f64,
+    /// When the import began to read the files.
+    #[serde(skip)]
+    started: Option<Instant>,
+}
+
+/// A row of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Place {
+    /// The file.
+    pub(super) file: String,
+    /// The line, from 1.
+    pub(super) line: u64,
 }
 
 /// An answer with the id of another transaction.
@@ -112,6 +129,10 @@ impl Summary {
                 }
             }
         }
+        self.answered_through = batch.rows.last().map(|row| Place {
+            file: batch.file.display().to_string(),
+            line: row.line,
+        });
         Ok(())
     }
 
@@ -160,8 +181,17 @@ impl Summary {
             .or_default() += 1;
     }
 
-    /// Stores the duration of the import.
-    pub(super) fn finish(&mut self, elapsed: Duration) {
+    /// Notes that the import begins to read the files.
+    pub(super) fn start(&mut self) {
+        self.started = Some(Instant::now());
+    }
+
+    /// Stores the duration of the import: the time since [`Summary::start`].
+    pub(super) fn finish(&mut self) {
+        self.set_elapsed(self.started.map_or(Duration::ZERO, |started| started.elapsed()));
+    }
+
+    fn set_elapsed(&mut self, elapsed: Duration) {
         self.elapsed_seconds = elapsed.as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate that is shown to people")]
         let transactions = self.transactions as f64;
@@ -223,6 +253,9 @@ impl Summary {
         {
             writeln!(out, "{file}:{line}: {transaction_id}: {reason}: {message}")?;
         }
+        if let (Some(file), 1..) = (&self.rejects_file, self.refused) {
+            writeln!(out, "\nall rejected transactions are in {file}")?;
+        }
         if self.refused_by_reason.contains_key("ACCOUNT_NOT_FOUND") {
             writeln!(
                 out,
@@ -234,7 +267,7 @@ impl Summary {
 }
 
 /// Returns the reason in the status's `google.rpc.ErrorInfo`, or the number of the status code if there is no `ErrorInfo`.
-fn reason_of(status: &tonic_types::Status) -> String {
+pub(super) fn reason_of(status: &tonic_types::Status) -> String {
     let info = status
         .details
         .iter()
@@ -285,13 +318,12 @@ mod tests {
         Batch {
             file: Path::new("a.csv").into(),
             rows: (2..2 + rows).map(row).collect(),
-            asset: None,
             bytes_read: 0,
         }
     }
 
     #[test]
-    fn answers_are_counted_by_what_they_are() {
+    fn answers_are_counted_by_outcome() {
         let mut summary = Summary::default();
         let results = vec![
             committed(7, false),
@@ -313,7 +345,7 @@ mod tests {
             ..silent.clone()
         };
         summary.count(&batch(2), vec![silent, plain]).unwrap();
-        summary.finish(Duration::from_secs(2));
+        summary.set_elapsed(Duration::from_secs(2));
         assert_eq!(
             (
                 summary.transactions,
@@ -330,6 +362,8 @@ mod tests {
             .map(|(reason, count)| (reason.as_str(), *count))
             .collect();
         assert_eq!(reasons, [("CODE_13", 1), ("INSUFFICIENT_FUNDS", 1), ("OTHER", 1)]);
+        let through = summary.answered_through.clone().unwrap();
+        assert_eq!((through.file.as_str(), through.line), ("a.csv", 3));
         assert_eq!(
             (
                 summary.refused_examples[0].line,
@@ -384,9 +418,10 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_say_it_all() {
+    fn table_and_json_contain_counts_reasons_and_advice() {
         let mut summary = Summary {
             accounts_created: 9,
+            rejects_file: Some("rejects.ndjson".to_owned()),
             ..Summary::default()
         };
         summary
@@ -400,6 +435,7 @@ mod tests {
             "  ACCOUNT_NOT_FOUND",
             "a.csv:2: t: ACCOUNT_NOT_FOUND: no",
             "--create-accounts",
+            "all rejected transactions are in rejects.ndjson",
         ] {
             assert!(table.contains(words), "{words:?} is not in\n{table}");
         }

@@ -4,7 +4,7 @@ use std::{io::Write, path::Path};
 
 use proptest::prelude::*;
 
-use super::source::{Format, Source, SourceError};
+use super::source::{Format, ReadOptions, Source, SourceError};
 
 const HEADER: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 
@@ -86,7 +86,11 @@ fn import(dir: &Path, bytes: &[u8], format: Format) -> Result<(Vec<(String, i64)
     let path = dir.join("rows");
     let mut written = std::fs::File::create(&path).unwrap();
     written.write_all(bytes).unwrap();
-    let mut source = Source::open(&path, format)?;
+    let options = ReadOptions {
+        format,
+        ..ReadOptions::default()
+    };
+    let mut source = Source::open(&path, &options)?;
     let mut all = Vec::new();
     while let Some(batch) = source.next_batch(5)? {
         all.extend(batch.rows.into_iter().map(|row| {

@@ -275,3 +275,27 @@ async fn an_unknown_outcome_stays_unknown_until_the_ledger_answers() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_observer_is_called_before_each_delay() {
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let observer = RetryObserver::new({
+        let seen = Arc::clone(&seen);
+        move |status: &Status, delay| seen.lock().push((status.code(), delay))
+    });
+    let begin = Instant::now();
+    let result = POLICY
+        .run_observed(&observer, |_| {
+            std::future::ready(Err::<u8, _>(Status::unavailable("down")))
+        })
+        .await;
+    assert_eq!(result.unwrap_err().attempts(), 5);
+    let seen = seen.lock();
+    assert!(
+        seen.len() == 4 && seen.iter().all(|(code, _)| *code == Code::Unavailable),
+        "{seen:?}"
+    );
+    let waited: Duration = seen.iter().map(|(_, delay)| *delay).sum();
+    // The clock counts whole milliseconds, so each delay may take one more.
+    assert!((waited..=waited + Duration::from_millis(8)).contains(&begin.elapsed()));
+}

@@ -1,6 +1,6 @@
 //! Replays the blocks of a journal: applies their records to a ledger.
 
-use tally_journal::{BlockHeader, Journal, Position, ScanError, Tail};
+use tally_journal::{BlockHeader, Journal, JournalError, Position, ScanError, Tail};
 use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
 
 use super::{
@@ -30,11 +30,34 @@ pub(super) fn replay(
     checkpoint: LoadedCheckpoint,
     ids: TagIndex,
 ) -> Result<(Replay, Tail), OpenError> {
+    let last_entry = checkpoint.last_entry;
+    let (replay, scanned) = scan(journal, checkpoint, ids);
+    match scanned {
+        // Each new record must have a higher number than all records that changed an account.
+        Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
+            found: last_entry,
+            next: replay.order.next_entry,
+        }),
+        Ok(tail) => Ok((replay, tail)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replays the blocks of a damaged journal from `start` to the first damage.
+pub(super) fn replay_before_damage(journal: &Journal, start: LoadedCheckpoint) -> Result<Replay, OpenError> {
+    match scan(journal, start, TagIndex::new()) {
+        (replay, Ok(_) | Err(OpenError::Store(JournalError::Corrupt(_)))) => Ok(replay),
+        (_, Err(error)) => Err(error),
+    }
+}
+
+/// Replays blocks until the end of the journal or the first error. Returns what was replayed, and the end or the error.
+fn scan(journal: &Journal, checkpoint: LoadedCheckpoint, ids: TagIndex) -> (Replay, Result<Tail, OpenError>) {
     let LoadedCheckpoint {
         ledger,
         start,
         durable_through,
-        last_entry,
+        last_entry: _,
     } = checkpoint;
     let mut replay = Replay {
         ledger,
@@ -46,17 +69,11 @@ pub(super) fn replay(
     let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
         replay.block(header, position, body)
     });
-    match scanned {
-        // The records of the checkpoint must be in the journal. Otherwise new records would reuse the numbers of
-        // records whose changes the checkpoint contains.
-        Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
-            found: last_entry,
-            next: replay.order.next_entry,
-        }),
-        Ok(tail) => Ok((replay, tail)),
-        Err(ScanError::Store(error)) => Err(OpenError::Store(error)),
-        Err(ScanError::Visitor(error)) => Err(error),
-    }
+    let scanned = scanned.map_err(|error| match error {
+        ScanError::Store(error) => OpenError::Store(error),
+        ScanError::Visitor(error) => error,
+    });
+    (replay, scanned)
 }
 
 // ===== impl Replay =====

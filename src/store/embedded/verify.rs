@@ -10,7 +10,7 @@ use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
-    replay::{Replay, replay},
+    replay::{Replay, replay, replay_before_damage},
 };
 
 /// The result of the verification of a data directory.
@@ -18,15 +18,15 @@ use super::{
 pub struct DirectoryReport {
     /// The report on the journal: blocks, checksums and the hash chain.
     pub journal: journal::JournalReport,
-    /// Number of accounts; 0 if the journal is damaged.
+    /// Number of accounts. If the journal is damaged: in the blocks before the first damage.
     pub accounts: usize,
-    /// The sequence of the last committed transaction, which is the number of committed transactions; 0 if the journal
-    /// is damaged.
+    /// Number of committed transactions. If the journal is damaged: in the blocks before the first damage.
     pub last_sequence: u64,
-    /// The totals of each asset. In a sound directory, the debits of an asset equal its credits.
+    /// The totals of each asset. In a sound directory, debits equal credits. If the journal is damaged: in the blocks before
+    /// the first damage.
     pub assets: BTreeMap<String, AssetTotals>,
-    /// How checkpoints, id files and the marker of a clean stop are damaged or differ from the blocks, at most
-    /// [`DIFFERENCES_MAX`] texts. A service ignores such files and reads the blocks instead.
+    /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
+    /// such files and reads the blocks instead. If the journal is damaged, these files are not compared.
     pub differences: Vec<String>,
 }
 
@@ -53,7 +53,13 @@ impl DirectoryReport {
             && self.assets.values().all(|totals| totals.debits == totals.credits)
     }
 
-    /// Adds the differences of `file` to the report. Ignores differences beyond [`DIFFERENCES_MAX`].
+    fn describe(&mut self, replayed: &Replay) {
+        self.accounts = replayed.ledger.accounts().len();
+        self.last_sequence = replayed.order.next_sequence - 1;
+        self.assets = totals(&replayed.ledger);
+    }
+
+    /// Adds the differences of a file, up to [`DIFFERENCES_MAX`].
     fn differ(&mut self, file: &str, differences: impl IntoIterator<Item = String>) {
         for difference in differences {
             if self.differences.len() < DIFFERENCES_MAX {
@@ -74,9 +80,9 @@ pub const DIFFERENCES_MAX: usize = 16;
 /// service can open the directory during the verification.
 ///
 /// # Errors
-/// [`OpenError`] if the directory cannot be opened, for example because a service has it open
-/// ([`journal::JournalError::Locked`]), or the disk cannot be read. Damage of the journal is not an error:
-/// [`DirectoryReport::journal`] reports it.
+/// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the
+/// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start. The rest of the report
+/// then describes the ledger at the end of the last whole block before the damage.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
@@ -87,22 +93,18 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         assets: BTreeMap::new(),
         differences: Vec::new(),
     };
-    let Some(end) = report.journal.end else {
-        // The end of the journal is unknown because of damage, so the journal cannot be replayed.
+    let (Some(end), None) = (report.journal.end, &report.journal.corruption) else {
+        let before_damage = replay_before_damage(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
+        report.describe(&before_damage);
         return Ok(report);
     };
-    if report.journal.corruption.is_some() {
-        return Ok(report);
-    }
     if report.journal.marked && !report.journal.clean {
         let what =
             "the marker of a clean stop is damaged, or states another position than the end of the journal";
         report.differ("journal/CLEAN", [what.to_owned()]);
     }
     let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
-    report.accounts = replayed.ledger.accounts().len();
-    report.last_sequence = replayed.order.next_sequence - 1;
-    report.assets = totals(&replayed.ledger);
+    report.describe(&replayed);
     let checkpoints = checkpoint::files_read_only(journal.directory());
     for number in checkpoints.numbers()? {
         let loaded = checkpoints

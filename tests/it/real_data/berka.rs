@@ -173,10 +173,20 @@ async fn after_each_row_the_account_has_the_balance_in_the_statement() {
     assert_final_balances(&client, &expected).await;
 }
 
+/// Options of `tally import` for the words and the asset of the bank.
+pub(crate) const IMPORT_OPTIONS: [&str; 4] = [
+    "--asset",
+    "CZK",
+    "--kinds",
+    "cash-deposit=vklad,cash-withdrawal=vyber,card-withdrawal=vyber_kartou,transfer-in=prevod_z_uctu,\
+     transfer-out=prevod_na_ucet,interest=urok",
+];
+
 /// Runs `tally import FILE`, checks that it succeeds, and returns its report.
 pub(crate) fn import(server: &TestServer, file: &Path) -> Value {
     let path = file.to_str().unwrap();
-    let output = server.tally(&["import", path, "--create-accounts", "--output", "json"]);
+    let mut command = server.command(&["import", path, "--create-accounts", "--output", "json"]);
+    let output = command.args(IMPORT_OPTIONS).output().unwrap();
     assert!(
         output.status.success(),
         "{:?}: {}",

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -147,21 +148,17 @@ async fn verify_and_the_start_detect_damage_to_the_last_block_after_a_clean_stop
     let (code, text) = verify_twice(server.data());
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("CORRUPT") && !text.contains("torn tail"), "{text}");
+    for words in [
+        "transactions     19 before the first damage\n",
+        "accounts         2 before the first damage\n",
+        "still sound      blocks 1 to ",
+        ": all transactions through sequence 19, and 2 accounts\n",
+        "not sound: nothing was changed",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
     let before = files(server.data());
-    let data = server.data().to_str().unwrap();
-    let started = Command::new(BINARY)
-        .args([
-            "serve",
-            "--data",
-            data,
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ])
-        .output()
-        .unwrap();
-    let (code, text) = result_of(&started);
+    let (code, text) = serve(server.data());
     assert!(
         code == Some(74) && text.contains("was durable"),
         "{code:?} {text}"
@@ -176,6 +173,90 @@ async fn verify_and_the_start_detect_damage_to_the_last_block_after_a_clean_stop
         contents(files(server.data())) == contents(before),
         "the start changed the directory"
     );
+}
+
+/// Flips a bit in the body of each of these blocks.
+fn damage_blocks(data: &Path, blocks: &[u64]) {
+    let path = data.join("journal").join("0000000000.segment");
+    let journal = Journal::open_read_only(Arc::new(RealDisk), data).unwrap();
+    let mut offsets = Vec::new();
+    let scanned = journal.scan(
+        journal.start(),
+        0,
+        |header, position, _| -> Result<(), Infallible> {
+            if blocks.contains(&header.block_sequence) {
+                offsets.push(position.offset() as usize + 140);
+            }
+            Ok(())
+        },
+    );
+    scanned.unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    for offset in offsets {
+        bytes[offset] ^= 1;
+    }
+    fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn verify_lists_all_damage_and_what_is_still_sound() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    // The accounts are in blocks 1 and 2, and each transaction is in a block of its own.
+    damage_blocks(server.data(), &[8, 12]);
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    for words in [
+        "transactions     5 before the first damage\n",
+        "block 8: the checksum of the body is wrong, but the later block 9 is at ",
+        "block 12: the checksum of the body is wrong, but the later block 13 is at ",
+        "still sound      blocks 1 to 7, from segment 0, offset 0, to the block at segment 0, offset ",
+        "through sequence 5, and 2 accounts\n",
+        "lost             blocks 8 to 8: transactions 6 to 6\n",
+        "still whole      blocks 9 to 11, ",
+        "lost             blocks 12 to 12: transactions up to sequence 10\n",
+        "transactions from sequence 7 on",
+        "still whole      blocks 13 to 22, ",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    assert_eq!(text.matches("CORRUPT").count(), 2, "{text}");
+}
+
+#[test]
+fn a_foreign_directory_is_named_as_such_and_stays_unchanged() {
+    let home = tempfile::tempdir().unwrap();
+    let (empty, foreign) = (home.path().join("empty"), home.path().join("foreign"));
+    fs::create_dir(&empty).unwrap();
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("thesis.odt"), "text").unwrap();
+    for dir in [&empty, &foreign] {
+        let (code, text) = verify_twice(dir);
+        assert_eq!(code, Some(74), "{text}");
+        let expected = format!("{} is not a Tally data directory (no FORMAT)\n", dir.display());
+        assert!(text.ends_with(&expected), "{text}");
+    }
+    let before = files(&foreign);
+    let (code, text) = serve(&foreign);
+    assert_eq!(code, Some(74), "{text}");
+    let expected = "is not a Tally data directory (no FORMAT), and it is not empty: it has thesis.odt.";
+    assert!(text.contains(expected), "{text}");
+    assert!(files(&foreign) == before, "the start changed the directory");
+}
+
+/// Runs a server on `data` that is expected to fail at its start.
+fn serve(data: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(BINARY);
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--data",
+    ]);
+    result_of(&command.arg(data).output().unwrap())
 }
 
 #[tokio::test]

@@ -121,6 +121,9 @@ fn damage_after_a_clean_stop_is_distinguished_from_a_torn_tail_after_a_crash() {
     assert!(!report.is_sound() && report.journal.torn.is_none());
     let corruption = report.journal.corruption.unwrap().to_string();
     assert!(corruption.contains("was durable"), "{corruption}");
+    // The report describes the ledger before the damaged block.
+    assert_eq!((report.last_sequence, report.accounts), (1, 2));
+    assert_eq!(report.assets["EUR"].debits, Some(1));
 
     let disk = SimDisk::holding(1, &crashed);
     disk.flip_bit(&segment_path(0), (u64::from(last.offset()) + 300) * 8);

@@ -1,6 +1,6 @@
 //! Tests of the data directory: one process at a time has it open for writing, and its sizes never change.
 
-use tally_journal::{FormatDefect, Journal, JournalConfig, JournalError};
+use tally_journal::{Disk, FormatDefect, Journal, JournalConfig, JournalError};
 
 use super::{CONFIG, Running, data};
 use crate::support::sim_disk::SimDisk;
@@ -86,6 +86,30 @@ fn a_journal_without_its_format_file_is_an_error_and_stays_unchanged() {
         "{error}"
     );
     assert_eq!(disk.snapshot(), before);
+}
+
+#[test]
+fn only_an_empty_directory_becomes_a_data_directory() {
+    let disk = SimDisk::new(6);
+    for name in ["lost+found", "FORMAT.tmp"] {
+        disk.create_dir_all(&data()).unwrap();
+        disk.create_new(&data().join(name)).unwrap();
+    }
+    drop(Running::open(&disk.handle()).unwrap());
+
+    let disk = SimDisk::new(7);
+    disk.create_dir_all(&data()).unwrap();
+    for name in ["thesis.odt", "a", "b", "c"] {
+        disk.create_new(&data().join(name)).unwrap();
+    }
+    let before = disk.snapshot();
+    let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/data is not a Tally data directory (no FORMAT), and it is not empty: it has a, b, c and 1 more. Name an empty \
+         directory or one that does not exist yet"
+    );
+    assert_eq!(disk.snapshot(), before, "the directory was changed");
 }
 
 #[test]

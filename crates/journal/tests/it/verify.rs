@@ -1,6 +1,8 @@
 //! `Journal::verify` reports all damage and changes nothing.
 
-use tally_journal::{BlockDefect, CorruptionKind, Disk, Journal, JournalError, JournalReport};
+use tally_journal::{
+    BlockDefect, BlockRun, CorruptionKind, Disk, FURTHER_DAMAGES_MAX, Journal, JournalError, JournalReport,
+};
 
 use super::{Running, data, scan, segment_path, verify};
 use crate::support::sim_disk::SimDisk;
@@ -72,6 +74,59 @@ fn all_damage_is_listed() {
         (27, Some(31))
     );
     assert!(!report.is_intact());
+    assert_eq!(runs(&report), [(1, 3), (6, 10), (12, 30)]);
+    assert!(!report.stopped);
+}
+
+/// Returns the sequences of the first and the last block of each run.
+fn runs(report: &JournalReport) -> Vec<(u64, u64)> {
+    let ends = |run: &BlockRun| (run.first.block_sequence, run.last.block_sequence);
+    report.runs.iter().map(ends).collect()
+}
+
+#[test]
+fn blocks_after_a_block_of_another_place_are_found() {
+    let disk = journal_of(30);
+    // Blocks 2 and 3 are replaced by copies of block 1, whose header names another place.
+    disk.change(&segment_path(0), |bytes| {
+        let (first, rest) = bytes.split_at_mut(328);
+        rest[..328].copy_from_slice(first);
+        rest[328..656].copy_from_slice(first);
+    });
+    let report = report(&disk);
+    let corruption = report.corruption.as_ref().unwrap();
+    assert_eq!(corruption.block_sequence, 2);
+    assert!(
+        matches!(corruption.kind, CorruptionKind::NoBlock { .. }),
+        "{corruption}"
+    );
+    assert_eq!(runs(&report), [(1, 1), (4, 30)]);
+    assert!(report.further_damages.is_empty() && !report.stopped);
+}
+
+#[test]
+fn each_segment_of_a_wrong_length_is_listed() {
+    let disk = journal_of(70);
+    for number in [0, 2] {
+        disk.change(&segment_path(number), |bytes| bytes.push(0));
+    }
+    let report = report(&disk);
+    let damages = report.corruption.iter().chain(&report.further_damages);
+    let segments: Vec<u32> = damages.map(|damage| damage.position.segment()).collect();
+    assert_eq!(segments, [0, 2]);
+    assert_eq!((runs(&report), report.stopped), (vec![(1, 70)], false));
+}
+
+#[test]
+fn the_check_stops_at_the_bound_of_damages_and_says_so() {
+    let disk = journal_of(200);
+    for block in (1..200_u64).step_by(2) {
+        let (segment, place) = (u32::try_from(block / 22).unwrap(), block % 22);
+        disk.flip_bit(&segment_path(segment), (place * 328 + 150) * 8);
+    }
+    let report = report(&disk);
+    assert_eq!(report.further_damages.len(), FURTHER_DAMAGES_MAX);
+    assert!(report.stopped && report.runs.len() == FURTHER_DAMAGES_MAX + 1);
 }
 
 #[test]
@@ -132,8 +187,9 @@ fn a_directory_without_data_is_an_error() {
         "{error}"
     );
     disk.create_dir_all(&data()).unwrap();
-    assert!(matches!(
-        verify(&disk.handle(), &data()),
-        Err(JournalError::Format { .. })
-    ));
+    let error = verify(&disk.handle(), &data()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/data is not a Tally data directory (no FORMAT)"
+    );
 }

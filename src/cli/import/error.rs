@@ -1,0 +1,156 @@
+//! Why an import ended without success, and its exit code.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use super::{
+    mapping::MappingError,
+    source::SourceError,
+    summary::{Place, WrongAnswer},
+};
+use crate::{
+    cli::{exit, signals::StopSignal},
+    client::{CallError, ConnectError},
+};
+
+/// Why an import failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub(super) enum ImportError {
+    /// A file can't be read or is malformed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The asset of accounts to create is unknown.
+    #[error("the import creates accounts, so it needs their asset: set --asset, for example --asset EUR")]
+    AssetMissing,
+    /// A name in a mapping is wrong.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// Standard input can be read only once.
+    #[error("standard input (-) is named twice, but can be read only once")]
+    StdinTwice,
+    /// The file of rejected transactions can't be written.
+    #[error("can't write the rejected transactions to {}", file.display())]
+    Rejects {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A signal stopped the import.
+    #[error("{}: {}; to go on, import the same files again: transactions that are already applied are answered as \
+             replayed", signal.as_str(), progress(*transactions, through.as_ref()))]
+    Stopped {
+        /// The signal.
+        signal: StopSignal,
+        /// Number of answered transactions.
+        transactions: u64,
+        /// The last answered row.
+        through: Option<Place>,
+    },
+    /// The runtime or the signal handlers can't be set up.
+    #[error("can't set up the import")]
+    Setup(#[source] io::Error),
+    /// The format does not allow the balance rule.
+    #[error("{}: accounts of a bank statement are always unlimited, because the data has overdrafts; remove --balance-rule", file.display())]
+    BalanceRule {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The service can't be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Accounts can't be read or created.
+    #[error("{}:{line}: can't create the accounts of the batch that starts at this line", file.display())]
+    Accounts {
+        /// The file.
+        file: PathBuf,
+        /// The batch's first line.
+        line: u64,
+        /// The cause.
+        source: CallError,
+    },
+    /// The call for a batch failed.
+    #[error("{}:{line}: the batch that starts at this line failed", file.display())]
+    Process {
+        /// The file.
+        file: PathBuf,
+        /// The batch's first line.
+        line: u64,
+        /// The cause.
+        source: CallError,
+    },
+    /// The service answered with the id of another transaction: a bug.
+    #[error(transparent)]
+    WrongAnswer(#[from] WrongAnswer),
+    /// The thread that reads the files panicked: a bug.
+    #[error("the thread that reads the files panicked")]
+    Reader(#[from] tokio::task::JoinError),
+    /// The number of rows and the number of answers differ: a bug.
+    #[error(
+        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {refused} rejected)"
+    )]
+    Unaccounted {
+        /// Rows in the files.
+        rows: u64,
+        /// Answered rows.
+        answered: u64,
+        /// Committed by this import.
+        committed: u64,
+        /// Committed before this import.
+        replayed: u64,
+        /// Rejected.
+        refused: u64,
+    },
+    /// Some transactions were rejected. The others are durable.
+    #[error("{refused} of {transactions} transactions were rejected")]
+    Refused {
+        /// Rejected transactions.
+        refused: u64,
+        /// All transactions.
+        transactions: u64,
+    },
+    /// The summary could not be printed.
+    #[error("can't print the summary")]
+    Output(#[source] io::Error),
+}
+
+// ===== impl ImportError =====
+
+impl ImportError {
+    /// Returns the exit code.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
+            ImportError::Source(SourceError::Format { .. } | SourceError::StdinFormat)
+            | ImportError::AssetMissing
+            | ImportError::Mapping(_)
+            | ImportError::StdinTwice
+            | ImportError::BalanceRule { .. } => exit::USAGE,
+            ImportError::Source(SourceError::Read { .. } | SourceError::Changed { .. })
+            | ImportError::Rejects { .. }
+            | ImportError::Output(_) => exit::IO,
+            ImportError::Source(SourceError::Unaccounted { .. })
+            | ImportError::WrongAnswer(_)
+            | ImportError::Reader(_)
+            | ImportError::Setup(_)
+            | ImportError::Unaccounted { .. } => exit::SOFTWARE,
+            ImportError::Stopped { signal, .. } => signal.exit_code(),
+            ImportError::Connect(_) | ImportError::Accounts { .. } | ImportError::Process { .. } => {
+                exit::UNAVAILABLE
+            }
+            ImportError::Refused { .. } => exit::FAILED,
+        }
+    }
+}
+
+/// Returns how far a stopped import came.
+fn progress(transactions: u64, through: Option<&Place>) -> String {
+    match through {
+        Some(Place { file, line }) => format!(
+            "{transactions} transactions were answered, through {file}:{line}, and the batch after that line may be applied"
+        ),
+        None => "no transaction was answered, and the first batch may be applied".to_owned(),
+    }
+}

@@ -1,0 +1,199 @@
+//! The names that a CSV file uses instead of the names of a layout: `--columns`, `--ignore-columns` and `--kinds`.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::{
+    kinds,
+    layout::{CsvLayout, repeated},
+};
+
+/// A name of a layout, and the name in the file that stands for it. Parsed from `NAME=NAME-IN-FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    name: String,
+    in_file: String,
+}
+
+/// The names of columns and kinds in the files of one import.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Mapping {
+    columns: Vec<Pair>,
+    ignored: Vec<String>,
+    kinds: Vec<Pair>,
+}
+
+/// A mapping that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum MappingError {
+    /// No layout has this column.
+    #[error("--columns: no layout has a column {name:?}; the columns are {}", CsvLayout::all_columns().join(", "))]
+    UnknownColumn {
+        /// The column.
+        name: String,
+    },
+    /// A bank statement has no such kind.
+    #[error(
+        "--kinds: a bank statement has no kind {name:?}; the kinds are {}",
+        kinds::list()
+    )]
+    UnknownKind {
+        /// The kind.
+        name: String,
+    },
+    /// A name is used twice.
+    #[error("{option}: {name:?} is named twice")]
+    Repeated {
+        /// The option.
+        option: &'static str,
+        /// The name.
+        name: String,
+    },
+}
+
+// ===== impl Pair =====
+
+impl FromStr for Pair {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text
+            .split_once('=')
+            .map(|(name, in_file)| (name.trim(), in_file.trim()))
+        {
+            Some((name, in_file)) if !name.is_empty() && !in_file.is_empty() => Ok(Pair {
+                name: name.to_owned(),
+                in_file: in_file.to_owned(),
+            }),
+            Some(_) | None => Err("write NAME=NAME-IN-FILE, for example date=Datum"),
+        }
+    }
+}
+
+// ===== impl Mapping =====
+
+impl Mapping {
+    /// Creates a mapping.
+    ///
+    /// # Errors
+    /// [`MappingError`] if a column or kind does not exist, or a name stands twice. Several words of a file may stand for the
+    /// same kind.
+    pub(super) fn new(
+        columns: Vec<Pair>,
+        ignored: Vec<String>,
+        kinds: Vec<Pair>,
+    ) -> Result<Self, MappingError> {
+        let known = CsvLayout::all_columns();
+        if let Some(Pair { name, .. }) = columns.iter().find(|pair| !known.contains(&pair.name.as_str())) {
+            return Err(MappingError::UnknownColumn { name: name.clone() });
+        }
+        if let Some(Pair { name, .. }) = kinds.iter().find(|pair| !kinds::is_kind(&pair.name)) {
+            return Err(MappingError::UnknownKind { name: name.clone() });
+        }
+        let in_file = |pairs: &[Pair]| pairs.iter().map(|pair| pair.in_file.clone()).collect::<Vec<_>>();
+        let names = columns.iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
+        for (option, names) in [
+            ("--columns", names),
+            (
+                "--columns and --ignore-columns",
+                [in_file(&columns), ignored.clone()].concat(),
+            ),
+            ("--kinds", in_file(&kinds)),
+        ] {
+            if let Some(name) = repeated(&names) {
+                let name = name.to_owned();
+                return Err(MappingError::Repeated { option, name });
+            }
+        }
+        Ok(Mapping {
+            columns,
+            ignored,
+            kinds,
+        })
+    }
+
+    /// Returns the layout's name of a column of the file; `None` if the column is to be ignored.
+    pub(super) fn column<'a>(&'a self, in_file: &'a str) -> Option<&'a str> {
+        if self.ignored.iter().any(|name| name == in_file) {
+            return None;
+        }
+        Some(name_of(&self.columns, in_file))
+    }
+
+    /// Returns the kind for which a word of the file stands.
+    pub(super) fn kind<'a>(&'a self, in_file: &'a str) -> &'a str {
+        name_of(&self.kinds, in_file)
+    }
+
+    /// Returns the columns that the header of the file must have, because an option names them.
+    pub(super) fn columns_in_file(&self) -> impl Iterator<Item = &str> {
+        let mapped = self.columns.iter().map(|pair| pair.in_file.as_str());
+        mapped.chain(self.ignored.iter().map(String::as_str))
+    }
+}
+
+/// Returns the name for which `in_file` stands: `in_file` itself if no pair contains it.
+fn name_of<'a>(pairs: &'a [Pair], in_file: &'a str) -> &'a str {
+    let pair = pairs.iter().find(|pair| pair.in_file == in_file);
+    pair.map_or(in_file, |pair| pair.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<Pair> {
+        text.split_terminator(',')
+            .map(|pair| pair.parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn names_are_mapped_and_others_stay() {
+        let mapping = Mapping::new(
+            pairs("date=Datum,amount=Betrag"),
+            vec!["Notiz".to_owned()],
+            pairs("interest=Zins,interest=Habenzins"),
+        )
+        .unwrap();
+        assert_eq!(mapping.column("Datum"), Some("date"));
+        assert_eq!(mapping.column("side"), Some("side"));
+        assert_eq!(mapping.column("Notiz"), None);
+        assert_eq!(mapping.kind("Habenzins"), "interest");
+        assert_eq!(mapping.kind("transfer-in"), "transfer-in");
+        let columns: Vec<_> = mapping.columns_in_file().collect();
+        assert_eq!(columns, ["Datum", "Betrag", "Notiz"]);
+    }
+
+    #[test]
+    fn a_wrong_mapping_is_an_error_that_names_the_word() {
+        for text in ["date", "=Datum", "date=", " = "] {
+            assert!(text.parse::<Pair>().is_err(), "{text}");
+        }
+        for (columns, kinds, expected) in [
+            (
+                "day=Datum",
+                "",
+                "no layout has a column \"day\"; the columns are transaction_id, debit",
+            ),
+            ("date=Datum,date=Tag", "", "--columns: \"date\" is named twice"),
+            ("date=Datum,side=Datum", "", "\"Datum\" is named twice"),
+            (
+                "",
+                "gift=Geschenk",
+                "no kind \"gift\"; the kinds are cash-deposit, ",
+            ),
+            (
+                "",
+                "interest=Zins,transfer-in=Zins",
+                "--kinds: \"Zins\" is named twice",
+            ),
+        ] {
+            let error = Mapping::new(pairs(columns), Vec::new(), pairs(kinds))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

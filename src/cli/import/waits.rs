@@ -1,0 +1,139 @@
+//! Connects to the service, and reports on standard error why an import waits.
+
+use std::{sync::Arc, time::Duration};
+
+use indicatif::ProgressBar;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::client::{Client, ClientConfig, ConnectError};
+
+/// Delay after the first attempt to connect. The delay doubles with each attempt.
+const DELAY_MIN: Duration = Duration::from_millis(50);
+/// Longest delay between two attempts to connect.
+const DELAY_MAX: Duration = Duration::from_secs(2);
+/// The reason for a wait while there is no connection.
+const NO_CONNECTION: &str = "no connection to the service";
+
+/// Reports the waits of an import.
+#[derive(Debug, Clone)]
+pub(super) struct Waits {
+    progress: ProgressBar,
+    /// The reason that was printed last, until the service has answered a batch.
+    printed: Arc<Mutex<Option<String>>>,
+}
+
+// ===== impl Waits =====
+
+impl Waits {
+    /// Creates a reporter. It uses `progress` if that is visible. Otherwise it prints lines on standard error.
+    pub(super) fn new(progress: ProgressBar) -> Self {
+        Waits {
+            progress,
+            printed: Arc::default(),
+        }
+    }
+
+    /// Reports that a call failed with `status`, and is sent again after `delay`.
+    pub(super) fn call_failed(&self, status: &Status, delay: Duration) {
+        let info = status.get_details_error_info();
+        let reason = match info {
+            Some(info) => info.reason,
+            None if std::error::Error::source(status).is_some() => NO_CONNECTION.to_owned(),
+            None => format!("{:?}", status.code()),
+        };
+        self.report(&reason, delay);
+    }
+
+    /// Reports a wait. Without a progress bar, prints each reason once until [`Waits::answered`].
+    #[expect(clippy::print_stderr, reason = "the user must see why the import waits")]
+    fn report(&self, reason: &str, delay: Duration) {
+        let text = format!("{reason}, retry in {}", time(delay));
+        if !self.progress.is_hidden() {
+            self.progress.set_message(text);
+            return;
+        }
+        let mut printed = self.printed.lock();
+        if printed.as_deref() != Some(reason) {
+            eprintln!("tally: {text}");
+            *printed = Some(reason.to_owned());
+        }
+    }
+
+    /// Notes that the service has answered, so that the next wait is reported again.
+    pub(super) fn answered(&self) {
+        *self.printed.lock() = None;
+    }
+
+    /// Connects to the service. While no service answers, tries again until `give_up_after` has passed. The delay doubles with
+    /// each attempt.
+    ///
+    /// # Errors
+    /// [`ConnectError`] of the last attempt, or of the first attempt whose error another attempt can't cure.
+    pub(super) async fn connect(
+        &self,
+        config: &ClientConfig,
+        give_up_after: Duration,
+    ) -> Result<Client, ConnectError> {
+        let begin = Instant::now();
+        let mut delay = DELAY_MIN;
+        loop {
+            let error = match Client::connect_with(config).await {
+                Err(error @ ConnectError::Unreachable { .. }) => error,
+                finished => return finished,
+            };
+            let left = give_up_after.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Err(error);
+            }
+            let wait = delay.min(left);
+            self.report(NO_CONNECTION, wait);
+            tokio::time::sleep(wait).await;
+            delay = delay.saturating_mul(2).min(DELAY_MAX);
+        }
+    }
+}
+
+/// Returns a delay in whole seconds from one second on, otherwise in milliseconds. Rounds up.
+fn time(delay: Duration) -> String {
+    let millis = delay.as_micros().div_ceil(1000);
+    if millis < 1000 {
+        format!("{millis} ms")
+    } else {
+        format!("{} s", millis.div_ceil(1000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_rounded_up() {
+        for (micros, expected) in [(0, "0 ms"), (1, "1 ms"), (999_001, "1 s"), (8_000_001, "9 s")] {
+            assert_eq!(time(Duration::from_micros(micros)), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connecting_goes_on_until_the_time_is_over() {
+        let waits = Waits::new(ProgressBar::hidden());
+        // Port 1 is closed. The clock of the test is paused, and jumps over each delay.
+        let config = ClientConfig::plain("http://127.0.0.1:1");
+        let begin = Instant::now();
+        let give_up_after = Duration::from_secs(20);
+        let error = waits.connect(&config, give_up_after).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+        assert!(begin.elapsed() >= give_up_after);
+        // Another attempt can't cure a wrong address.
+        let begin = Instant::now();
+        let error = waits
+            .connect(&ClientConfig::plain("nowhere"), give_up_after)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ConnectError::Endpoint { .. }), "{error}");
+        assert!(begin.elapsed().is_zero());
+    }
+}

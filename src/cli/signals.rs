@@ -1,0 +1,87 @@
+//! Ends a subcommand early and in order when SIGINT (Ctrl-C) or SIGTERM arrives.
+
+use std::{io, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::{self, fail};
+
+/// A signal that stops a subcommand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StopSignal {
+    /// SIGINT: the user pressed Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+/// Why a future did not complete.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// A signal arrived.
+    Signal(StopSignal),
+    /// The runtime or the signal handlers can't be set up.
+    Setup(io::Error),
+}
+
+// ===== impl StopSignal =====
+
+impl StopSignal {
+    /// Returns the exit code of a program that the signal ended: 128 plus the number of the signal, as in a shell.
+    pub(super) const fn exit_code(self) -> u8 {
+        match self {
+            StopSignal::Interrupt => 130,
+            StopSignal::Terminate => 143,
+        }
+    }
+
+    /// Returns the word for messages: what the signal did to the subcommand.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            StopSignal::Interrupt => "interrupted",
+            StopSignal::Terminate => "terminated",
+        }
+    }
+}
+
+// ===== impl Stopped =====
+
+impl Stopped {
+    /// Prints one line on standard error, for a subcommand that does not report its progress. Returns the exit code.
+    #[expect(
+        clippy::print_stderr,
+        reason = "the command line reports errors on standard error"
+    )]
+    pub(super) fn report(&self) -> ExitCode {
+        match self {
+            Stopped::Signal(signal) => {
+                eprintln!("tally: {}", signal.as_str());
+                ExitCode::from(signal.exit_code())
+            }
+            Stopped::Setup(error) => fail(exit::SOFTWARE, error),
+        }
+    }
+}
+
+/// Runs a future on a single-threaded runtime until it completes, or until SIGINT or SIGTERM arrives. Then drops the future, so that
+/// its values clean up. Does not wait for blocking threads of the future, such as a thread that waits for standard input.
+///
+/// # Errors
+/// [`Stopped`] if the future did not complete.
+pub(super) fn until_signal<F: Future>(future: F) -> Result<F::Output, Stopped> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Stopped::Setup)?;
+    let result = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Stopped::Setup)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(Stopped::Setup)?;
+        tokio::select! {
+            output = future => Ok(output),
+            _ = interrupt.recv() => Err(Stopped::Signal(StopSignal::Interrupt)),
+            _ = terminate.recv() => Err(Stopped::Signal(StopSignal::Terminate)),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,109 @@
+//! `tally token` as a process: an error never changes the tokens file, and the service accepts the token.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::support::server::BINARY;
+
+fn token(arguments: &[&str]) -> Output {
+    Command::new(BINARY)
+        .arg("token")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_token_and_its_entry_are_written_to_private_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokens, out) = (dir.path().join("tokens"), dir.path().join("payments.token"));
+    let (tokens_name, out_name) = (tokens.to_str().unwrap(), out.to_str().unwrap());
+    let payments = [
+        "--role",
+        "write",
+        "--name",
+        "payments",
+        "--tokens-file",
+        tokens_name,
+    ];
+    let made = token(&[&payments[..], &["--out", out_name]].concat());
+    assert!(
+        made.status.success() && made.stdout.is_empty() && made.stderr.is_empty(),
+        "{made:?}"
+    );
+    assert_eq!((mode(&tokens), mode(&out)), (0o600, 0o600));
+    let secret = fs::read_to_string(&out).unwrap();
+    let table = tally::security::TokenTable::parse(&fs::read_to_string(&tokens).unwrap()).unwrap();
+    let grant = table.find(secret.trim().as_bytes()).unwrap();
+    assert_eq!(
+        (&*grant.principal.name, grant.principal.role.as_str()),
+        ("payments", "write")
+    );
+
+    // Without --out, the token is on standard output.
+    let admin = token(&["--role", "admin", "--name", "root", "--tokens-file", tokens_name]);
+    assert!(admin.status.success() && admin.stderr.is_empty(), "{admin:?}");
+    let table = tally::security::TokenTable::parse(&fs::read_to_string(&tokens).unwrap()).unwrap();
+    assert_eq!(table.len(), 2);
+    assert!(table.find(admin.stdout.trim_ascii()).is_some());
+
+    // A second token of the same name must be asked for.
+    let before = fs::read_to_string(&tokens).unwrap();
+    let again = token(&payments);
+    assert_eq!(again.status.code(), Some(64), "{again:?}");
+    assert_eq!(fs::read_to_string(&tokens).unwrap(), before);
+    let rotated = token(&[&payments[..], &["--rotate"]].concat());
+    assert!(rotated.status.success(), "{rotated:?}");
+    assert!(fs::read_to_string(&tokens).unwrap().starts_with(&before));
+}
+
+#[test]
+fn an_error_changes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokens, out) = (dir.path().join("tokens"), dir.path().join("out"));
+    let (tokens_name, out_name) = (tokens.to_str().unwrap(), out.to_str().unwrap());
+    let files = ["--tokens-file", tokens_name, "--out", out_name];
+    for options in [
+        ["--role", "wirte", "--name", "a"],
+        ["--role", "write", "--name", "a b"],
+    ] {
+        let failed = token(&[&options[..], &files[..]].concat());
+        assert_eq!(failed.status.code(), Some(64), "{failed:?}");
+        assert!(
+            fs::read_dir(dir.path()).unwrap().next().is_none(),
+            "a file was made"
+        );
+    }
+    fs::write(&tokens, "error: invalid value\n").unwrap();
+    let options = ["--role", "write", "--name", "a"];
+    let failed = token(&[&options[..], &files[..]].concat());
+    let words = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(78), "{words}");
+    assert!(
+        words.contains("line 1: role \"error:\": must be read, write or admin; the file was not changed"),
+        "{words}"
+    );
+    assert!(failed.stdout.is_empty() && !out.exists());
+    assert_eq!(fs::read_to_string(&tokens).unwrap(), "error: invalid value\n");
+
+    // A file that exists is never overwritten by a secret.
+    fs::write(&tokens, "").unwrap();
+    fs::write(&out, "mine").unwrap();
+    let failed = token(&[&options[..], &files[..]].concat());
+    assert_eq!(failed.status.code(), Some(74), "{failed:?}");
+    assert_eq!(
+        (
+            fs::read_to_string(&out).unwrap(),
+            fs::read_to_string(&tokens).unwrap()
+        ),
+        ("mine".to_owned(), String::new())
+    );
+}
