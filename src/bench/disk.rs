@@ -183,7 +183,6 @@ impl WriteTest {
 // ===== impl DiskReport =====
 
 impl DiskReport {
-    #[expect(clippy::print_stdout, reason = "the command's result")]
     pub(super) fn print_table(&self) {
         let mut table = table(&["KiB", "method", "p50 µs", "p90", "p99", "commits"]);
         for test in &self.disk {
@@ -198,10 +197,10 @@ impl DiskReport {
             }
             table.add_row(row);
         }
-        println!("{table}");
-        println!("directory        {}", self.directory.display());
-        println!("machine          {}", self.machine);
-        println!("commit           {}", self.commit);
-        println!("repeat           {}", self.command);
+        crate::terminal::outln!("{table}");
+        crate::terminal::outln!("directory        {}", self.directory.display());
+        crate::terminal::outln!("machine          {}", self.machine);
+        crate::terminal::outln!("commit           {}", self.commit);
+        crate::terminal::outln!("repeat           {}", self.command);
     }
 }

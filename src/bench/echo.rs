@@ -45,12 +45,11 @@ impl Echo for EchoService {
 ///
 /// # Errors
 /// [`BenchError::Affinity`] or [`BenchError::Echo`].
-#[expect(clippy::print_stdout, reason = "the benchmark reads this line")]
 pub fn serve(listen: SocketAddr) -> Result<(), BenchError> {
     let affinity = CpuAffinityManager::detect(AffinityConfig::default())?;
     let thread = affinity.spawn_async(Role::Net, 0, "tally-echo", move || async move {
         let listener = tokio::net::TcpListener::bind(listen).await?;
-        println!("listening on {}", listener.local_addr()?);
+        crate::terminal::outln!("listening on {}", listener.local_addr()?);
         Server::builder()
             .tcp_nodelay(true)
             .max_concurrent_streams(STREAMS_MAX)

@@ -6,7 +6,7 @@ use tally_journal::DiskError;
 use tally_topology::AffinityError;
 use thiserror::Error;
 
-use crate::client::ConnectError;
+use crate::client::{ConnectError, Fault};
 
 /// Why a benchmark has no result.
 #[derive(Debug, Error)]
@@ -25,7 +25,7 @@ pub enum BenchError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A call failed.
-    #[error("{call}: {status}")]
+    #[error("{call} failed: {}", Fault::of_call(status))]
     Call {
         /// The method.
         call: &'static str,

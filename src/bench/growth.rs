@@ -127,14 +127,15 @@ fn last_to_first(steps: &[Step]) -> f64 {
 }
 
 /// Prints a line per step, because such runs take minutes.
-#[expect(clippy::print_stderr, reason = "progress is not the result")]
 fn print_progress(step: &Step) {
     let mib = step.rss_bytes.map_or_else(
         || "?".to_owned(),
         |bytes| format!("{:.0}", bytes as f64 / f64::from(1 << 20)),
     );
-    eprintln!(
+    crate::terminal::errln!(
         "{:>12} transactions  {:>9.0} tx/s  RSS {mib} MiB  {:.1} B of index per id",
-        step.transactions, step.transactions_per_second, step.bytes_per_transaction_id
+        step.transactions,
+        step.transactions_per_second,
+        step.bytes_per_transaction_id
     );
 }

@@ -191,7 +191,6 @@ impl Report {
         self
     }
 
-    #[expect(clippy::print_stdout, reason = "the command's result")]
     pub(super) fn print_table(&self) {
         let mut table = table(&[
             "",
@@ -207,51 +206,56 @@ impl Report {
         if let Some(baseline) = &self.baseline {
             table.add_row(row("echo", baseline));
         }
-        println!("{table}");
+        crate::terminal::outln!("{table}");
         if let Some(ratio) = self.ratio_to_baseline {
-            println!("ratio to echo    {ratio:.2} × calls/s");
+            crate::terminal::outln!("ratio to echo    {ratio:.2} × calls/s");
         }
         if let Some(ratio) = self.cpu_ratio_to_baseline {
-            println!("                 {ratio:.2} × server CPU per call");
+            crate::terminal::outln!("                 {ratio:.2} × server CPU per call");
         }
         if let Some(sync) = self.sync_p50_us {
-            println!("write + sync     p50 {sync:.0} µs");
+            crate::terminal::outln!("write + sync     p50 {sync:.0} µs");
         }
         self.print_schedule();
         self.print_growth();
-        println!(
+        crate::terminal::outln!(
             "mode             {}, {} accounts ({}), {} in flight",
-            self.mode, self.accounts, self.distribution, self.in_flight
+            self.mode,
+            self.accounts,
+            self.distribution,
+            self.in_flight
         );
-        println!(
+        crate::terminal::outln!(
             "transactions     {} in {} rounds",
-            self.figures.transactions, self.rounds
+            self.figures.transactions,
+            self.rounds
         );
         if self.figures.replayed > 0 {
-            println!(
+            crate::terminal::outln!(
                 "REPLAYED         {} of them, because an earlier run sent the same ids; use another --seed",
                 self.figures.replayed
             );
         }
-        println!("machine          {}", self.machine);
-        println!("version          {}, seed {}", self.version, self.seed);
-        println!("repeat           {}", self.command);
+        crate::terminal::outln!("machine          {}", self.machine);
+        crate::terminal::outln!("version          {}, seed {}", self.version, self.seed);
+        crate::terminal::outln!("repeat           {}", self.command);
     }
 
-    #[expect(clippy::print_stdout, reason = "the command's result")]
     fn print_schedule(&self) {
         let baseline = self.baseline.as_ref().map(|baseline| ("echo", baseline));
         for (name, figures) in [("tally", &self.figures)].into_iter().chain(baseline) {
             if let Some(schedule) = &figures.schedule {
-                println!(
+                crate::terminal::outln!(
                     "schedule         {name}: {} due, {} late, {} missed, {} refused",
-                    schedule.due, schedule.late, schedule.missed, schedule.refused
+                    schedule.due,
+                    schedule.late,
+                    schedule.missed,
+                    schedule.refused
                 );
             }
         }
     }
 
-    #[expect(clippy::print_stdout, reason = "the command's result")]
     fn print_growth(&self) {
         let Some(growth) = &self.growth else { return };
         let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
@@ -267,20 +271,20 @@ impl Report {
                 format!("{:.1}", step.bytes_per_transaction_id),
             ]);
         }
-        println!("{table}");
-        println!("last to first    {:.2} × throughput", growth.last_to_first);
-        println!(
+        crate::terminal::outln!("{table}");
+        crate::terminal::outln!("last to first    {:.2} × throughput", growth.last_to_first);
+        crate::terminal::outln!(
             "per account      {:.0} B in the table, {} B of RSS",
             growth.bytes_per_account,
             number(growth.rss_bytes_per_account, 0)
         );
-        println!(
+        crate::terminal::outln!(
             "per id           {:.1} B in the index, {} B of RSS",
             growth.bytes_per_transaction_id,
             number(growth.rss_bytes_per_transaction_id, 1)
         );
-        println!("journal          {} B", growth.journal_bytes);
-        println!(
+        crate::terminal::outln!("journal          {} B", growth.journal_bytes);
+        crate::terminal::outln!(
             "restart          {} s, after a kill {} s",
             number(growth.restart_seconds, 2),
             number(growth.restart_after_kill_seconds, 2)

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     client_args::Credentials,
-    exit::{self, connect_code, fail},
+    exit::{self, call_code, connect_code, fail},
     output::{OutputFormat, print_or_fail},
     signals::until_signal,
 };
@@ -74,9 +74,10 @@ pub(super) fn run_echo(args: &EchoArgs) -> ExitCode {
     }
 }
 
-const fn exit_code(error: &BenchError) -> u8 {
+fn exit_code(error: &BenchError) -> u8 {
     match error {
         BenchError::Connect(error) => connect_code(error),
+        BenchError::Call { status, .. } => call_code(status),
         BenchError::Usage(_) => exit::USAGE,
         BenchError::Write { .. } | BenchError::Disk(_) => exit::IO,
         BenchError::ClientSetup(_) | BenchError::Panicked | BenchError::Affinity(_) => exit::SOFTWARE,
@@ -84,7 +85,6 @@ const fn exit_code(error: &BenchError) -> u8 {
         BenchError::Start(_)
         | BenchError::Exited
         | BenchError::Stop(_)
-        | BenchError::Call { .. }
         | BenchError::MemoryLimit { .. }
         | BenchError::Rejected(_)
         | BenchError::Unanswered(_)

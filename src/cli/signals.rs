@@ -30,8 +30,8 @@ impl StopSignal {
     /// Returns the exit code of a program that the signal ended: 128 plus the number of the signal, as in a shell.
     pub(super) const fn exit_code(self) -> u8 {
         match self {
-            StopSignal::Interrupt => 130,
-            StopSignal::Terminate => 143,
+            StopSignal::Interrupt => exit::INTERRUPTED,
+            StopSignal::Terminate => exit::TERMINATED,
         }
     }
 
@@ -48,14 +48,10 @@ impl StopSignal {
 
 impl Stopped {
     /// Prints one line on standard error, for a subcommand that does not report its progress. Returns the exit code.
-    #[expect(
-        clippy::print_stderr,
-        reason = "the command line reports errors on standard error"
-    )]
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Stopped::Signal(signal) => {
-                eprintln!("tally: {}", signal.as_str());
+                crate::terminal::errln!("tally: {}", signal.as_str());
                 ExitCode::from(signal.exit_code())
             }
             Stopped::Setup(error) => fail(exit::SOFTWARE, error),

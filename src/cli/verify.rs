@@ -19,7 +19,6 @@ pub struct VerifyArgs {
 /// The remedy for a directory that is not sound.
 const REMEDY: &str = "not sound: nothing was changed; keep this directory for analysis, and restore a backup (docs/operations.md)";
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     if !args.data.is_dir() {
         let missing = std::io::Error::new(
@@ -31,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     match embedded::verify(&disk, &args.data) {
         Ok(report) => {
-            print!("{}", text(&report));
+            crate::terminal::write_stdout(format_args!("{}", text(&report)));
             ExitCode::from(if report.is_sound() { 0 } else { exit::FAILED })
         }
         Err(error) => fail(exit::IO, &error),

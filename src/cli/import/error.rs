@@ -137,8 +137,9 @@ impl ImportError {
             | ImportError::Setup(_)
             | ImportError::Unaccounted { .. } => exit::SOFTWARE,
             ImportError::Stopped { signal, .. } => signal.exit_code(),
-            ImportError::Connect(_) | ImportError::Accounts { .. } | ImportError::Process { .. } => {
-                exit::UNAVAILABLE
+            ImportError::Connect(error) => exit::connect_code(error),
+            ImportError::Accounts { source, .. } | ImportError::Process { source, .. } => {
+                exit::call_code(source.status())
             }
             ImportError::Refused { .. } => exit::FAILED,
         }

@@ -48,7 +48,6 @@ impl Waits {
     }
 
     /// Reports a wait. Without a progress bar, prints each reason once until [`Waits::answered`].
-    #[expect(clippy::print_stderr, reason = "the user must see why the import waits")]
     fn report(&self, reason: &str, delay: Duration) {
         let text = format!("{reason}, retry in {}", time(delay));
         if !self.progress.is_hidden() {
@@ -57,7 +56,7 @@ impl Waits {
         }
         let mut printed = self.printed.lock();
         if printed.as_deref() != Some(reason) {
-            eprintln!("tally: {text}");
+            crate::terminal::errln!("tally: {text}");
             *printed = Some(reason.to_owned());
         }
     }

@@ -109,7 +109,6 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
 }
 
 /// Creates the token. Writes the file of the token before the entry, so that an error does not leave an entry without its token.
-#[expect(clippy::print_stderr, reason = "standard output is for the token")]
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
     let mut bytes = [0; TOKEN_BYTES];
     RealDisk.fill_random(&mut bytes)?;
@@ -135,7 +134,7 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
             }
             appended?;
         }
-        None => eprintln!("{entry}"),
+        None => crate::terminal::errln!("{entry}"),
     }
     if args.out.is_none() {
         let mut out = io::stdout().lock();
