@@ -13,9 +13,10 @@ use super::{
 /// The state that a replay builds.
 pub(super) struct Replay {
     pub(super) ledger: Ledger,
-    /// The positions of the records of transactions, by the tags of their ids.
+    /// The positions of the records of transactions, by the tags of the transaction ids. A tag is a hash, see
+    /// [`id_tag`].
     pub(super) ids: TagIndex,
-    /// The point in the order after the last replayed record.
+    /// The numbers and the time after the last replayed record.
     pub(super) order: OrderPoint,
     /// Number of records that were replayed.
     pub(super) records: u64,
@@ -47,8 +48,8 @@ pub(super) fn replay(
         replay.block(header, position, body)
     });
     match scanned {
-        // The records of the checkpoint must be in the journal. Otherwise new records would reuse the numbers of
-        // records whose changes the checkpoint contains.
+        // The journal must contain every record whose changes the checkpoint contains. Otherwise new records would get
+        // the numbers of the missing records.
         Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
             found: last_entry,
             next: replay.order.next_entry,
