@@ -42,8 +42,8 @@ const WAITING_MAX: usize = 1;
 /// Buffers larger than this, in bytes, are not kept for the next block.
 const SPARE_BYTES_MAX: usize = 8 << 20;
 /// When nothing is in flight, EXEC commits a block of at most this many records itself. The log takes no other block
-/// until this block is durable, so EXEC loses little time if it waits too. A lone caller then waits for no switch from
-/// EXEC to WAL and back.
+/// until this block is durable, so EXEC loses little time if it waits too. This saves a lone caller the thread switches
+/// from EXEC to WAL and back.
 const OWN_BLOCK_RECORDS_MAX: u32 = 64;
 
 /// Makes blocks durable and then releases their answers. Shared by EXEC, WAL, and the code that reports statistics.
@@ -234,7 +234,8 @@ impl CommitPipeline {
     }
 
     /// Does one piece of work, if there is any. The log calls `waker` when it has something to report. The step calls
-    /// `notify` after it has used the log, and before it gives the answers of the batches that have left the pipeline.
+    /// `notify` after it has used the log, and before it releases the answers of the batches that have left the
+    /// pipeline.
     pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> Step {
         let mut state = self.state.lock();
         let Some((job, committer)) = state.next_job(self.depth) else {
@@ -281,7 +282,8 @@ impl CommitPipeline {
     }
 
     /// Closes the pipeline. If the log has not failed and every batch is durable, marks a clean stop at the end of the
-    /// log. An error of the mark is only logged, because without the mark the next start is the same as after a crash.
+    /// log. If the mark cannot be written, the error is only logged: without the mark, the next start recovers the
+    /// journal as after a crash.
     pub(super) fn finish(&self) {
         let committer = {
             let mut state = self.state.lock();
@@ -292,7 +294,10 @@ impl CommitPipeline {
         if let Some(mut committer) = committer
             && let Err(error) = committer.log.finish()
         {
-            tracing::warn!(%error, "the clean stop could not be marked; the next start is the same as after a crash");
+            tracing::warn!(
+                %error,
+                "the clean stop could not be marked; the next start recovers the journal as after a crash"
+            );
         }
     }
 
@@ -360,7 +365,7 @@ impl CommitPipeline {
         let (durable, failed) = (state.durable, state.failed);
         self.progress.notify_all();
         drop(state);
-        // Notifies EXEC before the answers are given, so that EXEC seals the next block at the same time.
+        // Notifies EXEC before the answers are released, so that EXEC seals the next block at the same time.
         notify();
         let mut spares: SmallVec<[Vec<PendingAnswer>; 1]> = SmallVec::new();
         for InFlight { mut answers, .. } in settled {
@@ -405,8 +410,8 @@ impl State {
         self.closed && self.is_idle()
     }
 
-    /// Whether the first waiting batch can be submitted: either the log takes one more block, or the log has failed, so
-    /// that the block of the batch is not written at all.
+    /// Whether the first waiting batch can be submitted: the log takes one more block, or the log has failed. After a
+    /// failure, the batch is submitted without its block, only to release its answers.
     fn can_submit(&self, depth: usize) -> bool {
         !self.waiting.is_empty() && (self.failed || self.in_flight.len() < depth)
     }
@@ -438,7 +443,7 @@ impl State {
         assert_eq!(
             block.sequence,
             self.last_block + 1,
-            "a block was handed over that does not follow the one before"
+            "EXEC handed over a block that does not follow the previous block"
         );
         self.last_block = block.sequence;
         block.meta.record_count

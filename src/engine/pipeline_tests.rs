@@ -542,7 +542,7 @@ fn a_panic_of_the_log_leaves_nobody_waiting() {
 }
 
 #[test]
-#[should_panic(expected = "does not follow the one before")]
+#[should_panic(expected = "does not follow the previous block")]
 fn a_block_that_is_handed_over_twice_is_a_bug() {
     let mut rig = Rig::new();
     let _first = rig.commit(1);

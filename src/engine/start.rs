@@ -48,8 +48,8 @@ pub enum StartError {
     /// A setting of the breaker is out of bounds.
     #[error(transparent)]
     Breaker(#[from] ConfigError),
-    /// `slow_threshold` is `"auto"`, but the commits to measure it could not be timed.
-    #[error("slow_threshold is \"auto\", but the commits to measure it could not be timed")]
+    /// `slow_threshold` is `"auto"`, but the trial commits from which it is computed failed.
+    #[error("slow_threshold is \"auto\", but the trial commits from which it is computed failed")]
     Calibrate(#[source] DiskError),
     /// A thread could not be started, or could not be pinned although the settings require it.
     #[error(transparent)]
@@ -198,7 +198,10 @@ fn commit_times(
         }
         Err(error) if circuits.needs_times() => Err(StartError::Calibrate(error)),
         Err(error) => {
-            tracing::warn!(%error, "commits could not be timed; the slow threshold is not checked");
+            tracing::warn!(
+                %error,
+                "the trial commits failed, so the slow threshold is not compared with the time of a commit"
+            );
             Ok(None)
         }
     }

@@ -40,7 +40,8 @@ pub struct CircuitBreakerConfig {
     /// The failures of one batch count once. None turns the rule off; otherwise at least 1; default 20.
     pub consecutive_failures: Option<u32>,
     /// The circuit opens at this number of slow calls in the window, independent of the slow rate. None turns the rule
-    /// off; otherwise at least 1; default None. The original code calls this setting `latency_violation_threshold`.
+    /// off; otherwise at least 1; default None. In the original code (see [`CircuitBreakerConfig::seed`]), this setting
+    /// was named `latency_violation_threshold`.
     pub violations: Option<u32>,
     /// The circuit opens when the 99th percentile of the latency reaches this time, that is, when 1 % of the calls in
     /// the window took this long or longer. None turns the rule off; otherwise 1 µs to 60 s; default None.
@@ -71,8 +72,9 @@ pub struct CircuitBreakerConfig {
     /// A probe that has been in flight for this time counts as bad. None means twice the slow threshold; otherwise
     /// `slow_threshold` to 10 minutes; default None.
     pub probe_timeout: Option<Duration>,
-    /// The longest time for which the circuit stays half-open after it has admitted a probe. Then the probes so far
-    /// decide. From the probe timeout to 1 day; default 30 s.
+    /// The longest time for which the circuit stays half-open after it has admitted a probe. When this time has passed,
+    /// one good probe without a bad probe ends the half-open state; otherwise the circuit opens again. From the probe
+    /// timeout to 1 day; default 30 s.
     pub half_open_max_wait: Duration,
     /// The length of the ramp, in which the share of admitted calls grows from `ramp_min` to 1. Zero: good probes close
     /// the circuit at once. Up to 1 hour; default 10 s.
@@ -89,7 +91,7 @@ pub struct CircuitBreakerConfig {
     /// [`BreakerMode::ForcedOpen`](super::BreakerMode::ForcedOpen). 1 ms to 1 day; default 30 s.
     pub forced_open_retry_after: Duration,
     /// The interval at which the host calls `tick()`. If a tick is late by half a `bucket` or more, the breaker assumes
-    /// that the process did not run. 1 ms to 1 s; default 10 ms.
+    /// that the process did not run in the meantime. 1 ms to 1 s; default 10 ms.
     pub tick_interval: Duration,
     /// Number of shards (sets of counters) that have one writing thread each. All other threads share one more shard. A
     /// shard takes about 2.5 kB for each time slice of the window. 1 to 64; default: the number of CPUs, at most 8.

@@ -343,7 +343,8 @@ impl Gate {
         if let Some(ticket) = self.occupy_slot(generation, now_us) {
             return Grant::Granted(ticket);
         }
-        // Other probes began and ended during the search, so the search found no free slot. Return the permit.
+        // While `occupy_slot` searched for a free slot, other probes began and ended, so it found none. Return the
+        // permit.
         self.count(generation, ProbeOutcome::Withdrawn);
         Grant::Rejected
     }

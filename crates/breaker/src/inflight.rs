@@ -6,22 +6,23 @@
 //! eight thresholds or more. A slot has two counts: *entered*, the calls admitted in the slot's time, and *left*, the
 //! calls among them that have ended. The difference is the number of calls in flight. These calls are overdue if the
 //! slot is older than the threshold. A thread counts in the ring of its own shard, even when it ends a call that
-//! another thread admitted. So only the threads of one shard write a word, and no count ever decreases. When a slot is
-//! used again in the next lap, its counts move to the *older* counters. The ring has two such counters: one for entered
-//! counts and one for left counts.
+//! another thread admitted. So each word is written only by the threads of one shard, and no count ever decreases. When
+//! a slot is used again in the next lap, its counts move to the *older* counters. The ring has two such counters: one
+//! for entered counts and one for left counts.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
-//! the reading sees the call's entry, it also sees the call's end, and adds both to the same sum. Two rules guarantee
-//! this:
+//! the reading sees the call's entry, it also sees the call's end. It adds both to the sum of the same slot, or both to
+//! the sum of the *older* calls. Two rules guarantee this:
 //! - The entered counts are read first, *older* before the slots. A writer takes a slot over for the new lap before it
 //!   adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss the count, but
 //!   never counts it twice.
 //! - The left counts are read second, the slots before *older*. A writer adds the slot's old count to *older* before it
 //!   takes the slot over. So if a count moves during the reading, the reading may count it twice, but never misses it.
 //!
-//! A reading adds the counts of a slot to *older* in two cases: a left count of a later lap has taken the slot over
-//! during the reading, or the slot was used neither in the current lap nor in the lap before. If a slot is taken over
-//! during a reading, the reading may miss calls; the next reading counts them.
+//! A reading adds the counts of a slot to its own sum of the *older* calls in two cases: the reading finds a left count
+//! of a later lap than that of the entered counts, so a writer took the slot over during the reading; or the slot was
+//! used neither in the current lap nor in the previous lap. If a slot is taken over during a reading, the reading may
+//! miss calls; the next reading counts them.
 //!
 //! This file imports only `super::sync` and `super::writer`, so that `tests/loom` can model-check it unchanged.
 
@@ -46,9 +47,9 @@ pub(super) struct InFlight {
     pub(super) calls: u64,
     /// Number of calls that have been in flight for the slow threshold or longer.
     pub(super) overdue: u64,
-    /// Number of whole slow thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. In this
-    /// time, a service that does not hang would have completed at least this number of batches, even if each batch was
-    /// slow. Therefore this number may replace the number of bad batches that the setting `min_batches` requires.
+    /// Number of whole slow thresholds for which the oldest call has been in flight, at most [`ROUNDS_MAX`]. A service
+    /// that completes one batch per slow threshold would have completed this number of batches in this time. Therefore
+    /// this number may replace the number of bad batches that the setting `min_batches` requires.
     pub(super) rounds: u32,
     /// The earliest time at which the oldest call can have begun, in nanoseconds: the beginning of the call's slot,
     /// which is up to an eighth of the threshold too early. Zero if the call is in an *older* counter. None if no call
@@ -88,10 +89,9 @@ struct Side {
 }
 
 /// The width of the slots, and the position of the fields in their words. A slot of `2^n` ns has `n − 2` bits for its
-/// count, which is enough for 268 million calls per second in one shard. The remaining bits hold the number of the lap.
-/// Lap numbers repeat after 104 days, or after 3 days if the threshold is below 130 µs. A reading could mistake old
-/// counts for new counts only if no call entered or left a slot of a shard for exactly this time (within a sixty-fourth
-/// of it).
+/// count, which is enough for 250 million calls per second in one shard. The remaining bits hold the number of the lap.
+/// Lap numbers repeat after 104 days, or after 3 to 52 days if the threshold is below 131 µs. A reading could mistake
+/// old counts for new counts only if a slot of a shard did not change for this time, plus or minus a sixty-fourth.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     /// A slot is `2^slot_shift` nanoseconds wide. The width is a power of two, because a shift is cheaper than a
@@ -123,8 +123,8 @@ pub(super) const ROUNDS_MAX: u32 = 7;
 /// calls are older than [`ROUNDS_MAX`] thresholds.
 const LAPS_RECENT_MAX: u64 = 1;
 /// If a call is older than this number of laps, its end is counted in *older*, otherwise in the slot. This number is
-/// larger than [`LAPS_RECENT_MAX`]. So a reading that begins after such a call's end adds the call's slot to *older*,
-/// too.
+/// larger than [`LAPS_RECENT_MAX`]. So a reading that begins after the end of such a call adds the counts of the call's
+/// slot to the sum of the *older* calls, where the call's end is, too.
 const LAPS_IN_SLOT_MAX: u64 = 3;
 
 const GENERATION_BITS: u32 = 20;
@@ -264,9 +264,9 @@ impl InFlightRing {
             } else if age > newest_age {
                 sum.older -= count;
             } else {
-                // These calls entered and left after the entered counts were read, so they are not counted. But the
-                // left counts of the lap before may have moved to *older*, so the entered counts of that lap must be
-                // added to *older*, too.
+                // The calls in `count` entered and left after the entered counts were read, so they are not counted.
+                // But the left counts of the lap of `sum.newest` may have moved to the side's *older* counter. So
+                // `sum.newest` must be added to `sum.older`, too.
                 taken_over = true;
             }
         }
@@ -334,7 +334,8 @@ impl Side {
         self.enter_slow_path(layout, writer, epoch, generation, live)
     }
 
-    /// Counts a call as entered if the call is the first of its slot or if another thread changes the slot.
+    /// Counts a call as entered when `count_one` could not: the call is the first of its slot, or another thread
+    /// changes the slot.
     #[cold]
     #[inline(never)]
     fn enter_slow_path(
@@ -355,7 +356,7 @@ impl Side {
                 return None;
             }
             // If this thread is late, the slot may already belong to a later lap. Then the call is counted in the later
-            // lap, so the breaker takes the call for slightly younger than it is.
+            // lap, so the breaker treats the call as slightly younger than it is.
             let laps_ahead = layout.laps_ahead(word, wanted);
             let next = if laps_ahead.is_some() {
                 layout.one_more(word)
@@ -382,7 +383,8 @@ impl Side {
         }
     }
 
-    /// Counts a call as left if the call is the first to leave its slot or if another thread changes the slot.
+    /// Counts a call as left when `count_one` could not: the call is the first to leave its slot, or another thread
+    /// changes the slot.
     #[cold]
     #[inline(never)]
     fn leave_slow_path(
@@ -433,7 +435,8 @@ impl Side {
         };
         let word = slot.load(Ordering::Acquire);
         let next = word.wrapping_add(1);
-        // Compares the tag of the next value, so that the check fails for a full count and for an empty slot.
+        // Adding one to a full count changes the tag, so the comparison of the tag fails. For an empty slot, the
+        // comparison of the count fails.
         layout.tag_of(next) == layout.tag(generation, epoch / SLOTS as u64)
             && layout.count(next) > 1
             && publish(slot, word, next, writer).is_ok()

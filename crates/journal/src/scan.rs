@@ -38,7 +38,8 @@ pub struct Tail {
     pub last: Option<BlockHeader>,
     /// The remains of an incomplete write after `end`; `None` if only zeros follow `end`.
     pub torn: Option<TornTail>,
-    /// Whether the marker of a clean stop names `end`. Then no durable block is missing at the end.
+    /// Whether the marker of a clean stop (the file `journal/CLEAN`) names `end`. If it does, no durable block is
+    /// missing at the end.
     pub clean: bool,
     /// Whether the marker of a clean stop exists. The marker may name `end` or another point, or be unreadable. It must
     /// be removed before an append.
@@ -201,8 +202,8 @@ impl<'a> ChainScanner<'a> {
             tracing::warn!(
                 stop = ?self.stop,
                 end = %tail.end.position,
-                "the end of the journal is not the end that journal/CLEAN states: that file is damaged, or the directory \
-                 contains files of several copies. The chain of blocks is complete"
+                "journal/CLEAN does not name the end of the journal: journal/CLEAN is damaged, or the directory \
+                 contains files from different copies of the directory. The chain of blocks has no gap"
             );
         }
         Ok(())
@@ -226,8 +227,8 @@ impl<'a> ChainScanner<'a> {
         SegmentWindow::new(self.disk, &self.journal, self.geometry.block_span_bytes_max())
     }
 
-    /// Returns the block at `point`, or why the bytes at `point` are not a block. Returns an error if these bytes prove
-    /// damage, so that the bytes after them need not be examined, or if an operation fails.
+    /// Returns the block at `point`, or why the bytes at `point` are not a block. Returns an error if an operation
+    /// fails, or if these bytes alone prove damage, whatever follows them.
     fn probe(&self, window: &mut SegmentWindow<'_>, point: &ChainPoint) -> Result<Probe, JournalError> {
         let header = match self.read_header(window, point.position)? {
             Ok(header) => header,
@@ -272,8 +273,8 @@ impl<'a> ChainScanner<'a> {
     }
 
     /// Checks everything after the end of the chain: only the remains of one incomplete write and empty segments may
-    /// follow. The caller calls this before [`ChainScanner::check_stop`], because an error of this method says more
-    /// about the damage than that a block is missing.
+    /// follow. The caller calls this before [`ChainScanner::check_stop`], because the errors of this method describe
+    /// the damage more precisely than the error that a block is missing.
     fn tail(
         &self,
         end: ChainPoint,
@@ -454,8 +455,8 @@ impl<'a> ChainScanner<'a> {
 // ===== impl BlockDefect =====
 
 impl BlockDefect {
-    /// Returns whether an incomplete write can cause this defect. It cannot leave a header with a correct checksum that
-    /// belongs to another position, directory or sequence.
+    /// Returns whether an incomplete write can cause this defect. An incomplete write cannot leave a header that has a
+    /// correct checksum but belongs to another position, directory or sequence.
     fn may_be_torn(self) -> bool {
         match self {
             BlockDefect::NoSegment | BlockDefect::BodyChecksum => true,

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Number of accounts of a page. Pages never move, so that adding an account never copies other accounts. A page of
-/// metadata is allocated when the first account with metadata is added to this page.
+/// Number of accounts of a page. Pages never move, so that adding an account never copies other accounts. The metadata
+/// of the accounts of a page is in a separate page, which is allocated when the first of these accounts that has
+/// metadata is added.
 const PAGE_ACCOUNTS: usize = 4096;
 
 /// Maximum number of accounts of a ledger. Account numbers have 32 bits.
@@ -46,9 +47,9 @@ pub enum TableFull {
 }
 
 /// An account without its metadata: two cache lines. The alignment keeps both lines on one page of memory. With
-/// millions of accounts, the translation of a second address costs more than reading a second cache line. The name is
-/// the first field, because a comparison may read 32 bytes, which would reach into the next account if the name were
-/// the last field.
+/// millions of accounts, reading a second cache line costs less than translating the address of a second page (a TLB
+/// miss). The name is the first field, because a comparison may read 32 bytes, which would reach into the next account
+/// if the name were the last field.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct AccountSlot {
@@ -418,7 +419,7 @@ impl<T> Pages<T> {
         }
     }
 
-    /// Returns the value with this number, which the name index holds.
+    /// Returns the value with a number that was found in the name index.
     ///
     /// # Panics
     /// If no value has this number. If `None` were returned instead, the account would count as unknown, and could be
@@ -568,7 +569,7 @@ mod tests {
             check(&[new("c", "EUR"), new("d", "EUR"), new("e", "EUR")]),
             Err(TableFull::Accounts)
         );
-        // An account that exists or is named twice needs no room.
+        // An existing account needs no room. An account that is listed twice needs room for one account.
         let again = [
             new("a", "EUR"),
             new("b", "USD"),

@@ -73,8 +73,9 @@ struct Rank {
     node: usize,
     /// Number of CPUs of the core. More are better: WAL gets the second CPU, and shares the L2 cache with EXEC.
     threads: Reverse<usize>,
-    /// Number of [quiet cores](super::detect::CacheGroup::quiet_cores) that share the core's last-level cache. More are
-    /// better: more NET threads then share the cache with EXEC.
+    /// Number of [quiet cores](super::detect::CacheGroup::quiet_cores) that share the core's last-level cache. A quiet
+    /// core does not contain CPU 0, and this process may use all its CPUs. More quiet cores are better: more NET
+    /// threads then share the cache with EXEC.
     quiet_cores_of_cache: Reverse<usize>,
     /// Keeps the cores of one cache together.
     cache: Reverse<Option<usize>>,
@@ -260,8 +261,8 @@ impl Pool {
         self
     }
 
-    /// Takes the first CPU. If it is the last CPU and `others` is true, it also stays in the pool, because other roles
-    /// need it.
+    /// Takes the first CPU. If the pool has only one CPU and `others` is true, the CPU also stays in the pool, because
+    /// other roles need it.
     fn take_or_share(&mut self, others: bool) -> CpuSet {
         let last = self.cpus() == 1 && others;
         if last {
@@ -313,7 +314,7 @@ impl Pool {
         let net_cpus: usize = self.cores.iter().take(keep).map(Vec::len).sum();
         if net_cpus >= NET_CPUS_MIN {
             let aux = self.cores.drain(keep..).flatten().collect();
-            return (aux, "one core per 16, from the least quiet");
+            return (aux, "one core per 16, those that suit exec least");
         }
         let last = self.cores.last().into_iter().flatten().copied().collect();
         (last, "with net's last core")

@@ -36,14 +36,14 @@ use crate::{
 /// The outcomes of the transactions of a chunk, or the error of the chunk.
 type ChunkOutcomes = Result<Outcomes, EngineError>;
 
-/// Most messages in a chunk.
+/// Maximum number of messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
 /// A chunk that takes this much memory, in bytes, gets no more messages.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 /// Memory of a chunk in addition to its transactions and their answers, in bytes.
 const CHUNK_BYTES: usize = 1 << 10;
-/// Most chunks of a stream in flight. With this many chunks the service does not read the stream, and the flow control
-/// of HTTP/2 stops the client.
+/// Maximum number of chunks of a stream in flight. When this many chunks are in flight, the service does not read the
+/// stream, and the flow control of HTTP/2 stops the client.
 const CHUNKS_MAX: usize = 8;
 
 /// The answers to a stream's messages, in their order.
@@ -52,14 +52,15 @@ pub(crate) struct StreamAnswers {
     /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
-    /// The chunks of the stream. The engine executes them in order, and no chunk after a chunk that was not executed.
+    /// The sequence to which all chunks of the stream belong. The engine executes the chunks of a sequence in order. If
+    /// it does not execute a chunk, it executes no later chunk.
     sequence: Sequence,
     lifetime: Lifetime,
     /// Ready when the service must end reading, with the reason.
     over: BoxFuture<'static, Status>,
     /// The chunks in flight, at most [`CHUNKS_MAX`].
     running: FuturesOrdered<BoxFuture<'static, ChunkDone>>,
-    /// Writes the answers to the first executed chunk.
+    /// Writes the answers to the chunk that was last removed from `running`; `None` if these answers are complete.
     answering: Option<BoxFuture<'static, ChunkAnswer>>,
     /// The error of the first chunk that was not executed. All later chunks get the same error.
     interrupted: Option<Status>,
@@ -103,8 +104,8 @@ struct Chunks {
 
 impl StreamAnswers {
     /// Begins to answer the messages of `inbound`. When `lifetime` ends, the stream answers the messages that have been
-    /// read, and ends with the reason. Call this function while the future of the call is polled, because the engine
-    /// finds the caller in the context of this future.
+    /// read, and ends with the reason. Call this function while the future of the call is polled, because only then
+    /// does the engine know the client of the call (from thread-local storage).
     pub(crate) fn new(engine: Arc<TallyEngine>, inbound: Inbound, lifetime: Lifetime) -> Self {
         StreamAnswers {
             deadline: inbound.deadline,
@@ -207,7 +208,8 @@ impl StreamAnswers {
             }
             // The outcome of the transactions is unknown, and each of them gets this error.
             Err(error) => Some(status::engine(error)),
-            // The chunk has only invalid transactions. They get the error of an earlier chunk that was not executed.
+            // The chunk has only invalid transactions. If an earlier chunk was not executed, they get its error.
+            // Otherwise each of them gets its own error.
             Ok(_) if done.batch.is_empty() => self.interrupted.clone(),
             Ok(_) => None,
         }
@@ -284,7 +286,8 @@ async fn executed(task: AbortOnDropHandle<ChunkOutcomes>) -> ChunkOutcomes {
         Err(error) => match error.try_into_panic() {
             // A panic of the task continues in the task of the stream.
             Ok(panic) => resume_unwind(panic),
-            // A task is aborted only when its handle is dropped, or when the runtime ends. The handle is used here.
+            // A task is aborted only when its handle is dropped, or when the runtime ends. Here the handle still
+            // exists.
             Err(error) => unreachable!("the task of a chunk was aborted before its stream ended: {error}"),
         },
     }
@@ -303,7 +306,7 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> ChunkAnswer {
     let results = Results {
         places: &places,
         batch: &batch,
-        // Every transaction gets the answer that it would get alone.
+        // If the chunk failed, all its transactions get this error, including the invalid ones.
         outcomes: match &failed {
             None => Ok(outcomes.as_deref().unwrap_or_default()),
             Some(status) => Err(status),
@@ -360,7 +363,8 @@ impl Chunks {
             Ok(None) => return Poll::Ready(None),
             first => first,
         };
-        // Transactions take less memory in the batch than on the wire.
+        // Transactions take less memory in the batch than on the wire, so this capacity suffices for the messages that
+        // have arrived.
         let batch = self.engine.batch(self.inbound.arrived());
         let mut transactions = Transactions::new(batch, wire::stream_message);
         let mut broken = None;

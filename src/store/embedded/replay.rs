@@ -13,9 +13,10 @@ use super::{
 /// The state that a replay builds.
 pub(super) struct Replay {
     pub(super) ledger: Ledger,
-    /// The positions of the records of transactions, by the tags of their ids.
+    /// The positions of the records of transactions, by the tags of the transaction ids. A tag is a hash, see
+    /// [`id_tag`].
     pub(super) ids: TagIndex,
-    /// The point in the order after the last replayed record.
+    /// The numbers and the time after the last replayed record.
     pub(super) order: OrderPoint,
     /// Number of records that were replayed.
     pub(super) records: u64,
@@ -33,7 +34,8 @@ pub(super) fn replay(
     let last_entry = checkpoint.last_entry;
     let (replay, scanned) = scan(journal, checkpoint, ids);
     match scanned {
-        // Each new record must have a higher number than all records that changed an account.
+        // The journal must contain every record whose changes the checkpoint contains. Otherwise new records would get the
+        // numbers of the missing records.
         Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
             found: last_entry,
             next: replay.order.next_entry,

@@ -4,5 +4,5 @@ mod confined;
 mod group;
 mod quota;
 #[path = "../../../crates/topology/tests/support/mod.rs"]
-#[allow(dead_code, reason = "the tests of the service use a part of it")]
+#[allow(dead_code, reason = "these tests use only a part of the module")]
 mod support;

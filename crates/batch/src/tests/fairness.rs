@@ -28,8 +28,8 @@ fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
     let stats = both.0.stats();
     assert_eq!((stats.held_back, stats.client_share_percent), (16, 66));
     assert_eq!((stats.queue_depth, both.1.waiting()), (16, 16));
-    // `sleep` returns at once, because requests are held back. As no other client waits, the client gets the whole
-    // batch, in the order of its requests.
+    // `sleep` returns at once, because requests are held back. No other client waits now, so the greedy client gets the
+    // whole batch, in the order of its requests.
     both.1.sleep(1);
     assert_eq!(take_items(&mut both.1, 8), (4..12).collect::<Vec<_>>());
     let late = send(&both.0, MODEST, 22, 1);
@@ -62,7 +62,7 @@ fn a_request_larger_than_a_share_comes_first_in_a_later_batch() {
     let other = send(&both.0, MODEST, 2, 1);
     assert_eq!(take_items(&mut both.1, 8), [0, 2]);
     let more = send(&both.0, MODEST, 3, 1);
-    // The first request of a client always fits.
+    // The first request of a client in a batch always fits, even if it exceeds the share.
     assert_eq!(take_items(&mut both.1, 8), [1]);
     assert_eq!(take_items(&mut both.1, 8), [3]);
     drop((small, large, other, more));
@@ -102,7 +102,8 @@ fn held_back_requests_are_answered_when_the_executor_is_dropped() {
     drop(other);
 }
 
-/// A request belongs to the client whose call is being polled.
+/// A request belongs to the client that its submission names (here 99), otherwise to the client whose call is being
+/// polled. Outside of a call, it belongs to the unknown client, which has the number 0.
 #[test]
 fn a_request_belongs_to_the_connection_of_its_call() {
     let (processor, _intake) = sides::<usize>(8);

@@ -456,7 +456,7 @@ pin (affinity.mode = pin): as configured
   exec  3            thread 0 of its core
   wal   7            sibling of exec
   net   1-2,5-6      the other cores, nearest to exec first
-  aux   0,4          one core per 16, from the least quiet
+  aux   0,4          one core per 16, those that suit exec least
   ! quota: a quota of 400000 µs per 100000 µs can stop pinned threads
 "
     );
