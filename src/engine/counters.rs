@@ -33,9 +33,9 @@ pub(super) struct EngineCounters {
 /// What found damage in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundBy {
-    /// By a call that read the damaged record.
+    /// A call that read the damaged record.
     Call,
-    /// By the scrub, which reads the whole journal.
+    /// The scrub, which reads the whole journal.
     Scrub,
 }
 

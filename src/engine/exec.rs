@@ -1,5 +1,5 @@
 //! EXEC: the one thread that changes the ledger. It runs no async code, and takes no lock to execute a transaction.
-//! When nothing is in flight, EXEC also commits a small block itself. Otherwise its only I/O is to read an old record
+//! EXEC does I/O in two cases: it commits a small block itself when no block is in flight, and it reads an old record
 //! when a transaction id is used again.
 
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub(super) struct Exec {
     /// The ledger, with the open block that its changes are written to.
     book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
-    /// Gives the answers that wait for no block in flight.
+    /// Gives the answers that EXEC does not hand over to the pipeline: no block in flight must become durable first, or
+    /// the log has failed.
     answerer: Answerer,
     pipeline: Arc<CommitPipeline>,
     health: Arc<Health>,

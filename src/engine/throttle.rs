@@ -10,8 +10,8 @@ impl TallyEngine {
     /// to the circuits. `elapsed` is the time since that call. Call this method about once per period of the quota.
     /// Without a quota, the method does nothing.
     ///
-    /// The method notices a pause up to one interval between two calls after the end of the pause. If a request ended
-    /// in this interval, the circuit judged its latency as if there had been no pause.
+    /// The circuits learn of a pause only at the next call of this method. If a request ended after the pause and
+    /// before this call, its circuit judged the latency of the request as if there had been no pause.
     pub fn note_throttling(&self, elapsed: Duration) {
         let Some(throttled) = self.affinity().sample_throttling() else {
             return;

@@ -9,7 +9,7 @@ use tonic_types::FieldViolation;
 
 use crate::proto::{self, amount};
 
-/// Most violations that an error names.
+/// Maximum number of violations that an error names.
 const VIOLATIONS_MAX: usize = 16;
 
 /// Collects the invalid fields of a request, at most [`VIOLATIONS_MAX`].

@@ -31,9 +31,9 @@ use crate::{
     store::embedded::FoundTransaction,
 };
 
-/// Most memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
+/// Maximum memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;
-/// Most memory of the rest of the transaction in `GetTransaction`, in bytes.
+/// Maximum memory of the transaction without its transfers in `GetTransaction`, in bytes.
 const FOUND_BYTES: usize = 8 << 10;
 
 /// The service. Clones are cheap.

@@ -14,7 +14,7 @@ use crate::grpc::status;
 
 /// The header's name.
 const HEADER: &str = "grpc-timeout";
-/// Most digits of a timeout, by the gRPC specification.
+/// Maximum number of digits of a timeout in the gRPC specification.
 const DIGITS_MAX: usize = 8;
 
 /// Returns the deadline in the headers of a call, or `None` if the call has no deadline.

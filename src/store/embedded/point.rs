@@ -24,7 +24,7 @@ pub struct SealedBlock {
     pub meta: BlockMeta,
     /// The block's bytes.
     pub buffer: BlockBuffer,
-    /// The point in the order after the last record of the block.
+    /// The point after the last record of the block, in the order of records.
     pub end: OrderPoint,
 }
 
