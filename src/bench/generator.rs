@@ -19,7 +19,7 @@ pub(super) struct Generator {
     seed: u64,
     /// The number of the next transaction.
     next: Arc<AtomicU64>,
-    /// Transactions have numbers below this one.
+    /// The numbers of all transactions are below this number.
     end: Arc<AtomicU64>,
 }
 

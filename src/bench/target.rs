@@ -168,7 +168,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Killing loses nothing: the data is durable, or it is removed after this.
+            // Killing the process loses nothing: its data is durable, or the data is removed next.
             end(child);
         }
     }
@@ -201,7 +201,7 @@ impl DataDirectory {
 impl Drop for DataDirectory {
     fn drop(&mut self) {
         if self.temporary {
-            // Nothing to do if this fails: the directory may not exist yet.
+            // A failure is ignored, because the directory may not exist yet.
             let _removed = fs::remove_dir_all(&self.path);
         }
     }

@@ -260,8 +260,8 @@ async fn a_signal_stops_an_import_which_says_how_far_it_came() {
         assert_eq!(code, Some(exit_code), "{words}");
         let one_of = |count: u64, line: u64| {
             words.contains(&format!(
-                "tally: {word}: {count} transactions were answered, through standard input:{line}, and the batch after that line \
-                 may be applied; to go on, import the same files again"
+                "tally: {word}: {count} transactions were answered, through standard input:{line}, and the next batch \
+                 may have been applied; to go on, import the same files again"
             ))
         };
         assert!(one_of(2, 3) || one_of(4, 5), "{words}");
@@ -344,7 +344,7 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
         (
             &good[..3],
             65,
-            "column \"Text\" is unknown in a file that has the other columns of a bank statement",
+            "column \"Text\" is unknown; the other columns are those of a bank statement",
         ),
         (
             &good[..5],

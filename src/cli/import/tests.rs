@@ -43,7 +43,7 @@ enum Piece {
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
-    // Most rows end with a valid line end, so that many files are accepted.
+    // Most rows end with a valid line end, so the import accepts many of the files.
     let odd = prop_oneof![6 => Just(0), 3 => Just(1), 1 => 0..ODD.len()].prop_map(Piece::Odd);
     let row = any::<bool>().prop_map(|quoted| Piece::Row { quoted });
     proptest::collection::vec((row, odd), 0..24)

@@ -170,7 +170,7 @@ fn body(screen: &Screen, width: u16, height_min: u16) -> Buffer {
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
     let [rates, latency, circuits, _] = heights.map(Constraint::Length);
-    // The threads are the last part: it takes the lines that are left.
+    // The last part shows the threads, and gets all remaining lines.
     let [top, middle, lower, bottom] =
         Layout::vertical([rates, latency, circuits, Constraint::Min(0)]).areas(area);
     draw_rates(&mut buffer, top, screen);

@@ -101,7 +101,7 @@ fn mebibytes(bytes: u64) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
     let (server, _client) = server().await;
-    println!("| attack | sent | held above rest | kept afterwards | the other client's p99 (calls) |");
+    println!("| attack | sent | held above rest | kept afterwards | the honest client's p99 (calls) |");
     println!("|---|---|---|---|---|");
     let rest = resident(&server);
     for (name, attack) in ATTACKS {

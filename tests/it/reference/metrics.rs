@@ -43,7 +43,7 @@ fn parse(text: &str, families: &mut BTreeMap<String, Family>) {
                 .filter_map(|suffix| series.strip_suffix(suffix))
                 .find(|name| families.contains_key(*name))
                 .unwrap_or(series);
-            let family = families.get_mut(name).expect("the type stands before the values");
+            let family = families.get_mut(name).expect("the type comes before the values");
             let (labels, _) = labels.rsplit_once('}').expect("a closing brace");
             for label in labels.split("\",").filter(|label| !label.is_empty()) {
                 let (key, value) = label.split_once("=\"").expect("a label");

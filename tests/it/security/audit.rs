@@ -1,4 +1,4 @@
-//! A test that changes by administrators are logged whatever the filter of the log is.
+//! A test that changes by administrators are logged with any filter of the log.
 
 use http::{Method, StatusCode};
 use tally::proto::{

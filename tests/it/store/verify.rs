@@ -15,7 +15,7 @@ fn verify(disk: &SimDisk) -> DirectoryReport {
     assert_eq!(
         (disk.snapshot(), disk.trace()),
         (files, trace),
-        "verify has changed the disk"
+        "the verification has changed the disk"
     );
     let [first, second] = reports;
     assert_eq!(
