@@ -182,7 +182,7 @@ fn csv(dir: &Path, name: &str, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_import_waits_for_a_service_that_is_not_there_yet_and_says_so() {
+async fn an_import_reports_that_it_waits_for_a_service_that_has_not_started() {
     let mut server = TestServer::start();
     server.kill9();
     let dir = tempfile::tempdir().unwrap();

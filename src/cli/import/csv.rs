@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_columns_are_translated_and_stand_in_errors() {
+    fn other_names_of_columns_are_translated_and_appear_in_errors() {
         let pair = |text: &str| text.parse().unwrap();
         let mapping = || {
             let columns = vec![pair("debit_account_id=Von"), pair("minor_units=Cents")];

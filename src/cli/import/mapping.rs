@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_mapped_and_others_stay() {
+    fn names_are_mapped_and_other_names_stay_unchanged() {
         let mapping = Mapping::new(
             pairs("date=Datum,amount=Betrag"),
             vec!["Notiz".to_owned()],

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_come_in_order_and_a_batch_never_spans_two() {
+    async fn files_come_in_order_and_a_batch_never_contains_rows_of_two_files() {
         let dir = tempfile::tempdir().unwrap();
         let files = vec![
             csv(dir.path(), "a.csv", 0..5, ""),

@@ -161,7 +161,7 @@ async fn rejections_and_faults_are_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_retried_whatever_its_code() {
+async fn a_lost_connection_is_retried_with_any_code() {
     for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::Unavailable] {
         let (moments, result) = play(POLICY, vec![Err(connection_broken(code)), Ok(1)]).await;
         assert_eq!((moments.len(), result.unwrap()), (2, 1), "{code:?}");

@@ -204,7 +204,7 @@ async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult 
     drop(piece);
     inbound.finish().await?;
     let Transactions { mut batch, places } = reader.finish()?;
-    batch.pay(Box::new(inbound.split_reservation()));
+    batch.hold_charge(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
     let outcomes = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
     let results = Results {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{engine::Payment, security::client_of};
+use crate::{engine::MemoryCharge, security::client_of};
 
 /// The bytes that are reserved for every call: its stream in the HTTP/2 library, its task, a short message and a short
 /// answer.
@@ -371,7 +371,7 @@ impl Reservation {
     }
 }
 
-impl Payment for Reservation {}
+impl MemoryCharge for Reservation {}
 
 impl Drop for Reservation {
     fn drop(&mut self) {

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_unit_and_refuses_the_rest() {
+    fn reads_every_unit_and_rejects_other_texts() {
         for (text, expected) in [
             ("1H", Duration::from_secs(3600)),
             ("2M", Duration::from_secs(120)),
