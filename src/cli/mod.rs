@@ -129,7 +129,7 @@ impl Cli {
             Command::Man(args) => generate::man(&args, command()),
             Command::Echo(args) => bench::run_echo(&args),
         };
-        // The service goes on without standard output, so it does not report a failed write either.
+        // The service does not need standard output, so it does not report a failed write to standard output.
         if is_service {
             return code;
         }

@@ -92,8 +92,8 @@ impl Services {
         }
     }
 
-    /// Authorises a call, and then reserves its memory. In this order an unauthorised caller takes no memory from other
-    /// callers.
+    /// Authorises a call, and then reserves its memory. Because of this order, an unauthorised caller takes no memory
+    /// from other callers.
     ///
     /// # Errors
     /// As [`ConnectionLimits::check_headers`], [`access::check`] and [`ConnectionLimits::admit`].

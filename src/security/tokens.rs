@@ -27,8 +27,8 @@ pub struct Principal {
     pub role: Role,
 }
 
-/// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid.
-/// It does not need the token for that.
+/// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid,
+/// although the service does not keep the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The caller to whom the token belongs.

@@ -206,7 +206,7 @@ impl Summary {
     /// Writes the summary as JSON.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, self)?;
         writeln!(out)
@@ -215,7 +215,7 @@ impl Summary {
     /// Writes the summary as a table.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub(super) fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
         let mut rows = vec![
             ("committed".to_owned(), self.committed.to_string()),

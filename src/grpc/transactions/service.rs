@@ -76,7 +76,7 @@ impl TransactionService {
     /// Answers `StreamTransactions` until `lifetime` ends.
     pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
-        // The stream begins when the call is polled, because only then the engine knows the caller.
+        // The stream begins when the call is polled, because the engine knows the caller only while the call is polled.
         Box::pin(async move {
             let opened = Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX);
             let answers = opened.map(|inbound| StreamAnswers::new(engine, inbound, lifetime));

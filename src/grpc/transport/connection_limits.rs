@@ -81,8 +81,8 @@ impl ConnectionLimits {
     /// Reserves `bytes` for a health check.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the budget has too little memory, and the connection already has a health check beyond the
-    /// limit.
+    /// RESOURCE_EXHAUSTED if the budget has too little memory, and the connection already has a health check that was
+    /// admitted although the memory limit was reached.
     pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Reservation, Status> {
         let reservation = self.memory.reserve_probe(bytes);
         reservation.ok_or_else(|| self.memory_limit_reached())
