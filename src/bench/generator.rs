@@ -122,7 +122,7 @@ impl Generator {
                 debit
             }
         };
-        // Any account but the debit account, equally likely.
+        // Every account except the debit account is equally likely.
         (
             debit,
             (debit + 1 + (random >> 32) % (self.accounts - 1)) % self.accounts,

@@ -116,7 +116,8 @@ impl LoadStats {
         }
     }
 
-    /// Adds the counts and latencies of `other`, which started at about the same time.
+    /// Adds the counts and latencies of `other`, which must have started at about the same time, because the counts per
+    /// second are added second by second.
     pub(super) fn add(&mut self, other: &Self) {
         self.transactions += other.transactions;
         self.replayed += other.replayed;

@@ -134,7 +134,7 @@ impl Cli {
             return code;
         }
         match stdout_failure() {
-            // A reader such as `head` has read enough.
+            // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
             Some(error) if code == ExitCode::SUCCESS => {
                 errln!("tally: the result can't be written to standard output: {error}");

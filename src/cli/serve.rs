@@ -301,7 +301,8 @@ impl Running {
                 ?limit,
                 "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
-            // A thread may be waiting for a disk that hangs. Such a thread would prevent a normal end of the process.
+            // A thread may be waiting for a disk that hangs. A normal end of the process would wait for this thread, so
+            // the process exits here.
             std::process::exit(exit::IO.into());
         }
     }

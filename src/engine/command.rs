@@ -154,7 +154,7 @@ impl TransactionBatch {
             self.account_tags.push(tag(transfer.debit, self.seed));
             self.account_tags.push(tag(transfer.credit, self.seed));
         }
-        // At most 8192 transactions of at most 35 KiB, which is less than 2^32 bytes.
+        // A batch has at most 8192 transactions of at most 35 KiB each, which is less than 2^32 bytes in total.
         let (Ok(bytes_end), Ok(tags_end)) = (
             u32::try_from(self.bytes.len()),
             u32::try_from(self.account_tags.len()),

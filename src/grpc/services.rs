@@ -123,7 +123,7 @@ impl Services {
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return refuse(limits.memory_limit_reached(), reservation);
         }
-        // Only the calls behind the router use the peer and the principal. The calls of the hot path save this
+        // Only the services behind tonic's router read the peer and the principal. The other calls do not need this
         // allocation.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,

@@ -59,7 +59,7 @@ impl ErrorBuilder {
             metadata: HashMap::from([(RETRY.to_owned(), kind.retry.as_str().to_owned())]),
             violations: Vec::new(),
         }
-        // An error of a kind with `Executed::Either` replaces this value.
+        // For a kind with `Executed::Either`, the caller of this function replaces this value.
         .executed(kind.executed == Executed::No)
     }
 

@@ -1,5 +1,5 @@
-//! `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why it waits, and can be
-//! stopped and continued.
+//! Tests of `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why
+//! it waits, and can be stopped and continued.
 
 use std::{
     fs,
@@ -281,7 +281,7 @@ async fn rejected_transactions_are_written_to_a_file_that_can_be_imported() {
     );
     let rejects = dir.path().join("rejects.ndjson");
     let rejects_name = rejects.to_str().unwrap();
-    // The second import replaces the file of the first.
+    // The second import replaces the file that the first import has written.
     for _ in 0..2 {
         let output = import_with(&server, &[&file, "--rejects", rejects_name]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");

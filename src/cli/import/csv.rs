@@ -1,4 +1,4 @@
-//! CSV files. The header selects one of three layouts:
+//! Reads CSV files. The header selects one of three layouts:
 //!
 //! | layout | columns (in any order, `[optional]`) |
 //! |---|---|

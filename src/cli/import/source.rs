@@ -549,7 +549,7 @@ mod tests {
             matches!(error, SourceError::Changed { unsent_from: 1, .. }),
             "{error}"
         );
-        // Another file of the same length in its place.
+        // The file is replaced by another file of the same length.
         let before = put_aside(&file);
         fs::rename(csv(dir.path(), "b.csv", 0..6, ""), &file).unwrap();
         let error = before.open().unwrap_err();

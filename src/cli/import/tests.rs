@@ -137,7 +137,7 @@ proptest! {
     fn a_csv_file_is_rejected_or_all_its_rows_are_read(pieces in pieces()) {
         let (bytes, rows) = file(&format!("{HEADER}\n"), &pieces, csv_row);
         check(&bytes, rows, 1, Format::Csv)?;
-        // The same with odd bytes directly after the header.
+        // The same check with odd bytes directly after the header.
         let (mut bytes, rows) = file(HEADER, &pieces[pieces.len().min(1)..], csv_row);
         if bytes.len() == HEADER.len() {
             bytes.push(b'\n');

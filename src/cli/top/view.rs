@@ -75,7 +75,7 @@ impl Screen {
         let committed = answers.batches.ledger.map_or(0, |ledger| ledger.committed);
         if let Some((then, before)) = self.last {
             let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
-            // A restart of the service resets the count.
+            // A restart of the service resets the count, so the difference can be negative.
             let more = u64::try_from(committed - before).unwrap_or_default();
             if self.rates.len() == RATES_MAX {
                 self.rates.pop_front();

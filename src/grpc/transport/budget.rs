@@ -198,7 +198,7 @@ impl ClientShare {
 impl Drop for ClientShare {
     fn drop(&mut self) {
         let mut shares = self.all.shares.lock();
-        // Another thread may already have made a new share for the client.
+        // Another thread may already have made a new share for the client. The entry of a new share must stay.
         if shares
             .get(&self.client)
             .is_some_and(|share| share.strong_count() == 0)
@@ -473,7 +473,7 @@ mod tests {
             "two connections of a client share one floor"
         );
         drop(held);
-        // The reserve is limited.
+        // The reserve is limited, so only some of the 1024 further clients get their floor.
         let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
         let memories: Vec<_> = addresses
             .map(|address| ConnectionMemory::new(budget.share(address)))

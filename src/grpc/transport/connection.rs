@@ -75,7 +75,7 @@ pub(crate) struct Connections {
 pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// One of the limited number of places for connections. Freed when the connection ends.
+    /// The connection's place in the limited number of connections. The place becomes free when the connection ends.
     pub(crate) place: ClientPlace,
 }
 

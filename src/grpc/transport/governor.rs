@@ -210,7 +210,8 @@ impl Throttle {
         let must_wait = || self.unsent.load(Ordering::Acquire) >= most;
         if must_wait() {
             self.reader.register(context.waker());
-            // The number may have fallen before the waker was registered.
+            // The number may have fallen before the waker was registered, and then nobody would wake the reader. So
+            // check again.
             if must_wait() {
                 return Poll::Pending;
             }
@@ -469,7 +470,7 @@ impl FrameHeader {
             length: u32::from_be_bytes([0, l1, l2, l3]),
             kind,
             flags,
-            // The highest bit is reserved.
+            // The highest bit is reserved and is not a part of the stream number.
             stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]),
         }
     }

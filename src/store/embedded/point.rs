@@ -82,7 +82,7 @@ impl DurablePoint {
     }
 
     /// Returns whether the block with the number `block` is durable. The first block has number 1. For number 0, which
-    /// stands for "no block", the result is always true.
+    /// means "no block", the result is always true.
     #[must_use]
     pub const fn covers(&self, block: u64) -> bool {
         block < self.chain.block_sequence

@@ -1,4 +1,4 @@
-//! Standard output that is closed or full: subcommands end quietly, and the service goes on.
+//! Tests with a standard output that is closed or full: subcommands must end quietly, and the service must go on.
 
 use std::{
     fs::{File, OpenOptions},
