@@ -7,8 +7,8 @@
 //! | transfer list | `i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after]` |
 //!
 //! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to `target`. The
-//! import ignores the other columns. For bank statements see [`bank`](super::bank). A file can use other names
-//! ([`mapping`](super::mapping)). `docs/import.md` describes the formats for users.
+//! import ignores the optional columns of a transfer list. For bank statements see [`bank`](super::bank). A file can use other
+//! names for columns ([`mapping`](super::mapping)). `docs/import.md` describes the formats for users.
 
 use std::{
     io::{self, BufRead},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// Longest header that an error shows.
+/// Maximum number of characters of the header that an error shows.
 const HEADER_CHARS_MAX: usize = 200;
 
 /// Why the header is not accepted.
