@@ -105,8 +105,8 @@ pub struct TransactionBatch {
     account_tags: SmallVec<[u64; 2]>,
     /// The key of the hash function.
     seed: u64,
-    /// The charge to the memory budget for the batch. The batch holds the charge until the batch is dropped, also if the
-    /// caller disconnects earlier.
+    /// The charge to the memory budget for the batch. The batch holds the charge until the batch is dropped, also if
+    /// the caller disconnects earlier.
     charge: Option<Box<dyn MemoryCharge>>,
 }
 

@@ -1,5 +1,5 @@
-//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two of them
-//! may show different moments.
+//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two counters
+//! in the same report may belong to different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -6,9 +6,10 @@
 //! | bank statement | `transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after]` |
 //! | transfer list | `i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after]` |
 //!
-//! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to `target`. The
-//! import ignores the optional columns of a transfer list. For bank statements see [`bank`](super::bank). A file can use other
-//! names for columns ([`mapping`](super::mapping)). `docs/import.md` describes the formats for users.
+//! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to
+//! `target`. The import ignores the optional columns of a transfer list. For bank statements see [`bank`](super::bank).
+//! A file can use other names for columns ([`mapping`](super::mapping)). `docs/import.md` describes the formats for
+//! users.
 
 use std::{
     io::{self, BufRead},

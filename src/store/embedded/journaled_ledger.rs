@@ -25,7 +25,8 @@ use super::{
 };
 use crate::wall_clock::WallClock;
 
-/// The positions of the records that may belong to a transaction id. Almost always empty or one position.
+/// The positions of the records that may belong to a transaction id. There is almost always no position or one
+/// position.
 pub type Candidates = SmallVec<[Position; 1]>;
 
 /// A ledger that records its changes in blocks of the journal. Only one thread may change a journaled ledger.
@@ -352,8 +353,8 @@ impl RecordLog {
         }
     }
 
-    /// Sets the time of the block, if the block has no records yet. The time is the time of the clock. If the clock
-    /// does not show a later time than the last block or transaction has, the time is the time of the latter plus 1 ns.
+    /// Sets the time of the block, if the block has no records yet. This is the time of the clock. If the clock does
+    /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     fn start_block(&mut self) {
         if self.block.records == 0 {
             self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));

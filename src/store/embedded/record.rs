@@ -101,8 +101,8 @@ pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRec
 /// Returns the record and its transaction id.
 ///
 /// # Errors
-/// [`RecordError::Malformed`] if the record's id does not have this tag, because then the index or the journal is wrong.
-/// The caller must not treat the id as new: the transaction of the id could be applied twice.
+/// [`RecordError::Malformed`] if the record's id does not have this tag, because then the index or the journal is
+/// wrong. The caller must not treat the id as new: the transaction of the id could be applied twice.
 pub(super) fn indexed_record(
     position: Position,
     bytes: &[u8],
