@@ -77,8 +77,8 @@ impl Mapping {
     /// Creates a mapping.
     ///
     /// # Errors
-    /// [`MappingError`] if a column or kind does not exist, or a name occurs twice. Several words of a file may mean the
-    /// same kind.
+    /// [`MappingError`] if a column or kind does not exist, or a name occurs twice. Several words of a file may mean
+    /// the same kind.
     pub(super) fn new(
         columns: Vec<Pair>,
         ignored: Vec<String>,
