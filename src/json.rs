@@ -26,7 +26,8 @@ pub enum JsonError {
 }
 
 /// Reads any JSON value and fails if an object in it repeats a key. A field of a message has two spellings, such as
-/// `transaction_id` and `transactionId`; both count as the same key. The keys of a map are compared as they are.
+/// `transaction_id` and `transactionId`; both count as the same key. The keys of a map are compared without such a
+/// conversion.
 struct UniqueKeys(ValueType);
 
 /// The type of a JSON value.

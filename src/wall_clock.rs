@@ -9,7 +9,7 @@ use std::{
 use tally_ledger::Timestamp;
 
 /// A clock that returns the time of day. The store reads the clock once for each block. If the clock goes back, the
-/// store uses a later time, so that the times of blocks always increase.
+/// store uses a later time than the clock shows, so the times of blocks always increase.
 pub trait WallClock: Send + Sync + fmt::Debug {
     /// Returns the current time.
     fn now(&self) -> Timestamp;

@@ -92,7 +92,7 @@ pub(super) fn measure(data: Option<&Path>) -> Result<DiskReport, BenchError> {
 
 fn measure_file(disk: &RealDisk, path: &Path) -> Result<Vec<WriteTest>, DiskError> {
     let file = disk.create_new(path)?;
-    // Not every file system supports direct writes.
+    // Opening can fail, because not every file system supports direct writes. The report then shows the error.
     let direct = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DSYNC | libc::O_DIRECT)

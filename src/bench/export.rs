@@ -213,7 +213,7 @@ fn throughput_curve(rounds: &[Round]) -> Vec<(f64, f64)> {
             rates.push(round.rate());
         }
     }
-    // Two points for each second, at its start and its end, draw a horizontal line.
+    // Each second has two points, at its start and at its end. So the chart shows a horizontal line for each second.
     (0_u32..)
         .zip(rates)
         .flat_map(|(second, rate)| [(f64::from(second), rate), (f64::from(second) + 1.0, rate)])

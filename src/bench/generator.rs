@@ -19,7 +19,7 @@ pub(super) struct Generator {
     seed: u64,
     /// The number of the next transaction.
     next: Arc<AtomicU64>,
-    /// Transactions have numbers below this one.
+    /// The numbers of all transactions are below this number.
     end: Arc<AtomicU64>,
 }
 
@@ -122,7 +122,7 @@ impl Generator {
                 debit
             }
         };
-        // Any account but the debit account, equally likely.
+        // Every account except the debit account is equally likely.
         (
             debit,
             (debit + 1 + (random >> 32) % (self.accounts - 1)) % self.accounts,

@@ -18,20 +18,20 @@ use super::{
 pub(super) struct Growth {
     pub(super) accounts: i64,
     pub(super) steps: Vec<Step>,
-    /// Throughput of the last steps divided by that of the first steps: medians of up to three steps each.
+    /// Throughput of the last steps divided by the throughput of the first steps: medians of up to three steps each.
     pub(super) last_to_first: f64,
-    /// Memory of the account table per account.
+    /// Memory of the account table, in bytes per account.
     pub(super) bytes_per_account: f64,
-    /// Memory of the id index per transaction id.
+    /// Memory of the id index, in bytes per transaction id.
     pub(super) bytes_per_transaction_id: f64,
-    /// Growth of the whole process while accounts were created, per account.
+    /// Growth of the resident memory of the service while accounts were created, in bytes per account.
     pub(super) rss_bytes_per_account: Option<f64>,
-    /// Growth of the whole process while transactions were sent, per transaction id.
+    /// Growth of the resident memory of the service while transactions were sent, in bytes per transaction id.
     pub(super) rss_bytes_per_transaction_id: Option<f64>,
     pub(super) journal_bytes: i64,
-    /// From the start of the process until it listens, after SIGTERM.
+    /// Time from the start of the process until it listens, after SIGTERM has ended the previous process.
     pub(super) restart_seconds: Option<f64>,
-    /// The same time after SIGKILL.
+    /// Time from the start of the process until it listens, after SIGKILL has ended the previous process.
     pub(super) restart_after_kill_seconds: Option<f64>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Step {
 
 /// Number of transactions of a step, if the run is long enough for two or more such steps.
 const STEP: u64 = 1_000_000;
-/// Number of steps of a run that is too short for that.
+/// Number of steps of a run that is too short for two steps of [`STEP`] transactions.
 const STEPS_OF_SHORT_RUN: u64 = 10;
 /// Number of steps at the start, and at the end, whose throughputs are compared.
 const END_STEPS: usize = 3;
@@ -126,7 +126,7 @@ fn last_to_first(steps: &[Step]) -> f64 {
     last / first.max(f64::EPSILON)
 }
 
-/// Prints a line per step, because such runs take minutes.
+/// Prints a line per step, because a run takes minutes.
 fn print_progress(step: &Step) {
     let mib = step.rss_bytes.map_or_else(
         || "?".to_owned(),

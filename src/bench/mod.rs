@@ -58,8 +58,9 @@ impl BenchReport {
     }
 }
 
-/// Measures the disk if `settings` ask for that. Otherwise measures the service at `remote`; if `remote` is `None`, a service that
-/// this function starts and stops. If the caller drops the future, the service is killed, and its temporary directory removed.
+/// Measures the disk if `settings` ask for that. Otherwise, measures the service at `remote`. If `remote` is `None`,
+/// starts a service, measures it and stops it. If the caller drops the future, a service that this function has started
+/// is killed, and its temporary directory is removed.
 ///
 /// # Errors
 /// [`BenchError`].

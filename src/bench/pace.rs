@@ -138,7 +138,7 @@ mod tests {
     async fn every_scheduled_call_is_due_at_its_time() {
         let millis = Duration::from_millis;
         let pacer = Pacer::new(millis(100), millis(1), millis(10));
-        // The first call is due after 1 ms, the next every 10 ms: ten before the end.
+        // The first call is due after 1 ms, and each further call 10 ms later. So ten calls are due before the end.
         for (now, due) in [(1, 0), (2, 1), (11, 1), (12, 2), (95, 10), (100, 10)] {
             pacer.release(pacer.start + millis(now));
             assert_eq!(pacer.due_and_missed().0, due, "after {now} ms");

@@ -43,7 +43,7 @@ pub(super) struct Outcomes {
     overloaded: u64,
 }
 
-/// Longest recorded latency, in nanoseconds. Longer latencies are recorded as this one.
+/// Longest recorded latency, in nanoseconds. A longer latency is recorded as this value.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 /// Maximum number of seconds that are counted separately. Later transactions count in the last second.
 const SECONDS_MAX: usize = 100_000;
@@ -116,7 +116,8 @@ impl LoadStats {
         }
     }
 
-    /// Adds the counts and latencies of `other`, which started at about the same time.
+    /// Adds the counts and latencies of `other`, which must have started at about the same time, because the counts per
+    /// second are added second by second.
     pub(super) fn add(&mut self, other: &Self) {
         self.transactions += other.transactions;
         self.replayed += other.replayed;
@@ -124,7 +125,7 @@ impl LoadStats {
         self.late += other.late;
         self.due += other.due;
         self.missed += other.missed;
-        // Adding can't fail, because the bounds are the same.
+        // Adding can't fail, because all histograms have the same bounds.
         let _added = self.latency.add(&other.latency);
         if self.seconds.len() < other.seconds.len() {
             self.seconds.resize(other.seconds.len(), 0);

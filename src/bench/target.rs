@@ -130,7 +130,8 @@ impl Target {
     /// Returns the CPU time, user and system, of a server that the benchmark started.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         let stat = self.proc("stat")?;
-        // The command name in parentheses may contain anything. utime and stime are the 12th and 13th fields after it.
+        // The command name in parentheses may contain any characters, so the fields are counted after the last
+        // parenthesis. utime and stime are the 12th and 13th fields after it.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
         let user: u64 = fields.next()?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
@@ -168,7 +169,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Killing loses nothing: the data is durable, or it is removed after this.
+            // Killing the process loses nothing: its data is durable, or the data is removed next.
             end(child);
         }
     }
@@ -201,7 +202,7 @@ impl DataDirectory {
 impl Drop for DataDirectory {
     fn drop(&mut self) {
         if self.temporary {
-            // Nothing to do if this fails: the directory may not exist yet.
+            // A failure is ignored, because the directory may not exist yet.
             let _removed = fs::remove_dir_all(&self.path);
         }
     }
@@ -220,7 +221,7 @@ fn start(arguments: &[&Path]) -> Result<(Child, String), BenchError> {
         .args(arguments)
         .args(["--listen", "127.0.0.1:0"])
         .env("TALLY__TELEMETRY__LOG", "warn")
-        // Another service on this machine may use the operators' port.
+        // Another service on this machine may use the operators' port, so this service does not open the port.
         .env("TALLY__ADMIN__ENABLED", "false")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -47,7 +47,7 @@ impl Zipf {
     pub(super) fn draw(&self, random: u64) -> u64 {
         let mut rank = 1.0;
         for attempt in 0..POINTS_MAX {
-            // A double has 53 bits: the result is from 0 to below 1.
+            // A double has 53 significant bits, so 53 random bits give an exact number from 0 to below 1.
             let uniform = (mix(random.wrapping_add(attempt)) >> 11) as f64 / (1_u64 << 53) as f64;
             let point = self.integral_last + uniform * (self.integral_first - self.integral_last);
             let x = self.inverse(point);
@@ -103,7 +103,7 @@ mod tests {
                 for rank in 1..=ranks.min(5) {
                     let expected = DRAWS as f64 * (rank as f64).powf(-theta) / sum;
                     let drawn = counts[usize::try_from(rank - 1).unwrap()] as f64;
-                    // Six standard deviations. The draws are the same in every run.
+                    // The bound is six standard deviations. The draws are the same in every run.
                     assert!(
                         (drawn - expected).abs() < 6.0 * expected.sqrt(),
                         "θ {theta}, {ranks} ranks: rank {rank} was drawn {drawn} times, expected {expected:.0}"

@@ -31,8 +31,9 @@ pub const INTERRUPTED: u8 = 130;
 /// SIGTERM ended the subcommand before its work was complete.
 pub const TERMINATED: u8 = 143;
 
-/// Every exit code with its name and its meaning, for `--help` and for `docs/cli.md`. [`FAILED`] is the usual code of a failed
-/// check. The codes from 64 to 78 are those of `sysexits.h`. The codes above 128 are 128 and the number of the signal, as in shells.
+/// Every exit code with its name and its meaning, for `--help` and for `docs/cli.md`. [`FAILED`] is the usual code of a
+/// failed check. The codes from 64 to 78 are those of `sysexits.h`. The codes above 128 are 128 plus the number of the
+/// signal, as in shells.
 pub const CODES: [(u8, &str, &str); 11] = [
     (
         0,

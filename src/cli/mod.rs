@@ -129,12 +129,12 @@ impl Cli {
             Command::Man(args) => generate::man(&args, command()),
             Command::Echo(args) => bench::run_echo(&args),
         };
-        // The service goes on without standard output, so it does not report a failed write either.
+        // The service does not need standard output, so it does not report a failed write to standard output.
         if is_service {
             return code;
         }
         match stdout_failure() {
-            // A reader such as `head` has read enough.
+            // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
             Some(error) if code == ExitCode::SUCCESS => {
                 errln!("tally: the result can't be written to standard output: {error}");

@@ -12,7 +12,7 @@ const DELAY_MIN: Duration = Duration::from_millis(500);
 /// Longest delay between two attempts.
 const DELAY_MAX: Duration = Duration::from_secs(10);
 
-/// The delays between attempts: each is twice as long as the one before, up to [`DELAY_MAX`].
+/// The delays between attempts: each delay is twice as long as the previous delay, up to [`DELAY_MAX`].
 #[derive(Debug)]
 pub(super) struct Backoff(Duration);
 

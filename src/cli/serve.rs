@@ -202,7 +202,8 @@ impl Service<'_> {
         };
         let reason = stop.wait(&engine, &refresher).await;
         tracing::info!(?reason, "stopping");
-        // The calls in flight end within `server.drain`. The same time again is for the last commits and the end of the threads.
+        // The calls in flight end within `server.drain`. An equally long time is for the last commits and the end of
+        // the threads.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
         Ok(reason.exit_code())
@@ -300,7 +301,8 @@ impl Running {
                 ?limit,
                 "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
-            // A thread may be waiting for a disk that hangs. Such a thread would prevent a normal end of the process.
+            // A thread may be waiting for a disk that hangs. A normal end of the process would wait for this thread, so
+            // the process exits here.
             std::process::exit(exit::IO.into());
         }
     }
@@ -348,8 +350,9 @@ fn admin_listener(config: &Config) -> Result<Option<grpc::Listener>, AdminError>
     section.enabled.then(|| admin::bind(section.listen)).transpose()
 }
 
-/// Raises the limit of open files to one for each connection and some for the journal. If the hard limit is lower, lowers the
-/// number of connections, so that clients can't take the files that the journal needs.
+/// Raises the limit of open files to one file for each connection and [`OTHER_FILES`] for everything else. If the hard
+/// limit is lower, lowers the maximum number of connections, so connections can't use up the files that the journal
+/// needs.
 fn limit_connections(net: &mut grpc::NetConfig, threads: usize) {
     let connections = net.connections_max(threads);
     let wanted = (connections as u64).saturating_add(OTHER_FILES);

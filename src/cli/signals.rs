@@ -59,8 +59,9 @@ impl Stopped {
     }
 }
 
-/// Runs a future on a single-threaded runtime until it completes, or until SIGINT or SIGTERM arrives. Then drops the future, so that
-/// its values clean up. Does not wait for blocking threads of the future, such as a thread that waits for standard input.
+/// Runs a future on a single-threaded runtime until it completes, or until SIGINT or SIGTERM arrives. In both cases
+/// drops the future, so its values can clean up. Does not wait for blocking threads of the future, such as a thread
+/// that waits for standard input.
 ///
 /// # Errors
 /// [`Stopped`] if the future did not complete.

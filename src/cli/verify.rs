@@ -107,7 +107,7 @@ fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
     }
 }
 
-/// Adds all damage, and what is still whole before, between and after it.
+/// Adds all damage, and the whole blocks before, between and after the damaged blocks.
 fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
     let journal = &report.journal;
     for corruption in journal.corruption.iter().chain(&journal.further_damages) {

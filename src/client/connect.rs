@@ -93,9 +93,10 @@ pub enum ConnectError {
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection is lost if it does not answer a ping for this time.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Flow-control window of a call, so that a large answer needs no extra round trip.
+/// Flow-control window of a call, in bytes. It is large, so the server can send a large answer without waiting for the
+/// client.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Flow-control window of the connection.
+/// Flow-control window of the connection, in bytes.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 // ===== impl Token =====

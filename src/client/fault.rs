@@ -57,7 +57,8 @@ impl Fault {
             }
             closed |= cause.is::<hyper::Error>();
             last = cause.to_string();
-            // `source` of an I/O error skips the error inside it.
+            // An I/O error can contain another error. `source` returns the cause of the contained error and skips this
+            // error, so the loop asks for the contained error first.
             next = match io.and_then(io::Error::get_ref) {
                 Some(inner) => Some(inner),
                 None => cause.source(),

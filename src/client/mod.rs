@@ -62,7 +62,7 @@ macro_rules! call {
             .run_observed(&$self.observer, |left| {
                 let mut service = $self.$service.clone();
                 let mut request = Request::new(message.clone());
-                // The server drops calls whose deadline has passed.
+                // With this timeout, the server does not begin to execute the call after its deadline.
                 request.set_timeout(left);
                 async move { service.$method(request).await.map(tonic::Response::into_inner) }
             })

@@ -251,7 +251,8 @@ impl fmt::Display for CallError {
     }
 }
 
-// An error without `source`: the text already names the cause, and the causes in the status are in the words of libraries.
+// This error has no `source`, because its text already names the cause. The causes in the status are in the words of
+// libraries.
 impl Error for CallError {}
 
 // ===== impl Executed =====

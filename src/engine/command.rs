@@ -105,13 +105,13 @@ pub struct TransactionBatch {
     account_tags: SmallVec<[u64; 2]>,
     /// The key of the hash function.
     seed: u64,
-    /// The charge for the memory of the batch. It lasts until the batch is dropped, even if the caller disconnects
-    /// earlier.
-    payment: Option<Box<dyn Payment>>,
+    /// The charge to the memory budget for the batch. The batch holds the charge until the batch is dropped, also if
+    /// the caller disconnects earlier.
+    charge: Option<Box<dyn MemoryCharge>>,
 }
 
-/// A charge to a memory budget. Dropping it returns the memory to the budget.
-pub trait Payment: std::fmt::Debug + Send + Sync {}
+/// A charge to a memory budget. Dropping the charge returns the memory to the budget.
+pub trait MemoryCharge: std::fmt::Debug + Send + Sync {}
 
 /// The ends of the parts of one transaction in the buffers of its batch. Each part begins where the same part of the
 /// previous transaction ends.
@@ -134,13 +134,13 @@ impl TransactionBatch {
             entries: SmallVec::new(),
             account_tags: SmallVec::new(),
             seed,
-            payment: None,
+            charge: None,
         }
     }
 
-    /// Keeps `payment` until the batch is dropped.
-    pub fn pay(&mut self, payment: Box<dyn Payment>) {
-        self.payment = Some(payment);
+    /// Keeps `charge` until the batch is dropped.
+    pub fn hold_charge(&mut self, charge: Box<dyn MemoryCharge>) {
+        self.charge = Some(charge);
     }
 
     /// Adds a transaction. The caller must have checked the bounds of the transaction, and that the batch
@@ -154,7 +154,7 @@ impl TransactionBatch {
             self.account_tags.push(tag(transfer.debit, self.seed));
             self.account_tags.push(tag(transfer.credit, self.seed));
         }
-        // At most 8192 transactions of at most 35 KiB, which is less than 2^32 bytes.
+        // A batch has at most 8192 transactions of at most 35 KiB each, which is less than 2^32 bytes in total.
         let (Ok(bytes_end), Ok(tags_end)) = (
             u32::try_from(self.bytes.len()),
             u32::try_from(self.account_tags.len()),

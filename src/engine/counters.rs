@@ -1,5 +1,5 @@
-//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two of them
-//! may show different moments.
+//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two counters
+//! in the same report may belong to different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,9 +33,9 @@ pub(super) struct EngineCounters {
 /// What found damage in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundBy {
-    /// By a call that read the damaged record.
+    /// A call that read the damaged record.
     Call,
-    /// By the scrub, which reads the whole journal.
+    /// The scrub, which reads the whole journal.
     Scrub,
 }
 

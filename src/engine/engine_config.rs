@@ -11,20 +11,21 @@ use crate::store::embedded::StoreConfig;
 pub struct EngineConfig {
     /// The settings of the queue and the batches.
     pub batch: BatchConfig,
-    /// The settings of the circuit of every kind of call that has no settings of its own in `circuits`.
+    /// The settings of the circuit of every kind of call for which `circuits` contains no separate settings.
     pub breaker: CircuitBreakerConfig,
     /// Further settings of the circuits: their mode at the start, and the settings of single kinds of calls.
     pub circuits: CircuitOptions,
     /// The sizes of the journal. They are used only when a data directory is made.
     pub store: StoreConfig,
-    /// The bytes of journal between two checkpoints.
+    /// Minimum number of bytes of journal between two checkpoints.
     pub checkpoint: CheckpointInterval,
     /// How fast the scrub reads the journal.
     pub scrub: ScrubRate,
 }
 
-/// The bytes of journal between two checkpoints. A start replays the journal from the newest checkpoint on, which is
-/// about this many bytes at most.
+/// Minimum number of bytes by which the journal grows between two checkpoints. If the last checkpoint was large, the
+/// journal grows by several times the size of this checkpoint instead (`CHECKPOINT_INTERVAL_FACTOR` in
+/// `engine/maintenance.rs`). A start replays the journal from the newest checkpoint on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval(pub u64);
 

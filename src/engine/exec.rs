@@ -1,5 +1,5 @@
 //! EXEC: the one thread that changes the ledger. It runs no async code, and takes no lock to execute a transaction.
-//! When nothing is in flight, EXEC also commits a small block itself. Otherwise its only I/O is to read an old record
+//! EXEC does I/O in two cases: it commits a small block itself when no block is in flight, and it reads an old record
 //! when a transaction id is used again.
 
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub(super) struct Exec {
     /// The ledger, with the open block that its changes are written to.
     book: JournaledLedger,
     intake: Intake<Command, EngineReply>,
-    /// Gives the answers that wait for no block in flight.
+    /// Gives the answers that EXEC does not hand over to the pipeline. EXEC gives answers itself in two cases: every
+    /// block that they depend on is durable already, or the log has failed.
     answerer: Answerer,
     pipeline: Arc<CommitPipeline>,
     health: Arc<Health>,
@@ -53,7 +54,7 @@ pub(super) struct Exec {
     open: OpenBatch,
     /// An empty vector, which keeps its memory between two calls of [`Exec::execute_waiting`].
     claimed: Vec<Claimed<Command, EngineReply>>,
-    /// The log takes no more blocks.
+    /// Whether the log has failed. A failed log takes no more blocks.
     failed: bool,
 }
 
@@ -132,8 +133,8 @@ impl Exec {
     fn execute_waiting(&mut self) -> usize {
         let mut claimed = std::mem::take(&mut self.claimed);
         let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
-        // Must come before the first command is executed: if the log has failed, the answers say that nothing was
-        // executed.
+        // EXEC asks the pipeline before it executes the first command. So if the log has failed, EXEC executes none of
+        // the commands, and the answers say so.
         self.catch_up();
         self.prefetch_first(&claimed);
         let mut commands = claimed.drain(..);
@@ -292,7 +293,7 @@ impl Exec {
     }
 
     fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> Result<CreatedAccounts, StoreFault> {
-        // All accounts must be in one block, so that after a crash either all of them exist or none.
+        // All accounts must be in one block. So after a crash, either all of them exist or none of them.
         if !self
             .book
             .has_room_for_bytes(accounts.iter().map(account_bytes_max).sum())
@@ -336,8 +337,8 @@ impl Exec {
     /// Returns the id of an account whose index comes from a record on the disk.
     ///
     /// # Errors
-    /// [`StoreFault::ReadFailed`] if the ledger has no such account. The record is damaged then, although its checksum
-    /// is right.
+    /// [`StoreFault::ReadFailed`] if the ledger has no such account. In this case, the record is damaged, although its
+    /// checksum is right.
     fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
         let Some(id) = self.book.ledger().accounts().id(index) else {
             tracing::error!(account = index.0, "a record names an account that does not exist");

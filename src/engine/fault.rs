@@ -100,8 +100,8 @@ impl EngineError {
             EngineError::CircuitOpen(_) => true,
             EngineError::Batch(error) => error.is_not_executed(),
             EngineError::Store(fault) => match fault {
-                // For the last two: one transaction of the request needed a record that could not be read. The
-                // transactions before that transaction may be committed.
+                // `ReadFailed` and `Damaged` mean that one transaction of the request needed a record that could not be
+                // read. The earlier transactions of the request may be committed.
                 StoreFault::WriteFailed | StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::Failed => true,
             },

@@ -183,7 +183,7 @@ impl TallyEngine {
                 .last_scrub_pass
                 .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
         );
-        // A simulated disk reports no space.
+        // Without a real directory, such as with a simulated disk, the metrics of the space are omitted.
         if let Ok(space) = disk_space(&self.shared.directory) {
             families.gauge(
                 "tally_disk_free_bytes",

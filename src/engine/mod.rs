@@ -45,8 +45,8 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, Payment,
-        TRANSACTIONS_MAX, TransactionBatch,
+        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, MemoryCharge, Outcomes,
+        PAGE_ACCOUNTS_MAX, TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig},

@@ -13,7 +13,7 @@ use crate::{
 /// maximum bounds the memory of reads that wait for the disk.
 const ANSWER_ITEMS_MAX: usize = 16 * 1024;
 
-/// The answers that wait for the open block, or for the blocks before it.
+/// The answers that wait for the open block or for an earlier block.
 #[derive(Debug, Default)]
 pub(super) struct OpenBatch {
     answers: Vec<PendingAnswer>,
@@ -31,7 +31,7 @@ pub(super) struct OpenBatch {
 /// A batch that takes no more answers. EXEC hands it over to the commit pipeline.
 #[derive(Debug)]
 pub(super) struct SealedBatch {
-    /// `None` if there is no block to write. Then the answers wait only for earlier blocks.
+    /// The block to write. If this is `None`, the answers wait only for earlier blocks.
     pub(super) block: Option<SealedBlock>,
     /// The answers, in the order of the blocks that they depend on.
     pub(super) answers: Vec<PendingAnswer>,

@@ -69,11 +69,11 @@ struct State {
     in_flight: VecDeque<InFlight>,
     /// `None` while a thread uses the log.
     committer: Option<Box<Committer>>,
-    /// [`BlockLog::poll_durable`] may have something to report.
+    /// Whether [`BlockLog::poll_durable`] may have something to report.
     poll_due: bool,
-    /// No more batches will come, or no thread is left to commit them.
+    /// Whether the pipeline takes no more batches: EXEC sends no more, or no thread is left to commit them.
     closed: bool,
-    /// The log takes no more blocks.
+    /// Whether the log has failed. A failed log takes no more blocks.
     failed: bool,
     /// The last block that EXEC has handed over.
     last_block: u64,
@@ -128,11 +128,11 @@ pub(super) enum Step {
 /// A snapshot of the pipeline's state.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
-    /// No batch waits or is in flight.
+    /// Whether the pipeline is empty: no batch waits, and no batch is in flight.
     pub(super) idle: bool,
-    /// One more batch can wait.
+    /// Whether one more batch can wait.
     pub(super) has_room: bool,
-    /// The log takes no more blocks.
+    /// Whether the log has failed. A failed log takes no more blocks.
     pub(super) failed: bool,
     /// Batches that have left the pipeline since the start.
     pub(super) finished: u64,

@@ -324,7 +324,7 @@ fn answers_are_given_in_order_when_their_blocks_are_durable() {
 }
 
 #[test]
-fn answers_without_a_block_wait_for_the_blocks_before() {
+fn answers_without_a_block_wait_for_earlier_blocks() {
     let mut rig = Rig::new();
     let mut write = rig.commit(1);
     let (reads, mut read) = rig.batch(None, 1);

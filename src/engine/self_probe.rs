@@ -26,9 +26,9 @@ struct Probe {
 // ===== impl SelfProbes =====
 
 impl SelfProbes {
-    /// Records the results of the probes that were answered since the last tick, and sends new probes. The delay until
-    /// the next tick does not falsify the result, because the circuit judges only the time that the probe spent in the
-    /// queue and in the commit.
+    /// Records the results of the probes that were answered since the last tick, and sends new probes. A result is
+    /// recorded up to one tick after the answer. This delay does not change the result, because the circuit judges only
+    /// the time that the probe spent in the queue and in the commit.
     pub(super) fn tick(
         &self,
         breakers: &[LatencyCircuitBreaker; CallKind::ALL.len()],

@@ -69,7 +69,7 @@ impl TallyEngine {
     /// Opens the data directory `dir` on `disk`, and starts the threads. `affinity` places the threads on CPUs.
     ///
     /// # Errors
-    /// [`StartError`]. The engine executes nothing then.
+    /// [`StartError`]. In this case, no engine runs.
     pub fn start(
         config: &EngineConfig,
         disk: Arc<dyn Disk>,

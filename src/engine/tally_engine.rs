@@ -278,8 +278,9 @@ impl TallyEngine {
         self.shared.batch.clone().wake_task(index)
     }
 
-    /// Registers a client, such as a connection. A batch that is about to be sealed can wait for a call of the client
-    /// that has begun. While other clients wait, a batch contains at most the client's fair share of requests.
+    /// Registers a client, such as a connection. If a call of the client has begun but has not reached the queue, a
+    /// batch that is about to be sealed can wait for this call. While other clients wait, a batch contains at most the
+    /// fair share of requests of this client.
     #[must_use]
     pub fn caller(&self) -> Caller {
         self.shared.batch.caller()

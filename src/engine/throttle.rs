@@ -1,17 +1,17 @@
-//! Reports pauses to the circuits while the CPU quota stops the process. A call that took long because of such a pause
-//! is no sign of a slow disk.
+//! Reports to the circuits for how long the CPU quota has stopped the process. A call that took long because of such a
+//! pause is no sign of a slow disk.
 
 use std::time::Duration;
 
 use super::{call_kind::CallKind, tally_engine::TallyEngine};
 
 impl TallyEngine {
-    /// Checks whether the CPU quota has stopped the process since this method was called before, and reports the pause
-    /// to the circuits. `elapsed` is the time since that call. Call this method about once per period of the quota.
-    /// Without a quota, the method does nothing.
+    /// Checks whether the CPU quota has stopped the process since the previous call of this method, and reports the
+    /// pause to the circuits. `elapsed` is the time since the previous call. Call this method about once per period of
+    /// the quota. Without a quota, the method does nothing.
     ///
-    /// The method notices a pause up to one interval between two calls after the end of the pause. If a request ended
-    /// in this interval, the circuit judged its latency as if there had been no pause.
+    /// The circuits learn of a pause only at the next call of this method. If a request ended after the pause and
+    /// before this call, its circuit judged the latency of the request as if there had been no pause.
     pub fn note_throttling(&self, elapsed: Duration) {
         let Some(throttled) = self.affinity().sample_throttling() else {
             return;

@@ -90,8 +90,8 @@ error_kinds! {
     TRANSACTION_ID_REUSED: [AlreadyExists], No, No, "The id belongs to a transaction with different content. The metadata names the first `field` that differs.";
     ACCOUNT_ID_REUSED: [AlreadyExists], No, No, "The id belongs to an account with different content.";
     TRANSACTION_NOT_FOUND: [NotFound], No, No, "The transaction does not exist.";
-    ACCOUNTS_FULL: [ResourceExhausted], No, No, "The ledger has its most accounts.";
-    ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has its most assets.";
+    ACCOUNTS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of accounts.";
+    ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of assets.";
     CIRCUIT_OPEN: [Unavailable], No, SameIdAfterDelay, "The circuit breaker rejects the call.";
     QUEUE_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The queue is full.";
     MEMORY_LIMIT: [ResourceExhausted], No, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory.";
@@ -156,7 +156,8 @@ impl ErrorKind {
     /// The usual code.
     #[must_use]
     pub fn code(self) -> Code {
-        // Every kind has at least one code: the table's pattern asks for one.
+        // Every kind has at least one code, because the macro that makes the table requires a code. So the default is
+        // never used.
         self.codes.first().copied().unwrap_or(Code::Unknown)
     }
 }

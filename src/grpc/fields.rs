@@ -9,7 +9,7 @@ use tonic_types::FieldViolation;
 
 use crate::proto::{self, amount};
 
-/// Most violations that an error names.
+/// Maximum number of violations that an error names.
 const VIOLATIONS_MAX: usize = 16;
 
 /// Collects the invalid fields of a request, at most [`VIOLATIONS_MAX`].
@@ -19,7 +19,8 @@ pub(crate) struct Violations(Vec<FieldViolation>);
 // ===== impl Violations =====
 
 impl Violations {
-    /// Adds a violation. The text of `field` is formatted only here, so that a valid request costs nothing.
+    /// Adds a violation. The texts of `field` and `description` are formatted only here, so a valid request costs
+    /// nothing.
     pub(crate) fn add(&mut self, field: impl std::fmt::Display, description: impl std::fmt::Display) {
         if self.0.len() < VIOLATIONS_MAX {
             self.0
@@ -66,7 +67,7 @@ pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata:
     }
 }
 
-/// Makes an amount of its upper and its lower 64 bits.
+/// Makes an amount from its upper and its lower 64 bits.
 pub(crate) fn from_halves(high: u64, low: u64) -> Amount {
     Amount::new(u128::from(high) << 64 | u128::from(low))
 }
@@ -81,7 +82,8 @@ pub(crate) fn to_wide(amount: Amount) -> proto::Uint128 {
     }
 }
 
-/// Converts an amount of the ledger for the API: as one number, or as two halves if one number is too small.
+/// Converts an amount of the ledger for the API: to an `int64`, or to two halves if the amount is too large for an
+/// `int64`.
 pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
     let value = match i64::try_from(amount.minor_units()) {
         Ok(units) => amount::Value::MinorUnits(units),

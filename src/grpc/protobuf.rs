@@ -5,8 +5,8 @@
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-/// Most levels of nested messages. The messages of the service have a few levels. Only groups, which are unknown
-/// fields here, can have more levels.
+/// Maximum number of levels of nested messages. The messages of the service have a few levels. Only groups can have
+/// more levels. The schemas of the service have no groups, so a group is always an unknown field.
 pub(crate) const DEPTH_MAX: u32 = 100;
 /// Longest encoding of a number, in bytes.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
@@ -40,7 +40,7 @@ pub(crate) struct FieldHead {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// Most further levels of messages that may be nested here.
+    /// Maximum number of further levels of messages that may be nested in this message.
     depth: u32,
 }
 

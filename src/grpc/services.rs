@@ -33,9 +33,9 @@ use crate::{
     security::Security,
 };
 
-/// Most open calls of the health service's `Watch`. A usual client has one such call on each connection.
+/// Maximum number of open calls of the health service's `Watch`. A usual client has one such call on each connection.
 const HEALTH_WATCHERS_MAX: usize = 1024;
-/// Most open calls of the health service's `Watch` of one client.
+/// Maximum number of open calls of the health service's `Watch` that one client may have.
 const HEALTH_WATCHERS_OF_CLIENT_MAX: usize = 256;
 /// The names under which the health service reports: the whole server, and each service.
 const HEALTH_NAMES: [&str; 4] = [
@@ -51,7 +51,7 @@ const TONIC_CALL_BYTES: usize = 24 << 10;
 /// All services. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// The hot path. So these calls do not pass through tonic's router.
+    /// The service of the most frequent calls. To save time, these calls do not pass through tonic's router.
     transactions: TransactionService,
     accounts: AccountService,
     /// tonic's router, for the other services.
@@ -92,8 +92,8 @@ impl Services {
         }
     }
 
-    /// Authorises a call, and then reserves its memory. In this order an unauthorised caller takes no memory from other
-    /// callers.
+    /// Authorises a call, and then reserves its memory. Because of this order, an unauthorised caller takes no memory
+    /// from other callers.
     ///
     /// # Errors
     /// As [`ConnectionLimits::check_headers`], [`access::check`] and [`ConnectionLimits::admit`].
@@ -105,7 +105,7 @@ impl Services {
         let authorised = ConnectionLimits::check_headers(request.headers())
             .and_then(|()| access::check(&self.security, request))
             .inspect_err(|_| limits.count_refusal())?;
-        // Only health checks need no role.
+        // A method that needs no role is a health check.
         let reservation = match authorised.method.needed_role {
             None => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),
             Some(_) => limits.admit(),
@@ -123,7 +123,7 @@ impl Services {
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return refuse(limits.memory_limit_reached(), reservation);
         }
-        // Only the calls behind the router use the peer and the principal. The calls of the hot path save this
+        // Only the services behind tonic's router read the peer and the principal. The other calls do not need this
         // allocation.
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
@@ -139,7 +139,7 @@ impl Services {
         }
         let over = (handler != Handler::Unary).then(|| {
             let ended = self.lifetime(authorised).ended();
-            // The place is free when the answer drops this future, at the end of the stream.
+            // The place becomes free when the answer drops this future, which is at the end of the stream.
             ended.inspect(move |_| drop(place)).boxed()
         });
         let request = request.map(|body| TimedBody::new(body, limits.time_max));

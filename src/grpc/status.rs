@@ -59,7 +59,7 @@ impl ErrorBuilder {
             metadata: HashMap::from([(RETRY.to_owned(), kind.retry.as_str().to_owned())]),
             violations: Vec::new(),
         }
-        // An error of a kind with `Executed::Either` replaces this value.
+        // For a kind with `Executed::Either`, the caller of this function replaces this value.
         .executed(kind.executed == Executed::No)
     }
 
@@ -384,8 +384,8 @@ fn batch(error: BatchError) -> Status {
         BatchError::Closed => return shutting_down(),
         BatchError::ExpiredInQueue => ErrorBuilder::new(ErrorKind::EXPIRED_IN_QUEUE, message),
         BatchError::ExpiredInExecution => ErrorBuilder::new(ErrorKind::EXPIRED_IN_EXECUTION, message),
-        // For the chunks of a stream after a chunk with an unknown outcome. The chunks after a chunk that was not
-        // executed get the error of that chunk instead.
+        // The chunks of a stream get this error after a chunk with an unknown outcome. After a chunk that was not
+        // executed, the later chunks get the error of that chunk instead.
         BatchError::Interrupted => ErrorBuilder::new(ErrorKind::STREAM_INTERRUPTED, message),
         BatchError::Lost => ErrorBuilder::new(ErrorKind::REPLY_LOST, message),
     };

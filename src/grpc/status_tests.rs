@@ -76,7 +76,7 @@ fn complete_adds_an_error_info_to_an_error_of_a_library_and_keeps_its_code_and_t
         let status = Status::from_header_map(&headers).expect("a status");
         assert_eq!(described(&status), expected(code, reason, "false"));
         assert_eq!(status.message(), "the text");
-        // A second call changes nothing.
+        // A second call of `complete` changes nothing.
         let before = headers.clone();
         complete(&mut headers);
         assert_eq!(headers, before);

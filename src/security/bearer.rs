@@ -1,4 +1,4 @@
-//! The bearer token of a request.
+//! Finds the bearer token in the headers of a request.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 

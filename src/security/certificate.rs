@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_certificate_is_valid_from_its_first_moment_to_its_last() {
-        // 2001-01-01 and 2051-01-01. Certificates store the first as UTCTime and the second as GeneralizedTime.
+        // The certificate is valid from 2001-01-01 to 2051-01-01. Certificates store the first date as UTCTime and the
+        // second date as GeneralizedTime.
         let validity = Validity::parse(&valid_in([2001, 2051])).unwrap();
         let [first, last] = [978_307_200, 2_556_144_000].map(Duration::from_secs);
         assert_eq!((validity.not_before, validity.not_after), (first, last));

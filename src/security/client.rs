@@ -1,4 +1,4 @@
-//! Maps the address of a caller to the client for which limits count.
+//! Decides which addresses count as one client. The limits for each client use this decision.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -69,8 +69,8 @@ impl Refresher {
 // ===== impl Requests =====
 
 impl Requests {
-    /// Takes the next request. An operator's request comes first. It makes the periodic request unnecessary, because it
-    /// reads the same files.
+    /// Takes the next request. A request of an operator comes first, and also removes the periodic request, because
+    /// both requests read the same files.
     fn next(&self) -> Option<RefreshKind> {
         if self.immediate.swap(false, Ordering::Acquire) {
             self.settled.store(false, Ordering::Relaxed);

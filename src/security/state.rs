@@ -93,8 +93,8 @@ impl Security {
         self.tokens.as_ref()?.get().find(token)
     }
 
-    /// Returns the current table's entry of the token of `grant`; `None` if the token is no longer valid. The role may
-    /// differ from that of `grant`.
+    /// Looks up the token of `grant` in the current table, and returns the entry; `None` if the token is no longer
+    /// valid. The role of the entry may differ from the role of `grant`.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.tokens.as_ref()?.get().renewed(grant)

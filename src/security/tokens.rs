@@ -27,8 +27,8 @@ pub struct Principal {
     pub role: Role,
 }
 
-/// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid.
-/// It does not need the token for that.
+/// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid,
+/// although the service does not keep the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The caller to whom the token belongs.
@@ -64,8 +64,8 @@ pub enum TokenFileError {
 pub const TOKENS_MAX: usize = 256;
 /// Maximum length of the name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 64;
-/// Length of a SHA-256 hash, in bytes. A slow hash, as for passwords, is not needed: tokens are long and random, so
-/// that nobody can guess a token from its hash.
+/// Length of a SHA-256 hash, in bytes. Passwords need a slow hash, but tokens do not: tokens are long and random, so
+/// nobody can guess a token from its hash.
 const HASH_BYTES: usize = 32;
 
 // ===== impl Role =====
@@ -128,14 +128,14 @@ impl TokenTable {
     }
 
     /// Returns the entry of `token`, or `None` if the token is not valid. The duration of the search does not depend on
-    /// the contents of the table or on the position of the entry, so that a caller learns nothing from it.
+    /// the contents of the table or on the position of the entry, so a caller learns nothing from the duration.
     #[must_use]
     pub fn find(&self, token: &[u8]) -> Option<Grant> {
         self.find_hash(&Sha256::digest(token).into())
     }
 
-    /// Returns this table's entry of the token of `grant`, or `None` if the token is not valid. The entry may have
-    /// another role than `grant`.
+    /// Looks up the token of `grant` in this table, and returns the entry, or `None` if the token is not valid. The
+    /// role of the entry may differ from the role of `grant`.
     #[must_use]
     pub fn renewed(&self, grant: &Grant) -> Option<Grant> {
         self.find_hash(&grant.hash)

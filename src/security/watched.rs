@@ -60,7 +60,7 @@ struct LastRead {
     /// The hash of the contents that the last refresh found, if these contents are not in force. Another process may
     /// still be writing the files.
     unsettled: Option<blake3::Hash>,
-    /// Number of consecutive refreshes that found contents different from those of the refresh before.
+    /// Number of consecutive refreshes, each of which found other contents than the previous refresh.
     unsettled_count: u32,
     /// The text of the error, if the files could not be used at the last refresh.
     failure: Option<String>,

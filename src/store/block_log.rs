@@ -36,10 +36,10 @@ pub trait BlockLog: Debug + Send {
     /// [`LogFault`], as for [`BlockLog::submit`].
     fn poll_durable(&mut self, context: &mut Context<'_>) -> Poll<Result<Commit, LogFault>>;
 
-    /// Writes the marker of a clean stop at the end of the log. The caller submits no block afterwards.
+    /// Marks a clean stop at the end of the log. The caller submits no block afterwards.
     ///
     /// # Errors
-    /// [`LogFault`] if the marker could not be written. Then the next start recovers as after a crash.
+    /// [`LogFault`] if the marker could not be written. In this case, the next start recovers the log as after a crash.
     fn finish(&mut self) -> Result<(), LogFault>;
 }
 

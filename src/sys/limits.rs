@@ -15,7 +15,7 @@ pub struct DiskSpace {
 /// soft limit. Returns the soft limit in force.
 ///
 /// # Errors
-/// Those of `getrlimit` and `setrlimit`. No error is expected: raising up to the hard limit needs no privilege.
+/// The errors of `getrlimit` and `setrlimit`. No error is expected: raising up to the hard limit needs no privilege.
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -49,7 +49,7 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
 /// Returns the space of the file system that contains `path`.
 ///
 /// # Errors
-/// Those of `statvfs`; `InvalidInput` if the path contains a zero byte.
+/// The errors of `statvfs`; `InvalidInput` if the path contains a zero byte.
 pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut space = std::mem::MaybeUninit::<libc::statvfs>::zeroed();

@@ -8,7 +8,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// it within a tokio runtime.
 pub async fn reader_gone() {
     if wait().await.is_err() {
-        // A file, for example, can't be watched. Its reader does not matter.
+        // Standard output can't be watched if it is a file, for example. A file has no reader that could go away.
         std::future::pending::<()>().await;
     }
 }

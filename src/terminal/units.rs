@@ -34,7 +34,7 @@ pub fn time(time: Duration) -> String {
     ))
 }
 
-/// Returns the time of a protobuf message as [`time`] does. A missing or negative time is zero.
+/// Formats the time of a protobuf message like [`time`]. A missing or negative time is zero.
 #[must_use]
 pub fn proto_time(duration: Option<prost_types::Duration>) -> String {
     time(to_std(duration))

@@ -1,4 +1,5 @@
-//! The example of a bank statement: the generator makes it, the real binary imports it, and every balance is the generator's.
+//! Tests the example of a bank statement: the generator makes the statement, the real binary imports it, and every
+//! balance must equal the balance that the generator states.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why it waits, and can be
-//! stopped and continued.
+//! Tests of `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why
+//! it waits, and can be stopped and continued.
 
 use std::{
     fs,
@@ -182,7 +182,7 @@ fn csv(dir: &Path, name: &str, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_import_waits_for_a_service_that_is_not_there_yet_and_says_so() {
+async fn an_import_reports_that_it_waits_for_a_service_that_has_not_started() {
     let mut server = TestServer::start();
     server.kill9();
     let dir = tempfile::tempdir().unwrap();
@@ -260,8 +260,8 @@ async fn a_signal_stops_an_import_which_says_how_far_it_came() {
         assert_eq!(code, Some(exit_code), "{words}");
         let one_of = |count: u64, line: u64| {
             words.contains(&format!(
-                "tally: {word}: {count} transactions were answered, through standard input:{line}, and the batch after that line \
-                 may be applied; to go on, import the same files again"
+                "tally: {word}: {count} transactions were answered, through standard input:{line}, and the next batch \
+                 may have been applied; to go on, import the same files again"
             ))
         };
         assert!(one_of(2, 3) || one_of(4, 5), "{words}");
@@ -281,7 +281,7 @@ async fn rejected_transactions_are_written_to_a_file_that_can_be_imported() {
     );
     let rejects = dir.path().join("rejects.ndjson");
     let rejects_name = rejects.to_str().unwrap();
-    // The second import replaces the file of the first.
+    // The second import replaces the file that the first import has written.
     for _ in 0..2 {
         let output = import_with(&server, &[&file, "--rejects", rejects_name]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -344,7 +344,7 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
         (
             &good[..3],
             65,
-            "column \"Text\" is unknown in a file that has the other columns of a bank statement",
+            "column \"Text\" is unknown; the other columns are those of a bank statement",
         ),
         (
             &good[..5],

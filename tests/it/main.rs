@@ -1,4 +1,4 @@
-//! The integration tests. They are one binary, so that the crate is linked only once.
+//! The integration tests. They are one binary, so the crate is linked only once.
 #![cfg(test)]
 
 mod bench;

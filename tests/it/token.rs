@@ -1,4 +1,4 @@
-//! `tally token` as a process: an error never changes the tokens file, and the service accepts the token.
+//! Tests of `tally token` as a process: an error never changes the tokens file, and the service accepts the token.
 
 use std::{
     fs,

@@ -142,8 +142,9 @@ fn time_text(time: Option<Timestamp>) -> String {
 // ===== impl Printed =====
 
 impl Printed {
-    /// Returns the lines of a snapshot that was taken at `time`: one for each change that was not printed before. The first snapshot
-    /// of a circuit gives one line with its state. `always`: a circuit without a change gives this line, too.
+    /// Returns the lines of a snapshot that was taken at `time`: one for each change that was not printed before. The
+    /// first snapshot of a circuit gives one line with its state. If `always` is true, a circuit without a change also
+    /// gives a line with its state.
     pub(super) fn lines(
         &mut self,
         circuits: &[CircuitStats],

@@ -73,7 +73,7 @@ pub(super) async fn watch(
                     () = reader_gone() => return Ok(()),
                 };
                 errln!("tally: connected to {} again", config.endpoint);
-                // A restarted service counts changes from the beginning.
+                // A restarted service counts its changes from the beginning, so the counts printed so far do not apply.
                 view.printed = Printed::default();
             }
         }

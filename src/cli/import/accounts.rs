@@ -28,7 +28,7 @@ pub(super) enum BalanceRule {
     DebitBalance,
 }
 
-/// Remembers which accounts exist, and creates the others.
+/// Remembers which accounts exist, and creates the accounts that do not exist.
 #[derive(Debug)]
 pub(super) struct AccountCreator {
     rule: BalanceRule,
@@ -77,7 +77,7 @@ impl AccountCreator {
         }
         let missing: Vec<String> = stream::iter(self.unknown(batch))
             .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
-            // `buffered` keeps the order, so that the same file always gives the same journal.
+            // `buffered` keeps the order of the accounts, so the same file always gives the same journal.
             .buffered(LOOKUPS_IN_FLIGHT)
             .try_filter_map(|missing| std::future::ready(Ok(missing)))
             .try_collect()

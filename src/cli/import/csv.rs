@@ -1,4 +1,4 @@
-//! CSV files. The header selects one of three layouts:
+//! Reads CSV files. The header selects one of three layouts:
 //!
 //! | layout | columns (in any order, `[optional]`) |
 //! |---|---|
@@ -6,9 +6,10 @@
 //! | bank statement | `transaction_id, date, account_id, side, kind, amount, [rounding], [balance_after]` |
 //! | transfer list | `i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after]` |
 //!
-//! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to `target`. The
-//! import ignores the other columns. For bank statements see [`bank`](super::bank). A file can use other names
-//! ([`mapping`](super::mapping)). `docs/import.md` describes the formats for users.
+//! Each row of a transfer list is one transaction with the id `amlsim-<i>`, which moves money from `source` to
+//! `target`. The import ignores the optional columns of a transfer list. For bank statements see [`bank`](super::bank).
+//! A file can use other names for columns ([`mapping`](super::mapping)). `docs/import.md` describes the formats for
+//! users.
 
 use std::{
     io::{self, BufRead},
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};
 
-/// Longest header that an error shows.
+/// Maximum number of characters of the header that an error shows.
 const HEADER_CHARS_MAX: usize = 200;
 
 /// Why the header is not accepted.
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_columns_are_translated_and_stand_in_errors() {
+    fn other_names_of_columns_are_translated_and_appear_in_errors() {
         let pair = |text: &str| text.parse().unwrap();
         let mapping = || {
             let columns = vec![pair("debit_account_id=Von"), pair("minor_units=Cents")];

@@ -150,8 +150,8 @@ impl ImportError {
 fn progress(transactions: u64, through: Option<&Place>) -> String {
     match through {
         Some(Place { file, line }) => format!(
-            "{transactions} transactions were answered, through {file}:{line}, and the batch after that line may be applied"
+            "{transactions} transactions were answered, through {file}:{line}, and the next batch may have been applied"
         ),
-        None => "no transaction was answered, and the first batch may be applied".to_owned(),
+        None => "no transaction was answered, and the first batch may have been applied".to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! A file that is read once from start to end, and that must not change during that time.
 //!
 //! This module counts the bytes and line feeds before a parser sees them. [`Source`](super::source::Source) compares this count
-//! with the rows that the parsers found, so that a parser can't lose a row.
+//! with the lines that the parsers counted. If a parser has lost a row, the counts differ, and the import fails.
 
 use std::{
     fs::{File, Metadata},
@@ -63,7 +63,8 @@ pub(super) fn open(path: &Path) -> io::Result<(Input, Watch)> {
     };
     let counts = Arc::<Counts>::default();
     let watch = Watch {
-        // Standard input can't be opened a second time, even if it is a regular file: its offset would be that of the first.
+        // Standard input can't be opened a second time, even if it is a regular file: reading would continue at the
+        // current offset.
         version: Version::from_metadata(&file.metadata()?).filter(|_| !is_stdin),
         file: file.try_clone()?,
         counts: Arc::clone(&counts),

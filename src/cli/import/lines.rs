@@ -6,7 +6,7 @@ use super::row::Flaw;
 
 /// Longest accepted line, in bytes. A transaction with 256 transfers and the longest ids takes 80 KiB of JSON.
 const LINE_BYTES_MAX: u64 = 1 << 20;
-/// Spreadsheet programs write this mark at the start of a file.
+/// The byte order mark of UTF-8. Some spreadsheet programs write it at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why the next row could not be read.
@@ -27,7 +27,7 @@ pub(super) enum ReadError {
 ///
 /// A line ends with a line feed, with a carriage return and a line feed, or at the end of the file. A byte order mark at the
 /// start of the file is skipped. Every other control character except a tab is an error: some programs treat such characters
-/// as the end of a line, so that a row could be hidden inside another.
+/// as the end of a line, so a row could be hidden inside another row.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     source: R,

@@ -9,7 +9,7 @@ use super::{
     layout::{CsvLayout, repeated},
 };
 
-/// A name of a layout, and the name in the file that stands for it. Parsed from `NAME=NAME-IN-FILE`.
+/// A name in a layout, and the name that the file uses instead. Parsed from `NAME=NAME-IN-FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pair {
     name: String,
@@ -77,8 +77,8 @@ impl Mapping {
     /// Creates a mapping.
     ///
     /// # Errors
-    /// [`MappingError`] if a column or kind does not exist, or a name stands twice. Several words of a file may stand for the
-    /// same kind.
+    /// [`MappingError`] if a column or kind does not exist, or a name occurs twice. Several words of a file may mean
+    /// the same kind.
     pub(super) fn new(
         columns: Vec<Pair>,
         ignored: Vec<String>,
@@ -121,7 +121,7 @@ impl Mapping {
         Some(name_of(&self.columns, in_file))
     }
 
-    /// Returns the kind for which a word of the file stands.
+    /// Returns the kind that a word of the file means.
     pub(super) fn kind<'a>(&'a self, in_file: &'a str) -> &'a str {
         name_of(&self.kinds, in_file)
     }
@@ -133,7 +133,7 @@ impl Mapping {
     }
 }
 
-/// Returns the name for which `in_file` stands: `in_file` itself if no pair contains it.
+/// Returns the layout's name for `in_file`: `in_file` itself if no pair contains `in_file`.
 fn name_of<'a>(pairs: &'a [Pair], in_file: &'a str) -> &'a str {
     let pair = pairs.iter().find(|pair| pair.in_file == in_file);
     pair.map_or(in_file, |pair| pair.name.as_str())
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_mapped_and_others_stay() {
+    fn names_are_mapped_and_other_names_stay_unchanged() {
         let mapping = Mapping::new(
             pairs("date=Datum,amount=Betrag"),
             vec!["Notiz".to_owned()],

@@ -236,7 +236,7 @@ async fn import(args: &ImportArgs, summary: &mut Summary, progress: &ProgressBar
     sender.send_all(args, files, summary, progress).await
 }
 
-/// Creates the file of rejected transactions, if there is to be one.
+/// Creates the file of rejected transactions, if the options ask for one.
 fn rejects(args: &ImportArgs) -> Result<Option<(&Path, Rejects)>, ImportError> {
     let Some(file) = &args.rejects else {
         return Ok(None);
@@ -298,7 +298,7 @@ struct Sender<'a> {
     waits: Waits,
     /// Creates missing accounts, if the import is to create accounts.
     accounts: Option<AccountCreator>,
-    /// The file of rejected transactions and its name, if there is to be one.
+    /// The file of rejected transactions and its name, if the options ask for one.
     rejects: Option<(&'a Path, Rejects)>,
 }
 

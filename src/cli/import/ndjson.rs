@@ -1,4 +1,4 @@
-//! NDJSON: one `tally.v1.ProcessTransactionRequest` in each line, in the JSON form that proto3 defines.
+//! Reads NDJSON: one `tally.v1.ProcessTransactionRequest` in each line, in the JSON form that proto3 defines.
 //!
 //! Field names may be `transactionId` or `transaction_id`, 64-bit numbers may be strings or numbers, and times follow RFC 3339.
 //! An unknown field is an error, because ignoring a misspelt field could lose money. A repeated field is an error at any depth
@@ -68,7 +68,8 @@ fn parse(text: &str) -> Result<ProcessTransactionRequest, Flaw> {
 
 fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
     let mut words = error.to_string();
-    // serde_json counts lines within the text, which is a single line here: remove "at line 1 column 17".
+    // serde_json counts lines within the text. The text is a single line here, so remove a part such as "at line 1
+    // column 17".
     if let Some(end) = words.rfind(" at line ") {
         words.truncate(end);
     }

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_come_in_order_and_a_batch_never_spans_two() {
+    async fn files_come_in_order_and_a_batch_never_contains_rows_of_two_files() {
         let dir = tempfile::tempdir().unwrap();
         let files = vec![
             csv(dir.path(), "a.csv", 0..5, ""),
@@ -549,7 +549,7 @@ mod tests {
             matches!(error, SourceError::Changed { unsent_from: 1, .. }),
             "{error}"
         );
-        // Another file of the same length in its place.
+        // The file is replaced by another file of the same length.
         let before = put_aside(&file);
         fs::rename(csv(dir.path(), "b.csv", 0..6, ""), &file).unwrap();
         let error = before.open().unwrap_err();

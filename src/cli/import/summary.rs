@@ -36,13 +36,14 @@ pub(super) struct Summary {
     pub(super) committed: u64,
     /// Committed before this import, with the same id and content.
     pub(super) replayed: u64,
-    /// Rejected by this import or before it.
+    /// Rejected by this import, or by the service before this import.
     pub(super) refused: u64,
     /// Number of rejected transactions by reason.
     pub(super) refused_by_reason: BTreeMap<String, u64>,
     /// The first rejected transactions.
     pub(super) refused_examples: Vec<Example>,
-    /// The last answered row; `None` before the first answer. All rows before it, in the order of the files, were answered, too.
+    /// The last answered row; `None` before the first answer. All earlier rows, in the order of the files, were
+    /// answered, too.
     pub(super) answered_through: Option<Place>,
     /// The file of rejected transactions, if there is one.
     pub(super) rejects_file: Option<String>,
@@ -101,7 +102,7 @@ impl Summary {
     /// Counts the answers to a batch, one for each row.
     ///
     /// # Errors
-    /// [`WrongAnswer`]. The answers before it are counted.
+    /// [`WrongAnswer`]. The answers before the wrong answer are counted.
     pub(super) fn count(
         &mut self,
         batch: &Batch,
@@ -205,7 +206,7 @@ impl Summary {
     /// Writes the summary as JSON.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, self)?;
         writeln!(out)
@@ -214,7 +215,7 @@ impl Summary {
     /// Writes the summary as a table.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// The errors of `out`.
     pub(super) fn write_table(&self, out: &mut impl Write) -> io::Result<()> {
         let mut rows = vec![
             ("committed".to_owned(), self.committed.to_string()),

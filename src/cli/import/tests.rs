@@ -43,7 +43,7 @@ enum Piece {
 }
 
 fn pieces() -> impl Strategy<Value = Vec<Piece>> {
-    // Most rows end with a valid line end, so that many files are accepted.
+    // Most rows end with a valid line end, so the import accepts many of the files.
     let odd = prop_oneof![6 => Just(0), 3 => Just(1), 1 => 0..ODD.len()].prop_map(Piece::Odd);
     let row = any::<bool>().prop_map(|quoted| Piece::Row { quoted });
     proptest::collection::vec((row, odd), 0..24)
@@ -137,7 +137,7 @@ proptest! {
     fn a_csv_file_is_rejected_or_all_its_rows_are_read(pieces in pieces()) {
         let (bytes, rows) = file(&format!("{HEADER}\n"), &pieces, csv_row);
         check(&bytes, rows, 1, Format::Csv)?;
-        // The same with odd bytes directly after the header.
+        // The same check with odd bytes directly after the header.
         let (mut bytes, rows) = file(HEADER, &pieces[pieces.len().min(1)..], csv_row);
         if bytes.len() == HEADER.len() {
             bytes.push(b'\n');

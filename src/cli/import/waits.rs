@@ -119,14 +119,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connecting_goes_on_until_the_time_is_over() {
         let waits = Waits::new(ProgressBar::hidden());
-        // Port 1 is closed. The clock of the test is paused, and jumps over each delay.
+        // Port 1 is closed, so every attempt fails. The clock of the test is paused, so a delay takes no time.
         let config = ClientConfig::plain("http://127.0.0.1:1");
         let begin = Instant::now();
         let give_up_after = Duration::from_secs(20);
         let error = waits.connect(&config, give_up_after).await.unwrap_err();
         assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
         assert!(begin.elapsed() >= give_up_after);
-        // Another attempt can't cure a wrong address.
+        // With a wrong address, another attempt would fail, too. So the error is returned at once.
         let begin = Instant::now();
         let error = waits
             .connect(&ClientConfig::plain("nowhere"), give_up_after)

@@ -1,4 +1,4 @@
-//! Files with secrets.
+//! Writes files with secrets, which only their owner can read.
 
 use std::{
     fs::{self, File, OpenOptions},

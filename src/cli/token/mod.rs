@@ -129,7 +129,8 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
         Some(file) => {
             let appended = append(file, &entry, &args.name, args.rotate);
             if let (Err(_), Some(path)) = (&appended, &args.out) {
-                // No tokens file has the entry, so the service does not accept this token. A file that stays does no harm.
+                // No tokens file has the entry, so the service does not accept this token. If the removal fails, the
+                // remaining file does no harm.
                 let _removed = fs::remove_file(path);
             }
             appended?;

@@ -1,4 +1,4 @@
-//! Adds an entry to a tokens file. A crash or an error leaves the old file or the new one, never a part.
+//! Adds an entry to a tokens file. After a crash or an error, the file is either the old file or the complete new file.
 
 use std::{
     ffi::OsString,
@@ -27,7 +27,7 @@ pub(super) enum AppendError {
         /// The cause.
         source: io::Error,
     },
-    /// The file is malformed, or would be.
+    /// The file is malformed, or would be malformed with the new entry.
     #[error("{}: {source}; the file was not changed", path.display())]
     Malformed {
         /// The file.
@@ -48,7 +48,7 @@ pub(super) enum AppendError {
     },
 }
 
-/// Longest tokens file that is read, in bytes. A file with the most tokens is much shorter.
+/// Maximum length of a tokens file, in bytes. A file with the maximum number of tokens is much shorter.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 // ===== impl AppendError =====
@@ -125,7 +125,7 @@ fn read(path: &Path) -> io::Result<(String, Option<Metadata>)> {
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        let words = format!("not a file of at most {FILE_BYTES_MAX} bytes");
+        let words = format!("it is not a regular file, or has more than {FILE_BYTES_MAX} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
     }
     let mut text = String::new();

@@ -75,7 +75,7 @@ impl Screen {
         let committed = answers.batches.ledger.map_or(0, |ledger| ledger.committed);
         if let Some((then, before)) = self.last {
             let elapsed_ms = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
-            // A restart of the service resets the count.
+            // A restart of the service resets the count, so the difference can be negative.
             let more = u64::try_from(committed - before).unwrap_or_default();
             if self.rates.len() == RATES_MAX {
                 self.rates.pop_front();
@@ -170,7 +170,7 @@ fn body(screen: &Screen, width: u16, height_min: u16) -> Buffer {
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
     let [rates, latency, circuits, _] = heights.map(Constraint::Length);
-    // The threads are the last part: it takes the lines that are left.
+    // The last part shows the threads, and gets all remaining lines.
     let [top, middle, lower, bottom] =
         Layout::vertical([rates, latency, circuits, Constraint::Min(0)]).areas(area);
     draw_rates(&mut buffer, top, screen);

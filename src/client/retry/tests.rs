@@ -78,7 +78,7 @@ async fn without_a_hint_the_delay_doubles_up_to_its_bound() {
     let delays: Vec<Duration> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (delay, ceiling_ms) in delays.iter().zip([100, 200, 400, 800, 1000, 1000, 1000]) {
         let ceiling = Duration::from_millis(ceiling_ms);
-        // The clock of tokio has a resolution of 1 ms.
+        // The clock of tokio has a resolution of 1 ms, so a delay may be 1 ms longer.
         assert!(
             *delay >= ceiling / 2 && *delay <= ceiling + Duration::from_millis(1),
             "{delay:?} of {ceiling:?}"
@@ -148,7 +148,7 @@ async fn rejections_and_faults_are_not_retried() {
         Code::Internal,
         Code::DataLoss,
         Code::Unauthenticated,
-        // The server sends no delay.
+        // RESOURCE_EXHAUSTED is temporary only with a delay of the server, and here the server sends no delay.
         Code::ResourceExhausted,
     ];
     for code in codes {
@@ -161,7 +161,7 @@ async fn rejections_and_faults_are_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_retried_whatever_its_code() {
+async fn a_lost_connection_is_retried_with_any_code() {
     for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::Unavailable] {
         let (moments, result) = play(POLICY, vec![Err(connection_broken(code)), Ok(1)]).await;
         assert_eq!((moments.len(), result.unwrap()), (2, 1), "{code:?}");

@@ -43,7 +43,8 @@ pub(crate) fn to_new_account(
                 format_args!("{prefix}.balance_rule"),
                 format_args!("{} is not a rule", account.balance_rule),
             );
-            // The intended rule is unknown. With this rule an overdraft limit does not add a second violation.
+            // The intended rule is unknown. The code goes on with a rule that allows an overdraft limit, so such a
+            // limit does not add a second violation.
             BalanceRule::CreditBalance
         }
     };
@@ -185,7 +186,7 @@ pub(crate) fn new_accounts(request: BatchCreateAccountsRequest) -> Result<Vec<Ne
     Ok(accounts)
 }
 
-/// Returns the most accounts of a page.
+/// Returns the maximum number of accounts of a page.
 ///
 /// # Errors
 /// INVALID_ARGUMENT if the size in the request is out of its bounds.
@@ -202,7 +203,7 @@ pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
 }
 
 /// Returns the token of the page that begins with the account `next`. Accounts are numbered in the order of their
-/// creation and are never deleted, so that a number is enough.
+/// creation and are never deleted, so the token contains only the number of the account.
 pub(crate) fn page_token_of(next: AccountIndex) -> String {
     format!("a{:x}", next.0)
 }

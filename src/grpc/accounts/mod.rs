@@ -1,4 +1,4 @@
-//! `tally.v1.AccountService`.
+//! `tally.v1.AccountService`: creates and reads accounts.
 
 mod decode;
 mod encode;

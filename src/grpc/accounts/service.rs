@@ -34,11 +34,12 @@ use crate::{
 const ACCOUNT_BYTES_MAX: usize = 16 << 10;
 /// Longest message with many accounts, in bytes: twice the length of the longest valid message.
 const ACCOUNTS_BYTES_MAX: usize = 4 << 20;
-/// Most memory of an account in an answer, in bytes: the account with its metadata, and its encoding.
+/// Maximum memory of an account in an answer, in bytes: the account with its metadata, and its encoding.
 const SHOWN_ACCOUNT_BYTES: usize = 5 << 10;
 /// Memory of a new account, in bytes, in addition to [`NEW_ACCOUNT_COPIES`] copies of its bytes in the request.
 const NEW_ACCOUNT_BYTES: usize = 2 << 10;
-/// The copies of a new account that exist at the same time: in the request, decoded, in the ledger, in the answer.
+/// Number of copies of a new account that exist at the same time: the bytes of the request, the decoded message, the
+/// account in the ledger, and the account in the answer.
 const NEW_ACCOUNT_COPIES: usize = 4;
 
 /// The service. Clones are cheap.

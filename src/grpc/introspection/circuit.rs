@@ -30,7 +30,8 @@ pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
     let CircuitReport { stats, threshold } = report;
     let probes = &stats.half_open;
     let now = SystemTime::now();
-    // The circuit has monotonic times, and the API has wall-clock times. So these are computed from the time now.
+    // The circuit has monotonic times, and the API has wall-clock times. So the wall-clock times are computed from
+    // `now`.
     let ago = |time: Duration| Some(now.checked_sub(time).unwrap_or(now).into());
     let ahead = |time: Duration| now.checked_add(time).unwrap_or(now).into();
     CircuitStats {

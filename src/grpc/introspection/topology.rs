@@ -96,7 +96,7 @@ fn kernel(info: &TopologyInfo) -> TopologyKernel {
         sched_rt_runtime_us: kernel.sched_rt_runtime_us,
         sched_rt_period_us: kernel.sched_rt_period_us,
         clock_source: kernel.clock_source.clone().unwrap_or_default(),
-        // The largest number stands for "no limit".
+        // The largest number means "no limit".
         rtprio_limit: info.rtprio_limit.map(|limit| limit.soft.map_or(i64::MAX, count)),
     }
 }

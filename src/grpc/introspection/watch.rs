@@ -18,7 +18,7 @@ use crate::{
     proto::{GetCircuitStatsResponse, WatchCircuitStatsRequest, WatchCircuitStatsResponse},
 };
 
-/// Most open calls at a time.
+/// Maximum number of open calls of `WatchCircuitStats`.
 pub(crate) const WATCHERS_MAX: usize = 64;
 /// Bounds of the interval.
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);

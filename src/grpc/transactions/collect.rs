@@ -32,8 +32,8 @@ struct RefusedEntry {
     place: u32,
     /// The end of the bytes in [`Places::refused_bytes`].
     end: u32,
-    /// The length of a transaction that was too long to read. The bytes of such a transaction are not kept. 0 for the
-    /// other transactions.
+    /// The length of the transaction if it was too long to read, otherwise 0. The bytes of a transaction that was too
+    /// long are not kept.
     too_long: u32,
 }
 
@@ -45,7 +45,8 @@ pub(crate) struct Refused<'a> {
     pub(crate) status: Status,
 }
 
-/// The transactions of a client, in their order: the valid transactions in a batch, and the positions of the others.
+/// The transactions of a client, in their order: the valid transactions in a batch, and the positions of the invalid
+/// transactions.
 #[derive(Debug)]
 pub(crate) struct Transactions {
     pub(crate) batch: TransactionBatch,
@@ -63,7 +64,7 @@ pub(crate) struct Places {
     read: ReadTransaction,
     refused: Vec<RefusedEntry>,
     refused_bytes: Vec<u8>,
-    /// Most bytes that the results of these transactions take in the answer.
+    /// Maximum number of bytes that the results of the invalid transactions take in the answer.
     answer_bytes: usize,
 }
 
@@ -137,7 +138,7 @@ impl Transactions {
     /// Reads and checks a transaction, and adds it.
     ///
     /// # Errors
-    /// [`WireError`] if the bytes are not a transaction. Then nothing is added.
+    /// [`WireError`] if the bytes are not a transaction. In this case, nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let transaction = (self.places.read)(bytes)?;
         match decode::push_transaction(&mut self.batch, &transaction) {

@@ -56,7 +56,7 @@ impl From<Refusal> for Status {
 /// Checks a transaction and adds it to `batch`.
 ///
 /// # Errors
-/// [`Refusal`] if the transaction is invalid. Then `batch` is unchanged.
+/// [`Refusal`] if the transaction is invalid. In this case, `batch` is unchanged.
 pub(crate) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &WireTransaction<'_>,

@@ -31,9 +31,9 @@ use crate::{
     store::embedded::FoundTransaction,
 };
 
-/// Most memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
+/// Maximum memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
 const FOUND_TRANSFER_BYTES: usize = 1 << 10;
-/// Most memory of the rest of the transaction in `GetTransaction`, in bytes.
+/// Maximum memory of the transaction without its transfers in `GetTransaction`, in bytes.
 const FOUND_BYTES: usize = 8 << 10;
 
 /// The service. Clones are cheap.
@@ -76,7 +76,7 @@ impl TransactionService {
     /// Answers `StreamTransactions` until `lifetime` ends.
     pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
-        // The stream begins when the call is polled, because only then the engine knows the caller.
+        // The stream begins when the call is polled, because the engine knows the caller only while the call is polled.
         Box::pin(async move {
             let opened = Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX);
             let answers = opened.map(|inbound| StreamAnswers::new(engine, inbound, lifetime));
@@ -204,7 +204,7 @@ async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult 
     drop(piece);
     inbound.finish().await?;
     let Transactions { mut batch, places } = reader.finish()?;
-    batch.pay(Box::new(inbound.split_reservation()));
+    batch.hold_charge(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
     let outcomes = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
     let results = Results {

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use crate::grpc::protobuf::{self, FieldHead};
 
-/// Longest key together with the number behind the key, in bytes.
+/// Maximum length of a key and the number after the key together, in bytes.
 const HEAD_BYTES_MAX: usize = 2 * protobuf::VARINT_BYTES_MAX;
 /// The number of the field with the transactions.
 const TRANSACTIONS: u32 = 1;
@@ -153,7 +153,7 @@ impl Splitter {
         }
     }
 
-    /// Sets `next` to what follows behind the key and the length in `head`.
+    /// Sets `next` to the kind of data that follows the key and the length in `head`.
     fn enter(
         &mut self,
         head: &FieldHead,
@@ -217,7 +217,7 @@ impl Splitter {
 mod tests {
     use super::*;
 
-    /// Most reads or copies for each byte of a message.
+    /// Maximum number of reads or copies for each byte of a message.
     const WORK_MAX: usize = 24;
 
     /// Reads `message` in parts of `piece` bytes. Returns the number of its transactions and the bytes read.

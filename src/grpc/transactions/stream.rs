@@ -166,7 +166,7 @@ impl StreamAnswers {
             mut reservation,
             broken,
         } = chunk;
-        batch.pay(Box::new(reservation.split_off_beyond(CHUNK_BYTES)));
+        batch.hold_charge(Box::new(reservation.split_off_beyond(CHUNK_BYTES)));
         let batch = Arc::new(batch);
         // The token may have been revoked after the chunk was read.
         let revoked = self.lifetime.revoked();

@@ -24,7 +24,7 @@ fn text(text: &str) -> Text<'_> {
     Text::of(text.as_bytes()).unwrap()
 }
 
-/// Converts what prost has read.
+/// Converts a request that prost has read, for the comparison.
 fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
     let ProcessTransactionRequest {
         transaction_id,
@@ -75,14 +75,14 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     match (transaction(bytes), &theirs) {
         (Ok(ours), Ok(theirs)) => prop_assert_eq!(ours, expected(theirs)),
         (Err(_), Err(_)) => {}
-        (ours, theirs) => prop_assert!(false, "{ours:?} but {theirs:?}"),
+        (ours, theirs) => prop_assert!(false, "this reader: {ours:?}, prost: {theirs:?}"),
     }
     let theirs =
         StreamTransactionsRequest::decode(bytes).map(|message| message.transaction.unwrap_or_default());
     match (stream_message(bytes), &theirs) {
         (Ok(ours), Ok(theirs)) => prop_assert_eq!(ours, expected(theirs)),
         (Err(_), Err(_)) => {}
-        (ours, theirs) => prop_assert!(false, "stream: {ours:?} but {theirs:?}"),
+        (ours, theirs) => prop_assert!(false, "stream: this reader: {ours:?}, prost: {theirs:?}"),
     }
     let theirs = ProcessTransactionsRequest::decode(bytes);
     for piece in [1, 7, usize::MAX] {
@@ -96,7 +96,12 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
                 prop_assert_eq!(ours, theirs);
             }
             (Err(_), Err(_)) => {}
-            (ours, theirs) => prop_assert!(false, "in pieces of {piece}: {ours:?} but {theirs:?}"),
+            (ours, theirs) => {
+                prop_assert!(
+                    false,
+                    "in pieces of {piece}: this reader: {ours:?}, prost: {theirs:?}"
+                );
+            }
         }
     }
     Ok(())

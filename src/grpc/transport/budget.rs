@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{engine::Payment, security::client_of};
+use crate::{engine::MemoryCharge, security::client_of};
 
 /// The bytes that are reserved for every call: its stream in the HTTP/2 library, its task, a short message and a short
 /// answer.
@@ -33,8 +33,8 @@ pub(crate) const SHORT_BYTES: usize = 1 << 10;
 const FLOOR_BYTES: usize = 64 << 10;
 /// The reserve, in bytes, in addition to the budget: enough for the floors of 512 clients.
 const RESERVE_BYTES: usize = 512 * FLOOR_BYTES;
-/// Most health checks that are served at the same time beyond the memory limit. Each connection has at most one of
-/// them.
+/// Maximum number of health checks that are served at the same time although the memory limit is reached. Each
+/// connection has at most one of them.
 const PROBES_MAX: usize = 512;
 /// The bytes that are reserved for the answer to a refused call until it is sent.
 pub(crate) const REFUSAL_BYTES: usize = 2 << 10;
@@ -45,8 +45,9 @@ const STEP_BYTES: usize = 32 << 10;
 const ENTRY_BYTES: usize = 1 << 10;
 /// The entries of this many calls are part of the fixed cost of a connection, and are not reserved.
 const FREE_ENTRIES: usize = 64;
-/// For calls that tonic serves: most messages of one connection that the HTTP/2 library holds and has not sent yet. The
-/// length of such a message is known only after the message is made. So the next message is made when a permit is free.
+/// Maximum number of messages of one connection that the HTTP/2 library holds and has not sent yet, for calls that
+/// tonic serves. The length of a message is known only after tonic has made the message, so the service can't reserve
+/// memory for the message before. Instead, tonic makes the next message only when one of these permits is free.
 const SENDING_MAX: usize = 16;
 
 /// The memory of all clients.
@@ -103,7 +104,8 @@ pub(crate) struct Reservation {
     bytes: usize,
     /// Whether the reservation belongs to an open call.
     is_call: bool,
-    /// For a health check beyond the memory limit: the permit of its connection and the permit of the service.
+    /// The permit of the connection and the permit of the service, for a health check that was admitted although the
+    /// memory limit was reached.
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
 }
 
@@ -196,7 +198,7 @@ impl ClientShare {
 impl Drop for ClientShare {
     fn drop(&mut self) {
         let mut shares = self.all.shares.lock();
-        // Another thread may already have made a new share for the client.
+        // Another thread may already have made a new share for the client. The entry of a new share must stay.
         if shares
             .get(&self.client)
             .is_some_and(|share| share.strong_count() == 0)
@@ -369,7 +371,7 @@ impl Reservation {
     }
 }
 
-impl Payment for Reservation {}
+impl MemoryCharge for Reservation {}
 
 impl Drop for Reservation {
     fn drop(&mut self) {
@@ -471,7 +473,7 @@ mod tests {
             "two connections of a client share one floor"
         );
         drop(held);
-        // The reserve is limited.
+        // The reserve is limited, so only some of the 1024 further clients get their floor.
         let addresses = (0..1024_u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
         let memories: Vec<_> = addresses
             .map(|address| ConnectionMemory::new(budget.share(address)))

@@ -1,4 +1,5 @@
-//! Counts what each client has open, such as connections, and limits the count. A place is the right to open one.
+//! Counts and limits what each client has open, such as connections or calls. A *place* is the right to have one
+//! connection or one call open.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 

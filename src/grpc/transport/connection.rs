@@ -38,7 +38,7 @@ use crate::{
     telemetry::rpc_span,
 };
 
-/// Most bytes of the answers of one call that the HTTP/2 library buffers.
+/// Maximum number of bytes of the answers of one call that the HTTP/2 library buffers.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// Largest header block of a call, in bytes.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
@@ -53,8 +53,8 @@ const UNREAD_BYTES: usize = 4096;
 /// Longest time for sending the last frame before the service closes a connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The answer to a connection beyond the limit: an empty SETTINGS frame, then a GOAWAY frame with ENHANCE_YOUR_CALM and
-/// last stream 0 (RFC 9113, 6.5, 6.8 and 7).
+/// The answer to a connection beyond the limit of connections: an empty SETTINGS frame, then a GOAWAY frame with
+/// ENHANCE_YOUR_CALM and last stream 0 (RFC 9113, 6.5, 6.8 and 7).
 const TOO_MANY: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
     \x00\x00\x1c\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo many connections";
 
@@ -75,7 +75,7 @@ pub(crate) struct Connections {
 pub(crate) struct Accepted {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
-    /// One of the limited number of places for connections. Freed when the connection ends.
+    /// The connection's place in the limited number of connections. The place becomes free when the connection ends.
     pub(crate) place: ClientPlace,
 }
 
@@ -173,7 +173,8 @@ impl Connections {
                 let calls = poll_fn(|context| poll_turn(connection.as_mut(), &throttle, context));
                 match timeout(connection_grace, calls).await {
                     Ok(result) => result,
-                    // Without this limit, a client that neither sends nor reads would keep its connection for ever.
+                    // Without this time limit, a client that does not read its answers would keep its connection for
+                    // ever.
                     Err(_) => {
                         return tracing::debug!(%peer, "closed a connection: its calls exceeded the grace time");
                     }
@@ -253,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cut<S> {
     }
 }
 
-/// Sends GOAWAY on a connection beyond the limit, and closes the connection.
+/// Sends GOAWAY on a connection beyond the limit of connections, and closes the connection.
 pub(crate) async fn refuse(mut stream: TcpStream) {
     // A TLS client cannot read this frame. Such a client only sees that the connection is closed.
     let sent = async {

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::grpc::status;
 
-/// Most headers of a call. A usual call has about a dozen: the headers of gRPC, a token and the context of a trace.
+/// Maximum number of headers of a call. A usual call has about a dozen: the headers of gRPC, a token and the context of
+/// a trace.
 const HEADERS_MAX: usize = 64;
 
 /// The limits of a connection. All calls of the connection share this value.
@@ -80,8 +81,8 @@ impl ConnectionLimits {
     /// Reserves `bytes` for a health check.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the budget has too little memory, and the connection already has a health check beyond the
-    /// limit.
+    /// RESOURCE_EXHAUSTED if the budget has too little memory, and the connection already has a health check that was
+    /// admitted although the memory limit was reached.
     pub(crate) fn admit_probe(&self, bytes: usize) -> Result<Reservation, Status> {
         let reservation = self.memory.reserve_probe(bytes);
         reservation.ok_or_else(|| self.memory_limit_reached())
@@ -102,8 +103,8 @@ impl ConnectionLimits {
         self.throttle.count_refusal();
     }
 
-    /// Answers a call that was not admitted. Such an answer reserves no memory. Instead, the service does not read the
-    /// connection while too many such answers are unsent.
+    /// Answers a call that was not admitted. The answer reserves no memory. Instead, the service does not read the
+    /// connection while too many answers to refused calls are unsent.
     pub(crate) fn answer_unadmitted(&self, status: Status) -> http::Response<Answer> {
         Answer::unadmitted(status, self.throttle.count_unsent())
     }

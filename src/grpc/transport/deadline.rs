@@ -14,7 +14,7 @@ use crate::grpc::status;
 
 /// The header's name.
 const HEADER: &str = "grpc-timeout";
-/// Most digits of a timeout, by the gRPC specification.
+/// Maximum number of digits of a timeout in the gRPC specification.
 const DIGITS_MAX: usize = 8;
 
 /// Returns the deadline in the headers of a call, or `None` if the call has no deadline.
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_every_unit_and_refuses_the_rest() {
+    fn reads_every_unit_and_rejects_other_texts() {
         for (text, expected) in [
             ("1H", Duration::from_secs(3600)),
             ("2M", Duration::from_secs(120)),

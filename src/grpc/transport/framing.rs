@@ -1,6 +1,7 @@
 //! Reads the messages of a call out of HTTP/2: gRPC's framing, for the calls that the service reads itself.
 //!
-//! tonic's `Streaming` with a `Decoder` does the same for the other calls. This module does not use it for two reasons:
+//! For the other calls, tonic's `Streaming` with a `Decoder` reads the messages. This module does not use `Streaming`,
+//! for two reasons:
 //!
 //! - Memory. tonic allocates the announced length of a message before the message arrives, and buffers the whole message.
 //!   Here a buffer grows with the bytes that arrive, and each growth is reserved from the memory budget first. A request
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::grpc::status;
 
-/// Most bytes that a call reads before it lets the other tasks of its thread run.
+/// Number of bytes that a call reads before it lets the other tasks of its thread run.
 const TURN_BYTES: usize = 64 << 10;
 /// An HTTP/2 frame counts as at least this many bytes towards [`TURN_BYTES`].
 const FRAME_BYTES_MIN: usize = 256;

@@ -27,16 +27,16 @@ use tokio::{
 
 use super::token_bucket::TokenBucket;
 
-/// Most bytes that pass to the HTTP/2 library in one poll of the connection.
+/// Maximum number of bytes that pass to the HTTP/2 library in one poll of the connection.
 const TURN_BYTES: usize = 64 << 10;
-/// Largest allowance for frames without a call or message. Each of them takes 1 or more.
+/// Largest allowance for frames without a call or message. Each such frame takes 1 or more from the allowance.
 const FRAMES_BURST: u64 = 4096;
-/// What each second adds to this allowance.
+/// What each second adds to the allowance for frames without a call or message.
 const FRAMES_EACH_SECOND: u64 = 256;
-/// If a connection has this many unsent answers to refused calls, the service does not read it.
+/// If a connection has this many unsent answers to refused calls, the service does not read the connection.
 const UNSENT_MAX: usize = 64;
-/// The same limit for the answers of all connections together. When it is reached, the service does not read
-/// connections with such answers, and reads the other connections a few bytes at a time.
+/// If all connections together have this many unsent answers to refused calls, the service does not read the
+/// connections with such answers, and reads every other connection a few bytes at a time.
 const UNSENT_OF_SERVICE_MAX: usize = 4096;
 /// If the service reads a connection a few bytes at a time, it reads the rest of the current frame and at most this many
 /// more bytes: the headers of a few frames.
@@ -44,7 +44,7 @@ const FEW_BYTES: usize = 64;
 /// Largest allowance for refused calls (no token, unknown method, no memory, too many headers). The service cuts a
 /// connection whose allowance is used up.
 const REFUSALS_BURST: u64 = 256;
-/// What each second adds to this allowance.
+/// What each second adds to the allowance for refused calls.
 const REFUSALS_EACH_SECOND: u64 = 16;
 
 /// Length of the client preface in front of all frames, in bytes (RFC 9113, 3.4).
@@ -72,13 +72,13 @@ const ANSWER_CREDIT: u64 = 4;
 const DATA_BYTES_MIN: u32 = 16;
 /// What a SETTINGS frame takes from the allowance for frames. The frame can change every stream of the connection.
 const SETTINGS_COST: u64 = 16;
-/// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so
-/// that a usual client does not send this frame.
+/// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so a
+/// usual client does not send this frame.
 const CONTINUATION_COST: u64 = 16;
-/// This many bytes of trailers take 1 from the allowance. gRPC has no trailers in requests, but the library decodes and
-/// keeps them.
+/// This many bytes of trailers take 1 more from the allowance for frames. gRPC has no trailers in requests, but the
+/// HTTP/2 library decodes and keeps trailers.
 const TRAILERS_BYTES: u32 = 8;
-/// This many bytes of another frame take 1 more from the allowance.
+/// This many bytes of a frame of any other kind take 1 more from the allowance for frames.
 const OTHER_BYTES: u32 = 256;
 
 /// Decides how much of a connection is read, and whether the service cuts the connection. The socket, the task and the
@@ -96,9 +96,9 @@ pub(crate) struct Throttle {
     unsent_of_service: UnsentRefusals,
     /// Wakes the reader when `unsent` falls.
     reader: AtomicWaker,
-    /// Whether the last call was admitted. If not, the connection is read a few bytes at a time. Otherwise one packet
-    /// could begin hundreds of calls that are refused, and the library keeps a table entry for each until the
-    /// connection ends.
+    /// Whether the last call was admitted. If the last call was refused, the service reads the connection a few bytes
+    /// at a time. If the service read more, one packet could begin hundreds of calls that are refused, and the library
+    /// keeps a table entry for each of them until the connection ends.
     trusted: AtomicBool,
 }
 
@@ -210,7 +210,8 @@ impl Throttle {
         let must_wait = || self.unsent.load(Ordering::Acquire) >= most;
         if must_wait() {
             self.reader.register(context.waker());
-            // The number may have fallen before the waker was registered.
+            // The number may have fallen before the waker was registered, and then nobody would wake the reader. So
+            // check again.
             if must_wait() {
                 return Poll::Pending;
             }
@@ -359,7 +360,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
             ready!(self.stream()?.poll_read(context, buffer))?;
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
-        // After a few bytes the turn ends, so that their calls run first.
+        // If only a few bytes may be read, the turn ends now: the calls that begin in these bytes run before the
+        // connection is read again.
         let left = if little {
             0
         } else {
@@ -468,7 +470,7 @@ impl FrameHeader {
             length: u32::from_be_bytes([0, l1, l2, l3]),
             kind,
             flags,
-            // The highest bit is reserved.
+            // The highest bit is reserved and is not a part of the stream number.
             stream: u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]),
         }
     }

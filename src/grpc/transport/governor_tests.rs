@@ -115,7 +115,7 @@ fn a_connection_with_many_unsent_refusals_is_not_read_and_other_connections_are(
     let crowd: Vec<_> = (0..UNSENT_OF_SERVICE_MAX)
         .map(|_| Throttle::new(&all).count_unsent())
         .collect();
-    // Connections without unsent answers are read a few bytes at a time, the others are not read.
+    // Connections without unsent answers are read a few bytes at a time. Connections with unsent answers are not read.
     assert_eq!(readable(&other), Poll::Ready(true));
     assert!(readable(&one).is_pending());
     drop(crowd);

@@ -32,12 +32,12 @@ use crate::{
     sys::memory,
 };
 
-/// Most accepted connections that wait for one NET thread.
+/// Maximum number of accepted connections that wait for one NET thread.
 const HANDOFF_CONNECTIONS: usize = 64;
 /// Pause after an error of `accept`, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// Most connections beyond the limit to which the service sends GOAWAY at the same time. Further connections are closed
-/// without GOAWAY.
+/// Maximum number of connections beyond the limit of connections to which the service sends GOAWAY at the same time.
+/// Further connections are closed without GOAWAY.
 const REFUSALS_MAX: usize = 256;
 
 /// Time between two checks of the memory that clients hold.
@@ -98,7 +98,7 @@ impl Listener {
         Ok(Listener { listener, address })
     }
 
-    /// The address with the real port, also if the configured port is 0.
+    /// Returns the address. If the configured port is 0, the address contains the port that the system chose.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -112,17 +112,17 @@ impl Listener {
 // ===== impl NetHandle =====
 
 impl NetHandle {
-    /// The address with the real port, also if the configured port is 0.
+    /// Returns the address. If the configured port is 0, the address contains the port that the system chose.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until every connection has ended. Cancel the token that [`serve`] got before you call this function. The
-    /// function blocks its thread.
+    /// Waits until every connection has ended. Before you call this function, cancel the token that was passed to
+    /// [`serve`]. The function blocks the calling thread.
     pub fn join(self) {
         for thread in self.threads {
-            // If a NET thread has panicked, its connections are closed. So the error needs no answer here.
+            // If a NET thread has panicked, its connections are closed already, so the error needs no handling here.
             let _ = thread.join();
         }
     }
@@ -132,7 +132,7 @@ impl NetHandle {
 /// time [`NetConfig::drain`] to finish their calls.
 ///
 /// # Errors
-/// [`NetError`] if a thread could not be started. Then the service accepts no connections.
+/// [`NetError`] if a thread could not be started. In this case, the service accepts no connections.
 pub fn serve(
     listener: Listener,
     config: NetConfig,
@@ -240,8 +240,8 @@ async fn distribute(
     }
 }
 
-/// Returns freed memory to the system after clients have held much memory. Otherwise the allocator would keep the
-/// memory for a later use. After an attack there may be no later use.
+/// Returns freed memory to the system after clients have held much memory. Otherwise, the allocator would keep the
+/// memory for later allocations, and after an attack the service may never need that much memory again.
 async fn give_memory_back(budget: Budget) {
     let mut checks = interval(HELD_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -36,7 +36,8 @@ pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send
 /// An answer of a call that tonic serves.
 struct TonicAnswer {
     body: tonic::body::Body,
-    /// For a stream: ready when the stream must end before its body ends, with the reason.
+    /// For a stream: becomes ready when the service must end the stream, with the reason. The body may have more
+    /// messages at this time.
     over: Option<BoxFuture<'static, Status>>,
     /// The permits for messages that the HTTP/2 library has not sent yet.
     sending: PollSemaphore,

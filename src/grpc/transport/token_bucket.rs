@@ -5,7 +5,7 @@ use tokio::time::Instant;
 /// Holds tokens, up to a capacity. Time adds tokens, and every event takes tokens.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
-    /// Most tokens.
+    /// Maximum number of tokens.
     capacity: u64,
     /// Tokens that time adds per second.
     each_second: u64,

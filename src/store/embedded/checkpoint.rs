@@ -11,7 +11,7 @@
 //! processor sends the reply after the blocks on which the chunk depends are durable.
 //!
 //! ```text
-//! chunk 0:    version | start point in the journal | start point in the order
+//! chunk 0:    version | start point in the journal | start point in the order of records
 //! chunk 1..n: accounts, in the order of creation
 //! last chunk: the number of the last block that was durable after the last account had been copied
 //! ```

@@ -4,7 +4,7 @@
 //! The file contains an entry of 12 bytes for each transaction record of its segment: the tag, which is a hash of the
 //! transaction id, and the offset of the record. The file can be made again from the segment. It also states the chain
 //! points at the start and the end of the segment from which it was made. The hashes in these points differ if the file
-//! was made from other blocks, for example from those of another backup. Then the store does not use the file.
+//! was made from other blocks, for example from those of another backup. The store does not use such a file.
 //!
 //! ```text
 //! chunk 0..n: tag u64, offset u32, little endian, in the order of the records
@@ -32,7 +32,8 @@ const VERSION: u8 = 1;
 const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
 /// Length of an entry, in bytes: the tag and the offset.
 const ENTRY_BYTES: usize = 12;
-/// Number of entries between the entry that is inserted into the index and the entry that is prefetched.
+/// Number of entries between the entry that is inserted into the index and the entry whose place in the index is
+/// prefetched.
 const PREFETCH_DISTANCE: usize = 16;
 /// Maximum number of entries of a chunk. A chunk of this many entries has 768 KiB.
 const CHUNK_ENTRIES: usize = 64 * 1024;
@@ -122,7 +123,8 @@ impl BlockWalk {
     }
 
     /// Calls `visit` with the position and the body of each block between `from` and `to`. All of these blocks must be
-    /// durable. Returns the chain point after the last of these blocks, and an error if this point differs from `to`.
+    /// durable. Returns the chain point after the last of these blocks. Returns an error if this point differs from
+    /// `to`.
     fn blocks(
         &self,
         from: ChainPoint,

@@ -25,7 +25,8 @@ use super::{
 };
 use crate::wall_clock::WallClock;
 
-/// The positions of the records that may belong to a transaction id. Almost always empty or one position.
+/// The positions of the records that may belong to a transaction id. There is almost always no position or one
+/// position.
 pub type Candidates = SmallVec<[Position; 1]>;
 
 /// A ledger that records its changes in blocks of the journal. Only one thread may change a journaled ledger.
@@ -116,7 +117,7 @@ impl JournaledLedger {
         &self.ledger
     }
 
-    /// Returns the point in the order after the last record.
+    /// Returns the point after the last record, in the order of records.
     #[must_use]
     pub const fn order(&self) -> OrderPoint {
         self.log.order
@@ -127,7 +128,7 @@ impl JournaledLedger {
     ///
     /// # Errors
     /// [`RecordError`] if a record that may belong to the id of `transaction` is damaged, is not durable yet, or cannot
-    /// be read. Then nothing has changed.
+    /// be read. In these cases, nothing has changed.
     pub fn process(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
@@ -265,8 +266,8 @@ impl UnsealedBlock {
         }
     }
 
-    /// Checks that the counts of the block agree with `end`, the point in the order after the block, and that the last
-    /// record of the block decodes. `body` is the position of the block's body.
+    /// Checks that the counts of the block agree with `end`, and that the last record of the block decodes. `end` is
+    /// the point after the block, in the order of records. `body` is the position of the block's body.
     ///
     /// # Panics
     /// If a check fails: a replay of the journal would fail at this block, or a lookup would not find a record.
@@ -352,8 +353,8 @@ impl RecordLog {
         }
     }
 
-    /// Sets the time of the block, if the block has no records yet: the time of the clock, or the last time of the
-    /// order plus 1 ns if the clock shows an earlier time.
+    /// Sets the time of the block, if the block has no records yet. This is the time of the clock. If the clock does
+    /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     fn start_block(&mut self) {
         if self.block.records == 0 {
             self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));

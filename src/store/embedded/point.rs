@@ -24,7 +24,7 @@ pub struct SealedBlock {
     pub meta: BlockMeta,
     /// The block's bytes.
     pub buffer: BlockBuffer,
-    /// The point in the order after the last record of the block.
+    /// The point after the last record of the block, in the order of records.
     pub end: OrderPoint,
 }
 
@@ -82,7 +82,7 @@ impl DurablePoint {
     }
 
     /// Returns whether the block with the number `block` is durable. The first block has number 1. For number 0, which
-    /// stands for "no block", the result is always true.
+    /// means "no block", the result is always true.
     #[must_use]
     pub const fn covers(&self, block: u64) -> bool {
         block < self.chain.block_sequence

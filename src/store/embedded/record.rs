@@ -73,8 +73,8 @@ pub(super) const fn body_position(block: Position) -> Position {
 /// Returns the position `offset` bytes after `start`, in the same block.
 ///
 /// # Panics
-/// If the offset is 4 GiB or more. The journal never makes such a block. With a wrong position, a lookup would not find
-/// the record.
+/// If `offset` is 4 GiB or more. The journal never makes a block of this length. The function panics, because with a
+/// wrong position a lookup would not find the record.
 pub(super) fn position_in(start: Position, offset: usize) -> Position {
     let position = u32::try_from(offset)
         .ok()
@@ -97,12 +97,12 @@ pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRec
         .map_err(|source| RecordError::Malformed { position, source })
 }
 
-/// Decodes the record in `bytes`, which were read from `position`, where the index refers to under `tag`. Returns the
-/// record and its transaction id.
+/// Decodes the record in `bytes`, which were read from `position`. The index contains this position under `tag`.
+/// Returns the record and its transaction id.
 ///
 /// # Errors
-/// [`RecordError::Malformed`] if the record's id does not have this tag. Then the index or the journal is wrong. The
-/// caller must not treat the id as new, because its transaction could then be applied twice.
+/// [`RecordError::Malformed`] if the record's id does not have this tag, because then the index or the journal is
+/// wrong. The caller must not treat the id as new: the transaction of the id could be applied twice.
 pub(super) fn indexed_record(
     position: Position,
     bytes: &[u8],

@@ -62,7 +62,8 @@ impl RecordReader {
         buffer.clear();
         buffer.resize(FIRST_READ_BYTES.min(to_segment_end), 0);
         self.journal.read_at(position, buffer)?;
-        // The varint of the length takes at most four bytes.
+        // A record begins with its length, a varint of at most four bytes. Read again if the record is longer than the
+        // buffer.
         if Reader::new(buffer).varint_u64().is_ok_and(|length| {
             length
                 .checked_add(4)

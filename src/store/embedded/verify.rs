@@ -18,12 +18,13 @@ use super::{
 pub struct DirectoryReport {
     /// The report on the journal: blocks, checksums and the hash chain.
     pub journal: journal::JournalReport,
-    /// Number of accounts. If the journal is damaged: in the blocks before the first damage.
+    /// Number of accounts. If the journal is damaged, the number of accounts in the blocks before the first damage.
     pub accounts: usize,
-    /// Number of committed transactions. If the journal is damaged: in the blocks before the first damage.
+    /// Number of committed transactions. If the journal is damaged, the number of committed transactions in the blocks
+    /// before the first damage.
     pub last_sequence: u64,
-    /// The totals of each asset. In a sound directory, debits equal credits. If the journal is damaged: in the blocks before
-    /// the first damage.
+    /// The totals of each asset. In a sound directory, debits equal credits. If the journal is damaged, the totals
+    /// include only the blocks before the first damage.
     pub assets: BTreeMap<String, AssetTotals>,
     /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
     /// such files and reads the blocks instead. If the journal is damaged, these files are not compared.
@@ -74,10 +75,10 @@ pub const DIFFERENCES_MAX: usize = 16;
 
 /// Verifies the data directory `dir` without changing it; the file system may be read-only.
 ///
-/// Verifies all checksums and the hash chain of the journal. If the journal is undamaged, replays it from the first
-/// block. Then replays the journal from each checkpoint, and compares the resulting ledger with the ledger of the first
-/// replay. Compares each id file with the blocks of its segment. Holds a shared lock on the directory, so that no
-/// service can open the directory during the verification.
+/// Verifies all checksums and the hash chain of the journal. If the journal is undamaged, the function also replays the
+/// journal from the first block and once from each checkpoint, and compares the resulting ledgers. It compares each id
+/// file with the blocks of its segment. During the verification, it holds a shared lock on the directory, so no service
+/// can open the directory.
 ///
 /// # Errors
 /// If the directory can't be opened, for example because a service has opened it ([`journal::JournalError::Locked`]), or the

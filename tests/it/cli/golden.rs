@@ -19,7 +19,7 @@ fn cases(directory: &str, endpoint: &str) -> TestCases {
         .case(format!("tests/cli/{directory}/*.md"))
         .register_bin("tally", std::path::Path::new(BINARY))
         .env("TALLY_ENDPOINT", endpoint)
-        // The width of help texts.
+        // The width of help texts must not depend on the terminal.
         .env("COLUMNS", "100");
     cases.insert_var("[ENDPOINT]", endpoint.to_owned()).unwrap();
     cases

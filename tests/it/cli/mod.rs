@@ -1,4 +1,4 @@
-//! The command line: golden files, exit codes, closed pipes, services that restart.
+//! Tests of the command line: golden files, exit codes, closed pipes, services that restart.
 
 mod golden;
 mod pipes;

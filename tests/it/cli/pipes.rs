@@ -1,4 +1,4 @@
-//! Standard output that is closed or full: subcommands end quietly, and the service goes on.
+//! Tests with a standard output that is closed or full: subcommands must end quietly, and the service must go on.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,7 +13,8 @@ fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
-/// Waits until the process ends. Returns its exit code and its standard error, which must be a pipe.
+/// Waits until the process ends. Returns its exit code and the text of its standard error. Standard error must be a
+/// pipe.
 fn end(mut child: Child) -> (Option<i32>, String) {
     let mut error = String::new();
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();

@@ -1,4 +1,4 @@
-//! `tally circuit watch` while the service restarts.
+//! A test of `tally circuit watch` while the service restarts.
 
 use std::{
     io::{BufRead, BufReader},
@@ -30,7 +30,7 @@ fn a_watch_connects_again_when_the_service_restarts() {
     let second = out.next().unwrap().unwrap();
     assert!(second.contains("  ProcessTransaction  CLOSED for "), "{second}");
 
-    // A change is one line.
+    // The watch prints a change as one line.
     let changed = server.tally(&["circuit", "mode", "forced-open", "--key", "ProcessTransaction"]);
     assert_eq!(changed.status.code(), Some(0), "{changed:?}");
     let change = out.next().unwrap().unwrap();

@@ -1,4 +1,5 @@
-//! Documents that are generated from the definition of the command line, or are checked against the definition.
+//! Tests of the documents that are generated from the definition of the command line, or that must agree with the
+//! definition.
 
 use std::{fs, path::Path, process::Command};
 

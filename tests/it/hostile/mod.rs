@@ -101,7 +101,7 @@ fn mebibytes(bytes: u64) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
     let (server, _client) = server().await;
-    println!("| attack | sent | held above rest | kept afterwards | the other client's p99 (calls) |");
+    println!("| attack | sent | held above rest | kept afterwards | the honest client's p99 (calls) |");
     println!("|---|---|---|---|---|");
     let rest = resident(&server);
     for (name, attack) in ATTACKS {
@@ -185,7 +185,7 @@ async fn unknown_fields_are_skipped_as_they_arrive_and_delay_no_other_client() {
     }
     for (mut raw, call) in uploads {
         raw.send(&frame(DATA, support::raw::END_STREAM, call, &[])).await;
-        // The message has no transaction.
+        // The message has no transaction, so the answer is an error without a message.
         let (answer, ended) = raw.answer(call).await;
         assert!(ended && answer.is_empty());
     }
@@ -240,7 +240,8 @@ async fn rapid_resets_write_only_a_few_log_lines() {
     let honest = HonestClient::start(&server, "resets").await;
     let connections = attacks::rapid_reset(&server, 1).await;
     for mut raw in connections {
-        // Read until the end of the connection. The result is ignored, because both kinds of end are allowed.
+        // Read until the end of the connection. The result is ignored, because the server may end the connection with
+        // or without ENHANCE_YOUR_CALM.
         let _ = raw.receives_enhance_your_calm().await;
     }
     honest.wait_until_served().await;

@@ -1,4 +1,4 @@
-//! The table of `docs/errors.md`, from `src/grpc/error_kind.rs`.
+//! Tests that the table of `docs/errors.md` agrees with `src/grpc/error_kind.rs`.
 //!
 //! `service::statuses` checks that the service gives each error with the values of its kind.
 
@@ -69,11 +69,11 @@ fn the_page_of_the_errors_agrees_with_the_code() {
 #[test]
 fn the_retry_advice_is_safe() {
     for kind in ERROR_KINDS {
-        // A new id could execute a transaction twice whose outcome is unknown.
+        // If the outcome of a transaction is unknown, a repetition with a new id could apply the transaction twice.
         if kind.executed != Executed::No {
             assert_ne!(kind.retry, Retry::NewId, "{}", kind.reason);
         }
-        // Client libraries repeat a call with this code.
+        // Client libraries repeat a call with this code, so the repetition must be safe.
         if kind.codes.contains(&Code::Unavailable) {
             assert_eq!(kind.retry.as_str(), "same_id", "{}", kind.reason);
         }

@@ -1,4 +1,4 @@
-//! `docs/metrics.md`: every metric family of the service.
+//! Tests that `docs/metrics.md` lists every metric family of the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ fn parse(text: &str, families: &mut BTreeMap<String, Family>) {
                 .filter_map(|suffix| series.strip_suffix(suffix))
                 .find(|name| families.contains_key(*name))
                 .unwrap_or(series);
-            let family = families.get_mut(name).expect("the type stands before the values");
+            let family = families.get_mut(name).expect("the type comes before the values");
             let (labels, _) = labels.rsplit_once('}').expect("a closing brace");
             for label in labels.split("\",").filter(|label| !label.is_empty()) {
                 let (key, value) = label.split_once("=\"").expect("a label");
@@ -184,7 +184,7 @@ fn other_pages_name_only_documented_metrics() {
             let is_known = [name, series[0], series[1], series[2]]
                 .iter()
                 .any(|name| page.contains(&format!("`{name}`")));
-            // Names of crates.
+            // The names of the crates begin with `tally_`, too, but are not names of metrics.
             let is_crate = [
                 "tally_breaker",
                 "tally_batch",

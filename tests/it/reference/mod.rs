@@ -1,4 +1,4 @@
-//! The reference pages in `docs/`: settings, metrics and errors.
+//! Tests of the reference pages in `docs/`: settings, metrics and errors.
 //!
 //! The tables of `docs/settings.md`, `docs/metrics.md` and `docs/errors.md` are generated from the code. The tests fail if
 //! a page differs from the code. This command writes the pages:

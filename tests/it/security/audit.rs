@@ -1,4 +1,4 @@
-//! A test that changes by administrators are logged whatever the filter of the log is.
+//! Tests that changes by administrators are logged with any filter of the log.
 
 use http::{Method, StatusCode};
 use tally::proto::{
@@ -14,7 +14,7 @@ async fn changes_by_administrators_are_logged_with_every_filter() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("tokens");
     std::fs::write(&file, token_lines()).unwrap();
-    // The filter applies from the start.
+    // The filter is set in the configuration, so it applies from the start.
     let server = ServerOptions::default()
         .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
         .env("TALLY__TELEMETRY__LOG", "off")

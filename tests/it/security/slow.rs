@@ -71,7 +71,7 @@ async fn status_of(response: Response<Incoming>) -> Status {
 async fn a_connection_without_a_call_is_closed_and_delays_no_other_connection() {
     let options = ServerOptions::default().env("TALLY__SERVER__IDLE_TIMEOUT", "1s");
     let (server, client) = with_accounts(options).await;
-    // One connection sends half a preface. The other one sends a header block that never ends.
+    // One connection sends half a preface. Another connection sends a header block that never ends.
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
     slow.write_all(b"PRI * HT").await.unwrap();
     let mut endless = TcpStream::connect(server.address()).await.unwrap();

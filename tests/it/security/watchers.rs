@@ -31,7 +31,7 @@ async fn the_number_of_health_watchers_is_limited_and_ended_calls_do_not_count()
     while watch().watch(request.clone()).await.is_err() {
         tokio::task::yield_now().await;
     }
-    // A call that ended with an error must not count any more either.
+    // Also, a call that ended with an error must not count any more.
     let nowhere = HealthCheckRequest {
         service: "nowhere".to_owned(),
     };

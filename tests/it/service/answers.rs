@@ -162,7 +162,7 @@ async fn a_rejection_is_replayed_even_if_the_account_has_enough_money_later() {
         summary(&status),
         expected(Code::FailedPrecondition, "INSUFFICIENT_FUNDS", "false")
     );
-    // The figures are those of the first answer, not those of today.
+    // The answer repeats the figures of the first answer. It does not contain the present figures.
     check_figures(&status, "true");
     assert_eq!(balance(&service, "wallet").await, (0, 1_001_250));
 

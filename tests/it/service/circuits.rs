@@ -168,7 +168,7 @@ async fn probes_of_the_service_close_the_circuit_without_a_caller() {
     while circuit(&fixture.service).state != CircuitState::HalfOpen {
         fixture.tick();
     }
-    // Calls of clients are not used as probes.
+    // Check that the service does not use the call of a client as a probe, but rejects the call.
     let mut client = fixture.service.transactions().await;
     let status = client.process_transaction(pay("not-a-probe")).await.unwrap_err();
     assert_eq!(

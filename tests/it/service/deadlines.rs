@@ -26,8 +26,8 @@ async fn call(service: &Service, request: impl IntoRequest<ProcessTransactionReq
     tokio::spawn(async move { client.process_transaction(request).await })
 }
 
-/// Makes a request with the header `grpc-timeout`. The client sets no timer of its own, because it would end the call
-/// before the answer of the server arrives.
+/// Makes a request with the header `grpc-timeout`. The client itself sets no timer, because the timer would end the
+/// call before the answer of the server arrives.
 pub(super) fn with_deadline(id: &str, timeout: Duration) -> Request<ProcessTransactionRequest> {
     with_timeout_header(id, &format!("{}m", timeout.as_millis()))
 }

@@ -175,7 +175,7 @@ async fn a_hang_under_steady_load_opens_the_circuit_of_every_kind_of_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
-    /// A deadline of the real clock. The clock of the circuits stands still between two ticks, so no call with this
+    /// A deadline of the real clock. The clock of the circuits does not advance between two ticks, so no call with this
     /// deadline becomes overdue.
     const DEADLINE: Duration = Duration::from_millis(20);
     let fixture = ManualClockService::start(breaker()).await;

@@ -66,7 +66,7 @@ async fn batch_stats_report_the_settings_and_the_batches_over_the_latency_budget
     let service = Service::start(&config).await;
     service.open_accounts(&["a", "b"]).await;
     let mut stats = service.stats().await;
-    // The batch may be counted shortly after its answers are sent.
+    // The batch may be counted shortly after its answers are sent, so the test waits.
     let reported = loop {
         let answer = stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
         if answer.get_ref().over_budget > 0 {

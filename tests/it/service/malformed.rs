@@ -140,7 +140,7 @@ async fn every_invalid_field_of_a_transaction_is_rejected() {
             "{field}: {description:?} does not say {words:?}"
         );
     }
-    // No rejected request has changed the ledger.
+    // Check that no rejected request has changed the ledger.
     assert_eq!(
         client
             .process_transaction(pay("t"))

@@ -461,7 +461,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
     let expired = (Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION");
     wire.check(PROCESS_ONE, &status, expired.0, expired.1, "unknown");
     service.disk.release_syncs();
-    // This call is answered when the first write is durable.
+    // A call with the same id is answered when the first write is durable.
     let (status, _) = wire.call(PROCESS_ONE, &[], framed(&pay("slow"))).await;
     assert_eq!(status.code(), Code::Ok, "{status:?}");
     service

@@ -45,7 +45,7 @@ fn error(result: TransactionResult) -> Option<(String, String)> {
 /// executed, because it may depend on this transaction.
 #[tokio::test]
 async fn after_a_transaction_whose_record_cant_be_read_none_is_executed() {
-    const OLD: &str = "an-id-that-stands-once";
+    const OLD: &str = "an-id-that-occurs-once";
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["a", "b"]).await;
     let mut client = service.transactions().await;

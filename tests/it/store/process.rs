@@ -203,7 +203,7 @@ async fn verify_lists_all_damage_and_what_is_still_sound() {
     let mut server = server_with_transactions().await;
     server.terminate();
     assert_eq!(server.wait().code(), Some(0));
-    // The accounts are in blocks 1 and 2, and each transaction is in a block of its own.
+    // The accounts are in blocks 1 and 2, and each transaction is in a separate block.
     damage_blocks(server.data(), &[8, 12]);
     let (code, text) = verify_twice(server.data());
     assert_eq!(code, Some(1), "{text}");

@@ -15,7 +15,7 @@ fn verify(disk: &SimDisk) -> DirectoryReport {
     assert_eq!(
         (disk.snapshot(), disk.trace()),
         (files, trace),
-        "verify has changed the disk"
+        "the verification has changed the disk"
     );
     let [first, second] = reports;
     assert_eq!(
@@ -133,7 +133,7 @@ fn damage_after_a_clean_stop_is_distinguished_from_a_torn_tail_after_a_crash() {
 }
 
 #[test]
-fn unfinished_files_of_an_earlier_process_are_left_alone() {
+fn unfinished_files_of_an_earlier_process_are_not_changed() {
     let (disk, _) = make_history(&BTreeMap::new(), "one");
     let mut files = disk.snapshot();
     for name in [

@@ -25,7 +25,7 @@ use tonic::{body::Body, client::GrpcService, transport::Channel};
 
 use super::sim_disk::SimDisk;
 
-/// The transport of a generated client that sets no timers of its own. See [`Service::patient_transactions`].
+/// The transport of a generated client that sets no timers. See [`Service::patient_transactions`].
 pub(crate) trait PatientService:
     GrpcService<Body, ResponseBody = hyper::body::Incoming, Future: Send> + Clone + Send + 'static
 {
