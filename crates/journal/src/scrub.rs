@@ -13,8 +13,8 @@ pub struct Scrub {
     reader: JournalReader,
     /// The point at which the next step reads a block.
     next: ChainPoint,
-    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the previous
-    /// hash and the sequence that the header of the next block states.
+    /// Whether the hash of the block before `next` is unknown, because that block was damaged or replaced. If so, the
+    /// pass accepts the previous hash and the sequence that the header of the next block states.
     unlinked: bool,
     body: Vec<u8>,
 }
