@@ -171,7 +171,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     /// Takes the request `queued`, which the backlog returned last. Returns `false` if the request does not fit into
-    /// the batch: then the request stays in the backlog, and the batch is complete.
+    /// the batch. In that case, the request stays in the backlog, and the batch is complete.
     fn take_one(&mut self, queued: Queued<T, R>, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) -> bool {
         let (items, bytes) = (queued.item.items(), queued.item.bytes());
         if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
@@ -256,7 +256,7 @@ impl<T: BatchItem, R> Intake<T, R> {
 
     /// Decides whether the taken requests are committed now as one batch. Call this method when the committer is idle.
     /// Returns the reason for the commit. Returns `None` if the batch lingers: it waits for callers that are about to
-    /// submit a request. Then take more requests, and [`sleep`](Self::sleep) if the queue is empty.
+    /// submit a request. After `None`, take more requests, and [`sleep`](Self::sleep) if the queue is empty.
     pub fn due(&mut self) -> Option<FlushReason> {
         let situation = self.situation();
         self.pace.due(&situation, Instant::now)
@@ -393,11 +393,11 @@ impl Answerer {
     /// taken.
     pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         let now = self.send_answers(answers);
-        // The shortest time is that of the request claimed last, which waited for little else than the commit.
+        // The shortest time is that of the request claimed last, which waited for little besides the commit.
         if let Some(commit) = self.commits.iter().min() {
             self.counters.committed(*commit, now);
         }
-        // The request claimed first waited for the whole batch.
+        // The request claimed first waited for the whole batch, so its time is the duration of the batch.
         if let Some(took) = self.commits.first() {
             self.counters.compare_to_budget(*took, self.commits.len(), now);
         }

@@ -53,7 +53,7 @@ impl Sequence {
     }
 
     /// Returns the turn of the next request, which must be submitted before this method is called again. `None` if an
-    /// earlier request was not executed: then the next request must not be submitted.
+    /// earlier request was not executed; in that case, the next request must not be submitted.
     #[inline]
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
@@ -93,7 +93,7 @@ impl Turn {
         self.lowest_unexecuted.load(Ordering::Relaxed) > self.position
     }
 
-    /// Reports that the request was executed, so that later requests of the sequence may be executed, too.
+    /// Reports that the request was executed, so later requests of the sequence may be executed, too.
     #[inline]
     pub fn executed(mut self) {
         self.position = NO_POSITION;

@@ -216,7 +216,8 @@ impl Counters {
     #[inline]
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
-            // If another caller stores its time first, this request is about as old, so its time may be dropped.
+            // If another caller stores its time first, the two requests are about equally old, so the time of this
+            // request may be dropped.
             let _ =
                 self.oldest
                     .compare_exchange(0, self.since_epoch(at), Ordering::Relaxed, Ordering::Relaxed);

@@ -86,7 +86,7 @@ impl Verdict {
         Self::new(Outcome::Failure, true)
     }
 
-    /// Returns the verdict "no evidence"; the latency does not count.
+    /// Returns the verdict "neutral": the call shows nothing about the service, and the latency does not count.
     #[must_use]
     #[inline]
     pub const fn neutral() -> Self {

@@ -346,7 +346,7 @@ impl Slice {
         sums.batches += alone + batches;
         sums.bad_batches += bad_batches;
         // The words are read one after the other, so a call may already be counted in one word and not yet in another.
-        // The subtraction must not go below zero then.
+        // For this reason, the subtraction stops at zero.
         sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
     }
 

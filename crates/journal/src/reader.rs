@@ -162,7 +162,7 @@ impl JournalReader {
 
     /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the
     /// sequence, the hash and the position that `point` states. No block is before the start of the journal. So a
-    /// `point` with the block sequence 1 must equal the start in all fields.
+    /// `point` whose block sequence is at most 1 must equal the start in all fields.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.

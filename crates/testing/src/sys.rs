@@ -30,7 +30,7 @@ pub fn allocations_of(run: impl FnOnce()) -> u64 {
 }
 
 fn count() {
-    // `try_with` fails only while the thread ends. No code reads the count then.
+    // `try_with` fails only while the thread ends, and no code reads the count at that time.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 

@@ -70,7 +70,7 @@ pub struct Plan {
     /// Warnings for the operator.
     pub warnings: Vec<Warning>,
     /// Whether each AUX thread gets a single CPU. This is needed on isolated CPUs: the kernel does not balance load
-    /// between them, so it would run all AUX threads on the first one.
+    /// between them, so it would run all AUX threads on the first of them.
     single_cpu_aux: bool,
 }
 

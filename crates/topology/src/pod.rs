@@ -21,7 +21,7 @@ const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// Thousandths of a CPU in one CPU.
 const MILLI: u64 = 1000;
 
-/// The description of the pod; `None` is unknown.
+/// The description of the pod. A field is `None` if it is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodHints {
     /// Whether the process runs in a pod.
@@ -50,7 +50,7 @@ impl PodHints {
         }
     }
 
-    /// Returns the reason why the pod's CPUs can't be exclusive; `None` if the description does not exclude it.
+    /// Returns the reason why the pod's CPUs can't be exclusive; `None` if the description gives no such reason.
     #[must_use]
     pub fn shares_because(&self) -> Option<String> {
         if let Some(class) = &self.qos_class
@@ -74,9 +74,9 @@ impl PodHints {
         })
     }
 
-    /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods below
-    /// `kubepods`. It puts `Burstable` and `BestEffort` pods below a group with the name of their class. The full path is
-    /// visible only in a container that shares the host's cgroup namespace.
+    /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods
+    /// below `kubepods`. It puts `Burstable` and `BestEffort` pods below a group with the name of their class. The full
+    /// path is visible only in a container that shares the host's cgroup namespace.
     pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
         let Some(path) = path.filter(|path| path.contains("kubepods")) else {
             return;

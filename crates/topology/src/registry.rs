@@ -12,7 +12,7 @@ pub const THREADS_MAX: usize = 1024;
 /// One registered thread.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Identifies the entry. A ticket is never used again; the kernel uses thread ids again.
+    /// Identifies the entry. A ticket is never reused, but the kernel reuses thread ids.
     pub(super) ticket: u64,
     pub(super) role: Role,
     pub(super) index: usize,

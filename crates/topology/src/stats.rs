@@ -60,14 +60,14 @@ pub struct RoleInfo {
     pub why: &'static str,
     /// The registered threads.
     pub threads: usize,
-    /// Whether the role has more threads than CPUs, so that threads share CPUs.
+    /// Whether the role has more threads than CPUs. If so, threads share CPUs.
     pub oversubscribed: bool,
     /// Whether every thread has its planned mask. `true` if the role has no threads.
     pub pinned_ok: bool,
 }
 
-/// One thread. A field whose doc gives no other meaning of `None` is `None` if it is unknown, usually because the thread
-/// has ended.
+/// One thread. If the description of a field does not say otherwise, `None` means that the value is unknown, usually
+/// because the thread has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {
     /// The role of the thread.

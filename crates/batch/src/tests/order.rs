@@ -70,7 +70,7 @@ struct Bounds {
 }
 
 impl Batch {
-    /// `None` if there is no room for its bytes: then the batch is closed.
+    /// Returns `None` if the batch has no room for the request's bytes. In that case, the batch is closed.
     fn add(&mut self, waiting: &mut Vec<Waiting>, place: usize) -> Option<()> {
         let request = &waiting[place];
         if self.bytes > 0 && self.bytes + request.bytes > BATCH_BYTES {

@@ -48,7 +48,7 @@ pub(super) struct Core {
     marks: CachePadded<Marks>,
     /// Detects hangs. Only ticks use this field.
     hang: Mutex<HangWatch>,
-    /// The thread that changes the gate's word holds this lock, so that the log and the word change together.
+    /// The thread that changes the gate's word holds this lock, so the log and the word change together.
     pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
     /// The last open time, in nanoseconds. The retry times of rejected calls are spread over half of this time.
@@ -134,7 +134,7 @@ impl fmt::Debug for Core {
     }
 }
 
-/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so that the period is never
+/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so the period is never
 /// too short.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)
