@@ -163,7 +163,7 @@ impl<F: Future> Future for Calling<F> {
 // ===== impl Way =====
 
 impl Way {
-    /// Makes this call the one that the thread polls, until the returned value is dropped.
+    /// Records that the thread polls this call, until the returned value is dropped.
     #[inline]
     fn polling(&mut self) -> Polling<'_> {
         let outer = CALL.replace(Some(Current {

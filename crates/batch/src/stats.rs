@@ -94,7 +94,7 @@ pub struct BatchStats {
     /// Number of requests not executed because their deadline passed in the queue or would have passed before an
     /// average commit ended.
     pub expired: u64,
-    /// Number of requests whose caller dropped its future while they were queued.
+    /// Number of requests whose caller dropped its future while the request was queued.
     pub cancelled: u64,
     /// Number of requests that the executor dropped without an answer. A value above 0 is a bug of the executor.
     pub replies_missing: u64,

@@ -119,7 +119,8 @@ impl BatchThreadBuilder {
             batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
             timeout,
             config: BatchConfig {
-                // Lingering waits for announced callers. This form of the processor waits for `timeout` instead.
+                // No batch lingers (waits for announced callers), because this form of the processor waits for
+                // `timeout`.
                 max_linger: Duration::ZERO,
                 ..BatchConfig::default()
             },
@@ -280,7 +281,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
         );
         let (mut items, mut bytes) = (0, 0_usize);
         for Claimed { item, reply, turn } in claimed.drain(..) {
-            // The loop may have just skipped an earlier request of the same sequence.
+            // The loop may have skipped an earlier request of the same sequence, so it checks the turn again.
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;

@@ -14,7 +14,7 @@ pub enum Outcome {
     /// The call shows nothing about the service. For example, a full queue rejected the call before it began.
     Neutral,
     /// The caller stopped waiting: it cancelled the call, or the call's deadline passed. The call counts as slow if it
-    /// had already taken the slow threshold or longer; otherwise it shows nothing about the service.
+    /// had already taken the slow threshold or longer; otherwise the call shows nothing about the service.
     GivenUp,
 }
 

@@ -22,8 +22,8 @@
 //!
 //! The third sign compares calls that were admitted *at about the same time*. The share of overdue calls among all
 //! calls in flight would be misleading, because slow calls are in flight for longer than fast calls. Example: of 1,000
-//! calls per second, 1 % take one second each. In this case, about ten calls are overdue at any moment, and only about
-//! one call is in flight and not overdue.
+//! calls per second, 1 % take one second each, and the others take one millisecond each. In this case, about ten calls
+//! are overdue at any moment, and only about one call is in flight and not overdue.
 
 use super::{clock::nanos, config::CircuitBreakerConfig, inflight::InFlight};
 

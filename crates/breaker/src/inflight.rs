@@ -13,9 +13,9 @@
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
 //! the reading sees the call's entry, it also sees the call's end. The reading adds both to the sum of the same slot,
 //! or both to the sum of the *older* calls. Two rules guarantee this:
-//! - The entered counts are read first, *older* before the slots. A writer takes a slot over for the new lap before it
-//!   adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss the count, but
-//!   never counts it twice.
+//! - The entered counts are read first, *older* before the slots. A writer takes a slot over (writes the new lap into
+//!   it) before it adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss
+//!   the count, but never counts it twice.
 //! - The left counts are read second, the slots before *older*. A writer adds the slot's old count to *older* before it
 //!   takes the slot over. So if a count moves during the reading, the reading may count it twice, but never misses it.
 //!

@@ -65,7 +65,7 @@ pub struct TornTail {
 /// Why a scan stopped before the end of the journal.
 #[derive(Debug, Error)]
 pub enum ScanError<E> {
-    /// The journal is damaged, or an operation on it failed.
+    /// The journal is damaged, or an operation on the journal failed.
     #[error(transparent)]
     Store(#[from] JournalError),
     /// The visitor returned an error for a block.
@@ -113,8 +113,8 @@ const SURVEY_STEP_BYTES: u32 = 1 << 20;
 // ===== impl Tail =====
 
 impl Tail {
-    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this to decide
-    /// whether to remove or to write the marker.
+    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this state to
+    /// decide whether to remove or to write the marker.
     pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
             (true, _) => MarkerState::Here,

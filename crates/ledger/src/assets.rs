@@ -14,7 +14,7 @@ pub const ASSETS_MAX: usize = 1 << 20;
 pub(super) struct AssetTable {
     names: Vec<Box<str>>,
     by_name: TagIndex,
-    /// Seed of the hash of asset names. It is secret, so that no client can choose names that collide.
+    /// Seed of the hash of asset names. The seed is secret, so no client can choose names that collide.
     seed: u64,
     name_bytes: usize,
     /// Number of names that lookups have compared so far.

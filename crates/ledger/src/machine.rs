@@ -284,7 +284,7 @@ impl Ledger {
     /// effect of the record.
     ///
     /// # Errors
-    /// [`ReplayError`] if the record can't follow the records that were applied before it.
+    /// [`ReplayError`] if the record can't follow the records that were applied before this record.
     pub fn replay(&mut self, record: Record<'_>, entry: u64, time: Timestamp) -> Result<(), ReplayError> {
         match record {
             Record::AccountCreated { index, account } => self.replay_account(index, account, entry, time),
@@ -330,8 +330,8 @@ impl Ledger {
         for transfer in transaction.transfers() {
             self.transfers.push(transfer?);
         }
-        // The versions change in a second pass. If the first pass changed them, it would skip the second transfer of an
-        // account that two transfers of the record change.
+        // The versions change in a second pass. If the first pass changed the versions, it would skip the second
+        // transfer of an account that two transfers of the record change.
         for transfer in &self.transfers {
             for (index, side) in [(transfer.debit, Side::Debit), (transfer.credit, Side::Credit)] {
                 let accounts = self.accounts.len();

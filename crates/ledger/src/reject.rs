@@ -47,7 +47,7 @@ pub struct Rejection {
     /// The account of the transfer that causes the rejection.
     pub side: Side,
     /// The upper and the lower 64 bits of [`Rejection::available`]. Two `u64` keep
-    /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would make it 48.
+    /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would need 48 bytes.
     available: [u64; 2],
 }
 

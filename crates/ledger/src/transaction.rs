@@ -36,7 +36,7 @@ pub enum Phase {
 /// The client's business time. The ledger stores and returns it, and does not interpret it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EffectiveTime {
-    /// Seconds since the Unix epoch, negative before it.
+    /// Seconds since the Unix epoch, negative before the epoch.
     pub seconds: i64,
     /// Nanoseconds after that second, below 10^9.
     pub nanos: u32,

@@ -184,8 +184,8 @@ impl Machine {
     }
 
     /// The allowed CPUs that are isolated, by the kernel's command line or because the cpuset is an isolated partition.
-    /// The kernel does not balance load between them: a thread that may run on several of them stays on the CPU on
-    /// which it started.
+    /// The kernel does not balance load between isolated CPUs: a thread that may run on several of them stays on the
+    /// CPU on which it started.
     #[must_use]
     pub fn isolated_allowed(&self) -> CpuSet {
         if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {

@@ -47,7 +47,7 @@ pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {
         Ok(()) => None,
         Err(error) => {
-            // If this call also fails, the mask that is read back shows it.
+            // If this call also fails, the mask that is read back shows the failure.
             let _ = affinity::set_affinity(tid, fallback.words());
             error.raw_os_error()
         }

@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub(super) pin: PinOutcome,
     /// The requested `SCHED_FIFO` priority; `None` if the thread does not request `SCHED_FIFO`.
     pub(super) fifo_priority: Option<u8>,
-    /// The kernel's error number if it refused `SCHED_FIFO`.
+    /// The error number with which the kernel refused `SCHED_FIFO`; `None` if the kernel did not refuse.
     pub(super) fifo_errno: Option<i32>,
 }
 

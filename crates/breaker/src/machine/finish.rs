@@ -18,8 +18,8 @@ use super::{
 // ===== impl Core =====
 
 impl Core {
-    /// Records the end of a call with its verdict, or without one if the call was dropped. `access` belongs to the
-    /// calling thread, which may differ from the thread that began the call.
+    /// Records the end of a call with its verdict, or without a verdict if the call was dropped. `access` belongs to
+    /// the calling thread, which may differ from the thread that began the call.
     ///
     /// The function is inlined, because most callers know at compile time that the verdict is a plain success. In this
     /// case, the verdict is never stored in memory.

@@ -65,7 +65,7 @@ struct Marks {
     streak: Streak,
     /// The last batch that was counted.
     batch: HighWater,
-    /// The last batch that was counted as bad (slow or failed).
+    /// The last batch that was counted as bad: with a call that was slow, failed or reached the p99 threshold.
     bad_batch: HighWater,
     /// The last batch that was counted as failed.
     failed_batch: HighWater,

@@ -438,7 +438,7 @@ fn after_a_hang_the_circuit_closes_again() {
     let mut run = Run::new(load, |_| {});
     run.run_ms(3_000);
     run.hang(Duration::from_secs(1)).unwrap();
-    // This is longer than the open time: the circuit becomes half-open, its probes hang, and it opens again.
+    // This is longer than the open time: the circuit becomes half-open, its probes hang, and the circuit opens again.
     run.run_ms(6_000);
     assert_eq!(run.rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
     run.hangs = false;

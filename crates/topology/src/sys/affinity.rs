@@ -59,7 +59,7 @@ struct CapHeader {
     pid: c_int,
 }
 
-/// One 32-bit slice of the capability sets; version 3 uses two of them.
+/// One 32-bit slice of the capability sets; version 3 uses two slices.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct CapData {
