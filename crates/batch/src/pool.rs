@@ -29,7 +29,8 @@ impl<R> Pool<R> {
         spare.and_then(Spare::reuse).unwrap_or_else(slot)
     }
 
-    /// Keeps the slot of an answered request for reuse. The caller must drop `receiver` right afterwards.
+    /// Keeps the slot of an answered request for reuse. The caller must drop `receiver` right afterwards, because the
+    /// slot can be reused only after both of its ends were dropped.
     pub(crate) fn give_back(&self, receiver: &Receiver<R>) {
         if let Some(spare) = receiver.retire() {
             let mut spares = self.0.lock();

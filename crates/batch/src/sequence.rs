@@ -88,8 +88,8 @@ impl Turn {
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        // Relaxed is enough: the thread that calls this method, or the task that submitted both requests, dropped the
-        // earlier turn.
+        // Relaxed is enough, because no other thread drops the earlier turn at the same time. Either this thread has
+        // dropped the turn, or the task that submitted both requests dropped it before it submitted this request.
         self.lowest_unexecuted.load(Ordering::Relaxed) > self.position
     }
 

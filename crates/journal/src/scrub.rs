@@ -34,8 +34,8 @@ pub enum ScrubStep {
         /// What is damaged.
         error: JournalError,
     },
-    /// The process or the system has no file descriptor left, so the segment could not be opened. This does not
-    /// indicate damage. The next step reads the same block again.
+    /// The process or the system has no file descriptor left, so the segment could not be opened. The failed
+    /// open does not indicate damage. The next step reads the same block again.
     Postponed {
         /// The error of the system.
         error: JournalError,

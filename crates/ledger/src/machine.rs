@@ -58,7 +58,8 @@ pub enum Outcome {
 pub enum AccountOutcome {
     /// All accounts exist now. Some may have existed before the request, with the same content.
     Created(Vec<AccountIndex>),
-    /// An account exists with different content. No account was created.
+    /// An account exists with different content, or the request contains its id twice with different content. No
+    /// account was created.
     Reused {
         /// The index of this account in the request. The first account has index 0.
         place: usize,

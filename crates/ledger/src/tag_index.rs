@@ -58,7 +58,7 @@ struct Shard {
     len: usize,
 }
 
-/// A cache line.
+/// A line of slots, which is a cache line of the CPU.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(64))]
 struct Line {
@@ -370,8 +370,8 @@ const fn is_full(entries: usize, lines: usize) -> bool {
 }
 
 /// The number of lines of shard `number` after its next growth. The shard has `lines` lines now. A shard first gets
-/// [`LINES_MIN`] lines or up to half as many more, depending on its number. After that, each growth adds half of its
-/// lines.
+/// [`LINES_MIN`] lines or up to half as many more; the number of the shard decides how many. After that, each growth
+/// adds half of the shard's lines.
 fn next_lines(lines: usize, number: usize) -> usize {
     let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);
     while next / LINE_FRACTIONS <= lines {

@@ -17,8 +17,8 @@ struct CountingAllocator;
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 thread_local! {
-    /// Number of allocations of this thread. Its initial value is a constant, and its type has no destructor, so that
-    /// reading it never allocates.
+    /// Number of allocations of this thread. Its initial value is a constant, and its type has no destructor, so
+    /// reading the number never allocates.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 

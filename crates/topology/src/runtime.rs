@@ -23,7 +23,7 @@ use super::{
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
 /// Maximum number of blocking-pool threads of one runtime. Programs rarely use these threads, for example to look up
-/// names and to read certificates.
+/// host names and to read certificates.
 pub const BLOCKING_THREADS_MAX: usize = 4;
 
 /// Name of blocking-pool threads. The programs `ps` and `top` show the first 15 bytes of a name.
@@ -56,7 +56,7 @@ thread_local! {
     static BLOCKING_GUARD: RefCell<Option<ThreadGuard>> = const { RefCell::new(None) };
 }
 
-/// What a new thread reports to the thread that started it, before its body runs.
+/// What a new thread reports to the thread that started it, before the body of the new thread runs.
 type Started = Result<Tid, AffinityError>;
 
 // ===== impl ThreadGuard =====

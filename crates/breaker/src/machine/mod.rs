@@ -51,7 +51,8 @@ pub(super) struct Core {
     /// The thread that changes the gate's word holds this lock, so the log and the word change together.
     pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
-    /// The last open time, in nanoseconds. The retry times of rejected calls are spread over half of this time.
+    /// The length of the current or the last open state, in nanoseconds; `open_base` before the first open state. The
+    /// retry times of rejected calls are spread over half of this time.
     open_for_ns: AtomicU64,
     slow_ns: u64,
     /// A latency below this value reaches neither the slow threshold nor the p99 threshold.
@@ -65,7 +66,8 @@ struct Marks {
     streak: Streak,
     /// The last batch that was counted.
     batch: HighWater,
-    /// The last batch that was counted as bad: with a call that was slow, failed or reached the p99 threshold.
+    /// The last batch that was counted as bad. A bad batch has a call that was slow, failed or reached the p99
+    /// threshold.
     bad_batch: HighWater,
     /// The last batch that was counted as failed.
     failed_batch: HighWater,

@@ -87,7 +87,7 @@ fn transfer() -> impl Strategy<Value = Transfer<String>> {
 
 fn content() -> impl Strategy<Value = Content> {
     let effective_time = option::weighted(0.2, (any::<i64>(), 0..1_000_000_000_u32));
-    // Most transactions are short, because long ones are rarely committed.
+    // Most transactions are short, because long transactions are rarely committed.
     let transfers = prop_oneof![3 => vec(transfer(), 1..=2), 1 => vec(transfer(), 3..=6)];
     (0..TRANSACTIONS, effective_time, metadata(), transfers).prop_map(|(id, time, metadata, transfers)| {
         Content {
