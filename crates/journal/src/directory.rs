@@ -45,9 +45,9 @@ const JOURNAL_DIR: &str = "journal";
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// The file system makes this directory at the root of a new volume.
+/// The file system makes this directory at the root of a new volume, so it does not count as a foreign file.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Maximum number of foreign files that an error names.
+/// Maximum number of foreign files (files that do not belong to a data directory) that an error lists.
 const FOREIGN_FILES_SHOWN_MAX: usize = 3;
 /// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;

@@ -15,7 +15,7 @@ pub const METADATA_BYTES_MAX: usize = 1024;
 /// Maximum length of a metadata key, in bytes.
 pub const METADATA_KEY_BYTES_MAX: usize = 64;
 
-/// Free text that a client attaches to an account or a transaction. The keys are sorted, so that equal
+/// Free text that a client attaches to an account or a transaction. The keys are sorted, so equal
 /// metadata has equal bytes.
 pub type Metadata = BTreeMap<String, String>;
 
@@ -69,7 +69,7 @@ pub struct Balances {
 /// An account as a client creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAccount {
-    /// The client's id.
+    /// The account's id, which the client chooses.
     pub id: String,
     /// The asset's name.
     pub asset: String,

@@ -11,7 +11,7 @@ fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec
         .collect()
 }
 
-/// Makes a processor that has measured a commit of 2 ms, so that a linger takes 1 ms.
+/// Makes a processor that has measured a commit of 2 ms, so a linger takes 1 ms.
 async fn linger_of_1_ms() -> TestSides {
     let (processor, mut intake) = sides::<usize>(64);
     commit_of(&processor, &mut intake, 2 * MS).await;

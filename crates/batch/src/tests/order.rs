@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 const KIB: usize = 1 << 10;
-/// Half of the bytes that the queue may hold.
+/// Maximum number of bytes of a batch: half of the bytes that the queue may hold.
 const BATCH_BYTES: usize = MIB / 2;
 
 fn send(processor: &BatchProcessor<Counted, usize>, client: u64, item: Counted) -> TestFuture {
