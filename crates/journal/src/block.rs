@@ -368,8 +368,8 @@ impl BlockBuffer {
     /// Writes the header in front of the body and returns the hash of the block.
     ///
     /// # Panics
-    /// If the header states another length than the body in this buffer has, or if the encoded header does not decode
-    /// to `header`. A reader would find such a block damaged.
+    /// If the length in the header is not the length of the body in this buffer, or if the encoded header does not
+    /// decode to `header`. A reader would find such a block damaged.
     pub(super) fn seal(&mut self, header: &BlockHeader) -> BlockHash {
         assert_eq!(
             self.body_bytes(),

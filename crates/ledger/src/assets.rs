@@ -120,7 +120,7 @@ mod tests {
         let assets = 50_000;
         let mut table = with_assets(assets);
         // The index stores 46 bits of each hash. A lookup compares a name only with names that have the same 46 bits.
-        // So adding new names compares almost no names.
+        // So a new name is compared with almost no other name.
         assert!(table.comparisons() < 10, "{} comparisons", table.comparisons());
         let before = table.comparisons();
         for number in (0..assets).rev() {

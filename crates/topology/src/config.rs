@@ -57,7 +57,7 @@ pub struct AffinityConfig {
     pub verify_interval: Duration,
 }
 
-/// Explicit CPU lists. Each EXEC, WAL and NET thread gets one CPU of the list, by its index.
+/// Explicit CPU lists. Each EXEC, WAL and NET thread gets one CPU of its role's list, by the index of the thread.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoleCpus {
     /// CPUs of EXEC.
