@@ -221,7 +221,7 @@ proptest! {
             let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
             prop_assert_eq!(in_flight.oldest_ns.is_some(), oldest_ns.is_some());
             if let (Some(seen), Some(began)) = (in_flight.oldest_ns, oldest_ns) {
-                prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "oldest start {seen}, not {began}");
+                prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "oldest {seen}, not {began}");
             }
         }
     }
