@@ -100,7 +100,7 @@ impl Callers {
             .map_or(UNKNOWN, |current| current.client)
     }
 
-    /// Records that the call that this thread polls submits its request, so it is no longer on its way. Returns the
+    /// Records that the call that this thread polls now submits its request and is no longer on its way. Returns the
     /// call's client; [`UNKNOWN`] outside of a call.
     #[inline]
     pub(super) fn arrived(&self) -> u64 {
@@ -163,7 +163,7 @@ impl<F: Future> Future for Calling<F> {
 // ===== impl Way =====
 
 impl Way {
-    /// Makes this call the one that the thread polls, until the returned value is dropped.
+    /// Records that the thread polls this call, until the returned value is dropped.
     #[inline]
     fn polling(&mut self) -> Polling<'_> {
         let outer = CALL.replace(Some(Current {

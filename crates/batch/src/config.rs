@@ -81,8 +81,9 @@ impl Default for BatchConfig {
         BatchConfig {
             queue_requests_max: 16 * 1024,
             queue_bytes_max: 256 << 20,
-            // On most disks, half a commit is shorter than 2 ms and so is the limit. When hundreds of callers wait,
-            // lingering saves a fifth of the blocks. A batch never waits for a single caller (docs/performance.md).
+            // On most disks, half the time of a commit is shorter than 2 ms, so half the time of a commit is the limit.
+            // When hundreds of callers wait, lingering saves a fifth of the blocks. A batch never waits for a single
+            // caller (docs/performance.md).
             max_linger: Duration::from_millis(2),
             siblings: 4,
             client_share_percent: 50,

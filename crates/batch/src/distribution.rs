@@ -10,7 +10,7 @@ const VALUE_MAX: u64 = 1 << 40;
 /// Number of significant decimal digits that the histogram keeps of a value.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// Counts values since the process started. Recording takes a lock, which is hardly ever contended if one thread
+/// Counts all values that are recorded. Recording takes a lock, which is hardly ever contended if one thread
 /// records and readers are rare.
 #[derive(Debug)]
 pub struct Distribution(Mutex<Histogram<u64>>);

@@ -7,24 +7,24 @@ use thiserror::Error;
 /// Why the executor did not answer a request, and whether the request may have been executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BatchError {
-    /// The queue is full. Not executed.
+    /// The queue is full. The request was not executed.
     #[error("the queue is full; it should have drained in {retry_after:?}")]
     Full {
         /// Estimated time until the executor has taken all requests that are queued now.
         retry_after: Duration,
     },
-    /// The queue is closed and accepts no more requests. Not executed.
+    /// The queue is closed and accepts no more requests. The request was not executed.
     #[error("the service is shutting down")]
     Closed,
-    /// The deadline passed while the request was queued, or would have passed before an average commit ends. Not
-    /// executed.
+    /// The deadline passed while the request was queued, or would have passed before an average commit ends. The
+    /// request was not executed.
     #[error("the deadline passed in the queue")]
     ExpiredInQueue,
     /// The deadline passed while the request was being executed. Its outcome is unknown.
     #[error("the deadline passed while the request was being executed")]
     ExpiredInExecution,
     /// An earlier request of the same sequence was not executed. Therefore this request was not executed either.
-    #[error("a request before it in its sequence was not executed")]
+    #[error("an earlier request of the same sequence was not executed")]
     Interrupted,
     /// The executor dropped the request. Its outcome is unknown.
     #[error("the executor dropped the request")]

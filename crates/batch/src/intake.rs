@@ -25,7 +25,7 @@ use super::{
 /// Maximum number of bytes of a batch. A batch also has at most half of the bytes that the queue may hold. A single
 /// request with more bytes is a batch by itself.
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// How often the rate at which the queue drains is measured.
+/// Minimum time between two measurements of the rate at which the queue drains.
 const RATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of requests that are skipped while a batch is filled, and so held back for the next batch. If this
 /// number is reached while several clients wait, the batch ends, and all other requests wait for the next batch.
@@ -54,7 +54,7 @@ pub struct Reply<R> {
     claimed_at: Instant,
 }
 
-/// The executor's side of a batch processor. Dropping it closes the queue and answers all queued requests with
+/// The executor's side of a batch processor. Dropping the intake closes the queue and answers all queued requests with
 /// [`BatchError::Closed`].
 #[derive(Debug)]
 pub struct Intake<T: BatchItem, R> {
@@ -171,7 +171,7 @@ impl<T: BatchItem, R> Intake<T, R> {
     }
 
     /// Takes the request `queued`, which the backlog returned last. Returns `false` if the request does not fit into
-    /// the batch: then the request stays in the backlog, and the batch is complete.
+    /// the batch. In that case, the request stays in the backlog, and the batch is complete.
     fn take_one(&mut self, queued: Queued<T, R>, taking: &mut Taking, into: &mut Vec<Claimed<T, R>>) -> bool {
         let (items, bytes) = (queued.item.items(), queued.item.bytes());
         if taking.bytes > 0 && taking.bytes.saturating_add(bytes) > self.batch_bytes_max {
@@ -199,7 +199,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         if let Some(now) = taking.now {
             let oldest = match self.backlog.oldest() {
                 Some(held) => Some(held.queued_at),
-                // An estimate: the requests in the ring buffer arrived after the last taken request.
+                // The time of the last taken request is an estimate: the requests in the ring buffer arrived later.
                 None => taking.last.filter(|_| !self.queue.ring.is_empty()),
             };
             self.queue.counters.oldest_is(oldest);
@@ -256,7 +256,7 @@ impl<T: BatchItem, R> Intake<T, R> {
 
     /// Decides whether the taken requests are committed now as one batch. Call this method when the committer is idle.
     /// Returns the reason for the commit. Returns `None` if the batch lingers: it waits for callers that are about to
-    /// submit a request. Then take more requests, and [`sleep`](Self::sleep) if the queue is empty.
+    /// submit a request. After `None`, take more requests, and [`sleep`](Self::sleep) if the queue is empty.
     pub fn due(&mut self) -> Option<FlushReason> {
         let situation = self.situation();
         self.pace.due(&situation, Instant::now)
@@ -275,8 +275,8 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.rate_items += items as u64;
         let elapsed = now.saturating_duration_since(self.rate_since);
         if elapsed >= RATE_INTERVAL {
-            // The executor paused because no requests arrived. Therefore the elapsed time does not measure how fast the
-            // queue drains.
+            // If much more time has passed, the executor paused because no requests arrived. In that case, the elapsed
+            // time does not show how fast the queue drains.
             if elapsed >= RATE_INTERVAL * 4 {
                 self.rate_since = now;
                 self.rate_items = 0;
@@ -297,7 +297,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.queue.ring.len() + self.backlog.len()
     }
 
-    /// Whether the queue is closed and empty, so that no request can arrive any more.
+    /// Whether the queue is closed and empty. If so, no request can arrive any more.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.backlog.is_empty() && self.queue.ring.is_drained()
@@ -337,7 +337,7 @@ impl<T: BatchItem, R> Intake<T, R> {
         }
     }
 
-    /// Makes an [`Answerer`]. It can be moved to another thread.
+    /// Makes an [`Answerer`], which can be moved to another thread.
     #[must_use]
     pub fn answerer(&self) -> Answerer {
         Answerer {
@@ -393,11 +393,11 @@ impl Answerer {
     /// taken.
     pub fn answer_all<R>(&mut self, answers: impl IntoIterator<Item = (Reply<R>, R)>) {
         let now = self.send_answers(answers);
-        // The shortest time is that of the request claimed last, which waited for little else than the commit.
+        // The shortest time is that of the request claimed last, which waited for little besides the commit.
         if let Some(commit) = self.commits.iter().min() {
             self.counters.committed(*commit, now);
         }
-        // The request claimed first waited for the whole batch.
+        // The request claimed first waited for the whole batch, so its time is the duration of the batch.
         if let Some(took) = self.commits.first() {
             self.counters.compare_to_budget(*took, self.commits.len(), now);
         }

@@ -3,11 +3,11 @@
 //! ([`Caller::calling`](super::caller::Caller::calling)) until it submits its request.
 //!
 //! If no other caller is on its way, a linger would only add latency. If several callers are on their way, a commit for
-//! the first request alone would make the others wait until this commit ends. Therefore a batch lingers if at least
-//! `siblings` callers are on their way. A linger starts when the batch's first request is queued, and takes at most
-//! half the average time of a commit. The settings `commit_delay` and `commit_siblings` of PostgreSQL do the same, and
-//! its manual recommends a delay of half the time of one flush. After a linger in which no request arrived, some of the
-//! following batches do not linger.
+//! the first request alone would make the other callers wait until this commit ends. Therefore a batch lingers if at
+//! least `siblings` callers are on their way. A linger starts when the batch's first request is queued, and takes at
+//! most half the average time of a commit. The settings `commit_delay` and `commit_siblings` of PostgreSQL do the same,
+//! and PostgreSQL's manual recommends a delay of half the time of one flush. After a linger in which no request
+//! arrived, some of the following batches do not linger.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) struct Pace {
     linger: Option<Linger>,
     /// Number of following batches that will not linger.
     skip: u32,
-    /// The value that `skip` will get after the next linger in which no request arrives. It doubles each time.
+    /// The value that `skip` will get after the next linger in which no request arrives. The value doubles each time.
     skip_next: u32,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Pace {
 struct Open {
     /// The time at which the first request was queued.
     first: Instant,
-    /// The earliest deadline of the requests; `None` if none has a deadline.
+    /// The earliest deadline of the requests; `None` if no request has a deadline.
     deadline: Option<Instant>,
     requests: usize,
 }
@@ -138,7 +138,8 @@ impl Pace {
             None => {
                 let until = open.first + longest;
                 if now >= until {
-                    // The first request has already waited in the queue for the time of a whole linger.
+                    // The first request has already waited in the queue for the time of a whole linger, so the batch
+                    // does not linger.
                     return Some(FlushReason::Idle);
                 }
                 *self.linger.insert(Linger {
@@ -160,7 +161,8 @@ impl Pace {
         None
     }
 
-    /// Decides how many of the following batches do not linger. `callers_arrived`: a request arrived during the linger.
+    /// Decides how many of the following batches do not linger. `callers_arrived` states whether a request arrived
+    /// during the linger.
     fn learn(&mut self, callers_arrived: bool) {
         if callers_arrived {
             self.skip_next = 1;

@@ -5,11 +5,11 @@ use super::{
     sync::Mutex,
 };
 
-/// Maximum number of unused slots in a pool. A full pool frees the slots that it is given.
+/// Maximum number of unused slots in a pool. A full pool frees each slot that is given back.
 pub(crate) const SPARES_MAX: usize = 4096;
 
-/// A pool of unused slots. Each wake task has a pool for the callers on its thread, so its lock is hardly ever
-/// contended. All callers without a wake task share one pool, and may contend for its lock.
+/// A pool of unused slots. Each wake task has a pool for the callers on its thread, so the pool's lock is hardly
+/// ever contended. All callers without a wake task share one pool, and may contend for its lock.
 pub(crate) struct Pool<R>(Mutex<Vec<Spare<R>>>);
 
 // ===== impl Pool =====
@@ -29,7 +29,8 @@ impl<R> Pool<R> {
         spare.and_then(Spare::reuse).unwrap_or_else(slot)
     }
 
-    /// Keeps the slot of an answered request for reuse. The caller must drop `receiver` right afterwards.
+    /// Keeps the slot of an answered request for reuse. The caller must drop `receiver` right afterwards, because the
+    /// slot can be reused only after both of its ends were dropped.
     pub(crate) fn give_back(&self, receiver: &Receiver<R>) {
         if let Some(spare) = receiver.retire() {
             let mut spares = self.0.lock();

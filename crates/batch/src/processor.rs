@@ -139,10 +139,10 @@ impl<T, R> BatchProcessor<T, R> {
         self.queue.ring.is_closed()
     }
 
-    /// Runs a task that wakes all callers of a batch that belong to the calling thread at once, instead of one by one.
+    /// Runs a task that wakes the callers on the calling thread together after each batch, instead of one by one.
     /// The future never ends. Spawn it once on each single-threaded runtime, with a different `index` below
-    /// [`WAKE_TASKS_MAX`](super::WAKE_TASKS_MAX); with a larger index it returns at once. Without this task, the
-    /// answering thread wakes each caller separately, which costs a system call per caller.
+    /// [`WAKE_TASKS_MAX`](super::WAKE_TASKS_MAX); with a larger index the future returns at once. Without this task,
+    /// the answering thread wakes each caller separately, which costs a system call per caller.
     pub async fn wake_task(self, index: usize) {
         let wake_executor = || self.queue.unparker.unpark();
         self.queue.wake_tasks.run(index, wake_executor).await;

@@ -44,8 +44,8 @@ pub(super) struct Queue<T, R> {
     pub(super) ring: LockFreeRingBuffer<Queued<T, R>>,
     /// Number of requests that were taken out of the ring buffer and held back for the next batch.
     pub(super) held: AtomicUsize,
-    /// Number of queued bytes. A caller adds the bytes of its request before it pushes the request; the executor
-    /// subtracts them.
+    /// Number of queued bytes. A caller adds the bytes of its request before it pushes the request. The executor
+    /// subtracts the bytes when it takes the request.
     pub(super) bytes: AtomicUsize,
     /// Number of queued items, from which the time to drain the queue is estimated.
     items: AtomicUsize,

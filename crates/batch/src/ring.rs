@@ -132,7 +132,7 @@ impl<T> LockFreeRingBuffer<T> {
         self.entry.load(Ordering::SeqCst) & CLOSED != 0
     }
 
-    /// Whether the buffer is closed and empty, so that no item can be added any more.
+    /// Whether the buffer is closed and empty. If so, no item can be added any more.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         // The order of the two checks matters. When the buffer is closed and no caller is inside `push`, the queue
@@ -141,7 +141,7 @@ impl<T> LockFreeRingBuffer<T> {
     }
 
     /// Makes callers wake the executor when `items` items are queued. Returns whether at least `items` items are
-    /// already queued: then the executor must not go to sleep.
+    /// already queued. If so, the executor must not go to sleep.
     #[must_use]
     pub(crate) fn wake_at(&self, items: usize) -> bool {
         self.wake_at.store(items, Ordering::SeqCst);

@@ -53,7 +53,7 @@ impl Sequence {
     }
 
     /// Returns the turn of the next request, which must be submitted before this method is called again. `None` if an
-    /// earlier request was not executed: then the next request must not be submitted.
+    /// earlier request was not executed; in that case, the next request must not be submitted.
     #[inline]
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
         let turn = Turn {
@@ -88,12 +88,12 @@ impl Turn {
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        // Relaxed is enough: the thread that calls this method, or the task that submitted both requests, dropped the
-        // earlier turn.
+        // Relaxed is enough, because no other thread drops the earlier turn at the same time. Either this thread has
+        // dropped the turn, or the task that submitted both requests dropped it before it submitted this request.
         self.lowest_unexecuted.load(Ordering::Relaxed) > self.position
     }
 
-    /// Reports that the request was executed, so that later requests of the sequence may be executed, too.
+    /// Reports that the request was executed, so later requests of the sequence may be executed, too.
     #[inline]
     pub fn executed(mut self) {
         self.position = NO_POSITION;

@@ -27,8 +27,8 @@ pub(super) struct Shares {
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     items: usize,
-    /// Whether a request of this client was skipped. Then all its later requests are skipped, too, so that they stay in
-    /// their order.
+    /// Whether a request of this client was skipped. If so, all later requests of the client are skipped, too, so they
+    /// stay in their order.
     held: bool,
 }
 
@@ -57,7 +57,7 @@ impl Shares {
     /// Starts a new batch of up to `items_max` items.
     #[inline]
     pub(super) fn begin(&mut self, items_max: usize) {
-        // Divide first: `items_max` may be as large as `usize::MAX`.
+        // The division comes first, because `items_max` may be as large as `usize::MAX`.
         self.items_max = if self.percent >= 100 {
             usize::MAX
         } else {

@@ -39,7 +39,7 @@ fn ends<R>(shared: Arc<Shared<R>>) -> (Responder<R>, Receiver<R>) {
     )
 }
 
-/// The executor's end of a slot. Dropping this end without an answer answers [`Lost`], so that the caller does not wait
+/// The executor's end of a slot. Dropping this end without an answer answers [`Lost`], so the caller does not wait
 /// for ever.
 pub(crate) struct Responder<R> {
     shared: Arc<Shared<R>>,
@@ -71,8 +71,8 @@ struct Shared<R> {
 // ===== impl Responder =====
 
 impl<R> Responder<R> {
-    /// Claims the request for execution. `false` if the caller has withdrawn the request: then the request must not be
-    /// executed.
+    /// Claims the request for execution. `false` if the caller has withdrawn the request; in that case, the
+    /// request must not be executed.
     #[must_use]
     pub(crate) fn claim(&self) -> bool {
         // Release is not needed, because CLAIMED publishes no data to the caller.
@@ -82,7 +82,7 @@ impl<R> Responder<R> {
             .is_ok()
     }
 
-    /// Whether the caller has withdrawn the request, so that nobody waits for an answer.
+    /// Whether the caller has withdrawn the request. If so, nobody waits for an answer.
     #[must_use]
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.shared.state.load(Ordering::Acquire) == WITHDRAWN
@@ -133,8 +133,8 @@ impl<R> std::fmt::Debug for Responder<R> {
 // ===== impl Receiver =====
 
 impl<R> Receiver<R> {
-    /// Withdraws the request. `false` if the request is already claimed or answered: then the request may have been
-    /// executed.
+    /// Withdraws the request. `false` if the request is already claimed or answered; in that case, the request
+    /// may have been executed.
     #[must_use]
     pub(crate) fn withdraw(&self) -> bool {
         self.shared
@@ -157,7 +157,7 @@ impl<R> Receiver<R> {
     }
 
     /// Empties the slot, and returns it. The slot can be reused once this end is dropped. `None` if the request has no
-    /// answer yet: then the executor still uses the slot.
+    /// answer yet, because the executor still uses the slot.
     #[must_use]
     pub(crate) fn retire(&self) -> Option<Spare<R>> {
         if self.shared.state.load(Ordering::Acquire) != ANSWERED {

@@ -94,7 +94,7 @@ pub struct BatchStats {
     /// Number of requests not executed because their deadline passed in the queue or would have passed before an
     /// average commit ended.
     pub expired: u64,
-    /// Number of requests whose caller dropped its future while they were queued.
+    /// Number of requests whose caller dropped its future while the request was queued.
     pub cancelled: u64,
     /// Number of requests that the executor dropped without an answer. A value above 0 is a bug of the executor.
     pub replies_missing: u64,
@@ -216,7 +216,8 @@ impl Counters {
     #[inline]
     pub(super) fn queued(&self, at: Instant) {
         if self.oldest.load(Ordering::Relaxed) == 0 {
-            // If another caller stores its time first, this request is about as old, so its time may be dropped.
+            // If another caller stores its time first, the two requests are about equally old, so the time of this
+            // request may be dropped.
             let _ =
                 self.oldest
                     .compare_exchange(0, self.since_epoch(at), Ordering::Relaxed, Ordering::Relaxed);

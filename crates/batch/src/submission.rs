@@ -81,7 +81,7 @@ impl<T> Submission<T> {
 
 impl Sequence {
     /// Makes the submission of the next request, which must be submitted before this method is called again. `None` if
-    /// an earlier request was not executed: then no further request can be submitted.
+    /// an earlier request was not executed; in that case, no further request can be submitted.
     pub fn next<T>(&mut self, item: T, deadline: Option<Instant>) -> Option<Submission<T>> {
         let turn = self.next_turn()?;
         Some(Submission {

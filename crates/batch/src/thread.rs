@@ -75,14 +75,14 @@ where
     ///   one item, a batch has at most `batch_size` requests.
     /// - While fewer than `batch_size` requests are queued and the queue has room, the batch waits for more requests.
     ///   The wait takes at most `timeout` (at most 60 s), from the moment at which the thread saw the first request.
-    ///   Zero is a good value: then requests that arrive while a batch is being processed form the next batch, and no
+    ///   Zero is a good value: requests that arrive while a batch is being processed form the next batch, and no
     ///   request waits for a timer.
     /// - A batch that takes longer than `max_latency` (1 µs to 1 h) is counted, and at most every 10 s a warning is
     ///   logged, see [`BatchConfig::latency_budget`].
     /// - `processor` returns one answer for each request, in the order of the requests.
     ///
     /// When the last clone of the processor is dropped or [`close`](Self::close) is called, the thread processes all
-    /// queued requests, and then ends. If `processor` panics, the thread ends. Then the callers of the batch get
+    /// queued requests, and then ends. If `processor` panics, the thread ends, the callers of the batch get
     /// [`BatchError::Lost`](super::BatchError::Lost), and all other requests are rejected with
     /// [`BatchError::Closed`](super::BatchError::Closed).
     ///
@@ -119,7 +119,8 @@ impl BatchThreadBuilder {
             batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
             timeout,
             config: BatchConfig {
-                // Lingering waits for announced callers. This form of the processor waits for `timeout` instead.
+                // No batch lingers (waits for announced callers), because this form of the processor waits for
+                // `timeout`.
                 max_linger: Duration::ZERO,
                 ..BatchConfig::default()
             },
@@ -280,7 +281,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
         );
         let (mut items, mut bytes) = (0, 0_usize);
         for Claimed { item, reply, turn } in claimed.drain(..) {
-            // The loop may have just skipped an earlier request of the same sequence.
+            // The loop may have skipped an earlier request of the same sequence, so it checks the turn again.
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;

@@ -7,8 +7,8 @@
 //! cargo bench --bench breaker -- --gate       # fails if the budget is exceeded or a peer is faster
 //! ```
 //!
-//! Each round measures every cell of the table once, one after the other, so that a disturbance of the machine affects
-//! all cells. Each round uses new breakers. Closures are compared with closures, and layers with layers. The guarded
+//! Each round measures every cell of the table once, one after the other, so a disturbance of the machine affects all
+//! cells. Each round uses new breakers. Closures are compared with closures, and layers with layers. The guarded
 //! operation returns a number that the compiler cannot predict. The futures of the layers are polled with a waker that
 //! does nothing.
 
@@ -158,7 +158,7 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--gate" => gate = true,
             "--json" => json = true,
-            // Cargo adds this argument.
+            // Cargo adds this argument. It has no effect.
             "--bench" => {}
             other => {
                 eprintln!("unknown argument {other:?}: --gate and --json are known");

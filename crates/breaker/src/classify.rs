@@ -14,7 +14,7 @@ pub enum Outcome {
     /// The call shows nothing about the service. For example, a full queue rejected the call before it began.
     Neutral,
     /// The caller stopped waiting: it cancelled the call, or the call's deadline passed. The call counts as slow if it
-    /// had already taken the slow threshold or longer; otherwise it shows nothing about the service.
+    /// had already taken the slow threshold or longer; otherwise the call shows nothing about the service.
     GivenUp,
 }
 
@@ -86,7 +86,7 @@ impl Verdict {
         Self::new(Outcome::Failure, true)
     }
 
-    /// Returns the verdict "no evidence"; the latency does not count.
+    /// Returns the verdict "neutral": the call shows nothing about the service, and the latency does not count.
     #[must_use]
     #[inline]
     pub const fn neutral() -> Self {

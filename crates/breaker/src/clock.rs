@@ -22,7 +22,8 @@ pub trait Clock: Any + Send + Sync + fmt::Debug {
 
     /// Returns a recent time at a lower cost than [`now_ns`](Self::now_ns). The returned time is never in the future,
     /// and at most 10 ms in the past unless the system stalls. An open circuit whose deadline is more than 50 ms away
-    /// reads this time, so that rejections are cheap. By default, this method calls `now_ns`.
+    /// reads this time, because reading the exact time would make rejections slower. By default, this method calls
+    /// `now_ns`.
     fn recent_ns(&self) -> u64 {
         self.now_ns()
     }
@@ -84,7 +85,7 @@ impl Clock for SystemClock {
 #[inline]
 fn nanos_of(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
-    // Neither part is negative, and 2^64 nanoseconds are 584 years.
+    // Neither part is negative, and 2^64 nanoseconds are 584 years, so the sum fits 64 bits.
     now.tv_sec.cast_unsigned() * NANOS_PER_SECOND + now.tv_nsec.cast_unsigned()
 }
 

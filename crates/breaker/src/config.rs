@@ -29,9 +29,9 @@ pub struct CircuitBreakerConfig {
     /// this holds for `overdue_rounds − 1` slow thresholds without interruption. Completed calls in the window make no
     /// difference. Above 0, to 1; default 0.5.
     pub stall_rate: f64,
-    /// Minimum number of calls that must be *overdue* (in flight for the slow threshold or longer) so that the circuit
-    /// opens after `overdue_rounds` slow thresholds without an answer. With fewer overdue calls, the circuit opens
-    /// after `stall_after`. 1 to 1,000,000; default 5.
+    /// Minimum number of *overdue* calls (in flight for the slow threshold or longer) with which the circuit opens
+    /// after `overdue_rounds` slow thresholds without an answer. With fewer overdue calls, the circuit opens after
+    /// `stall_after`. 1 to 1,000,000; default 5.
     pub min_overdue: u32,
     /// The circuit opens when at least one call is overdue and no call has been answered for this time. None means
     /// `overdue_rounds` slow thresholds plus 50 ms; otherwise `slow_threshold` to 10 minutes; default None.

@@ -14,7 +14,7 @@ pub struct Rejection {
     /// The mode. With [`BreakerMode::ForcedOpen`], every call is rejected in any state.
     pub mode: BreakerMode,
     /// The time to wait before a retry, at least 1 ms: the time until a call may be admitted, plus a spread that
-    /// differs for each rejection, so that the callers do not all retry at the same moment.
+    /// differs for each rejection, so the callers do not all retry at the same moment.
     pub retry_after: Duration,
 }
 

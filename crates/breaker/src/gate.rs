@@ -151,7 +151,7 @@ impl CircuitState {
             1 => Self::Open,
             2 => Self::HalfOpen,
             3 => Self::Ramp,
-            // The field is written by `bits()` only, so this is 0.
+            // Only `bits()` writes the field, so the remaining value is 0.
             _ => Self::Closed,
         }
     }
@@ -186,7 +186,7 @@ impl BreakerMode {
             1 => Self::MetricsOnly,
             2 => Self::ForcedOpen,
             3 => Self::Disabled,
-            // The field is written by `bits()` only, so this is 0.
+            // Only `bits()` writes the field, so the remaining value is 0.
             _ => Self::Auto,
         }
     }
@@ -343,8 +343,8 @@ impl Gate {
         if let Some(ticket) = self.occupy_slot(generation, now_us) {
             return Grant::Granted(ticket);
         }
-        // While `occupy_slot` searched for a free slot, other probes began and ended, so it found none. Return the
-        // permit.
+        // While `occupy_slot` searched for a free slot, other probes began and ended, so the search found no
+        // free slot. The permit is returned.
         self.count(generation, ProbeOutcome::Withdrawn);
         Grant::Rejected
     }

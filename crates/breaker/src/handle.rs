@@ -136,9 +136,9 @@ impl LatencyCircuitBreaker {
         Ok(permit)
     }
 
-    /// Returns a permit for a probe (a trial call) of the host. Returns None if no permit is left, or if the circuit is
-    /// neither half-open nor open with its open time over. With [`CircuitBreakerConfig::self_probe`], only these probes
-    /// are admitted while the circuit is half-open.
+    /// Returns a permit for a probe (a trial call) of the host. Returns None if no permit is left or the circuit
+    /// admits no probes. The circuit admits probes if it is half-open, or if it is open and its open time is over. With
+    /// [`CircuitBreakerConfig::self_probe`], only these probes are admitted while the circuit is half-open.
     pub fn try_acquire_probe(&self) -> Option<Permit> {
         let access = self.shared.core.shard_access();
         let ticket = self.shared.core.admit_probe(access)?;
@@ -149,15 +149,15 @@ impl LatencyCircuitBreaker {
 
     /// Makes the transitions that need no call: opens the circuit if calls in flight hang, ends the open time and ends
     /// the ramp. Also detects that the process did not run. The host calls this method every `tick_interval`. Without
-    /// ticks, the breaker still works. But then it detects a hang only when a call fails or is slow or when the next
+    /// ticks, the breaker still works, but it detects a hang only when a call fails or is slow or when the next
     /// time slice begins, and only if the window holds few fast calls.
     pub fn tick(&self) {
         self.shared.core.tick(None);
     }
 
     /// Does the same as [`tick`](Self::tick), for a host that knows whether the work behind the calls makes progress.
-    /// While the work makes progress, calls that wait are no standstill. When the work has made no progress for
-    /// `stall_after`, a single call opens the circuit, even if its caller gives up at once.
+    /// While the work makes progress, waiting calls do not count as a standstill. When the work has made no progress
+    /// for `stall_after`, a single call opens the circuit, even if the caller of this call gives up at once.
     pub fn tick_watching(&self, work: Work) {
         self.shared.core.tick(Some(work));
     }

@@ -4,9 +4,9 @@
 //! A call is *overdue* when it has been in flight for the slow threshold or longer. There are three signs of a hang.
 //! Only ticks check these signs, so they cost nothing per call:
 //!
-//! * **No call is answered** although calls wait. The circuit opens when this has lasted for `overdue_rounds` slow
-//!   thresholds and at least `min_overdue` calls have become overdue in this time. If fewer calls, but at least one,
-//!   have become overdue, this must last for `stall_after`.
+//! * **No call is answered** although calls wait. The circuit opens after `overdue_rounds` slow thresholds without an
+//!   answer if at least `min_overdue` calls have become overdue in this time. With fewer overdue calls, but at least
+//!   one, the circuit opens after `stall_after` without an answer.
 //! * **No work is done**: the host (the program that uses the breaker) reports that the work behind the calls was busy
 //!   for `stall_after` and that no piece of it was done, although there are callers. This sign also detects a hang if
 //!   the callers' deadlines are so short that no call becomes overdue.
@@ -22,8 +22,8 @@
 //!
 //! The third sign compares calls that were admitted *at about the same time*. The share of overdue calls among all
 //! calls in flight would be misleading, because slow calls are in flight for longer than fast calls. Example: of 1,000
-//! calls per second, 1 % take one second each. Then about ten calls are overdue at any moment, and only about one call
-//! is in flight and not overdue.
+//! calls per second, 1 % take one second each, and the others take one millisecond each. In this case, about ten calls
+//! are overdue at any moment, and only about one call is in flight and not overdue.
 
 use super::{clock::nanos, config::CircuitBreakerConfig, inflight::InFlight};
 
@@ -58,12 +58,12 @@ pub(super) struct Observation {
     pub(super) work: Option<Work>,
 }
 
-/// Detects hangs by comparing each tick with the tick before.
+/// Detects hangs by comparing each tick with the previous tick.
 #[derive(Debug, Default)]
 pub(super) struct HangWatch {
     last: Option<Seen>,
-    /// The highest [`Observation::answered`] so far. The observed value may fall for a moment. Only a value above this
-    /// one means that a call was answered.
+    /// The highest [`Observation::answered`] so far. The observed value may fall for a moment. A call was
+    /// answered only if the observed value is above the value of this field.
     answered: u64,
     /// The time for which calls or the work have waited without progress.
     standstill_ns: u64,
@@ -143,7 +143,7 @@ impl HangWatch {
             || share_hangs && self.share_ns >= share_for_ns
     }
 
-    /// Forgets the last tick, so that the next tick begins the detection anew.
+    /// Forgets the last tick, so the next tick begins the detection anew.
     pub(super) fn discard(&mut self) {
         self.last = None;
     }

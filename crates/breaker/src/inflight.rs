@@ -11,11 +11,11 @@
 //! for entered counts and one for left counts.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
-//! the reading sees the call's entry, it also sees the call's end. It adds both to the sum of the same slot, or both to
-//! the sum of the *older* calls. Two rules guarantee this:
-//! - The entered counts are read first, *older* before the slots. A writer takes a slot over for the new lap before it
-//!   adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss the count, but
-//!   never counts it twice.
+//! the reading sees the call's entry, it also sees the call's end. The reading adds both to the sum of the same slot,
+//! or both to the sum of the *older* calls. Two rules guarantee this:
+//! - The entered counts are read first, *older* before the slots. A writer takes a slot over (writes the new lap into
+//!   it) before it adds the slot's old count to *older*. So if a count moves during the reading, the reading may miss
+//!   the count, but never counts it twice.
 //! - The left counts are read second, the slots before *older*. A writer adds the slot's old count to *older* before it
 //!   takes the slot over. So if a count moves during the reading, the reading may count it twice, but never misses it.
 //!
@@ -162,8 +162,8 @@ impl InFlightRing {
         side.enter(self.layout, access.writer, epoch, generation, live)
     }
 
-    /// Counts the end of a call of `generation`. Does nothing if the generation is over, because its counts have been
-    /// discarded.
+    /// Counts the end of a call of `generation`. Does nothing if the generation is over, because the counts of this
+    /// generation have been discarded.
     #[inline]
     pub(super) fn leave(
         &self,
@@ -355,8 +355,8 @@ impl Side {
             if !same_generation && !live() {
                 return None;
             }
-            // If this thread is late, the slot may already belong to a later lap. Then the call is counted in the later
-            // lap, so the breaker treats the call as slightly younger than it is.
+            // If this thread is late, the slot may already belong to a later lap. In this case, the call is counted in
+            // the later lap, so the breaker treats the call as slightly younger than it is.
             let laps_ahead = layout.laps_ahead(word, wanted);
             let next = if laps_ahead.is_some() {
                 layout.one_more(word)

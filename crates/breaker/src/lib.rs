@@ -28,10 +28,10 @@
 //! * One atomic word holds the mode, the state, the generation and the deadline of the state. Only this word decides
 //!   whether a call is admitted (`gate`). A generation is the time between two transitions. A result counts only in the
 //!   generation that admitted its call.
-//! * The counters exist once per *shard*. Each shard has a sliding window of time slices. Recording takes constant
-//!   time, uses no lock and loses no count (`window`, `histogram`). All shards but the last have a single writing
-//!   thread, so that recording needs no locked CPU instruction. All other threads share the last shard (`writer`,
-//!   `slots`, `threads`).
+//! * The counters exist once per *shard* (a set of counters for one or several threads). Each shard has a sliding
+//!   window of time slices. Recording takes constant time, uses no lock and loses no count (`window`, `histogram`). All
+//!   shards but the last have a single writing thread, so recording needs no locked CPU instruction. All other threads
+//!   share the last shard (`writer`, `slots`, `threads`).
 //! * Calls in flight are counted by the time of their admission (`inflight`), and are judged separately from completed
 //!   calls (`hang`). Therefore calls that hang open the circuit before they end, even after many fast calls.
 //! * A call is slow if its latency is `>=` the threshold. The circuit opens if a rate is `>=` its threshold (`policy`).

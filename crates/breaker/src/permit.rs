@@ -11,8 +11,8 @@ use super::{
 
 /// An admitted call. Call [`record`](Self::record) with a verdict when the call ends.
 ///
-/// Dropping a permit without a verdict means that the caller gave up the call. Then the call counts neither as a
-/// success nor as a failure, and it counts as slow if it had already taken the slow threshold or longer. If the call
+/// Dropping a permit without a verdict means that the caller gave up the call. Such a call counts neither as a
+/// success nor as a failure, and counts as slow if it had already taken the slow threshold or longer. If the call
 /// was a probe and was not slow, another probe may take its place. If a panic drops the permit, the call counts as a
 /// failure.
 #[derive(Debug)]

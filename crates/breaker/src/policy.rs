@@ -155,7 +155,7 @@ impl Rng {
     }
 }
 
-/// Returns how long the circuit stays open after it has opened `attempt` times in a row before: `min(open_max,
+/// Returns how long the circuit stays open if it has opened `attempt` times in a row before this time: `min(open_max,
 /// open_base · 2^attempt)`, multiplied by a number between 1 − jitter and 1 + jitter. `fraction` (0 to 1) selects this
 /// number. The result is at least 1 ms.
 pub(super) fn open_duration(config: &CircuitBreakerConfig, attempt: u32, fraction: f64) -> Duration {

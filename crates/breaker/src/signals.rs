@@ -15,7 +15,8 @@ pub(super) struct HighWater(AtomicU64);
 /// Detects that the process did not run, by the time since the last tick.
 #[derive(Debug, Default)]
 pub(super) struct PauseDetector {
-    /// Time of the last tick in nanoseconds of the clock. Zero before the first tick: then no pause is detected.
+    /// Time of the last tick in nanoseconds of the clock. Zero before the first tick. While the time is zero, no pause
+    /// is detected.
     last_tick_ns: AtomicU64,
     /// Time at which the process last resumed after a pause. If a call was admitted before this time, its latency is
     /// measured from this time.
@@ -32,7 +33,7 @@ pub(super) struct ShardCounters {
     pub(super) admitted: AtomicU64,
     pub(super) finished: AtomicU64,
     /// Finished calls that got no answer from the service. Written before `finished`. So a reader that reads `finished`
-    /// first never takes such a call for answered.
+    /// first never counts such a call as answered.
     pub(super) unanswered: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failures: AtomicU64,
@@ -118,7 +119,7 @@ impl PauseDetector {
         // `resumed_ns`.
         self.resumed_ns.fetch_max(now_ns, Ordering::AcqRel);
         // Only one thread succeeds, so each pause is counted once. The exchange also ends the pause. So if the host has
-        // stopped ticking for good, calls are judged normally from now on.
+        // stopped ticking permanently, calls are judged normally from now on.
         self.last_tick_ns
             .compare_exchange(last, now_ns, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
@@ -137,7 +138,7 @@ impl PauseDetector {
         self.count(now_ns, pause_ns)
     }
 
-    /// Counts the part of a pause that is after the last counted pause, so that no time is counted twice.
+    /// Counts the part of a pause that is after the last counted pause, so no time is counted twice.
     fn count(&self, now_ns: u64, pause_ns: u64) -> Option<u64> {
         let before = self.counted_until_ns.fetch_max(now_ns, Ordering::AcqRel);
         let new = pause_ns.min(now_ns.saturating_sub(before));

@@ -37,7 +37,7 @@ impl ThreadSlots {
         None
     }
 
-    /// Releases a number. The thread that held it must not use it afterwards.
+    /// Releases a number. The thread that held the number must not use the number afterwards.
     pub(super) fn release(&self, slot: u32) {
         self.0.fetch_and(!(1 << slot), Ordering::Release);
     }

@@ -116,7 +116,7 @@ pub struct WindowStats {
     pub samples: u64,
     /// Number of distinct commit batches. A call without a batch is a batch by itself.
     pub batches: u64,
-    /// Number of distinct commit batches with a slow or failed call.
+    /// Number of distinct commit batches with a call that was slow, failed or reached the p99 threshold.
     pub bad_batches: u64,
     /// Number of failed calls.
     pub failures: u64,

@@ -217,11 +217,11 @@ proptest! {
             prop_assert!(seen <= older_than(THRESHOLD_NS), "more calls than are in flight");
             prop_assert!(seen >= older_than(THRESHOLD_NS + SLOT_NS), "a call is missing that has been overdue for longer than a slot");
             prop_assert_eq!(ring.in_flight(generation, now_ns, now_ns).overdue, 0, "if not_before_ns is now, no call is overdue");
-            prop_assert_eq!(in_flight.calls, running.len() as u64, "calls of any age");
+            prop_assert_eq!(in_flight.calls, running.len() as u64, "calls in flight, of any age");
             let oldest_ns = running.iter().map(|(began_ns, _)| *began_ns).min();
             prop_assert_eq!(in_flight.oldest_ns.is_some(), oldest_ns.is_some());
             if let (Some(seen), Some(began)) = (in_flight.oldest_ns, oldest_ns) {
-                prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "{seen}, not {began}");
+                prop_assert!(seen <= began && (seen == 0 || began < seen + SLOT_NS), "oldest {seen}, not {began}");
             }
         }
     }

@@ -52,8 +52,8 @@ pub(super) fn shard_access(exclusive: usize) -> ShardAccess {
 
 #[cold]
 fn claim_slot() -> usize {
-    // `try_with` fails while the thread is ending. Then the thread claims no number, because nothing would release the
-    // number.
+    // `try_with` fails while the thread is ending. In this case, the thread claims no number, because nothing would
+    // release the number.
     let slot = LEASE.try_with(|lease| {
         let slot = SLOTS.claim()?;
         lease.set(Some(Lease(slot)));

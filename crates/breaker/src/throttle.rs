@@ -8,9 +8,10 @@ use super::{clock::nanos, handle::LatencyCircuitBreaker};
 impl LatencyCircuitBreaker {
     /// Reports that the process did not run for the time `pause`, and has just resumed. Use this method for pauses that
     /// are too short for ticks to detect: for example, a CPU quota stops the process repeatedly, for less than 100 ms
-    /// each time. The latency of calls in flight is measured from now, and the pause is subtracted from
-    /// the time for which calls have waited without progress. A part of the pause may already be counted; the other
-    /// part is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero has no effect.
+    /// each time. The latency of calls in flight is measured from this moment, and the pause is subtracted from
+    /// the time for which calls have waited without progress. A part of the pause may already be counted; only
+    /// the rest is added to [`self_throttled_ms`](super::LifetimeStats::self_throttled_ms). A pause of zero has no
+    /// effect.
     pub fn note_self_throttled(&self, pause: Duration) {
         if pause.is_zero() {
             return;

@@ -1,8 +1,8 @@
 //! [`Window`]: the counts of the completed calls in a sliding window. Each shard (a set of counters for one or several
 //! threads) has a ring of time slices. Recording a call changes counters of one slice of one shard. Reading the window
 //! sums up the slices that are recent enough and belong to the given generation (the time between two transitions). A
-//! *lap* is the time in which the ring uses each slice once. No counter is reset when a slice ends: instead, counts of
-//! an older lap or generation are ignored.
+//! *lap* is the time in which the ring uses each slice once. No counter is reset when a slice ends: instead, readers
+//! ignore the counts of an older lap or generation.
 //!
 //! This file imports only `super::sync`, `super::histogram` and `super::writer`, so that `tests/loom` can model-check
 //! it unchanged.
@@ -30,7 +30,7 @@ pub(super) struct Sample {
     pub(super) first_of_batch: bool,
     /// The call is the first failed call of its commit batch.
     pub(super) first_failed_of_batch: bool,
-    /// The call is the first slow or failed call of its commit batch.
+    /// The call is the first bad call of its commit batch. A call is bad if `failed`, `slow` or `over_p99` is true.
     pub(super) first_bad_of_batch: bool,
     /// Microseconds from admission to the answer.
     pub(super) total_us: u64,
@@ -54,7 +54,7 @@ pub(super) struct WindowCounts {
     pub(super) neutral: u64,
     /// Number of distinct commit batches.
     pub(super) batches: u64,
-    /// Number of distinct commit batches with a slow or failed call.
+    /// Number of distinct commit batches with a bad call, see [`Sample::first_bad_of_batch`].
     pub(super) bad_batches: u64,
 }
 
@@ -96,23 +96,23 @@ struct Shard {
     slices: Box<[CachePadded<Slice>]>,
 }
 
-/// One time slice. A fast, successful call changes only `alone` or `calls` and one cell of `total`. The comment of each
-/// field below names the field's two counts.
+/// One time slice. A fast, successful call without reported durations changes only `alone` or `calls` and one cell of
+/// `total`. The comment of each field below names the field's two counts, separated by a semicolon.
 #[derive(Debug)]
 struct Slice {
     /// Calls that are the first call of their batch and that are neither neutral nor failed nor the first bad call of
     /// the batch. Such a call counts once as a call and once as a batch. Most calls without a batch are counted here.
     /// The second count is unused.
     alone: TaggedPair,
-    /// Other calls that are not neutral; failed calls.
+    /// Calls that are neither neutral nor counted in `alone`; failed calls.
     calls: TaggedPair,
     /// Slow calls; slow calls that failed.
     slow: TaggedPair,
     /// Neutral calls; neutral calls whose latency counts.
     neutral: TaggedPair,
-    /// Calls that are not neutral and whose latency does not count; calls over the p99 threshold.
+    /// Calls that are not neutral and whose latency does not count; calls that reached the p99 threshold.
     odd: TaggedPair,
-    /// Other batches; batches with a slow or failed call.
+    /// Batches that are not counted in `alone`; batches with a bad call.
     batches: TaggedPair,
     total: LogHistogram,
     queue_wait: LogHistogram,
@@ -346,7 +346,7 @@ impl Slice {
         sums.batches += alone + batches;
         sums.bad_batches += bad_batches;
         // The words are read one after the other, so a call may already be counted in one word and not yet in another.
-        // The subtraction must not go below zero then.
+        // For this reason, the subtraction stops at zero.
         sums.samples += (calls + neutral_sampled).saturating_sub(unsampled);
     }
 

@@ -25,13 +25,13 @@ pub(super) struct ShardAccess {
 }
 
 /// Replaces the value `seen` by `next` with Release ordering: a thread that reads `next` also sees every earlier write.
-/// If the word has changed, a shared writer fails with the current value. It may also fail without a reason, like every
-/// weak compare-and-exchange.
+/// If the word has changed, a shared writer fails with the current value. A shared writer may also fail without a
+/// reason, like every weak compare-and-exchange.
 ///
 /// An exclusive writer never fails. A sweep (which resets old counts, see `TaggedPair::sweep`) by another thread may
-/// reset the word between the exclusive writer's load and its store. Then the store overwrites the reset. No count is
-/// lost: if `next` belongs to the current time slice, the reset was no longer needed; if `next` belongs to an older
-/// slice, readers ignore it.
+/// reset the word between the exclusive writer's load and its store. In this case, the store overwrites the reset. No
+/// count is lost: if `next` belongs to the current time slice, the reset was no longer needed; if `next` belongs to an
+/// older slice, readers ignore `next`.
 #[inline]
 pub(super) fn publish(cell: &AtomicU64, seen: u64, next: u64, writer: Writer) -> Result<(), u64> {
     match writer {

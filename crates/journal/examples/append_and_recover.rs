@@ -1,5 +1,5 @@
-//! Appends blocks, stops without closing the journal, recovers the journal and reads the blocks again. Then changes one
-//! byte on disk and shows the error that the next recovery reports.
+//! Appends blocks, stops without closing the journal, recovers the journal and reads the blocks again. After that,
+//! changes one byte on disk and shows the error that the next recovery reports.
 //!
 //! Run with `cargo run -p tally-journal --example append_and_recover`.
 

@@ -1,7 +1,7 @@
 //! The format of a block: a header of fixed length and a body whose content this crate does not interpret.
 //!
 //! CRC-32C checksums detect changes of the header and of the body. Each block also contains the BLAKE3 hash of the
-//! block before it, so that a scan detects a block that was replaced, removed or moved.
+//! block before it, so a scan detects a block that was replaced, removed or moved.
 //!
 //! The header, little endian:
 //!
@@ -76,7 +76,7 @@ pub struct BlockMeta {
     pub record_count: u32,
 }
 
-/// A buffer in which a caller builds a block. It holds space for the header and then the body, so that one write stores
+/// A buffer in which a caller builds a block. It holds space for the header and then the body, so one write stores
 /// both.
 ///
 /// After an append, clear the buffer and fill it again. A cleared buffer keeps its memory.
@@ -299,7 +299,7 @@ impl BlockBuffer {
         self.bytes.split_at(HEADER_BYTES).1
     }
 
-    /// Returns the body, so that the caller can change bytes of it.
+    /// Returns the body. The caller may change its bytes.
     #[inline]
     #[must_use]
     pub fn body_mut(&mut self) -> &mut [u8] {
@@ -327,7 +327,7 @@ impl BlockBuffer {
     }
 
     /// Calls `append` with the vector of the block, for encoders that write into a vector. `append` may only append to
-    /// it.
+    /// the vector.
     ///
     /// # Panics
     /// If `append` makes the vector shorter.
@@ -368,8 +368,8 @@ impl BlockBuffer {
     /// Writes the header in front of the body and returns the hash of the block.
     ///
     /// # Panics
-    /// If the header states another length than the body in this buffer has, or if the encoded header does not decode
-    /// to `header`. A reader would find such a block damaged.
+    /// If the length in the header is not the length of the body in this buffer, or if the encoded header does not
+    /// decode to `header`. A reader would find such a block damaged.
     pub(super) fn seal(&mut self, header: &BlockHeader) -> BlockHash {
         assert_eq!(
             self.body_bytes(),

@@ -41,7 +41,7 @@ impl ChainPoint {
     /// that block.
     ///
     /// # Panics
-    /// If the block does not belong at this point: all later blocks would be stored at wrong positions.
+    /// If the block does not belong at this point, because all later blocks would be stored at wrong positions.
     pub(super) fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
         assert_eq!(
             (header.position, header.block_sequence, header.previous_hash),
@@ -79,8 +79,8 @@ impl ChainPoint {
     #[inline]
     #[must_use]
     pub const fn last_block_sequence(&self) -> u64 {
-        // A point that was read from a damaged file can have the sequence 0. This method must not panic for it: the
-        // later check of the point returns an error.
+        // A point that was read from a damaged file can have the sequence 0. This method must not panic for such a
+        // point, because the later check of the point returns an error.
         self.block_sequence.saturating_sub(1)
     }
 
@@ -96,7 +96,7 @@ impl ChainPoint {
     }
 
     /// Decodes the bytes that [`ChainPoint::to_bytes`] returned. Does not check the point:
-    /// [`crate::Journal::check_point`] checks whether the journal contains it.
+    /// [`crate::Journal::check_point`] checks whether the journal contains the point.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; CHAIN_POINT_BYTES]) -> Self {
         ChainPoint {

@@ -68,7 +68,7 @@ struct ChunkEntry {
     checksum: u32,
 }
 
-/// Longest chunk, in bytes. A reader holds one chunk in memory.
+/// Maximum length of a chunk, in bytes. A reader holds one chunk in memory.
 pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
 /// Maximum number of chunks of a file. The table of a file with this many chunks has 8 MiB.
 pub const CHUNKS_MAX: u32 = 1 << 20;
@@ -181,7 +181,7 @@ impl ChunkedFiles {
     /// Opens the file `number` and checks all its bytes.
     ///
     /// # Errors
-    /// As [`ChunkedFiles::open_number`] and [`ChunkedFileReader::verify`].
+    /// Those of [`ChunkedFiles::open_number`] and [`ChunkedFileReader::verify`].
     pub fn open_checked(&self, number: u64) -> Result<ChunkedFileReader, JournalError> {
         let reader = self.open_number(number)?;
         reader.verify()?;
@@ -206,7 +206,7 @@ impl ChunkedFiles {
                 Ok(value) => return Ok(Some(value)),
                 Err(error @ (JournalError::ChunkedFile { .. } | JournalError::Disk(_))) => {
                     let file = self.path(number);
-                    tracing::warn!(file = %file.display(), %error, "cannot use this file; trying an older one");
+                    tracing::warn!(file = %file.display(), %error, "cannot use this file; trying an older file");
                 }
                 Err(error) => return Err(error),
             }
@@ -230,7 +230,7 @@ impl ChunkedFiles {
         Ok(surplus)
     }
 
-    /// Removes the file `number`. The caller uses this to replace a damaged file.
+    /// Removes the file `number`. The caller uses this method to replace a damaged file.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails, or the directory is open for reading only.
@@ -290,12 +290,12 @@ impl ChunkedFileWriter {
     /// Completes the file, makes it durable, and gives it its name. Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk is full or fails. Then either no file has the final name, or the complete
-    /// file has it.
+    /// [`JournalError::Disk`] if the disk is full or fails. In that case, either no file has the final name, or the
+    /// complete file has the final name.
     ///
     /// # Panics
-    /// If the file is not as long as the header and all chunks together: a reader would compute wrong offsets of
-    /// chunks.
+    /// If the file is not as long as the header and all chunks together, because a reader would compute wrong offsets
+    /// of chunks.
     pub fn finish(mut self) -> Result<u64, JournalError> {
         let chunk_bytes_total: u64 = self.table.iter().map(|entry| u64::from(entry.length)).sum();
         assert_eq!(
@@ -441,7 +441,7 @@ impl ChunkedFileReader {
     /// `false`, and clears `into`, if all chunks have been read.
     ///
     /// # Errors
-    /// As [`ChunkedFileReader::read_chunk`].
+    /// Those of [`ChunkedFileReader::read_chunk`].
     pub fn next_chunk(&mut self, into: &mut Vec<u8>) -> Result<bool, JournalError> {
         if self.next >= self.chunks() {
             into.clear();
@@ -455,7 +455,7 @@ impl ChunkedFileReader {
     /// Reads the whole file and checks every chunk and the hash over the file.
     ///
     /// # Errors
-    /// As [`ChunkedFileReader::read_chunk`].
+    /// Those of [`ChunkedFileReader::read_chunk`].
     pub fn verify(&self) -> Result<(), JournalError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.header);

@@ -18,7 +18,7 @@
 //!
 //! The marker is written under a temporary name and renamed after its bytes are durable. The next process removes the
 //! marker durably before its first append. So a marker always names the end of an undamaged
-//! journal, unless the directory contains files of different copies.
+//! journal, unless somebody mixed the files of different copies of the data directory.
 
 use std::path::Path;
 
@@ -68,7 +68,7 @@ impl CleanStop {
     /// [`CleanStop::Unreadable`] and logs a warning, because the blocks can be read without the marker.
     ///
     /// # Errors
-    /// If no file descriptor is left. Then it is unknown whether the marker exists, and a retry can succeed.
+    /// If no file descriptor is left, because it is then unknown whether the marker exists. A retry can succeed.
     pub(super) fn read(disk: &dyn Disk, journal: &Path, data_id: DataId) -> Result<Self, JournalError> {
         let path = journal.join(MARKER_FILE);
         let mut bytes = [0; MARKER_BYTES];

@@ -13,7 +13,7 @@ use crate::{
 pub struct CommitTrial {
     /// Maximum number of commits. At least one commit is measured.
     pub commits_max: usize,
-    /// Maximum duration of the measurement. No commit begins later than this after the start; the last commit may end
+    /// Maximum duration of the measurement. No commit begins after this time has passed; the last commit may end
     /// later.
     pub time_max: Duration,
 }
@@ -27,14 +27,14 @@ pub struct CommitTimes(Vec<Duration>);
 const TRIAL_FILE: &str = "commit-trial.tmp";
 /// Length of one write, in bytes: as long as a block with few records.
 const TRIAL_BLOCK_BYTES: usize = 4096;
-/// Length of the file, in writes of [`TRIAL_BLOCK_BYTES`]. Before the measurement, the file is filled with zeros, as a
-/// segment is before its use.
+/// Length of the file, in writes of [`TRIAL_BLOCK_BYTES`]. Before the measurement, the file is filled with zeros, like
+/// a segment before its use.
 const TRIAL_BLOCKS: usize = 16;
 
 /// Measures commits in the directory `dir`. A commit is one write of 4 KiB into a file full of zeros, and one sync.
 ///
 /// # Errors
-/// If the disk fails. Then the temporary file may remain.
+/// If the disk fails. In that case, the temporary file may remain.
 pub fn time_commits(disk: &dyn Disk, dir: &Path, trial: CommitTrial) -> Result<CommitTimes, DiskError> {
     let path = dir.join(TRIAL_FILE);
     remove_if_present(disk, &path)?;

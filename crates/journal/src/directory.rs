@@ -35,18 +35,19 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 3 differs from version 2 in one way: the record of a rejected transaction contains the amount that was available.
+/// Version 3 differs from version 2 in one way: the record of a rejected transaction contains the amount that was
+/// available.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 3;
 
 const FORMAT_FILE: &str = "FORMAT";
 const JOURNAL_DIR: &str = "journal";
-/// Suffix of the name of an unfinished file. A start removes such files.
+/// Suffix of the name of an unfinished file. The next start removes such files.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
-/// First line of `FORMAT`. The file is text, so that an operator can read it in a damaged directory.
+/// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// The file system makes this directory at the root of a new volume.
+/// The file system makes this directory at the root of a new volume, so it does not count as a foreign file.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Maximum number of foreign files that an error names.
+/// Maximum number of foreign files (files that do not belong to a data directory) that an error lists.
 const FOREIGN_FILES_SHOWN_MAX: usize = 3;
 /// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
@@ -54,9 +55,9 @@ const FORMAT_BYTES_MAX: usize = 4096;
 // ===== impl DataDirectory =====
 
 impl DataDirectory {
-    /// Locks the directory at `path`. If the directory does not exist or is empty, makes a data directory with the sizes in
-    /// `config`. An existing data directory keeps the sizes with which it was made. Any other directory with files is an
-    /// error.
+    /// Locks the directory at `path`. If the directory does not exist or is empty, makes a data directory with the
+    /// sizes in `config`. An existing data directory keeps the sizes with which it was made. Any other directory with
+    /// files is an error.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         path: &Path,

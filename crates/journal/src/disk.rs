@@ -2,7 +2,7 @@
 //! system.
 //!
 //! All file operations use [`Disk`], so that a test can use a simulated disk instead. The simulated disk tears, loses
-//! and reorders unsynced writes, becomes full and fails syncs; its random decisions come from a seed, so that a test is
+//! and reorders unsynced writes, becomes full and fails syncs; its random decisions come from a seed, so a test is
 //! repeatable. The trait guarantees only what POSIX guarantees: bytes are durable after [`DiskFile::sync_data`], and a
 //! file's name is durable after [`Disk::sync_dir`] of its directory.
 
@@ -60,7 +60,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// If the sync fails. Then it is unknown which names are durable.
+    /// If the sync fails. After a failed sync, it is unknown which names are durable.
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 
     /// Locks the directory `dir` until the returned lock is dropped or the process ends. Returns `None` if another
@@ -71,8 +71,8 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
-    /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait so that a simulated
-    /// disk can return the same bytes for the same seed. The real disk reads the bytes from a file of the operating
+    /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait, because a simulated
+    /// disk must return the same bytes for the same seed. The real disk reads the bytes from a file of the operating
     /// system.
     ///
     /// # Errors
@@ -100,14 +100,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Makes the contents durable (`fdatasync`).
     ///
     /// # Errors
-    /// If the sync fails. Then it is unknown which writes are durable. The caller must never retry: a second sync may
-    /// succeed although the operating system has discarded the written bytes.
+    /// If the sync fails. After a failed sync, it is unknown which writes are durable. The caller must never retry,
+    /// because a second sync may succeed although the operating system has discarded the written bytes.
     fn sync_data(&self) -> Result<(), DiskError>;
 
     /// Makes the contents and the metadata durable (`fsync`).
     ///
     /// # Errors
-    /// As [`DiskFile::sync_data`].
+    /// Those of [`DiskFile::sync_data`].
     fn sync_all(&self) -> Result<(), DiskError>;
 
     /// Returns the length of the file, in bytes.

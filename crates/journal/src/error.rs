@@ -51,7 +51,7 @@ pub enum JournalError {
         /// The directory.
         path: PathBuf,
     },
-    /// A new data directory can't be made here, because the directory has files of somebody else.
+    /// A new data directory can't be made here, because the directory has files that do not belong to a data directory.
     #[error(
         "{} is not a Tally data directory (no FORMAT), and it is not empty: it has {files}. Name an empty directory or one \
          that does not exist yet",
@@ -80,7 +80,7 @@ pub enum JournalError {
     #[error(transparent)]
     Corrupt(#[from] Corruption),
     /// The journal accepts no more blocks, because an earlier append failed or the journal was finished. After a failed
-    /// append it is unknown which blocks are durable. Recovery at the next start determines which blocks are.
+    /// append it is unknown which blocks are durable. Recovery at the next start determines which blocks are durable.
     #[error(
         "the journal accepts no more blocks, because a write or sync failed or the journal was closed; restart the process to \
          recover"
@@ -275,8 +275,8 @@ pub enum BlockDefect {
 // ===== impl JournalError =====
 
 impl JournalError {
-    /// Returns whether the operation failed because the process or the system has no file descriptor left. Then no data
-    /// is damaged, and a retry of the operation can succeed.
+    /// Returns whether the operation failed because the process or the system has no file descriptor left. In that
+    /// case, no data is damaged, and a retry of the operation can succeed.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, JournalError::Disk(error) if error.is_out_of_descriptors())
@@ -329,7 +329,7 @@ impl fmt::Display for CorruptionKind {
             }
             CorruptionKind::SegmentMissing { later } => write!(
                 f,
-                "the segment file is missing, but segment {later}, which was made after it, exists"
+                "the segment file is missing, but the later segment {later} exists"
             ),
             CorruptionKind::SegmentLength { found, expected } => write!(
                 f,

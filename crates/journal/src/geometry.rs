@@ -16,7 +16,7 @@ use crate::{
 pub struct JournalConfig {
     /// Length of a segment file, in bytes: a multiple of 4 KiB, at most 1 GiB.
     pub segment_bytes: u32,
-    /// Longest body of a block, in bytes: from 256 to a quarter of `segment_bytes`.
+    /// Maximum length of a block's body, in bytes: from 256 to a quarter of `segment_bytes`.
     pub block_bytes_max: u32,
 }
 
@@ -46,7 +46,7 @@ pub const BLOCK_BYTES_MAX_DEFAULT: u32 = 4 << 20;
 /// Largest [`JournalConfig::segment_bytes`]. The bound limits the duration of recovery, which may have to search all
 /// bytes of a segment.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
-/// [`JournalConfig::segment_bytes`] is a multiple of this: the page size of most systems.
+/// [`JournalConfig::segment_bytes`] is a multiple of this number of bytes, the page size of most systems.
 pub const SEGMENT_GRANULE_BYTES: u32 = 4096;
 /// Smallest [`JournalConfig::block_bytes_max`].
 pub const BLOCK_BYTES_MAX_LOWEST: u32 = 256;
@@ -200,7 +200,7 @@ impl BlockPlacement {
     /// Places a block with a body of `body_bytes` and returns its position.
     ///
     /// # Panics
-    /// As [`Geometry::position_after`].
+    /// See [`Geometry::position_after`].
     pub fn advance(&mut self, body_bytes: u32) -> Position {
         let placed = self.next;
         self.next = self.geometry.position_after(placed, body_bytes);

@@ -46,14 +46,14 @@ pub struct OpenJournal {
 // ===== impl Journal =====
 
 impl Journal {
-    /// Locks the data directory at `path` and opens its journal. If the directory does not exist or is empty, makes both with
-    /// the sizes in `config`. Removes files that an earlier process did not finish.
+    /// Locks the data directory at `path` and opens its journal. If the directory does not exist or is empty, makes the
+    /// directory and the journal with the sizes in `config`. Removes files that an earlier process did not finish.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of bounds,
-    /// [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
-    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version,
-    /// [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of
+    /// bounds, [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
+    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another
+    /// version, [`JournalError::Disk`] if the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
@@ -64,8 +64,8 @@ impl Journal {
     /// reading, but not for writing. The result cannot change a file; [`Journal::resume`] fails.
     ///
     /// # Errors
-    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if it is
-    /// not a data directory, or as [`Journal::open`].
+    /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if
+    /// the directory is not a data directory. Also the other errors of [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
@@ -145,11 +145,11 @@ impl Journal {
         self.scanner()?.scan(from, durable_through, visitor)
     }
 
-    /// Opens the journal for appends at the end that [`Journal::scan`] found. Before that, removes the remains of an
-    /// incomplete write after the end and makes the last block durable again.
+    /// Removes the remains of an incomplete write after the end that [`Journal::scan`] found, makes the last block
+    /// durable again, and opens the journal for appends at this end.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk fails. Then the caller can open the journal and try again.
+    /// [`JournalError::Disk`] if the disk fails. The caller can open the journal again and retry.
     pub fn resume(self, tail: Tail) -> Result<OpenJournal, JournalError> {
         let Journal { directory, reader } = self;
         let geometry = directory.geometry();

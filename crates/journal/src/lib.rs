@@ -4,11 +4,11 @@
 //! This crate is the storage layer of a database or a message log that must not lose an acknowledged write. The caller
 //! encodes records into the body of a block; the crate never interprets them. It provides:
 //!
-//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, it
-//!   accepts no more blocks, because what is durable is unknown.
+//! - [`JournalWriter::append`]: one write and one sync (`fdatasync`) per block. After a failed write or sync, the
+//!   writer accepts no more blocks, because it is unknown which blocks are durable.
 //! - [`Journal::scan`]: reads all blocks when the process starts, and finds the end of the journal. The remains of an
-//!   interrupted write are normal after a crash. Everything else that breaks the chain is damage: an error that states
-//!   its position.
+//!   interrupted write are normal after a crash. Everything else that breaks the chain is damage, which the scan
+//!   reports as an error with the position of the damage.
 //! - [`JournalReader`]: reads blocks and records at their positions, from any thread. The position of a record is known
 //!   before its block is written ([`BlockPlacement`]).
 //! - [`Scrub`]: checks every block again while the journal is in use, one block per call.

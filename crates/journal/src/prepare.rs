@@ -1,5 +1,5 @@
-//! Prepares a segment before the writer needs it, by filling the file with zeros. Then an append does not change the
-//! metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
+//! Prepares a segment before the writer needs it, by filling the file with zeros. So a later append does not change
+//! the metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,17 +40,17 @@ pub(super) struct SegmentPool {
 struct PoolState {
     /// The number of the segment to which the writer appends.
     active: u32,
-    /// Whether the segment after the active one exists and is full of zeros.
+    /// Whether the segment after the active segment exists and is full of zeros.
     spare_ready: bool,
-    /// Whether a sync of the directory failed. Then it is unknown which names are durable, and no more segments are
-    /// made.
+    /// Whether a sync of the directory failed. After such a failure, it is unknown which names are durable, so no more
+    /// segments are made.
     failed: bool,
 }
 
 /// Length of one write of zeros, in bytes.
 const ZERO_STEP_BYTES: usize = 1 << 20;
-/// Number of writes of zeros between two syncs. A single sync of the whole segment would delay a concurrent sync of a
-/// block for its whole duration.
+/// Number of writes of zeros between two syncs. A single sync of the whole segment takes long, and would delay a
+/// concurrent sync of a block for this time.
 const ZERO_STEPS_PER_SYNC: u32 = 4;
 
 // ===== impl SegmentPreparer =====
@@ -60,14 +60,14 @@ impl SegmentPreparer {
         SegmentPreparer { pool }
     }
 
-    /// Returns whether the segment after the active one is not ready yet.
+    /// Returns whether the segment after the active segment is not ready yet.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         let state = self.pool.state.lock();
         !state.spare_ready && !state.failed
     }
 
-    /// Makes the segment after the active one, unless that segment is ready. Returns whether this call made a segment.
+    /// Makes the segment after the active segment, unless it is ready. Returns whether this call made a segment.
     ///
     /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call
     /// removes its unfinished file.
@@ -153,7 +153,7 @@ impl SegmentPool {
     /// segment. Makes the segment if the preparer has not made it.
     ///
     /// # Panics
-    /// If `number` is not the one after the active segment: a segment would be missing between the two.
+    /// If `number` is not the one after the active segment, because a segment would be missing between the two.
     pub(super) fn activate(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         let mut state = self.state.lock();
         if state.failed {
@@ -181,7 +181,7 @@ impl SegmentPool {
 
     /// Makes a sparse segment: a file of the full length for which the file system has not allocated space. The writer
     /// would lose more time by filling the file with zeros now than by the slower syncs later. The file is renamed
-    /// last, so that a file with the name of a segment is too short only if it is damaged.
+    /// last, so a file with the name of a segment is too short only if it is damaged.
     fn create_sparse(&self, number: u32) -> Result<Arc<dyn DiskFile>, JournalError> {
         // The preparer may be writing the same segment under another temporary name.
         let unfinished = self

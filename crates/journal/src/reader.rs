@@ -94,7 +94,7 @@ impl JournalReader {
     /// Reads and checks the header of the block at `position`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if no valid header is at `position`, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if no valid header is at `position`. Also the errors of [`JournalReader::read_at`].
     pub fn read_header(&self, position: Position) -> Result<BlockHeader, JournalError> {
         Ok(self.read_raw_header(position)?.0)
     }
@@ -115,7 +115,7 @@ impl JournalReader {
     /// Does not check whether the block contains the hash of the block before it.
     ///
     /// # Errors
-    /// As [`JournalReader::read_header`].
+    /// Those of [`JournalReader::read_header`].
     pub fn read_block(&self, position: Position, body: &mut Vec<u8>) -> Result<BlockHeader, JournalError> {
         let header = self.read_header(position)?;
         self.read_body(&header, body)?;
@@ -147,7 +147,7 @@ impl JournalReader {
     /// states.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if the block fails a check, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if the block fails a check. Also the errors of [`JournalReader::read_at`].
     pub fn read_next(
         &self,
         point: &ChainPoint,
@@ -161,8 +161,8 @@ impl JournalReader {
     }
 
     /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the
-    /// sequence, the hash and the position that `point` states. The start of the journal has no block before it, and is
-    /// compared directly.
+    /// sequence, the hash and the position that `point` states. No block is before the start of the journal. So a
+    /// `point` whose block sequence is at most 1 must equal the start in all fields.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -183,12 +183,13 @@ impl JournalReader {
         }
     }
 
-    /// Returns the chain point at the start of `segment`. Takes its sequence and hash from the header of the first
-    /// block of the segment. If the journal ends at the start of the segment, the segment has no block, and this method
-    /// returns `end`.
+    /// Returns the chain point at the start of `segment`. Takes the point's sequence and hash from the header of the
+    /// first block of the segment. If the journal ends at the start of the segment, the segment has no block, and this
+    /// method returns `end`.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] if the segment has no valid first header, or as [`JournalReader::read_at`].
+    /// [`JournalError::Corrupt`] if the segment has no valid first header. Also the errors of
+    /// [`JournalReader::read_at`].
     pub fn segment_start(&self, segment: u32, end: &ChainPoint) -> Result<ChainPoint, JournalError> {
         let position = Position::new(segment, 0);
         if end.position == position {
@@ -210,8 +211,8 @@ impl JournalReader {
     /// Returns the position of the block after the block with this `header`.
     ///
     /// # Panics
-    /// As [`Geometry::position_after`]. Never panics for a header that a reader returned, because the reader has
-    /// checked it.
+    /// See [`Geometry::position_after`]. Never panics for a header that a reader returned, because the reader has
+    /// checked the header.
     #[must_use]
     pub fn position_after(&self, header: &BlockHeader) -> Position {
         self.shared
@@ -294,7 +295,7 @@ impl OpenSegments {
     }
 
     /// Stores an open file. If two threads opened the same segment at the same time, the file that is stored later
-    /// replaces the other.
+    /// replaces the file that is stored first.
     fn insert(&mut self, number: u32, file: Arc<dyn DiskFile>) {
         self.recent_last.retain(|(open, _)| *open != number);
         if self.recent_last.len() >= OPEN_SEGMENTS_MAX {

@@ -65,7 +65,7 @@ pub struct TornTail {
 /// Why a scan stopped before the end of the journal.
 #[derive(Debug, Error)]
 pub enum ScanError<E> {
-    /// The journal is damaged, or an operation on it failed.
+    /// The journal is damaged, or an operation on the journal failed.
     #[error(transparent)]
     Store(#[from] JournalError),
     /// The visitor returned an error for a block.
@@ -113,8 +113,8 @@ const SURVEY_STEP_BYTES: u32 = 1 << 20;
 // ===== impl Tail =====
 
 impl Tail {
-    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this to decide
-    /// whether to remove or to write the marker.
+    /// Returns whether the marker of a clean stop exists, and whether it names the end. The writer needs this state to
+    /// decide whether to remove or to write the marker.
     pub(super) fn marker(&self) -> MarkerState {
         match (self.clean, self.marked) {
             (true, _) => MarkerState::Here,
@@ -361,8 +361,8 @@ impl<'a> ChainScanner<'a> {
         Ok(())
     }
 
-    /// Returns the damage of each segment after `segment` whose file does not have the length with which it was made, at most
-    /// `count_max` of them. `block_sequence` is the sequence after the last block of the journal.
+    /// Returns the damage of each segment after `segment` whose file does not have the length with which it was made,
+    /// at most `count_max` of them. `block_sequence` is the sequence after the last block of the journal.
     pub(super) fn wrong_lengths_after(
         &self,
         segment: u32,
@@ -388,8 +388,8 @@ impl<'a> ChainScanner<'a> {
         Ok((found != expected).then(|| Corruption::new(&self.journal, position, block_sequence, kind)))
     }
 
-    /// Returns the position of the first header, from `start` on, of a block later than `block_sequence`; `None` if there is
-    /// none.
+    /// Returns the position of the first header, from `start` on, of a block later than `block_sequence`; `None` if no
+    /// such header exists.
     pub(super) fn later_block(
         &self,
         start: Position,
@@ -408,8 +408,8 @@ impl<'a> ChainScanner<'a> {
         Ok(None)
     }
 
-    /// Searches for bytes that are not zero, and for the header of a block later than `expected_sequence`, from `start` to
-    /// the end of its segment.
+    /// Searches for bytes that are not zero, and for the header of a block later than `expected_sequence`, from `start`
+    /// to the end of its segment.
     fn survey(&self, start: Position, expected_sequence: u64) -> Result<Survey, JournalError> {
         let segment = start.segment();
         let mut window = SegmentWindow::new(self.disk, &self.journal, SURVEY_STEP_BYTES);

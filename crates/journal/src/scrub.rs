@@ -13,8 +13,8 @@ pub struct Scrub {
     reader: JournalReader,
     /// The point at which the next step reads a block.
     next: ChainPoint,
-    /// Whether the block before `next` was damaged, so that its hash is unknown. Then the pass accepts the previous
-    /// hash and the sequence that the header of the next block states.
+    /// Whether the hash of the block before `next` is unknown, because that block was damaged or replaced. If so, the
+    /// pass accepts the previous hash and the sequence that the header of the next block states.
     unlinked: bool,
     body: Vec<u8>,
 }
@@ -34,8 +34,8 @@ pub enum ScrubStep {
         /// What is damaged.
         error: JournalError,
     },
-    /// The process or the system has no file descriptor left, so the segment could not be opened. This does not
-    /// indicate damage. The next step reads the same block again.
+    /// The process or the system has no file descriptor left, so the segment could not be opened. The failed
+    /// open does not indicate damage. The next step reads the same block again.
     Postponed {
         /// The error of the system.
         error: JournalError,

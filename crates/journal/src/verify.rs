@@ -29,7 +29,7 @@ pub struct JournalReport {
     /// The remains of an incomplete write after a crash. They are not an error: the next start removes them. Damage to
     /// the last block cannot be distinguished from such remains.
     pub torn: Option<TornTail>,
-    /// Whether the journal was stopped cleanly at `end`. Then no durable block is missing at the end.
+    /// Whether the journal was stopped cleanly at `end`. If so, no durable block is missing at the end.
     pub clean: bool,
     /// Whether the marker of a clean stop (`journal/CLEAN`) exists. If the marker exists and `clean` is false, the
     /// marker is damaged, or names another point than the end of the journal.
@@ -38,8 +38,8 @@ pub struct JournalReport {
     pub corruption: Option<Corruption>,
     /// The other damages, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
     pub further_damages: Vec<Corruption>,
-    /// The runs of whole blocks, in the order of the journal: one run if the journal has no damage. Damage separates two
-    /// runs. At most 1 + [`FURTHER_DAMAGES_MAX`].
+    /// The runs of whole blocks, in the order of the journal: one run if the journal has no damage. Damage separates
+    /// two runs. At most 1 + [`FURTHER_DAMAGES_MAX`].
     pub runs: Vec<BlockRun>,
     /// Whether the check stopped at the last damage in this report, although blocks may follow.
     pub stopped: bool,
@@ -54,7 +54,7 @@ pub struct BlockRun {
     pub last: BlockHeader,
 }
 
-/// Maximum number of [`JournalReport::further_damages`]. The check then stops.
+/// Maximum number of [`JournalReport::further_damages`]. When the report has this number, the check stops.
 pub const FURTHER_DAMAGES_MAX: usize = 64;
 
 // ===== impl JournalReport =====
@@ -74,7 +74,8 @@ impl JournalReport {
         }
     }
 
-    /// Notes the segments of a wrong length after the one in `corruption`, which was noted. A scan reports the first only.
+    /// Adds the segments of a wrong length after the segment of `corruption`, which is already in the report. A scan
+    /// reports only the first such segment.
     fn note_further_lengths(
         &mut self,
         scanner: &ChainScanner<'_>,

@@ -107,7 +107,7 @@ impl<'a> SegmentWindow<'a> {
     /// Returns the body of a block in the open segment.
     ///
     /// # Panics
-    /// As [`SegmentWindow::block`].
+    /// See [`SegmentWindow::block`].
     pub(super) fn body(&mut self, header: &BlockHeader) -> Result<&[u8], JournalError> {
         Ok(self.block(header)?.split_at(HEADER_BYTES).1)
     }

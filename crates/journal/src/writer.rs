@@ -43,7 +43,8 @@ pub struct AppendReceipt {
     pub write_duration: Duration,
     /// Duration of the sync.
     pub sync_duration: Duration,
-    /// Whether the block is the first of a segment. Then the [`crate::SegmentPreparer`] must prepare the next segment.
+    /// Whether the block is the first of a segment. If so, the [`crate::SegmentPreparer`] must prepare the next
+    /// segment.
     pub segment_started: bool,
 }
 
@@ -81,8 +82,8 @@ impl JournalWriter {
     /// although the operating system has discarded the block.
     ///
     /// # Panics
-    /// If the position in `meta` is not [`JournalWriter::end`]: readers would not find the records at their positions.
-    /// A panic also poisons the writer.
+    /// If the position in `meta` is not [`JournalWriter::end`], because readers would not find the records at their
+    /// positions. A panic also poisons the writer.
     pub fn append(
         &mut self,
         meta: &BlockMeta,
@@ -91,8 +92,8 @@ impl JournalWriter {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }
-        // Set before the work and reset only after success, so that the writer stays poisoned after an error or a
-        // panic.
+        // The field is set before the work and reset only after success, so the writer stays poisoned after an error
+        // or a panic.
         self.poisoned = true;
         let header = self.header(meta, block)?;
         self.check_follows_end(&header);
@@ -141,8 +142,8 @@ impl JournalWriter {
     ///
     /// # Errors
     /// [`JournalError::Poisoned`] if an append failed, because it is then unknown which blocks are durable, or if
-    /// `finish` was called before. [`JournalError::Disk`] if the disk fails. Then the marker either does not exist or
-    /// is correct.
+    /// `finish` was called before. [`JournalError::Disk`] if the disk fails. In that case, the marker either does
+    /// not exist or is correct.
     pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);

@@ -15,7 +15,7 @@ pub const METADATA_BYTES_MAX: usize = 1024;
 /// Maximum length of a metadata key, in bytes.
 pub const METADATA_KEY_BYTES_MAX: usize = 64;
 
-/// Free text that a client attaches to an account or a transaction. The keys are sorted, so that equal
+/// Free text that a client attaches to an account or a transaction. The keys are sorted, so equal
 /// metadata has equal bytes.
 pub type Metadata = BTreeMap<String, String>;
 
@@ -23,7 +23,7 @@ pub type Metadata = BTreeMap<String, String>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountIndex(pub u32);
 
-/// The number of an asset. Assets are numbered from 0, in the order in which accounts first named them.
+/// The number of an asset. Assets are numbered from 0, in the order in which accounts first used them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssetIndex(pub u32);
 
@@ -69,7 +69,7 @@ pub struct Balances {
 /// An account as a client creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAccount {
-    /// The client's id.
+    /// The account's id, which the client chooses.
     pub id: String,
     /// The asset's name.
     pub asset: String,
@@ -230,8 +230,8 @@ impl Account {
         Ok(())
     }
 
-    /// The most that one side still accepts under the balance rule, with the overdraft limit. The account's status does not
-    /// matter. `None` if the rule does not bound this side.
+    /// The maximum amount that one side still accepts under the balance rule, with the overdraft limit. Ignores the
+    /// account's status. `None` if the rule does not bound this side.
     #[must_use]
     pub fn available(&self, side: Side) -> Option<Amount> {
         let balances = &self.balances;
@@ -251,7 +251,8 @@ impl Account {
             }
         };
         let units = Amount::minor_units;
-        // The columns of one side never exceed 2^128 - 1 together. The bound may, and then no total exceeds it.
+        // The total of one side, posted plus pending, never exceeds 2^128 - 1. A larger bound therefore has the same
+        // effect as a bound of 2^128 - 1.
         let bound = units(other).saturating_add(units(self.overdraft_limit));
         Some(Amount::new(
             bound.saturating_sub(units(posted)).saturating_sub(units(pending)),
@@ -267,8 +268,8 @@ impl Account {
         self.status.rejection_reason().map_or(Ok(()), Err)
     }
 
-    /// Whether the `total` of one side exceeds the `other` side plus the overdraft limit. If that bound exceeds 2^128 -
-    /// 1, no total exceeds it.
+    /// Whether the `total` of one side exceeds the bound: the `other` side plus the overdraft limit. If the bound
+    /// exceeds 2^128 - 1, no total exceeds the bound.
     #[inline]
     fn exceeds(&self, total: Amount, other: Amount) -> bool {
         other

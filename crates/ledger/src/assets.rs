@@ -5,16 +5,16 @@ use super::{
     tag_index::{TagIndex, tag},
 };
 
-/// Maximum number of assets of a ledger. The names of all assets and the index of the names take at most 64
-/// MiB.
+/// Maximum number of assets of a ledger. The names of all assets and the index of the names take at most 64 MiB of
+/// memory.
 pub const ASSETS_MAX: usize = 1 << 20;
 
-/// All assets. Assets are numbered from 0, in the order in which accounts first named them.
+/// All assets. Assets are numbered from 0, in the order in which accounts first used them.
 #[derive(Debug)]
 pub(super) struct AssetTable {
     names: Vec<Box<str>>,
     by_name: TagIndex,
-    /// Seed of the hash of names. It is secret, so that no client can choose names that collide.
+    /// Seed of the hash of asset names. The seed is secret, so no client can choose names that collide.
     seed: u64,
     name_bytes: usize,
     /// Number of names that lookups have compared so far.
@@ -23,7 +23,7 @@ pub(super) struct AssetTable {
 }
 
 impl AssetTable {
-    /// Creates an empty table. `seed` is the seed of the hash of names.
+    /// Creates an empty table. `seed` is the seed of the hash of asset names.
     pub(super) fn new(seed: u64) -> Self {
         AssetTable {
             names: Vec::new(),
@@ -120,6 +120,7 @@ mod tests {
         let assets = 50_000;
         let mut table = with_assets(assets);
         // The index stores 46 bits of each hash. A lookup compares a name only with names that have the same 46 bits.
+        // So a new name is compared with almost no other name.
         assert!(table.comparisons() < 10, "{} comparisons", table.comparisons());
         let before = table.comparisons();
         for number in (0..assets).rev() {

@@ -1,7 +1,7 @@
 //! The byte encoding of the ledger: LEB128 varints and length-prefixed text, decoded without copying.
 //!
-//! Requests and records use the same encoding. It is canonical: equal content always has equal bytes. So a comparison of
-//! bytes decides whether a repeated transaction id has the same content as before.
+//! Requests and records use the same encoding. The encoding is canonical: equal content always has equal bytes. So a
+//! comparison of bytes decides whether a repeated transaction id has the same content as before.
 
 use thiserror::Error;
 
@@ -106,7 +106,8 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Malformed`] if the number is cut short, too long, or not in its shortest form.
     pub fn varint_u128(&mut self) -> Result<u128, Malformed> {
-        // Amounts of up to two million minor units are decoded without 128-bit arithmetic.
+        // Numbers of one to three bytes (amounts of up to two million minor units) are decoded without 128-bit
+        // arithmetic, which is slower.
         match self.rest {
             [byte @ 0..=0x7f, rest @ ..] => {
                 self.rest = rest;
@@ -136,7 +137,7 @@ impl<'a> Reader<'a> {
             })?;
             let bits = u128::from(byte & 0x7f);
             let shift = 7 * index;
-            // Eighteen bytes hold 126 bits, so the nineteenth byte may hold only two more.
+            // Eighteen bytes hold 126 bits, so the nineteenth byte may hold only two more bits.
             if index == VARINT_BYTES_MAX - 1 && bits > 0b11 {
                 return Err(Malformed {
                     what: "a number of at most 128 bits",
@@ -164,7 +165,7 @@ impl<'a> Reader<'a> {
     /// Those of [`Reader::varint_u128`], and [`Malformed`] if the number exceeds 64 bits.
     #[inline]
     pub fn varint_u64(&mut self) -> Result<u64, Malformed> {
-        // Most numbers in a record have one byte.
+        // Most numbers in a record have one byte, so this case is checked first.
         if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
             self.rest = rest;
             return Ok(u64::from(*byte));
@@ -194,6 +195,7 @@ impl<'a> Reader<'a> {
 #[inline]
 pub fn put_varint(out: &mut Vec<u8>, value: u128) {
     // Most numbers fit 64 bits. The CPU shifts a 64-bit number with one instruction, but a 128-bit number with several.
+    // So numbers of up to 64 bits have a separate function.
     match u64::try_from(value) {
         Ok(value) => put_varint_u64(out, value),
         Err(_) => {

@@ -1,7 +1,7 @@
 //! Identifiers: their allowed characters and lengths.
 //!
-//! All characters of an id are safe in URLs, log lines, file names and CSV without quoting. So one rule serves accounts,
-//! transactions and assets.
+//! All characters of an id are safe in URLs, log lines, file names and CSV without quoting. So one rule serves
+//! accounts, transactions and assets.
 
 use thiserror::Error;
 
@@ -11,7 +11,7 @@ pub const ID_BYTES_MAX: usize = 64;
 /// Maximum length of an asset name, in bytes.
 pub const ASSET_BYTES_MAX: usize = 16;
 
-/// Why an identifier is invalid.
+/// Why an identifier is invalid. The message continues a sentence that begins with the name of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IdError {
     /// The identifier is empty.

@@ -6,13 +6,14 @@
 //!
 //! These invariants hold after every call:
 //!
-//! - Every transfer debits and credits the same amount. So for each asset, the debits of all accounts equal the credits.
+//! - Every transfer debits and credits the same amount. So for each asset, the sum of all debits equals the sum of all
+//!   credits.
 //! - A transaction is applied completely or not at all.
-//! - A transaction id that is recorded always gets the same outcome as the first time.
-//! - Applying the records of the log to an empty ledger gives the same accounts. This evaluates no rule.
+//! - If a transaction id is recorded, a retry with the same content gets the recorded outcome.
+//! - Applying the records of the log to an empty ledger gives the same accounts. No rule is evaluated.
 //!
-//! A broken invariant is a bug in this crate or in the caller's log. The ledger then panics with a message that names the
-//! invariant, in release builds too: an execution that continues could lose money, or apply a transaction twice. A
+//! A broken invariant is a bug in this crate or in the caller's log. The ledger then panics with a message that names
+//! the invariant, in release builds too: an execution that continues could lose money, or apply a transaction twice. A
 //! transaction that breaks a rule gets a [rejection](Rejection), and damaged bytes give an [error](Malformed); neither
 //! panics.
 

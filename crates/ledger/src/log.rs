@@ -22,8 +22,9 @@ pub trait TransactionLog {
     fn next_entry(&self) -> u64;
 
     /// Appends a record. The record of a transaction has a `key`. From then on, [`TransactionLog::find`] must find the
-    /// record under this key. Returns the sequence and time of the transaction. The caller of the ledger ensures that
-    /// the log has room.
+    /// record under this key. Returns the sequence and time of a committed transaction. For a new
+    /// account, the ledger uses only the time. For a rejection, the ledger uses neither. The caller of the ledger
+    /// ensures that the log has room.
     fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed;
 }
 
@@ -57,9 +58,9 @@ pub struct Committed {
 // ===== impl Committed =====
 
 impl Committed {
-    /// Returns the sequence and time of the transaction that is committed `ordinal` transactions later in the same block.
-    /// With each transaction of a block, the sequence increases by one and the time by one nanosecond. Returns `None`
-    /// if the result is out of range.
+    /// Returns the sequence and time of the transaction that is committed `ordinal` transactions later in the same
+    /// block. With each transaction of a block, the sequence increases by one and the time by one nanosecond. Returns
+    /// `None` if the result is out of range.
     #[must_use]
     pub fn checked_after(self, ordinal: u32) -> Option<Self> {
         Some(Committed {
@@ -72,7 +73,7 @@ impl Committed {
 /// Appends a record.
 ///
 /// # Panics
-/// If the number of the next record has not increased by one: then the log has lost or duplicated a record.
+/// If the number of the next record has not increased by one, because the log has lost or duplicated a record.
 pub(super) fn append<L: TransactionLog>(
     log: &mut L,
     key: Option<TransactionKey<'_>>,

@@ -1,5 +1,5 @@
-//! The state machine. It resolves account ids, looks up the transaction id, checks the rules, and applies and records the
-//! transaction.
+//! The state machine. It resolves account ids, looks up the transaction id, checks the rules, and applies and records
+//! the transaction.
 
 use std::collections::HashMap;
 
@@ -18,14 +18,14 @@ use super::{
     transaction::{TransactionView, Transfer, put_transfers},
 };
 
-/// The [`tag`]s of the names in a transaction, with the seed of the account table. The thread that encodes the
+/// The [`tag`]s (hashes) of the ids in a transaction, with the seed of the account table. The thread that encodes the
 /// transaction computes the tags, to save time on the thread that executes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags<'a> {
     /// The tag of the transaction id.
     pub id: u64,
-    /// The tags of the debit and the credit account of each transfer, in order. The ledger computes the tags that are
-    /// missing at the end.
+    /// The tags of the debit and the credit account of each transfer, in order. If the list is too
+    /// short, the ledger computes the missing tags.
     pub accounts: &'a [u64],
 }
 
@@ -56,9 +56,10 @@ pub enum Outcome {
 /// The outcome of a request to create accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountOutcome {
-    /// All accounts exist now. Some may have existed before, with the same content.
+    /// All accounts exist now. Some may have existed before the request, with the same content.
     Created(Vec<AccountIndex>),
-    /// An account exists with different content. No account was created.
+    /// An account exists with different content, or the request contains its id twice with different content. No
+    /// account was created.
     Reused {
         /// The index of this account in the request. The first account has index 0.
         place: usize,
@@ -96,7 +97,7 @@ pub enum ReplayError {
     /// The ledger can't hold more accounts or assets.
     #[error(transparent)]
     Full(#[from] TableFull),
-    /// A transfer names an account that does not exist.
+    /// A transfer contains the number of an account that does not exist.
     #[error(
         "a transfer of transaction {id:?} names account number {account}, but there are {accounts} accounts"
     )]
@@ -131,7 +132,8 @@ pub struct Ledger {
 // ===== impl Ledger =====
 
 impl Ledger {
-    /// Creates a ledger without accounts. `seed` is the seed of the hash of names; keep it secret from clients.
+    /// Creates a ledger without accounts. `seed` is the seed of the hash of account ids, transaction ids and asset
+    /// names; keep the seed secret from clients.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Ledger {
@@ -148,12 +150,12 @@ impl Ledger {
         &self.accounts
     }
 
-    /// Gives access to the accounts, so that the store can restore them from a checkpoint.
+    /// Gives write access to the accounts, which the program needs to restore accounts from a checkpoint.
     pub const fn accounts_mut(&mut self) -> &mut AccountTable {
         &mut self.accounts
     }
 
-    /// Returns a copy of the account named `id`, with its balances. Returns `None` if no account has this id.
+    /// Returns a copy of the account with this `id`, and its balances. Returns `None` if no account has this id.
     #[must_use]
     pub fn account(&self, id: &str) -> Option<AccountSnapshot> {
         self.accounts
@@ -162,9 +164,10 @@ impl Ledger {
     }
 
     /// Processes a transaction, which the caller has encoded with
-    /// [`put_transaction`](super::transaction::put_transaction). If its id is recorded with the same content, returns the
-    /// recorded outcome; if the content differs, returns [`Outcome::Reused`]. If the id is not recorded, applies the
-    /// transaction completely or not at all. Records the outcome if a retry must get the same outcome.
+    /// [`put_transaction`](super::transaction::put_transaction). If the transaction's id is recorded with the same
+    /// content, returns the recorded outcome. If the id is recorded with different content, returns
+    /// [`Outcome::Reused`]. If the id is not recorded, applies the transaction completely or not at all. Records the
+    /// outcome if a retry must get the same outcome.
     ///
     /// # Errors
     /// The error of the log, if the log can't look up the id. The ledger and the log are then unchanged.
@@ -183,7 +186,7 @@ impl Ledger {
         self.process_tagged(transaction, tags, log)
     }
 
-    /// Processes a transaction whose names the caller has hashed. See [`Ledger::process`].
+    /// Processes a transaction whose ids the caller has hashed. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -264,7 +267,7 @@ impl Ledger {
         let entry = log.next_entry();
         let Ok(index) = self.accounts.next_index() else {
             panic!(
-                "the ledger is full, although a check before found room for account {:?}",
+                "the ledger is full, although an earlier check found room for account {:?}",
                 new.id
             );
         };
@@ -282,7 +285,7 @@ impl Ledger {
     /// effect of the record.
     ///
     /// # Errors
-    /// [`ReplayError`] if the record does not follow from the records before it.
+    /// [`ReplayError`] if the record can't follow the records that were applied before this record.
     pub fn replay(&mut self, record: Record<'_>, entry: u64, time: Timestamp) -> Result<(), ReplayError> {
         match record {
             Record::AccountCreated { index, account } => self.replay_account(index, account, entry, time),
@@ -328,8 +331,8 @@ impl Ledger {
         for transfer in transaction.transfers() {
             self.transfers.push(transfer?);
         }
-        // The versions change in a second pass. If the first pass changed them, it would skip the second transfer of an
-        // account that two transfers of the record change.
+        // The versions change in a second pass. If the first pass changed the versions, it would skip the second
+        // transfer of an account that two transfers of the record change.
         for transfer in &self.transfers {
             for (index, side) in [(transfer.debit, Side::Debit), (transfer.credit, Side::Credit)] {
                 let accounts = self.accounts.len();
@@ -504,7 +507,7 @@ impl Ledger {
 /// Returns a decoded transfer.
 ///
 /// # Panics
-/// If the transfer could not be decoded: then the transaction was not encoded correctly.
+/// If the transfer could not be decoded, because the transaction was not encoded correctly.
 fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
     match transfer {
         Ok(transfer) => transfer,
@@ -512,8 +515,8 @@ fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
     }
 }
 
-/// Applies one transfer. If a rule forbids it, changes nothing and returns the reason, with the side whose account
-/// caused it.
+/// Applies one transfer. If a rule forbids the transfer, changes nothing, and returns the reason and the side whose
+/// account is the cause.
 fn apply_transfer(
     accounts: &mut AccountTable,
     transfer: &Transfer<AccountIndex>,
@@ -545,7 +548,8 @@ fn apply_transfer(
     Ok(())
 }
 
-/// Describes why the transfer at index `place`, which is not applied, was rejected.
+/// Returns the rejection for the transfer at index `place`, which was not applied. For lack of funds, the rejection
+/// contains the amount that was available.
 #[cold]
 fn rejection(
     accounts: &mut AccountTable,
@@ -564,13 +568,13 @@ fn rejection(
     };
     let Some(available) = accounts.found_mut(index).available(side) else {
         panic!(
-            "account number {} rejected a transfer for lack of funds, and its rule does not bound {side:?}",
+            "account number {} rejected a transfer for lack of funds, although its rule does not bound {side:?}",
             index.0
         );
     };
     assert!(
         available < transfer.amount,
-        "account number {} rejected {} for lack of funds, and {available} was available",
+        "account number {} rejected {} for lack of funds, although {available} was available",
         index.0,
         transfer.amount
     );

@@ -6,14 +6,14 @@
 //! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | payload | checksum: u32
 //! ```
 //!
-//! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of all
-//! bytes of the record before the checksum. The CRC starts from a number that depends on the record's place in the
+//! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of
+//! all bytes of the record before the checksum. The CRC starts from a number that depends on the record's place in the
 //! journal. So a record fails the check if a reader finds it at another place, for example because the disk wrote a
 //! sector to the wrong address.
 //!
-//! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is the
-//! number of transactions committed in the block before the record. With `back`, a reader finds the block's header.
-//! From the header and `ordinal`, the reader computes the sequence and time of the record. So records do not store them.
+//! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is
+//! the number of transactions committed in the block before the record. With `back`, a reader finds the block's header.
+//! From the header and `ordinal`, the reader computes the sequence and time of the record. So records store neither.
 
 use super::{
     account::{AccountIndex, NewAccount},
@@ -131,7 +131,7 @@ pub fn put_record(
         }
     };
     let length = scratch.len() + payload.len() + CHECKSUM_BYTES;
-    // The encoded length takes at most four bytes.
+    // The encoded length takes at most four more bytes.
     assert!(
         length + 4 <= RECORD_BYTES_MAX,
         "a record of {length} bytes is too long: it could not be read back"
@@ -148,7 +148,7 @@ pub fn put_record(
 fn checksum(place: u64, bytes: &[u8]) -> u32 {
     // The upper 32 bits of a place are the number of the journal's segment; the lower 32 bits are the offset in the
     // segment. The multiplication makes the initial values of neighbouring segments differ in many bits. If equal bytes
-    // stand at two offsets of one segment, their checksums always differ.
+    // are at two offsets of one segment, their checksums always differ.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "both halves of the number are used"
@@ -164,8 +164,8 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32) {
     put_varint_u64(out, u64::from(ordinal));
 }
 
-/// Reads the next record of a block's body, which was written at `place`. The checksum is verified before anything else
-/// is decoded.
+/// Reads the next record of a block's body. `place` is the place at which the record was written, see [`put_record`].
+/// The checksum is verified before the rest of the record is decoded.
 ///
 /// # Errors
 /// [`Malformed`] if no record is left, or the record is damaged.
@@ -305,7 +305,8 @@ mod tests {
         let record = NewRecord::Committed { content: &content };
         put_record(&mut body, 0, 7, 1 << 40, record, &mut scratch);
         let whole = body.len();
-        // A second record follows. If damage makes the first record longer, the reader takes bytes of the second record.
+        // A second record follows. If damage makes the first record longer, the reader takes bytes of the second
+        // record.
         put_record(&mut body, 0, 8, (1 << 40) + whole as u64, record, &mut scratch);
         assert!(take_record(&mut Reader::new(&body), 1 << 40).is_ok());
         for bit in 0..whole * 8 {

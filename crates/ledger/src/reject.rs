@@ -13,7 +13,7 @@ use super::{
 pub enum Reason {
     /// The account does not exist.
     AccountNotFound = 1,
-    /// Both sides name the same account.
+    /// Both sides of the transfer have the same account.
     SameAccount = 2,
     /// The two accounts have different assets.
     AssetMismatch = 3,
@@ -47,7 +47,7 @@ pub struct Rejection {
     /// The account of the transfer that causes the rejection.
     pub side: Side,
     /// The upper and the lower 64 bits of [`Rejection::available`]. Two `u64` keep
-    /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would make it 48.
+    /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would need 48 bytes.
     available: [u64; 2],
 }
 
@@ -57,10 +57,10 @@ impl Reason {
     /// Whether a rejection for this reason is recorded under the transaction's id.
     ///
     /// A rejection that depends on balances or on the status of an account is recorded, and every retry gets the same
-    /// rejection. Otherwise a delayed duplicate could succeed after its caller has seen the rejection.
+    /// rejection. Without the record, a delayed duplicate could succeed after its caller has seen the rejection.
     ///
-    /// The other rejections need no record. `SameAccount` and `AssetMismatch` never change, because an account keeps its
-    /// asset. After `AccountNotFound`, the caller may create the account and retry.
+    /// The other rejections need no record. A retry gets `SameAccount` or `AssetMismatch` again, because an account
+    /// keeps its asset. After `AccountNotFound`, the caller may create the account and retry.
     #[must_use]
     pub const fn is_recorded(self) -> bool {
         match self {
@@ -72,7 +72,7 @@ impl Reason {
         }
     }
 
-    /// The stable name that programs compare.
+    /// The reason's name, which clients compare. The name never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -129,8 +129,8 @@ impl Rejection {
         self
     }
 
-    /// With [`Reason::InsufficientFunds`]: the most that the account would have accepted on this side, with its overdraft
-    /// limit, after the earlier transfers of the same transaction. Zero with every other reason.
+    /// With [`Reason::InsufficientFunds`]: the maximum amount that the account would have accepted on this side, with
+    /// its overdraft limit, after the earlier transfers of the same transaction. Zero with every other reason.
     #[must_use]
     pub const fn available(self) -> Amount {
         let [high, low] = self.available;

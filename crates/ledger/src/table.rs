@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
-/// Number of accounts of a page. Pages never move, so that adding an account never copies other accounts. The metadata
-/// of the accounts of a page is in a separate page, which is allocated when the first of these accounts that has
-/// metadata is added.
+/// Number of accounts of a page. Pages never move in memory, so adding an account never copies other accounts. The
+/// metadata of the accounts of a page is in a separate page, which is allocated when the first of these accounts that
+/// has metadata is added.
 const PAGE_ACCOUNTS: usize = 4096;
 
 /// Maximum number of accounts of a ledger. Account numbers have 32 bits.
@@ -28,7 +28,7 @@ pub struct AccountTable {
     metadata: Vec<Option<MetadataPage>>,
     by_name: TagIndex,
     assets: AssetTable,
-    /// Seed of the hash of names. It is secret, so that no client can choose names that collide.
+    /// Seed of the hash of account ids and asset names. The seed is secret, so no client can choose ids that collide.
     seed: u64,
     heap_bytes: usize,
 }
@@ -39,7 +39,7 @@ pub enum TableFull {
     /// The new accounts would exceed [`ACCOUNTS_MAX`].
     #[error("the ledger has no room for these accounts: the maximum is {ACCOUNTS_MAX} accounts")]
     Accounts,
-    /// The new accounts name new assets, which would exceed [`ASSETS_MAX`].
+    /// The new assets of the new accounts would exceed [`ASSETS_MAX`].
     #[error(
         "the ledger has no room for the new assets of these accounts: the maximum is {ASSETS_MAX} assets"
     )]
@@ -48,8 +48,8 @@ pub enum TableFull {
 
 /// An account without its metadata: two cache lines. The alignment keeps both lines on one page of memory. With
 /// millions of accounts, reading a second cache line costs less than translating the address of a second page (a TLB
-/// miss). The name is the first field, because a comparison may read 32 bytes, which would reach into the next account
-/// if the name were the last field.
+/// miss). The id (`name`) is the first field, because a comparison may read 32 bytes, which would reach into the next
+/// account if the id were the last field.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct AccountSlot {
@@ -61,7 +61,7 @@ struct AccountSlot {
 /// The metadata of the accounts of a page.
 type MetadataPage = Box<[Option<Box<Metadata>>]>;
 
-/// Maximum length of a name that needs no allocation, in bytes.
+/// Maximum length of an id that needs no allocation, in bytes.
 const INLINE_BYTES: usize = 22;
 
 /// An account's id. A short id is stored in the account's slot, which saves memory and a cache miss.
@@ -81,7 +81,7 @@ struct Pages<T> {
 // ===== impl AccountTable =====
 
 impl AccountTable {
-    /// Creates an empty table. `seed` is the seed of the hash of names.
+    /// Creates an empty table. `seed` is the seed of the hash of account ids and asset names.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         AccountTable {
@@ -108,14 +108,14 @@ impl AccountTable {
         self.slots.len == 0
     }
 
-    /// Returns the number of the account named `id`, or `None` if no account has this id.
+    /// Returns the number of the account with this `id`, or `None` if no account has this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<AccountIndex> {
         self.find_tagged(id.as_bytes(), tag(id.as_bytes(), self.seed))
     }
 
-    /// Returns the number of the account named `id`, or `None` if no account has this id. `tag` is the [`tag`] of `id`
-    /// with this table's seed.
+    /// Returns the number of the account with this `id`, or `None` if no account has this id. `tag` is the [`tag`] of
+    /// `id` with this table's seed.
     #[must_use]
     pub fn find_tagged(&self, id: &[u8], tag: u64) -> Option<AccountIndex> {
         let found = self.by_name.find(tag, |value| {
@@ -124,25 +124,25 @@ impl AccountTable {
         found.map(index_of)
     }
 
-    /// The seed of the hash of names.
+    /// The seed of the hash of account ids and asset names.
     #[inline]
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Prefetches the entry of the name index for `tag`.
+    /// Prefetches the entry of the id index for `tag`.
     #[inline]
     pub fn prefetch_name(&self, tag: u64) {
         self.by_name.prefetch(tag);
     }
 
-    /// Prefetches the account with this `tag`. This reads the name index, so call [`Self::prefetch_name`] earlier.
+    /// Prefetches the account with this `tag`. This method reads the id index, so call [`Self::prefetch_name`] earlier.
     pub fn prefetch_account(&self, tag: u64) {
         if let Some(value) = self.by_name.first(tag) {
             let slot = self.slots.indexed(index_of(value));
             prefetch_read(&slot.name);
-            // This field is in the second cache line.
+            // This field is in the second cache line, so it needs its own prefetch.
             prefetch_read(&slot.account.version);
         }
     }
@@ -336,7 +336,7 @@ impl AccountTable {
         *place = Some(Box::new(metadata));
     }
 
-    /// Memory used, in bytes: the pages, the name index, long names, metadata and assets.
+    /// Memory used, in bytes: the pages, the id index, long ids, metadata and assets.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.slots.memory_bytes() + self.by_name.memory_bytes() + self.assets.memory_bytes() + self.heap_bytes
@@ -360,7 +360,7 @@ impl AccountTable {
     }
 }
 
-/// Converts a value of the name index back to the account's number.
+/// Converts a value of the id index back to the account's number.
 #[inline]
 fn index_of(value: u64) -> AccountIndex {
     let Ok(number) = u32::try_from(value) else {
@@ -419,7 +419,7 @@ impl<T> Pages<T> {
         }
     }
 
-    /// Returns the value with a number that was found in the name index.
+    /// Returns the value with a number that was found in the id index.
     ///
     /// # Panics
     /// If no value has this number. If `None` were returned instead, the account would count as unknown, and could be
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_accounts_by_name_across_pages() {
+    fn finds_accounts_by_id_across_pages() {
         let mut table = AccountTable::new(7);
         let count = PAGE_ACCOUNTS * 2 + 1;
         // No account of the first page has metadata.

@@ -1,4 +1,4 @@
-//! A hash index from 64-bit tags to 64-bit values. The index grows in small steps, so that no insertion takes long.
+//! A hash index from 64-bit tags to 64-bit values. The index grows in small steps, so no insertion takes long.
 //!
 //! A tag is the hash of a key. The caller stores the keys (in the account table, or in the journal); the index stores
 //! only a part of each tag, and needs 12.8 bytes per slot. A slot holds one entry. Lookups are exact nevertheless,
@@ -58,7 +58,7 @@ struct Shard {
     len: usize,
 }
 
-/// A cache line.
+/// A line of slots, which is a cache line of the CPU.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(64))]
 struct Line {
@@ -69,12 +69,12 @@ struct Line {
     more: u32,
 }
 
-/// Returns the tag of a name: its hash with the given seed. The seed is secret, so that no client can choose names that
-/// collide.
+/// Returns the tag of a key (an id or a name): its hash with the given seed. The seed is secret, so no client can
+/// choose keys that collide.
 #[inline]
 #[must_use]
-pub fn tag(name: &[u8], seed: u64) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(name, seed)
+pub fn tag(key: &[u8], seed: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(key, seed)
 }
 
 // ===== impl TagIndex =====
@@ -296,9 +296,9 @@ impl Line {
         tags.zip(self.values).take(self.used() as usize)
     }
 
-    /// Returns the first value under `tag` for which `matches` returns true. Compares all slots without a branch for each
-    /// slot. The CPU could not predict such branches, and would wait for the data of this line before it loads other
-    /// memory.
+    /// Returns the first value under `tag` for which `matches` returns true. Compares all slots without a branch for
+    /// each slot. The CPU could not predict such branches, and would wait for the data of this line before it loads
+    /// other memory.
     #[inline]
     fn find(&self, tag: u64, matches: &mut impl FnMut(u64) -> bool) -> Option<u64> {
         let mut candidates = self.candidates(tag);
@@ -362,16 +362,16 @@ const fn extra_of(tag: u64) -> u32 {
     (tag >> (u32::BITS - EXTRA_BITS)) as u32 & EXTRA_MASK
 }
 
-/// Whether a shard must grow before the next insertion. The limit is five sixths of the slots, because a fuller shard has
-/// long runs of marked lines.
+/// Whether a shard must grow before the next insertion. The limit is five sixths of the slots, because a fuller shard
+/// has long runs of marked lines.
 #[inline]
 const fn is_full(entries: usize, lines: usize) -> bool {
     entries * 6 >= lines * LINE_SLOTS as usize * 5
 }
 
 /// The number of lines of shard `number` after its next growth. The shard has `lines` lines now. A shard first gets
-/// [`LINES_MIN`] lines or up to half as many more, depending on its number. After that, each growth adds half of its
-/// lines.
+/// [`LINES_MIN`] lines or up to half as many more; the number of the shard decides how many. After that, each growth
+/// adds half of the shard's lines.
 fn next_lines(lines: usize, number: usize) -> usize {
     let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);
     while next / LINE_FRACTIONS <= lines {
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Only a few tags occur, so that several keys share a tag. Some home lines are at the end of a shard, so that
+        /// Only a few tags occur, so that several keys share a tag. Some home lines are at the end of a shard, so
         /// lookups continue at its start.
         #[test]
         fn every_inserted_key_is_found_even_if_keys_share_a_tag(keys in proptest::collection::hash_set(0..2000_u64, 0..600)) {

@@ -28,7 +28,7 @@ impl Timestamp {
     #[inline]
     #[must_use]
     pub const fn seconds_and_nanos(self) -> (u64, u32) {
-        // The remainder of a division by 10^9 fits 30 bits.
+        // The remainder of a division by 10^9 fits 30 bits, so the cast loses no bits.
         let nanos = (self.0 % NANOS_PER_SECOND) as u32;
         (self.0 / NANOS_PER_SECOND, nanos)
     }

@@ -1,7 +1,7 @@
 //! The encoding of a transaction. The program encodes a request once, when the request arrives. The ledger executes,
 //! records and compares the encoded bytes.
 //!
-//! The layout has two forms. A request names accounts by their **ids** (`&str` or `&[u8]`). A record names them by their
+//! The layout has two forms. A request contains account **ids** (`&str` or `&[u8]`). A record contains account
 //! **numbers** ([`AccountIndex`]). Everything else is the same in both forms. [`AccountRef`] is implemented for ids and
 //! for numbers.
 //!
@@ -36,20 +36,20 @@ pub enum Phase {
 /// The client's business time. The ledger stores and returns it, and does not interpret it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EffectiveTime {
-    /// Seconds since the Unix epoch, negative before it.
+    /// Seconds since the Unix epoch, negative before the epoch.
     pub seconds: i64,
     /// Nanoseconds after that second, below 10^9.
     pub nanos: u32,
 }
 
-/// A name of an account in an encoded transaction: its id or its number.
+/// A reference to an account in an encoded transaction: the account's id or number.
 pub trait AccountRef<'a>: Copy + PartialEq + fmt::Debug {
-    /// Appends the encoded name to `out`.
+    /// Appends the encoded reference to `out`.
     fn put(self, out: &mut Vec<u8>);
-    /// Reads an encoded name.
+    /// Reads an encoded reference.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes are not an encoded name.
+    /// [`Malformed`] if the bytes are not an encoded reference.
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed>;
 }
 
@@ -152,8 +152,8 @@ impl Phase {
 
 /// Appends an encoded transaction of 1 to [`TRANSFERS_MAX`] transfers.
 ///
-/// The caller checks the bounds of a request. This function checks the bounds again, because bytes that can't be decoded
-/// must never become a record.
+/// The caller checks the bounds of a request. This function checks the bounds again, because bytes that can't be
+/// decoded must never become a record.
 ///
 /// # Panics
 /// If there is no transfer, if there are more than [`TRANSFERS_MAX`] transfers, or if an id is longer than 255 bytes.
@@ -200,8 +200,8 @@ pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl I
 // ===== impl TransactionView =====
 
 impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
-    /// Decodes the heading of `encoded`, whose last byte is the end of the last transfer. [`TransactionView::transfers`]
-    /// decodes the transfers.
+    /// Decodes the heading of `encoded`, whose last byte is the end of the last transfer.
+    /// [`TransactionView::transfers`] decodes the transfers.
     ///
     /// # Errors
     /// [`Malformed`] if the bytes do not start with an encoded heading.

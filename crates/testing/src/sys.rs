@@ -17,8 +17,8 @@ struct CountingAllocator;
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 thread_local! {
-    /// Number of allocations of this thread. Its initial value is a constant, and its type has no destructor, so that
-    /// reading it never allocates.
+    /// Number of allocations of this thread. Its initial value is a constant, and its type has no destructor, so
+    /// reading the number never allocates.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -30,7 +30,7 @@ pub fn allocations_of(run: impl FnOnce()) -> u64 {
 }
 
 fn count() {
-    // `try_with` fails only while the thread ends. No code reads the count then.
+    // `try_with` fails only while the thread ends, and no code reads the count at that time.
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 

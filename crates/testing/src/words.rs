@@ -1,17 +1,17 @@
 //! loom's atomics, changed so that loom explores more interleavings.
 //!
-//! loom tries another order of two accesses only if the later access depends on the earlier access of another thread. For
-//! a store, loom considers only the last access to the word. Suppose that one thread reads the word, and then a second
-//! thread reads and overwrites the word. The last access before the store is the second thread's own load, so loom does
-//! not see the first thread's load, and never tries the order in which this load follows the store. Therefore each
-//! access here also stores to a second word. All stores to the second word depend on each other, so loom tries the
+//! loom tries another order of two accesses only if the later access depends on the earlier access of another thread.
+//! For a store, loom considers only the last access to the word. Suppose that one thread reads the word, and then a
+//! second thread reads and overwrites the word. The last access before the store is the second thread's own load, so
+//! loom does not see the first thread's load, and never tries the order in which this load follows the store. Therefore
+//! each access here also stores to a second word. All stores to the second word depend on each other, so loom tries the
 //! other order at every access. The stores to the second word are relaxed, so they do not order the accesses of the
 //! model's threads.
 //!
 //! loom also keeps no total order of the changes of a word. loom allows that an exchange reads the value before a
 //! store, but takes effect after that store. No memory model allows this. If threads both store to a word and exchange
-//! it at the same time, set `IN_ORDER` for this word. Then each store is a swap, and loom orders swaps and exchanges
-//! correctly. loom still tries other accesses between a load and the store that follows it.
+//! it at the same time, set `IN_ORDER` for this word. With `IN_ORDER`, each store is a swap, and loom orders swaps and
+//! exchanges correctly. loom still tries other accesses between a load and the store that follows it.
 //!
 //! The words are boxed, because loom's threads have small stacks.
 
@@ -153,22 +153,22 @@ impl<T: Atomic, const IN_ORDER: bool> Word<T, IN_ORDER> {
         self.compare_exchange(from, to, success, failure)
     }
 
-    /// Adds `value` and returns the value before.
+    /// Adds `value` and returns the previous value.
     pub fn fetch_add(&self, value: T, order: Ordering) -> T {
         T::fetch_add(self.touch(), value, order)
     }
 
-    /// Subtracts `value` and returns the value before.
+    /// Subtracts `value` and returns the previous value.
     pub fn fetch_sub(&self, value: T, order: Ordering) -> T {
         T::fetch_sub(self.touch(), value, order)
     }
 
-    /// Replaces the value by its bitwise AND with `value` and returns the value before.
+    /// Replaces the value by its bitwise AND with `value` and returns the previous value.
     pub fn fetch_and(&self, value: T, order: Ordering) -> T {
         T::fetch_and(self.touch(), value, order)
     }
 
-    /// Replaces the value by its bitwise OR with `value` and returns the value before.
+    /// Replaces the value by its bitwise OR with `value` and returns the previous value.
     pub fn fetch_or(&self, value: T, order: Ordering) -> T {
         T::fetch_or(self.touch(), value, order)
     }

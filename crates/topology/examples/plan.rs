@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Mode, Role};
 
 fn main() -> Result<(), AffinityError> {
-    // `auto` would not pin on a small machine.
+    // The mode is `pin`, because `auto` would not pin on a small machine.
     let config = AffinityConfig {
         mode: Mode::Pin,
         ..AffinityConfig::default()

@@ -58,9 +58,10 @@ pub struct CpuStat {
 pub struct Cgroup {
     /// Version of the cpu controller, or of the cpuset controller if there is no cpu controller.
     pub version: Option<CgroupVersion>,
-    /// Path of the group in the hierarchy of that controller.
+    /// Path of the group in the hierarchy of the controller whose version `version` is.
     pub path: Option<String>,
-    /// Path of the group in the hierarchy of the cpuset controller. In version 1 this is another hierarchy.
+    /// Path of the group in the hierarchy of the cpuset controller. In version 1, each controller can have
+    /// its own hierarchy.
     pub cpuset_path: Option<String>,
     /// Requested CPUs (`cpuset.cpus`). If empty, the group has the CPUs of its parent.
     pub cpuset: Option<CpuSet>,
@@ -146,7 +147,7 @@ impl CpuStat {
                     throttled_us: value,
                     ..known()
                 }),
-                // Version 1 counts nanoseconds.
+                // Version 1 counts nanoseconds, so the value is converted to microseconds.
                 "throttled_time" => Some(Self {
                     throttled_us: value / 1000,
                     ..known()
@@ -219,8 +220,8 @@ impl Cgroup {
 // ===== impl Hierarchy =====
 
 impl Hierarchy {
-    /// Finds the hierarchy of `controller`. If version 1 has the controller, returns the hierarchy of version 1: on a
-    /// machine with both versions, the hierarchy of version 2 then has no controllers.
+    /// Finds the hierarchy of `controller`. If version 1 has the controller, returns the hierarchy of version 1,
+    /// because on such a machine the hierarchy of version 2 does not have this controller.
     fn find(sources: &Sources, groups: &str, mounts: &str, controller: &str) -> Option<Self> {
         let mut unified = None;
         let mut legacy = None;

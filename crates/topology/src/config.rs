@@ -35,7 +35,7 @@ pub enum Mode {
     Off,
     /// Keeps every thread on the allowed CPUs, and pins no thread to a single CPU.
     Fence,
-    /// Pins threads by the table of roles, even if a CPU quota limits the process.
+    /// Pins threads by the table of roles (see `layout.rs`), even if a CPU quota limits the process.
     Pin,
     /// Does the same as `Pin`, but a thread that can't get its planned CPUs is an error instead of a warning.
     Strict,
@@ -57,7 +57,7 @@ pub struct AffinityConfig {
     pub verify_interval: Duration,
 }
 
-/// Explicit CPU lists. Each EXEC, WAL and NET thread gets one CPU of the list, by its index.
+/// Explicit CPU lists. Each EXEC, WAL and NET thread gets one CPU of its role's list, by the index of the thread.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoleCpus {
     /// CPUs of EXEC.

@@ -35,7 +35,7 @@ pub enum CpuSetError {
         /// The id after the `-`.
         last: u32,
     },
-    /// An id that is not below [`CPU_ID_LIMIT`].
+    /// An id is not below [`CPU_ID_LIMIT`].
     #[error("CPU id {id} is not below {CPU_ID_LIMIT}")]
     IdTooLarge {
         /// The id as it was written.

@@ -1,8 +1,8 @@
 //! [`Machine`]: the CPUs, cores, caches, memory nodes and limits that the kernel reports.
 //!
 //! Detection never fails. A fact that can't be read is `None` or empty. If an important fact can't be read, there is
-//! also a [`Warning`]. Every file is read below a root directory, so that tests can simulate machines with trees of
-//! small files.
+//! also a [`Warning`]. Every file is read below a root directory, so tests can simulate machines with trees of small
+//! files.
 
 use std::{
     fs,
@@ -116,7 +116,7 @@ pub struct Machine {
 // ===== impl Core =====
 
 impl Core {
-    /// Whether a CPU of the core is not allowed, so that another process may run on it.
+    /// Whether a CPU of the core is not allowed. If so, another process may run on that CPU.
     #[must_use]
     pub fn is_lone(&self) -> bool {
         self.cpus != self.siblings
@@ -158,9 +158,10 @@ impl Machine {
             .is_none_or(|online| online.is_subset(&self.allowed))
     }
 
-    /// Whether the allowed CPUs seem to belong to this process alone. The kernel does not report this, so it is
-    /// inferred. It is `true` if the cpuset is a partition of its own. It is also `true` if the cpuset is a part of the
-    /// machine, no quota is smaller than the allowed CPUs, and the description of the pod does not contradict.
+    /// Whether the allowed CPUs seem to belong to this process alone. The kernel does not report this fact, so
+    /// this method infers it. Returns `true` if the cpuset is the root of a partition. Also returns `true` if the
+    /// cpuset is a part of the machine, no quota is smaller than the capacity of the allowed CPUs, and the description
+    /// of the pod gives no reason to assume shared CPUs.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         let partition = self.cgroup.partition.as_deref();
@@ -183,8 +184,8 @@ impl Machine {
     }
 
     /// The allowed CPUs that are isolated, by the kernel's command line or because the cpuset is an isolated partition.
-    /// The kernel does not balance load between them: a thread that may run on several of them stays on the CPU on
-    /// which it started.
+    /// The kernel does not balance load between isolated CPUs: a thread that may run on several of them stays on the
+    /// CPU on which it started.
     #[must_use]
     pub fn isolated_allowed(&self) -> CpuSet {
         if self.cgroup.partition.as_deref() == Some(PARTITION_ISOLATED) {
@@ -218,8 +219,8 @@ impl Machine {
         self.caches.get(cache).map_or(0, |group| group.quiet_cores)
     }
 
-    /// Returns the online CPUs of the mask. If the online CPUs are unknown, or no CPU of the mask is online, returns the
-    /// mask. Without a mask, returns all online CPUs, or CPU 0 if the online CPUs are unknown.
+    /// Returns the online CPUs of the mask. If the online CPUs are unknown, or no CPU of the mask is online, returns
+    /// the mask. Without a mask, returns all online CPUs, or CPU 0 if the online CPUs are unknown.
     fn usable(&mut self, mask: Option<CpuSet>) -> CpuSet {
         let online = self.online.clone();
         if online.is_none() {

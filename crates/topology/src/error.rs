@@ -21,7 +21,7 @@ pub enum AffinityError {
         /// The permitted values.
         bound: &'static str,
     },
-    /// `strict`: an explicit list names CPUs that the process may not use.
+    /// `strict`: an explicit list contains CPUs that the process may not use.
     #[error("{field}: CPUs {offending} are not allowed (allowed: {allowed})")]
     CpusNotAllowed {
         /// Full name of the field.

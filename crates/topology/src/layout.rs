@@ -1,7 +1,8 @@
 //! The table of roles: which CPUs the roles EXEC, WAL, NET and AUX get on a machine.
 //!
 //! In this table, *N cores* have one CPU each, and *N cores of 2* have two CPUs (hyper-threads) each. *Last* is the
-//! core or CPU with the highest number, *next* is the one before, and *first* is the one with the lowest number.
+//! core or CPU with the highest number, *next* is the one with the second highest number, and *first* is
+//! the one with the lowest number.
 //!
 //! | allowed CPUs | EXEC | WAL | NET | AUX |
 //! |---|---|---|---|---|
@@ -131,8 +132,8 @@ impl Layout {
         Self { exec, wal, net, aux }
     }
 
-    /// Places the roles if the lists leave no CPU free. The roles without a list share all CPUs except those that
-    /// EXEC's list names. If that leaves no CPU, they share all allowed CPUs.
+    /// Places the roles when the lists leave no CPU free. The roles without a list share all CPUs except those in
+    /// EXEC's list. If EXEC's list has all CPUs, the roles without a list share all allowed CPUs.
     fn without_free_cpus(listed: impl Fn(Role) -> Option<Assignment>, allowed: &CpuSet) -> Self {
         let exec = listed(Role::Exec).map(|exec| exec.cpus).unwrap_or_default();
         let without_exec = allowed.difference(&exec);
@@ -170,7 +171,7 @@ impl Layout {
         Self::with_rest(exec, "second thread of the only core", &first)
     }
 
-    /// Places the roles on two cores. If there is only one CPU, all roles get it, and the plan does not pin.
+    /// Places the roles on two cores. If there is only one CPU, all roles get this CPU, and the plan does not pin.
     fn two_cores(pool: &mut Pool) -> Self {
         let exec = pool.take_cpu();
         let rest = pool.take_rest();

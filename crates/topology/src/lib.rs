@@ -1,8 +1,8 @@
 //! Pins threads to CPUs by role, and reports whether each thread still has its CPU mask.
 //!
-//! Waiting for a CPU can take as long as the program's own work. This crate detects the CPUs that the process may use
-//! ([`Machine`]), decides which CPUs each [`Role`] gets ([`Plan`], a pure function), starts threads on these CPUs
-//! ([`CpuAffinityManager::spawn`]), repairs masks that another process has changed
+//! A thread that waits for a CPU may wait for longer than its own work takes. This crate detects the CPUs that the
+//! process may use ([`Machine`]), decides which CPUs each [`Role`] gets ([`Plan`], a pure function), starts threads on
+//! these CPUs ([`CpuAffinityManager::spawn`]), repairs masks that another process has changed
 //! ([`CpuAffinityManager::verify_now`]), and reports the machine, the plan and all threads ([`TopologyInfo`]).
 //!
 //! ```no_run
@@ -30,8 +30,8 @@
 //! share the single CPU of that NET thread. The async runtimes that this crate builds move the threads of their
 //! blocking pools to the CPUs of AUX.
 //!
-//! **Memory.** Linux allocates a page on the memory node of the thread that first writes to it, so EXEC should be the
-//! first thread to write to the memory that EXEC uses. [`Plan::home_node`] is the memory node of EXEC.
+//! **Memory.** Linux allocates a page on the memory node of the thread that first writes to the page, so EXEC should be
+//! the first thread to write to the memory that EXEC uses. [`Plan::home_node`] is the memory node of EXEC.
 
 mod cgroup;
 mod config;

@@ -32,14 +32,15 @@ pub struct CpuAffinityManager {
 pub(super) struct Shared {
     pub(super) config: AffinityConfig,
     pub(super) sources: Sources,
-    /// The directory `/proc`, in which the threads of this process are looked up. Tests with a simulated machine use
-    /// it, too.
+    /// The directory `/proc`, in which the threads of this process are looked up. Tests with a simulated machine
+    /// use the real `/proc`, too.
     pub(super) own_proc: PathBuf,
     /// CPU mask of the process at start. It must be read at start, because the threads get other masks later.
     pub(super) mask: CpuSet,
     /// CPUs that the control group granted at start.
     pub(super) granted: Option<CpuSet>,
-    /// The machine and the plan in force. Only `verify_now` replaces them. Readers clone the `Arc` and release the lock.
+    /// The machine and the plan in force. Only `verify_now` replaces them. Readers clone the `Arc` and release the
+    /// lock.
     pub(super) in_force: RwLock<Arc<InForce>>,
     pub(super) registry: Registry,
     /// Number of blocking-pool threads started so far. This is the index of the next blocking-pool thread.
@@ -63,7 +64,8 @@ pub(super) struct InForce {
 // ===== impl CpuAffinityManager =====
 
 impl CpuAffinityManager {
-    /// Detects the machine and makes a plan. Call it in `main` before any other thread is started.
+    /// Detects the machine and makes a plan. Call this method in `main` before any other thread is
+    /// started.
     ///
     /// # Errors
     /// Those of [`Plan::new`].

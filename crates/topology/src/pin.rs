@@ -47,7 +47,7 @@ pub(super) fn pin(tid: Tid, wanted: &CpuSet, fallback: &CpuSet) -> PinOutcome {
     let errno = match apply(tid, wanted) {
         Ok(()) => None,
         Err(error) => {
-            // If this call also fails, the mask that is read back shows it.
+            // If this call also fails, the mask that is read back shows the failure.
             let _ = affinity::set_affinity(tid, fallback.words());
             error.raw_os_error()
         }
@@ -94,8 +94,9 @@ pub const fn policy_name(policy: i32) -> &'static str {
     }
 }
 
-/// Sets the mask. If the calling thread gets a single CPU, uses the crate `core_affinity`. This crate reports a failure
-/// without an error number, so after a failure this function makes the system call itself, to get the error number.
+/// Sets the mask. If the calling thread gets a single CPU, uses the crate `core_affinity`. `core_affinity` reports a
+/// failure without an error number, so after a failure this function makes the system call itself, to get the error
+/// number.
 fn apply(tid: Tid, wanted: &CpuSet) -> io::Result<()> {
     let core = (tid == THIS_THREAD).then(|| single(wanted)).flatten();
     if core.is_some_and(set_for_current) {
@@ -112,7 +113,8 @@ fn set_for_current(core: CoreId) -> bool {
     core_affinity::set_for_current(core)
 }
 
-/// Returns the CPU of a set with one CPU. Returns `None` for other sets, and if `core_affinity` has no room for the CPU.
+/// Returns the CPU of a set with one CPU. Returns `None` for other sets, and if `core_affinity` has no room for the
+/// CPU.
 fn single(set: &CpuSet) -> Option<CoreId> {
     let id = set.first().filter(|id| *id < CORE_AFFINITY_CPUS)?;
     (set.len() == 1).then_some(CoreId { id: id as usize })

@@ -36,7 +36,7 @@ pub enum Placement {
 pub struct RolePlan {
     /// The role.
     pub role: Role,
-    /// The CPUs of its threads.
+    /// The CPUs of the role's threads.
     pub cpus: CpuSet,
     /// The reason for these CPUs.
     pub why: &'static str,
@@ -70,7 +70,7 @@ pub struct Plan {
     /// Warnings for the operator.
     pub warnings: Vec<Warning>,
     /// Whether each AUX thread gets a single CPU. This is needed on isolated CPUs: the kernel does not balance load
-    /// between them, so it would run all AUX threads on the first one.
+    /// between them, so it would run all AUX threads on the first of them.
     single_cpu_aux: bool,
 }
 
@@ -385,7 +385,8 @@ impl Plan {
     }
 
     /// Warns if EXEC and AUX are on different memory nodes. Linux allocates a page on the node of the thread that first
-    /// writes to the page. AUX opens the store and writes first to its memory; EXEC extends the store.
+    /// writes to the page. AUX opens the store and is the first to write to the store's memory; EXEC extends
+    /// the store.
     fn add_memory_warnings(&mut self, machine: &Machine) {
         let node = |role| {
             let cpu = self.role(role).cpus.first()?;

@@ -3,7 +3,7 @@
 //! The kernel does not report whether the CPUs of a container are exclusive. The kubelet's static CPU manager assigns
 //! exclusive CPUs only to containers that request a whole number of CPUs, in pods of the QoS class `Guaranteed`. So the
 //! description of the pod can show that the CPUs are not exclusive. The description comes from environment variables,
-//! which the pod's manifest sets (docs/pinning.md), and from the path of the control group if it is visible.
+//! which the pod's manifest sets (docs/pinning.md), and from the path of the control group if this path is visible.
 
 use std::env;
 
@@ -13,7 +13,7 @@ pub const ENV_CPU_LIMIT: &str = "TALLY_POD_CPU_LIMIT_MILLI";
 /// Environment variable with the CPU request of the container in thousandths of a CPU, for the downward API.
 pub const ENV_CPU_REQUEST: &str = "TALLY_POD_CPU_REQUEST_MILLI";
 /// Environment variable with the QoS class of the pod: `Guaranteed`, `Burstable` or `BestEffort`. The author of the
-/// manifest has to set it, because the downward API does not provide it.
+/// manifest has to set this variable, because the downward API does not provide the class.
 pub const ENV_QOS_CLASS: &str = "TALLY_POD_QOS_CLASS";
 /// Environment variable that the kubelet sets in every container.
 const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
@@ -21,7 +21,7 @@ const ENV_KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 /// Thousandths of a CPU in one CPU.
 const MILLI: u64 = 1000;
 
-/// The description of the pod; `None` is unknown.
+/// The description of the pod. A field is `None` if it is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodHints {
     /// Whether the process runs in a pod.
@@ -50,7 +50,7 @@ impl PodHints {
         }
     }
 
-    /// Returns the reason why the pod's CPUs can't be exclusive; `None` if the description does not exclude it.
+    /// Returns the reason why the pod's CPUs can't be exclusive; `None` if the description gives no such reason.
     #[must_use]
     pub fn shares_because(&self) -> Option<String> {
         if let Some(class) = &self.qos_class
@@ -74,9 +74,9 @@ impl PodHints {
         })
     }
 
-    /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods below
-    /// `kubepods`. It puts `Burstable` and `BestEffort` pods below a group with the name of their class. The full path is
-    /// visible only in a container that shares the host's cgroup namespace.
+    /// Derives the QoS class from the path of the control group, if the class is unknown. The kubelet puts all pods
+    /// below `kubepods`. The kubelet puts `Burstable` and `BestEffort` pods below a group with the name of their class.
+    /// The full path is visible only in a container that shares the host's cgroup namespace.
     pub(super) fn learn_from_path(&mut self, path: Option<&str>) {
         let Some(path) = path.filter(|path| path.contains("kubepods")) else {
             return;

@@ -12,7 +12,7 @@ pub const THREADS_MAX: usize = 1024;
 /// One registered thread.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Identifies the entry. A ticket is never used again; the kernel uses thread ids again.
+    /// Identifies the entry. A ticket is never reused, but the kernel reuses thread ids.
     pub(super) ticket: u64,
     pub(super) role: Role,
     pub(super) index: usize,
@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub(super) pin: PinOutcome,
     /// The requested `SCHED_FIFO` priority; `None` if the thread does not request `SCHED_FIFO`.
     pub(super) fifo_priority: Option<u8>,
-    /// The kernel's error number if it refused `SCHED_FIFO`.
+    /// The error number with which the kernel refused `SCHED_FIFO`; `None` if the kernel did not refuse.
     pub(super) fifo_errno: Option<i32>,
 }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
 /// Maximum number of blocking-pool threads of one runtime. Programs rarely use these threads, for example to look up
-/// names and to read certificates.
+/// host names and to read certificates.
 pub const BLOCKING_THREADS_MAX: usize = 4;
 
 /// Name of blocking-pool threads. The programs `ps` and `top` show the first 15 bytes of a name.
@@ -45,8 +45,8 @@ pub struct ThreadGuard {
 /// A started thread of a role. Dropping the handle detaches the thread.
 #[derive(Debug)]
 pub struct RoleHandle<T> {
-    /// The thread's result. `None` if the thread could not get its planned CPUs or `SCHED_FIFO`, so that its body did
-    /// not run.
+    /// The thread's result. `None` if the body did not run, because the thread could not get its planned CPUs or
+    /// `SCHED_FIFO`.
     inner: thread::JoinHandle<Option<T>>,
     tid: Tid,
 }
@@ -56,7 +56,7 @@ thread_local! {
     static BLOCKING_GUARD: RefCell<Option<ThreadGuard>> = const { RefCell::new(None) };
 }
 
-/// What a new thread reports to the thread that started it, before its body runs.
+/// What a new thread reports to the thread that started it, before the body of the new thread runs.
 type Started = Result<Tid, AffinityError>;
 
 // ===== impl ThreadGuard =====
@@ -194,8 +194,8 @@ impl CpuAffinityManager {
             .map_err(|source| AffinityError::RuntimeFailed { source })
     }
 
-    /// Moves the calling thread to the planned CPUs of thread `index` of `role`, and registers the thread. Call it
-    /// on threads that [`Self::spawn`] did not start, such as the main thread.
+    /// Moves the calling thread to the planned CPUs of thread `index` of `role`, and registers the thread. Call this
+    /// method on threads that [`Self::spawn`] did not start, such as the main thread.
     ///
     /// # Errors
     /// [`AffinityError::PinFailed`] only in mode `strict`, and [`AffinityError::FifoFailed`] only with `fifo.required`.
@@ -247,8 +247,8 @@ impl CpuAffinityManager {
         })
     }
 
-    /// Places and registers the calling thread, a new blocking-pool thread, as an AUX thread. The thread runs even if
-    /// this fails.
+    /// Places and registers the calling thread, a new blocking-pool thread, as an AUX thread. If this fails, the thread
+    /// runs nevertheless, and a warning is logged.
     fn join_blocking_pool(&self) {
         // Relaxed: the counter orders no other memory access.
         let index = self.shared.blocking_started.fetch_add(1, Ordering::Relaxed);

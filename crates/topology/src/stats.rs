@@ -22,7 +22,7 @@ use crate::sys::{
 /// role and index.
 #[derive(Debug, Clone)]
 pub struct TopologyInfo {
-    /// 1 at start. Each new plan and each check that repaired masks increments it.
+    /// The version of the masks, from 1. Each new plan and each check that repaired masks increments the version.
     pub layout_version: u64,
     /// The machine, with the current limits and throttling counters.
     pub machine: Machine,
@@ -58,16 +58,16 @@ pub struct RoleInfo {
     pub cpus: CpuSet,
     /// The reason for these CPUs.
     pub why: &'static str,
-    /// The registered threads.
+    /// Number of registered threads of the role.
     pub threads: usize,
-    /// Whether the role has more threads than CPUs, so that threads share CPUs.
+    /// Whether the role has more threads than CPUs. If so, threads share CPUs.
     pub oversubscribed: bool,
     /// Whether every thread has its planned mask. `true` if the role has no threads.
     pub pinned_ok: bool,
 }
 
-/// One thread. A field whose doc gives no other meaning of `None` is `None` if it is unknown, usually because the thread
-/// has ended.
+/// One thread. If the description of a field does not say otherwise, `None` means that the value is unknown, usually
+/// because the thread has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {
     /// The role of the thread.
@@ -98,7 +98,7 @@ pub struct ThreadInfo {
     pub priority: i32,
     /// The `SCHED_FIFO` priority that the thread requested; `None` if it requested none.
     pub fifo_requested: Option<u8>,
-    /// The kernel's error number if it refused `SCHED_FIFO`; `None` if it did not refuse.
+    /// The error number with which the kernel refused `SCHED_FIFO`; `None` if the kernel did not refuse.
     pub fifo_errno: Option<i32>,
     /// Number of voluntary context switches.
     pub voluntary_switches: Option<u64>,
@@ -132,7 +132,7 @@ pub struct PlacementFigures {
 pub struct RoleFigures {
     /// The role.
     pub role: Role,
-    /// The registered threads.
+    /// Number of registered threads of the role.
     pub threads: usize,
     /// Whether every thread has its planned mask. `true` if the role has no threads.
     pub affinity_ok: bool,

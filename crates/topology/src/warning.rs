@@ -13,7 +13,8 @@ pub enum WarningCode {
     SingleCpu,
     /// NET or AUX threads run on the physical core of EXEC.
     SharedCore,
-    /// The other hyper-thread of an allowed CPU's core is not allowed, so another process may run on it.
+    /// The other hyper-thread of an allowed CPU's core is not allowed, so another process may run on that
+    /// hyper-thread.
     ForeignSibling,
     /// A CPU quota can stop a pinned thread at any time.
     Quota,

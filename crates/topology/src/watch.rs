@@ -60,7 +60,7 @@ impl CpuAffinityManager {
                 continue;
             };
             // If the plan is new, most masks differ from the new plan. A mask counts as lost only if it differs from
-            // the mask that was set before.
+            // the mask that this crate set last.
             let had = entry.pin.is_ok().then_some(entry.pin.wanted.as_ref()).flatten();
             let lost = had.is_some_and(|had| pin::mask_of(entry.tid).is_ok_and(|now| now != *had));
             let verdict = self.check(&entry, &wanted, &layout.plan.allowed);
@@ -92,7 +92,7 @@ impl CpuAffinityManager {
         } else {
             Verdict::Failed
         };
-        // A thread that could not be placed at its start was logged then. It is not logged again at every check.
+        // If a thread could not be placed at its start, a warning was logged at that time. The checks do not repeat it.
         if outcome.is_ok() || entry.pin.is_ok() {
             tracing::warn!(
                 thread = %entry.name, tid = entry.tid, found = %actual, %wanted,
@@ -149,8 +149,8 @@ impl CpuAffinityManager {
     }
 
     /// Returns the CPU mask that the process would have if it were started now, with the CPUs `granted` by its control
-    /// group. If the mask at start did not contain all granted CPUs, an operator had narrowed it: returns the CPUs of
-    /// that mask that are still granted. Otherwise returns all CPUs that are granted now.
+    /// group. If the mask at start did not contain all granted CPUs, an operator had narrowed the mask. In this
+    /// case, returns the CPUs of that mask that are still granted. Otherwise returns all CPUs that are granted now.
     fn mask_within(&self, granted: Option<&CpuSet>) -> CpuSet {
         let mask = &self.shared.mask;
         let Some(granted) = granted else {

@@ -102,8 +102,9 @@ fn held_back_requests_are_answered_when_the_executor_is_dropped() {
     drop(other);
 }
 
-/// A request belongs to the client that its submission names (here 99), otherwise to the client whose call is being
-/// polled. Outside of a call, it belongs to the unknown client, which has the number 0.
+/// If a submission contains a client (here 99), the request belongs to this client. Otherwise the request belongs to
+/// the client whose call is being polled. Outside of a call, the request belongs to the unknown client, which has the
+/// number 0.
 #[test]
 fn a_request_belongs_to_the_connection_of_its_call() {
     let (processor, _intake) = sides::<usize>(8);

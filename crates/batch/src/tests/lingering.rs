@@ -11,7 +11,7 @@ fn on_their_way(processor: &BatchProcessor<Counted, usize>, calls: usize) -> Vec
         .collect()
 }
 
-/// Makes a processor that has measured a commit of 2 ms, so that a linger takes 1 ms.
+/// Makes a processor that has measured a commit of 2 ms, so a linger takes 1 ms.
 async fn linger_of_1_ms() -> TestSides {
     let (processor, mut intake) = sides::<usize>(64);
     commit_of(&processor, &mut intake, 2 * MS).await;
@@ -141,8 +141,8 @@ async fn a_lingering_batch_is_executed_before_its_earliest_deadline() {
     drop((late, urgent, others));
 }
 
-/// A request whose deadline a linger could miss wakes the executor, whatever number of requests it waits for. Without
-/// the wake-up the test would not end.
+/// A request whose deadline a linger could miss wakes the executor, for whatever number of requests the executor waits.
+/// Without the wake-up the test would not end.
 #[tokio::test(start_paused = true)]
 async fn a_request_with_a_short_deadline_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;

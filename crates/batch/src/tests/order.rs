@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 const KIB: usize = 1 << 10;
-/// Half of the bytes that the queue may hold.
+/// Maximum number of bytes of a batch: half of the bytes that the queue may hold.
 const BATCH_BYTES: usize = MIB / 2;
 
 fn send(processor: &BatchProcessor<Counted, usize>, client: u64, item: Counted) -> TestFuture {
@@ -70,7 +70,7 @@ struct Bounds {
 }
 
 impl Batch {
-    /// `None` if there is no room for its bytes: then the batch is closed.
+    /// Returns `None` if the batch has no room for the request's bytes. In that case, the batch is closed.
     fn add(&mut self, waiting: &mut Vec<Waiting>, place: usize) -> Option<()> {
         let request = &waiting[place];
         if self.bytes > 0 && self.bytes + request.bytes > BATCH_BYTES {

@@ -105,8 +105,8 @@ impl Core {
         None
     }
 
-    /// Asks the state machine to admit a call. Returns `Stale` if the state has changed, also if this request itself
-    /// made the transition: then the caller must load the word and ask again.
+    /// Asks the state machine to admit a call. Returns `Stale` if this request or another thread has
+    /// changed the state. In that case, the caller must load the word and ask again.
     fn request_admission(
         &self,
         word: StateWord,

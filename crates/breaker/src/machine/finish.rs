@@ -18,11 +18,11 @@ use super::{
 // ===== impl Core =====
 
 impl Core {
-    /// Records the end of a call with its verdict, or without one if the call was dropped. `access` belongs to the
-    /// calling thread, which may differ from the thread that began the call.
+    /// Records the end of a call with its verdict, or without a verdict if the call was dropped. `access` belongs to
+    /// the calling thread, which may differ from the thread that began the call.
     ///
-    /// The function is inlined, because most callers know at compile time that the verdict is a plain success. Then the
-    /// verdict is never stored in memory.
+    /// The function is inlined, because most callers know at compile time that the verdict is a plain success. In this
+    /// case, the verdict is never stored in memory.
     #[inline(always)]
     pub(crate) fn finish(&self, access: ShardAccess, ticket: &Ticket, verdict: Option<&Verdict>) {
         if verdict.is_some_and(|verdict| *verdict == Verdict::success()) {
@@ -94,8 +94,8 @@ impl Core {
             && self.raw_elapsed_ns(ticket, now_ns) < self.ordinary_ns
     }
 
-    /// If the call is a probe, reports its outcome. Then adds the call to the window, unless it shows nothing about the
-    /// service. Returns false if the call belongs to a generation that is over.
+    /// If the call is a probe, reports its outcome. After that, adds the call to the window, unless it shows nothing
+    /// about the service. Returns false if the call belongs to a generation that is over.
     fn settle_and_record(
         &self,
         word: StateWord,
@@ -120,8 +120,8 @@ impl Core {
             }
             return true;
         };
-        // The outcome of a probe may itself have ended the generation, so a probe is counted even then. Any other call
-        // is too late.
+        // The outcome of a probe may itself have ended the generation. So a probe is counted even if its generation is
+        // over. Any other call of a generation that is over is not counted.
         let counted = self.record(word, access, &sample, now_ns) || ticket.probe.is_some();
         if counted && let Some(counters) = self.counters.get(access.shard) {
             count_exceptional(counters, &sample, verdict.is_some(), access.writer);

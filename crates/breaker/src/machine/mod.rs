@@ -48,10 +48,11 @@ pub(super) struct Core {
     marks: CachePadded<Marks>,
     /// Detects hangs. Only ticks use this field.
     hang: Mutex<HangWatch>,
-    /// The thread that changes the gate's word holds this lock, so that the log and the word change together.
+    /// The thread that changes the gate's word holds this lock, so the log and the word change together.
     pub(super) transition_log: Mutex<TransitionLog>,
     rng: Rng,
-    /// The last open time, in nanoseconds. The retry times of rejected calls are spread over half of this time.
+    /// The length of the current or the last open state, in nanoseconds; `open_base` before the first open state. The
+    /// retry times of rejected calls are spread over half of this time.
     open_for_ns: AtomicU64,
     slow_ns: u64,
     /// A latency below this value reaches neither the slow threshold nor the p99 threshold.
@@ -65,7 +66,8 @@ struct Marks {
     streak: Streak,
     /// The last batch that was counted.
     batch: HighWater,
-    /// The last batch that was counted as bad (slow or failed).
+    /// The last batch that was counted as bad. A bad batch has a call that was slow, failed or reached the p99
+    /// threshold.
     bad_batch: HighWater,
     /// The last batch that was counted as failed.
     failed_batch: HighWater,
@@ -134,7 +136,7 @@ impl fmt::Debug for Core {
     }
 }
 
-/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so that the period is never
+/// Returns the end of a period that begins now, in milliseconds of the clock. Rounded up, so the period is never
 /// too short.
 fn deadline_ms(now_ns: u64, lasts: Duration) -> u64 {
     now_ns.saturating_add(nanos(lasts)).div_ceil(NANOS_PER_MILLI)

@@ -157,10 +157,10 @@ impl Core {
         }
     }
 
-    /// Ends the half-open state when the longest wait is over. Then one good probe without a bad probe is enough to
-    /// leave the state, because there may be too few calls for more probes. If no probe was admitted, the state stays
-    /// the same. In this case a call that asks for admission sets `renew`, so that the wait begins again and the call
-    /// can become a probe.
+    /// Ends the half-open state when the longest wait is over. After this wait, one good probe without a bad probe is
+    /// enough to leave the state, because there may be too few calls for more probes. If no probe was admitted, the
+    /// state stays the same. In this case a call that asks for admission sets `renew`, so that the wait begins again
+    /// and the call can become a probe.
     pub(super) fn end_half_open_wait(&self, word: StateWord, now_ns: u64, renew: bool) {
         let probes = self.gate.probes(word.generation());
         if probes.issued > 0 && probes.ok > 0 && probes.bad == 0 {
@@ -171,7 +171,7 @@ impl Core {
             let deadline_ms = deadline_ms(now_ns, self.config.half_open_max_wait);
             let _transition_log = self.transition_log.lock();
             // The state stays the same, so the log gets no entry. If the exchange fails, another thread has already
-            // changed the word.
+            // changed the word, so this thread has nothing left to do.
             let _ = self.gate.transition(word, CircuitState::HalfOpen, deadline_ms);
         }
     }

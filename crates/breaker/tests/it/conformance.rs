@@ -29,7 +29,8 @@ fn add_functions(directory: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn every_test_listed_in_conformance_md_exists() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // A published package does not contain the document and the other packages. Then there is nothing to compare.
+    // A published package does not contain the document and the other packages. In that case, the test has nothing to
+    // compare.
     let Ok(list) = fs::read_to_string(workspace.join("docs/conformance.md")) else {
         return;
     };

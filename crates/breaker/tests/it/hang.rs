@@ -51,7 +51,7 @@ impl Run {
     fn new(load: Load, change: impl FnOnce(&mut CircuitBreakerConfig)) -> Self {
         let rig = Rig::new(change);
         let cycle_ms = load.latency_ms + load.pause_ms;
-        // The callers start at different times of the cycle, so that they do not all call at once.
+        // The callers start at different times of the cycle, so they do not all call at once.
         let callers = (0..load.callers as u64).map(|caller| Caller::PausesUntil(caller % cycle_ms.max(1)));
         Run {
             callers: callers.collect(),
@@ -438,7 +438,7 @@ fn after_a_hang_the_circuit_closes_again() {
     let mut run = Run::new(load, |_| {});
     run.run_ms(3_000);
     run.hang(Duration::from_secs(1)).unwrap();
-    // This is longer than the open time: the circuit becomes half-open, its probes hang, and it opens again.
+    // This is longer than the open time: the circuit becomes half-open, its probes hang, and the circuit opens again.
     run.run_ms(6_000);
     assert_eq!(run.rig.reason_opened(), Some(TransitionReason::ProbeTimeout));
     run.hangs = false;
@@ -481,7 +481,8 @@ proptest! {
         let mut run = Run::new(Load { deadline_ms, watched: true, ..load }, |_| {});
         run.run_ms(before_ms);
         prop_assert_eq!(run.rig.stats().lifetime.opens, 0);
-        // The circuit may be due to open while the caller pauses. Then it opens only at the caller's next call.
+        // The circuit may be due to open while the caller pauses. In this case, the circuit opens only at the
+        // caller's next call.
         let limit = bound(run.rig.breaker.config()) + Duration::from_millis(load.pause_ms);
         prop_assert!(run.hang(limit).is_some(), "closed {:?} after the hang", limit);
     }

@@ -1,5 +1,5 @@
-//! The test that came with the original code of this breaker. Here it moves a manual clock instead of sleeping. The
-//! original code failed this test. The other tests in this file cover bugs of the original code that no other file
+//! The test that came with the original code of this breaker. Here the test moves a manual clock instead of sleeping.
+//! The original code failed this test. The other tests in this file cover bugs of the original code that no other file
 //! covers.
 
 use std::{io, time::Duration};

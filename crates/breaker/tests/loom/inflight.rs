@@ -31,7 +31,7 @@ mod sync {
     pub(crate) use crossbeam_utils::CachePadded;
     pub(crate) use loom::sync::atomic::Ordering;
 
-    /// Without `IN_ORDER`, because in these models no thread stores to a word while another thread exchanges it.
+    /// `IN_ORDER` is not set, because in these models no thread stores to a word while another thread exchanges it.
     pub(crate) type AtomicU64 = tally_testing::words::Word<u64>;
 }
 

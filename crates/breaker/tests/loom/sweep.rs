@@ -41,8 +41,8 @@ const OLD: Tag = Tag::new(0, 1);
 const NEW: Tag = Tag::new(0, 2);
 const OTHER_GENERATION: Tag = Tag::new(1, 2);
 
-/// Runs `own` on a word that holds old counts. At the same time, another thread sweeps the word for `tag`. Then checks
-/// the word with `look`.
+/// Runs `own` on a word that holds old counts. At the same time, another thread sweeps the word for `tag`. After that,
+/// checks the word with `look`.
 fn check(tag: Tag, own: fn(&TaggedPair), look: fn(&TaggedPair)) {
     explore(PREEMPTIONS_MAX, move || {
         let pair = Arc::new(TaggedPair::default());

@@ -75,7 +75,7 @@ proptest! {
         running.append_many(blocks, 200);
         disk.power_off_after(operations);
         let stopped = running.writer.finish().is_ok();
-        // The next process appends one block, unless the power fails before.
+        // The next process appends one block, unless the power fails before the append.
         drop(running);
         let appended = Running::open(&disk.handle())
             .and_then(|mut running| running.append(&body(blocks, 200)))
@@ -209,7 +209,7 @@ fn an_unreadable_marker_still_shows_that_the_stop_was_clean() {
 }
 
 #[test]
-fn the_marker_is_not_taken_for_a_segment_or_an_unfinished_file() {
+fn the_marker_does_not_count_as_a_segment_or_an_unfinished_file() {
     let (disk, _) = stopped(30);
     let names = disk.list(&data().join("journal")).unwrap();
     assert_eq!(names, ["0000000000.segment", "0000000001.segment", "CLEAN"]);

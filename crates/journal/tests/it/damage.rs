@@ -231,7 +231,7 @@ fn a_block_of_another_directory_or_position_is_neither_accepted_nor_removed() {
 #[test]
 fn bytes_of_a_foreign_block_inside_a_torn_body_do_not_count_as_a_later_block() {
     // A client can store the bytes of a block as its own data. If the write of this data is torn, the scan must not
-    // take these bytes for a later block and report damage.
+    // treat these bytes as a later block and report damage.
     let donor = SimDisk::new(77);
     let mut running = Running::open(&donor.handle()).unwrap();
     running.append_many(6, 200);

@@ -70,7 +70,8 @@ fn a_full_disk_poisons_the_writer_and_loses_no_block() {
     let appended = (0..20)
         .take_while(|index| running.append(&body(*index, 1000)).is_ok())
         .count();
-    // The first segment has its full length and takes seven blocks. The disk has no space for the second segment.
+    // The first segment has its full length and has room for seven blocks. The disk has no space for the second
+    // segment.
     assert_eq!(appended, 7);
     assert!(matches!(running.append(b"refused"), Err(JournalError::Poisoned)));
     drop(running);

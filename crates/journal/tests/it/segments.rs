@@ -207,7 +207,7 @@ fn reads_outside_of_segments_and_blocks_are_errors() {
     disk.restart();
     disk.flip_bit(&segment_path(0), (HEADER_BYTES as u64) * 8);
     // A recovery would treat the damaged block as the remains of an incomplete write. The reader must return an error
-    // for it.
+    // for this block.
     let journal = tally_journal::Journal::open(disk.handle(), &super::data(), &CONFIG).unwrap();
     let error = journal
         .reader()

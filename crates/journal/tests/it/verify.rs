@@ -87,7 +87,7 @@ fn runs(report: &JournalReport) -> Vec<(u64, u64)> {
 #[test]
 fn blocks_after_a_block_of_another_place_are_found() {
     let disk = journal_of(30);
-    // Blocks 2 and 3 are replaced by copies of block 1, whose header names another place.
+    // Blocks 2 and 3 are replaced by copies of block 1, whose header names another position.
     disk.change(&segment_path(0), |bytes| {
         let (first, rest) = bytes.split_at_mut(328);
         rest[..328].copy_from_slice(first);

@@ -1,5 +1,5 @@
-//! Generates random sequences of requests. Only a few accounts and ids exist, so that requests often use the
-//! same ones.
+//! Generates random sequences of requests. Only a few accounts and transaction ids exist, so requests
+//! often use the same accounts and ids.
 
 use proptest::{
     collection::vec,
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Send(Content),
     SendAgain(Index),
     SendChanged(Index, Change),
-    /// Starts a new block, this number of nanoseconds later.
+    /// Starts a new block. Its time is this number of nanoseconds after the time of the next transaction.
     NextBlock(u64),
     /// Copies this number of accounts into the checkpoint.
     Copy(usize),
@@ -33,8 +33,8 @@ pub(super) enum Step {
 
 // ===== generators =====
 
-fn name() -> impl Strategy<Value = String> {
-    // Most names belong to accounts that are created first.
+fn account_id() -> impl Strategy<Value = String> {
+    // Most ids belong to accounts that are created first.
     prop_oneof![20 => select(&ACCOUNTS[..CREATED_FIRST]), 1 => select(&ACCOUNTS[CREATED_FIRST..])]
         .prop_map(str::to_owned)
 }
@@ -77,7 +77,7 @@ fn amount() -> impl Strategy<Value = Amount> {
 }
 
 fn transfer() -> impl Strategy<Value = Transfer<String>> {
-    (name(), name(), amount(), 0..3_u32).prop_map(|(debit, credit, amount, code)| Transfer {
+    (account_id(), account_id(), amount(), 0..3_u32).prop_map(|(debit, credit, amount, code)| Transfer {
         debit,
         credit,
         amount,
@@ -87,7 +87,7 @@ fn transfer() -> impl Strategy<Value = Transfer<String>> {
 
 fn content() -> impl Strategy<Value = Content> {
     let effective_time = option::weighted(0.2, (any::<i64>(), 0..1_000_000_000_u32));
-    // Most transactions are short, because long ones are rarely committed.
+    // Most transactions are short, because long transactions are rarely committed.
     let transfers = prop_oneof![3 => vec(transfer(), 1..=2), 1 => vec(transfer(), 3..=6)];
     (0..TRANSACTIONS, effective_time, metadata(), transfers).prop_map(|(id, time, metadata, transfers)| {
         Content {
@@ -125,8 +125,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Generates a sequence that creates some accounts first, and then makes random requests. Some sequences create the first
-/// two accounts twice.
+/// Generates a sequence that creates some accounts first, and then makes random requests. Some sequences create the
+/// first two accounts twice.
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let first =
         std::array::from_fn::<_, CREATED_FIRST, _>(|place| new_account(Just(ACCOUNTS[place].to_owned())));

@@ -23,7 +23,8 @@ use tally_ledger::*;
 const REACH_CASES: usize = 600;
 const MAX: u128 = u128::MAX;
 
-/// Copies of all accounts. The test copies a few accounts at a time, and transactions change accounts between the copies.
+/// Copies of all accounts. The test copies a few accounts at a time, and transactions change accounts between the
+/// copies.
 #[derive(Debug)]
 struct Checkpoint {
     first_entry: u64,
@@ -144,7 +145,8 @@ impl World {
         Ok(())
     }
 
-    /// Copies the next `count` accounts into the checkpoint. Starts a new checkpoint if there is none or it is complete.
+    /// Copies the next `count` accounts into the checkpoint. Starts a new checkpoint if none exists or the
+    /// current checkpoint is complete.
     fn copy(&mut self, count: usize) {
         if self.checkpoint.as_ref().is_none_or(Checkpoint::is_complete) {
             self.checkpoint = Some(Checkpoint {
@@ -406,8 +408,8 @@ fn an_unreadable_log_is_an_error_and_changes_nothing() {
     assert_eq!(world.log.entries, 2);
 }
 
-/// The program itself encodes requests, so a transaction that can't be decoded is a bug. The ledger must panic before the
-/// transaction gets into the log: the records of such a log could not be applied again.
+/// The program itself encodes requests, so a transaction that can't be decoded is a bug. The ledger must panic before
+/// the transaction gets into the log: the records of such a log could not be applied again.
 #[test]
 fn a_transaction_that_is_cut_short_is_never_recorded() {
     let encoded = transfers_of(1, 3).encode();
@@ -441,7 +443,7 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
         ),
         "{error}"
     );
-    // The ledger has another account under the first number.
+    // In this ledger, another account has the number of the first account.
     let mut other = Ledger::new(0);
     let snapshot = world.ledger.account("a1").unwrap();
     other

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::sample::Index;
 use tally_ledger::{transaction::put_transaction, *};
 
-/// Ids of accounts. There are only a few, so that transactions often use the same accounts. The last account is never
+/// Ids of accounts. There are only a few, so transactions often use the same accounts. The last account is never
 /// created.
 pub(super) const ACCOUNTS: [&str; 8] = ["a0", "a1", "a2", "a3", "a4", "a5", "a6", "nobody"];
 /// A transaction that owns its text.
@@ -152,7 +152,7 @@ impl ModelAccount {
         Ok(())
     }
 
-    /// The amount that the side which the rule bounds still accepts.
+    /// The amount that still fits on the side that the balance rule bounds.
     const fn available(&self) -> u128 {
         let limit = self.new.overdraft_limit.minor_units();
         let (own, other) = match self.new.rule {

@@ -1,9 +1,10 @@
 //! Calls to the kernel for CPU masks, scheduling classes, real-time limits, and the capability `CAP_SYS_NICE`, which
 //! real-time scheduling needs.
 //!
-//! CPU masks are arrays of 64-bit words with CPU 0 in bit 0 of word 0. The masks have room for [`MASK_BITS`] CPUs, while
-//! `libc::cpu_set_t` has room for 1024. Functions for scheduling classes make raw system calls, because
-//! `sched_setscheduler` of musl always fails with ENOSYS, and `sched_param` of musl has other fields than that of glibc.
+//! CPU masks are arrays of 64-bit words with CPU 0 in bit 0 of word 0. The masks have room for [`MASK_BITS`] CPUs,
+//! while `libc::cpu_set_t` has room for 1024. Functions for scheduling classes make raw system calls, because
+//! `sched_setscheduler` of musl always fails with ENOSYS, and `sched_param` of musl has other fields than that of
+//! glibc.
 
 use std::io;
 
@@ -58,7 +59,7 @@ struct CapHeader {
     pid: c_int,
 }
 
-/// One 32-bit slice of the capability sets; version 3 uses two of them.
+/// One 32-bit slice of the capability sets; version 3 uses two slices.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct CapData {
@@ -95,7 +96,8 @@ pub fn get_affinity(tid: Tid) -> io::Result<Vec<u64>> {
 
 /// Restricts thread `tid` to the CPUs of `words`.
 ///
-/// The kernel silently removes CPUs that the cpuset of the cgroup does not contain. Read the mask back to check it.
+/// The kernel silently removes CPUs that the cpuset of the cgroup does not contain. Read the mask back to check the
+/// result.
 ///
 /// # Errors
 /// `EINVAL` if no CPU of the mask is usable, `ESRCH` if the thread does not exist, `EPERM` for a thread of another
@@ -207,7 +209,7 @@ pub fn lower_rttime_limit(soft_us: u64) -> io::Result<()> {
     check(c_long::from(rc)).map(|_| ())
 }
 
-/// The resource limits that this module uses. An own type is needed, because the type of libc's constants differs
+/// The resource limits that this module uses. A separate type is needed, because the type of libc's constants differs
 /// between C libraries.
 #[derive(Clone, Copy)]
 enum Resource {
@@ -238,7 +240,8 @@ fn get_limit(resource: Resource) -> io::Result<Limit> {
 
 // ===== capabilities =====
 
-/// Runs `action` with the capability `CAP_SYS_NICE` in the calling thread's effective set, if it is in the permitted set.
+/// Runs `action` with the capability `CAP_SYS_NICE` in the calling thread's effective set, if the capability is in
+/// the permitted set.
 ///
 /// Capabilities belong to a thread, so other threads of the process get no capability. Afterwards, the effective set is
 /// restored. The file capability `cap_sys_nice+p` puts the capability into the permitted set, but not into the

@@ -1,7 +1,7 @@
 //! Tests with real threads of this process.
 //!
-//! The manager gets a simulated machine that has the real CPUs of the test process. So CPU quotas of the build machine do
-//! not affect the tests.
+//! The manager gets a simulated machine that has the real CPUs of the test process. So CPU quotas of the build machine
+//! do not affect the tests.
 
 use std::{fs, io, sync::mpsc, thread};
 
@@ -123,7 +123,7 @@ fn every_thread_has_its_planned_mask() {
     );
     assert!(
         topology.unregistered_threads >= 1,
-        "at least the test thread itself"
+        "the test thread is not registered"
     );
     assert_eq!(
         (
@@ -269,7 +269,7 @@ fn mode_off_touches_no_mask() {
 
 #[test]
 fn a_missing_cpu_is_an_error_only_in_strict() {
-    // The simulated machine has CPUs that the real one does not have.
+    // The simulated machine has CPUs that the real machine does not have.
     let simulated = || Tree::of_cores(vec![CpuSet::single(8000), CpuSet::single(8001)]);
     let with_mode = |mode| AffinityConfig {
         mode,
@@ -301,7 +301,7 @@ fn a_missing_cpu_is_an_error_only_in_strict() {
     let (strict, _files) = manager(Mode::Strict);
     let refused = strict.spawn(Role::Exec, 0, "tally-exec", || ()).unwrap_err();
     let AffinityError::PinFailed { wanted, source, .. } = refused else {
-        panic!("another error: {refused}");
+        panic!("unexpected error: {refused}");
     };
     assert_eq!(wanted, CpuSet::single(8001));
     assert_eq!(source.unwrap().raw_os_error(), Some(libc::EINVAL));

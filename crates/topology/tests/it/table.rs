@@ -120,8 +120,8 @@ fn on_sixteen_cores_net_gets_the_cores_at_the_cache_of_exec() {
         plan.summary(),
         "pin exec=15 wal=14 net=6-13(8) aux=0 spare=1-5 spin"
     );
-    // The cache of CPUs 12 to 15 has fewer quiet cores, so EXEC does not get a core of it, although its ids are the
-    // highest.
+    // The cache of CPUs 12 to 15 has fewer quiet cores, so EXEC does not get a core of this cache, although these
+    // CPUs have the highest ids.
     let plan = Tree::cores(16).caches(&["0-3", "4-11", "12-15"]).plan();
     assert_eq!(
         plan.summary(),

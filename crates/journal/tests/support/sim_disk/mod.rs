@@ -1,9 +1,9 @@
 //! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it. All random
-//! decisions come from a seed, so that a test is repeatable.
+//! decisions come from a seed, so a test is repeatable.
 //!
 //! - Bytes are durable after a sync of their file. The name of a file is durable after a sync of its directory. A crash
 //!   keeps a random part of the unsynced bytes, in sectors of 512 bytes. Of the unsynced changes of names in a
-//!   directory, it keeps a random number of the oldest and drops the others.
+//!   directory, a crash keeps a random number of the oldest changes and drops the newer changes.
 //! - A failed sync discards the bytes that it should have written, as on Linux: a process can still read the bytes and
 //!   a later sync succeeds, but the bytes are not on the disk.
 //! - A test can fill the disk, cut the power after a number of operations, flip bits, and delay syncs.
@@ -296,7 +296,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
-        assert_eq!(from.parent(), to.parent(), "renames stay in their directory");
+        assert_eq!(from.parent(), to.parent(), "a rename must stay in its directory");
         let mut state = self.begin_change(Operation::Rename, from)?;
         let file = state.find(Operation::Rename, from)?;
         state.change_names(
@@ -335,8 +335,8 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
         let mut state = self.begin_change(Operation::SyncDir, dir)?;
         if state.sync_fails() {
-            // Unlike a failed sync of a file, this one discards nothing: the file system keeps changes of names in its
-            // own journal and writes them later.
+            // Unlike a failed sync of a file, a failed sync of a directory discards nothing: the file system keeps
+            // changes of names in its own journal and writes them later.
             return Err(DiskError::new(
                 Operation::SyncDir,
                 dir,

@@ -200,7 +200,7 @@ impl State {
         self.names = self.durable_names.clone();
     }
 
-    /// Counts an operation that changes something. Returns whether the power is off, so that the operation fails.
+    /// Counts an operation that changes something. Returns whether the power is off. If so, the operation fails.
     pub(super) fn count_operation(&mut self) -> bool {
         match &mut self.faults.operations_before_power_off {
             None => {}
@@ -270,19 +270,19 @@ impl SimContents {
     }
 
     /// Applies a failed sync: a random part of the unsynced sectors becomes durable, and no later sync writes the
-    /// others.
+    /// other sectors.
     pub(super) fn fail_sync(&mut self, random: &mut SplitMix64) {
         self.make_some_durable(random);
     }
 
-    /// Applies a crash: a random part of the unsynced sectors becomes durable, and the others are lost.
+    /// Applies a crash: a random part of the unsynced sectors becomes durable, and the other sectors are lost.
     pub(super) fn crash(&mut self, random: &mut SplitMix64) {
         self.make_some_durable(random);
         self.view = self.durable.clone();
     }
 
-    /// Makes a random part of the unsynced sectors durable, and forgets the others. Draws a number n from 0 to 8, then
-    /// keeps each sector with the probability n / 8.
+    /// Makes a random part of the unsynced sectors durable, and forgets the other sectors. Draws a number n from 0 to
+    /// 8, and keeps each sector with the probability n / 8.
     pub(super) fn make_some_durable(&mut self, random: &mut SplitMix64) {
         let kept_of_8 = random.below(9);
         for (offset, bytes) in std::mem::take(&mut self.unsynced) {
