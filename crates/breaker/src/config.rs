@@ -215,11 +215,17 @@ impl CircuitBreakerConfig {
                 failures,
                 1,
                 u32::MAX,
-                "at least 1, or absent",
+                "from 1 to 4294967295, or absent",
             )?;
         }
         if let Some(violations) = self.violations {
-            count("violations", violations, 1, u32::MAX, "at least 1, or absent")?;
+            count(
+                "violations",
+                violations,
+                1,
+                u32::MAX,
+                "from 1 to 4294967295, or absent",
+            )?;
         }
         if let Some(p99) = self.p99_threshold {
             time(
@@ -302,7 +308,13 @@ impl CircuitBreakerConfig {
             DAY,
             "from probe_timeout to 1 day",
         )?;
-        time("ramp", self.ramp, Duration::ZERO, 60 * MINUTE, "at most 1 hour")?;
+        time(
+            "ramp",
+            self.ramp,
+            Duration::ZERO,
+            60 * MINUTE,
+            "from 0s to 1 hour",
+        )?;
         share("ramp_min", self.ramp_min)?;
         ratio(
             "ramp_aggression",
@@ -316,7 +328,7 @@ impl CircuitBreakerConfig {
             self.stable_for,
             Duration::ZERO,
             DAY,
-            "at most 1 day",
+            "from 0s to 1 day",
         )?;
         time(
             "forced_open_retry_after",
