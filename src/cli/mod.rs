@@ -3,6 +3,8 @@
 mod bench;
 mod circuit;
 mod client_args;
+mod config;
+mod effective;
 pub mod exit;
 mod health;
 mod import;
@@ -16,7 +18,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::exit::fail;
 use crate::{sys::limits::ignore_file_size_signal, version::LONG_VERSION};
@@ -40,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Start the service. Without options it listens on 127.0.0.1:50051 and keeps its data in ./tally-data.
     Serve(serve::ServeArgs),
+    /// Show the settings that `serve` would use with the same options, and where each value comes from.
+    Config(config::ConfigArgs),
     /// Check whether a service is serving. Exit code 0 if it is, 1 if not.
     Health(health::HealthArgs),
     /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
@@ -73,7 +77,8 @@ impl Cli {
             return fail(exit::SOFTWARE, &error);
         }
         match self.command {
-            Command::Serve(args) => serve::run(&args),
+            Command::Serve(args) => serve::run(&args, &effective::variables(&Cli::command())),
+            Command::Config(args) => config::run(&args, &effective::variables(&Cli::command())),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => topology::run(&args),

@@ -196,7 +196,7 @@ impl<'a> ChainScanner<'a> {
         }
         if tail.marked && !tail.clean {
             tracing::warn!(
-                stop = ?self.stop,
+                clean = %self.stop,
                 end = %tail.end.position,
                 "the end of the journal is not the end that journal/CLEAN states: that file is damaged, or the directory \
                  contains files of several copies. The chain of blocks is complete"
