@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::{
     error::ConfigError,
+    keys::flatten,
     settings::{CheckedConfig, Config},
-    sources::{Sources, flatten},
+    sources::Sources,
     toml_file::TomlFile,
 };
 use crate::settings::{Origin, SettingError};

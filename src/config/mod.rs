@@ -7,6 +7,7 @@
 
 mod bounds;
 mod error;
+mod keys;
 mod load;
 mod settings;
 mod sources;

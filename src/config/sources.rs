@@ -1,6 +1,6 @@
 //! Merges the sources of the configuration, finds unknown keys, and finds the origin of a value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use figment::{
     Figment, Profile,
@@ -12,19 +12,12 @@ use figment::{
 use super::{
     bounds::bounds,
     error::{ConfigError, UnknownKey},
+    keys::{ENV_PREFIX, ENV_SEPARATOR, METHODS, general_key, known_keys, meant_key, variable},
     settings::Config,
     toml_file::TomlFile,
     variables::is_kubernetes_variable,
 };
 use crate::settings::{Origin, SettingError, nearest};
-
-/// The prefix of the environment variables of settings.
-pub(super) const ENV_PREFIX: &str = "TALLY__";
-/// The separator between the parts of a key in an environment variable.
-const ENV_SEPARATOR: &str = "__";
-/// The key of the table of the settings of single kinds of calls. The next part of a key in this table is the name of a
-/// kind of call.
-const METHODS: &str = "breaker.methods";
 
 /// A value that a command-line option sets.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,51 +172,6 @@ impl Sources {
     }
 }
 
-/// Returns the name of the environment variable of a key.
-pub(super) fn variable(key: &str) -> String {
-    format!("{ENV_PREFIX}{}", key.replace('.', ENV_SEPARATOR).to_uppercase())
-}
-
-/// Returns the keys of all settings, without those of single kinds of calls.
-pub(super) fn known_keys() -> BTreeSet<String> {
-    flatten(&Config::default()).into_keys().collect()
-}
-
-/// Returns the value of each key of `config`. A table without keys is the value `None`.
-pub(super) fn flatten(config: &Config) -> BTreeMap<String, Option<String>> {
-    fn add(value: &serde_json::Value, key: String, found: &mut BTreeMap<String, Option<String>>) {
-        match value {
-            serde_json::Value::Object(table) if !table.is_empty() => {
-                for (name, value) in table {
-                    let key = if key.is_empty() {
-                        name.clone()
-                    } else {
-                        format!("{key}.{name}")
-                    };
-                    add(value, key, found);
-                }
-            }
-            serde_json::Value::Object(_) | serde_json::Value::Null => {
-                found.insert(key, None);
-            }
-            serde_json::Value::String(text) => {
-                found.insert(key, Some(text.clone()));
-            }
-            other @ (serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::Array(_)) => {
-                found.insert(key, Some(other.to_string()));
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    // Every section has a form in JSON, because its keys are texts.
-    if let Ok(value) = serde_json::to_value(config) {
-        add(&value, String::new(), &mut found);
-    }
-    found
-}
-
 fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: &mut Vec<String>) {
     for (name, value) in values {
         let key = format!("{prefix}{name}");
@@ -250,50 +198,6 @@ fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: 
             _ => unknown.push(key),
         }
     }
-}
-
-/// Returns the key of a setting without the name of a kind of call: `breaker.ramp` for `breaker.methods.NAME.ramp`.
-fn general_key(key: &str) -> String {
-    match key.strip_prefix(METHODS).and_then(|rest| rest.strip_prefix('.')) {
-        Some(rest) => rest
-            .split_once('.')
-            .map_or_else(|| METHODS.to_owned(), |(_, key)| format!("breaker.{key}")),
-        None => key.to_owned(),
-    }
-}
-
-/// Returns the key that the operator probably meant: a key of the same table with a similar name, a key of another table
-/// with the same name, or a similar key.
-fn meant_key(key: &str, known: &BTreeSet<String>) -> Option<String> {
-    let general = general_key(key);
-    let (table, name) = general.rsplit_once('.').unwrap_or(("", &general));
-    if table.is_empty() {
-        let sections: BTreeSet<&str> = known
-            .iter()
-            .filter_map(|key| Some(key.split_once('.')?.0))
-            .collect();
-        if let Some(section) = nearest(name, sections) {
-            return Some(section);
-        }
-    }
-    let split = |key: &'_ String| -> Option<(String, String)> {
-        let (table, name) = key.rsplit_once('.')?;
-        Some((table.to_owned(), name.to_owned()))
-    };
-    let in_table: Vec<String> = known
-        .iter()
-        .filter_map(split)
-        .filter(|(of, _)| of == table)
-        .map(|(_, name)| name)
-        .collect();
-    if let Some(meant) = nearest(name, in_table.iter().map(String::as_str)) {
-        let written_table = key.rsplit_once('.').map_or("", |(table, _)| table);
-        return Some(format!("{written_table}.{meant}"));
-    }
-    let elsewhere = known.iter().find(|known| known.ends_with(&format!(".{name}")));
-    elsewhere
-        .cloned()
-        .or_else(|| nearest(&general, known.iter().map(String::as_str)))
 }
 
 /// Returns a value as the operator would write it.

@@ -8,7 +8,7 @@
 
 use super::{
     error::{ConfigError, UnknownVariable},
-    sources::{ENV_PREFIX, known_keys, variable},
+    keys::{ENV_PREFIX, known_keys, variable},
 };
 use crate::settings::nearest;
 

@@ -10,6 +10,7 @@ mod process;
 mod real_data;
 mod security;
 mod service;
+mod settings;
 mod store;
 mod support;
 mod telemetry;

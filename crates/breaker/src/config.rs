@@ -267,7 +267,7 @@ impl CircuitBreakerConfig {
     }
 
     fn validate_recovery(&self) -> Result<(), ConfigError> {
-        let tick = Duration::from_millis(1);
+        let (zero, tick) = (Duration::ZERO, Duration::from_millis(1));
         time("open_base", self.open_base, tick, DAY, "from 1ms to 1 day")?;
         time(
             "open_max",
@@ -308,13 +308,7 @@ impl CircuitBreakerConfig {
             DAY,
             "from probe_timeout to 1 day",
         )?;
-        time(
-            "ramp",
-            self.ramp,
-            Duration::ZERO,
-            60 * MINUTE,
-            "from 0s to 1 hour",
-        )?;
+        time("ramp", self.ramp, zero, 60 * MINUTE, "from 0s to 1 hour")?;
         share("ramp_min", self.ramp_min)?;
         ratio(
             "ramp_aggression",
@@ -323,13 +317,7 @@ impl CircuitBreakerConfig {
             10.0,
             "from 0.1 to 10",
         )?;
-        time(
-            "stable_for",
-            self.stable_for,
-            Duration::ZERO,
-            DAY,
-            "from 0s to 1 day",
-        )?;
+        time("stable_for", self.stable_for, zero, DAY, "from 0s to 1 day")?;
         time(
             "forced_open_retry_after",
             self.forced_open_retry_after,
