@@ -195,7 +195,13 @@ fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: 
             _ if known.contains(&known_name) => {}
             Value::Dict(_, inner) if is_table => find_unknown(inner, &format!("{key}."), known, unknown),
             _ if is_table => {}
-            _ => unknown.push(key),
+            Value::String(..)
+            | Value::Char(..)
+            | Value::Bool(..)
+            | Value::Num(..)
+            | Value::Empty(..)
+            | Value::Dict(..)
+            | Value::Array(..) => unknown.push(key),
         }
     }
 }

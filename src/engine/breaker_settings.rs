@@ -63,9 +63,9 @@ pub struct BreakerSettings {
     /// A call that takes this long or longer is slow. With `"auto"`, the threshold is 8 times the 99th percentile of
     /// the time of a commit, measured at the start, but at least 5 ms and at most 1 s.
     pub slow_threshold: Option<SlowThreshold>,
-    /// The circuit opens when at least this share of the calls in the window is slow, 0 to 1.
+    /// The circuit opens when at least this share of the calls in the window is slow, above 0 and at most 1.
     pub slow_rate: Option<f64>,
-    /// The circuit opens when at least this share of the calls in the window has failed, 0 to 1.
+    /// The circuit opens when at least this share of the calls in the window has failed, above 0 and at most 1.
     pub failure_rate: Option<f64>,
     /// Minimum number of calls in the window before `slow_rate` and `failure_rate` can open the circuit.
     pub min_calls: Option<u32>,

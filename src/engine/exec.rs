@@ -340,7 +340,7 @@ impl Exec {
     /// is right.
     fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
         let Some(id) = self.book.ledger().accounts().id(index) else {
-            if let Some(omitted) = self.counters.read_errors.admit(std::time::Instant::now()) {
+            if let Some(omitted) = self.counters.read_errors.admit(tokio::time::Instant::now()) {
                 let account = index.0;
                 tracing::error!(account, omitted, "a record names an account that does not exist");
             }

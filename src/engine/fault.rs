@@ -1,12 +1,11 @@
 //! Faults of the engine: technical reasons why a command has no result. The rejection of a transaction is an outcome
 //! and not a fault.
 
-use std::time::Instant;
-
 use tally_batch::BatchError;
 use tally_breaker::Rejection;
 use tally_journal::Position;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::store::embedded::RecordError;

@@ -74,16 +74,16 @@ pub enum AffinityMode {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoleLists {
-    /// CPUs of EXEC.
+    /// CPUs of EXEC, the thread that executes transactions.
     #[serde(deserialize_with = "deserialize_text")]
     pub exec: Option<String>,
-    /// CPUs of WAL.
+    /// CPUs of WAL, the thread that writes the journal.
     #[serde(deserialize_with = "deserialize_text")]
     pub wal: Option<String>,
-    /// CPUs of NET.
+    /// CPUs of NET, the threads that serve the connections of clients.
     #[serde(deserialize_with = "deserialize_text")]
     pub net: Option<String>,
-    /// CPUs of AUX.
+    /// CPUs of AUX, all other threads.
     #[serde(deserialize_with = "deserialize_text")]
     pub aux: Option<String>,
 }

@@ -1,8 +1,9 @@
 //! Helpers for log lines: the form of times in fields, and a limit on lines that calls of clients can cause.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Shortest time between two lines that a [`LogLimit`] admits.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ impl LogLimit {
         let mut lines = self.0.lock();
         if lines
             .admitted
-            .is_some_and(|admitted| now.saturating_duration_since(admitted) < INTERVAL)
+            .is_some_and(|admitted| now.duration_since(admitted) < INTERVAL)
         {
             lines.omitted = lines.omitted.saturating_add(1);
             return None;
