@@ -80,6 +80,15 @@ pub struct ServeArgs {
     check: bool,
 }
 
+/// A file with a certificate, a key or tokens can't be used.
+#[derive(Debug, Error)]
+#[error("{setting}: {source}")]
+struct SecurityFileError {
+    /// The key and the origin of the setting that names the file.
+    setting: String,
+    source: SecurityError,
+}
+
 /// Why the service could not be started.
 #[derive(Debug, Error)]
 enum ServeError {
@@ -98,7 +107,7 @@ enum ServeError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
-    Security(#[from] SecurityError),
+    Security(SecurityFileError),
     #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
@@ -136,7 +145,11 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
         affinity,
         security,
     } = loaded.check()?;
-    let security = Arc::new(Security::load(&security)?);
+    let security = Security::load(&security).map_err(|source| {
+        let setting = loaded.security_file(source.path());
+        ServeError::Security(SecurityFileError { setting, source })
+    })?;
+    let security = Arc::new(security);
     // Detect the CPUs before any thread starts: threads inherit the CPU mask, and detection reads the calling thread's mask.
     let affinity = CpuAffinityManager::detect(affinity)?;
     if args.check {

@@ -11,7 +11,7 @@ use super::{
     sources::Sources,
     toml_file::TomlFile,
 };
-use crate::settings::{Origin, SettingError};
+use crate::settings::{Origin, SettingError, origin_note};
 
 pub use super::sources::Override;
 
@@ -65,6 +65,24 @@ impl Loaded {
         self.config
             .check()
             .map_err(|error| self.sources.with_origin(error))
+    }
+
+    /// Returns the key and the origin of the setting in the section `security` whose value is `path`, for the error of a
+    /// file. Returns `security` if no setting has this value.
+    #[must_use]
+    pub fn security_file(&self, path: &Path) -> String {
+        let files = &self.config.security;
+        let named = [
+            ("security.tls_certificate", &files.tls_certificate),
+            ("security.tls_key", &files.tls_key),
+            ("security.client_ca", &files.client_ca),
+            ("security.tokens_file", &files.tokens_file),
+        ];
+        let found = named.into_iter().find(|(_, file)| file.as_deref() == Some(path));
+        found.map_or_else(
+            || "security".to_owned(),
+            |(key, _)| format!("{key}{}", origin_note(self.sources.origin(key).as_ref())),
+        )
     }
 
     /// Returns all settings that are in force, in the order of their keys, without secrets.
