@@ -107,7 +107,7 @@ enum ServeError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
-    Security(SecurityFileError),
+    Security(Box<SecurityFileError>),
     #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
@@ -147,7 +147,7 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
     } = loaded.check()?;
     let security = Security::load(&security).map_err(|source| {
         let setting = loaded.security_file(source.path());
-        ServeError::Security(SecurityFileError { setting, source })
+        ServeError::Security(Box::new(SecurityFileError { setting, source }))
     })?;
     let security = Arc::new(security);
     // Detect the CPUs before any thread starts: threads inherit the CPU mask, and detection reads the calling thread's mask.
