@@ -4,13 +4,17 @@
 //! Each section lives with the module that it configures (`store::settings`, `grpc::settings`, ...); `config` puts the sections
 //! together.
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use serde::{
+    Serialize, Serializer,
+    de::{self, Deserializer},
+};
 use thiserror::Error;
 
-/// A setting is out of bounds.
+/// A setting is out of bounds, or its value has the wrong form.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{key} = {value}: must be {bound}")]
+#[error("{key} = {value}: must be {bound}{}", origin_note(origin.as_deref()))]
 pub struct SettingError {
     /// The key with its section, such as `server.drain`.
     pub key: String,
@@ -18,6 +22,35 @@ pub struct SettingError {
     pub value: String,
     /// The values that are accepted, in words.
     pub bound: String,
+    /// Where the value comes from, if it is known.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where the value of a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Origin {
+    /// No source sets the key.
+    Default,
+    /// The value belongs to the preset of the circuit breaker.
+    Preset,
+    /// A file sets the key.
+    File {
+        /// The path of the file.
+        path: PathBuf,
+        /// The number of the line, from 1.
+        line: Option<usize>,
+    },
+    /// An environment variable sets the key.
+    Variable {
+        /// The name of the variable.
+        name: String,
+    },
+    /// A command-line option sets the key.
+    Option {
+        /// The name of the option, with its dashes.
+        name: &'static str,
+    },
 }
 
 /// One second.
@@ -36,8 +69,32 @@ impl SettingError {
             key: key.into(),
             value: value.to_string(),
             bound: bound.into(),
+            origin: None,
         }
     }
+}
+
+// ===== impl Origin =====
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::Preset => f.write_str("breaker.preset"),
+            Origin::File { path, line: None } => path.display().fmt(f),
+            Origin::File {
+                path,
+                line: Some(line),
+            } => write!(f, "{}, line {line}", path.display()),
+            Origin::Variable { name } => f.write_str(name),
+            Origin::Option { name } => f.write_str(name),
+        }
+    }
+}
+
+/// Returns the end of an error text that names the origin of a value.
+pub fn origin_note(origin: Option<&Origin>) -> String {
+    origin.map_or_else(String::new, |origin| format!(" (from {origin})"))
 }
 
 /// Checks that `value` is in `range`. `bound` describes the range in words.
@@ -70,4 +127,133 @@ pub fn check_time(
         return Ok(());
     }
     Err(SettingError::new(key, humantime::format_duration(value), bound))
+}
+
+/// Returns the word of `known` that an operator who wrote `word` probably meant, or `None` if no word is similar. Words are
+/// similar if at most a third of the letters, but never more than 3, are wrong, missing, additional or swapped, or if one
+/// word is the other one with at most 3 more letters at its end. Case does not matter. If `known` contains `word`, returns `word`.
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let word = word.to_lowercase();
+    let distance = |known: &str| {
+        let known = known.to_lowercase();
+        let limit = (known.len() / 3).clamp(1, 3);
+        let distance = strsim::damerau_levenshtein(&word, &known);
+        let (shorter, longer) = if word.len() < known.len() {
+            (&word, &known)
+        } else {
+            (&known, &word)
+        };
+        let is_beginning =
+            shorter.len() >= 3 && longer.len() - shorter.len() <= 3 && longer.starts_with(&**shorter);
+        if distance <= limit {
+            Some(distance)
+        } else {
+            is_beginning.then_some(distance.max(limit))
+        }
+    };
+    known
+        .into_iter()
+        .filter_map(|known| Some((distance(known)?, known)))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known.to_owned())
+}
+
+/// Writes a number of bytes without a loss, in the largest unit of which the number is a whole multiple: `64MiB`.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units
+        .into_iter()
+        .find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    match whole {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// Serializes a number of bytes like [`bytes_text`], because the form of `ByteSize` is rounded.
+///
+/// # Errors
+/// The error of the serializer.
+pub fn serialize_bytes<S: Serializer>(bytes: &bytesize::ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&bytes_text(bytes.0))
+}
+
+/// Reads a text that can look like a number, such as the CPU list `3`. The environment and TOML give such a text as a
+/// number.
+///
+/// # Errors
+/// The value is neither a text nor a whole number.
+pub fn deserialize_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+
+        fn visit_none<E: de::Error>(self) -> Result<Option<String>, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Option<String>, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+            deserializer.deserialize_any(self)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<String>, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<String>, E> {
+            Ok(Some(number.to_string()))
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Option<String>, E> {
+            Ok(Some(number.to_string()))
+        }
+    }
+    deserializer.deserialize_option(Visitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_found_and_other_words_are_not() {
+        let known = ["error", "warn", "info", "segment_bytes", "listen"];
+        for (word, expected) in [
+            ("inof", Some("info")),
+            ("INFO", Some("info")),
+            ("warning", Some("warn")),
+            ("segment_byte", Some("segment_bytes")),
+            ("segmnet_bites", Some("segment_bytes")),
+            ("listn", Some("listen")),
+            ("loud", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known).as_deref(), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_written_without_a_loss() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1, "1B"),
+            (1 << 10, "1KiB"),
+            (1025, "1025B"),
+            (3 << 30, "3GiB"),
+            (1 << 50, "1024TiB"),
+        ] {
+            assert_eq!(bytes_text(bytes), text);
+            assert_eq!(text.parse::<bytesize::ByteSize>().unwrap().0, bytes);
+        }
+    }
 }

@@ -170,10 +170,12 @@ async fn set_log_level(
         Ok(filter) => filter,
         Err(rejected) => return rejected.into_response(),
     };
-    let before = admin.log_level.get();
-    match admin.log_level.set(filter.trim()) {
-        Ok(()) => {
-            who.changed_log_level(&before, filter.trim());
+    let after = filter.trim();
+    match admin.log_level.set(after) {
+        Ok(before) => {
+            if before != after {
+                who.changed_log_level(&before, after);
+            }
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),

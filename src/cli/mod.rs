@@ -3,6 +3,8 @@
 mod bench;
 mod circuit;
 mod client_args;
+mod config;
+mod effective;
 pub mod exit;
 mod generate;
 mod health;
@@ -54,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Start the service. Without options it listens on 127.0.0.1:50051 and keeps its data in ./tally-data.
     Serve(serve::ServeArgs),
+    /// Show the settings that `serve` would use with the same options, and where each value comes from.
+    Config(config::ConfigArgs),
     /// Check whether a service is serving. The exit code is 0 if the service is serving, and 1 if not.
     Health(health::HealthArgs),
     /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
@@ -115,7 +119,8 @@ impl Cli {
         }
         let is_service = matches!(self.command, Command::Serve(_));
         let code = match self.command {
-            Command::Serve(args) => serve::run(&args),
+            Command::Serve(args) => serve::run(&args, &effective::variables(&Cli::command())),
+            Command::Config(args) => config::run(&args, &effective::variables(&Cli::command())),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => topology::run(&args),

@@ -23,18 +23,20 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
 use super::{
+    effective,
     exit::{self, fail},
     values::socket_address,
 };
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
-    config::{self, Config},
+    config::{self, CheckedConfig, Config, ConfigError, Loaded, Override},
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, NetHandle},
     security::{RefreshKind, Refresher, Security, SecurityError},
-    settings::SettingError,
+    settings::{Origin, SettingError},
+    store::embedded::RecoveryReport,
     sys::limits,
-    telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics},
+    telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics, millis},
     terminal::outln,
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
@@ -49,9 +51,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 /// runtime.
 const OTHER_FILES: u64 = 256;
 
-/// Options of `tally serve`.
+/// Options that set settings. `tally serve` and `tally config` have these options.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
+pub(super) struct SettingsArgs {
     /// The data directory. A missing directory is created. [default: ./tally-data]
     #[arg(long, value_name = "DIR", env = "TALLY_DATA")]
     data: Option<PathBuf>,
@@ -68,9 +70,26 @@ pub struct ServeArgs {
     /// A TOML file with settings.
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
     config: Option<PathBuf>,
-    /// Check the configuration and exit, with exit code 78 if it is wrong.
+}
+
+/// Options of `tally serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Check the settings, the certificates and the tokens, print the settings that would be in force, and exit. The exit
+    /// code is 78 if something is wrong.
     #[arg(long)]
     check: bool,
+}
+
+/// A file with a certificate, a key or tokens can't be used.
+#[derive(Debug, Error)]
+#[error("{setting}: {source}")]
+struct SecurityFileError {
+    /// The key and the origin of the setting that names the file.
+    setting: String,
+    source: SecurityError,
 }
 
 /// Why the service could not be started.
@@ -91,7 +110,7 @@ enum ServeError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
-    Security(#[from] SecurityError),
+    Security(Box<SecurityFileError>),
     #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
@@ -100,8 +119,9 @@ enum ServeError {
     Signals(#[source] std::io::Error),
 }
 
-pub(super) fn run(args: &ServeArgs) -> ExitCode {
-    match serve(args) {
+/// `variables` are the names of the environment variables that are not unknown: see [`config::check_variables`].
+pub(super) fn run(args: &ServeArgs, variables: &[String]) -> ExitCode {
+    match serve(args, variables) {
         Ok(code) => code,
         Err(error) => fail(exit_code(&error), &error),
     }
@@ -122,17 +142,24 @@ const fn exit_code(error: &ServeError) -> u8 {
     }
 }
 
-fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
-    let mut config = load(args)?;
-    let engine_config = config.engine()?;
-    config.server.check()?;
-    config.telemetry.check()?;
-    let security = Arc::new(Security::load(&config.security()?)?);
+fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError> {
+    let (loaded, ignored_variables) = args.settings.load(variables)?;
+    let CheckedConfig {
+        engine: engine_config,
+        affinity,
+        security,
+    } = loaded.check()?;
+    let security = Security::load(&security).map_err(|source| {
+        let setting = loaded.security_file(source.path());
+        ServeError::Security(Box::new(SecurityFileError { setting, source }))
+    })?;
+    let security = Arc::new(security);
     // Detect the CPUs before any thread starts: threads inherit the CPU mask, and detection reads the calling thread's mask.
-    let affinity = CpuAffinityManager::detect(config.affinity.config()?)?;
+    let affinity = CpuAffinityManager::detect(affinity)?;
     if args.check {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(effective::print(&loaded.settings()));
     }
+    let mut config = loaded.config;
     if is_before_epoch(SystemTime::now()) {
         return Err(ServeError::Clock);
     }
@@ -140,6 +167,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
         let (telemetry, log_level) = telemetry::init(&config.telemetry)?;
+        warn_of_variables(&ignored_variables);
         log_placement(&affinity);
         warn_if_open(&config);
         security.warn_of_faults();
@@ -181,7 +209,7 @@ impl Service<'_> {
             Arc::new(SystemWallClock),
             self.affinity,
         )?;
-        tracing::info!(data = %config.store.data.display(), recovery = ?engine.recovery(), "store opened");
+        log_recovery(config, engine.recovery());
         let guard = engine.panic_guard();
         let refresher = Refresher::start(Arc::clone(security), |run| {
             let run = move || {
@@ -201,7 +229,7 @@ impl Service<'_> {
             }
         };
         let reason = stop.wait(&engine, &refresher).await;
-        tracing::info!(?reason, "stopping");
+        tracing::info!(reason = reason.as_str(), "stopping");
         // The calls in flight end within `server.drain`. An equally long time is for the last commits and the end of
         // the threads.
         running.stop(config.server.drain.saturating_mul(2)).await;
@@ -298,7 +326,7 @@ impl Running {
         });
         if tokio::time::timeout(limit, finished).await.is_err() {
             tracing::error!(
-                ?limit,
+                limit_ms = millis(limit),
                 "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
             // A thread may be waiting for a disk that hangs. A normal end of the process would wait for this thread, so
@@ -308,20 +336,62 @@ impl Running {
     }
 }
 
-fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
-    let mut overrides = Vec::new();
-    if let Some(data) = &args.data {
-        overrides.push(("store.data", data.display().to_string()));
+// ===== impl SettingsArgs =====
+
+impl SettingsArgs {
+    /// Loads the settings from the file, the environment and the options. Returns the settings and the names of unknown
+    /// environment variables that are ignored. `variables` are the names of the environment variables that are not
+    /// unknown: see [`config::check_variables`].
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub(super) fn load(&self, variables: &[String]) -> Result<(Loaded, Vec<String>), ConfigError> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let ignored = config::check_variables(names, variables)?;
+        let mut overrides = Vec::new();
+        let mut add = |key, option, variable: &str, value: Option<String>| {
+            if let Some(value) = value {
+                overrides.push(Override {
+                    key,
+                    value: value.into(),
+                    origin: option_origin(option, variable),
+                });
+            }
+        };
+        let data = self.data.as_ref().map(|data| data.display().to_string());
+        let text = |address: SocketAddr| address.to_string();
+        add("store.data", "--data", "TALLY_DATA", data);
+        add("server.listen", "--listen", "TALLY_LISTEN", self.listen.map(text));
+        add("admin.listen", "--admin", "TALLY_ADMIN", self.admin.map(text));
+        if self.allow_insecure {
+            overrides.push(Override {
+                key: "security.allow_insecure",
+                value: true.into(),
+                origin: Origin::Option {
+                    name: "--allow-insecure",
+                },
+            });
+        }
+        let loaded = Loaded::load(self.config.as_deref(), &overrides)?;
+        Ok((loaded, ignored))
     }
-    if let Some(listen) = args.listen {
-        overrides.push(("server.listen", listen.to_string()));
+}
+
+/// Returns the origin of the value of an option: the command line, or else the environment variable of the option.
+fn option_origin(option: &'static str, variable: &str) -> Origin {
+    let is_option = |argument: String| {
+        argument
+            .strip_prefix(option)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
+    if arguments.into_iter().any(is_option) {
+        Origin::Option { name: option }
+    } else {
+        Origin::Variable {
+            name: variable.to_owned(),
+        }
     }
-    if let Some(admin) = args.admin {
-        overrides.push(("admin.listen", admin.to_string()));
-    }
-    let mut config = config::load(args.config.as_deref(), &overrides)?;
-    config.security.allow_insecure |= args.allow_insecure;
-    Ok(config)
 }
 
 /// Returns whether `now` is before 1970. At such a time, the operators' port can't answer: hyper's HTTP/1.1 server formats the date
@@ -329,6 +399,27 @@ fn load(args: &ServeArgs) -> Result<Config, config::ConfigError> {
 /// because hyper's HTTP/2 server formats only a date that it sends.
 fn is_before_epoch(now: SystemTime) -> bool {
     now < UNIX_EPOCH
+}
+
+/// Logs how the store was opened. A field whose value is not known is absent.
+fn log_recovery(config: &Config, report: &RecoveryReport) {
+    tracing::info!(
+        data = %config.store.data.display(),
+        created = report.created,
+        checkpoint_block = report.checkpoint,
+        blocks_replayed = report.blocks_replayed,
+        entries_replayed = report.entries_replayed,
+        torn_tail = report.torn_tail,
+        elapsed_ms = millis(report.elapsed),
+        "store opened"
+    );
+}
+
+/// Warns of environment variables that look like those of this program, but are not known.
+fn warn_of_variables(ignored: &[String]) {
+    for variable in ignored {
+        tracing::warn!(%variable, "no setting and no option has this environment variable; the variable is ignored");
+    }
 }
 
 fn log_placement(affinity: &CpuAffinityManager) {
@@ -396,6 +487,15 @@ enum StopReason {
 }
 
 impl StopReason {
+    /// Returns the word for the log.
+    const fn as_str(self) -> &'static str {
+        match self {
+            StopReason::Signal => "signal",
+            StopReason::StoreFailed => "store_failed",
+            StopReason::Panicked => "panicked",
+        }
+    }
+
     fn exit_code(self) -> ExitCode {
         match self {
             StopReason::Signal => ExitCode::SUCCESS,
@@ -459,7 +559,14 @@ impl Stop {
                 }
                 _ = verify.tick() => {
                     let report = engine.affinity().verify_now();
-                    tracing::debug!(?report, "placement checked");
+                    tracing::debug!(
+                        checked = report.checked,
+                        lost = report.lost,
+                        reapplied = report.reapplied,
+                        failed = report.failed,
+                        replanned = report.replanned,
+                        "placement checked"
+                    );
                 }
             }
         }

@@ -3,12 +3,33 @@ use std::{io::Write, path::PathBuf, time::Duration};
 use tally_breaker::BreakerMode;
 
 use super::*;
-use crate::engine::{InitialMode, ThresholdSource};
+use crate::{
+    engine::{InitialMode, ThresholdSource},
+    settings::Origin,
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file
+}
+
+/// Returns the value of an option `--option`.
+fn option(key: &'static str, value: &str) -> Override {
+    Override {
+        key,
+        value: value.into(),
+        origin: Origin::Option { name: "--option" },
+    }
+}
+
+fn refusal(text: &str) -> String {
+    let file = file(text);
+    let error = match Loaded::load(Some(file.path()), &[]) {
+        Ok(loaded) => loaded.check().unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    error.replace(file.path().to_str().unwrap(), "FILE")
 }
 
 #[test]
@@ -27,7 +48,7 @@ fn flags_override_the_file_and_units_are_read() {
     let file = file(
         "[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"3s\"\n[store]\nsegment_bytes = \"16MiB\"\n[breaker]\nslow_threshold = \"20ms\"",
     );
-    let config = load(Some(file.path()), &[("server.listen", "127.0.0.1:2".to_owned())]).unwrap();
+    let config = load(Some(file.path()), &[option("server.listen", "127.0.0.1:2")]).unwrap();
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.server.drain, Duration::from_secs(3));
     let engine = config.engine().unwrap();
@@ -65,10 +86,11 @@ fn bounds_of_the_server_and_of_telemetry_are_checked() {
             "\"2h\"",
             "server.message_time_max = 2h: must be 1s to 1 hour",
         ),
+        ("drain", "\"2h\"", "server.drain = 2h: must be 0s to 1 hour"),
         (
             "memory_max",
             "\"1MiB\"",
-            "server.memory_max = 1.0 MiB: must be 64 MiB to 1 TiB",
+            "server.memory_max = 1MiB: must be 64MiB to 1TiB",
         ),
         (
             "connection_grace",
@@ -113,17 +135,22 @@ fn bounds_are_checked_with_key_value_and_bound() {
         (
             "store.block_bytes_max",
             "1MiB",
-            "store.block_bytes_max = 1.0 MiB: must be at least 2 MiB",
+            "store.block_bytes_max = 1MiB: must be 2MiB to 16MiB, a quarter of store.segment_bytes",
+        ),
+        (
+            "store.segment_bytes",
+            "4MiB",
+            "store.segment_bytes = 4MiB: must be a multiple of 4KiB, 8MiB to 1GiB",
         ),
         (
             "store.checkpoint_bytes",
             "1KiB",
-            "store.checkpoint_bytes = 1.0 KiB: must be at least 1 MiB",
+            "store.checkpoint_bytes = 1KiB: must be 1MiB to 1TiB",
         ),
         (
             "batch.queue_bytes_max",
             "1KiB",
-            "batch.queue_bytes_max = 1024: must be 1048576 to 1099511627776",
+            "batch.queue_bytes_max = 1KiB: must be 1MiB to 1TiB",
         ),
         (
             "batch.max_linger",
@@ -138,14 +165,14 @@ fn bounds_are_checked_with_key_value_and_bound() {
         (
             "store.segment_bytes",
             "10000001",
-            "store.segment_bytes = 10000001: must be a multiple of 4096 up to 1073741824",
+            "store.segment_bytes = 10000001B: must be a multiple of 4KiB, 8MiB to 1GiB",
         ),
     ];
     for (key, value, expected) in errors {
-        let config = load(None, &[(key, value.to_owned())]).unwrap();
+        let config = load(None, &[option(key, value)]).unwrap();
         assert_eq!(config.engine().unwrap_err().to_string(), expected);
     }
-    let config = load(None, &[("affinity.cpus.exec", "3-1".to_owned())]).unwrap();
+    let config = load(None, &[option("affinity.cpus.exec", "3-1")]).unwrap();
     let error = config.affinity.config().unwrap_err().to_string();
     let expected = "affinity.cpus.exec = 3-1: must be a list of CPUs such as 0-3,7: ";
     assert!(error.starts_with(expected), "{error}");
@@ -203,7 +230,7 @@ fn every_breaker_setting_is_checked_and_named() {
         ),
         (
             "slow_threshold = \"1us\"",
-            "breaker.slow_threshold = 1µs: must be from 8us to 60s",
+            "breaker.slow_threshold = 1us: must be from 8us to 60s",
         ),
         (
             "overdue_rounds = 9",
@@ -235,5 +262,150 @@ fn every_breaker_setting_is_checked_and_named() {
     let error = load(Some(file.path()), &[]).unwrap_err().to_string();
     for part in ["breaker.slow_threshold", "soon", "\"auto\""] {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+#[test]
+fn errors_have_the_key_the_value_the_bounds_and_the_line() {
+    for (text, expected) in [
+        (
+            "[server]\n\ndrain = \"2h\"",
+            "server.drain = 2h: must be 0s to 1 hour (from FILE, line 3)",
+        ),
+        (
+            "[breaker]\nmin_calls = \"many\"",
+            "breaker.min_calls = many: must be a whole number, 1 to 1000000 (from FILE, line 2)",
+        ),
+        (
+            "[breaker]\nmin_calls = 99999999999",
+            "breaker.min_calls = 99999999999: must be a whole number, 1 to 1000000 (from FILE, line 2)",
+        ),
+        (
+            "affinity.mode = \"pinn\"",
+            "affinity.mode = pinn: must be one of auto, off, fence, pin, strict; did you mean pin? (from FILE, line 1)",
+        ),
+        (
+            "[telemetry]\nlog = \"debgu\"",
+            "telemetry.log = debgu: must be a level or TARGET=LEVEL, such as info or tally=debug,warn: unknown level \
+             \"debgu\", the levels are off, error, warn, info, debug, trace; did you mean debug? (from FILE, line 2)",
+        ),
+        (
+            "[breaker.methods.CreateAccounts]\nramp_min = 0.0",
+            "breaker.methods.CreateAccounts.ramp_min = 0: must be above 0 and at most 1 (from FILE, line 2)",
+        ),
+        (
+            "[breaker.methods.CreateAccount]\nramp_min = 0.5",
+            "breaker.methods = CreateAccount: must be one of ProcessTransaction, ProcessTransactions, \
+             StreamTransactions, CreateAccounts; did you mean CreateAccounts? (from FILE, line 1)",
+        ),
+        (
+            "[affinity.fifo]\npriority = 50",
+            "affinity.fifo.priority = 50: must be 1 to 10 (from FILE, line 2)",
+        ),
+        (
+            "server = 5",
+            "server = 5: must be a table of settings (from FILE, line 1)",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn all_unknown_keys_are_listed_with_the_probable_keys() {
+    for (text, expected) in [
+        (
+            "[server]\nlistn = 1\n[store]\nnonsense = 2",
+            "server.listn is not a setting; did you mean server.listen? (from FILE, line 2); store.nonsense is not a \
+             setting (from FILE, line 4)",
+        ),
+        (
+            "[servr]\nlisten = \"127.0.0.1:1\"",
+            "servr is not a setting; did you mean server? (from FILE, line 1)",
+        ),
+        (
+            "[server]\nsegment_bytes = 1",
+            "server.segment_bytes is not a setting; did you mean store.segment_bytes? (from FILE, line 2)",
+        ),
+        (
+            "[breaker.methods.CreateAccounts]\nslow_treshold = \"1s\"",
+            "breaker.methods.CreateAccounts.slow_treshold is not a setting; did you mean \
+             breaker.methods.CreateAccounts.slow_threshold? (from FILE, line 2)",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_syntax_error_has_its_line_and_column() {
+    assert_eq!(
+        refusal("[server]\ndrain = 3s\n"),
+        "the configuration file FILE is not valid TOML: line 2, column 10: expected newline, `#`"
+    );
+}
+
+#[test]
+fn a_list_of_one_cpu_can_be_a_number() {
+    let file = file("[affinity.cpus]\nexec = 3\nwal = \"4-5\"");
+    let affinity = load(Some(file.path()), &[]).unwrap().affinity.config().unwrap();
+    assert_eq!(affinity.cpus.exec, Some("3".parse().unwrap()));
+    assert_eq!(affinity.cpus.wal, Some("4-5".parse().unwrap()));
+}
+
+#[test]
+fn effective_settings_have_their_origin_and_no_secrets() {
+    let file = file(
+        "[breaker]\npreset = \"seed\"\nmin_calls = 7\n[breaker.methods.CreateAccounts]\nramp = \"1s\"\n\
+         [telemetry]\notlp_endpoint = \"http://user:secret@collector:4317\"\n",
+    );
+    let loaded = Loaded::load(Some(file.path()), &[option("server.listen", "127.0.0.1:2")]).unwrap();
+    let settings = loaded.settings();
+    let in_file = |line| Origin::File {
+        path: file.path().to_owned(),
+        line: Some(line),
+    };
+    for (key, value, origin) in [
+        (
+            "server.listen",
+            Some("127.0.0.1:2"),
+            Origin::Option { name: "--option" },
+        ),
+        ("server.drain", Some("10s"), Origin::Default),
+        ("store.segment_bytes", Some("64MiB"), Origin::Default),
+        ("breaker.preset", Some("seed"), in_file(2)),
+        ("breaker.min_calls", Some("7"), in_file(3)),
+        ("breaker.slow_threshold", Some("1ms"), Origin::Preset),
+        ("breaker.bucket", Some("1s"), Origin::Default),
+        ("breaker.methods.CreateAccounts.ramp", Some("1s"), in_file(5)),
+        ("batch.latency_budget", Some("800us"), Origin::Preset),
+        ("affinity.net_threads_max", Some("8"), Origin::Default),
+        ("security.tokens_file", None, Origin::Default),
+        (
+            "telemetry.otlp_endpoint",
+            Some("http://***@collector:4317"),
+            in_file(7),
+        ),
+    ] {
+        let found = settings.iter().find(|setting| setting.key == key).unwrap();
+        assert_eq!((found.value.as_deref(), &found.origin), (value, &origin), "{key}");
+    }
+    let of_methods = settings
+        .iter()
+        .filter(|setting| setting.key.starts_with("breaker.methods."));
+    assert_eq!(of_methods.count(), 1);
+}
+
+#[test]
+fn the_bounds_of_a_setting_come_from_its_check() {
+    for (key, expected) in [
+        ("server.drain", Some("0s to 1 hour")),
+        ("server.memory_max", Some("64MiB to 1TiB")),
+        ("breaker.min_calls", Some("1 to 1000000")),
+        ("affinity.fifo.priority", Some("1 to 10")),
+        ("telemetry.trace_ratio", Some("0 to 1")),
+        ("admin.enabled", None),
+    ] {
+        assert_eq!(bounds(key).as_deref(), expected, "{key}");
     }
 }

@@ -4,13 +4,13 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tally_breaker::{BreakerMode, CircuitBreakerConfig};
+use tally_breaker::{BreakerMode, CircuitBreakerConfig, ConfigValue};
 
 use super::{
     CallKind,
     circuits::{CircuitOptions, InitialMode, MethodCircuit, ThresholdSource},
 };
-use crate::settings::SettingError;
+use crate::settings::{SettingError, nearest};
 
 /// A named set of values for the settings of the breaker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +63,9 @@ pub struct BreakerSettings {
     /// A call that takes this long or longer is slow. With `"auto"`, the threshold is 8 times the 99th percentile of
     /// the time of a commit, measured at the start, but at least 5 ms and at most 1 s.
     pub slow_threshold: Option<SlowThreshold>,
-    /// The circuit opens when at least this share of the calls in the window is slow, 0 to 1.
+    /// The circuit opens when at least this share of the calls in the window is slow, above 0 and at most 1.
     pub slow_rate: Option<f64>,
-    /// The circuit opens when at least this share of the calls in the window has failed, 0 to 1.
+    /// The circuit opens when at least this share of the calls in the window has failed, above 0 and at most 1.
     pub failure_rate: Option<f64>,
     /// Minimum number of calls in the window before `slow_rate` and `failure_rate` can open the circuit.
     pub min_calls: Option<u32>,
@@ -134,7 +134,8 @@ pub struct BreakerSettings {
     /// How often the circuits check the time. Not allowed for a single kind of call.
     #[serde(with = "humantime_serde")]
     pub tick_interval: Option<Duration>,
-    /// Number of sets of counters. Each thread uses one of the sets, so that threads seldom write to the same memory.
+    /// Number of sets of counters. Each thread uses one of the sets, so that threads seldom write to the same memory. If
+    /// the key is not set, the number is the number of CPUs, but at most 8.
     pub shards: Option<u32>,
     /// Settings of single kinds of calls: `ProcessTransaction`, `ProcessTransactions`, `StreamTransactions`,
     /// `CreateAccounts` (case does not matter). A kind inherits every key that it does not set from the keys above. The
@@ -176,8 +177,11 @@ impl BreakerSettings {
             let known = |(kind, _): &(CallKind, _)| kind.key().eq_ignore_ascii_case(name);
             let mut places = CallKind::ALL.into_iter().zip(&mut options.methods);
             let Some((kind, place)) = places.find(known) else {
-                let names = CallKind::ALL.map(CallKind::key).join(", ");
-                let bound = format!("one of {names}");
+                let names = CallKind::ALL.map(CallKind::key);
+                let mut bound = format!("one of {}", names.join(", "));
+                if let Some(meant) = nearest(name, names) {
+                    bound.push_str(&format!("; did you mean {meant}?"));
+                }
                 return Err(SettingError::new("breaker.methods", name, bound));
             };
             method.check_no_global_keys(&key)?;
@@ -193,6 +197,60 @@ impl BreakerSettings {
             });
         }
         Ok(options)
+    }
+
+    /// Returns the section with the values that hold for the keys that are not set, except in `methods`. With the slow
+    /// threshold `"auto"`, the keys that depend on the threshold stay unset, because their values are not known before
+    /// the start.
+    #[must_use]
+    pub fn effective(&self) -> Self {
+        let base = self
+            .preset_values()
+            .map_or_else(CircuitBreakerConfig::default, |(base, _)| base);
+        let config = self.merged_into(&base);
+        let is_auto = self.slow_threshold == Some(SlowThreshold::Auto);
+        let known = |time: Duration| (!is_auto).then_some(time);
+        BreakerSettings {
+            preset: Some(self.preset.unwrap_or_default()),
+            mode: Some(self.mode.unwrap_or(BreakerModeSetting::Auto)),
+            strict: Some(self.strict.unwrap_or_default()),
+            slow_threshold: Some(
+                known(config.slow_threshold).map_or(SlowThreshold::Auto, SlowThreshold::Fixed),
+            ),
+            slow_rate: Some(config.slow_rate),
+            failure_rate: Some(config.failure_rate),
+            min_calls: Some(config.min_calls),
+            min_batches: Some(config.min_batches),
+            overdue_rounds: Some(config.overdue_rounds),
+            stall_rate: Some(config.stall_rate),
+            min_overdue: Some(config.min_overdue),
+            stall_after: self.stall_after.or_else(|| known(config.effective_stall_after())),
+            consecutive_failures: Some(config.consecutive_failures.unwrap_or_default()),
+            violations: Some(config.violations.unwrap_or_default()),
+            p99_threshold: Some(config.p99_threshold.unwrap_or_default()),
+            window_buckets: Some(config.window_buckets),
+            bucket: Some(config.bucket),
+            open_base: Some(config.open_base),
+            open_max: Some(config.open_max),
+            open_jitter: Some(config.open_jitter),
+            self_probe: Some(config.self_probe),
+            half_open_permits: Some(config.half_open_permits),
+            half_open_ok_needed: Some(config.half_open_ok_needed),
+            probe_timeout: self
+                .probe_timeout
+                .or_else(|| known(config.effective_probe_timeout())),
+            half_open_max_wait: self
+                .half_open_max_wait
+                .or_else(|| known(config.half_open_max_wait)),
+            ramp: Some(config.ramp),
+            ramp_min: Some(config.ramp_min),
+            ramp_aggression: Some(config.ramp_aggression),
+            stable_for: Some(config.stable_for),
+            forced_open_retry_after: Some(config.forced_open_retry_after),
+            tick_interval: Some(config.tick_interval),
+            shards: Some(config.shards),
+            methods: self.methods.clone(),
+        }
     }
 
     fn preset_values(&self) -> Option<(CircuitBreakerConfig, ThresholdSource)> {
@@ -287,9 +345,13 @@ impl BreakerSettings {
 }
 
 fn validate(key: &str, config: &CircuitBreakerConfig) -> Result<(), SettingError> {
-    config
-        .validate()
-        .map_err(|error| SettingError::new(format!("{key}.{}", error.field), error.value, error.bound))
+    config.validate().map_err(|error| {
+        let value = match error.value {
+            ConfigValue::Time(time) => humantime::format_duration(time).to_string(),
+            ConfigValue::Count(_) | ConfigValue::Ratio(_) => error.value.to_string(),
+        };
+        SettingError::new(format!("{key}.{}", error.field), value, error.bound)
+    })
 }
 
 // ===== impl BreakerModeSetting =====

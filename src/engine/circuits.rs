@@ -12,6 +12,7 @@ use tally_journal::{CommitTimes, CommitTrial};
 use tokio::sync::watch;
 
 use super::call_kind::CallKind;
+use crate::telemetry::millis;
 
 /// The settings of the circuits in addition to the base. The *base* is
 /// [`EngineConfig::breaker`](crate::engine::EngineConfig::breaker), the settings that hold for every kind of call
@@ -279,7 +280,8 @@ fn check_floor(
         Err(error) if strict => Err(error),
         Err(error) => {
             let key = kind.key();
-            tracing::warn!(key, %error, median_commit = ?floor, "healthy commits take longer than the slow threshold");
+            let median_commit_ms = millis(floor);
+            tracing::warn!(key, %error, median_commit_ms, "healthy commits take longer than the slow threshold");
             Ok(())
         }
         Ok(()) => Ok(()),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tally_ledger::{Outcome, Timestamp};
 
 use super::command::Outcomes;
-use crate::store::embedded::JournaledLedger;
+use crate::{store::embedded::JournaledLedger, telemetry::LogLimit};
 
 /// The counters. EXEC writes every counter whose comment names no other thread.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct EngineCounters {
     scrub_passes: AtomicU64,
     /// Nanoseconds since the Unix epoch; 0 before the end of the first pass.
     last_scrub_pass: AtomicU64,
+    /// Limits the log lines about records that could not be read for a call.
+    pub(super) read_errors: LogLimit,
 }
 
 /// What found damage in the journal.

@@ -341,7 +341,10 @@ impl Exec {
     /// checksum is right.
     fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
         let Some(id) = self.book.ledger().accounts().id(index) else {
-            tracing::error!(account = index.0, "a record names an account that does not exist");
+            if let Some(omitted) = self.counters.read_errors.admit(tokio::time::Instant::now()) {
+                let account = index.0;
+                tracing::error!(account, omitted, "a record names an account that does not exist");
+            }
             return Err(StoreFault::ReadFailed);
         };
         Ok(id.to_owned())

@@ -5,6 +5,7 @@ use tally_batch::BatchError;
 use tally_breaker::Rejection;
 use tally_journal::Position;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
 use crate::store::embedded::RecordError;
@@ -57,10 +58,12 @@ pub enum StoreFault {
 // ===== impl StoreFault =====
 
 impl StoreFault {
-    /// Returns the fault for an `error` that occurred while a record was read from the journal. Logs the error, and
-    /// counts the damage if there is any.
+    /// Returns the fault for an `error` that occurred while a record was read from the journal. Counts the damage if
+    /// there is any. Logs the error at most every 10 s, because a client can read a damaged record again and again.
     pub(super) fn from_read_error(error: &RecordError, counters: &EngineCounters) -> Self {
-        tracing::error!(%error, "a record could not be read back");
+        if let Some(omitted) = counters.read_errors.admit(Instant::now()) {
+            tracing::error!(%error, omitted, "a record of the journal could not be read for a call");
+        }
         match error.damage() {
             Some(position) => {
                 counters.damage(FoundBy::Call);

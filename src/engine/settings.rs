@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use tally_batch::{BatchConfig, BatchConfigValue};
-use tally_topology::{AffinityConfig, CpuSet, FifoConfig, Mode, RoleCpus};
+use tally_topology::{AffinityConfig, AffinityError, CpuSet, FifoConfig, Mode, RoleCpus};
 
 use super::breaker_settings::Preset;
-use crate::settings::SettingError;
+use crate::settings::{SettingError, bytes_text, deserialize_text, serialize_bytes};
 
 /// The section `batch`: the queue and the batches.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,6 +17,7 @@ pub struct BatchSettings {
     /// Maximum number of queued requests, 2 to 2^20.
     pub queue_requests_max: usize,
     /// Maximum number of bytes of queued requests, 1 MiB to 1 TiB.
+    #[serde(serialize_with = "serialize_bytes")]
     pub queue_bytes_max: ByteSize,
     /// Maximum time that a batch waits for calls that have begun but have not reached the queue, 0 to 1 s. In any case,
     /// a batch waits no longer than half the time that a commit takes. With 0, a batch never waits.
@@ -73,13 +74,17 @@ pub enum AffinityMode {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoleLists {
-    /// CPUs of EXEC.
+    /// CPUs of EXEC, the thread that executes transactions.
+    #[serde(deserialize_with = "deserialize_text")]
     pub exec: Option<String>,
-    /// CPUs of WAL.
+    /// CPUs of WAL, the thread that writes the journal.
+    #[serde(deserialize_with = "deserialize_text")]
     pub wal: Option<String>,
-    /// CPUs of NET.
+    /// CPUs of NET, the threads that serve the connections of clients.
+    #[serde(deserialize_with = "deserialize_text")]
     pub net: Option<String>,
-    /// CPUs of AUX.
+    /// CPUs of AUX, all other threads.
+    #[serde(deserialize_with = "deserialize_text")]
     pub aux: Option<String>,
 }
 
@@ -119,13 +124,19 @@ impl Default for BatchSettings {
 }
 
 impl BatchSettings {
+    /// Returns the latency budget of a batch. `preset` determines the budget if the key is not set.
+    #[must_use]
+    pub fn effective_latency_budget(&self, preset: Option<Preset>) -> Option<Duration> {
+        let of_preset = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
+        self.latency_budget.or(of_preset)
+    }
+
     /// Checks the section, and returns the settings of the batch processor. `preset` is the preset of the section
     /// `breaker`. It determines the latency budget if the key `latency_budget` is not set.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self, preset: Option<Preset>) -> Result<BatchConfig, SettingError> {
-        let preset_budget = (preset == Some(Preset::Seed)).then_some(SEED_LATENCY_BUDGET);
         let config = BatchConfig {
             queue_requests_max: self.queue_requests_max,
             // A number that does not fit `usize` exceeds the upper bound, too, so `validate` reports it.
@@ -133,23 +144,24 @@ impl BatchSettings {
             max_linger: self.max_linger,
             siblings: self.siblings,
             client_share_percent: self.client_share_percent,
-            latency_budget: self.latency_budget.or(preset_budget),
+            latency_budget: self.effective_latency_budget(preset),
         };
         match config.validate() {
             Ok(()) => Ok(config),
             Err(error) => {
                 let key = format!("batch.{}", error.field);
-                let (minimum, maximum) = (as_written(error.minimum), as_written(error.maximum));
-                let bound = format!("{minimum} to {maximum}");
-                Err(SettingError::new(key, as_written(error.value), bound))
+                let written = |value| as_written(error.field, value);
+                let bound = format!("{} to {}", written(error.minimum), written(error.maximum));
+                Err(SettingError::new(key, written(error.value), bound))
             }
         }
     }
 }
 
-/// Returns `value` in the form in which an operator writes it in the configuration.
-fn as_written(value: BatchConfigValue) -> String {
+/// Returns a value of `field` in the form in which an operator writes it in the configuration.
+fn as_written(field: &str, value: BatchConfigValue) -> String {
     match value {
+        BatchConfigValue::Number(number) if field == "queue_bytes_max" => bytes_text(number as u64),
         BatchConfigValue::Number(number) => number.to_string(),
         BatchConfigValue::Time(time) => humantime::format_duration(time).to_string(),
     }
@@ -158,11 +170,11 @@ fn as_written(value: BatchConfigValue) -> String {
 // ===== impl AffinitySettings =====
 
 impl AffinitySettings {
-    /// Parses the CPU lists, and returns the settings of the placement. The bounds of the other keys are checked when
-    /// the placement is planned.
+    /// Parses the CPU lists, checks the section, and returns the settings of the placement. Whether the machine has the
+    /// CPUs is checked when the placement is planned.
     ///
     /// # Errors
-    /// [`SettingError`] for the first list that is malformed.
+    /// [`SettingError`] for the first key that is malformed or out of bounds.
     pub fn config(&self) -> Result<AffinityConfig, SettingError> {
         let list = |key: &str, list: &Option<String>| match list {
             None => Ok(None),
@@ -175,7 +187,7 @@ impl AffinitySettings {
             },
         };
         let defaults = AffinityConfig::default();
-        Ok(AffinityConfig {
+        let config = AffinityConfig {
             mode: match self.mode {
                 AffinityMode::Auto => Mode::Auto,
                 AffinityMode::Off => Mode::Off,
@@ -197,6 +209,34 @@ impl AffinitySettings {
                 rttime_max: self.fifo.rttime_max.unwrap_or(defaults.fifo.rttime_max),
             },
             verify_interval: self.verify_interval.unwrap_or(defaults.verify_interval),
-        })
+        };
+        match config.validate() {
+            Err(AffinityError::InvalidConfig { field, value, bound }) => {
+                Err(SettingError::new(field, value, bound))
+            }
+            // `validate` has no other errors. The plan would report them.
+            Ok(()) | Err(_) => Ok(config),
+        }
+    }
+
+    /// Returns the section with the values that hold for the keys that are not set.
+    #[must_use]
+    pub fn effective(&self) -> Self {
+        let AffinityConfig {
+            net_threads_max,
+            fifo,
+            verify_interval,
+            ..
+        } = AffinityConfig::default();
+        AffinitySettings {
+            net_threads_max: self.net_threads_max.or(Some(net_threads_max)),
+            fifo: FifoSettings {
+                priority: self.fifo.priority.or(Some(fifo.priority)),
+                rttime_max: self.fifo.rttime_max.or(Some(fifo.rttime_max)),
+                ..self.fifo.clone()
+            },
+            verify_interval: self.verify_interval.or(Some(verify_interval)),
+            ..self.clone()
+        }
     }
 }

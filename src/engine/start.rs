@@ -32,6 +32,7 @@ use crate::{
         block_log::EmbeddedLog,
         embedded::{self, OpenError, OpenStore},
     },
+    telemetry::millis,
     wall_clock::WallClock,
 };
 
@@ -190,8 +191,8 @@ fn commit_times(
         Ok(times) => {
             tracing::info!(
                 commits = times.commits(),
-                p50 = ?times.quantile(0.5),
-                p99 = ?times.quantile(0.99),
+                p50_ms = millis(times.quantile(0.5)),
+                p99_ms = millis(times.quantile(0.99)),
                 "commits timed"
             );
             Ok(Some(times))

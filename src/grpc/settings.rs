@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{DAY, HOUR, SECOND, SettingError, check, check_time};
+use crate::settings::{DAY, HOUR, SECOND, SettingError, bytes_text, check, check_time, serialize_bytes};
 
 /// The settings of the gRPC server.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ use crate::settings::{DAY, HOUR, SECOND, SettingError, check, check_time};
 pub struct NetConfig {
     /// The address to listen on. With port 0 the service takes a free port, and prints its number.
     pub listen: SocketAddr,
-    /// The time that calls have to finish when the service stops.
+    /// The time that calls have to finish when the service stops, 0 to 1 hour.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     /// Most calls in flight on one connection, 1 to 2^20. An HTTP/2 client waits before it begins a further call.
@@ -42,6 +42,7 @@ pub struct NetConfig {
     /// Most memory that the requests and answers of calls in flight may hold, 64 MiB to 1 TiB. One client (an IPv4
     /// address or an IPv6 network) may hold at most as much as stays free: half of the limit if no other client holds
     /// memory.
+    #[serde(serialize_with = "serialize_bytes")]
     pub memory_max: ByteSize,
 }
 
@@ -80,8 +81,17 @@ impl NetConfig {
         for (key, time, longest, bound) in times {
             check_time(key, time, &(SECOND..=longest), bound)?;
         }
-        let memory = MEMORY_MIN..=MEMORY_MAX;
-        check("server.memory_max", self.memory_max, &memory, "64 MiB to 1 TiB")
+        check_time(
+            "server.drain",
+            self.drain,
+            &(Duration::ZERO..=HOUR),
+            "0s to 1 hour",
+        )?;
+        if !(MEMORY_MIN..=MEMORY_MAX).contains(&self.memory_max) {
+            let memory = bytes_text(self.memory_max.0);
+            return Err(SettingError::new("server.memory_max", memory, "64MiB to 1TiB"));
+        }
+        Ok(())
     }
 
     /// Returns the most connections of all clients on `threads` NET threads. Without their calls, this many connections

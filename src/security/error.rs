@@ -1,6 +1,6 @@
 //! The errors of certificates and tokens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -69,4 +69,23 @@ pub enum TlsError {
         /// The certificate's subject and time of validity.
         reason: String,
     },
+}
+
+// ===== impl SecurityError =====
+
+impl SecurityError {
+    /// Returns the path of the file that can't be used. If a certificate and its key do not match, returns the path of the
+    /// certificate.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            SecurityError::Read { path, .. } | SecurityError::Tokens { path, .. } => path,
+            SecurityError::Tls(error) => match error {
+                TlsError::Pair { certificate, .. } => certificate,
+                TlsError::Pem { path, .. }
+                | TlsError::ClientCa { path, .. }
+                | TlsError::NotValid { path, .. } => path,
+            },
+        }
+    }
 }

@@ -6,10 +6,10 @@ use std::{ops::RangeInclusive, path::PathBuf};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use tally_journal::JournalError;
+use tally_journal::{BLOCKS_PER_SEGMENT_MIN, JournalError, SEGMENT_GRANULE_BYTES};
 
 use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
-use crate::settings::{SettingError, check};
+use crate::settings::{SettingError, bytes_text, serialize_bytes};
 
 /// The section `store` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,15 +17,19 @@ use crate::settings::{SettingError, check};
 pub struct StoreSettings {
     /// The path of the data directory. A missing directory is created.
     pub data: PathBuf,
-    /// Size of a journal segment, 8 MiB to 1 GiB. An existing directory keeps the size that it was created with.
+    /// Size of a journal segment: a multiple of 4 KiB, 8 MiB to 1 GiB. An existing directory keeps the size that it was created with.
+    #[serde(serialize_with = "serialize_bytes")]
     pub segment_bytes: ByteSize,
     /// Largest block, 2 MiB to a quarter of a segment. An existing directory keeps the size that it was created with.
+    #[serde(serialize_with = "serialize_bytes")]
     pub block_bytes_max: ByteSize,
-    /// Bytes that are appended to the journal between two checkpoints, at least 1 MiB. A start replays about this many
+    /// Bytes that are appended to the journal between two checkpoints, 1 MiB to 1 TiB. A start replays about this many
     /// bytes at most.
+    #[serde(serialize_with = "serialize_bytes")]
     pub checkpoint_bytes: ByteSize,
     /// Bytes of the journal that the scrub reads per second to find damage: 64 KiB to 1 GiB, or 0 to turn the scrub
     /// off.
+    #[serde(serialize_with = "serialize_bytes")]
     pub scrub_bytes_per_second: ByteSize,
 }
 
@@ -34,8 +38,11 @@ pub const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// The default of [`StoreSettings::scrub_bytes_per_second`]. At this rate, the scrub reads a segment of 64 MiB in 16 s.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
 
-/// Smallest [`StoreSettings::checkpoint_bytes`], in bytes.
-const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+/// Allowed values of [`StoreSettings::checkpoint_bytes`].
+const CHECKPOINT_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=1 << 40;
+/// Allowed values of [`StoreSettings::segment_bytes`]. A segment of the smallest size has space for four blocks of the
+/// smallest size.
+const SEGMENT_BYTES_BOUNDS: RangeInclusive<u64> = 8 << 20..=1 << 30;
 /// Allowed values of [`StoreSettings::scrub_bytes_per_second`] other than 0, in bytes per second. With a lower rate, a
 /// pass over a large journal would take months. A disk cannot read much faster than the highest rate.
 const SCRUB_RATES: RangeInclusive<u64> = 64 << 10..=1 << 30;
@@ -61,32 +68,39 @@ impl StoreSettings {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self) -> Result<StoreConfig, SettingError> {
-        let at_least = |key: &str, value: ByteSize, min: u64, bound: &str| {
-            check(key, value, &(ByteSize(min)..=ByteSize(u64::MAX)), bound)
+        let refused = |key: &str, value: ByteSize, bound: String| {
+            SettingError::new(format!("store.{key}"), bytes_text(value.0), bound)
         };
-        at_least(
-            "store.block_bytes_max",
-            self.block_bytes_max,
-            BLOCK_BYTES_MIN.into(),
-            "at least 2 MiB",
-        )?;
-        at_least(
-            "store.checkpoint_bytes",
-            self.checkpoint_bytes,
-            CHECKPOINT_BYTES_MIN,
-            "at least 1 MiB",
-        )?;
+        let segment = self.segment_bytes;
+        if !SEGMENT_BYTES_BOUNDS.contains(&segment.0)
+            || !segment.0.is_multiple_of(SEGMENT_GRANULE_BYTES.into())
+        {
+            let bound = "a multiple of 4KiB, 8MiB to 1GiB".to_owned();
+            return Err(refused("segment_bytes", segment, bound));
+        }
+        let block_max = segment.0 / u64::from(BLOCKS_PER_SEGMENT_MIN);
+        if !(u64::from(BLOCK_BYTES_MIN)..=block_max).contains(&self.block_bytes_max.0) {
+            let bound = format!(
+                "2MiB to {}, a quarter of store.segment_bytes",
+                bytes_text(block_max)
+            );
+            return Err(refused("block_bytes_max", self.block_bytes_max, bound));
+        }
+        if !CHECKPOINT_BYTES_BOUNDS.contains(&self.checkpoint_bytes.0) {
+            let bound = "1MiB to 1TiB".to_owned();
+            return Err(refused("checkpoint_bytes", self.checkpoint_bytes, bound));
+        }
         let scrub = self.scrub_bytes_per_second;
         if scrub.0 != 0 && !SCRUB_RATES.contains(&scrub.0) {
-            let bound = "0, or 64 KiB to 1 GiB";
-            return Err(SettingError::new("store.scrub_bytes_per_second", scrub, bound));
+            let bound = "0, or 64KiB to 1GiB".to_owned();
+            return Err(refused("scrub_bytes_per_second", scrub, bound));
         }
         let size = |key: &str, size: ByteSize| {
-            u32::try_from(size.0).map_err(|_| SettingError::new(key, size, "at most 1 GiB"))
+            u32::try_from(size.0).map_err(|_| refused(key, size, "at most 1GiB".to_owned()))
         };
         let config = StoreConfig {
-            segment_bytes: size("store.segment_bytes", self.segment_bytes)?,
-            block_bytes_max: size("store.block_bytes_max", self.block_bytes_max)?,
+            segment_bytes: size("segment_bytes", self.segment_bytes)?,
+            block_bytes_max: size("block_bytes_max", self.block_bytes_max)?,
         };
         match config.validate() {
             Ok(_geometry) => Ok(config),

@@ -1,39 +1,71 @@
-//! The error of the setup of logs and traces.
+//! The errors of the setup of logs and traces.
 
 use thiserror::Error;
+
+use crate::settings::SettingError;
 
 /// Why logs or traces could not be set up.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TelemetryError {
-    /// The log's filter is malformed.
-    #[error("telemetry.log = {value:?}: {source}")]
-    Filter {
-        /// The filter.
-        value: String,
-        /// The error in the filter.
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// The exporter of traces or events could not be created.
-    #[error("telemetry.otlp_endpoint = {endpoint:?}: {source}")]
-    Exporter {
-        /// The endpoint.
-        endpoint: String,
-        /// The error of the exporter.
-        source: opentelemetry_otlp::ExporterBuildError,
-    },
-    /// The endpoint is not a URL.
-    #[error("telemetry.otlp_endpoint = {endpoint:?}: must be a URL such as http://127.0.0.1:4317: {source}")]
-    Endpoint {
-        /// The endpoint.
-        endpoint: String,
-        /// The error of the endpoint.
-        source: tonic::transport::Error,
-    },
-    /// The filter could not be replaced, because the subscriber of the log no longer exists.
+    /// A setting can't be used.
     #[error(transparent)]
-    Reload(#[from] tracing_subscriber::reload::Error),
+    Setting(#[from] SettingError),
+    /// The exporter of traces or events could not be created.
+    #[error("the exporter of telemetry.otlp_endpoint could not be created")]
+    Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
     /// Logs are already set up in this process.
     #[error(transparent)]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// The form of a filter of the log.
+pub(super) const FILTER_FORM: &str = "a level or TARGET=LEVEL, such as info or tally=debug,warn";
+
+/// Why a filter of the log can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// A word stands where a level must stand.
+    #[error(
+        "unknown level {word:?}, the levels are off, error, warn, info, debug, trace{}",
+        suggestion(meant.as_deref())
+    )]
+    Level {
+        /// The word.
+        word: String,
+        /// The level that the operator probably meant.
+        meant: Option<String>,
+    },
+    /// A target is almost the name of a crate of Tally.
+    #[error("unknown target {word:?}; did you mean {meant}?")]
+    Target {
+        /// The first part of the target.
+        word: String,
+        /// The crate that the operator probably meant.
+        meant: String,
+    },
+    /// A rule is malformed.
+    #[error("{source}")]
+    Syntax {
+        /// The error of `tracing`.
+        source: tracing_subscriber::filter::ParseError,
+    },
+}
+
+/// Why the filter of the log could not be replaced.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SetFilterError {
+    /// The new filter can't be used.
+    #[error("must be {form}: {0}", form = FILTER_FORM)]
+    Filter(#[from] FilterError),
+    /// The subscriber of the log no longer exists.
+    #[error(transparent)]
+    Reload(#[from] tracing_subscriber::reload::Error),
+}
+
+/// Returns the question whether the operator meant `meant`, as the end of a sentence.
+fn suggestion(meant: Option<&str>) -> String {
+    meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"))
 }

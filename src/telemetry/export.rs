@@ -39,22 +39,18 @@ pub(super) struct Providers {
 impl Providers {
     /// Creates the exporters. Each exporter has a thread and a bounded queue. Items that do not fit into the queue are dropped.
     pub(super) fn new(endpoint: &str) -> Result<Self, TelemetryError> {
-        let failed = |source| TelemetryError::Exporter {
-            endpoint: endpoint.to_owned(),
-            source,
-        };
         let spans = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
             .with_timeout(EXPORT_TIMEOUT)
             .build()
-            .map_err(failed)?;
+            .map_err(TelemetryError::Exporter)?;
         let events = LogExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
             .with_timeout(EXPORT_TIMEOUT)
             .build()
-            .map_err(failed)?;
+            .map_err(TelemetryError::Exporter)?;
         let resource = Resource::builder()
             .with_service_name(SERVICE_NAME)
             .with_attribute(opentelemetry::KeyValue::new(

@@ -7,6 +7,8 @@
 mod commit_span;
 mod error;
 mod export;
+mod log_fields;
+mod log_filter;
 mod log_level;
 mod metrics;
 mod otlp_metrics;
@@ -29,8 +31,9 @@ use tracing_subscriber::{
 
 pub use self::{
     commit_span::{LINKS_MAX, TraceLink, commit_span, trace_link},
-    error::TelemetryError,
+    error::{FilterError, SetFilterError, TelemetryError},
     export::Telemetry,
+    log_fields::{LogLimit, millis},
     log_level::LogLevel,
     metrics::{Families, MetricSource, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
@@ -52,7 +55,8 @@ use self::{
 /// # Errors
 /// [`TelemetryError`] if the filter or the endpoint is malformed, or if logs are already set up.
 pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), TelemetryError> {
-    let (filter, log_level) = LogLevel::new(&config.log)?;
+    config.check()?;
+    let (filter, log_level) = LogLevel::new(&config.log).map_err(|error| config.filter_error(&error))?;
     let json = match config.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,

@@ -27,6 +27,7 @@ use super::{
     error::TelemetryError,
     export::{EXPORT_TIMEOUT, SERVICE_NAME},
     metrics::{Families, MetricSource},
+    settings::endpoint_error,
 };
 
 /// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled.
@@ -34,16 +35,13 @@ use super::{
 /// next successful export contains the counts of a failed export, too.
 ///
 /// # Errors
-/// [`TelemetryError::Endpoint`] if `endpoint` is not a URL.
+/// [`TelemetryError::Setting`] if `endpoint` is not a URL.
 pub fn exporter(
     endpoint: &str,
     period: Duration,
     sources: Vec<Arc<dyn MetricSource>>,
 ) -> Result<impl Future<Output = ()> + use<>, TelemetryError> {
-    let address = Endpoint::from_shared(endpoint.to_owned()).map_err(|source| TelemetryError::Endpoint {
-        endpoint: endpoint.to_owned(),
-        source,
-    })?;
+    let address = Endpoint::from_shared(endpoint.to_owned()).map_err(|_| endpoint_error(endpoint))?;
     let channel = address.timeout(EXPORT_TIMEOUT).connect_lazy();
     Ok(export(channel, period, sources))
 }

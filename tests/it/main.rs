@@ -13,6 +13,7 @@ mod real_data;
 mod reference;
 mod security;
 mod service;
+mod settings;
 mod store;
 mod support;
 mod telemetry;

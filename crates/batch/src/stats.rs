@@ -296,8 +296,8 @@ impl Counters {
                 .is_ok();
         if warns {
             tracing::warn!(
-                ?took,
-                ?budget,
+                took_ms = took.as_secs_f64() * 1000.0,
+                budget_ms = budget.as_secs_f64() * 1000.0,
                 requests,
                 over_budget,
                 "a batch exceeded its latency budget"

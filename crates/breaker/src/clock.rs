@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,7 +15,8 @@ use rustix::time::{ClockId, clock_gettime};
 /// Nanoseconds in a second.
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// A monotonic clock. A breaker never reads the time of day, so a step of the wall clock cannot move a deadline.
+/// A monotonic clock. All deadlines of a breaker use its monotonic time, so a step of the wall clock cannot move a
+/// deadline. A breaker reads the time of day only to record when a transition happened.
 pub trait Clock: Any + Send + Sync + fmt::Debug {
     /// Returns the nanoseconds since a fixed origin. The value never decreases.
     fn now_ns(&self) -> u64;
@@ -26,6 +27,12 @@ pub trait Clock: Any + Send + Sync + fmt::Debug {
     /// `now_ns`.
     fn recent_ns(&self) -> u64 {
         self.now_ns()
+    }
+
+    /// Returns the time of day. A breaker reads the time of day once for each transition, and records it with the
+    /// transition. By default, this method calls `SystemTime::now`.
+    fn wall_time(&self) -> SystemTime {
+        SystemTime::now()
     }
 }
 
@@ -96,6 +103,11 @@ pub(super) fn nanos(time: Duration) -> u64 {
         .saturating_add(u64::from(time.subsec_nanos()))
 }
 
+/// Returns `time` in milliseconds, for fields of log lines.
+pub(super) const fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
 // ===== impl Time =====
 
 impl Time {
@@ -120,6 +132,13 @@ impl Time {
         match self {
             Self::System(clock) => clock.recent_ns(),
             Self::Other(clock) => clock.recent_ns(),
+        }
+    }
+
+    pub(super) fn wall_time(&self) -> SystemTime {
+        match self {
+            Self::System(clock) => clock.wall_time(),
+            Self::Other(clock) => clock.wall_time(),
         }
     }
 }
@@ -151,5 +170,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ns(&self) -> u64 {
         self.0.load(Ordering::Acquire)
+    }
+
+    /// Returns the Unix epoch plus the time of this clock.
+    fn wall_time(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.now_ns())
     }
 }

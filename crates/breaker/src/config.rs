@@ -217,11 +217,17 @@ impl CircuitBreakerConfig {
                 failures,
                 1,
                 u32::MAX,
-                "at least 1, or absent",
+                "from 1 to 4294967295, or absent",
             )?;
         }
         if let Some(violations) = self.violations {
-            count("violations", violations, 1, u32::MAX, "at least 1, or absent")?;
+            count(
+                "violations",
+                violations,
+                1,
+                u32::MAX,
+                "from 1 to 4294967295, or absent",
+            )?;
         }
         if let Some(p99) = self.p99_threshold {
             time(
@@ -263,7 +269,7 @@ impl CircuitBreakerConfig {
     }
 
     fn validate_recovery(&self) -> Result<(), ConfigError> {
-        let tick = Duration::from_millis(1);
+        let (zero, tick) = (Duration::ZERO, Duration::from_millis(1));
         time("open_base", self.open_base, tick, DAY, "from 1ms to 1 day")?;
         time(
             "open_max",
@@ -304,7 +310,7 @@ impl CircuitBreakerConfig {
             DAY,
             "from probe_timeout to 1 day",
         )?;
-        time("ramp", self.ramp, Duration::ZERO, 60 * MINUTE, "at most 1 hour")?;
+        time("ramp", self.ramp, zero, 60 * MINUTE, "from 0s to 1 hour")?;
         share("ramp_min", self.ramp_min)?;
         ratio(
             "ramp_aggression",
@@ -313,13 +319,7 @@ impl CircuitBreakerConfig {
             10.0,
             "from 0.1 to 10",
         )?;
-        time(
-            "stable_for",
-            self.stable_for,
-            Duration::ZERO,
-            DAY,
-            "at most 1 day",
-        )?;
+        time("stable_for", self.stable_for, zero, DAY, "from 0s to 1 day")?;
         time(
             "forced_open_retry_after",
             self.forced_open_retry_after,

@@ -162,9 +162,9 @@ impl LatencyCircuitBreaker {
         self.shared.core.tick(Some(work));
     }
 
-    /// Changes the mode. The state stays the same.
-    pub fn set_mode(&self, mode: BreakerMode) {
-        self.shared.core.set_mode(mode);
+    /// Changes the mode. The state stays the same. Returns the mode before the change.
+    pub fn set_mode(&self, mode: BreakerMode) -> BreakerMode {
+        self.shared.core.set_mode(mode)
     }
 
     /// Closes the circuit, whatever its state is, and discards the counts of the window. The mode stays the same.

@@ -29,6 +29,10 @@ impl Core {
         let effective_state = self.effective_state(word, now_ns);
         let open_left = Duration::from_nanos((word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(now_ns));
         let open = word.state() == CircuitState::Open;
+        let since = transition_log.since;
+        let open_time = Duration::from_nanos(
+            (word.deadline_ms() * NANOS_PER_MILLI).saturating_sub(transition_log.since_ns),
+        );
         let probes = match word.state() {
             CircuitState::HalfOpen => self.gate.probes(word.generation()),
             CircuitState::Closed | CircuitState::Open | CircuitState::Ramp => Probes::default(),
@@ -41,10 +45,12 @@ impl Core {
             effective_state,
             generation: word.generation(),
             since_ns: transition_log.since_ns,
+            since,
             in_state: Duration::from_nanos(now_ns.saturating_sub(transition_log.since_ns)),
             reason_opened: transition_log.reason_opened,
             open_attempt: transition_log.attempt_at(word.state(), now_ns, nanos(self.config.stable_for)),
             open_until_ms: open.then(|| word.deadline_ms()),
+            open_until: open.then(|| since.checked_add(open_time)).flatten(),
             next_probe_in: if open { open_left } else { Duration::ZERO },
             retry_hint: self.retry_hint(word, effective_state, now_ns),
             window: self.window_stats(&evidence, word, now_ns),

@@ -1,7 +1,10 @@
 //! What a breaker reports: snapshots of its state ([`CircuitBreakerStats`]), transitions ([`Transition`]), and events
 //! ([`TransitionObserver`]).
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     config::CircuitBreakerConfig,
@@ -48,6 +51,9 @@ pub enum TransitionReason {
 pub struct Transition {
     /// Time of the transition, in nanoseconds of the breaker's clock.
     pub at_ns: u64,
+    /// The time of day at the transition. It was read at the transition, so every reader of this transition gets the
+    /// same time.
+    pub time: SystemTime,
     /// The number of the generation that began with this transition. The number grows with every transition, so it
     /// shows the order of events that arrive out of order.
     pub generation: u32,
@@ -212,6 +218,8 @@ pub struct CircuitBreakerStats {
     pub generation: u32,
     /// Time at which the state began, in nanoseconds of the breaker's clock.
     pub since_ns: u64,
+    /// The time of day at which the state began. It was read at that moment, so it is the same in every snapshot.
+    pub since: SystemTime,
     /// The time for which the circuit has been in this state.
     pub in_state: Duration,
     /// The reason for which the circuit opened last; None if it never opened.
@@ -220,6 +228,8 @@ pub struct CircuitBreakerStats {
     pub open_attempt: u32,
     /// Time at which the open time ends, in milliseconds of the breaker's clock. None unless `state` is open.
     pub open_until_ms: Option<u64>,
+    /// The time of day at which the open time ends: `since` plus the open time. None unless `state` is open.
+    pub open_until: Option<SystemTime>,
     /// The time until the next probe is admitted; zero unless `state` is open.
     pub next_probe_in: Duration,
     /// The `retry_after` of a call rejected now by an open circuit, without its spread; otherwise zero.

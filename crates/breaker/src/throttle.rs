@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::{clock::nanos, handle::LatencyCircuitBreaker};
+use super::{
+    clock::{millis, nanos},
+    handle::LatencyCircuitBreaker,
+};
 
 impl LatencyCircuitBreaker {
     /// Reports that the process did not run for the time `pause`, and has just resumed. Use this method for pauses that
@@ -23,7 +26,7 @@ impl LatencyCircuitBreaker {
         let pause = Duration::from_nanos(counted);
         tracing::debug!(
             key = &*core.key,
-            ?pause,
+            pause_ms = millis(pause),
             "the process was throttled; latencies are measured from now on"
         );
         if let Some(observer) = &core.observer {

@@ -2,7 +2,7 @@
 //! the log's lock while it computes the deadline of the new state, changes the state and adds the transition to the
 //! log. A call that asks for admission takes no lock.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::SystemTime};
 
 use super::{
     gate::CircuitState,
@@ -17,6 +17,8 @@ pub const HISTORY_MAX: usize = 16;
 pub(super) struct TransitionLog {
     /// Time at which the current state began, in nanoseconds of the breaker's clock.
     pub(super) since_ns: u64,
+    /// Time of day at which the current state began.
+    pub(super) since: SystemTime,
     /// Number of times in a row that the circuit has opened.
     pub(super) attempt: u32,
     pub(super) reason_opened: Option<TransitionReason>,
@@ -30,9 +32,10 @@ pub(super) struct TransitionLog {
 // ===== impl TransitionLog =====
 
 impl TransitionLog {
-    pub(super) fn new(now_ns: u64) -> Self {
+    pub(super) fn new(now_ns: u64, now: SystemTime) -> Self {
         Self {
             since_ns: now_ns,
+            since: now,
             attempt: 0,
             reason_opened: None,
             opens: 0,
@@ -52,6 +55,7 @@ impl TransitionLog {
     /// Adds a transition. If [`HISTORY_MAX`] transitions are stored, removes the oldest transition.
     pub(super) fn push(&mut self, transition: Transition) {
         self.since_ns = transition.at_ns;
+        self.since = transition.time;
         match transition.to {
             CircuitState::Open => {
                 self.opens += 1;

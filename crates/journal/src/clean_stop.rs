@@ -20,7 +20,7 @@
 //! marker durably before its first append. So a marker always names the end of an undamaged
 //! journal, unless somebody mixed the files of different copies of the data directory.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use crate::{
     block::DataId,
@@ -41,6 +41,16 @@ pub(super) enum CleanStop {
     /// The marker exists but cannot be read or is damaged. The stop was clean nevertheless, because a marker exists
     /// only after a clean stop.
     Unreadable,
+}
+
+impl fmt::Display for CleanStop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CleanStop::NoMarker => f.write_str("absent"),
+            CleanStop::At(end) => write!(f, "block {} ends at {}", end.last_block_sequence(), end.position),
+            CleanStop::Unreadable => f.write_str("unreadable"),
+        }
+    }
 }
 
 /// Whether the marker of a clean stop exists, and whether it names the end of the journal.

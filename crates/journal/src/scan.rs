@@ -200,7 +200,7 @@ impl<'a> ChainScanner<'a> {
         }
         if tail.marked && !tail.clean {
             tracing::warn!(
-                stop = ?self.stop,
+                clean = %self.stop,
                 end = %tail.end.position,
                 "journal/CLEAN does not name the end of the journal: journal/CLEAN is damaged, or the directory \
                  contains files from different copies of the directory. The chain of blocks has no gap"

@@ -212,7 +212,14 @@ impl CpuAffinityManager {
             });
         }
         if !pin.is_ok() {
-            tracing::warn!(%role, index, wanted = ?pin.wanted, actual = ?pin.actual, errno = pin.errno, "thread does not have its planned CPU mask");
+            tracing::warn!(
+                %role,
+                index,
+                wanted = pin.wanted.as_ref().map(tracing::field::display),
+                actual = pin.actual.as_ref().map(tracing::field::display),
+                errno = pin.errno,
+                "thread does not have its planned CPU mask"
+            );
         }
         let fifo_errno = match fifo {
             Ok(()) => None,

@@ -29,11 +29,6 @@ pub fn circuit_stats_response(engine: &TallyEngine) -> GetCircuitStatsResponse {
 pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
     let CircuitReport { stats, threshold } = report;
     let probes = &stats.half_open;
-    let now = SystemTime::now();
-    // The circuit has monotonic times, and the API has wall-clock times. So the wall-clock times are computed from
-    // `now`.
-    let ago = |time: Duration| Some(now.checked_sub(time).unwrap_or(now).into());
-    let ahead = |time: Duration| now.checked_add(time).unwrap_or(now).into();
     CircuitStats {
         key: stats.key.clone(),
         mode: mode(stats.mode).into(),
@@ -56,13 +51,9 @@ pub(crate) fn from_report(report: &CircuitReport) -> CircuitStats {
         ramp_weight: stats.ramp_weight,
         totals: Some(totals(&stats.lifetime)),
         settings: Some(settings(&stats.config, *threshold)),
-        history: stats
-            .history
-            .iter()
-            .map(|change| transition(change, stats.taken_ns, now))
-            .collect(),
-        state_time: ago(stats.in_state),
-        open_until: stats.open_until_ms.map(|_| ahead(stats.next_probe_in)),
+        history: stats.history.iter().map(transition).collect(),
+        state_time: Some(stats.since.into()),
+        open_until: stats.open_until.map(Into::into),
         retry_hint: Some(duration(stats.retry_hint)),
         next_probe: Some(duration(stats.next_probe_in)),
         consecutive_failures: count(stats.consecutive_failures),
@@ -156,12 +147,10 @@ fn settings(config: &CircuitBreakerConfig, threshold: ThresholdSource) -> Circui
     }
 }
 
-/// Converts a change of state. The circuit has monotonic times, and the API has wall-clock times. So the time of the
-/// change is computed from `now` and `taken_ns`, which is the circuit's monotonic time of the snapshot in nanoseconds.
-fn transition(change: &Transition, taken_ns: u64, now: SystemTime) -> CircuitTransition {
-    let age = Duration::from_nanos(taken_ns.saturating_sub(change.at_ns));
+/// Converts a change of state.
+fn transition(change: &Transition) -> CircuitTransition {
     CircuitTransition {
-        time: Some(now.checked_sub(age).unwrap_or(now).into()),
+        time: Some(change.time.into()),
         from: state(change.from).into(),
         to: state(change.to).into(),
         reason: change.reason.to_string(),

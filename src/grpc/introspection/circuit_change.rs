@@ -77,32 +77,33 @@ impl Change {
         }
     }
 
-    /// Changes a circuit, and writes an audit event with `who` and `comment`.
+    /// Changes a circuit, and writes an audit event with `who` and `comment`. Writes no event if the circuit already has
+    /// the requested mode. A reset and an open time always change something: the counts of the window, or a deadline.
     pub(crate) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Administrator, comment: &str) {
-        let describe = |breaker: &LatencyCircuitBreaker| match self {
-            Change::Mode(_) => breaker.mode().as_str(),
-            Change::Reset | Change::OpenFor(_) => breaker.state().as_str(),
-        };
-        let before = describe(breaker);
-        let action = match self {
+        let state = breaker.state().as_str();
+        let (action, before, after) = match self {
             Change::Mode(mode) => {
-                breaker.set_mode(mode);
-                "set_mode".to_owned()
+                let before = breaker.set_mode(mode);
+                if before == mode {
+                    return;
+                }
+                ("set_mode".to_owned(), before.as_str(), mode.as_str())
             }
             Change::Reset => {
                 breaker.reset();
-                "reset".to_owned()
+                ("reset".to_owned(), state, breaker.state().as_str())
             }
             Change::OpenFor(time) => {
                 breaker.open_for(time);
-                format!("open_for {}", humantime::format_duration(time))
+                let action = format!("open_for {}", humantime::format_duration(time));
+                (action, state, breaker.state().as_str())
             }
         };
         who.changed_circuit(&CircuitChange {
             key: breaker.key(),
             action: &action,
             before,
-            after: describe(breaker),
+            after,
             comment,
         });
     }

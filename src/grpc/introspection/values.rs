@@ -6,6 +6,9 @@ use tonic::Status;
 
 use crate::grpc::status;
 
+/// Largest absolute value of the nanoseconds of a duration in a message.
+const NANOS_MAX: u32 = 999_999_999;
+
 /// Converts a count. A count beyond the range of the API becomes the largest number of the API.
 pub(crate) fn count(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
@@ -32,13 +35,23 @@ pub(crate) fn text(value: Option<impl ToString>) -> String {
 /// Checks a duration of a request. `bounds` describes `range` for people.
 ///
 /// # Errors
-/// INVALID_ARGUMENT if the duration is not in `range`.
+/// INVALID_ARGUMENT if the duration is not in `range`, or if its nanoseconds are not those of a well-formed
+/// `google.protobuf.Duration`: at most 999,999,999, with the sign of the seconds.
 pub(crate) fn duration_in(
     range: &RangeInclusive<Duration>,
     bounds: &str,
     field: &str,
     given: &prost_types::Duration,
 ) -> Result<Duration, Status> {
+    let prost_types::Duration { seconds, nanos } = *given;
+    let has_one_sign = (seconds >= 0 && nanos >= 0) || (seconds <= 0 && nanos <= 0);
+    if !has_one_sign || nanos.unsigned_abs() > NANOS_MAX {
+        let rule = format!("nanos must be at most {NANOS_MAX} and have the sign of the seconds");
+        return Err(status::invalid_field(
+            field,
+            format!("seconds {seconds}, nanos {nanos}: {rule}"),
+        ));
+    }
     let value = Duration::try_from(*given).ok();
     let value = value.filter(|value| range.contains(value));
     value.ok_or_else(|| status::invalid_field(field, format!("{given}: must be {bounds}")))

@@ -82,7 +82,7 @@ impl Lifetime {
                 tracing::debug!(
                     token = &*authority.grant.principal.name,
                     path = authority.method.path,
-                    code = ?status.code(),
+                    why = status.message(),
                     "the service ended an open stream"
                 );
                 return status;

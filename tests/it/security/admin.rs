@@ -78,10 +78,19 @@ async fn only_administrators_can_change_the_log_level() {
         (Some("wrong"), "debug", StatusCode::UNAUTHORIZED),
         (Some(WRITE), "debug", StatusCode::FORBIDDEN),
         (Some(ADMIN), "tally=loud", StatusCode::BAD_REQUEST),
+        (Some(ADMIN), "debgu", StatusCode::BAD_REQUEST),
+        (Some(ADMIN), "taly=debug", StatusCode::BAD_REQUEST),
         (Some(ADMIN), "tally=debug,warn", StatusCode::NO_CONTENT),
     ] {
         let (status, _, text) = ask(&server, Method::PUT, "/log-level", token, filter).await;
         assert_eq!(status, expected, "{text}");
+        if filter == "debgu" {
+            let levels = "the levels are off, error, warn, info, debug, trace";
+            assert!(
+                text.contains(levels) && text.contains("did you mean debug?"),
+                "{text}"
+            );
+        }
     }
     assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
     let event = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";

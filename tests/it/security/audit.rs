@@ -37,17 +37,28 @@ async fn changes_by_administrators_are_logged_with_every_filter() {
             .await;
         before = after;
     }
+    // The filter is "off", so these requests change nothing.
+    let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), " off\n").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert!(!server.stderr().contains("\"before\":\"off\",\"after\":\"off\""));
     let mut engine = EngineServiceClient::connect(server.endpoint()).await.unwrap();
-    let request = SetCircuitModeRequest {
-        change: Some(Change::Mode(CircuitMode::Auto.into())),
-        comment: "while the log is off".to_owned(),
-        ..SetCircuitModeRequest::default()
-    };
-    engine
-        .set_circuit_mode(with_token(request, Some(ADMIN)))
-        .await
-        .unwrap();
+    for (mode, comment) in [
+        (CircuitMode::Auto, "the circuits already have this mode"),
+        (CircuitMode::MetricsOnly, "while the log is off"),
+    ] {
+        let request = SetCircuitModeRequest {
+            change: Some(Change::Mode(mode.into())),
+            comment: comment.to_owned(),
+            ..SetCircuitModeRequest::default()
+        };
+        engine
+            .set_circuit_mode(with_token(request, Some(ADMIN)))
+            .await
+            .unwrap();
+    }
     server.wait_for_stderr("while the log is off").await;
+    // A request that changes nothing is not logged.
+    assert!(!server.stderr().contains("already have this mode"));
     // A change of the tokens file is logged, too.
     let fewer = token_lines().lines().skip(1).collect::<Vec<_>>().join("\n");
     std::fs::write(&file, fewer).unwrap();

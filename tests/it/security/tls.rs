@@ -236,6 +236,10 @@ fn the_service_does_not_start_with_missing_or_malformed_files() {
             "line 1: must be: role name sha256",
         ),
         (
+            vec![("TALLY__SECURITY__TOKENS_FILE", path(&text))],
+            "tally: security.tokens_file (from TALLY__SECURITY__TOKENS_FILE): ",
+        ),
+        (
             vec![("TALLY_LISTEN", "0.0.0.0:0".to_owned())],
             "security.allow_insecure",
         ),

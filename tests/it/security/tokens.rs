@@ -74,7 +74,7 @@ impl Calls {
 
     async fn administer(&self, token: Option<&str>) -> (Code, String) {
         let request = SetCircuitModeRequest {
-            change: Some(Change::Mode(CircuitMode::Auto.into())),
+            change: Some(Change::Mode(CircuitMode::MetricsOnly.into())),
             ..SetCircuitModeRequest::default()
         };
         let mut client = EngineServiceClient::new(self.0.clone());

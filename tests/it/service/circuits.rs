@@ -348,9 +348,28 @@ async fn an_administrator_can_open_and_reset_circuits() {
 }
 
 #[tokio::test]
+async fn two_reads_of_the_same_change_of_state_have_the_same_times() {
+    let service = Service::start(&config()).await;
+    service
+        .engine
+        .breaker(CallKind::Unary)
+        .open_for(Duration::from_secs(3600));
+    let first = unary(&service).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let second = unary(&service).await;
+    assert_eq!(first.history, second.history);
+    assert_eq!(first.history[0].time, first.state_time);
+    assert_eq!(
+        (first.state_time, first.open_until),
+        (second.state_time, second.open_until)
+    );
+}
+
+#[tokio::test]
 async fn a_malformed_change_of_a_circuit_is_rejected_and_changes_nothing() {
     let service = Service::start(&config()).await;
-    let seconds = |seconds| Change::OpenFor(prost_types::Duration { seconds, nanos: 0 });
+    let duration = |seconds, nanos| Change::OpenFor(prost_types::Duration { seconds, nanos });
+    let seconds = |seconds| duration(seconds, 0);
     let cases = [
         ("", None, "", "change"),
         ("", Some(Change::Mode(0)), "", "mode"),
@@ -358,6 +377,8 @@ async fn a_malformed_change_of_a_circuit_is_rejected_and_changes_nothing() {
         ("", Some(seconds(0)), "", "open_for"),
         ("", Some(seconds(-1)), "", "open_for"),
         ("", Some(seconds(86_401)), "", "open_for"),
+        ("", Some(duration(0, 1_000_000_000)), "", "open_for"),
+        ("", Some(duration(2, -1)), "", "open_for"),
         (
             "",
             Some(Change::Reset(CircuitReset {})),

@@ -108,7 +108,7 @@ impl Core {
             pauses: CachePadded::default(),
             marks: CachePadded::default(),
             hang: Mutex::default(),
-            transition_log: Mutex::new(TransitionLog::new(clock.now_ns())),
+            transition_log: Mutex::new(TransitionLog::new(clock.now_ns(), clock.wall_time())),
             rng: Rng::new(config.rng_seed),
             open_for_ns: AtomicU64::new(nanos(config.open_base)),
             slow_ns,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        clock::nanos,
+        clock::{millis, nanos},
         gate::{BreakerMode, CircuitState, Probes, StateWord},
         hang::{Observation, Work},
         policy::{Evidence, open_duration},
@@ -258,6 +258,7 @@ impl Core {
         }
         let transition = Transition {
             at_ns: now_ns,
+            time: self.clock.wall_time(),
             generation: next.generation(),
             from: observed.state(),
             to,
@@ -292,7 +293,7 @@ impl Core {
                 reason,
                 failure_rate,
                 slow_rate,
-                ?open_for,
+                open_for_ms = millis(open_for),
                 "circuit opened"
             );
         } else {
@@ -322,7 +323,7 @@ impl Core {
         tracing::warn!(
             name: "tally.breaker.self_throttled",
             key = &*self.key,
-            ?pause,
+            pause_ms = millis(pause),
             "the process did not run; latencies are measured from now on"
         );
         if let Some(observer) = &self.observer {
@@ -334,13 +335,14 @@ impl Core {
 // ===== impl Core: administration =====
 
 impl Core {
-    pub(crate) fn set_mode(&self, mode: BreakerMode) {
+    /// Changes the mode. Returns the mode before the change.
+    pub(crate) fn set_mode(&self, mode: BreakerMode) -> BreakerMode {
         let before = {
             let _transition_log = self.transition_log.lock();
             self.gate.set_mode(mode)
         };
         if before == mode {
-            return;
+            return before;
         }
         tracing::info!(
             name: "tally.breaker.mode",
@@ -352,6 +354,7 @@ impl Core {
         if let Some(observer) = &self.observer {
             observer.on_mode_change(&self.key, before, mode);
         }
+        before
     }
 
     /// Opens the circuit for the time `open_for`, or closes it with None, whatever the state is.

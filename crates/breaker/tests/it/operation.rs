@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -255,6 +255,28 @@ fn open_for_opens_for_the_given_time() {
     assert_eq!(rig.state(), CircuitState::HalfOpen);
     rig.breaker.open_for(Duration::MAX);
     assert_eq!(rig.stats().next_probe_in, Duration::from_secs(365 * 24 * 60 * 60));
+}
+
+#[test]
+fn every_snapshot_has_the_same_time_of_day_for_the_same_transition() {
+    let rig = Rig::with_defaults();
+    rig.advance_ms(1234);
+    rig.breaker.open_for(Duration::from_secs(10));
+    let first = rig.stats();
+    rig.advance_ms(777);
+    let second = rig.stats();
+    assert_eq!(first.history, second.history);
+    assert_eq!(first.history[0].time, first.since);
+    assert_eq!(
+        first.since,
+        UNIX_EPOCH + Duration::from_nanos(first.history[0].at_ns)
+    );
+    assert_eq!((first.since, first.open_until), (second.since, second.open_until));
+    let open_until = first.since + Duration::from_secs(10);
+    // The deadline is a whole number of milliseconds.
+    assert!((open_until..open_until + Duration::from_millis(1)).contains(&first.open_until.unwrap()));
+    rig.breaker.reset();
+    assert_eq!(rig.stats().open_until, None);
 }
 
 #[derive(Default)]

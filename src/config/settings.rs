@@ -1,0 +1,115 @@
+//! The sections of the configuration, and the checks that concern more than one section.
+
+use serde::{Deserialize, Serialize};
+use tally_topology::AffinityConfig;
+
+use crate::{
+    admin::settings::AdminSettings,
+    engine::{
+        CheckpointInterval, EngineConfig, ScrubRate,
+        breaker_settings::BreakerSettings,
+        settings::{AffinitySettings, BatchSettings},
+    },
+    grpc::settings::NetConfig,
+    security::settings::{SecurityConfig, SecuritySettings},
+    settings::SettingError,
+    store::settings::StoreSettings,
+    telemetry::settings::TelemetrySettings,
+};
+
+/// All sections of the configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The gRPC server.
+    pub server: NetConfig,
+    /// The data directory.
+    pub store: StoreSettings,
+    /// The queue and the batches.
+    pub batch: BatchSettings,
+    /// The latency circuit breaker.
+    pub breaker: BreakerSettings,
+    /// The CPUs of the threads.
+    pub affinity: AffinitySettings,
+    /// Logs, traces and metrics.
+    pub telemetry: TelemetrySettings,
+    /// Certificates and tokens.
+    pub security: SecuritySettings,
+    /// The HTTP port for operators.
+    pub admin: AdminSettings,
+}
+
+/// The settings of the parts of the service, after all checks that need neither files nor the machine.
+#[derive(Debug, Clone)]
+pub struct CheckedConfig {
+    /// The settings of the engine.
+    pub engine: EngineConfig,
+    /// The settings of the placement of threads on CPUs.
+    pub affinity: AffinityConfig,
+    /// The paths of the certificates and tokens.
+    pub security: SecurityConfig,
+}
+
+// ===== impl Config =====
+
+impl Config {
+    /// Returns the settings of the engine, from the sections `batch`, `breaker` and `store`.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn engine(&self) -> Result<EngineConfig, SettingError> {
+        let breaker = self.breaker.config()?;
+        Ok(EngineConfig {
+            batch: self.batch.config(self.breaker.preset)?,
+            circuits: self.breaker.circuits(&breaker)?,
+            breaker,
+            store: self.store.config()?,
+            checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
+            scrub: ScrubRate(self.store.scrub_bytes_per_second.0),
+        })
+    }
+
+    /// Returns the paths of the certificates and tokens. Without TLS and tokens, the gRPC server may listen only on an
+    /// address of this machine, unless the operator allows an insecure server.
+    ///
+    /// # Errors
+    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server is not
+    /// allowed.
+    pub fn security(&self) -> Result<SecurityConfig, SettingError> {
+        let security = self.security.config()?;
+        let is_local = self.server.listen.ip().is_loopback();
+        if !is_local && !self.security.is_secured() && !self.security.allow_insecure {
+            let bound = "an address of this machine only (127.0.0.1, ::1), unless security.tls_certificate, \
+                         security.tls_key and security.tokens_file are set, or security.allow_insecure is true";
+            return Err(SettingError::new("server.listen", self.server.listen, bound));
+        }
+        Ok(security)
+    }
+
+    /// Checks every section, and returns the checked settings.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn check(&self) -> Result<CheckedConfig, SettingError> {
+        self.server.check()?;
+        self.telemetry.check()?;
+        Ok(CheckedConfig {
+            engine: self.engine()?,
+            affinity: self.affinity.config()?,
+            security: self.security()?,
+        })
+    }
+
+    /// Returns the configuration with the values that hold for the keys that are not set, and without secrets.
+    #[must_use]
+    pub fn effective(&self) -> Self {
+        let mut effective = Config {
+            breaker: self.breaker.effective(),
+            affinity: self.affinity.effective(),
+            ..self.clone()
+        };
+        effective.batch.latency_budget = self.batch.effective_latency_budget(self.breaker.preset);
+        effective.telemetry.hide_secrets();
+        effective
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the settings: the example file, and the sources of settings that only a process has.
+
+mod example;
+mod log_texts;
+mod process;
+mod source;
