@@ -5,9 +5,11 @@
 //! request must come from this machine.
 
 mod places;
+mod readiness;
 mod routes;
 mod server;
 pub mod settings;
+mod stats;
 mod write_limit;
 
 use std::{io, net::SocketAddr};
@@ -15,7 +17,7 @@ use std::{io, net::SocketAddr};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use self::routes::{Admin, Readiness};
+pub use self::{readiness::Readiness, routes::Admin};
 use crate::grpc::Listener;
 use tally_topology::{AffinityError, Role, RoleHandle};
 

@@ -10,7 +10,7 @@ use super::{
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
-    sys::limits::disk_space,
+    sys::limits::{DiskSpace, disk_space},
     telemetry::{Families, MetricSource},
 };
 
@@ -105,6 +105,12 @@ impl TallyEngine {
             .collect()
     }
 
+    /// Returns the space of the file system of the data directory; `None` on a simulated disk.
+    #[must_use]
+    pub fn disk_space(&self) -> Option<DiskSpace> {
+        disk_space(&self.shared.directory).ok()
+    }
+
     fn collect_batches(&self, families: &mut Families) {
         let batch = self.shared.batch.distributions();
         let latency = [
@@ -183,8 +189,7 @@ impl TallyEngine {
                 .last_scrub_pass
                 .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
         );
-        // A simulated disk reports no space.
-        if let Ok(space) = disk_space(&self.shared.directory) {
+        if let Some(space) = self.disk_space() {
             families.gauge(
                 "tally_disk_free_bytes",
                 "Free bytes on the file system of the data directory.",

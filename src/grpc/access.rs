@@ -9,7 +9,7 @@ use super::{
     methods::{self, Method, Need},
     status,
 };
-use crate::security::{Grant, Security, bearer_token};
+use crate::security::{AuthFailure, Grant, Security, bearer_token};
 
 /// Checks the token of a call.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl Access {
         let grant = self.grant(request)?;
         let method = method.ok_or_else(status::unknown_method)?;
         if let Some(grant) = &grant {
-            refuse_role(method, grant)?;
+            refuse_role(method, grant).inspect_err(|_| self.0.count_failure(AuthFailure::RoleTooLow))?;
         }
         Ok(Authorised { method, grant })
     }
@@ -60,12 +60,16 @@ impl Access {
             return Ok(None);
         }
         let Some(token) = bearer_token(request.headers()) else {
+            self.0.count_failure(AuthFailure::MissingToken);
             return Err(status::unauthenticated(
                 "authorization: the call needs a bearer token",
             ));
         };
         match self.0.grant(token) {
-            None => Err(status::unauthenticated("authorization: the token is not valid")),
+            None => {
+                self.0.count_failure(AuthFailure::InvalidToken);
+                Err(status::unauthenticated("authorization: the token is not valid"))
+            }
             grant => Ok(grant),
         }
     }

@@ -9,6 +9,7 @@ mod log_level;
 mod metrics;
 mod otlp_metrics;
 mod panics;
+mod process;
 mod propagation;
 pub mod settings;
 mod spans;
@@ -30,9 +31,10 @@ pub use self::{
     error::TelemetryError,
     export::Telemetry,
     log_level::LogLevel,
-    metrics::{Families, MetricSource, PROMETHEUS_TEXT},
+    metrics::{Families, MetricSource, MetricSources, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
     panics::PanicMetrics,
+    process::{ProcessMetrics, resident_bytes},
     propagation::{record_status, rpc_span},
     spans::SpanMetrics,
     targets::{AUDIT_TARGET, RPC_TARGET},

@@ -4,10 +4,7 @@
 //! the fields of its `ResourceMetrics` are private. Tally's histograms are counted by the engine, so an SDK histogram would have
 //! to be recorded a second time, on the hot path. Instead, this module converts the families to OTLP messages.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
@@ -25,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::{
     error::TelemetryError,
     export::{EXPORT_TIMEOUT, SERVICE_NAME},
-    metrics::{Families, MetricSource},
+    metrics::{Families, MetricSources},
 };
 
 /// Sends the metrics of `sources` to the collector at `endpoint` every `period`, for as long as the future is polled. If several
@@ -37,7 +34,7 @@ use super::{
 pub fn exporter(
     endpoint: &str,
     period: Duration,
-    sources: Vec<Arc<dyn MetricSource>>,
+    sources: MetricSources,
 ) -> Result<impl Future<Output = ()> + use<>, TelemetryError> {
     let address = Endpoint::from_shared(endpoint.to_owned()).map_err(|source| TelemetryError::Endpoint {
         endpoint: endpoint.to_owned(),
@@ -47,7 +44,7 @@ pub fn exporter(
     Ok(export(channel, period, sources))
 }
 
-async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricSource>>) {
+async fn export(channel: Channel, period: Duration, sources: MetricSources) {
     let mut client = MetricsServiceClient::new(channel);
     let started = SystemTime::now();
     let mut ticks = interval(period);
@@ -55,7 +52,6 @@ async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricS
     let mut failing = false;
     loop {
         ticks.tick().await;
-        let sources: Vec<&dyn MetricSource> = sources.iter().map(AsRef::as_ref).collect();
         let request = request(&Families::collect(&sources), started, SystemTime::now());
         match client.export(request).await {
             Ok(_) => failing = false,

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -23,7 +23,7 @@ use crate::{
         methods::Method,
         status,
     },
-    security::{Grant, Security},
+    security::{AuthFailure, Grant, Security},
 };
 
 /// Says when an open stream must end. Clones share one state.
@@ -42,6 +42,8 @@ struct Authority {
     grant: Grant,
     /// The last version of the tokens in which the token was valid; [`UNCHECKED`] at first.
     valid_in: AtomicU64,
+    /// Whether a refusal was counted. Several tasks check the token of one stream, and the stream counts once.
+    is_counted: AtomicBool,
 }
 
 /// No version of the tokens has this number.
@@ -68,6 +70,7 @@ impl Lifetime {
                 grant,
                 // The tokens may have changed since the call was admitted.
                 valid_in: AtomicU64::new(UNCHECKED),
+                is_counted: AtomicBool::new(false),
             })
         });
         Lifetime {
@@ -129,16 +132,23 @@ impl Authority {
         if self.valid_in.load(Ordering::Relaxed) == version {
             return None;
         }
-        let Some(grant) = self.security.renewed(&self.grant) else {
-            return Some(status::unauthenticated(
-                "authorization: the token is no longer valid",
-            ));
-        };
-        if let Err(status) = refuse_role(self.method, &grant) {
-            return Some(status);
+        let checked = self
+            .security
+            .renewed(&self.grant)
+            .ok_or_else(|| status::unauthenticated("authorization: the token is no longer valid"))
+            .and_then(|grant| refuse_role(self.method, &grant));
+        match checked {
+            Ok(()) => {
+                self.valid_in.store(version, Ordering::Relaxed);
+                None
+            }
+            Err(status) => {
+                if !self.is_counted.swap(true, Ordering::Relaxed) {
+                    self.security.count_failure(AuthFailure::TokenRevoked);
+                }
+                Some(status)
+            }
         }
-        self.valid_in.store(version, Ordering::Relaxed);
-        None
     }
 }
 

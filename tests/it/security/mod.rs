@@ -6,6 +6,7 @@ mod admin_crowd;
 mod audit;
 mod authority;
 mod clock;
+mod counts;
 mod crowd;
 mod paths;
 mod revocation;

@@ -236,6 +236,8 @@ async fn an_open_stream_ends_when_its_token_is_revoked_and_only_then() {
         );
     }
     assert!(is_known(&channel, "gone-between").await);
+    let revoked = "tally_auth_failures_total{kind=\"token_revoked\"} 2\n";
+    assert!(get(&server, "/metrics").await.2.contains(revoked));
 }
 
 #[tokio::test]
