@@ -61,7 +61,7 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
-    // A panic of this thread ends the process, because operators could no longer observe the process.
+    // A panic of this thread ends the process. Without the thread, operators could not observe the process any more.
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;
@@ -76,7 +76,7 @@ impl AdminHandle {
     /// Stops accepting connections, and waits for the thread to end. Blocks the calling thread.
     pub fn stop(self) {
         self.stop.cancel();
-        // A thread that panicked has ended, too.
+        // A thread that panicked has ended, too, and there is nothing left to stop.
         let _ended = self.thread.join();
     }
 }

@@ -33,7 +33,7 @@ struct ServiceStats {
     disk_total_bytes: Option<u64>,
     connections: usize,
     connections_max: usize,
-    connections_refused: u64,
+    connections_rejected: u64,
     certificate_expires_unix_seconds: Option<f64>,
     /// How often calls and the scrub found damage in the journal.
     journal_damages: u64,
@@ -111,7 +111,7 @@ fn service(shown: Shown<'_>) -> ServiceStats {
         disk_total_bytes: space.map(|space| space.total),
         connections: connections.open(),
         connections_max: connections.open_max(),
-        connections_refused: connections.refused(),
+        connections_rejected: connections.rejected(),
         certificate_expires_unix_seconds: security.certificate_expires_unix_seconds(),
         journal_damages: engine
             .journal_condition()

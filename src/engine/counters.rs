@@ -1,5 +1,5 @@
-//! Counters of the engine, for GetBatchStats and the metrics. Each counter is read by itself: two of them may be from
-//! different moments.
+//! Counters of the engine, for GetBatchStats and the metrics. Each counter is read by itself, so the values of two counters may
+//! be from different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use tally_ledger::{Outcome, Timestamp};
 use super::command::Outcomes;
 use crate::store::embedded::JournaledLedger;
 
-/// The counters. EXEC writes every counter whose comment names no other thread.
+/// The counters. The EXEC thread writes every counter whose comment names no other thread.
 #[derive(Debug, Default)]
 pub(super) struct EngineCounters {
     committed: AtomicU64,
@@ -19,11 +19,11 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by the thread that gives the answers.
+    /// Written by the thread that answers the requests.
     unknown_outcomes: AtomicU64,
     /// In the order of [`FoundBy::ALL`]. Written by the thread that found the damage.
     damages: [AtomicU64; FoundBy::ALL.len()],
-    /// Written by AUX, like the two counters below.
+    /// Written by a thread of the role AUX, like the two counters below.
     scrubbed_bytes: AtomicU64,
     scrub_passes: AtomicU64,
     /// Nanoseconds since the Unix epoch; 0 before the end of the first pass.
@@ -76,7 +76,7 @@ pub struct LedgerFigures {
 // ===== impl FoundBy =====
 
 impl FoundBy {
-    /// Both ways.
+    /// Both values, in the order of their declaration.
     pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
 
     /// The value of the label `found_by`.
@@ -154,17 +154,17 @@ impl EngineCounters {
         }
     }
 
-    /// Publishes the figures of the ledger. EXEC calls it once for each block, and before it sleeps.
-    pub(super) fn publish(&self, book: &JournaledLedger) {
-        let (ids, id_bytes) = book.id_memory();
-        let accounts = book.ledger().accounts();
+    /// Publishes the figures of the ledger. The EXEC thread calls this method once for each block, and before the thread sleeps.
+    pub(super) fn publish(&self, ledger: &JournaledLedger) {
+        let (ids, id_bytes) = ledger.id_memory();
+        let accounts = ledger.ledger().accounts();
         self.accounts.store(accounts.len() as u64, Ordering::Relaxed);
         self.account_bytes
             .store(accounts.memory_bytes() as u64, Ordering::Relaxed);
         self.ids.store(ids as u64, Ordering::Relaxed);
         self.id_bytes.store(id_bytes as u64, Ordering::Relaxed);
         self.last_sequence
-            .store(book.order().next_sequence - 1, Ordering::Relaxed);
+            .store(ledger.order().next_sequence - 1, Ordering::Relaxed);
     }
 
     /// Returns the figures of the ledger.

@@ -66,7 +66,7 @@ impl MetricSource for TallyEngine {
                 (labels, *count as f64)
             }),
         );
-        // Read once for all metrics, because a reading sums up every distribution.
+        // The statistics are read once for all metrics, because each read sums up every distribution.
         let stats = self.stats();
         collect_queue(families, &stats.batch);
         self.collect_batches(families);
@@ -219,7 +219,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.counter(
         "tally_queue_full_total",
-        "Requests refused because the queue was full.",
+        "Requests rejected because the queue was full.",
         stats.full as f64,
     );
     families.counters(
@@ -233,7 +233,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.counters(
         "tally_batch_flush_total",
-        "Journal blocks by the reason for which they were sealed.",
+        "Sealed journal blocks, by the reason for sealing.",
         FlushReason::ALL.map(|reason| {
             let labels = vec![("reason", reason.as_str())];
             (labels, stats.flushed(reason) as f64)
@@ -298,7 +298,7 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     });
     families.gauges(
         "tally_breaker_state",
-        "1 for the present state of a circuit, 0 for the others.",
+        "1 for the current state of the circuit, 0 for its other states.",
         states,
     );
     families.counters(
@@ -325,7 +325,7 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     );
     families.gauges(
         "tally_breaker_overdue",
-        "Calls in flight for at least the slow threshold.",
+        "Calls that have been in flight for at least the slow threshold.",
         of_each(|report| report.stats.overdue_in_flight as f64),
     );
     families.gauges(
@@ -335,12 +335,12 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     );
     families.gauges(
         "tally_breaker_slow_threshold_seconds",
-        "Current slow threshold.",
+        "Duration from which a call counts as slow.",
         of_each(|report| report.stats.config.slow_threshold.as_secs_f64()),
     );
     families.counters(
         "tally_breaker_self_throttled_seconds_total",
-        "Seconds the process itself was stopped, by its CPU quota or otherwise.",
+        "Seconds in which the process did not run, because of its CPU quota or another cause, as far as the breaker noticed.",
         of_each(|report| report.stats.lifetime.self_throttled_ms as f64 / 1e3),
     );
 }

@@ -114,7 +114,7 @@ impl Security {
         self.token_version.subscribe()
     }
 
-    /// Counts a caller or a connection that was not let in.
+    /// Counts a request, a stream or a connection that was rejected because of its token or certificate.
     pub fn count_failure(&self, failure: AuthFailure) {
         self.auth_failures.count(failure);
     }
@@ -152,7 +152,7 @@ impl MetricSource for Security {
         }
         families.counters(
             "tally_auth_failures_total",
-            "Requests, streams and connections that were refused because of their token or certificate, by kind.",
+            "Requests, streams and connections that were rejected because of their token or certificate, by kind.",
             self.auth_failures()
                 .map(|(failure, count)| (vec![("kind", failure.as_str())], count as f64)),
         );

@@ -35,7 +35,7 @@ const STATES = {
     change(stats) {
       Object.assign(stats.service, {
         uptime_seconds: 266_520, resident_bytes: 123_456_789, disk_free_bytes: 61e9, disk_total_bytes: 98e9, connections: 3,
-        connections_max: 9000, connections_refused: 12, certificate_expires_unix_seconds: Date.now() / 1000 + 100 * 86_400 + 19_800,
+        connections_max: 9000, connections_rejected: 12, certificate_expires_unix_seconds: Date.now() / 1000 + 100 * 86_400 + 19_800,
         errors: [["INSUFFICIENT_FUNDS", 1_234_567], ["COMPRESSION_NOT_SUPPORTED", 2]],
         auth_failures: [["client_certificate", 12_345], ["missing_token", 1]],
       });
@@ -45,7 +45,7 @@ const STATES = {
     header: "SERVING · breaker closed",
     // 1,234 are the committed, replayed and rejected transactions together.
     shows: ["1,234 transactions/s answered, last second", "1,000 committed/s, 200 replayed/s, 34 rejected/s", "Uptime", "3 d 2 h", "since 20",
-      "Connections", "3 open", "of at most 9,000; 12 refused since start", "Journal", "2.1 GB", "Disk free", "61 GB", "of 98 GB (62.2 %)",
+      "Connections", "3 open", "of at most 9,000; 12 rejected since start", "Journal", "2.1 GB", "Disk free", "61 GB", "of 98 GB (62.2 %)",
       "Memory", "123 MB", "expires in 100 d 5 h", "By reason, since start", "INSUFFICIENT_FUNDS", "1,234,567", "COMPRESSION_NOT_SUPPORTED",
       "client certificate missing or not accepted", "12,345", "last 10 s", "Parts of a call, since start", "Blocks of the journal, since start", "records in a block",
       "2 min ago", "1 min ago", "100 µs", "10 ms", "1 s", "/s"],

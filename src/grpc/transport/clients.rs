@@ -24,8 +24,8 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// Requests for a place that were refused.
-    refused: u64,
+    /// Calls of [`Clients::admit`] that found no free place.
+    rejected: u64,
     /// One entry for each client with a place, so at most `all` entries.
     each: HashMap<IpAddr, usize>,
 }
@@ -59,7 +59,7 @@ impl Clients {
         let mut counts = self.counts.lock();
         let own = counts.each.get(&client).copied().unwrap_or_default();
         if own >= self.each_max || counts.all >= self.all_max {
-            counts.refused += 1;
+            counts.rejected += 1;
             return None;
         }
         counts.all += 1;
@@ -92,10 +92,10 @@ impl ConnectionMetrics {
         self.0.get().map_or(0, |clients| clients.all_max)
     }
 
-    /// Returns the number of connections that were refused because of a limit, since the process started.
+    /// Returns the number of connections that were rejected because of a limit, since the process started.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.0.get().map_or(0, |clients| clients.counts.lock().refused)
+    pub fn rejected(&self) -> u64 {
+        self.0.get().map_or(0, |clients| clients.counts.lock().rejected)
     }
 }
 
@@ -112,9 +112,9 @@ impl MetricSource for ConnectionMetrics {
             self.open_max() as f64,
         );
         families.counter(
-            "tally_connections_refused_total",
-            "Connections to the gRPC port that were refused, because the client or all clients together had too many.",
-            self.refused() as f64,
+            "tally_connections_rejected_total",
+            "Connections that the gRPC port rejected, because one client or all clients together had too many connections.",
+            self.rejected() as f64,
         );
     }
 }
@@ -161,6 +161,6 @@ mod tests {
         assert!(clients.admit(c).is_none(), "three in all");
         drop((places, last));
         let counts = clients.counts.lock();
-        assert_eq!((counts.all, counts.each.len(), counts.refused), (0, 0, 2));
+        assert_eq!((counts.all, counts.each.len(), counts.rejected), (0, 0, 2));
     }
 }

@@ -42,7 +42,8 @@ struct Authority {
     grant: Grant,
     /// The last version of the tokens in which the token was valid; [`UNCHECKED`] at first.
     valid_in: AtomicU64,
-    /// Whether a refusal was counted. Several tasks check the token of one stream, and the stream counts once.
+    /// Whether the end of the stream was counted as a failed authentication. Several tasks check the token of one stream, and
+    /// the stream counts once.
     is_counted: AtomicBool,
 }
 

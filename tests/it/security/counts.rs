@@ -143,7 +143,7 @@ async fn open_connections_are_counted() {
     while metric(&server, "tally_connections").await > 0.0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(metric(&server, "tally_connections_refused_total").await, 0.0);
+    assert_eq!(metric(&server, "tally_connections_rejected_total").await, 0.0);
 }
 
 /// A PING frame, and the first bytes of its answer: length 8, type PING, flag ACK (RFC 9113, 6.7).

@@ -128,8 +128,8 @@ async fn a_connection_above_the_limit_of_a_client_is_refused_and_others_are_acce
     let goaway = answer.windows(4).any(|window| window == [0, 0, 0, 11]);
     assert!(goaway, "ENHANCE_YOUR_CALM is not in {answer:?}");
     assert!(answer.contains(&GOAWAY));
-    let refused = "tally_connections_refused_total 1\n";
-    assert!(get(&server, "/metrics").await.2.contains(refused));
+    let rejected = "tally_connections_rejected_total 1\n";
+    assert!(get(&server, "/metrics").await.2.contains(rejected));
     // Another address, and a connection after one was closed.
     assert_eq!(first_frame(&mut connect_from(1, &server).await).await, SETTINGS);
     drop(crowd.pop());
