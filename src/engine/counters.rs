@@ -1,5 +1,5 @@
-//! Counters of the engine, for GetBatchStats and the metrics. Each counter is read by itself, so the values of two counters may
-//! be from different moments.
+//! The engine's counters, for GetBatchStats and the metrics. The counters are read one after the other, so two of them
+//! may show different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use tally_ledger::{Outcome, Timestamp};
 use super::command::Outcomes;
 use crate::store::embedded::JournaledLedger;
 
-/// The counters. The EXEC thread writes every counter whose comment names no other thread.
+/// The counters. EXEC writes every counter whose comment names no other thread.
 #[derive(Debug, Default)]
 pub(super) struct EngineCounters {
     committed: AtomicU64,
@@ -19,18 +19,18 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by the thread that answers the requests.
+    /// Written by the thread that gives the answers.
     unknown_outcomes: AtomicU64,
     /// In the order of [`FoundBy::ALL`]. Written by the thread that found the damage.
     damages: [AtomicU64; FoundBy::ALL.len()],
-    /// Written by a thread of the role AUX, like the two counters below.
+    /// Written by AUX, like the two counters below.
     scrubbed_bytes: AtomicU64,
     scrub_passes: AtomicU64,
     /// Nanoseconds since the Unix epoch; 0 before the end of the first pass.
     last_scrub_pass: AtomicU64,
 }
 
-/// How damage in the journal was found.
+/// What found damage in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundBy {
     /// By a call that read the damaged record.
@@ -39,10 +39,10 @@ pub enum FoundBy {
     Scrub,
 }
 
-/// What is known about damage to the journal, since the process started.
+/// Counts of damage that was found in the journal, and of the scrub, since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalCondition {
-    /// How often calls and the scrub found damage. The scrub finds the same damage again in every pass.
+    /// How often calls and the scrub found damage. Every pass of the scrub finds the same damage again.
     pub damages: [(FoundBy, u64); FoundBy::ALL.len()],
     /// Bytes of blocks that the scrub has checked.
     pub scrubbed_bytes: u64,
@@ -69,17 +69,17 @@ pub struct LedgerFigures {
     pub ids: u64,
     /// Memory of the id index, in bytes.
     pub id_bytes: u64,
-    /// The sequence of the last committed transaction.
+    /// The sequence number of the last committed transaction; 0 before the first.
     pub last_sequence: u64,
 }
 
 // ===== impl FoundBy =====
 
 impl FoundBy {
-    /// Both values, in the order of their declaration.
+    /// Everything that finds damage.
     pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
 
-    /// The value of the label `found_by`.
+    /// Returns the value of the label `found_by`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,18 +109,18 @@ impl EngineCounters {
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
 
-    /// Counts a request that depends on a block that could not be written.
+    /// Counts a request whose outcome is unknown because its block could not be written.
     pub(super) fn unknown_outcome(&self) {
         self.unknown_outcomes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of requests whose outcome is unknown because their block could not be written.
+    /// Returns the number of requests whose outcome is unknown because their block could not be written.
     #[must_use]
     pub(super) fn unknown_outcomes(&self) -> u64 {
         self.unknown_outcomes.load(Ordering::Relaxed)
     }
 
-    /// Counts damage in the journal.
+    /// Counts that damage was found in the journal.
     pub(super) fn damage(&self, found_by: FoundBy) {
         let [call, scrub] = &self.damages;
         let damages = match found_by {
@@ -135,13 +135,13 @@ impl EngineCounters {
         self.scrubbed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts a pass of the scrub that ended `at` this time.
+    /// Counts a complete pass of the scrub. `at` is the time of its end.
     pub(super) fn scrub_pass(&self, at: Timestamp) {
         self.last_scrub_pass.store(at.as_nanos(), Ordering::Relaxed);
         self.scrub_passes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns what is known about damage to the journal.
+    /// Returns the counts of damage and of the scrub.
     pub(super) fn journal(&self) -> JournalCondition {
         let [call, scrub] = &self.damages;
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
@@ -154,17 +154,17 @@ impl EngineCounters {
         }
     }
 
-    /// Publishes the figures of the ledger. The EXEC thread calls this method once for each block, and before the thread sleeps.
-    pub(super) fn publish(&self, ledger: &JournaledLedger) {
-        let (ids, id_bytes) = ledger.id_memory();
-        let accounts = ledger.ledger().accounts();
+    /// Publishes the figures of the ledger. EXEC calls this method once for each block, and before it sleeps.
+    pub(super) fn publish(&self, book: &JournaledLedger) {
+        let (ids, id_bytes) = book.id_memory();
+        let accounts = book.ledger().accounts();
         self.accounts.store(accounts.len() as u64, Ordering::Relaxed);
         self.account_bytes
             .store(accounts.memory_bytes() as u64, Ordering::Relaxed);
         self.ids.store(ids as u64, Ordering::Relaxed);
         self.id_bytes.store(id_bytes as u64, Ordering::Relaxed);
         self.last_sequence
-            .store(ledger.order().next_sequence - 1, Ordering::Relaxed);
+            .store(book.order().next_sequence - 1, Ordering::Relaxed);
     }
 
     /// Returns the figures of the ledger.

@@ -66,7 +66,7 @@ impl MetricSource for TallyEngine {
                 (labels, *count as f64)
             }),
         );
-        // The statistics are read once for all metrics, because each read sums up every distribution.
+        // Read the statistics once for all metrics, because each call of `stats` sums up all distributions.
         let stats = self.stats();
         collect_queue(families, &stats.batch);
         self.collect_batches(families);

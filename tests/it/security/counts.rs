@@ -14,12 +14,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use super::{
-    ADMIN, READ, WRITE,
-    crowd::{FRAME_HEADER_BYTES, HELLO, call_of},
-    tokens::with_token,
-    with_accounts, with_tokens,
-};
+use super::{ADMIN, READ, WRITE, tokens::with_token, with_accounts, with_tokens};
 use crate::support::{
     in_process::{pay, transaction, transfer},
     operators::{ask, get},
@@ -124,8 +119,10 @@ async fn rejections_are_counted_by_reason_and_committed_transactions_are_not() {
 }
 
 #[tokio::test]
-async fn open_connections_are_counted() {
-    let server = TestServer::start();
+async fn open_and_rejected_connections_are_counted() {
+    let server = ServerOptions::default()
+        .env("TALLY__SERVER__CONNECTIONS_PER_CLIENT_MAX", "3")
+        .start();
     assert!(metric(&server, "tally_connections_max").await >= 1.0);
     let open: Vec<TcpStream> = {
         let mut open = Vec::new();
@@ -139,13 +136,24 @@ async fn open_connections_are_counted() {
         tokio::task::yield_now().await;
     }
     assert_eq!(service(&server).await["connections"], json!(3));
+    assert_eq!(metric(&server, "tally_connections_rejected_total").await, 0.0);
+    // The limit of a client is 3.
+    let mut fourth = TcpStream::connect(server.address()).await.unwrap();
+    let _ended = fourth.read_to_end(&mut Vec::new()).await;
+    assert_eq!(metric(&server, "tally_connections_rejected_total").await, 1.0);
+    assert_eq!(service(&server).await["connections_rejected"], json!(1));
     drop(open);
     while metric(&server, "tally_connections").await > 0.0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(metric(&server, "tally_connections_rejected_total").await, 0.0);
 }
 
+/// The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// The length of the header of a frame, in bytes.
+const FRAME_HEADER_BYTES: usize = 9;
+/// The method of the unfinished call.
+const PATH: &[u8] = b"/tally.v1.TransactionService/ProcessTransaction";
 /// A PING frame, and the first bytes of its answer: length 8, type PING, flag ACK (RFC 9113, 6.7).
 const PING: &[u8] = b"\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678";
 const PONG: &[u8] = b"\x00\x00\x08\x06\x01";
@@ -153,8 +161,14 @@ const PONG: &[u8] = b"\x00\x00\x08\x06\x01";
 /// Opens a connection with a call whose message never arrives. The service has read the head of the call when this returns.
 async fn unfinished_call(server: &TestServer) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    let call = call_of(b"/tally.v1.TransactionService/ProcessTransaction", 1);
-    stream.write_all(&[HELLO, &call, PING].concat()).await.unwrap();
+    // HPACK: the method POST, the scheme http and the name `:path` are in the static table (RFC 7541, appendix A).
+    let block = [&[0x83, 0x86, 0x04, u8::try_from(PATH.len()).unwrap()], PATH].concat();
+    // HEADERS on stream 1, with the flag END_HEADERS.
+    let head = [0, 0, u8::try_from(block.len()).unwrap(), 1, 4, 0, 0, 0, 1];
+    stream
+        .write_all(&[PREFACE, &head, &block, PING].concat())
+        .await
+        .unwrap();
     loop {
         let mut header = [0; FRAME_HEADER_BYTES];
         stream.read_exact(&mut header).await.unwrap();
