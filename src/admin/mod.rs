@@ -5,9 +5,11 @@
 //! request must come from this machine.
 
 mod places;
+mod readiness;
 mod routes;
 mod server;
 pub mod settings;
+mod stats;
 mod write_limit;
 
 use std::{io, net::SocketAddr};
@@ -15,7 +17,7 @@ use std::{io, net::SocketAddr};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use self::routes::{Admin, Readiness};
+pub use self::{readiness::Readiness, routes::Admin};
 use crate::grpc::Listener;
 use tally_topology::{AffinityError, Role, RoleHandle};
 
@@ -62,7 +64,7 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let stop = CancellationToken::new();
     let affinity = admin.engine.affinity().clone();
     let stopped = stop.clone();
-    // A panic of this thread ends the process, because operators could no longer observe the process.
+    // A panic of this thread ends the process. Without the thread, operators could not observe the process any more.
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;
@@ -77,7 +79,7 @@ impl AdminHandle {
     /// Stops accepting connections, and waits for the thread to end. Blocks the calling thread.
     pub fn stop(self) {
         self.stop.cancel();
-        // A thread that panicked has ended, too.
+        // A thread that panicked has ended, too, and there is nothing left to stop.
         let _ended = self.thread.join();
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A new connection always gets a place, so that nobody can block health probes by holding connections open. If all places are
 //! occupied, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it rejects
-//! the newest connection and keeps the open ones, which may have calls in flight. Therefore the two share only
-//! [`client_of`](crate::security::client_of).
+//! the newest connection and keeps the open connections, which may have calls in flight. Therefore the two servers share only the
+//! function [`client_of`](crate::security::client_of).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -145,20 +145,21 @@ mod tests {
         let probe = places.admit(client(1));
         let mut crowd: Vec<_> = (0..3).map(|_| places.admit(client(2))).collect();
         let evicted = |place: &Place| place.evicted.is_cancelled();
-        // One too many of a client: its own oldest connection is evicted.
+        // A connection above the limit of one client evicts the oldest connection of this client.
         crowd.push(places.admit(client(2)));
         assert_eq!(
             crowd.iter().map(evicted).collect::<Vec<_>>(),
             [true, false, false, false]
         );
-        // One too many of all, from a third client: the oldest connection is the probe's, which stays.
+        // A connection above the limit of all clients evicts the oldest connection of the largest client. The connection of the
+        // probe is older and stays.
         let third = places.admit(client(3));
         assert_eq!(
             crowd.iter().map(evicted).collect::<Vec<_>>(),
             [true, true, false, false]
         );
         assert!(!evicted(&probe) && !evicted(&third));
-        // One client has two connections, the others have one.
+        // The client with the crowd has two connections, the other clients have one each.
         places.evict_one();
         assert!(evicted(&crowd[2]) && !evicted(&crowd[3]) && !evicted(&probe));
         drop((probe, crowd, third));
@@ -172,7 +173,7 @@ mod tests {
         let third = places.admit(client(3));
         let evicted = [&first, &second, &third].map(|place| place.evicted.is_cancelled());
         assert_eq!(evicted, [true, false, false]);
-        // Dropping an evicted place later frees no other place.
+        // Dropping a place after its eviction frees no other place.
         drop(first);
         assert_eq!(places.table.lock().open.len(), 2);
     }

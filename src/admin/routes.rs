@@ -1,12 +1,6 @@
 //! The paths of the operators' port.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -16,12 +10,15 @@ use axum::{
     routing::get,
 };
 
+use super::{
+    readiness::{Phase, Readiness},
+    stats::{self, Shown},
+};
 use crate::{
     engine::{Condition, TallyEngine},
-    grpc,
-    json::to_json,
-    security::{Administrator, Role, Security, bearer_token},
-    telemetry::{Families, LogLevel, MetricSource, PROMETHEUS_TEXT, PanicMetrics, SpanMetrics},
+    grpc::ConnectionMetrics,
+    security::{Administrator, AuthFailure, Role, Security, bearer_token},
+    telemetry::{Families, LogLevel, MetricSources, PROMETHEUS_TEXT, ProcessMetrics},
 };
 
 /// The parts of the service that the port shows.
@@ -35,11 +32,13 @@ pub struct Admin {
     pub readiness: Readiness,
     /// The log's filter.
     pub log_level: LogLevel,
+    /// The connections to the gRPC port.
+    pub connections: ConnectionMetrics,
+    /// The start and the memory of the process.
+    pub process: ProcessMetrics,
+    /// The sources of the metrics.
+    pub metrics: MetricSources,
 }
-
-/// Whether the service accepts calls. Clones share the state.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
 
 /// The page: one file, without a build step. It sends requests only to this port.
 const PAGE: &str = include_str!("page.html");
@@ -47,19 +46,6 @@ const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
 /// Largest accepted request body, which is a log filter.
 const BODY_BYTES_MAX: usize = 4096;
-
-// ===== impl Readiness =====
-
-impl Readiness {
-    /// Sets whether the service accepts calls.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 pub(super) fn router(admin: Admin) -> Router {
     Router::new()
@@ -78,10 +64,9 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let sources: [&dyn MetricSource; 4] = [&admin.engine, &*admin.security, &SpanMetrics, &PanicMetrics];
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
-        Families::collect(&sources).to_prometheus(),
+        Families::collect(&admin.metrics).to_prometheus(),
     )
 }
 
@@ -91,57 +76,34 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    if admin.engine.health().condition() != Condition::Running {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the store has failed\n").into_response();
-    }
-    if !admin.readiness.get() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n").into_response();
-    }
-    // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not help
-    // clients.
-    "ready\n".into_response()
+    let why = match (admin.engine.health().condition(), admin.readiness.phase()) {
+        (Condition::StoreFailed, _) => "the store has failed\n",
+        (Condition::Panicked, _) => "a thread of the service has panicked\n",
+        (Condition::Running, Phase::Starting) => "the service is starting\n",
+        (Condition::Running, Phase::Draining) => "the service is stopping\n",
+        // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not
+        // help clients.
+        (Condition::Running, Phase::Serving) => return "ready\n".into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-/// Returns the data of the page, in the JSON form of the API's messages.
+/// Returns the data of the page.
 async fn stats(State(admin): State<Admin>) -> Response {
-    let engine = &admin.engine;
-    let parts = [
-        (
-            "circuits",
-            to_json("GetCircuitStatsResponse", &grpc::circuit_stats_response(engine)),
-        ),
-        (
-            "batches",
-            to_json("GetBatchStatsResponse", &grpc::batch_stats_response(engine)),
-        ),
-        (
-            "topology",
-            to_json(
-                "GetTopologyResponse",
-                &grpc::topology_response(&engine.affinity().topology()),
-            ),
-        ),
-    ];
-    let mut body = format!(
-        "{{\"version\":\"{}\",\"commit\":\"{}\"",
-        env!("CARGO_PKG_VERSION"),
-        env!("TALLY_COMMIT")
-    );
-    for (name, part) in parts {
-        match part {
-            Ok(part) => body.push_str(&format!(",\"{name}\":{part}")),
-            Err(error) => {
-                tracing::error!(%error, name, "a part of stats.json could not be encoded");
-                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-            }
+    let shown = Shown {
+        engine: &admin.engine,
+        security: &admin.security,
+        readiness: &admin.readiness,
+        connections: &admin.connections,
+        process: &admin.process,
+    };
+    let body = match stats::stats(shown) {
+        Ok(body) => body,
+        Err(error) => {
+            tracing::error!(%error, "stats.json could not be encoded");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
-    }
-    let commits: Vec<String> = engine
-        .commit_histogram()
-        .iter()
-        .map(|(bound, count)| format!("[{bound},{count}]"))
-        .collect();
-    body.push_str(&format!(",\"commit_histogram_ns\":[{}]}}", commits.join(",")));
+    };
     (
         [
             (header::CONTENT_TYPE, "application/json"),
@@ -199,12 +161,17 @@ fn authorise(
         let why = "without security.tokens_file, changes are accepted from this machine only\n";
         return Err((StatusCode::FORBIDDEN, why));
     }
-    let grant = bearer_token(headers).and_then(|token| admin.security.grant(token));
-    match grant.map(|grant| grant.principal) {
-        None => Err((StatusCode::UNAUTHORIZED, "a valid bearer token is needed\n")),
-        Some(principal) if principal.role < Role::Admin => {
-            Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"))
-        }
-        principal => Ok(administrator(principal)),
+    let Some(token) = bearer_token(headers) else {
+        admin.security.count_failure(AuthFailure::MissingToken);
+        return Err((StatusCode::UNAUTHORIZED, "the request needs a bearer token\n"));
+    };
+    let Some(grant) = admin.security.grant(token) else {
+        admin.security.count_failure(AuthFailure::InvalidToken);
+        return Err((StatusCode::UNAUTHORIZED, "the bearer token is not valid\n"));
+    };
+    if grant.principal.role < Role::Admin {
+        admin.security.count_failure(AuthFailure::RoleTooLow);
+        return Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"));
     }
+    Ok(administrator(Some(grant.principal)))
 }

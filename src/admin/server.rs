@@ -36,11 +36,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection of this age is closed after the request in progress.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Time limit for that request. After this time, the connection is closed before the request is finished.
+/// Time limit for the request in progress on a connection that has reached [`CONNECTION_TIMEOUT`]. After this limit, the
+/// connection is closed before the request is finished.
 const CONNECTION_GRACE: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// The pause after an error of `accept`.
+/// Pause after an error of `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves `router` until `stop`.
@@ -71,7 +72,7 @@ pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: C
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                // A possible cause is the limit of open files. Closing a connection frees one.
+                // A possible cause is the limit of open files. Closing a connection frees a file.
                 places.evict_one();
                 sleep(ACCEPT_PAUSE).await;
             }

@@ -34,7 +34,7 @@ impl<S: Unpin> WriteLimit<S> {
         }
     }
 
-    /// Polls `write`, and fails if it has waited for longer than the limit.
+    /// Polls `write`, and fails if the write has waited for longer than the limit.
     fn poll_limited<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -31,12 +31,12 @@ use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, CheckedConfig, Config, ConfigError, Loaded, Override},
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
-    grpc::{self, NetHandle},
+    grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security, SecurityError},
     settings::{Origin, SettingError},
     store::embedded::RecoveryReport,
     sys::limits,
-    telemetry::{self, LogLevel, MetricSource, PanicMetrics, SpanMetrics, millis},
+    telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
     terminal::outln,
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
@@ -143,6 +143,7 @@ const fn exit_code(error: &ServeError) -> u8 {
 }
 
 fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError> {
+    let process = ProcessMetrics::started_now();
     let (loaded, ignored_variables) = args.settings.load(variables)?;
     let CheckedConfig {
         engine: engine_config,
@@ -177,6 +178,7 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
             engine_config: &engine_config,
             security: &security,
             affinity: &affinity,
+            process,
         };
         let result = service.run(log_level).await;
         telemetry.shutdown().await;
@@ -190,6 +192,7 @@ struct Service<'a> {
     engine_config: &'a EngineConfig,
     security: &'a Arc<Security>,
     affinity: &'a CpuAffinityManager,
+    process: ProcessMetrics,
 }
 
 // ===== impl Service =====
@@ -220,7 +223,7 @@ impl Service<'_> {
             Ok::<_, AffinityError>(thread.thread().clone())
         })
         .inspect_err(|_| engine.drain())?;
-        let started = Running::start(config, listener, admin_listener, &engine, security, log_level);
+        let started = Running::start(&self, listener, admin_listener, &engine, log_level);
         let running = match started.await {
             Ok(running) => running,
             Err(error) => {
@@ -252,28 +255,31 @@ struct Running {
 
 impl Running {
     async fn start(
-        config: &Config,
+        service: &Service<'_>,
         listener: grpc::Listener,
         admin_listener: Option<grpc::Listener>,
         engine: &TallyEngine,
-        security: &Arc<Security>,
         log_level: LogLevel,
     ) -> Result<Self, ServeError> {
+        let Service { config, security, .. } = service;
         let draining = CancellationToken::new();
-        let exporter = match &config.telemetry.otlp_endpoint {
-            None => None,
-            Some(endpoint) => {
-                let sources: Vec<Arc<dyn MetricSource>> = vec![
-                    Arc::new(engine.clone()),
-                    Arc::<Security>::clone(security),
-                    Arc::new(SpanMetrics),
-                    Arc::new(PanicMetrics),
-                ];
-                let period = config.telemetry.metrics_interval;
-                Some(telemetry::metrics_exporter(endpoint, period, sources)?)
-            }
-        };
         let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let metrics: MetricSources = Arc::new([
+            Arc::new(engine.clone()),
+            Arc::<Security>::clone(security),
+            Arc::new(services.connections().clone()),
+            Arc::new(ErrorMetrics),
+            Arc::new(service.process),
+            Arc::new(SpanMetrics),
+            Arc::new(PanicMetrics),
+        ]);
+        let period = config.telemetry.metrics_interval;
+        let exporter = config
+            .telemetry
+            .otlp_endpoint
+            .as_ref()
+            .map(|endpoint| telemetry::metrics_exporter(endpoint, period, Arc::clone(&metrics)))
+            .transpose()?;
         let readiness = Readiness::default();
         let admin = admin_listener
             .map(|listener| {
@@ -282,6 +288,9 @@ impl Running {
                     security: Arc::clone(security),
                     readiness: readiness.clone(),
                     log_level,
+                    connections: services.connections().clone(),
+                    process: service.process,
+                    metrics,
                 };
                 announce("operators on", listener.address());
                 admin::serve(listener, shown)
@@ -291,7 +300,7 @@ impl Running {
         if let Some(exporter) = exporter {
             tokio::spawn(exporter);
         }
-        readiness.set(true);
+        readiness.set_serving();
         announce("listening on", net.address());
         tracing::info!(address = %net.address(), version = LONG_VERSION, "serving");
         Ok(Running {
@@ -314,7 +323,7 @@ impl Running {
             net,
             admin,
         } = self;
-        readiness.set(false);
+        readiness.set_draining();
         grpc::not_serving(&reporter).await;
         draining.cancel();
         let finished = tokio::task::spawn_blocking(move || {

@@ -10,7 +10,7 @@ use super::{
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
-    sys::limits::disk_space,
+    sys::limits::{DiskSpace, disk_space},
     telemetry::{Families, MetricSource},
 };
 
@@ -105,6 +105,12 @@ impl TallyEngine {
             .collect()
     }
 
+    /// Returns the space of the file system of the data directory; `None` on a simulated disk.
+    #[must_use]
+    pub fn disk_space(&self) -> Option<DiskSpace> {
+        disk_space(&self.shared.directory).ok()
+    }
+
     fn collect_batches(&self, families: &mut Families) {
         let batch = self.shared.batch.distributions();
         let latency = [
@@ -184,7 +190,7 @@ impl TallyEngine {
                 .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
         );
         // Without a real directory, such as with a simulated disk, the metrics of the space are omitted.
-        if let Ok(space) = disk_space(&self.shared.directory) {
+        if let Some(space) = self.disk_space() {
             families.gauge(
                 "tally_disk_free_bytes",
                 "Free bytes on the file system of the data directory.",
@@ -228,7 +234,7 @@ fn collect_queue(families: &mut Families, stats: &BatchStats) {
     );
     families.counters(
         "tally_batch_flush_total",
-        "Journal blocks by the reason for which they were sealed.",
+        "Sealed journal blocks, by the reason for sealing.",
         FlushReason::ALL.map(|reason| {
             let labels = vec![("reason", reason.as_str())];
             (labels, stats.flushed(reason) as f64)
@@ -293,7 +299,7 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     });
     families.gauges(
         "tally_breaker_state",
-        "1 for the present state of a circuit, 0 for the others.",
+        "1 for the current state of the circuit, 0 for its other states.",
         states,
     );
     families.counters(
@@ -320,7 +326,7 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     );
     families.gauges(
         "tally_breaker_overdue",
-        "Calls in flight for at least the slow threshold.",
+        "Calls that have been in flight for at least the slow threshold.",
         of_each(|report| report.stats.overdue_in_flight as f64),
     );
     families.gauges(
@@ -330,12 +336,12 @@ fn circuits(families: &mut Families, reports: &[CircuitReport]) {
     );
     families.gauges(
         "tally_breaker_slow_threshold_seconds",
-        "Current slow threshold.",
+        "Duration from which a call counts as slow.",
         of_each(|report| report.stats.config.slow_threshold.as_secs_f64()),
     );
     families.counters(
         "tally_breaker_self_throttled_seconds_total",
-        "Seconds the process itself was stopped, by its CPU quota or otherwise.",
+        "Seconds in which the process did not run, because of its CPU quota or another cause, as far as the breaker noticed.",
         of_each(|report| report.stats.lifetime.self_throttled_ms as f64 / 1e3),
     );
 }

@@ -7,7 +7,7 @@ use super::{
     methods::{self, Method},
     status,
 };
-use crate::security::{Grant, Security, bearer_token};
+use crate::security::{AuthFailure, Grant, Security, bearer_token};
 
 /// The proof that a call is authorised. Only [`check`] makes this value, and the dispatch of a call needs it.
 #[derive(Debug)]
@@ -29,17 +29,23 @@ pub(crate) fn check<B>(security: &Security, request: &Request<B>) -> Result<Auth
     let grant = needs_token.then(|| grant(security, request)).transpose()?;
     let method = method.ok_or_else(status::unknown_method)?;
     if let Some(grant) = &grant {
-        check_role(method, grant)?;
+        check_role(method, grant).inspect_err(|_| security.count_failure(AuthFailure::RoleTooLow))?;
     }
     Ok(Authorised { method, grant })
 }
 
 /// Returns the grant of the request's token.
 fn grant<B>(security: &Security, request: &Request<B>) -> Result<Grant, Status> {
-    let token = bearer_token(request.headers())
-        .ok_or_else(|| status::unauthenticated("authorization: the call needs a bearer token"))?;
-    let grant = security.grant(token);
-    grant.ok_or_else(|| status::unauthenticated("authorization: the token is not valid"))
+    let Some(token) = bearer_token(request.headers()) else {
+        security.count_failure(AuthFailure::MissingToken);
+        return Err(status::unauthenticated(
+            "authorization: the call needs a bearer token",
+        ));
+    };
+    security.grant(token).ok_or_else(|| {
+        security.count_failure(AuthFailure::InvalidToken);
+        status::unauthenticated("authorization: the token is not valid")
+    })
 }
 
 /// Checks that the role of `grant` is high enough for `method`.

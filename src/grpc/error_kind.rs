@@ -45,10 +45,18 @@ pub struct ErrorKind {
     pub retry: Retry,
     /// What happened, for the reference documentation.
     pub meaning: &'static str,
+    /// The index in [`ERROR_KINDS`].
+    pub(super) index: usize,
 }
 
 macro_rules! error_kinds {
     ($($reason:ident: [$($code:ident),+], $executed:ident, $retry:ident, $meaning:literal;)+) => {
+        /// Its discriminants are the indices in [`ERROR_KINDS`].
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "the variants have the names of the reasons")]
+        enum Index {
+            $($reason),+
+        }
+
         impl ErrorKind {
             $(
                 #[doc = $meaning]
@@ -58,6 +66,7 @@ macro_rules! error_kinds {
                     executed: Executed::$executed,
                     retry: Retry::$retry,
                     meaning: $meaning,
+                    index: Index::$reason as usize,
                 };
             )+
         }
@@ -172,6 +181,12 @@ mod tests {
     fn every_kind_has_its_own_reason() {
         let reasons: HashSet<_> = ERROR_KINDS.iter().map(|kind| kind.reason).collect();
         assert_eq!(reasons.len(), ERROR_KINDS.len());
+        assert!(
+            ERROR_KINDS
+                .iter()
+                .enumerate()
+                .all(|(index, kind)| kind.index == index)
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod access;
 mod accounts;
+mod error_counts;
 pub mod error_kind;
 mod fields;
 mod introspection;
@@ -23,10 +24,12 @@ pub mod status;
 mod transactions;
 mod transport;
 
+pub use error_counts::ErrorMetrics;
 pub use introspection::{
     batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
 };
 pub use limits::MESSAGE_BYTES_MAX;
 pub use services::{Services, not_serving, services};
 pub use settings::NetConfig;
+pub use transport::clients::ConnectionMetrics;
 pub use transport::net::{Listener, NetError, NetHandle, serve};

@@ -19,7 +19,7 @@ use super::{
     transactions::service::TransactionService,
     transport::{
         budget::{CALL_BYTES, Reservation},
-        clients::Clients,
+        clients::{Clients, ConnectionMetrics},
         connection_limits::ConnectionLimits,
         framing::AdmittedCall,
         lifetime::Lifetime,
@@ -59,12 +59,19 @@ pub struct Services {
     security: Arc<Security>,
     /// Counts the open calls of the health service's `Watch`.
     health_watchers: Clients,
+    connections: ConnectionMetrics,
     draining: CancellationToken,
 }
 
 // ===== impl Services =====
 
 impl Services {
+    /// Returns the metrics of the connections through which these services are called.
+    #[must_use]
+    pub const fn connections(&self) -> &ConnectionMetrics {
+        &self.connections
+    }
+
     /// Answers a call from `peer`. `limits` are the limits of the call's connection.
     pub(crate) fn call(
         &self,
@@ -188,6 +195,7 @@ pub async fn services(
         others,
         security: Arc::clone(security),
         health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
+        connections: ConnectionMetrics::default(),
         draining: draining.clone(),
     };
     Ok((services, reporter))

@@ -15,6 +15,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::{
+    error_counts,
     error_kind::{ErrorKind, Executed, Retry},
     limits::TRANSACTION_BYTES_MAX,
     protobuf::WireError,
@@ -91,7 +92,9 @@ impl ErrorBuilder {
         self
     }
 
+    /// Makes the status, and counts it.
     fn build(self) -> Status {
+        error_counts::count(self.kind);
         let mut details = ErrorDetails::with_error_info(self.kind.reason, DOMAIN, self.metadata);
         if !self.violations.is_empty() {
             details.set_bad_request(self.violations);

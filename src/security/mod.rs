@@ -2,6 +2,7 @@
 //! service stores only hashes of the tokens.
 
 mod audit;
+mod auth_failures;
 mod bearer;
 mod certificate;
 mod client;
@@ -15,6 +16,7 @@ mod watched;
 
 pub use self::{
     audit::{Administrator, CircuitChange},
+    auth_failures::AuthFailure,
     bearer::bearer_token,
     client::client_of,
     error::{SecurityError, TlsError},

@@ -7,6 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     audit,
+    auth_failures::{AuthFailure, AuthFailures},
     error::SecurityError,
     settings::SecurityConfig,
     tls::{Tls, TlsFiles},
@@ -22,6 +23,7 @@ pub struct Security {
     tokens: Option<Watched<PathBuf>>,
     /// Increases each time a new tokens file comes into force.
     token_version: watch::Sender<u64>,
+    auth_failures: AuthFailures,
 }
 
 // ===== impl Security =====
@@ -42,6 +44,7 @@ impl Security {
             tls,
             tokens,
             token_version: watch::Sender::new(0),
+            auth_failures: AuthFailures::default(),
         })
     }
 
@@ -112,6 +115,25 @@ impl Security {
     pub fn token_changes(&self) -> watch::Receiver<u64> {
         self.token_version.subscribe()
     }
+
+    /// Counts a request, a stream or a connection that was rejected because of its token or certificate.
+    pub fn count_failure(&self, failure: AuthFailure) {
+        self.auth_failures.count(failure);
+    }
+
+    /// Returns the number of failures of each kind, since the process started.
+    #[must_use]
+    pub fn auth_failures(&self) -> [(AuthFailure, u64); AuthFailure::ALL.len()] {
+        self.auth_failures.read()
+    }
+
+    /// Returns when the server's certificate expires, in seconds since the Unix epoch; `None` without TLS, or if the time in the
+    /// certificate could not be read.
+    #[must_use]
+    pub fn certificate_expires_unix_seconds(&self) -> Option<f64> {
+        let tls = self.tls.as_ref()?.get();
+        Some(tls.validity.as_ref()?.not_after.as_secs_f64())
+    }
 }
 
 impl MetricSource for Security {
@@ -130,12 +152,17 @@ impl MetricSource for Security {
         if let Some(tokens) = &self.tokens {
             families.gauge("tally_tokens", "Valid tokens.", tokens.get().len() as f64);
         }
-        let tls = self.tls.as_ref().map(Watched::get);
-        if let Some(validity) = tls.as_ref().and_then(|tls| tls.validity.as_ref()) {
+        families.counters(
+            "tally_auth_failures_total",
+            "Requests, streams and connections that were rejected because of their token or certificate, by kind.",
+            self.auth_failures()
+                .map(|(failure, count)| (vec![("kind", failure.as_str())], count as f64)),
+        );
+        if let Some(expires) = self.certificate_expires_unix_seconds() {
             families.gauge(
                 "tally_certificate_not_after_timestamp_seconds",
                 "When the server's certificate expires, in seconds since the Unix epoch.",
-                validity.not_after.as_secs_f64(),
+                expires,
             );
         }
     }

@@ -1,7 +1,7 @@
 //! Collects metric families from the parts of the service each time that metrics are read or exported. Prometheus
 //! receives the families as text; an OpenTelemetry collector receives them by OTLP.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use prometheus::{
     TextEncoder,
@@ -11,10 +11,13 @@ use prometheus::{
 use tally_batch::distribution::Cumulative;
 
 /// A part of the service that has metrics.
-pub trait MetricSource: Send + Sync {
+pub trait MetricSource: fmt::Debug + Send + Sync {
     /// Adds the current values to `families`.
     fn collect(&self, families: &mut Families);
 }
+
+/// Every part of the service that has metrics. Prometheus, a collector and the operators' page read the same parts.
+pub type MetricSources = Arc<[Arc<dyn MetricSource>]>;
 
 /// The metric families of one read.
 #[derive(Default)]
@@ -27,7 +30,7 @@ pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 
 impl Families {
     /// Collects the current values of `sources`.
-    pub fn collect(sources: &[&dyn MetricSource]) -> Self {
+    pub fn collect(sources: &[Arc<dyn MetricSource>]) -> Self {
         let mut families = Families::default();
         for source in sources {
             source.collect(&mut families);

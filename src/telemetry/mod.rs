@@ -13,6 +13,7 @@ mod log_level;
 mod metrics;
 mod otlp_metrics;
 mod panics;
+mod process;
 mod propagation;
 pub mod settings;
 mod spans;
@@ -35,9 +36,10 @@ pub use self::{
     export::Telemetry,
     log_fields::{LogLimit, millis},
     log_level::LogLevel,
-    metrics::{Families, MetricSource, PROMETHEUS_TEXT},
+    metrics::{Families, MetricSource, MetricSources, PROMETHEUS_TEXT},
     otlp_metrics::exporter as metrics_exporter,
     panics::PanicMetrics,
+    process::{ProcessMetrics, resident_bytes},
     propagation::{record_status, rpc_span},
     spans::SpanMetrics,
     targets::{AUDIT_TARGET, RPC_TARGET},

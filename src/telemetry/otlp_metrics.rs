@@ -5,10 +5,7 @@
 //! histograms itself, so the code of each transaction would have to record every value a second time in an SDK
 //! histogram. Instead, this module converts the metric families to OTLP messages.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
@@ -26,7 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::{
     error::TelemetryError,
     export::{EXPORT_TIMEOUT, SERVICE_NAME},
-    metrics::{Families, MetricSource},
+    metrics::{Families, MetricSources},
     settings::endpoint_error,
 };
 
@@ -39,14 +36,14 @@ use super::{
 pub fn exporter(
     endpoint: &str,
     period: Duration,
-    sources: Vec<Arc<dyn MetricSource>>,
+    sources: MetricSources,
 ) -> Result<impl Future<Output = ()> + use<>, TelemetryError> {
     let address = Endpoint::from_shared(endpoint.to_owned()).map_err(|_| endpoint_error(endpoint))?;
     let channel = address.timeout(EXPORT_TIMEOUT).connect_lazy();
     Ok(export(channel, period, sources))
 }
 
-async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricSource>>) {
+async fn export(channel: Channel, period: Duration, sources: MetricSources) {
     let mut client = MetricsServiceClient::new(channel);
     let started = SystemTime::now();
     let mut ticks = interval(period);
@@ -54,7 +51,6 @@ async fn export(channel: Channel, period: Duration, sources: Vec<Arc<dyn MetricS
     let mut failing = false;
     loop {
         ticks.tick().await;
-        let sources: Vec<&dyn MetricSource> = sources.iter().map(AsRef::as_ref).collect();
         let request = request(&Families::collect(&sources), started, SystemTime::now());
         match client.export(request).await {
             Ok(_) => failing = false,

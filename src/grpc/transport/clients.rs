@@ -1,11 +1,18 @@
 //! Counts and limits what each client has open, such as connections or calls. A *place* is the right to have one
 //! connection or one call open.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
 
-use crate::security::client_of;
+use crate::{
+    security::client_of,
+    telemetry::{Families, MetricSource},
+};
 
 /// Counts the places in use, in total and for each client. All clones share the same counts.
 #[derive(Debug, Clone)]
@@ -18,6 +25,8 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
+    /// Calls of [`Clients::admit`] that found no free place.
+    rejected: u64,
     /// The places of each client that has a place. So this map has at most `all` entries.
     each: HashMap<IpAddr, usize>,
 }
@@ -28,6 +37,10 @@ pub(crate) struct ClientPlace {
     clients: Clients,
     client: IpAddr,
 }
+
+/// The metrics of the connections to the gRPC port. All values are 0 until the port is served. Clones share the values.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionMetrics(Arc<OnceLock<Clients>>);
 
 // ===== impl Clients =====
 
@@ -47,6 +60,7 @@ impl Clients {
         let mut counts = self.counts.lock();
         let own = counts.each.get(&client).copied().unwrap_or_default();
         if own >= self.each_max || counts.all >= self.all_max {
+            counts.rejected += 1;
             return None;
         }
         counts.all += 1;
@@ -55,6 +69,54 @@ impl Clients {
             clients: self.clone(),
             client,
         })
+    }
+}
+
+// ===== impl ConnectionMetrics =====
+
+impl ConnectionMetrics {
+    /// Shows the connections that `clients` counts. Call it once.
+    pub(crate) fn show(&self, clients: &Clients) {
+        // The port is served once for each set of services. A second call would change nothing.
+        let _first = self.0.set(clients.clone());
+    }
+
+    /// Returns the number of open connections.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.0.get().map_or(0, |clients| clients.counts.lock().all)
+    }
+
+    /// Returns the largest allowed number of open connections.
+    #[must_use]
+    pub fn open_max(&self) -> usize {
+        self.0.get().map_or(0, |clients| clients.all_max)
+    }
+
+    /// Returns the number of connections that were rejected because of a limit, since the process started.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.0.get().map_or(0, |clients| clients.counts.lock().rejected)
+    }
+}
+
+impl MetricSource for ConnectionMetrics {
+    fn collect(&self, families: &mut Families) {
+        families.gauge(
+            "tally_connections",
+            "Open connections to the gRPC port.",
+            self.open() as f64,
+        );
+        families.gauge(
+            "tally_connections_max",
+            "Largest allowed number of open connections to the gRPC port.",
+            self.open_max() as f64,
+        );
+        families.counter(
+            "tally_connections_rejected_total",
+            "Connections that the gRPC port rejected, because one client or all clients together had too many connections.",
+            self.rejected() as f64,
+        );
     }
 }
 
@@ -103,6 +165,6 @@ mod tests {
         assert!(clients.admit(c).is_none(), "a fourth place in total");
         drop((places, last));
         let counts = clients.counts.lock();
-        assert_eq!((counts.all, counts.each.len()), (0, 0));
+        assert_eq!((counts.all, counts.each.len(), counts.rejected), (0, 0, 2));
     }
 }

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     engine::TallyEngine,
     grpc::{services::Services, settings::NetConfig},
-    security::Security,
+    security::{AuthFailure, Security},
     telemetry::rpc_span,
 };
 
@@ -101,8 +101,14 @@ impl Connections {
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.serve_http2(stream, peer).await,
-            Ok(Err(error)) => tracing::debug!(%error, %peer, "the TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.security.count_failure(AuthFailure::of_handshake(&error));
+                tracing::debug!(%error, %peer, "the TLS handshake failed");
+            }
+            Err(_) => {
+                self.security.count_failure(AuthFailure::TlsHandshake);
+                tracing::debug!(%peer, "the TLS handshake took too long");
+            }
         }
     }
 

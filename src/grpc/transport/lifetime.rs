@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::{
         methods::Method,
         status,
     },
-    security::{Grant, Security},
+    security::{AuthFailure, Grant, Security},
 };
 
 /// Decides when an open stream must end. All clones belong to the same stream.
@@ -34,6 +34,9 @@ struct Authority {
     /// The newest version of the valid tokens in which this token allowed the call; [`UNCHECKED`] before the first
     /// check.
     valid_in: AtomicU64,
+    /// Whether the end of the stream was counted as a failed authentication. Several tasks check the token of one stream, and
+    /// the stream counts once.
+    is_counted: AtomicBool,
 }
 
 /// No version of the valid tokens has this number.
@@ -51,6 +54,7 @@ impl Lifetime {
                 grant,
                 // The tokens may have changed since the call was admitted.
                 valid_in: AtomicU64::new(UNCHECKED),
+                is_counted: AtomicBool::new(false),
             })
         });
         Lifetime {
@@ -112,15 +116,22 @@ impl Authority {
         if self.valid_in.load(Ordering::Relaxed) == version {
             return None;
         }
-        let Some(grant) = self.security.renewed(&self.grant) else {
-            return Some(status::unauthenticated(
-                "authorization: the token is no longer valid",
-            ));
-        };
-        if let Err(status) = check_role(self.method, &grant) {
-            return Some(status);
+        let checked = self
+            .security
+            .renewed(&self.grant)
+            .ok_or_else(|| status::unauthenticated("authorization: the token is no longer valid"))
+            .and_then(|grant| check_role(self.method, &grant));
+        match checked {
+            Ok(()) => {
+                self.valid_in.store(version, Ordering::Relaxed);
+                None
+            }
+            Err(status) => {
+                if !self.is_counted.swap(true, Ordering::Relaxed) {
+                    self.security.count_failure(AuthFailure::TokenRevoked);
+                }
+                Some(status)
+            }
         }
-        self.valid_in.store(version, Ordering::Relaxed);
-        None
     }
 }

@@ -174,12 +174,12 @@ pub fn serve(
         })?);
     }
     let (draining, guard) = (draining.clone(), engine.panic_guard());
+    let clients = Clients::new(config.connections_per_client_max, config.connections_max(count));
+    services.connections().show(&clients);
     threads.push(
         affinity.spawn_async(Role::Aux, 1, "tally-accept", move || async move {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let all_max = config.connections_max(count);
-                    let clients = Clients::new(config.connections_per_client_max, all_max);
                     distribute(listener, inlets, clients, draining, &guard).await;
                 }
                 Err(error) => {

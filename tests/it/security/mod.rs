@@ -6,6 +6,7 @@ mod admin_crowd;
 mod audit;
 pub(crate) mod authority;
 mod clock;
+mod counts;
 mod crowd;
 mod paths;
 mod revocation;

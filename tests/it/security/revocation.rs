@@ -237,6 +237,8 @@ async fn an_open_stream_ends_only_when_its_own_token_is_revoked() {
         );
     }
     assert!(is_known(&channel, "gone-between").await);
+    let revoked = "tally_auth_failures_total{kind=\"token_revoked\"} 2\n";
+    assert!(get(&server, "/metrics").await.2.contains(revoked));
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use rustls::{
 };
 use tally::client::{Client, ClientConfig, ConnectError, Connection, RetryPolicy};
 use tally::proto::{GetCircuitStatsRequest, engine_service_client::EngineServiceClient};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
 
 use super::authority::{Authority, Pair, Validity};
@@ -153,6 +156,30 @@ async fn a_rejected_client_receives_a_tls_alert() {
         (Some(&valid), None),
     ] {
         assert_eq!(alert(&server, &ours, identity).await, expected, "{identity:?}");
+    }
+    // The service counts a failed handshake after it has sent the alert.
+    let counts = "tally_auth_failures_total{kind=\"client_certificate\"} 3\n\
+        tally_auth_failures_total{kind=\"tls_handshake\"} 0\n";
+    while !get(&server, "/metrics").await.2.contains(counts) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_tls_is_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let server = server(&ours.server("server"), None);
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // Read until the service closes the connection, which it may do with a reset.
+    let _ended = stream.read_to_end(&mut Vec::new()).await;
+    while !get(&server, "/metrics")
+        .await
+        .2
+        .contains("tally_auth_failures_total{kind=\"tls_handshake\"} 1\n")
+    {
+        tokio::task::yield_now().await;
     }
 }
 
