@@ -10,7 +10,7 @@ use super::{
     stats::{Round, median},
 };
 use crate::{
-    terminal::table,
+    terminal::{table, units},
     version::{COMMIT, LONG_VERSION},
 };
 
@@ -192,16 +192,7 @@ impl Report {
     }
 
     pub(super) fn print_table(&self) {
-        let mut table = table(&[
-            "",
-            "tx/s",
-            "p50 µs",
-            "p90",
-            "p99",
-            "p99.9",
-            "max",
-            "server CPU µs/tx",
-        ]);
+        let mut table = table(&["", "tx/s", "p50", "p90", "p99", "p99.9", "max", "server CPU/tx"]);
         table.add_row(row("tally", &self.figures));
         if let Some(baseline) = &self.baseline {
             table.add_row(row("echo", baseline));
@@ -214,7 +205,7 @@ impl Report {
             crate::terminal::outln!("                 {ratio:.2} × server CPU per call");
         }
         if let Some(sync) = self.sync_p50_us {
-            crate::terminal::outln!("write + sync     p50 {sync:.0} µs");
+            crate::terminal::outln!("write + sync     p50 {}", micros(sync));
         }
         self.print_schedule();
         self.print_growth();
@@ -226,9 +217,10 @@ impl Report {
             self.in_flight
         );
         crate::terminal::outln!(
-            "transactions     {} in {} rounds",
+            "transactions     {} in {} {}",
             self.figures.transactions,
-            self.rounds
+            self.rounds,
+            if self.rounds == 1 { "round" } else { "rounds" }
         );
         if self.figures.replayed > 0 {
             crate::terminal::outln!(
@@ -300,14 +292,21 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
         p999,
         max,
     } = figures.latency_us;
-    let mut row = vec![name.to_owned(), format!("{:.0}", figures.transactions_per_second)];
-    row.extend([p50, p90, p99, p999, max].map(|value| format!("{value:.0}")));
+    let rate = units::number(figures.transactions_per_second as i64);
+    let mut row = vec![name.to_owned(), rate];
+    row.extend([p50, p90, p99, p999, max].map(micros));
+    // The CPU time of a remote service is unknown.
     row.push(
         figures
             .server_cpu_us_per_transaction
-            .map_or_else(String::new, |cost| format!("{cost:.2}")),
+            .map_or_else(|| "-".to_owned(), micros),
     );
     row
+}
+
+/// Returns a time in microseconds with a unit for people.
+pub(super) fn micros(micros: f64) -> String {
+    units::time(Duration::try_from_secs_f64(micros / 1e6).unwrap_or_default())
 }
 
 /// Returns the command line that repeats the run, without the token.

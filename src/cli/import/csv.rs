@@ -37,6 +37,9 @@ pub(super) enum HeaderError {
     /// The file can't be read.
     #[error("can't read the header")]
     Read(#[from] io::Error),
+    /// The file has no line, or only blank lines.
+    #[error("the file is empty; a CSV file begins with a header")]
+    Empty,
     /// The header is not a line of CSV.
     #[error("the header: {flaw}")]
     Flaw {
@@ -91,7 +94,7 @@ impl HeaderError {
     /// Returns the line of the header, from 1.
     pub(super) const fn line(&self) -> u64 {
         match self {
-            HeaderError::Read(_) => 1,
+            HeaderError::Read(_) | HeaderError::Empty => 1,
             HeaderError::Flaw { line, .. }
             | HeaderError::Unknown { line, .. }
             | HeaderError::NotInHeader { line, .. } => *line,
@@ -112,7 +115,7 @@ impl<R: BufRead> CsvRows<R> {
             ReadError::Flaw { line, flaw } => HeaderError::Flaw { line, flaw },
             ReadError::Io(error) => HeaderError::Read(error),
         })?;
-        let (line, text) = first.unwrap_or((1, ""));
+        let (line, text) = first.ok_or(HeaderError::Empty)?;
         let mut header = Record::default();
         header
             .split(text)

@@ -22,7 +22,7 @@ impl CsvLayout {
 
     const fn name(self) -> &'static str {
         match self {
-            CsvLayout::Native => "a list of transfers with ids",
+            CsvLayout::Native => "a list of transfers",
             CsvLayout::BankStatement => "a bank statement",
             CsvLayout::TransferList => "a numbered transfer list",
         }
@@ -115,7 +115,7 @@ impl CsvLayout {
             .map(|name| format!("column {name:?} is missing"));
         let problems: Vec<String> = unknown.chain(missing).collect();
         format!(
-            "{} in a file that has the other columns of {}",
+            "{}; the other columns are those of {}",
             problems.join(", "),
             self.name()
         )
@@ -144,19 +144,19 @@ mod tests {
             ("i,source,target,amount_minor", Ok(CsvLayout::TransferList)),
             (
                 "transaction_id,date,account_id,side,kind,amount,memo",
-                Err("column \"memo\" is unknown in a file that has the other columns of a bank statement"),
+                Err("column \"memo\" is unknown; the other columns are those of a bank statement"),
             ),
             (
                 "transaction_id,Datum,account_id,side,kind,amount",
                 Err(
-                    "column \"Datum\" is unknown, column \"date\" is missing in a file that has the other columns of a bank statement",
+                    "column \"Datum\" is unknown, column \"date\" is missing; the other columns are those of a bank statement",
                 ),
             ),
             (
                 "transaction_id,debit_account_id",
                 Err(
-                    "column \"credit_account_id\" is missing, column \"minor_units\" is missing in a file that has the other columns of \
-                     a list of transfers with ids",
+                    "column \"credit_account_id\" is missing, column \"minor_units\" is missing; the other columns are those of \
+                     a list of transfers",
                 ),
             ),
             ("i,source,target,amount_minor,i", Err("column \"i\" is repeated")),

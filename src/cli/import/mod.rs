@@ -241,13 +241,8 @@ fn rejects(args: &ImportArgs) -> Result<Option<(&Path, Rejects)>, ImportError> {
     let Some(file) = &args.rejects else {
         return Ok(None);
     };
-    match Rejects::create(file, &args.files) {
-        Ok(rejects) => Ok(Some((file, rejects))),
-        Err(source) => Err(ImportError::Rejects {
-            file: file.clone(),
-            source,
-        }),
-    }
+    let rejects = Rejects::create(file, &args.files)?;
+    Ok(Some((file, rejects)))
 }
 
 /// The files, checked before anything is sent.
