@@ -248,39 +248,44 @@ impl Report {
         }
     }
 
+    /// Prints how the service grew. The memory and the restart of a remote service are unknown, so their columns have `-` and their
+    /// lines are missing.
     fn print_growth(&self) {
         let Some(growth) = &self.growth else { return };
         let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
-        let number = |value: Option<f64>, digits: usize| {
-            value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
-        };
         let mut table = table(&["transactions", "tx/s", "RSS MiB", "B/id"]);
         for step in &growth.steps {
             table.add_row([
-                step.transactions.to_string(),
-                format!("{:.0}", step.transactions_per_second),
-                step.rss_bytes.map_or_else(|| "?".to_owned(), mib),
+                units::number(i64::try_from(step.transactions).unwrap_or(i64::MAX)),
+                units::whole_number(step.transactions_per_second),
+                step.rss_bytes.map_or_else(|| "-".to_owned(), mib),
                 format!("{:.1}", step.bytes_per_transaction_id),
             ]);
         }
         crate::terminal::outln!("{table}");
         crate::terminal::outln!("last to first    {:.2} × throughput", growth.last_to_first);
+        let rss =
+            |bytes: Option<f64>| bytes.map_or_else(String::new, |bytes| format!(", {bytes:.1} B of RSS"));
         crate::terminal::outln!(
-            "per account      {:.0} B in the table, {} B of RSS",
+            "per account      {:.0} B in the table{}",
             growth.bytes_per_account,
-            number(growth.rss_bytes_per_account, 0)
+            rss(growth.rss_bytes_per_account)
         );
         crate::terminal::outln!(
-            "per id           {:.1} B in the index, {} B of RSS",
+            "per id           {:.1} B in the index{}",
             growth.bytes_per_transaction_id,
-            number(growth.rss_bytes_per_transaction_id, 1)
+            rss(growth.rss_bytes_per_transaction_id)
         );
         crate::terminal::outln!("journal          {} B", growth.journal_bytes);
-        crate::terminal::outln!(
-            "restart          {} s, after a kill {} s",
-            number(growth.restart_seconds, 2),
-            number(growth.restart_after_kill_seconds, 2)
-        );
+        let restarts = (growth.restart_seconds, growth.restart_after_kill_seconds);
+        if let (Some(stopped), Some(killed)) = restarts {
+            let time = |seconds: f64| micros(seconds * 1e6);
+            crate::terminal::outln!(
+                "restart          {}, after a kill {}",
+                time(stopped),
+                time(killed)
+            );
+        }
     }
 }
 
@@ -292,7 +297,7 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
         p999,
         max,
     } = figures.latency_us;
-    let rate = units::number(figures.transactions_per_second as i64);
+    let rate = units::whole_number(figures.transactions_per_second);
     let mut row = vec![name.to_owned(), rate];
     row.extend([p50, p90, p99, p999, max].map(micros));
     // The CPU time of a remote service is unknown.

@@ -41,9 +41,13 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
 
 /// Returns [`exit::FAILED`] for damage, and [`exit::IO`] for a directory that could not be checked.
 const fn exit_code(error: &OpenError) -> u8 {
-    match error {
-        OpenError::Store(JournalError::Format { .. } | JournalError::Corrupt(_)) => exit::FAILED,
-        _ => exit::IO,
+    if matches!(
+        error,
+        OpenError::Store(JournalError::Format { .. } | JournalError::Corrupt(_))
+    ) {
+        exit::FAILED
+    } else {
+        exit::IO
     }
 }
 
