@@ -347,7 +347,7 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
         (
             &good[..3],
             65,
-            "column \"Text\" is unknown in a file that has the other columns of a bank statement",
+            "column \"Text\" is unknown; the other columns are those of a bank statement",
         ),
         (
             &good[..5],

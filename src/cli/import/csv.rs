@@ -329,7 +329,6 @@ mod tests {
         for header in [
             "a,b,c",
             "transaction_id,debit_account_id,credit_account_id",
-            "",
             &format!("{NATIVE},note"),
             &format!("{NATIVE},minor_units"),
         ] {
@@ -340,6 +339,10 @@ mod tests {
             for layout in CsvLayout::ALL {
                 assert!(error.contains(&layout.describe()), "{error}");
             }
+        }
+        for empty in ["", "\n\n"] {
+            let error = CsvRows::new(empty.as_bytes(), Arc::default()).expect_err(empty);
+            assert!(matches!(error, HeaderError::Empty), "{error}");
         }
     }
 
