@@ -366,7 +366,7 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
             "a bank statement has no kind \"gift\"",
         ),
         (&[&file, "--columns", "Datum"], 64, "write NAME=NAME-IN-FILE"),
-        (&["-"], 64, "standard input has no file extension; set --format"),
+        (&["-"], 64, "standard input has no file name; set --format"),
         (
             &["-", "-", "--format", "csv"],
             64,

@@ -193,8 +193,16 @@ fn with_tls_but_the_service_has_no_tls() {
 #[test]
 fn without_tls_but_the_service_has_tls() {
     let home = tempfile::tempdir().unwrap();
-    let (server, ..) = secured(home.path());
+    let (server, endpoint, _) = secured(home.path());
     cases("plain_to_tls", &server.endpoint()).run();
+    for (name, endpoint) in [
+        ("import-plain-to-tls", server.endpoint()),
+        ("import-untrusted", endpoint),
+    ] {
+        cases_with_files(name, &endpoint, |directory| {
+            fs::copy("examples/statement.csv", directory.join("statement.csv")).unwrap();
+        });
+    }
 }
 
 #[test]
@@ -213,6 +221,9 @@ fn with_tls_and_tokens() {
 fn with_tokens_but_the_client_has_none() {
     let (server, ..) = with_tokens();
     cases("no_token", &server.endpoint()).run();
+    cases_with_files("import-no-token", &server.endpoint(), |directory| {
+        fs::copy("examples/statement.csv", directory.join("statement.csv")).unwrap();
+    });
 }
 
 #[test]
