@@ -366,7 +366,11 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
             "a bank statement has no kind \"gift\"",
         ),
         (&[&file, "--columns", "Datum"], 64, "write NAME=NAME-IN-FILE"),
-        (&["-"], 64, "standard input has no file name; set --format"),
+        (
+            &["-"],
+            64,
+            "standard input has no file name that shows its format; set --format",
+        ),
         (
             &["-", "-", "--format", "csv"],
             64,
