@@ -130,7 +130,7 @@ impl ImportError {
         match self {
             ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
             ImportError::Source(
-                SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory { .. },
+                SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory(_),
             )
             | ImportError::RejectsInput { .. }
             | ImportError::AssetMissing

@@ -60,11 +60,8 @@ pub(super) enum SourceError {
         file: PathBuf,
     },
     /// The path is a directory.
-    #[error("{} is a directory; name its files", file.display())]
-    Directory {
-        /// The directory.
-        file: PathBuf,
-    },
+    #[error("{} is a directory; name its files", .0.display())]
+    Directory(PathBuf),
     /// Standard input has no file name.
     #[error("standard input has no file name that shows its format; set --format csv or --format ndjson")]
     StdinFormat,
@@ -198,9 +195,7 @@ impl Source {
             path
         };
         if !is_stdin && path.is_dir() {
-            return Err(SourceError::Directory {
-                file: file.to_owned(),
-            });
+            return Err(SourceError::Directory(file.to_owned()));
         }
         let format = match options.format.resolve(path) {
             Some(format) => format,
