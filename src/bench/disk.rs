@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     error::BenchError,
-    report::{command, machine},
+    report::{command, machine, micros},
 };
 use crate::{terminal::table, version::COMMIT};
 
@@ -184,13 +184,13 @@ impl WriteTest {
 
 impl DiskReport {
     pub(super) fn print_table(&self) {
-        let mut table = table(&["KiB", "method", "p50 µs", "p90", "p99", "commits"]);
+        let mut table = table(&["KiB", "method", "p50", "p90", "p99", "commits"]);
         for test in &self.disk {
             let kib = (test.bytes >> 10).to_string();
             let mut row = vec![kib, test.method.to_owned()];
             match (&test.times, &test.error) {
                 (Some(times), _) => {
-                    row.extend([times.p50_us, times.p90_us, times.p99_us].map(|time| format!("{time:.0}")));
+                    row.extend([times.p50_us, times.p90_us, times.p99_us].map(micros));
                     row.push(times.commits.to_string());
                 }
                 (None, error) => row.push(error.clone().unwrap_or_default()),

@@ -1,6 +1,6 @@
 //! Writes the results to files: a chart, and the latencies in the text format of `HdrHistogram`.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, fs, io, path::Path};
 
 use hdrhistogram::Histogram;
 use plotters::{
@@ -33,6 +33,29 @@ const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type PlotError = DrawingAreaErrorKind<std::io::Error>;
+
+/// Checks before the measurement that the files of `--hdr` and `--plot` can be written, because a measurement may take hours.
+///
+/// # Errors
+/// [`BenchError::Write`] if the directory of a file does not exist, or the file is a directory.
+pub(super) fn check(settings: &BenchSettings) -> Result<(), BenchError> {
+    for path in settings.hdr.iter().chain(&settings.plot) {
+        let directory = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            Some(_) | None => Path::new("."),
+        };
+        let found = match fs::metadata(directory) {
+            Ok(_) if path.is_dir() => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        found.map_err(|source| BenchError::Write {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
 
 /// Writes the files that `--hdr` and `--plot` name.
 pub(super) fn write(

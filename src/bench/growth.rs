@@ -128,12 +128,12 @@ fn last_to_first(steps: &[Step]) -> f64 {
 
 /// Prints a line per step, because a run takes minutes.
 fn print_progress(step: &Step) {
-    let mib = step.rss_bytes.map_or_else(
-        || "?".to_owned(),
-        |bytes| format!("{:.0}", bytes as f64 / f64::from(1 << 20)),
-    );
+    // The memory of a remote service is unknown.
+    let rss = step.rss_bytes.map_or_else(String::new, |bytes| {
+        format!("  RSS {:.0} MiB", bytes as f64 / f64::from(1 << 20))
+    });
     crate::terminal::errln!(
-        "{:>12} transactions  {:>9.0} tx/s  RSS {mib} MiB  {:.1} B of index per id",
+        "{:>12} transactions  {:>9.0} tx/s{rss}  {:.1} B of index per id",
         step.transactions,
         step.transactions_per_second,
         step.bytes_per_transaction_id

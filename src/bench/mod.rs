@@ -80,6 +80,7 @@ pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Resu
 
 async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<Report, BenchError> {
     settings.check()?;
+    export::check(settings)?;
     let mut service = match remote {
         Some(config) => Target::remote(config),
         None => Target::start_service(settings.data.as_deref())?,

@@ -10,7 +10,7 @@ use super::{
     stats::{Round, median},
 };
 use crate::{
-    terminal::table,
+    terminal::{table, units},
     version::{COMMIT, LONG_VERSION},
 };
 
@@ -192,16 +192,7 @@ impl Report {
     }
 
     pub(super) fn print_table(&self) {
-        let mut table = table(&[
-            "",
-            "tx/s",
-            "p50 µs",
-            "p90",
-            "p99",
-            "p99.9",
-            "max",
-            "server CPU µs/tx",
-        ]);
+        let mut table = table(&["", "tx/s", "p50", "p90", "p99", "p99.9", "max", "server CPU/tx"]);
         table.add_row(row("tally", &self.figures));
         if let Some(baseline) = &self.baseline {
             table.add_row(row("echo", baseline));
@@ -214,7 +205,7 @@ impl Report {
             crate::terminal::outln!("                 {ratio:.2} × server CPU per call");
         }
         if let Some(sync) = self.sync_p50_us {
-            crate::terminal::outln!("write + sync     p50 {sync:.0} µs");
+            crate::terminal::outln!("write + sync     p50 {}", micros(sync));
         }
         self.print_schedule();
         self.print_growth();
@@ -226,9 +217,10 @@ impl Report {
             self.in_flight
         );
         crate::terminal::outln!(
-            "transactions     {} in {} rounds",
+            "transactions     {} in {} {}",
             self.figures.transactions,
-            self.rounds
+            self.rounds,
+            if self.rounds == 1 { "round" } else { "rounds" }
         );
         if self.figures.replayed > 0 {
             crate::terminal::outln!(
@@ -256,39 +248,44 @@ impl Report {
         }
     }
 
+    /// Prints how the service grew. The memory and the restart of a remote service are unknown, so their columns have `-` and their
+    /// lines are missing.
     fn print_growth(&self) {
         let Some(growth) = &self.growth else { return };
         let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
-        let number = |value: Option<f64>, digits: usize| {
-            value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
-        };
         let mut table = table(&["transactions", "tx/s", "RSS MiB", "B/id"]);
         for step in &growth.steps {
             table.add_row([
-                step.transactions.to_string(),
-                format!("{:.0}", step.transactions_per_second),
-                step.rss_bytes.map_or_else(|| "?".to_owned(), mib),
+                units::number(i64::try_from(step.transactions).unwrap_or(i64::MAX)),
+                units::whole_number(step.transactions_per_second),
+                step.rss_bytes.map_or_else(|| "-".to_owned(), mib),
                 format!("{:.1}", step.bytes_per_transaction_id),
             ]);
         }
         crate::terminal::outln!("{table}");
         crate::terminal::outln!("last to first    {:.2} × throughput", growth.last_to_first);
+        let rss =
+            |bytes: Option<f64>| bytes.map_or_else(String::new, |bytes| format!(", {bytes:.1} B of RSS"));
         crate::terminal::outln!(
-            "per account      {:.0} B in the table, {} B of RSS",
+            "per account      {:.0} B in the table{}",
             growth.bytes_per_account,
-            number(growth.rss_bytes_per_account, 0)
+            rss(growth.rss_bytes_per_account)
         );
         crate::terminal::outln!(
-            "per id           {:.1} B in the index, {} B of RSS",
+            "per id           {:.1} B in the index{}",
             growth.bytes_per_transaction_id,
-            number(growth.rss_bytes_per_transaction_id, 1)
+            rss(growth.rss_bytes_per_transaction_id)
         );
         crate::terminal::outln!("journal          {} B", growth.journal_bytes);
-        crate::terminal::outln!(
-            "restart          {} s, after a kill {} s",
-            number(growth.restart_seconds, 2),
-            number(growth.restart_after_kill_seconds, 2)
-        );
+        let restarts = (growth.restart_seconds, growth.restart_after_kill_seconds);
+        if let (Some(stopped), Some(killed)) = restarts {
+            let time = |seconds: f64| micros(seconds * 1e6);
+            crate::terminal::outln!(
+                "restart          {}, after a kill {}",
+                time(stopped),
+                time(killed)
+            );
+        }
     }
 }
 
@@ -300,14 +297,21 @@ fn row(name: &str, figures: &Figures) -> Vec<String> {
         p999,
         max,
     } = figures.latency_us;
-    let mut row = vec![name.to_owned(), format!("{:.0}", figures.transactions_per_second)];
-    row.extend([p50, p90, p99, p999, max].map(|value| format!("{value:.0}")));
+    let rate = units::whole_number(figures.transactions_per_second);
+    let mut row = vec![name.to_owned(), rate];
+    row.extend([p50, p90, p99, p999, max].map(micros));
+    // The CPU time of a remote service is unknown.
     row.push(
         figures
             .server_cpu_us_per_transaction
-            .map_or_else(String::new, |cost| format!("{cost:.2}")),
+            .map_or_else(|| "-".to_owned(), micros),
     );
     row
+}
+
+/// Returns a time in microseconds with a unit for people.
+pub(super) fn micros(micros: f64) -> String {
+    units::time(Duration::try_from_secs_f64(micros / 1e6).unwrap_or_default())
 }
 
 /// Returns the command line that repeats the run, without the token.

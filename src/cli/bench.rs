@@ -6,11 +6,14 @@ use clap::Args;
 
 use super::{
     client_args::Credentials,
-    exit::{self, call_code, connect_code, fail},
+    exit::{self, Failure, call_code, connect_code, fail},
     output::{OutputFormat, print_or_fail},
     signals::until_signal,
 };
-use crate::bench::{self, BenchError, BenchSettings};
+use crate::{
+    bench::{self, BenchError, BenchSettings},
+    client::ClientConfig,
+};
 
 /// Options of `tally bench`.
 #[derive(Debug, Clone, Args)]
@@ -54,7 +57,7 @@ pub(super) fn run(args: &BenchArgs) -> ExitCode {
         .as_ref()
         .map(|endpoint| args.credentials.config(endpoint));
     // A signal drops the future, which kills the service and removes its temporary directory.
-    match until_signal(bench::run(&args.settings, remote)) {
+    match until_signal(bench::run(&args.settings, remote.clone())) {
         Ok(Ok(report)) if args.json || args.output == OutputFormat::Json => {
             print_or_fail(serde_json::to_string_pretty(&report))
         }
@@ -62,7 +65,7 @@ pub(super) fn run(args: &BenchArgs) -> ExitCode {
             report.print_table();
             ExitCode::SUCCESS
         }
-        Ok(Err(error)) => fail(exit_code(&error), &error),
+        Ok(Err(error)) => failure(&error, remote.as_ref()).report(),
         Err(stopped) => stopped.report(),
     }
 }
@@ -71,6 +74,17 @@ pub(super) fn run_echo(args: &EchoArgs) -> ExitCode {
     match bench::serve_echo(args.listen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(exit_code(&error), &error),
+    }
+}
+
+/// Returns the failure to report. For a failed call to a service that the benchmark did not start, the text says what to do.
+fn failure(error: &BenchError, remote: Option<&ClientConfig>) -> Failure {
+    match (error, remote) {
+        (BenchError::Call { call, status }, Some(config)) => {
+            let text = format!("{call} failed: {}", config.explain(status));
+            Failure::with_message(exit_code(error), text)
+        }
+        (error, _) => Failure::new(exit_code(error), error),
     }
 }
 

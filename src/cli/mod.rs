@@ -12,6 +12,7 @@ mod import;
 mod output;
 mod reconnect;
 mod serve;
+mod serve_error;
 mod signals;
 mod stats;
 mod token;

@@ -14,7 +14,6 @@ use std::{
 use clap::Args;
 use tally_journal::RealDisk;
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
-use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
@@ -25,15 +24,16 @@ use tonic_health::server::HealthReporter;
 use super::{
     effective,
     exit::{self, fail},
+    serve_error::{SecurityFileError, ServeError},
     values::socket_address,
 };
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
     config::{self, CheckedConfig, Config, ConfigError, Loaded, Override},
-    engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
+    engine::{CallKind, Condition, EngineConfig, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
-    security::{RefreshKind, Refresher, Security, SecurityError},
-    settings::{Origin, SettingError},
+    security::{RefreshKind, Refresher, Security},
+    settings::Origin,
     store::embedded::RecoveryReport,
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
@@ -83,62 +83,11 @@ pub struct ServeArgs {
     check: bool,
 }
 
-/// A file with a certificate, a key or tokens can't be used.
-#[derive(Debug, Error)]
-#[error("{setting}: {source}")]
-struct SecurityFileError {
-    /// The key and the origin of the setting that names the file.
-    setting: String,
-    source: SecurityError,
-}
-
-/// Why the service could not be started.
-#[derive(Debug, Error)]
-enum ServeError {
-    #[error(transparent)]
-    Config(#[from] config::ConfigError),
-    #[error(transparent)]
-    Setting(#[from] SettingError),
-    #[error(transparent)]
-    Telemetry(#[from] telemetry::TelemetryError),
-    #[error(transparent)]
-    Affinity(#[from] AffinityError),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error(transparent)]
-    Net(#[from] grpc::NetError),
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    #[error(transparent)]
-    Security(Box<SecurityFileError>),
-    #[error("the descriptors of the API can't be served: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
-    Clock,
-    #[error("signal handlers can't be installed: {0}")]
-    Signals(#[source] std::io::Error),
-}
-
 /// `variables` are the names of the environment variables that are not unknown: see [`config::check_variables`].
 pub(super) fn run(args: &ServeArgs, variables: &[String]) -> ExitCode {
     match serve(args, variables) {
         Ok(code) => code,
-        Err(error) => fail(exit_code(&error), &error),
-    }
-}
-
-const fn exit_code(error: &ServeError) -> u8 {
-    match error {
-        ServeError::Config(_)
-        | ServeError::Setting(_)
-        | ServeError::Telemetry(_)
-        | ServeError::Affinity(_)
-        | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
-        | ServeError::Net(grpc::NetError::Affinity(_))
-        | ServeError::Security(_) => exit::CONFIG,
-        ServeError::Start(StartError::Open(_)) => exit::IO,
-        ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
-        ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
+        Err(error) => fail(error.exit_code(), &error),
     }
 }
 
@@ -585,6 +534,7 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::StartError;
 
     #[test]
     fn a_threshold_below_healthy_commits_is_an_error_of_the_configuration() {
@@ -593,7 +543,7 @@ mod tests {
             .check_latency_floor(Duration::from_secs(60 * 60))
             .unwrap_err();
         assert_eq!(
-            exit_code(&ServeError::Start(StartError::Breaker(error))),
+            ServeError::Start(StartError::Breaker(error)).exit_code(),
             exit::CONFIG
         );
     }

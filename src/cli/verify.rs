@@ -3,10 +3,10 @@
 use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use tally_journal::{BlockRun, Corruption, Disk, RealDisk};
+use tally_journal::{BlockRun, Corruption, Disk, JournalError, RealDisk};
 
-use super::exit::{self, fail};
-use crate::store::embedded::{self, DirectoryReport};
+use super::exit::{self, Failure, fail};
+use crate::store::embedded::{self, DirectoryReport, OpenError};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]
@@ -21,11 +21,13 @@ const REMEDY: &str = "not sound: nothing was changed; keep this directory for an
 
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     if !args.data.is_dir() {
-        let missing = std::io::Error::new(
-            std::io::ErrorKind::NotFound,
-            format!("{}: no such directory", args.data.display()),
-        );
-        return fail(exit::IO, &missing);
+        let problem = if args.data.exists() {
+            "not a directory"
+        } else {
+            "no such directory"
+        };
+        let message = format!("{}: {problem}", args.data.display());
+        return Failure::with_message(exit::IO, message).report();
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     match embedded::verify(&disk, &args.data) {
@@ -33,7 +35,19 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
             crate::terminal::write_stdout(format_args!("{}", text(&report)));
             ExitCode::from(if report.is_sound() { 0 } else { exit::FAILED })
         }
-        Err(error) => fail(exit::IO, &error),
+        Err(error) => fail(exit_code(&error), &error),
+    }
+}
+
+/// Returns [`exit::FAILED`] for damage, and [`exit::IO`] for a directory that could not be checked.
+const fn exit_code(error: &OpenError) -> u8 {
+    if matches!(
+        error,
+        OpenError::Store(JournalError::Format { .. } | JournalError::Corrupt(_))
+    ) {
+        exit::FAILED
+    } else {
+        exit::IO
     }
 }
 
@@ -150,10 +164,11 @@ fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
             let through = first.first_sequence.saturating_sub(1);
             let transactions = match last_sequence {
                 Some(before) if before == through => "no transactions".to_owned(),
-                Some(before) => format!("transactions {} to {through}", before + 1),
+                Some(before) => range("transaction", before + 1, through),
                 None => format!("transactions up to sequence {through}"),
             };
-            lines.add("lost", format_args!("blocks {begin} to {end}: {transactions}"));
+            let blocks = range("block", begin, end);
+            lines.add("lost", format_args!("{blocks}: {transactions}"));
         }
         if first.block_sequence > 1 {
             last_sequence = None;
@@ -185,6 +200,15 @@ fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
                 ),
             );
         }
+    }
+}
+
+/// Returns the numbers from `first` to `last` as text, for example `block 8` or `blocks 8 to 9`.
+fn range(noun: &str, first: u64, last: u64) -> String {
+    if first == last {
+        format!("{noun} {first}")
+    } else {
+        format!("{noun}s {first} to {last}")
     }
 }
 

@@ -131,6 +131,25 @@ impl Interceptor for Bearer {
     }
 }
 
+// ===== impl ConnectError =====
+
+impl ConnectError {
+    /// Returns whether another attempt may succeed without a change of the settings.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        match self {
+            ConnectError::Unreachable { fault, .. } => !matches!(
+                fault,
+                Fault::NoTls | Fault::UnknownAuthority | Fault::OtherName | Fault::NotValidNow
+            ),
+            ConnectError::Endpoint { .. }
+            | ConnectError::File { .. }
+            | ConnectError::TokenFile { .. }
+            | ConnectError::Tls { .. } => false,
+        }
+    }
+}
+
 // ===== impl ClientConfig =====
 
 impl ClientConfig {

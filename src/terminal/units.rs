@@ -65,6 +65,17 @@ pub fn number(number: i64) -> String {
     text
 }
 
+/// Returns a number without its fraction, with thousands separators, for example a rate per second.
+#[must_use]
+pub fn whole_number(number: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a number beyond i64 becomes its bound"
+    )]
+    let whole = number.round() as i64;
+    self::number(whole)
+}
+
 /// Returns a number of bytes with a binary unit, for example `1.5 MiB`. A negative number is zero.
 #[must_use]
 pub fn bytes(bytes: i64) -> String {

@@ -381,4 +381,10 @@ fn contradicting_options_are_rejected() {
     assert_eq!(code, Some(69), "{error}");
     let (code, _, error) = bench(&["--disk", "--data", "/proc/nowhere"]);
     assert_eq!(code, Some(74), "{error}");
+    // A file that can't be written is an error before the measurement of 101 days.
+    for option in ["--plot", "--hdr"] {
+        let (code, _, error) = bench(&["--duration", "1day", "--rounds", "101", option, "/nowhere/file"]);
+        assert_eq!(code, Some(74), "{error}");
+        assert!(error.contains("can't write /nowhere/file"), "{error}");
+    }
 }

@@ -310,8 +310,11 @@ async fn rejected_transactions_are_written_to_a_file_that_can_be_imported() {
 
     let output = import_with(&server, &[&file, "--rejects", &file]);
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("this file is also a file to import"), "{words}");
-    assert_eq!(output.status.code(), Some(74), "{words}");
+    assert!(
+        words.contains("is a file to import, so --rejects can't replace it"),
+        "{words}"
+    );
+    assert_eq!(output.status.code(), Some(64), "{words}");
     assert!(fs::read_to_string(&file).unwrap().starts_with(HEADER));
 }
 
@@ -363,7 +366,11 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
             "a bank statement has no kind \"gift\"",
         ),
         (&[&file, "--columns", "Datum"], 64, "write NAME=NAME-IN-FILE"),
-        (&["-"], 64, "standard input has no file extension; set --format"),
+        (
+            &["-"],
+            64,
+            "standard input has no file name that shows its format; set --format",
+        ),
         (
             &["-", "-", "--format", "csv"],
             64,

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use crate::support::server::BINARY;
@@ -98,7 +98,7 @@ fn an_error_changes_no_file() {
     fs::write(&tokens, "").unwrap();
     fs::write(&out, "mine").unwrap();
     let failed = token(&[&options[..], &files[..]].concat());
-    assert_eq!(failed.status.code(), Some(74), "{failed:?}");
+    assert_eq!(failed.status.code(), Some(64), "{failed:?}");
     assert_eq!(
         (
             fs::read_to_string(&out).unwrap(),
@@ -106,4 +106,43 @@ fn an_error_changes_no_file() {
         ),
         ("mine".to_owned(), String::new())
     );
+}
+
+/// The service must not accept a token that nobody has seen, so this closed pipe is an error.
+#[test]
+fn a_token_that_can_not_be_printed_leaves_no_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    let options = ["--role", "read", "--name", "a"];
+    assert!(
+        token(&[&options[..], &["--tokens-file", tokens.to_str().unwrap()]].concat())
+            .status
+            .success()
+    );
+    let before = fs::read_to_string(&tokens).unwrap();
+    for is_full in [false, true] {
+        for into_file in [false, true] {
+            let mut command = Command::new(BINARY);
+            command.args(["token", "--role", "write", "--name", "b"]);
+            if into_file {
+                command.arg("--tokens-file").arg(&tokens);
+            }
+            let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let mut child = command
+                .stdout(if is_full { full().into() } else { Stdio::piped() })
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let ended = child.wait_with_output().unwrap();
+            let words = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(74), "{words}");
+            assert!(
+                words.starts_with("tally: can't print the token, so no token was created: "),
+                "{words}"
+            );
+            assert_eq!(words.lines().count(), 1, "the entry was printed: {words}");
+            assert_eq!(fs::read_to_string(&tokens).unwrap(), before);
+        }
+    }
 }

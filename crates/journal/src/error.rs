@@ -306,7 +306,11 @@ impl fmt::Display for CorruptionKind {
                 later,
                 later_sequence,
             } => {
-                write!(f, "{defect}, but the later block {later_sequence} is at {later}")
+                let (segment, offset) = (later.segment(), later.offset());
+                write!(
+                    f,
+                    "{defect}, but the later block {later_sequence} is at segment {segment}, offset {offset}"
+                )
             }
             CorruptionKind::NoBlock { defect } => write!(f, "there is no block: {defect}"),
             CorruptionKind::ChainBroken => {

@@ -38,6 +38,9 @@ pub(super) enum HeaderError {
     /// The file can't be read.
     #[error("can't read the header")]
     Read(#[from] io::Error),
+    /// The file has no line, or only blank lines.
+    #[error("the file is empty; a CSV file begins with a header")]
+    Empty,
     /// The header is not a line of CSV.
     #[error("the header: {flaw}")]
     Flaw {
@@ -92,7 +95,7 @@ impl HeaderError {
     /// Returns the line of the header, from 1.
     pub(super) const fn line(&self) -> u64 {
         match self {
-            HeaderError::Read(_) => 1,
+            HeaderError::Read(_) | HeaderError::Empty => 1,
             HeaderError::Flaw { line, .. }
             | HeaderError::Unknown { line, .. }
             | HeaderError::NotInHeader { line, .. } => *line,
@@ -113,7 +116,7 @@ impl<R: BufRead> CsvRows<R> {
             ReadError::Flaw { line, flaw } => HeaderError::Flaw { line, flaw },
             ReadError::Io(error) => HeaderError::Read(error),
         })?;
-        let (line, text) = first.unwrap_or((1, ""));
+        let (line, text) = first.ok_or(HeaderError::Empty)?;
         let mut header = Record::default();
         header
             .split(text)
@@ -327,7 +330,6 @@ mod tests {
         for header in [
             "a,b,c",
             "transaction_id,debit_account_id,credit_account_id",
-            "",
             &format!("{NATIVE},note"),
             &format!("{NATIVE},minor_units"),
         ] {
@@ -338,6 +340,10 @@ mod tests {
             for layout in CsvLayout::ALL {
                 assert!(error.contains(&layout.describe()), "{error}");
             }
+        }
+        for empty in ["", "\n\n"] {
+            let error = CsvRows::new(empty.as_bytes(), Arc::default()).expect_err(empty);
+            assert!(matches!(error, HeaderError::Empty), "{error}");
         }
     }
 

@@ -30,6 +30,12 @@ pub(super) enum ImportError {
     /// Standard input can be read only once.
     #[error("standard input (-) is named twice, but can be read only once")]
     StdinTwice,
+    /// The file of rejected transactions is also a file to import.
+    #[error("{} is a file to import, so --rejects can't replace it; choose another name", file.display())]
+    RejectsInput {
+        /// The file.
+        file: PathBuf,
+    },
     /// The file of rejected transactions can't be written.
     #[error("can't write the rejected transactions to {}", file.display())]
     Rejects {
@@ -123,7 +129,10 @@ impl ImportError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
-            ImportError::Source(SourceError::Format { .. } | SourceError::StdinFormat)
+            ImportError::Source(
+                SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory(_),
+            )
+            | ImportError::RejectsInput { .. }
             | ImportError::AssetMissing
             | ImportError::Mapping(_)
             | ImportError::StdinTwice

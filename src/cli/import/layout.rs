@@ -22,7 +22,7 @@ impl CsvLayout {
 
     const fn name(self) -> &'static str {
         match self {
-            CsvLayout::Native => "a list of transfers with ids",
+            CsvLayout::Native => "a list of transfers",
             CsvLayout::BankStatement => "a bank statement",
             CsvLayout::TransferList => "a numbered transfer list",
         }
@@ -149,15 +149,14 @@ mod tests {
             (
                 "transaction_id,Datum,account_id,side,kind,amount",
                 Err(
-                    "column \"Datum\" is unknown, column \"date\" is missing; the other columns are those of a bank \
-                     statement",
+                    "column \"Datum\" is unknown, column \"date\" is missing; the other columns are those of a bank statement",
                 ),
             ),
             (
                 "transaction_id,debit_account_id",
                 Err(
-                    "column \"credit_account_id\" is missing, column \"minor_units\" is missing; the other columns are \
-                     those of a list of transfers with ids",
+                    "column \"credit_account_id\" is missing, column \"minor_units\" is missing; the other columns are those of \
+                     a list of transfers",
                 ),
             ),
             ("i,source,target,amount_minor,i", Err("column \"i\" is repeated")),

@@ -52,7 +52,7 @@ use self::{
 };
 use super::{
     client_args::ClientArgs,
-    exit::fail,
+    exit::Failure,
     output::OutputFormat,
     signals::{Stopped, until_signal},
 };
@@ -176,7 +176,22 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
         .and_then(|()| check_rejected(args, &summary))
     {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(error.exit_code(), &error),
+        Err(error) => failure(args, &error).report(),
+    }
+}
+
+/// Returns the failure to report. For a failed call, the text says what to do.
+fn failure(args: &ImportArgs, error: &ImportError) -> Failure {
+    match error {
+        ImportError::Accounts { source, .. } | ImportError::Process { source, .. } => {
+            let attempts = match source.attempts() {
+                1 => String::new(),
+                attempts => format!(" ({attempts} attempts)"),
+            };
+            let advice = args.client.config().explain(source.status());
+            Failure::with_message(error.exit_code(), format!("{error}{attempts}: {advice}"))
+        }
+        error => Failure::new(error.exit_code(), error),
     }
 }
 
@@ -241,13 +256,8 @@ fn rejects(args: &ImportArgs) -> Result<Option<(&Path, Rejects)>, ImportError> {
     let Some(file) = &args.rejects else {
         return Ok(None);
     };
-    match Rejects::create(file, &args.files) {
-        Ok(rejects) => Ok(Some((file, rejects))),
-        Err(source) => Err(ImportError::Rejects {
-            file: file.clone(),
-            source,
-        }),
-    }
+    let rejects = Rejects::create(file, &args.files)?;
+    Ok(Some((file, rejects)))
 }
 
 /// The files, checked before anything is sent.

@@ -56,11 +56,9 @@ impl<R: BufRead> NdjsonRows<R> {
 fn parse(text: &str) -> Result<ProcessTransactionRequest, Flaw> {
     let transaction = json::from_json(MESSAGE, text).map_err(|error| match error {
         JsonError::Json(error) => not_json(text, &error),
-        error @ (JsonError::UnknownMessage(_) | JsonError::Decode(_)) => Flaw::new(
-            "the line",
-            text,
-            format!("the JSON form of tally.v1.{MESSAGE} ({error})"),
-        ),
+        error @ (JsonError::UnknownMessage(_) | JsonError::Decode(_)) => {
+            Flaw::new("the line", text, format!("{} ({error})", json_form()))
+        }
     })?;
     check_ids(&transaction)?;
     Ok(transaction)
@@ -73,14 +71,32 @@ fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
     if let Some(end) = words.rfind(" at line ") {
         words.truncate(end);
     }
+    let unknown = words
+        .strip_prefix("unrecognized field name '")
+        .and_then(|rest| rest.strip_suffix('\''));
+    if let Some(name) = unknown {
+        return Flaw::new("a field name", name, format!("a field of {}", json_form()));
+    }
     let column = error.column();
+    if error.is_eof() {
+        return Flaw::new(
+            "the line",
+            text,
+            format!("{} (the line ends too early)", json_form()),
+        );
+    }
     // The text from the column on, if the column is a character boundary.
     let rest = text.get(column.saturating_sub(1)..).unwrap_or(text);
     Flaw::new(
         format!("column {column}"),
         rest,
-        format!("the JSON form of tally.v1.{MESSAGE} ({words})"),
+        format!("{} ({words})", json_form()),
     )
+}
+
+/// Describes the valid lines.
+fn json_form() -> String {
+    format!("the JSON form of tally.v1.{MESSAGE}")
 }
 
 /// Checks the ids, because the import may create accounts with them. The service checks everything else.
@@ -157,13 +173,16 @@ mod tests {
         for (line, expected) in [
             (
                 "{",
-                "column 1 is \"{\", expected the JSON form of tally.v1.ProcessTransactionRequest (EOF",
+                "the line is \"{\", expected the JSON form of tally.v1.ProcessTransactionRequest (the line ends too early)",
             ),
             (
                 r#"{"transactionId":"t1"} x"#,
                 "column 24 is \"x\", expected the JSON form",
             ),
-            (r#"{"transactionId":"t1","amount":5}"#, "column 30 is "),
+            (
+                r#"{"transactionId":"t1","amount":5}"#,
+                "a field name is \"amount\", expected a field of the JSON form of tally.v1.ProcessTransactionRequest",
+            ),
             (r#"{"transactionId":7}"#, "column "),
             (
                 r#"{"transactionId":"t1","transfers":[],"transfers":[]}"#,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    error::ImportError,
     row::Row,
     source::Batch,
     summary::{OTHER, reason_of},
@@ -47,17 +48,21 @@ impl Rejects {
     ///
     /// # Errors
     /// If the file is one of `inputs`, or can't be created.
-    pub(super) fn create(path: &Path, inputs: &[PathBuf]) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self, ImportError> {
         let same = |input: &PathBuf| match (fs::metadata(path), fs::metadata(input)) {
             (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
             (Err(_), _) | (_, Err(_)) => false,
         };
+        let file = path.to_owned();
         if inputs.iter().any(same) {
-            let words = "this file is also a file to import";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+            return Err(ImportError::RejectsInput { file });
         }
-        let out = BufWriter::new(File::create(path)?);
-        Ok(Rejects { out })
+        match File::create(path) {
+            Ok(created) => Ok(Rejects {
+                out: BufWriter::new(created),
+            }),
+            Err(source) => Err(ImportError::Rejects { file, source }),
+        }
     }
 
     /// Writes the rejected transactions of a batch. `results` has one result for each row.

@@ -54,13 +54,16 @@ pub(super) struct ReadOptions {
 #[non_exhaustive]
 pub(super) enum SourceError {
     /// The file name has no known extension.
-    #[error("{}: unknown file extension; set --format", file.display())]
+    #[error("{}: the file name does not end in .csv, .ndjson or .jsonl; set --format csv or --format ndjson", file.display())]
     Format {
         /// The file.
         file: PathBuf,
     },
+    /// The path is a directory.
+    #[error("{} is a directory; name its files", .0.display())]
+    Directory(PathBuf),
     /// Standard input has no file name.
-    #[error("standard input has no file extension; set --format csv or --format ndjson")]
+    #[error("standard input has no file name that shows its format; set --format csv or --format ndjson")]
     StdinFormat,
     /// The header is not accepted.
     #[error("{}:{}", file.display(), source.line())]
@@ -191,6 +194,9 @@ impl Source {
         } else {
             path
         };
+        if !is_stdin && path.is_dir() {
+            return Err(SourceError::Directory(file.to_owned()));
+        }
         let format = match options.format.resolve(path) {
             Some(format) => format,
             None if is_stdin => return Err(SourceError::StdinFormat),

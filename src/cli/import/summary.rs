@@ -12,7 +12,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{row::LineCounts, source::Batch};
-use crate::proto::{ProcessTransactionResponse, TransactionResult, transaction_result};
+use crate::{
+    proto::{ProcessTransactionResponse, TransactionResult, transaction_result},
+    terminal::units,
+};
 
 /// Maximum number of rejected transactions that the summary shows.
 const EXAMPLES_MAX: usize = 5;
@@ -232,11 +235,10 @@ impl Summary {
         }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
         rows.push(("last sequence".to_owned(), self.last_sequence.to_string()));
-        rows.push(("elapsed".to_owned(), format!("{:.2} s", self.elapsed_seconds)));
-        rows.push((
-            "rate".to_owned(),
-            format!("{:.0} transactions/s", self.transactions_per_second),
-        ));
+        let elapsed = Duration::try_from_secs_f64(self.elapsed_seconds).unwrap_or_default();
+        rows.push(("elapsed".to_owned(), units::time(elapsed)));
+        let rate = units::whole_number(self.transactions_per_second);
+        rows.push(("rate".to_owned(), format!("{rate} transactions/s")));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         for (name, value) in rows {
             writeln!(out, "{name:width$}  {value}")?;

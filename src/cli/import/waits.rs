@@ -80,7 +80,7 @@ impl Waits {
         let mut delay = DELAY_MIN;
         loop {
             let error = match Client::connect_with(config).await {
-                Err(error @ ConnectError::Unreachable { .. }) => error,
+                Err(error @ ConnectError::Unreachable { .. }) if error.is_temporary() => error,
                 finished => return finished,
             };
             let left = give_up_after.saturating_sub(begin.elapsed());

@@ -6,7 +6,7 @@ mod tokens_file;
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use self::{
     files::write_new,
-    tokens_file::{AppendError, append},
+    tokens_file::{AppendError, append, remove},
 };
 use super::exit::{self, fail};
 use crate::security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex};
@@ -59,6 +59,12 @@ enum TokenError {
     /// The system has no random numbers.
     #[error(transparent)]
     Random(#[from] DiskError),
+    /// The file of the token exists.
+    #[error("{} exists, and --out does not replace a file; choose another name", path.display())]
+    OutExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file of the token can't be created.
     #[error("can't write the token to {}", path.display())]
     Out {
@@ -71,17 +77,23 @@ enum TokenError {
     #[error(transparent)]
     Append(#[from] AppendError),
     /// The token can't be printed.
-    #[error("can't print the token; if --tokens-file was set, remove the entry of {name:?} from that file")]
-    Print {
+    #[error("can't print the token, so no token was created")]
+    Print(#[source] io::Error),
+    /// The token can't be printed, and its entry can't be removed.
+    #[error("can't print the token ({print}), so remove the last entry of {name:?} from the tokens file")]
+    Remove {
         /// The owner.
         name: String,
-        /// The cause.
-        source: io::Error,
+        /// Why the token can't be printed.
+        print: io::Error,
+        /// Why the entry can't be removed.
+        source: AppendError,
     },
 }
 
 /// Number of random bytes in a token. 256 bits can't be guessed.
 const TOKEN_BYTES: usize = 32;
+
 fn name(text: &str) -> Result<String, String> {
     let is_valid =
         !text.is_empty() && text.len() <= TOKEN_NAME_BYTES_MAX && !text.contains(char::is_whitespace);
@@ -101,14 +113,15 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
             let code = match &error {
                 TokenError::Random(_) => exit::SOFTWARE,
                 TokenError::Append(error) => error.exit_code(),
-                TokenError::Out { .. } | TokenError::Print { .. } => exit::IO,
+                TokenError::OutExists { .. } => exit::USAGE,
+                TokenError::Out { .. } | TokenError::Print(_) | TokenError::Remove { .. } => exit::IO,
             };
             fail(code, &error)
         }
     }
 }
 
-/// Creates the token. Writes the file of the token before the entry, so that an error does not leave an entry without its token.
+/// Creates the token. An error does not leave an entry without its token: the service would accept a token that nobody has.
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
     let mut bytes = [0; TOKEN_BYTES];
     RealDisk.fill_random(&mut bytes)?;
@@ -120,30 +133,51 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
     };
     let entry = format!("{} {} {}", role.as_str(), args.name, hash_hex(token.as_bytes()));
     if let Some(path) = &args.out {
-        write_new(path, &token).map_err(|source| TokenError::Out {
-            path: path.clone(),
-            source,
-        })?;
+        write_out(path, &token)?;
     }
-    match &args.tokens_file {
-        Some(file) => {
-            let appended = append(file, &entry, &args.name, args.rotate);
-            if let (Err(_), Some(path)) = (&appended, &args.out) {
-                // No tokens file has the entry, so the service does not accept this token. If the removal fails, the
-                // remaining file does no harm.
-                let _removed = fs::remove_file(path);
-            }
-            appended?;
+    if let Some(file) = &args.tokens_file {
+        let appended = append(file, &entry, &args.name, args.rotate);
+        if let (Err(_), Some(path)) = (&appended, &args.out) {
+            // No tokens file has the entry, so the service does not accept this token. If the removal fails, the remaining
+            // file does no harm.
+            let _removed = fs::remove_file(path);
         }
-        None => crate::terminal::errln!("{entry}"),
+        appended?;
     }
     if args.out.is_none() {
-        let mut out = io::stdout().lock();
-        let printed = writeln!(out, "{token}").and_then(|()| out.flush());
-        printed.map_err(|source| TokenError::Print {
-            name: args.name.clone(),
-            source,
-        })?;
+        print(&token).map_err(|error| not_printed(args, &entry, error))?;
+    }
+    if args.tokens_file.is_none() {
+        crate::terminal::errln!("{entry}");
     }
     Ok(())
+}
+
+fn write_out(path: &Path, token: &str) -> Result<(), TokenError> {
+    write_new(path, token).map_err(|source| {
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            TokenError::OutExists { path }
+        } else {
+            TokenError::Out { path, source }
+        }
+    })
+}
+
+fn print(token: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{token}").and_then(|()| out.flush())
+}
+
+/// Removes the entry of a token that could not be printed. Returns the error to report. A closed pipe is an error, too, because the
+/// token is lost.
+fn not_printed(args: &TokenArgs, entry: &str, error: io::Error) -> TokenError {
+    match args.tokens_file.as_deref().map(|file| remove(file, entry)) {
+        None | Some(Ok(())) => TokenError::Print(error),
+        Some(Err(source)) => TokenError::Remove {
+            name: args.name.clone(),
+            print: error,
+            source,
+        },
+    }
 }

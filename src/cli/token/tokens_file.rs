@@ -1,4 +1,4 @@
-//! Adds an entry to a tokens file. After a crash or an error, the file is either the old file or the complete new file.
+//! Adds an entry to a tokens file, and removes it. A crash or an error leaves the old file or the new one, never a part.
 
 use std::{
     ffi::OsString,
@@ -16,7 +16,7 @@ use crate::{
     security::{TokenFileError, TokenTable},
 };
 
-/// Why an entry was not added. The file is unchanged.
+/// Why an entry was not added or not removed. The file is unchanged.
 #[derive(Debug, Error)]
 pub(super) enum AppendError {
     /// The file can't be read or written.
@@ -71,6 +71,40 @@ impl AppendError {
 /// # Errors
 /// [`AppendError`].
 pub(super) fn append(path: &Path, entry: &str, name: &str, rotate: bool) -> Result<(), AppendError> {
+    change(path, |text| {
+        check(path, text, |table| {
+            if !rotate && table.principals().any(|principal| &*principal.name == name) {
+                return Err(AppendError::NameTaken {
+                    path: path.to_owned(),
+                    name: name.to_owned(),
+                });
+            }
+            Ok(())
+        })?;
+        let separator = if text.is_empty() || text.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        };
+        let added = format!("{text}{separator}{entry}\n");
+        check(path, &added, |_| Ok(()))?;
+        Ok(added)
+    })
+}
+
+/// Removes the line `entry` from the tokens file `path`, as [`append`] adds it. The other lines stay.
+///
+/// # Errors
+/// [`AppendError::Io`].
+pub(super) fn remove(path: &Path, entry: &str) -> Result<(), AppendError> {
+    change(path, |text| {
+        let others = text.split_inclusive('\n').filter(|line| line.trim_end() != entry);
+        Ok(others.collect())
+    })
+}
+
+/// Replaces the content of a tokens file by the result of `changed`. Holds a lock on the directory.
+fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>) -> Result<(), AppendError> {
     let failed = |source| AppendError::Io {
         path: path.to_owned(),
         source,
@@ -82,22 +116,8 @@ pub(super) fn append(path: &Path, entry: &str, name: &str, rotate: bool) -> Resu
     };
     let directory = directory_of(&target).map_err(failed)?;
     directory.lock().map_err(failed)?;
-    let (mut text, metadata) = read(&target).map_err(failed)?;
-    check(path, &text, |table| {
-        if !rotate && table.principals().any(|principal| &*principal.name == name) {
-            return Err(AppendError::NameTaken {
-                path: path.to_owned(),
-                name: name.to_owned(),
-            });
-        }
-        Ok(())
-    })?;
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    text.push_str(entry);
-    text.push('\n');
-    check(path, &text, |_| Ok(()))?;
+    let (text, metadata) = read(&target).map_err(failed)?;
+    let text = changed(&text)?;
     replace(&target, &text, metadata.as_ref()).map_err(failed)?;
     directory.sync_all().map_err(failed)
 }
@@ -124,9 +144,11 @@ fn read(path: &Path) -> io::Result<(String, Option<Metadata>)> {
         file => file?,
     };
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        let words = format!("it is not a regular file, or has more than {FILE_BYTES_MAX} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
     }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
@@ -240,6 +262,9 @@ mod tests {
         }
         append(&file, &entry("a", "2"), "a", true).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
+        remove(&file, &entry("a", "2")).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), good);
+        assert!(append(dir.path(), &entry("b", "1"), "b", false).is_err());
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! `TRYCMD=overwrite cargo test --locked --workspace --test it -- cli::golden` writes the current output into the files.
 
+use std::{fs, path::Path, process::Command};
+
 use trycmd::TestCases;
 
 use crate::{
     security::{READ, authority::Authority, token_lines, with_tokens},
+    store::process::{damage_blocks, small_segments},
     support::server::{BINARY, ServerOptions, TestServer},
 };
 
@@ -23,6 +26,31 @@ fn cases(directory: &str, endpoint: &str) -> TestCases {
         .env("COLUMNS", "100");
     cases.insert_var("[ENDPOINT]", endpoint.to_owned()).unwrap();
     cases
+}
+
+/// Runs the golden file `tests/cli/files/NAME.md`, whose commands read and write files. They run in a new directory that `prepare`
+/// fills. With TRYCMD=overwrite, writes the current output into the golden file.
+fn cases_with_files(name: &str, endpoint: &str, prepare: impl FnOnce(&Path)) {
+    let home = tempfile::tempdir().unwrap();
+    let golden = Path::new("tests/cli/files").join(name).with_extension("md");
+    let copy = home.path().join(name).with_extension("md");
+    fs::copy(&golden, &copy).unwrap();
+    let directory = copy.with_extension("in");
+    fs::create_dir(&directory).unwrap();
+    prepare(&directory);
+    let cases = TestCases::new();
+    cases
+        .case(&copy)
+        .register_bin("tally", Path::new(BINARY))
+        .register_bin("cat", Path::new("/bin/cat"))
+        .env("TALLY_ENDPOINT", endpoint)
+        .env("COLUMNS", "100");
+    cases.insert_var("[ENDPOINT]", endpoint.to_owned()).unwrap();
+    cases.run();
+    if std::env::var("TRYCMD").is_ok_and(|mode| mode == "overwrite") {
+        drop(cases);
+        fs::copy(&copy, &golden).unwrap();
+    }
 }
 
 /// Returns a service with TLS and tokens, its `https` endpoint, and the authority that signed its certificate.
@@ -75,6 +103,88 @@ fn with_a_service_whose_circuits_change() {
 }
 
 #[test]
+fn imports() {
+    let server = TestServer::start();
+    cases_with_files("import", &server.endpoint(), |directory| {
+        fs::copy("examples/statement.csv", directory.join("statement.csv")).unwrap();
+        let header = "transaction_id,debit_account_id,credit_account_id,minor_units";
+        let transfers = format!("{header}\nt1,bank,alice,5\nt2,alice,bob,7\n");
+        for (name, text) in [
+            ("transfers.csv", transfers.clone()),
+            ("transfers.txt", transfers.clone()),
+            ("renamed.csv", transfers.replace("minor_units", "Betrag")),
+            ("fraction.csv", format!("{header}\nt3,bank,alice,1.50\n")),
+            ("empty.csv", String::new()),
+            (
+                "unknown-field.ndjson",
+                r#"{"transaction_id":"t4","transfers":[{"debit_account_id":"bank","amount":5}]}"#.to_owned(),
+            ),
+            ("cut.ndjson", r#"{"transaction_id":"t5","transfers":["#.to_owned()),
+        ] {
+            fs::write(directory.join(name), text).unwrap();
+        }
+    });
+}
+
+#[test]
+fn imports_without_a_service() {
+    cases_with_files("import-nothing", NOTHING, |directory| {
+        fs::write(directory.join("empty.ndjson"), "").unwrap();
+    });
+}
+
+#[test]
+fn checks_of_data_directories() {
+    let mut stopped = small_segments().start();
+    let imported = stopped.tally(&[
+        "import",
+        "--asset",
+        "EUR",
+        "--batch",
+        "250",
+        "examples/statement.csv",
+    ]);
+    assert!(imported.status.success(), "{imported:?}");
+    stopped.terminate();
+    assert_eq!(stopped.wait().code(), Some(0));
+    let running = TestServer::start();
+    cases_with_files("verify", NOTHING, |directory| {
+        let copy = |name: &str| {
+            let target = directory.join(name);
+            let copied = Command::new("cp")
+                .arg("-r")
+                .arg(stopped.data())
+                .arg(&target)
+                .status();
+            assert!(copied.unwrap().success());
+            target
+        };
+        copy("sound");
+        damage_blocks(&copy("damaged"), &[3]);
+        fs::write(copy("damaged-format").join("FORMAT"), "no format\n").unwrap();
+        std::os::unix::fs::symlink(running.data(), directory.join("running")).unwrap();
+        fs::create_dir(directory.join("empty")).unwrap();
+        fs::create_dir(directory.join("foreign")).unwrap();
+        fs::write(directory.join("foreign/notes.txt"), "text").unwrap();
+        fs::write(directory.join("file"), "text").unwrap();
+    });
+}
+
+#[test]
+fn tokens() {
+    cases_with_files("token", NOTHING, |directory| {
+        fs::write(directory.join("malformed"), "write payments\n").unwrap();
+        fs::write(directory.join("mine.token"), "mine\n").unwrap();
+    });
+}
+
+#[test]
+fn benchmarks() {
+    let server = TestServer::start();
+    cases_with_files("bench", &server.endpoint(), |_| ());
+}
+
+#[test]
 fn with_tls_but_the_service_has_no_tls() {
     let server = TestServer::start();
     cases("tls_to_plain", &server.endpoint().replace("http://", "https://")).run();
@@ -83,8 +193,16 @@ fn with_tls_but_the_service_has_no_tls() {
 #[test]
 fn without_tls_but_the_service_has_tls() {
     let home = tempfile::tempdir().unwrap();
-    let (server, ..) = secured(home.path());
+    let (server, endpoint, _) = secured(home.path());
     cases("plain_to_tls", &server.endpoint()).run();
+    for (name, endpoint) in [
+        ("import-plain-to-tls", server.endpoint()),
+        ("import-untrusted", endpoint),
+    ] {
+        cases_with_files(name, &endpoint, |directory| {
+            fs::copy("examples/statement.csv", directory.join("statement.csv")).unwrap();
+        });
+    }
 }
 
 #[test]
@@ -103,6 +221,9 @@ fn with_tls_and_tokens() {
 fn with_tokens_but_the_client_has_none() {
     let (server, ..) = with_tokens();
     cases("no_token", &server.endpoint()).run();
+    cases_with_files("import-no-token", &server.endpoint(), |directory| {
+        fs::copy("examples/statement.csv", directory.join("statement.csv")).unwrap();
+    });
 }
 
 #[test]

@@ -24,6 +24,9 @@ fn end(mut child: Child) -> (Option<i32>, String) {
 #[test]
 fn a_closed_pipe_ends_every_subcommand_quietly() {
     let server = TestServer::start();
+    let mut stopped = TestServer::start();
+    stopped.terminate();
+    assert_eq!(stopped.wait().code(), Some(0));
     for words in [
         &["--help"][..],
         &["--version"],
@@ -36,6 +39,10 @@ fn a_closed_pipe_ends_every_subcommand_quietly() {
         &["circuit", "show", "-o", "json"],
         &["circuit", "watch"],
         &["top", "--once", "--interval", "100ms"],
+        &["import", "--asset", "EUR", "examples/statement.csv"],
+        &["import", "--asset", "EUR", "-o", "json", "examples/statement.csv"],
+        &["bench", "--duration", "50ms", "--rounds", "1", "--accounts", "10"],
+        &["verify", stopped.data().to_str().unwrap()],
         &["completions", "bash"],
         &["man"],
     ] {

@@ -4,7 +4,7 @@
 mod damage;
 mod files;
 mod invariants;
-mod process;
+pub(crate) mod process;
 mod verify;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};

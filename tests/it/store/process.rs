@@ -54,7 +54,7 @@ async fn server_with_transactions() -> TestServer {
 }
 
 /// Returns options with small segments, because the tests read every byte of them.
-fn small_segments() -> ServerOptions {
+pub(crate) fn small_segments() -> ServerOptions {
     ServerOptions::default()
         .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
         .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
@@ -176,7 +176,7 @@ async fn verify_and_the_start_detect_damage_to_the_last_block_after_a_clean_stop
 }
 
 /// Flips a bit in the body of each of these blocks.
-fn damage_blocks(data: &Path, blocks: &[u64]) {
+pub(crate) fn damage_blocks(data: &Path, blocks: &[u64]) {
     let path = data.join("journal").join("0000000000.segment");
     let journal = Journal::open_read_only(Arc::new(RealDisk), data).unwrap();
     let mut offsets = Vec::new();
@@ -213,9 +213,9 @@ async fn verify_lists_all_damage_and_what_is_still_sound() {
         "block 12: the checksum of the body is wrong, but the later block 13 is at ",
         "still sound      blocks 1 to 7, from segment 0, offset 0, to the block at segment 0, offset ",
         "through sequence 5, and 2 accounts\n",
-        "lost             blocks 8 to 8: transactions 6 to 6\n",
+        "lost             block 8: transaction 6\n",
         "still whole      blocks 9 to 11, ",
-        "lost             blocks 12 to 12: transactions up to sequence 10\n",
+        "lost             block 12: transactions up to sequence 10\n",
         "transactions from sequence 7 on",
         "still whole      blocks 13 to 22, ",
     ] {

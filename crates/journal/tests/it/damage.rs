@@ -124,8 +124,8 @@ fn the_error_states_the_position_the_damage_and_the_remedy() {
     assert_eq!(
         damage_of(&disk).to_string(),
         "journal segment 1 (/data/journal/0000000001.segment), offset 328, block 24: the checksum of the body is \
-         wrong, but the later block 25 is at 1:656. Nothing was changed. `tally verify` lists the extent of the \
-         damage; restore the directory from a backup (docs/operations.md)"
+         wrong, but the later block 25 is at segment 1, offset 656. Nothing was changed. `tally verify` lists the \
+         extent of the damage; restore the directory from a backup (docs/operations.md)"
     );
 }
 
