@@ -182,17 +182,15 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
 
 /// Returns the failure to report. For a failed call, the text says what to do.
 fn failure(args: &ImportArgs, error: &ImportError) -> Failure {
-    match error {
-        ImportError::Accounts { source, .. } | ImportError::Process { source, .. } => {
-            let attempts = match source.attempts() {
-                1 => String::new(),
-                attempts => format!(" ({attempts} attempts)"),
-            };
-            let advice = args.client.config().explain(source.status());
-            Failure::with_message(error.exit_code(), format!("{error}{attempts}: {advice}"))
-        }
-        error => Failure::new(error.exit_code(), error),
-    }
+    let (ImportError::Accounts { source, .. } | ImportError::Process { source, .. }) = error else {
+        return Failure::new(error.exit_code(), error);
+    };
+    let attempts = match source.attempts() {
+        1 => String::new(),
+        attempts => format!(" ({attempts} attempts)"),
+    };
+    let advice = args.client.config().explain(source.status());
+    Failure::with_message(error.exit_code(), format!("{error}{attempts}: {advice}"))
 }
 
 /// Returns an error if transactions were rejected and the options do not allow that.
