@@ -4,6 +4,11 @@
 //! borrow from the request instead. The rules are the same as in prost: unknown fields are skipped, the last of several
 //! values counts, several values of one submessage are merged, text must be UTF-8. The tests compare this reader with
 //! prost.
+//!
+//! A prototype that decoded each transaction with the generated type, and then converted it, had 0.84 times the throughput
+//! of this module in batches and 0.85 times in streams. The figures are medians of 7 interleaved rounds of
+//! `tally bench --self-contained --rounds 1 --duration 2s` with `--mode batch --in-flight 4` and
+//! `--mode stream --in-flight 4096`.
 
 use smallvec::SmallVec;
 use tally_ledger::{Metadata, TRANSFERS_MAX, id::is_id};
