@@ -20,7 +20,7 @@ pub(super) enum Phase {
     Draining,
 }
 
-/// The phase of the service; [`Phase::Starting`] at first. Clones share the phase.
+/// The phase of the service: starting at first. Clones share the phase.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<AtomicU8>);
 

@@ -3,4 +3,4 @@
 mod example;
 mod log_texts;
 mod process;
-mod source;
+pub(crate) mod source;

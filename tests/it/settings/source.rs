@@ -4,36 +4,36 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// The structs and enumerations of the settings, by name.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(crate) struct Source {
     structs: BTreeMap<String, Vec<Field>>,
     enums: BTreeMap<String, Vec<String>>,
 }
 
 /// A field of a struct.
 #[derive(Debug, Clone)]
-pub(super) struct Field {
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) doc: String,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) doc: String,
 }
 
 // ===== impl Source =====
 
 impl Source {
     /// Reads the files whose names end with `settings.rs` below `src`.
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let mut source = Source::default();
         source.add_directory(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
         source
     }
 
     /// Returns the sections of the configuration.
-    pub(super) fn sections(&self) -> &[Field] {
+    pub(crate) fn sections(&self) -> &[Field] {
         &self.structs["Config"]
     }
 
     /// Returns the settings of a struct. Their names are keys within the section.
-    pub(super) fn settings(&self, name: &str) -> Vec<Field> {
+    pub(crate) fn settings(&self, name: &str) -> Vec<Field> {
         let mut found = Vec::new();
         for field in &self.structs[name] {
             if self.structs.contains_key(&field.kind) {
@@ -58,7 +58,7 @@ impl Source {
     }
 
     /// Describes the form of a value.
-    pub(super) fn form(&self, kind: &str) -> String {
+    pub(crate) fn form(&self, kind: &str) -> String {
         match kind {
             "SocketAddr" => "address and port".to_owned(),
             "Duration" => "time with a unit (ns, us, ms, s, min, h)".to_owned(),
