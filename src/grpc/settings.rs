@@ -16,12 +16,12 @@ pub struct NetConfig {
     /// The time that calls have to finish when the service stops, 0 to 1 hour.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// Most calls in flight on one connection, 1 to 2^20. An HTTP/2 client waits before it begins a further call.
+    /// Maximum number of calls in flight on one connection, 1 to 2^20. An HTTP/2 client waits before it begins a further call.
     pub streams_per_connection_max: u32,
-    /// Most connections for each NET thread, 1 to 2^20. The service answers a further connection with GOAWAY and
+    /// Maximum number of connections for each NET thread, 1 to 2^20. The service answers a further connection with GOAWAY and
     /// ENHANCE_YOUR_CALM, and closes the connection. [`NetConfig::connections_max`] bounds the sum of all threads.
     pub connections_per_thread_max: usize,
-    /// Most connections of one client (an IPv4 address or an IPv6 network), 1 to 2^20. The service answers a further
+    /// Maximum number of connections of one client (an IPv4 address or an IPv6 network), 1 to 2^20. The service answers a further
     /// connection with GOAWAY and ENHANCE_YOUR_CALM, and closes the connection.
     pub connections_per_client_max: usize,
     /// The service sends GOAWAY on a connection if no call begins for this time, 1 s to 1 day.
@@ -39,7 +39,7 @@ pub struct NetConfig {
     /// REQUEST_TOO_SLOW.
     #[serde(with = "humantime_serde")]
     pub message_time_max: Duration,
-    /// Most memory that the requests and answers of calls in flight may hold, 64 MiB to 1 TiB. One client (an IPv4
+    /// Maximum memory that the requests and answers of calls in flight may hold, 64 MiB to 1 TiB. One client (an IPv4
     /// address or an IPv6 network) may hold at most as much as stays free: half of the limit if no other client holds
     /// memory.
     #[serde(serialize_with = "serialize_bytes")]
@@ -48,7 +48,7 @@ pub struct NetConfig {
 
 /// The approximate memory of a connection without calls: the buffers and tables of the HTTP/2 library, and its tasks.
 const CONNECTION_BYTES: usize = 40 << 10;
-/// Most connections, and most calls on one connection.
+/// Maximum number of connections, and most calls on one connection.
 const COUNT_MAX: usize = 1 << 20;
 /// Bounds of `memory_max`. Below the lower bound a client could not send the largest message.
 const MEMORY_MIN: ByteSize = ByteSize(64 << 20);

@@ -23,8 +23,9 @@ pub struct StoreSettings {
     /// Largest block, 2 MiB to a quarter of a segment. An existing directory keeps the size that it was created with.
     #[serde(serialize_with = "serialize_bytes")]
     pub block_bytes_max: ByteSize,
-    /// Bytes that are appended to the journal between two checkpoints, 1 MiB to 1 TiB. A start replays about this many
-    /// bytes at most.
+    /// Minimum number of bytes that are appended to the journal between two checkpoints, 1 MiB to 1 TiB. If four times
+    /// the size of the last checkpoint is more, that many bytes are appended. A start replays the bytes after the
+    /// last checkpoint.
     #[serde(serialize_with = "serialize_bytes")]
     pub checkpoint_bytes: ByteSize,
     /// Bytes of the journal that the scrub reads per second to find damage: 64 KiB to 1 GiB, or 0 to turn the scrub
