@@ -342,7 +342,12 @@ pub fn engine(error: &EngineError) -> Status {
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
-            ErrorBuilder::new(ErrorKind::CIRCUIT_OPEN, why)
+            // At least a millisecond, as in the header with the delay.
+            let millis = u64::try_from(rejection.retry_after.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1);
+            let delay = humantime::format_duration(Duration::from_millis(millis));
+            ErrorBuilder::new(ErrorKind::CIRCUIT_OPEN, format!("{why}; retry in {delay}"))
                 .retry_after(rejection.retry_after)
                 .build()
         }

@@ -1,8 +1,8 @@
 //! The certificates and tokens in force.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     tokens::{Grant, TokenTable},
     watched::{RefreshKind, Refreshed, Watched},
 };
-use crate::telemetry::{Families, MetricSource};
+use crate::telemetry::{Families, LogLimit, MetricSource};
 
 /// The certificates and tokens in force.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Security {
     /// Increases each time a new tokens file comes into force.
     token_version: watch::Sender<u64>,
     auth_failures: AuthFailures,
+    /// Limits the log lines about rejected client certificates.
+    certificate_lines: LogLimit,
 }
 
 // ===== impl Security =====
@@ -45,6 +47,7 @@ impl Security {
             tokens,
             token_version: watch::Sender::new(0),
             auth_failures: AuthFailures::default(),
+            certificate_lines: LogLimit::default(),
         })
     }
 
@@ -119,6 +122,20 @@ impl Security {
     /// Counts a request, a stream or a connection that was rejected because of its token or certificate.
     pub fn count_failure(&self, failure: AuthFailure) {
         self.auth_failures.count(failure);
+    }
+
+    /// Counts a failed TLS handshake. A rejected client certificate is logged, at most every 10 s: the client itself gets no
+    /// reason.
+    pub fn count_failed_handshake(&self, peer: SocketAddr, error: &io::Error) {
+        let failure = AuthFailure::of_handshake(error);
+        self.count_failure(failure);
+        if failure == AuthFailure::ClientCertificate {
+            if let Some(omitted) = self.certificate_lines.admit(Instant::now()) {
+                tracing::warn!(%error, %peer, omitted, "a client was rejected because of its certificate");
+            }
+        } else {
+            tracing::debug!(%error, %peer, "the TLS handshake failed");
+        }
     }
 
     /// Returns the number of failures of each kind, since the process started.

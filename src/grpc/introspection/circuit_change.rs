@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use tally_breaker::{BreakerMode, LatencyCircuitBreaker};
+use tally_breaker::{BreakerMode, CircuitState, LatencyCircuitBreaker};
 use tonic::Status;
 
 use super::{circuit, values::duration_in};
@@ -77,8 +77,8 @@ impl Change {
         }
     }
 
-    /// Changes a circuit, and writes an audit event with `who` and `comment`. Writes no event if the circuit already has
-    /// the requested mode. A reset and an open time always change something: the counts of the window, or a deadline.
+    /// Changes a circuit, and writes an audit event with `who` and `comment`. Does nothing if the circuit already has the
+    /// requested mode, or if a reset would change nothing: the circuit is closed, and its window is empty.
     pub(crate) fn apply(self, breaker: &LatencyCircuitBreaker, who: &Administrator, comment: &str) {
         let state = breaker.state().as_str();
         let (action, before, after) = match self {
@@ -90,6 +90,10 @@ impl Change {
                 ("set_mode".to_owned(), before.as_str(), mode.as_str())
             }
             Change::Reset => {
+                let stats = breaker.stats();
+                if stats.state == CircuitState::Closed && stats.window.calls == 0 {
+                    return;
+                }
                 breaker.reset();
                 ("reset".to_owned(), state, breaker.state().as_str())
             }

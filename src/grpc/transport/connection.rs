@@ -101,10 +101,7 @@ impl Connections {
         };
         match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.serve_http2(stream, peer).await,
-            Ok(Err(error)) => {
-                self.security.count_failure(AuthFailure::of_handshake(&error));
-                tracing::debug!(%error, %peer, "the TLS handshake failed");
-            }
+            Ok(Err(error)) => self.security.count_failed_handshake(peer, &error),
             Err(_) => {
                 self.security.count_failure(AuthFailure::TlsHandshake);
                 tracing::debug!(%peer, "the TLS handshake took too long");
