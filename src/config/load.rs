@@ -10,6 +10,7 @@ use super::{
     settings::{CheckedConfig, Config},
     sources::Sources,
     toml_file::TomlFile,
+    variables::check_shapes,
 };
 use crate::settings::{Origin, SettingError, origin_note};
 
@@ -52,6 +53,7 @@ impl Loaded {
     /// The same as [`load`].
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
         let file = file.map(TomlFile::read).transpose()?;
+        check_shapes(std::env::vars_os())?;
         let sources = Sources::new(file, overrides);
         let config = sources.extract()?;
         Ok(Loaded { config, sources })

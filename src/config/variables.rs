@@ -6,14 +6,50 @@
 //! - A variable that is similar to a used variable is probably a mistake, so the service refuses to start.
 //! - Any other variable belongs to another program, so it is ignored with a warning.
 
+use std::ffi::OsString;
+
 use super::{
     error::{ConfigError, UnknownVariable},
-    keys::{ENV_PREFIX, known_keys, variable},
+    keys::{ENV_PREFIX, ENV_SEPARATOR, known_keys, variable},
 };
-use crate::settings::nearest;
+use crate::settings::{SettingError, nearest};
 
 /// The beginning of the names of all variables of this program.
 const PREFIX: &str = "TALLY_";
+
+/// Maximum number of parts in the name of a variable of a setting: `TALLY__BREAKER__METHODS__...` has the most.
+const NAME_PARTS_MAX: usize = 8;
+/// Maximum number of opening brackets in the value of a variable of a setting.
+const BRACKETS_MAX: usize = 64;
+
+/// Checks the variables of settings before their values are parsed. The parser and the table of keys are recursive, so a
+/// deep name or a deep value would overflow the stack.
+///
+/// # Errors
+/// [`ConfigError::Setting`] for the first variable that is too deep.
+pub(super) fn check_shapes(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), ConfigError> {
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        if !name.to_uppercase().starts_with(ENV_PREFIX) {
+            continue;
+        }
+        let parts = name.split(ENV_SEPARATOR).count();
+        if parts > NAME_PARTS_MAX {
+            let short: String = name.chars().take(64).collect();
+            let bound = format!("at most {NAME_PARTS_MAX} parts, separated by {ENV_SEPARATOR}");
+            return Err(SettingError::new(short, format!("a name of {parts} parts"), bound).into());
+        }
+        let is_bracket = |byte: &&u8| matches!(byte, b'[' | b'{');
+        let brackets = value.as_encoded_bytes().iter().filter(is_bracket).count();
+        if brackets > BRACKETS_MAX {
+            let bound = format!("a value with at most {BRACKETS_MAX}");
+            return Err(SettingError::new(name, format!("{brackets} opening brackets"), bound).into());
+        }
+    }
+    Ok(())
+}
 
 /// Returns whether Kubernetes sets a variable of this name in the containers of a namespace, for a Service whose name
 /// begins with `tally`: `TALLY_SERVICE_HOST`, `TALLY_SERVICE_PORT`, `TALLY_SERVICE_PORT_GRPC`, `TALLY_PORT`,
@@ -95,6 +131,23 @@ fn meant_variable(name: &str, options: &[String], settings: &[String]) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_would_overflow_the_stack_is_an_error() {
+        let check = |name: &str, value: &str| check_shapes([(name.into(), value.into())]);
+        assert!(
+            check(
+                "TALLY__BREAKER__METHODS",
+                "{ ProcessTransaction = { mode = \"auto\" } }"
+            )
+            .is_ok()
+        );
+        assert!(check("OTHER", &"[".repeat(100_000)).is_ok());
+        let error = check("TALLY__BREAKER__METHODS", &"{a=".repeat(2000)).unwrap_err();
+        assert!(error.to_string().contains("2000 opening brackets"), "{error}");
+        let error = check(&format!("TALLY{}", "__A".repeat(30_000)), "1").unwrap_err();
+        assert!(error.to_string().contains("30001 parts"), "{error}");
+    }
 
     const OPTIONS: [&str; 4] = ["TALLY_DATA", "TALLY_LISTEN", "TALLY_CONFIG", "TALLY_POD_NAME"];
 

@@ -109,7 +109,7 @@ error_kinds! {
     EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";
     STREAM_INTERRUPTED: [Aborted], No, SameId, "An earlier transaction of the stream has an unknown outcome, so this transaction was not executed.";
     STORE_FAILED: [Unavailable, Internal], Either, SameId, "The journal failed. Calls that begin after the failure are not executed.";
-    DATA_DAMAGED: [DataLoss], Unknown, No, "A record of the journal is damaged. An operator must act.";
+    DATA_DAMAGED: [DataLoss], Unknown, SameId, "A record of the journal is damaged, and an operator must act. In a call with many transactions, one of them needs this record: send the transactions alone to find out about the others.";
     REPLY_LOST: [Internal], Unknown, SameId, "The engine lost the answer, which is a bug.";
     CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";
     TOO_MANY_WATCHERS: [ResourceExhausted], No, SameId, "The number of open watches is at its limit.";

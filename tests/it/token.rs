@@ -66,6 +66,32 @@ fn a_token_and_its_entry_are_written_to_private_files() {
 }
 
 #[test]
+fn a_tokens_file_in_a_locked_data_directory_can_be_changed() {
+    // A service locks its data directory for as long as it runs.
+    let dir = tempfile::tempdir().unwrap();
+    let service = fs::File::open(dir.path()).unwrap();
+    service.lock().unwrap();
+    let tokens = dir.path().join("tokens");
+    // `timeout` ends the process if it waits for the lock of the directory.
+    let made = Command::new("timeout")
+        .args([
+            "30",
+            BINARY,
+            "token",
+            "--role",
+            "read",
+            "--name",
+            "a",
+            "--tokens-file",
+        ])
+        .arg(&tokens)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(fs::read_to_string(&tokens).unwrap().lines().count(), 1);
+}
+
+#[test]
 fn an_error_changes_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let (tokens, out) = (dir.path().join("tokens"), dir.path().join("out"));

@@ -23,8 +23,9 @@ pub enum BatchError {
     /// The deadline passed while the request was being executed. Its outcome is unknown.
     #[error("the deadline passed while the request was being executed")]
     ExpiredInExecution,
-    /// An earlier request of the same sequence was not executed. Therefore this request was not executed either.
-    #[error("an earlier request of the same sequence was not executed")]
+    /// An earlier request of the same sequence was not executed, or its outcome is unknown. Therefore this request was not
+    /// executed.
+    #[error("an earlier request of the same sequence was not executed, or its outcome is unknown")]
     Interrupted,
     /// The executor dropped the request. Its outcome is unknown.
     #[error("the executor dropped the request")]

@@ -103,7 +103,8 @@ pub(super) fn remove(path: &Path, entry: &str) -> Result<(), AppendError> {
     })
 }
 
-/// Replaces the content of a tokens file by the result of `changed`. Holds a lock on the directory.
+/// Replaces the content of a tokens file by the result of `changed`. Holds a lock on a file beside it meanwhile. A lock on the
+/// directory would not do: a service locks its data directory for as long as it runs.
 fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>) -> Result<(), AppendError> {
     let failed = |source| AppendError::Io {
         path: path.to_owned(),
@@ -115,11 +116,27 @@ fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>
         found => found.map_err(failed)?,
     };
     let directory = directory_of(&target).map_err(failed)?;
-    directory.lock().map_err(failed)?;
+    let _locked = lock(&target).map_err(failed)?;
     let (text, metadata) = read(&target).map_err(failed)?;
     let text = changed(&text)?;
     replace(&target, &text, metadata.as_ref()).map_err(failed)?;
     directory.sync_all().map_err(failed)
+}
+
+/// Locks the file `.NAME.lock` beside the tokens file. The file stays, because its removal would let two processes hold a
+/// lock. The lock ends when the returned file is closed.
+fn lock(path: &Path) -> io::Result<File> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(SECRET_MODE)
+        .open(path.with_file_name(name))?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// Parses a tokens file and checks the table.
@@ -139,17 +156,18 @@ fn check(
 
 /// Reads a file and its metadata. A missing file is empty.
 fn read(path: &Path) -> io::Result<(String, Option<Metadata>)> {
-    let file = match File::open(path) {
+    // Check before the file is opened: opening a named pipe would wait for its writer.
+    let metadata = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((String::new(), None)),
-        file => file?,
+        metadata => metadata?,
     };
-    let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     if metadata.len() > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
     }
+    let file = File::open(path)?;
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok((text, Some(metadata)))
@@ -226,7 +244,8 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), expected);
         assert_eq!(mode(&file), 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(names(dir.path()).len(), 2, "an unfinished file is left");
+        // Two files and the lock file.
+        assert_eq!(names(dir.path()).len(), 3, "an unfinished file is left");
     }
 
     #[test]
