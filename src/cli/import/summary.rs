@@ -190,6 +190,11 @@ impl Summary {
         self.started = Some(Instant::now());
     }
 
+    /// Returns whether [`Summary::start`] was called. Before that, the import has no connection and has sent nothing.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
     /// Stores the duration of the import: the time since [`Summary::start`].
     pub(super) fn finish(&mut self) {
         self.set_elapsed(self.started.map_or(Duration::ZERO, |started| started.elapsed()));
