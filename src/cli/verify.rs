@@ -158,7 +158,12 @@ fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
 fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
     // The sequence of the last block before the run, and of the last transaction before the run if it is known.
     let (mut last_block, mut last_sequence) = (0, Some(report.last_sequence));
-    if report.journal.runs.first().is_none_or(|run| run.first.block_sequence > 1) {
+    if report
+        .journal
+        .runs
+        .first()
+        .is_none_or(|run| run.first.block_sequence > 1)
+    {
         lines.add("still sound", "nothing: the first block is damaged or lost");
     }
     for BlockRun { first, last } in &report.journal.runs {

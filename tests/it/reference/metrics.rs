@@ -65,9 +65,7 @@ fn add_from_source(families: &mut BTreeMap<String, Family>) {
             };
             let name = literals[place];
             // A name and a help text, with nothing but a comma between them.
-            if name.starts_with("tally_")
-                && literals[place + 1].trim() == ","
-                && !families.contains_key(name)
+            if name.starts_with("tally_") && literals[place + 1].trim() == "," && !families.contains_key(name)
             {
                 let family = Family {
                     kind: kind.to_owned(),

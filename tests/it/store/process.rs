@@ -255,7 +255,10 @@ async fn verify_lists_the_blocks_that_a_shorter_or_a_missing_segment_lost() {
     fs::remove_file(&segment).unwrap();
     let (code, text) = verify_twice(server.data());
     assert_eq!(code, Some(1), "{text}");
-    for words in ["still sound      nothing: ", "lost             all blocks from block 1 on; "] {
+    for words in [
+        "still sound      nothing: ",
+        "lost             all blocks from block 1 on; ",
+    ] {
         assert!(text.contains(words), "{words:?} is not in\n{text}");
     }
 }
