@@ -331,8 +331,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         summary(&status),
         expected(Code::AlreadyExists, "ACCOUNT_ID_REUSED", "false")
     );
-    let info = tonic_types::StatusExt::get_details_error_info(&status).unwrap();
-    assert_eq!(info.metadata["field"], "asset");
+    assert_eq!(info(&status).metadata["field"], "asset");
     assert!(
         status.message().ends_with("exists with a different asset"),
         "{status}"
