@@ -154,10 +154,18 @@ fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
     );
 }
 
-/// Adds the runs of whole blocks, and the blocks that are lost before and between them.
+/// Adds the runs of whole blocks, and the blocks that are lost before, between and after them.
 fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
     // The sequence of the last block before the run, and of the last transaction before the run if it is known.
     let (mut last_block, mut last_sequence) = (0, Some(report.last_sequence));
+    if report
+        .journal
+        .runs
+        .first()
+        .is_none_or(|run| run.first.block_sequence > 1)
+    {
+        lines.add("still sound", "nothing: the first block is damaged or lost");
+    }
     for BlockRun { first, last } in &report.journal.runs {
         if first.block_sequence > last_block + 1 {
             let (begin, end) = (last_block + 1, first.block_sequence - 1);
@@ -201,6 +209,29 @@ fn add_runs(lines: &mut Lines, report: &DirectoryReport) {
             );
         }
     }
+    if report.journal.may_lack_last_blocks() {
+        add_lost_end(lines, report, last_block, last_sequence);
+    }
+}
+
+/// Adds the blocks that are lost after `last_block`, the last whole block. `last_sequence` is the last transaction in
+/// that block if it is known.
+fn add_lost_end(lines: &mut Lines, report: &DirectoryReport, last_block: u64, last_sequence: Option<u64>) {
+    let blocks = match report.journal.marked_last_block {
+        Some(marked) => {
+            let blocks = range("block", last_block + 1, marked);
+            format!("{blocks}, the last block according to journal/CLEAN")
+        }
+        None => format!(
+            "all blocks from block {} on; their number is unknown, because no marker of a clean stop tells it",
+            last_block + 1
+        ),
+    };
+    let transactions = match last_sequence {
+        Some(sequence) => format!("all transactions after sequence {sequence}"),
+        None => "all transactions in them".to_owned(),
+    };
+    lines.add("lost", format_args!("{blocks}: {transactions}"));
 }
 
 /// Returns the numbers from `first` to `last` as text, for example `block 8` or `blocks 8 to 9`.

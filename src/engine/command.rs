@@ -5,8 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tally_batch::BatchItem;
 use tally_ledger::{
-    AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags, TransactionView, Transfer,
-    tag_index::tag, transaction::put_transaction,
+    AccountField, AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags,
+    TransactionView, Transfer, tag_index::tag, transaction::put_transaction,
 };
 
 use crate::{store::embedded::Candidates, telemetry::TraceLink};
@@ -89,6 +89,8 @@ pub enum CreatedAccounts {
     Reused {
         /// The index of that account in the request, from 0.
         place: usize,
+        /// The first field that differs.
+        field: AccountField,
     },
     /// The ledger has no room for all accounts of the request. No account was created.
     Full(TableFull),

@@ -304,7 +304,7 @@ impl Exec {
             AccountOutcome::Created(indexes) => {
                 CreatedAccounts::All(indexes.into_iter().map(|index| self.snapshot(index)).collect())
             }
-            AccountOutcome::Reused { place } => CreatedAccounts::Reused { place },
+            AccountOutcome::Reused { place, field } => CreatedAccounts::Reused { place, field },
             AccountOutcome::Full(full) => CreatedAccounts::Full(full),
         })
     }

@@ -97,7 +97,7 @@ error_kinds! {
     INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`.";
     BALANCE_OVERFLOW: [OutOfRange], No, NewId, "A balance would exceed 2^128 - 1.";
     TRANSACTION_ID_REUSED: [AlreadyExists], No, No, "The id belongs to a transaction with different content. The metadata names the first `field` that differs.";
-    ACCOUNT_ID_REUSED: [AlreadyExists], No, No, "The id belongs to an account with different content.";
+    ACCOUNT_ID_REUSED: [AlreadyExists], No, No, "The id belongs to an account with different content. The metadata names the first `field` that differs.";
     TRANSACTION_NOT_FOUND: [NotFound], No, No, "The transaction does not exist.";
     ACCOUNTS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of accounts.";
     ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of assets.";

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tally_batch::BatchError;
 use tally_breaker::{BreakerMode, CircuitState};
-use tally_ledger::{ContentField, Reason, Rejection, Side, TableFull, money::Amount};
+use tally_ledger::{AccountField, ContentField, Reason, Rejection, Side, TableFull, money::Amount};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -220,10 +220,11 @@ pub fn transaction_id_reused(transaction_id: &str, field: ContentField) -> Statu
 
 /// The id belongs to an existing account with other content.
 #[must_use]
-pub fn account_id_reused(account_id: &str) -> Status {
-    let message = format!("account {account_id:?} exists with different content");
+pub fn account_id_reused(account_id: &str, field: AccountField) -> Status {
+    let message = format!("account {account_id:?} exists with a different {field}");
     ErrorBuilder::new(ErrorKind::ACCOUNT_ID_REUSED, message)
         .with("account_id", account_id)
+        .with("field", field.to_string())
         .build()
 }
 

@@ -59,6 +59,34 @@ fn the_generator_makes_the_files_of_the_repository() {
     }
 }
 
+#[test]
+fn the_generator_rejects_wrong_arguments_and_writes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("statements");
+    for rows in [
+        "abc",
+        "--help",
+        "",
+        "0",
+        "-5",
+        "1.5",
+        "1000001",
+        "99999999999999999999",
+    ] {
+        let output = Command::new(examples().join("generate-statement"))
+            .arg(rows)
+            .arg(&directory)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{rows}: {output:?}");
+        assert!(
+            output.stderr.starts_with(b"usage: generate-statement "),
+            "{output:?}"
+        );
+        assert!(!directory.exists(), "{rows}");
+    }
+}
+
 #[tokio::test]
 async fn an_import_of_the_example_gives_the_balances_of_the_generator() {
     let server = TestServer::start();

@@ -233,6 +233,26 @@ async fn an_import_says_that_it_waits_for_an_open_circuit() {
     assert!(out.contains("\"committed\": 1"), "{out}");
 }
 
+#[test]
+fn a_signal_before_the_connection_says_that_nothing_was_sent() {
+    let mut server = TestServer::start();
+    server.kill9();
+    let dir = tempfile::tempdir().unwrap();
+    let file = csv(dir.path(), "a.csv", &format!("{HEADER}\nt1,a,b,1\n"));
+    let mut import = Running::start(&server, &[&file]);
+    let line = import.line();
+    assert!(line.contains("no connection to the service, retry in "), "{line}");
+    let pid = import.child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let (code, _, words) = import.end();
+    assert_eq!(code, Some(130), "{words}");
+    assert!(
+        words.contains("so nothing was sent") && !words.contains("may have been applied"),
+        "{words}"
+    );
+}
+
 /// The import waits for more rows on standard input when the signal arrives.
 #[tokio::test]
 async fn a_signal_stops_an_import_which_says_how_far_it_came() {

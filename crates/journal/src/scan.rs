@@ -215,6 +215,15 @@ impl<'a> ChainScanner<'a> {
         self.stop.is_marked()
     }
 
+    /// Returns the sequence of the last block that the marker of a clean stop names; `None` if the marker is absent or
+    /// unreadable.
+    pub(super) fn marked_last_block(&self) -> Option<u64> {
+        match &self.stop {
+            CleanStop::At(end) => Some(end.last_block_sequence()),
+            CleanStop::NoMarker | CleanStop::Unreadable => None,
+        }
+    }
+
     /// Returns the header at `position`, or why the bytes at `position` are not a header.
     pub(super) fn header_at(
         &self,

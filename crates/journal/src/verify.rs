@@ -34,6 +34,9 @@ pub struct JournalReport {
     /// Whether the marker of a clean stop (`journal/CLEAN`) exists. If the marker exists and `clean` is false, the
     /// marker is damaged, or names another point than the end of the journal.
     pub marked: bool,
+    /// The sequence of the last block of the journal according to the marker of a clean stop; `None` if the marker is
+    /// absent or unreadable.
+    pub marked_last_block: Option<u64>,
     /// The first damage; `None` if the journal is undamaged.
     pub corruption: Option<Corruption>,
     /// The other damages, in the order of the journal, at most [`FURTHER_DAMAGES_MAX`].
@@ -74,6 +77,24 @@ impl JournalReport {
         }
     }
 
+    /// Returns whether blocks after the last run may be lost although no later block exists. [`Self::marked_last_block`]
+    /// tells their number if it is known.
+    #[must_use]
+    pub fn may_lack_last_blocks(&self) -> bool {
+        let Some(damage) = self.further_damages.last().or(self.corruption.as_ref()) else {
+            return false;
+        };
+        let last = self.runs.last().map(|run| run.last);
+        match (&damage.kind, self.marked_last_block) {
+            (_, Some(marked)) => marked > last.map_or(0, |last| last.block_sequence),
+            // A shorter segment before the segment of the last block lost no block after that block.
+            (CorruptionKind::SegmentLength { .. }, None) => {
+                last.is_none_or(|last| damage.position.segment() >= last.position.segment())
+            }
+            (_, None) => self.end.is_none(),
+        }
+    }
+
     /// Adds the segments of a wrong length after the segment of `corruption`, which is already in the report. A scan
     /// reports only the first such segment.
     fn note_further_lengths(
@@ -105,6 +126,7 @@ pub(super) fn check_chain(
 ) -> Result<JournalReport, JournalError> {
     let mut report = JournalReport {
         marked: scanner.is_marked(),
+        marked_last_block: scanner.marked_last_block(),
         ..JournalReport::default()
     };
     let mut from = start;
@@ -158,14 +180,13 @@ fn whole_block_after(
     let position = match corruption.kind {
         CorruptionKind::DamagedBlock { later, .. } => later,
         CorruptionKind::ChainBroken => corruption.position,
-        CorruptionKind::NoBlock { .. } => {
+        CorruptionKind::NoBlock { .. } | CorruptionKind::StrayBytes { .. } => {
             match scanner.later_block(corruption.position, corruption.block_sequence)? {
                 Some(later) => later,
                 None => return Ok(None),
             }
         }
-        CorruptionKind::StrayBytes { .. }
-        | CorruptionKind::TooShort { .. }
+        CorruptionKind::TooShort { .. }
         | CorruptionKind::SegmentMissing { .. }
         | CorruptionKind::SegmentLength { .. }
         | CorruptionKind::CleanStopMismatch

@@ -1,6 +1,8 @@
-//! Names the field in which two transactions with the same id differ.
+//! Names the field in which two transactions or two accounts with the same id differ.
 
 use std::fmt;
+
+use super::account::NewAccount;
 
 /// The first field of a transaction that differs from the transaction recorded under the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,21 @@ pub enum ContentField {
     Code(u8),
 }
 
+/// The first field of an account that differs from the account with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountField {
+    /// The asset.
+    Asset,
+    /// The balance rule.
+    BalanceRule,
+    /// The overdraft limit.
+    OverdraftLimit,
+    /// The status.
+    Status,
+    /// The metadata.
+    Metadata,
+}
+
 // ===== impl ContentField =====
 
 impl fmt::Display for ContentField {
@@ -38,5 +55,47 @@ impl fmt::Display for ContentField {
             ContentField::Amount(place) => write!(f, "transfers[{place}].amount"),
             ContentField::Code(place) => write!(f, "transfers[{place}].code"),
         }
+    }
+}
+
+// ===== impl AccountField =====
+
+impl AccountField {
+    /// Returns the first field in which `sent` differs from `existing`, which has the same id; `None` if they are equal.
+    #[must_use]
+    pub fn first_difference(sent: &NewAccount, existing: &NewAccount) -> Option<Self> {
+        let NewAccount {
+            id: _,
+            asset,
+            rule,
+            overdraft_limit,
+            status,
+            metadata,
+        } = existing;
+        [
+            (sent.asset != *asset, AccountField::Asset),
+            (sent.rule != *rule, AccountField::BalanceRule),
+            (
+                sent.overdraft_limit != *overdraft_limit,
+                AccountField::OverdraftLimit,
+            ),
+            (sent.status != *status, AccountField::Status),
+            (sent.metadata != *metadata, AccountField::Metadata),
+        ]
+        .into_iter()
+        .find_map(|(differs, field)| differs.then_some(field))
+    }
+}
+
+impl fmt::Display for AccountField {
+    /// Writes the name of the field in the protobuf message `Account`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AccountField::Asset => "asset",
+            AccountField::BalanceRule => "balance_rule",
+            AccountField::OverdraftLimit => "overdraft_limit",
+            AccountField::Status => "status",
+            AccountField::Metadata => "metadata",
+        })
     }
 }

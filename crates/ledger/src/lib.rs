@@ -39,7 +39,7 @@ pub use account::{
 };
 pub use assets::ASSETS_MAX;
 pub use codec::Malformed;
-pub use difference::ContentField;
+pub use difference::{AccountField, ContentField};
 pub use log::{Committed, RecordedTransaction, TransactionKey, TransactionLog};
 pub use machine::{AccountOutcome, Ledger, Outcome, ReplayError, Tags};
 pub use money::Amount;

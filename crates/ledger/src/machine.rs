@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     account::{AccountIndex, AccountSnapshot, NewAccount},
     codec::Malformed,
-    difference::ContentField,
+    difference::{AccountField, ContentField},
     log::{Committed, RecordedTransaction, TransactionKey, TransactionLog, append},
     record::{NewRecord, Record},
     reject::{Reason, Rejection, Side},
@@ -63,6 +63,8 @@ pub enum AccountOutcome {
     Reused {
         /// The index of this account in the request. The first account has index 0.
         place: usize,
+        /// The first field that differs.
+        field: AccountField,
     },
     /// The ledger has no room for all of the accounts. No account was created.
     Full(TableFull),
@@ -241,12 +243,12 @@ impl Ledger {
         let mut seen = HashMap::with_capacity(new.len());
         for (place, account) in new.iter().enumerate() {
             let first = *seen.entry(account.id.as_str()).or_insert(account);
-            let differs = first != account
-                || self
-                    .account(&account.id)
-                    .is_some_and(|existing| existing.account != *account);
-            if differs {
-                return AccountOutcome::Reused { place };
+            let field = AccountField::first_difference(account, first).or_else(|| {
+                let existing = self.account(&account.id)?;
+                AccountField::first_difference(account, &existing.account)
+            });
+            if let Some(field) = field {
+                return AccountOutcome::Reused { place, field };
             }
         }
         if let Err(full) = self.accounts.check_room(&new) {

@@ -46,10 +46,12 @@ pub(super) enum ImportError {
     },
     /// A signal stopped the import.
     #[error("{}: {}; to go on, import the same files again: transactions that are already applied are answered as \
-             replayed", signal.as_str(), progress(*transactions, through.as_ref()))]
+             replayed", signal.as_str(), progress(*connected, *transactions, through.as_ref()))]
     Stopped {
         /// The signal.
         signal: StopSignal,
+        /// Whether the import was ever connected to the service.
+        connected: bool,
         /// Number of answered transactions.
         transactions: u64,
         /// The last answered row.
@@ -156,8 +158,9 @@ impl ImportError {
 }
 
 /// Returns how far a stopped import came.
-fn progress(transactions: u64, through: Option<&Place>) -> String {
+fn progress(connected: bool, transactions: u64, through: Option<&Place>) -> String {
     match through {
+        None if !connected => "there was no connection to the service, so nothing was sent".to_owned(),
         Some(Place { file, line }) => format!(
             "{transactions} transactions were answered, through {file}:{line}, and the next batch may have been applied"
         ),

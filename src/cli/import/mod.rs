@@ -161,6 +161,7 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
         Ok(imported) => imported,
         Err(Stopped::Signal(signal)) => Err(ImportError::Stopped {
             signal,
+            connected: summary.is_started(),
             transactions: summary.transactions,
             through: summary.answered_through.clone(),
         }),

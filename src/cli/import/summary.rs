@@ -190,6 +190,11 @@ impl Summary {
         self.started = Some(Instant::now());
     }
 
+    /// Returns whether [`Summary::start`] was called. Before that, the import has no connection and has sent nothing.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
     /// Stores the duration of the import: the time since [`Summary::start`].
     pub(super) fn finish(&mut self) {
         self.set_elapsed(self.started.map_or(Duration::ZERO, |started| started.elapsed()));
@@ -234,7 +239,12 @@ impl Summary {
             rows.push(("blank lines".to_owned(), self.blank_lines.to_string()));
         }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
-        rows.push(("last sequence".to_owned(), self.last_sequence.to_string()));
+        // Sequences start at 1. 0 means that no transaction was committed.
+        let last_sequence = match self.last_sequence {
+            0 => "-".to_owned(),
+            sequence => sequence.to_string(),
+        };
+        rows.push(("last sequence".to_owned(), last_sequence));
         let elapsed = Duration::try_from_secs_f64(self.elapsed_seconds).unwrap_or_default();
         rows.push(("elapsed".to_owned(), units::time(elapsed)));
         let rate = units::whole_number(self.transactions_per_second);

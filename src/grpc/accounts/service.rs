@@ -81,9 +81,9 @@ impl AccountService {
         let ids: Vec<String> = accounts.iter().map(|account| account.id.clone()).collect();
         match self.engine.create_accounts(accounts, deadline).await? {
             CreatedAccounts::All(accounts) => Ok(accounts.into_iter().map(from_account).collect()),
-            CreatedAccounts::Reused { place } => {
+            CreatedAccounts::Reused { place, field } => {
                 let id = ids.get(place).map_or("", String::as_str);
-                Err(status::account_id_reused(id))
+                Err(status::account_id_reused(id, field))
             }
             CreatedAccounts::Full(full) => Err(status::accounts_full(full)),
         }

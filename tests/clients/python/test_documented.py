@@ -149,7 +149,7 @@ def test_the_service_config_makes_the_library_wait_for_the_delay_of_the_server(c
 
 
 def test_the_programs_can_read_the_reason_of_an_error(client, server):
-    Tally(server.endpoint).call("AccountService.CreateAccount", account={"id": "alice", "asset": "USD"})
+    Tally(server.endpoint).call("AccountService.CreateAccount", account={"id": "employee", "asset": "USD"})
     done = client("catching", TALLY_ENDPOINT=server.endpoint)
     assert done.returncode != 0
     for word in ("ACCOUNT_ID_REUSED", "tally.v1", "executed"):

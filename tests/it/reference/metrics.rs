@@ -60,16 +60,13 @@ fn add_from_source(families: &mut BTreeMap<String, Family>) {
         let text = std::fs::read_to_string(&file).unwrap();
         let literals: Vec<&str> = text.split('"').collect();
         for place in 1..literals.len().saturating_sub(2) {
+            let Some(kind) = declared_kind(literals[place - 1]) else {
+                continue;
+            };
             let name = literals[place];
-            let is_name = name.starts_with("tally_")
-                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             // A name and a help text, with nothing but a comma between them.
-            if is_name && literals[place + 1].trim() == "," && !families.contains_key(name) {
-                let kind = if name.ends_with("_total") {
-                    "counter"
-                } else {
-                    "gauge"
-                };
+            if name.starts_with("tally_") && literals[place + 1].trim() == "," && !families.contains_key(name)
+            {
                 let family = Family {
                     kind: kind.to_owned(),
                     help: literals[place + 2].to_owned(),
@@ -78,6 +75,19 @@ fn add_from_source(families: &mut BTreeMap<String, Family>) {
                 families.insert(name.to_owned(), family);
             }
         }
+    }
+}
+
+/// Returns the kind of metric that is declared if `code` is the source code before the name; `None` if the name after
+/// `code` is not the first argument of a declaration. Other strings may begin with `tally_`, too: the names of the crates.
+fn declared_kind(code: &str) -> Option<&'static str> {
+    let code = code.trim_end().strip_suffix('(')?;
+    let (_, method) = code.rsplit_once('.')?;
+    match method {
+        "gauge" | "gauges" => Some("gauge"),
+        "counter" | "counters" => Some("counter"),
+        "histogram" => Some("histogram"),
+        _ => None,
     }
 }
 
@@ -162,6 +172,14 @@ async fn the_page_of_the_metrics_agrees_with_the_code() {
         assert_eq!(name.ends_with("_total"), family.kind == "counter", "{name}");
     }
     check_page("docs/metrics.md", &table(&families));
+}
+
+#[test]
+fn only_the_first_argument_of_a_declaration_is_a_metric() {
+    assert_eq!(declared_kind("families.gauge(\n    "), Some("gauge"));
+    assert_eq!(declared_kind("families.counters("), Some("counter"));
+    assert_eq!(declared_kind("const CRATES: [&str; 2] = [\n    "), None);
+    assert_eq!(declared_kind(",\n    "), None);
 }
 
 #[test]

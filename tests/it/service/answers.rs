@@ -331,6 +331,11 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         summary(&status),
         expected(Code::AlreadyExists, "ACCOUNT_ID_REUSED", "false")
     );
+    assert_eq!(info(&status).metadata["field"], "asset");
+    assert!(
+        status.message().ends_with("exists with a different asset"),
+        "{status}"
+    );
 
     let requests = vec![create("x1"), CreateAccountRequest { account: Some(other) }];
     let status = client

@@ -224,6 +224,45 @@ async fn verify_lists_all_damage_and_what_is_still_sound() {
     assert_eq!(text.matches("CORRUPT").count(), 2, "{text}");
 }
 
+#[tokio::test]
+async fn verify_lists_the_blocks_that_a_shorter_or_a_missing_segment_lost() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let segment = server.data().join("journal").join("0000000000.segment");
+    // Only the end of the file is gone, and it had no blocks.
+    let file = fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(1_000_000).unwrap();
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("still sound      blocks 1 to 22, ") && !text.contains("\nlost "),
+        "{text}"
+    );
+    file.set_len(2000).unwrap();
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    let lost = text.lines().find(|line| line.starts_with("lost ")).expect(&text);
+    assert!(text.contains("still sound      blocks 1 to "), "{text}");
+    assert!(
+        lost.contains(" to 22, the last block according to journal/CLEAN: all transactions after sequence "),
+        "{text}"
+    );
+    fs::remove_file(server.data().join("journal").join("CLEAN")).unwrap();
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(" on; their number is unknown, "), "{text}");
+    fs::remove_file(&segment).unwrap();
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(1), "{text}");
+    for words in [
+        "still sound      nothing: ",
+        "lost             all blocks from block 1 on; ",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+}
+
 #[test]
 fn a_foreign_directory_is_named_as_such_and_stays_unchanged() {
     let home = tempfile::tempdir().unwrap();

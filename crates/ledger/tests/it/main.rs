@@ -101,7 +101,7 @@ impl World {
                 };
                 self.reached.insert(format!("accounts created, {new}"));
             }
-            (Err(expected), AccountOutcome::Reused { place }) => {
+            (Err(expected), AccountOutcome::Reused { place, .. }) => {
                 prop_assert_eq!(place, expected);
                 prop_assert_eq!(self.accounts(), before);
                 self.reached.insert("account reused".to_owned());
