@@ -142,7 +142,10 @@ impl Fault {
             (Fault::Closed, false) => {
                 "check that the port is the port of a Tally service; if the service uses TLS, use https:// in --endpoint"
             }
-            (Fault::Closed, true) => "check that the port is the port of a Tally service, and check its log",
+            (Fault::Closed, true) => {
+                "check that the port is the port of a Tally service; if the service requires client certificates, pass \
+                 --client-certificate and --client-key"
+            }
             (Fault::Other(_), _) => "check --endpoint and the service's log",
         }
     }
@@ -211,5 +214,6 @@ mod tests {
     fn a_closed_plain_connection_suggests_tls() {
         assert!(Fault::Closed.advice(false).contains("https://"));
         assert!(!Fault::Closed.advice(true).contains("https://"));
+        assert!(Fault::Closed.advice(true).contains("--client-certificate"));
     }
 }
