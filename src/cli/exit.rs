@@ -140,6 +140,13 @@ pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     Failure::new(code, error).report()
 }
 
+/// Prints that standard output can't be written. Returns the exit code.
+#[must_use]
+pub fn unwritten(error: &std::io::Error) -> ExitCode {
+    errln!("tally: the result can't be written to standard output: {error}");
+    ExitCode::from(IO)
+}
+
 /// Returns the exit code for a failure to connect.
 pub(super) const fn connect_code(error: &ConnectError) -> u8 {
     match error {

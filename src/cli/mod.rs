@@ -26,11 +26,7 @@ use std::{io, process::ExitCode};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::exit::fail;
-use crate::{
-    sys::limits::ignore_file_size_signal,
-    terminal::{errln, stdout_failure},
-    version::LONG_VERSION,
-};
+use crate::{sys::limits::ignore_file_size_signal, terminal::stdout_failure, version::LONG_VERSION};
 
 pub use self::{
     client_args::{ClientArgs, Credentials},
@@ -142,10 +138,7 @@ impl Cli {
         match stdout_failure() {
             // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
-            Some(error) if code == ExitCode::SUCCESS => {
-                errln!("tally: the result can't be written to standard output: {error}");
-                ExitCode::from(exit::IO)
-            }
+            Some(error) if code == ExitCode::SUCCESS => exit::unwritten(error),
             Some(_) | None => code,
         }
     }
