@@ -1,6 +1,6 @@
 //! The `tally` binary: parses the command line and runs the subcommand.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::error::ErrorKind;
 use tally::cli::{Cli, exit};
@@ -14,12 +14,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli.run(),
         Err(error) => {
             let requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Printing fails if the reader of the output has closed the pipe. There is no place to report that error.
-            let _failed = error.print();
-            if requested {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(exit::USAGE)
+            let printed = error.print();
+            match printed {
+                // There is no place to report that a text on standard error can't be written.
+                _ if !requested => ExitCode::from(exit::USAGE),
+                // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => exit::unwritten(&error),
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
             }
         }
     }

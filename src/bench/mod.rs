@@ -74,7 +74,8 @@ pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Resu
             .map_err(|_panic| BenchError::Panicked)?
             .map(BenchReport::Disk);
     }
-    let report = measure_load(settings, remote).await?;
+    let endpoint = remote.as_ref().map(|config| config.endpoint.clone());
+    let report = measure_load(settings, remote).await?.with_endpoint(endpoint);
     Ok(BenchReport::Load(Box::new(report)))
 }
 

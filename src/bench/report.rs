@@ -75,6 +75,8 @@ pub struct Report {
     sync_p50_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<Growth>,
+    /// Endpoint of the service that was loaded; `None` if the benchmark started the service.
+    endpoint: Option<String>,
     mode: &'static str,
     distribution: String,
     accounts: u32,
@@ -167,6 +169,7 @@ impl Report {
             cpu_ratio_to_baseline: ratio(|figures| &figures.costs),
             sync_p50_us: sync.map(|sync| sync.as_secs_f64() * 1e6),
             growth: None,
+            endpoint: None,
             mode: settings.mode.name(),
             distribution: settings.distribution(),
             accounts: settings.accounts,
@@ -182,6 +185,12 @@ impl Report {
             figures,
             baseline,
         }
+    }
+
+    /// Sets the endpoint of a service that the benchmark did not start.
+    pub(super) fn with_endpoint(mut self, endpoint: Option<String>) -> Self {
+        self.endpoint = endpoint;
+        self
     }
 
     /// Adds the measurements of a run over growing data. Each step counts as a round.
@@ -209,6 +218,11 @@ impl Report {
         }
         self.print_schedule();
         self.print_growth();
+        let service = self.endpoint.as_deref();
+        crate::terminal::outln!(
+            "service          {}",
+            service.unwrap_or("started by the benchmark")
+        );
         crate::terminal::outln!(
             "mode             {}, {} accounts ({}), {} in flight",
             self.mode,

@@ -19,12 +19,8 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
     /// Address of the service to load; https:// for TLS. Without this option, the benchmark starts its own service.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TALLY_ENDPOINT",
-        conflicts_with = "self_contained"
-    )]
+    /// TALLY_ENDPOINT has no effect on the benchmark, because a load on a running service must be intended.
+    #[arg(long, value_name = "URL", conflicts_with = "self_contained")]
     endpoint: Option<String>,
     /// How to authenticate.
     #[command(flatten)]

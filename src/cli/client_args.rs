@@ -5,9 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use tonic::Request;
 
-use super::exit::Failure;
+use super::exit::{self, Failure};
 use crate::{
-    client::{ClientConfig, ConnectError, Connection, Token},
+    client::{ClientConfig, ConnectError, Connection, Fault, Token},
     proto::engine_service_client::EngineServiceClient,
 };
 
@@ -133,9 +133,15 @@ impl Engine {
         })
     }
 
-    /// Returns the failure of a call.
+    /// Returns the failure of a call that was sent with [`TIMEOUT`].
     pub(super) fn failure(&self, status: &tonic::Status) -> Failure {
-        Failure::call(&self.config, status)
+        Failure::call(&self.config, status, TIMEOUT)
+    }
+
+    /// Returns the failure of a call that had no answer within [`TIMEOUT`].
+    pub(super) fn unanswered(&self) -> Failure {
+        let fault = Fault::TimedOut(Some(TIMEOUT));
+        Failure::with_message(exit::UNAVAILABLE, self.config.explain_fault(&fault))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a subcommand ends: its exit code, and one line on standard error that says what failed and what to do.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use tonic::{Code, Status};
 
@@ -101,11 +101,11 @@ impl Failure {
         Failure { code, message }
     }
 
-    /// Creates the failure of a call to the service of `config`.
-    pub(super) fn call(config: &ClientConfig, status: &Status) -> Self {
+    /// Creates the failure of a call to the service of `config` that was sent with this timeout.
+    pub(super) fn call(config: &ClientConfig, status: &Status, timeout: Duration) -> Self {
         Failure {
             code: call_code(status),
-            message: config.explain(status),
+            message: config.explain_within(status, timeout),
         }
     }
 
@@ -140,11 +140,21 @@ pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
     Failure::new(code, error).report()
 }
 
+/// Prints that standard output can't be written. Returns the exit code.
+#[must_use]
+pub fn unwritten(error: &std::io::Error) -> ExitCode {
+    errln!("tally: the result can't be written to standard output: {error}");
+    ExitCode::from(IO)
+}
+
 /// Returns the exit code for a failure to connect.
 pub(super) const fn connect_code(error: &ConnectError) -> u8 {
     match error {
         ConnectError::Endpoint { .. } => USAGE,
-        ConnectError::File { .. } | ConnectError::TokenFile { .. } | ConnectError::Tls { .. } => CONFIG,
+        ConnectError::File { .. }
+        | ConnectError::NotPem { .. }
+        | ConnectError::TokenFile { .. }
+        | ConnectError::Tls { .. } => CONFIG,
         ConnectError::Unreachable { .. } => UNAVAILABLE,
     }
 }

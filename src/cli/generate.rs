@@ -52,13 +52,38 @@ pub(super) fn man(args: &ManArgs, command: Command) -> ExitCode {
 
 /// Returns the page of `command`.
 fn page(command: Command) -> io::Result<String> {
+    let source = source(&command);
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.disable_help_subcommand(true)).render(&mut page)?;
+    clap_mangen::Man::new(command.disable_help_subcommand(true))
+        .source(source)
+        .render(&mut page)?;
     Ok(String::from_utf8_lossy(&page).into_owned())
+}
+
+/// Returns the footer of the pages: the program and its version.
+fn source(command: &Command) -> String {
+    format!(
+        "{} {}",
+        command.get_name(),
+        command.get_version().unwrap_or_default()
+    )
 }
 
 /// Writes a page for `command` and for each subcommand.
 fn write_pages(directory: &Path, command: Command) -> io::Result<()> {
+    fn write(directory: &Path, source: &str, command: &Command) -> io::Result<()> {
+        for subcommand in command
+            .get_subcommands()
+            .filter(|subcommand| !subcommand.is_hide_set())
+        {
+            write(directory, source, subcommand)?;
+        }
+        let page = clap_mangen::Man::new(command.clone()).source(source);
+        page.generate_to(directory).map(|_path| ())
+    }
     std::fs::create_dir_all(directory)?;
-    clap_mangen::generate_to(command, directory)
+    let source = source(&command);
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    write(directory, &source, &command)
 }

@@ -62,6 +62,6 @@ async fn check(args: &HealthArgs) -> Result<(), Failure> {
             "{} has no service {:?}; --service takes a full name, for example tally.v1.TransactionService",
             config.endpoint, args.service
         ))),
-        Err(status) => Err(failed(config.explain(&status))),
+        Err(status) => Err(failed(config.explain_within(&status, args.timeout))),
     }
 }

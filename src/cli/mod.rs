@@ -21,16 +21,12 @@ mod topology;
 mod values;
 mod verify;
 
-use std::{io, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 
 use self::exit::fail;
-use crate::{
-    sys::limits::ignore_file_size_signal,
-    terminal::{errln, stdout_failure},
-    version::LONG_VERSION,
-};
+use crate::{sys::limits::ignore_file_size_signal, terminal::stdout_failure, version::LONG_VERSION};
 
 pub use self::{
     client_args::{ClientArgs, Credentials},
@@ -89,7 +85,14 @@ pub enum Command {
 /// Returns the definition of the command line, for parsing, help texts, completions and manual pages.
 #[must_use]
 pub fn command() -> clap::Command {
-    without_env_values(Cli::command())
+    with_exit_codes(without_env_values(Cli::command()))
+}
+
+/// Adds a reference to the exit codes to the help text of every subcommand. The help text of tally itself lists the codes.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|subcommand| {
+        with_exit_codes(subcommand).after_help("Exit codes: see `tally --help`.")
+    })
 }
 
 /// Removes the values of environment variables from the help texts, so that the texts are the same in every environment.
@@ -97,6 +100,47 @@ fn without_env_values(command: clap::Command) -> clap::Command {
     command
         .mut_args(|argument| argument.hide_env_values(true))
         .mut_subcommands(without_env_values)
+}
+
+/// Returns the names of the long options in `words`, without their values.
+fn given_options(words: impl Iterator<Item = OsString>) -> Vec<String> {
+    words
+        .take_while(|word| word != "--")
+        .filter_map(|word| {
+            let option = word.to_str()?.strip_prefix("--")?;
+            let name = option.split_once('=').map_or(option, |(name, _)| name);
+            Some(name.to_owned())
+        })
+        .collect()
+}
+
+/// Removes the environment variable of every option that conflicts with an option in `given`, because an option overrides a
+/// variable. Clap reports the conflict of a variable with an option as an error.
+fn without_overruled_variables(command: clap::Command, given: &[String]) -> clap::Command {
+    let is_given = |argument: &clap::Arg| {
+        argument
+            .get_long()
+            .is_some_and(|name| given.iter().any(|given| given == name))
+    };
+    let mut overruled = Vec::new();
+    for argument in command.get_arguments() {
+        for other in command.get_arg_conflicts_with(argument) {
+            for (one, another) in [(argument, other), (other, argument)] {
+                if is_given(one) && !is_given(another) {
+                    overruled.push(another.get_id().clone());
+                }
+            }
+        }
+    }
+    command
+        .mut_args(|argument| {
+            if overruled.contains(argument.get_id()) {
+                argument.env(Resettable::Reset)
+            } else {
+                argument
+            }
+        })
+        .mut_subcommands(|subcommand| without_overruled_variables(subcommand, given))
 }
 
 // ===== impl Cli =====
@@ -107,7 +151,8 @@ impl Cli {
     /// # Errors
     /// The command line is wrong, or asks for help or the version.
     pub fn from_command_line() -> Result<Self, clap::Error> {
-        let mut command = command();
+        let words = || std::env::args_os().skip(1);
+        let mut command = without_overruled_variables(command(), &given_options(words()));
         let matches = command.try_get_matches_from_mut(std::env::args_os())?;
         Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
@@ -142,11 +187,39 @@ impl Cli {
         match stdout_failure() {
             // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
-            Some(error) if code == ExitCode::SUCCESS => {
-                errln!("tally: the result can't be written to standard output: {error}");
-                ExitCode::from(exit::IO)
-            }
+            Some(error) if code == ExitCode::SUCCESS => exit::unwritten(error),
             Some(_) | None => code,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_overrides_the_variable_of_a_conflicting_option() {
+        let variable = |words: &[&str], subcommand: &str, option: &str| {
+            let given = given_options(words.iter().map(OsString::from));
+            let command = without_overruled_variables(command(), &given);
+            let subcommand = command.find_subcommand(subcommand).unwrap();
+            let mut options = subcommand.get_arguments();
+            let option = options.find(|argument| argument.get_id() == option).unwrap();
+            option.get_env().map(|name| name.to_str().unwrap().to_owned())
+        };
+        let token = Some("TALLY_TOKEN".to_owned());
+        assert_eq!(variable(&["stats", "--token-file", "f"], "stats", "token"), None);
+        assert_eq!(variable(&["stats", "--token-file=f"], "stats", "token"), None);
+        assert_eq!(variable(&["stats"], "stats", "token"), token);
+        assert_eq!(
+            variable(&["import", "--", "--token-file"], "import", "token"),
+            token
+        );
+        assert_eq!(variable(&["stats", "--token", "t"], "stats", "token_file"), None);
+        assert_eq!(
+            variable(&["topology", "--config", "f"], "topology", "endpoint"),
+            None
+        );
+        assert_eq!(variable(&["bench"], "bench", "endpoint"), None);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     terminal::{
         outln, table,
-        units::{number, proto_time, time},
+        units::{counted, number, proto_time, time},
     },
 };
 
@@ -208,11 +208,11 @@ fn group(f: &mut Formatter<'_>, group: &TopologyCgroup) -> fmt::Result {
     } else {
         writeln!(
             f,
-            ", quota {} in each {}; throttled in {} of {} periods, {}",
+            ", quota {} in each {}; throttled in {} of {}, {}",
             micros(group.quota_us),
             micros(group.period_us),
             number(group.throttled_periods),
-            number(group.periods),
+            counted(group.periods, "period"),
             proto_time(group.throttled)
         )
     }

@@ -1,8 +1,13 @@
 //! Connects to a service: address, TLS, token.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::Uri;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 use tonic::{
     Code, Request, Status,
@@ -61,6 +66,14 @@ pub enum ConnectError {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// A file of certificates or of a key has none in PEM.
+    #[error("{} has no {wanted} in PEM", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What the file must contain: `certificate` or `private key`.
+        wanted: &'static str,
     },
     /// The file has no valid token.
     #[error("{}: the file must contain one token, in printable ASCII without blanks", path.display())]
@@ -144,6 +157,7 @@ impl ConnectError {
             ),
             ConnectError::Endpoint { .. }
             | ConnectError::File { .. }
+            | ConnectError::NotPem { .. }
             | ConnectError::TokenFile { .. }
             | ConnectError::Tls { .. } => false,
         }
@@ -171,7 +185,7 @@ impl ClientConfig {
         let channel = self.endpoint()?.connect_timeout(timeout).connect().await;
         let channel = channel.map_err(|error| ConnectError::Unreachable {
             endpoint: self.endpoint.clone(),
-            fault: Fault::of(&error),
+            fault: Fault::of(&error).within(timeout),
         })?;
         Ok(InterceptedService::new(channel, Bearer(token)))
     }
@@ -179,12 +193,33 @@ impl ClientConfig {
     /// Describes a failed call in one line: what failed, and what to do. The names of options are those of the command line.
     #[must_use]
     pub fn explain(&self, status: &Status) -> String {
-        let endpoint = &self.endpoint;
-        if let Some(source) = std::error::Error::source(status) {
-            let fault = Fault::of(source);
-            let advice = fault.advice(is_secure(endpoint));
-            return format!("the call to {endpoint} failed: {fault}; {advice}");
+        match std::error::Error::source(status) {
+            Some(source) => self.explain_fault(&Fault::of(source)),
+            None => self.explain_answer(status),
         }
+    }
+
+    /// Describes a failed call like [`ClientConfig::explain`]. If the call had no answer in time, the text names `timeout`, which
+    /// must be the timeout of the call.
+    #[must_use]
+    pub fn explain_within(&self, status: &Status, timeout: Duration) -> String {
+        match std::error::Error::source(status) {
+            Some(source) => self.explain_fault(&Fault::of(source).within(timeout)),
+            None => self.explain_answer(status),
+        }
+    }
+
+    /// Describes a call that failed because of `fault`.
+    #[must_use]
+    pub fn explain_fault(&self, fault: &Fault) -> String {
+        let endpoint = &self.endpoint;
+        let advice = fault.advice(is_secure(endpoint));
+        format!("the call to {endpoint} failed: {fault}; {advice}")
+    }
+
+    /// Describes a call that the service answered with an error.
+    fn explain_answer(&self, status: &Status) -> String {
+        let endpoint = &self.endpoint;
         let message = status.message();
         let has_token = self.token.is_some() || self.token_file.is_some();
         let reason = status.get_details_error_info().map(|info| info.reason);
@@ -255,17 +290,38 @@ impl ClientConfig {
                 source,
             })
         };
+        let read_certificate = |path: &PathBuf| {
+            let pem = read(path)?;
+            match CertificateDer::from_pem_slice(&pem) {
+                Ok(_) => Ok(pem),
+                Err(_) => Err(not_pem(path, "certificate")),
+            }
+        };
+        let read_key = |path: &PathBuf| {
+            let pem = read(path)?;
+            match PrivateKeyDer::from_pem_slice(&pem) {
+                Ok(_) => Ok(pem),
+                Err(_) => Err(not_pem(path, "private key")),
+            }
+        };
         let mut tls = ClientTlsConfig::new();
         if let Some(ca) = &self.ca {
-            tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
+            tls = tls.ca_certificate(Certificate::from_pem(read_certificate(ca)?));
         }
         if let Some((certificate, key)) = &self.identity {
-            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            tls = tls.identity(Identity::from_pem(read_certificate(certificate)?, read_key(key)?));
         }
         if let Some(name) = &self.server_name {
             tls = tls.domain_name(name);
         }
         Ok(tls)
+    }
+}
+
+fn not_pem(path: &Path, wanted: &'static str) -> ConnectError {
+    ConnectError::NotPem {
+        path: path.to_owned(),
+        wanted,
     }
 }
 
@@ -350,6 +406,22 @@ mod tests {
             text.contains("http://h:1 is not a Tally service") && text.contains("no such method"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_file_without_pem_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("ca.pem");
+        std::fs::write(&path, "no certificate\n").unwrap();
+        let mut config = ClientConfig {
+            ca: Some(path.clone()),
+            ..ClientConfig::plain("https://h:1")
+        };
+        let text = config.endpoint().unwrap_err().to_string();
+        assert_eq!(text, format!("{} has no certificate in PEM", path.display()));
+        config.identity = Some((path.clone(), path));
+        config.ca = None;
+        assert!(matches!(config.endpoint(), Err(ConnectError::NotPem { .. })));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Why a connection failed: the cause in plain English, found in the error chains of the network and TLS libraries.
 
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
 use tonic::{Status, TimeoutExpired};
+
+use crate::terminal::units::time;
 
 /// Why a connection could not be opened, or was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +15,10 @@ pub enum Fault {
     Refused,
     /// The host name has no address.
     UnknownHost,
-    /// The host can't be reached, or did not answer in time.
-    TimedOut,
+    /// The network has no way to the host.
+    Unreachable,
+    /// No answer arrived in time. The time is the limit, if it is known.
+    TimedOut(Option<Duration>),
     /// The service does not answer with TLS.
     NoTls,
     /// No known authority has signed the certificate of the service.
@@ -46,7 +50,7 @@ impl Fault {
         for _ in 0..CAUSES_MAX {
             let Some(cause) = next else { break };
             if cause.is::<TimeoutExpired>() {
-                return Fault::TimedOut;
+                return Fault::TimedOut(None);
             }
             if let Some(error) = cause.downcast_ref::<rustls::Error>() {
                 return Fault::of_tls(error);
@@ -76,6 +80,24 @@ impl Fault {
         }
     }
 
+    /// Returns the fault with the limit of its time, if no answer arrived in time.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        match self {
+            Fault::TimedOut(_) => Fault::TimedOut(Some(limit)),
+            other @ (Fault::Refused
+            | Fault::UnknownHost
+            | Fault::Unreachable
+            | Fault::NoTls
+            | Fault::UnknownAuthority
+            | Fault::OtherName
+            | Fault::NotValidNow
+            | Fault::RejectedByService
+            | Fault::Closed
+            | Fault::Other(_)) => other,
+        }
+    }
+
     /// Returns the fault that the kind of an I/O error names.
     fn of_io(error: &io::Error) -> Option<Self> {
         #[expect(
@@ -84,10 +106,10 @@ impl Fault {
         )]
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Some(Fault::Refused),
-            io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
+            io::ErrorKind::TimedOut => Some(Fault::TimedOut(None)),
+            io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown => Some(Fault::TimedOut),
+            | io::ErrorKind::NetworkDown => Some(Fault::Unreachable),
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
@@ -129,7 +151,9 @@ impl Fault {
         match (self, secure) {
             (Fault::Refused, _) => "start the service with `tally serve`, or correct --endpoint",
             (Fault::UnknownHost, _) => "correct the host name in --endpoint",
-            (Fault::TimedOut, _) => "check the address in --endpoint, the network, and the service's log",
+            (Fault::Unreachable | Fault::TimedOut(_), _) => {
+                "check the address in --endpoint, the network, and the service's log"
+            }
             (Fault::NoTls, _) => {
                 "use http:// in --endpoint, or check that the port is the port of the service"
             }
@@ -142,7 +166,10 @@ impl Fault {
             (Fault::Closed, false) => {
                 "check that the port is the port of a Tally service; if the service uses TLS, use https:// in --endpoint"
             }
-            (Fault::Closed, true) => "check that the port is the port of a Tally service, and check its log",
+            (Fault::Closed, true) => {
+                "check that the port is the port of a Tally service; if the service requires client certificates, pass \
+                 --client-certificate and --client-key"
+            }
             (Fault::Other(_), _) => "check --endpoint and the service's log",
         }
     }
@@ -150,10 +177,14 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Fault::TimedOut(Some(limit)) = self {
+            return write!(f, "no answer within {}", time(*limit));
+        }
         f.write_str(match self {
             Fault::Refused => "nothing listens at this address",
             Fault::UnknownHost => "the host name has no address",
-            Fault::TimedOut => "no answer in time",
+            Fault::Unreachable => "the host can't be reached",
+            Fault::TimedOut(_) => "no answer in time",
             Fault::NoTls => "the answer is not TLS",
             Fault::UnknownAuthority => "the certificate of the service is not signed by a known authority",
             Fault::OtherName => "the certificate of the service is for another host name",
@@ -208,8 +239,16 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_of_a_missing_answer_is_named() {
+        let fault = Fault::TimedOut(None).within(Duration::from_secs(10));
+        assert_eq!(fault.to_string(), "no answer within 10 s");
+        assert_eq!(Fault::Refused.within(Duration::from_secs(10)), Fault::Refused);
+    }
+
+    #[test]
     fn a_closed_plain_connection_suggests_tls() {
         assert!(Fault::Closed.advice(false).contains("https://"));
         assert!(!Fault::Closed.advice(true).contains("https://"));
+        assert!(Fault::Closed.advice(true).contains("--client-certificate"));
     }
 }

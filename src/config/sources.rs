@@ -155,6 +155,11 @@ impl Sources {
                 }
                 (word.clone(), bound)
             }
+            // The text is that of the standard library.
+            Kind::Message(reason) if reason.starts_with("invalid socket address") => (
+                written(value.as_ref(), None),
+                "an IP address with a port, for example 127.0.0.1:50051".to_owned(),
+            ),
             Kind::Message(reason) => (written(value.as_ref(), None), format!("readable: {reason}")),
             other @ (Kind::InvalidLength(..)
             | Kind::UnknownField(..)

@@ -57,6 +57,16 @@ fn flags_override_the_file_and_units_are_read() {
 }
 
 #[test]
+fn a_host_name_is_not_an_address_to_listen_on() {
+    let text = refusal("[server]\nlisten = \"localhost:50051\"");
+    assert!(
+        text.contains("localhost:50051")
+            && text.contains("must be an IP address with a port, for example 127.0.0.1:50051"),
+        "{text}"
+    );
+}
+
+#[test]
 fn errors_name_the_key_the_value_and_the_source() {
     for (text, parts) in [
         ("[server]\nlistn = \"x\"", &["listn", "server"][..]),

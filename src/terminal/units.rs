@@ -65,6 +65,13 @@ pub fn number(number: i64) -> String {
     text
 }
 
+/// Returns a number with its noun, for example `1 block` or `1,234 blocks`. The plural of `noun` must end in `s`.
+#[must_use]
+pub fn counted(number: i64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", self::number(number))
+}
+
 /// Returns a number without its fraction, with thousands separators, for example a rate per second.
 #[must_use]
 pub fn whole_number(number: f64) -> String {
@@ -183,6 +190,10 @@ mod tests {
             assert_eq!(number(value), expected);
         }
         assert_eq!((bytes(0), bytes(1536)), ("0 B".to_owned(), "1.5 KiB".to_owned()));
+        assert_eq!(
+            (counted(1, "block"), counted(0, "block")),
+            ("1 block".to_owned(), "0 blocks".to_owned())
+        );
         assert_eq!(percent(0.125), "12.5 %");
     }
 }

@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use crate::{
     cli::output::{mode_name, rejected_calls, state_name},
     proto::{CircuitMode, CircuitState, CircuitStats, CircuitTransition},
-    terminal::units::{number, percent, proto_time},
+    terminal::units::{counted, number, percent, proto_time},
 };
 
 /// The newest change of each circuit that `tally circuit watch` has printed.
@@ -43,10 +43,10 @@ pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
     line(
         "window",
         format!(
-            "last {}: {} calls in {} blocks, {} slow, {} failed; {} in flight, {} overdue",
+            "last {}: {} in {}, {} slow, {} failed; {} in flight, {} overdue",
             proto_time(window.length),
-            number(window.calls),
-            number(window.batches),
+            counted(window.calls, "call"),
+            counted(window.batches, "block"),
             percent(window.slow_rate),
             percent(window.failure_rate),
             number(circuit.in_flight),
@@ -57,22 +57,22 @@ pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
     line(
         "rates apply",
         format!(
-            "{}: {} of at least {} calls, {} of at least {} blocks",
+            "{}: {} of at least {}, {} of at least {}",
             if is_met { "yes" } else { "not yet" },
             number(window.calls),
-            number(settings.min_calls),
+            counted(settings.min_calls, "call"),
             number(window.batches),
-            number(settings.min_batches)
+            counted(settings.min_batches, "block")
         ),
     );
     let totals = circuit.totals.unwrap_or_default();
     line(
         "calls",
         format!(
-            "{} admitted, {} rejected; opened {} times",
+            "{} admitted, {} rejected; opened {}",
             number(totals.admitted),
             number(rejected_calls(&totals)),
-            number(totals.opens)
+            counted(totals.opens, "time")
         ),
     );
     for change in &circuit.history {
@@ -88,11 +88,24 @@ pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
 pub(crate) fn state_text(circuit: &CircuitStats) -> String {
     let (state, stored) = (circuit.effective_state(), circuit.state());
     let mut text = state_name(state).to_owned();
+    if circuit.mode() == CircuitMode::ForcedOpen {
+        // The mode decides, so the times and the reason of the stored state do not apply.
+        text.push_str(&format!(
+            ", held by an operator (stored state {})",
+            state_name(stored)
+        ));
+        return text;
+    }
     if state == stored {
         text.push_str(&format!(" for {}", proto_time(circuit.in_state)));
     } else {
         text.push_str(&format!(
-            " (the open time is over; the next call changes the stored state {})",
+            " (the {} time is over; the next call changes the stored state {})",
+            if stored == CircuitState::Ramp {
+                "ramp"
+            } else {
+                "open"
+            },
             state_name(stored)
         ));
     }
@@ -117,11 +130,11 @@ const fn mode_effect(mode: CircuitMode) -> &'static str {
 
 fn change_text(change: &CircuitTransition) -> String {
     let mut text = format!(
-        "{} to {}: {} ({} calls, {} slow, {} failed, {} overdue)",
+        "{} to {}: {} ({}, {} slow, {} failed, {} overdue)",
         state_name(change.from()),
         state_name(change.to()),
         change.reason,
-        number(change.calls),
+        counted(change.calls, "call"),
         percent(change.slow_rate),
         percent(change.failure_rate),
         number(change.overdue)
@@ -188,10 +201,10 @@ impl Printed {
 fn snapshot_text(circuit: &CircuitStats) -> String {
     let window = circuit.window.unwrap_or_default();
     format!(
-        "{}, mode {}; {} calls, {} slow, {} failed, {} in flight",
+        "{}, mode {}; {}, {} slow, {} failed, {} in flight",
         state_text(circuit),
         mode_name(circuit.mode()),
-        number(window.calls),
+        counted(window.calls, "call"),
         percent(window.slow_rate),
         percent(window.failure_rate),
         number(circuit.in_flight)
@@ -280,6 +293,19 @@ circuit       ProcessTransaction
         assert_eq!(
             state_text(&circuit),
             "HALF_OPEN (the open time is over; the next call changes the stored state OPEN), opened by slow_rate"
+        );
+    }
+
+    #[test]
+    fn a_circuit_that_an_operator_holds_open_shows_its_stored_state() {
+        let circuit = CircuitStats {
+            mode: CircuitMode::ForcedOpen.into(),
+            state: CircuitState::Closed.into(),
+            ..opened()
+        };
+        assert_eq!(
+            state_text(&circuit),
+            "OPEN, held by an operator (stored state CLOSED)"
         );
     }
 

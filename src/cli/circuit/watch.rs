@@ -7,7 +7,7 @@ use tonic::Status;
 use super::{select::select, text::Printed};
 use crate::{
     cli::{
-        client_args::Engine,
+        client_args::{Engine, TIMEOUT},
         exit::{self, Failure},
         output::{OutputFormat, json_line},
         reconnect::{AttemptError, Backoff, attempt, is_lost},
@@ -105,12 +105,24 @@ impl View<'_> {
                 End::Failed(engine.failure(status))
             }
         };
-        let mut snapshots = match engine.client.watch_circuit_stats(self.request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return ended(engine, &status),
+        // The service sends the first snapshot at once, so a service that sends nothing for this time is not a Tally service,
+        // or does not work. Later snapshots have no deadline, because they follow changes.
+        let first = async {
+            let mut snapshots = engine
+                .client
+                .watch_circuit_stats(self.request)
+                .await?
+                .into_inner();
+            let snapshot = snapshots.message().await;
+            Ok((snapshots, snapshot))
+        };
+        let (mut snapshots, mut next) = match tokio::time::timeout(TIMEOUT, first).await {
+            Ok(Ok(first)) => first,
+            Ok(Err(status)) => return ended(engine, &status),
+            Err(_elapsed) => return End::Failed(engine.unanswered()),
         };
         loop {
-            match snapshots.message().await {
+            match next {
                 Ok(Some(snapshot)) => {
                     if let Err(failure) = self.print(snapshot) {
                         return End::Failed(failure);
@@ -122,6 +134,7 @@ impl View<'_> {
                 Ok(None) => return End::Lost("the service ended the call".to_owned()),
                 Err(status) => return ended(engine, &status),
             }
+            next = snapshots.message().await;
         }
     }
 

@@ -34,7 +34,20 @@ fn cases_with_files(name: &str, endpoint: &str, prepare: impl FnOnce(&Path)) {
     let home = tempfile::tempdir().unwrap();
     let golden = Path::new("tests/cli/files").join(name).with_extension("md");
     let copy = home.path().join(name).with_extension("md");
-    fs::copy(&golden, &copy).unwrap();
+    // `[ENDPOINT]` in a command is the endpoint. trycmd replaces it in outputs only.
+    let replaced = |text: String, from: &str, to: &str| -> String {
+        text.split_inclusive('\n')
+            .map(|line| {
+                if line.starts_with("$ ") {
+                    line.replace(from, to)
+                } else {
+                    line.to_owned()
+                }
+            })
+            .collect()
+    };
+    let text = fs::read_to_string(&golden).unwrap();
+    fs::write(&copy, replaced(text, "[ENDPOINT]", endpoint)).unwrap();
     let directory = copy.with_extension("in");
     fs::create_dir(&directory).unwrap();
     prepare(&directory);
@@ -49,7 +62,8 @@ fn cases_with_files(name: &str, endpoint: &str, prepare: impl FnOnce(&Path)) {
     cases.run();
     if std::env::var("TRYCMD").is_ok_and(|mode| mode == "overwrite") {
         drop(cases);
-        fs::copy(&copy, &golden).unwrap();
+        let text = fs::read_to_string(&copy).unwrap();
+        fs::write(&golden, replaced(text, endpoint, "[ENDPOINT]")).unwrap();
     }
 }
 

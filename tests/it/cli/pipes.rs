@@ -41,7 +41,17 @@ fn a_closed_pipe_ends_every_subcommand_quietly() {
         &["top", "--once", "--interval", "100ms"],
         &["import", "--asset", "EUR", "examples/statement.csv"],
         &["import", "--asset", "EUR", "-o", "json", "examples/statement.csv"],
-        &["bench", "--duration", "50ms", "--rounds", "1", "--accounts", "10"],
+        &[
+            "bench",
+            "--endpoint",
+            &server.endpoint(),
+            "--duration",
+            "50ms",
+            "--rounds",
+            "1",
+            "--accounts",
+            "10",
+        ],
         &["verify", stopped.data().to_str().unwrap()],
         &["completions", "bash"],
         &["man"],
@@ -76,18 +86,20 @@ fn a_watch_ends_when_its_reader_has_gone_although_nothing_changes() {
 
 #[test]
 fn a_result_that_can_not_be_written_is_an_error() {
-    let child = Command::new(BINARY)
-        .args(["completions", "bash"])
-        .stdout(full())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (code, error) = end(child);
-    assert_eq!(code, Some(74), "{error}");
-    assert!(
-        error.starts_with("tally: the result can't be written to standard output: No space left"),
-        "{error}"
-    );
+    for words in [&["completions", "bash"][..], &["--help"], &["--version"]] {
+        let child = Command::new(BINARY)
+            .args(words)
+            .stdout(full())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (code, error) = end(child);
+        assert_eq!(code, Some(74), "{words:?}: {error}");
+        assert!(
+            error.starts_with("tally: the result can't be written to standard output: No space left"),
+            "{words:?}: {error}"
+        );
+    }
 }
 
 #[test]

@@ -83,6 +83,9 @@ fn every_subcommand_has_a_manual_page() {
     for name in subcommands() {
         let text = page(&pages.join(format!("tally-{name}.1")));
         assert!(text.contains(".SH SYNOPSIS"), "{name}: {text}");
+        assert!(text.contains("Exit codes: see"), "{name}: {text}");
+        let footer = concat!("\"tally ", env!("CARGO_PKG_VERSION"), "\"");
+        assert!(text.contains(footer), "{name}: {text}");
     }
     assert!(
         !pages.join("tally-echo.1").exists(),
