@@ -18,6 +18,8 @@ pub struct VerifyArgs {
 
 /// The remedy for a directory that is not sound.
 const REMEDY: &str = "not sound: nothing was changed; keep this directory for analysis, and restore a backup (docs/operations.md)";
+const DERIVED_FILES_DIFFER: &str = "not sound, but the journal is undamaged and no transaction is lost: stop the service, keep a copy of the checkpoints and \
+     id files that differ, and remove them; a start makes them again from the journal (docs/operations.md)";
 
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     if !args.data.is_dir() {
@@ -96,9 +98,26 @@ fn text(report: &DirectoryReport) -> String {
         lines.add("DIFFERS", difference);
     }
     let mut text = lines.0;
-    text.push_str(if report.is_sound() { "sound" } else { REMEDY });
+    text.push_str(verdict(report));
     text.push('\n');
     text
+}
+
+/// Returns the last line: whether the directory is sound, and what to do if not.
+fn verdict(report: &DirectoryReport) -> &'static str {
+    let only_derived_files_differ = report.journal.corruption.is_none()
+        && !report.may_lack_blocks
+        && report
+            .assets
+            .values()
+            .all(|totals| totals.debits == totals.credits);
+    if report.is_sound() {
+        "sound"
+    } else if only_derived_files_differ {
+        DERIVED_FILES_DIFFER
+    } else {
+        REMEDY
+    }
 }
 
 fn add_assets(lines: &mut Lines, report: &DirectoryReport) {

@@ -29,6 +29,9 @@ pub struct DirectoryReport {
     /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
     /// such files and reads the blocks instead. If the journal is damaged, these files are not compared.
     pub differences: Vec<String>,
+    /// Whether one of the differences may mean that the journal lacks blocks at its end. If it is false and the journal is
+    /// undamaged, only checkpoints and id files differ, and the journal has every transaction.
+    pub may_lack_blocks: bool,
 }
 
 /// The sum of the posted debits and the sum of the posted credits of all accounts with one asset, in minor units. A sum
@@ -93,6 +96,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         last_sequence: 0,
         assets: BTreeMap::new(),
         differences: Vec::new(),
+        may_lack_blocks: false,
     };
     let (Some(end), None) = (report.journal.end, &report.journal.corruption) else {
         let before_damage = replay_before_damage(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
@@ -103,6 +107,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         let what =
             "the marker of a clean stop is damaged, or states another position than the end of the journal";
         report.differ("journal/CLEAN", [what.to_owned()]);
+        report.may_lack_blocks = true;
     }
     let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
     report.describe(&replayed);
@@ -111,11 +116,15 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         let loaded = checkpoints
             .open_checked(number)
             .and_then(|file| checkpoint::read(&file, seed));
-        let differences = match loaded
-            .map_err(OpenError::from)
-            .and_then(|loaded| ledger_from(&journal, loaded))
-        {
-            Ok(started) => differences(&started, &replayed),
+        let differences = match loaded.map_err(OpenError::from) {
+            Ok(loaded) => match ledger_from(&journal, loaded) {
+                Ok(started) => differences(&started, &replayed),
+                // The file is undamaged, and the journal does not lead to its point.
+                Err(error) => {
+                    report.may_lack_blocks = true;
+                    vec![error.to_string()]
+                }
+            },
             Err(error) => vec![error.to_string()],
         };
         report.differ(&format!("checkpoint {number}"), differences);
@@ -124,6 +133,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
     let walk = BlockWalk::new(journal.reader(), seed);
     for number in id_files.numbers()? {
         let difference = id_file_difference(&walk, &id_files, number, &end)?;
+        report.may_lack_blocks |= number >= u64::from(end.position.segment());
         report.differ(&format!("id file {number}"), difference);
     }
     Ok(report)
