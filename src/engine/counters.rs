@@ -19,7 +19,7 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
-    /// Written by the thread that gives the answers.
+    /// Written by the thread that releases the answers of a block, which is WAL or EXEC.
     unknown_outcomes: AtomicU64,
     /// In the order of [`FoundBy::ALL`]. Written by the thread that found the damage.
     damages: [AtomicU64; FoundBy::ALL.len()],
@@ -41,7 +41,7 @@ pub enum FoundBy {
     Scrub,
 }
 
-/// Counts of damage that was found in the journal, and of the scrub, since the process started.
+/// How often damage was found in the journal, and how much the scrub has checked, since the process started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalCondition {
     /// How often calls and the scrub found damage. Every pass of the scrub finds the same damage again.
@@ -81,7 +81,7 @@ impl FoundBy {
     /// Everything that finds damage.
     pub const ALL: [FoundBy; 2] = [FoundBy::Call, FoundBy::Scrub];
 
-    /// Returns the value of the label `found_by`.
+    /// Returns the value of the label `found_by` in the metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

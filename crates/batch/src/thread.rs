@@ -119,8 +119,8 @@ impl BatchThreadBuilder {
             batch_size: NonZeroUsize::new(batch_size).unwrap_or(NonZeroUsize::MIN),
             timeout,
             config: BatchConfig {
-                // No batch lingers (waits for announced callers), because this form of the processor waits for
-                // `timeout`.
+                // Zero: no batch waits for calls that are on their way (see `caller.rs`), because this form of the
+                // processor waits for `timeout` instead.
                 max_linger: Duration::ZERO,
                 ..BatchConfig::default()
             },
@@ -281,7 +281,8 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
         );
         let (mut items, mut bytes) = (0, 0_usize);
         for Claimed { item, reply, turn } in claimed.drain(..) {
-            // The loop may have skipped an earlier request of the same sequence, so it checks the turn again.
+            // The turn was open when the request was claimed. If this loop has skipped an earlier request of the same
+            // sequence since, the turn is no longer open, and the request must not be executed.
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;

@@ -10,7 +10,7 @@ use crate::sys::affinity::{self, THIS_THREAD, Tid};
 /// Number of CPUs that fit into the `cpu_set_t` of the crate `core_affinity`.
 const CORE_AFFINITY_CPUS: u32 = 1024;
 
-/// The name of `SCHED_FIFO`.
+/// The name that [`policy_name`] returns for `SCHED_FIFO`.
 pub(super) const FIFO: &str = "fifo";
 
 /// The result of setting a mask.

@@ -143,8 +143,8 @@ impl AccountService {
             Inbound::read_request::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
         let limit = decode::page_limit(request.page_size)?;
         let from = decode::page_start(&request.page_token)?;
-        // The memory is reserved before the EXEC thread reads the accounts: the accounts stay in memory until all
-        // earlier transactions are durable.
+        // The memory is reserved before the EXEC thread copies the accounts for the answer, because the copies stay in
+        // memory until all earlier transactions are durable. Only then is the answer released.
         inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
         let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline).await?;
         Ok(inbound.answer(&ListAccountsResponse {

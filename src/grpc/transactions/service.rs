@@ -73,10 +73,11 @@ impl TransactionService {
         Box::pin(async move { Ok(limits.answer(service.get_transaction(call).await)) })
     }
 
-    /// Answers `StreamTransactions` until `lifetime` ends.
+    /// Answers `StreamTransactions`. `lifetime` decides when the stream must end although the client has not ended it.
     pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
-        // The stream begins when the call is polled, because the engine knows the caller only while the call is polled.
+        // The stream is made inside the future, because it begins a sequence, which belongs to the client of the call.
+        // The client is in thread-local storage, and only while the call is polled (`crates/batch/src/caller.rs`).
         Box::pin(async move {
             let opened = Inbound::open(call, Expected::Stream, TRANSACTION_BYTES_MAX);
             let answers = opened.map(|inbound| StreamAnswers::new(engine, inbound, lifetime));

@@ -105,8 +105,8 @@ fn after_a_quota_is_set_threads_are_fenced() {
     let Some(all) = two_real_cpus() else {
         return;
     };
-    // The simulated machine has more CPUs than the process may use. `auto` pins on any part of a machine, even a small
-    // one.
+    // The simulated machine has two CPUs that the process may not use. If a process may use the whole machine, `auto`
+    // pins only with four CPUs or more. On a part of a machine, as here, `auto` pins with two CPUs, too.
     let cores = all.iter().chain([8000, 8001]).map(CpuSet::single).collect();
     let (files, sources) = Tree::of_cores(cores).mask(&all.to_string()).write();
     let manager = manager(sources, Some(all.clone()));
