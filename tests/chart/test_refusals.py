@@ -32,7 +32,7 @@ BY_SCHEMA = [
     ({"config": {"batch": {"queue_requests_max": 1}}}, "config.batch.queue_requests_max", "2"),
     ({"config": {"breaker": {"preset": "brave"}}}, "config.breaker.preset", "seed"),
     ({"config": {"breaker": {"slow_threshold": "50"}}}, "config.breaker.slow_threshold", "auto"),
-    ({"config": {"telemetry": {"otlp_endpoint": "collector"}}}, "config.telemetry.otlp_endpoint", "https?"),
+    ({"config": {"telemetry": {"otlp_endpoint": "collector"}}}, "config.telemetry.otlp_endpoint", "http:"),
     ({"config": {"affinity": {"mode": "pin"}}}, "config", "affinity"),
     ({"config": {"breaker": {"slow_treshold": "50ms"}}}, "config.breaker", "slow_treshold"),
     ({"config": {"breaker": {"min_calls": 0}}}, "config.breaker.min_calls", "1"),
