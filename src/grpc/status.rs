@@ -20,7 +20,10 @@ use super::{
     limits::TRANSACTION_BYTES_MAX,
     protobuf::WireError,
 };
-use crate::engine::{EngineError, StoreFault};
+use crate::{
+    engine::{EngineError, StoreFault},
+    terminal::units::unsigned_number,
+};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tally.v1";
@@ -175,8 +178,9 @@ pub fn rejection(rejection: Rejection, account_id: &str, needs: Amount, replayed
     };
     let mut message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
     let figures = (reason == Reason::InsufficientFunds).then(|| rejection.available());
+    let number = |amount: Amount| unsigned_number(amount.minor_units());
     if let Some(available) = figures {
-        message.push_str(&format!(": needs {}, has {}", grouped(needs), grouped(available)));
+        message.push_str(&format!(": needs {}, has {}", number(needs), number(available)));
     }
     if kind.retry == Retry::NewId {
         message.push_str(". This is final for the id: retry with a new id");
@@ -193,19 +197,6 @@ pub fn rejection(rejection: Rejection, account_id: &str, needs: Amount, replayed
             .with("available", available.to_string()),
     }
     .build()
-}
-
-/// Minor units with a comma after every three digits.
-fn grouped(amount: Amount) -> String {
-    let digits = amount.to_string();
-    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// The id belongs to an earlier transaction with other content.

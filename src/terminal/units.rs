@@ -51,11 +51,15 @@ pub fn to_std(duration: Option<prost_types::Duration>) -> Duration {
 /// Returns a number with thousands separators, for example `1,234,567`.
 #[must_use]
 pub fn number(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    if number < 0 {
-        text.push('-');
-    }
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", unsigned_number(number.unsigned_abs().into()))
+}
+
+/// Returns a number with thousands separators, for example an amount in minor units.
+#[must_use]
+pub fn unsigned_number(number: u128) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');

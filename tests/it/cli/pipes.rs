@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -102,20 +103,36 @@ fn a_result_that_can_not_be_written_is_an_error() {
     }
 }
 
+/// A service on free ports, with its data below `home`.
+fn serve_command(home: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--data",
+        ])
+        .arg(home.join("data"));
+    command
+}
+
+/// Checks that the service at `address` is serving.
+fn assert_serving(address: &str) {
+    let health = Command::new(BINARY)
+        .args(["health", "--endpoint", &format!("http://{address}")])
+        .output()
+        .unwrap();
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+}
+
 #[test]
 fn the_service_needs_no_standard_output() {
     for is_full in [false, true] {
         let home = tempfile::tempdir().unwrap();
-        let mut child = Command::new(BINARY)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--data",
-            ])
-            .arg(home.path().join("data"))
+        let mut child = serve_command(home.path())
             .stdout(if is_full { full().into() } else { Stdio::piped() })
             .stderr(Stdio::piped())
             .spawn()
@@ -128,11 +145,7 @@ fn the_service_needs_no_standard_output() {
             .unwrap();
         let (_, address) = serving.split_once("\"address\":\"").unwrap();
         let (address, _) = address.split_once('"').unwrap();
-        let health = Command::new(BINARY)
-            .args(["health", "--endpoint", &format!("http://{address}")])
-            .output()
-            .unwrap();
-        assert_eq!(health.status.code(), Some(0), "{health:?}");
+        assert_serving(address);
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -141,16 +154,7 @@ fn the_service_needs_no_standard_output() {
 #[test]
 fn the_service_goes_on_when_its_log_can_not_be_written() {
     let home = tempfile::tempdir().unwrap();
-    let mut child = Command::new(BINARY)
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--data",
-        ])
-        .arg(home.path().join("data"))
+    let mut child = serve_command(home.path())
         .stdout(Stdio::piped())
         .stderr(full())
         .spawn()
@@ -159,11 +163,7 @@ fn the_service_goes_on_when_its_log_can_not_be_written() {
     let address = lines
         .find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_owned))
         .expect("the service listens");
-    let health = Command::new(BINARY)
-        .args(["health", "--endpoint", &format!("http://{address}")])
-        .output()
-        .unwrap();
-    assert_eq!(health.status.code(), Some(0), "{health:?}");
+    assert_serving(&address);
     child.kill().unwrap();
     child.wait().unwrap();
 }
